@@ -1,0 +1,31 @@
+"""The whole path, and transformers' own `generate()` as the reference for encode + prefill + decode."""
+
+from __future__ import annotations
+
+from stagebench.pipeline import reference_generate, timed_run
+from stagebench.stages.load import load
+from stagebench.stages.preprocess import preprocess
+
+
+def test_e2e(benchmark, model, sample, options, rounds, audit):
+    benchmark.group = "e2e"
+    run = benchmark.pedantic(timed_run, args=(model, sample, options), rounds=rounds, warmup_rounds=1)
+
+    assert run.generation.token_ids == audit.generation.token_ids
+    benchmark.extra_info |= {
+        "model": model.name,
+        "work": audit.work,
+        "new_tokens": run.new_tokens,
+        "unattributed_share": run.unattributed / run.e2e,
+        "text": run.text,
+    }
+
+
+def test_generate(benchmark, model, sample, options, rounds, audit):
+    benchmark.group = "generate()"
+    inputs = preprocess(model, load(sample, model.images_per_sample), sample.question)
+
+    tokens = benchmark.pedantic(reference_generate, args=(model, inputs, options), rounds=rounds, warmup_rounds=1)
+
+    assert tokens[0].tolist() == list(audit.generation.token_ids[0])
+    benchmark.extra_info |= {"model": model.name, "work": audit.reference_work, "new_tokens": tokens.shape[1]}

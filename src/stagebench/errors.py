@@ -1,0 +1,25 @@
+"""Every error that stagebench raises on purpose; each says in one line what, which constraint, and what it got."""
+
+
+class StagebenchError(Exception):
+    """The base of all of them: catch this to catch only what stagebench refused."""
+
+
+class MediaError(StagebenchError):
+    """A clip, recording or image that can't be read, is damaged, or breaks a stated limit."""
+
+
+class ModelError(StagebenchError):
+    """An unknown model or profile, or one that can't be built as asked."""
+
+
+class CheckpointError(ModelError):
+    """A checkpoint folder whose files or keys are not those of the model."""
+
+
+class StageError(StagebenchError):
+    """A stage that got, or returned, what its contract forbids."""
+
+
+class BaselineError(StagebenchError):
+    """A baseline that is missing, unreadable, or not comparable with this run."""

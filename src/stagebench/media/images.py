@@ -1,0 +1,67 @@
+"""Event images that somebody has drawn already: a PNG, or a folder of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from stagebench.errors import MediaError
+from stagebench.media.files import size_of
+from stagebench.media.sampling import evenly_spaced
+from stagebench.types import Image, Media
+
+
+def read_images(path: Path, count: int) -> Media:
+    """Read `count` evenly spaced images of a folder of PNGs, or the one PNG at `path`.
+
+    Args:
+        path: a PNG, or a folder: its PNGs in natural order (img2 before img10), its other files ignored.
+        count: how many images, chosen by `evenly_spaced`.
+
+    Returns:
+        `count` uint8 arrays (height, width, 3), RGB; `bytes_read` counts the chosen files only.
+
+    Raises:
+        MediaError: the path is missing, there are fewer than `count` images, or one isn't an 8-bit PNG.
+    """
+    files = sorted_pngs(path) if path.is_dir() else [path]
+    if not path.is_dir():
+        size_of(path)
+    if len(files) < count:
+        raise MediaError(f"{path.name}: must have at least {count} PNG images, got {len(files)}")
+    chosen = [files[i] for i in evenly_spaced(len(files), count)]
+    size = sum(size_of(file) for file in chosen)
+    images = tuple(read_png(file) for file in chosen)
+    return Media(images, "events", frames_decoded=0, bytes_read=size, span=None)
+
+
+def sorted_pngs(folder: Path) -> list[Path]:
+    """Return the PNGs of a folder in natural order: numbers in a name are compared as numbers."""
+    return sorted((file for file in folder.iterdir() if file.suffix.lower() == ".png"), key=_natural)
+
+
+def read_png(path: Path) -> Image:
+    """Read a PNG as uint8 (height, width, 3), RGB; transparency is dropped, not blended.
+
+    Raises:
+        MediaError: the file is not a PNG, is damaged, too large to be meant, or has 16 bits a channel.
+    """
+    try:
+        with PillowImage.open(path, formats=["PNG"]) as image:
+            if image.mode.startswith("I"):
+                raise MediaError(f"{path.name}: must be a PNG of 8 bits a channel, got mode {image.mode}")
+            # By way of RGBA where there is transparency: Pillow warns when it drops a palette's.
+            opaque = image.convert("RGBA") if "transparency" in image.info else image
+            return np.array(opaque.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
+        why = " ".join(str(error).replace(repr(str(path)), "").split()) or type(error).__name__
+        raise MediaError(f"{path.name}: must be a whole PNG image, got: {why}") from error
+
+
+def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Sort key: runs of digits by value, all else as text; the name itself settles img1 against img01."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", path.name.lower())
+    return [(int(part), "") if part[0] in "0123456789" else (-1, part) for part in parts], path.name

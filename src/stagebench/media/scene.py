@@ -1,0 +1,234 @@
+"""A synthetic scene as a clip and as an event recording, to time both kinds of model with no data at hand.
+
+Two discs cross a textured background that a camera pans over. Clip and events come from the same `luma(t)`,
+the events by the usual model of an event camera: one each time that a pixel's log intensity has moved by a
+threshold. Everything is computed from fixed numbers: two calls write the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+WIDTH, HEIGHT = 640, 480
+FRAMES, RATE = 36, 30
+STEPS_PER_FRAME = 4  # of the event model: nothing moves by much more than two pixels in a step
+CONTRAST = 0.3  # an event for each change of the natural logarithm by this much, as common sensors are set
+DARK = 0.02  # intensity added before the logarithm: a sensor's dark current
+SEED = 20240613
+
+Plane = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Where the scene was written.
+
+    Attributes:
+        video: H.264 in MP4, 640x480, 30 frames a second, BT.709 and limited range, tagged so.
+        events: a `.npy` recording of the same scene, as `load_event_arrays` reads it.
+        duration: seconds of either.
+    """
+
+    video: Path
+    events: Path
+    duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Disc:
+    """A textured disc on a straight path: pixels, and pixels a second."""
+
+    x: float
+    y: float
+    vx: float
+    vy: float
+    radius: float
+    blue_difference: float
+    red_difference: float
+
+    def centre(self, time: float) -> tuple[float, float]:
+        return self.x + self.vx * time, self.y + self.vy * time
+
+
+_PAN = (45.0, 8.0)  # of the background, pixels a second
+_BACKGROUND_COLOUR = (-0.05, 0.03)
+_DISCS = (
+    _Disc(x=110, y=170, vx=260, vy=60, radius=62, blue_difference=-0.18, red_difference=0.26),
+    _Disc(x=520, y=330, vx=-190, vy=-40, radius=44, blue_difference=0.28, red_difference=-0.12),
+)
+
+
+def render_scene(folder: Path) -> Scene:
+    """Write `scene.mp4` and `scene.npy` to a folder, which is made where it is missing.
+
+    Each file is written under another name and then renamed, so a reader never sees half a file.
+
+    Args:
+        folder: where to; files of these names are replaced.
+
+    Returns:
+        The two paths and the duration.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    scene = Scene(folder / "scene.mp4", folder / "scene.npy", FRAMES / RATE)
+    partial = [path.with_name(path.name + ".part") for path in (scene.video, scene.events)]
+    _write_video(partial[0])
+    with partial[1].open("wb") as file:
+        np.save(file, np.array(record_events(), dtype=object))
+    partial[0].replace(scene.video)
+    partial[1].replace(scene.events)
+    return scene
+
+
+def luma(time: float) -> Plane:
+    """Return the scene's light at a time in seconds: float32 (480, 640), 0 black to 1 white."""
+    background, texture = _textures()
+    image = _cut(background, _PAN[0] * time, _PAN[1] * time, HEIGHT, WIDTH)
+    for disc in _DISCS:
+        rows, columns, cover = _cover(disc, time, 1)
+        x, y = disc.centre(time)
+        # The texture moves with its disc: its middle stays on the disc's centre.
+        left, top = columns.start - x + texture.shape[1] // 2, rows.start - y + texture.shape[0] // 2
+        patch = image[rows, columns]
+        patch += cover * (_cut(texture, left, top, *patch.shape) - patch)
+    return image
+
+
+def chroma(time: float) -> tuple[Plane, Plane]:
+    """Return the colour differences (Cb, Cr) at a time in seconds: float32 (240, 320), -0.5 to 0.5."""
+    planes = [np.full((HEIGHT // 2, WIDTH // 2), value, dtype=np.float32) for value in _BACKGROUND_COLOUR]
+    for disc in _DISCS:
+        rows, columns, cover = _cover(disc, time, 2)
+        for plane, value in zip(planes, (disc.blue_difference, disc.red_difference), strict=True):
+            patch = plane[rows, columns]
+            patch += cover * (np.float32(value) - patch)
+    return planes[0], planes[1]
+
+
+def record_events() -> dict[str, NDArray[np.integer[Any]]]:
+    """Watch the whole scene with a simulated event camera.
+
+    A pixel holds a reference, at first its log intensity at time 0. Each time that the log intensity reaches
+    the reference plus or minus `CONTRAST`, there is an event, and the reference moves there. Within a step,
+    the log intensity is taken to change evenly.
+
+    Returns:
+        x, y: uint16 (events,), column and row; t: int64, microseconds from 0, ascending; p: uint8, 1
+        brighter.
+    """
+    parts = list(_event_steps())
+    x, y, t, p = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return {
+        "x": x.astype(np.uint16),
+        "y": y.astype(np.uint16),
+        "t": t.astype(np.int64),
+        "p": p.astype(np.uint8),
+    }
+
+
+def _event_steps() -> Iterator[tuple[NDArray[Any], ...]]:
+    """Yield the events of each step as (x, y, microseconds, polarity), ascending in time."""
+    micros = 1e6 / (RATE * STEPS_PER_FRAME)
+    reference = before = _log_intensity(0.0)
+    for step in range(FRAMES * STEPS_PER_FRAME):
+        now = _log_intensity((step + 1) * micros / 1e6)
+        crossings = ((now - reference) / CONTRAST).astype(np.int32)  # towards zero
+        moved = np.flatnonzero(crossings)
+        times = np.abs(crossings[moved])
+        pixel = np.repeat(moved, times)
+        nth = np.arange(1, len(pixel) + 1) - np.repeat(np.cumsum(times) - times, times)
+        sign = np.sign(crossings[pixel])
+        change = now[pixel] - before[pixel]
+        part = (reference[pixel] + CONTRAST * sign * nth - before[pixel]) / np.where(change == 0, 1, change)
+        t = ((step + np.clip(part, 0, 1)) * micros).astype(np.int64)
+        order = np.argsort(t, kind="stable")
+        yield pixel[order] % WIDTH, pixel[order] // WIDTH, t[order], sign[order] > 0
+        reference = reference + np.float32(CONTRAST) * crossings
+        before = now
+
+
+def _log_intensity(time: float) -> NDArray[np.float64]:
+    log: Plane = np.log(luma(time) + np.float32(DARK))
+    return log.ravel().astype(np.float64)
+
+
+def _write_video(path: Path) -> None:
+    """Encode the frames in one thread, so that the same frames give the same bytes."""
+    with av.open(path, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"preset": "veryfast", "crf": "20"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        context = stream.codec_context
+        context.thread_count, context.gop_size = 1, 12
+        # Limited range and BT.709 throughout, by their numbers in FFmpeg (H.273).
+        context.color_range = context.colorspace = context.color_trc = context.color_primaries = 1
+        for i in range(FRAMES):
+            for packet in stream.encode(av.VideoFrame.from_ndarray(_yuv420p(i / RATE), format="yuv420p")):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+
+
+def _yuv420p(time: float) -> NDArray[np.uint8]:
+    """Return the three planes below one another, limited range: uint8 (720, 640)."""
+    cb, cr = (128 + 224 * plane for plane in chroma(time))
+    planes = (16 + 219 * luma(time), cb.reshape(-1, WIDTH), cr.reshape(-1, WIDTH))
+    return np.rint(np.concatenate(planes)).astype(np.uint8)
+
+
+def _cover(disc: _Disc, time: float, scale: int) -> tuple[slice, slice, Plane]:
+    """Return where a disc lies in a plane 1 / scale as large, and how much of each pixel there it covers."""
+    x, y = disc.centre(time)
+    reach = disc.radius + 2 * scale
+    top, left = (max(0, int((at - reach) / scale)) for at in (y, x))
+    bottom, right = (
+        min(HEIGHT // scale, int((y + reach) / scale)),
+        min(WIDTH // scale, int((x + reach) / scale)),
+    )
+    rows, columns = np.ogrid[top:bottom, left:right]
+    middle = (scale - 1) / 2
+    distance = np.hypot(rows * scale + middle - y, columns * scale + middle - x)
+    cover = np.clip((disc.radius - distance) / scale + 0.5, 0, 1).astype(np.float32)
+    return slice(top, bottom), slice(left, right), cover
+
+
+def _cut(texture: Plane, left: float, top: float, height: int, width: int) -> Plane:
+    """Cut (height, width) out of a texture at a position between pixels, by linear interpolation."""
+    x, y = int(left), int(top)
+    across, down = np.float32(left - x), np.float32(top - y)
+    block = texture[y : y + height + 1, x : x + width + 1]
+    wide = block[:, :-1] + across * (block[:, 1:] - block[:, :-1])
+    return wide[:-1] + down * (wide[1:] - wide[:-1])
+
+
+@cache
+def _textures() -> tuple[Plane, Plane]:
+    """Return the background's and the discs' textures, larger than what is ever seen of them at once."""
+    seen = FRAMES / RATE
+    pan = [int(speed * seen) + 2 for speed in _PAN]
+    generator = np.random.default_rng(SEED)
+    background = _waves(generator, HEIGHT + pan[1], WIDTH + pan[0], shortest=14, longest=220)
+    size = 2 * int(max(disc.radius for disc in _DISCS)) + 12
+    return 0.42 + 0.30 * background, 0.55 + 0.35 * _waves(generator, size, size, shortest=10, longest=60)
+
+
+def _waves(generator: np.random.Generator, height: int, width: int, *, shortest: float, longest: float) -> Plane:
+    """Sum 16 plane waves of random direction, wavelength and phase: float32, -1 to 1."""
+    y, x = np.arange(height)[:, None], np.arange(width)[None, :]
+    total: NDArray[np.float64] = np.zeros((height, width))
+    for _ in range(16):
+        turn, phase = generator.uniform(0, 2 * np.pi, 2)
+        length = shortest * (longest / shortest) ** generator.uniform()
+        rate = 2 * np.pi / length
+        # sin(a + b) by outer products: a hundred times fewer sines than pixels
+        a, b = rate * np.cos(turn) * x + phase, rate * np.sin(turn) * y
+        total += np.sin(a) * np.cos(b) + np.cos(a) * np.sin(b)
+    total /= np.abs(total).max()
+    return total.astype(np.float32)

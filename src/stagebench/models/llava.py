@@ -1,0 +1,150 @@
+"""LLaVA-1.5: eight frames as one grid image. A thin adapter over transformers' own class.
+
+Paper: https://arxiv.org/abs/2310.03744. Upstream pads an image to a square with the mean colour before it is resized
+(`expand2square` in the authors' `mm_utils.py`), so that no part of it is cropped away; the grid is treated likewise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from stagebench.models.embedding import embed_with_features
+from stagebench.models.shapes import text_shape, vision_shape
+from stagebench.models.tokenizer import build_tokenizer
+from stagebench.models.weights import only_special_tokens, pretrained_network, random_network
+from stagebench.types import Image, Inputs, Media, ModelSettings
+
+COLUMNS, ROWS = 4, 2
+PROMPT = "USER: <image>\n{question} ASSISTANT:"
+
+
+def grid(images: tuple[Image, ...], side: int, background: tuple[int, int, int]) -> Image:
+    """Lay eight images out as one square picture, row by row, none of them cropped.
+
+    Each image is scaled (antialiased bicubic) to a quarter of the side, its proportions kept; what is left of the
+    square has the background colour.
+
+    Args:
+        images: eight uint8 (height, width, 3); they may differ in size, the first one's proportions make the cell.
+        side: of the result, in pixels.
+        background: RGB.
+
+    Returns:
+        uint8 (side, side, 3).
+    """
+    height, width = images[0].shape[:2]
+    cell_width, cell_height = side // COLUMNS, side // ROWS
+    scale = min(cell_width / width, cell_height / height)
+    cell = (max(1, round(width * scale)), max(1, round(height * scale)))
+    left, top = (side - COLUMNS * cell[0]) // 2, (side - ROWS * cell[1]) // 2
+    canvas = PILImage.new("RGB", (side, side), background)
+    for i, image in enumerate(images):
+        row, column = divmod(i, COLUMNS)
+        small = PILImage.fromarray(image).resize(cell, PILImage.Resampling.BICUBIC)
+        canvas.paste(small, (left + column * cell[0], top + row * cell[1]))
+    return np.asarray(canvas)
+
+
+@dataclass(frozen=True)
+class Llava:
+    """The adapter; see `protocol.VisionLanguageModel`."""
+
+    profile: str
+    network: LlavaForConditionalGeneration
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: CLIPImageProcessorPil
+    name: str = "llava-1.5"
+    images_per_sample: int = COLUMNS * ROWS
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The modules whose forwards are counted."""
+        model = self.network.model
+        return {
+            "tower": model.vision_tower,
+            "projector": model.multi_modal_projector,
+            "language_model": model.language_model,
+        }
+
+    def preprocess(self, media: Media, question: str) -> Inputs:
+        """Eight images into one grid, normalised, and the prompt with one placeholder a visual token."""
+        config = self.network.config
+        red, green, blue = (int(255 * m) for m in self.image_processor.image_mean)
+        picture = grid(media.images, self.image_processor.crop_size["height"], (red, green, blue))
+        pixels = self.image_processor(images=picture, return_tensors="pt")["pixel_values"]
+        visual_tokens = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+        text = PROMPT.format(question=question).replace("<image>", "<image>" * visual_tokens)
+        encoded = self.tokenizer(text, return_tensors="pt")
+        device = self.network.device
+        return Inputs(
+            input_ids=encoded["input_ids"].to(device),
+            attention_mask=encoded["attention_mask"].to(device),
+            pixels=pixels.unsqueeze(0).to(device, self.network.dtype),
+        )
+
+    def encode(self, inputs: Inputs) -> Tensor:
+        """Tower and projector: (batch, 576, hidden size)."""
+        output = self.network.get_image_features(pixel_values=inputs.pixels.flatten(0, 1), return_dict=True)
+        features = torch.stack(tuple(output.pooler_output))
+        return features.reshape(inputs.pixels.shape[0], -1, features.shape[-1])
+
+    def embed(self, inputs: Inputs, features: Tensor) -> Tensor:
+        """The prompt's embeddings with the features in place."""
+        embedding = self.network.get_input_embeddings()
+        return embed_with_features(embedding, inputs.input_ids, self.network.config.image_token_id, features)
+
+    def reference_inputs(self, inputs: Inputs) -> dict[str, Any]:
+        """What plain `generate()` takes."""
+        return {
+            "input_ids": inputs.input_ids,
+            "attention_mask": inputs.attention_mask,
+            "pixel_values": inputs.pixels.flatten(0, 1),
+        }
+
+
+def build(settings: ModelSettings) -> Llava:
+    """Build LLaVA-1.5 in one of its profiles; "pretrained" reads a `llava-hf` checkpoint."""
+    if settings.profile == "pretrained":
+        network = pretrained_network(LlavaForConditionalGeneration, settings)
+        tokenizer = AutoTokenizer.from_pretrained(settings.weights, padding_side="left")
+        only_special_tokens(network, tokenizer)
+        processor = CLIPImageProcessorPil.from_pretrained(settings.weights)
+        return Llava("pretrained", network, tokenizer, processor)
+    return build_from_config(config_of(settings.profile), settings)
+
+
+def build_from_config(config: LlavaConfig, settings: ModelSettings) -> Llava:
+    """Build it with random weights and a tokenizer of the config's vocabulary."""
+    network = random_network(LlavaForConditionalGeneration, config, settings)
+    tokenizer = build_tokenizer(config.text_config.vocab_size, ("<image>",))
+    only_special_tokens(network, tokenizer)
+    side = config.vision_config.image_size
+    processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    return Llava(settings.profile, network, tokenizer, processor)
+
+
+def config_of(profile: str) -> LlavaConfig:
+    """Real geometry (336 px, 576 visual tokens); "7b" has the shapes of llava-hf/llava-1.5-7b-hf."""
+    vocab = 512 if profile == "tiny" else 32064
+    return LlavaConfig(
+        vision_config=CLIPVisionConfig(**vision_shape(profile, 336)),
+        text_config=LlamaConfig(**text_shape(profile, vocab)),
+        image_token_id=vocab - 1,
+        image_seq_length=576,
+    )

@@ -1,0 +1,27 @@
+"""Which models there are. To add one: write its file beside this one, and name its `build` here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stagebench.errors import ModelError
+from stagebench.models import eventgpt, llava, video_llava
+from stagebench.models.protocol import VisionLanguageModel
+from stagebench.types import ModelSettings
+
+BUILDERS: dict[str, Callable[[ModelSettings], VisionLanguageModel]] = {
+    "eventgpt": eventgpt.build,
+    "llava-1.5": llava.build,
+    "video-llava": video_llava.build,
+}
+
+
+def build_model(name: str, settings: ModelSettings) -> VisionLanguageModel:
+    """Build a model by its name.
+
+    Raises:
+        ModelError: for a name that is not in `BUILDERS`.
+    """
+    if name not in BUILDERS:
+        raise ModelError(f"model must be one of {', '.join(BUILDERS)}, got {name!r}")
+    return BUILDERS[name](settings)

@@ -1,0 +1,119 @@
+"""Video-LLaVA: eight frames, each 257 visual tokens. A thin adapter over transformers' own class.
+
+Paper: https://arxiv.org/abs/2311.10122. Frames go through the `video_tower`, CLS kept, so 8 x 257 = 2,056 tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    CLIPVisionConfig,
+    LlamaConfig,
+    PreTrainedTokenizerBase,
+    VideoLlavaConfig,
+    VideoLlavaForConditionalGeneration,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from stagebench.models.embedding import embed_with_features
+from stagebench.models.shapes import text_shape, vision_shape
+from stagebench.models.tokenizer import build_tokenizer
+from stagebench.models.weights import only_special_tokens, pretrained_network, random_network
+from stagebench.types import Inputs, Media, ModelSettings
+
+FRAMES = 8
+PROMPT = "USER: <video>\n{question} ASSISTANT:"
+
+
+@dataclass(frozen=True)
+class VideoLlava:
+    """The adapter; see `protocol.VisionLanguageModel`."""
+
+    profile: str
+    network: VideoLlavaForConditionalGeneration
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: CLIPImageProcessorPil
+    name: str = "video-llava"
+    images_per_sample: int = FRAMES
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The modules whose forwards are counted."""
+        model = self.network.model
+        return {
+            "tower": model.video_tower,
+            "projector": model.multi_modal_projector,
+            "language_model": model.language_model,
+        }
+
+    def preprocess(self, media: Media, question: str) -> Inputs:
+        """Resize, crop and normalise each frame; the prompt with one placeholder a visual token."""
+        vision = self.network.config.vision_config
+        pixels = self.image_processor(images=list(media.images), return_tensors="pt")["pixel_values"]
+        visual_tokens = len(media.images) * ((vision.image_size // vision.patch_size) ** 2 + 1)
+        text = PROMPT.format(question=question).replace("<video>", "<video>" * visual_tokens)
+        encoded = self.tokenizer(text, return_tensors="pt")
+        device = self.network.device
+        return Inputs(
+            input_ids=encoded["input_ids"].to(device),
+            attention_mask=encoded["attention_mask"].to(device),
+            pixels=pixels.unsqueeze(0).to(device, self.network.dtype),
+        )
+
+    def encode(self, inputs: Inputs) -> Tensor:
+        """Video tower and projector: (batch, frames * 257, hidden size)."""
+        output = self.network.model.get_video_features(pixel_values_videos=inputs.pixels, return_dict=True)
+        features: Tensor = output.pooler_output
+        return features.reshape(inputs.pixels.shape[0], -1, features.shape[-1])
+
+    def embed(self, inputs: Inputs, features: Tensor) -> Tensor:
+        """The prompt's embeddings with the features in place."""
+        embedding = self.network.get_input_embeddings()
+        return embed_with_features(embedding, inputs.input_ids, self.network.config.video_token_id, features)
+
+    def reference_inputs(self, inputs: Inputs) -> dict[str, Any]:
+        """What plain `generate()` takes."""
+        return {
+            "input_ids": inputs.input_ids,
+            "attention_mask": inputs.attention_mask,
+            "pixel_values_videos": inputs.pixels,
+        }
+
+
+def build(settings: ModelSettings) -> VideoLlava:
+    """Build Video-LLaVA in one of its profiles; "pretrained" reads a `LanguageBind/Video-LLaVA-7B-hf` checkpoint."""
+    if settings.profile == "pretrained":
+        network = pretrained_network(VideoLlavaForConditionalGeneration, settings)
+        tokenizer = AutoTokenizer.from_pretrained(settings.weights, padding_side="left")
+        only_special_tokens(network, tokenizer)
+        processor = CLIPImageProcessorPil.from_pretrained(settings.weights)
+        return VideoLlava("pretrained", network, tokenizer, processor)
+    return build_from_config(config_of(settings.profile), settings)
+
+
+def build_from_config(config: VideoLlavaConfig, settings: ModelSettings) -> VideoLlava:
+    """Build it with random weights and a tokenizer of the config's vocabulary."""
+    network = random_network(VideoLlavaForConditionalGeneration, config, settings)
+    tokenizer = build_tokenizer(config.text_config.vocab_size, ("<image>", "<video>"))
+    only_special_tokens(network, tokenizer)
+    side = config.vision_config.image_size
+    processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    return VideoLlava(settings.profile, network, tokenizer, processor)
+
+
+def config_of(profile: str) -> VideoLlavaConfig:
+    """Real geometry (224 px, 2,056 visual tokens); "7b" has the shapes of LanguageBind/Video-LLaVA-7B-hf."""
+    vocab = 512 if profile == "tiny" else 32064
+    return VideoLlavaConfig(
+        vision_config=CLIPVisionConfig(**vision_shape(profile, 224)),
+        text_config=LlamaConfig(**text_shape(profile, vocab)),
+        image_token_id=vocab - 2,
+        video_token_id=vocab - 1,
+        image_seq_length=256,
+        video_seq_length=2056,
+    )

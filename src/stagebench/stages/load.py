@@ -1,0 +1,45 @@
+"""The load stage: starts with a path on disk, ends with uint8 RGB images (height, width, 3) in host memory.
+
+In it: opening, demuxing, decoding, colour, orientation, drawing events. Not in it: imports, and whatever
+depends on a model (grids, resizing, normalising), which belongs to preprocess. Nothing is written or kept
+between calls. Its unit of work is an image that the model will see.
+"""
+
+from __future__ import annotations
+
+from stagebench.errors import MediaError
+from stagebench.media.events import read_events
+from stagebench.media.files import size_of
+from stagebench.media.images import read_images
+from stagebench.media.video import read_video
+from stagebench.types import Media, Sample
+
+UNIT = "images"
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def load(sample: Sample, images: int) -> Media:
+    """Read what a sample's path leads to, by its suffix: events, a PNG, a folder of PNGs, or else a video.
+
+    Args:
+        sample: its path; the question isn't read.
+        images: how many images the model takes.
+
+    Returns:
+        `images` images, exactly.
+
+    Raises:
+        MediaError: there is nothing at the path, or it is empty, damaged, of no known kind, or too short.
+    """
+    path = sample.path
+    if images < 1:
+        raise MediaError(f"{path.name}: at least 1 image must be asked for, got {images}")
+    if path.is_dir():
+        return read_images(path, images)
+    size_of(path)
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return read_events(path, images)
+    if suffix in IMAGE_SUFFIXES:
+        return read_images(path, images)
+    return read_video(path, images)

@@ -1,0 +1,92 @@
+"""prefill: features and token ids -> KV cache and the first token. Time to first token ends here.
+
+transformers' own `generate()` prepares the cache, the logits processors and the stopping criteria, and then calls back:
+whatever option a user gives to `generate()` is honoured, and nothing of it is rewritten here. The unit of work is the
+prompt token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers.generation import GenerationMode
+
+from stagebench.errors import StageError
+from stagebench.models.protocol import VisionLanguageModel
+from stagebench.next_token import append_next_token
+from stagebench.types import Features, Inputs, Prefilled
+
+UNIT = "prompt_tokens"
+
+_SPLITTABLE = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
+
+
+@torch.no_grad()
+def prefill(model: VisionLanguageModel, inputs: Inputs, features: Features, options: Mapping[str, Any]) -> Prefilled:
+    """Run the stage.
+
+    Args:
+        model: any of them.
+        inputs: of `preprocess`; only the token ids are read, the pixels are not encoded again.
+        features: of `encode`.
+        options: keyword arguments of `generate()` (`max_new_tokens`, `do_sample`, ...).
+
+    Raises:
+        StageError: where an option asks for what can't be split (beam search, assisted decoding), or the prompt and
+            the new tokens exceed the model's positions.
+    """
+    if options.get("use_cache") is False:  # transformers would switch it on again, because there are embeddings
+        raise StageError("decode continues from the KV cache, so use_cache must be True, got False")
+    prefilled: Prefilled = model.network.generate(
+        input_ids=inputs.input_ids,
+        inputs_embeds=model.embed(inputs, features.tokens),
+        attention_mask=inputs.attention_mask,
+        custom_generate=_first_step,
+        **options,
+    )
+    return prefilled
+
+
+def _first_step(
+    network: PreTrainedModel,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    **state: Any,
+) -> Prefilled:
+    _refuse_what_cannot_be_split(network, generation_config)
+    outputs = network._prefill(input_ids, generation_config, state)
+    state = network._update_model_kwargs_for_generation(outputs, state)
+    # They served the first forward; kept, they would hold the prompt's embeddings in memory while decoding.
+    state.pop("inputs_embeds", None)
+    unfinished = torch.ones(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
+    sequences, unfinished = append_next_token(
+        outputs.logits, input_ids, unfinished, logits_processor, stopping_criteria, generation_config
+    )
+    return Prefilled(
+        sequences=sequences,
+        prompt_tokens=input_ids.shape[1],
+        unfinished=unfinished,
+        state=state,
+        logits_processor=logits_processor,
+        stopping_criteria=stopping_criteria,
+        generation_config=generation_config,
+    )
+
+
+def _refuse_what_cannot_be_split(network: PreTrainedModel, generation_config: GenerationConfig) -> None:
+    mode = generation_config.get_generation_mode()
+    if mode not in _SPLITTABLE:
+        raise StageError(f"only greedy search and sampling can be split into stages, got {mode.value}")
+    if generation_config.return_dict_in_generate:
+        raise StageError("the split returns token ids only, got return_dict_in_generate=True")
+    positions = network.config.get_text_config().max_position_embeddings
+    if generation_config.max_length > positions:
+        raise StageError(
+            f"prompt and new tokens must fit the model's {positions} positions, got {generation_config.max_length}"
+        )

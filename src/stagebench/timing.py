@@ -1,0 +1,54 @@
+"""Clocks. A stage is timed from one device synchronisation to the next, on a monotonic clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that was asked of it; nothing to wait for on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Stopwatch:
+    """Times the stages of one pass.
+
+    Attributes:
+        seconds: wall time by stage, synchronised at both ends.
+        device_seconds: time between two CUDA events by stage; empty on a CPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+        self.device_seconds: dict[str, float] = {}
+
+    def __call__(self, stage: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `function` and note how long it took."""
+        synchronize(self.device)
+        events = self._events()
+        start = time.perf_counter()
+        result = function(*args, **kwargs)
+        if events:
+            events[1].record()
+        synchronize(self.device)
+        self.seconds[stage] = time.perf_counter() - start
+        if events:
+            self.device_seconds[stage] = events[0].elapsed_time(events[1]) / 1e3
+        return result
+
+    def _events(self) -> tuple[torch.cuda.Event, torch.cuda.Event] | None:
+        if self.device.type != "cuda":
+            return None
+        # torch's stub leaves the constructor untyped.
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start.record()
+        return start, end

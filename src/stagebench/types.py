@@ -1,0 +1,311 @@
+"""The small frozen objects that one stage hands to the next. Importable without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stagebench.errors import MediaError, ModelError, StageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DEFAULT_QUESTION = "Describe in detail what happened in the scene."
+
+Image = NDArray[np.uint8]
+FinishReason = Literal["stop", "length"]
+Work = dict[str, int]
+
+STAGES = ("load", "preprocess", "encode", "prefill", "decode")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One question about one clip, recording or folder of event images.
+
+    Attributes:
+        path: a video file, an event recording (`.npy`), a PNG, or a folder of PNGs.
+        question: what the model is asked, without any template.
+    """
+
+    path: Path
+    question: str = DEFAULT_QUESTION
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """What `load` returns: images in host memory, untouched by any model.
+
+    Attributes:
+        images: uint8 arrays (height, width, 3), RGB, in display order; event images may differ in size.
+        kind: "frames" of a video, or "events" drawn as images.
+        frames_decoded: frames that a decoder produced on the way (0 where nothing was decoded).
+        bytes_read: size of the files read, in bytes.
+        span: seconds of the scene between the first and the last thing shown; None where unknown.
+    """
+
+    images: tuple[Image, ...]
+    kind: Literal["frames", "events"]
+    frames_decoded: int
+    bytes_read: int
+    span: float | None
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise MediaError("media must hold at least one image, got none")
+        for i, image in enumerate(self.images):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+                raise MediaError(
+                    f"image {i} must be uint8 of shape (height, width, 3), got {image.dtype} {image.shape}"
+                )
+
+    def work(self) -> Work:
+        """What the stage did, as counters."""
+        return {
+            "images": len(self.images),
+            "frames_decoded": self.frames_decoded,
+            "bytes_read": self.bytes_read,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What `preprocess` returns: model-ready tensors, on the model's device.
+
+    Attributes:
+        input_ids: int64 (batch, prompt tokens), every visual token as one placeholder id.
+        attention_mask: int64 (batch, prompt tokens), 0 where padded.
+        pixels: the model's dtype (batch, images, 3, height, width).
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    pixels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.input_ids.ndim != 2 or self.input_ids.shape != self.attention_mask.shape:
+            raise StageError(
+                "input_ids and attention_mask must both be (batch, tokens), "
+                f"got {tuple(self.input_ids.shape)} and {tuple(self.attention_mask.shape)}"
+            )
+        if self.pixels.ndim != 5 or self.pixels.shape[0] != self.input_ids.shape[0]:
+            raise StageError(
+                f"pixels must be (batch {self.input_ids.shape[0]}, images, 3, height, width), "
+                f"got {tuple(self.pixels.shape)}"
+            )
+
+    def work(self) -> Work:
+        """What the stage did, as counters."""
+        return {
+            "images": self.pixels.shape[0] * self.pixels.shape[1],
+            "prompt_tokens": self.input_ids.numel(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What `encode` returns.
+
+    Attributes:
+        tokens: the model's dtype (batch, visual tokens, hidden size): tower, projector, adaptor and pooling done.
+    """
+
+    tokens: Tensor
+
+    def __post_init__(self) -> None:
+        if self.tokens.ndim != 3 or self.tokens.numel() == 0:
+            raise StageError(f"features must be (batch, visual tokens, hidden size), got {tuple(self.tokens.shape)}")
+
+    def work(self) -> Work:
+        """What the stage did, as counters."""
+        return {"visual_tokens": self.tokens.shape[0] * self.tokens.shape[1]}
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """What `prefill` returns: everything the decode loop continues from. Good for one decode.
+
+    Attributes:
+        sequences: int64 (batch, prompt tokens + 1): the prompt and the first new token.
+        prompt_tokens: length of the padded prompt.
+        unfinished: int64 (batch,): 1 where the row goes on after its first token.
+        state: transformers' keyword arguments of the next forward, the KV cache among them.
+        logits_processor: transformers' `LogitsProcessorList`, prepared for this prompt.
+        stopping_criteria: transformers' `StoppingCriteriaList`, likewise.
+        generation_config: transformers' `GenerationConfig`, with special tokens and lengths resolved.
+    """
+
+    sequences: Tensor
+    prompt_tokens: int
+    unfinished: Tensor
+    state: dict[str, Any]
+    logits_processor: Any
+    stopping_criteria: Any
+    generation_config: Any
+
+    def work(self) -> Work:
+        """What the stage did, as counters."""
+        return {"prompt_tokens": self.sequences.shape[0] * self.prompt_tokens}
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What `decode` returns, one entry a row of the batch.
+
+    Attributes:
+        token_ids: the new tokens, the first one and a stop token included, padding excluded.
+        finish_reasons: "stop" (a stop token or string) or "length" (the limit).
+        steps: forwards of the language model in the decode stage.
+        step_ends: seconds on a monotonic clock at which each step's token was known on the host.
+    """
+
+    token_ids: tuple[tuple[int, ...], ...]
+    finish_reasons: tuple[FinishReason, ...]
+    steps: int
+    step_ends: tuple[float, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.token_ids or not all(self.token_ids):
+            raise StageError("a generation must hold at least one token a row, got none")
+        longest = max(map(len, self.token_ids))
+        if longest != self.steps + 1 or len(self.step_ends) != self.steps:
+            raise StageError(
+                f"{longest} new tokens take {longest - 1} steps, got {self.steps} "
+                f"with {len(self.step_ends)} time stamps"
+            )
+
+    def work(self) -> Work:
+        """What the stage did, as counters; the first of the new tokens is prefill's."""
+        return {"new_tokens": sum(map(len, self.token_ids)), "steps": self.steps}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One timed pass of one sample through one model. Times in seconds.
+
+    Attributes:
+        model: its name.
+        seconds: wall time a stage, the device synchronised at both ends.
+        device_seconds: the same between two CUDA events; empty on a CPU.
+        e2e: wall time around all stages and the detokenising.
+        generation: of the decode stage.
+        text: the new tokens as text, special tokens left out.
+    """
+
+    model: str
+    seconds: dict[str, float]
+    device_seconds: dict[str, float]
+    e2e: float
+    generation: Generation
+    text: str
+
+    @property
+    def new_tokens(self) -> int:
+        """The first token and a stop token included."""
+        return self.generation.work()["new_tokens"]
+
+    @property
+    def unattributed(self) -> float:
+        """What the stages do not explain: detokenising, and what happens between them."""
+        return self.e2e - sum(self.seconds.values())
+
+    @property
+    def ttft(self) -> float:
+        """Time to first token, load excluded: preprocess + encode + prefill."""
+        return self.seconds["preprocess"] + self.seconds["encode"] + self.seconds["prefill"]
+
+    @property
+    def tpot(self) -> float | None:
+        """Time per output token after the first: decode over n - 1 steps; None where there was no step."""
+        return self.seconds["decode"] / self.generation.steps if self.generation.steps else None
+
+    @property
+    def output_throughput(self) -> float:
+        """New tokens a second over the whole path, load included."""
+        return self.new_tokens / self.e2e
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationSettings:
+    """How text is generated: one setting for all models of a run, and printed with it.
+
+    Attributes:
+        max_new_tokens: the limit, the first token included.
+        fixed_length: go on to the limit whatever the model says (stop tokens are suppressed).
+        do_sample: sample instead of taking the likeliest token.
+        temperature, top_p: only read when sampling.
+        seed: of the sampling, and of random weights.
+    """
+
+    max_new_tokens: int = 32
+    fixed_length: bool = False
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise StageError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+
+    def options(self) -> dict[str, Any]:
+        """The same as keyword arguments of transformers' `generate()`."""
+        options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "do_sample": self.do_sample}
+        if self.fixed_length:
+            options["min_new_tokens"] = self.max_new_tokens
+        if self.do_sample:
+            options |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+        return options
+
+    def describe(self) -> str:
+        """One line for the head of a table."""
+        how = f"sampling, T={self.temperature:g}, top-p={self.top_p:g}" if self.do_sample else "greedy"
+        length = "exactly" if self.fixed_length else "up to"
+        return f"{how}, {length} {self.max_new_tokens} new tokens, seed {self.seed}"
+
+
+PROFILES = ("tiny", "7b", "pretrained")
+KERNELS = ("efficient", "default")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """How a model is built; the same for all models of a run, and part of a baseline's identity.
+
+    Attributes:
+        profile: "tiny" (real architecture and token counts, narrow, random), "7b" (real shapes, random weights made on
+            the device) or "pretrained".
+        weights: a checkpoint folder or hub id; only with "pretrained".
+        device: a torch device, "cpu" or "cuda".
+        dtype: one of `DTYPES`.
+        attention: transformers' attention implementation, "sdpa" or "eager".
+        kernels: on a GPU, "efficient" pins one attention kernel, so that equal inputs give equal tokens; "default" lets
+            torch choose, and then even `generate()` does not repeat itself.
+        seed: of random weights.
+    """
+
+    profile: str = "tiny"
+    weights: str | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    kernels: str = "efficient"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.profile not in PROFILES:
+            raise ModelError(f"profile must be one of {', '.join(PROFILES)}, got {self.profile!r}")
+        if self.dtype not in DTYPES:
+            raise ModelError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if self.kernels not in KERNELS:
+            raise ModelError(f"kernels must be one of {', '.join(KERNELS)}, got {self.kernels!r}")
+        if (self.profile == "pretrained") != (self.weights is not None):
+            raise ModelError(
+                f"weights are given with the profile 'pretrained' and only with it, got profile {self.profile!r} "
+                f"and weights {self.weights!r}"
+            )

@@ -1,0 +1,187 @@
+"""What each model is shown, and that a model's stages refuse what is not theirs."""
+
+import numpy as np
+import pytest
+import torch
+
+from stagebench.errors import CheckpointError, ModelError, StageError
+from stagebench.models import llava, video_llava
+from stagebench.models.registry import BUILDERS, build_model
+from stagebench.pipeline import detokenize
+from stagebench.stages.decode import decode
+from stagebench.stages.encode import encode
+from stagebench.stages.prefill import prefill
+from stagebench.stages.preprocess import preprocess
+from stagebench.types import Features, Inputs, Media, ModelSettings
+
+SETTINGS = ModelSettings()
+OPTIONS = {"max_new_tokens": 6, "do_sample": False}
+VISUAL_TOKENS = {"eventgpt": 5 + 577, "llava-1.5": 576, "video-llava": 8 * 257}
+
+
+def plain_images(count, height=48, width=64):
+    """Images of one grey each, all different."""
+    return tuple(np.full((height, width, 3), 20 + 25 * i, dtype=np.uint8) for i in range(count))
+
+
+def media_for(model, seed=0):
+    generator = np.random.default_rng(seed)
+    images = tuple(generator.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(model.images_per_sample))
+    return Media(images, "frames", model.images_per_sample, 0, None)
+
+
+@pytest.fixture(scope="module", params=sorted(BUILDERS))
+def model(request):
+    return build_model(request.param, SETTINGS)
+
+
+def test_a_prompt_has_one_placeholder_a_visual_token(model):
+    inputs = preprocess(model, media_for(model), "What moves?")
+    features = encode(model, inputs)
+    assert features.tokens.shape == (1, VISUAL_TOKENS[model.name], 64)
+
+
+def test_other_images_give_other_tokens(model):
+    texts = []
+    for seed in (0, 1):
+        inputs = preprocess(model, media_for(model, seed), "What moves?")
+        prefilled = prefill(model, inputs, encode(model, inputs), OPTIONS)
+        texts.append(decode(model, prefilled).token_ids)
+    assert texts[0] != texts[1]
+
+
+def test_the_pixels_are_not_encoded_again_in_prefill(model):
+    inputs = preprocess(model, media_for(model), "What moves?")
+    features = encode(model, inputs)
+    blind = Inputs(inputs.input_ids, inputs.attention_mask, torch.full_like(inputs.pixels, torch.nan))
+    seen, unseen = (decode(model, prefill(model, i, features, OPTIONS)) for i in (inputs, blind))
+    assert seen.token_ids == unseen.token_ids
+
+
+def test_a_prefilled_is_good_for_one_decode(model):
+    inputs = preprocess(model, media_for(model), "What moves?")
+    prefilled = prefill(model, inputs, encode(model, inputs), OPTIONS)
+    decode(model, prefilled)
+    with pytest.raises(StageError, match="a Prefilled is good for one decode"):
+        decode(model, prefilled)
+
+
+def test_one_new_token_takes_no_decode_step(model):
+    inputs = preprocess(model, media_for(model), "What moves?")
+    generation = decode(model, prefill(model, inputs, encode(model, inputs), {"max_new_tokens": 1}))
+    assert (len(generation.token_ids[0]), generation.steps, generation.finish_reasons) == (1, 0, ("length",))
+
+
+def test_text_is_the_new_tokens(model):
+    inputs = preprocess(model, media_for(model), "What moves?")
+    generation = decode(model, prefill(model, inputs, encode(model, inputs), OPTIONS))
+    text = detokenize(model, generation)
+    assert model.tokenizer(text, add_special_tokens=False)["input_ids"] == list(generation.token_ids[0])
+
+
+def test_another_number_of_images_is_refused(model):
+    media = Media(plain_images(3), "frames", 3, 0, None)
+    with pytest.raises(StageError, match=f"{model.name} takes {model.images_per_sample} images, got 3"):
+        preprocess(model, media, "What moves?")
+
+
+def test_a_blank_question_is_refused(model):
+    with pytest.raises(StageError, match="the question must not be blank, got ' '"):
+        preprocess(model, media_for(model), " ")
+
+
+def test_features_of_another_length_are_refused(model):
+    inputs = preprocess(model, media_for(model), "What moves?")
+    features = encode(model, inputs)
+    n = VISUAL_TOKENS[model.name]
+    with pytest.raises(StageError, match=f"one placeholder for each of {n - 1} visual tokens, got {n}"):
+        prefill(model, inputs, Features(features.tokens[:, 1:]), OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_beams": 2}, "only greedy search and sampling can be split into stages, got beam_search"),
+        ({"use_cache": False}, "use_cache must be True, got False"),
+        ({"return_dict_in_generate": True}, "got return_dict_in_generate=True"),
+        ({"max_new_tokens": 5000}, "must fit the model's 4096 positions, got"),
+    ],
+)
+def test_what_cannot_be_split_is_refused(model, options, message):
+    inputs = preprocess(model, media_for(model), "What moves?")
+    with pytest.raises(StageError, match=message):
+        prefill(model, inputs, encode(model, inputs), OPTIONS | options)
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_the_random_state_alone():
+    state = torch.random.get_rng_state()
+    first, second = (build_model("llava-1.5", SETTINGS).network.state_dict() for _ in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_the_grid_shows_all_eight_images_to_the_model():
+    """A plain centre crop would show the middle 3/8 of it."""
+    adapter = llava.build(SETTINGS)
+    pixels = preprocess(adapter, Media(plain_images(8), "frames", 8, 0, None), "What moves?").pixels[0, 0, 0]
+    mean, std = adapter.image_processor.image_mean[0], adapter.image_processor.image_std[0]
+    seen = {round(value) for value in ((pixels * std + mean) * 255).flatten().tolist()}
+    assert seen >= {20 + 25 * i for i in range(8)}
+
+
+def test_the_grid_reads_row_by_row():
+    picture = llava.grid(plain_images(8), 336, (0, 0, 0))
+    # Cells of 84 x 63 pixels; two rows of them in the middle of the square.
+    greys = [picture[105 + 63 * (0 if i < 4 else 1) + 31, 84 * (i % 4) + 42, 0] for i in range(8)]
+    assert greys == [20 + 25 * i for i in range(8)]
+
+
+def test_the_grid_keeps_the_proportions_of_a_cell_and_pads_with_the_background():
+    picture = llava.grid(plain_images(8, 36, 128), 336, (1, 2, 3))
+    rows = [tuple(pixel) for pixel in picture[:, 168].tolist()]
+    assert rows.count((1, 2, 3)) == 336 - 2 * 24
+
+
+def test_video_llava_sees_the_frames_in_order():
+    adapter = video_llava.build(SETTINGS)
+    pixels = preprocess(adapter, Media(plain_images(8), "frames", 8, 0, None), "What moves?").pixels
+    means = pixels.mean(dim=(0, 2, 3, 4))
+    assert torch.equal(means, means.sort().values)
+
+
+def test_an_unknown_model_is_refused():
+    with pytest.raises(ModelError, match=r"model must be one of eventgpt, llava-1.5, video-llava, got 'gpt-9'"):
+        build_model("gpt-9", SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["llava-1.5", "video-llava"])
+def test_a_checkpoint_is_read_back_as_it_was_saved(name, tmp_path):
+    saved = build_model(name, SETTINGS)
+    saved.network.save_pretrained(tmp_path)
+    saved.tokenizer.save_pretrained(tmp_path)
+    saved.image_processor.save_pretrained(tmp_path)
+    read = build_model(name, ModelSettings(profile="pretrained", weights=str(tmp_path)))
+    media = media_for(saved)
+    first, second = (encode(m, preprocess(m, media, "What moves?")).tokens for m in (saved, read))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["llava-1.5", "video-llava"])
+def test_a_checkpoint_with_a_missing_key_is_refused_by_name(name, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    saved = build_model(name, SETTINGS)
+    saved.network.save_pretrained(tmp_path)
+    saved.tokenizer.save_pretrained(tmp_path)
+    saved.image_processor.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    key = next(key for key in weights if key.endswith("linear_1.weight"))
+    del weights[key]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"got missing keys: .*linear_1\.weight"):
+        build_model(name, ModelSettings(profile="pretrained", weights=str(tmp_path)))
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="can't read the checkpoint"):
+        build_model("llava-1.5", ModelSettings(profile="pretrained", weights=str(tmp_path)))

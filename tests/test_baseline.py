@@ -1,0 +1,103 @@
+import json
+
+import pytest
+
+from stagebench import baseline
+from stagebench.errors import BaselineError
+
+HERE = {"device": "NVIDIA H100", "profile": "7b", "dtype": "bfloat16", "torch": "2.11.0"}
+
+
+def a_run(**own):
+    return {
+        "machine_info": HERE,
+        "commit_info": {"id": "abc"},
+        "benchmarks": [{"fullname": "benchmarks/test_stages.py::test_stage[eventgpt-encode]"}],
+        "stagebench": {"schema": 1, "failed": 0, "order_seed": 0} | own,
+    }
+
+
+def write(path, run):
+    path.write_text(json.dumps(run))
+    return path
+
+
+def test_an_environment_has_a_readable_folder(tmp_path):
+    assert baseline.folder_of(tmp_path, HERE).name.startswith("nvidia-h100-7b-bfloat16-")
+
+
+@pytest.mark.parametrize("key", sorted(HERE))
+def test_any_difference_gives_another_folder(tmp_path, key):
+    assert baseline.folder_of(tmp_path, HERE) != baseline.folder_of(tmp_path, HERE | {key: "other"})
+
+
+def test_an_accepted_run_is_found_again_with_its_reason(tmp_path):
+    stored = baseline.accept(write(tmp_path / "out.json", a_run()), tmp_path / "baselines", "the first one")
+    assert baseline.find(tmp_path / "baselines", HERE) == stored
+    accepted = baseline.read_run(stored)["stagebench"]["accepted"]
+    assert (accepted["reason"], accepted["replaces"]) == ("the first one", None)
+
+
+def test_a_replaced_baseline_is_named_in_the_new_one(tmp_path):
+    for reason in ("first", "second"):
+        stored = baseline.accept(write(tmp_path / "out.json", a_run()), tmp_path / "baselines", reason)
+    assert baseline.read_run(stored)["stagebench"]["accepted"]["replaces"] == "abc"
+
+
+def test_there_is_no_baseline_of_another_environment(tmp_path):
+    baseline.accept(write(tmp_path / "out.json", a_run()), tmp_path, "the first one")
+    assert baseline.find(tmp_path, HERE | {"dtype": "float32"}) is None
+
+
+def test_a_run_with_failures_does_not_become_a_baseline(tmp_path):
+    with pytest.raises(BaselineError, match="only if nothing failed, got 2 failures"):
+        baseline.accept(write(tmp_path / "out.json", a_run(failed=2)), tmp_path / "baselines", "try")
+    assert not (tmp_path / "baselines").exists()
+
+
+def test_an_empty_run_does_not_become_a_baseline(tmp_path):
+    with pytest.raises(BaselineError, match="at least one benchmark, got none"):
+        baseline.accept(write(tmp_path / "out.json", a_run() | {"benchmarks": []}), tmp_path / "baselines", "try")
+
+
+def test_a_comparison_across_environments_names_every_key():
+    other = HERE | {"device": "NVIDIA A100", "torch": "2.10.0"}
+    assert baseline.differences(HERE, other) == [
+        "device: 'NVIDIA H100' here, 'NVIDIA A100' there",
+        "torch: '2.11.0' here, '2.10.0' there",
+    ]
+
+
+def test_a_key_that_one_side_lacks_is_a_difference():
+    there = {key: value for key, value in HERE.items() if key != "torch"}
+    assert baseline.differences(HERE, there) == ["torch: '2.11.0' here, 'absent' there"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "must be JSON"),
+        ("[]", "must be written by stagebench's pytest plugin"),
+        ('{"machine_info": {}}', "must be written by stagebench's pytest plugin"),
+        (json.dumps(a_run(schema=2)), "must have schema 1, got 2"),
+    ],
+)
+def test_what_is_no_run_of_this_version_is_refused(tmp_path, text, message):
+    path = tmp_path / "out.json"
+    path.write_text(text)
+    with pytest.raises(BaselineError, match=message):
+        baseline.read_run(path)
+
+
+def test_a_missing_run_is_refused(tmp_path):
+    with pytest.raises(BaselineError, match="No such file"):
+        baseline.read_run(tmp_path / "out.json")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "out.json"
+    baseline.write_json(path, {"kept": True})
+    with pytest.raises(TypeError):
+        baseline.write_json(path, {"unwritable": object()})
+    assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
+    assert json.loads(path.read_text()) == {"kept": True}

@@ -1,0 +1,88 @@
+"""The command line, called in this process."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from stagebench.cli import main
+from stagebench.media.scene import render_scene
+from stagebench.types import STAGES
+
+QUICK = ("--device", "cpu", "--new-tokens", "4", "--passes", "1")
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    return render_scene(tmp_path_factory.mktemp("scene"))
+
+
+def test_the_embedded_scene_goes_through_all_models(tmp_path):
+    out = tmp_path / "run.json"
+    result = invoke("run", *QUICK, "--json", out)
+    assert result.exit_code == 0, result.output
+    runs = json.loads(out.read_text())["runs"]
+    assert [run["model"] for run in runs] == ["eventgpt", "llava-1.5", "video-llava"]
+    assert [sorted(run["seconds"]) for run in runs] == [sorted(STAGES)] * 3
+
+
+def test_the_table_has_a_row_for_everything(scene):
+    result = invoke("run", scene.video, "--model", "llava-1.5", *QUICK)
+    rows = [line.split("  ")[0].strip() for line in result.output.splitlines()]
+    assert [row for row in rows if row in {*STAGES, "unattributed", "e2e", "tpot", "new tokens"}] == [
+        *STAGES,
+        "unattributed",
+        "e2e",
+        "tpot",
+        "new tokens",
+    ]
+
+
+def test_the_stages_and_the_rest_make_up_the_whole(scene, tmp_path):
+    out = tmp_path / "run.json"
+    assert invoke("run", scene.video, "--model", "video-llava", *QUICK, "--json", out).exit_code == 0
+    run = json.loads(out.read_text())["runs"][0]
+    assert sum(run["seconds"].values()) + run["unattributed"] == pytest.approx(run["e2e"])
+
+
+@pytest.mark.parametrize("media", ["video", "events"])
+def test_any_media_feed_any_model(scene, media):
+    result = invoke("run", getattr(scene, media), *QUICK)
+    assert result.exit_code == 0, result.output
+
+
+def test_one_token_has_no_time_per_token(scene, tmp_path):
+    out = tmp_path / "run.json"
+    invoke("run", scene.video, "--model", "llava-1.5", "--device", "cpu", "--new-tokens", "1", "--json", out)
+    assert "tpot" not in json.loads(out.read_text())["runs"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("no-such.mp4",), "no-such.mp4"),
+        (("--model", "gpt-9"), "model must be one of eventgpt, llava-1.5, video-llava, got 'gpt-9'"),
+        (("--new-tokens", "0"), "max_new_tokens must be at least 1, got 0"),
+        (("--profile", "pretrained"), "weights are given with the profile 'pretrained' and only with it"),
+    ],
+)
+def test_what_is_refused_is_one_line_and_exit_code_two(arguments, message):
+    result = invoke("run", "--device", "cpu", *arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_an_unknown_profile_is_refused():
+    result = invoke("run", "--profile", "huge")
+    assert result.exit_code == 2
+    assert "'huge' is not one of 'tiny', '7b', 'pretrained'" in result.output
+
+
+def test_a_missing_run_cannot_be_accepted(tmp_path):
+    result = invoke("baseline", "accept", tmp_path / "out.json", "--reason", "try", "--root", tmp_path)
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)

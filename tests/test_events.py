@@ -1,0 +1,343 @@
+"""Recordings drawn as images, against a loop over events, and recordings that must be refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from stagebench.errors import MediaError
+from stagebench.media.events import draw_events, load_event_arrays, read_events, slices_of_equal_count
+
+needs_data = pytest.mark.skipif("STAGEBENCH_DATA" not in os.environ, reason="STAGEBENCH_DATA names no folder")
+Recording = dict[str, Any]
+
+
+def recording(count: int = 40) -> Recording:
+    generator = np.random.default_rng(3)
+    return {
+        "x": generator.integers(0, 20, count).astype(np.uint16),
+        "y": generator.integers(0, 10, count).astype(np.uint16),
+        "t": np.sort(generator.integers(0, 50_000, count)).astype(np.uint16),
+        "p": generator.integers(0, 2, count).astype(np.uint8),
+    }
+
+
+def save(path: Path, content: object) -> Path:
+    array = np.empty((), dtype=object)
+    array[()] = content
+    np.save(path, array)
+    return path
+
+
+def save_pickle(path: Path, pickled: bytes) -> Path:
+    """Write a pickle behind the header of a 0-dimensional object array."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|O", "fortran_order": False, "shape": ()})
+    path.write_bytes(header.getvalue() + pickled)
+    return path
+
+
+def outcome(path: Path) -> str:
+    """Return why a recording is refused, or "" where it is read; let any other error through."""
+    try:
+        load_event_arrays(path)
+    except MediaError as error:
+        return str(error)
+    return ""
+
+
+def draw_by_loop(x: NDArray[Any], y: NDArray[Any], p: NDArray[Any]) -> NDArray[np.uint8]:
+    """Draw one event after the other, as the definition says."""
+    image = np.full((int(max(y)) + 1, int(max(x)) + 1, 3), 255, dtype=np.uint8)
+    for column, row, polarity in zip(x, y, p, strict=True):
+        image[row, column] = (0, 0, 255) if polarity == 0 else (255, 0, 0)
+    return image
+
+
+events_anywhere = st.lists(
+    st.tuples(st.integers(0, 400), st.integers(0, 300), st.integers(0, 1)), min_size=1, max_size=200
+)
+events_on_few_pixels = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 1)), min_size=1, max_size=200
+)
+
+
+class TestDrawing:
+    @given(events_anywhere | events_on_few_pixels, st.sampled_from([np.uint16, np.int16, np.int64]))
+    def test_an_image_equals_that_of_a_loop_over_events(
+        self, events: list[tuple[int, int, int]], dtype: type[np.integer[Any]]
+    ) -> None:
+        x, y, p = np.array(events, dtype=dtype).T
+
+        image = draw_events(x, y, p.astype(np.uint8))
+
+        expected = draw_by_loop(x, y, p)
+        assert (expected.shape, expected.tobytes()) == (image.shape, image.tobytes())
+
+    def test_a_pixel_number_beyond_16_bits_does_not_overflow(self) -> None:
+        x, y = np.array([639, 0], np.uint16), np.array([479, 0], np.uint16)
+
+        image = draw_events(x, y, np.array([1, 0], np.uint8))
+
+        assert (image[479, 639].tolist(), image[0, 0].tolist()) == ([255, 0, 0], [0, 0, 255])
+
+    def test_the_last_event_of_a_pixel_wins(self) -> None:
+        zeros = np.zeros(3, np.uint16)
+
+        assert draw_events(zeros, zeros, np.array([0, 1, 0], np.uint8)).tolist() == [[[0, 0, 255]]]
+
+    def test_no_events_are_refused(self) -> None:
+        nothing = np.zeros(0, np.uint16)
+
+        with pytest.raises(MediaError, match="at least one event, got none"):
+            draw_events(nothing, nothing, nothing)
+
+    @needs_data
+    def test_real_recordings_equal_a_loop_over_events(self) -> None:
+        files = sorted((Path(os.environ["STAGEBENCH_DATA"]) / "events").glob("*.npy"))
+        assert files
+        for path in files:
+            events = load_event_arrays(path)
+            part = slices_of_equal_count(len(events.t), 5)[-1]
+            x, y, p = events.x[part], events.y[part], events.p[part]
+
+            assert draw_by_loop(x, y, p).tobytes() == draw_events(x, y, p).tobytes()
+
+    @needs_data
+    def test_images_are_those_of_the_eventgpt_authors(self) -> None:
+        oracle = Path(os.environ["STAGEBENCH_DATA"]).parent / "oracle" / "eventgpt_tiny"
+        if not oracle.is_dir():
+            pytest.skip("there is no oracle beside STAGEBENCH_DATA")
+        images = read_events(oracle / "events.npy", 5).images
+
+        with np.load(oracle / "expected.npz") as expected:
+            for i, image in enumerate(images):
+                np.testing.assert_array_equal(expected[f"event_image_{i}"], image)
+
+
+class TestSlices:
+    @given(st.integers(1, 30), st.integers(0, 1000))
+    def test_slices_follow_one_another_to_the_end(self, count: int, extra: int) -> None:
+        slices = slices_of_equal_count(count + extra, count)
+
+        assert list(range(count + extra)) == [i for part in slices for i in range(count + extra)[part]]
+
+    def test_the_remainder_goes_to_the_last(self) -> None:
+        assert [slice(0, 3), slice(3, 6), slice(6, 11)] == slices_of_equal_count(11, 3)
+
+    @pytest.mark.parametrize("count", [0, 12])
+    def test_an_impossible_number_of_slices_is_refused(self, count: int) -> None:
+        with pytest.raises(MediaError, match=f"must be 1 to 11, one an event, got {count}"):
+            slices_of_equal_count(11, count)
+
+
+class TestReading:
+    def test_each_image_shows_its_own_slice(self, tmp_path: Path) -> None:
+        made = recording()
+
+        media = read_events(save(tmp_path / "a.npy", made), 3)
+
+        expected = [
+            draw_by_loop(made["x"][part], made["y"][part], made["p"][part]).tobytes()
+            for part in (slice(0, 13), slice(13, 26), slice(26, 40))
+        ]
+        assert expected == [image.tobytes() for image in media.images]
+
+    def test_nothing_is_decoded(self, tmp_path: Path) -> None:
+        media = read_events(save(tmp_path / "a.npy", recording()), 5)
+
+        assert (media.kind, media.frames_decoded) == ("events", 0)
+
+    @pytest.mark.parametrize(("dtype", "origin"), [(np.uint16, 0), (np.int64, 51_835_949_776), (np.uint64, 0)])
+    def test_relative_and_absolute_times_give_the_same_span(
+        self, tmp_path: Path, dtype: type[np.integer[Any]], origin: int
+    ) -> None:
+        made = recording() | {"t": (np.arange(40) * 1000 + origin).astype(dtype)}
+
+        assert pytest.approx(0.039) == read_events(save(tmp_path / "a.npy", made), 5).span
+
+    @pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
+    def test_recordings_of_numpy_1_and_2_are_read(self, tmp_path: Path, module: bytes) -> None:
+        pickled = pickle.dumps(recording(), protocol=3)
+        for name in (b"numpy._core.multiarray", b"numpy.core.multiarray"):
+            pickled = pickled.replace(b"c" + name + b"\n", b"c" + module + b"\n")
+        assert module in pickled
+
+        events = load_event_arrays(save_pickle(tmp_path / "a.npy", pickled))
+
+        assert recording()["x"].tolist() == events.x.tolist()
+
+    def test_bool_polarities_are_read(self, tmp_path: Path) -> None:
+        made = recording()
+        path = save(tmp_path / "a.npy", made | {"p": made["p"].astype(bool)})
+
+        assert made["p"].tolist() == load_event_arrays(path).p.tolist()
+
+    def test_times_are_int64_and_polarities_uint8(self, tmp_path: Path) -> None:
+        events = load_event_arrays(save(tmp_path / "a.npy", recording()))
+
+        assert (np.dtype(np.int64), np.dtype(np.uint8)) == (events.t.dtype, events.p.dtype)
+
+
+class RunsCommand:
+    """Unpickles to a call, as an attack does."""
+
+    def __init__(self, function: Any, *arguments: object) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple[Any, tuple[object, ...]]:
+        return self.call
+
+
+class TestPickles:
+    @pytest.mark.parametrize("function", [os.system, os.mkdir, subprocess.call])
+    def test_a_pickle_that_runs_a_command_is_refused(self, tmp_path: Path, function: Any) -> None:
+        victim = tmp_path / "victim"
+        command = f"touch {victim}" if function is os.system else victim
+        path = save(tmp_path / "evil.npy", recording() | {"x": RunsCommand(function, str(command))})
+
+        name = "call" if function is subprocess.call else function.__name__
+        with pytest.raises(MediaError, match=rf"^evil\.npy: .* refused '\w+\.{name}'$"):
+            load_event_arrays(path)
+
+        assert not victim.exists()
+
+    @pytest.mark.parametrize(
+        ("function", "name"),
+        [(eval, "builtins.eval"), (getattr, "builtins.getattr"), (np.load, "numpy.load"), (np.save, "numpy.save")],
+    )
+    def test_any_other_name_is_refused(self, tmp_path: Path, function: Any, name: str) -> None:
+        path = save(tmp_path / "evil.npy", RunsCommand(function, "1"))
+
+        with pytest.raises(MediaError, match=f"refused '{name}'$"):
+            load_event_arrays(path)
+
+    def test_an_attribute_of_an_allowed_name_is_refused(self, tmp_path: Path) -> None:
+        pickled = b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93."
+
+        with pytest.raises(MediaError, match=r"refused 'numpy\.ndarray\.tofile'$"):
+            load_event_arrays(save_pickle(tmp_path / "evil.npy", pickled))
+
+    @pytest.mark.filterwarnings("ignore")  # numpy's and the compiler's, about what the damage spells
+    @given(st.integers(0, 10**6), st.integers(0, 255))
+    def test_a_damaged_pickle_is_read_or_refused(
+        self, tmp_path_factory: pytest.TempPathFactory, at: int, byte: int
+    ) -> None:
+        path = save(tmp_path_factory.getbasetemp() / "damaged.npy", recording(5))
+        data = bytearray(path.read_bytes())
+        data[at % len(data)] = byte
+        path.write_bytes(data)
+
+        assert "\n" not in outcome(path)
+
+    def test_a_type_with_a_made_up_state_never_reaches_numpy(self, tmp_path: Path) -> None:
+        state = pickle.dumps((3, "<", None, None, None, -1, -1, 255), protocol=2)[2:-1]
+        pickled = b"\x80\x02cnumpy\ndtype\n(X\x02\x00\x00\x00u2\x89\x88tR" + state + b"b."
+
+        with pytest.raises(MediaError, match=r"^evil\.npy: must hold a dict"):
+            load_event_arrays(save_pickle(tmp_path / "evil.npy", pickled))
+
+        assert (np.dtype(np.uint16).flags, np.zeros(3, np.uint16).max()) == (0, 0)
+
+    def test_a_pickle_that_would_take_all_memory_is_refused(self, tmp_path: Path) -> None:
+        pickled = b"\x80\x02}r\xff\xff\xff\x7f."
+
+        with pytest.raises(MediaError, match=r"memo index 2147483647 in 9 bytes"):
+            load_event_arrays(save_pickle(tmp_path / "evil.npy", pickled))
+
+    def test_single_numbers_of_numpy_beside_the_arrays_are_ignored(self, tmp_path: Path) -> None:
+        path = save(tmp_path / "a.npy", recording() | {"height": np.int64(480), "name": "street"})
+
+        assert len(load_event_arrays(path).x) == 40
+
+    def test_an_array_that_is_shorter_than_it_says_is_refused(self, tmp_path: Path) -> None:
+        whole, short = b"C\x0a" + bytes(10), b"C\x09" + bytes(9)
+        made = recording(5) | {"x": np.zeros(5, np.uint16)}
+        pickled = pickle.dumps(made, protocol=3)
+        assert whole in pickled
+
+        with pytest.raises(MediaError, match=r"^short\.npy: x must hold 5 uint16, got 9 bytes$"):
+            load_event_arrays(save_pickle(tmp_path / "short.npy", pickled.replace(whole, short)))
+
+    def test_big_endian_arrays_are_read(self, tmp_path: Path) -> None:
+        made = recording()
+        path = save(tmp_path / "a.npy", made | {"x": made["x"].astype(">u2")})
+
+        assert load_event_arrays(path).x.tolist() == made["x"].tolist()
+
+    @pytest.mark.parametrize("left", [0.3, 0.6, 0.99])
+    def test_a_truncated_recording_is_refused(self, tmp_path: Path, left: float) -> None:
+        path = save(tmp_path / "cut.npy", recording())
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * left)])
+
+        with pytest.raises(MediaError, match=r"^cut\.npy: must be a whole pickled dict, got a damaged one"):
+            load_event_arrays(path)
+
+
+def changed(key: str, value: Any) -> Recording:
+    return recording() | {key: np.asarray(value)}
+
+
+def with_one(key: str, index: int, value: int, dtype: type[np.generic] = np.int64) -> Recording:
+    array = recording()[key].astype(dtype)
+    array[index] = value
+    return recording() | {key: array}
+
+
+class TestValidation:
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ({"x": np.arange(3), "y": np.arange(3)}, "must have the arrays x, y, t and p, got none named t, p"),
+            (changed("y", np.arange(39)), "x, y, t and p must be equally long, got x 40, y 39, t 40, p 40"),
+            ({key: np.zeros(0, np.uint16) for key in "xytp"}, "must have at least one event, got none"),
+            (changed("x", np.full(40, np.nan)), "x must be integers, got numpy's type 'f8'"),
+            (changed("t", np.arange(40.0)), "t must be integers, got numpy's type 'f8'"),
+            (changed("x", np.zeros(40, bool)), "x must be integers, got numpy's type 'b1'"),
+            (changed("x", np.zeros(40, object)), "x must be integers, got numpy's type 'O8'"),
+            (changed("x", np.zeros((40, 1), int)), r"x must be an array of one dimension, got .*\(40, 1\)"),
+            (recording() | {"x": [1, 2]}, "x must be an array of one dimension, got a list"),
+            (with_one("x", 7, -1), "x is out of range, must be 0 to 8191, got -1"),
+            (with_one("y", 7, 8192), "y is out of range, must be 0 to 8191, got 8192"),
+            (with_one("p", 7, -1), "p is out of range, must be 0 to 1, got -1"),
+            (with_one("p", 7, 2), "p is out of range, must be 0 to 1, got 2"),
+            (changed("t", np.full(40, 2**63, np.uint64)), "t is out of range, .* got 9223372036854775808"),
+            (changed("t", [*range(20), 3, *range(20, 39)]), "t must ascend, got 3 after 19 at index 20"),
+            ([1, 2, 3], "must hold a dict of x, y, t and p, got a list"),
+        ],
+    )
+    def test_a_recording_that_breaks_a_limit_is_refused(self, tmp_path: Path, content: object, message: str) -> None:
+        with pytest.raises(MediaError, match=rf"^bad\.npy: {message}"):
+            load_event_arrays(save(tmp_path / "bad.npy", content))
+
+    def test_a_plain_array_is_refused(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "plain.npy", np.zeros((3, 4)))
+
+        with pytest.raises(MediaError, match=r"^plain\.npy: must hold a dict .*, got '<f8' of shape \(3, 4\)$"):
+            load_event_arrays(tmp_path / "plain.npy")
+
+    def test_a_text_file_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "text.npy").write_text("x,y,t,p\n")
+
+        with pytest.raises(MediaError, match=r"^text\.npy: must be a \.npy file"):
+            load_event_arrays(tmp_path / "text.npy")
+
+    def test_fewer_events_than_images_are_refused(self, tmp_path: Path) -> None:
+        path = save(tmp_path / "few.npy", recording(4))
+
+        with pytest.raises(MediaError, match=r"^few\.npy: must have at least 5 events, one an image, got 4$"):
+            read_events(path, 5)
+
+    def test_a_missing_recording_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(MediaError, match=r"^none\.npy: can't be read"):
+            read_events(tmp_path / "none.npy", 5)

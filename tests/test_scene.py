@@ -1,0 +1,93 @@
+"""The synthetic scene: repeatable, readable, and the same for both kinds of model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from stagebench.media.events import load_event_arrays, read_events
+from stagebench.media.scene import CONTRAST, DARK, FRAMES, HEIGHT, RATE, WIDTH, Scene, luma, render_scene
+from stagebench.media.video import read_video
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return render_scene(tmp_path_factory.mktemp("media") / "made" / "on the way")
+
+
+def test_two_calls_write_the_same_bytes(scene: Scene, tmp_path: Path) -> None:
+    again = render_scene(tmp_path)
+
+    assert scene.video.read_bytes() == again.video.read_bytes()
+    assert scene.events.read_bytes() == again.events.read_bytes()
+
+
+def test_no_half_written_file_is_left(scene: Scene) -> None:
+    assert sorted(path.name for path in scene.video.parent.iterdir()) == ["scene.mp4", "scene.npy"]
+
+
+def test_the_clip_has_all_frames(scene: Scene) -> None:
+    media = read_video(scene.video, 8)
+
+    assert (media.frames_decoded, media.images[0].shape) == (36, (480, 640, 3))
+
+
+def test_the_clip_is_tagged_bt709_in_limited_range(scene: Scene) -> None:
+    with av.open(scene.video) as container:
+        context = container.streams.video[0].codec_context
+
+        assert (
+            context.colorspace,
+            context.color_primaries,
+            context.color_trc,
+            context.color_range,
+        ) == (1, 1, 1, 1)
+
+
+def test_the_clip_shows_the_luma_that_the_events_are_made_of(scene: Scene) -> None:
+    for i, image in enumerate(read_video(scene.video, FRAMES).images):
+        shown = image.astype(float) @ (0.2126, 0.7152, 0.0722) / 255
+
+        # The discs' colours leave RGB's gamut here and there, and H.264 loses a little.
+        assert np.abs(shown - luma(i / RATE)).mean() < 0.01
+
+
+def test_the_number_of_events_is_that_of_a_recording(scene: Scene) -> None:
+    assert 200_000 <= len(load_event_arrays(scene.events).t) <= 600_000
+
+
+def test_events_cover_the_whole_duration(scene: Scene) -> None:
+    events = load_event_arrays(scene.events)
+    counts, _ = np.histogram(events.t, bins=12, range=(0, scene.duration * 1e6))
+
+    assert scene.duration == 1.2
+    assert (counts > 5000).all()
+
+
+def test_events_reach_the_edges_of_the_sensor(scene: Scene) -> None:
+    events = load_event_arrays(scene.events)
+
+    assert (events.x.min(), events.x.max(), events.y.min(), events.y.max()) == (0, WIDTH - 1, 0, HEIGHT - 1)
+
+
+def test_the_arrays_are_those_of_a_real_recording(scene: Scene) -> None:
+    events = load_event_arrays(scene.events)
+
+    assert (np.dtype(np.uint16), np.dtype(np.uint16)) == (events.x.dtype, events.y.dtype)
+
+
+def test_a_recording_draws_as_five_images(scene: Scene) -> None:
+    assert len(read_events(scene.events, 5).images) == 5
+
+
+def test_events_add_up_to_the_change_of_log_intensity(scene: Scene) -> None:
+    events = load_event_arrays(scene.events)
+    total = np.zeros((HEIGHT, WIDTH))
+    np.add.at(total, (events.y, events.x), np.where(events.p == 1, CONTRAST, -CONTRAST))
+
+    change = np.log(luma(scene.duration) + DARK) - np.log(luma(0.0) + DARK)
+
+    assert np.abs(total - change).max() < CONTRAST * 1.001
