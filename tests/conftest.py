@@ -1,7 +1,11 @@
-"""Hypothesis profiles: `ci` is the default; HYPOTHESIS_PROFILE=thorough takes the many examples of a release."""
+"""Hypothesis profiles (`ci`; HYPOTHESIS_PROFILE=thorough draws the many examples of a release), and the suite."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Models are built inside the examples: slow to generate is what they are.
@@ -9,3 +13,17 @@ QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("ci", max_examples=60, deadline=None, derandomize=True, suppress_health_check=QUIET)
 settings.register_profile("thorough", max_examples=2000, deadline=None, suppress_health_check=QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+QUICK = ("--device=cpu", "--rounds=2", "--new-tokens=4", "-p", "no:cacheprovider")
+
+
+@pytest.fixture(scope="session")
+def suite_command():
+    """Runs the benchmark suite in a process of its own, on the CPU, few rounds and few tokens."""
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "pytest", "benchmarks", *QUICK, *map(str, arguments)]
+        root = Path(__file__).parents[1]
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=540)
+
+    return run

@@ -1,9 +1,6 @@
 """The benchmark suite as its users run it: in a process of its own, with the embedded scene and the tiny profile."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,20 +8,12 @@ from stagebench import baseline
 from stagebench.models.registry import BUILDERS
 from stagebench.types import STAGES
 
-ROOT = Path(__file__).parents[1]
-QUICK = ("--device=cpu", "--rounds=2", "--new-tokens=4", "-p", "no:cacheprovider")
-
-
-def run_suite(*arguments):
-    command = [sys.executable, "-m", "pytest", "benchmarks", *QUICK, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=540)
-
 
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory):
+def suite(tmp_path_factory, suite_command):
     """One run of the whole suite, and the JSON it wrote."""
     folder = tmp_path_factory.mktemp("suite")
-    done = run_suite(f"--benchmark-json={folder / 'out.json'}", "--benchmark-compare", f"--baselines={folder}")
+    done = suite_command(f"--benchmark-json={folder / 'out.json'}", "--benchmark-compare", f"--baselines={folder}")
     assert done.returncode == 0, done.stdout + done.stderr
     return done, folder / "out.json"
 
@@ -71,42 +60,44 @@ def test_a_first_run_says_that_there_is_nothing_to_compare_with(suite):
     assert "no baseline yet for this environment, so nothing is compared" in suite[0].stdout
 
 
-def test_an_accepted_run_is_found_and_compared_with(suite, tmp_path):
+def test_an_accepted_run_is_found_and_compared_with(suite, tmp_path, suite_command):
     baseline.accept(suite[1], tmp_path, "the first one")
-    done = run_suite("-k", "llava and encode", "--benchmark-compare", f"--baselines={tmp_path}")
+    done = suite_command("-k", "llava and encode", "--benchmark-compare", f"--baselines={tmp_path}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "comparing with" in done.stdout
     assert "test_stage[llava-1.5-encode] (NOW)" in done.stdout
 
 
-def test_another_dtype_is_refused_and_named(suite):
-    done = run_suite("-k", "encode", "--dtype=bfloat16", f"--benchmark-compare={suite[1]}")
+def test_another_dtype_is_refused_and_named(suite, suite_command):
+    done = suite_command("-k", "encode", "--dtype=bfloat16", f"--benchmark-compare={suite[1]}")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "not comparable with" in done.stderr
     assert "dtype: 'bfloat16' here, 'float32' there" in done.stderr
 
 
-def test_another_setting_than_the_baselines_is_said_by_name(suite, tmp_path):
+def test_another_setting_than_the_baselines_is_said_by_name(suite, tmp_path, suite_command):
     baseline.accept(suite[1], tmp_path, "the first one")
-    done = run_suite("-k", "no such benchmark", "--dtype=bfloat16", "--benchmark-compare", f"--baselines={tmp_path}")
+    done = suite_command(
+        "-k", "no such benchmark", "--dtype=bfloat16", "--benchmark-compare", f"--baselines={tmp_path}"
+    )
     assert "differs in dtype: 'bfloat16' here, 'float32' there" in done.stdout
 
 
-def test_an_unknown_model_is_refused():
-    done = run_suite("--models=gpt-9")
+def test_an_unknown_model_is_refused(suite_command):
+    done = suite_command("--models=gpt-9")
     assert done.returncode == pytest.ExitCode.INTERRUPTED
     assert "--models must be of eventgpt, llava-1.5, video-llava, got gpt-9" in done.stdout
 
 
-def test_a_device_that_is_not_there_is_refused():
-    done = run_suite("--device=cuda:7")
+def test_a_device_that_is_not_there_is_refused(suite_command):
+    done = suite_command("--device=cuda:7")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "--device cuda:7 needs" in done.stderr
 
 
-def test_a_failed_benchmark_keeps_the_run_from_becoming_a_baseline(tmp_path):
+def test_a_failed_benchmark_keeps_the_run_from_becoming_a_baseline(tmp_path, suite_command):
     out = tmp_path / "out.json"
     (tmp_path / "bad.npy").write_bytes(b"")
-    done = run_suite(f"--input={tmp_path / 'bad.npy'}", f"--benchmark-json={out}", "--models=eventgpt")
+    done = suite_command(f"--input={tmp_path / 'bad.npy'}", f"--benchmark-json={out}", "--models=eventgpt")
     assert done.returncode == pytest.ExitCode.TESTS_FAILED
     assert json.loads(out.read_text())["stagebench"]["failed"] > 0

@@ -75,11 +75,11 @@ def run(
             results = {name: _measure(name, settings, sample_of(name), generation, passes, console) for name in order}
         runs = [results[name][0] for name in names]
         work = {name: results[name][1] for name in names}
-        title = (
+        console.print(
             f"{settings.profile} profile, {settings.dtype} on {settings.device}; {generation.describe()}; "
-            f"the median of {passes} passes by e2e"
+            f"the median of {passes} passes by e2e, after a counted warm-up"
         )
-        console.print(report.stage_table(runs, work, title))
+        console.print(report.stage_table(runs, work))
         for result in runs:
             console.print(f"[bold]{result.model}[/]: ", end="")
             console.print(result.text, markup=False, highlight=False)

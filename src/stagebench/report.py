@@ -11,15 +11,14 @@ from rich.table import Table
 from stagebench.types import STAGES, Run, Work
 
 
-def stage_table(runs: Sequence[Run], work: Mapping[str, Mapping[str, Work]], title: str) -> Table:
+def stage_table(runs: Sequence[Run], work: Mapping[str, Mapping[str, Work]]) -> Table:
     """Lay runs side by side, with the share of each stage and the work that it did.
 
     Args:
         runs: one a model.
         work: counters by model and stage.
-        title: the settings, in one line.
     """
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("ms")
     for run in runs:
         table.add_column(run.model, justify="right")
