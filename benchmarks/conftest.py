@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from stagebench.attention import pinned
-from stagebench.counters import total_forwards
+from stagebench.counters import additive, total
 from stagebench.media.scene import Scene, render_scene
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.models.weights import release
-from stagebench.pipeline import Options, counted_reference, counted_run
+from stagebench.pipeline import Options, counted_reference, counted_run, prepared
 from stagebench.pytest_plugin import generation_settings, model_settings
 from stagebench.types import Generation, Sample, Work
 
@@ -76,12 +76,12 @@ class Audit:
 
 @pytest.fixture(scope="session")
 def audit(model: VisionLanguageModel, sample: Sample, options: Options) -> Audit:
-    """Prove, before anything is timed, that the stages do what `generate()` does: same tokens, same forwards."""
-    generation, work = counted_run(model, sample, options)
-    tokens, reference_work = counted_reference(model, sample, options)
+    """Prove, before anything is timed, that the stages do what `generate()` does: same tokens, forwards and FLOPs."""
+    generation, counter = counted_run(model, sample, options)
+    tokens, reference_work, _ = counted_reference(model, prepared(model, sample), options)
     assert list(generation.token_ids[0]) == tokens[0].tolist()
-    assert total_forwards(work) == reference_work
+    assert total(counter.work) == additive(reference_work)
     text = model.tokenizer.decode(generation.token_ids[0])
     if model.profile != "pretrained":  # a pretrained tokenizer need not give a text's tokens back
         assert len(model.tokenizer(text, add_special_tokens=False)["input_ids"]) == len(generation.token_ids[0])
-    return Audit(work, reference_work, generation)
+    return Audit(counter.work, reference_work, generation)

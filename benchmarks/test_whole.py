@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from stagebench.pipeline import reference_generate, timed_run
-from stagebench.stages.load import load
-from stagebench.stages.preprocess import preprocess
+from stagebench.pipeline import prepared, reference_generate, timed_run
 
 
 def test_e2e(benchmark, model, sample, options, rounds, audit):
@@ -23,7 +21,7 @@ def test_e2e(benchmark, model, sample, options, rounds, audit):
 
 def test_generate(benchmark, model, sample, options, rounds, audit):
     benchmark.group = "generate()"
-    inputs = preprocess(model, load(sample, model.images_per_sample), sample.question)
+    inputs = prepared(model, sample)
 
     tokens = benchmark.pedantic(reference_generate, args=(model, inputs, options), rounds=rounds, warmup_rounds=1)
 

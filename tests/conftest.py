@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 # Models are built inside the examples: slow to generate is what they are.
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("ci", max_examples=60, deadline=None, derandomize=True, suppress_health_check=QUIET)
 settings.register_profile("thorough", max_examples=2000, deadline=None, suppress_health_check=QUIET)
+torch.set_printoptions(threshold=8, edgeitems=1)  # a falsifying example is read by people
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 QUICK = ("--device=cpu", "--rounds=2", "--new-tokens=4", "-p", "no:cacheprovider")

@@ -2,7 +2,15 @@ import pytest
 import torch
 from torch import nn
 
-from stagebench.counters import WorkCounter, check_work, counted_forwards, total_forwards
+from stagebench.counters import (
+    OperatorCounter,
+    WorkCounter,
+    additive,
+    check_work,
+    count_operators,
+    counted_forwards,
+    total,
+)
 from stagebench.errors import StageError
 from stagebench.types import Features
 
@@ -49,8 +57,8 @@ def test_a_stage_that_never_ran_is_an_error():
 
 
 def test_totals_add_up_the_forwards_and_leave_units_alone():
-    totals = {"tower_forwards": 1, "projector_forwards": 1, "language_model_forwards": 5, "images_encoded": 8}
-    assert total_forwards(honest_work()) == totals
+    forwards = {"tower_forwards": 1, "projector_forwards": 1, "language_model_forwards": 5, "images_encoded": 8}
+    assert total(honest_work()) == forwards | {"flops": 0}
 
 
 def test_forwards_are_counted_inside_the_block_only():
@@ -65,4 +73,31 @@ def test_forwards_are_counted_inside_the_block_only():
 def test_a_counter_notes_units_and_forwards_of_a_stage():
     counter = WorkCounter({"projector": nn.Identity()})
     counter("encode", lambda: Features(counter.parts["projector"](torch.zeros(1, 6, 2))))
-    assert counter.work == {"encode": {"visual_tokens": 6, "projector_forwards": 1, "images_encoded": 0}}
+    assert counter.work["encode"]["visual_tokens"] == 6
+    assert counter.work["encode"]["projector_forwards"] == 1
+
+
+def test_operators_and_flops_of_a_matrix_product():
+    a, b = torch.ones(3, 4), torch.ones(4, 5)
+    product, work, operators = count_operators(lambda: a @ b)
+    assert torch.equal(product, torch.full((3, 5), 4.0))
+    assert (work["flops"], operators) == (2 * 3 * 4 * 5, {"aten.mm.default": 1})
+
+
+def test_a_value_read_back_is_a_host_read():
+    _, work, _ = count_operators(lambda: bool(torch.ones(2).max()))
+    assert work["host_reads"] == 1
+
+
+def test_only_what_adds_up_over_stages_is_compared_with_generate():
+    work = NONE | {"flops": 7, "aten_operators": 9, "prompt_tokens": 40}
+    assert additive(work) == NONE | {"flops": 7}
+
+
+@pytest.mark.gpu
+def test_bytes_to_the_device_are_counted(gpu):
+    counter = OperatorCounter()
+    with counter:
+        torch.ones(1000, dtype=torch.float32).to(gpu)
+        torch.ones(10, dtype=torch.float32, device=gpu).copy_(torch.ones(10))
+    assert counter.host_to_device_bytes == 4040

@@ -3,11 +3,11 @@
 import pytest
 
 from stagebench.attention import pinned
-from stagebench.counters import total_forwards
+from stagebench.counters import additive, total
 from stagebench.media.scene import render_scene
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.models.weights import release
-from stagebench.pipeline import counted_reference, counted_run
+from stagebench.pipeline import counted_reference, counted_run, prepared, reference_generate
 from stagebench.types import DEFAULT_QUESTION, GenerationSettings, ModelSettings, Sample
 
 QUESTIONS = (
@@ -37,10 +37,11 @@ def model(request, gpu):
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_the_split_equals_generate_at_full_size(model, scene, question):
     sample = Sample(scene.events if model.name == "eventgpt" else scene.video, question)
-    generation, work = counted_run(model, sample, OPTIONS)
-    tokens, reference_work = counted_reference(model, sample, OPTIONS)
-    again, _ = counted_reference(model, sample, OPTIONS)
+    inputs = prepared(model, sample)
+    generation, counter = counted_run(model, sample, OPTIONS)
+    tokens, reference_work, _ = counted_reference(model, inputs, OPTIONS)
+    again = reference_generate(model, inputs, OPTIONS)
     # First the reference itself: where generate() does not repeat itself, the split is not to blame.
     assert tokens.tolist() == again.tolist()
     assert list(generation.token_ids[0]) == tokens[0].tolist()
-    assert total_forwards(work) == reference_work
+    assert total(counter.work) == additive(reference_work)

@@ -1,20 +1,29 @@
-"""The split is `generate()`, token for token: over models, tiny architectures and batches that Hypothesis draws."""
+"""The split is `generate()`, token for token, over the models, batches and options that Hypothesis draws."""
 
 import torch
 from hypothesis import event, given
 from hypothesis import strategies as st
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, VideoLlavaConfig
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    StopStringCriteria,
+    VideoLlavaConfig,
+)
 
 from stagebench.models import eventgpt, llava, video_llava
-from stagebench.stages.decode import decode
+from stagebench.stages.decode import advance, decode
 from stagebench.stages.encode import encode
 from stagebench.stages.prefill import prefill
-from stagebench.types import Inputs, ModelSettings
+from stagebench.types import Features, Inputs, ModelSettings
 
 VOCABULARY = 128
 FIRST_WORD = 4  # after <unk>, <s>, </s>, <pad>
 LAST_WORD = 120  # before the added tokens of any family
 PAD = 3
+WORDS = st.integers(FIRST_WORD, LAST_WORD)
 
 
 @st.composite
@@ -38,7 +47,7 @@ def vision_shapes(draw):
     return {
         "hidden_size": 16,
         "intermediate_size": 24,
-        "num_hidden_layers": draw(st.integers(1, 3)) + 1,
+        "num_hidden_layers": draw(st.integers(2, 4)),
         "num_attention_heads": draw(st.sampled_from([1, 2])),
         "image_size": draw(st.sampled_from([14, 28])),
         "patch_size": 14,
@@ -68,65 +77,228 @@ def build_video_llava(text, vision, model_settings):
     return video_llava.build_from_config(config, model_settings)
 
 
-# Family: how it is built, its placeholder id, its images a sample as the tower sees them, its visual tokens.
+# Family: how it is built, its placeholder id, the visual tokens of so many images of so many patches.
 FAMILIES = {
-    "eventgpt": (build_eventgpt, VOCABULARY - 3, 5, lambda patches: 5 + patches + 1),
-    "llava-1.5": (build_llava, VOCABULARY - 1, 1, lambda patches: patches),
-    "video-llava": (build_video_llava, VOCABULARY - 1, 8, lambda patches: 8 * (patches + 1)),
+    "eventgpt": (build_eventgpt, VOCABULARY - 3, lambda images, patches: images + patches + 1),
+    "llava-1.5": (build_llava, VOCABULARY - 1, lambda images, patches: images * patches),
+    "video-llava": (build_video_llava, VOCABULARY - 1, lambda images, patches: images * (patches + 1)),
 }
 
 
 @st.composite
-def models_and_inputs(draw):
-    """A random tiny model, and a left-padded batch for it."""
+def models_and_inputs(draw, max_batch=4):
+    """A random tiny model, and a left-padded batch for it, one or several images a row."""
     family = draw(st.sampled_from(sorted(FAMILIES)))
-    build, placeholder, images, visual_tokens = FAMILIES[family]
+    build, placeholder, visual_tokens = FAMILIES[family]
     vision = draw(vision_shapes())
     attention = draw(st.sampled_from(["eager", "sdpa"]))
     seed = draw(st.integers(0, 2**16))
     model = build(draw(text_shapes()), vision, ModelSettings(attention=attention, seed=seed))
-    words = st.lists(st.integers(FIRST_WORD, LAST_WORD), min_size=1, max_size=6)
-    visual = [placeholder] * visual_tokens((vision["image_size"] // vision["patch_size"]) ** 2)
-    rows = [[1, *draw(words), *visual, *draw(words)] for _ in range(draw(st.integers(1, 4)))]
+    images = draw(st.integers(1, 4))
+    visual = [placeholder] * visual_tokens(images, (vision["image_size"] // vision["patch_size"]) ** 2)
+    texts = st.lists(WORDS, min_size=1, max_size=6)
+    rows = [[1, *draw(texts), *visual, *draw(texts)] for _ in range(draw(st.integers(1, max_batch)))]
     width = max(map(len, rows))
     input_ids = torch.tensor([[PAD] * (width - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(len(rows), images, 3, vision["image_size"], vision["image_size"], generator=generator)
     event(f"family: {family}")
-    event(f"batch: {len(rows)}, padded: {bool((mask == 0).any())}")
+    event(f"attention: {attention}")
+    event(f"batch of {len(rows)}{', padded' if (mask == 0).any() else ''}")
+    event("several images" if images > 1 else "one image")
     return model, Inputs(input_ids, mask, pixels)
 
 
 @st.composite
-def stop_tokens(draw):
-    """One EOS id, or so many that a text of a few tokens often meets one."""
-    many = st.lists(st.integers(FIRST_WORD, LAST_WORD), min_size=8, max_size=24, unique=True)
-    return draw(st.one_of(st.just([2]), many))
+def lengths_and_stops(draw):
+    """A limit, and one EOS id or so many that a text of a few tokens often meets one."""
+    many = st.lists(WORDS, min_size=8, max_size=40, unique=True)
+    return {
+        "max_new_tokens": draw(st.integers(1, 12)),
+        "eos_token_id": draw(st.one_of(st.just([2]), many, many)),
+        "pad_token_id": PAD,
+    }
 
 
-def reference(model, inputs, options, seed):
-    """What plain `generate()` gives: rows cut after their first stop token, and why each ended."""
-    torch.manual_seed(seed)
+@st.composite
+def sampling(draw):
+    """Greedy, or sampling in the ways of `generate()`."""
+    if draw(st.booleans()):
+        event("greedy")
+        return {"do_sample": False}
+    event("sampling")
+    choices = {
+        "temperature": st.sampled_from([0.3, 1.0, 2.0]),
+        "top_k": st.sampled_from([1, 5, 50]),
+        "top_p": st.sampled_from([0.2, 0.9]),
+        "min_p": st.sampled_from([0.01, 0.3]),
+    }
+    names = draw(st.sets(st.sampled_from(sorted(choices))))
+    return {"do_sample": True, "top_k": 0} | {name: draw(choices[name]) for name in sorted(names)}
+
+
+@st.composite
+def processors(draw):
+    """Some of the options that change scores."""
+    choices = {
+        "repetition_penalty": st.sampled_from([0.5, 1.3, 3.0]),
+        "no_repeat_ngram_size": st.integers(1, 3),
+        "min_new_tokens": st.integers(1, 12),
+        "suppress_tokens": st.lists(WORDS, min_size=1, max_size=20),
+        "bad_words_ids": st.lists(st.lists(WORDS, min_size=1, max_size=2), min_size=1, max_size=5),
+    }
+    names = draw(st.sets(st.sampled_from(sorted(choices)), max_size=3))
+    for name in sorted(names):
+        event(f"option: {name}")
+    return {name: draw(choices[name]) for name in sorted(names)}
+
+
+@st.composite
+def caches(draw):
+    implementation = draw(st.sampled_from([{}, {"cache_implementation": "static", "disable_compile": True}]))
+    event(f"cache: {implementation.get('cache_implementation', 'dynamic')}")
+    return implementation
+
+
+class TokenCriterion(StoppingCriteria):
+    """A criterion of the user's own: stop a row at a given token."""
+
+    def __init__(self, token):
+        self.token = token
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return input_ids[:, -1] == self.token
+
+
+@st.composite
+def criteria(draw, model):
+    """Stop strings and a criterion of the user's own, made twice because they may have state."""
+    token, word = draw(WORDS), draw(WORDS)
+    kind = draw(st.sampled_from(["none", "none", "own", "stop string"]))
+    event(f"criteria: {kind}")
+
+    def make():
+        if kind == "none":
+            return StoppingCriteriaList()
+        if kind == "own":
+            return StoppingCriteriaList([TokenCriterion(token)])
+        return StoppingCriteriaList([StopStringCriteria(model.tokenizer, [model.tokenizer.decode([word])])])
+
+    return make
+
+
+def reference(model, inputs, options, make_criteria=StoppingCriteriaList):
+    """What plain `generate()` gives: padded rows."""
+    torch.manual_seed(0)
+    options = options | {"stopping_criteria": make_criteria()}
     sequences = model.network.generate(**model.reference_inputs(inputs), **options)
-    rows = sequences[:, inputs.input_ids.shape[1] :].tolist()
-    stops = options["eos_token_id"]
-    ends = [next((i + 1 for i, token in enumerate(row) if token in stops), None) for row in rows]
-    tokens = tuple(tuple(row[:end]) for row, end in zip(rows, ends, strict=True))
-    return tokens, tuple("length" if end is None else "stop" for end in ends)
+    return sequences[:, inputs.input_ids.shape[1] :].tolist()
 
 
-def split(model, inputs, options, seed):
-    """The same through the stages."""
-    torch.manual_seed(seed)
-    generation = decode(model, prefill(model, inputs, encode(model, inputs), options))
-    return generation.token_ids, generation.finish_reasons
+def split(model, inputs, options, make_criteria=StoppingCriteriaList):
+    """The same through the stages: a `Generation`."""
+    torch.manual_seed(0)
+    options = options | {"stopping_criteria": make_criteria()}
+    return decode(model, prefill(model, inputs, encode(model, inputs), options))
 
 
-@given(models_and_inputs(), stop_tokens(), st.integers(1, 12))
-def test_the_split_equals_generate_greedily(model_and_inputs, eos, new_tokens):
+def padded(generation):
+    width = max(map(len, generation.token_ids))
+    return [[*row, *[PAD] * (width - len(row))] for row in generation.token_ids]
+
+
+def ends(rows, options, criteria):
+    """Length and finish reason of each row, worked out afresh from `generate()`'s padded rows."""
+    result = []
+    for row in rows:
+        stops = (i + 1 for i in range(len(row)) if row[i] in options["eos_token_id"] or _meets(criteria, row[: i + 1]))
+        stop = next(stops, None)
+        result.append((stop or len(row), "stop" if stop else "length"))
+    return result
+
+
+def _meets(criteria, tokens):
+    return any(bool(criterion(torch.tensor([tokens]), None)) for criterion in criteria)
+
+
+def note_stops(rows, options):
+    stopped = len(rows[0]) < options["max_new_tokens"] or any(PAD in row for row in rows)
+    event(f"some row stopped before the limit: {stopped}")
+
+
+@given(models_and_inputs(), lengths_and_stops())
+def test_the_split_equals_generate_greedily(model_and_inputs, stops):
     model, inputs = model_and_inputs
-    options = {"max_new_tokens": new_tokens, "do_sample": False, "eos_token_id": eos, "pad_token_id": PAD}
-    expected = reference(model, inputs, options, seed=0)
-    event(f"some row stopped early: {any(len(row) < new_tokens for row in expected[0])}")
-    assert split(model, inputs, options, seed=0) == expected
+    options = stops | {"do_sample": False}
+    expected = reference(model, inputs, options)
+    note_stops(expected, options)
+    assert expected == padded(split(model, inputs, options))
+
+
+@given(models_and_inputs(), lengths_and_stops(), sampling(), processors(), caches(), st.data())
+def test_the_split_equals_generate_under_every_option(model_and_inputs, stops, sample, processor, cache, data):
+    model, inputs = model_and_inputs
+    options = stops | sample | processor | cache
+    options["min_new_tokens"] = min(options.get("min_new_tokens", 0), options["max_new_tokens"])
+    make_criteria = data.draw(criteria(model))
+    expected = reference(model, inputs, options, make_criteria)
+    note_stops(expected, options)
+    generation = split(model, inputs, options, make_criteria)
+    assert expected == padded(generation)
+    expected_ends = ends(expected, options, make_criteria())
+    assert expected_ends == list(zip(map(len, generation.token_ids), generation.finish_reasons, strict=True))
+
+
+@given(models_and_inputs(), lengths_and_stops(), caches())
+def test_features_encoded_once_serve_two_decodes(model_and_inputs, stops, cache):
+    model, inputs = model_and_inputs
+    options = stops | cache | {"do_sample": False}
+    features = encode(model, inputs)
+    first, second = (decode(model, prefill(model, inputs, features, options)) for _ in range(2))
+    assert (first.token_ids, first.finish_reasons) == (second.token_ids, second.finish_reasons)
+
+
+@given(models_and_inputs(), lengths_and_stops(), caches(), processors(), st.integers(0, 12))
+def test_some_steps_and_then_the_rest_are_all_steps(model_and_inputs, stops, cache, processor, steps):
+    model, inputs = model_and_inputs
+    options = stops | cache | processor | {"do_sample": False}
+    options["min_new_tokens"] = min(options.get("min_new_tokens", 0), options["max_new_tokens"])
+    features = encode(model, inputs)
+    whole = decode(model, prefill(model, inputs, features, options))
+    halfway = advance(model, prefill(model, inputs, features, options), steps)
+    rest = decode(model, halfway)
+    assert (whole.token_ids, whole.finish_reasons, whole.steps) == (rest.token_ids, rest.finish_reasons, rest.steps)
+
+
+@given(models_and_inputs(), lengths_and_stops(), st.integers(1, 20))
+def test_prefill_in_chunks_equals_prefill_at_once(model_and_inputs, stops, size):
+    model, inputs = model_and_inputs
+    options = stops | {"do_sample": False}
+    whole = split(model, inputs, options)
+    chunked = split(model, inputs, options | {"prefill_chunk_size": size})
+    assert whole.token_ids == chunked.token_ids
+
+
+@given(models_and_inputs(), lengths_and_stops())
+def test_features_moved_to_the_host_and_back_change_nothing(model_and_inputs, stops):
+    model, inputs = model_and_inputs
+    options = stops | {"do_sample": False}
+    features = encode(model, inputs)
+    moved = Features(torch.from_numpy(features.tokens.cpu().numpy().copy()).to(features.tokens.device))
+    stayed, returned = (decode(model, prefill(model, inputs, f, options)) for f in (features, moved))
+    assert stayed.token_ids == returned.token_ids
+
+
+@given(models_and_inputs(max_batch=3), lengths_and_stops())
+def test_a_row_of_a_padded_batch_is_the_row_alone(model_and_inputs, stops):
+    model, inputs = model_and_inputs
+    options = stops | {"do_sample": False}
+    together = split(model, inputs, options).token_ids
+    alone = []
+    for i, mask in enumerate(inputs.attention_mask.bool()):
+        row = Inputs(
+            inputs.input_ids[i : i + 1, mask], inputs.attention_mask[i : i + 1, mask], inputs.pixels[i : i + 1]
+        )
+        alone.extend(split(model, row, options).token_ids)
+    assert together == tuple(alone)

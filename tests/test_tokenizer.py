@@ -36,5 +36,5 @@ def test_a_batch_is_padded_on_the_left():
 
 
 def test_a_vocabulary_too_small_for_the_alphabet_is_refused():
-    with pytest.raises(ModelError, match="vocab_size must be at least 101 to hold the alphabet, got 64"):
+    with pytest.raises(ModelError, match="vocab_size must be at least 102 to hold the alphabet, got 64"):
         build_tokenizer(64, ADDED)

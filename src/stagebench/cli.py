@@ -131,12 +131,12 @@ def _measure(
     options = generation.options()
     with pinned(model.network.device, settings.kernels):
         with console.status(f"{name}: warming up and counting"):
-            _, work = counted_run(model, sample, options)
+            _, counter = counted_run(model, sample, options)
         with console.status(f"{name}: timing"):
             runs = sorted((timed_run(model, sample, options) for _ in range(passes)), key=lambda run: run.e2e)
     del model
     release()
-    return runs[(passes - 1) // 2], work
+    return runs[(passes - 1) // 2], counter.work
 
 
 @main.group(name="baseline")

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from stagebench.errors import StageError
 from stagebench.types import STAGES, Work
 
 P = ParamSpec("P")
+T = TypeVar("T")
+
+ADDITIVE = ("tower_forwards", "projector_forwards", "language_model_forwards", "images_encoded", "flops")
+"""Counters whose sum over the stages is what one `generate()` counts."""
+
+# Reading a value back makes the host wait for the device.
+_HOST_READS = ("aten._local_scalar_dense.default", "aten.nonzero.default", "aten.is_nonzero.default")
 
 
 class HasWork(Protocol):
@@ -47,33 +59,92 @@ def counted_forwards(parts: Mapping[str, nn.Module]) -> Iterator[Work]:
             handle.remove()
 
 
+class OperatorCounter(TorchDispatchMode):
+    """Counts ATen operators by name, host reads, and bytes copied from the host to a device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # unannotated in torch, and super() names no module
+        self.operators: Counter[str] = Counter()
+        self.host_to_device_bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.operators[str(func)] += 1
+        copied = [a for a in args[:2] if isinstance(a, Tensor)]  # of copy_ the source is the second
+        if isinstance(result, Tensor) and result.is_cuda and copied and not copied[-1].is_cuda:
+            self.host_to_device_bytes += copied[-1].nbytes
+        return result
+
+    @property
+    def host_reads(self) -> int:
+        """How often a value was read back from a tensor; each one is a synchronisation on a GPU."""
+        return sum(self.operators[name] for name in _HOST_READS)
+
+
+def count_operators(function: Callable[[], T]) -> tuple[T, Work, Counter[str]]:
+    """Call a function and count what torch was asked to do.
+
+    Returns:
+        Its result; the counters `aten_operators`, `flops`, `host_reads` and, on a GPU, `host_to_device_bytes`,
+        `kernel_launches` and `peak_bytes`; and the operators by name. FLOPs are those that `FlopCounterMode` has a
+        formula for: matrix products, convolutions, and the attention kernels of a GPU.
+    """
+    operators, flops = OperatorCounter(), FlopCounterMode(display=False)
+    on_gpu = torch.cuda.is_initialized()
+    if not on_gpu:
+        with flops, operators:
+            result = function()
+        return result, _operator_work(operators, flops), operators.operators
+    torch.cuda.reset_peak_memory_stats()
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler, flops, operators:
+        result = function()
+        torch.cuda.synchronize()
+    launches = sum(event.count for event in profiler.key_averages() if "LaunchKernel" in event.key)
+    device_work = {
+        "host_to_device_bytes": operators.host_to_device_bytes,
+        "kernel_launches": launches,
+        "peak_bytes": torch.cuda.max_memory_allocated(),
+    }
+    return result, _operator_work(operators, flops) | device_work, operators.operators
+
+
+def _operator_work(operators: OperatorCounter, flops: FlopCounterMode) -> Work:
+    return {
+        "aten_operators": operators.operators.total(),
+        "flops": int(flops.get_total_flops()),
+        "host_reads": operators.host_reads,
+    }
+
+
 class WorkCounter:
     """Counts the work of the stages of one pass; called like a `Stopwatch`.
 
     Attributes:
         work: counters by stage.
+        operators: ATen operators by stage and name.
     """
 
     def __init__(self, parts: Mapping[str, nn.Module]) -> None:
         self.parts = parts
         self.work: dict[str, Work] = {}
+        self.operators: dict[str, Counter[str]] = {}
 
     def __call__(self, stage: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `function` and note what it did."""
         with counted_forwards(self.parts) as forwards:
-            result = function(*args, **kwargs)
-        self.work[stage] = result.work() | forwards
+            result, operators, self.operators[stage] = count_operators(lambda: function(*args, **kwargs))
+        self.work[stage] = result.work() | forwards | operators
         return result
 
 
-def total_forwards(work: Mapping[str, Work]) -> Work:
-    """Sum what `counted_forwards` counts over the stages."""
-    totals: Work = {}
-    for counts in work.values():
-        for name, n in counts.items():
-            if name.endswith("_forwards") or name == "images_encoded":
-                totals[name] = totals.get(name, 0) + n
-    return totals
+def total(work: Mapping[str, Work]) -> Work:
+    """Sum the additive counters over the stages."""
+    return {name: sum(counts.get(name, 0) for counts in work.values()) for name in ADDITIVE}
+
+
+def additive(counts: Work) -> Work:
+    """Only the counters that add up over stages."""
+    return {name: counts[name] for name in ADDITIVE}
 
 
 def check_work(work: Mapping[str, Work]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from stagebench.counters import WorkCounter, check_work, counted_forwards
+from stagebench.counters import WorkCounter, check_work, count_operators, counted_forwards
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.stages.decode import decode
 from stagebench.stages.encode import encode
@@ -49,7 +50,7 @@ def timed_run(model: VisionLanguageModel, sample: Sample, options: Options) -> R
     return Run(model.name, watch.seconds, watch.device_seconds, e2e, generation, text)
 
 
-def counted_run(model: VisionLanguageModel, sample: Sample, options: Options) -> tuple[Generation, dict[str, Work]]:
+def counted_run(model: VisionLanguageModel, sample: Sample, options: Options) -> tuple[Generation, WorkCounter]:
     """Walk the path and count the work of each stage; it serves as a warm-up too.
 
     Raises:
@@ -58,7 +59,17 @@ def counted_run(model: VisionLanguageModel, sample: Sample, options: Options) ->
     counter = WorkCounter(model.parts)
     generation = walk(model, sample, options, through=counter)
     check_work(counter.work)
-    return generation, counter.work
+    return generation, counter
+
+
+def prepared(model: VisionLanguageModel, sample: Sample) -> Inputs:
+    """Walk the path up to the inputs."""
+    return preprocess(model, load(sample, model.images_per_sample), sample.question)
+
+
+def staged_generate(model: VisionLanguageModel, inputs: Inputs, options: Options) -> Generation:
+    """Walk the rest of it: encode, prefill, decode."""
+    return decode(model, prefill(model, inputs, encode(model, inputs), options))
 
 
 def reference_generate(model: VisionLanguageModel, inputs: Inputs, options: Options) -> torch.Tensor:
@@ -72,12 +83,13 @@ def reference_generate(model: VisionLanguageModel, inputs: Inputs, options: Opti
     return sequences[:, inputs.input_ids.shape[1] :]
 
 
-def counted_reference(model: VisionLanguageModel, sample: Sample, options: Options) -> tuple[torch.Tensor, Work]:
-    """Count the forwards that plain `generate()` makes for the sample."""
-    inputs = preprocess(model, load(sample, model.images_per_sample), sample.question)
+def counted_reference(
+    model: VisionLanguageModel, inputs: Inputs, options: Options
+) -> tuple[torch.Tensor, Work, Counter[str]]:
+    """Count the work of plain `generate()`: its tokens, the counters, and the ATen operators by name."""
     with counted_forwards(model.parts) as forwards:
-        tokens = reference_generate(model, inputs, options)
-    return tokens, forwards
+        tokens, operators, by_name = count_operators(lambda: reference_generate(model, inputs, options))
+    return tokens, forwards | operators, by_name
 
 
 def detokenize(model: VisionLanguageModel, generation: Generation) -> str:

@@ -127,12 +127,14 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Prefilled:
-    """What `prefill` returns: everything the decode loop continues from. Good for one decode.
+    """What `prefill` returns: everything the decode loop continues from. Good for one continuation.
 
     Attributes:
-        sequences: int64 (batch, prompt tokens + 1): the prompt and the first new token.
+        sequences: int64 (batch, prompt tokens + new tokens): the prompt and what was chosen so far, one token at first.
         prompt_tokens: length of the padded prompt.
-        unfinished: int64 (batch,): 1 where the row goes on after its first token.
+        unfinished: int64 (batch,): 1 where the row goes on.
+        lengths: int64 (batch,): new tokens of each row so far, padding excluded.
+        step_ends: seconds on a monotonic clock at which each decode step's token was known; empty at first.
         state: transformers' keyword arguments of the next forward, the KV cache among them.
         logits_processor: transformers' `LogitsProcessorList`, prepared for this prompt.
         stopping_criteria: transformers' `StoppingCriteriaList`, likewise.
@@ -142,6 +144,8 @@ class Prefilled:
     sequences: Tensor
     prompt_tokens: int
     unfinished: Tensor
+    lengths: Tensor
+    step_ends: tuple[float, ...]
     state: dict[str, Any]
     logits_processor: Any
     stopping_criteria: Any
@@ -202,6 +206,11 @@ class Run:
     e2e: float
     generation: Generation
     text: str
+
+    def __post_init__(self) -> None:
+        for stage in STAGES:
+            if not self.seconds.get(stage, 0.0) > 0.0:
+                raise StageError(f"every stage must take time, got {self.seconds.get(stage)} s for {stage}")
 
     @property
     def new_tokens(self) -> int:

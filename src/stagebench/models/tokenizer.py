@@ -32,6 +32,8 @@ your questions question user
 _CAPITALS = ["A", "Describe", "The", "USER", "ASSISTANT", "What", "human's", "There"]
 _ALPHABET = string.ascii_letters + string.digits + string.punctuation
 
+# transformers' StopStringCriteria encodes this word and looks for it in the decoded text: it must be one token.
+_PROBE = "abcdef"
 _MAX_WORD = 100
 
 
@@ -51,11 +53,11 @@ def build_tokenizer(vocab_size: int, added: tuple[str, ...] = ()) -> PreTrainedT
     specials = ["<unk>", "<s>", "</s>", "<pad>"]
     fixed = [*specials, *_ALPHABET]
     room = vocab_size - len(fixed) - len(added)
-    if room < 0:
+    if room < 1:
         raise ModelError(
-            f"vocab_size must be at least {len(fixed) + len(added)} to hold the alphabet, got {vocab_size}"
+            f"vocab_size must be at least {len(fixed) + len(added) + 1} to hold the alphabet, got {vocab_size}"
         )
-    known = dict.fromkeys([*_CAPITALS, *_WORDS])
+    known = dict.fromkeys([_PROBE, *_CAPITALS, *_WORDS])
     # Consonant-vowel syllables fill the vocabulary: any size up to 32,000 and beyond, and each word is pronounceable.
     syllables = ["".join(s) for s in product("bdfghjklmnprstvz", "aeiou")]
     fillers = ("".join(s) for n in (2, 3) for s in product(syllables, repeat=n))

@@ -6,6 +6,7 @@ n new tokens are n - 1 steps, because prefill chose the first one. The unit of w
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,19 +20,37 @@ from stagebench.types import FinishReason, Generation, Prefilled
 UNIT = "steps"
 
 
-@torch.no_grad()
 def decode(model: VisionLanguageModel, prefilled: Prefilled) -> Generation:
     """Run the stage. It writes into the prefilled KV cache, so a `Prefilled` is good for one decode.
 
     Raises:
-        StageError: where the cache does not end with the prompt, as after an earlier decode.
+        StageError: where the cache is not that of the tokens chosen so far, as after an earlier decode.
+    """
+    return _generation(advance(model, prefilled))
+
+
+@torch.no_grad()
+def advance(model: VisionLanguageModel, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
+    """Take some decode steps.
+
+    Args:
+        model: any of them.
+        prefilled: where to start; its cache is used up.
+        steps: at most so many; None for as many as there are.
+
+    Returns:
+        Where the steps led; decode can go on from there.
+
+    Raises:
+        StageError: where the cache is not that of the tokens chosen so far.
     """
     _require_fresh_cache(prefilled)
     network, state = model.network, prefilled.state
     sequences, unfinished = prefilled.sequences, prefilled.unfinished
     was_unfinished: list[Tensor] = []
     step_ends: list[float] = []
-    while bool(unfinished.max()):  # the one synchronisation a token that generate() makes as well
+    # bool() is the one synchronisation a token that generate() makes as well.
+    while len(step_ends) != steps and bool(unfinished.max()):
         was_unfinished.append(unfinished)
         inputs = network.prepare_inputs_for_generation(sequences, next_sequence_length=1, **state)
         outputs = network(**inputs, return_dict=True)
@@ -45,30 +64,33 @@ def decode(model: VisionLanguageModel, prefilled: Prefilled) -> Generation:
             prefilled.generation_config,
         )
         step_ends.append(time.perf_counter())
-    return _generation(prefilled, sequences, was_unfinished, step_ends)
+    return replace(
+        prefilled,
+        sequences=sequences,
+        unfinished=unfinished,
+        lengths=torch.stack([prefilled.lengths, *was_unfinished]).sum(dim=0),
+        step_ends=(*prefilled.step_ends, *step_ends),
+        state=state,
+    )
 
 
 def _require_fresh_cache(prefilled: Prefilled) -> None:
     cached = int(prefilled.state["past_key_values"].get_seq_length())
-    if cached != prefilled.prompt_tokens:
+    chosen = prefilled.sequences.shape[1]
+    if cached != chosen - 1:
         raise StageError(
-            f"decode starts from a cache of the prompt's {prefilled.prompt_tokens} tokens, got {cached}: "
+            f"decode starts from a cache of all {chosen} tokens but the last, got {cached}: "
             "a Prefilled is good for one decode"
         )
 
 
-def _generation(
-    prefilled: Prefilled, sequences: Tensor, was_unfinished: list[Tensor], step_ends: list[float]
-) -> Generation:
-    new = sequences[:, prefilled.prompt_tokens :]
-    lengths = torch.ones_like(prefilled.unfinished)
-    if was_unfinished:
-        lengths = lengths + torch.stack(was_unfinished).sum(dim=0)
-    token_ids = tuple(tuple(row[:n]) for row, n in zip(new.tolist(), lengths.tolist(), strict=True))
+def _generation(end: Prefilled) -> Generation:
+    new = end.sequences[:, end.prompt_tokens :]
+    token_ids = tuple(tuple(row[:n]) for row, n in zip(new.tolist(), end.lengths.tolist(), strict=True))
     # A row that reached the limit may have stopped there by itself: ask all criteria but the limit.
-    stops = StoppingCriteriaList(c for c in prefilled.stopping_criteria if not isinstance(c, MaxLengthCriteria))
-    stopped = stops(sequences, None).tolist()
+    stops = StoppingCriteriaList(c for c in end.stopping_criteria if not isinstance(c, MaxLengthCriteria))
+    stopped = stops(end.sequences, None).tolist()
     reasons: list[FinishReason] = [
         "stop" if here or len(row) < new.shape[1] else "length" for row, here in zip(token_ids, stopped, strict=True)
     ]
-    return Generation(token_ids, tuple(reasons), len(step_ends), tuple(step_ends))
+    return Generation(token_ids, tuple(reasons), len(end.step_ends), end.step_ends)

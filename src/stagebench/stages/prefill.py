@@ -60,7 +60,10 @@ def _first_step(
     **state: Any,
 ) -> Prefilled:
     _refuse_what_cannot_be_split(network, generation_config)
-    outputs = network._prefill(input_ids, generation_config, state)
+    if generation_config.prefill_chunk_size is None:
+        outputs = network._prefill(input_ids, generation_config, state)
+    else:
+        outputs = _forward_in_chunks(network, input_ids, state, generation_config.prefill_chunk_size)
     state = network._update_model_kwargs_for_generation(outputs, state)
     # They served the first forward; kept, they would hold the prompt's embeddings in memory while decoding.
     state.pop("inputs_embeds", None)
@@ -72,11 +75,28 @@ def _first_step(
         sequences=sequences,
         prompt_tokens=input_ids.shape[1],
         unfinished=unfinished,
+        lengths=torch.ones_like(unfinished),
+        step_ends=(),
         state=state,
         logits_processor=logits_processor,
         stopping_criteria=stopping_criteria,
         generation_config=generation_config,
     )
+
+
+def _forward_in_chunks(network: PreTrainedModel, input_ids: Tensor, state: dict[str, Any], size: int) -> Any:
+    """As transformers' chunked prefill, but over the embeddings: over token ids the features would be lost."""
+    embeds, mask, positions = state["inputs_embeds"], state.get("attention_mask"), state.get("position_ids")
+    for start in range(0, input_ids.shape[1], size):
+        end = min(start + size, input_ids.shape[1])
+        chunk = state | {"inputs_embeds": embeds[:, start:end]}
+        if mask is not None:
+            chunk["attention_mask"] = mask[:, :end]
+        if positions is not None:
+            chunk["position_ids"] = positions[..., start:end]
+        inputs = network.prepare_inputs_for_generation(input_ids[:, start:end], is_first_iteration=True, **chunk)
+        outputs = network(**inputs, return_dict=True)
+    return outputs
 
 
 def _refuse_what_cannot_be_split(network: PreTrainedModel, generation_config: GenerationConfig) -> None:
