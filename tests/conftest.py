@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # Models are built inside the examples: slow to generate is what they are.
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("ci", max_examples=60, deadline=None, derandomize=True, suppress_health_check=QUIET)
+settings.register_profile(
+    "mutation", max_examples=100, phases=[Phase.generate], derandomize=True, suppress_health_check=QUIET
+)
 settings.register_profile("thorough", max_examples=2000, deadline=None, suppress_health_check=QUIET)
 torch.set_printoptions(threshold=8, edgeitems=1)  # a falsifying example is read by people
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

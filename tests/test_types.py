@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,6 +59,12 @@ def a_run(steps):
     generation = Generation((tuple(range(1, steps + 2)),), ("length",), steps, (0.0,) * steps)
     seconds = {"load": 1.0, "preprocess": 2.0, "encode": 3.0, "prefill": 4.0, "decode": 5.0}
     return Run("llava-1.5", seconds, {}, 16.0, generation, "text")
+
+
+def test_a_stage_that_took_no_time_is_refused():
+    run = a_run(steps=4)
+    with pytest.raises(StageError, match=r"every stage must take time, got 0\.0 s for encode"):
+        replace(run, seconds=run.seconds | {"encode": 0.0})
 
 
 def test_what_the_stages_do_not_explain_is_unattributed():

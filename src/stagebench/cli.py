@@ -1,4 +1,4 @@
-"""The command line: `stagebench run` and `stagebench baseline accept`."""
+"""The command line: `stagebench run`, `audit` and `baseline accept`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from stagebench import __version__, baseline, environment, report
 from stagebench.attention import pinned
+from stagebench.audit import audit as audit_model
 from stagebench.errors import StagebenchError
 from stagebench.media.scene import render_scene
 from stagebench.models.registry import BUILDERS, build_model
@@ -40,20 +42,30 @@ def main() -> None:
     """Time every stage of a vision-language model on its own."""
 
 
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how models are built and how they generate."""
+    options = (
+        click.option("--model", "names", multiple=True, default=tuple(BUILDERS), help="Repeatable; all by default."),
+        click.option("--profile", type=click.Choice(PROFILES), help="tiny on a CPU, 7b on a GPU by default."),
+        click.option("--weights", help="Checkpoint folder or hub id; one model only."),
+        click.option("--device", help="cpu or cuda; by default cuda where there is one."),
+        click.option("--dtype", type=click.Choice(DTYPES), help="float32 on a CPU, bfloat16 on a GPU by default."),
+        click.option("--kernels", type=click.Choice(KERNELS), default="efficient", show_default=True),
+        click.option("--new-tokens", default=32, show_default=True, help="The limit of new tokens."),
+        click.option("--fixed-length", is_flag=True, help="Go on to the limit whatever the model says."),
+        click.option("--seed", default=0, show_default=True, help="Of random weights, and of the models' order."),
+        click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the numbers there."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @main.command()
 @click.argument("path", required=False, type=click.Path(path_type=Path))
-@click.option("--model", "names", multiple=True, default=tuple(BUILDERS), help="Repeatable; all by default.")
-@click.option("--profile", type=click.Choice(PROFILES), help="tiny on a CPU, 7b on a GPU by default.")
-@click.option("--weights", help="Checkpoint folder or hub id; one model only.")
-@click.option("--device", help="cpu or cuda; by default cuda where there is one.")
-@click.option("--dtype", type=click.Choice(DTYPES), help="float32 on a CPU, bfloat16 on a GPU by default.")
-@click.option("--kernels", type=click.Choice(KERNELS), default="efficient", show_default=True)
+@model_options
 @click.option("--question", default=DEFAULT_QUESTION, show_default=True)
-@click.option("--new-tokens", default=32, show_default=True, help="The limit of new tokens.")
-@click.option("--fixed-length", is_flag=True, help="Go on to the limit whatever the model says.")
 @click.option("--passes", type=click.IntRange(min=1), default=3, show_default=True, help="Timed passes.")
-@click.option("--seed", default=0, show_default=True, help="Of random weights, and of the models' order.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the numbers there.")
 def run(
     path: Path | None,
     names: tuple[str, ...],
@@ -71,8 +83,8 @@ def run(
         console = Console(stderr=json_path is not None and str(json_path) == "-")
         order = random.Random(settings.seed).sample(names, len(names))
         with tempfile.TemporaryDirectory() as folder:
-            sample_of = _samples(path, question, Path(folder))
-            results = {name: _measure(name, settings, sample_of(name), generation, passes, console) for name in order}
+            samples = {name: _samples(path, (question,), Path(folder), name)[0] for name in order}
+            results = {name: _measure(name, settings, samples[name], generation, passes, console) for name in order}
         runs = [results[name][0] for name in names]
         work = {name: results[name][1] for name in names}
         console.print(
@@ -112,11 +124,11 @@ def _settings(
     return settings, GenerationSettings(max_new_tokens=new_tokens, fixed_length=fixed_length, seed=seed)
 
 
-def _samples(path: Path | None, question: str, folder: Path) -> Callable[[str], Sample]:
-    if path is not None:
-        return lambda name: Sample(path, question)
-    scene = render_scene(folder)
-    return lambda name: Sample(scene.events if name == "eventgpt" else scene.video, question)
+def _samples(path: Path | None, questions: tuple[str, ...], folder: Path, name: str) -> list[Sample]:
+    if path is None:
+        scene = render_scene(folder)
+        path = scene.events if name == "eventgpt" else scene.video
+    return [Sample(path, question) for question in questions]
 
 
 def _measure(
@@ -137,6 +149,44 @@ def _measure(
     del model
     release()
     return runs[(passes - 1) // 2], counter.work
+
+
+@main.command()
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@model_options
+@click.option("--question", "questions", multiple=True, default=(DEFAULT_QUESTION,), help="Repeatable.")
+def audit(
+    path: Path | None, names: tuple[str, ...], questions: tuple[str, ...], json_path: Path | None, **given: Any
+) -> None:
+    """Check what the times rest on: same tokens and same work as generate(), stages that explain e2e.
+
+    Exit code 1 where a claim did not hold.
+    """
+    with _refusals():
+        settings, generation = _settings(**given)
+        rows: list[dict[str, Any]] = []
+        with tempfile.TemporaryDirectory() as folder:
+            for name in names:
+                rows.extend(_audit_model(name, settings, _samples(path, questions, Path(folder), name), generation))
+                release()
+        if json_path:
+            identity = environment.identity(settings, generation.describe(), str(path or "scene"))
+            baseline.write_json(json_path, {"schema": baseline.SCHEMA, "identity": identity, "checks": rows})
+        failed = [row for row in rows if not row["held"]]
+        click.echo(f"{len(rows) - len(failed)} of {len(rows)} claims held")
+        sys.exit(1 if failed else 0)
+
+
+def _audit_model(
+    name: str, settings: ModelSettings, samples: list[Sample], generation: GenerationSettings
+) -> list[dict[str, Any]]:
+    model = build_model(name, settings)
+    rows = []
+    for sample in samples:
+        for check in audit_model(model, sample, generation.options(), settings.kernels):
+            click.echo(f"{'held  ' if check.held else 'BROKEN'} {name}: {check.claim} ({check.detail})")
+            rows.append({"model": name, "question": sample.question} | asdict(check))
+    return rows
 
 
 @main.group(name="baseline")

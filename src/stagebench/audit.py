@@ -1,0 +1,122 @@
+"""The audit: attack every claim that the times rest on, before anybody believes them.
+
+Each check is about one way in which such numbers lie, and says in its detail what it saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from stagebench.attention import pinned
+from stagebench.counters import additive, total
+from stagebench.equality import compare, first_divergence
+from stagebench.models.protocol import VisionLanguageModel
+from stagebench.pipeline import (
+    Options,
+    counted_reference,
+    counted_run,
+    prepared,
+    reference_generate,
+    staged_generate,
+    timed_run,
+)
+from stagebench.types import Generation, Inputs, Sample
+
+MAX_UNATTRIBUTED = 0.05
+"""The share of e2e that the stages may leave unexplained."""
+
+STATIC = {"cache_implementation": "static", "disable_compile": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One claim, whether it held, and what was seen."""
+
+    claim: str
+    held: bool
+    detail: str
+
+
+def audit(model: VisionLanguageModel, sample: Sample, options: Options, kernels: str) -> Iterator[Check]:
+    """Check a model on a sample.
+
+    Args:
+        model: any of them.
+        sample: what it looks at.
+        options: keyword arguments of `generate()`; greedy.
+        kernels: as in `ModelSettings`: what the claims of equality are made for.
+
+    Yields:
+        One check after the other, as they are made.
+    """
+    device, inputs = model.network.device, prepared(model, sample)
+    with pinned(device, kernels):
+        generation, counter = counted_run(model, sample, options)
+        tokens, reference_work, _ = counted_reference(model, inputs, options)
+        mine, reference = total(counter.work), additive(reference_work)
+        yield Check("the stages do the work of generate(), once", mine == reference, _work_detail(mine, reference))
+        repeats = _equal("generate() repeats itself", tokens, reference_generate(model, inputs, options))
+        yield repeats
+        yield _equal_if(repeats, "the stages give the tokens of generate()", tokens, _tokens(generation))
+        static = dict(options) | STATIC
+        static_tokens = reference_generate(model, inputs, static)
+        staged_static = _tokens(staged_generate(model, inputs, static))
+        yield _equal_if(repeats, "with a static cache too", static_tokens, staged_static)
+        run = timed_run(model, sample, options)
+        share = run.unattributed / run.e2e
+        claim = f"the stages explain e2e, all but {MAX_UNATTRIBUTED:.0%}"
+        yield Check(claim, share <= MAX_UNATTRIBUTED, f"unattributed {share:.2%}")
+        logits = _logits(model, inputs, options)
+    if kernels == "efficient":
+        yield _equal_if(repeats, "the static cache gives the tokens of the dynamic one", tokens, static_tokens)
+    else:
+        yield _near_tie("the static cache parts from the dynamic one at a near-tie only", tokens, static_tokens, logits)
+    other = _with_other_kernels(model, inputs, options)
+    yield _near_tie("other attention kernels part at a near-tie only", tokens, other, logits)
+
+
+def _with_other_kernels(model: VisionLanguageModel, inputs: Inputs, options: Options) -> torch.Tensor:
+    """`generate()` with attention written out as matrix products: other kernels for the same mathematics."""
+    before = model.network.config._attn_implementation
+    model.network.set_attn_implementation("eager")
+    try:
+        return reference_generate(model, inputs, options)
+    finally:
+        model.network.set_attn_implementation(before)
+
+
+def _logits(model: VisionLanguageModel, inputs: Inputs, options: Options) -> list[torch.Tensor]:
+    """The raw logits of the first row, a step each: (vocabulary,) in the dtype in which the model computed them."""
+    scored: Mapping[str, Any] = dict(options) | {"return_dict_in_generate": True, "output_logits": True}
+    output = model.network.generate(**model.reference_inputs(inputs), **scored)
+    return [step[0].to(model.network.dtype) for step in output.logits]
+
+
+def _tokens(generation: Generation) -> torch.Tensor:
+    return torch.tensor([generation.token_ids[0]])
+
+
+def _equal(claim: str, first: torch.Tensor, second: torch.Tensor) -> Check:
+    at = first_divergence(first[0].tolist(), second[0].tolist())
+    return Check(claim, at is None, f"{first.shape[1]} tokens equal" if at is None else f"token {at} differs")
+
+
+def _equal_if(repeats: Check, claim: str, first: torch.Tensor, second: torch.Tensor) -> Check:
+    """Where the reference does not repeat itself, nobody else can be blamed for not equalling it."""
+    if repeats.held:
+        return _equal(claim, first, second)
+    return Check(claim, False, "not judged: generate() does not repeat itself")
+
+
+def _near_tie(claim: str, first: torch.Tensor, second: torch.Tensor, logits: list[torch.Tensor]) -> Check:
+    outcome = compare(first[0].tolist(), second[0].tolist(), logits)
+    return Check(claim, outcome.verdict != "different", str(outcome))
+
+
+def _work_detail(mine: Mapping[str, int], reference: Mapping[str, int]) -> str:
+    apart = [f"{name} {mine[name]}, not {reference[name]}" for name in reference if mine[name] != reference[name]]
+    return "; ".join(apart) or ", ".join(f"{name} {n}" for name, n in mine.items())

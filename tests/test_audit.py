@@ -1,0 +1,112 @@
+"""The audit holds for honest models, and breaks, by name, for those that lie."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from stagebench import audit as audit_module
+from stagebench.audit import audit
+from stagebench.counters import count_operators, counted_forwards
+from stagebench.media.scene import render_scene
+from stagebench.models.registry import BUILDERS, build_model
+from stagebench.pipeline import counted_run, prepared, reference_generate
+from stagebench.types import GenerationSettings, ModelSettings, Sample
+
+OPTIONS = GenerationSettings(max_new_tokens=8, fixed_length=True).options()
+ENCODE_TO_DECODE = ("encode", "prefill", "decode")
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    return Sample(render_scene(tmp_path_factory.mktemp("scene")).video)
+
+
+@pytest.fixture(scope="module", params=sorted(BUILDERS))
+def model(request):
+    return build_model(request.param, ModelSettings())
+
+
+def broken(model, sample):
+    return [check.claim for check in audit(model, sample, OPTIONS, "efficient") if not check.held]
+
+
+def without_timing(claims):
+    return [claim for claim in claims if not claim.startswith("the stages explain e2e")]
+
+
+def test_every_claim_but_the_timed_one_holds_for_an_honest_model(model, sample):
+    assert without_timing(broken(model, sample)) == []
+
+
+def test_a_generate_that_does_not_repeat_itself_is_blamed_and_the_split_is_not(model, sample, monkeypatch):
+    calls = Counter()
+
+    def unsteady(*arguments):
+        calls["generate"] += 1
+        return reference_generate(*arguments) + calls["generate"] % 2
+
+    monkeypatch.setattr(audit_module, "reference_generate", unsteady)
+    checks = {check.claim: check.detail for check in audit(model, sample, OPTIONS, "efficient") if not check.held}
+    assert checks["generate() repeats itself"] == "token 0 differs"
+    assert checks["the stages give the tokens of generate()"] == "not judged: generate() does not repeat itself"
+
+
+def test_what_the_stages_leave_unexplained_breaks_the_audit(model, sample, monkeypatch):
+    monkeypatch.setattr(audit_module, "MAX_UNATTRIBUTED", -1.0)
+    assert any(claim.startswith("the stages explain e2e") for claim in broken(model, sample))
+
+
+# Operators by which the stages and generate() may differ, and why. All others must be equal in number.
+EXPLAINED = {
+    "the stop test is bool(max) here, max == 0 there": {"aten.eq.Scalar"},
+    "row lengths and finish reasons, which generate() does not tell": {
+        "aten.any.dim",
+        "aten.bitwise_or.Tensor",
+        "aten.full.default",
+        "aten.isin.Tensor_Tensor",
+        "aten.ones_like.default",
+        "aten.slice.Tensor",
+        "aten.stack.default",
+        "aten.sum.dim_IntList",
+    },
+    "the placeholders are counted once here; generate() counts and checks them its own way": {
+        "aten._is_all_true.default",
+        "aten._local_scalar_dense.default",
+        "aten.any.default",
+        "aten.detach.default",
+        "aten.lt.Scalar",
+        "aten.mul.Tensor",
+        "aten.sum.default",
+        "aten.unsqueeze.default",
+    },
+    "LLaVA's features are stacked here, concatenated there": {"aten.cat.default", "aten.view.default"},
+}
+
+
+def test_operators_differ_from_generates_only_where_it_is_explained(model, sample):
+    _, counter = counted_run(model, sample, OPTIONS)
+    inputs = prepared(model, sample)
+    _, _, theirs = count_operators(lambda: reference_generate(model, inputs, OPTIONS))
+    mine = sum((counter.operators[stage] for stage in ENCODE_TO_DECODE), Counter())
+    differing = {name for name in mine | theirs if mine[name] != theirs[name]}
+    assert differing - set().union(*EXPLAINED.values()) == set()
+
+
+def test_the_same_pass_counts_the_same_work_again(model, sample):
+    first, second = (counted_run(model, sample, OPTIONS)[1].work for _ in range(2))
+    assert first == second
+
+
+def test_the_tower_runs_once_a_sample_in_generate(model, sample):
+    inputs = prepared(model, sample)
+    with counted_forwards(model.parts) as forwards:
+        reference_generate(model, inputs, OPTIONS)
+    assert (forwards["tower_forwards"], forwards["images_encoded"]) == (1, inputs.pixels.shape[1])
+
+
+def test_the_audit_leaves_the_attention_of_the_model_as_it_was(model, sample):
+    before = model.network.config._attn_implementation
+    list(audit(model, sample, OPTIONS, "efficient"))
+    assert model.network.config._attn_implementation == before
+    assert torch.is_grad_enabled()

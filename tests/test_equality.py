@@ -1,0 +1,62 @@
+import math
+
+import pytest
+import torch
+
+from stagebench.equality import Comparison, compare, first_divergence, ulp
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "position"),
+    [([1, 2, 3], [1, 2, 3], None), ([1, 2, 3], [1, 9, 3], 1), ([1, 2], [1, 2, 3], 2), ([], [], None)],
+)
+def test_the_first_divergence_is_where_tokens_or_lengths_part(first, second, position):
+    assert first_divergence(first, second) == position
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "distance"),
+    [
+        (1.0, torch.bfloat16, 2**-7),
+        (1.99, torch.bfloat16, 2**-7),
+        (-4.0, torch.bfloat16, 2**-5),
+        (1.0, torch.float32, 2**-23),
+        (0.0, torch.bfloat16, torch.finfo(torch.bfloat16).tiny),
+    ],
+)
+def test_an_ulp_is_the_distance_to_the_next_value(value, dtype, distance):
+    assert ulp(value, dtype) == distance
+
+
+def logits(*rows):
+    return [torch.tensor(row, dtype=torch.bfloat16) for row in rows]
+
+
+def test_equal_tokens_are_equal_whatever_the_logits():
+    assert compare([1, 0], [1, 0], []) == Comparison("equal")
+
+
+def test_a_small_gap_in_the_references_logits_is_a_near_tie():
+    steps = logits([0.0, 4.0], [4.0, 3.96875])
+    assert compare([1, 0], [1, 1], steps) == Comparison("near-tie", 1, 1.0)
+
+
+def test_an_exact_tie_is_a_near_tie():
+    assert compare([0], [1], logits([4.0, 4.0])) == Comparison("near-tie", 0, 0.0)
+
+
+def test_a_large_gap_is_a_difference():
+    assert compare([0], [1], logits([4.0, 2.0])) == Comparison("different", 0, 64.0)
+
+
+def test_a_reference_that_did_not_take_its_best_token_is_a_difference():
+    assert compare([1], [0], logits([4.0, 3.96875])) == Comparison("different", 0, -1.0)
+
+
+def test_a_text_that_stops_earlier_is_a_difference():
+    assert compare([0, 0], [0], logits([4.0, 0.0], [4.0, 0.0])) == Comparison("different", 1, math.inf)
+
+
+def test_a_comparison_says_where_and_by_how_much():
+    text = "near-tie: token 7 differs, the reference's logits are 2.00 ulps apart"
+    assert str(Comparison("near-tie", 7, 2.0)) == text
