@@ -166,6 +166,16 @@ def test_a_checkpoint_is_read_back_as_it_was_saved(name, tmp_path):
     assert torch.equal(first, second)
 
 
+def test_a_checkpoints_own_sampling_defaults_are_dropped(tmp_path):
+    saved = build_model("llava-1.5", SETTINGS)
+    saved.network.generation_config.update(do_sample=True, temperature=0.6, repetition_penalty=1.5)
+    saved.network.save_pretrained(tmp_path)
+    saved.tokenizer.save_pretrained(tmp_path)
+    saved.image_processor.save_pretrained(tmp_path)
+    own = build_model("llava-1.5", ModelSettings(profile="pretrained", weights=str(tmp_path))).network.generation_config
+    assert (own.do_sample or False, own.temperature or 1.0, own.repetition_penalty or 1.0) == (False, 1.0, 1.0)
+
+
 @pytest.mark.parametrize("name", ["llava-1.5", "video-llava"])
 def test_a_checkpoint_with_a_missing_key_is_refused_by_name(name, tmp_path):
     from safetensors.torch import load_file, save_file

@@ -5,6 +5,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from stagebench import cli
+from stagebench.audit import Check
 from stagebench.cli import main
 from stagebench.media.scene import render_scene
 from stagebench.types import STAGES
@@ -86,3 +88,26 @@ def test_an_unknown_profile_is_refused():
 def test_a_missing_run_cannot_be_accepted(tmp_path):
     result = invoke("baseline", "accept", tmp_path / "out.json", "--reason", "try", "--root", tmp_path)
     assert (result.exit_code, result.output.count("\n")) == (2, 1)
+
+
+def test_the_model_has_been_run_before_it_is_timed(scene, monkeypatch):
+    order = []
+    for name in ("counted_run", "timed_run"):
+        honest = getattr(cli, name)
+        monkeypatch.setattr(cli, name, lambda *a, name=name, honest=honest: order.append(name) or honest(*a))
+    assert invoke("run", scene.video, "--model", "llava-1.5", *QUICK, "--passes", "2").exit_code == 0
+    assert order == ["counted_run", "timed_run", "timed_run"]
+
+
+def test_an_audit_prints_every_claim_and_writes_them_down(scene, tmp_path):
+    out = tmp_path / "audit.json"
+    result = invoke("audit", scene.video, "--model", "llava-1.5", "--device", "cpu", "--new-tokens", "4", "--json", out)
+    checks = json.loads(out.read_text())["checks"]
+    assert all(check["claim"] in result.output for check in checks)
+    assert f"{sum(check['held'] for check in checks)} of 7 claims held" in result.output
+
+
+def test_a_claim_that_does_not_hold_gives_exit_code_one(scene, monkeypatch):
+    monkeypatch.setattr(cli, "audit_model", lambda *a: [Check("pigs fly", False, "none seen")])
+    result = invoke("audit", scene.video, "--model", "llava-1.5", "--device", "cpu")
+    assert (result.exit_code, "BROKEN llava-1.5: pigs fly (none seen)" in result.output) == (1, True)

@@ -1,13 +1,11 @@
-"""On a CUDA device, at 7B shapes in bfloat16: the staged tokens are those of `generate()`, attention kernel pinned."""
+"""On a CUDA device, at 7B shapes in bfloat16: the audit holds, 128 tokens, five questions, attention kernel pinned."""
 
 import pytest
 
-from stagebench.attention import pinned
-from stagebench.counters import additive, total
+from stagebench.audit import audit
 from stagebench.media.scene import render_scene
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.models.weights import release
-from stagebench.pipeline import counted_reference, counted_run, prepared, reference_generate
 from stagebench.types import DEFAULT_QUESTION, GenerationSettings, ModelSettings, Sample
 
 QUESTIONS = (
@@ -28,20 +26,12 @@ def scene(tmp_path_factory):
 @pytest.fixture(scope="module", params=sorted(BUILDERS))
 def model(request, gpu):
     release()
-    built = build_model(request.param, ModelSettings(profile="7b", device=str(gpu), dtype="bfloat16"))
-    with pinned(built.network.device, "efficient"):
-        yield built
+    return build_model(request.param, ModelSettings(profile="7b", device=str(gpu), dtype="bfloat16"))
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_the_split_equals_generate_at_full_size(model, scene, question):
+def test_every_claim_but_the_timed_one_holds_at_full_size(model, scene, question):
     sample = Sample(scene.events if model.name == "eventgpt" else scene.video, question)
-    inputs = prepared(model, sample)
-    generation, counter = counted_run(model, sample, OPTIONS)
-    tokens, reference_work, _ = counted_reference(model, inputs, OPTIONS)
-    again = reference_generate(model, inputs, OPTIONS)
-    # First the reference itself: where generate() does not repeat itself, the split is not to blame.
-    assert tokens.tolist() == again.tolist()
-    assert list(generation.token_ids[0]) == tokens[0].tolist()
-    assert total(counter.work) == additive(reference_work)
+    checks = [check for check in audit(model, sample, OPTIONS, "efficient") if not check.held]
+    assert [check for check in checks if not check.claim.startswith("the stages explain e2e")] == []

@@ -62,7 +62,7 @@ def test_a_first_run_says_that_there_is_nothing_to_compare_with(suite):
 
 def test_an_accepted_run_is_found_and_compared_with(suite, tmp_path, suite_command):
     baseline.accept(suite[1], tmp_path, "the first one")
-    done = suite_command("-k", "llava and encode", "--benchmark-compare", f"--baselines={tmp_path}")
+    done = suite_command("-k", "llava-1.5 and encode", "--benchmark-compare", f"--baselines={tmp_path}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "comparing with" in done.stdout
     assert "test_stage[llava-1.5-encode] (NOW)" in done.stdout
@@ -101,3 +101,19 @@ def test_a_failed_benchmark_keeps_the_run_from_becoming_a_baseline(tmp_path, sui
     done = suite_command(f"--input={tmp_path / 'bad.npy'}", f"--benchmark-json={out}", "--models=eventgpt")
     assert done.returncode == pytest.ExitCode.TESTS_FAILED
     assert json.loads(out.read_text())["stagebench"]["failed"] > 0
+
+
+def test_counters_are_the_same_in_a_fresh_process(benchmarks, tmp_path, suite_command):
+    name = "test_stage[video-llava-decode]"
+    assert suite_command("-k", name, f"--benchmark-json={tmp_path / 'out.json'}").returncode == pytest.ExitCode.OK
+    again = json.loads((tmp_path / "out.json").read_text())["benchmarks"]
+    assert [b["extra_info"]["work"] for b in again] == [benchmarks[name]["extra_info"]["work"]]
+
+
+def test_another_seed_gives_another_order_of_models(suite_command):
+    orders = set()
+    for seed in range(3):
+        lines = suite_command("-k", "encode", "--collect-only", "-q", f"--order-seed={seed}").stdout.splitlines()
+        orders.add(tuple(line for line in lines if "test_stage" in line))
+    assert {frozenset(order) for order in orders} == {frozenset(next(iter(orders)))}
+    assert len(orders) > 1

@@ -1,0 +1,30 @@
+import torch
+
+from stagebench import timing
+
+CPU = torch.device("cpu")
+
+
+def test_the_result_of_a_stage_comes_back():
+    assert timing.Stopwatch(CPU)("encode", lambda a, b: a + b, 1, b=2) == 3
+
+
+def test_each_stage_has_its_time():
+    watch = timing.Stopwatch(CPU)
+    for stage in ("load", "encode"):
+        watch(stage, sum, [1, 2])
+    assert list(watch.seconds) == ["load", "encode"]
+
+
+def test_there_are_no_device_times_on_a_cpu():
+    watch = timing.Stopwatch(CPU)
+    watch("encode", sum, [1, 2])
+    assert watch.device_seconds == {}
+
+
+def test_a_stage_is_timed_from_one_synchronisation_to_the_next(monkeypatch):
+    order = []
+    monkeypatch.setattr(timing, "synchronize", lambda device: order.append("synchronize"))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: order.append("clock") or 0.0)
+    timing.Stopwatch(CPU)("encode", lambda: order.append("stage"))
+    assert order == ["synchronize", "clock", "stage", "synchronize", "clock"]
