@@ -21,7 +21,9 @@ def paths(scene, tmp_path_factory):
 
 @pytest.mark.parametrize("images", [5, 8])
 @pytest.mark.parametrize("media", ["video", "events", "png"])
-def test_load(benchmark, paths, media, images, rounds):
+def test_load(benchmark, paths, media, images, rounds, pytestconfig):
+    if pytestconfig.option.input:
+        pytest.skip("compares kinds of media on the embedded scene; with --input, test_stage measures its load")
     benchmark.group = f"load {images} images"
     result = benchmark.pedantic(load.load, args=(Sample(paths[media]), images), rounds=rounds, warmup_rounds=1)
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from stagebench.models.protocol import VisionLanguageModel
-from stagebench.pipeline import Options
+from stagebench.counters import WorkCounter
+from stagebench.pipeline import Done, path
 from stagebench.stages import decode, encode, load, prefill, preprocess
 from stagebench.timing import Stopwatch, synchronize
-from stagebench.types import STAGES, Sample
+from stagebench.types import STAGES, Generation
 
 UNITS = {
     "load": load.UNIT,
@@ -22,53 +21,46 @@ UNITS = {
 }
 
 
-def steps_of(
-    model: VisionLanguageModel, sample: Sample, options: Options
-) -> dict[str, Callable[[dict[str, Any]], Any]]:
-    """Each stage as a function of the results before it."""
-    return {
-        "load": lambda done: load.load(sample, model.images_per_sample),
-        "preprocess": lambda done: preprocess.preprocess(model, done["load"], sample.question),
-        "encode": lambda done: encode.encode(model, done["preprocess"]),
-        "prefill": lambda done: prefill.prefill(model, done["preprocess"], done["encode"], options),
-        "decode": lambda done: decode.decode(model, done["prefill"]),
-    }
-
-
 @pytest.mark.parametrize("stage", STAGES)
-def test_stage(benchmark, model, stage, sample, options, rounds, audit):
+def test_stage(benchmark, model, stage, sample, options, rounds, proof):
     benchmark.group = stage
-    device = model.network.device
-    steps = steps_of(model, sample, options)
-    before = STAGES[: STAGES.index(stage)]
-    done: dict[str, Any] = {}
-    for name in before:
-        done[name] = steps[name](done)
-    watch = Stopwatch(device)
-    device_seconds: list[float] = []
+    steps = path(model, sample, options)
+    watch, device_seconds = Stopwatch(model.network.device), []
+    done: Done = {}
 
     def fresh_state() -> None:
-        for name in before[-1:]:  # a decode writes into the cache that prefill made; the others leave theirs alone
-            done[name] = steps[name](done)
-        synchronize(device)
+        """Run the stages before this one: a decode, say, needs a KV cache that no decode has written to."""
+        for name in STAGES[: STAGES.index(stage)]:
+            if name not in done or name == STAGES[STAGES.index(stage) - 1]:
+                done[name] = steps[name](done)
+        synchronize(model.network.device)
 
-    def run_stage() -> Any:
+    def timed() -> Any:
         result = watch(stage, steps[stage], done)
         device_seconds.extend(watch.device_seconds.values())
         return result
 
-    result = benchmark.pedantic(run_stage, setup=fresh_state, rounds=rounds, warmup_rounds=2)
+    result = benchmark.pedantic(timed, setup=fresh_state, rounds=rounds, warmup_rounds=2)
 
-    assert result.work().items() <= audit.work[stage].items()
+    if isinstance(result, Generation):
+        proof.require_same_tokens(result)
+    fresh_state()
+    counter = WorkCounter(model.parts)
+    counter(stage, steps[stage], done)  # the very function that was timed
+    work = counter.work[stage]
+    assert work[UNITS[stage]] > 0, f"{stage} must do some work, got {UNITS[stage]} = 0"
+    assert {k: v for k, v in work.items() if k != "peak_bytes"} == {
+        k: v for k, v in proof.work[stage].items() if k != "peak_bytes"
+    }
     benchmark.extra_info |= {
         "model": model.name,
         "stage": stage,
-        "work": audit.work[stage],
+        "work": work,
         "unit": UNITS[stage],
-        "units": audit.work[stage][UNITS[stage]],
-        "generate_work": audit.reference_work,
-        "new_tokens": len(audit.generation.token_ids[0]),
-        "finish_reason": audit.generation.finish_reasons[0],
+        "units": work[UNITS[stage]],
+        "generate_work": proof.reference_work,
+        "new_tokens": len(proof.generation.token_ids[0]),
+        "finish_reason": proof.generation.finish_reasons[0],
     }
     if device_seconds:
         benchmark.extra_info["device_seconds"] = device_seconds[-rounds:]

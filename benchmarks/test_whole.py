@@ -5,25 +5,25 @@ from __future__ import annotations
 from stagebench.pipeline import prepared, reference_generate, timed_run
 
 
-def test_e2e(benchmark, model, sample, options, rounds, audit):
+def test_e2e(benchmark, model, sample, options, rounds, proof):
     benchmark.group = "e2e"
     run = benchmark.pedantic(timed_run, args=(model, sample, options), rounds=rounds, warmup_rounds=1)
 
-    assert run.generation.token_ids == audit.generation.token_ids
+    proof.require_same_tokens(run.generation)
     benchmark.extra_info |= {
         "model": model.name,
-        "work": audit.work,
+        "work": proof.work,
         "new_tokens": run.new_tokens,
         "unattributed_share": run.unattributed / run.e2e,
         "text": run.text,
     }
 
 
-def test_generate(benchmark, model, sample, options, rounds, audit):
+def test_generate(benchmark, model, sample, options, rounds, proof):
     benchmark.group = "generate()"
     inputs = prepared(model, sample)
 
     tokens = benchmark.pedantic(reference_generate, args=(model, inputs, options), rounds=rounds, warmup_rounds=1)
 
-    assert tokens[0].tolist() == list(audit.generation.token_ids[0])
-    benchmark.extra_info |= {"model": model.name, "work": audit.reference_work, "new_tokens": tokens.shape[1]}
+    assert tokens[0].tolist() == list(proof.generation.token_ids[0])
+    benchmark.extra_info |= {"model": model.name, "work": proof.reference_work, "new_tokens": tokens.shape[1]}

@@ -16,6 +16,7 @@ settings.register_profile(
     "mutation", max_examples=100, phases=[Phase.generate], derandomize=True, suppress_health_check=QUIET
 )
 settings.register_profile("thorough", max_examples=2000, deadline=None, suppress_health_check=QUIET)
+torch.set_num_threads(1)  # models this small gain nothing from more, and wait for whoever has the other cores
 torch.set_printoptions(threshold=8, edgeitems=1)  # a falsifying example is read by people
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stagebench.errors import CheckpointError, ModelError, StageError
+from stagebench.errors import ModelError, StageError
 from stagebench.models import llava, video_llava
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.pipeline import detokenize
@@ -90,6 +90,46 @@ def test_a_blank_question_is_refused(model):
         preprocess(model, media_for(model), " ")
 
 
+@pytest.mark.parametrize("token", ["<s>", "</s>", "<unk>", "<pad>"])
+def test_a_question_with_a_special_token_of_the_tokenizer_is_refused(model, token):
+    with pytest.raises(StageError) as caught:
+        preprocess(model, media_for(model), f"What is {token}?")
+    expected = f"the question must not hold {model.name}'s special tokens {token}, got 'What is {token}?'"
+    assert expected == str(caught.value)
+
+
+MARKS = {
+    "eventgpt": ["<event>", "<ev_start>", "<ev_end>", "<ev_patch>"],
+    "llava-1.5": ["<image>"],
+    "video-llava": ["<image>", "<video>"],
+}
+
+
+@pytest.mark.parametrize(("name", "mark"), [(name, mark) for name, marks in MARKS.items() for mark in marks])
+def test_a_question_with_a_mark_of_the_model_is_refused(name, mark):
+    adapter = build_model(name, SETTINGS)
+    with pytest.raises(StageError) as caught:
+        preprocess(adapter, media_for(adapter), f"What is an{mark}?")
+    assert f"the question must not hold {name}'s special tokens {mark}, got 'What is an{mark}?'" == str(caught.value)
+
+
+def test_all_special_tokens_of_a_question_are_named(model):
+    with pytest.raises(StageError, match="special tokens </s>, <s>, got '<s> and </s>'"):
+        preprocess(model, media_for(model), "<s> and </s>")
+
+
+def test_braces_and_angle_brackets_of_a_question_are_text(model):
+    question = "{question} {0} <b>a</b> <0x0A>"
+    ids = preprocess(model, media_for(model), question).input_ids[0].tolist()
+    asked = model.tokenizer(question, add_special_tokens=False)["input_ids"]
+    assert asked in [ids[i : i + len(asked)] for i in range(len(ids))]
+
+
+def test_each_model_names_its_own_kind_of_media():
+    expected = {"eventgpt": "events", "llava-1.5": "video", "video-llava": "video"}
+    assert expected == {name: build_model(name, SETTINGS).media for name in BUILDERS}
+
+
 def test_features_of_another_length_are_refused(model):
     inputs = preprocess(model, media_for(model), "What moves?")
     features = encode(model, inputs)
@@ -152,46 +192,3 @@ def test_video_llava_sees_the_frames_in_order():
 def test_an_unknown_model_is_refused():
     with pytest.raises(ModelError, match=r"model must be one of eventgpt, llava-1.5, video-llava, got 'gpt-9'"):
         build_model("gpt-9", SETTINGS)
-
-
-@pytest.mark.parametrize("name", ["llava-1.5", "video-llava"])
-def test_a_checkpoint_is_read_back_as_it_was_saved(name, tmp_path):
-    saved = build_model(name, SETTINGS)
-    saved.network.save_pretrained(tmp_path)
-    saved.tokenizer.save_pretrained(tmp_path)
-    saved.image_processor.save_pretrained(tmp_path)
-    read = build_model(name, ModelSettings(profile="pretrained", weights=str(tmp_path)))
-    media = media_for(saved)
-    first, second = (encode(m, preprocess(m, media, "What moves?")).tokens for m in (saved, read))
-    assert torch.equal(first, second)
-
-
-def test_a_checkpoints_own_sampling_defaults_are_dropped(tmp_path):
-    saved = build_model("llava-1.5", SETTINGS)
-    saved.network.generation_config.update(do_sample=True, temperature=0.6, repetition_penalty=1.5)
-    saved.network.save_pretrained(tmp_path)
-    saved.tokenizer.save_pretrained(tmp_path)
-    saved.image_processor.save_pretrained(tmp_path)
-    own = build_model("llava-1.5", ModelSettings(profile="pretrained", weights=str(tmp_path))).network.generation_config
-    assert (own.do_sample or False, own.temperature or 1.0, own.repetition_penalty or 1.0) == (False, 1.0, 1.0)
-
-
-@pytest.mark.parametrize("name", ["llava-1.5", "video-llava"])
-def test_a_checkpoint_with_a_missing_key_is_refused_by_name(name, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    saved = build_model(name, SETTINGS)
-    saved.network.save_pretrained(tmp_path)
-    saved.tokenizer.save_pretrained(tmp_path)
-    saved.image_processor.save_pretrained(tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
-    key = next(key for key in weights if key.endswith("linear_1.weight"))
-    del weights[key]
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"got missing keys: .*linear_1\.weight"):
-        build_model(name, ModelSettings(profile="pretrained", weights=str(tmp_path)))
-
-
-def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="can't read the checkpoint"):
-        build_model("llava-1.5", ModelSettings(profile="pretrained", weights=str(tmp_path)))

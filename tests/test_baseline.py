@@ -5,6 +5,8 @@ import pytest
 from stagebench import baseline
 from stagebench.errors import BaselineError
 
+ENCODE = "benchmarks/test_stages.py::test_stage[eventgpt-encode]"
+DECODE = "benchmarks/test_stages.py::test_stage[eventgpt-decode]"
 HERE = {"device": "NVIDIA H100", "profile": "7b", "dtype": "bfloat16", "torch": "2.11.0"}
 
 
@@ -12,8 +14,8 @@ def a_run(**own):
     return {
         "machine_info": HERE,
         "commit_info": {"id": "abc"},
-        "benchmarks": [{"fullname": "benchmarks/test_stages.py::test_stage[eventgpt-encode]"}],
-        "stagebench": {"schema": 1, "failed": 0, "order_seed": 0} | own,
+        "benchmarks": [{"fullname": ENCODE, "stats": {}, "extra_info": {"work": {"tower_forwards": 1}}}],
+        "stagebench": {"schema": 1, "failed": 0, "exit_status": 0, "regressed": [], "order_seed": 0} | own,
     }
 
 
@@ -80,6 +82,12 @@ def test_a_key_that_one_side_lacks_is_a_difference():
         ("[]", "must be written by stagebench's pytest plugin"),
         ('{"machine_info": {}}', "must be written by stagebench's pytest plugin"),
         (json.dumps(a_run(schema=2)), "must have schema 1, got 2"),
+        (
+            json.dumps(a_run() | {"stagebench": {"schema": 1}}),
+            "must say what failed, got no failed, regressed, exit_status",
+        ),
+        (json.dumps(a_run() | {"machine_info": {}}), "must say where it was made"),
+        (json.dumps(a_run() | {"benchmarks": [{}]}), "must list benchmarks with names and stats"),
     ],
 )
 def test_what_is_no_run_of_this_version_is_refused(tmp_path, text, message):
@@ -101,3 +109,60 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
         baseline.write_json(path, {"unwritable": object()})
     assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
     assert json.loads(path.read_text()) == {"kept": True}
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"exit_status": 2}, "pytest's exit status 2"),
+        ({"regressed": [ENCODE]}, "a regressed run does not become a baseline"),
+    ],
+)
+def test_an_interrupted_or_regressed_run_does_not_become_a_baseline(tmp_path, own, message):
+    with pytest.raises(BaselineError, match=message):
+        baseline.accept(write(tmp_path / "out.json", a_run(**own)), tmp_path / "baselines", "try")
+
+
+def test_a_blank_reason_is_refused(tmp_path):
+    with pytest.raises(BaselineError, match="a baseline needs a reason, got ' '"):
+        baseline.accept(write(tmp_path / "out.json", a_run()), tmp_path / "baselines", " ")
+
+
+def test_a_run_with_fewer_benchmarks_replaces_a_baseline_only_when_asked_to(tmp_path):
+    both = a_run()
+    both["benchmarks"] = [*both["benchmarks"], {"fullname": DECODE, "stats": {}}]
+    baseline.accept(write(tmp_path / "both.json", both), tmp_path, "both")
+    one = write(tmp_path / "one.json", a_run())
+    with pytest.raises(BaselineError, match=r"must hold all benchmarks of the baseline it replaces.*eventgpt-decode"):
+        baseline.accept(one, tmp_path, "one")
+    assert len(baseline.read_run(baseline.accept(one, tmp_path, "one", partial=True))["benchmarks"]) == 1
+
+
+def test_an_unknown_value_equals_nothing():
+    assert baseline.differences({"driver": "unknown"}, {"driver": "unknown"}) == [
+        "driver: 'unknown' here, 'unknown' there"
+    ]
+
+
+def test_other_work_than_the_baselines_is_told_by_benchmark():
+    there = a_run()["benchmarks"]
+    here = [{"fullname": ENCODE, "extra_info": {"work": {"tower_forwards": 2}}}]
+    assert baseline.work_differences(here, there) == [
+        "test_stage[eventgpt-encode]: {'tower_forwards': 1} there, {'tower_forwards': 2} here"
+    ]
+
+
+def test_the_same_work_and_new_benchmarks_are_no_difference():
+    there = a_run()["benchmarks"]
+    assert baseline.work_differences([*there, {"fullname": DECODE}], there) == []
+
+
+def test_peak_memory_is_no_exact_counter():
+    here, there = ([{"fullname": ENCODE, "extra_info": {"work": {"peak_bytes": n}}}] for n in (1, 2))
+    assert baseline.work_differences(here, there) == []
+
+
+def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(BaselineError, match="can't write"):
+        baseline.write_json(tmp_path / "file" / "out.json", {})

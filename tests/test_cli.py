@@ -5,10 +5,11 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from stagebench import cli
+from stagebench import cli, pipeline
 from stagebench.audit import Check
 from stagebench.cli import main
 from stagebench.media.scene import render_scene
+from stagebench.models.llava import Llava
 from stagebench.types import STAGES
 
 QUICK = ("--device", "cpu", "--new-tokens", "4", "--passes", "1")
@@ -29,7 +30,7 @@ def test_the_embedded_scene_goes_through_all_models(tmp_path):
     assert result.exit_code == 0, result.output
     runs = json.loads(out.read_text())["runs"]
     assert [run["model"] for run in runs] == ["eventgpt", "llava-1.5", "video-llava"]
-    assert [sorted(run["seconds"]) for run in runs] == [sorted(STAGES)] * 3
+    assert [sorted(run["passes"][0]["seconds"]) for run in runs] == [sorted(STAGES)] * 3
 
 
 def test_the_table_has_a_row_for_everything(scene):
@@ -47,7 +48,7 @@ def test_the_table_has_a_row_for_everything(scene):
 def test_the_stages_and_the_rest_make_up_the_whole(scene, tmp_path):
     out = tmp_path / "run.json"
     assert invoke("run", scene.video, "--model", "video-llava", *QUICK, "--json", out).exit_code == 0
-    run = json.loads(out.read_text())["runs"][0]
+    run = json.loads(out.read_text())["runs"][0]["passes"][0]
     assert sum(run["seconds"].values()) + run["unattributed"] == pytest.approx(run["e2e"])
 
 
@@ -60,20 +61,23 @@ def test_any_media_feed_any_model(scene, media):
 def test_one_token_has_no_time_per_token(scene, tmp_path):
     out = tmp_path / "run.json"
     invoke("run", scene.video, "--model", "llava-1.5", "--device", "cpu", "--new-tokens", "1", "--json", out)
-    assert "tpot" not in json.loads(out.read_text())["runs"][0]
+    assert "tpot" not in json.loads(out.read_text())["runs"][0]["passes"][0]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("no-such.mp4",), "no-such.mp4"),
-        (("--model", "gpt-9"), "model must be one of eventgpt, llava-1.5, video-llava, got 'gpt-9'"),
+        (("--model", "gpt-9"), "models must be of eventgpt, llava-1.5, video-llava, got gpt-9"),
+        (("--weights", "folder"), "weights are those of one model, got 3 models"),
+        (("--device", "abacus"), "device must be one of cpu"),
+        (("--seed", str(2**80)), "seed must be from 0 to"),
         (("--new-tokens", "0"), "max_new_tokens must be at least 1, got 0"),
         (("--profile", "pretrained"), "weights are given with the profile 'pretrained' and only with it"),
     ],
 )
 def test_what_is_refused_is_one_line_and_exit_code_two(arguments, message):
-    result = invoke("run", "--device", "cpu", *arguments)
+    result = invoke("run", *(() if "--device" in arguments else ("--device", "cpu")), *arguments)
     assert result.exit_code == 2
     assert message in result.output
     assert len(result.output.splitlines()) == 1
@@ -92,11 +96,11 @@ def test_a_missing_run_cannot_be_accepted(tmp_path):
 
 def test_the_model_has_been_run_before_it_is_timed(scene, monkeypatch):
     order = []
-    for name in ("counted_run", "timed_run"):
+    for name in ("prove", "timed_run"):
         honest = getattr(cli, name)
         monkeypatch.setattr(cli, name, lambda *a, name=name, honest=honest: order.append(name) or honest(*a))
     assert invoke("run", scene.video, "--model", "llava-1.5", *QUICK, "--passes", "2").exit_code == 0
-    assert order == ["counted_run", "timed_run", "timed_run"]
+    assert order == ["prove", "timed_run", "timed_run"]
 
 
 def test_an_audit_prints_every_claim_and_writes_them_down(scene, tmp_path):
@@ -111,3 +115,39 @@ def test_a_claim_that_does_not_hold_gives_exit_code_one(scene, monkeypatch):
     monkeypatch.setattr(cli, "audit_model", lambda *a: [Check("pigs fly", False, "none seen")])
     result = invoke("audit", scene.video, "--model", "llava-1.5", "--device", "cpu")
     assert (result.exit_code, "BROKEN llava-1.5: pigs fly (none seen)" in result.output) == (1, True)
+
+
+def test_a_run_that_parts_from_generate_is_refused(scene, monkeypatch):
+    honest = pipeline.reference_generate
+    monkeypatch.setattr(pipeline, "reference_generate", lambda *a: honest(*a) + 1)
+    result = invoke("run", scene.video, "--model", "llava-1.5", *QUICK)
+    assert result.exit_code == 2
+    assert "the stages must give the tokens of generate(), got another token 0" in result.output
+
+
+def test_a_tower_that_runs_twice_is_refused(scene, monkeypatch):
+    once = Llava.encode
+    monkeypatch.setattr(Llava, "encode", lambda self, inputs: (once(self, inputs), once(self, inputs))[1])
+    result = invoke("run", scene.video, "--model", "llava-1.5", *QUICK)
+    assert (result.exit_code, "the stages must do the work of generate()" in result.output) == (2, True)
+
+
+def test_json_goes_to_standard_output_for_a_dash(scene):
+    result = invoke("run", scene.video, "--model", "llava-1.5", *QUICK, "--json", "-")
+    assert json.loads(result.stdout)["runs"][0]["model"] == "llava-1.5"
+
+
+def test_json_that_cannot_be_written_is_one_line(scene, tmp_path):
+    (tmp_path / "file").touch()
+    result = invoke("run", scene.video, "--model", "llava-1.5", *QUICK, "--json", tmp_path / "file" / "out.json")
+    assert (result.exit_code, result.stderr.splitlines()[-1].startswith("stagebench: can't write")) == (2, True)
+
+
+def test_a_model_named_twice_runs_once(scene):
+    result = invoke("run", scene.video, "--model", "llava-1.5", "--model", "llava-1.5", *QUICK)
+    assert result.output.count("llava-1.5:") == 1
+
+
+def test_a_given_order_seed_is_printed(scene):
+    result = invoke("run", scene.video, "--model", "llava-1.5", *QUICK, "--order-seed", "7")
+    assert "models in order 7" in " ".join(result.output.split())

@@ -138,6 +138,14 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
+def build_refusal(folder: Path) -> str:
+    """The message in which `build` alone refuses, which is one line."""
+    with pytest.raises(CheckpointError) as caught:
+        pretrained(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
 # Checkpoints
 
 
@@ -229,6 +237,35 @@ def test_a_missing_tokenizer_is_named(checkpoint: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_damaged_tokenizer_is_named(checkpoint: Path) -> None:
+    (checkpoint / "tokenizer.model").write_text("hello")
+    assert build_refusal(checkpoint).startswith(f"can't read the tokenizer of {checkpoint}: ")
+
+
+@pytest.mark.parametrize("content", ["{", '{"crop_size": "big"}'])
+def test_a_damaged_image_processor_is_named(checkpoint: Path, content: str) -> None:
+    (checkpoint / "clip" / "preprocessor_config.json").write_text(content)
+    assert build_refusal(checkpoint).startswith(f"can't read the image processor of {checkpoint / 'clip'}: ")
+
+
+def test_an_image_processor_of_another_size_is_refused(checkpoint: Path) -> None:
+    size = {"size": {"shortest_edge": 14}, "crop_size": {"height": 14, "width": 14}}
+    (checkpoint / "clip" / "preprocessor_config.json").write_text(json.dumps(size))
+    expected = f"the image processor of {checkpoint / 'clip'} must give the tower's 28 x 28 pixels, got 14 x 14"
+    assert expected == build_refusal(checkpoint)
+
+
+def test_truncated_weights_are_refused(checkpoint: Path) -> None:
+    whole = (checkpoint / "model.safetensors").read_bytes()
+    (checkpoint / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert build_refusal(checkpoint).startswith(f"can't read the checkpoint {checkpoint}: SafetensorError: ")
+
+
+def test_a_config_value_of_another_type_is_refused(checkpoint: Path) -> None:
+    edit_config(checkpoint, lambda config: config.update(hidden_size="32"))
+    assert build_refusal(checkpoint).startswith(f"can't read the config of {checkpoint}: ")
+
+
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"can't read the config of .*nowhere"):
         pretrained(tmp_path / "nowhere")
@@ -306,11 +343,6 @@ def test_pieces_of_bytes_are_decoded_to_text(checkpoint: Path) -> None:
     tokenizer = SlowLlamaTokenizer.from_pretrained(checkpoint)
     expected = "scene\n漢字"
     assert expected == tokenizer.decode(tokenizer("scene\n漢字").input_ids, skip_special_tokens=True)
-
-
-def test_a_question_with_the_events_mark_is_refused(model: EventGPT) -> None:
-    with pytest.raises(StageError, match="must not hold <event>"):
-        model.preprocess(media(), "What is an <event>?")
 
 
 def test_a_question_with_the_placeholder_is_refused(model: EventGPT) -> None:

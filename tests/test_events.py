@@ -166,6 +166,12 @@ class TestReading:
 
         assert pytest.approx(0.039) == read_events(save(tmp_path / "a.npy", made), 5).span
 
+    def test_the_span_of_all_the_times_there_are_is_exact(self, tmp_path: Path) -> None:
+        made = recording(2) | {"t": np.array([-(2**63), 2**63 - 1])}
+
+        expected = (2**64 - 1) / 1e6
+        assert expected == read_events(save(tmp_path / "a.npy", made), 2).span
+
     @pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
     def test_recordings_of_numpy_1_and_2_are_read(self, tmp_path: Path, module: bytes) -> None:
         pickled = pickle.dumps(recording(), protocol=3)

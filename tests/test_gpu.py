@@ -3,6 +3,7 @@
 import pytest
 
 from stagebench.audit import audit
+from stagebench.conditions import conditions
 from stagebench.media.scene import render_scene
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.models.weights import release
@@ -26,7 +27,9 @@ def scene(tmp_path_factory):
 @pytest.fixture(scope="module", params=sorted(BUILDERS))
 def model(request, gpu):
     release()
-    return build_model(request.param, ModelSettings(profile="7b", device=str(gpu), dtype="bfloat16"))
+    settings = ModelSettings(profile="7b", device=str(gpu), dtype="bfloat16")
+    with conditions(settings):
+        yield build_model(request.param, settings)
 
 
 @pytest.mark.gpu

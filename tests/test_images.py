@@ -96,15 +96,23 @@ def test_a_folder_with_fewer_images_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_single_png_for_two_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match=r"^img0\.png: must have at least 2 PNG images, got 1$"):
+    with pytest.raises(MediaError, match=r"^img0\.png: must be a folder of at least 2 PNG images, got a single one$"):
         read_images(write_pngs(tmp_path, 1) / "img0.png", 2)
 
 
 def test_a_text_file_named_png_is_refused_by_name(tmp_path: Path) -> None:
     (write_pngs(tmp_path, 3) / "img1.png").write_text("hello")
 
-    with pytest.raises(MediaError, match=r"^img1\.png: must be a whole PNG image, got: cannot identify"):
+    with pytest.raises(MediaError, match=r"^img1\.png: is not a PNG image, must begin with b'.*', got b'hello'$"):
         read_images(tmp_path, 3)
+
+
+@pytest.mark.parametrize("name", ["a.png", "."])
+def test_a_text_file_is_refused_as_such_before_images_are_counted(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.png").write_text("hello")
+
+    with pytest.raises(MediaError, match=r"^a\.png: is not a PNG image"):
+        read_images(tmp_path / name, 5)
 
 
 @pytest.mark.parametrize("left", [0.3, 0.6, 0.9])

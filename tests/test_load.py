@@ -52,7 +52,7 @@ def test_a_folder_holds_event_images(tmp_path: Path) -> None:
 def test_a_jpeg_is_refused_as_an_image(tmp_path: Path) -> None:
     Image.new("RGB", (8, 6)).save(tmp_path / "a.jpg")
 
-    with pytest.raises(MediaError, match=r"^a\.jpg: must be a whole PNG image"):
+    with pytest.raises(MediaError, match=r"^a\.jpg: an image must be a PNG, got \.jpg$"):
         load(Sample(tmp_path / "a.jpg"), 1)
 
 
@@ -75,6 +75,41 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(MediaError, match=r"^folder: must have at least 1 PNG images, got 0$"):
         load(Sample(tmp_path / "folder"), 1)
+
+
+@pytest.mark.parametrize("path", [".", ""])
+def test_the_folder_that_one_is_in_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(MediaError, match=r"^\.: must have at least 1 PNG images, got 0$"):
+        load(Sample(Path(path)), 1)
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise PermissionError(13, "Permission denied")  # as the system does, but to root too
+
+
+@pytest.mark.parametrize("name", ["a", "a.gif", "a.npy", "a.png"])
+def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    write_gif(tmp_path / name)
+    monkeypatch.setattr(Path, "open", refuse)
+
+    with pytest.raises(MediaError, match=rf"^{name}: can't be read: Permission denied$"):
+        load(Sample(tmp_path / name), 1)
+
+
+@pytest.mark.parametrize("access", ["is_dir", "iterdir"])
+def test_a_folder_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, access: str) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(Path, access, refuse)
+
+    with pytest.raises(MediaError, match=r"^folder: can't be read: Permission denied$"):
+        load(Sample(tmp_path / "folder"), 1)
+
+
+def test_a_path_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(MediaError, match=r"can't be read: embedded null byte$"):
+        load(Sample(Path("a\0b")), 1)
 
 
 @pytest.mark.parametrize("count", [0, -3])

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from stagebench import baseline
+from stagebench.errors import BaselineError
 from stagebench.models.registry import BUILDERS
 from stagebench.types import STAGES
 
@@ -83,24 +84,59 @@ def test_another_setting_than_the_baselines_is_said_by_name(suite, tmp_path, sui
     assert "differs in dtype: 'bfloat16' here, 'float32' there" in done.stdout
 
 
-def test_an_unknown_model_is_refused(suite_command):
-    done = suite_command("--models=gpt-9")
-    assert done.returncode == pytest.ExitCode.INTERRUPTED
-    assert "--models must be of eventgpt, llava-1.5, video-llava, got gpt-9" in done.stdout
-
-
-def test_a_device_that_is_not_there_is_refused(suite_command):
-    done = suite_command("--device=cuda:7")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--models=gpt-9"], "models must be of eventgpt, llava-1.5, video-llava, got gpt-9"),
+        (["--models="], "models must be of eventgpt, llava-1.5, video-llava, got none"),
+        (["--device=cuda:7"], "device must be one of cpu"),
+        (["--weights=folder"], "weights are those of one model, got 3 models"),
+        (["--input=no-such.mp4"], "no-such.mp4"),
+        (["--rounds=0"], "--rounds must be at least 1, got 0"),
+        (["--benchmark-compare=no-such.json"], "got no file no-such.json"),
+    ],
+)
+def test_what_makes_no_sense_is_a_usage_error_of_one_line(arguments, message, suite_command):
+    done = suite_command(*arguments)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "--device cuda:7 needs" in done.stderr
+    assert [line for line in done.stderr.splitlines() if line] == [
+        line for line in done.stderr.splitlines() if message in line
+    ]
+
+
+def test_a_decode_without_a_step_fails(suite_command):
+    done = suite_command("-k", "test_stage and llava-1.5-decode", "--new-tokens=1")
+    assert "decode must do some work, got steps = 0" in done.stdout
 
 
 def test_a_failed_benchmark_keeps_the_run_from_becoming_a_baseline(tmp_path, suite_command):
     out = tmp_path / "out.json"
-    (tmp_path / "bad.npy").write_bytes(b"")
-    done = suite_command(f"--input={tmp_path / 'bad.npy'}", f"--benchmark-json={out}", "--models=eventgpt")
+    suite_command("-k", "llava-1.5 and (encode or decode)", "--new-tokens=1", f"--benchmark-json={out}")
+    with pytest.raises(BaselineError, match="only if nothing failed, got 1 failures and pytest's exit status 1"):
+        baseline.accept(out, tmp_path / "baselines", "try")
+
+
+def test_a_regressed_run_does_not_become_a_baseline(suite, tmp_path, suite_command):
+    stored = json.loads(suite[1].read_text())
+    for benchmark in stored["benchmarks"]:
+        benchmark["stats"]["mean"] = 1e-9
+    (tmp_path / "fast.json").write_text(json.dumps(stored))
+    compare = (f"--benchmark-compare={tmp_path / 'fast.json'}", "--benchmark-compare-fail=mean:5%")
+    done = suite_command("-k", "llava-1.5 and encode", *compare, f"--benchmark-json={tmp_path / 'out.json'}")
+    assert done.returncode != pytest.ExitCode.OK
+    with pytest.raises(BaselineError, match="a regressed run does not become a baseline"):
+        baseline.accept(tmp_path / "out.json", tmp_path / "baselines", "try")
+
+
+def test_other_work_than_the_baselines_fails_and_is_told(suite, tmp_path, suite_command):
+    stored = json.loads(suite[1].read_text())
+    for benchmark in stored["benchmarks"]:
+        benchmark["extra_info"]["work"]["images_encoded"] = 999
+    (tmp_path / "other.json").write_text(json.dumps(stored))
+    done = suite_command("-k", "llava-1.5 and encode", f"--benchmark-compare={tmp_path / 'other.json'}")
     assert done.returncode == pytest.ExitCode.TESTS_FAILED
-    assert json.loads(out.read_text())["stagebench"]["failed"] > 0
+    assert "stagebench: test_stage[llava-1.5-encode]: {'visual_tokens'" in done.stdout
+    assert "test_stage[eventgpt-decode]: in the baseline only" in done.stdout
 
 
 def test_counters_are_the_same_in_a_fresh_process(benchmarks, tmp_path, suite_command):

@@ -23,7 +23,7 @@ def test_every_id_of_the_vocabulary_is_used_once(vocab_size):
 
 def test_a_text_begins_with_bos_and_unknown_words_are_spelled():
     tokens = TOKENIZER.convert_ids_to_tokens(TOKENIZER("The dog xq runs.")["input_ids"])
-    assert tokens == ["<s>", "The", "dog", "x", "q", "r", "un" if "un" in TOKENIZER.get_vocab() else "u", *tokens[7:]]
+    assert tokens == ["<s>", "The", "dog", "x", "q", "r", "u", "n", "s", "."]
 
 
 def test_added_tokens_come_last_in_the_given_order():

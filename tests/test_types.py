@@ -75,8 +75,13 @@ def test_time_to_first_token_leaves_the_load_out():
     assert a_run(steps=4).ttft == 9.0
 
 
-def test_time_per_output_token_is_decode_over_the_steps():
-    assert a_run(steps=4).tpot == 1.25
+def test_time_per_output_token_is_what_follows_the_first_token_over_the_steps():
+    assert a_run(steps=4).tpot == (16.0 - 1.0 - 9.0) / 4
+
+
+def test_inter_token_latencies_are_the_gaps_between_steps():
+    run = a_run(steps=3)
+    assert replace(run, generation=replace(run.generation, step_ends=(1.0, 1.5, 3.0))).itl == (0.5, 1.5)
 
 
 def test_one_token_has_no_time_per_output_token():
@@ -106,6 +111,8 @@ def test_no_new_token_is_refused():
         ({"profile": "huge"}, "profile must be one of tiny, 7b, pretrained, got 'huge'"),
         ({"dtype": "int3"}, "dtype must be one of float32, bfloat16, float16, got 'int3'"),
         ({"kernels": "fast"}, "kernels must be one of efficient, default, got 'fast'"),
+        ({"threads": 0}, "threads must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be from 0 to"),
         ({"profile": "pretrained"}, "got profile 'pretrained' and weights None"),
         ({"weights": "folder"}, "got profile 'tiny' and weights 'folder'"),
     ],

@@ -357,8 +357,9 @@ class TestBadInput:
         with pytest.raises(MediaError, match=r"^folder\.mp4: must be a file, got a folder$"):
             read_video(tmp_path / "folder.mp4", 1)
 
-    def test_a_text_file_is_refused(self, tmp_path: Path) -> None:
-        (tmp_path / "text.mp4").write_text("not a video\n" * 100)
+    @pytest.mark.parametrize("text", ["hello", "not a video\n" * 100])
+    def test_a_text_file_is_refused(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "text.mp4").write_text(text)
 
         with pytest.raises(MediaError, match=r"^text\.mp4: must be a whole video, got a damaged one"):
             read_video(tmp_path / "text.mp4", 1)

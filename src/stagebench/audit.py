@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from stagebench.attention import pinned
 from stagebench.counters import additive, total
 from stagebench.equality import compare, first_divergence
 from stagebench.models.protocol import VisionLanguageModel
@@ -51,31 +50,30 @@ def audit(model: VisionLanguageModel, sample: Sample, options: Options, kernels:
         model: any of them.
         sample: what it looks at.
         options: keyword arguments of `generate()`; greedy.
-        kernels: as in `ModelSettings`: what the claims of equality are made for.
+        kernels: those that the caller's `conditions` pin: equality is claimed for "efficient" only.
 
     Yields:
         One check after the other, as they are made.
     """
-    device, inputs = model.network.device, prepared(model, sample)
-    with pinned(device, kernels):
-        few = shortened(options, COUNTED_TOKENS)
-        mine = total(counted_run(model, sample, few)[1].work)
-        reference = additive(counted_reference(model, inputs, few)[1])
-        yield Check("the stages do the work of generate(), once", mine == reference, _work_detail(mine, reference))
-        tokens = reference_generate(model, inputs, options)
-        repeats = _equal("generate() repeats itself", tokens, reference_generate(model, inputs, options))
-        yield repeats
-        staged = _tokens(staged_generate(model, inputs, options))
-        yield _equal_if(repeats, "the stages give the tokens of generate()", tokens, staged)
-        static = dict(options) | STATIC
-        static_tokens = reference_generate(model, inputs, static)
-        staged_static = _tokens(staged_generate(model, inputs, static))
-        yield _equal_if(repeats, "with a static cache too", static_tokens, staged_static)
-        run = timed_run(model, sample, options)
-        share = run.unattributed / run.e2e
-        claim = f"the stages explain e2e, all but {MAX_UNATTRIBUTED:.0%}"
-        yield Check(claim, share <= MAX_UNATTRIBUTED, f"unattributed {share:.2%}")
-        logits = _logits(model, inputs, options)
+    inputs = prepared(model, sample)
+    few = shortened(options, COUNTED_TOKENS)
+    mine = total(counted_run(model, sample, few)[1].work)
+    reference = additive(counted_reference(model, inputs, few)[1])
+    yield Check("the stages do the work of generate(), once", mine == reference, _work_detail(mine, reference))
+    tokens = reference_generate(model, inputs, options)
+    repeats = _equal("generate() repeats itself", tokens, reference_generate(model, inputs, options))
+    yield repeats
+    staged = _tokens(staged_generate(model, inputs, options))
+    yield _equal_if(repeats, "the stages give the tokens of generate()", tokens, staged)
+    static = dict(options) | STATIC
+    static_tokens = reference_generate(model, inputs, static)
+    staged_static = _tokens(staged_generate(model, inputs, static))
+    yield _equal_if(repeats, "with a static cache too", static_tokens, staged_static)
+    run = timed_run(model, sample, options)
+    share = run.unattributed / run.e2e
+    claim = f"the stages explain e2e, all but {MAX_UNATTRIBUTED:.0%}"
+    yield Check(claim, share <= MAX_UNATTRIBUTED, f"unattributed {share:.2%}")
+    logits = _logits(model, inputs, options)
     if kernels == "efficient":
         yield _equal_if(repeats, "the static cache gives the tokens of the dynamic one", tokens, static_tokens)
     else:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from stagebench import __version__
+from stagebench.environment import UNKNOWN
 from stagebench.errors import BaselineError
 
 SCHEMA = 1
 FILE_NAME = "baseline.json"
+INEXACT = ("peak_bytes",)
+"""Counters that depend on what ran before in the same process."""
 
 
 def folder_of(root: Path, identity: dict[str, str]) -> Path:
@@ -43,11 +48,22 @@ def read_run(path: Path) -> dict[str, Any]:
         raise BaselineError(f"can't read the run {path}: {error.strerror}") from error
     except ValueError as error:
         raise BaselineError(f"the run {path} must be JSON, got: {error}") from error
-    own = run.get("stagebench") if isinstance(run, dict) else None
-    if not isinstance(run, dict) or not isinstance(own, dict) or not isinstance(run.get("machine_info"), dict):
+    if not isinstance(run, dict) or not isinstance(run.get("stagebench"), dict):
         raise BaselineError(f"the run {path} must be written by stagebench's pytest plugin, got none of its keys")
-    if own.get("schema") != SCHEMA:
-        raise BaselineError(f"the run {path} must have schema {SCHEMA}, got {own.get('schema')!r}")
+    if run["stagebench"].get("schema") != SCHEMA:
+        raise BaselineError(f"the run {path} must have schema {SCHEMA}, got {run['stagebench'].get('schema')!r}")
+    if missing := [key for key in ("failed", "regressed", "exit_status") if key not in run["stagebench"]]:
+        raise BaselineError(f"the run {path} must say what failed, got no {', '.join(missing)}")
+    if (
+        not isinstance(run.get("machine_info"), dict)
+        or not {"device", "profile", "dtype"} <= run["machine_info"].keys()
+    ):
+        raise BaselineError(f"the run {path} must say where it was made, got no device, profile and dtype")
+    benchmarks = run.get("benchmarks")
+    if not isinstance(benchmarks, list) or not all(
+        isinstance(b, dict) and {"fullname", "stats"} <= b.keys() for b in benchmarks
+    ):
+        raise BaselineError(f"the run {path} must list benchmarks with names and stats, got something else")
     return run
 
 
@@ -57,8 +73,29 @@ def differences(identity: dict[str, str], other: dict[str, str]) -> list[str]:
     return [
         f"{key}: {identity.get(key, 'absent')!r} here, {other.get(key, 'absent')!r} there"
         for key in keys
-        if identity.get(key) != other.get(key)
+        if identity.get(key) != other.get(key) or identity.get(key) == UNKNOWN
     ]
+
+
+def work_differences(benchmarks: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say which benchmarks do other work than in the baseline: then their times do not compare.
+
+    Args:
+        benchmarks: of this run, with `fullname` and `extra_info`.
+        baseline: likewise.
+    """
+    stored = {b["fullname"]: b.get("extra_info", {}).get("work", {}) for b in baseline}
+    lines = []
+    for benchmark in benchmarks:
+        before, now = stored.get(benchmark["fullname"]), benchmark.get("extra_info", {}).get("work", {})
+        if before is not None and _exact(before) != _exact(now):
+            lines.append(f"{benchmark['fullname'].split('::')[-1]}: {_exact(before)} there, {_exact(now)} here")
+    return lines
+
+
+def _exact(work: Mapping[str, Any]) -> dict[str, Any]:
+    """The counters that repeat exactly; nested ones (of e2e, by stage) likewise."""
+    return {k: _exact(v) if isinstance(v, Mapping) else v for k, v in work.items() if k not in INEXACT}
 
 
 def require_comparable(identity: dict[str, str], path: Path, other: dict[str, Any]) -> None:
@@ -71,42 +108,70 @@ def require_comparable(identity: dict[str, str], path: Path, other: dict[str, An
         raise BaselineError(f"not comparable with {path}: {'; '.join(differing)}")
 
 
-def accept(run_path: Path, root: Path, reason: str) -> Path:
+def accept(run_path: Path, root: Path, reason: str, partial: bool = False) -> Path:
     """Make a run the baseline of its environment.
 
     Args:
         run_path: what `pytest benchmarks --benchmark-json` wrote.
         root: the folder of all baselines.
         reason: why; kept in the file.
+        partial: let it replace a baseline that has benchmarks which this run has not.
 
     Returns:
         The baseline's path.
 
     Raises:
-        BaselineError: where the run is empty, or a benchmark in it failed.
+        BaselineError: where the run is empty, was interrupted, failed, got slower than was allowed, or lacks benchmarks
+            of the baseline that it would replace.
     """
     run = read_run(run_path)
-    if not run["benchmarks"]:
-        raise BaselineError(f"a baseline must hold at least one benchmark, got none in {run_path}")
-    if failed := run["stagebench"]["failed"]:
-        raise BaselineError(f"a run becomes a baseline only if nothing failed, got {failed} failures in {run_path}")
+    _require_acceptable(run, run_path)
+    if not reason.strip():
+        raise BaselineError(f"a baseline needs a reason, got {reason!r}")
     target = folder_of(root, run["machine_info"]) / FILE_NAME
+    replaced = read_run(target) if target.exists() else None
+    names = {b["fullname"] for b in run["benchmarks"]}
+    lost = sorted({b["fullname"] for b in replaced["benchmarks"]} - names) if replaced else []
+    if lost and not partial:
+        raise BaselineError(
+            f"the run must hold all benchmarks of the baseline it replaces, got none of {', '.join(lost)}"
+        )
     run["stagebench"]["accepted"] = {
         "reason": reason,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": __version__,
-        "replaces": read_run(target)["commit_info"].get("id") if target.exists() else None,
+        "replaces": replaced.get("commit_info", {}).get("id") if replaced else None,
     }
     write_json(target, run)
     return target
 
 
+def _require_acceptable(run: dict[str, Any], path: Path) -> None:
+    own = run["stagebench"]
+    if not run["benchmarks"]:
+        raise BaselineError(f"a baseline must hold at least one benchmark, got none in {path}")
+    if own["failed"] or own["exit_status"]:
+        raise BaselineError(
+            f"a run becomes a baseline only if nothing failed, got {own['failed']} failures "
+            f"and pytest's exit status {own['exit_status']} in {path}"
+        )
+    if own["regressed"]:
+        raise BaselineError(f"a regressed run does not become a baseline, got {', '.join(own['regressed'])} in {path}")
+
+
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON so that nobody ever sees half of it: to a temporary file beside it, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write JSON so that nobody ever sees half of it: to a temporary file beside it, then renamed.
+
+    Raises:
+        BaselineError: where it can't be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         temporary.replace(path)
+    except OSError as error:
+        raise BaselineError(f"can't write {path}: {error.strerror}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

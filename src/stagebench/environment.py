@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from importlib import metadata
 from pathlib import Path
 
-from stagebench.types import ModelSettings
+from stagebench.types import GenerationSettings, ModelSettings
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "av")
 UNKNOWN = "unknown"
+"""Equal to nothing, itself included: see `baseline.differences`."""
+
+_LARGE = 64 * 2**20
 
 
-def identity(settings: ModelSettings, generation: str, sample: str) -> dict[str, str]:
+def identity(
+    settings: ModelSettings, generation: GenerationSettings, question: str, media: Path | None
+) -> dict[str, str]:
     """Describe this machine and these settings.
 
     Args:
         settings: how the models are built.
-        generation: `GenerationSettings.describe()`.
-        sample: what the models look at, in a word.
+        generation: how they generate.
+        question: what they are asked.
+        media: what they look at; None for the embedded scene.
 
     Returns:
         Names and values, all text; runs are comparable only where all of them agree.
@@ -30,17 +37,47 @@ def identity(settings: ModelSettings, generation: str, sample: str) -> dict[str,
         "device": _gpu_name(settings.device) if on_gpu else _cpu_name(),
         "driver": _gpu_driver() if on_gpu else platform.system(),
         "cpu": _cpu_name(),
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
-        "threads": _threads(),
+        "cores": str(cores()),
+        "threads": str(settings.threads),
         "profile": settings.profile,
-        "weights": settings.weights or f"random, seed {settings.seed}",
+        "weights": f"{settings.weights}, {fingerprint(Path(settings.weights))}" if settings.weights else "random",
+        "seed": str(settings.seed),
         "dtype": settings.dtype,
-        "attention": f"{settings.attention}, {settings.kernels} kernels" if on_gpu else settings.attention,
-        "generation": generation,
-        "input": sample,
+        "attention": f"{settings.attention}, {settings.kernels} kernels",
+        "generation": generation.describe(),
+        "question": question,
+        "input": fingerprint(media) if media else "scene",
         "python": platform.python_version(),
         **versions,
     }
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_warning() -> str | None:
+    """One line where other processes keep the cores busy, because then every time measures them too."""
+    busy = os.getloadavg()[0]
+    if busy < cores() * 0.7:
+        return None
+    return f"the machine is busy (load {busy:.1f} on {cores()} cores): times will measure its other work too"
+
+
+def fingerprint(path: Path) -> str:
+    """A digest of a file, or of all files of a folder by name; "hub" for what is not on this machine.
+
+    Of a file over 64 MiB (weights) the size stands for the content: reading it would take longer than the benchmark.
+    """
+    if not path.exists():
+        return "hub"
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        digest.update(file.relative_to(path).as_posix().encode())
+        size = file.stat().st_size
+        digest.update(str(size).encode() if size > _LARGE else file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _version(distribution: str) -> str:
@@ -59,14 +96,8 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine() or UNKNOWN
 
 
-def _threads() -> str:
-    import torch  # here, because a gate reads baselines on machines without torch
-
-    return str(torch.get_num_threads())
-
-
 def _gpu_name(device: str) -> str:
-    import torch
+    import torch  # here, because a gate reads baselines on machines without torch
 
     return torch.cuda.get_device_name(torch.device(device))
 

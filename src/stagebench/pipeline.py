@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from stagebench.counters import WorkCounter, check_work, count_operators, counted_forwards
+from stagebench.counters import WorkCounter, additive, check_work, count_operators, counted_forwards, total
+from stagebench.equality import first_divergence
+from stagebench.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.stages.decode import decode
 from stagebench.stages.encode import encode
@@ -20,6 +23,18 @@ from stagebench.timing import Stopwatch, synchronize
 from stagebench.types import Generation, Inputs, Run, Sample, Work
 
 Options = Mapping[str, Any]
+Done = dict[str, Any]
+
+
+def path(model: VisionLanguageModel, sample: Sample, options: Options) -> dict[str, Callable[[Done], Any]]:
+    """The stages in order, each as a function of the results of those before it: the only place that says so."""
+    return {
+        "load": lambda done: load(sample, model.images_per_sample),
+        "preprocess": lambda done: preprocess(model, done["load"], sample.question),
+        "encode": lambda done: encode(model, done["preprocess"]),
+        "prefill": lambda done: prefill(model, done["preprocess"], done["encode"], options),
+        "decode": lambda done: decode(model, done["prefill"]),
+    }
 
 
 def walk(model: VisionLanguageModel, sample: Sample, options: Options, through: Callable[..., Any]) -> Generation:
@@ -32,11 +47,10 @@ def walk(model: VisionLanguageModel, sample: Sample, options: Options, through: 
         through: called as `through(stage, function, *args)` for each stage: a `Stopwatch` times it, a `WorkCounter`
             counts its work.
     """
-    media = through("load", load, sample, model.images_per_sample)
-    inputs = through("preprocess", preprocess, model, media, sample.question)
-    features = through("encode", encode, model, inputs)
-    prefilled = through("prefill", prefill, model, inputs, features, options)
-    generation: Generation = through("decode", decode, model, prefilled)
+    done: Done = {}
+    for stage, step in path(model, sample, options).items():
+        done[stage] = through(stage, step, done)
+    generation: Generation = done["decode"]
     return generation
 
 
@@ -60,6 +74,46 @@ def counted_run(model: VisionLanguageModel, sample: Sample, options: Options) ->
     generation = walk(model, sample, options, through=counter)
     check_work(counter.work)
     return generation, counter
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What an untimed pass found, and `generate()` confirmed.
+
+    Attributes:
+        generation: the tokens.
+        work: counters by stage.
+        reference_work: counters of `generate()`.
+    """
+
+    generation: Generation
+    work: dict[str, Work]
+    reference_work: Work
+
+    def require_same_tokens(self, generation: Generation) -> None:
+        """Refuse a pass that wrote another text than the proven one."""
+        if generation.token_ids != self.generation.token_ids:
+            at = first_divergence(self.generation.token_ids[0], generation.token_ids[0])
+            raise StageError(f"every pass must give the tokens of the first, got another token {at}")
+
+
+def prove(model: VisionLanguageModel, sample: Sample, options: Options, kernels: str) -> Proof:
+    """Prove, before anything is timed, that the stages do what `generate()` does; it serves as a warm-up too.
+
+    With torch's own choice of kernels on a GPU the tokens are not compared: `generate()` does not repeat itself then.
+
+    Raises:
+        StageError: where the tokens, or the forwards, images or FLOPs, are not those of `generate()`.
+    """
+    generation, counter = counted_run(model, sample, options)
+    tokens, reference_work, _ = counted_reference(model, prepared(model, sample), options)
+    mine, reference = total(counter.work), additive(reference_work)
+    if mine != reference:
+        raise StageError(f"the stages must do the work of generate(), {reference}, got {mine}")
+    at = first_divergence(tokens[0].tolist(), generation.token_ids[0])
+    if at is not None and (kernels == "efficient" or model.network.device.type == "cpu"):
+        raise StageError(f"the stages must give the tokens of generate(), got another token {at}")
+    return Proof(generation, counter.work, reference_work)
 
 
 def prepared(model: VisionLanguageModel, sample: Sample) -> Inputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -11,79 +12,88 @@ import torch
 from stagebench import baseline, environment
 from stagebench.errors import StagebenchError
 from stagebench.models.registry import BUILDERS
-from stagebench.types import DEFAULT_QUESTION, DTYPES, KERNELS, PROFILES, GenerationSettings, ModelSettings
+from stagebench.settings import resolve_models, resolve_settings
+from stagebench.stages.load import load
+from stagebench.types import DEFAULT_QUESTION, DTYPES, KERNELS, PROFILES, GenerationSettings, ModelSettings, Sample
 
 _NOTE = pytest.StashKey[str]()
+_SETTINGS = pytest.StashKey[tuple[tuple[str, ...], ModelSettings, GenerationSettings]]()
+_OTHER_WORK = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of the suite."""
     group = parser.getgroup("stagebench")
     group.addoption("--models", default=",".join(BUILDERS), help="comma-separated; default: %(default)s")
-    group.addoption("--device", default="auto", help="cpu, cuda, or auto: cuda where there is one")
+    group.addoption("--device", help="cpu or cuda; default: cuda where there is one")
     group.addoption("--profile", choices=PROFILES, help="default: tiny on a CPU, 7b on a GPU")
-    group.addoption("--weights", help="checkpoint folder or hub id, for --profile pretrained and one model")
+    group.addoption("--weights", help="checkpoint folder or hub id, for one model")
     group.addoption("--dtype", choices=DTYPES, help="default: float32 on a CPU, bfloat16 on a GPU")
     group.addoption("--kernels", choices=KERNELS, default="efficient", help="attention kernels on a GPU")
+    group.addoption("--threads", type=int, help="of torch on the CPU; default: 1 for tiny, else torch's own choice")
     group.addoption("--new-tokens", type=int, default=32, help="limit of new tokens; default: %(default)s")
     group.addoption("--natural-length", action="store_true", help="let a model stop early; default: fixed length")
     group.addoption("--input", type=Path, help="clip, recording or folder; default: the embedded scene")
     group.addoption("--question", default=DEFAULT_QUESTION, help="default: %(default)s")
     group.addoption("--rounds", type=int, default=10, help="timed rounds a benchmark; default: %(default)s")
     group.addoption("--baselines", type=Path, default=Path("baselines"), help="default: %(default)s")
-    group.addoption("--order-seed", type=int, default=0, help="shuffles the models; default: %(default)s")
+    group.addoption("--order-seed", type=int, help="shuffles the models; default: drawn, printed and stored")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-benchmark reads its options
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse settings that make no sense, and let a bare `--benchmark-compare` find its baseline."""
+    if config.option.order_seed is None:
+        config.option.order_seed = secrets.randbelow(2**16)
+    try:
+        config.stash[_SETTINGS] = _resolve(config)
+        _find_baseline(config)
+    except StagebenchError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def _resolve(config: pytest.Config) -> tuple[tuple[str, ...], ModelSettings, GenerationSettings]:
+    option = config.option
+    if option.rounds < 1:
+        raise pytest.UsageError(f"--rounds must be at least 1, got {option.rounds}")
+    models = resolve_models(name for name in option.models.split(",") if name)
+    settings = resolve_settings(
+        models, option.profile, option.weights, option.device, option.dtype, option.kernels, option.threads, seed=0
+    )
+    if option.input is not None:
+        load(Sample(option.input), images=1)
+    return models, settings, GenerationSettings(option.new_tokens, fixed_length=not option.natural_length)
+
+
+def models(config: pytest.Config) -> tuple[str, ...]:
+    """The models of this session, each once."""
+    return config.stash[_SETTINGS][0]
 
 
 def model_settings(config: pytest.Config) -> ModelSettings:
-    """The models' settings out of the command line.
-
-    Raises:
-        pytest.UsageError: where they contradict each other or the machine.
-    """
-    device = config.getoption("device")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise pytest.UsageError(f"--device {device} needs a CUDA device, got none")
-    on_gpu = device.startswith("cuda")
-    weights = config.getoption("weights")
-    try:
-        return ModelSettings(
-            profile=config.getoption("profile") or ("pretrained" if weights else "7b" if on_gpu else "tiny"),
-            weights=weights,
-            device=device,
-            dtype=config.getoption("dtype") or ("bfloat16" if on_gpu else "float32"),
-            kernels=config.getoption("kernels"),
-        )
-    except StagebenchError as error:
-        raise pytest.UsageError(str(error)) from error
+    """How they are built."""
+    return config.stash[_SETTINGS][1]
 
 
 def generation_settings(config: pytest.Config) -> GenerationSettings:
-    """How text is generated, out of the command line; fixed length by default, so that runs do equal work."""
-    try:
-        return GenerationSettings(
-            max_new_tokens=config.getoption("new_tokens"), fixed_length=not config.getoption("natural_length")
-        )
-    except StagebenchError as error:
-        raise pytest.UsageError(str(error)) from error
+    """How text is generated; at fixed length by default, so that runs do equal work."""
+    return config.stash[_SETTINGS][2]
 
 
 def identity(config: pytest.Config) -> dict[str, str]:
     """The environment of this session."""
-    given: Path | None = config.getoption("input")
-    sample = f"{given.name} ({given.stat().st_size} bytes)" if given and given.is_file() else str(given or "scene")
-    sample += f": {config.getoption('question')}"
-    return environment.identity(model_settings(config), generation_settings(config).describe(), sample)
+    option = config.option
+    here = environment.identity(model_settings(config), generation_settings(config), option.question, option.input)
+    return here | {"timer": str(option.benchmark_timer)}
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-benchmark reads the option
-def pytest_configure(config: pytest.Config) -> None:
-    """Let a bare `--benchmark-compare` find the baseline of this environment."""
-    if config.getoption("benchmark_compare", None) is not True:
+def _find_baseline(config: pytest.Config) -> None:
+    asked = config.getoption("benchmark_compare", None)
+    if isinstance(asked, str) and asked.endswith(".json") and not Path(asked).is_file():
+        raise pytest.UsageError(f"--benchmark-compare must name a run or nothing, got no file {asked}")
+    if asked is not True:
         return
-    root = config.rootpath / config.getoption("baselines")
-    here = identity(config)
+    root, here = config.rootpath / config.option.baselines, identity(config)
     found = baseline.find(root, here)
     if found is None:
         config.option.benchmark_compare = []
@@ -94,12 +104,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _closest(root: Path, here: dict[str, str]) -> str:
-    stored = sorted(root.glob(f"*/{baseline.FILE_NAME}"))
-    if not stored:
+    apart: dict[str, list[str]] = {}
+    for path in sorted(root.glob(f"*/{baseline.FILE_NAME}")):
+        try:
+            apart[path.parent.name] = baseline.differences(here, baseline.read_run(path)["machine_info"])
+        except StagebenchError as error:
+            return str(error)
+    if not apart:
         return f"{root.name}/ is empty"
-    apart = {path: baseline.differences(here, baseline.read_run(path)["machine_info"]) for path in stored}
-    nearest = min(stored, key=lambda path: len(apart[path]))
-    return f"the closest, {nearest.parent.name}, differs in {'; '.join(apart[nearest])}"
+    nearest = min(apart, key=lambda name: len(apart[name]))
+    return f"the closest, {nearest}, differs in {'; '.join(apart[nearest])}"
 
 
 def pytest_benchmark_compare_machine_info(
@@ -119,30 +133,62 @@ def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, s
     return identity(config)
 
 
-def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
-    """Note what a gate must know and pytest-benchmark does not say: whether anything failed."""
-    session = config.pluginmanager.getplugin("session")
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
+    """Note what decides whether the run may become a baseline, and pytest-benchmark does not say."""
+    session: Any = config.pluginmanager.getplugin("session")
     output_json["stagebench"] = {
         "schema": baseline.SCHEMA,
-        "failed": session.testsfailed if session else 0,
-        "order_seed": config.getoption("order_seed"),
+        "failed": session.testsfailed,
+        "exit_status": int(session.exitstatus),
+        "regressed": _regressed(config, benchmarks),
+        "order_seed": config.option.order_seed,
+        "load_warning": environment.load_warning(),
     }
 
 
+def _regressed(config: pytest.Config, benchmarks: list[Any]) -> list[str]:
+    """What `--benchmark-compare-fail` is about to fail: pytest-benchmark saves before it checks."""
+    session: Any = config._benchmarksession  # type: ignore[attr-defined] # pytest-benchmark puts it there
+    return [
+        benchmark.fullname
+        for benchmark in benchmarks
+        for stored in session.compared_mapping.values()
+        if benchmark.fullname in stored
+        for check in session.compare_fail or ()
+        if check.fails(benchmark, stored[benchmark.fullname]["stats"])
+    ]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail where a benchmark did other work than in the baseline: its time says nothing then."""
+    benchmarks: Any = session.config._benchmarksession  # type: ignore[attr-defined] # pytest-benchmark puts it there
+    mine = [{"fullname": b.fullname, "extra_info": b.extra_info} for b in benchmarks.benchmarks if not b.has_error]
+    lines: list[str] = []
+    for stored in benchmarks.compared_mapping.values():
+        lines += baseline.work_differences(mine, list(stored.values()))
+        ran = {b["fullname"] for b in mine}
+        lines += [f"{name.split('::')[-1]}: in the baseline only" for name in stored if name not in ran]
+    session.config.stash[_OTHER_WORK] = lines
+    if any("here" in line for line in lines) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Print the settings, and which baseline is compared with."""
+    """Print the settings, the order, and which baseline is compared with."""
     settings = model_settings(config)
     lines = [
-        f"stagebench: {settings.profile} profile, {settings.dtype} on {settings.device}; "
-        f"{generation_settings(config).describe()}"
+        f"stagebench: {settings.profile} profile, {settings.dtype} on {settings.device}, {settings.threads} threads; "
+        f"{generation_settings(config).describe()}; models in order {config.option.order_seed}"
     ]
-    return [*lines, *([config.stash[_NOTE]] if _NOTE in config.stash else [])]
+    return [*lines, *filter(None, [environment.load_warning(), config.stash.get(_NOTE, None)])]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Repeat under the table what it was compared with: the head has scrolled away."""
-    if _NOTE in config.stash:
-        terminalreporter.write_line(f"stagebench: {config.stash[_NOTE]}", bold=True)
+    """Say under the table what it was compared with (the head has scrolled away), and what does not compare."""
+    for line in [config.stash.get(_NOTE, None), *config.stash.get(_OTHER_WORK, [])]:
+        if line:
+            terminalreporter.write_line(f"stagebench: {line}", bold=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

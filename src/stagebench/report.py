@@ -11,12 +11,15 @@ from rich.table import Table
 from stagebench.types import STAGES, Run, Work
 
 
-def stage_table(runs: Sequence[Run], work: Mapping[str, Mapping[str, Work]]) -> Table:
+def stage_table(
+    runs: Sequence[Run], work: Mapping[str, Mapping[str, Work]], passes: Mapping[str, Sequence[Run]]
+) -> Table:
     """Lay runs side by side, with the share of each stage and the work that it did.
 
     Args:
-        runs: one a model.
+        runs: one a model, the one to show.
         work: counters by model and stage.
+        passes: all passes by model, for the spread.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("ms")
@@ -26,6 +29,7 @@ def stage_table(runs: Sequence[Run], work: Mapping[str, Mapping[str, Work]]) -> 
         table.add_row(stage, *(_share(run.seconds[stage], run.e2e) for run in runs))
     table.add_row("unattributed", *(_share(run.unattributed, run.e2e) for run in runs), end_section=True)
     table.add_row("e2e", *(_ms(run.e2e) for run in runs))
+    table.add_row("e2e of all passes", *(_spread([each.e2e for each in passes[run.model]]) for run in runs))
     table.add_row("ttft (load excluded)", *(_ms(run.ttft) for run in runs))
     table.add_row("tpot", *(_ms(run.tpot) for run in runs), end_section=True)
     table.add_row("images encoded", *(str(work[run.model]["encode"]["images_encoded"]) for run in runs))
@@ -36,25 +40,28 @@ def stage_table(runs: Sequence[Run], work: Mapping[str, Mapping[str, Work]]) -> 
     return table
 
 
-def run_as_json(run: Run, work: Mapping[str, Work]) -> dict[str, Any]:
-    """One run for a machine: seconds, counters, tokens and text. A value without meaning is absent."""
-    report: dict[str, Any] = {
-        "model": run.model,
+def runs_as_json(runs: Sequence[Run], work: Mapping[str, Work]) -> dict[str, Any]:
+    """The passes of one model for a machine: seconds, counters, tokens and text. A value without meaning is absent."""
+    return {
+        "model": runs[0].model,
+        "work": work,
+        "token_ids": list(runs[0].generation.token_ids[0]),
+        "finish_reason": runs[0].generation.finish_reasons[0],
+        "text": runs[0].text,
+        "passes": [_pass_as_json(run) for run in runs],
+    }
+
+
+def _pass_as_json(run: Run) -> dict[str, Any]:
+    numbers = {
         "seconds": run.seconds,
         "unattributed": run.unattributed,
         "e2e": run.e2e,
         "ttft": run.ttft,
         "output_throughput": run.output_throughput,
-        "work": work,
-        "token_ids": list(run.generation.token_ids[0]),
-        "finish_reason": run.generation.finish_reasons[0],
-        "text": run.text,
     }
-    if run.device_seconds:
-        report["device_seconds"] = run.device_seconds
-    if run.tpot is not None:
-        report["tpot"] = run.tpot
-    return report
+    meaningful = {"device_seconds": run.device_seconds, "tpot": run.tpot, "itl": run.itl}
+    return numbers | {name: value for name, value in meaningful.items() if value}
 
 
 def _ms(seconds: float | None) -> str:
@@ -63,3 +70,7 @@ def _ms(seconds: float | None) -> str:
 
 def _share(seconds: float, total: float) -> str:
     return f"{_ms(seconds)} {seconds / total:>4.0%}"
+
+
+def _spread(seconds: Sequence[float]) -> str:
+    return f"{_ms(min(seconds))} to {_ms(max(seconds))}"

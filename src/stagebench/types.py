@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -229,8 +230,16 @@ class Run:
 
     @property
     def tpot(self) -> float | None:
-        """Time per output token after the first: decode over n - 1 steps; None where there was no step."""
-        return self.seconds["decode"] / self.generation.steps if self.generation.steps else None
+        """Time per output token after the first: (e2e - ttft) / (n - 1), load in neither; None where n is 1."""
+        if self.generation.steps == 0:
+            return None
+        return (self.e2e - self.seconds["load"] - self.ttft) / self.generation.steps
+
+    @property
+    def itl(self) -> tuple[float, ...]:
+        """Inter-token latencies: the raw gaps between one decode step's token and the next."""
+        ends = self.generation.step_ends
+        return tuple(after - before for before, after in pairwise(ends))
 
     @property
     def output_throughput(self) -> float:
@@ -240,22 +249,15 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class GenerationSettings:
-    """How text is generated: one setting for all models of a run, and printed with it.
+    """How text is generated, greedily: one setting for all models of a run, and printed with it.
 
     Attributes:
         max_new_tokens: the limit, the first token included.
         fixed_length: go on to the limit whatever the model says (stop tokens are suppressed).
-        do_sample: sample instead of taking the likeliest token.
-        temperature, top_p: only read when sampling.
-        seed: of the sampling, and of random weights.
     """
 
     max_new_tokens: int = 32
     fixed_length: bool = False
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -263,18 +265,12 @@ class GenerationSettings:
 
     def options(self) -> dict[str, Any]:
         """The same as keyword arguments of transformers' `generate()`."""
-        options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "do_sample": self.do_sample}
-        if self.fixed_length:
-            options["min_new_tokens"] = self.max_new_tokens
-        if self.do_sample:
-            options |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
-        return options
+        minimum = {"min_new_tokens": self.max_new_tokens} if self.fixed_length else {}
+        return {"max_new_tokens": self.max_new_tokens, "do_sample": False, **minimum}
 
     def describe(self) -> str:
         """One line for the head of a table."""
-        how = f"sampling, T={self.temperature:g}, top-p={self.top_p:g}" if self.do_sample else "greedy"
-        length = "exactly" if self.fixed_length else "up to"
-        return f"{how}, {length} {self.max_new_tokens} new tokens, seed {self.seed}"
+        return f"greedy, {'exactly' if self.fixed_length else 'up to'} {self.max_new_tokens} new tokens"
 
 
 PROFILES = ("tiny", "7b", "pretrained")
@@ -295,6 +291,7 @@ class ModelSettings:
         attention: transformers' attention implementation, "sdpa" or "eager".
         kernels: on a GPU, "efficient" pins one attention kernel, so that equal inputs give equal tokens; "default" lets
             torch choose, and then even `generate()` does not repeat itself.
+        threads: of torch's operators on the CPU.
         seed: of random weights.
     """
 
@@ -304,6 +301,7 @@ class ModelSettings:
     dtype: str = "float32"
     attention: str = "sdpa"
     kernels: str = "efficient"
+    threads: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -313,6 +311,10 @@ class ModelSettings:
             raise ModelError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         if self.kernels not in KERNELS:
             raise ModelError(f"kernels must be one of {', '.join(KERNELS)}, got {self.kernels!r}")
+        if self.threads < 1:
+            raise ModelError(f"threads must be at least 1, got {self.threads}")
+        if not 0 <= self.seed < 2**63:
+            raise ModelError(f"seed must be from 0 to 2**63 - 1, got {self.seed}")
         if (self.profile == "pretrained") != (self.weights is not None):
             raise ModelError(
                 f"weights are given with the profile 'pretrained' and only with it, got profile {self.profile!r} "

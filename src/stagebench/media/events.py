@@ -86,7 +86,7 @@ def read_events(path: Path, count: int) -> Media:
         raise MediaError(f"{path.name}: must have at least {count} events, one an image, got {len(events.t)}")
     slices = slices_of_equal_count(len(events.t), count)
     images = tuple(draw_events(events.x[part], events.y[part], events.p[part]) for part in slices)
-    span = float(events.t[-1] - events.t[0]) / 1e6
+    span = (int(events.t[-1]) - int(events.t[0])) / 1e6  # int64 would overflow
     return Media(images, "events", frames_decoded=0, bytes_read=size, span=span)
 
 

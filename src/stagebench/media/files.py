@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from stagebench.errors import MediaError
+
+
+def name_of(path: Path) -> str:
+    """Return what an error calls a path: its last part, or all of one that has none (".", "/")."""
+    return path.name or str(path)
 
 
 def size_of(path: Path) -> int:
@@ -13,12 +21,41 @@ def size_of(path: Path) -> int:
     Raises:
         MediaError: there is no such file, it is a folder or device, it is empty, or may not be read.
     """
+    with _one_line_errors(path):
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode):  # to open a pipe would wait for its other end
+            path.open("rb").close()
+    if not stat.S_ISREG(status.st_mode):
+        kind = "folder" if stat.S_ISDIR(status.st_mode) else "device"
+        raise MediaError(f"{name_of(path)}: must be a file, got a {kind}")
+    if status.st_size == 0:
+        raise MediaError(f"{name_of(path)}: must hold data, got an empty file")
+    return status.st_size
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder at `path`.
+
+    Raises:
+        MediaError: the folder that it lies in may not be read.
+    """
+    with _one_line_errors(path):
+        return path.is_dir()
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return what lies in a folder, in no order.
+
+    Raises:
+        MediaError: the folder may not be read.
+    """
+    with _one_line_errors(folder):
+        return list(folder.iterdir())
+
+
+@contextmanager
+def _one_line_errors(path: Path) -> Iterator[None]:
     try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise MediaError(f"{path.name}: can't be read: {error.strerror}") from error
-    if not path.is_file():
-        raise MediaError(f"{path.name}: must be a file, got a {'folder' if path.is_dir() else 'device'}")
-    if size == 0:
-        raise MediaError(f"{path.name}: must hold data, got an empty file")
-    return size
+        yield
+    except (OSError, ValueError) as error:  # a ValueError: the name holds what no name may
+        raise MediaError(f"{name_of(path)}: can't be read: {getattr(error, 'strerror', error)}") from error

@@ -9,9 +9,11 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from stagebench.errors import MediaError
-from stagebench.media.files import size_of
+from stagebench.media.files import files_in, is_folder, name_of, size_of
 from stagebench.media.sampling import evenly_spaced
 from stagebench.types import Image, Media
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def read_images(path: Path, count: int) -> Media:
@@ -25,13 +27,16 @@ def read_images(path: Path, count: int) -> Media:
         `count` uint8 arrays (height, width, 3), RGB; `bytes_read` counts the chosen files only.
 
     Raises:
-        MediaError: the path is missing, there are fewer than `count` images, or one isn't an 8-bit PNG.
+        MediaError: the path is missing or may not be read, a file is not a PNG, there are fewer than `count`, or a
+            chosen one isn't a whole one of 8 bits.
     """
-    files = sorted_pngs(path) if path.is_dir() else [path]
-    if not path.is_dir():
-        size_of(path)
+    folder = is_folder(path)
+    files = sorted_pngs(path) if folder else [path]
+    for file in files:
+        _require_png(file)
     if len(files) < count:
-        raise MediaError(f"{path.name}: must have at least {count} PNG images, got {len(files)}")
+        what, got = ("have", str(len(files))) if folder else ("be a folder of", "a single one")
+        raise MediaError(f"{name_of(path)}: must {what} at least {count} PNG images, got {got}")
     chosen = [files[i] for i in evenly_spaced(len(files), count)]
     size = sum(size_of(file) for file in chosen)
     images = tuple(read_png(file) for file in chosen)
@@ -40,7 +45,7 @@ def read_images(path: Path, count: int) -> Media:
 
 def sorted_pngs(folder: Path) -> list[Path]:
     """Return the PNGs of a folder in natural order: numbers in a name are compared as numbers."""
-    return sorted((file for file in folder.iterdir() if file.suffix.lower() == ".png"), key=_natural)
+    return sorted((file for file in files_in(folder) if file.suffix.lower() == ".png"), key=_natural)
 
 
 def read_png(path: Path) -> Image:
@@ -59,6 +64,14 @@ def read_png(path: Path) -> Image:
     except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
         why = " ".join(str(error).replace(repr(str(path)), "").split()) or type(error).__name__
         raise MediaError(f"{path.name}: must be a whole PNG image, got: {why}") from error
+
+
+def _require_png(path: Path) -> None:
+    size_of(path)
+    with path.open("rb") as file:
+        start = file.read(len(_SIGNATURE))
+    if start != _SIGNATURE:
+        raise MediaError(f"{path.name}: is not a PNG image, must begin with {_SIGNATURE!r}, got {start!r}")
 
 
 def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:

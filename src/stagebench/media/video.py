@@ -165,6 +165,8 @@ def _is_cut_mp4(path: Path, size: int) -> bool:
 
     Boxes: ISO/IEC 14496-12, 4.2. Other containers are not judged.
     """
+    if size < 8:
+        return False
     start, has_index = 0, False
     with path.open("rb") as file:
         while start + 8 <= size:

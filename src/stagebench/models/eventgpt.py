@@ -6,8 +6,7 @@ Our own port of the network of https://github.com/XduSyL/EventGPT, as a transfor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,16 +24,22 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
-
-# Named with its backend: the plain name means torchvision where that is installed, and other pixels.
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
 from stagebench.errors import CheckpointError, ModelError, StageError
+from stagebench.models.assembly import image_processor, pretrained_image_processor
 from stagebench.models.embedding import embed_with_features
 from stagebench.models.shapes import text_shape, vision_shape
 from stagebench.models.tokenizer import build_tokenizer
-from stagebench.models.weights import only_special_tokens, pretrained_network, random_network, require_exact_keys
+from stagebench.models.weights import (
+    check_model_type,
+    only_special_tokens,
+    pretrained_network,
+    random_network,
+    reading,
+    require_exact_keys,
+)
 from stagebench.types import Inputs, Media, ModelSettings
 
 EVENT_TOKEN_INDEX = -200
@@ -120,12 +125,12 @@ class EventGPTConfig(LlamaConfig):
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], Any]:
         """As transformers', and the CLIP tower's config from where the authors' layout keeps it."""
         config, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        _check_model_type(f"the config of {pretrained_model_name_or_path}", config, cls.model_type)
+        check_model_type(f"the config of {pretrained_model_name_or_path}", config, cls.model_type)
         if not config.get("vision_config") and (tower := config.get("mm_visual_tower")):
             source = _tower_source(pretrained_model_name_or_path, tower)
-            with _reading(f"the CLIP config of {source}"):
+            with reading(f"the CLIP config of {source}"):
                 found, _ = CLIPVisionConfig.get_config_dict(source)
-                _check_model_type(f"the CLIP config of {source}", found, CLIPVisionConfig.model_type, "clip")
+                check_model_type(f"the CLIP config of {source}", found, CLIPVisionConfig.model_type, "clip")
                 config["vision_config"] = CLIPVisionConfig.from_pretrained(source).to_dict()
         return config, rest
 
@@ -309,13 +314,8 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
     """The prompt's token ids in the authors' form: BOS first, one `EVENT_TOKEN_INDEX` where the events go.
 
     The template is split at `<event>` and each part tokenised on its own; the second part's BOS is dropped.
-
-    Raises:
-        StageError: where the question itself holds `<event>`.
     """
-    if EVENT_MARK in question:
-        raise StageError(f"a question must not hold {EVENT_MARK}, the mark of the events' place, got {question!r}")
-    before, after = (tokenizer(part).input_ids for part in _PROMPT.format(question=question).split(EVENT_MARK))
+    before, after = (tokenizer(part.format(question=question)).input_ids for part in _PROMPT.split(EVENT_MARK))
     return [*before, EVENT_TOKEN_INDEX, *(after[1:] if after[0] == tokenizer.bos_token_id else after)]
 
 
@@ -346,6 +346,8 @@ class EventGPT:
     tokenizer: PreTrainedTokenizerBase
     image_processor: CLIPImageProcessorPil
     name: str = field(default="eventgpt", init=False)
+    media: str = field(default="events", init=False)
+    marks: tuple[str, ...] = field(default=(EVENT_MARK, PATCH_TOKEN, START_TOKEN, END_TOKEN), init=False)
     images_per_sample: int = field(default=IMAGES_PER_SAMPLE, init=False)
 
     @property
@@ -409,7 +411,8 @@ def build(settings: ModelSettings) -> EventGPT:
         CheckpointError: where a pretrained folder isn't the authors' layout, or its keys aren't the model's.
     """
     if settings.profile == "pretrained":
-        return _build_pretrained(settings)
+        with reading(f"the checkpoint {settings.weights}"):
+            return _build_pretrained(settings)
     return build_from_config(config_of(settings.profile), settings)
 
 
@@ -433,25 +436,20 @@ def build_from_config(config: EventGPTConfig, settings: ModelSettings) -> EventG
     config = deepcopy(config)
     tokenizer = build_tokenizer(config.vocab_size, config.added_tokens)
     config.event_token_id = _placeholder(tokenizer, config)
-    side = cast(int, config.tower.image_size)
-    return _assemble(
-        settings.profile,
-        random_network(EventGPTForConditionalGeneration, config, settings),
-        tokenizer,
-        CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}),
-    )
+    network = random_network(EventGPTForConditionalGeneration, config, settings)
+    only_special_tokens(network, tokenizer)
+    return EventGPT(settings.profile, network, tokenizer, image_processor(cast(int, config.tower.image_size)))
 
 
 def _build_pretrained(settings: ModelSettings) -> EventGPT:
     weights = str(settings.weights)
-    with _reading(f"the config of {weights}"):
+    with reading(f"the config of {weights}"):
         config = EventGPTConfig.from_pretrained(weights)
     tokenizer = load_tokenizer(weights, config)
     if config.mm_visual_tower is None:
         raise CheckpointError(f"the config of {weights} must name its CLIP folder in mm_visual_tower, got none")
     source = _tower_source(weights, config.mm_visual_tower)
-    with _reading(f"the image processor of {source}"):
-        processor = CLIPImageProcessorPil.from_pretrained(source)
+    processor = pretrained_image_processor(source, cast(int, config.tower.image_size))
     if config.vocab_size < len(tokenizer):
         raise CheckpointError(
             f"the checkpoint {weights} must embed all {len(tokenizer)} tokens of its tokenizer, "
@@ -462,7 +460,8 @@ def _build_pretrained(settings: ModelSettings) -> EventGPT:
     if config.vocab_size > len(tokenizer):
         # As the authors do: rows that no token has can't be generated.
         network.resize_token_embeddings(len(tokenizer))
-    return _assemble(settings.profile, network, tokenizer, processor)
+    only_special_tokens(network, tokenizer)
+    return EventGPT(settings.profile, network, tokenizer, processor)
 
 
 def load_tokenizer(folder: str, config: EventGPTConfig) -> SlowLlamaTokenizer:
@@ -471,20 +470,10 @@ def load_tokenizer(folder: str, config: EventGPTConfig) -> SlowLlamaTokenizer:
     Raises:
         CheckpointError: where it can't be read.
     """
-    with _reading(f"the tokenizer of {folder}"):
+    with reading(f"the tokenizer of {folder}"):
         tokenizer = SlowLlamaTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(list(config.added_tokens), special_tokens=True)
     return cast(SlowLlamaTokenizer, tokenizer)
-
-
-def _assemble(
-    profile: str,
-    network: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    processor: CLIPImageProcessorPil,
-) -> EventGPT:
-    only_special_tokens(network, tokenizer)
-    return EventGPT(profile=profile, network=network, tokenizer=tokenizer, image_processor=processor)
 
 
 def _placeholder(tokenizer: PreTrainedTokenizerBase, config: EventGPTConfig) -> int:
@@ -502,18 +491,3 @@ def _tower_source(checkpoint: Any, tower: str) -> str:
             f"mm_visual_tower of {checkpoint} must name an existing folder or a hub id, got {tower!r}"
         )
     return tower
-
-
-def _check_model_type(what: str, config: Mapping[str, Any], *allowed: str) -> None:
-    """Refuse another model's config, and the empty one that transformers makes of a folder without any."""
-    if config.get("model_type") not in allowed:
-        raise CheckpointError(f"{what} must have model_type {' or '.join(allowed)}, got {config.get('model_type')}")
-
-
-@contextmanager
-def _reading(what: str) -> Iterator[None]:
-    """Whatever transformers raises about a file, in one line."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
-        raise CheckpointError(f"can't read {what}: {' '.join(str(error).split())}") from error

@@ -15,7 +15,6 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor, nn
 from transformers import (
-    AutoTokenizer,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
@@ -24,10 +23,9 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from stagebench.models.assembly import pretrained_assembly, random_assembly
 from stagebench.models.embedding import embed_with_features
 from stagebench.models.shapes import text_shape, vision_shape
-from stagebench.models.tokenizer import build_tokenizer
-from stagebench.models.weights import only_special_tokens, pretrained_network, random_network
 from stagebench.types import Image, Inputs, Media, ModelSettings
 
 COLUMNS, ROWS = 4, 2
@@ -70,6 +68,8 @@ class Llava:
     tokenizer: PreTrainedTokenizerBase
     image_processor: CLIPImageProcessorPil
     name: str = "llava-1.5"
+    media: str = "video"
+    marks: tuple[str, ...] = ("<image>",)
     images_per_sample: int = COLUMNS * ROWS
 
     @property
@@ -86,10 +86,10 @@ class Llava:
         """Eight images into one grid, normalised, and the prompt with one placeholder a visual token."""
         config = self.network.config
         red, green, blue = (int(255 * m) for m in self.image_processor.image_mean)
-        picture = grid(media.images, self.image_processor.crop_size["height"], (red, green, blue))
+        picture = grid(media.images, config.vision_config.image_size, (red, green, blue))
         pixels = self.image_processor(images=picture, return_tensors="pt")["pixel_values"]
         visual_tokens = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-        text = PROMPT.format(question=question).replace("<image>", "<image>" * visual_tokens)
+        text = PROMPT.replace("<image>", "<image>" * visual_tokens).format(question=question)
         encoded = self.tokenizer(text, return_tensors="pt")
         device = self.network.device
         return Inputs(
@@ -119,24 +119,19 @@ class Llava:
 
 
 def build(settings: ModelSettings) -> Llava:
-    """Build LLaVA-1.5 in one of its profiles; "pretrained" reads a `llava-hf` checkpoint."""
+    """Build LLaVA-1.5 in one of its profiles; "pretrained" reads a `llava-hf` checkpoint.
+
+    Raises:
+        CheckpointError: where a pretrained folder is of another model, or not whole.
+    """
     if settings.profile == "pretrained":
-        network = pretrained_network(LlavaForConditionalGeneration, settings)
-        tokenizer = AutoTokenizer.from_pretrained(settings.weights, padding_side="left")
-        only_special_tokens(network, tokenizer)
-        processor = CLIPImageProcessorPil.from_pretrained(settings.weights)
-        return Llava("pretrained", network, tokenizer, processor)
+        return Llava("pretrained", *pretrained_assembly(LlavaForConditionalGeneration, settings))
     return build_from_config(config_of(settings.profile), settings)
 
 
 def build_from_config(config: LlavaConfig, settings: ModelSettings) -> Llava:
     """Build it with random weights and a tokenizer of the config's vocabulary."""
-    network = random_network(LlavaForConditionalGeneration, config, settings)
-    tokenizer = build_tokenizer(config.text_config.vocab_size, ("<image>",))
-    only_special_tokens(network, tokenizer)
-    side = config.vision_config.image_size
-    processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-    return Llava(settings.profile, network, tokenizer, processor)
+    return Llava(settings.profile, *random_assembly(LlavaForConditionalGeneration, config, Llava.marks, settings))
 
 
 def config_of(profile: str) -> LlavaConfig:

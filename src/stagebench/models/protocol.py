@@ -25,6 +25,16 @@ class VisionLanguageModel(Protocol):
         ...
 
     @property
+    def media(self) -> str:
+        """Its own kind of media, as `media.scene.Scene` names it: "events" or "video"."""
+        ...
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What marks a place in its prompt, and so must not stand in a question ("<image>")."""
+        ...
+
+    @property
     def images_per_sample(self) -> int:
         """How many frames or event images `load` hands over."""
         ...

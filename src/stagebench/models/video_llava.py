@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import (
-    AutoTokenizer,
     CLIPVisionConfig,
     LlamaConfig,
     PreTrainedTokenizerBase,
@@ -20,10 +19,9 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from stagebench.models.assembly import pretrained_assembly, random_assembly
 from stagebench.models.embedding import embed_with_features
 from stagebench.models.shapes import text_shape, vision_shape
-from stagebench.models.tokenizer import build_tokenizer
-from stagebench.models.weights import only_special_tokens, pretrained_network, random_network
 from stagebench.types import Inputs, Media, ModelSettings
 
 FRAMES = 8
@@ -39,6 +37,8 @@ class VideoLlava:
     tokenizer: PreTrainedTokenizerBase
     image_processor: CLIPImageProcessorPil
     name: str = "video-llava"
+    media: str = "video"
+    marks: tuple[str, ...] = ("<image>", "<video>")
     images_per_sample: int = FRAMES
 
     @property
@@ -56,7 +56,7 @@ class VideoLlava:
         vision = self.network.config.vision_config
         pixels = self.image_processor(images=list(media.images), return_tensors="pt")["pixel_values"]
         visual_tokens = len(media.images) * ((vision.image_size // vision.patch_size) ** 2 + 1)
-        text = PROMPT.format(question=question).replace("<video>", "<video>" * visual_tokens)
+        text = PROMPT.replace("<video>", "<video>" * visual_tokens).format(question=question)
         encoded = self.tokenizer(text, return_tensors="pt")
         device = self.network.device
         return Inputs(
@@ -86,24 +86,20 @@ class VideoLlava:
 
 
 def build(settings: ModelSettings) -> VideoLlava:
-    """Build Video-LLaVA in one of its profiles; "pretrained" reads a `LanguageBind/Video-LLaVA-7B-hf` checkpoint."""
+    """Build Video-LLaVA in one of its profiles; "pretrained" reads a `LanguageBind/Video-LLaVA-7B-hf` checkpoint.
+
+    Raises:
+        CheckpointError: where a pretrained folder is of another model, or not whole.
+    """
     if settings.profile == "pretrained":
-        network = pretrained_network(VideoLlavaForConditionalGeneration, settings)
-        tokenizer = AutoTokenizer.from_pretrained(settings.weights, padding_side="left")
-        only_special_tokens(network, tokenizer)
-        processor = CLIPImageProcessorPil.from_pretrained(settings.weights)
-        return VideoLlava("pretrained", network, tokenizer, processor)
+        return VideoLlava("pretrained", *pretrained_assembly(VideoLlavaForConditionalGeneration, settings))
     return build_from_config(config_of(settings.profile), settings)
 
 
 def build_from_config(config: VideoLlavaConfig, settings: ModelSettings) -> VideoLlava:
     """Build it with random weights and a tokenizer of the config's vocabulary."""
-    network = random_network(VideoLlavaForConditionalGeneration, config, settings)
-    tokenizer = build_tokenizer(config.text_config.vocab_size, ("<image>", "<video>"))
-    only_special_tokens(network, tokenizer)
-    side = config.vision_config.image_size
-    processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-    return VideoLlava(settings.profile, network, tokenizer, processor)
+    assembly = random_assembly(VideoLlavaForConditionalGeneration, config, VideoLlava.marks, settings)
+    return VideoLlava(settings.profile, *assembly)
 
 
 def config_of(profile: str) -> VideoLlavaConfig:

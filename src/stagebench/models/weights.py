@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
-from stagebench.errors import CheckpointError
+from stagebench.errors import CheckpointError, StagebenchError
 from stagebench.types import ModelSettings
 
 N = TypeVar("N", bound=PreTrainedModel)
+
+KEYS_NAMED = 3  # of a 7B checkpoint hundreds may be wrong, and the first ones tell what it is
 
 
 def random_network(cls: type[N], config: PretrainedConfig, settings: ModelSettings) -> N:
@@ -31,27 +35,64 @@ def random_network(cls: type[N], config: PretrainedConfig, settings: ModelSettin
 
 
 def pretrained_network(cls: type[N], settings: ModelSettings, **kwargs: Any) -> N:
-    """Read a checkpoint through `from_pretrained`.
+    """Read a checkpoint through `from_pretrained`; call it within `reading`.
 
     Raises:
-        CheckpointError: where the folder can't be read, or its keys or shapes are not exactly the model's.
+        CheckpointError: where its keys or shapes are not exactly the model's.
     """
     network: N
-    try:
-        network, report = cls.from_pretrained(
-            settings.weights,
-            dtype=getattr(torch, settings.dtype),
-            attn_implementation=settings.attention,
-            device_map=settings.device,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # or transformers refuses a wrong shape before it says which key has it
-            **kwargs,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"can't read the checkpoint {settings.weights}: {_one_line(error)}") from error
+    network, report = cls.from_pretrained(
+        settings.weights,
+        dtype=getattr(torch, settings.dtype),
+        attn_implementation=settings.attention,
+        device_map=settings.device,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # or transformers refuses a wrong shape before it says which key has it
+        **kwargs,
+    )
     require_exact_keys(settings.weights, report)
     network.eval()
     return network
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn whatever is raised about a file into one line, and keep transformers from printing meanwhile.
+
+    Args:
+        what: is being read ("the tokenizer of /models/llava").
+
+    Raises:
+        CheckpointError: for any error but one of ours, which passes.
+    """
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    except StagebenchError:
+        raise
+    except Exception as error:  # no narrower: tokenizers, safetensors and huggingface_hub have bases of their own
+        raise CheckpointError(f"can't read {what}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def check_model_type(what: str, config: Mapping[str, Any], *allowed: str) -> None:
+    """Refuse another model's config, and the empty one that transformers makes of a folder without any.
+
+    Args:
+        what: it is the config of.
+        config: as it stands in the file.
+        allowed: values of `model_type`.
+
+    Raises:
+        CheckpointError: naming the `model_type` found.
+    """
+    if config.get("model_type") not in allowed:
+        raise CheckpointError(f"{what} must have model_type {' or '.join(allowed)}, got {config.get('model_type')}")
 
 
 def require_exact_keys(checkpoint: Any, report: Mapping[str, Any]) -> None:
@@ -62,13 +103,14 @@ def require_exact_keys(checkpoint: Any, report: Mapping[str, Any]) -> None:
         report: the loading info of `from_pretrained`.
 
     Raises:
-        CheckpointError: naming the keys.
+        CheckpointError: naming the first `KEYS_NAMED` keys and the number of the others.
     """
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if keys := report.get(problem):
+        if keys := sorted(map(_describe_key, report.get(problem, ()))):
+            more = f" and {len(keys) - KEYS_NAMED} more" if len(keys) > KEYS_NAMED else ""
             raise CheckpointError(
                 f"the checkpoint {checkpoint} must hold exactly the model's keys, "
-                f"got {problem.replace('_', ' ')}: {', '.join(sorted(map(_describe_key, keys)))}"
+                f"got {problem.replace('_', ' ')}: {', '.join(keys[:KEYS_NAMED])}{more}"
             )
 
 
@@ -93,7 +135,3 @@ def release() -> None:
 def _describe_key(key: Any) -> str:
     # Of a mismatched one: the key, its shape, the model's shape.
     return f"{key[0]} {tuple(key[1])} for {tuple(key[2])}" if isinstance(key, tuple) else str(key)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -49,8 +49,8 @@ def advance(model: VisionLanguageModel, prefilled: Prefilled, steps: int | None 
     sequences, unfinished = prefilled.sequences, prefilled.unfinished
     was_unfinished: list[Tensor] = []
     step_ends: list[float] = []
-    # bool() is the one synchronisation a token that generate() makes as well.
-    while len(step_ends) != steps and bool(unfinished.max()):
+    going = bool(unfinished.max())
+    while going and len(step_ends) != steps:
         was_unfinished.append(unfinished)
         inputs = network.prepare_inputs_for_generation(sequences, next_sequence_length=1, **state)
         outputs = network(**inputs, return_dict=True)
@@ -63,6 +63,7 @@ def advance(model: VisionLanguageModel, prefilled: Prefilled, steps: int | None 
             prefilled.stopping_criteria,
             prefilled.generation_config,
         )
+        going = bool(unfinished.max())  # the one synchronisation a token that generate() makes as well
         step_ends.append(time.perf_counter())
     return replace(
         prefilled,

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from stagebench.errors import MediaError
 from stagebench.media.events import read_events
-from stagebench.media.files import size_of
+from stagebench.media.files import is_folder, name_of, size_of
 from stagebench.media.images import read_images
 from stagebench.media.video import read_video
 from stagebench.types import Media, Sample
 
 UNIT = "images"
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+REFUSED_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".tif", ".tiff", ".webp")  # FFmpeg would make each a video of one frame
 
 
 def load(sample: Sample, images: int) -> Media:
@@ -29,17 +29,20 @@ def load(sample: Sample, images: int) -> Media:
         `images` images, exactly.
 
     Raises:
-        MediaError: there is nothing at the path, or it is empty, damaged, of no known kind, or too short.
+        MediaError: there is nothing at the path, or it may not be read, is empty, damaged, of no known kind, or too
+            short.
     """
     path = sample.path
     if images < 1:
-        raise MediaError(f"{path.name}: at least 1 image must be asked for, got {images}")
-    if path.is_dir():
+        raise MediaError(f"{name_of(path)}: at least 1 image must be asked for, got {images}")
+    if is_folder(path):
         return read_images(path, images)
     size_of(path)
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return read_events(path, images)
-    if suffix in IMAGE_SUFFIXES:
+    if suffix in REFUSED_SUFFIXES:
+        raise MediaError(f"{path.name}: an image must be a PNG, got {suffix}")
+    if suffix == ".png":
         return read_images(path, images)
     return read_video(path, images)

@@ -16,10 +16,20 @@ def preprocess(model: VisionLanguageModel, media: Media, question: str) -> Input
     """Run the stage.
 
     Raises:
-        StageError: where the media do not hold as many images as the model takes, or the question is blank.
+        StageError: where the media do not hold as many images as the model takes, or the question is blank or holds
+            what has a meaning of its own in the model's prompt.
     """
     if len(media.images) != model.images_per_sample:
         raise StageError(f"{model.name} takes {model.images_per_sample} images, got {len(media.images)}")
     if not question.strip():
         raise StageError(f"the question must not be blank, got {question!r}")
+    if special := sorted(token for token in _special_tokens(model) if token in question):
+        raise StageError(
+            f"the question must not hold {model.name}'s special tokens {', '.join(special)}, got {question!r}"
+        )
     return model.preprocess(media, question)
+
+
+def _special_tokens(model: VisionLanguageModel) -> set[str]:
+    tokens = {*model.marks, *model.tokenizer.all_special_tokens, *model.tokenizer.get_added_vocab()}
+    return {token for token in tokens if token.strip()}  # some tokenizers add runs of blanks

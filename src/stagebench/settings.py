@@ -1,0 +1,70 @@
+"""Settings out of what a person typed: defaults that fit the machine, and contradictions refused before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from stagebench.errors import ModelError
+from stagebench.models.registry import BUILDERS
+from stagebench.types import ModelSettings
+
+
+def resolve_models(names: Iterable[str]) -> tuple[str, ...]:
+    """The named models, each once, in the order given.
+
+    Raises:
+        ModelError: for an unknown name, or none at all.
+    """
+    models = tuple(dict.fromkeys(names))
+    unknown = [name for name in models if name not in BUILDERS]
+    if unknown or not models:
+        raise ModelError(f"models must be of {', '.join(BUILDERS)}, got {', '.join(unknown) or 'none'}")
+    return models
+
+
+def resolve_settings(
+    models: tuple[str, ...],
+    profile: str | None,
+    weights: str | None,
+    device: str | None,
+    dtype: str | None,
+    kernels: str,
+    threads: int | None,
+    seed: int,
+) -> ModelSettings:
+    """Fill in what was not given.
+
+    The device is a GPU where there is one. On a GPU the profile is 7b in bfloat16, on a CPU tiny in float32 with one
+    thread: layers so narrow gain nothing from more, and wait for each other where another process takes a core.
+
+    Raises:
+        ModelError: for a device that is not there, weights for several models, or a contradiction.
+    """
+    device = _resolve_device(device)
+    on_gpu = device.startswith("cuda")
+    if weights is not None and len(models) > 1:
+        raise ModelError(f"weights are those of one model, got {len(models)} models: {', '.join(models)}")
+    profile = profile or ("pretrained" if weights else "7b" if on_gpu else "tiny")
+    return ModelSettings(
+        profile=profile,
+        weights=weights,
+        device=device,
+        dtype=dtype or ("bfloat16" if on_gpu else "float32"),
+        kernels=kernels,
+        threads=threads or (1 if profile == "tiny" else torch.get_num_threads()),
+        seed=seed,
+    )
+
+
+def _resolve_device(device: str | None) -> str:
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return device
+    available = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    available += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if device not in available:
+        raise ModelError(f"device must be one of {', '.join(available)}, got {device!r}")
+    return device

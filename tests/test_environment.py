@@ -1,0 +1,62 @@
+from stagebench import environment
+from stagebench.environment import fingerprint, identity
+from stagebench.types import GenerationSettings, ModelSettings
+
+SETTINGS, GENERATION = ModelSettings(), GenerationSettings()
+KEYS = {
+    *("device", "driver", "cpu", "cores", "threads", "profile", "weights", "seed", "dtype", "attention"),
+    *("generation", "question", "input", "python"),
+    *("torch", "transformers", "tokenizers", "numpy", "pillow", "av"),
+}
+
+
+def changed_keys(before, after):
+    return {key for key in before if before[key] != after[key]}
+
+
+def test_everything_that_a_time_depends_on_is_in_the_identity():
+    assert set(identity(SETTINGS, GENERATION, "What moves?", None)) == KEYS
+
+
+def test_each_setting_changes_its_own_part_of_the_identity(tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(b"a clip")
+    base = identity(SETTINGS, GENERATION, "What moves?", None)
+    others = {
+        "threads": identity(ModelSettings(threads=2), GENERATION, "What moves?", None),
+        "profile": identity(ModelSettings(profile="7b"), GENERATION, "What moves?", None),
+        "seed": identity(ModelSettings(seed=1), GENERATION, "What moves?", None),
+        "dtype": identity(ModelSettings(dtype="bfloat16"), GENERATION, "What moves?", None),
+        "attention": identity(ModelSettings(attention="eager"), GENERATION, "What moves?", None),
+        "generation": identity(SETTINGS, GenerationSettings(fixed_length=True), "What moves?", None),
+        "question": identity(SETTINGS, GENERATION, "Who moves?", None),
+        "input": identity(SETTINGS, GENERATION, "What moves?", tmp_path / "clip.mp4"),
+    }
+    assert {key: changed_keys(base, other) for key, other in others.items()} == {key: {key} for key in others}
+
+
+def test_a_fingerprint_is_of_the_content_not_of_the_name(tmp_path):
+    (tmp_path / "a").write_bytes(b"same")
+    (tmp_path / "b").write_bytes(b"same")
+    (tmp_path / "c").write_bytes(b"size")
+    assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b") != fingerprint(tmp_path / "c")
+
+
+def test_a_fingerprint_of_a_folder_is_of_all_its_files(tmp_path):
+    (tmp_path / "a").write_bytes(b"one")
+    before = fingerprint(tmp_path)
+    (tmp_path / "b").write_bytes(b"two")
+    assert before != fingerprint(tmp_path)
+
+
+def test_a_busy_machine_is_said_to_be_busy(monkeypatch):
+    monkeypatch.setattr(environment, "cores", lambda: 4)
+    monkeypatch.setattr(environment.os, "getloadavg", lambda: (5.0, 0.0, 0.0))
+    assert environment.load_warning() == (
+        "the machine is busy (load 5.0 on 4 cores): times will measure its other work too"
+    )
+
+
+def test_an_idle_machine_is_not(monkeypatch):
+    monkeypatch.setattr(environment, "cores", lambda: 4)
+    monkeypatch.setattr(environment.os, "getloadavg", lambda: (0.5, 0.0, 0.0))
+    assert environment.load_warning() is None
