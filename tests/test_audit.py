@@ -40,13 +40,7 @@ def test_every_claim_but_the_timed_one_holds_for_an_honest_model(model, sample):
 
 
 def test_a_generate_that_does_not_repeat_itself_is_blamed_and_the_split_is_not(model, sample, monkeypatch):
-    calls = Counter()
-
-    def unsteady(*arguments):
-        calls["generate"] += 1
-        return reference_generate(*arguments) + calls["generate"] % 2
-
-    monkeypatch.setattr(audit_module, "reference_generate", unsteady)
+    monkeypatch.setattr(audit_module, "reference_generate", lambda *a: reference_generate(*a) + 1)
     checks = {check.claim: check.detail for check in audit(model, sample, OPTIONS, "efficient") if not check.held}
     assert checks["generate() repeats itself"] == "token 0 differs"
     assert checks["the stages give the tokens of generate()"] == "not judged: generate() does not repeat itself"
