@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from stagebench.counters import additive, total
+from stagebench.counters import additive, count_kernels, total
 from stagebench.equality import compare, first_divergence
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline import (
@@ -30,6 +30,9 @@ MAX_UNATTRIBUTED = 0.05
 
 COUNTED_TOKENS = 16
 """Counting is slow and every step is alike, so it need not go on for long."""
+
+KERNEL_TOKENS = 2
+"""Counting kernels is slower still."""
 
 STATIC = {"cache_implementation": "static", "disable_compile": True}
 
@@ -59,7 +62,10 @@ def audit(model: VisionLanguageModel, sample: Sample, options: Options, kernels:
     few = shortened(options, COUNTED_TOKENS)
     mine = total(counted_run(model, sample, few)[1].work)
     reference = additive(counted_reference(model, inputs, few)[1])
-    yield Check("the stages do the work of generate(), once", mine == reference, _work_detail(mine, reference))
+    detail = _work_detail(mine, reference)
+    if model.network.device.type == "cuda":
+        detail += _kernel_detail(model, inputs, shortened(options, KERNEL_TOKENS))
+    yield Check("the stages do the work of generate(), once", mine == reference, detail)
     tokens = reference_generate(model, inputs, options)
     again, logits = _scored(model, inputs, options)
     repeats = _equal("generate() repeats itself", tokens, again)
@@ -79,6 +85,13 @@ def audit(model: VisionLanguageModel, sample: Sample, options: Options, kernels:
         yield _near_tie("the static cache parts from the dynamic one at a near-tie only", tokens, static_tokens, logits)
     other = _with_other_kernels(model, inputs, options)
     yield _near_tie("other attention kernels part at a near-tie only", tokens, other, logits)
+
+
+def _kernel_detail(model: VisionLanguageModel, inputs: Inputs, options: Options) -> str:
+    """Told, not judged: beside the models' kernels both launch a few of their own, for stop tests and the like."""
+    mine = count_kernels(lambda: staged_generate(model, inputs, options))
+    theirs = count_kernels(lambda: reference_generate(model, inputs, options))
+    return f"; {mine} kernels for {options['max_new_tokens']} tokens, {theirs} in generate()"
 
 
 def shortened(options: Options, tokens: int) -> dict[str, Any]:

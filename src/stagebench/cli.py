@@ -130,14 +130,17 @@ def audit(
         models, settings, generation = _settings(names, new_tokens, fixed_length, **given)
         console = Console(stderr=str(json_path) == "-")
         _print_head(console, settings, generation, f"{len(questions)} questions")
+        here = environment.identity(settings, generation, " / ".join(questions), path)
         rows: list[dict[str, Any]] = []
         with _scene(path) as scene, conditions(settings):
             for name in models:
-                rows.extend(_audit_model(name, settings, path, scene, questions, generation, console))
+                for row in _audit_model(name, settings, path, scene, questions, generation, console):
+                    rows.append(row)
+                    if json_path and str(json_path) != "-":  # as it goes: an audit at full size takes many minutes
+                        _write(json_path, {"schema": baseline.SCHEMA, "identity": here, "checks": rows})
                 release()
-        if json_path:
-            here = environment.identity(settings, generation, " / ".join(questions), path)
-            _write(json_path, {"schema": baseline.SCHEMA, "identity": here, "checks": rows})
+        if str(json_path) == "-":
+            _write(Path("-"), {"schema": baseline.SCHEMA, "identity": here, "checks": rows})
         failed = [row for row in rows if not row["held"]]
         console.print(f"{len(rows) - len(failed)} of {len(rows)} claims held")
         sys.exit(1 if failed else 0)
@@ -193,16 +196,14 @@ def _audit_model(
     questions: tuple[str, ...],
     generation: GenerationSettings,
     console: Console,
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     model = build_model(name, settings)
-    rows = []
     for question in questions:
         sample = Sample(path or getattr(scene, model.media), question)
         for check in audit_model(model, sample, generation.options(), settings.kernels):
             line = f"{'held  ' if check.held else 'BROKEN'} {name}: {check.claim} ({check.detail})"
             click.echo(line, err=console.stderr)
-            rows.append({"model": name, "question": question} | asdict(check))
-    return rows
+            yield {"model": name, "question": question} | asdict(check)
 
 
 def _print_head(console: Console, settings: ModelSettings, generation: GenerationSettings, rest: str) -> None:

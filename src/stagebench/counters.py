@@ -86,31 +86,35 @@ def count_operators(function: Callable[[], T]) -> tuple[T, Work, Counter[str]]:
     """Call a function and count what torch was asked to do.
 
     Returns:
-        Its result; the counters `aten_operators`, `flops`, `host_reads` and, on a GPU, `host_to_device_bytes`,
-        `kernels` and `peak_bytes`; and the operators by name. FLOPs are those that `FlopCounterMode` has a
-        formula for: matrix products, convolutions, and the attention kernels of a GPU.
+        Its result; the counters `aten_operators`, `flops`, `host_reads` and, on a GPU, `host_to_device_bytes` and
+        `peak_bytes`; and the operators by name. FLOPs are those that `FlopCounterMode` has a formula for: matrix
+        products, convolutions, and the attention kernels of a GPU.
     """
     operators, flops = OperatorCounter(), FlopCounterMode(display=False)
     on_gpu = torch.cuda.is_initialized()
-    if not on_gpu:
-        with flops, operators:
-            result = function()
-        return result, _operator_work(operators, flops), operators.operators
-    torch.cuda.reset_peak_memory_stats()
-    # The device's side alone: with the host's as well, a pass of a 7B model takes the profiler minutes to sort.
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    with flops, operators:
+        result = function()
+    work = _operator_work(operators, flops)
+    if on_gpu:
+        work["host_to_device_bytes"] = operators.host_to_device_bytes
+        work["peak_bytes"] = torch.cuda.max_memory_allocated()
+    return result, work, operators.operators
+
+
+def count_kernels(function: Callable[[], object]) -> int:
+    """Call a function and count the kernels that ran on the GPU, copies and fills of memory left out.
+
+    Slow: torch's profiler sorts an event for each of them, so give it a short pass.
+    """
     profiler = profile(activities=[ProfilerActivity.CUDA], acc_events=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the profiler talks of cycles; here is one
-        with profiler, flops, operators:
-            result = function()
+        with profiler:
+            function()
             torch.cuda.synchronize()
-        kernels = sum(_is_kernel(event) for event in profiler.events())
-    device_work = {
-        "host_to_device_bytes": operators.host_to_device_bytes,
-        "kernels": kernels,
-        "peak_bytes": torch.cuda.max_memory_allocated(),
-    }
-    return result, _operator_work(operators, flops) | device_work, operators.operators
+        return sum(_is_kernel(event) for event in profiler.events())
 
 
 def _is_kernel(event: Any) -> bool:
