@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from stagebench.cli import main
 from stagebench.media.scene import render_scene
+from stagebench.types import STAGES
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -72,3 +73,14 @@ def test_every_test_that_the_lies_name_exists():
     named = re.findall(r"`(test_\w+)`", lies)
     assert [name for name in named if f"def {name}(" not in tests] == []
     assert len(named) > 12
+
+
+def test_the_table_of_the_h200_is_that_of_the_results():
+    results = json.loads((ROOT / "docs" / "results" / "h200-7b-stages.json").read_text(encoding="utf-8"))
+    median = {b["name"]: b["stats"]["median"] * 1e3 for b in results["benchmarks"]}
+    models = ("eventgpt", "llava-1.5", "video-llava")
+    rows = {stage: [median[f"test_stage[{model}-{stage}]"] for model in models] for stage in STAGES}
+    sums = [sum(column) for column in zip(*(rows[stage] for stage in STAGES[2:]), strict=True)]
+    rows |= {"encode + prefill + decode": sums, "`generate()`": [median[f"test_generate[{m}]"] for m in models]}
+    lines = [f"| {name} | {' | '.join(f'{ms:.1f}' for ms in values)} |" for name, values in rows.items()]
+    assert [line for line in lines if line not in TEXT] == []
