@@ -3,6 +3,7 @@
 The named test runs in a pytest session of its own inside this process, with the fault planted, and must fail.
 """
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,6 +132,9 @@ class Fault:
 )
 def test_a_planted_fault_is_caught_by_the_named_test(plant, named_test, monkeypatch):
     monkeypatch.chdir(ROOT)
+    # Imported afresh: Hypothesis takes a test's settings at its import, and the faults must not be shrunk for minutes.
+    for name in [name for name in sys.modules if name.endswith("test_split")]:
+        monkeypatch.delitem(sys.modules, name)
     fault = Fault(plant)
     code = pytest.main(["-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", named_test], plugins=[fault])
     assert (code, fault.failed) == (pytest.ExitCode.TESTS_FAILED, [named_test])
