@@ -5,9 +5,9 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from stagebench import cli, pipeline
+from stagebench import pipeline
 from stagebench.audit import Check
-from stagebench.cli import main
+from stagebench.cli import audit, main
 from stagebench.media.scene import render_scene
 from stagebench.models.llava import Llava
 from stagebench.types import STAGES
@@ -112,7 +112,7 @@ def test_an_audit_prints_every_claim_and_writes_them_down(scene, tmp_path):
 
 
 def test_a_claim_that_does_not_hold_gives_exit_code_one(scene, monkeypatch):
-    monkeypatch.setattr(cli, "audit_model", lambda *a: [Check("pigs fly", False, "none seen")])
+    monkeypatch.setattr(audit, "audit_model", lambda *a: [Check("pigs fly", False, "none seen")])
     result = invoke("audit", scene.video, "--model", "llava-1.5", "--device", "cpu")
     assert (result.exit_code, "BROKEN llava-1.5: pigs fly (none seen)" in result.output) == (1, True)
 

@@ -1,0 +1,5 @@
+"""`python -m stagebench.cli`."""
+
+from stagebench.cli import main
+
+main()

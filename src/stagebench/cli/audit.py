@@ -1,0 +1,77 @@
+"""`stagebench audit`: the claims that the times rest on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from stagebench import baseline, environment
+from stagebench.audit import audit as audit_model
+from stagebench.cli.options import model_options, print_head, scene_of, settings_of
+from stagebench.cli.output import refusals, write_json_to
+from stagebench.conditions import conditions
+from stagebench.media.scene import Scene
+from stagebench.models.registry import build_model
+from stagebench.models.weights import release
+from stagebench.types import DEFAULT_QUESTION, GenerationSettings, ModelSettings, Sample
+
+
+@click.command(name="audit")
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@model_options
+@click.option("--question", "questions", multiple=True, default=(DEFAULT_QUESTION,), help="Repeatable.")
+def command(
+    path: Path | None,
+    names: tuple[str, ...],
+    questions: tuple[str, ...],
+    json_path: Path | None,
+    new_tokens: int,
+    fixed_length: bool,
+    **given: Any,
+) -> None:
+    """Check what the times rest on: same tokens and same work as generate(), stages that explain e2e.
+
+    Exit code 1 where a claim did not hold.
+    """
+    with refusals():
+        models, settings, generation = settings_of(names, new_tokens, fixed_length, **given)
+        console = Console(stderr=str(json_path) == "-")
+        print_head(console, settings, generation, f"{len(questions)} questions")
+        here = environment.identity(settings, generation, " / ".join(questions), path)
+        rows: list[dict[str, Any]] = []
+        with scene_of(path) as scene, conditions(settings):
+            for name in models:
+                for row in _audit_model(name, settings, path, scene, questions, generation, console):
+                    rows.append(row)
+                    if json_path and str(json_path) != "-":  # as it goes: an audit at full size takes many minutes
+                        write_json_to(json_path, {"schema": baseline.SCHEMA, "identity": here, "checks": rows})
+                release()
+        if str(json_path) == "-":
+            write_json_to(Path("-"), {"schema": baseline.SCHEMA, "identity": here, "checks": rows})
+        failed = [row for row in rows if not row["held"]]
+        console.print(f"{len(rows) - len(failed)} of {len(rows)} claims held")
+        sys.exit(1 if failed else 0)
+
+
+def _audit_model(
+    name: str,
+    settings: ModelSettings,
+    path: Path | None,
+    scene: Scene | None,
+    questions: tuple[str, ...],
+    generation: GenerationSettings,
+    console: Console,
+) -> Iterator[dict[str, Any]]:
+    model = build_model(name, settings)
+    for question in questions:
+        sample = Sample(path or getattr(scene, model.media), question)
+        for check in audit_model(model, sample, generation.options(), settings.kernels):
+            line = f"{'held  ' if check.held else 'BROKEN'} {name}: {check.claim} ({check.detail})"
+            click.echo(line, err=console.stderr)
+            yield {"model": name, "question": question} | asdict(check)

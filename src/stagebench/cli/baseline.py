@@ -1,0 +1,26 @@
+"""`stagebench baseline`: what is kept, and the only way it changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from stagebench import baseline
+from stagebench.cli.output import refusals
+
+
+@click.group(name="baseline")
+def command() -> None:
+    """Stored baselines."""
+
+
+@command.command()
+@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--reason", required=True, help="Why this run replaces what was there; kept in the file.")
+@click.option("--partial", is_flag=True, help="Let it replace a baseline that has more benchmarks.")
+@click.option("--root", type=click.Path(path_type=Path), default=Path("baselines"), show_default=True)
+def accept(run_path: Path, reason: str, partial: bool, root: Path) -> None:
+    """Make RUN, written by `pytest benchmarks --benchmark-json`, the baseline of its environment."""
+    with refusals():
+        click.echo(f"stored {baseline.accept(run_path, root, reason, partial).resolve()}")

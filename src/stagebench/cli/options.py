@@ -1,0 +1,70 @@
+"""What the commands that run models share: their options, settings out of them, the sample, the head of a table."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from stagebench import environment
+from stagebench.media.scene import Scene, render_scene
+from stagebench.models.registry import BUILDERS
+from stagebench.settings import resolve_models, resolve_settings
+from stagebench.stages.load import load
+from stagebench.types import DTYPES, KERNELS, PROFILES, GenerationSettings, ModelSettings, Sample
+
+
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how models are built and how they generate."""
+    out = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
+    options = (
+        click.option("--model", "names", multiple=True, default=tuple(BUILDERS), help="Repeatable; all by default."),
+        click.option("--profile", type=click.Choice(PROFILES), help="tiny on a CPU, 7b on a GPU by default."),
+        click.option("--weights", help="Checkpoint folder or hub id; for one model."),
+        click.option("--device", help="cpu or cuda; by default cuda where there is one."),
+        click.option("--dtype", type=click.Choice(DTYPES), help="float32 on a CPU, bfloat16 on a GPU by default."),
+        click.option("--kernels", type=click.Choice(KERNELS), default="efficient", show_default=True),
+        click.option("--threads", type=click.IntRange(min=1), help="Of torch on the CPU; 1 for tiny by default."),
+        click.option("--seed", default=0, show_default=True, help="Of random weights."),
+        click.option("--new-tokens", default=32, show_default=True, help="The limit of new tokens."),
+        click.option("--fixed-length", is_flag=True, help="Go on to the limit whatever the model says."),
+        click.option("--json", "json_path", type=out, help="Also write the numbers there; - for standard output."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def settings_of(
+    names: tuple[str, ...], new_tokens: int, fixed_length: bool, **given: Any
+) -> tuple[tuple[str, ...], ModelSettings, GenerationSettings]:
+    """Models, how they are built and how they generate, out of the options."""
+    models = resolve_models(names)
+    return models, resolve_settings(models, **given), GenerationSettings(new_tokens, fixed_length)
+
+
+@contextmanager
+def scene_of(path: Path | None) -> Iterator[Scene | None]:
+    """The embedded scene, where no path was given; a given one is read once, before any model is built for it."""
+    if path is not None:
+        load(Sample(path), images=1)
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield render_scene(Path(folder))
+
+
+def print_head(console: Console, settings: ModelSettings, generation: GenerationSettings, rest: str) -> None:
+    """Say under which conditions the numbers below were made."""
+    threads = f", {settings.threads} threads" if settings.device == "cpu" else ""
+    console.print(
+        f"{settings.profile} profile, {settings.dtype} on {settings.device}{threads}; {generation.describe()}; {rest}",
+        highlight=False,
+    )
+    if warning := environment.load_warning():
+        console.print(warning, style="yellow", highlight=False)

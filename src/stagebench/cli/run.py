@@ -1,0 +1,89 @@
+"""`stagebench run`: one sample through the models."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from stagebench import baseline, environment, report
+from stagebench.cli.options import model_options, print_head, scene_of, settings_of
+from stagebench.cli.output import refusals, write_json_to
+from stagebench.conditions import conditions
+from stagebench.media.scene import Scene
+from stagebench.models.registry import build_model
+from stagebench.models.weights import release
+from stagebench.pipeline import Proof, prove, timed_run
+from stagebench.types import DEFAULT_QUESTION, GenerationSettings, ModelSettings, Run, Sample
+
+
+@click.command(name="run")
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@model_options
+@click.option("--question", default=DEFAULT_QUESTION, show_default=True)
+@click.option("--passes", type=click.IntRange(min=1), default=3, show_default=True, help="Timed passes.")
+@click.option("--order-seed", type=int, help="Shuffles the models; drawn and printed by default.")
+def command(
+    path: Path | None,
+    names: tuple[str, ...],
+    question: str,
+    passes: int,
+    order_seed: int | None,
+    json_path: Path | None,
+    new_tokens: int,
+    fixed_length: bool,
+    **given: Any,
+) -> None:
+    """Send one sample through the models and print their stages.
+
+    PATH is a clip, an event recording (.npy) or a folder of PNGs; without it, the embedded scene. Before a model is
+    timed, an untimed pass must give the tokens, and do the work, of generate().
+    """
+    with refusals():
+        models, settings, generation = settings_of(names, new_tokens, fixed_length, **given)
+        seed = secrets.randbelow(2**16) if order_seed is None else order_seed
+        order = random.Random(seed).sample(models, len(models))
+        console = Console(stderr=str(json_path) == "-")
+        results: dict[str, tuple[list[Run], Proof]] = {}
+        with scene_of(path) as scene, conditions(settings):
+            for name in order:
+                results[name] = _measure(name, settings, path, scene, question, generation, passes, console)
+                release()
+        shown = {name: sorted(results[name][0], key=lambda run: run.e2e)[(passes - 1) // 2] for name in models}
+        work = {name: results[name][1].work for name in models}
+        print_head(console, settings, generation, f"the median of {passes} passes by e2e; models in order {seed}")
+        console.print(report.stage_table(list(shown.values()), work, {n: results[n][0] for n in models}))
+        for name, median in shown.items():
+            click.echo(f"{name}: {median.text}", err=console.stderr)
+        if json_path:
+            runs = [report.runs_as_json(results[name][0], work[name]) for name in models]
+            here = environment.identity(settings, generation, question, path)
+            write_json_to(json_path, {"schema": baseline.SCHEMA, "identity": here, "order_seed": seed, "runs": runs})
+
+
+def _measure(
+    name: str,
+    settings: ModelSettings,
+    path: Path | None,
+    scene: Scene | None,
+    question: str,
+    generation: GenerationSettings,
+    passes: int,
+    console: Console,
+) -> tuple[list[Run], Proof]:
+    with console.status(f"{name}: building"):
+        model = build_model(name, settings)
+    sample = Sample(path or getattr(scene, model.media), question)
+    options = generation.options()
+    with console.status(f"{name}: warming up, counting, comparing with generate()"):
+        proof = prove(model, sample, options, settings.kernels)
+    with console.status(f"{name}: timing"):
+        runs = [timed_run(model, sample, options) for _ in range(passes)]
+    if settings.kernels == "efficient":
+        for timed in runs:
+            proof.require_same_tokens(timed.generation)
+    return runs, proof
