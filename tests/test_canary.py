@@ -10,14 +10,13 @@ from transformers import GenerationMixin, LlamaConfig, LlamaForCausalLM
 ARGUMENTS = {
     "_prefill": ["input_ids", "generation_config", "model_kwargs"],
     "_update_model_kwargs_for_generation": ["outputs", "model_kwargs"],
-    "prepare_inputs_for_generation": ["input_ids", "next_sequence_length", "past_key_values", "is_first_iteration"],
+    "prepare_inputs_for_generation": ["input_ids", "next_sequence_length", "is_first_iteration"],
 }
 CALLBACK = {
     "logits_processor",
     "stopping_criteria",
     "generation_config",
     "inputs_embeds",
-    "past_key_values",
     "use_cache",
 }
 NAMES = {
@@ -77,7 +76,7 @@ def broken_callback():
         yield "custom_generate is not called with the input_ids that were given beside inputs_embeds"
     if not hasattr(seen["generation_config"], "_pad_token_tensor"):
         yield "generation_config has no _pad_token_tensor any more"
-    cache = seen.get("past_key_values")
+    cache = seen.get("cache", seen.get("past_key_values"))  # renamed in 5.24
     if not hasattr(cache, "get_seq_length") or int(cache.get_seq_length()) != 0:
         yield "the cache has no get_seq_length(), or does not start at 0"
 

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from stagebench import pipeline
 from stagebench.audit import Check
-from stagebench.cli import audit, main
+from stagebench.cli import audit, main, run
 from stagebench.media.scene import render_scene
 from stagebench.models.llava import Llava
 from stagebench.types import STAGES
@@ -97,8 +97,8 @@ def test_a_missing_run_cannot_be_accepted(tmp_path):
 def test_the_model_has_been_run_before_it_is_timed(scene, monkeypatch):
     order = []
     for name in ("prove", "timed_run"):
-        honest = getattr(cli, name)
-        monkeypatch.setattr(cli, name, lambda *a, name=name, honest=honest: order.append(name) or honest(*a))
+        honest = getattr(run, name)
+        monkeypatch.setattr(run, name, lambda *a, name=name, honest=honest: order.append(name) or honest(*a))
     assert invoke("run", scene.video, "--model", "llava-1.5", *QUICK, "--passes", "2").exit_code == 0
     assert order == ["prove", "timed_run", "timed_run"]
 

@@ -240,14 +240,16 @@ class EventGPTForConditionalGeneration(LlamaForCausalLM):
         pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Llama's forward, after encoding `pixel_values` (batch, images, 3, height, width) where given."""
+        """Llama's forward, after encoding `pixel_values` (batch, images, 3, height, width) where given.
+
+        The KV cache is among `kwargs`, under the name that this transformers has for it.
+        """
         if pixel_values is not None:
             if input_ids is None:
                 raise StageError("pixel_values need input_ids with placeholders, got inputs_embeds alone")
@@ -257,7 +259,6 @@ class EventGPTForConditionalGeneration(LlamaForCausalLM):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             labels=labels,
             use_cache=use_cache,

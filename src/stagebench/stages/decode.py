@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,13 +77,18 @@ def advance(model: VisionLanguageModel, prefilled: Prefilled, steps: int | None 
 
 
 def _require_fresh_cache(prefilled: Prefilled) -> None:
-    cached = int(prefilled.state["past_key_values"].get_seq_length())
+    cached = int(_cache(prefilled.state).get_seq_length())
     chosen = prefilled.sequences.shape[1]
     if cached != chosen - 1:
         raise StageError(
             f"decode starts from a cache of all {chosen} tokens but the last, got {cached}: "
             "a Prefilled is good for one decode"
         )
+
+
+def _cache(state: dict[str, Any]) -> Any:
+    """The KV cache; transformers 5.24 renamed it."""
+    return state["cache"] if "cache" in state else state["past_key_values"]
 
 
 def _generation(end: Prefilled) -> Generation:
