@@ -54,7 +54,8 @@ def model(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterat
 @pytest.fixture(scope="session")
 def sample(model: VisionLanguageModel, scene: Scene, pytestconfig: pytest.Config) -> Sample:
     """What the model looks at: the given input, or the scene in the model's own kind of media."""
-    return Sample(pytestconfig.option.input or getattr(scene, model.media), pytestconfig.option.question)
+    path = pytestconfig.option.input or getattr(scene, model.media)
+    return Sample(path, pytestconfig.option.question, pytest_plugin.load_settings(pytestconfig))
 
 
 @pytest.fixture(scope="session")

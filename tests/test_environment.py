@@ -1,11 +1,11 @@
 from stagebench import environment
 from stagebench.environment import fingerprint, identity
-from stagebench.types import GenerationSettings, ModelSettings
+from stagebench.types import GenerationSettings, LoadSettings, ModelSettings
 
-SETTINGS, GENERATION = ModelSettings(), GenerationSettings()
+SETTINGS, GENERATION, LOADING = ModelSettings(), GenerationSettings(), LoadSettings()
 KEYS = {
     *("device", "driver", "cpu", "cores", "threads", "profile", "weights", "seed", "dtype", "attention"),
-    *("generation", "question", "input", "python"),
+    *("generation", "question", "input", "loading", "python"),
     *("torch", "transformers", "tokenizers", "numpy", "pillow", "av"),
 }
 
@@ -15,21 +15,22 @@ def changed_keys(before, after):
 
 
 def test_everything_that_a_time_depends_on_is_in_the_identity():
-    assert set(identity(SETTINGS, GENERATION, "What moves?", None)) == KEYS
+    assert set(identity(SETTINGS, GENERATION, "What moves?", None, LOADING)) == KEYS
 
 
 def test_each_setting_changes_its_own_part_of_the_identity(tmp_path):
     (tmp_path / "clip.mp4").write_bytes(b"a clip")
-    base = identity(SETTINGS, GENERATION, "What moves?", None)
+    base = identity(SETTINGS, GENERATION, "What moves?", None, LOADING)
     others = {
-        "threads": identity(ModelSettings(threads=2), GENERATION, "What moves?", None),
-        "profile": identity(ModelSettings(profile="7b"), GENERATION, "What moves?", None),
-        "seed": identity(ModelSettings(seed=1), GENERATION, "What moves?", None),
-        "dtype": identity(ModelSettings(dtype="bfloat16"), GENERATION, "What moves?", None),
-        "attention": identity(ModelSettings(attention="eager"), GENERATION, "What moves?", None),
-        "generation": identity(SETTINGS, GenerationSettings(fixed_length=True), "What moves?", None),
-        "question": identity(SETTINGS, GENERATION, "Who moves?", None),
-        "input": identity(SETTINGS, GENERATION, "What moves?", tmp_path / "clip.mp4"),
+        "threads": identity(ModelSettings(threads=2), GENERATION, "What moves?", None, LOADING),
+        "profile": identity(ModelSettings(profile="7b"), GENERATION, "What moves?", None, LOADING),
+        "seed": identity(ModelSettings(seed=1), GENERATION, "What moves?", None, LOADING),
+        "dtype": identity(ModelSettings(dtype="bfloat16"), GENERATION, "What moves?", None, LOADING),
+        "attention": identity(ModelSettings(attention="eager"), GENERATION, "What moves?", None, LOADING),
+        "generation": identity(SETTINGS, GenerationSettings(fixed_length=True), "What moves?", None, LOADING),
+        "question": identity(SETTINGS, GENERATION, "Who moves?", None, LOADING),
+        "input": identity(SETTINGS, GENERATION, "What moves?", tmp_path / "clip.mp4", LOADING),
+        "loading": identity(SETTINGS, GENERATION, "What moves?", None, LoadSettings(start=0.5)),
     }
     assert {key: changed_keys(base, other) for key, other in others.items()} == {key: {key} for key in others}
 

@@ -8,7 +8,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-from stagebench.types import GenerationSettings, ModelSettings
+from stagebench.types import GenerationSettings, LoadSettings, ModelSettings
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "av")
 UNKNOWN = "unknown"
@@ -18,7 +18,7 @@ _LARGE = 64 * 2**20
 
 
 def identity(
-    settings: ModelSettings, generation: GenerationSettings, question: str, media: Path | None
+    settings: ModelSettings, generation: GenerationSettings, question: str, media: Path | None, loading: LoadSettings
 ) -> dict[str, str]:
     """Describe this machine and these settings.
 
@@ -27,6 +27,7 @@ def identity(
         generation: how they generate.
         question: what they are asked.
         media: what they look at; None for the embedded scene.
+        loading: how it is read.
 
     Returns:
         Names and values, all text; runs are comparable only where all of them agree.
@@ -47,6 +48,7 @@ def identity(
         "generation": generation.describe(),
         "question": question,
         "input": fingerprint(media) if media else "scene",
+        "loading": loading.describe(),
         "python": platform.python_version(),
         **versions,
     }

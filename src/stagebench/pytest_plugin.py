@@ -12,12 +12,23 @@ import torch
 from stagebench import baseline, environment
 from stagebench.errors import StagebenchError
 from stagebench.models.registry import BUILDERS
-from stagebench.settings import resolve_models, resolve_settings
+from stagebench.settings import parse_size, resolve_models, resolve_settings
 from stagebench.stages.load import load
-from stagebench.types import DEFAULT_QUESTION, DTYPES, KERNELS, PROFILES, GenerationSettings, ModelSettings, Sample
+from stagebench.types import (
+    DECODERS,
+    DEFAULT_QUESTION,
+    DTYPES,
+    KERNELS,
+    PROFILES,
+    SLICES,
+    GenerationSettings,
+    LoadSettings,
+    ModelSettings,
+    Sample,
+)
 
 _NOTE = pytest.StashKey[str]()
-_SETTINGS = pytest.StashKey[tuple[tuple[str, ...], ModelSettings, GenerationSettings]]()
+_SETTINGS = pytest.StashKey[tuple[tuple[str, ...], ModelSettings, GenerationSettings, LoadSettings]]()
 _OTHER_WORK = pytest.StashKey[list[str]]()
 
 
@@ -34,6 +45,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--new-tokens", type=int, default=32, help="limit of new tokens; default: %(default)s")
     group.addoption("--natural-length", action="store_true", help="let a model stop early; default: fixed length")
     group.addoption("--input", type=Path, help="clip, recording or folder; default: the embedded scene")
+    group.addoption("--decoder", choices=DECODERS, default="pyav", help="of video; default: %(default)s")
+    group.addoption("--slices", choices=SLICES, default="count", help="of events, equal count or time")
+    group.addoption("--image-size", metavar="WxH", help="of event images; default: what their events reach")
+    group.addoption("--start", type=float, default=0.0, help="seconds into the clip or recording")
+    group.addoption("--duration", type=float, help="seconds to read; default: all")
+    group.addoption("--frame-cache", type=Path, help="keep decoded frames there; default: no cache")
     group.addoption("--question", default=DEFAULT_QUESTION, help="default: %(default)s")
     group.addoption("--rounds", type=int, default=10, help="timed rounds a benchmark; default: %(default)s")
     group.addoption("--baselines", type=Path, default=Path("baselines"), help="default: %(default)s")
@@ -52,7 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from error
 
 
-def _resolve(config: pytest.Config) -> tuple[tuple[str, ...], ModelSettings, GenerationSettings]:
+def _resolve(config: pytest.Config) -> tuple[tuple[str, ...], ModelSettings, GenerationSettings, LoadSettings]:
     option = config.option
     if option.rounds < 1:
         raise pytest.UsageError(f"--rounds must be at least 1, got {option.rounds}")
@@ -60,9 +77,17 @@ def _resolve(config: pytest.Config) -> tuple[tuple[str, ...], ModelSettings, Gen
     settings = resolve_settings(
         models, option.profile, option.weights, option.device, option.dtype, option.kernels, option.threads, seed=0
     )
+    loading = LoadSettings(
+        decoder=option.decoder,
+        slices=option.slices,
+        image_size=parse_size(option.image_size),
+        start=option.start,
+        duration=option.duration,
+        cache=option.frame_cache,
+    )
     if option.input is not None:
-        load(Sample(option.input), images=1)
-    return models, settings, GenerationSettings(option.new_tokens, fixed_length=not option.natural_length)
+        load(Sample(option.input, loading=loading), images=1)
+    return models, settings, GenerationSettings(option.new_tokens, fixed_length=not option.natural_length), loading
 
 
 def models(config: pytest.Config) -> tuple[str, ...]:
@@ -80,10 +105,17 @@ def generation_settings(config: pytest.Config) -> GenerationSettings:
     return config.stash[_SETTINGS][2]
 
 
+def load_settings(config: pytest.Config) -> LoadSettings:
+    """How media are read."""
+    return config.stash[_SETTINGS][3]
+
+
 def identity(config: pytest.Config) -> dict[str, str]:
     """The environment of this session."""
     option = config.option
-    here = environment.identity(model_settings(config), generation_settings(config), option.question, option.input)
+    here = environment.identity(
+        model_settings(config), generation_settings(config), option.question, option.input, load_settings(config)
+    )
     return here | {"timer": str(option.benchmark_timer)}
 
 

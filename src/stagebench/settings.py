@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from stagebench.errors import ModelError
+from stagebench.errors import MediaError, ModelError
 from stagebench.models.registry import BUILDERS
 from stagebench.types import ModelSettings
 
@@ -56,6 +56,20 @@ def resolve_settings(
         threads=threads or (1 if profile == "tiny" else torch.get_num_threads()),
         seed=seed,
     )
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Read "640x480" as (640, 480); None stays None.
+
+    Raises:
+        MediaError: for anything else.
+    """
+    if text is None:
+        return None
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise MediaError(f"image size must be WIDTHxHEIGHT, got {text!r}")
+    return int(width), int(height)
 
 
 def _resolve_device(device: str | None) -> str:

@@ -24,6 +24,50 @@ Work = dict[str, int]
 STAGES = ("load", "preprocess", "encode", "prefill", "decode")
 
 
+DECODERS = ("pyav", "torchcodec", "opencv")
+SLICES = ("count", "time")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSettings:
+    """How media are read; the same for all models of a run, and part of a baseline's identity.
+
+    Attributes:
+        decoder: of video, one of `DECODERS`; all give the same frames.
+        slices: events are cut into slices of equal "count" (EventGPT's) or of equal "time".
+        image_size: (width, height) of every event image; None for what the slice's own events reach, as upstream.
+        start: seconds into the clip or recording at which to begin.
+        duration: seconds to read from there; None for all.
+        cache: a folder that keeps decoded frames; None for no cache.
+    """
+
+    decoder: str = "pyav"
+    slices: str = "count"
+    image_size: tuple[int, int] | None = None
+    start: float = 0.0
+    duration: float | None = None
+    cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.decoder not in DECODERS:
+            raise MediaError(f"decoder must be one of {', '.join(DECODERS)}, got {self.decoder!r}")
+        if self.slices not in SLICES:
+            raise MediaError(f"slices must be of equal {' or '.join(SLICES)}, got {self.slices!r}")
+        if self.image_size is not None and min(self.image_size) < 1:
+            raise MediaError(f"image_size must be at least 1 x 1, got {self.image_size[0]} x {self.image_size[1]}")
+        if not 0 <= self.start < float("inf"):
+            raise MediaError(f"start must be at least 0 s, got {self.start}")
+        if self.duration is not None and not 0 < self.duration < float("inf"):
+            raise MediaError(f"duration must be more than 0 s, got {self.duration}")
+
+    def describe(self) -> str:
+        """One line for a baseline's identity."""
+        size = "own size" if self.image_size is None else "{} x {}".format(*self.image_size)
+        window = "all" if self.duration is None else f"{self.duration:g} s"
+        cache = ", from the frame cache" if self.cache else ""
+        return f"{self.decoder}; slices of equal {self.slices}, {size}; {window} from {self.start:g} s{cache}"
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One question about one clip, recording or folder of event images.
@@ -31,10 +75,12 @@ class Sample:
     Attributes:
         path: a video file, an event recording (`.npy`), a PNG, or a folder of PNGs.
         question: what the model is asked, without any template.
+        loading: how the path is read.
     """
 
     path: Path
     question: str = DEFAULT_QUESTION
+    loading: LoadSettings = LoadSettings()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,18 +13,19 @@ from rich.console import Console
 
 from stagebench import baseline, environment
 from stagebench.audit import audit as audit_model
-from stagebench.cli.options import model_options, print_head, scene_of, settings_of
+from stagebench.cli.options import load_options, model_options, print_head, scene_of, settings_of
 from stagebench.cli.output import refusals, write_json_to
 from stagebench.conditions import conditions
 from stagebench.media.scene import Scene
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release
-from stagebench.types import DEFAULT_QUESTION, GenerationSettings, ModelSettings, Sample
+from stagebench.types import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings, Sample
 
 
 @click.command(name="audit")
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @model_options
+@load_options
 @click.option("--question", "questions", multiple=True, default=(DEFAULT_QUESTION,), help="Repeatable.")
 def command(
     path: Path | None,
@@ -33,6 +34,7 @@ def command(
     json_path: Path | None,
     new_tokens: int,
     fixed_length: bool,
+    loading: LoadSettings,
     **given: Any,
 ) -> None:
     """Check what the times rest on: same tokens and same work as generate(), stages that explain e2e.
@@ -43,11 +45,11 @@ def command(
         models, settings, generation = settings_of(names, new_tokens, fixed_length, **given)
         console = Console(stderr=str(json_path) == "-")
         print_head(console, settings, generation, f"{len(questions)} questions")
-        here = environment.identity(settings, generation, " / ".join(questions), path)
+        here = environment.identity(settings, generation, " / ".join(questions), path, loading)
         rows: list[dict[str, Any]] = []
-        with scene_of(path) as scene, conditions(settings):
+        with scene_of(path, loading) as scene, conditions(settings):
             for name in models:
-                for row in _audit_model(name, settings, path, scene, questions, generation, console):
+                for row in _audit_model(name, settings, path, scene, questions, generation, loading, console):
                     rows.append(row)
                     if json_path and str(json_path) != "-":  # as it goes: an audit at full size takes many minutes
                         write_json_to(json_path, {"schema": baseline.SCHEMA, "identity": here, "checks": rows})
@@ -66,11 +68,12 @@ def _audit_model(
     scene: Scene | None,
     questions: tuple[str, ...],
     generation: GenerationSettings,
+    loading: LoadSettings,
     console: Console,
 ) -> Iterator[dict[str, Any]]:
     model = build_model(name, settings)
     for question in questions:
-        sample = Sample(path or getattr(scene, model.media), question)
+        sample = Sample(path or getattr(scene, model.media), question, loading)
         for check in audit_model(model, sample, generation.options(), settings.kernels):
             line = f"{'held  ' if check.held else 'BROKEN'} {name}: {check.claim} ({check.detail})"
             click.echo(line, err=console.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,11 +13,22 @@ import click
 from rich.console import Console
 
 from stagebench import environment
+from stagebench.cli.output import refusals
 from stagebench.media.scene import Scene, render_scene
 from stagebench.models.registry import BUILDERS
-from stagebench.settings import resolve_models, resolve_settings
+from stagebench.settings import parse_size, resolve_models, resolve_settings
 from stagebench.stages.load import load
-from stagebench.types import DTYPES, KERNELS, PROFILES, GenerationSettings, ModelSettings, Sample
+from stagebench.types import (
+    DECODERS,
+    DTYPES,
+    KERNELS,
+    PROFILES,
+    SLICES,
+    GenerationSettings,
+    LoadSettings,
+    ModelSettings,
+    Sample,
+)
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -40,6 +52,29 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def load_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how media are read; the command gets them as `loading`."""
+
+    @functools.wraps(command)
+    def with_loading(*args: Any, image_size: str | None, **given: Any) -> None:
+        names = ("decoder", "slices", "start", "duration", "cache")
+        with refusals():
+            loading = LoadSettings(image_size=parse_size(image_size), **{name: given.pop(name) for name in names})
+        command(*args, loading=loading, **given)
+
+    options = (
+        click.option("--decoder", type=click.Choice(DECODERS), default="pyav", show_default=True, help="Of video."),
+        click.option("--slices", type=click.Choice(SLICES), default="count", show_default=True, help="Of events."),
+        click.option("--image-size", metavar="WxH", help="Of event images; by default what their events reach."),
+        click.option("--start", default=0.0, show_default=True, help="Seconds into the clip or recording."),
+        click.option("--duration", type=float, help="Seconds to read; all by default."),
+        click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Keep decoded frames there."),
+    )
+    for option in reversed(options):
+        with_loading = option(with_loading)
+    return with_loading
+
+
 def settings_of(
     names: tuple[str, ...], new_tokens: int, fixed_length: bool, **given: Any
 ) -> tuple[tuple[str, ...], ModelSettings, GenerationSettings]:
@@ -49,10 +84,10 @@ def settings_of(
 
 
 @contextmanager
-def scene_of(path: Path | None) -> Iterator[Scene | None]:
+def scene_of(path: Path | None, loading: LoadSettings) -> Iterator[Scene | None]:
     """The embedded scene, where no path was given; a given one is read once, before any model is built for it."""
     if path is not None:
-        load(Sample(path), images=1)
+        load(Sample(path, loading=loading), images=1)
         yield None
         return
     with tempfile.TemporaryDirectory() as folder:

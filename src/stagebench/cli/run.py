@@ -11,19 +11,20 @@ import click
 from rich.console import Console
 
 from stagebench import baseline, environment, report
-from stagebench.cli.options import model_options, print_head, scene_of, settings_of
+from stagebench.cli.options import load_options, model_options, print_head, scene_of, settings_of
 from stagebench.cli.output import refusals, write_json_to
 from stagebench.conditions import conditions
 from stagebench.media.scene import Scene
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release
 from stagebench.pipeline import Proof, prove, timed_run
-from stagebench.types import DEFAULT_QUESTION, GenerationSettings, ModelSettings, Run, Sample
+from stagebench.types import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings, Run, Sample
 
 
 @click.command(name="run")
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @model_options
+@load_options
 @click.option("--question", default=DEFAULT_QUESTION, show_default=True)
 @click.option("--passes", type=click.IntRange(min=1), default=3, show_default=True, help="Timed passes.")
 @click.option("--order-seed", type=int, help="Shuffles the models; drawn and printed by default.")
@@ -36,6 +37,7 @@ def command(
     json_path: Path | None,
     new_tokens: int,
     fixed_length: bool,
+    loading: LoadSettings,
     **given: Any,
 ) -> None:
     """Send one sample through the models and print their stages.
@@ -49,9 +51,9 @@ def command(
         order = random.Random(seed).sample(models, len(models))
         console = Console(stderr=str(json_path) == "-")
         results: dict[str, tuple[list[Run], Proof]] = {}
-        with scene_of(path) as scene, conditions(settings):
+        with scene_of(path, loading) as scene, conditions(settings):
             for name in order:
-                results[name] = _measure(name, settings, path, scene, question, generation, passes, console)
+                results[name] = _measure(name, settings, path, scene, question, generation, loading, passes, console)
                 release()
         shown = {name: sorted(results[name][0], key=lambda run: run.e2e)[(passes - 1) // 2] for name in models}
         work = {name: results[name][1].work for name in models}
@@ -61,7 +63,7 @@ def command(
             click.echo(f"{name}: {median.text}", err=console.stderr)
         if json_path:
             runs = [report.runs_as_json(results[name][0], work[name]) for name in models]
-            here = environment.identity(settings, generation, question, path)
+            here = environment.identity(settings, generation, question, path, loading)
             write_json_to(json_path, {"schema": baseline.SCHEMA, "identity": here, "order_seed": seed, "runs": runs})
 
 
@@ -72,12 +74,13 @@ def _measure(
     scene: Scene | None,
     question: str,
     generation: GenerationSettings,
+    loading: LoadSettings,
     passes: int,
     console: Console,
 ) -> tuple[list[Run], Proof]:
     with console.status(f"{name}: building"):
         model = build_model(name, settings)
-    sample = Sample(path or getattr(scene, model.media), question)
+    sample = Sample(path or getattr(scene, model.media), question, loading)
     options = generation.options()
     with console.status(f"{name}: warming up, counting, comparing with generate()"):
         proof = prove(model, sample, options, settings.kernels)

@@ -22,7 +22,7 @@ def load(sample: Sample, images: int) -> Media:
     """Read what a sample's path leads to, by its suffix: events, a PNG, a folder of PNGs, or else a video.
 
     Args:
-        sample: its path; the question isn't read.
+        sample: its path, and how to read it; the question isn't read.
         images: how many images the model takes.
 
     Returns:
