@@ -53,9 +53,10 @@ def model(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterat
 
 @pytest.fixture(scope="session")
 def sample(model: VisionLanguageModel, scene: Scene, pytestconfig: pytest.Config) -> Sample:
-    """What the model looks at: the given input, or the scene in the model's own kind of media."""
-    path = pytestconfig.option.input or getattr(scene, model.media)
-    return Sample(path, pytestconfig.option.question, pytest_plugin.load_settings(pytestconfig))
+    """What the model looks at: the given input, or the scene in the model's own kind of media or `--media`."""
+    loading = pytest_plugin.load_settings(pytestconfig)
+    path = pytestconfig.option.input or scene.shown(loading.media, model.media)
+    return Sample(path, pytestconfig.option.question, loading)
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from stagebench.errors import ModelError, StageError
 from stagebench.models import llava, video_llava
+from stagebench.models.pixels import processor_of
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.pipeline import detokenize
 from stagebench.stages.decode import decode
@@ -164,22 +166,42 @@ def test_the_grid_shows_all_eight_images_to_the_model():
     """A plain centre crop would show the middle 3/8 of it."""
     adapter = llava.build(SETTINGS)
     pixels = preprocess(adapter, Media(plain_images(8), "frames", 8, 0, None), "What moves?").pixels[0, 0, 0]
-    mean, std = adapter.image_processor.image_mean[0], adapter.image_processor.image_std[0]
+    reference = adapter.image_processor.reference
+    mean, std = reference.image_mean[0], reference.image_std[0]
     seen = {round(value) for value in ((pixels * std + mean) * 255).flatten().tolist()}
     assert seen >= {20 + 25 * i for i in range(8)}
 
 
-def test_the_grid_reads_row_by_row():
-    picture = llava.grid(plain_images(8), 336, (0, 0, 0))
+@pytest.fixture(params=["pil", "torch"])
+def processor(request):
+    """Either way of preprocessing, with a mean colour of (1, 2, 3)."""
+    mean = [1.2 / 255, 2.2 / 255, 3.2 / 255]
+    return processor_of(CLIPImageProcessorPil(image_mean=mean), ModelSettings(preprocess=request.param))
+
+
+def test_the_grid_reads_row_by_row(processor):
+    picture = llava.grid(plain_images(8), 336, processor)
     # Cells of 84 x 63 pixels; two rows of them in the middle of the square.
-    greys = [picture[105 + 63 * (0 if i < 4 else 1) + 31, 84 * (i % 4) + 42, 0] for i in range(8)]
+    greys = [int(picture[105 + 63 * (0 if i < 4 else 1) + 31, 84 * (i % 4) + 42, 0]) for i in range(8)]
     assert greys == [20 + 25 * i for i in range(8)]
 
 
-def test_the_grid_keeps_the_proportions_of_a_cell_and_pads_with_the_background():
-    picture = llava.grid(plain_images(8, 36, 128), 336, (1, 2, 3))
+def test_the_grid_keeps_the_proportions_of_a_cell_and_pads_with_the_mean_colour(processor):
+    picture = llava.grid(plain_images(8, 36, 128), 336, processor)
     rows = [tuple(pixel) for pixel in picture[:, 168].tolist()]
     assert rows.count((1, 2, 3)) == 336 - 2 * 24
+
+
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_both_ways_of_preprocessing_give_the_model_nearly_the_same(name):
+    pil, plain = (build_model(name, ModelSettings(preprocess=way)) for way in ("pil", "torch"))
+    expected, actual = (preprocess(model, media_for(model), "What moves?") for model in (pil, plain))
+    assert torch.equal(expected.input_ids, actual.input_ids)
+    steps = (
+        (expected.pixels - actual.pixels) * torch.tensor(pil.image_processor.reference.image_std)[:, None, None] * 255
+    )
+    assert float(steps.abs().max()) <= 2 + 1e-3
+    assert type(pil.image_processor) is not type(plain.image_processor)
 
 
 def test_video_llava_sees_the_frames_in_order():

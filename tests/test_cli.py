@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -56,6 +57,37 @@ def test_the_stages_and_the_rest_make_up_the_whole(scene, tmp_path):
 def test_any_media_feed_any_model(scene, media):
     result = invoke("run", getattr(scene, media), *QUICK)
     assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("kind", ["frames", "events"])
+def test_all_models_see_the_same_pixels_where_the_medium_is_chosen(monkeypatch, kind):
+    seen, honest = [], pipeline.preprocess
+    monkeypatch.setattr(
+        pipeline, "preprocess", lambda model, media, ask: seen.append(media) or honest(model, media, ask)
+    )
+    result = invoke("run", "--media", kind, *QUICK)
+    assert result.exit_code == 0, result.output
+    assert {media.kind for media in seen} == {kind}
+    by_count = {len(media.images): media.images for media in seen}
+    assert sorted(by_count) == [5, 8]
+    for media in seen:
+        expected = by_count[len(media.images)]
+        assert all(np.array_equal(a, b) for a, b in zip(expected, media.images, strict=True))
+
+
+def test_preprocessing_in_torch_is_printed_and_part_of_the_identity(scene, tmp_path):
+    out = tmp_path / "run.json"
+    result = invoke("run", scene.video, "--model", "llava-1.5", *QUICK, "--preprocess", "torch", "--json", out)
+    assert "torch preprocessing" in " ".join(result.output.split())
+    assert json.loads(out.read_text())["identity"]["preprocess"] == "torch: interpolate, bicubic, antialiased"
+
+
+@pytest.mark.parametrize("command", ["run", "audit"])
+def test_a_medium_of_the_scene_and_a_path_are_a_contradiction(scene, command):
+    result = invoke(command, scene.video, "--device", "cpu", "--media", "frames")
+    lines = [line for line in result.output.splitlines() if line.startswith("stagebench: ")]
+    expected = "stagebench: media chooses what is shown of the embedded scene, got frames and scene.mp4 too"
+    assert (result.exit_code, lines) == (2, [expected])
 
 
 def test_one_token_has_no_time_per_token(scene, tmp_path):

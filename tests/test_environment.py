@@ -1,11 +1,11 @@
 from stagebench import environment
 from stagebench.environment import fingerprint, identity
-from stagebench.types import GenerationSettings, LoadSettings, ModelSettings
+from stagebench.types import MEDIA, GenerationSettings, LoadSettings, ModelSettings
 
 SETTINGS, GENERATION, LOADING = ModelSettings(), GenerationSettings(), LoadSettings()
 KEYS = {
     *("device", "driver", "cpu", "cores", "threads", "profile", "weights", "seed", "dtype", "attention"),
-    *("generation", "question", "input", "loading", "python"),
+    *("generation", "question", "preprocess", "input", "loading", "python"),
     *("torch", "transformers", "tokenizers", "numpy", "pillow", "av"),
 }
 
@@ -31,8 +31,14 @@ def test_each_setting_changes_its_own_part_of_the_identity(tmp_path):
         "question": identity(SETTINGS, GENERATION, "Who moves?", None, LOADING),
         "input": identity(SETTINGS, GENERATION, "What moves?", tmp_path / "clip.mp4", LOADING),
         "loading": identity(SETTINGS, GENERATION, "What moves?", None, LoadSettings(start=0.5)),
+        "preprocess": identity(ModelSettings(preprocess="torch"), GENERATION, "What moves?", None, LOADING),
     }
     assert {key: changed_keys(base, other) for key, other in others.items()} == {key: {key} for key in others}
+
+
+def test_what_is_shown_of_the_scene_is_part_of_the_input():
+    inputs = [identity(SETTINGS, GENERATION, "?", None, LoadSettings(media=media))["input"] for media in MEDIA]
+    assert inputs == ["scene, own", "scene, frames", "scene, events"]
 
 
 def test_a_fingerprint_is_of_the_content_not_of_the_name(tmp_path):

@@ -8,7 +8,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-from stagebench.types import GenerationSettings, LoadSettings, ModelSettings
+from stagebench.types import PREPROCESSORS, GenerationSettings, LoadSettings, ModelSettings
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "av")
 UNKNOWN = "unknown"
@@ -47,7 +47,8 @@ def identity(
         "attention": f"{settings.attention}, {settings.kernels} kernels",
         "generation": generation.describe(),
         "question": question,
-        "input": fingerprint(media) if media else "scene",
+        "preprocess": PREPROCESSORS[settings.preprocess],
+        "input": fingerprint(media) if media else f"scene, {loading.media}",
         "loading": loading.describe(),
         "python": platform.python_version(),
         **versions,

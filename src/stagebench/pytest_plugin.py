@@ -12,19 +12,19 @@ import torch
 from stagebench import baseline, environment
 from stagebench.errors import StagebenchError
 from stagebench.models.registry import BUILDERS
-from stagebench.settings import parse_size, resolve_models, resolve_settings
-from stagebench.stages.load import load
+from stagebench.settings import check_input, parse_size, resolve_models, resolve_settings
 from stagebench.types import (
     DECODERS,
     DEFAULT_QUESTION,
     DTYPES,
     KERNELS,
+    MEDIA,
+    PREPROCESSORS,
     PROFILES,
     SLICES,
     GenerationSettings,
     LoadSettings,
     ModelSettings,
-    Sample,
 )
 
 _NOTE = pytest.StashKey[str]()
@@ -42,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--dtype", choices=DTYPES, help="default: float32 on a CPU, bfloat16 on a GPU")
     group.addoption("--kernels", choices=KERNELS, default="efficient", help="attention kernels on a GPU")
     group.addoption("--threads", type=int, help="of torch on the CPU; default: 1 for tiny, else torch's own choice")
+    group.addoption("--preprocess", choices=PREPROCESSORS, default="pil", help="by what; default: %(default)s")
     group.addoption("--new-tokens", type=int, default=32, help="limit of new tokens; default: %(default)s")
     group.addoption("--natural-length", action="store_true", help="let a model stop early; default: fixed length")
     group.addoption("--input", type=Path, help="clip, recording or folder; default: the embedded scene")
@@ -51,6 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--start", type=float, default=0.0, help="seconds into the clip or recording")
     group.addoption("--duration", type=float, help="seconds to read; default: all")
     group.addoption("--frame-cache", type=Path, help="keep decoded frames there; default: no cache")
+    group.addoption("--media", choices=MEDIA, default="own", help="of the embedded scene; default: %(default)s")
     group.addoption("--question", default=DEFAULT_QUESTION, help="default: %(default)s")
     group.addoption("--rounds", type=int, default=10, help="timed rounds a benchmark; default: %(default)s")
     group.addoption("--baselines", type=Path, default=Path("baselines"), help="default: %(default)s")
@@ -75,7 +77,15 @@ def _resolve(config: pytest.Config) -> tuple[tuple[str, ...], ModelSettings, Gen
         raise pytest.UsageError(f"--rounds must be at least 1, got {option.rounds}")
     models = resolve_models(name for name in option.models.split(",") if name)
     settings = resolve_settings(
-        models, option.profile, option.weights, option.device, option.dtype, option.kernels, option.threads, seed=0
+        models,
+        option.profile,
+        option.weights,
+        option.device,
+        option.dtype,
+        option.kernels,
+        option.threads,
+        seed=0,
+        preprocess=option.preprocess,
     )
     loading = LoadSettings(
         decoder=option.decoder,
@@ -84,9 +94,10 @@ def _resolve(config: pytest.Config) -> tuple[tuple[str, ...], ModelSettings, Gen
         start=option.start,
         duration=option.duration,
         cache=option.frame_cache,
+        media=option.media,
     )
     if option.input is not None:
-        load(Sample(option.input, loading=loading), images=1)
+        check_input(option.input, loading)
     return models, settings, GenerationSettings(option.new_tokens, fixed_length=not option.natural_length), loading
 
 
@@ -210,7 +221,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     """Print the settings, the order, and which baseline is compared with."""
     settings = model_settings(config)
     lines = [
-        f"stagebench: {settings.profile} profile, {settings.dtype} on {settings.device}, {settings.threads} threads; "
+        f"stagebench: {settings.profile} profile, {settings.dtype} on {settings.device}, {settings.threads} threads, "
+        f"{settings.preprocess} preprocessing; "
         f"{generation_settings(config).describe()}; models in order {config.option.order_seed}"
     ]
     return [*lines, *filter(None, [environment.load_warning(), config.stash.get(_NOTE, None)])]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 
 from stagebench.errors import MediaError, ModelError
 from stagebench.models.registry import BUILDERS
-from stagebench.types import ModelSettings
+from stagebench.stages.load import load
+from stagebench.types import LoadSettings, ModelSettings, Sample
 
 
 def resolve_models(names: Iterable[str]) -> tuple[str, ...]:
@@ -33,6 +35,7 @@ def resolve_settings(
     kernels: str,
     threads: int | None,
     seed: int,
+    preprocess: str,
 ) -> ModelSettings:
     """Fill in what was not given.
 
@@ -55,7 +58,19 @@ def resolve_settings(
         kernels=kernels,
         threads=threads or (1 if profile == "tiny" else torch.get_num_threads()),
         seed=seed,
+        preprocess=preprocess,
     )
+
+
+def check_input(path: Path, loading: LoadSettings) -> None:
+    """Read a given path once, before any model is built for it.
+
+    Raises:
+        MediaError: where it can't be read, or a medium of the embedded scene was chosen too.
+    """
+    if loading.media != "own":
+        raise MediaError(f"media chooses what is shown of the embedded scene, got {loading.media} and {path.name} too")
+    load(Sample(path, loading=loading), images=1)
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -26,6 +26,7 @@ STAGES = ("load", "preprocess", "encode", "prefill", "decode")
 
 DECODERS = ("pyav", "torchcodec", "opencv")
 SLICES = ("count", "time")
+MEDIA = ("own", "frames", "events")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class LoadSettings:
         start: seconds into the clip or recording at which to begin.
         duration: seconds to read from there; None for all.
         cache: a folder that keeps decoded frames; None for no cache.
+        media: which medium of the embedded scene every model gets: its "own" kind, the clip's "frames" or the "events";
+            with one that is not their own, two models see the same pixels.
     """
 
     decoder: str = "pyav"
@@ -47,12 +50,15 @@ class LoadSettings:
     start: float = 0.0
     duration: float | None = None
     cache: Path | None = None
+    media: str = "own"
 
     def __post_init__(self) -> None:
         if self.decoder not in DECODERS:
             raise MediaError(f"decoder must be one of {', '.join(DECODERS)}, got {self.decoder!r}")
         if self.slices not in SLICES:
             raise MediaError(f"slices must be of equal {' or '.join(SLICES)}, got {self.slices!r}")
+        if self.media not in MEDIA:
+            raise MediaError(f"media must be one of {', '.join(MEDIA)}, got {self.media!r}")
         if self.image_size is not None and min(self.image_size) < 1:
             raise MediaError(f"image_size must be at least 1 x 1, got {self.image_size[0]} x {self.image_size[1]}")
         if not 0 <= self.start < float("inf"):
@@ -322,6 +328,8 @@ class GenerationSettings:
 PROFILES = ("tiny", "7b", "pretrained")
 KERNELS = ("efficient", "default")
 DTYPES = ("float32", "bfloat16", "float16")
+PREPROCESSORS = {"pil": "pil: CLIPImageProcessorPil", "torch": "torch: interpolate, bicubic, antialiased"}
+"""How images become pixels (`models.pixels`), and what does it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +347,7 @@ class ModelSettings:
             torch choose, and then even `generate()` does not repeat itself.
         threads: of torch's operators on the CPU.
         seed: of random weights.
+        preprocess: one of `PREPROCESSORS`: "pil" is the reference, "torch" faster and within 2/255 of it.
     """
 
     profile: str = "tiny"
@@ -349,6 +358,7 @@ class ModelSettings:
     kernels: str = "efficient"
     threads: int = 1
     seed: int = 0
+    preprocess: str = "pil"
 
     def __post_init__(self) -> None:
         if self.profile not in PROFILES:
@@ -357,6 +367,8 @@ class ModelSettings:
             raise ModelError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         if self.kernels not in KERNELS:
             raise ModelError(f"kernels must be one of {', '.join(KERNELS)}, got {self.kernels!r}")
+        if self.preprocess not in PREPROCESSORS:
+            raise ModelError(f"preprocess must be one of {', '.join(PREPROCESSORS)}, got {self.preprocess!r}")
         if self.threads < 1:
             raise ModelError(f"threads must be at least 1, got {self.threads}")
         if not 0 <= self.seed < 2**63:

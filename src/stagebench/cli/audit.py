@@ -13,13 +13,13 @@ from rich.console import Console
 
 from stagebench import baseline, environment
 from stagebench.audit import audit as audit_model
-from stagebench.cli.options import load_options, model_options, print_head, scene_of, settings_of
+from stagebench.cli.options import load_options, model_options, print_head, sample_of, scene_of, settings_of
 from stagebench.cli.output import refusals, write_json_to
 from stagebench.conditions import conditions
 from stagebench.media.scene import Scene
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release
-from stagebench.types import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings, Sample
+from stagebench.types import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 
 
 @click.command(name="audit")
@@ -73,7 +73,7 @@ def _audit_model(
 ) -> Iterator[dict[str, Any]]:
     model = build_model(name, settings)
     for question in questions:
-        sample = Sample(path or getattr(scene, model.media), question, loading)
+        sample = sample_of(path, scene, model.media, question, loading)
         for check in audit_model(model, sample, generation.options(), settings.kernels):
             line = f"{'held  ' if check.held else 'BROKEN'} {name}: {check.claim} ({check.detail})"
             click.echo(line, err=console.stderr)

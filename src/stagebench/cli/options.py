@@ -16,12 +16,13 @@ from stagebench import environment
 from stagebench.cli.output import refusals
 from stagebench.media.scene import Scene, render_scene
 from stagebench.models.registry import BUILDERS
-from stagebench.settings import parse_size, resolve_models, resolve_settings
-from stagebench.stages.load import load
+from stagebench.settings import check_input, parse_size, resolve_models, resolve_settings
 from stagebench.types import (
     DECODERS,
     DTYPES,
     KERNELS,
+    MEDIA,
+    PREPROCESSORS,
     PROFILES,
     SLICES,
     GenerationSettings,
@@ -43,6 +44,9 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--kernels", type=click.Choice(KERNELS), default="efficient", show_default=True),
         click.option("--threads", type=click.IntRange(min=1), help="Of torch on the CPU; 1 for tiny by default."),
         click.option("--seed", default=0, show_default=True, help="Of random weights."),
+        click.option(
+            "--preprocess", type=click.Choice(PREPROCESSORS), default="pil", show_default=True, help="By what."
+        ),
         click.option("--new-tokens", default=32, show_default=True, help="The limit of new tokens."),
         click.option("--fixed-length", is_flag=True, help="Go on to the limit whatever the model says."),
         click.option("--json", "json_path", type=out, help="Also write the numbers there; - for standard output."),
@@ -57,7 +61,7 @@ def load_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def with_loading(*args: Any, image_size: str | None, **given: Any) -> None:
-        names = ("decoder", "slices", "start", "duration", "cache")
+        names = ("decoder", "slices", "start", "duration", "cache", "media")
         with refusals():
             loading = LoadSettings(image_size=parse_size(image_size), **{name: given.pop(name) for name in names})
         command(*args, loading=loading, **given)
@@ -69,6 +73,9 @@ def load_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--start", default=0.0, show_default=True, help="Seconds into the clip or recording."),
         click.option("--duration", type=float, help="Seconds to read; all by default."),
         click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Keep decoded frames there."),
+        click.option(
+            "--media", type=click.Choice(MEDIA), default="own", show_default=True, help="Of the embedded scene."
+        ),
     )
     for option in reversed(options):
         with_loading = option(with_loading)
@@ -87,18 +94,27 @@ def settings_of(
 def scene_of(path: Path | None, loading: LoadSettings) -> Iterator[Scene | None]:
     """The embedded scene, where no path was given; a given one is read once, before any model is built for it."""
     if path is not None:
-        load(Sample(path, loading=loading), images=1)
+        check_input(path, loading)
         yield None
         return
     with tempfile.TemporaryDirectory() as folder:
         yield render_scene(Path(folder))
 
 
+def sample_of(path: Path | None, scene: Scene | None, own: str, question: str, loading: LoadSettings) -> Sample:
+    """The given path, or what a model whose own kind of media is `own` gets of the scene."""
+    if path is None:
+        assert scene is not None  # `scene_of` gives one where no path was given
+        path = scene.shown(loading.media, own)
+    return Sample(path, question, loading)
+
+
 def print_head(console: Console, settings: ModelSettings, generation: GenerationSettings, rest: str) -> None:
     """Say under which conditions the numbers below were made."""
     threads = f", {settings.threads} threads" if settings.device == "cpu" else ""
+    built = f"{settings.profile} profile, {settings.dtype} on {settings.device}{threads}"
     console.print(
-        f"{settings.profile} profile, {settings.dtype} on {settings.device}{threads}; {generation.describe()}; {rest}",
+        f"{built}; {settings.preprocess} preprocessing; {generation.describe()}; {rest}",
         highlight=False,
     )
     if warning := environment.load_warning():

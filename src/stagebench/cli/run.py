@@ -11,14 +11,14 @@ import click
 from rich.console import Console
 
 from stagebench import baseline, environment, report
-from stagebench.cli.options import load_options, model_options, print_head, scene_of, settings_of
+from stagebench.cli.options import load_options, model_options, print_head, sample_of, scene_of, settings_of
 from stagebench.cli.output import refusals, write_json_to
 from stagebench.conditions import conditions
 from stagebench.media.scene import Scene
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release
 from stagebench.pipeline import Proof, prove, timed_run
-from stagebench.types import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings, Run, Sample
+from stagebench.types import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings, Run
 
 
 @click.command(name="run")
@@ -80,7 +80,7 @@ def _measure(
 ) -> tuple[list[Run], Proof]:
     with console.status(f"{name}: building"):
         model = build_model(name, settings)
-    sample = Sample(path or getattr(scene, model.media), question, loading)
+    sample = sample_of(path, scene, model.media, question, loading)
     options = generation.options()
     with console.status(f"{name}: warming up, counting, comparing with generate()"):
         proof = prove(model, sample, options, settings.kernels)

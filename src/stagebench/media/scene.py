@@ -41,6 +41,16 @@ class Scene:
     events: Path
     duration: float
 
+    def shown(self, media: str, own: str) -> Path:
+        """What a model gets of the scene.
+
+        Args:
+            media: one of `types.MEDIA`.
+            own: the model's own kind, "video" or "events".
+        """
+        paths = {"video": self.video, "frames": self.video, "events": self.events}
+        return paths[own if media == "own" else media]
+
 
 @dataclass(frozen=True, slots=True)
 class _Disc:

@@ -6,11 +6,10 @@ from typing import TypeVar
 
 import numpy as np
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-# Named with its backend: the plain name means torchvision where that is installed, and other pixels.
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from stagebench.errors import CheckpointError
+from stagebench.models.pixels import ImageProcessor, PilProcessor, processor_of
 from stagebench.models.tokenizer import build_tokenizer
 from stagebench.models.weights import (
     check_model_type,
@@ -22,7 +21,7 @@ from stagebench.models.weights import (
 from stagebench.types import ModelSettings
 
 N = TypeVar("N", bound=PreTrainedModel)
-Assembly = tuple[N, PreTrainedTokenizerBase, CLIPImageProcessorPil]
+Assembly = tuple[N, PreTrainedTokenizerBase, ImageProcessor]
 
 
 def random_assembly(
@@ -39,7 +38,7 @@ def random_assembly(
     network = random_network(cls, config, settings)
     tokenizer = build_tokenizer(config.text_config.vocab_size, added)
     only_special_tokens(network, tokenizer)
-    return network, tokenizer, image_processor(config.vision_config.image_size)
+    return network, tokenizer, image_processor(config.vision_config.image_size, settings)
 
 
 def pretrained_assembly(cls: type[N], settings: ModelSettings) -> Assembly[N]:
@@ -56,30 +55,31 @@ def pretrained_assembly(cls: type[N], settings: ModelSettings) -> Assembly[N]:
         config = cls.config_class.from_pretrained(weights)
         with reading(f"the tokenizer of {weights}"):
             tokenizer = AutoTokenizer.from_pretrained(weights, padding_side="left")
-        processor = pretrained_image_processor(weights, config.vision_config.image_size)
+        processor = pretrained_image_processor(weights, config.vision_config.image_size, settings)
         network = pretrained_network(cls, settings, config=config)
         only_special_tokens(network, tokenizer)
     return network, tokenizer, processor
 
 
-def image_processor(side: int) -> CLIPImageProcessorPil:
+def image_processor(side: int, settings: ModelSettings) -> ImageProcessor:
     """CLIP's resize, crop and normalisation for a tower of `side` x `side` pixels."""
-    return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    size, crop = {"shortest_edge": side}, {"height": side, "width": side}
+    return processor_of(CLIPImageProcessorPil(size=size, crop_size=crop), settings)
 
 
-def pretrained_image_processor(source: str, side: int) -> CLIPImageProcessorPil:
+def pretrained_image_processor(source: str, side: int, settings: ModelSettings) -> ImageProcessor:
     """Read a checkpoint's image processor.
 
     Raises:
         CheckpointError: where it can't be read, or gives other pixels than `side` x `side`.
+        ModelError: where it has a setting that the settings' way of preprocessing does not know.
     """
     with reading(f"the image processor of {source}"):
-        processor = CLIPImageProcessorPil.from_pretrained(source)
+        reference = CLIPImageProcessorPil.from_pretrained(source)
         # Tried, because what it gives depends on more of its settings than one.
-        probe = np.zeros((48, 64, 3), np.uint8)
-        height, width = processor(images=probe, return_tensors="pt")["pixel_values"].shape[-2:]
+        height, width = PilProcessor(reference)([np.zeros((48, 64, 3), np.uint8)]).shape[-2:]
     if (height, width) != (side, side):
         raise CheckpointError(
             f"the image processor of {source} must give the tower's {side} x {side} pixels, got {height} x {width}"
         )
-    return processor
+    return processor_of(reference, settings)

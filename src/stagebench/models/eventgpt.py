@@ -24,12 +24,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
 from stagebench.errors import CheckpointError, ModelError, StageError
 from stagebench.models.assembly import image_processor, pretrained_image_processor
 from stagebench.models.embedding import embed_with_features
+from stagebench.models.pixels import ImageProcessor
 from stagebench.models.shapes import text_shape, vision_shape
 from stagebench.models.tokenizer import build_tokenizer
 from stagebench.models.weights import (
@@ -345,7 +345,7 @@ class EventGPT:
     profile: str
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    image_processor: CLIPImageProcessorPil
+    image_processor: ImageProcessor
     name: str = field(default="eventgpt", init=False)
     media: str = field(default="events", init=False)
     marks: tuple[str, ...] = field(default=(EVENT_MARK, PATCH_TOKEN, START_TOKEN, END_TOKEN), init=False)
@@ -363,7 +363,7 @@ class EventGPT:
         return {"tower": self.eventgpt.tower, "projector": model.visual_projector, "language_model": model}
 
     def preprocess(self, media: Media, question: str) -> Inputs:
-        """Resize, crop and normalise each image on its own (sizes differ), tokenise, copy to the device.
+        """Resize, crop and normalise the images (their sizes may differ), tokenise, copy to the device.
 
         Returns:
             A batch of one: `pixels` (1, images, 3, size, size) in the model's dtype.
@@ -377,15 +377,11 @@ class EventGPT:
             config.placeholder_id,
             config.visual_tokens(len(media.images)),
         )
-        pixels = [
-            self.image_processor(image, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
-            for image in media.images
-        ]
         input_ids = torch.tensor([ids], device=device)
         return Inputs(
             input_ids=input_ids,
             attention_mask=torch.ones_like(input_ids),
-            pixels=torch.cat(pixels).unsqueeze(0).to(device, self.network.dtype),
+            pixels=self.image_processor(media.images).unsqueeze(0).to(device, self.network.dtype),
         )
 
     def encode(self, inputs: Inputs) -> Tensor:
@@ -439,7 +435,7 @@ def build_from_config(config: EventGPTConfig, settings: ModelSettings) -> EventG
     config.event_token_id = _placeholder(tokenizer, config)
     network = random_network(EventGPTForConditionalGeneration, config, settings)
     only_special_tokens(network, tokenizer)
-    return EventGPT(settings.profile, network, tokenizer, image_processor(cast(int, config.tower.image_size)))
+    return EventGPT(settings.profile, network, tokenizer, image_processor(cast(int, config.tower.image_size), settings))
 
 
 def _build_pretrained(settings: ModelSettings) -> EventGPT:
@@ -450,7 +446,7 @@ def _build_pretrained(settings: ModelSettings) -> EventGPT:
     if config.mm_visual_tower is None:
         raise CheckpointError(f"the config of {weights} must name its CLIP folder in mm_visual_tower, got none")
     source = _tower_source(weights, config.mm_visual_tower)
-    processor = pretrained_image_processor(source, cast(int, config.tower.image_size))
+    processor = pretrained_image_processor(source, cast(int, config.tower.image_size), settings)
     if config.vocab_size < len(tokenizer):
         raise CheckpointError(
             f"the checkpoint {weights} must embed all {len(tokenizer)} tokens of its tokenizer, "

@@ -6,13 +6,11 @@ Paper: https://arxiv.org/abs/2310.03744. Upstream pads an image to a square with
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image as PILImage
 from torch import Tensor, nn
 from transformers import (
     CLIPVisionConfig,
@@ -21,10 +19,10 @@ from transformers import (
     LlavaForConditionalGeneration,
     PreTrainedTokenizerBase,
 )
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from stagebench.models.assembly import pretrained_assembly, random_assembly
 from stagebench.models.embedding import embed_with_features
+from stagebench.models.pixels import ImageProcessor
 from stagebench.models.shapes import text_shape, vision_shape
 from stagebench.types import Image, Inputs, Media, ModelSettings
 
@@ -32,31 +30,30 @@ COLUMNS, ROWS = 4, 2
 PROMPT = "USER: <image>\n{question} ASSISTANT:"
 
 
-def grid(images: tuple[Image, ...], side: int, background: tuple[int, int, int]) -> Image:
+def grid(images: Sequence[Image], side: int, processor: ImageProcessor) -> Tensor:
     """Lay eight images out as one square picture, row by row, none of them cropped.
 
     Each image is scaled (antialiased bicubic) to a quarter of the side, its proportions kept; what is left of the
-    square has the background colour.
+    square has the processor's mean colour.
 
     Args:
         images: eight uint8 (height, width, 3); they may differ in size, the first one's proportions make the cell.
         side: of the result, in pixels.
-        background: RGB.
+        processor: scales them, and has the mean.
 
     Returns:
-        uint8 (side, side, 3).
+        uint8 (side, side, 3), where the processor works.
     """
     height, width = images[0].shape[:2]
-    cell_width, cell_height = side // COLUMNS, side // ROWS
-    scale = min(cell_width / width, cell_height / height)
-    cell = (max(1, round(width * scale)), max(1, round(height * scale)))
-    left, top = (side - COLUMNS * cell[0]) // 2, (side - ROWS * cell[1]) // 2
-    canvas = PILImage.new("RGB", (side, side), background)
-    for i, image in enumerate(images):
-        row, column = divmod(i, COLUMNS)
-        small = PILImage.fromarray(image).resize(cell, PILImage.Resampling.BICUBIC)
-        canvas.paste(small, (left + column * cell[0], top + row * cell[1]))
-    return np.asarray(canvas)
+    scale = min(side // COLUMNS / width, side // ROWS / height)
+    height, width = max(1, round(height * scale)), max(1, round(width * scale))
+    cells = processor.resize(images, height, width).reshape(ROWS, COLUMNS, height, width, 3)
+    picture = cells.transpose(1, 2).reshape(ROWS * height, COLUMNS * width, 3)
+    background = [int(255 * mean) for mean in processor.reference.image_mean]
+    canvas = torch.tensor(background, dtype=torch.uint8, device=picture.device).repeat(side, side, 1)
+    top, left = (side - picture.shape[0]) // 2, (side - picture.shape[1]) // 2
+    canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return canvas
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class Llava:
     profile: str
     network: LlavaForConditionalGeneration
     tokenizer: PreTrainedTokenizerBase
-    image_processor: CLIPImageProcessorPil
+    image_processor: ImageProcessor
     name: str = "llava-1.5"
     media: str = "video"
     marks: tuple[str, ...] = ("<image>",)
@@ -85,9 +82,7 @@ class Llava:
     def preprocess(self, media: Media, question: str) -> Inputs:
         """Eight images into one grid, normalised, and the prompt with one placeholder a visual token."""
         config = self.network.config
-        red, green, blue = (int(255 * m) for m in self.image_processor.image_mean)
-        picture = grid(media.images, config.vision_config.image_size, (red, green, blue))
-        pixels = self.image_processor(images=picture, return_tensors="pt")["pixel_values"]
+        picture = grid(media.images, config.vision_config.image_size, self.image_processor)
         visual_tokens = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
         text = PROMPT.replace("<image>", "<image>" * visual_tokens).format(question=question)
         encoded = self.tokenizer(text, return_tensors="pt")
@@ -95,7 +90,7 @@ class Llava:
         return Inputs(
             input_ids=encoded["input_ids"].to(device),
             attention_mask=encoded["attention_mask"].to(device),
-            pixels=pixels.unsqueeze(0).to(device, self.network.dtype),
+            pixels=self.image_processor(picture.unsqueeze(0)).unsqueeze(0).to(device, self.network.dtype),
         )
 
     def encode(self, inputs: Inputs) -> Tensor:

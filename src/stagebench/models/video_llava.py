@@ -17,10 +17,10 @@ from transformers import (
     VideoLlavaConfig,
     VideoLlavaForConditionalGeneration,
 )
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from stagebench.models.assembly import pretrained_assembly, random_assembly
 from stagebench.models.embedding import embed_with_features
+from stagebench.models.pixels import ImageProcessor
 from stagebench.models.shapes import text_shape, vision_shape
 from stagebench.types import Inputs, Media, ModelSettings
 
@@ -35,7 +35,7 @@ class VideoLlava:
     profile: str
     network: VideoLlavaForConditionalGeneration
     tokenizer: PreTrainedTokenizerBase
-    image_processor: CLIPImageProcessorPil
+    image_processor: ImageProcessor
     name: str = "video-llava"
     media: str = "video"
     marks: tuple[str, ...] = ("<image>", "<video>")
@@ -54,7 +54,6 @@ class VideoLlava:
     def preprocess(self, media: Media, question: str) -> Inputs:
         """Resize, crop and normalise each frame; the prompt with one placeholder a visual token."""
         vision = self.network.config.vision_config
-        pixels = self.image_processor(images=list(media.images), return_tensors="pt")["pixel_values"]
         visual_tokens = len(media.images) * ((vision.image_size // vision.patch_size) ** 2 + 1)
         text = PROMPT.replace("<video>", "<video>" * visual_tokens).format(question=question)
         encoded = self.tokenizer(text, return_tensors="pt")
@@ -62,7 +61,7 @@ class VideoLlava:
         return Inputs(
             input_ids=encoded["input_ids"].to(device),
             attention_mask=encoded["attention_mask"].to(device),
-            pixels=pixels.unsqueeze(0).to(device, self.network.dtype),
+            pixels=self.image_processor(media.images).unsqueeze(0).to(device, self.network.dtype),
         )
 
     def encode(self, inputs: Inputs) -> Tensor:

@@ -1,0 +1,53 @@
+"""Both ways from images to pixels, taken in turn: transformers' PIL processor, the reference, and plain torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import median
+
+import pytest
+import torch
+
+from stagebench import pytest_plugin
+from stagebench.models.pixels import processor_of
+from stagebench.stages.load import load
+from stagebench.stages.preprocess import UNIT, preprocess
+from stagebench.timing import Stopwatch
+from stagebench.types import PREPROCESSORS
+
+
+@pytest.mark.parametrize("way", PREPROCESSORS)
+def test_preprocess(benchmark, model, way, sample, rounds, pytestconfig):
+    benchmark.group = f"preprocess {model.name}"
+    settings, reference = pytest_plugin.model_settings(pytestconfig), model.image_processor.reference
+    mine, other = (
+        replace(model, image_processor=processor_of(reference, replace(settings, preprocess=name)))
+        for name in sorted(PREPROCESSORS, key=lambda name: name != way)
+    )
+    media = load(sample, model.images_per_sample)
+    watch, own_seconds, other_seconds = Stopwatch(model.network.device), [], []
+
+    def the_other_way():
+        """Before each round, so that the ratio of the two is not that of a quiet minute to a busy one."""
+        watch("other", preprocess, other, media, sample.question)
+        other_seconds.append(watch.seconds["other"])
+
+    def timed():
+        result = watch("own", preprocess, mine, media, sample.question)
+        own_seconds.append(watch.seconds["own"])
+        return result
+
+    result = benchmark.pedantic(timed, setup=the_other_way, rounds=rounds, warmup_rounds=2)
+
+    difference = (result.pixels - preprocess(other, media, sample.question).pixels).abs().float()
+    deviation = torch.tensor(reference.image_std, device=difference.device)[:, None, None]
+    benchmark.extra_info |= {
+        "model": model.name,
+        "preprocess": PREPROCESSORS[way],
+        "work": result.work(),
+        "unit": UNIT,
+        "units": result.work()[UNIT],
+        "times_faster_than_the_other": median(other_seconds[-rounds:]) / median(own_seconds[-rounds:]),
+        "largest_difference": float(difference.max()),
+        "largest_difference_in_255ths": float((difference * deviation).max() * 255),
+    }

@@ -1,0 +1,186 @@
+"""Images into the pixels of a vision tower, in two ways: transformers' PIL processor, and the same in plain torch.
+
+The PIL one is the reference, and holds the settings of both: size, crop, mean, deviation, and what is done at all. The
+torch one gives what transformers' torchvision backend gives on a CPU: both end in the same operator, `interpolate` of
+uint8, bicubic and antialiased. It needs no torchvision, which is not there for every torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+from transformers.image_transforms import get_resize_output_image_size
+
+# Named with its backend: the plain name means torchvision where that is installed, and other pixels.
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from stagebench.errors import ModelError
+from stagebench.types import Image, ModelSettings
+
+Images = Sequence[Image] | Tensor
+"""uint8 (height, width, 3), RGB: in host memory, where they may differ in size, or one tensor of them on the device."""
+
+
+class ImageProcessor(Protocol):
+    """What a model asks of either."""
+
+    @property
+    def reference(self) -> CLIPImageProcessorPil:
+        """Transformers' processor, whose settings count."""
+        ...
+
+    def resize(self, images: Sequence[Image], height: int, width: int) -> Tensor:
+        """Scale by antialiased bicubic interpolation: uint8 (images, height, width, 3)."""
+        ...
+
+    def __call__(self, images: Images) -> Tensor:
+        """Resize, crop and normalise: float32 (images, 3, side, side)."""
+        ...
+
+
+def processor_of(reference: CLIPImageProcessorPil, settings: ModelSettings) -> ImageProcessor:
+    """The one that the settings name.
+
+    Raises:
+        ModelError: where it does not know one of the reference's own settings.
+    """
+    if settings.preprocess == "torch":
+        return TorchProcessor(reference, torch.device(settings.device))
+    return PilProcessor(reference)
+
+
+@dataclass(frozen=True, slots=True)
+class PilProcessor:
+    """Transformers' own, on the CPU, image by image."""
+
+    reference: CLIPImageProcessorPil
+
+    def resize(self, images: Sequence[Image], height: int, width: int) -> Tensor:
+        """As the protocol says."""
+        bicubic = PILImage.Resampling.BICUBIC
+        resized = [np.asarray(PILImage.fromarray(image).resize((width, height), bicubic)) for image in images]
+        return torch.from_numpy(np.stack(resized))
+
+    def __call__(self, images: Images) -> Tensor:
+        """As the protocol says."""
+        # Told, not inferred: an image 3 pixels high looks like one with its channels first.
+        batch = self.reference(images=list(images), input_data_format="channels_last", return_tensors="pt")
+        pixels: Tensor = batch["pixel_values"]
+        return pixels
+
+
+@dataclass(frozen=True, slots=True)
+class TorchProcessor:
+    """The same in plain torch, on any device: images of one size in one batch, within 2/255 of PIL's.
+
+    Raises:
+        ModelError: at once, where the reference has a setting that this one does not know.
+    """
+
+    reference: CLIPImageProcessorPil
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        known = {"shortest_edge"}, {"height", "width"}
+        got: Any = self.reference
+        if got.do_resize and got.resample != PILImage.Resampling.BICUBIC:
+            raise ModelError(f"preprocessing in torch must resize bicubically, got resample {got.resample!r}")
+        if got.do_resize and set(dict(got.size)) not in known:
+            raise ModelError(
+                f"preprocessing in torch must resize to a shortest_edge or to height and width, got {dict(got.size)}"
+            )
+        if got.do_pad:
+            raise ModelError(f"preprocessing in torch must pad by its crop only, got do_pad {got.do_pad!r}")
+
+    def resize(self, images: Sequence[Image], height: int, width: int) -> Tensor:
+        """As the protocol says, on the device."""
+        return self._batched(images, lambda batch: resized(batch, height, width)).movedim(1, -1)
+
+    def __call__(self, images: Images) -> Tensor:
+        """As the protocol says, on the device."""
+        return self._normalised(self._batched(images, self._cropped))
+
+    def _batched(self, images: Images, transform: Callable[[Tensor], Tensor]) -> Tensor:
+        """Transform all images of one size together, and put the results, which have one size, back in order.
+
+        Args:
+            images: of any sizes.
+            transform: of uint8 (images, 3, height, width), channels last in memory.
+        """
+        sizes = [tuple(image.shape) for image in images]
+        results: dict[int, Tensor] = {}
+        for size in dict.fromkeys(sizes):
+            chosen = [i for i, other in enumerate(sizes) if other == size]
+            # As uint8: a quarter of the bytes to copy.
+            batch = images if isinstance(images, Tensor) else torch.from_numpy(np.stack([images[i] for i in chosen]))
+            results |= zip(chosen, transform(batch.to(self.device).movedim(-1, 1)), strict=True)
+        return torch.stack([results[i] for i in range(len(sizes))])
+
+    def _cropped(self, batch: Tensor) -> Tensor:
+        """Resize and crop images of one size, as far as the reference does."""
+        settings: Any = self.reference
+        if settings.do_resize:
+            batch = resized(batch, *_output_size(batch, dict(settings.size)))
+        if settings.do_center_crop:
+            batch = center_cropped(batch, settings.crop_size["height"], settings.crop_size["width"])
+        return batch
+
+    def _normalised(self, batch: Tensor) -> Tensor:
+        """Rescale and normalise at once: (x * f - mean) / std is (x - mean / f) / (std / f)."""
+        settings: Any = self.reference
+        unit = 1.0 / settings.rescale_factor if settings.do_rescale else 1.0
+        mean, std = (settings.image_mean, settings.image_std) if settings.do_normalize else (0.0, 1.0)
+        shift, scale = (torch.as_tensor(t, device=self.device).reshape(-1, 1, 1) * unit for t in (mean, std))
+        return batch.to(torch.float32, memory_format=torch.contiguous_format).sub_(shift).div_(scale)
+
+
+def resized(batch: Tensor, height: int, width: int) -> Tensor:
+    """Scale by antialiased bicubic interpolation, with torch's uint8 operator; a GPU has none.
+
+    Args:
+        batch: uint8 (images, 3, height, width).
+        height: of the result.
+        width: of the result.
+    """
+    if batch.device.type == "cpu":
+        return interpolate(batch, (height, width), mode="bicubic", antialias=True)
+    return resized_in_float(batch, height, width)
+
+
+def resized_in_float(batch: Tensor, height: int, width: int) -> Tensor:
+    """The same in float32, for any device: width first, then height, rounded and cut off at 0 and 255 after each.
+
+    As the uint8 operator does, and PIL: up to Pillow 12 always, since 13 height first where that is less work. Both
+    directions at once, as torchvision has it on a GPU, part from all of these at hard edges, by 10 of 255 and more.
+    """
+    for size in ((batch.shape[-2], width), (height, width)):
+        scaled = interpolate(batch.to(torch.float32), size, mode="bicubic", antialias=True)
+        batch = scaled.round_().clamp_(0, 255).to(torch.uint8)
+    return batch
+
+
+def center_cropped(batch: Tensor, height: int, width: int) -> Tensor:
+    """Cut the middle out; zeros go around what is smaller, the odd one before it, as in the reference."""
+    missing = [max(0, wanted - there) for wanted, there in zip((height, width), batch.shape[-2:], strict=True)]
+    if any(missing):
+        rows, columns = missing
+        batch = pad(batch, ((columns + 1) // 2, columns // 2, (rows + 1) // 2, rows // 2))
+    top, left = (batch.shape[-2] - height) // 2, (batch.shape[-1] - width) // 2
+    return batch[..., top : top + height, left : left + width]
+
+
+def _output_size(batch: Tensor, size: dict[str, int]) -> tuple[int, int]:
+    """Height and width after the resize; transformers' own rule for the longer edge, its rounding included."""
+    if "shortest_edge" not in size:
+        return size["height"], size["width"]
+    height, width = get_resize_output_image_size(
+        batch[0], size["shortest_edge"], default_to_square=False, input_data_format="channels_first"
+    )
+    return height, width
