@@ -43,6 +43,16 @@ def test_a_prompt_has_one_placeholder_a_visual_token(model):
     assert features.tokens.shape == (1, VISUAL_TOKENS[model.name], 64)
 
 
+@pytest.mark.parametrize(("name", "prompt"), [("llava-1.5", llava.PROMPT), ("video-llava", video_llava.PROMPT)])
+def test_a_prompt_is_tokenised_as_if_the_mark_stood_there_for_each_visual_token(name, prompt):
+    model = build_model(name, SETTINGS)
+    mark = model.marks[-1]
+    written_out = prompt.replace(mark, mark * VISUAL_TOKENS[name]).format(question="What moves?")
+    inputs = preprocess(model, media_for(model), "What moves?")
+    assert torch.equal(model.tokenizer(written_out, return_tensors="pt")["input_ids"], inputs.input_ids)
+    assert torch.equal(model.tokenizer(written_out, return_tensors="pt")["attention_mask"], inputs.attention_mask)
+
+
 def test_other_images_give_other_tokens(model):
     texts = []
     for seed in (0, 1):

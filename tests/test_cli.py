@@ -9,9 +9,11 @@ from click.testing import CliRunner
 from stagebench import pipeline
 from stagebench.audit import Check
 from stagebench.cli import audit, main, run
+from stagebench.cli.options import sample_of
 from stagebench.media.scene import render_scene
 from stagebench.models.llava import Llava
-from stagebench.types import STAGES
+from stagebench.stages.load import load
+from stagebench.types import STAGES, LoadSettings
 
 QUICK = ("--device", "cpu", "--new-tokens", "4", "--passes", "1")
 
@@ -60,19 +62,26 @@ def test_any_media_feed_any_model(scene, media):
 
 
 @pytest.mark.parametrize("kind", ["frames", "events"])
-def test_all_models_see_the_same_pixels_where_the_medium_is_chosen(monkeypatch, kind):
-    seen, honest = [], pipeline.preprocess
+def test_all_models_see_the_same_pixels_where_the_medium_is_chosen(scene, kind):
+    own_and_count = (("events", 5), ("video", 8), ("video", 5), ("events", 8))
+    five, eight, five_too, eight_too = (
+        load(sample_of(None, scene, own, "What moves?", LoadSettings(media=kind)), count)
+        for own, count in own_and_count
+    )
+    assert {media.kind for media in (five, eight)} == {kind}
+    assert np.array_equal(five.images, five_too.images)
+    assert np.array_equal(eight.images, eight_too.images)
+
+
+def test_a_model_of_events_sees_frames_where_they_are_chosen(monkeypatch, tmp_path):
+    out, seen, honest = tmp_path / "run.json", [], pipeline.preprocess
     monkeypatch.setattr(
         pipeline, "preprocess", lambda model, media, ask: seen.append(media) or honest(model, media, ask)
     )
-    result = invoke("run", "--media", kind, *QUICK)
+    result = invoke("run", "--model", "eventgpt", "--media", "frames", *QUICK, "--json", out)
     assert result.exit_code == 0, result.output
-    assert {media.kind for media in seen} == {kind}
-    by_count = {len(media.images): media.images for media in seen}
-    assert sorted(by_count) == [5, 8]
-    for media in seen:
-        expected = by_count[len(media.images)]
-        assert all(np.array_equal(a, b) for a, b in zip(expected, media.images, strict=True))
+    assert {media.kind for media in seen} == {"frames"}
+    assert json.loads(out.read_text())["identity"]["input"] == "scene, frames"
 
 
 def test_preprocessing_in_torch_is_printed_and_part_of_the_identity(scene, tmp_path):

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from stagebench.models.assembly import pretrained_assembly, random_assembly
-from stagebench.models.embedding import embed_with_features
+from stagebench.models.embedding import embed_with_features, repeat_placeholder
 from stagebench.models.pixels import ImageProcessor
 from stagebench.models.shapes import text_shape, vision_shape
 from stagebench.types import Image, Inputs, Media, ModelSettings
@@ -84,13 +84,13 @@ class Llava:
         config = self.network.config
         picture = grid(media.images, config.vision_config.image_size, self.image_processor)
         visual_tokens = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-        text = PROMPT.replace("<image>", "<image>" * visual_tokens).format(question=question)
-        encoded = self.tokenizer(text, return_tensors="pt")
-        device = self.network.device
+        ids = self.tokenizer(PROMPT.format(question=question)).input_ids
+        placeholder = self.network.config.image_token_id
+        input_ids = torch.tensor([repeat_placeholder(ids, placeholder, visual_tokens)], device=self.network.device)
         return Inputs(
-            input_ids=encoded["input_ids"].to(device),
-            attention_mask=encoded["attention_mask"].to(device),
-            pixels=self.image_processor(picture.unsqueeze(0)).unsqueeze(0).to(device, self.network.dtype),
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            pixels=self.image_processor(picture.unsqueeze(0)).unsqueeze(0).to(self.network.device, self.network.dtype),
         )
 
     def encode(self, inputs: Inputs) -> Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import (
     CLIPVisionConfig,
@@ -19,7 +20,7 @@ from transformers import (
 )
 
 from stagebench.models.assembly import pretrained_assembly, random_assembly
-from stagebench.models.embedding import embed_with_features
+from stagebench.models.embedding import embed_with_features, repeat_placeholder
 from stagebench.models.pixels import ImageProcessor
 from stagebench.models.shapes import text_shape, vision_shape
 from stagebench.types import Inputs, Media, ModelSettings
@@ -55,13 +56,13 @@ class VideoLlava:
         """Resize, crop and normalise each frame; the prompt with one placeholder a visual token."""
         vision = self.network.config.vision_config
         visual_tokens = len(media.images) * ((vision.image_size // vision.patch_size) ** 2 + 1)
-        text = PROMPT.replace("<video>", "<video>" * visual_tokens).format(question=question)
-        encoded = self.tokenizer(text, return_tensors="pt")
-        device = self.network.device
+        ids = self.tokenizer(PROMPT.format(question=question)).input_ids
+        placeholder = self.network.config.video_token_id
+        input_ids = torch.tensor([repeat_placeholder(ids, placeholder, visual_tokens)], device=self.network.device)
         return Inputs(
-            input_ids=encoded["input_ids"].to(device),
-            attention_mask=encoded["attention_mask"].to(device),
-            pixels=self.image_processor(media.images).unsqueeze(0).to(device, self.network.dtype),
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            pixels=self.image_processor(media.images).unsqueeze(0).to(self.network.device, self.network.dtype),
         )
 
     def encode(self, inputs: Inputs) -> Tensor:
