@@ -42,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--dtype", choices=DTYPES, help="default: float32 on a CPU, bfloat16 on a GPU")
     group.addoption("--kernels", choices=KERNELS, default="efficient", help="attention kernels on a GPU")
     group.addoption("--threads", type=int, help="of torch on the CPU; default: 1 for tiny, else torch's own choice")
-    group.addoption("--preprocess", choices=PREPROCESSORS, default="pil", help="by what; default: %(default)s")
+    group.addoption("--preprocess", choices=PREPROCESSORS, default="pil", help="images to pixels; default: %(default)s")
     group.addoption("--new-tokens", type=int, default=32, help="limit of new tokens; default: %(default)s")
     group.addoption("--natural-length", action="store_true", help="let a model stop early; default: fixed length")
     group.addoption("--input", type=Path, help="clip, recording or folder; default: the embedded scene")
@@ -52,7 +52,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--start", type=float, default=0.0, help="seconds into the clip or recording")
     group.addoption("--duration", type=float, help="seconds to read; default: all")
     group.addoption("--frame-cache", type=Path, help="keep decoded frames there; default: no cache")
-    group.addoption("--media", choices=MEDIA, default="own", help="of the embedded scene; default: %(default)s")
+    group.addoption(
+        "--media", choices=MEDIA, default="own", help="what all models get of the scene; default: %(default)s"
+    )
     group.addoption("--question", default=DEFAULT_QUESTION, help="default: %(default)s")
     group.addoption("--rounds", type=int, default=10, help="timed rounds a benchmark; default: %(default)s")
     group.addoption("--baselines", type=Path, default=Path("baselines"), help="default: %(default)s")

@@ -45,7 +45,7 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--threads", type=click.IntRange(min=1), help="Of torch on the CPU; 1 for tiny by default."),
         click.option("--seed", default=0, show_default=True, help="Of random weights."),
         click.option(
-            "--preprocess", type=click.Choice(PREPROCESSORS), default="pil", show_default=True, help="By what."
+            "--preprocess", type=click.Choice(PREPROCESSORS), default="pil", show_default=True, help="Images to pixels."
         ),
         click.option("--new-tokens", default=32, show_default=True, help="The limit of new tokens."),
         click.option("--fixed-length", is_flag=True, help="Go on to the limit whatever the model says."),
@@ -74,7 +74,11 @@ def load_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--duration", type=float, help="Seconds to read; all by default."),
         click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Keep decoded frames there."),
         click.option(
-            "--media", type=click.Choice(MEDIA), default="own", show_default=True, help="Of the embedded scene."
+            "--media",
+            type=click.Choice(MEDIA),
+            default="own",
+            show_default=True,
+            help="What all models get of the scene.",
         ),
     )
     for option in reversed(options):
