@@ -8,7 +8,7 @@ between calls. Its unit of work is an image that the model will see.
 from __future__ import annotations
 
 from stagebench.errors import MediaError
-from stagebench.media.events import read_events
+from stagebench.media.events import READERS, read_events
 from stagebench.media.files import is_folder, name_of, size_of
 from stagebench.media.images import read_images
 from stagebench.media.video import read_video
@@ -35,12 +35,12 @@ def load(sample: Sample, images: int) -> Media:
     path = sample.path
     if images < 1:
         raise MediaError(f"{name_of(path)}: at least 1 image must be asked for, got {images}")
+    suffix = path.suffix.lower()
+    if suffix in READERS:
+        return read_events(path, images, sample.loading)
     if is_folder(path):
         return read_images(path, images)
     size_of(path)
-    suffix = path.suffix.lower()
-    if suffix == ".npy":
-        return read_events(path, images)
     if suffix in REFUSED_SUFFIXES:
         raise MediaError(f"{path.name}: an image must be a PNG, got {suffix}")
     if suffix == ".png":
