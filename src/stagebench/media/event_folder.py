@@ -34,20 +34,29 @@ def read_folder(path: Path, window: Window) -> Columns:
     return cut_columns(path.name, columns, window)
 
 
-def write_folder(path: Path, columns: Columns) -> None:
-    """Write a recording in the fast layout: to a folder of another name, renamed when it is whole.
-
-    Args:
-        path: a folder that is not there yet, with the suffix `.events`.
-        columns: x, y, t and p, each (events,).
+def require_free(path: Path) -> None:
+    """Refuse a path that a recording may not be written to.
 
     Raises:
-        MediaError: the path has another suffix or is taken, or can't be written.
+        MediaError: the path has another suffix than `.events`, or is taken.
     """
     if path.suffix != SUFFIX:
         raise MediaError(f"{name_of(path)}: must be named NAME{SUFFIX}, got the suffix {path.suffix!r}")
     if path.exists():
         raise MediaError(f"{path.name}: must be new, but there is one already")
+
+
+def write_folder(path: Path, columns: Columns) -> None:
+    """Write a recording in the fast layout: to a folder of another name, renamed when it is whole.
+
+    Args:
+        path: a folder that is not there yet, as `require_free` wants it.
+        columns: x, y, t and p, each (events,).
+
+    Raises:
+        MediaError: it is not, or can't be written.
+    """
+    require_free(path)
     try:
         partial = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=path.parent))
         try:

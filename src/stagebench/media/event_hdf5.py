@@ -109,8 +109,8 @@ def _dataset(path: Path, file: Any, name: str) -> Any:
     if name not in file:
         raise MediaError(f"{path.name}: must have the dataset {name}, got none")
     found = file[name]
-    if not hasattr(found, "dtype"):
-        raise MediaError(f"{path.name}: {name} must be a dataset, got a group")
+    if not hasattr(found, "chunks"):
+        raise MediaError(f"{path.name}: {name} must be a dataset, got a {type(found).__name__}")
     if found.file.filename != file.filename or found.external or found.is_virtual:
         raise MediaError(f"{path.name}: {name} must lie in the file, got one elsewhere")
     chunk = int(np.prod(found.chunks or (1,), dtype=object))

@@ -12,6 +12,9 @@ from stagebench.errors import MediaError
 from stagebench.media.columns import Columns, Window, cut_columns
 from stagebench.media.files import require_plausible, size_of
 
+FILE_TYPES = {".raw": "evt", ".aedat4": "aedat"}
+"""faery's names, by suffix: it would guess from the content."""
+
 
 def read_stream(path: Path, window: Window) -> Columns:
     """Decode a stream from its beginning to the end of the window, the only way there is.
@@ -28,7 +31,7 @@ def read_stream(path: Path, window: Window) -> Columns:
     packets: list[NDArray[Any]] = []
     held, end = 0, None
     try:
-        for packet in faery.events_stream_from_file(path):
+        for packet in faery.events_stream_from_file(path, file_type=FILE_TYPES[path.suffix.lower()]):
             held += packet.nbytes
             require_plausible(path, held, size)
             packets.append(packet)
@@ -37,7 +40,9 @@ def read_stream(path: Path, window: Window) -> Columns:
                 break
     except MediaError:
         raise
-    except Exception as error:  # faery raises plain Exception, AssertionError and RuntimeError
+    except BaseException as error:  # faery raises plain Exception, and a panic in its Rust is not even that
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         why = " ".join(str(error).split()) or type(error).__name__
         raise MediaError(f"{path.name}: must be a whole {path.suffix} file, got: {why}") from error
     if not packets:

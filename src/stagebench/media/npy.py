@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import tokenize
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,7 +15,16 @@ from stagebench.errors import MediaError
 from stagebench.media.files import size_of
 
 # All that numpy raises on a damaged header.
-_HEADER_ERRORS = (ArithmeticError, LookupError, MemoryError, RuntimeError, SyntaxError, TypeError, ValueError)
+_HEADER_ERRORS = (
+    ArithmeticError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    tokenize.TokenError,
+)
 
 
 def read_header(name: str, file: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...]]:
