@@ -67,7 +67,7 @@ def write_dsec(path: Path, **changed: Any) -> None:
     index = np.searchsorted(made["t"], np.arange(67) * 1000).astype(np.uint64)
     with h5py.File(path, "w") as file:
         for name, values in (events | {"ms_to_idx": index, "t_offset": np.int64(OFFSET)} | changed).items():
-            packed = hdf5plugin.Blosc(cname="zstd") if np.ndim(values) else {}
+            packed = {"chunks": (min(len(values), 500),), **hdf5plugin.Blosc(cname="zstd")} if np.ndim(values) else {}
             if values is not None:
                 file.create_dataset(name, data=values, **packed)
 
@@ -176,6 +176,21 @@ def test_the_window_of_a_folder_is_all_that_is_looked_at(tmp_path: Path) -> None
     np.save(tmp_path / "a.events" / "x.npy", broken)
 
     assert len(load_event_arrays(tmp_path / "a.events", Window(0, 0.02)).x) < 1500
+
+
+def test_the_window_of_an_hdf5_file_is_all_that_is_unpacked(tmp_path: Path) -> None:
+    write_dsec(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5") as file:
+        last = file["events/x"].id.get_chunk_info(file["events/x"].id.get_num_chunks() - 1)
+    data = bytearray((tmp_path / "a.h5").read_bytes())
+    data[last.byte_offset : last.byte_offset + last.size] = bytes(last.size)
+    (tmp_path / "a.h5").write_bytes(data)
+
+    with pytest.raises(MediaError, match=r"^a\.h5: must be a whole HDF5 file, got: "):
+        load_event_arrays(tmp_path / "a.h5")
+    assert len(load_event_arrays(tmp_path / "a.h5", Window(0, 0.001)).x) == np.sum(
+        recording()["t"] < recording()["t"][0] + 1000
+    )
 
 
 class TestRefusals:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagebench.errors import MediaError
+from stagebench.media import unpickle
 from stagebench.media.columns import Window
 from stagebench.media.events import load_event_arrays, read_events, slices_of_equal_count, slices_of_equal_time
 from stagebench.media.raster import draw_events
@@ -273,8 +274,21 @@ class TestPickles:
     def test_a_pickle_that_would_take_all_memory_is_refused(self, tmp_path: Path) -> None:
         pickled = b"\x80\x02}r\xff\xff\xff\x7f."
 
-        with pytest.raises(MediaError, match=r"memo index 2147483647 in 9 bytes"):
+        with pytest.raises(MediaError, match=r"LONG_BINPUT 2147483647 in 9 bytes"):
             load_event_arrays(save_pickle(tmp_path / "evil.npy", pickled))
+
+    def test_a_pickle_of_endless_steps_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(unpickle, "_MAX_OPCODES", 1000)
+        path = save_pickle(tmp_path / "evil.npy", b"\x80\x02" + b"N0" * 600 + b"N.")
+
+        with pytest.raises(MediaError, match=r"^evil\.npy: .*more than 1000 steps"):
+            load_event_arrays(path)
+
+    def test_a_pickle_whose_frame_is_larger_than_itself_is_refused(self, tmp_path: Path) -> None:
+        path = save_pickle(tmp_path / "evil.npy", b"\x80\x04\x95" + (2**40).to_bytes(8, "little") + b"}.")
+
+        with pytest.raises(MediaError, match=r"FRAME 1099511627776 in 13 bytes"):
+            load_event_arrays(path)
 
     def test_single_numbers_of_numpy_beside_the_arrays_are_ignored(self, tmp_path: Path) -> None:
         path = save(tmp_path / "a.npy", recording() | {"height": np.int64(480), "name": "street"})

@@ -186,7 +186,7 @@ def evil_pickle(draw: random.Random, path: Path) -> Path:
             Call(os.system, f"touch {canary}"),
             Call(os.mkdir, canary),
             Call(os.open, canary, os.O_CREAT | os.O_WRONLY),
-            Call(os.putenv, harness.CANARY, "1"),
+            Call(os.symlink, "/etc/hostname", canary),
             Call(subprocess.call, ["touch", canary]),
             Call(subprocess.Popen, ["touch", canary]),
             Call(builtins.exec, f"open({canary!r}, 'w')"),

@@ -30,9 +30,8 @@ def read_npy(path: Path, window: Window) -> Columns:
     size_of(path)
     with path.open("rb") as file:
         dtype, shape = read_header(path.name, file)
-        pickled = file.read() if dtype.str == "|O" and shape == () else None
-    if pickled is not None:
-        return cut_columns(path.name, unpickle_arrays(path.name, pickled, KEYS), window)
+        if dtype.str == "|O" and shape == ():
+            return cut_columns(path.name, unpickle_arrays(path.name, file, KEYS), window)
     if dtype.names is None:
         raise MediaError(f"{path.name}: must hold a dict or fields x, y, t and p, got {dtype.str!r} of shape {shape}")
     return cut_columns(path.name, _fields(map_array(path)), window)

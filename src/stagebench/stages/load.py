@@ -19,7 +19,7 @@ REFUSED_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".tif", ".tiff", ".webp")  # FFmpeg
 
 
 def load(sample: Sample, images: int) -> Media:
-    """Read what a sample's path leads to, by its suffix: events, a PNG, a folder of PNGs, or else a video.
+    """Read what a sample's path leads to, by its suffix: a recording, a PNG, a folder of PNGs, or else a video.
 
     Args:
         sample: its path, and how to read it; the question isn't read.
