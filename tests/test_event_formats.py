@@ -277,6 +277,29 @@ class TestRefusals:
         with pytest.raises(MediaError, match=rf"^{name}: must "):
             load_event_arrays(tmp_path / name)
 
+    @pytest.mark.parametrize("compression", [None, ("lz4", 1), ("zstd", 3)])
+    def test_an_aedat4_whose_packet_is_cut_off_is_refused(self, tmp_path: Path, compression: Any) -> None:
+        write_aedat4(tmp_path / "a.aedat4", compression)
+        data = (tmp_path / "a.aedat4").read_bytes()
+        (tmp_path / "a.aedat4").write_bytes(data[:2000])
+
+        with pytest.raises(MediaError, match=r"^a\.aedat4: must be a whole AEDAT4 file, got \d+ of \d+ bytes$"):
+            load_event_arrays(tmp_path / "a.aedat4")
+
+    def test_an_aedat4_that_is_a_bomb_is_refused(self, tmp_path: Path) -> None:
+        write_aedat4(tmp_path / "a.aedat4", ("zstd", 3))
+        data = (tmp_path / "a.aedat4").read_bytes()
+        header = data[: 18 + int.from_bytes(data[14:18], "little")]
+        block = (1 << 1 | 1 << 17 << 3).to_bytes(3, "little") + b"\0"  # 128 KiB of zeros
+        last = (1 | 1 << 1 | 1 << 17 << 3).to_bytes(3, "little") + b"\0"
+        bomb = b"\x28\xb5\x2f\xfd\x00\x38" + 80_000 * block + last
+        (tmp_path / "a.aedat4").write_bytes(header + struct.pack("<II", 0, len(bomb)) + bomb)
+
+        with pytest.raises(
+            MediaError, match=r"^a\.aedat4: must unpack to at most 100 times its \d+ bytes, got 10485891072$"
+        ):
+            load_event_arrays(tmp_path / "a.aedat4")
+
     @pytest.mark.parametrize("name", ["dsec.h5", "evt3.raw"])
     def test_without_its_library_a_format_says_how_to_get_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

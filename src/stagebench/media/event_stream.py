@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stagebench.errors import MediaError
+from stagebench.media.aedat4 import check_sizes
 from stagebench.media.columns import Columns, Window, cut_columns
 from stagebench.media.files import require_plausible, size_of
 
@@ -28,6 +29,8 @@ def read_stream(path: Path, window: Window) -> Columns:
         import faery
     except ImportError as error:
         raise MediaError(f"{path.name}: {path.suffix} needs faery: pip install 'stagebench[events]'") from error
+    if path.suffix.lower() == ".aedat4":
+        check_sizes(path)
     packets: list[NDArray[Any]] = []
     held, end = 0, None
     try:
