@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 import zipfile
@@ -255,12 +256,20 @@ class TestRefusals:
             load_event_arrays(tmp_path / "a.h5")
 
     def test_hdf5_that_leads_to_another_file_is_refused(self, tmp_path: Path) -> None:
-        write_dsec(tmp_path / "other.h5")
+        os.mkfifo(tmp_path / "other.h5")  # to open it would wait for a writer
         write_dsec(tmp_path / "a.h5", **{"events/x": None})
         with h5py.File(tmp_path / "a.h5", "a") as file:
             file["events/x"] = h5py.ExternalLink("other.h5", "events/x")
 
-        with pytest.raises(MediaError, match=r"^a\.h5: events/x must lie in the file, got one elsewhere$"):
+        with pytest.raises(MediaError, match=r"^a\.h5: events/x must lie in the file, got a link to elsewhere$"):
+            load_event_arrays(tmp_path / "a.h5")
+
+    def test_hdf5_whose_data_lie_in_another_file_is_refused(self, tmp_path: Path) -> None:
+        write_dsec(tmp_path / "a.h5", **{"events/x": None})
+        with h5py.File(tmp_path / "a.h5", "a") as file:
+            file.create_dataset("events/x", (COUNT,), np.uint16, external=[("other", 0, h5py.h5f.UNLIMITED)])
+
+        with pytest.raises(MediaError, match=r"^a\.h5: events/x must lie in the file, got data elsewhere$"):
             load_event_arrays(tmp_path / "a.h5")
 
     @pytest.mark.parametrize("offset", [1.5, 2**63 - 1, np.zeros(3, int)])

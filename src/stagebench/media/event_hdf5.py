@@ -14,6 +14,7 @@ from stagebench.errors import MediaError
 from stagebench.media.columns import KEYS, Columns, Window, cut_columns
 from stagebench.media.files import require_plausible, size_of
 
+_HARD_LINK = 0  # of HDF5's types of links, the one to something in the same file
 _LARGE = 1 << 62  # no clock shows as many microseconds, and a sum of two fits into int64
 # All that h5py raises on a damaged file.
 _HDF5_ERRORS = (
@@ -42,7 +43,7 @@ def read_hdf5(path: Path, window: Window) -> Columns:
         events = {key: _dataset(path, file, f"events/{key}") for key in KEYS}
         low, high = _bounds(path, file, events["t"], window)
         columns = cut_columns(path.name, events, window, low, high)
-        offset = _dataset(path, file, "t_offset")[()] if "t_offset" in file else 0
+        offset = _dataset(path, file, "t_offset")[()] if _has(file, "t_offset") else 0
     if np.shape(offset) != () or not isinstance(offset, int | np.integer) or abs(int(offset)) > _LARGE:
         raise MediaError(f"{path.name}: t_offset must be a number of microseconds, got {offset!r}")
     if int(columns["t"].max()) > _LARGE:
@@ -106,21 +107,30 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _dataset(path: Path, file: Any, name: str) -> Any:
     """The dataset of a name, its data in this very file and not implausibly large."""
-    if name not in file:
-        raise MediaError(f"{path.name}: must have the dataset {name}, got none")
-    found = file[name]
+    found = file
+    for part in name.split("/"):
+        if not _has(found, part):
+            raise MediaError(f"{path.name}: must have the dataset {name}, got none")
+        if found.id.links.get_info(part.encode()).type != _HARD_LINK:
+            raise MediaError(f"{path.name}: {name} must lie in the file, got a link to elsewhere")
+        found = found[part]
     if not hasattr(found, "chunks"):
         raise MediaError(f"{path.name}: {name} must be a dataset, got a {type(found).__name__}")
-    if found.file.filename != file.filename or found.external or found.is_virtual:
-        raise MediaError(f"{path.name}: {name} must lie in the file, got one elsewhere")
+    if found.external or found.is_virtual:
+        raise MediaError(f"{path.name}: {name} must lie in the file, got data elsewhere")
     chunk = int(np.prod(found.chunks or (1,), dtype=object))
     require_plausible(path, max(found.size or 0, chunk) * found.dtype.itemsize, path.stat().st_size)
     return found
 
 
+def _has(group: Any, name: str) -> bool:
+    """Is there a link of that name? What it leads to is not opened: that may be a pipe, which would wait."""
+    return bool(group.id.links.exists(name.encode()))
+
+
 def _bounds(path: Path, file: Any, t: Any, window: Window) -> tuple[int, int | None]:
     """Numbers of events between which the window begins and ends, by `ms_to_idx`."""
-    if window == Window() or "ms_to_idx" not in file or len(t) == 0:
+    if window == Window() or not _has(file, "ms_to_idx") or len(t) == 0:
         return 0, None
     index = _dataset(path, file, "ms_to_idx")
     if len(index.shape) != 1 or index.dtype.kind not in "iu" or index.size == 0:
