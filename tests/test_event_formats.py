@@ -22,8 +22,8 @@ from stagebench.cli import main
 from stagebench.errors import MediaError
 from stagebench.media import event_folder
 from stagebench.media.columns import Window
-from stagebench.media.event_hdf5 import rectified
 from stagebench.media.events import load_event_arrays
+from stagebench.media.rectify import rectified
 from stagebench.stages.load import load
 from stagebench.types import LoadSettings, Sample
 

@@ -9,8 +9,8 @@ import click
 from stagebench.cli.output import refusals
 from stagebench.media.columns import KEYS
 from stagebench.media.event_folder import require_free, write_folder
-from stagebench.media.event_hdf5 import read_rectify_map, rectified
 from stagebench.media.events import load_event_arrays, size_of_recording
+from stagebench.media.rectify import read_rectify_map, rectified
 
 _FILE = click.Path(path_type=Path)
 

@@ -1,14 +1,14 @@
-"""Recordings of DSEC in HDF5: `events/{x,y,t,p}`, blosc-compressed, `ms_to_idx`, `t_offset`; and its rectify maps."""
+"""Recordings of DSEC in HDF5: `events/{x,y,t,p}`, blosc-compressed, `ms_to_idx`, `t_offset`."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stagebench.errors import MediaError
 from stagebench.media.columns import KEYS, Columns, Window, cut_columns
@@ -39,57 +39,21 @@ def read_hdf5(path: Path, window: Window) -> Columns:
         MediaError: the file is missing, damaged, of another layout, or unpacks to more than is plausible; its
             `ms_to_idx` doesn't fit its times; there are no events in the window; or h5py is not installed.
     """
-    with _opened(path) as file:
-        events = {key: _dataset(path, file, f"events/{key}") for key in KEYS}
+    with open_hdf5(path) as file:
+        events = {key: dataset(path, file, f"events/{key}") for key in KEYS}
         low, high = _bounds(path, file, events["t"], window)
         columns = cut_columns(path.name, events, window, low, high)
-        offset = _dataset(path, file, "t_offset")[()] if _has(file, "t_offset") else 0
+        offset = dataset(path, file, "t_offset")[()] if _has(file, "t_offset") else 0
     if np.shape(offset) != () or not isinstance(offset, int | np.integer) or abs(int(offset)) > _LARGE:
         raise MediaError(f"{path.name}: t_offset must be a number of microseconds, got {offset!r}")
-    if int(columns["t"].max()) > _LARGE:
-        raise MediaError(f"{path.name}: t is out of range, must be at most {_LARGE}, got {columns['t'].max()}")
+    for time in (columns["t"].min(), columns["t"].max()):
+        if abs(int(time)) > _LARGE:
+            raise MediaError(f"{path.name}: t is out of range, must be {-_LARGE} to {_LARGE}, got {time}")
     return columns | {"t": columns["t"].astype(np.int64) + int(offset)}
 
 
-def read_rectify_map(path: Path) -> NDArray[np.float32]:
-    """Read where each pixel of the sensor lies in the rectified image: float32 (height, width, 2), x and y.
-
-    Raises:
-        MediaError: the file is missing, damaged, or has no such `rectify_map`; or h5py is not installed.
-    """
-    with _opened(path) as file:
-        found = _dataset(path, file, "rectify_map")
-        if len(found.shape) != 3 or found.shape[2] != 2 or found.dtype.kind != "f":
-            raise MediaError(f"{path.name}: rectify_map must be floats (height, width, 2), got {found.shape}")
-        return np.asarray(found[()], dtype=np.float32)
-
-
-def rectified(name: str, columns: Columns, rectify_map: NDArray[np.float32]) -> Columns:
-    """Move every event to the nearest pixel of the rectified image, and drop those that leave it.
-
-    Args:
-        name: what an error calls the recording.
-        columns: checked events.
-        rectify_map: as `read_rectify_map` returns it; the rectified image is as large as the sensor.
-
-    Raises:
-        MediaError: an event lies outside of the map, or none stays in the image.
-    """
-    height, width = rectify_map.shape[:2]
-    x, y = columns["x"], columns["y"]
-    if int(x.max()) >= width or int(y.max()) >= height:
-        raise MediaError(f"{name}: must lie within a rectify map of {width} x {height}, got ({x.max()}, {y.max()})")
-    moved = np.rint(rectify_map[y, x])
-    stay = ((moved >= 0) & (moved < (width, height))).all(axis=1)  # a NaN is neither
-    if not stay.any():
-        raise MediaError(f"{name}: must have events within the rectified image, got none")
-    kept = {key: columns[key][stay] for key in KEYS}
-    new_x, new_y = moved[stay].astype(np.uint16).T
-    return kept | {"x": new_x, "y": new_y}
-
-
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def open_hdf5(path: Path) -> Iterator[Any]:
     """An open HDF5 file; what goes wrong while it is read is one line."""
     size_of(path)
     try:
@@ -105,7 +69,7 @@ def _opened(path: Path) -> Iterator[Any]:
         raise MediaError(f"{path.name}: must be a whole HDF5 file, got: {why}") from error
 
 
-def _dataset(path: Path, file: Any, name: str) -> Any:
+def dataset(path: Path, file: Any, name: str) -> Any:
     """The dataset of a name, its data in this very file and not implausibly large."""
     found = file
     for part in name.split("/"):
@@ -118,7 +82,7 @@ def _dataset(path: Path, file: Any, name: str) -> Any:
         raise MediaError(f"{path.name}: {name} must be a dataset, got a {type(found).__name__}")
     if found.external or found.is_virtual:
         raise MediaError(f"{path.name}: {name} must lie in the file, got data elsewhere")
-    chunk = int(np.prod(found.chunks or (1,), dtype=object))
+    chunk = math.prod(found.chunks or (1,))
     require_plausible(path, max(found.size or 0, chunk) * found.dtype.itemsize, path.stat().st_size)
     return found
 
@@ -132,7 +96,7 @@ def _bounds(path: Path, file: Any, t: Any, window: Window) -> tuple[int, int | N
     """Numbers of events between which the window begins and ends, by `ms_to_idx`."""
     if window == Window() or not _has(file, "ms_to_idx") or len(t) == 0:
         return 0, None
-    index = _dataset(path, file, "ms_to_idx")
+    index = dataset(path, file, "ms_to_idx")
     if len(index.shape) != 1 or index.dtype.kind not in "iu" or index.size == 0:
         raise MediaError(f"{path.name}: ms_to_idx must be integers of one dimension, got {index.dtype} {index.shape}")
     begin, end = window.limits(int(t[0]))

@@ -73,10 +73,12 @@ def read_events(path: Path, count: int, loading: LoadSettings | None = None) -> 
     """
     loading = loading or LoadSettings()
     events = load_event_arrays(path, Window(loading.start, loading.duration))
-    if loading.slices == "count" and len(events.t) < count:
+    if loading.slices == "time":
+        parts = slices_of_equal_time(events.t, count)
+    elif len(events.t) < count:
         raise MediaError(f"{path.name}: must have at least {count} events, one an image, got {len(events.t)}")
-    by_count = loading.slices == "count"
-    parts = slices_of_equal_count(len(events.t), count) if by_count else slices_of_equal_time(events.t, count)
+    else:
+        parts = slices_of_equal_count(len(events.t), count)
     try:
         images = tuple(_draw(events, part, loading.image_size) for part in parts)
     except MediaError as error:
