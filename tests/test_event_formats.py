@@ -327,9 +327,9 @@ def convert(*arguments: object) -> Result:
 
 class TestConverting:
     def test_it_says_what_it_wrote(self, tmp_path: Path) -> None:
-        write_dict(tmp_path / "a.npy")
+        np.savez(tmp_path / "a.npz", **{key: values.astype(">i8") for key, values in recording().items()})
 
-        result = convert(tmp_path / "a.npy", tmp_path / "a.events")
+        result = convert(tmp_path / "a.npz", tmp_path / "a.events")
 
         assert result.output == f"{tmp_path / 'a.events'}: 3000 events, 39512 bytes\n"
 
