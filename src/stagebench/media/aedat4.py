@@ -43,15 +43,21 @@ def check_sizes(path: Path) -> None:
 
 
 def _read_header(name: str, header: bytes) -> tuple[int, int]:
-    """Read fields 0 and 1 of the flatbuffer `IOHeader`: the compression, and where the packets end (-1: nowhere)."""
+    """Read the flatbuffer `IOHeader`: the compression, where the packets end (-1: nowhere), a description in UTF-8.
+
+    A description in anything else would end the process: faery puts it into an error, which Python can't hold.
+    """
     try:
         (table,) = struct.unpack_from("<I", header)
         vtable = table - struct.unpack_from("<i", header, table)[0]
-        first, second = struct.unpack_from("<HH", header, vtable + 4)
+        first, second, third = struct.unpack_from("<HHH", header, vtable + 4)
         compression = struct.unpack_from("<i", header, table + first)[0] if first else 0
-        return compression, struct.unpack_from("<q", header, table + second)[0] if second else -1
-    except struct.error as error:
+        end = struct.unpack_from("<q", header, table + second)[0] if second else -1
+        text = table + third + struct.unpack_from("<I", header, table + third)[0]
+        header[text + 4 : text + 4 + struct.unpack_from("<I", header, text)[0]].decode()
+    except (struct.error, UnicodeDecodeError) as error:
         raise MediaError(f"{name}: must be a whole AEDAT4 file, got one with a damaged header") from error
+    return compression, end
 
 
 def _zstd_bound(packed: bytes) -> int:

@@ -49,6 +49,10 @@ def read_npz(path: Path, window: Window) -> Columns:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             require_plausible(path, sum(entry.file_size for entry in entries), size)
+            if any(entry.compress_size > size for entry in entries):
+                raise MediaError(
+                    f"{path.name}: must be a whole .npz file, got entries larger than the {size} bytes of it"
+                )
             chosen = [entry for entry in entries if Path(entry.filename).stem in KEYS] or entries[:1]
             arrays = {Path(entry.filename).stem: _unpack(path.name, archive, entry) for entry in chosen}
     except _ZIP_ERRORS as error:
