@@ -41,10 +41,10 @@ def recording(count: int) -> dict[str, Any]:
 
 
 def draw_by_loop(x: Any, y: Any, p: Any) -> Any:
-    """One event after the other, as EventGPT's authors do."""
+    """One event after the other, an array made for each, as EventGPT's authors do."""
     image = np.full((y.max() + 1, x.max() + 1, 3), 255, dtype=np.uint8)
     for column, row, polarity in zip(x, y, p, strict=True):
-        image[row, column] = (0, 0, 255) if polarity == 0 else (255, 0, 0)
+        image[row, column] = np.array([0, 0, 255] if polarity == 0 else [255, 0, 0])
     return image
 
 
