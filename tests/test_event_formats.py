@@ -221,6 +221,18 @@ class TestRefusals:
         with pytest.raises(MediaError, match=r"^bomb\.npz: must unpack to at most 100 times its \d+ bytes, got 300001"):
             load_event_arrays(tmp_path / "bomb.npz")
 
+    def test_a_zip_whose_entry_says_it_is_larger_than_the_file_is_refused(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "a.npz", **recording())
+        data = bytearray((tmp_path / "a.npz").read_bytes())
+        at = data.index(b"PK\1\2") + 20
+        data[at : at + 4] = (2**32 - 2).to_bytes(4, "little")
+        (tmp_path / "a.npz").write_bytes(data)
+
+        with pytest.raises(
+            MediaError, match=r"^a\.npz: must be a whole \.npz file, got entries larger than the \d+ bytes"
+        ):
+            load_event_arrays(tmp_path / "a.npz")
+
     def test_a_zip_with_pickles_is_refused(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "a.npz", **(recording() | {"x": np.array([{}], dtype=object)}))
 
@@ -293,6 +305,26 @@ class TestRefusals:
         (tmp_path / "a.aedat4").write_bytes(data[:2000])
 
         with pytest.raises(MediaError, match=r"^a\.aedat4: must be a whole AEDAT4 file, got \d+ of \d+ bytes$"):
+            load_event_arrays(tmp_path / "a.aedat4")
+
+    def test_an_aedat4_with_a_description_that_is_no_text_is_refused(self, tmp_path: Path) -> None:
+        write_aedat4(tmp_path / "a.aedat4")
+        data = (tmp_path / "a.aedat4").read_bytes()
+        (tmp_path / "a.aedat4").write_bytes(data.replace(b"sizeX", b"size\xff"))
+
+        with pytest.raises(
+            MediaError, match=r"^a\.aedat4: must be a whole AEDAT4 file, got one with a damaged header$"
+        ):
+            load_event_arrays(tmp_path / "a.aedat4")
+
+    @pytest.mark.parametrize("size", [10, 50])
+    def test_an_aedat4_that_ends_in_its_header_is_refused(self, tmp_path: Path, size: int) -> None:
+        write_aedat4(tmp_path / "a.aedat4")
+        (tmp_path / "a.aedat4").write_bytes((tmp_path / "a.aedat4").read_bytes()[:size])
+
+        with pytest.raises(
+            MediaError, match=r"^a\.aedat4: must be a whole AEDAT4 file, got one that ends in its header"
+        ):
             load_event_arrays(tmp_path / "a.aedat4")
 
     def test_an_aedat4_that_is_a_bomb_is_refused(self, tmp_path: Path) -> None:
