@@ -38,11 +38,11 @@ def load(sample: Sample, images: int) -> Media:
     suffix = path.suffix.lower()
     if suffix in READERS:
         return read_events(path, images, sample.loading)
-    if is_folder(path):
+    if is_folder(path) or suffix == ".png":
+        if sample.loading.start or sample.loading.duration is not None:
+            raise MediaError(f"{name_of(path)}: PNGs have no times, so start and duration can't be kept")
         return read_images(path, images)
     size_of(path)
     if suffix in REFUSED_SUFFIXES:
         raise MediaError(f"{path.name}: an image must be a PNG, got {suffix}")
-    if suffix == ".png":
-        return read_images(path, images)
     return read_video(path, images)
