@@ -1,4 +1,4 @@
-"""Recordings drawn as images, against a loop over events, and recordings that must be refused."""
+"""Recordings cut into slices and windows, and recordings that must be refused."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from stagebench.errors import MediaError
-from stagebench.media.events import draw_events, load_event_arrays, read_events, slices_of_equal_count
+from stagebench.media import unpickle
+from stagebench.media.columns import Window
+from stagebench.media.events import load_event_arrays, read_events, slices_of_equal_count, slices_of_equal_time
+from stagebench.media.raster import draw_events
+from stagebench.types import LoadSettings
 
-needs_data = pytest.mark.skipif("STAGEBENCH_DATA" not in os.environ, reason="STAGEBENCH_DATA names no folder")
 Recording = dict[str, Any]
 
 
@@ -56,75 +58,6 @@ def outcome(path: Path) -> str:
     return ""
 
 
-def draw_by_loop(x: NDArray[Any], y: NDArray[Any], p: NDArray[Any]) -> NDArray[np.uint8]:
-    """Draw one event after the other, as the definition says."""
-    image = np.full((int(max(y)) + 1, int(max(x)) + 1, 3), 255, dtype=np.uint8)
-    for column, row, polarity in zip(x, y, p, strict=True):
-        image[row, column] = (0, 0, 255) if polarity == 0 else (255, 0, 0)
-    return image
-
-
-events_anywhere = st.lists(
-    st.tuples(st.integers(0, 400), st.integers(0, 300), st.integers(0, 1)), min_size=1, max_size=200
-)
-events_on_few_pixels = st.lists(
-    st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 1)), min_size=1, max_size=200
-)
-
-
-class TestDrawing:
-    @given(events_anywhere | events_on_few_pixels, st.sampled_from([np.uint16, np.int16, np.int64]))
-    def test_an_image_equals_that_of_a_loop_over_events(
-        self, events: list[tuple[int, int, int]], dtype: type[np.integer[Any]]
-    ) -> None:
-        x, y, p = np.array(events, dtype=dtype).T
-
-        image = draw_events(x, y, p.astype(np.uint8))
-
-        expected = draw_by_loop(x, y, p)
-        assert (expected.shape, expected.tobytes()) == (image.shape, image.tobytes())
-
-    def test_a_pixel_number_beyond_16_bits_does_not_overflow(self) -> None:
-        x, y = np.array([639, 0], np.uint16), np.array([479, 0], np.uint16)
-
-        image = draw_events(x, y, np.array([1, 0], np.uint8))
-
-        assert (image[479, 639].tolist(), image[0, 0].tolist()) == ([255, 0, 0], [0, 0, 255])
-
-    def test_the_last_event_of_a_pixel_wins(self) -> None:
-        zeros = np.zeros(3, np.uint16)
-
-        assert draw_events(zeros, zeros, np.array([0, 1, 0], np.uint8)).tolist() == [[[0, 0, 255]]]
-
-    def test_no_events_are_refused(self) -> None:
-        nothing = np.zeros(0, np.uint16)
-
-        with pytest.raises(MediaError, match="at least one event, got none"):
-            draw_events(nothing, nothing, nothing)
-
-    @needs_data
-    def test_real_recordings_equal_a_loop_over_events(self) -> None:
-        files = sorted((Path(os.environ["STAGEBENCH_DATA"]) / "events").glob("*.npy"))
-        assert files
-        for path in files:
-            events = load_event_arrays(path)
-            part = slices_of_equal_count(len(events.t), 5)[-1]
-            x, y, p = events.x[part], events.y[part], events.p[part]
-
-            assert draw_by_loop(x, y, p).tobytes() == draw_events(x, y, p).tobytes()
-
-    @needs_data
-    def test_images_are_those_of_the_eventgpt_authors(self) -> None:
-        oracle = Path(os.environ["STAGEBENCH_DATA"]).parent / "oracle" / "eventgpt_tiny"
-        if not oracle.is_dir():
-            pytest.skip("there is no oracle beside STAGEBENCH_DATA")
-        images = read_events(oracle / "events.npy", 5).images
-
-        with np.load(oracle / "expected.npz") as expected:
-            for i, image in enumerate(images):
-                np.testing.assert_array_equal(expected[f"event_image_{i}"], image)
-
-
 class TestSlices:
     @given(st.integers(1, 30), st.integers(0, 1000))
     def test_slices_follow_one_another_to_the_end(self, count: int, extra: int) -> None:
@@ -140,6 +73,27 @@ class TestSlices:
         with pytest.raises(MediaError, match=f"must be 1 to 11, one an event, got {count}"):
             slices_of_equal_count(11, count)
 
+    @given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 50), min_size=1), st.integers(1, 20))
+    def test_slices_of_equal_time_hold_each_event_once(self, times: list[int], count: int) -> None:
+        t = np.array(sorted(times), np.int64)
+
+        slices = slices_of_equal_time(t, count)
+
+        assert (count, list(range(len(t)))) == (len(slices), [i for part in slices for i in range(len(t))[part]])
+
+    @given(st.lists(st.integers(0, 100), min_size=1), st.integers(1, 20))
+    def test_slices_of_equal_time_are_cut_at_equal_times(self, times: list[int], count: int) -> None:
+        t = np.array(sorted(times), np.int64)
+        begins = [t[0] + i * (t[-1] + 1 - t[0]) // count for i in range(count)]
+
+        expected = [sum(begin <= time for begin in begins) - 1 for time in t]
+        slices = slices_of_equal_time(t, count)
+        assert expected == [i for i, part in enumerate(slices) for _ in t[part]]
+
+    def test_no_slice_of_time_is_refused(self) -> None:
+        with pytest.raises(MediaError, match="must be at least 1, got 0"):
+            slices_of_equal_time(np.zeros(3, np.int64), 0)
+
 
 class TestReading:
     def test_each_image_shows_its_own_slice(self, tmp_path: Path) -> None:
@@ -148,10 +102,32 @@ class TestReading:
         media = read_events(save(tmp_path / "a.npy", made), 3)
 
         expected = [
-            draw_by_loop(made["x"][part], made["y"][part], made["p"][part]).tobytes()
+            draw_events(made["x"][part], made["y"][part], made["p"][part]).tobytes()
             for part in (slice(0, 13), slice(13, 26), slice(26, 40))
         ]
         assert expected == [image.tobytes() for image in media.images]
+
+    def test_a_slice_of_time_without_events_is_white_and_as_large_as_all_events_reach(self, tmp_path: Path) -> None:
+        made = recording(2) | {"x": np.array([9, 0]), "y": np.array([0, 4]), "t": np.array([0, 99])}
+
+        images = read_events(save(tmp_path / "a.npy", made), 3, LoadSettings(slices="time")).images
+
+        assert [image.shape for image in images] == [(1, 10, 3), (5, 10, 3), (5, 1, 3)]
+        assert {255} == set(images[1].ravel().tolist())
+
+    @pytest.mark.parametrize("slices", ["count", "time"])
+    def test_all_images_have_the_size_that_was_asked_for(self, tmp_path: Path, slices: str) -> None:
+        loading = LoadSettings(slices=slices, image_size=(30, 20))
+
+        images = read_events(save(tmp_path / "a.npy", recording()), 3, loading).images
+
+        assert [image.shape for image in images] == [(20, 30, 3)] * 3
+
+    def test_an_event_outside_of_that_size_is_refused(self, tmp_path: Path) -> None:
+        path = save(tmp_path / "a.npy", recording())
+
+        with pytest.raises(MediaError, match=r"^a\.npy: events must lie within an image of 5 x 20, got some that take"):
+            read_events(path, 1, LoadSettings(image_size=(5, 20)))
 
     def test_nothing_is_decoded(self, tmp_path: Path) -> None:
         media = read_events(save(tmp_path / "a.npy", recording()), 5)
@@ -193,6 +169,46 @@ class TestReading:
         events = load_event_arrays(save(tmp_path / "a.npy", recording()))
 
         assert (np.dtype(np.int64), np.dtype(np.uint8)) == (events.t.dtype, events.p.dtype)
+
+
+class TestWindows:
+    @given(
+        st.lists(st.integers(0, 60), min_size=1, max_size=40),
+        st.integers(0, 60),
+        st.none() | st.integers(1, 60),
+        st.sampled_from([0, 51_835_949_776]),
+    )
+    def test_a_window_holds_the_events_of_its_time(
+        self, tmp_path_factory: pytest.TempPathFactory, times: list[int], start: int, length: int | None, origin: int
+    ) -> None:
+        t = np.array(sorted(times)) + origin
+        end = np.inf if length is None else start + length
+        expected = [int(time) for time in t if start <= time - t[0] < end]
+        made = {"x": np.zeros(len(t), int), "y": np.zeros(len(t), int), "t": t, "p": np.zeros(len(t), int)}
+        path = save(tmp_path_factory.getbasetemp() / "window.npy", made)
+        window = Window(start / 1e6, None if length is None else length / 1e6)
+
+        if expected:
+            assert expected == load_event_arrays(path, window).t.tolist()
+        else:
+            with pytest.raises(
+                MediaError, match=r"^window\.npy: must have events from .*, got none; the last one is at"
+            ):
+                load_event_arrays(path, window)
+
+    def test_the_load_settings_say_which_window(self, tmp_path: Path) -> None:
+        made = recording(4) | {"t": np.array([10_000, 11_000, 12_500, 13_000])}
+
+        media = read_events(save(tmp_path / "a.npy", made), 1, LoadSettings(start=0.001, duration=0.002))
+
+        assert media.span == 0.0015
+
+    def test_what_lies_outside_of_a_window_is_not_checked(self, tmp_path: Path) -> None:
+        made = with_one("x", 39, -1) | {"t": np.arange(40) * 1000}
+
+        events = load_event_arrays(save(tmp_path / "a.npy", made), Window(0, 0.02))
+
+        assert len(events.x) == 20
 
 
 class RunsCommand:
@@ -258,8 +274,21 @@ class TestPickles:
     def test_a_pickle_that_would_take_all_memory_is_refused(self, tmp_path: Path) -> None:
         pickled = b"\x80\x02}r\xff\xff\xff\x7f."
 
-        with pytest.raises(MediaError, match=r"memo index 2147483647 in 9 bytes"):
+        with pytest.raises(MediaError, match=r"LONG_BINPUT 2147483647 in 9 bytes"):
             load_event_arrays(save_pickle(tmp_path / "evil.npy", pickled))
+
+    def test_a_pickle_of_endless_steps_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(unpickle, "_MAX_OPCODES", 1000)
+        path = save_pickle(tmp_path / "evil.npy", b"\x80\x02" + b"N0" * 600 + b"N.")
+
+        with pytest.raises(MediaError, match=r"^evil\.npy: .*more than 1000 steps"):
+            load_event_arrays(path)
+
+    def test_a_pickle_whose_frame_is_larger_than_itself_is_refused(self, tmp_path: Path) -> None:
+        path = save_pickle(tmp_path / "evil.npy", b"\x80\x04\x95" + (2**40).to_bytes(8, "little") + b"}.")
+
+        with pytest.raises(MediaError, match=r"FRAME 1099511627776 in 13 bytes"):
+            load_event_arrays(path)
 
     def test_single_numbers_of_numpy_beside_the_arrays_are_ignored(self, tmp_path: Path) -> None:
         path = save(tmp_path / "a.npy", recording() | {"height": np.int64(480), "name": "street"})
@@ -309,7 +338,7 @@ class TestValidation:
             ({key: np.zeros(0, np.uint16) for key in "xytp"}, "must have at least one event, got none"),
             (changed("x", np.full(40, np.nan)), "x must be integers, got numpy's type 'f8'"),
             (changed("t", np.arange(40.0)), "t must be integers, got numpy's type 'f8'"),
-            (changed("x", np.zeros(40, bool)), "x must be integers, got numpy's type 'b1'"),
+            (changed("x", np.zeros(40, bool)), "x must be integers, got bool"),
             (changed("x", np.zeros(40, object)), "x must be integers, got numpy's type 'O8'"),
             (changed("x", np.zeros((40, 1), int)), r"x must be an array of one dimension, got .*\(40, 1\)"),
             (recording() | {"x": [1, 2]}, "x must be an array of one dimension, got a list"),
@@ -319,7 +348,7 @@ class TestValidation:
             (with_one("p", 7, 2), "p is out of range, must be 0 to 1, got 2"),
             (changed("t", np.full(40, 2**63, np.uint64)), "t is out of range, .* got 9223372036854775808"),
             (changed("t", [*range(20), 3, *range(20, 39)]), "t must ascend, got 3 after 19 at index 20"),
-            ([1, 2, 3], "must hold a dict of x, y, t and p, got a list"),
+            ([1, 2, 3], "must hold a dict of arrays, got a list"),
         ],
     )
     def test_a_recording_that_breaks_a_limit_is_refused(self, tmp_path: Path, content: object, message: str) -> None:

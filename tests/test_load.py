@@ -11,7 +11,7 @@ from PIL import Image
 
 from stagebench.errors import MediaError
 from stagebench.stages.load import load
-from stagebench.types import Sample
+from stagebench.types import LoadSettings, Sample
 
 
 def write_gif(path: Path) -> Path:
@@ -47,6 +47,14 @@ def test_a_folder_holds_event_images(tmp_path: Path) -> None:
     Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
 
     assert load(Sample(tmp_path), 1).kind == "events"
+
+
+@pytest.mark.parametrize("loading", [LoadSettings(start=0.1), LoadSettings(duration=0.1)])
+def test_a_window_of_images_is_refused(tmp_path: Path, loading: LoadSettings) -> None:
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+
+    with pytest.raises(MediaError, match=r"^a\.png: PNGs have no times, so start and duration can't be kept$"):
+        load(Sample(tmp_path / "a.png", loading=loading), 1)
 
 
 def test_a_jpeg_is_refused_as_an_image(tmp_path: Path) -> None:

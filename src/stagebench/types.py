@@ -79,7 +79,7 @@ class Sample:
     """One question about one clip, recording or folder of event images.
 
     Attributes:
-        path: a video file, an event recording (`.npy`), a PNG, or a folder of PNGs.
+        path: a video file, an event recording (`media.events.READERS`), a PNG, or a folder of PNGs.
         question: what the model is asked, without any template.
         loading: how the path is read.
     """

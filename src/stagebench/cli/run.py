@@ -42,8 +42,8 @@ def command(
 ) -> None:
     """Send one sample through the models and print their stages.
 
-    PATH is a clip, an event recording (.npy) or a folder of PNGs; without it, the embedded scene. Before a model is
-    timed, an untimed pass must give the tokens, and do the work, of generate().
+    PATH is a clip, an event recording (.npy, .npz, .events, .h5, .raw, .aedat4) or a folder of PNGs; without it, the
+    embedded scene. Before a model is timed, an untimed pass must give the tokens, and do the work, of generate().
     """
     with refusals():
         models, settings, generation = settings_of(names, new_tokens, fixed_length, **given)

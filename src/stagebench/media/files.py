@@ -9,6 +9,9 @@ from pathlib import Path
 
 from stagebench.errors import MediaError
 
+MAX_RATIO = 100  # bytes unpacked for one on disk; recordings have 2 to 10, a bomb a thousand and more
+_SMALL = 1 << 20  # bytes that no ratio matters for
+
 
 def name_of(path: Path) -> str:
     """Return what an error calls a path: its last part, or all of one that has none (".", "/")."""
@@ -51,6 +54,21 @@ def files_in(folder: Path) -> list[Path]:
     """
     with _one_line_errors(folder):
         return list(folder.iterdir())
+
+
+def require_plausible(path: Path, unpacked: int, size: int) -> None:
+    """Refuse a compressed file that says it holds far more than any recording of its size does.
+
+    Args:
+        path: the file.
+        unpacked: bytes that it says it holds.
+        size: bytes that it takes on disk.
+
+    Raises:
+        MediaError: it is more than `MAX_RATIO` to one.
+    """
+    if unpacked > max(MAX_RATIO * size, _SMALL):
+        raise MediaError(f"{path.name}: must unpack to at most {MAX_RATIO} times its {size} bytes, got {unpacked}")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ between calls. Its unit of work is an image that the model will see.
 from __future__ import annotations
 
 from stagebench.errors import MediaError
-from stagebench.media.events import read_events
+from stagebench.media.events import READERS, read_events
 from stagebench.media.files import is_folder, name_of, size_of
 from stagebench.media.images import read_images
 from stagebench.media.video import read_video
@@ -19,7 +19,7 @@ REFUSED_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".tif", ".tiff", ".webp")  # FFmpeg
 
 
 def load(sample: Sample, images: int) -> Media:
-    """Read what a sample's path leads to, by its suffix: events, a PNG, a folder of PNGs, or else a video.
+    """Read what a sample's path leads to, by its suffix: a recording, a PNG, a folder of PNGs, or else a video.
 
     Args:
         sample: its path, and how to read it; the question isn't read.
@@ -35,14 +35,14 @@ def load(sample: Sample, images: int) -> Media:
     path = sample.path
     if images < 1:
         raise MediaError(f"{name_of(path)}: at least 1 image must be asked for, got {images}")
-    if is_folder(path):
+    suffix = path.suffix.lower()
+    if suffix in READERS:
+        return read_events(path, images, sample.loading)
+    if is_folder(path) or suffix == ".png":
+        if sample.loading.start or sample.loading.duration is not None:
+            raise MediaError(f"{name_of(path)}: PNGs have no times, so start and duration can't be kept")
         return read_images(path, images)
     size_of(path)
-    suffix = path.suffix.lower()
-    if suffix == ".npy":
-        return read_events(path, images)
     if suffix in REFUSED_SUFFIXES:
         raise MediaError(f"{path.name}: an image must be a PNG, got {suffix}")
-    if suffix == ".png":
-        return read_images(path, images)
     return read_video(path, images)

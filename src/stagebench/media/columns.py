@@ -1,0 +1,87 @@
+"""The four columns of a recording, x, y, t and p, wherever they lie: their layout, and the part in a span of time."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stagebench.errors import MediaError
+
+KEYS = ("x", "y", "t", "p")
+Columns = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A span of time, counted from the first event of a recording: start <= time < start + duration.
+
+    Attributes:
+        start: seconds at which it begins.
+        duration: seconds that it lasts; None to the end.
+    """
+
+    start: float = 0.0
+    duration: float | None = None
+
+    def limits(self, first: int) -> tuple[int, int | None]:
+        """Its begin and end in microseconds, where the first event is at `first`; None for no end."""
+        begin = first + round(self.start * 1e6)
+        return begin, None if self.duration is None else begin + round(self.duration * 1e6)
+
+    def __str__(self) -> str:
+        end = "the end" if self.duration is None else f"{self.start + self.duration:g} s"
+        return f"{self.start:g} s to {end}"
+
+
+def cut_columns(
+    name: str, columns: Mapping[str, Any], window: Window, low: int = 0, high: int | None = None
+) -> Columns:
+    """Check what the columns are made of, then read the part in a window, found by bisecting t.
+
+    Args:
+        name: what an error calls the recording.
+        columns: arrays, memory-mapped or not, or HDF5 datasets; further keys are ignored.
+        window: what to read.
+        low: the number of an event that the window's first one is not before.
+        high: the number of an event that the window's end is not after; None for how many there are.
+
+    Returns:
+        Arrays, each in one piece of memory; their values are not checked.
+
+    Raises:
+        MediaError: a column is missing, not of integers (bools, for p), or not as long as the others; there are no
+            events, or none in the window.
+    """
+    t = _require_layout(name, columns)["t"]
+    begin, end = window.limits(int(t[0]))
+    first = bisect_left(t, begin, low, high, key=int) if window.start else 0
+    after = len(t) if end is None else bisect_left(t, end, first, high, key=int)
+    if first >= after:
+        last = (int(t[len(t) - 1]) - int(t[0])) / 1e6
+        raise MediaError(f"{name}: must have events from {window}, got none; the last one is at {last:g} s")
+    return {key: np.ascontiguousarray(columns[key][first:after]) for key in KEYS}
+
+
+def _require_layout(name: str, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+    missing = [key for key in KEYS if key not in columns]
+    if missing:
+        raise MediaError(f"{name}: must have the arrays x, y, t and p, got none named {', '.join(missing)}")
+    for key in KEYS:
+        shape, dtype = getattr(columns[key], "shape", None), getattr(columns[key], "dtype", None)
+        if shape is None or len(shape) != 1:
+            got = f"a {type(columns[key]).__name__}" if shape is None else f"one of shape {shape}"
+            raise MediaError(f"{name}: {key} must be an array of one dimension, got {got}")
+        if dtype is None or dtype.kind not in ("iu" if key != "p" else "iub"):
+            raise MediaError(f"{name}: {key} must be integers, got {dtype}")
+    lengths = {key: len(columns[key]) for key in KEYS}
+    if len(set(lengths.values())) > 1:
+        got = ", ".join(f"{key} {length}" for key, length in lengths.items())
+        raise MediaError(f"{name}: x, y, t and p must be equally long, got {got}")
+    if lengths["t"] == 0:
+        raise MediaError(f"{name}: must have at least one event, got none")
+    return columns
