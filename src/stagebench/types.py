@@ -60,12 +60,20 @@ class LoadSettings:
         if self.duration is not None and not 0 < self.duration < float("inf"):
             raise MediaError(f"duration must be more than 0 s, got {self.duration}")
 
+    @property
+    def whole(self) -> bool:
+        """Whether all of it is read."""
+        return self.start == 0 and self.duration is None
+
+    def describe_window(self) -> str:
+        """Which part is read."""
+        return f"{'all' if self.duration is None else f'{self.duration:g} s'} from {self.start:g} s"
+
     def describe(self) -> str:
         """One line for a baseline's identity."""
         size = "own size" if self.image_size is None else "{} x {}".format(*self.image_size)
-        window = "all" if self.duration is None else f"{self.duration:g} s"
         cache = ", from the frame cache" if self.cache else ""
-        return f"{self.decoder}; slices of equal {self.slices}, {size}; {window} from {self.start:g} s{cache}"
+        return f"{self.decoder}; slices of equal {self.slices}, {size}; {self.describe_window()}{cache}"
 
 
 @dataclass(frozen=True, slots=True)
