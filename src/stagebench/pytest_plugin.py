@@ -51,6 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--start", type=float, default=0.0, help="seconds into the clip or recording")
     group.addoption("--duration", type=float, help="seconds to read; default: all")
     group.addoption("--frame-cache", type=Path, help="keep decoded frames there; default: no cache")
+    group.addoption("--load-matrix", action="store_true", help="also time loading by length, size and decoder: minutes")
     group.addoption("--question", default=DEFAULT_QUESTION, help="default: %(default)s")
     group.addoption("--rounds", type=int, default=10, help="timed rounds a benchmark; default: %(default)s")
     group.addoption("--baselines", type=Path, default=Path("baselines"), help="default: %(default)s")

@@ -101,6 +101,7 @@ class Media:
         frames_decoded: frames that a decoder produced on the way (0 where nothing was decoded).
         bytes_read: size of the files read, in bytes.
         span: seconds of the scene between the first and the last thing shown; None where unknown.
+        cache_hits: 1 where the images come from the frame cache, 0 where they were put there; None where it is off.
     """
 
     images: tuple[Image, ...]
@@ -108,6 +109,7 @@ class Media:
     frames_decoded: int
     bytes_read: int
     span: float | None
+    cache_hits: int | None = None
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -120,10 +122,12 @@ class Media:
 
     def work(self) -> Work:
         """What the stage did, as counters."""
+        cached = {} if self.cache_hits is None else {"cache_hits": self.cache_hits}
         return {
             "images": len(self.images),
             "frames_decoded": self.frames_decoded,
             "bytes_read": self.bytes_read,
+            **cached,
         }
 
 

@@ -67,15 +67,24 @@ def _upright(path: Path, frame: av.VideoFrame, image: Image) -> Image:
     The matrix maps a pixel (x, y) to (a x + c y, b x + d y), y downwards (ISO/IEC 14496-12, 6.2.2).
     `frame.rotation` is not enough: it calls a mirrored clip one that is turned by 180 degrees.
     """
-    side_data = cast("bytes | None", frame.side_data.get("DISPLAYMATRIX"))
-    if side_data is None:
+    matrix = display_matrix(frame)
+    if matrix is None:
         return image
-    a, b, _, c, d = np.frombuffer(side_data, np.int32)[:5].tolist()
+    a, b, c, d = matrix
     if b == c == 0 and a and d:
         turned = image[:: 1 if d > 0 else -1, :: 1 if a > 0 else -1]
     elif a == d == 0 and b and c:
         turned = image.transpose(1, 0, 2)[:: 1 if b > 0 else -1, :: 1 if c > 0 else -1]
     else:
-        matrix = [round(value / 65536, 3) for value in (a, b, c, d)]
-        raise MediaError(f"{path.name}: its rotation must be a multiple of 90 degrees, got the matrix {matrix}")
+        got = [round(value / 65536, 3) for value in matrix]
+        raise MediaError(f"{path.name}: its rotation must be a multiple of 90 degrees, got the matrix {got}")
     return np.ascontiguousarray(turned)
+
+
+def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
+    """How a frame is to be turned: a, b, c, d in 65536ths, as in `_upright`; None where it isn't."""
+    side_data = cast("bytes | None", frame.side_data.get("DISPLAYMATRIX"))
+    if side_data is None:
+        return None
+    a, b, _, c, d = np.frombuffer(side_data, np.int32)[:5].tolist()
+    return a, b, c, d

@@ -56,6 +56,24 @@ class Track:
 
 
 @contextmanager
+def readable(path: Path, size: int) -> Iterator[None]:
+    """Say in one line what FFmpeg could not read.
+
+    Args:
+        path: the file.
+        size: in bytes.
+
+    Raises:
+        MediaError: in place of FFmpeg's error.
+    """
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        reason = "a truncated file" if is_cut_mp4(path, size) else "a damaged one or something else"
+        raise MediaError(f"{path.name}: must be a whole video, got {reason} ({error.strerror})") from error
+
+
+@contextmanager
 def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """Open a file, and its first video stream, ready to be decoded by several threads.
 

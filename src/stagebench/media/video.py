@@ -20,7 +20,7 @@ import av
 
 from stagebench.errors import MediaError
 from stagebench.media.colour import to_image
-from stagebench.media.container import Track, is_cut_mp4, open_video, read_track
+from stagebench.media.container import Track, open_video, read_track, readable
 from stagebench.media.files import size_of
 from stagebench.media.sampling import choose_frames, evenly_spaced
 from stagebench.types import Image, LoadSettings, Media
@@ -72,16 +72,13 @@ def read_video_in_order(path: Path, count: int, loading: LoadSettings = _ALL) ->
 
 def _read(path: Path, count: int, loading: LoadSettings, *, keyed: bool) -> Media:
     size = size_of(path)
-    try:
+    with readable(path, size):
         with open_video(path) as (container, stream):
             track = read_track(path, container, stream, loading)
             decoded = _decode_keyed(path, stream, track, count, loading) if keyed and track.shown else None
         if decoded is None or len(decoded.images) < count:
             spent = decoded.produced if decoded else 0
             decoded = _decode_in_order(path, track, count, loading, spent)
-    except av.error.FFmpegError as error:
-        reason = "a truncated file" if is_cut_mp4(path, size) else "a damaged one or something else"
-        raise MediaError(f"{path.name}: must be a whole video, got {reason} ({error.strerror})") from error
     first, last = decoded.times[0], decoded.times[-1]
     span = None if first is None or last is None else float((last - first) * track.time_base)
     return Media(decoded.images, "frames", decoded.produced, size, span)
