@@ -93,3 +93,26 @@ READERS: dict[str, Reader] = {
     "decord2": decord,
     "OpenCV": opencv,
 }
+
+
+def demux_only(path: Path, count: int) -> None:
+    """A limit: every packet is read, none is decoded."""
+    with av.open(path) as container:
+        for _ in container.demux(video=0):
+            pass
+
+
+def decode_only(path: Path, count: int) -> None:
+    """A limit: every frame is decoded, none is converted."""
+    with av.open(path) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        for _ in container.decode(video=0):
+            pass
+
+
+def bytes_only(path: Path, count: int) -> None:
+    """A limit: the file's bytes."""
+    path.read_bytes()
+
+
+LIMITS = {"bytes only": bytes_only, "demux only": demux_only, "decode only": decode_only}
