@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from stagebench import pytest_plugin
@@ -67,3 +68,16 @@ def proof(model: VisionLanguageModel, sample: Sample, options: Options, pytestco
     if model.profile != "pretrained":  # a pretrained tokenizer need not give a text's tokens back
         assert len(model.tokenizer(text, add_special_tokens=False)["input_ids"]) == len(found.generation.token_ids[0])
     return found
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print how the time to read a clip grows with its length: least squares through the medians."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for benchmark in config._benchmarksession.benchmarks:
+        if "way" in benchmark.extra_info:
+            point = (benchmark.extra_info["seconds"], benchmark.stats.median)
+            points.setdefault(benchmark.extra_info["way"], []).append(point)
+    for way, of in sorted(points.items()):
+        if len(of) > 2:
+            slope, intercept = np.polyfit(*zip(*of, strict=True), 1) * 1e3
+            terminalreporter.write_line(f"{way}: {intercept:.1f} ms + {slope:.2f} ms a second of the clip")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
@@ -15,6 +16,7 @@ UNKNOWN = "unknown"
 """Equal to nothing, itself included: see `baseline.differences`."""
 
 _LARGE = 64 * 2**20
+_PACKAGES = {"pyav": "av", "torchcodec": "torchcodec", "opencv": "opencv-python-headless"}
 
 
 def identity(
@@ -49,10 +51,15 @@ def identity(
         "question": question,
         "preprocess": PREPROCESSORS[settings.preprocess],
         "input": fingerprint(media) if media else f"scene, {loading.media}",
-        "loading": loading.describe(),
+        "loading": _describe(loading),
         "python": platform.python_version(),
         **versions,
     }
+
+
+def _describe(loading: LoadSettings) -> str:
+    """PyAV's version is part of the identity anyway."""
+    return loading.describe() + ("" if loading.decoder == "pyav" else f"; {decoder_version(loading.decoder)}")
 
 
 def cores() -> int:
@@ -81,6 +88,13 @@ def fingerprint(path: Path) -> str:
         size = file.stat().st_size
         digest.update(str(size).encode() if size > _LARGE else file.read_bytes())
     return digest.hexdigest()[:12]
+
+
+@functools.cache  # it is asked for in a timed region
+def decoder_version(decoder: str) -> str:
+    """The library behind a decoder of video, and its version."""
+    package = _PACKAGES[decoder]
+    return f"{package} {_version(package)}"
 
 
 def _version(distribution: str) -> str:

@@ -55,6 +55,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--media", choices=MEDIA, default="own", help="what all models get of the scene; default: %(default)s"
     )
+    group.addoption("--load-matrix", action="store_true", help="also time loading by length, size and decoder: minutes")
     group.addoption("--question", default=DEFAULT_QUESTION, help="default: %(default)s")
     group.addoption("--rounds", type=int, default=10, help="timed rounds a benchmark; default: %(default)s")
     group.addoption("--baselines", type=Path, default=Path("baselines"), help="default: %(default)s")

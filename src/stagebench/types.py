@@ -66,12 +66,20 @@ class LoadSettings:
         if self.duration is not None and not 0 < self.duration < float("inf"):
             raise MediaError(f"duration must be more than 0 s, got {self.duration}")
 
+    @property
+    def whole(self) -> bool:
+        """Whether all of it is read."""
+        return self.start == 0 and self.duration is None
+
+    def describe_window(self) -> str:
+        """Which part is read."""
+        return f"{'all' if self.duration is None else f'{self.duration:g} s'} from {self.start:g} s"
+
     def describe(self) -> str:
         """One line for a baseline's identity."""
         size = "own size" if self.image_size is None else "{} x {}".format(*self.image_size)
-        window = "all" if self.duration is None else f"{self.duration:g} s"
         cache = ", from the frame cache" if self.cache else ""
-        return f"{self.decoder}; slices of equal {self.slices}, {size}; {window} from {self.start:g} s{cache}"
+        return f"{self.decoder}; slices of equal {self.slices}, {size}; {self.describe_window()}{cache}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +107,7 @@ class Media:
         frames_decoded: frames that a decoder produced on the way (0 where nothing was decoded).
         bytes_read: size of the files read, in bytes.
         span: seconds of the scene between the first and the last thing shown; None where unknown.
+        cache_hits: 1 where the images come from the frame cache, 0 where they were put there; None where it is off.
     """
 
     images: tuple[Image, ...]
@@ -106,6 +115,7 @@ class Media:
     frames_decoded: int
     bytes_read: int
     span: float | None
+    cache_hits: int | None = None
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -118,10 +128,12 @@ class Media:
 
     def work(self) -> Work:
         """What the stage did, as counters."""
+        cached = {} if self.cache_hits is None else {"cache_hits": self.cache_hits}
         return {
             "images": len(self.images),
             "frames_decoded": self.frames_decoded,
             "bytes_read": self.bytes_read,
+            **cached,
         }
 
 

@@ -41,12 +41,12 @@ def main(make: Make, read: Read) -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=20.0, help="limit of one input")
-    parser.add_argument("--megabytes", type=int, default=1024, help="limit of what reading may add to a process")
+    parser.add_argument("--megabytes", type=int, default=4096, help="of addresses that reading may add to a process")
     parser.add_argument("--keep", type=Path, help="make the inputs there, read none")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
-        _work(make, read, given.megabytes)
+        _work(make, read, given.worker, given.megabytes)
     elif given.keep:
         for index in range(given.first, given.first + given.inputs):
             make(index, given.keep)
@@ -72,12 +72,18 @@ def _run(numbers: range, workers: int, seconds: float, megabytes: int) -> int:
 
 def _drive(numbers: range, seconds: float, megabytes: int) -> list[tuple[int, str]]:
     """Have worker processes read the inputs one after the other."""
-    command = [sys.executable, sys.argv[0], "--worker", "--megabytes", str(megabytes)]
+    with tempfile.TemporaryDirectory() as folder:
+        return _read_all(numbers, seconds, [sys.argv[0], "--worker", folder, "--megabytes", str(megabytes)])
+
+
+def _read_all(numbers: range, seconds: float, arguments: list[str]) -> list[tuple[int, str]]:
     ends: list[tuple[int, str]] = []
     worker = None
     for index in numbers:
         if worker is None:
-            worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+            worker = subprocess.Popen(
+                [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+            )
             _answer(worker, START_LIMIT)
         assert worker.stdin is not None
         worker.stdin.write(f"{index}\n".encode())
@@ -104,18 +110,17 @@ def _answer(worker: subprocess.Popen[bytes], seconds: float) -> str | None:
     return line or None
 
 
-def _work(make: Make, read: Read, megabytes: int) -> None:
+def _work(make: Make, read: Read, folder: Path, megabytes: int) -> None:
     """Read the inputs whose numbers come in, one a line."""
-    with tempfile.TemporaryDirectory() as folder:
-        now = int(re.findall(r"VmSize:\s*(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
-        resource.setrlimit(resource.RLIMIT_AS, (now + megabytes * 2**20, resource.RLIM_INFINITY))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        echo("ready")
-        for line in sys.stdin:
-            path = make(int(line), Path(folder))
-            echo(_outcome(read, path))
-            if path.is_file():
-                path.unlink()
+    now = int(re.findall(r"VmSize:\s*(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (now + megabytes * 2**20, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    echo("ready")
+    for line in sys.stdin:
+        path = make(int(line), folder)
+        echo(_outcome(read, path))
+        if path.is_file():
+            path.unlink()
 
 
 def _outcome(read: Read, path: Path) -> str:
@@ -128,6 +133,7 @@ def _outcome(read: Read, path: Path) -> str:
     except BaseException as error:  # noqa: BLE001 # whatever else comes out is what is looked for
         outcome = f"{type(error).__name__}: {error}"
     if (path.parent / CANARY).exists():
+        (path.parent / CANARY).unlink()
         outcome = "code ran"
     outcome = outcome.replace(f"{path.name}: ", "")
     return re.sub(r"\d+", "N", re.sub(r"'[^']*'|\"[^\"]*\"", "'...'", " ".join(outcome.split())))

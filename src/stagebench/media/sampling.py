@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stagebench.errors import MediaError
+from stagebench.types import LoadSettings
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:
@@ -22,3 +23,30 @@ def evenly_spaced(total: int, count: int) -> list[int]:
     if count == 1:
         return [0]
     return [i * (total - 1) // (count - 1) for i in range(count)]
+
+
+def choose_frames(name: str, seconds: list[float | None], count: int, loading: LoadSettings) -> list[int]:
+    """Return indices of `count` evenly spaced frames of those in a window of time.
+
+    A frame is in it where start <= time < start + duration, all to a microsecond, counted from the first frame.
+
+    Args:
+        name: of the clip, for errors.
+        seconds: (frames,) since the first frame, in display order; None where the clip doesn't tell.
+        count: how many.
+        loading: the window.
+
+    Raises:
+        MediaError: `count` is less than 1, or more than there are in the window; or times are needed and unknown.
+    """
+    inside = list(range(len(seconds)))
+    if not loading.whole:
+        end = float("inf") if loading.duration is None else round(loading.start + loading.duration, 6)
+        known = [round(time, 6) for time in seconds if time is not None]
+        if len(known) < len(seconds):
+            raise MediaError(f"{name}: must tell the time of every frame to have a part of it read, got none")
+        inside = [i for i, time in enumerate(known) if round(loading.start, 6) <= time < end]
+    if len(inside) < count:
+        where = "" if loading.whole else f" in {loading.describe_window()}"
+        raise MediaError(f"{name}: must have at least {count} frames{where}, got {len(inside)}")
+    return [inside[i] for i in evenly_spaced(len(inside), count)]

@@ -2,15 +2,17 @@
 
 In it: opening, demuxing, decoding, colour, orientation, drawing events. Not in it: imports, and whatever
 depends on a model (grids, resizing, normalising), which belongs to preprocess. Nothing is written or kept
-between calls. Its unit of work is an image that the model will see.
+between calls, but for the frame cache where one is asked for. Its unit of work is an image that the model will see.
 """
 
 from __future__ import annotations
 
 from stagebench.errors import MediaError
+from stagebench.media.cache import read_cached
 from stagebench.media.events import READERS, read_events
 from stagebench.media.files import is_folder, name_of, size_of
 from stagebench.media.images import read_images
+from stagebench.media.libraries import read_video_by
 from stagebench.media.video import read_video
 from stagebench.types import Media, Sample
 
@@ -45,4 +47,6 @@ def load(sample: Sample, images: int) -> Media:
     size_of(path)
     if suffix in REFUSED_SUFFIXES:
         raise MediaError(f"{path.name}: an image must be a PNG, got {suffix}")
-    return read_video(path, images)
+    loading = sample.loading
+    read = read_video if loading.decoder == "pyav" else read_video_by
+    return read_cached(path, images, loading, loading.cache, read) if loading.cache else read(path, images, loading)

@@ -1,0 +1,90 @@
+"""A decoded frame becomes uint8 RGB: coloured as it is tagged, and turned upright."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange
+
+from stagebench.errors import MediaError
+from stagebench.types import Image
+
+# swscale's numbers; PyAV before 18 has no name for all of them.
+_BT709, _FCC, _BT601, _SMPTE240M, _BT2020 = 1, 4, 5, 7, 9
+# A stream's tag (H.273, matrix coefficients) -> swscale's matrix. 2 is "untagged": BT.601, swscale's default.
+_MATRICES = {
+    1: _BT709,
+    2: _BT601,
+    4: _FCC,
+    5: _BT601,
+    6: _BT601,
+    7: _SMPTE240M,
+    9: _BT2020,
+    10: _BT2020,
+}
+
+
+def to_image(path: Path, frame: av.VideoFrame) -> Image:
+    """Return a frame as uint8 (height, width, 3), RGB, upright.
+
+    Raises:
+        MediaError: it is tagged with a colour matrix or an orientation that isn't supported; `path` is named in it.
+    """
+    return _upright(path, frame, _to_rgb(path, frame))
+
+
+def _to_rgb(path: Path, frame: av.VideoFrame) -> Image:
+    """Convert by the frame's own tags; full range only where tagged so, or by a "yuvj" format.
+
+    PyAV before 17 ignores both tags by default, and sets swscale's matrix only where source and destination
+    differ. The destination's matrix is never used, RGB has none, so it is chosen to differ.
+    """
+    if frame.format.is_rgb or frame.format.has_palette:
+        return cast(Image, frame.to_ndarray(format="rgb24"))
+    matrix = _MATRICES.get(int(frame.colorspace))
+    if matrix is None:
+        raise MediaError(
+            f"{path.name}: its colour matrix must be BT.601, 709, 2020, FCC or 240M, "
+            f"got number {int(frame.colorspace)} of H.273"
+        )
+    full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+    rgb = frame.reformat(
+        format="rgb24",
+        src_colorspace=matrix,
+        dst_colorspace=_BT601 if matrix == _BT709 else _BT709,
+        src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
+        dst_color_range=ColorRange.JPEG,
+    )
+    return cast(Image, rgb.to_ndarray())
+
+
+def _upright(path: Path, frame: av.VideoFrame, image: Image) -> Image:
+    """Turn and mirror an image as the display matrix says.
+
+    The matrix maps a pixel (x, y) to (a x + c y, b x + d y), y downwards (ISO/IEC 14496-12, 6.2.2).
+    `frame.rotation` is not enough: it calls a mirrored clip one that is turned by 180 degrees.
+    """
+    matrix = display_matrix(frame)
+    if matrix is None:
+        return image
+    a, b, c, d = matrix
+    if b == c == 0 and a and d:
+        turned = image[:: 1 if d > 0 else -1, :: 1 if a > 0 else -1]
+    elif a == d == 0 and b and c:
+        turned = image.transpose(1, 0, 2)[:: 1 if b > 0 else -1, :: 1 if c > 0 else -1]
+    else:
+        got = [round(value / 65536, 3) for value in matrix]
+        raise MediaError(f"{path.name}: its rotation must be a multiple of 90 degrees, got the matrix {got}")
+    return np.ascontiguousarray(turned)
+
+
+def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
+    """How a frame is to be turned: a, b, c, d in 65536ths, as in `_upright`; None where it isn't."""
+    side_data = cast("bytes | None", frame.side_data.get("DISPLAYMATRIX"))
+    if side_data is None:
+        return None
+    a, b, _, c, d = np.frombuffer(side_data, np.int32)[:5].tolist()
+    return a, b, c, d
