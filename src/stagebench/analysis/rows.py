@@ -14,7 +14,7 @@ from stagebench.types import STAGES
 Row = Mapping[str, Any]
 """`model`, `sample`, `sequence`, `mode` (natural or fixed), `order`, `seconds` by stage, `unattributed`, `e2e`, `ttft`,
 `tpot` where it has a meaning, `itl`, `tokens`, `token_ids`, `finish_reason`, `text`, `work` by stage, `peak_bytes` by
-stage where known, `load` (cold or warm). Times in seconds."""
+stage and `near_ties` (steps) where known, `load` (cold or warm). Times in seconds."""
 REQUIRED = frozenset({"model", "sample", "seconds", "e2e", "tokens"})
 
 
