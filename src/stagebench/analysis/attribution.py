@@ -132,7 +132,7 @@ class Attribution:
 def attribute(baseline: Costs, other: Costs) -> Attribution:
     """Share out the seconds that one model saves against another.
 
-    Where only one of them has encode and prefill apart, both are first taken as whole generations.
+    Where only one of them has encode or prefill apart, both are first taken as whole generations.
 
     Raises:
         AnalysisError: where the two have the same name, or their parts are not the same.
@@ -159,7 +159,7 @@ def alike(baseline: Costs, other: Costs) -> tuple[Costs, Costs]:
     Raises:
         AnalysisError: where one has a part that the other has not.
     """
-    if baseline.prefilled != other.prefilled:
+    if baseline.parts.keys() != other.parts.keys() or baseline.prefilled != other.prefilled:
         baseline, other = whole_generation(baseline), whole_generation(other)
     if apart := sorted(baseline.parts.keys() ^ other.parts.keys()):
         raise AnalysisError(

@@ -30,9 +30,14 @@ def sentences(attribution: Attribution, intervals: Intervals | None = None) -> l
     return [_whole(attribution, intervals), *factors, *_tokens_alone(attribution)]
 
 
-def duration(seconds: float, scale: float) -> str:
-    """Seconds for a person: in s where `scale`, the largest of what stands beside it, is at least 1 s, else in ms."""
-    return f"{seconds:.3f} s" if scale >= 1 else f"{seconds * 1e3:.3f} ms"
+def unit(attribution: Attribution) -> str:
+    """What a person reads it in: s where one of the totals reaches 1 s, else ms."""
+    return "s" if max(attribution.baseline.total, attribution.other.total) >= 1 else "ms"
+
+
+def in_unit(seconds: float, unit: str) -> str:
+    """Seconds as a number in s or ms."""
+    return f"{seconds * (1 if unit == 's' else 1e3):.3f}"
 
 
 def percent(share: float, interval: Interval | None = None) -> str:
@@ -47,38 +52,35 @@ def subject(factor: str) -> str:
 
 
 def _whole(attribution: Attribution, intervals: Intervals | None) -> str:
-    a, b = attribution.baseline, attribution.other
-    scale = max(a.total, b.total)
+    a, b, of = attribution.baseline, attribution.other, unit(attribution)
     times, how = attribution.speedup, "fast"
     spread = [intervals.speedup.low, intervals.speedup.high] if intervals else []
     if times < 1:
         times, how, spread = 1 / times, "slow", [1 / each for each in reversed(spread)]
     interval = f" (95 % interval {spread[0]:.2f} to {spread[1]:.2f})" if spread else ""
     return (
-        f"{b.model} takes {duration(b.total, scale)} where {a.model} takes {duration(a.total, scale)}: "
+        f"{b.model} takes {in_unit(b.total, of)} {of} where {a.model} takes {in_unit(a.total, of)} {of}: "
         f"{times:.2f} times as {how}{interval}."
     )
 
 
 def _factor(attribution: Attribution, name: str, intervals: Intervals | None) -> str:
-    seconds, shares = attribution.seconds[name], attribution.shares
-    scale = max(attribution.baseline.total, attribution.other.total)
-    amount = duration(abs(seconds), scale)
+    seconds, shares, of = attribution.seconds[name], attribution.shares, unit(attribution)
+    amount = in_unit(abs(seconds), of)
     if seconds == 0:
         return f"{subject(name)} makes no difference."
     if shares is None:
-        return f"{subject(name)} {'saves' if seconds > 0 else 'loses'} {amount}."
+        return f"{subject(name)} {'saves' if seconds > 0 else 'loses'} {amount} {of}."
     share = percent(shares[name], intervals.shares[name] if intervals and intervals.shares else None)
     if shares[name] < 0:
-        return f"{subject(name)} goes the other way, by {amount} ({share})."
-    verb = "saved" if attribution.saved > 0 else "lost"
-    number, unit = duration(abs(attribution.saved), scale).split()
-    return f"{subject(name)} explains {amount.split()[0]} of the {number} {unit} {verb} ({share})."
+        return f"{subject(name)} goes the other way, by {amount} {of} ({share})."
+    whole = f"{in_unit(abs(attribution.saved), of)} {of} {'saved' if attribution.saved > 0 else 'lost'}"
+    return f"{subject(name)} explains {amount} of the {whole} ({share})."
 
 
 def _tokens_alone(attribution: Attribution) -> list[str]:
     shares = attribution.decode_log_shares
-    if shares is None or attribution.decode_speedup is None:
+    if shares is None or attribution.decode_speedup is None or not shares[TOKENS]:
         return []
     what = "decode" if attribution.baseline.prefilled else "generation"
     return [
