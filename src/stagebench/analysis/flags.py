@@ -39,31 +39,33 @@ def flags(rows: Sequence[Row]) -> list[Flag]:
 
 
 def drift(rows: Sequence[Row]) -> Flag | None:
-    """A steady rise or fall of e2e in the order of the run, as of a machine that heats up or a neighbour that arrives.
+    """A steady rise or fall in the order of the run, as of a machine that heats up or a neighbour that arrives.
 
-    By the test of Mann (1945) and Kendall at p < 0.01, and only where the line of Theil and Sen changes by at least 5 %
-    of the median over the run. It takes for granted that the order of the samples has nothing to do with their cost.
+    Of what should not depend on the sample: encode, prefill and time per token, each over its median, averaged. By the
+    test of Mann (1945) and Kendall at p < 0.01, and only where the line of Theil and Sen changes by at least 5 %.
     """
     ordered = sorted((row for row in rows if "order" in row), key=lambda row: row["order"])
     if len(ordered) < 8:
         return None
-    order, e2e = _values(ordered, "order"), _values(ordered, "e2e")
-    if np.ptp(order) == 0 or np.ptp(e2e) == 0:
+    order = np.array([row["order"] for row in ordered], dtype=np.float64)
+    pace = np.mean([_over_median(_seconds(ordered, stage)) for stage in ("encode", "prefill", "decode")], axis=0)
+    if np.ptp(order) == 0 or np.ptp(pace) == 0:
         return None
-    tau, p = stats.kendalltau(order, e2e)
-    change = float(stats.theilslopes(e2e, order).slope * np.ptp(order) / np.median(e2e))
+    tau, p = stats.kendalltau(order, pace)
+    change = float(stats.theilslopes(pace, order).slope * np.ptp(order))
     if p >= DRIFT_P or abs(change) < DRIFT_SHARE:
         return None
-    return Flag("drift", f"e2e changes by {change:+.0%} over the run (Kendall's tau {tau:.2f}, p = {p:.1g})")
+    what = "encode, prefill and time per token change"
+    return Flag("drift", f"{what} by {change:+.0%} over the run (Kendall's tau {tau:.2f}, p = {p:.1g})")
 
 
 def outliers(rows: Sequence[Row], stage: str) -> Flag | None:
-    """Passes far from the median: a modified z-score above 3.5 (Iglewicz and Hoaglin 1993).
+    """Passes far from the median: a modified z-score above 3.5 (Iglewicz and Hoaglin 1993); of decode, by its steps.
 
     The score is 0.6745 |x - median| / MAD, with the median absolute deviation; where more than half of all passes are
-    equal it has no meaning, and nothing is flagged.
+    equal it has no meaning, and nothing is flagged. Samples that differ in length are far from the median rightly.
     """
-    seconds = np.array([row["seconds"][stage] for row in rows], dtype=np.float64)
+    seconds = _seconds(rows, stage)
     middle = np.median(seconds)
     deviation = np.abs(seconds - middle)
     spread = np.median(deviation)
@@ -106,5 +108,11 @@ def ties(rows: Sequence[Row]) -> Flag | None:
     return Flag("ties", f"{tied} of {len(rows)} passes went through a near-tie of two tokens") if tied else None
 
 
-def _values(rows: Sequence[Row], key: str) -> NDArray[np.float64]:
-    return np.array([row[key] for row in rows], dtype=np.float64)
+def _seconds(rows: Sequence[Row], stage: str) -> NDArray[np.float64]:
+    """Of each pass; those of decode by its steps, where there are any."""
+    steps = [max(row["tokens"] - 1, 1) if stage == "decode" else 1 for row in rows]
+    return np.array([row["seconds"][stage] / n for row, n in zip(rows, steps, strict=True)], dtype=np.float64)
+
+
+def _over_median(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values / np.median(values)
