@@ -36,14 +36,15 @@ def averaged(
     return Measured(costs, samples, sequences or {}, doubts or [])
 
 
-def number(data: Mapping[str, Any], key: str, where: str) -> float:
-    """A number of a file.
+def number(data: Any, key: str, where: str) -> float:
+    """A number of an object in a file.
 
     Raises:
         AnalysisError: where it is missing, or no finite number.
     """
-    if key not in data:
-        raise AnalysisError(f"{where} must have {key}, got {', '.join(map(str, data)) or 'nothing'}")
+    if not isinstance(data, dict) or key not in data:
+        found = ", ".join(data) if isinstance(data, dict) else _kind(data)
+        raise AnalysisError(f"{where} must have {key}, got {found or 'nothing'}")
     value = data[key]
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise AnalysisError(f"{where}: {key} must be a finite number, got {value!r}")
@@ -62,4 +63,4 @@ def objects(data: Any, where: str) -> Sequence[Mapping[str, Any]]:
 
 
 def _kind(data: Any) -> str:
-    return "an empty list" if data == [] else f"a {type(data).__name__}"
+    return "an empty one" if data == [] else type(data).__name__

@@ -96,7 +96,7 @@ def _complete(model: str, row: Flat) -> bool:
 
 def _ids(model: str, row: Flat) -> list[int] | None:
     found = row.get(f"{model}_token_ids", row.get(f"{model}_output_tokens"))
-    return found if isinstance(found, list) else None
+    return found if isinstance(found, list) and all(isinstance(each, int) for each in found) else None
 
 
 def _count_key(model: str, row: Flat) -> str:

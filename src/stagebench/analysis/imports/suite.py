@@ -29,12 +29,11 @@ def read(data: Any, source: str) -> Measured:
     medians: dict[str, dict[str, float]] = {}
     tokens: dict[str, float] = {}
     for benchmark in objects(data["benchmarks"], f"{source}: benchmarks"):
-        about = benchmark.get("extra_info", {})
+        info = benchmark.get("extra_info")
+        about: Mapping[str, Any] = info if isinstance(info, dict) else {}
         if (what := _what(benchmark, about)) is not None:
             model = str(about["model"])
-            medians.setdefault(model, {})[what] = number(
-                benchmark.get("stats", {}), "median", f"{source}: {model} {what}"
-            )
+            medians.setdefault(model, {})[what] = number(benchmark.get("stats"), "median", f"{source}: {model} {what}")
             tokens[model] = number(about, "new_tokens", f"{source}: {model}")
     if not medians:
         raise AnalysisError(f"{source} must be a run of our suite, got no stage of a model in it")
@@ -64,5 +63,5 @@ def _doubts(model: str, costs: Costs, medians: Mapping[str, float]) -> list[str]
     for name, (what, stages) in compared.items():
         whole = medians.get(name)
         if whole is not None and abs(stages - whole) > TOLERANCE * whole:
-            doubts.append(f"{model}: {what} take {stages / whole:.2f} times as long as {name}, which does the same")
+            doubts.append(f"{model}: {what} take {stages:.4g} s, and {name}, which does the same, {whole:.4g} s")
     return doubts

@@ -10,15 +10,15 @@ numbers, and the `sequence` that the sample is cut from where there is one. `e2e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stagebench.analysis.attribution import UNATTRIBUTED, Costs
-from stagebench.analysis.imports.measured import Measured, averaged, number, objects
+from stagebench.analysis.attribution import UNATTRIBUTED, Costs, mean_of
+from stagebench.analysis.imports.measured import Measured, number, objects
 from stagebench.errors import AnalysisError
+from stagebench.types import STAGES
 
-APART = ("encode", "prefill", "decode")
-NUMBERS = frozenset({"load", "preprocess", *APART, "generation", UNATTRIBUTED, "tokens", "e2e"})
+NUMBERS = frozenset({*STAGES, "generation", UNATTRIBUTED, "tokens", "e2e"})
 WORDS = frozenset({"name", "samples", "id", "sequence"})
 TOLERANCE = 0.01
 """Of a total, by which a sum may differ from it."""
@@ -46,25 +46,30 @@ def read(data: Any, source: str) -> Measured:
         if name in costs:
             raise AnalysisError(f"{source}: two models must have two names, got {name!r} twice")
         if "samples" in model:
-            samples[name] = _samples(name, model["samples"], f"{source}: {name}", sequences, doubts)
-            costs[name] = averaged({name: samples[name]}).costs[name]
+            given = objects(model["samples"], f"{source}: {name}: samples")
+            samples[name] = _samples(name, given, source)
+            sequences |= {
+                sample: str(row.get("sequence", sample)) for sample, row in zip(samples[name], given, strict=True)
+            }
+            costs[name] = mean_of(list(samples[name].values()))
+            doubts += _doubts(name, list(samples[name].values()), given)
         else:
-            costs[name] = _costs(name, model, f"{source}: {name}", doubts)
+            costs[name] = _costs(name, model, f"{source}: {name}")
+            doubts += _doubts(name, [costs[name]], [model])
     return Measured(costs, samples, sequences, doubts)
 
 
-def _samples(name: str, given: Any, where: str, sequences: dict[str, str], doubts: list[str]) -> dict[str, Costs]:
+def _samples(name: str, given: Sequence[Mapping[str, Any]], source: str) -> dict[str, Costs]:
     samples: dict[str, Costs] = {}
-    for row in objects(given, f"{where}: samples"):
+    for row in given:
         sample = str(row.get("id", ""))
         if not sample or sample in samples:
-            raise AnalysisError(f"{where}: every sample must have an id of its own, got {sample!r}")
-        samples[sample] = _costs(name, row, f"{where}, {sample}", doubts)
-        sequences[sample] = str(row.get("sequence", sequences.get(sample, sample)))
+            raise AnalysisError(f"{source}: {name}: every sample must have an id of its own, got {sample!r}")
+        samples[sample] = _costs(name, row, f"{source}: {name}, {sample}")
     return samples
 
 
-def _costs(name: str, given: Mapping[str, Any], where: str, doubts: list[str]) -> Costs:
+def _costs(name: str, given: Mapping[str, Any], where: str) -> Costs:
     if unknown := sorted(given.keys() - NUMBERS - WORDS):
         raise AnalysisError(f"{where}: keys must be of {', '.join(sorted(NUMBERS))}, got {', '.join(unknown)}")
     if ("generation" in given) == ("decode" in given):
@@ -72,15 +77,22 @@ def _costs(name: str, given: Mapping[str, Any], where: str, doubts: list[str]) -
     whole = "generation" in given
     if whole and "prefill" in given:
         raise AnalysisError(f"{where}: prefill stands beside decode, got it beside generation")
+    needed = ("load", "preprocess") if whole else ("load", "preprocess", "encode", "prefill")
     optional = [key for key in ("encode", UNATTRIBUTED) if key in given]
-    parts = ["load", "preprocess", *([] if whole else ["encode", "prefill"])]
-    costs = Costs(
+    return Costs(
         name,
-        {key: number(given, key, where) for key in dict.fromkeys([*parts, *optional])},
+        {key: number(given, key, where) for key in dict.fromkeys([*needed, *optional])},
         number(given, "tokens", where),
         number(given, "generation" if whole else "decode", where),
         prefilled=0 if whole else 1,
     )
-    if "e2e" in given and abs(number(given, "e2e", where) - costs.total) > TOLERANCE * costs.total:
-        doubts.append(f"{where}: the stages add up to {costs.total:.4g} s, e2e says {given['e2e']:.4g} s")
-    return costs
+
+
+def _doubts(name: str, costs: Sequence[Costs], given: Sequence[Mapping[str, Any]]) -> list[str]:
+    told = [(each.total, number(row, "e2e", name)) for each, row in zip(costs, given, strict=True) if "e2e" in row]
+    apart = [(total, e2e) for total, e2e in told if abs(e2e - total) > TOLERANCE * total]
+    if not apart:
+        return []
+    total, e2e = apart[0]
+    where = f" in {len(apart)} of {len(costs)} samples, first" if len(costs) > 1 else ""
+    return [f"{name}: the stages do not add up to e2e{where}: {total:.4g} s and {e2e:.4g} s"]

@@ -88,7 +88,8 @@ def _doubts(data: Mapping[str, Any], means: Costs, requests: Mapping[str, Costs]
 
 
 def _failures(data: Mapping[str, Any]) -> str | None:
-    failed = data.get("failed") or sum(bool(error) for error in data.get("errors") or ())
+    errors = data.get("errors")
+    failed = data.get("failed") or (sum(map(bool, errors)) if isinstance(errors, list) else 0)
     return f"{failed} requests failed" if failed else None
 
 
