@@ -123,7 +123,7 @@ def test_a_beginning_of_sequence_token_in_every_text_is_doubted(read):
 
 
 def test_rows_of_one_id_are_refused(read):
-    with pytest.raises(AnalysisError, match="every row must have an id of its own, got 'sample_0' twice"):
+    with pytest.raises(AnalysisError, match="every row must have an id of its own, got 'sample_0' 2 times"):
         read([ROWS[0], ROWS[0]])
 
 

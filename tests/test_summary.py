@@ -169,6 +169,14 @@ def test_rows_are_read_back_and_a_line_that_a_kill_cut_off_is_left_out(tmp_path)
     path = tmp_path / "samples.jsonl"
     path.write_text(json.dumps(row()) + "\n" + json.dumps(row("b"))[:40])
     assert read_rows(path) == [row()]
+    path.write_bytes(json.dumps(row()).encode() + b'\n{"text": "\xc3')
+    assert read_rows(path) == [row()]
+
+
+def test_a_last_line_that_is_whole_counts_without_its_end(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    path.write_text(json.dumps(row()) + "\n" + json.dumps(row("b")))
+    assert read_rows(path) == [row(), row("b")]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +186,7 @@ def test_rows_are_read_back_and_a_line_that_a_kill_cut_off_is_left_out(tmp_path)
         ("[]\n", "samples.jsonl:1 must be an object, got list"),
         (
             '{"model": "a"}\n',
-            "row 1 must have e2e, model, sample, seconds, tokens, got no e2e, sample, seconds, tokens",
+            "samples.jsonl:1 must have e2e, model, sample, seconds, tokens, got no e2e, sample, seconds, tokens",
         ),
         (json.dumps(row(seconds={})).replace("encode", "x") + "\n", "the seconds of every stage, got none of encode"),
     ],

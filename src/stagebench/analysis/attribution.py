@@ -28,6 +28,8 @@ from stagebench.errors import AnalysisError
 TOKENS = "tokens"
 TIME_PER_TOKEN = "time per token"  # noqa: S105 # no password: a factor's name
 UNATTRIBUTED = "unattributed"
+ROUNDING = 1e-12
+"""Of a total: less than this is no difference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Costs:
         for name, seconds in {**self.parts, "decode" if self.prefilled else "generation": self.decode}.items():
             if not math.isfinite(seconds) or (seconds < 0 and name != UNATTRIBUTED):
                 raise AnalysisError(f"{self.model}: {name} must be at least 0 s and finite, got {seconds}")
-        if not math.isfinite(self.tokens) or self.tokens < max(self.prefilled, 0) or self.tokens <= 0:
+        if not math.isfinite(self.tokens) or self.tokens < self.prefilled or self.tokens <= 0:
             raise AnalysisError(f"{self.model}: there must be at least one token, got {self.tokens}")
         if not self.total > 0:
             raise AnalysisError(f"{self.model}: the total must be more than 0 s, got {self.total}")
@@ -104,14 +106,19 @@ class Attribution:
         return self.baseline.total / self.other.total
 
     @property
+    def differs(self) -> bool:
+        """Whether the totals are further apart than rounding."""
+        return abs(self.saved) > ROUNDING * self.baseline.total
+
+    @property
     def shares(self) -> dict[str, float] | None:
-        """Of the seconds saved, by factor; they add up to 1. None where nothing is saved."""
-        return _shares(self.seconds, self.saved)
+        """Of the seconds saved, by factor; they add up to 1. None where nothing is saved that rounding could not be."""
+        return _shares(self.seconds, self.saved) if self.differs else None
 
     @property
     def log_shares(self) -> dict[str, float] | None:
         """Of the logarithm of the speedup, likewise."""
-        return _shares(self.logs, math.log(self.baseline.total) - math.log(self.other.total))
+        return _shares(self.logs, math.log(self.speedup)) if self.differs else None
 
     @property
     def decode_speedup(self) -> float | None:
@@ -122,11 +129,11 @@ class Attribution:
     def decode_log_shares(self) -> dict[str, float] | None:
         """Of the logarithm of `decode_speedup`, by number and time of the tokens; None where it has no meaning."""
         pair = (self.baseline, self.other)
-        if not all(costs.decode and costs.further for costs in pair) or self.decode_speedup == 1:
+        if not all(costs.decode and costs.further for costs in pair):
             return None
         number = math.log(self.baseline.further) - math.log(self.other.further)
         time = _log_rate(self.baseline) - _log_rate(self.other)
-        return _shares({TOKENS: number, TIME_PER_TOKEN: time}, number + time)
+        return _shares({TOKENS: number, TIME_PER_TOKEN: time}, number + time) if abs(number + time) > ROUNDING else None
 
 
 def attribute(baseline: Costs, other: Costs) -> Attribution:
@@ -205,9 +212,9 @@ def _product_seconds(a: Costs, b: Costs) -> tuple[float, float]:
     difference = a.decode - b.decode
     time_a, time_b = a.time_per_token, b.time_per_token
     if a.further == b.further:
-        return a.further - b.further, difference
+        return 0, difference
     if time_a is None or time_b is None:
-        return difference, difference - difference
+        return difference, 0
     return (a.further - b.further) * (time_a + time_b) / 2, (time_a - time_b) * (a.further + b.further) / 2
 
 
@@ -220,7 +227,7 @@ def _product_logs(a: Costs, b: Costs) -> tuple[float, float]:
     if a.further == b.further or not (a.further and b.further):
         return _product_seconds(a, b)
     if not (a.decode and b.decode):
-        return difference - difference, difference
+        return 0, difference
     time = _logarithmic_mean(a.decode, b.decode) * (_log_rate(a) - _log_rate(b))
     return difference - time, time
 
@@ -237,5 +244,5 @@ def _logarithmic_mean(x: float, y: float) -> float:
     return (x + y) * ratio / (2 * math.atanh(ratio)) if abs(ratio) < 0.5 else (x - y) / (math.log(x) - math.log(y))
 
 
-def _shares(factors: dict[str, float], whole: float) -> dict[str, float] | None:
-    return {name: each / whole for name, each in factors.items()} if whole else None
+def _shares(factors: dict[str, float], whole: float) -> dict[str, float]:
+    return {name: each / whole for name, each in factors.items()}

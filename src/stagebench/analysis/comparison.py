@@ -23,7 +23,7 @@ class Intervals:
         seconds: by factor.
         shares: by factor; None where `saved` reaches 0: a share of what may be nothing has no meaning.
         samples: how many pairs.
-        clusters: how many sequences they are cut from; few of them make the intervals too narrow.
+        clusters: how many sequences they are cut from; with fewer than five the intervals are too narrow.
     """
 
     saved: Interval

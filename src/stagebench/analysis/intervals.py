@@ -35,9 +35,11 @@ def bootstrap(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> list[Interval] | None:
-    """Percentile intervals of 95 % of several numbers at once (Efron 1979), whole clusters drawn with replacement.
+    """Intervals of 95 % of several numbers at once, by drawing whole clusters with replacement (Efron 1979).
 
-    Percentile intervals are too narrow where there are few clusters: with ten of them about 90 % where they say 95 %.
+    Plain percentiles are too narrow where there are few clusters. They are taken further out, as Student's t is wider
+    than a normal distribution (the expanded percentile interval; Hesterberg 2015, "What Teachers Should Know About the
+    Bootstrap"). Of a mean over ten clusters 93 % then hold it, over five 91 %, and over two 54 %.
 
     Args:
         clusters: one name a sample; samples of one name are drawn together.
@@ -48,17 +50,23 @@ def bootstrap(
     Returns:
         One interval a number; None where there are fewer than two clusters.
     """
-    names = sorted(set(clusters))
+    names, cluster = np.unique(np.asarray(clusters), return_inverse=True)
     if len(names) < 2:
         return None
-    members = [np.flatnonzero([each == name for each in clusters]) for name in names]
+    members = np.split(np.argsort(cluster, kind="stable"), np.cumsum(np.bincount(cluster))[:-1])
     drawn = stats.bootstrap(
         (np.arange(len(names)),),
         lambda chosen: statistic(np.concatenate([members[i] for i in chosen])),
         vectorized=False,
         method="percentile",
         n_resamples=resamples,
-        confidence_level=CONFIDENCE,
+        confidence_level=_expanded(len(names)),
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return [Interval(float(low), float(high)) for low, high in zip(drawn.low, drawn.high, strict=True)]
+
+
+def _expanded(clusters: int) -> float:
+    """The level of plain percentiles at which they hold about 95 %."""
+    reach = np.sqrt(clusters / (clusters - 1)) * stats.t.ppf((1 + CONFIDENCE) / 2, clusters - 1)
+    return float(1 - 2 * stats.norm.sf(reach))

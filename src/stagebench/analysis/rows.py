@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +26,23 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         AnalysisError: where the file can't be read, or another line is no row.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        *lines, last = path.read_bytes().split(b"\n")
     except OSError as error:
         raise AnalysisError(f"can't read the samples {path}: {error.strerror}") from error
-    lines = text.split("\n")
-    complete = lines[:-1]
-    rows = [_parsed(line, f"{path}:{number}") for number, line in enumerate(complete, 1) if line.strip()]
-    for number, row in enumerate(rows, 1):
-        require_row(row, f"{path}, row {number}")
+    rows = [_row(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+    with suppress(AnalysisError):
+        rows.append(_row(last, str(path)))
     return rows
 
 
-def _parsed(line: str, where: str) -> dict[str, Any]:
+def _row(line: bytes, where: str) -> dict[str, Any]:
     try:
         row: Any = json.loads(line)
     except ValueError as error:
         raise AnalysisError(f"{where} must be JSON, got: {error}") from error
     if not isinstance(row, dict):
         raise AnalysisError(f"{where} must be an object, got {type(row).__name__}")
+    require_row(row, where)
     return row
 
 

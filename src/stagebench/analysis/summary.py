@@ -106,7 +106,7 @@ def summarize(rows: Sequence[Row]) -> Summary:
         shares={name: spreads[name].mean / spreads["e2e"].mean for name in columns},
         e2e=spreads["e2e"],
         tokens=spreads["tokens"],
-        ttft=_require(percentiles([row["ttft"] for row in rows])),
+        ttft=_percentiles([row["ttft"] for row in rows]),
         tpot=percentiles([row["tpot"] for row in rows if row.get("tpot") is not None]),
         itl=percentiles([gap for row in rows for gap in row.get("itl", ())]),
         output_throughput=float(tokens.sum() / e2e.sum()),
@@ -144,16 +144,12 @@ def coefficient_of_variation(values: NDArray[np.float64]) -> float | None:
 
 def percentiles(values: Sequence[float]) -> Percentiles | None:
     """The 50th, 90th and 99th, interpolated; None where there is no value."""
-    if not values:
-        return None
+    return _percentiles(values) if values else None
+
+
+def _percentiles(values: Sequence[float]) -> Percentiles:
     p50, p90, p99 = np.quantile(_column(values), (0.5, 0.9, 0.99)).tolist()
     return Percentiles(p50, p90, p99, len(values))
-
-
-def _require(found: Percentiles | None) -> Percentiles:
-    if found is None:
-        raise AnalysisError("every pass must have a time to first token, got none")
-    return found
 
 
 def _column(values: Sequence[float]) -> NDArray[np.float64]:

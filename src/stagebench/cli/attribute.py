@@ -17,13 +17,14 @@ from stagebench.cli.output import refusals, write_json_to
 from stagebench.errors import AnalysisError
 
 SCHEMA = 1
+OUT = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 
 
 @click.command(name="attribute")
 @click.argument("paths", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--from", "format_name", type=click.Choice(tuple(FORMATS)), help="By default what the file looks like.")
 @click.option("--baseline", help="The model to explain the others against; the slowest by default.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@click.option("--json", "json_path", type=OUT, help="Also write the numbers there; - for standard output.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown, to paste into a report.")
 def command(
     paths: tuple[Path, ...], format_name: str | None, baseline: str | None, json_path: Path | None, as_markdown: bool
@@ -38,14 +39,16 @@ def command(
     with refusals():
         measured = read_files(paths, format_name)
         first = _baseline(measured, baseline)
-        explained = [_explain(measured, first, other) for other in measured.costs if other != first]
-        if not explained:
+        others = [model for model in measured.costs if model != first]
+        if not others:
             raise AnalysisError(f"two models are needed, got {first} only")
+        explained = [_explain(measured, first, other) for other in others]
+        doubts = [*measured.doubts, *filter(None, (_left_out(measured, first, other) for other in others))]
         if json_path:
             numbers = [as_json(*each) for each in explained]
-            write_json_to(json_path, {"schema": SCHEMA, "attributions": numbers, "doubts": measured.doubts})
+            write_json_to(json_path, {"schema": SCHEMA, "attributions": numbers, "doubts": doubts})
         if str(json_path) != "-":
-            _print(explained, measured.doubts, as_markdown)
+            _print(explained, doubts, as_markdown)
 
 
 def _baseline(measured: Measured, asked: str | None) -> str:
@@ -59,12 +62,16 @@ def _baseline(measured: Measured, asked: str | None) -> str:
 def _explain(measured: Measured, baseline: str, other: str) -> tuple[Attribution, Intervals | None]:
     """Over the samples that both have; of the averages, where they share none."""
     a, b = measured.samples.get(baseline, {}), measured.samples.get(other, {})
-    shared = a.keys() & b.keys()
-    if alone := len(a.keys() ^ b.keys()):
-        measured.doubts.append(f"{alone} samples are of one of {baseline} and {other} only, {len(shared)} are of both")
-    if shared:
+    if a.keys() & b.keys():
         return compare(a, b, measured.sequences)
     return attribute(measured.costs[baseline], measured.costs[other]), None
+
+
+def _left_out(measured: Measured, baseline: str, other: str) -> str | None:
+    a, b = measured.samples.get(baseline, {}).keys(), measured.samples.get(other, {}).keys()
+    return (
+        f"{len(a ^ b)} samples are of one of {baseline} and {other} only, {len(a & b)} are of both" if a ^ b else None
+    )
 
 
 def _print(explained: list[tuple[Attribution, Intervals | None]], doubts: list[str], as_markdown: bool) -> None:
@@ -77,4 +84,4 @@ def _print(explained: list[tuple[Attribution, Intervals | None]], doubts: list[s
         for sentence in sentences(attribution, intervals):
             click.echo(sentence)
     for doubt in doubts:
-        click.echo(f"doubt: {doubt}", err=not as_markdown)
+        click.echo(f"doubt: {doubt}", err=True)

@@ -11,6 +11,7 @@ object of its own: `{"results": [{"eventgpt": {"stage1_time": ..., "output_token
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from statistics import median
@@ -48,8 +49,9 @@ def read(data: Any, source: str) -> Measured:
     """
     rows = [_flat(row) for row in objects(_rows(data), source)]
     ids = [str(row.get("id", row.get("sample_idx", position))) for position, row in enumerate(rows)]
-    if twice := sorted({each for each in ids if ids.count(each) > 1}):
-        raise AnalysisError(f"{source}: every row must have an id of its own, got {twice[0]!r} twice")
+    most_common, times = Counter(ids).most_common(1)[0]
+    if times > 1:
+        raise AnalysisError(f"{source}: every row must have an id of its own, got {most_common!r} {times} times")
     samples: dict[str, dict[str, Costs]] = {}
     doubts: list[str] = []
     for model, stages in _models(rows).items():
