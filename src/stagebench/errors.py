@@ -23,3 +23,7 @@ class StageError(StagebenchError):
 
 class BaselineError(StagebenchError):
     """A baseline that is missing, unreadable, or not comparable with this run."""
+
+
+class AnalysisError(StagebenchError):
+    """Numbers of an analysis that are missing, impossible, or can't be set against each other."""

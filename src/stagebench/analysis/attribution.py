@@ -1,0 +1,248 @@
+"""Why one model is faster than another: the seconds saved, shared out among load, ..., tokens and time per token.
+
+A model's time is a sum of parts and one product,
+
+    total = load + preprocess + encode + prefill + unattributed + further tokens x time per further token,
+
+so changing one factor after the other from the baseline's value to the other model's tells a story that depends on the
+order only in the product. `Attribution.seconds` averages over all orders: the Shapley value (Shapley 1953, "A value for
+n-person games"). For a sum and a product of two it has a closed form: a part gets its own difference, and the product
+m x t, of m further tokens at t seconds each, is split into
+
+    tokens:         (m_a - m_b) * (t_a + t_b) / 2
+    time per token: (t_a - t_b) * (m_a + m_b) / 2.
+
+`Attribution.logs` is the logarithmic mean Divisia decomposition of ln(total_a / total_b) (LMDI-I; Ang 2005, "The LMDI
+approach to decomposition analysis: a practical guide", Energy Policy 33). Both add up exactly, and swapping the models
+flips every sign.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from stagebench.errors import AnalysisError
+
+TOKENS = "tokens"
+TIME_PER_TOKEN = "time per token"  # noqa: S105 # no password: a factor's name
+UNATTRIBUTED = "unattributed"
+ROUNDING = 1e-12
+"""Of a total: less than this is no difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What one model spends on one sample, or on average over many. Any real numbers do, exact fractions too.
+
+    Attributes:
+        model: its name.
+        parts: seconds by stage of all that just adds up; only `unattributed` may be negative.
+        tokens: new tokens, the first and a stop token included.
+        decode: seconds that the tokens took.
+        prefilled: how many of the tokens are paid for in `parts`: 1 where prefill is one of them, and 0 where `decode`
+            is a whole generation that nobody took apart.
+
+    Raises:
+        AnalysisError: where a number is not finite, is negative, or there is no token.
+    """
+
+    model: str
+    parts: Mapping[str, float]
+    tokens: float
+    decode: float
+    prefilled: int = 1
+
+    def __post_init__(self) -> None:
+        for name, seconds in {**self.parts, "decode" if self.prefilled else "generation": self.decode}.items():
+            if not math.isfinite(seconds) or (seconds < 0 and name != UNATTRIBUTED):
+                raise AnalysisError(f"{self.model}: {name} must be at least 0 s and finite, got {seconds}")
+        if not math.isfinite(self.tokens) or self.tokens < self.prefilled or self.tokens <= 0:
+            raise AnalysisError(f"{self.model}: there must be at least one token, got {self.tokens}")
+        if not self.total > 0:
+            raise AnalysisError(f"{self.model}: the total must be more than 0 s, got {self.total}")
+
+    @property
+    def further(self) -> float:
+        """Tokens that `decode` is the time of."""
+        return self.tokens - self.prefilled
+
+    @property
+    def time_per_token(self) -> float | None:
+        """Seconds a further token; None where there is none."""
+        return self.decode / self.further if self.further else None
+
+    @property
+    def total(self) -> float:
+        """All seconds."""
+        return sum(self.parts.values()) + self.decode
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """The seconds that `other` saves against `baseline`, by factor. Negative where it loses them.
+
+    Attributes:
+        baseline: usually the slower one.
+        other: what it is compared with.
+        seconds: by factor; they add up to `saved`.
+        logs: by factor; they add up to the logarithm of `speedup`.
+    """
+
+    baseline: Costs
+    other: Costs
+    seconds: dict[str, float]
+    logs: dict[str, float]
+
+    @property
+    def saved(self) -> float:
+        """Seconds, by all factors together."""
+        return self.baseline.total - self.other.total
+
+    @property
+    def speedup(self) -> float:
+        """How many times as fast the other model is."""
+        return self.baseline.total / self.other.total
+
+    @property
+    def differs(self) -> bool:
+        """Whether the totals are further apart than rounding."""
+        return abs(self.saved) > ROUNDING * self.baseline.total
+
+    @property
+    def shares(self) -> dict[str, float] | None:
+        """Of the seconds saved, by factor; they add up to 1. None where nothing is saved that rounding could not be."""
+        return _shares(self.seconds, self.saved) if self.differs else None
+
+    @property
+    def log_shares(self) -> dict[str, float] | None:
+        """Of the logarithm of the speedup, likewise."""
+        return _shares(self.logs, math.log(self.speedup)) if self.differs else None
+
+    @property
+    def decode_speedup(self) -> float | None:
+        """How many times as fast the tokens come out in all; None where one of the models took no time for them."""
+        return self.baseline.decode / self.other.decode if self.baseline.decode and self.other.decode else None
+
+    @property
+    def decode_log_shares(self) -> dict[str, float] | None:
+        """Of the logarithm of `decode_speedup`, by number and time of the tokens; None where it has no meaning."""
+        pair = (self.baseline, self.other)
+        if not all(costs.decode and costs.further for costs in pair):
+            return None
+        number = math.log(self.baseline.further) - math.log(self.other.further)
+        time = _log_rate(self.baseline) - _log_rate(self.other)
+        return _shares({TOKENS: number, TIME_PER_TOKEN: time}, number + time) if abs(number + time) > ROUNDING else None
+
+
+def attribute(baseline: Costs, other: Costs) -> Attribution:
+    """Share out the seconds that one model saves against another.
+
+    Where only one of them has encode or prefill apart, both are first taken as whole generations.
+
+    Raises:
+        AnalysisError: where the two have the same name, or their parts are not the same.
+    """
+    if baseline.model == other.model:
+        raise AnalysisError(f"two models must have two names, got {other.model!r} twice")
+    baseline, other = alike(baseline, other)
+    number, time = _product_seconds(baseline, other)
+    seconds = {name: baseline.parts[name] - other.parts[name] for name in baseline.parts}
+    log_number, log_time = _product_logs(baseline, other)
+    mean = _logarithmic_mean(baseline.total, other.total)
+    return Attribution(
+        baseline,
+        other,
+        seconds | {TOKENS: number, TIME_PER_TOKEN: time},
+        {name: each / mean for name, each in seconds.items()}
+        | {TOKENS: log_number / mean, TIME_PER_TOKEN: log_time / mean},
+    )
+
+
+def alike(baseline: Costs, other: Costs) -> tuple[Costs, Costs]:
+    """Bring both to the same parts.
+
+    Raises:
+        AnalysisError: where one has a part that the other has not.
+    """
+    if baseline.parts.keys() != other.parts.keys() or baseline.prefilled != other.prefilled:
+        baseline, other = whole_generation(baseline), whole_generation(other)
+    if apart := sorted(baseline.parts.keys() ^ other.parts.keys()):
+        raise AnalysisError(
+            f"{baseline.model} and {other.model} must have the same parts, got {', '.join(apart)} for one of them only"
+        )
+    return baseline, other
+
+
+def whole_generation(costs: Costs) -> Costs:
+    """Put encode and prefill back into one generation with decode, which then pays for every token."""
+    inside = [costs.parts[name] for name in ("encode", "prefill") if name in costs.parts]
+    outside = {name: seconds for name, seconds in costs.parts.items() if name not in ("encode", "prefill")}
+    return replace(costs, parts=outside, decode=costs.decode + sum(inside), prefilled=0)
+
+
+def mean_of(costs: Sequence[Costs]) -> Costs:
+    """The average over samples of every part, of tokens and of decode: its time per token is all time by all tokens.
+
+    Raises:
+        AnalysisError: where there is none, or they have not the same parts.
+    """
+    if not costs:
+        raise AnalysisError("an average needs at least one sample, got none")
+    first = costs[0]
+    for each in costs:
+        if each.parts.keys() != first.parts.keys() or each.prefilled != first.prefilled:
+            raise AnalysisError(f"{first.model}: every sample must have the parts {', '.join(first.parts)}")
+    n = len(costs)
+    return replace(
+        first,
+        parts={name: sum(each.parts[name] for each in costs) / n for name in first.parts},
+        tokens=sum(each.tokens for each in costs) / n,
+        decode=sum(each.decode for each in costs) / n,
+    )
+
+
+def _product_seconds(a: Costs, b: Costs) -> tuple[float, float]:
+    """What number and time of the further tokens save, in seconds.
+
+    A model without further tokens has no time per token. Then all is due to their number, and to their time where
+    neither has any.
+    """
+    difference = a.decode - b.decode
+    time_a, time_b = a.time_per_token, b.time_per_token
+    if a.further == b.further:
+        return 0, difference
+    if time_a is None or time_b is None:
+        return difference, 0
+    return (a.further - b.further) * (time_a + time_b) / 2, (time_a - time_b) * (a.further + b.further) / 2
+
+
+def _product_logs(a: Costs, b: Costs) -> tuple[float, float]:
+    """The same by LMDI, before the division by the logarithmic mean of the totals.
+
+    The limits for zero are those of Ang and Liu (2007, "Handling zero values in the LMDI approach", Energy Policy 35).
+    """
+    difference = a.decode - b.decode
+    if a.further == b.further or not (a.further and b.further):
+        return _product_seconds(a, b)
+    if not (a.decode and b.decode):
+        return 0, difference
+    time = _logarithmic_mean(a.decode, b.decode) * (_log_rate(a) - _log_rate(b))
+    return difference - time, time
+
+
+def _log_rate(costs: Costs) -> float:
+    return math.log(costs.decode) - math.log(costs.further)
+
+
+def _logarithmic_mean(x: float, y: float) -> float:
+    """L(x, y) = (x - y) / (ln x - ln y), and x where both are equal; in a form that loses nothing near that."""
+    if x == y:
+        return x
+    ratio = (x - y) / (x + y)
+    return (x + y) * ratio / (2 * math.atanh(ratio)) if abs(ratio) < 0.5 else (x - y) / (math.log(x) - math.log(y))
+
+
+def _shares(factors: dict[str, float], whole: float) -> dict[str, float]:
+    return {name: each / whole for name, each in factors.items()}

@@ -1,0 +1,69 @@
+"""How near a stage comes to what the machine can do: MFU and MBU against measured ceilings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stagebench.errors import AnalysisError
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """What the machine was seen to do, not what its maker says.
+
+    Attributes:
+        flops: floating point operations a second, of the fastest matrix product measured in the dtype of the model.
+        bandwidth: bytes a second.
+        bandwidth_kind: how it was measured, "read" or "copy".
+    """
+
+    flops: float
+    bandwidth: float
+    bandwidth_kind: str
+
+    def __post_init__(self) -> None:
+        for name in ("flops", "bandwidth"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise AnalysisError(f"the ceiling of {name} must be above 0 and finite, got {getattr(self, name)}")
+
+    def mfu(self, flops: float, seconds: float) -> float:
+        """Model FLOPs utilisation: FLOPs that the maths needs, a second, over the ceiling.
+
+        Chowdhery et al. 2022, "PaLM", arXiv 2204.02311, appendix B; there over the maker's peak, here over the measured
+        one, so that 1 can be reached. Above 1 the ceiling was measured too low.
+        """
+        return flops / _positive(seconds) / self.flops
+
+    def mbu(self, bytes_read: float, seconds: float) -> float:
+        """Model bandwidth utilisation: bytes that must be read, a second, over the ceiling.
+
+        Databricks 2023, "LLM Inference Performance Engineering: Best Practices": (weights + KV cache) / tpot,
+        over the peak.
+        """
+        return bytes_read / _positive(seconds) / self.bandwidth
+
+
+def decode_bytes(weight_bytes: int, kv_bytes_per_token: int, prompt_tokens: int, steps: int) -> int:
+    """Bytes that decode must read at batch 1: at each step all weights once, and the cache of all tokens so far.
+
+    Step i of m attends to the prompt and i new tokens, its own among them.
+
+    Args:
+        weight_bytes: of the language model's matrices, the embedding table left out (one row of it is read).
+        kv_bytes_per_token: see `kv_bytes_per_token`.
+        prompt_tokens: visual tokens included.
+        steps: forwards of the decode stage.
+    """
+    cached = steps * prompt_tokens + steps * (steps + 1) // 2
+    return steps * weight_bytes + cached * kv_bytes_per_token
+
+
+def kv_bytes_per_token(layers: int, kv_heads: int, head_size: int, element_bytes: int) -> int:
+    """Bytes of one token's keys and values in all layers."""
+    return 2 * layers * kv_heads * head_size * element_bytes
+
+
+def _positive(seconds: float) -> float:
+    if not seconds > 0:
+        raise AnalysisError(f"a utilisation needs a time above 0 s, got {seconds}")
+    return seconds

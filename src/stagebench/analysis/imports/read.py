@@ -1,0 +1,67 @@
+"""From files to what they say, whatever their format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from stagebench.analysis.imports import samples, stage_rows, suite, table, vllm
+from stagebench.analysis.imports.measured import Measured
+from stagebench.errors import AnalysisError
+
+FORMATS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, str], Measured]]] = {
+    "table": (table.looks_like, table.read),
+    "rows": (stage_rows.looks_like, stage_rows.read),
+    "pytest-benchmark": (suite.looks_like, suite.read),
+    "vllm": (vllm.looks_like, vllm.read),
+}
+"""Of a JSON file, in the order in which they are tried; `samples` are told by their name, `.jsonl`."""
+
+
+def read_files(paths: Sequence[Path], format_name: str | None = None) -> Measured:
+    """Read files of any known format together.
+
+    A model that is in several files is named after its file in each of them.
+
+    Args:
+        paths: at least one.
+        format_name: one of `FORMATS`; by default what the file looks like.
+
+    Raises:
+        AnalysisError: where a file can't be read, or is not of that format.
+    """
+    found = {path: _read(path, format_name) for path in paths}
+    names = [model for measured in found.values() for model in measured.costs]
+    whole = Measured({})
+    for path, measured in found.items():
+        for model, costs in measured.costs.items():
+            name = f"{model} ({path.name})" if names.count(model) > 1 else model
+            if name in whole.costs:
+                raise AnalysisError(f"two models must have two names, got {name!r} twice")
+            whole.costs[name] = replace(costs, model=name)
+            whole.samples[name] = {
+                sample: replace(each, model=name) for sample, each in measured.samples.get(model, {}).items()
+            }
+        whole.sequences.update(measured.sequences)
+        whole.doubts.extend(f"{path.name}: {doubt}" for doubt in measured.doubts)
+    return whole
+
+
+def _read(path: Path, format_name: str | None) -> Measured:
+    if path.suffix == ".jsonl":
+        return samples.read(path)
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AnalysisError(f"can't read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise AnalysisError(f"{path} must be JSON, got: {error}") from error
+    if format_name is None:
+        format_name = next((name for name, (looks_like, _) in FORMATS.items() if looks_like(data)), None)
+    if format_name is None or not FORMATS[format_name][0](data):
+        wanted = format_name or ", ".join(FORMATS)
+        raise AnalysisError(f"{path} must be of the format {wanted}, got none of its keys")
+    return FORMATS[format_name][1](data, path.name)

@@ -1,0 +1,83 @@
+"""The raw samples of an analysis: one JSON line a sample, model and pass."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from stagebench.analysis.attribution import UNATTRIBUTED, Costs, mean_of
+from stagebench.errors import AnalysisError
+from stagebench.types import STAGES
+
+Row = Mapping[str, Any]
+"""`model`, `sample`, `sequence`, `mode` (natural or fixed), `order`, `seconds` by stage, `unattributed`, `e2e`, `ttft`,
+`tpot` where it has a meaning, `itl`, `tokens`, `token_ids`, `finish_reason`, `text`, `work` by stage, `peak_bytes` by
+stage and `near_ties` (steps) where known, `load` (cold or warm). Times in seconds."""
+REQUIRED = frozenset({"model", "sample", "seconds", "e2e", "tokens"})
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines. A last line that was cut off, as a kill leaves it, is left out.
+
+    Raises:
+        AnalysisError: where the file can't be read, or another line is no row.
+    """
+    try:
+        *lines, last = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise AnalysisError(f"can't read the samples {path}: {error.strerror}") from error
+    rows = [_row(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+    with suppress(AnalysisError):
+        rows.append(_row(last, str(path)))
+    return rows
+
+
+def _row(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row: Any = json.loads(line)
+    except ValueError as error:
+        raise AnalysisError(f"{where} must be JSON, got: {error}") from error
+    if not isinstance(row, dict):
+        raise AnalysisError(f"{where} must be an object, got {type(row).__name__}")
+    require_row(row, where)
+    return row
+
+
+def require_row(row: Row, where: str) -> None:
+    """Check that a row has what every analysis needs.
+
+    Raises:
+        AnalysisError: naming what is missing.
+    """
+    if missing := sorted(REQUIRED - row.keys()):
+        raise AnalysisError(f"{where} must have {', '.join(sorted(REQUIRED))}, got no {', '.join(missing)}")
+    if missing := [stage for stage in STAGES if stage not in row["seconds"]]:
+        raise AnalysisError(f"{where} must have the seconds of every stage, got none of {', '.join(missing)}")
+
+
+def select(rows: Iterable[Row], **wanted: str) -> list[Row]:
+    """The rows whose keys have these values: `select(rows, model="eventgpt", mode="natural", load="warm")`."""
+    return [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+
+
+def sequences(rows: Iterable[Row]) -> dict[str, str]:
+    """Which sequence each sample is cut from; a sample that names none is one of its own."""
+    return {str(row["sample"]): str(row.get("sequence") or row["sample"]) for row in rows}
+
+
+def costs_of(row: Row) -> Costs:
+    """The costs of one pass; they add up to its `e2e`."""
+    parts = {stage: row["seconds"][stage] for stage in STAGES if stage != "decode"}
+    explained = sum(parts.values()) + row["seconds"]["decode"]
+    return Costs(row["model"], parts | {UNATTRIBUTED: row["e2e"] - explained}, row["tokens"], row["seconds"]["decode"])
+
+
+def costs_by_sample(rows: Sequence[Row]) -> dict[str, Costs]:
+    """The costs of each sample of one model, averaged over its passes."""
+    passes: dict[str, list[Costs]] = {}
+    for row in rows:
+        passes.setdefault(str(row["sample"]), []).append(costs_of(row))
+    return {sample: mean_of(costs) for sample, costs in passes.items()}

@@ -1,0 +1,89 @@
+"""An attribution in plain sentences, one a factor."""
+
+from __future__ import annotations
+
+from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, UNATTRIBUTED, Attribution
+from stagebench.analysis.comparison import Intervals
+from stagebench.analysis.intervals import Interval
+
+SUBJECTS = {
+    "load": "Loading",
+    "preprocess": "Preprocessing",
+    "encode": "Encoding",
+    "prefill": "Prefill",
+    "ttft": "The time to first token",
+    TOKENS: "The number of tokens",
+    TIME_PER_TOKEN: "The time per token",
+    UNATTRIBUTED: "What no stage explains",
+}
+"""What a sentence about a factor begins with; another name stands for itself."""
+
+
+def sentences(attribution: Attribution, intervals: Intervals | None = None) -> list[str]:
+    """Say what an attribution says: the whole, then every factor, then the tokens alone.
+
+    Args:
+        attribution: of two models.
+        intervals: over its samples, where there are any.
+    """
+    factors = [_factor(attribution, name, intervals) for name in attribution.seconds]
+    return [_whole(attribution, intervals), *factors, *_tokens_alone(attribution)]
+
+
+def unit(attribution: Attribution) -> str:
+    """What a person reads it in: s where one of the totals reaches 1 s, else ms."""
+    return "s" if max(attribution.baseline.total, attribution.other.total) >= 1 else "ms"
+
+
+def in_unit(seconds: float, unit: str) -> str:
+    """Seconds as a number in s or ms."""
+    return f"{seconds * (1 if unit == 's' else 1e3):.3f}"
+
+
+def percent(share: float, interval: Interval | None = None) -> str:
+    """A share for a person, with its interval where it has one."""
+    spread = f"; 95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f} %" if interval else ""
+    return f"{100 * share:.1f} %{spread}"
+
+
+def subject(factor: str) -> str:
+    """What a sentence about the factor begins with."""
+    return SUBJECTS.get(factor, factor.capitalize())
+
+
+def _whole(attribution: Attribution, intervals: Intervals | None) -> str:
+    a, b, of = attribution.baseline, attribution.other, unit(attribution)
+    times, how = attribution.speedup, "fast"
+    spread = [intervals.speedup.low, intervals.speedup.high] if intervals else []
+    if times < 1:
+        times, how, spread = 1 / times, "slow", [1 / each for each in reversed(spread)]
+    interval = f" (95 % interval {spread[0]:.2f} to {spread[1]:.2f})" if spread else ""
+    return (
+        f"{b.model} takes {in_unit(b.total, of)} {of} where {a.model} takes {in_unit(a.total, of)} {of}: "
+        f"{times:.2f} times as {how}{interval}."
+    )
+
+
+def _factor(attribution: Attribution, name: str, intervals: Intervals | None) -> str:
+    seconds, shares, of = attribution.seconds[name], attribution.shares, unit(attribution)
+    amount = in_unit(abs(seconds), of)
+    if seconds == 0:
+        return f"{subject(name)} makes no difference."
+    if shares is None:
+        return f"{subject(name)} {'saves' if seconds > 0 else 'loses'} {amount} {of}."
+    share = percent(shares[name], intervals.shares[name] if intervals and intervals.shares else None)
+    if shares[name] < 0:
+        return f"{subject(name)} goes the other way, by {amount} {of} ({share})."
+    whole = f"{in_unit(abs(attribution.saved), of)} {of} {'saved' if attribution.saved > 0 else 'lost'}"
+    return f"{subject(name)} explains {amount} of the {whole} ({share})."
+
+
+def _tokens_alone(attribution: Attribution) -> list[str]:
+    shares = attribution.decode_log_shares
+    if shares is None or attribution.decode_speedup is None or not shares[TOKENS]:
+        return []
+    what = "decode" if attribution.baseline.prefilled else "generation"
+    return [
+        f"Of {what} alone, {attribution.decode_speedup:.3f} times as fast, {percent(shares[TOKENS])} is the number of "
+        f"tokens and {percent(shares[TIME_PER_TOKEN])} the time per token, in logarithms."
+    ]

@@ -1,0 +1,87 @@
+"""`stagebench attribute`: why one model is faster than another, from numbers alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from stagebench.analysis.attribution import Attribution, attribute
+from stagebench.analysis.comparison import Intervals, compare
+from stagebench.analysis.display import as_json, markdown, table
+from stagebench.analysis.imports.measured import Measured
+from stagebench.analysis.imports.read import FORMATS, read_files
+from stagebench.analysis.wording import sentences
+from stagebench.cli.output import refusals, write_json_to
+from stagebench.errors import AnalysisError
+
+SCHEMA = 1
+OUT = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
+
+
+@click.command(name="attribute")
+@click.argument("paths", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--from", "format_name", type=click.Choice(tuple(FORMATS)), help="By default what the file looks like.")
+@click.option("--baseline", help="The model to explain the others against; the slowest by default.")
+@click.option("--json", "json_path", type=OUT, help="Also write the numbers there; - for standard output.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown, to paste into a report.")
+def command(
+    paths: tuple[Path, ...], format_name: str | None, baseline: str | None, json_path: Path | None, as_markdown: bool
+) -> None:
+    """Say why one model is faster than another, from a table of their stages.
+
+    FILE is a table that you typed in, rows with stage times, a pytest-benchmark run of our suite, the raw samples of an
+    analysis (.jsonl), or a result of `vllm bench serve`, one file a model. The seconds saved are shared out among the
+    stages, the number of tokens and the time per token, in a way that does not depend on which of them one tells first.
+    What in a file can't hold is said under it.
+    """
+    with refusals():
+        measured = read_files(paths, format_name)
+        first = _baseline(measured, baseline)
+        others = [model for model in measured.costs if model != first]
+        if not others:
+            raise AnalysisError(f"two models are needed, got {first} only")
+        explained = [_explain(measured, first, other) for other in others]
+        doubts = [*measured.doubts, *filter(None, (_left_out(measured, first, other) for other in others))]
+        if json_path:
+            numbers = [as_json(*each) for each in explained]
+            write_json_to(json_path, {"schema": SCHEMA, "attributions": numbers, "doubts": doubts})
+        if str(json_path) != "-":
+            _print(explained, doubts, as_markdown)
+
+
+def _baseline(measured: Measured, asked: str | None) -> str:
+    if asked is None:
+        return max(measured.costs, key=lambda model: measured.costs[model].total)
+    if asked not in measured.costs:
+        raise AnalysisError(f"the baseline must be one of {', '.join(measured.costs)}, got {asked!r}")
+    return asked
+
+
+def _explain(measured: Measured, baseline: str, other: str) -> tuple[Attribution, Intervals | None]:
+    """Over the samples that both have; of the averages, where they share none."""
+    a, b = measured.samples.get(baseline, {}), measured.samples.get(other, {})
+    if a.keys() & b.keys():
+        return compare(a, b, measured.sequences)
+    return attribute(measured.costs[baseline], measured.costs[other]), None
+
+
+def _left_out(measured: Measured, baseline: str, other: str) -> str | None:
+    a, b = measured.samples.get(baseline, {}).keys(), measured.samples.get(other, {}).keys()
+    return (
+        f"{len(a ^ b)} samples are of one of {baseline} and {other} only, {len(a & b)} are of both" if a ^ b else None
+    )
+
+
+def _print(explained: list[tuple[Attribution, Intervals | None]], doubts: list[str], as_markdown: bool) -> None:
+    console = Console()
+    for attribution, intervals in explained:
+        if as_markdown:
+            click.echo(markdown(attribution, intervals) + "\n")
+            continue
+        console.print(table(attribution, intervals))
+        for sentence in sentences(attribution, intervals):
+            click.echo(sentence)
+    for doubt in doubts:
+        click.echo(f"doubt: {doubt}", err=True)

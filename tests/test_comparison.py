@@ -1,0 +1,99 @@
+"""Intervals over samples: what they hold, and that samples of one sequence count once."""
+
+import numpy as np
+import pytest
+
+from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, Costs, attribute, mean_of
+from stagebench.analysis.comparison import compare
+from stagebench.analysis.display import as_json, grid
+from stagebench.analysis.intervals import Interval, bootstrap
+from stagebench.analysis.wording import sentences
+from stagebench.errors import AnalysisError
+
+
+def drawn(model, seed, load, samples=20):
+    rng = np.random.default_rng(seed)
+    return {
+        f"s{i:02}": Costs(
+            model, {"load": load + rng.exponential(0.1)}, int(rng.integers(20, 60)), rng.uniform(0.5, 1.0), prefilled=0
+        )
+        for i in range(samples)
+    }
+
+
+A, B = drawn("a", 1, load=1.0), drawn("b", 2, load=0.2)
+
+
+def test_a_comparison_is_of_the_averages():
+    assert compare(A, B)[0] == attribute(mean_of(list(A.values())), mean_of(list(B.values())))
+
+
+def test_only_samples_that_both_have_are_compared():
+    result, intervals = compare(A, {name: B[name] for name in list(B)[:5]})
+    assert (intervals.samples, result.baseline) == (5, mean_of(list(A.values())[:5]))
+
+
+def test_without_a_sample_in_common_there_is_nothing_to_compare():
+    with pytest.raises(AnalysisError, match="must share samples, got none"):
+        compare({"x": A["s00"]}, {"y": B["s00"]})
+
+
+def test_intervals_hold_what_they_are_of():
+    result, intervals = compare(A, B)
+    assert result.saved in intervals.saved
+    assert result.speedup in intervals.speedup
+    assert all(result.seconds[name] in intervals.seconds[name] for name in ("load", TOKENS, TIME_PER_TOKEN))
+    assert all(result.shares[name] in intervals.shares[name] for name in ("load", TOKENS, TIME_PER_TOKEN))
+
+
+def test_a_difference_that_may_be_nothing_has_no_interval_of_its_shares():
+    result, intervals = compare(A, drawn("b", 3, load=1.0))
+    assert (0.0 in intervals.saved, intervals.shares) == (True, None)
+    assert all("interval" not in sentence for sentence in sentences(result, intervals)[1:])
+
+
+def test_intervals_repeat_with_the_seed():
+    assert compare(A, B, seed=7)[1] == compare(A, B, seed=7)[1] != compare(A, B, seed=8)[1]
+
+
+def test_samples_of_one_sequence_are_one_draw():
+    """Twice the same samples in the same sequences say nothing new."""
+    doubled = [{f"{name}{copy}": costs for name, costs in each.items() for copy in "xy"} for each in (A, B)]
+    once = compare(A, B)[1]
+    clustered = compare(*doubled, sequences={f"{name}{copy}": name for name in A for copy in "xy"})[1]
+    apart = compare(*doubled)[1]
+    assert (clustered.samples, clustered.clusters) == (40, 20)
+    assert (clustered.saved.low, clustered.saved.high) == pytest.approx((once.saved.low, once.saved.high))
+    assert apart.saved.high - apart.saved.low < 0.8 * (once.saved.high - once.saved.low)
+
+
+def test_one_sequence_has_no_interval():
+    result, intervals = compare(A, B, sequences=dict.fromkeys(A, "all"))
+    assert intervals is None
+    assert sentences(result, intervals) == sentences(result)
+
+
+def test_intervals_are_in_sentences_tables_and_json():
+    result, intervals = compare(A, B)
+    load = intervals.shares["load"]
+    shown = f"{100 * load.low:.1f} to {100 * load.high:.1f} %"
+    assert sentences(result, intervals)[1].endswith(f"; 95 % interval {shown}).")
+    assert [line[-1] for line in grid(result, intervals)[:2]] == ["95 % interval", shown]
+    assert as_json(result, intervals)["intervals"]["samples"] == 20
+
+
+@pytest.mark.parametrize("clusters", [8, 40])
+def test_nineteen_in_twenty_intervals_hold_the_true_mean(clusters):
+    """Of 200 draws; a binomial's own spread is 1.6 points, and these intervals are a little narrow."""
+    rng = np.random.default_rng(0)
+    names = [str(i) for i in range(clusters)]
+    held = 0
+    for _ in range(200):
+        values = rng.normal(5.0, 1.0, clusters)
+        (found,) = bootstrap(names, lambda i, v=values: np.array([v[i].mean()]), resamples=400)
+        held += 5.0 in found
+    assert held / 200 == pytest.approx(0.935, abs=0.035)
+
+
+def test_an_interval_holds_its_ends():
+    assert [value in Interval(1.0, 2.0) for value in (0.9, 1.0, 2.0, 2.1)] == [False, True, True, False]

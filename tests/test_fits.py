@@ -1,0 +1,98 @@
+"""Fits and ceilings on numbers whose answer is known."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stagebench.analysis.ceilings import Ceilings, decode_bytes, kv_bytes_per_token
+from stagebench.analysis.fits import fit_growth, fit_line
+from stagebench.errors import AnalysisError
+
+
+def test_a_straight_line_is_found_exactly():
+    line = fit_line([1, 2, 4, 8], [3.5, 4.0, 5.0, 7.0])
+    assert (line.intercept, line.slope, line.r2, line.robust_slope) == pytest.approx((3.0, 0.5, 1.0, 0.5))
+    assert line.residuals == pytest.approx((0, 0, 0, 0), abs=1e-12)
+
+
+def test_the_robust_slope_does_not_follow_an_outlier():
+    line = fit_line([1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 60])
+    assert (line.slope > 5, line.robust_slope) == (True, 1.0)
+
+
+def test_two_points_have_a_line_and_no_interval():
+    line = fit_line([1, 2], [1, 3])
+    assert (line.slope, line.intercept_interval, line.slope_interval) == (2.0, None, None)
+
+
+def test_what_does_not_vary_has_a_flat_line_and_no_r2():
+    line = fit_line([1, 2, 3], [5, 5, 5])
+    assert (line.slope, line.r2) == (0.0, None)
+
+
+def test_nineteen_in_twenty_intervals_hold_the_true_slope():
+    rng = np.random.default_rng(0)
+    x = np.arange(20.0)
+    lines = [fit_line(x, 3 + 0.5 * x + rng.normal(0, 1, 20)) for _ in range(400)]
+    assert np.mean([0.5 in line.slope_interval for line in lines]) == pytest.approx(0.95, abs=0.03)
+    assert np.mean([3.0 in line.intercept_interval for line in lines]) == pytest.approx(0.95, abs=0.03)
+
+
+@given(st.floats(-3, 3), st.floats(1e-6, 1e6))
+def test_the_exponent_of_a_power_is_found(exponent, coefficient):
+    sizes = [0.2, 1.0, 5.0, 20.0]
+    growth = fit_growth(sizes, [coefficient * size**exponent for size in sizes])
+    assert growth.exponent == pytest.approx(exponent, abs=1e-9)
+    assert growth.coefficient == pytest.approx(coefficient, rel=1e-9)
+
+
+@given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
+def test_units_do_not_change_the_exponent(of_size, of_cost):
+    sizes, costs = [1.0, 2.0, 4.0, 8.0], [1.0, 3.0, 5.0, 20.0]
+    plain = fit_growth(sizes, costs)
+    scaled = fit_growth([size * of_size for size in sizes], [cost * of_cost for cost in costs])
+    assert scaled.exponent == pytest.approx(plain.exponent, rel=1e-6)
+    assert scaled.interval.low == pytest.approx(plain.interval.low, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "complaint"),
+    [
+        ([1, 2], [1], "as many x as y, got 2 and 1"),
+        ([1, 1], [1, 2], "at least two different x, got 1"),
+        ([], [], "at least two different x, got 0"),
+        ([1, 2], [1, float("nan")], "finite points"),
+    ],
+)
+def test_points_without_a_line_are_refused(x, y, complaint):
+    with pytest.raises(AnalysisError, match=complaint):
+        fit_line(x, y)
+
+
+@pytest.mark.parametrize("costs", [[0.0, 1.0], [-1.0, 1.0], [float("nan"), 1.0]])
+def test_a_power_law_needs_costs_above_0(costs):
+    with pytest.raises(AnalysisError, match="sizes and costs above 0"):
+        fit_growth([1, 2], costs)
+
+
+def test_a_stage_that_does_all_it_can_has_a_utilisation_of_1():
+    ceilings = Ceilings(flops=2e12, bandwidth=1e11, bandwidth_kind="read")
+    assert (ceilings.mfu(2e12, 1.0), ceilings.mbu(1e11, 1.0), ceilings.mbu(1e11, 4.0)) == (1.0, 1.0, 0.25)
+
+
+@given(st.integers(0, 10**10), st.integers(0, 10**6), st.integers(0, 5000), st.integers(0, 60))
+def test_decode_reads_the_weights_and_what_is_cached_at_every_step(weights, kv, prompt, steps):
+    one_by_one = sum(weights + kv * (prompt + step) for step in range(1, steps + 1))
+    assert decode_bytes(weights, kv, prompt, steps) == one_by_one
+
+
+def test_a_token_of_a_7b_model_caches_half_a_mebibyte():
+    assert kv_bytes_per_token(layers=32, kv_heads=32, head_size=128, element_bytes=2) == 2**19
+
+
+def test_impossible_ceilings_and_times_are_refused():
+    with pytest.raises(AnalysisError, match="ceiling of bandwidth must be above 0 and finite, got 0"):
+        Ceilings(1.0, 0.0, "read")
+    with pytest.raises(AnalysisError, match="a time above 0 s, got 0"):
+        Ceilings(1.0, 1.0, "read").mfu(1.0, 0.0)

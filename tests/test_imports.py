@@ -1,0 +1,323 @@
+"""Stage timings of other tools: what is read out of them, and which of their claims are doubted."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stagebench.analysis.attribution import Costs, attribute
+from stagebench.analysis.imports.read import read_files
+from stagebench.errors import AnalysisError
+
+BASELINE = next((Path(__file__).parents[1] / "baselines").glob("*/baseline.json"))
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Reads data from a file."""
+
+    def from_file(data, format_name=None):
+        path = tmp_path / "numbers.json"
+        path.write_text(json.dumps(data), encoding="utf-8")
+        return read_files([path], format_name)
+
+    return from_file
+
+
+def doubts(measured):
+    return [doubt.removeprefix("numbers.json: ") for doubt in measured.doubts]
+
+
+def stage_row(i, **changes):
+    return {
+        "id": f"sample_{i}",
+        "event_data": f"interlaken_00_a/{i:06}.npy",
+        "egpt": "In the scene, there is",
+        "egpt_time": 1.851,
+        "egpt_stage1_time": 0.851,
+        "egpt_stage2_time": 0.023,
+        "egpt_stage3_time": 0.977,
+        "egpt_token_ids": list(range(500, 545)),
+        "llava_time": 9.463,
+        "llava_stage1_time": 6.858,
+        "llava_stage2_time": 0.072,
+        "llava_stage3_time": 2.533,
+        "llava_token_ids": list(range(500, 602)),
+    } | changes
+
+
+ROWS = [stage_row(i) for i in range(4)]
+
+
+def test_rows_give_the_stages_of_each_model_by_sample(read):
+    measured = read(ROWS)
+    assert measured.samples["egpt"]["sample_3"] == Costs("egpt", {"load": 0.851, "preprocess": 0.023}, 45, 0.977, 0)
+    assert measured.costs["llava"].tokens == 102
+    assert (set(measured.sequences.values()), measured.doubts) == ({"interlaken_00_a"}, [])
+
+
+def test_rows_of_the_published_means_give_the_attribution_of_the_published_means(read):
+    """45.5 and 102.4 tokens, as averages of two and five rows."""
+    rows = [
+        stage_row(i, egpt_token_ids=[7] * (45 + i % 2), llava_token_ids=[7] * (102 + (i % 5 < 2))) for i in range(10)
+    ]
+    costs = read(rows).costs
+    shares = attribute(costs["llava"], costs["egpt"]).shares
+    assert [round(100 * share, 1) for share in shares.values()] == [78.9, 0.6, 17.3, 3.2]
+
+
+def test_a_fourth_stage_takes_encode_out_of_the_generation(read):
+    costs = read([{"id": 0, "m_token_ids": [5, 6], **{f"m_stage{i}_time": i for i in range(1, 5)}}]).costs["m"]
+    assert costs == Costs("m", {"load": 1, "preprocess": 2, "encode": 3}, 2, 4, prefilled=0)
+
+
+def test_five_stages_in_objects_of_their_own_are_read_too(read):
+    model = {"output_tokens": [5, 6, 7], "total_time": 15, **{f"stage{i}_time": i for i in range(1, 6)}}
+    measured = read({"results": [{"sample_idx": 3, "eventgpt": model, "videollava": model}]})
+    expected = Costs("eventgpt", {"load": 1, "preprocess": 2, "encode": 3, "prefill": 4}, 3, 5, prefilled=1)
+    assert (measured.samples["eventgpt"], list(measured.costs)) == ({"3": expected}, ["eventgpt", "videollava"])
+
+
+def test_rows_without_ids_may_count_their_tokens(read):
+    rows = [{key: value for key, value in row.items() if "ids" not in key} for row in ROWS]
+    counted = [row | {"egpt_num_tokens": 45, "llava_num_tokens": 102} for row in rows]
+    assert read(counted).costs == read(ROWS).costs
+    with pytest.raises(AnalysisError, match="must have egpt_token_ids"):
+        read(rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "doubt"),
+    [
+        (
+            {"egpt_stage1_time": None},
+            "egpt: 1 of 5 rows have no times or no tokens: did they fail?",
+        ),
+        ({"egpt_token_ids": []}, "egpt: 1 of 5 rows have no times or no tokens: did they fail?"),
+        (
+            {"egpt_stage2_time": 0.0, "egpt_time": 1.828},
+            "egpt: preprocess takes 0 s in 1 of 5 rows: a stage that did no work, or was not timed",
+        ),
+        ({"egpt_time": 1.8}, "egpt: the stages take longer than the total in 1 of 5 rows: that can't be"),
+        ({"egpt_time": 1.9}, "egpt: the stages leave more than 1 % of the total open in 1 of 5 rows"),
+        ({"egpt_num_tokens": 44}, "egpt: the count of tokens is not the number of their ids in 1 rows"),
+    ],
+)
+def test_what_can_not_hold_in_a_row_is_doubted(read, change, doubt):
+    assert doubts(read([*ROWS, stage_row(4, **change)])) == [doubt]
+
+
+def test_a_slow_first_row_is_doubted(read):
+    slow = stage_row(9, egpt_stage1_time=8.0, egpt_time=9.0)
+    assert doubts(read([slow, *ROWS])) == ["egpt: the first row takes 4.9 times the median: was it the warm-up?"]
+
+
+def test_a_beginning_of_sequence_token_in_every_text_is_doubted(read):
+    rows = [stage_row(i, egpt_token_ids=[1, 512, 2048]) for i in range(3)]
+    assert doubts(read(rows)) == [
+        "egpt: every text begins with id 1, a beginning-of-sequence token: it is counted, and nobody generated it"
+    ]
+
+
+def test_rows_of_one_id_are_refused(read):
+    with pytest.raises(AnalysisError, match="every row must have an id of its own, got 'sample_0' 2 times"):
+        read([ROWS[0], ROWS[0]])
+
+
+def test_rows_of_another_number_of_stages_are_refused(read):
+    with pytest.raises(AnalysisError, match="m must have 3, 4 or 5 stages, got 2"):
+        read([{"id": 0, "m_stage1_time": 1, "m_stage2_time": 1}])
+
+
+def test_a_stage_that_is_no_number_is_refused(read):
+    with pytest.raises(AnalysisError, match="sample_0: egpt_stage2_time must be a finite number, got 'fast'"):
+        read([stage_row(0, egpt_stage2_time="fast")])
+
+
+def test_a_run_of_our_suite_gives_the_median_of_each_stage():
+    measured = read_files([BASELINE])
+    stats = {b["name"]: b["stats"]["median"] for b in json.loads(BASELINE.read_text())["benchmarks"]}
+    costs = measured.costs["eventgpt"]
+    assert list(measured.costs) == ["eventgpt", "llava-1.5", "video-llava"]
+    assert (costs.parts["prefill"], costs.tokens) == (stats["test_stage[eventgpt-prefill]"], 32)
+    assert costs.decode == stats["test_stage[eventgpt-decode]"]
+
+
+def suite(**medians):
+    seconds = {"load": 1, "preprocess": 1, "encode": 1, "prefill": 1, "decode": 1, "e2e": 5.1, "generate": 3} | medians
+    names = {"e2e": "test_e2e[m]", "generate": "test_generate[m]"}
+    return {
+        "benchmarks": [{"name": "test_load[png-5]", "stats": {"median": 9}, "extra_info": {"units": 5}}]
+        + [
+            {
+                "name": names.get(stage, f"test_stage[m-{stage}]"),
+                "stats": {"median": median},
+                "extra_info": {"model": "m", "new_tokens": 9} | ({} if stage in names else {"stage": stage}),
+            }
+            for stage, median in seconds.items()
+            if median is not None
+        ]
+    }
+
+
+@pytest.mark.parametrize(
+    ("medians", "expected"),
+    [
+        ({}, []),
+        ({"e2e": 6}, ["m: its stages take 5 s, and e2e, which does the same, 6 s"]),
+        ({"generate": 2.5}, ["m: encode, prefill, decode take 3 s, and generate, which does the same, 2.5 s"]),
+        ({"encode": 0, "e2e": 4, "generate": 2}, ["m: encode takes 0 s"]),
+        ({"e2e": None, "generate": None}, []),
+    ],
+)
+def test_stages_of_a_suite_that_do_not_make_up_the_whole_are_doubted(read, medians, expected):
+    assert doubts(read(suite(**medians))) == expected
+
+
+def test_a_run_that_lacks_a_stage_or_is_of_another_suite_is_refused(read):
+    with pytest.raises(AnalysisError, match="m must have decode, got load, preprocess, encode, prefill, e2e, generate"):
+        read(suite(decode=None))
+    with pytest.raises(AnalysisError, match="must be a run of our suite, got no stage of a model in it"):
+        read({"benchmarks": [{"name": "test_x", "stats": {"median": 1.0}}]})
+
+
+def served(**changes):
+    """Three requests, one after the other: 0.1 s to the first token, then 0.05 s a token, of 3, 5 and 7 tokens."""
+    return {
+        "model_id": "llava",
+        "duration": 2.0,
+        "completed": 3,
+        "total_output_tokens": 15,
+        "output_throughput": 7.5,
+        "mean_ttft_ms": 100.0,
+        "median_ttft_ms": 100.0,
+        "p99_ttft_ms": 100.0,
+        "mean_tpot_ms": 50.0,
+        "mean_e2el_ms": 300.0,
+        "input_lens": [10, 20, 30],
+        "output_lens": [3, 5, 7],
+        "ttfts": [0.1, 0.1, 0.1],
+        "itls": [[0.05] * 2, [0.05] * 4, [0.05] * 6],
+        "errors": ["", "", ""],
+    } | changes
+
+
+def without(data, *keys):
+    return {key: value for key, value in data.items() if key not in keys}
+
+
+def test_requests_of_vllm_are_samples(read):
+    measured = read(served())
+    assert measured.samples["llava"]["1 (20)"] == Costs("llava", {"ttft": 0.1}, 5, 0.2)
+    assert measured.doubts == []
+
+
+def test_means_of_vllm_stand_for_the_requests(read):
+    costs = read(without(served(), "ttfts", "itls", "output_lens")).costs["llava"]
+    assert (costs.parts, costs.tokens, costs.decode) == ({"ttft": 0.1}, 5.0, pytest.approx(0.2))
+    by_tpot = read(without(served(), "ttfts", "itls", "output_lens", "mean_e2el_ms")).costs["llava"]
+    assert by_tpot.decode == pytest.approx(0.2)
+
+
+def test_requests_that_came_back_empty_are_left_out(read):
+    failed = served(
+        output_lens=[3, 0, 7],
+        itls=[[0.05] * 2, [], [0.05] * 6],
+        errors=["", "timeout", ""],
+        completed=2,
+        total_output_tokens=10,
+        output_throughput=5.0,
+    )
+    assert list(read(failed).samples["llava"]) == ["0 (10)", "2 (30)"]
+    assert doubts(read(failed)) == ["llava: 1 requests failed"]
+
+
+@pytest.mark.parametrize(
+    ("change", "doubt"),
+    [
+        ({"failed": 4}, "llava: 4 requests failed"),
+        ({"output_lens": [3, 5, 8]}, "llava: the requests have 16 new tokens, total_output_tokens says 15"),
+        ({"output_throughput": 9.0}, "llava: 9 tokens/s for 2 s are not 15 tokens"),
+        (
+            {"mean_tpot_ms": 80.0},
+            "llava: ttft and tokens x tpot make 1.40 times e2el: a mean of ratios, or a wrong count of tokens",
+        ),
+        (
+            {"itls": [[0.1], [0.1] * 2, [0.1] * 3]},
+            "llava: 3 requests have not one gap fewer than tokens: several came at once, or the count is wrong",
+        ),
+        ({"median_ttft_ms": 101.0}, "llava: the median of ttft is above its 99th percentile: that can't be"),
+        (
+            {"duration": 0.3, "output_throughput": 50.0},
+            "llava: 3.0 requests were in flight on average: ttft has waiting in it, and a token's time is shared",
+        ),
+    ],
+)
+def test_what_can_not_hold_in_a_result_of_vllm_is_doubted(read, change, doubt):
+    assert doubt in doubts(read(served(**change)))
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        ({"avg_latency": 1.0, "latencies": [1.0]}, "must be of `vllm bench serve`, got totals that know of no first"),
+        (served(mean_ttft_ms="fast"), "mean_ttft_ms must be a finite number, got 'fast'"),
+        (served(completed=0), "a request must have completed, got 0"),
+        (served(ttfts=[0.1]), "must have one ttft, itl and output_len a request"),
+        (served(ttfts=[0.1, "x", 0.1]), "must have one ttft, itl and output_len a request"),
+        (served(ttfts=[0.1, -1, 0.1]), "llava: ttft must be at least 0 s and finite, got -1"),
+        (without(served(), "total_output_tokens"), "numbers.json must have total_output_tokens"),
+    ],
+)
+def test_a_result_of_vllm_that_says_too_little_is_refused(read, data, complaint):
+    with pytest.raises(AnalysisError, match=complaint):
+        read(data)
+
+
+def test_requests_with_other_prompts_are_not_compared(tmp_path):
+    for name, data in (("a.json", served()), ("b.json", served(input_lens=[10, 20, 31]))):
+        (tmp_path / name).write_text(json.dumps(data))
+    samples = read_files([tmp_path / "a.json", tmp_path / "b.json"]).samples
+    assert set(samples["llava (a.json)"]) & set(samples["llava (b.json)"]) == {"0 (10)", "1 (20)"}
+
+
+TYPED = {
+    "models": [
+        {"name": "a", "load": 1, "preprocess": 1, "generation": 1, "tokens": 9, "e2e": 3},
+        {"name": "b", "samples": [{"id": 1, "load": 1, "preprocess": 1, "generation": 1, "tokens": 9, "e2e": 3}]},
+    ]
+}
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+def places(data, here=()):
+    """The paths to everything in JSON."""
+    yield here
+    inside = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in inside:
+        yield from places(value, (*here, key))
+
+
+def replaced(data, path, value):
+    if not path:
+        return value
+    copy = data.copy()
+    copy[path[0]] = replaced(data[path[0]], path[1:], value)
+    return copy
+
+
+@pytest.mark.parametrize("valid", [TYPED, ROWS[:2], suite(), served()], ids=["table", "rows", "suite", "vllm"])
+@given(data=st.data())
+def test_whatever_stands_in_a_file_is_read_or_refused(valid, data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("fuzz") / "numbers.json"
+    wrong = replaced(valid, data.draw(st.sampled_from(list(places(valid)))), data.draw(anything))
+    path.write_text(json.dumps(wrong))
+    with suppress(AnalysisError):
+        assert all(costs.total > 0 for costs in read_files([path]).costs.values())
