@@ -221,6 +221,11 @@ def test_tokens_that_take_no_time_put_all_on_the_time_per_token():
     assert attribute(a, b).logs == pytest.approx({"load": 0.0, TOKENS: 0.0, TIME_PER_TOKEN: math.log(3)})
 
 
+def test_totals_that_are_worlds_apart_have_logs_too():
+    result = attribute(Costs("a", {"load": 1.0}, 2, 0.0), Costs("b", {"load": 1e-20}, 2, 0.0))
+    assert result.logs == pytest.approx({"load": 20 * math.log(10), TOKENS: 0.0, TIME_PER_TOKEN: 0.0})
+
+
 def test_a_whole_generation_and_one_that_is_taken_apart_are_compared_whole():
     apart = Costs("apart", {"load": 1.0, "preprocess": 0.1, "encode": 0.2, "prefill": 0.3}, 10, 2.0)
     a, b = alike(SLOW, apart)

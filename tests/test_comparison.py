@@ -56,11 +56,20 @@ def test_intervals_repeat_with_the_seed():
     assert compare(A, B, seed=7)[1] == compare(A, B, seed=7)[1] != compare(A, B, seed=8)[1]
 
 
+def test_both_models_are_drawn_with_the_same_samples():
+    """Samples that differ much, and a difference that is always the same."""
+    other = {
+        name: Costs("c", {"load": each.parts["load"] - 0.5}, each.tokens, each.decode, 0) for name, each in A.items()
+    }
+    saved = compare(A, other)[1].saved
+    assert (saved.low, saved.high) == pytest.approx((0.5, 0.5))
+
+
 def test_samples_of_one_sequence_are_one_draw():
     """Twice the same samples in the same sequences say nothing new."""
-    doubled = [{f"{name}{copy}": costs for name, costs in each.items() for copy in "xy"} for each in (A, B)]
+    doubled = [{f"{copy}{name}": costs for name, costs in each.items() for copy in "xy"} for each in (A, B)]
     once = compare(A, B)[1]
-    clustered = compare(*doubled, sequences={f"{name}{copy}": name for name in A for copy in "xy"})[1]
+    clustered = compare(*doubled, sequences={f"{copy}{name}": name for name in A for copy in "xy"})[1]
     apart = compare(*doubled)[1]
     assert (clustered.samples, clustered.clusters) == (40, 20)
     assert (clustered.saved.low, clustered.saved.high) == pytest.approx((once.saved.low, once.saved.high))

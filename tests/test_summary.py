@@ -62,7 +62,7 @@ def test_shares_are_of_the_mean_and_add_up():
 
 
 def test_throughput_is_all_tokens_over_all_seconds():
-    rows = [row("a", tokens=1), row("b", tokens=31)]
+    rows = [row("a", tokens=1), row("b", tokens=31, seconds={"decode": 0.5})]
     assert summarize(rows).output_throughput == pytest.approx(32 / sum(each["e2e"] for each in rows))
 
 
@@ -152,6 +152,10 @@ def test_first_loads_that_are_slower_are_a_cold_cache():
     assert [flag.text for flag in flags(rows) if flag.kind == "cold cache"] == [
         "the first load of a sample takes 5.0 times as long as its later ones"
     ]
+
+
+def test_loads_that_stay_as_they_are_are_no_cold_cache():
+    assert kinds([row(f"s{i}", order=2 * i + p) for i in range(5) for p in range(2)]) == []
 
 
 def test_texts_that_the_limit_cut_off_are_counted_at_natural_length_only():
