@@ -27,3 +27,7 @@ class BaselineError(StagebenchError):
 
 class AnalysisError(StagebenchError):
     """Numbers of an analysis that are missing, impossible, or can't be set against each other."""
+
+
+class GateError(StagebenchError):
+    """Runs that a gate can't decide on, or rules that make no sense."""

@@ -1,0 +1,86 @@
+"""A verdict, the exit code of many, and what a confirmation does to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+PASS, REGRESSION, NOT_MEASURED, INCONCLUSIVE = 0, 1, 2, 3
+EXIT_CODES = {
+    "regression": REGRESSION,
+    "missing": NOT_MEASURED,
+    "incomparable": NOT_MEASURED,
+    "inconclusive": INCONCLUSIVE,
+    "improvement": PASS,
+    "pass": PASS,
+}
+"""Of each verdict alone, the gravest first: a regression outweighs what could not be measured.
+
+A change that is known to be slower stays so whatever else is missing, and what is missing no further run will decide.
+"""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known about one benchmark, by one kind of evidence.
+
+    Attributes:
+        benchmark: its full name.
+        kind: "time", "counter", or "drift" for the reference workload, which is shown and never judged.
+        verdict: pass, regression, improvement, inconclusive, missing or incomparable.
+        reason: why, in words.
+        n: pairs of processes.
+        base: median seconds, or the counter's value.
+        head: likewise.
+        estimate: the median of the pairs' head over base, less one.
+        interval: of the estimate.
+        threshold: the relative limit.
+        floor: the limit in seconds.
+        counter: which, where the verdict is about a single one.
+    """
+
+    benchmark: str
+    kind: str
+    verdict: str
+    reason: str
+    n: int
+    base: float | None = None
+    head: float | None = None
+    estimate: float | None = None
+    interval: tuple[float, float] | None = None
+    threshold: float | None = None
+    floor: float | None = None
+    counter: str | None = None
+
+
+def exit_code(verdicts: Iterable[Verdict]) -> int:
+    """One code for all: that of the gravest verdict; 2 where there is none at all."""
+    given = {v.verdict for v in verdicts if v.kind != "drift"}
+    return next((code for verdict, code in EXIT_CODES.items() if verdict in given), NOT_MEASURED)
+
+
+def undecided(verdicts: Iterable[Verdict]) -> list[str]:
+    """Names of the benchmarks whose time a first look did not clear: the confirmation measures these again."""
+    return [v.benchmark for v in verdicts if v.kind == "time" and v.verdict in ("regression", "inconclusive")]
+
+
+def confirmed(first: Sequence[Verdict], second: Sequence[Verdict]) -> list[Verdict]:
+    """Let fresh processes decide what the first look did not clear.
+
+    A first look can clear a time or send it to confirmation, and nothing else; the confirmation sees other processes,
+    so its error rate is that of a single decision, however the first look chose.
+
+    Args:
+        first: verdicts of the first look.
+        second: of the confirmation, over the benchmarks that `undecided` named.
+    """
+    open_times = set(undecided(first))
+    again = {v.benchmark: v for v in second if v.kind == "time"}
+
+    def final(verdict: Verdict) -> Verdict:
+        if verdict.kind != "time" or verdict.benchmark not in open_times:
+            return verdict
+        lost = replace(verdict, verdict="missing", reason="not in the confirmation")
+        return again.get(verdict.benchmark, lost)
+
+    return [final(verdict) for verdict in first]
