@@ -42,6 +42,11 @@ def judge(base: Sequence[StoredRun], head: Sequence[StoredRun], rules: Rules) ->
         GateError: where a run failed, holds no benchmark, or is not comparable with the others.
     """
     require_comparable(base, head)
+    return judge_benchmarks(base, head, rules)
+
+
+def judge_benchmarks(base: Sequence[StoredRun], head: Sequence[StoredRun], rules: Rules) -> list[Verdict]:
+    """Likewise, of runs that are known to be comparable: only their benchmarks are read."""
     return [*judge_presence(base, head), *judge_counters(base, head, rules), *judge_times(base, head, rules)]
 
 

@@ -15,6 +15,7 @@ from stagebench.verdict import EXIT_CODES, Verdict, exit_code
 
 SCHEMA = 1
 _HEAD = ("verdict", "benchmark", "base ms", "head ms", "change", "why")
+_NUMBERS = ("base ms", "head ms", "change")
 _STYLES = {"pass": "green", "improvement": "cyan", "inconclusive": "yellow"}
 
 
@@ -41,7 +42,7 @@ def to_table(verdicts: Sequence[Verdict]) -> Table:
     """The decision for a terminal, the worst first."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=headline(verdicts), title_justify="left")
     for name in _HEAD:
-        table.add_column(name, justify="right" if name in ("base ms", "head ms", "change") else "left")
+        table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=name != "why")
     for verdict in _worst_first(verdicts):
         table.add_row(*map(escape, _cells(verdict)), style=_STYLES.get(verdict.verdict, "red"))
     return table

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
-from stagebench import baseline, environment
+from stagebench import baseline, environment, gate, gate_report
 from stagebench.errors import StagebenchError
+from stagebench.gate_rules import Rules, limit_keys, read_rules
 from stagebench.models.registry import BUILDERS
 from stagebench.settings import check_input, parse_size, resolve_models, resolve_settings
 from stagebench.types import (
@@ -26,10 +28,14 @@ from stagebench.types import (
     LoadSettings,
     ModelSettings,
 )
+from stagebench.verdict import Verdict, exit_code
 
 _NOTE = pytest.StashKey[str]()
 _SETTINGS = pytest.StashKey[tuple[tuple[str, ...], ModelSettings, GenerationSettings, LoadSettings]]()
 _OTHER_WORK = pytest.StashKey[list[str]]()
+_RULES = pytest.StashKey[Rules]()
+_VERDICTS = pytest.StashKey[list[Verdict]]()
+_DESELECTED = pytest.StashKey[set[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,6 +65,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--question", default=DEFAULT_QUESTION, help="default: %(default)s")
     group.addoption("--rounds", type=int, default=10, help="timed rounds a benchmark; default: %(default)s")
     group.addoption("--baselines", type=Path, default=Path("baselines"), help="default: %(default)s")
+    group.addoption(
+        "--gate",
+        action="store_true",
+        help="with --benchmark-compare: verdicts, and the exit status of `stagebench gate`",
+    )
+    group.addoption("--gate-time", action="store_true", help="likewise, and an inconclusive time sets exit status 3")
     group.addoption("--order-seed", type=int, help="shuffles the models; default: drawn, printed and stored")
 
 
@@ -67,9 +79,14 @@ def pytest_configure(config: pytest.Config) -> None:
     """Refuse settings that make no sense, and let a bare `--benchmark-compare` find its baseline."""
     if config.option.order_seed is None:
         config.option.order_seed = secrets.randbelow(2**16)
+    config.addinivalue_line("markers", "gate(threshold, floor): how much slower than its baseline is too much")
+    config.option.gate = config.option.gate or config.option.gate_time
     try:
         config.stash[_SETTINGS] = _resolve(config)
         _find_baseline(config)
+        if config.option.gate:
+            _require_baseline(config)
+            config.stash[_RULES] = read_rules(config.rootpath / "pyproject.toml")
     except StagebenchError as error:
         raise pytest.UsageError(str(error)) from error
 
@@ -149,6 +166,12 @@ def _find_baseline(config: pytest.Config) -> None:
         config.stash[_NOTE] = f"comparing with {found.parent.name}/{found.name}"
 
 
+def _require_baseline(config: pytest.Config) -> None:
+    if not config.getoption("benchmark_compare", None):
+        note = config.stash.get(_NOTE, "--benchmark-compare names it, or finds the one of this environment")
+        raise pytest.UsageError(f"--gate needs a baseline: {note}")
+
+
 def _closest(root: Path, here: dict[str, str]) -> str:
     apart: dict[str, list[str]] = {}
     for path in sorted(root.glob(f"*/{baseline.FILE_NAME}")):
@@ -193,9 +216,10 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], o
 
 
 def _regressed(config: pytest.Config, benchmarks: list[Any]) -> list[str]:
-    """What `--benchmark-compare-fail` is about to fail: pytest-benchmark saves before it checks."""
+    """What `--gate` or `--benchmark-compare-fail` is about to fail: pytest-benchmark saves before it checks."""
     session: Any = config._benchmarksession  # type: ignore[attr-defined] # pytest-benchmark puts it there
-    return [
+    judged = _verdicts(config) if config.option.gate else []
+    return [v.benchmark for v in judged if v.verdict == "regression"] + [
         benchmark.fullname
         for benchmark in benchmarks
         for stored in session.compared_mapping.values()
@@ -207,17 +231,70 @@ def _regressed(config: pytest.Config, benchmarks: list[Any]) -> list[str]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail where a benchmark did other work than in the baseline: its time says nothing then."""
-    benchmarks: Any = session.config._benchmarksession  # type: ignore[attr-defined] # pytest-benchmark puts it there
-    mine = [{"fullname": b.fullname, "extra_info": b.extra_info} for b in benchmarks.benchmarks if not b.has_error]
+    """Fail where a benchmark did other work than in the baseline: its time says nothing then. With `--gate`, judge."""
+    if session.exitstatus == pytest.ExitCode.OK and session.config.option.gate:
+        session.exitstatus = _gate_status(session.config)
+        return
+    mine = _measured(session.config)
     lines: list[str] = []
-    for stored in benchmarks.compared_mapping.values():
-        lines += baseline.work_differences(mine, list(stored.values()))
+    for stored in _compared(session.config):
+        lines += baseline.work_differences(mine, stored)
         ran = {b["fullname"] for b in mine}
-        lines += [f"{name.split('::')[-1]}: in the baseline only" for name in stored if name not in ran]
+        lines += [f"{b['name']}: in the baseline only" for b in stored if b["fullname"] not in ran]
     session.config.stash[_OTHER_WORK] = lines
     if any("here" in line for line in lines) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _measured(config: pytest.Config) -> list[dict[str, Any]]:
+    """The benchmarks of this session that did not fail."""
+    session: Any = config._benchmarksession  # type: ignore[attr-defined] # pytest-benchmark puts it there
+    return [b.as_dict(include_data=False) for b in session.benchmarks if not b.has_error]
+
+
+def _compared(config: pytest.Config) -> list[list[dict[str, Any]]]:
+    """The benchmarks of each run that this session is compared with."""
+    session: Any = config._benchmarksession  # type: ignore[attr-defined] # pytest-benchmark puts it there
+    return [list(stored.values()) for stored in session.compared_mapping.values()]
+
+
+def _verdicts(config: pytest.Config) -> list[Verdict]:
+    """What the gate says of this one process: of its counters, and of what vanished. Its times are a single sample."""
+    if _VERDICTS not in config.stash:
+        rules, head = config.stash[_RULES], {"benchmarks": _measured(config)}
+        config.stash[_VERDICTS] = [
+            verdict
+            for stored in _compared(config)
+            for verdict in gate.judge_benchmarks([{"benchmarks": _asked_for(config, stored)}], [head], rules)
+        ]
+    return config.stash[_VERDICTS]
+
+
+def _asked_for(config: pytest.Config, stored: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The baseline without what was left out on purpose, by -k, -m or --models: that is not missing."""
+    deselected, left_out = config.stash.get(_DESELECTED, set()), set(BUILDERS) - set(models(config))
+    return [b for b in stored if b["fullname"] not in deselected and b["extra_info"].get("model") not in left_out]
+
+
+def _gate_status(config: pytest.Config) -> int:
+    """The exit status as of `stagebench gate`; a time that one process can't decide counts with `--gate-time` only."""
+    undecided = [v for v in _verdicts(config) if v.kind == "time" and v.verdict == "inconclusive"]
+    return exit_code(v for v in _verdicts(config) if config.option.gate_time or v not in undecided)
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Note what was left out on purpose."""
+    for item in items:
+        item.config.stash.setdefault(_DESELECTED, set()).add(item.nodeid)
+
+
+@pytest.fixture(autouse=True)
+def _gate_marker(request: pytest.FixtureRequest) -> None:
+    """Keep a benchmark's own limits with its numbers, because a gate sees nothing but these."""
+    marker = request.node.get_closest_marker("gate")
+    if marker is not None and "benchmark" in request.fixturenames:
+        limit_keys(marker.kwargs, f"the marker of {request.node.nodeid}")
+        request.getfixturevalue("benchmark").extra_info["gate"] = dict(marker.kwargs)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -236,6 +313,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for line in [config.stash.get(_NOTE, None), *config.stash.get(_OTHER_WORK, [])]:
         if line:
             terminalreporter.write_line(f"stagebench: {line}", bold=True)
+    if judged := config.stash.get(_VERDICTS, []):
+        console = Console(width=config.get_terminal_writer().fullwidth)
+        with console.capture() as shown:
+            console.print(gate_report.to_table(judged))
+        terminalreporter.write_line(shown.get())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,7 +17,7 @@ from scipy.stats import bootstrap
 
 Array = NDArray[np.float64]
 
-RESAMPLES = 9999
+RESAMPLES = 1999
 EXACT_PAIRS = 13
 """Up to here all 2^n sign-flips are tried; beyond, as many drawn ones as that, and the observed one."""
 
@@ -75,8 +75,13 @@ def weigh(ratios: Array, confidence: float) -> Evidence:
         ratios: finite log-ratios, shape (..., m, n), m >= 1, n >= 2.
         confidence: of each interval, two-sided, in (0, 1).
     """
-    low, high = intervals(ratios, confidence)
-    return Evidence(np.median(ratios, axis=-1), low, high, suite_p_values(ratios), suite_p_values(-ratios))
+    flat = ratios.reshape(-1, *ratios.shape[-2:])
+    parts = [_weigh(flat[i : i + _BATCH], confidence) for i in range(0, len(flat), _BATCH)]
+    return Evidence(*(np.concatenate(field).reshape(ratios.shape[:-1]) for field in zip(*parts, strict=True)))
+
+
+def _weigh(ratios: Array, confidence: float) -> tuple[Array, ...]:
+    return np.median(ratios, -1), *intervals(ratios, confidence), suite_p_values(ratios), suite_p_values(-ratios)
 
 
 def suite_p_values(ratios: Array) -> Array:
@@ -94,15 +99,8 @@ def suite_p_values(ratios: Array) -> Array:
     Returns:
         Adjusted p-values, shape (..., m), at least 2^-n; 1 where all ratios of a benchmark are 0.
     """
-    flat = ratios.reshape(-1, *ratios.shape[-2:])
-    flips = _sign_flips(ratios.shape[-1])
-    chunks = [_step_down(flat[i : i + _BATCH], flips) for i in range(0, len(flat), _BATCH)]
-    return np.concatenate(chunks).reshape(ratios.shape[:-1])
-
-
-def _step_down(ratios: Array, flips: Array) -> Array:
     scale = np.sqrt(np.square(ratios).sum(-1, keepdims=True))
-    flipped = (ratios / np.where(scale > 0, scale, 1.0)) @ flips.T
+    flipped = (ratios / np.where(scale > 0, scale, 1.0)) @ _sign_flips(ratios.shape[-1]).T
     order = np.argsort(-flipped[..., 0], axis=-1, kind="stable")
     flipped = np.take_along_axis(flipped, order[..., None], axis=-2)
     largest = np.maximum.accumulate(flipped[..., ::-1, :], axis=-2)[..., ::-1, :]  # of it and all below it

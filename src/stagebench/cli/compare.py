@@ -1,0 +1,59 @@
+"""`stagebench compare`: the gate's verdicts between runs that are already stored, outside pytest and without torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TextIO
+
+import click
+from rich.console import Console
+
+from stagebench import baseline, gate, gate_report, verdict
+from stagebench.cli.output import refusals, write_json_to
+from stagebench.errors import GateError
+from stagebench.gate_rules import read_rules
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(name="compare")
+@click.argument("paths", metavar="[BASE HEAD]", nargs=-1, type=_PATH)
+@click.option("--base", "bases", multiple=True, type=_PATH, help="A run, or a folder of runs; repeatable.")
+@click.option("--head", "heads", multiple=True, type=_PATH, help="Likewise; the first is paired with the first base.")
+@click.option("--config", type=_PATH, default=Path("pyproject.toml"), show_default=True, help="Has the limits.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@click.option("--markdown", type=click.File("a"), help="Appended to, as a step summary is.")
+def command(
+    paths: tuple[Path, ...],
+    bases: tuple[Path, ...],
+    heads: tuple[Path, ...],
+    config: Path,
+    json_path: Path | None,
+    markdown: TextIO | None,
+) -> None:
+    """Compare runs that `pytest benchmarks --benchmark-json` wrote.
+
+    BASE and HEAD are a run each, or a folder of runs: a process a file, paired by name in order. Counters decide
+    between two runs already; times need several processes a side, best interleaved as `stagebench gate` runs them.
+
+    The exit code is 0 for a pass, 1 for a regression, 2 for what could not be measured, 3 for what is inconclusive.
+    """
+    with refusals():
+        if len(paths) not in (0, 2):
+            raise GateError(
+                f"a comparison has a base and a head, got {len(paths)} paths; more go with --base and --head"
+            )
+        verdicts = gate.judge(_read([*paths[:1], *bases]), _read([*paths[1:], *heads]), read_rules(config))
+        if json_path:
+            write_json_to(json_path, gate_report.to_json(verdicts))
+    if markdown:
+        markdown.write(gate_report.to_markdown(verdicts))
+    Console(stderr=str(json_path) == "-").print(gate_report.to_table(verdicts))
+    sys.exit(verdict.exit_code(verdicts))
+
+
+def _read(paths: Iterable[Path]) -> list[gate.StoredRun]:
+    files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+    return [baseline.read_run(file) for file in files]
