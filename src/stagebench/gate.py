@@ -101,7 +101,7 @@ def judge_counters(base: Sequence[StoredRun], head: Sequence[StoredRun], rules: 
             for counter in before
             if (verdict := _counter_verdict(name, counter, before[counter], after.get(counter, []), rules)) is not None
         ]
-        verdicts += differing or [Verdict(name, "counter", "pass", f"{len(before)} counters as before", 1)]
+        verdicts += differing or [Verdict(name, "counter", "pass", f"all {len(before)} as before", 1)]
     return verdicts
 
 

@@ -50,7 +50,7 @@ class Rules:
     by_glob: tuple[tuple[str, Mapping[str, float]], ...] = ()
     tolerance: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(INEXACT, 0.02))
     alpha: float = 0.01
-    confidence: float = 0.99
+    confidence: float = 0.95
 
     def limit_of(self, benchmark: str, marked: Mapping[str, Any]) -> Limit:
         """The limit of one benchmark: the default, changed by the last rule that matches, changed by its own marker.
@@ -81,7 +81,9 @@ def read_rules(path: Path) -> Rules:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise GateError(f"{path} must be TOML, got: {error}") from error
     where = f"[tool.stagebench.gate] in {path.name}"
-    section = _table(tables.get("tool", {}).get("stagebench", {}).get("gate", {}), where)
+    section: Mapping[str, Any] = tables
+    for key in ("tool", "stagebench", "gate"):
+        section = _table(section.get(key, {}), where)
     given = {key: value for key, value in section.items() if key not in ("rules", "tolerance")}
     tolerance = _table(section.get("tolerance", {}), f"{where}: tolerance")
     default = Rules()

@@ -1,0 +1,282 @@
+"""The decision, from JSON alone."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from stagebench import gate
+from stagebench.errors import GateError
+from stagebench.gate_rules import Limit, Rules
+from stagebench.verdict import Verdict, confirmed, exit_code, undecided
+
+DECODE, ENCODE = "b/test_stages.py::test_stage[m-decode]", "b/test_stages.py::test_stage[m-encode]"
+REFERENCE = "b/test_reference.py::test_reference"
+WORK = {"steps": 31, "flops": 1000, "host_reads": 2}
+HERE = {"device": "d", "profile": "tiny", "dtype": "float32"}
+RULES = Rules()
+
+
+def a_run(times=None, work=WORK, info=None, **own):
+    times = {DECODE: 0.1} if times is None else times
+    return {
+        "machine_info": HERE,
+        "stagebench": {"failed": 0, "exit_status": 0} | own,
+        "benchmarks": [
+            {"fullname": name, "stats": {"median": t}, "extra_info": {"work": work} | (info or {})}
+            for name, t in times.items()
+        ],
+    }
+
+
+def runs(factors, seed=0, spread=0.01, **keys):
+    """One run a factor-row: the processes of one arm, each with its own luck."""
+    rng = np.random.default_rng(seed)
+    n = 8
+    return [a_run({k: 0.1 * f * np.exp(rng.normal(0, spread)) for k, f in factors.items()}, **keys) for _ in range(n)]
+
+
+def kinds(verdicts):
+    return {(v.benchmark, v.kind): v.verdict for v in verdicts}
+
+
+def time_verdict(base, head, rules=RULES):
+    return next(v for v in gate.judge(base, head, rules) if v.kind == "time")
+
+
+def counter_verdict(before, after, rules=RULES):
+    (verdict,) = gate.judge_counters([a_run(work=before)], [a_run(work=after)], rules)
+    return verdict
+
+
+def test_an_unchanged_suite_passes():
+    verdicts = gate.judge(runs({DECODE: 1, ENCODE: 1}), runs({DECODE: 1, ENCODE: 1}, seed=1), RULES)
+    assert {v.verdict for v in verdicts} == {"pass"}
+    assert exit_code(verdicts) == 0
+
+
+def test_a_slower_stage_is_named_and_no_other():
+    verdicts = gate.judge(runs({DECODE: 1, ENCODE: 1}), runs({DECODE: 1.2, ENCODE: 1}, seed=1), RULES)
+    assert [v.benchmark for v in verdicts if v.verdict == "regression"] == [DECODE]
+    assert exit_code(verdicts) == 1
+
+
+def test_a_regression_says_by_how_much():
+    verdict = time_verdict(runs({DECODE: 1}), runs({DECODE: 1.2}, seed=1))
+    assert verdict.estimate == pytest.approx(0.2, abs=0.02)
+    assert 0.05 < verdict.interval[0] < verdict.estimate < verdict.interval[1]
+    assert (verdict.n, verdict.threshold, verdict.floor) == (8, 0.05, 50e-6)
+
+
+def test_a_faster_stage_is_an_improvement():
+    assert time_verdict(runs({DECODE: 1}), runs({DECODE: 0.8}, seed=1)).verdict == "improvement"
+
+
+def test_slower_by_less_than_the_threshold_passes():
+    assert time_verdict(runs({DECODE: 1}), runs({DECODE: 1.03}, seed=1)).verdict == "pass"
+
+
+def test_slower_by_less_than_the_floor_passes():
+    rules = Rules(limit=Limit(threshold=0.05, floor=0.1))  # seconds, of a benchmark that takes 0.1
+    assert time_verdict(runs({DECODE: 1}), runs({DECODE: 1.2}, seed=1), rules).verdict == "pass"
+
+
+def test_a_noisy_time_is_inconclusive():
+    base, head = runs({DECODE: 1}, spread=0.2), runs({DECODE: 1.05}, seed=1, spread=0.2)
+    assert time_verdict(base, head).verdict == "inconclusive"
+    assert exit_code(gate.judge(base, head, RULES)) == 3
+
+
+def test_slower_in_most_pairs_may_still_be_chance():
+    head = runs({DECODE: 1.2}, seed=1)
+    head[0] = a_run({DECODE: 0.05})
+    head[1] = a_run({DECODE: 0.05})
+    verdict = time_verdict(runs({DECODE: 1}), head)
+    assert verdict.verdict == "inconclusive"
+
+
+@pytest.mark.parametrize("n", [1, 2, 6])
+def test_too_few_pairs_cannot_decide_however_slow(n):
+    base, head = runs({DECODE: 1})[:n], runs({DECODE: 3})[:n]
+    verdict = time_verdict(base, head)
+    assert verdict.verdict == "inconclusive"
+    assert verdict.reason == f"cannot decide: {n} pair{'s' * (n > 1)} of processes, 7 are needed"
+
+
+def test_seven_pairs_can_decide():
+    assert time_verdict(runs({DECODE: 1})[:7], runs({DECODE: 2}, seed=1)[:7]).verdict == "regression"
+
+
+def test_no_spread_at_all_cannot_decide():
+    verdict = time_verdict([a_run()] * 8, [a_run({DECODE: 0.2})] * 8)
+    assert (verdict.verdict, "no spread at all" in verdict.reason) == ("inconclusive", True)
+
+
+@pytest.mark.parametrize("time", [float("nan"), 0.0, None])
+def test_a_time_that_is_none_cannot_decide_and_spoils_no_other(time):
+    base, head = runs({DECODE: 1, ENCODE: 1}), runs({DECODE: 1, ENCODE: 1.3}, seed=1)
+    head[3]["benchmarks"][0]["stats"]["median"] = time
+    verdicts = kinds(gate.judge_times(base, head, RULES))
+    assert verdicts == {(DECODE, "time"): "inconclusive", (ENCODE, "time"): "regression"}
+
+
+def test_the_reference_is_told_as_drift_and_never_judged():
+    verdicts = gate.judge(runs({DECODE: 1, REFERENCE: 1}), runs({DECODE: 1, REFERENCE: 2}, seed=1), RULES)
+    assert kinds(verdicts)[(REFERENCE, "drift")] == "pass"
+    assert exit_code(verdicts) == 0
+
+
+def test_a_slow_reference_excuses_no_slow_stage():
+    verdicts = gate.judge(runs({DECODE: 1, REFERENCE: 1}), runs({DECODE: 1.3, REFERENCE: 1.3}, seed=1), RULES)
+    assert kinds(verdicts)[(DECODE, "time")] == "regression"
+
+
+@pytest.mark.parametrize(
+    ("counter", "now", "expected"),
+    [
+        ("host_reads", 3, "regression"),
+        ("host_reads", 1, "improvement"),
+        ("flops", 1001, "regression"),
+        ("steps", 32, "regression"),
+        ("steps", 30, "regression"),  # fewer tokens are other work, not less of it
+    ],
+)
+def test_a_counter_is_exact(counter, now, expected):
+    verdict = counter_verdict(WORK, WORK | {counter: now})
+    assert (verdict.verdict, verdict.counter, verdict.head) == (expected, counter, now)
+
+
+def test_counters_decide_between_two_single_runs():
+    verdicts = gate.judge([a_run()], [a_run(work=WORK | {"host_reads": 3})], RULES)
+    assert kinds(verdicts) == {(DECODE, "counter"): "regression", (DECODE, "time"): "inconclusive"}
+    assert exit_code(verdicts) == 1
+
+
+def test_a_counter_that_is_no_longer_counted_is_missing():
+    assert counter_verdict(WORK, {"steps": 31, "flops": 1000}).verdict == "missing"
+
+
+def test_a_counter_that_is_new_passes():
+    assert counter_verdict(WORK, WORK | {"new": 5}).verdict == "pass"
+
+
+def test_a_counter_that_does_not_repeat_is_inconclusive():
+    base = [a_run(), a_run(work=WORK | {"flops": 999})]
+    (verdict,) = gate.judge_counters(base, [a_run()] * 2, RULES)
+    assert (verdict.verdict, verdict.counter) == ("inconclusive", "flops")
+
+
+@pytest.mark.parametrize(("now", "expected"), [(1_019, "pass"), (1_021, "regression"), (979, "improvement")])
+def test_an_inexact_counter_has_a_tolerance(now, expected):
+    assert counter_verdict({"peak_bytes": 1_000}, {"peak_bytes": now}).verdict == expected
+
+
+def test_a_counter_of_a_stage_within_the_whole_is_named():
+    before, after = ({"decode": {"host_reads": n}, "load": {"host_reads": 0}} for n in (32, 33))
+    assert counter_verdict(before, after).counter == "decode.host_reads"
+
+
+def test_runs_that_count_nothing_have_times_only():
+    times = runs({DECODE: 1}, work={})
+    verdicts = gate.judge([a_run(), *times], [a_run(work=WORK | {"flops": 1001}), *times], RULES)
+    assert kinds(verdicts)[(DECODE, "counter")] == "regression"
+
+
+def test_the_time_of_other_work_is_incomparable():
+    head = runs({DECODE: 0.5}, seed=1, work=WORK | {"steps": 15})
+    assert time_verdict(runs({DECODE: 1}), head).verdict == "incomparable"
+
+
+def test_a_vanished_benchmark_is_missing():
+    verdicts = gate.judge(runs({DECODE: 1, ENCODE: 1}), runs({DECODE: 1}, seed=1), RULES)
+    assert kinds(verdicts)[(ENCODE, "time")] == "missing"
+    assert exit_code(verdicts) == 2
+
+
+def test_a_benchmark_that_one_process_lacks_is_missing():
+    head = runs({DECODE: 1, ENCODE: 1}, seed=1)
+    del head[3]["benchmarks"][1]
+    assert kinds(gate.judge(runs({DECODE: 1, ENCODE: 1}), head, RULES))[(ENCODE, "time")] == "missing"
+
+
+def test_a_new_benchmark_passes():
+    verdicts = gate.judge(runs({DECODE: 1}), runs({DECODE: 1, ENCODE: 1}, seed=1), RULES)
+    assert kinds(verdicts)[(ENCODE, "time")] == "pass"
+    assert exit_code(verdicts) == 0
+
+
+def test_another_environment_is_refused_with_the_key():
+    other = a_run() | {"machine_info": HERE | {"dtype": "bfloat16"}}
+    with pytest.raises(
+        GateError, match=r"run 1 of the head is not comparable.*dtype: 'bfloat16' here, 'float32' there"
+    ):
+        gate.judge([a_run()], [other], RULES)
+
+
+@pytest.mark.parametrize(
+    ("base", "head", "message"),
+    [
+        ([], [a_run()], "needs a run of the base, got none"),
+        ([a_run()], [a_run({})], "at least one benchmark, got none in run 1 of the head"),
+        ([a_run()], [a_run(), a_run(failed=1)], "nothing failed, got 1 failures.* in run 2 of the head"),
+        ([a_run(exit_status=2)], [a_run()], "exit status 2 in run 1 of the base"),
+    ],
+)
+def test_what_cannot_be_decided_on_is_refused(base, head, message):
+    with pytest.raises(GateError, match=message):
+        gate.judge(base, head, RULES)
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ([], 2),
+        (["pass"], 0),
+        (["improvement", "pass"], 0),
+        (["pass", "inconclusive"], 3),
+        (["inconclusive", "missing"], 2),
+        (["incomparable", "pass"], 2),
+        (["missing", "inconclusive", "regression"], 1),
+    ],
+)
+def test_the_gravest_verdict_is_the_exit_code(given, code):
+    assert exit_code(Verdict("b", "time", verdict, "", 8) for verdict in given) == code
+
+
+def test_a_confirmation_is_of_what_was_not_cleared():
+    verdicts = [Verdict(v, "time", v, "", 8) for v in ("pass", "regression", "inconclusive", "improvement", "missing")]
+    assert undecided([*verdicts, Verdict("c", "counter", "regression", "", 1)]) == ["regression", "inconclusive"]
+
+
+def test_only_the_confirmation_calls_a_time_a_regression():
+    first = [Verdict(name, "time", "regression", "", 8) for name in "abc"]
+    second = [Verdict("a", "time", "pass", "", 8), Verdict("b", "time", "regression", "", 8)]
+    assert [v.verdict for v in confirmed(first, second)] == ["pass", "regression", "missing"]
+
+
+def test_a_confirmation_leaves_counters_and_what_passed():
+    first = [Verdict("a", "time", "pass", "", 8), Verdict("b", "counter", "regression", "", 1)]
+    assert confirmed(first, []) == first
+
+
+def test_a_rule_loosens_one_benchmark():
+    rules = Rules(by_glob=(("*decode*", {"threshold": 0.5}),))
+    assert time_verdict(runs({DECODE: 1}), runs({DECODE: 1.2}, seed=1), rules).verdict == "pass"
+
+
+def test_a_marker_in_the_run_overrides_the_rules():
+    marked = {"info": {"gate": {"threshold": 0.5}}}
+    assert time_verdict(runs({DECODE: 1}), runs({DECODE: 1.2}, seed=1, **marked)).verdict == "pass"
+
+
+def test_a_gate_needs_no_torch():
+    code = "import sys, stagebench.gate, stagebench.gate_report, stagebench.cli.compare; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_a_gate_needs_neither_pytest_nor_click():
+    code = "import sys, stagebench.gate, stagebench.gate_report; print({'pytest', 'click'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
