@@ -94,17 +94,15 @@ def _doubt(pairs: Pairs, least: int) -> str | None:
 def _decide(name: str, pairs: Pairs, evidence: stats.Evidence, rules: Rules) -> Verdict:
     """One benchmark: slower for sure by more than its limit, for sure not, or neither."""
     limit = pairs.limit.of(float(np.median(pairs.base)))
+    verdict = str(stats.decide(evidence, math.log1p(limit), rules.alpha))
     low, high = math.expm1(evidence.low), math.expm1(evidence.high)
-    span = f"{rules.confidence:.0%} interval {low:+.1%} to {high:+.1%}, limit {limit:.1%}"
-    interval = (low, high)
     if math.isnan(low) or math.isnan(high):
-        return pairs.verdict(name, "inconclusive", "cannot decide: the bootstrap gives no interval")
-    if evidence.low > math.log1p(limit):
-        if evidence.p_slower <= rules.alpha:
-            return pairs.verdict(name, "regression", f"slower: {span}", interval)
-        return pairs.verdict(name, "inconclusive", f"may be chance (p = {evidence.p_slower:.2g}): {span}", interval)
-    if evidence.high < -math.log1p(limit) and evidence.p_faster <= rules.alpha:
-        return pairs.verdict(name, "improvement", f"faster: {span}", interval)
-    if evidence.high < math.log1p(limit):
-        return pairs.verdict(name, "pass", f"not slower by more than its limit: {span}", interval)
-    return pairs.verdict(name, "inconclusive", f"the limit is inside the interval: {span}", interval)
+        return pairs.verdict(name, verdict, "cannot decide: the bootstrap gives no interval")
+    reason = {
+        "regression": "slower",
+        "improvement": "faster",
+        "pass": "not slower by more than its limit",
+        "inconclusive": f"may be chance (p = {evidence.p_slower:.2g})" if low > limit else "limit within the interval",
+    }[verdict]
+    span = f"{rules.confidence:.0%} interval {low:+.1%} to {high:+.1%}, limit {limit:.1%}"
+    return pairs.verdict(name, verdict, f"{reason}: {span}", (low, high))

@@ -84,6 +84,27 @@ def _weigh(ratios: Array, confidence: float) -> tuple[Array, ...]:
     return np.median(ratios, -1), *intervals(ratios, confidence), suite_p_values(ratios), suite_p_values(-ratios)
 
 
+def decide(evidence: Evidence, limit: Array | float, alpha: float) -> NDArray[np.str_]:
+    """Call each benchmark by the evidence on it.
+
+    A regression takes both: an interval above the limit, and a change that the whole suite shows by chance in no more
+    than alpha of all decisions. The interval alone would call one too often, being of few pairs and one of many.
+
+    Args:
+        evidence: of arrays of shape (..., m).
+        limit: the log-ratio that is too slow, broadcast to (..., m).
+        alpha: the suite's rate of false alarms.
+
+    Returns:
+        "regression", "improvement", "pass" or "inconclusive", shape (..., m).
+    """
+    known = np.isfinite(evidence.low) & np.isfinite(evidence.high)
+    slower = (evidence.low > limit) & (evidence.p_slower <= alpha)
+    faster = (evidence.high < -np.asarray(limit)) & (evidence.p_faster <= alpha)
+    verdicts = ["regression", "improvement", "pass"]
+    return np.select([known & slower, known & faster, known & (evidence.high < limit)], verdicts, "inconclusive")
+
+
 def suite_p_values(ratios: Array) -> Array:
     """Test "no change" against "slower" for every benchmark, with one error rate for the whole suite.
 
