@@ -314,7 +314,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         if line:
             terminalreporter.write_line(f"stagebench: {line}", bold=True)
     if judged := config.stash.get(_VERDICTS, []):
-        console = Console(width=config.get_terminal_writer().fullwidth)
+        console = Console(width=max(config.get_terminal_writer().fullwidth, 120))
         with console.capture() as shown:
             console.print(gate_report.to_table(judged))
         terminalreporter.write_line(shown.get())

@@ -1,0 +1,157 @@
+"""`pytest --gate`, on a suite of two benchmarks that take no time."""
+
+import json
+
+import pytest
+
+from stagebench import baseline
+from stagebench.errors import BaselineError
+
+pytest_plugins = ("pytester",)
+
+SUITE = """
+import pytest
+
+@pytest.mark.parametrize("stage", ["encode", "decode"])
+def test_stage(benchmark, stage):
+    benchmark.pedantic(sum, args=([1],), rounds=2)
+    benchmark.extra_info |= {"model": "eventgpt", "work": {"host_reads": 2}}
+"""
+
+
+@pytest.fixture
+def pytest_in(pytester):
+    """Runs pytest in this process, in a folder with the suite; the folder's files are the caller's to change."""
+    pytester.makeconftest("pytest_plugins = ('stagebench.pytest_plugin',)")
+    pytester.makepyfile(test_stages=SUITE)
+
+    def run(*arguments):
+        return pytester.runpytest_inprocess("--device=cpu", *arguments)
+
+    run.folder = pytester.path
+    return run
+
+
+@pytest.fixture
+def stored(pytest_in):
+    """The same, with a baseline of both benchmarks."""
+    assert pytest_in("--benchmark-json=out.json").ret == 0
+    baseline.accept(pytest_in.folder / "out.json", pytest_in.folder / "baselines", "the first one")
+    return pytest_in
+
+
+def rewrite(folder, old, new):
+    path = folder / "test_stages.py"
+    path.write_text(path.read_text().replace(old, new))
+
+
+def gate(run, *arguments):
+    return run("--benchmark-compare", "--gate", *arguments)
+
+
+def test_unchanged_counters_pass_and_the_time_of_one_process_is_called_inconclusive(stored):
+    done = gate(stored)
+    assert done.ret == 0
+    done.stdout.fnmatch_lines(["stagebench gate: inconclusive (2 inconclusive, 2 pass)*", "*cannot decide: 1 pair*"])
+
+
+def test_gate_time_exits_with_3_while_a_time_is_inconclusive(stored):
+    assert stored("--benchmark-compare", "--gate-time").ret == 3
+
+
+def test_more_work_exits_with_1(stored):
+    rewrite(stored.folder, '"host_reads": 2', '"host_reads": 3')
+    done = gate(stored)
+    assert done.ret == 1
+    done.stdout.fnmatch_lines(["*regression*test_stage?encode?*host_reads: 2 before, 3 now*"])
+
+
+def test_less_work_passes_and_asks_to_be_accepted(stored):
+    rewrite(stored.folder, '"host_reads": 2', '"host_reads": 1')
+    done = gate(stored)
+    assert done.ret == 0
+    done.stdout.fnmatch_lines(["*improvement*test_stage?encode?*host_reads: 2 before, 1 now*"])
+
+
+def test_a_run_that_the_gate_calls_a_regression_does_not_become_a_baseline(stored):
+    rewrite(stored.folder, '"host_reads": 2', '"host_reads": 3')
+    gate(stored, "--benchmark-json=worse.json")
+    with pytest.raises(BaselineError, match="a regressed run does not become a baseline"):
+        baseline.accept(stored.folder / "worse.json", stored.folder / "baselines", "try")
+
+
+def test_a_deleted_benchmark_exits_with_2(stored):
+    rewrite(stored.folder, '["encode", "decode"]', '["encode"]')
+    done = gate(stored)
+    assert done.ret == 2
+    done.stdout.fnmatch_lines(["*missing*test_stage?decode?*"])
+
+
+def test_a_benchmark_left_out_by_k_is_not_missing(stored):
+    assert gate(stored, "-k", "encode").ret == 0
+
+
+def test_a_deleted_benchmark_is_missing_though_others_are_left_out(stored):
+    rewrite(stored.folder, '["encode", "decode"]', '["encode", "load"]')
+    assert gate(stored, "-k", "encode").ret == 2
+
+
+def test_a_model_left_out_is_not_missing(stored):
+    rewrite(stored.folder, '["encode", "decode"]', "[]")
+    (stored.folder / "test_more.py").write_text(SUITE.replace("eventgpt", "llava-1.5"))
+    assert gate(stored).ret == 2
+    gate(stored, "--models=llava-1.5").stdout.no_fnmatch_line(" missing *")
+
+
+def test_a_run_of_no_benchmark_does_not_pass(stored):
+    rewrite(stored.folder, "benchmark.pedantic", "pytest.skip()\n    benchmark.pedantic")
+    assert gate(stored).ret == 2
+
+
+def test_a_failed_benchmark_fails_the_run_before_any_verdict(stored):
+    rewrite(stored.folder, "benchmark.pedantic", "assert False\n    benchmark.pedantic")
+    assert gate(stored).ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_without_a_baseline_there_is_nothing_to_gate_by(pytest_in):
+    done = gate(pytest_in)
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    done.stderr.fnmatch_lines(["*--gate needs a baseline: no baseline yet for this environment*"])
+
+
+def test_a_gate_needs_a_comparison(pytest_in):
+    done = pytest_in("--gate")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    done.stderr.fnmatch_lines(["*--gate needs a baseline: --benchmark-compare names it*"])
+
+
+def test_rules_that_make_no_sense_are_a_usage_error(stored):
+    (stored.folder / "pyproject.toml").write_text("[tool.stagebench.gate]\nthreshold = -1\n")
+    done = gate(stored)
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    done.stderr.fnmatch_lines(["*threshold must be a number of at least 0*"])
+
+
+def test_a_marker_is_kept_with_the_numbers(pytest_in):
+    rewrite(pytest_in.folder, "@pytest.mark.par", '@pytest.mark.gate(threshold=0.2, floor="20us")\n@pytest.mark.par')
+    assert pytest_in("--benchmark-json=out.json").ret == 0
+    run = json.loads((pytest_in.folder / "out.json").read_text())
+    assert [b["extra_info"]["gate"] for b in run["benchmarks"]] == [{"threshold": 0.2, "floor": "20us"}] * 2
+
+
+def test_a_marker_that_makes_no_sense_fails_its_benchmark(pytest_in):
+    rewrite(pytest_in.folder, "@pytest.mark.par", "@pytest.mark.gate(treshold=0.2)\n@pytest.mark.par")
+    done = pytest_in()
+    assert done.ret == pytest.ExitCode.TESTS_FAILED
+    done.stdout.fnmatch_lines(["*knows threshold and floor, got treshold*"])
+
+
+def test_compare_fail_keeps_working(stored):
+    (path,) = (stored.folder / "baselines").glob("*/*.json")
+    run = json.loads(path.read_text())
+    for benchmark in run["benchmarks"]:
+        benchmark["stats"]["min"] = 1e-12
+    path.write_text(json.dumps(run))
+    done = gate(stored, "--benchmark-compare-fail=min:5%")
+    assert done.ret != 0
+    done.stderr.fnmatch_lines(["*Performance has regressed*"])
