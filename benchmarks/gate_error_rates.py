@@ -50,6 +50,10 @@ def read(folders: tuple[Path, ...], rules: Rules) -> Recording:
         for one, other in zip(runs[::2], runs[1::2], strict=False):
             arms = {run["stagebench"]["turn"]["arm"]: run for run in (one, other)}
             pairs.append((arms["base"], arms["head"]))
+    if not pairs:
+        raise click.UsageError(
+            f"a simulation needs recorded processes, got no recorded pair in {', '.join(map(str, folders))}"
+        )
     seconds = np.array([[_medians(run) for run in pair] for pair in pairs])  # pairs, sides, benchmarks
     names = tuple(b["fullname"] for b in _judged(pairs[0][0]))
     typical = np.median(seconds, axis=(0, 1))
