@@ -59,18 +59,12 @@ def test_gate_time_exits_with_3_while_a_time_is_inconclusive(stored):
     assert stored("--benchmark-compare", "--gate-time").ret == 3
 
 
-def test_more_work_exits_with_1(stored):
-    rewrite(stored.folder, '"host_reads": 2', '"host_reads": 3')
+@pytest.mark.parametrize(("now", "status", "verdict"), [(3, 1, "regression"), (1, 0, "improvement")])
+def test_more_work_fails_and_less_work_asks_to_be_accepted(stored, now, status, verdict):
+    rewrite(stored.folder, '"host_reads": 2', f'"host_reads": {now}')
     done = gate(stored)
-    assert done.ret == 1
-    done.stdout.fnmatch_lines(["*regression*test_stage?encode?*host_reads: 2 before, 3 now*"])
-
-
-def test_less_work_passes_and_asks_to_be_accepted(stored):
-    rewrite(stored.folder, '"host_reads": 2', '"host_reads": 1')
-    done = gate(stored)
-    assert done.ret == 0
-    done.stdout.fnmatch_lines(["*improvement*test_stage?encode?*host_reads: 2 before, 1 now*"])
+    assert done.ret == status
+    done.stdout.fnmatch_lines([f"*{verdict}*test_stage?encode?*host_reads: 2 before, {now} now*"])
 
 
 def test_a_run_that_the_gate_calls_a_regression_does_not_become_a_baseline(stored):

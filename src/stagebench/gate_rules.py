@@ -6,7 +6,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,8 @@ class Rules:
         """
         names = (benchmark, benchmark.split("::")[-1])
         matching = [keys for pattern, keys in self.by_glob if any(_matches(name, pattern) for name in names)]
-        keys = {"threshold": self.limit.threshold, "floor": self.limit.floor}
-        return Limit(
-            **(keys | dict(matching[-1] if matching else {}) | limit_keys(marked, f"the marker of {benchmark}"))
-        )
+        own = limit_keys(marked, f"the marker of {benchmark}")
+        return replace(self.limit, **(dict(matching[-1] if matching else {}) | own))
 
 
 def read_rules(path: Path) -> Rules:
@@ -88,14 +86,9 @@ def read_rules(path: Path) -> Rules:
     tolerance = _table(section.get("tolerance", {}), f"{where}: tolerance")
     default = Rules()
     return Rules(
-        limit=Limit(
-            **({"threshold": default.limit.threshold, "floor": default.limit.floor} | limit_keys(given, where))
-        ),
+        limit=replace(default.limit, **limit_keys(given, where)),
         by_glob=tuple(_rule(rule, where) for rule in _list(section.get("rules", []), f"{where}: rules")),
-        tolerance={
-            **default.tolerance,
-            **{name: _share(value, f"{where}: {name}") for name, value in tolerance.items()},
-        },
+        tolerance=dict(default.tolerance) | {key: _share(value, f"{where}: {key}") for key, value in tolerance.items()},
     )
 
 

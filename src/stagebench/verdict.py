@@ -26,7 +26,8 @@ class Verdict:
 
     Attributes:
         benchmark: its full name.
-        kind: "time", "counter", or "drift" for the reference workload, which is shown and never judged.
+        kind: "time" (and whether there is any), "counter", or "drift" for the reference workload, which is shown and
+            never judged.
         verdict: pass, regression, improvement, inconclusive, missing or incomparable.
         reason: why, in words.
         n: pairs of processes.
