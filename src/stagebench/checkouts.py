@@ -1,0 +1,134 @@
+"""The two sides of a gate as folders: a revision, and the working tree as it is now. Nothing of them is left behind."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from stagebench.errors import GateError
+
+
+@dataclass(frozen=True, slots=True)
+class Checkouts:
+    """Two worktrees of one repository, and what they are of.
+
+    Attributes:
+        base: a worktree of the revision.
+        head: a worktree of HEAD, made what the working tree was: changes that nobody committed are in it.
+        commit: of the base.
+        head_commit: of the head.
+        dirty: whether the head differs from its commit.
+        home: the folder that they are in, which stays.
+    """
+
+    base: Path
+    head: Path
+    commit: str
+    head_commit: str
+    dirty: bool
+    home: Path
+
+
+@contextmanager
+def checkouts(repository: Path, revision: str) -> Iterator[Checkouts]:
+    """Check out both sides inside the repository's `.git` folder, and remove them whatever happens in the block.
+
+    Both are copies, in folders alike: edits made meanwhile change nothing, and neither side has warmer files. What a
+    killed process left behind is removed first.
+
+    Args:
+        repository: the working tree, or a folder in it.
+        revision: of the base; whatever git understands.
+
+    Raises:
+        GateError: where there is no such repository or revision.
+    """
+    top = Path(_git(repository, "rev-parse", "--show-toplevel").strip())
+    commit = _commit(top, revision)
+    home = home_of(top)
+    home.mkdir(exist_ok=True)
+    with ExitStack() as stack:
+        with _locked(home / "lock"):  # so that a new folder is locked before another process looks at it
+            _sweep(top, home)
+            folder = Path(tempfile.mkdtemp(prefix="run-", dir=home))
+            stack.enter_context(_locked(folder / "lock"))
+        stack.callback(_remove, top, folder)
+        base, head = folder / "base", folder / "head"
+        _git(top, "worktree", "add", "--quiet", "--detach", str(base), commit)
+        _git(top, "worktree", "add", "--quiet", "--detach", str(head), "HEAD")
+        dirty = _copy_changes(top, head)
+        yield Checkouts(base, head, commit, _commit(top, "HEAD"), dirty, home)
+
+
+def home_of(repository: Path) -> Path:
+    """Where the checkouts of a repository are made: in its `.git` folder, so that its own status never shows them."""
+    common = _git(repository, "rev-parse", "--path-format=absolute", "--git-common-dir")
+    return Path(common.strip()) / "stagebench-gate"
+
+
+def _commit(top: Path, revision: str) -> str:
+    try:
+        return _git(top, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}").strip()
+    except GateError as error:
+        raise GateError(f"the base must be a revision of {top}, got {revision!r}") from error
+
+
+def _copy_changes(top: Path, tree: Path) -> bool:
+    """Make a checkout of HEAD what the working tree is, ignored files left out; whether there was anything to do."""
+    changed = _git(top, "diff", "--name-only", "--no-renames", "-z", "HEAD")
+    untracked = _git(top, "ls-files", "-z", "--others", "--exclude-standard")
+    names = [name for name in (changed + untracked).split("\0") if name]
+    for name in names:
+        source, target = top / name, tree / name
+        if source.is_dir() and not source.is_symlink():
+            continue  # another repository inside of this one
+        target.unlink(missing_ok=True)
+        if source.exists() or source.is_symlink():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target, follow_symlinks=False)
+    return bool(names)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock, which the system lets go of however this process ends."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sweep(top: Path, home: Path) -> None:
+    """Remove the checkouts of processes that are no more."""
+    for folder in home.glob("run-*"):
+        with (folder / "lock").open("w") as file, suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(top, folder)
+
+
+def _remove(top: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    _git(top, "worktree", "prune")
+
+
+def _git(where: Path, *arguments: str) -> str:
+    """Run git in a folder; its last line of complaint is ours.
+
+    Git's own variables are left out: inside of a hook they would name another repository.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(where), "-c", "core.hooksPath=/dev/null", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603 # ours
+    except OSError as error:
+        raise GateError(f"git must be there to check out a revision, got {error.strerror}") from error
+    if done.returncode:
+        complaint = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        raise GateError(f"git {' '.join(arguments[:2])} of {arguments[-1]} failed in {where}: {complaint}")
+    return done.stdout
