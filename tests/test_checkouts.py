@@ -69,6 +69,12 @@ def test_a_folder_in_the_repository_will_do(repository):
         assert (both.base / "a").read_text() == "two"
 
 
+def test_the_variables_of_a_hook_name_no_other_repository(repository, monkeypatch):
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    with checkouts(repository, "HEAD") as both:
+        assert (both.base / "a").read_text() == "two"
+
+
 def test_the_repository_never_shows_them(repository):
     with checkouts(repository, "HEAD"):
         assert git(repository, "status", "--short") == ""

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from stagebench.errors import GateError
 
+# Inside of a hook these name the hook's repository, whatever folder git is called in.
+_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
+
 
 @dataclass(frozen=True, slots=True)
 class Checkouts:
@@ -107,7 +110,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _sweep(top: Path, home: Path) -> None:
     """Remove the checkouts of processes that are no more."""
     for folder in home.glob("run-*"):
-        with (folder / "lock").open("w") as file, suppress(BlockingIOError):
+        with suppress(OSError), (folder / "lock").open("w") as file:  # held by a living process, or gone meanwhile
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(top, folder)
 
@@ -118,11 +121,8 @@ def _remove(top: Path, folder: Path) -> None:
 
 
 def _git(where: Path, *arguments: str) -> str:
-    """Run git in a folder; its last line of complaint is ours.
-
-    Git's own variables are left out: inside of a hook they would name another repository.
-    """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    """Run git in a folder; its last line of complaint is ours."""
+    environment = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
     command = ["git", "-C", str(where), "-c", "core.hooksPath=/dev/null", *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603 # ours
