@@ -23,7 +23,8 @@ def pytest_addoption(parser):
 
 def pytest_benchmark_generate_machine_info():
     import pathlib
-    return {"device": "abacus", "profile": "tiny", "dtype": pathlib.Path("dtype").read_text()}
+    files = {name: pathlib.Path(name).read_text() for name in ("dtype", "torch")}
+    return {"device": "abacus", "profile": "tiny"} | files
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
     output_json["stagebench"] = {"schema": 1, "failed": 0, "exit_status": 0, "regressed": []}
@@ -71,6 +72,7 @@ def project(tmp_path):
         "src/fake.py": FAKE,
         "pyproject.toml": "[tool.pytest.ini_options]\n",
         "dtype": "float32",
+        "torch": "2.13",
         ".gitignore": ".benchmarks/\n__pycache__/\n",
     }.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +85,7 @@ def project(tmp_path):
 
 def start(project, *arguments, blocks=1):
     command = [sys.executable, "-m", "stagebench.cli", "gate", "--base", "HEAD", "--rounds", "2"]
-    command += ["--blocks", str(blocks), "--out", str(project.parent / "out"), *arguments]
+    command += ["--blocks", str(blocks), "--out", str(project.parent / "out"), *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(SRC), "COLUMNS": "200"}
     return subprocess.Popen(
         command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -182,6 +184,13 @@ def test_a_head_in_another_dtype_is_refused_and_the_key_named(project):
     (project / "dtype").write_text("bfloat16")
     code, _, said = run_gate(project, "--counters-only")
     assert (code, "dtype: 'bfloat16' here, 'float32' there" in said) == (2, True)
+
+
+def test_other_packages_are_part_of_the_change_where_the_base_has_an_interpreter_of_its_own(project):
+    (project / "torch").write_text("2.14")
+    own = Path(sys.executable).parent / ".." / Path(sys.executable).parent.name / Path(sys.executable).name
+    code, _, said = run_gate(project, "--counters-only", "--base-python", own)
+    assert (code, "part of the change: torch: '2.14' here, '2.13' there" in said) == (0, True)
 
 
 def test_an_unknown_base_is_one_line(project):

@@ -87,13 +87,16 @@ def decide(recorder: Recorder, rules: Rules, changed: Collection[str], say: Call
         recorder: runs the processes.
         rules: thresholds, floors and error rates.
         changed: keys of the environment that are part of the change.
-        say: told of the confirmation.
+        say: told of such a change, and of the confirmation.
 
     Raises:
         GateError: where a process failed, ran nothing, or in another environment.
     """
     base, head = recorder.count()
     gate.require_comparable(base, head, changed)
+    if changed:
+        mine, others = ({k: run[0]["machine_info"].get(k) for k in changed} for run in (head, base))
+        say(f"part of the change: {'; '.join(baseline.differences(mine, others)) or 'nothing that is measured'}")
     counters = gate.judge_counters(base, head, rules)
     times: list[Verdict] = []
     if not recorder.plan.counters_only:
