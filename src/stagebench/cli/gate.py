@@ -12,7 +12,7 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from rich.console import Console
@@ -27,8 +27,6 @@ from stagebench.interleave import CLOCKS, PROCESSES, Arm, Plan, Recorder
 from stagebench.interpreter import interpreter_of
 from stagebench.verdict import Verdict, confirmed, exit_code, undecided
 
-_OUT = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
-
 
 @click.command(name="gate")
 @click.option("--base", "revision", required=True, help="Revision that the working tree is compared with.")
@@ -41,8 +39,13 @@ _OUT = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 @click.option("--seed", type=int, help="Of all orders; drawn and printed by default.")
 @click.option("--base-python", type=click.Path(path_type=Path, exists=True), help="Interpreter of the base.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the runs of all processes.")
-@click.option("--json", "json_path", type=_OUT, help="Also write the decision there; - for standard output.")
-@click.option("--markdown", "markdown_path", type=_OUT, help="Likewise, for a step summary or a comment.")
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="Also write the decision there; - for standard output.",
+)
+@click.option("--markdown", type=click.File("a"), help="Appended to, as a step summary is.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
 def command(
     revision: str,
@@ -51,7 +54,7 @@ def command(
     base_python: Path | None,
     out: Path | None,
     json_path: Path | None,
-    markdown_path: Path | None,
+    markdown: TextIO | None,
     **given: Any,
 ) -> None:
     """Compare the working tree, as it is, with a revision.
@@ -76,7 +79,11 @@ def command(
             verdicts = decide(recorder, read_rules(both.head / "pyproject.toml"), changed, console.print)
         decision = gate_report.to_json(verdicts) | {"plan": asdict(plan), "base": both.commit, "head": both.head_commit}
         baseline.write_json(folder / "decision.json", decision | {"dirty": both.dirty})
-        _report(verdicts, decision, json_path, markdown_path)
+        if json_path:
+            write_json_to(json_path, decision)
+    if markdown:
+        markdown.write(gate_report.to_markdown(verdicts))
+    Console(stderr=str(json_path) == "-").print(gate_report.to_table(verdicts))
     sys.exit(exit_code(verdicts))
 
 
@@ -162,15 +169,3 @@ def _tidy_stop() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _report(
-    verdicts: list[Verdict], decision: dict[str, Any], json_path: Path | None, markdown_path: Path | None
-) -> None:
-    dashes = [path for path in (json_path, markdown_path) if path and str(path) == "-"]
-    Console(stderr=bool(dashes)).print(gate_report.to_table(verdicts))
-    if json_path:
-        write_json_to(json_path, decision)
-    if markdown_path:
-        markdown = gate_report.to_markdown(verdicts)
-        click.echo(markdown) if str(markdown_path) == "-" else markdown_path.write_text(markdown, encoding="utf-8")
