@@ -31,7 +31,7 @@ from stagebench.verdict import Verdict, confirmed, exit_code, undecided
 @click.command(name="gate")
 @click.option("--base", "revision", required=True, help="Revision that the working tree is compared with.")
 @click.option("--blocks", type=click.IntRange(min=1), default=6, show_default=True, help=f"Of {PROCESSES} processes.")
-@click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Of a benchmark, by process.")
+@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Of a benchmark, by process.")
 @click.option("--select", default="test_stage", show_default=True, help="Which benchmarks, as pytest's -k.")
 @click.option("--clock", type=click.Choice(list(CLOCKS)), default="wall", show_default=True, help="See above.")
 @click.option("--cpu", type=int, help="Keep all processes on this core.")
