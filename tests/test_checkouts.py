@@ -11,14 +11,8 @@ from stagebench.checkouts import checkouts, home_of
 from stagebench.errors import GateError
 
 
-def git(where, *arguments):
-    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false")
-    command = ["/usr/bin/env", "git", *identity, *arguments]
-    return subprocess.run(command, cwd=where, capture_output=True, text=True, check=True).stdout
-
-
 @pytest.fixture
-def repository(tmp_path):
+def repository(tmp_path, git):
     """Two commits: `a` says one, then two."""
     git(tmp_path, "init", "--quiet")
     for text in ("one", "two"):
@@ -28,17 +22,12 @@ def repository(tmp_path):
     return tmp_path
 
 
-def nothing_is_left(repository):
-    left = [path.name for path in home_of(repository).iterdir()]
-    return (left, len(git(repository, "worktree", "list").splitlines())) == (["lock"], 1)
-
-
 def test_the_base_is_the_revision_and_the_head_is_what_is_there(repository):
     with checkouts(repository, "HEAD~1") as both:
         assert ((both.base / "a").read_text(), (both.head / "a").read_text(), both.dirty) == ("one", "two", False)
 
 
-def test_changed_deleted_and_new_files_are_in_the_head(repository):
+def test_changed_deleted_and_new_files_are_in_the_head(repository, git):
     git(repository, "commit", "--quiet", "--allow-empty", "-m", "three")
     (repository / "a").unlink()
     (repository / "new").mkdir()
@@ -49,7 +38,7 @@ def test_changed_deleted_and_new_files_are_in_the_head(repository):
     assert git(repository, "status", "--short").split() == ["D", "a", "??", "new/"]
 
 
-def test_a_staged_change_is_in_the_head(repository):
+def test_a_staged_change_is_in_the_head(repository, git):
     (repository / "a").write_text("staged")
     git(repository, "add", "a")
     with checkouts(repository, "HEAD") as both:
@@ -75,13 +64,13 @@ def test_the_variables_of_a_hook_name_no_other_repository(repository, monkeypatc
         assert (both.base / "a").read_text() == "two"
 
 
-def test_the_repository_never_shows_them(repository):
+def test_the_repository_never_shows_them(repository, git):
     with checkouts(repository, "HEAD"):
         assert git(repository, "status", "--short") == ""
 
 
 @pytest.mark.parametrize("end", [None, RuntimeError, KeyboardInterrupt, SystemExit])
-def test_nothing_is_left_however_the_block_ends(repository, end):
+def test_nothing_is_left_however_the_block_ends(repository, end, nothing_is_left):
     try:
         with checkouts(repository, "HEAD~1"):
             if end:
@@ -105,7 +94,7 @@ def test_outside_of_a_repository_it_is_refused(tmp_path):
         pass
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next(repository):
+def test_what_a_killed_process_left_is_removed_by_the_next(repository, git, nothing_is_left):
     code = "import sys, time\nfrom stagebench.checkouts import checkouts\nfrom pathlib import Path\n"
     code += "with checkouts(Path(sys.argv[1]), 'HEAD'):\n    print('in it', flush=True)\n    time.sleep(60)\n"
     child = subprocess.Popen([sys.executable, "-c", code, repository], stdout=subprocess.PIPE, text=True)
@@ -119,7 +108,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(repository):
     assert nothing_is_left(repository)
 
 
-def test_those_of_a_living_process_are_left_alone(repository):
+def test_those_of_a_living_process_are_left_alone(repository, nothing_is_left):
     with checkouts(repository, "HEAD") as mine, checkouts(repository, "HEAD~1") as another:
         assert ((mine.base / "a").read_text(), (another.base / "a").read_text()) == ("two", "one")
     assert nothing_is_left(repository)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from stagebench.checkouts import home_of
 from stagebench.interleave import schedule
 
 SRC = Path(__file__).parents[1] / "src"
@@ -56,14 +55,8 @@ def work():
 """
 
 
-def git(where, *arguments):
-    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false")
-    command = ["/usr/bin/env", "git", *identity, *arguments]
-    return subprocess.run(command, cwd=where, capture_output=True, text=True, check=True).stdout
-
-
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path, git):
     """One commit of a project that a gate can compare."""
     root = tmp_path / "project"
     for name, text in {
@@ -106,12 +99,6 @@ def files(project):
     return sorted(path.name for path in (project.parent / "out").iterdir())
 
 
-def clean(project):
-    """Whether nothing of a gate is left in the repository."""
-    left = [path.name for path in home_of(project).iterdir()]
-    return (left, len(git(project, "worktree", "list").splitlines())) == (["lock"], 1)
-
-
 def test_a_block_is_base_head_head_base_or_the_other_way_round():
     turns = schedule("first", 40, seed=1)
     blocks = ["".join(turn.arm[0] for turn in turns[i : i + 4]) for i in range(0, 160, 4)]
@@ -132,7 +119,7 @@ def test_one_seed_gives_one_plan_and_another_for_the_confirmation():
     assert arms("first", 1) != arms("confirmation", 1)
 
 
-def test_a_gate_keeps_the_run_of_every_process_and_nothing_else(project):
+def test_a_gate_keeps_the_run_of_every_process_and_nothing_else(project, nothing_is_left):
     code, _, said = run_gate(project, "--seed", "5")
     order = [turn.file_name for turn in schedule("first", 1, 5)]
     again = [turn.file_name for turn in schedule("confirmation", 1, 5)]
@@ -143,12 +130,12 @@ def test_a_gate_keeps_the_run_of_every_process_and_nothing_else(project):
     run = json.loads((project.parent / "out" / order[1]).read_text())
     turn = run["stagebench"]["turn"]
     assert (turn["phase"], turn["block"], turn["position"], len(run["benchmarks"])) == ("first", 0, 1, 3)
-    assert clean(project)
+    assert nothing_is_left(project)
     assert "and as many once more for what those do not clear" in said
     assert "not cleared, so measured once more: test_stage_a, test_stage_b" in said
 
 
-def test_more_work_in_a_tree_that_nobody_committed_is_a_regression(project):
+def test_more_work_in_a_tree_that_nobody_committed_is_a_regression(project, git):
     (project / "src" / "fake.py").write_text(FAKE.replace("8", "16"))
     code, loud, said = run_gate(project, "--counters-only")
     assert (code, loud) == (1, [("test_stage_a", "regression"), ("test_stage_b", "regression")]), said
@@ -166,13 +153,13 @@ def test_a_deleted_benchmark_is_missing(project):
     assert run_gate(project, "--counters-only")[:2] == (2, [("test_stage_b", "missing")])
 
 
-def test_a_crashed_benchmark_is_told_with_its_last_lines(project):
+def test_a_crashed_benchmark_is_told_with_its_last_lines(project, nothing_is_left):
     (project / "src" / "fake.py").write_text(FAKE.replace("return", "raise ValueError('boom')\n    return"))
     code, _, said = run_gate(project)
     assert code == 2
     assert "stagebench: the benchmarks of the head must pass, got exit status 1:" in said
     assert "ValueError: boom" in said
-    assert clean(project)
+    assert nothing_is_left(project)
 
 
 def test_a_run_without_any_benchmark_could_not_be_measured(project):
@@ -219,16 +206,16 @@ def start_and_wait_for_times(project):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_gate_decides_nothing_and_leaves_nothing_behind(project, number):
+def test_a_stopped_gate_decides_nothing_and_leaves_nothing_behind(project, number, nothing_is_left):
     process = start_and_wait_for_times(project)
     process.send_signal(number)
     said = "".join(process.communicate(timeout=60))
     assert (process.returncode, f"stopped by {number.name} before there was a decision" in said) == (2, True)
     assert "decision.json" not in files(project)
-    assert clean(project)
+    assert nothing_is_left(project)
 
 
-def test_a_killed_gate_leaves_whole_files_and_the_next_one_cleans_up_and_works(project):
+def test_a_killed_gate_leaves_whole_files_and_the_next_one_cleans_up_and_works(project, nothing_is_left):
     process = start_and_wait_for_times(project)
     process.kill()
     process.communicate(timeout=60)
@@ -237,4 +224,4 @@ def test_a_killed_gate_leaves_whole_files_and_the_next_one_cleans_up_and_works(p
     assert [name for name in kept if name.startswith(".")] == []
     (project.parent / "out").rename(project.parent / "killed")
     assert run_gate(project, "--counters-only")[0] == 0
-    assert clean(project)
+    assert nothing_is_left(project)
