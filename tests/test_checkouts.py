@@ -45,6 +45,14 @@ def test_a_staged_change_is_in_the_head(repository, git):
         assert (both.head / "a").read_text() == "staged"
 
 
+def test_a_file_that_became_a_folder_is_one_in_the_head(repository):
+    (repository / "a").unlink()
+    (repository / "a").mkdir()
+    (repository / "a" / "link").symlink_to("nowhere")
+    with checkouts(repository, "HEAD") as both:
+        assert ((both.base / "a").read_text(), (both.head / "a" / "link").is_symlink()) == ("two", True)
+
+
 def test_ignored_files_are_left_out(repository):
     (repository / ".gitignore").write_text("big")
     (repository / "big").write_text("big")

@@ -66,7 +66,9 @@ def checkouts(repository: Path, revision: str) -> Iterator[Checkouts]:
         base, head = folder / "base", folder / "head"
         _git(top, "worktree", "add", "--quiet", "--detach", str(base), commit)
         _git(top, "worktree", "add", "--quiet", "--detach", str(head), "HEAD")
-        dirty = _copy_changes(top, head)
+        tree = _snapshot(top, folder / "index")
+        _git(head, "read-tree", "--reset", "-u", tree)
+        dirty = tree != _git(top, "rev-parse", "HEAD^{tree}").strip()
         yield Checkouts(base, head, commit, _commit(top, "HEAD"), dirty, home)
 
 
@@ -83,20 +85,12 @@ def _commit(top: Path, revision: str) -> str:
         raise GateError(f"the base must be a revision of {top}, got {revision!r}") from error
 
 
-def _copy_changes(top: Path, tree: Path) -> bool:
-    """Make a checkout of HEAD what the working tree is, ignored files left out; whether there was anything to do."""
-    changed = _git(top, "diff", "--name-only", "--no-renames", "-z", "HEAD")
-    untracked = _git(top, "ls-files", "-z", "--others", "--exclude-standard")
-    names = [name for name in (changed + untracked).split("\0") if name]
-    for name in names:
-        source, target = top / name, tree / name
-        if source.is_dir() and not source.is_symlink():
-            continue  # another repository inside of this one
-        target.unlink(missing_ok=True)
-        if source.exists() or source.is_symlink():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target, follow_symlinks=False)
-    return bool(names)
+def _snapshot(top: Path, index: Path) -> str:
+    """Store the working tree, ignored files left out, by an index of its own: the repository's stays as it is."""
+    own = {"GIT_INDEX_FILE": str(index)}
+    _git(top, "read-tree", "HEAD", **own)
+    _git(top, "add", "--all", **own)
+    return _git(top, "write-tree", **own).strip()
 
 
 @contextmanager
@@ -120,9 +114,9 @@ def _remove(top: Path, folder: Path) -> None:
     _git(top, "worktree", "prune")
 
 
-def _git(where: Path, *arguments: str) -> str:
-    """Run git in a folder; its last line of complaint is ours."""
-    environment = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
+def _git(where: Path, *arguments: str, **variables: str) -> str:
+    """Run git in a folder, with these variables; its last line of complaint is ours."""
+    environment = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE} | variables
     command = ["git", "-C", str(where), "-c", "core.hooksPath=/dev/null", *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603 # ours
