@@ -61,8 +61,13 @@ def sample(model: VisionLanguageModel, scene: Scene, pytestconfig: pytest.Config
 
 
 @pytest.fixture(scope="session")
-def proof(model: VisionLanguageModel, sample: Sample, options: Options, pytestconfig: pytest.Config) -> Proof:
-    """Nothing is timed before an untimed pass gave the tokens, and did the work, of `generate()`."""
+def proof(model: VisionLanguageModel, sample: Sample, options: Options, pytestconfig: pytest.Config) -> Proof | None:
+    """Nothing is timed before an untimed pass gave the tokens, and did the work, of `generate()`.
+
+    None with `--times-only`: a process before this one has proven the same code.
+    """
+    if pytestconfig.option.times_only:
+        return None
     found = prove(model, sample, options, pytestconfig.option.kernels)
     text = model.tokenizer.decode(found.generation.token_ids[0])
     if model.profile != "pretrained":  # a pretrained tokenizer need not give a text's tokens back

@@ -42,6 +42,11 @@ def test_stage(benchmark, model, stage, sample, options, rounds, proof):
 
     result = benchmark.pedantic(timed, setup=fresh_state, rounds=rounds, warmup_rounds=2)
 
+    benchmark.extra_info |= {"model": model.name, "stage": stage, "unit": UNITS[stage]}
+    if device_seconds:
+        benchmark.extra_info["device_seconds"] = device_seconds[-rounds:]
+    if not proof:
+        return
     if isinstance(result, Generation):
         proof.require_same_tokens(result)
     fresh_state()
@@ -53,14 +58,9 @@ def test_stage(benchmark, model, stage, sample, options, rounds, proof):
         k: v for k, v in proof.work[stage].items() if k != "peak_bytes"
     }
     benchmark.extra_info |= {
-        "model": model.name,
-        "stage": stage,
         "work": work,
-        "unit": UNITS[stage],
         "units": work[UNITS[stage]],
         "generate_work": proof.reference_work,
         "new_tokens": len(proof.generation.token_ids[0]),
         "finish_reason": proof.generation.finish_reasons[0],
     }
-    if device_seconds:
-        benchmark.extra_info["device_seconds"] = device_seconds[-rounds:]

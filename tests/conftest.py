@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
 
+from stagebench.checkouts import home_of
+
 # Models are built inside the examples: slow to generate is what they are.
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("ci", max_examples=60, deadline=None, derandomize=True, suppress_health_check=QUIET)
@@ -33,3 +35,26 @@ def suite_command():
         return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=540)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def git():
+    """Calls git in a folder, as somebody with a name; its output."""
+
+    def call(where, *arguments):
+        identity = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false")
+        command = ["/usr/bin/env", "git", *identity, *arguments]
+        return subprocess.run(command, cwd=where, capture_output=True, text=True, check=True).stdout
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def nothing_is_left(git):
+    """Says whether no checkout of a gate is left in a repository."""
+
+    def check(repository):
+        left = [path.name for path in home_of(repository).iterdir()]
+        return (left, len(git(repository, "worktree", "list").splitlines())) == (["lock"], 1)
+
+    return check

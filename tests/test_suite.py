@@ -117,6 +117,18 @@ def test_a_failed_benchmark_keeps_the_run_from_becoming_a_baseline(tmp_path, sui
         baseline.accept(out, tmp_path / "baselines", "try")
 
 
+def test_times_alone_have_no_work_and_become_no_baseline(tmp_path, suite_command):
+    out = tmp_path / "out.json"
+    done = suite_command("-k", "llava-1.5-encode or reference", "--times-only", f"--benchmark-json={out}")
+    assert done.returncode == pytest.ExitCode.OK, done.stdout
+    assert [("work" in b["extra_info"], b["stats"]["rounds"]) for b in json.loads(out.read_text())["benchmarks"]] == [
+        (False, 2),
+        (False, 2),
+    ]
+    with pytest.raises(BaselineError, match="only if its work was proven, got --times-only"):
+        baseline.accept(out, tmp_path / "baselines", "try")
+
+
 def test_a_regressed_run_does_not_become_a_baseline(suite, tmp_path, suite_command):
     stored = json.loads(suite[1].read_text())
     for benchmark in stored["benchmarks"]:

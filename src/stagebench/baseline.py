@@ -150,6 +150,8 @@ def _require_acceptable(run: dict[str, Any], path: Path) -> None:
     own = run["stagebench"]
     if not run["benchmarks"]:
         raise BaselineError(f"a baseline must hold at least one benchmark, got none in {path}")
+    if own.get("times_only"):
+        raise BaselineError(f"a run becomes a baseline only if its work was proven, got --times-only in {path}")
     if own["failed"] or own["exit_status"]:
         raise BaselineError(
             f"a run becomes a baseline only if nothing failed, got {own['failed']} failures "

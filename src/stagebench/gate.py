@@ -7,7 +7,7 @@ processes. Time alone can't be trusted below `stats.least_pairs`, and then the v
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -50,8 +50,8 @@ def judge_benchmarks(base: Sequence[StoredRun], head: Sequence[StoredRun], rules
     return [*judge_presence(base, head), *judge_counters(base, head, rules), *judge_times(base, head, rules)]
 
 
-def require_comparable(base: Sequence[StoredRun], head: Sequence[StoredRun]) -> None:
-    """Refuse what can't be decided on.
+def require_comparable(base: Sequence[StoredRun], head: Sequence[StoredRun], changed: Collection[str] = ()) -> None:
+    """Refuse what can't be decided on; of the environment, the `changed` keys may differ.
 
     Raises:
         GateError: where a side has no run, or a run failed, is empty, or was made in another environment.
@@ -68,7 +68,8 @@ def require_comparable(base: Sequence[StoredRun], head: Sequence[StoredRun]) -> 
                 )
             if not run["benchmarks"]:
                 raise GateError(f"a gate needs at least one benchmark, got none in run {i + 1} of the {side}")
-            if differing := baseline.differences(run["machine_info"], base[0]["machine_info"]):
+            mine, first = ({k: v for k, v in r["machine_info"].items() if k not in changed} for r in (run, base[0]))
+            if differing := baseline.differences(mine, first):
                 raise GateError(f"run {i + 1} of the {side} is not comparable with the base: {'; '.join(differing)}")
 
 
@@ -146,9 +147,9 @@ def judge_times(base: Sequence[StoredRun], head: Sequence[StoredRun], rules: Rul
         )
         for name in _shared(base, head)
     }
-    judged = {name: pairs for name, pairs in suite.items() if name not in other_work and not _is_reference(name)}
+    judged = {name: pairs for name, pairs in suite.items() if name not in other_work and not is_reference(name)}
     return [
-        *(_drift(name, pairs) for name, pairs in suite.items() if _is_reference(name)),
+        *(_drift(name, pairs) for name, pairs in suite.items() if is_reference(name)),
         *(suite[name].verdict(name, "incomparable", "does other work") for name in suite if name in other_work),
         *judge_pairs(judged, rules),
     ]
@@ -208,5 +209,6 @@ def _key(counter: str) -> str:
     return counter.rpartition(".")[-1]
 
 
-def _is_reference(name: str) -> bool:
+def is_reference(name: str) -> bool:
+    """Whether a benchmark is the workload that no change touches."""
     return name.split("::")[-1].startswith(REFERENCE)

@@ -71,6 +71,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="with --benchmark-compare: verdicts, and the exit status of `stagebench gate`",
     )
     group.addoption("--gate-time", action="store_true", help="likewise, and an inconclusive time sets exit status 3")
+    group.addoption("--times-only", action="store_true", help="no proof, no counters: this very code was proven before")
     group.addoption("--order-seed", type=int, help="shuffles the models; default: drawn, printed and stored")
 
 
@@ -210,6 +211,7 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], o
         "failed": session.testsfailed,
         "exit_status": int(session.exitstatus),
         "regressed": _regressed(config, benchmarks),
+        "times_only": config.option.times_only,
         "order_seed": config.option.order_seed,
         "load_warning": environment.load_warning(),
     }

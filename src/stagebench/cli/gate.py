@@ -1,0 +1,171 @@
+"""`stagebench gate`: is the working tree slower than a revision? Measured side by side, on this machine, now."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from stagebench import baseline, environment, gate, gate_report
+from stagebench.checkouts import Checkouts, checkouts
+from stagebench.cli.output import refusals, write_json_to
+from stagebench.errors import GateError
+from stagebench.gate_rules import Rules, read_rules
+from stagebench.interleave import CLOCKS, PROCESSES, Arm, Plan, Recorder
+from stagebench.interpreter import interpreter_of
+from stagebench.verdict import Verdict, confirmed, exit_code, undecided
+
+
+@click.command(name="gate")
+@click.option("--base", "revision", required=True, help="Revision that the working tree is compared with.")
+@click.option("--blocks", type=click.IntRange(min=1), default=6, show_default=True, help=f"Of {PROCESSES} processes.")
+@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Of a benchmark, by process.")
+@click.option("--select", default="test_stage", show_default=True, help="Which benchmarks, as pytest's -k.")
+@click.option("--clock", type=click.Choice(list(CLOCKS)), default="wall", show_default=True, help="See above.")
+@click.option("--cpu", type=int, help="Keep all processes on this core.")
+@click.option("--counters-only", is_flag=True, help="One process a side, nothing timed: exact, and quick.")
+@click.option("--seed", type=int, help="Of all orders; drawn and printed by default.")
+@click.option("--base-python", type=click.Path(path_type=Path, exists=True), help="Interpreter of the base.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the runs of all processes.")
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="Also write the decision there; - for standard output.",
+)
+@click.option("--markdown", type=click.File("a"), help="Appended to, as a step summary is.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
+def command(
+    revision: str,
+    cpu: int | None,
+    seed: int | None,
+    base_python: Path | None,
+    out: Path | None,
+    json_path: Path | None,
+    markdown: TextIO | None,
+    **given: Any,
+) -> None:
+    """Compare the working tree, as it is, with a revision.
+
+    A process of each side proves that it does the work of generate(), and counts it; then fresh processes of both sides
+    take turns. What they do not clear is measured once more. On cores shared with others, --clock cpu leaves out the
+    time that those took away, and with it all waiting: for a disk, a GPU, a sleep().
+
+    Exit code 0 pass, 1 regression, 2 could not be measured, 3 inconclusive.
+    """
+    console = Console(stderr=True)
+    with refusals(), _tidy_stop():
+        _keep_to(cpu)
+        plan = Plan(seed=secrets.randbelow(2**16) if seed is None else seed, **given)
+        with checkouts(Path.cwd(), revision) as both, Progress(console=console) as progress:
+            folder = _new_folder(out, both)
+            for line in _head(both, plan, folder):
+                console.print(line, highlight=False)
+            arms = _arms(both, base_python, console.print)
+            recorder = Recorder(arms, plan, folder, lambda turns: progress.track(turns, description=turns[0].phase))
+            changed = () if arms["base"].python == arms["head"].python else ("python", *environment.LIBRARIES)
+            verdicts = decide(recorder, read_rules(both.head / "pyproject.toml"), changed, console.print)
+        decision = gate_report.to_json(verdicts) | {"plan": asdict(plan), "base": both.commit, "head": both.head_commit}
+        baseline.write_json(folder / "decision.json", decision | {"dirty": both.dirty})
+        if json_path:
+            write_json_to(json_path, decision)
+    if markdown:
+        markdown.write(gate_report.to_markdown(verdicts))
+    Console(stderr=str(json_path) == "-").print(gate_report.to_table(verdicts))
+    sys.exit(exit_code(verdicts))
+
+
+def decide(recorder: Recorder, rules: Rules, changed: Collection[str], say: Callable[[str], None]) -> list[Verdict]:
+    """Count, then time, then time once more what the first look did not clear.
+
+    Args:
+        recorder: runs the processes.
+        rules: thresholds, floors and error rates.
+        changed: keys of the environment that are part of the change.
+        say: told of such a change, and of the confirmation.
+
+    Raises:
+        GateError: where a process failed, ran nothing, or in another environment.
+    """
+    base, head = recorder.count()
+    gate.require_comparable(base, head, changed)
+    if changed:
+        mine, others = ({k: run[0]["machine_info"].get(k) for k in changed} for run in (head, base))
+        say(f"part of the change: {'; '.join(baseline.differences(mine, others)) or 'nothing that is measured'}")
+    counters = gate.judge_counters(base, head, rules)
+    times: list[Verdict] = []
+    if not recorder.plan.counters_only:
+        first = recorder.time("first", ["benchmarks"])
+        gate.require_comparable(*first, changed)
+        base, head = [*base, *first[0]], [*head, *first[1]]
+        times = gate.judge_times(*first, rules)
+        if again := undecided(times):
+            say(f"not cleared, so measured once more: {', '.join(name.split('::')[-1] for name in again)}")
+            reference = [b["fullname"] for b in base[0]["benchmarks"] if gate.is_reference(b["fullname"])]
+            second = recorder.time("confirmation", [*again, *reference])
+            gate.require_comparable(*second, changed)
+            times = confirmed(times, gate.judge_times(*second, rules))
+    return [*gate.judge_presence(base, head), *counters, *times]
+
+
+def _arms(both: Checkouts, base_python: Path | None, say: Callable[[str], None]) -> dict[str, Arm]:
+    python = base_python or interpreter_of(both.base, both.head, both.home, say)
+    return {"base": Arm("base", both.base, python), "head": Arm("head", both.head, Path(sys.executable))}
+
+
+def _head(both: Checkouts, plan: Plan, folder: Path) -> list[str]:
+    """Say what is about to be done, so that no confirmation looks like an afterthought."""
+    lines = [
+        f"the working tree ({both.head_commit[:7]}{', changed' if both.dirty else ''}) against {both.commit[:7]}; "
+        f"orders of seed {plan.seed}; runs are kept in {folder}"
+    ]
+    if not plan.counters_only:
+        lines.append(
+            f"a process of each side to count, then {plan.blocks * PROCESSES} to time, {plan.rounds} rounds each by "
+            f"the {plan.clock} clock, and as many once more for what those do not clear"
+        )
+    return [*lines, *filter(None, [environment.load_warning()])]
+
+
+def _new_folder(out: Path | None, both: Checkouts) -> Path:
+    folder = out or Path(".benchmarks", "gate", f"{datetime.now():%Y%m%d-%H%M%S}-{both.commit[:7]}")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise GateError(f"--out must be an empty folder, so that no two gates mix, got {folder}")
+    return folder
+
+
+def _keep_to(cpu: int | None) -> None:
+    """Keep this process and those that it starts on one core."""
+    if cpu is None:
+        return
+    try:
+        os.sched_setaffinity(0, {cpu})
+    except OSError as error:
+        raise GateError(f"--cpu must be a core of this machine, got {cpu}: {error.strerror}") from error
+
+
+@contextmanager
+def _tidy_stop() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the gate as an error does: nothing is left behind, and nothing decided."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise GateError(f"stopped by {signal.Signals(number).name} before there was a decision")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,227 @@
+"""`stagebench gate` in a small project of its own, whose suite has the options of ours and needs no torch."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stagebench.interleave import schedule
+
+SRC = Path(__file__).parents[1] / "src"
+
+CONFTEST = """
+def pytest_addoption(parser):
+    for name in ("--order-seed", "--rounds"):
+        parser.addoption(name, type=int)
+    parser.addoption("--times-only", action="store_true")
+
+def pytest_benchmark_generate_machine_info():
+    import pathlib
+    files = {name: pathlib.Path(name).read_text() for name in ("dtype", "torch")}
+    return {"device": "abacus", "profile": "tiny"} | files
+
+def pytest_benchmark_update_json(config, benchmarks, output_json):
+    output_json["stagebench"] = {"schema": 1, "failed": 0, "exit_status": 0, "regressed": []}
+"""
+
+SUITE = """
+import fake
+
+def measure(benchmark, pytestconfig, function):
+    benchmark.pedantic(function, rounds=pytestconfig.option.rounds)
+    if not pytestconfig.option.times_only:
+        benchmark.extra_info["work"] = {"frames_decoded": fake.FRAMES}
+
+def test_stage_a(benchmark, pytestconfig):
+    measure(benchmark, pytestconfig, fake.work)
+
+def test_stage_b(benchmark, pytestconfig):
+    measure(benchmark, pytestconfig, fake.work)
+
+def test_reference(benchmark, pytestconfig):
+    benchmark.pedantic(sum, args=([1] * 1000,), rounds=pytestconfig.option.rounds)
+"""
+
+FAKE = """
+FRAMES = 8
+
+def work():
+    return sum(range(1000))
+"""
+
+
+@pytest.fixture
+def project(tmp_path, git):
+    """One commit of a project that a gate can compare."""
+    root = tmp_path / "project"
+    for name, text in {
+        "conftest.py": CONFTEST,
+        "benchmarks/test_fake.py": SUITE,
+        "src/fake.py": FAKE,
+        "pyproject.toml": "[tool.pytest.ini_options]\n",
+        "dtype": "float32",
+        "torch": "2.13",
+        ".gitignore": ".benchmarks/\n__pycache__/\n",
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    git(root, "init", "--quiet")
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "-m", "first")
+    return root
+
+
+def start(project, *arguments, blocks=1):
+    command = [sys.executable, "-m", "stagebench.cli", "gate", "--base", "HEAD", "--rounds", "2"]
+    command += ["--blocks", str(blocks), "--out", str(project.parent / "out"), *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(SRC), "COLUMNS": "200"}
+    return subprocess.Popen(
+        command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run_gate(project, *arguments, **options):
+    """The exit code, the verdicts that are no pass, and what was said."""
+    process = start(project, *arguments, **options)
+    said = "".join(process.communicate(timeout=300))
+    path = project.parent / "out" / "decision.json"
+    decision = json.loads(path.read_text()) if path.exists() else {"verdicts": []}
+    loud = [(v["benchmark"].split("::")[-1], v["verdict"]) for v in decision["verdicts"] if v["verdict"] != "pass"]
+    return process.returncode, loud, said
+
+
+def files(project):
+    return sorted(path.name for path in (project.parent / "out").iterdir())
+
+
+def test_a_block_is_base_head_head_base_or_the_other_way_round():
+    turns = schedule("first", 40, seed=1)
+    blocks = ["".join(turn.arm[0] for turn in turns[i : i + 4]) for i in range(0, 160, 4)]
+    assert (set(blocks), 8 < blocks.count("bhhb") < 32) == ({"bhhb", "hbbh"}, True)
+
+
+def test_the_order_of_the_benchmarks_is_drawn_by_block_and_one_for_both_sides():
+    turns = schedule("first", 20, seed=1)
+    seeds = [{turn.order_seed for turn in turns if turn.block == block} for block in range(20)]
+    assert ([len(of_block) for of_block in seeds], len(set.union(*seeds)) > 15) == ([1] * 20, True)
+
+
+def test_one_seed_gives_one_plan_and_another_for_the_confirmation():
+    def arms(phase, seed):
+        return [turn.arm for turn in schedule(phase, 20, seed)]
+
+    assert arms("first", 1) == arms("first", 1) != arms("first", 2)
+    assert arms("first", 1) != arms("confirmation", 1)
+
+
+def test_a_gate_keeps_the_run_of_every_process_and_nothing_else(project, nothing_is_left):
+    code, _, said = run_gate(project, "--seed", "5")
+    order = [turn.file_name for turn in schedule("first", 1, 5)]
+    again = [turn.file_name for turn in schedule("confirmation", 1, 5)]
+    assert code == 3, said  # two pairs can't decide on a time
+    assert files(project) == sorted(
+        [*order, *again, "counters-00-0-base.json", "counters-00-1-head.json", "decision.json"]
+    )
+    run = json.loads((project.parent / "out" / order[1]).read_text())
+    turn = run["stagebench"]["turn"]
+    assert (turn["phase"], turn["block"], turn["position"], len(run["benchmarks"])) == ("first", 0, 1, 3)
+    assert nothing_is_left(project)
+    assert "and as many once more for what those do not clear" in said
+    assert "not cleared, so measured once more: test_stage_a, test_stage_b" in said
+
+
+def test_more_work_in_a_tree_that_nobody_committed_is_a_regression(project, git):
+    (project / "src" / "fake.py").write_text(FAKE.replace("8", "16"))
+    code, loud, said = run_gate(project, "--counters-only")
+    assert (code, loud) == (1, [("test_stage_a", "regression"), ("test_stage_b", "regression")]), said
+    assert "frames_decoded: 8 before, 16 now" in said
+    assert git(project, "status", "--short") == " M src/fake.py\n"
+
+
+def test_equal_counters_pass(project):
+    assert run_gate(project, "--counters-only")[:2] == (0, [])
+
+
+def test_a_deleted_benchmark_is_missing(project):
+    suite = project / "benchmarks" / "test_fake.py"
+    suite.write_text(suite.read_text().replace("def test_stage_b", "def gone_b"))
+    assert run_gate(project, "--counters-only")[:2] == (2, [("test_stage_b", "missing")])
+
+
+def test_a_crashed_benchmark_is_told_with_its_last_lines(project, nothing_is_left):
+    (project / "src" / "fake.py").write_text(FAKE.replace("return", "raise ValueError('boom')\n    return"))
+    code, _, said = run_gate(project)
+    assert code == 2
+    assert "stagebench: the benchmarks of the head must pass, got exit status 1:" in said
+    assert "ValueError: boom" in said
+    assert nothing_is_left(project)
+
+
+def test_a_run_without_any_benchmark_could_not_be_measured(project):
+    code, _, said = run_gate(project, "--", "--deselect", "benchmarks")
+    assert (code, "got exit status 5" in said) == (2, True)
+
+
+def test_a_head_in_another_dtype_is_refused_and_the_key_named(project):
+    (project / "dtype").write_text("bfloat16")
+    code, _, said = run_gate(project, "--counters-only")
+    assert (code, "dtype: 'bfloat16' here, 'float32' there" in said) == (2, True)
+
+
+def test_other_packages_are_part_of_the_change_where_the_base_has_an_interpreter_of_its_own(project):
+    (project / "torch").write_text("2.14")
+    own = Path(sys.executable).parent / ".." / Path(sys.executable).parent.name / Path(sys.executable).name
+    code, _, said = run_gate(project, "--counters-only", "--base-python", own)
+    assert (code, "part of the change: torch: '2.14' here, '2.13' there" in said) == (0, True)
+
+
+def test_an_unknown_base_is_one_line(project):
+    process = start(project, "--base", "nowhere")
+    said = "".join(process.communicate(timeout=60))
+    assert (process.returncode, len(said.splitlines()), "got 'nowhere'" in said) == (2, 1, True)
+
+
+def test_runs_of_two_gates_do_not_mix(project):
+    (project.parent / "out").mkdir()
+    (project.parent / "out" / "first-00-0-base.json").touch()
+    code, _, said = run_gate(project)
+    assert (code, "--out must be an empty folder" in said) == (2, True)
+
+
+def start_and_wait_for_times(project):
+    """A gate that has kept the run of its first timed process."""
+    process = start(project, "--seed", "5", blocks=50)
+    first = project.parent / "out" / schedule("first", 1, 5)[0].file_name
+    deadline = time.monotonic() + 120
+    while not first.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_gate_decides_nothing_and_leaves_nothing_behind(project, number, nothing_is_left):
+    process = start_and_wait_for_times(project)
+    process.send_signal(number)
+    said = "".join(process.communicate(timeout=60))
+    assert (process.returncode, f"stopped by {number.name} before there was a decision" in said) == (2, True)
+    assert "decision.json" not in files(project)
+    assert nothing_is_left(project)
+
+
+def test_a_killed_gate_leaves_whole_files_and_the_next_one_cleans_up_and_works(project, nothing_is_left):
+    process = start_and_wait_for_times(project)
+    process.kill()
+    process.communicate(timeout=60)
+    kept = files(project)
+    assert [json.loads((project.parent / "out" / name).read_text())["stagebench"]["turn"]["arm"] for name in kept]
+    assert [name for name in kept if name.startswith(".")] == []
+    (project.parent / "out").rename(project.parent / "killed")
+    assert run_gate(project, "--counters-only")[0] == 0
+    assert nothing_is_left(project)

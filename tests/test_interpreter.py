@@ -1,0 +1,71 @@
+"""The interpreter of a base that depends on something else; its packages are wheels made on the spot."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from stagebench.errors import GateError
+from stagebench.interpreter import dependencies, interpreter_of
+
+
+def checkout(folder, *dependencies, constraints=""):
+    (folder / "benchmarks").mkdir(parents=True)
+    lines = ", ".join(f'"{dependency}"' for dependency in dependencies)
+    (folder / "pyproject.toml").write_text(f"[project]\ndependencies = [{lines}]\n")
+    (folder / "benchmarks" / "constraints.txt").write_text(constraints)
+    return folder
+
+
+@pytest.fixture
+def wheel(tmp_path):
+    """A package of one module, `tiny`, that pip installs without a network."""
+    path = tmp_path / "tiny-1.0-py3-none-any.whl"
+    about = "tiny-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("tiny.py", "VALUE = 1\n")
+        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    return f"tiny @ {path.as_uri()}"
+
+
+def find(tmp_path, base, head):
+    said = []
+    return interpreter_of(base, head, tmp_path / "home", said.append), said
+
+
+def test_equal_dependencies_need_no_other_interpreter(tmp_path):
+    base, head = checkout(tmp_path / "base", "a", "b"), checkout(tmp_path / "head", "b", "a")
+    assert find(tmp_path, base, head) == (Path(sys.executable), [])
+
+
+def test_other_dependencies_get_an_environment_of_their_own_once(tmp_path, wheel):
+    base, head = checkout(tmp_path / "base", wheel), checkout(tmp_path / "head")
+    python, said = find(tmp_path, base, head)
+    assert [line.startswith("the base depends on other packages than the head") for line in said] == [True]
+    done = subprocess.run([python, "-c", "import tiny; print(tiny.VALUE)"], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+    assert find(tmp_path, base, head) == (python, [])
+    (python.parents[1] / "complete").unlink()  # as where the build was interrupted
+    assert len(find(tmp_path, base, head)[1]) == 1
+
+
+def test_what_cannot_be_installed_is_one_line(tmp_path):
+    base = checkout(tmp_path / "base", f"tiny @ {(tmp_path / 'tiny-1.0-py3-none-any.whl').as_uri()}")
+    head = checkout(tmp_path / "head")
+    with pytest.raises(GateError, match=r"give --base-python instead: .*$"):
+        find(tmp_path, base, head)
+
+
+def test_other_pins_are_other_dependencies(tmp_path):
+    base, head = checkout(tmp_path / "base", constraints="numpy==1.0"), checkout(tmp_path / "head")
+    assert dependencies(base) != dependencies(head)
+
+
+def test_a_checkout_without_a_project_is_refused(tmp_path):
+    (tmp_path / "base").mkdir()
+    with pytest.raises(GateError, match=r"can't read the dependencies in .*pyproject\.toml"):
+        find(tmp_path, tmp_path / "base", tmp_path / "base")
