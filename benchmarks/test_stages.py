@@ -67,5 +67,5 @@ def test_stage(benchmark, pedantic, model, stage, sample, options, rounds, proof
         benchmark.extra_info["device_seconds"] = device_seconds[-rounds:]
         benchmark.extra_info["device_median"] = statistics.median(device_seconds[-rounds:])
     joules = benchmark.extra_info.get("gpu", {}).get("joules")
-    if joules is not None and isinstance(result, Generation):
+    if joules is not None and isinstance(result, Generation) and result.steps:
         benchmark.extra_info["gpu"]["joules_per_token"] = joules / rounds / result.steps

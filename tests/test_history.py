@@ -134,6 +134,10 @@ def test_a_folder_without_a_run_is_one_line_and_exit_code_two(tmp_path, files):
     )
 
 
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    assert invoke(tmp_path / "none").output.startswith("stagebench: a history must be a folder, got ")
+
+
 def test_of_a_single_run_no_change_is_claimed(tmp_path):
     result = invoke(write(tmp_path, a_run(1)))
     assert (result.exit_code, "a change is looked for in 10 runs or more" in result.output) == (0, True)
@@ -154,6 +158,22 @@ def test_the_table_and_the_json_tell_the_same_change(tmp_path):
     assert (series["benchmark"], change["when"][:10]) == (ENCODE, "2026-01-11")
     assert f"({change['ratio'] - 1:+.1%}) on 2026-01-11" in " ".join(result.output.split())
     assert change["bisect"] in result.output
+
+
+@pytest.mark.parametrize(
+    ("nights", "ratio", "recent", "code"), [(17, 1.1, 7, 1), (18, 1.1, 7, 0), (18, 1.1, None, 0), (17, 0.9, 7, 0)]
+)
+def test_a_slowdown_of_late_fails_where_that_is_asked_for(tmp_path, nights, ratio, recent, code):
+    write(tmp_path, *a_step(nights, ratio=ratio))
+    out = tmp_path / "out" / "trend.json"
+    result = invoke(tmp_path, "--json", out, *(["--recent", recent] if recent else []))
+    slower = json.loads(out.read_text())["slower"]
+    assert (result.exit_code, [change["benchmark"] for change in slower]) == (code, [ENCODE] * code)
+
+
+def test_a_slowdown_of_an_environment_that_is_no_more_fails_nothing(tmp_path):
+    old = [run | {"machine_info": HERE | {"torch": "old"}} for run in a_step(17)]
+    assert invoke(write(tmp_path, *old, a_run(30)), "--recent", 7).exit_code == 0
 
 
 def test_a_benchmark_that_began_later_has_a_shorter_series(tmp_path):

@@ -1,5 +1,6 @@
 """What is read from NVML, with a stand-in for its module; the GPU test at the end reads the real one."""
 
+import json
 import time
 
 import pytest
@@ -187,3 +188,18 @@ def test_a_busy_gpu_is_seen_to_be_busy(gpu):
     assert after.watts > 0
     assert after.foreign_processes == 0
     assert after.joules - before.joules > 2 * 50  # two seconds of multiplying take more than 50 W
+
+
+@pytest.mark.gpu
+def test_the_suite_keeps_clocks_power_and_energy_of_a_decode(suite_command, tmp_path):
+    out = tmp_path / "out.json"
+    on_gpu = ("--device=cuda", "--profile=tiny", "--dtype=float32", "--new-tokens=32")
+    done = suite_command("-k", "test_stage and llava-1.5-decode", *on_gpu, f"--benchmark-json={out}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    [benchmark] = json.loads(out.read_text())["benchmarks"]
+    info = benchmark["extra_info"]
+    assert info["gpu"]["before"]["sm_mhz"] > 0
+    assert info["gpu"]["after"]["watts"] > 0
+    assert info["gpu"]["joules_per_token"] >= 0  # a tiny decode may end before the counter is renewed
+    assert 0 < info["device_median"] <= benchmark["stats"]["max"]
+    assert info["work"]["peak_bytes"] > 0

@@ -9,6 +9,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+from stagebench.telemetry import load_nvml
 from stagebench.types import PREPROCESSORS, GenerationSettings, LoadSettings, ModelSettings
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "av")
@@ -129,12 +130,11 @@ def _gpu_name(device: str) -> str:
 
 
 def _gpu_driver() -> str:
-    try:
-        import pynvml  # the extra "gpu"
-    except ImportError:
+    nvml = load_nvml()
+    if nvml is None:
         return UNKNOWN
-    pynvml.nvmlInit()
+    nvml.nvmlInit()
     try:
-        return str(pynvml.nvmlSystemGetDriverVersion())
+        return str(nvml.nvmlSystemGetDriverVersion())
     finally:
-        pynvml.nvmlShutdown()
+        nvml.nvmlShutdown()

@@ -29,7 +29,8 @@ PENALTY = 45.0
 """What a change must explain, in variances of the noise, to be one.
 
 Chosen by simulation (`tests/test_history.py` repeats a part of it): in 10 to 365 runs of unchanging normal, Laplace or
-Student (4 degrees) noise at most 2 series in 1000 show a change, at most 1 from 20 runs on.
+Student (4 degrees) noise at most 2 series in 1000 show a change, less than 1 from 20 runs on. Only independent noise is
+meant: where much of a night's deviation carries over to the next one, the machine drifts, and steps are seen in it.
 """
 
 OUTLIER = 5.0
@@ -127,8 +128,10 @@ def read_history(folder: Path) -> History:
     """Read all JSON files in a folder and below it.
 
     Raises:
-        HistoryError: where no file is a run.
+        HistoryError: where there is no such folder, or no file is a run.
     """
+    if not folder.is_dir():
+        raise HistoryError(f"a history must be a folder, got {folder}")
     groups: dict[str, list[StoredRun]] = {}
     unreadable: dict[Path, str] = {}
     for path in sorted(folder.rglob("*.json")):
@@ -198,6 +201,21 @@ def _series(benchmark: str, runs: tuple[StoredRun, ...]) -> Series:
         ),
         tuple(runs[i] for i in outliers),
     )
+
+
+def recent_slowdowns(series: Sequence[Series], runs: int) -> list[tuple[Series, Change]]:
+    """The slowdowns that began in one of the last runs; a step is seen when it is `MIN_SIDE` runs old.
+
+    Args:
+        series: of one environment.
+        runs: how many of the last ones count.
+    """
+    return [
+        (each, change)
+        for each in series
+        for change in each.changes
+        if change.ratio > 1 and change.at in each.runs[-runs:]
+    ]
 
 
 def noise(logs: NDArray[np.float64]) -> float:

@@ -185,8 +185,9 @@ def pedantic(
     gpu: Gpu | None,
     function: Callable[..., T],
     args: Sequence[Any] = (),
+    *,
+    rounds: int,
     setup: Callable[[], None] | None = None,
-    rounds: int = 10,
     warmup_rounds: int = 1,
 ) -> T:
     """pytest-benchmark's `benchmark.pedantic`, with a look at the GPU around each round.
@@ -200,8 +201,8 @@ def pedantic(
         gpu: None where there is none to look at, and then nothing is added.
         function: what is timed.
         args: its arguments.
-        setup: called before each round, untimed.
         rounds: timed ones.
+        setup: called before each round, untimed.
         warmup_rounds: untimed ones before them.
 
     Returns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,31 @@ from rich.text import Text
 
 from stagebench import baseline, steadiness
 from stagebench.cli.output import refusals, write_json_to
-from stagebench.history import MIN_SIDE, Change, Series, StoredRun, bisect_command, read_history, series_of
+from stagebench.history import (
+    MIN_SIDE,
+    Change,
+    Series,
+    StoredRun,
+    bisect_command,
+    read_history,
+    recent_slowdowns,
+    series_of,
+)
 
 
 @click.command(name="trend")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "--json",
     "json_path",
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     help="- for standard output.",
 )
-def command(folder: Path, json_path: Path | None) -> None:
+@click.option("--recent", type=click.IntRange(min=1), help="Exit code 1 where a slowdown began in that many last runs.")
+def command(folder: Path, json_path: Path | None, recent: int | None) -> None:
     """Look for changes in the runs that DIR holds, written by `pytest benchmarks --benchmark-json`.
 
-    Runs are compared within an environment only. A trend reports and never fails: that is the gate's work.
+    Runs are compared within an environment only. Exit code 0, but for --recent, which asks about that of the last run.
     """
     with refusals():
         history = read_history(folder)
@@ -40,11 +51,17 @@ def command(folder: Path, json_path: Path | None) -> None:
             console.print(Text(f"left out: {reason}"), style="yellow")
         read = sum(map(len, history.environments))
         console.print(f"runs: {read}, environments: {len(looked)}, files left out: {len(history.unreadable)}")
+        newest = max(looked, key=lambda each: each[0][-1].when)[1]
+        slower = recent_slowdowns(newest, recent) if recent else []
+        for each, _ in slower:
+            console.print(Text(f"became slower of late: {_short(each)}", style="red"))
         if json_path:
             unreadable = {str(path): reason for path, reason in history.unreadable.items()}
             environments = [_as_json(*each) for each in looked]
             data = {"schema": baseline.SCHEMA, "environments": environments, "unreadable": unreadable}
+            data["slower"] = [_change_as_json(each.benchmark, change) for each, change in slower]
             write_json_to(json_path, data)
+    sys.exit(1 if slower else 0)
 
 
 def _unsteady(runs: Sequence[StoredRun]) -> list[dict[str, Any]]:
@@ -135,24 +152,25 @@ def _as_json(runs: Sequence[StoredRun], series: Sequence[Series], unsteady: Sequ
 
 
 def _series_as_json(series: Series) -> dict[str, Any]:
-    changes = [
-        {
-            "at": str(change.at.path),
-            "when": change.at.when.isoformat(),
-            "before": change.before,
-            "after": change.after,
-            "ratio": change.ratio,
-            "good": change.good.commit,
-            "bad": change.bad.commit,
-            "dirty": change.good.dirty or change.bad.dirty,
-            "bisect": bisect_command(series.benchmark, change),
-        }
-        for change in series.changes
-    ]
     return {
         "benchmark": series.benchmark,
         "seconds": series.seconds,
         "noise": series.noise,
-        "changes": changes,
+        "changes": [_change_as_json(series.benchmark, change) for change in series.changes],
         "outliers": [str(run.path) for run in series.outliers],
+    }
+
+
+def _change_as_json(benchmark: str, change: Change) -> dict[str, Any]:
+    return {
+        "benchmark": benchmark,
+        "at": str(change.at.path),
+        "when": change.at.when.isoformat(),
+        "before": change.before,
+        "after": change.after,
+        "ratio": change.ratio,
+        "good": change.good.commit,
+        "bad": change.bad.commit,
+        "dirty": change.good.dirty or change.bad.dirty,
+        "bisect": bisect_command(benchmark, change),
     }
