@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from stagebench import pytest_plugin
+from stagebench import pytest_plugin, telemetry
 from stagebench.conditions import conditions
 from stagebench.media.scene import Scene, render_scene
 from stagebench.models.protocol import VisionLanguageModel
@@ -41,6 +44,27 @@ def options(pytestconfig: pytest.Config) -> Options:
 @pytest.fixture(scope="session")
 def rounds(pytestconfig: pytest.Config) -> int:
     return pytestconfig.option.rounds
+
+
+@pytest.fixture(scope="session")
+def telemetry_of_gpu(pytestconfig: pytest.Config) -> Iterator[telemetry.Gpu | None]:
+    """The GPU that is timed, for a look at its clocks; None on a CPU, or where NVML is not installed."""
+    device = torch.device(pytest_plugin.model_settings(pytestconfig).device)
+    if device.type != "cuda":
+        yield None
+        return
+    uuid = str(torch.cuda.get_device_properties(device).uuid)
+    with telemetry.opened(telemetry.load_nvml(), uuid, own_processes=1) as gpu:
+        yield gpu
+
+
+@pytest.fixture
+def pedantic(
+    benchmark: Any, telemetry_of_gpu: telemetry.Gpu | None, rounds: int, pytestconfig: pytest.Config
+) -> Callable[..., Any]:
+    """`benchmark.pedantic`, which on a GPU notes clocks and power, and repeats what was disturbed."""
+    collected = pytestconfig._benchmarksession.benchmarks  # pytest-benchmark puts it there
+    return functools.partial(telemetry.pedantic, benchmark, collected, telemetry_of_gpu, rounds=rounds)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ UNITS = {
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_stage(benchmark, model, stage, sample, options, rounds, proof):
+def test_stage(benchmark, pedantic, model, stage, sample, options, rounds, proof):
     benchmark.group = stage
     steps = path(model, sample, options)
     watch, device_seconds = Stopwatch(model.network.device), []
@@ -40,11 +41,15 @@ def test_stage(benchmark, model, stage, sample, options, rounds, proof):
         device_seconds.extend(watch.device_seconds.values())
         return result
 
-    result = benchmark.pedantic(timed, setup=fresh_state, rounds=rounds, warmup_rounds=2)
+    result = pedantic(timed, setup=fresh_state, warmup_rounds=2)
 
     benchmark.extra_info |= {"model": model.name, "stage": stage, "unit": UNITS[stage]}
     if device_seconds:
         benchmark.extra_info["device_seconds"] = device_seconds[-rounds:]
+        benchmark.extra_info["device_median"] = statistics.median(device_seconds[-rounds:])
+    joules = benchmark.extra_info.get("gpu", {}).get("joules")
+    if joules is not None and isinstance(result, Generation) and result.steps:
+        benchmark.extra_info["gpu"]["joules_per_token"] = joules / rounds / result.steps
     if not proof:
         return
     if isinstance(result, Generation):

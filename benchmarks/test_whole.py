@@ -5,9 +5,9 @@ from __future__ import annotations
 from stagebench.pipeline import prepared, reference_generate, timed_run
 
 
-def test_e2e(benchmark, model, sample, options, rounds, proof):
+def test_e2e(benchmark, pedantic, model, sample, options, proof):
     benchmark.group = "e2e"
-    run = benchmark.pedantic(timed_run, args=(model, sample, options), rounds=rounds, warmup_rounds=1)
+    run = pedantic(timed_run, args=(model, sample, options))
 
     if proof:
         proof.require_same_tokens(run.generation)
@@ -20,11 +20,11 @@ def test_e2e(benchmark, model, sample, options, rounds, proof):
     }
 
 
-def test_generate(benchmark, model, sample, options, rounds, proof):
+def test_generate(benchmark, pedantic, model, sample, options, proof):
     benchmark.group = "generate()"
     inputs = prepared(model, sample)
 
-    tokens = benchmark.pedantic(reference_generate, args=(model, inputs, options), rounds=rounds, warmup_rounds=1)
+    tokens = pedantic(reference_generate, args=(model, inputs, options))
 
     if proof:
         assert tokens[0].tolist() == list(proof.generation.token_ids[0])

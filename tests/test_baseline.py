@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import pytest
@@ -41,9 +42,45 @@ def test_an_accepted_run_is_found_again_with_its_reason(tmp_path):
 
 
 def test_a_replaced_baseline_is_named_in_the_new_one(tmp_path):
-    for reason in ("first", "second"):
-        stored = baseline.accept(write(tmp_path / "out.json", a_run()), tmp_path / "baselines", reason)
-    assert baseline.read_run(stored)["stagebench"]["accepted"]["replaces"] == "abc"
+    stored = baseline.accept(write(tmp_path / "out.json", a_run()), tmp_path / "baselines", "first")
+    digest = hashlib.sha256(stored.read_bytes()).hexdigest()
+    baseline.accept(write(tmp_path / "out.json", a_run()), tmp_path / "baselines", "second")
+    assert baseline.read_run(stored)["stagebench"]["accepted"]["replaces"] == {"commit": "abc", "sha256": digest}
+
+
+def accepted_in_turn(tmp_path, reasons):
+    for reason in reasons:
+        run = a_run() | {"commit_info": {"id": f"commit of {reason}"}}
+        stored = baseline.accept(write(tmp_path / "out.json", run), tmp_path / "baselines", reason)
+    return baseline.read_run(stored)["stagebench"]["accepted"]
+
+
+def test_a_baseline_remembers_those_before_it_the_latest_first(tmp_path):
+    accepted = accepted_in_turn(tmp_path, ["first", "second", "third"])
+    assert (accepted["reason"], accepted["commit"]) == ("third", "commit of third")
+    assert [(a["reason"], a["commit"]) for a in accepted["history"]] == [
+        ("second", "commit of second"),
+        ("first", "commit of first"),
+    ]
+
+
+def test_the_memory_is_short(tmp_path):
+    accepted = accepted_in_turn(tmp_path, map(str, range(baseline.HISTORY + 3)))
+    assert [a["reason"] for a in accepted["history"]] == [str(n) for n in range(baseline.HISTORY + 1, 1, -1)]
+
+
+def test_who_accepted_it_is_kept(tmp_path, monkeypatch):
+    for key, value in {"COUNT": "1", "KEY_0": "user.name", "VALUE_0": "Ada Lovelace"}.items():
+        monkeypatch.setenv(f"GIT_CONFIG_{key}", value)
+    accepted = accepted_in_turn(tmp_path, ["first", "second"])
+    assert (accepted["who"], accepted["history"][0]["who"]) == ("Ada Lovelace", "Ada Lovelace")
+
+
+def test_without_git_it_is_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("USER", "ada")
+    monkeypatch.setenv("LOGNAME", "ada")
+    assert accepted_in_turn(tmp_path, ["first"])["who"] == "ada"
 
 
 def test_there_is_no_baseline_of_another_environment(tmp_path):

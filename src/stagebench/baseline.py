@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import hashlib
 import json
 import os
 import re
+import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +22,8 @@ SCHEMA = 1
 FILE_NAME = "baseline.json"
 INEXACT = ("peak_bytes",)
 """Counters that depend on what ran before in the same process."""
+HISTORY = 20
+"""How many earlier acceptances a baseline remembers; git has the rest."""
 
 
 def folder_of(root: Path, identity: dict[str, str]) -> Path:
@@ -114,7 +118,7 @@ def accept(run_path: Path, root: Path, reason: str, partial: bool = False) -> Pa
     Args:
         run_path: what `pytest benchmarks --benchmark-json` wrote.
         root: the folder of all baselines.
-        reason: why; kept in the file.
+        reason: why; kept in the file, with who, when, and what it replaces.
         partial: let it replace a baseline that has benchmarks which this run has not.
 
     Returns:
@@ -136,14 +140,47 @@ def accept(run_path: Path, root: Path, reason: str, partial: bool = False) -> Pa
         raise BaselineError(
             f"the run must hold all benchmarks of the baseline it replaces, got none of {', '.join(lost)}"
         )
-    run["stagebench"]["accepted"] = {
-        "reason": reason,
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "version": __version__,
-        "replaces": replaced.get("commit_info", {}).get("id") if replaced else None,
+    run["stagebench"]["accepted"] = _acceptance(run, reason) | {
+        "replaces": _replaced(replaced, target) if replaced else None,
+        "history": _history(replaced) if replaced else [],
     }
     write_json(target, run)
     return target
+
+
+def _acceptance(run: Mapping[str, Any], reason: str) -> dict[str, Any]:
+    return {
+        "who": _who(),
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "reason": reason,
+        "commit": run.get("commit_info", {}).get("id"),
+        "version": __version__,
+    }
+
+
+def _replaced(baseline: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What tells the replaced baseline from any other, also where two were made of one commit."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"commit": baseline.get("commit_info", {}).get("id"), "sha256": digest}
+
+
+def _history(replaced: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Who accepted the baselines before this one, the latest first."""
+    accepted = replaced["stagebench"].get("accepted", {})
+    latest = {key: accepted.get(key) for key in ("who", "when", "reason", "commit")}
+    return [latest, *accepted.get("history", [])][:HISTORY]
+
+
+def _who() -> str:
+    """The name that git signs commits with, else the user's."""
+    with contextlib.suppress(OSError):  # no git
+        command = ("git", "config", "user.name")
+        asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 # a constant
+        if name := asked.stdout.strip():
+            return name
+    with contextlib.suppress(OSError, KeyError):  # a user without a name, as in some containers
+        return getpass.getuser()
+    return UNKNOWN
 
 
 def _require_acceptable(run: dict[str, Any], path: Path) -> None:

@@ -9,6 +9,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+from stagebench.telemetry import load_nvml
 from stagebench.types import PREPROCESSORS, GenerationSettings, LoadSettings, ModelSettings
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "av")
@@ -34,13 +35,7 @@ def identity(
     Returns:
         Names and values, all text; runs are comparable only where all of them agree.
     """
-    on_gpu = settings.device.startswith("cuda")
-    versions = {name: _version(name) for name in LIBRARIES}
-    return {
-        "device": _gpu_name(settings.device) if on_gpu else _cpu_name(),
-        "driver": _gpu_driver() if on_gpu else platform.system(),
-        "cpu": _cpu_name(),
-        "cores": str(cores()),
+    return machine(settings.device) | {
         "threads": str(settings.threads),
         "profile": settings.profile,
         "weights": f"{settings.weights}, {fingerprint(Path(settings.weights))}" if settings.weights else "random",
@@ -52,8 +47,23 @@ def identity(
         "preprocess": PREPROCESSORS[settings.preprocess],
         "input": fingerprint(media) if media else f"scene, {loading.media}",
         "loading": _describe(loading),
+    }
+
+
+def machine(device: str) -> dict[str, str]:
+    """The part of the identity that no setting changes: hardware, driver, Python and libraries.
+
+    Args:
+        device: a torch device; of a GPU the name needs torch, of a CPU nothing does.
+    """
+    on_gpu = device.startswith("cuda")
+    return {
+        "device": _gpu_name(device) if on_gpu else _cpu_name(),
+        "driver": _gpu_driver() if on_gpu else platform.system(),
+        "cpu": _cpu_name(),
+        "cores": str(cores()),
         "python": platform.python_version(),
-        **versions,
+        **{name: _version(name) for name in LIBRARIES},
     }
 
 
@@ -120,12 +130,11 @@ def _gpu_name(device: str) -> str:
 
 
 def _gpu_driver() -> str:
-    try:
-        import pynvml  # the extra "gpu"
-    except ImportError:
+    nvml = load_nvml()
+    if nvml is None:
         return UNKNOWN
-    pynvml.nvmlInit()
+    nvml.nvmlInit()
     try:
-        return str(pynvml.nvmlSystemGetDriverVersion())
+        return str(nvml.nvmlSystemGetDriverVersion())
     finally:
-        pynvml.nvmlShutdown()
+        nvml.nvmlShutdown()

@@ -17,6 +17,10 @@ class CheckpointError(ModelError):
     """A checkpoint folder whose files or keys are not those of the model."""
 
 
+class HistoryError(StagebenchError):
+    """A folder without any run to look back on, or a library missing that looks for changes."""
+
+
 class StageError(StagebenchError):
     """A stage that got, or returned, what its contract forbids."""
 

@@ -1,0 +1,83 @@
+"""`stagebench doctor`: is this machine fit to time on, and with which baselines can it be compared."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from stagebench import baseline, doctor, environment, telemetry
+from stagebench.cli.output import refusals, write_json_to
+from stagebench.errors import BaselineError
+
+STYLES = {"ok": "green", "warning": "red", "unknown": "yellow"}
+
+
+@click.command(name="doctor")
+@click.option("--root", type=click.Path(path_type=Path), default=Path("baselines"), show_default=True)
+@click.option("--processes", type=click.IntRange(min=2), default=8, show_default=True, help="Of the quick A/A run.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path, allow_dash=True), help="- for standard output.")
+def command(root: Path, processes: int, json_path: Path | None) -> None:
+    """Look at what makes times differ: clocks, load, quotas, the GPU, and the same work in fresh processes.
+
+    Exit code 0 where nothing speaks against timing now, 3 where something does: a gate could not decide here. Which
+    baselines are comparable is told, and changes nothing about that.
+    """
+    with refusals():
+        findings, comparable = examine(processes), baselines(root)
+        console = Console(stderr=str(json_path) == "-", highlight=False)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
+        for each in findings:
+            table.add_row(each.name, Text(each.state, style=STYLES[each.state]), Text(each.detail))
+        console.print(table)
+        for name, differing in comparable.items():
+            console.print(Text(f"{name}: {'; '.join(differing) or 'comparable, with the settings of its run'}"))
+        warnings = [each.name for each in findings if each.state == "warning"]
+        console.print(f"not fit to time on now: {', '.join(warnings)}" if warnings else "fit to time on")
+        if json_path:
+            data = {"findings": [asdict(each) for each in findings], "baselines": comparable}
+            write_json_to(json_path, {"schema": baseline.SCHEMA} | data)
+    sys.exit(3 if warnings else 0)
+
+
+def examine(processes: int) -> list[doctor.Finding]:
+    """All findings about this machine as it is now."""
+    with telemetry.opened(telemetry.load_nvml()) as gpu:
+        reading = gpu.read() if gpu else None
+    cores = doctor.cores(environment.cores(), os.cpu_count() or 1, doctor.quota())
+    still = [doctor.governor(), doctor.turbo(), doctor.load(), cores, *doctor.gpu(reading)]
+    before = doctor.pressure()
+    seconds = doctor.measure(processes)
+    return [*still, *doctor.disturbances(before, doctor.pressure()), doctor.spread(seconds)]
+
+
+def baselines(root: Path) -> dict[str, list[str]]:
+    """By stored baseline, in what this machine differs from that of its run, or why it can't be read."""
+    here = environment.machine("cpu")
+    on_gpu = environment.machine("cuda") if _has_gpu() else here
+    found = {}
+    for path in sorted(root.glob(f"*/{baseline.FILE_NAME}")):
+        try:
+            there = baseline.read_run(path)["machine_info"]
+        except BaselineError as error:
+            found[path.parent.name] = [str(error)]
+            continue
+        mine = here if there["device"] == there.get("cpu") else on_gpu
+        found[path.parent.name] = baseline.differences(mine, {key: there[key] for key in mine if key in there})
+    return found
+
+
+def _has_gpu() -> bool:
+    """Whether torch is here and sees a GPU; a baseline knows it by torch's name."""
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()

@@ -1,0 +1,246 @@
+"""What NVML says of a GPU around a timing: clocks, power, temperature, throttling, other processes, energy.
+
+Importable without torch and without NVML; what a GPU or driver does not tell is None, never a made-up zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from types import ModuleType
+from typing import Any, TypeVar, cast
+
+T = TypeVar("T")
+
+THROTTLE_REASONS = {
+    0x4: "power cap",
+    0x8: "hardware slowdown",
+    0x20: "thermal slowdown by the driver",
+    0x40: "thermal slowdown by the hardware",
+    0x80: "power brake",
+}
+"""NVML's bits that mean clocks lower than asked for; an idle GPU or clocks that somebody locked are no throttling."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One look at a GPU.
+
+    Attributes:
+        sm_mhz: clock of the multiprocessors.
+        memory_mhz: clock of the memory.
+        watts: power; on recent GPUs an average over about a second.
+        celsius: temperature.
+        throttled: reasons in words; empty where clocks are as asked for.
+        foreign_processes: how many processes beside this one compute on the GPU. Counted, because in a container NVML
+            may give ids of another namespace.
+        joules: energy since the driver was loaded; some GPUs renew it only every 20 to 100 ms.
+    """
+
+    sm_mhz: int | None
+    memory_mhz: int | None
+    watts: float | None
+    celsius: int | None
+    throttled: tuple[str, ...] | None
+    foreign_processes: int | None
+    joules: float | None
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether a time taken now would be of a slower GPU, or of somebody else's work too."""
+        return bool(self.throttled) or bool(self.foreign_processes)
+
+
+class Gpu:
+    """One GPU, as NVML sees it."""
+
+    def __init__(self, nvml: Any, handle: Any, own_processes: int) -> None:
+        """Look at a GPU.
+
+        Args:
+            nvml: the module `pynvml`, or one that acts like it.
+            handle: NVML's, of the device.
+            own_processes: 1 where this process computes on it, else 0.
+        """
+        self._nvml, self._handle, self._own = nvml, handle, own_processes
+
+    def read(self) -> Reading:
+        """Look now; takes about a millisecond, so never inside a timed region."""
+        nvml, handle = self._nvml, self._handle
+        milliwatts = self._ask(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+        millijoules = self._ask(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle))
+        bits = self._ask(lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
+        processes = self._ask(lambda: len(nvml.nvmlDeviceGetComputeRunningProcesses(handle)))
+        return Reading(
+            sm_mhz=self._ask(lambda: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))),
+            memory_mhz=self._ask(lambda: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM))),
+            watts=None if milliwatts is None else milliwatts / 1e3,
+            celsius=self._ask(lambda: int(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))),
+            throttled=None if bits is None else tuple(text for bit, text in THROTTLE_REASONS.items() if bits & bit),
+            foreign_processes=None if processes is None else max(0, processes - self._own),
+            joules=None if millijoules is None else millijoules / 1e3,
+        )
+
+    def _ask(self, question: Callable[[], T]) -> T | None:
+        try:
+            return question()
+        except self._nvml.NVMLError:
+            return None
+
+
+def load_nvml() -> ModuleType | None:
+    """NVML's Python module, of the extra "gpu"; None where it is not installed."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    return pynvml  # type: ignore[no-any-return] # without stubs it is Any
+
+
+@contextmanager
+def opened(nvml: Any, uuid: str | None = None, own_processes: int = 0) -> Iterator[Gpu | None]:
+    """Open NVML and find a GPU.
+
+    Args:
+        nvml: the module, or None.
+        uuid: of the GPU, with or without "GPU-" before it; None for the first. An index would not do: CUDA's order is
+            not NVML's.
+        own_processes: 1 where this process computes on the GPU, else 0.
+
+    Yields:
+        The GPU; None where there is no NVML, no driver, or no such GPU.
+    """
+    if nvml is None:
+        yield None
+        return
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        yield None
+        return
+    try:
+        yield _find(nvml, uuid, own_processes)
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _find(nvml: Any, uuid: str | None, own_processes: int) -> Gpu | None:
+    try:
+        if uuid is None:
+            handle = nvml.nvmlDeviceGetHandleByIndex(0)
+        else:
+            handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid.removeprefix('GPU-')}")
+    except nvml.NVMLError:
+        return None
+    return Gpu(nvml, handle, own_processes)
+
+
+class Meter:
+    """Looks at a GPU before and after each round of a benchmark, outside the timed region.
+
+    Attributes:
+        rounds: the two readings of each round, warm-up included.
+    """
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        self.rounds: list[tuple[Reading, Reading]] = []
+        self._before: Reading | None = None
+
+    def start(self) -> None:
+        """Look before a round."""
+        self._before = self.gpu.read()
+
+    def stop(self) -> None:
+        """Look after it."""
+        assert self._before is not None, "a round is started before it is stopped"
+        self.rounds.append((self._before, self.gpu.read()))
+
+
+def summary(rounds: Sequence[tuple[Reading, Reading]]) -> dict[str, Any]:
+    """What is kept of a benchmark's timed rounds, in JSON's types.
+
+    Returns:
+        `before` the first round and `after` the last one, what each `Reading` holds; `disturbed_rounds`, the numbers of
+        the rounds that began or ended throttled or beside foreign processes; and `joules` over all rounds, what lies
+        between them left out, absent where the GPU does not count.
+    """
+    energy = [
+        after.joules - before.joules
+        for before, after in rounds
+        if before.joules is not None and after.joules is not None
+    ]
+    kept: dict[str, Any] = {
+        "before": asdict(rounds[0][0]),
+        "after": asdict(rounds[-1][1]),
+        "disturbed_rounds": [i for i, pair in enumerate(rounds) if any(reading.disturbed for reading in pair)],
+    }
+    return kept | ({"joules": sum(energy)} if len(energy) == len(rounds) else {})
+
+
+def pedantic(
+    benchmark: Any,
+    collected: list[Any],
+    gpu: Gpu | None,
+    function: Callable[..., T],
+    args: Sequence[Any] = (),
+    *,
+    rounds: int,
+    setup: Callable[[], None] | None = None,
+    warmup_rounds: int = 1,
+) -> T:
+    """pytest-benchmark's `benchmark.pedantic`, with a look at the GPU around each round.
+
+    A benchmark of which a timed round was disturbed is repeated once, as a whole, so that its rounds stay one unbroken
+    sequence; the second one is kept whatever it sees, and what disturbed it stays in `extra_info["gpu"]`.
+
+    Args:
+        benchmark: pytest-benchmark's fixture.
+        collected: the list in which the session keeps its results.
+        gpu: None where there is none to look at, and then nothing is added.
+        function: what is timed.
+        args: its arguments.
+        rounds: timed ones.
+        setup: called before each round, untimed.
+        warmup_rounds: untimed ones before them.
+
+    Returns:
+        What the last round returned.
+    """
+    if gpu is None:
+        return cast(T, benchmark.pedantic(function, args, setup=setup, rounds=rounds, warmup_rounds=warmup_rounds))
+    result, kept = _watched(benchmark, gpu, function, args, setup, rounds, warmup_rounds)
+    if again := bool(kept["disturbed_rounds"]):
+        collected.remove(benchmark.stats)
+        benchmark._mode = None  # pytest-benchmark lets a fixture be used once
+        result, kept = _watched(benchmark, gpu, function, args, setup, rounds, warmup_rounds)
+    benchmark.extra_info["gpu"] = kept | {"repeated": again}
+    return result
+
+
+def _watched(
+    benchmark: Any,
+    gpu: Gpu,
+    function: Callable[..., T],
+    args: Sequence[Any],
+    setup: Callable[[], None] | None,
+    rounds: int,
+    warmup_rounds: int,
+) -> tuple[T, dict[str, Any]]:
+    meter = Meter(gpu)
+
+    def prepare() -> None:
+        if setup:
+            setup()
+        meter.start()
+
+    result = benchmark.pedantic(
+        function,
+        args,
+        setup=prepare,
+        teardown=lambda *_: meter.stop(),
+        rounds=rounds,
+        warmup_rounds=warmup_rounds,
+    )
+    return result, summary(meter.rounds[-rounds:])
