@@ -17,6 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+from av.video.reformatter import VideoReformatter
 
 from stagebench.errors import MediaError
 from stagebench.media.colour import to_image
@@ -97,6 +98,7 @@ def _decode_keyed(path: Path, stream: av.VideoStream, track: Track, count: int, 
     chosen = choose(path, times, track.time_base, count, loading)
     known, wanted = set(times), {times[i] for i in chosen}
     images: list[Image] = []
+    reformatter = VideoReformatter()
     produced = 0
     latest: int | None = None
     for frame in _needed_frames(stream, track, [track.shown[i] for i in chosen]):
@@ -106,7 +108,7 @@ def _decode_keyed(path: Path, stream: av.VideoStream, track: Track, count: int, 
             return _Decoded((), [], produced)
         latest = frame.pts
         if frame.pts in wanted:
-            images.append(to_image(path, frame))
+            images.append(to_image(path, frame, reformatter))
     return _Decoded(tuple(images), [times[i] for i in chosen], produced)
 
 
@@ -162,11 +164,12 @@ def _decode_all(path: Path, wanted: list[int]) -> tuple[tuple[Image, ...], list[
     """Decode every frame in display order; convert the wanted ones (ascending) as they go by."""
     images: list[Image] = []
     times: list[int | None] = []
+    reformatter = VideoReformatter()
     with open_video(path) as (container, stream):
         for frame in container.decode(stream):
             _require_whole(path, frame, len(times))
             if len(images) < len(wanted) and len(times) == wanted[len(images)]:
-                images.append(to_image(path, frame))
+                images.append(to_image(path, frame, reformatter))
             times.append(frame.pts)
     return tuple(images), times
 
