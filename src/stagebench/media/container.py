@@ -85,6 +85,8 @@ def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.Vid
         if not container.streams.video:
             raise MediaError(f"{path.name}: must be a video, got a file with no video stream")
         stream = container.streams.video[0]
+        if getattr(stream, "codec_context", None) is None:  # which PyAV's types leave out
+            raise MediaError(f"{path.name}: must be in a codec that FFmpeg decodes, got one that it doesn't know")
         stream.thread_type = "AUTO"
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         yield container, stream
