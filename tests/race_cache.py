@@ -25,6 +25,7 @@ from stagebench.media.video import read_video
 from stagebench.types import LoadSettings
 
 COUNT = 4
+WIDTH, HEIGHT = 640, 480  # large enough that a kill often comes in the middle of writing
 
 
 def colour(number: int) -> int:
@@ -35,9 +36,9 @@ def write_clips(folder: Path, clips: int) -> None:
     for number in range(clips):
         with av.open(folder / f"{number}.mp4", "w") as container:
             stream = container.add_stream("libx264", rate=25, options={"qp": "1", "preset": "ultrafast"})
-            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuvj420p"
+            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
             stream.codec_context.thread_count = 1
-            grey = np.full((64, 96), colour(number), np.uint8)
+            grey = np.full((HEIGHT, WIDTH), colour(number), np.uint8)
             for _ in range(6):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="gray")))
             container.mux(stream.encode(None))
@@ -45,11 +46,12 @@ def write_clips(folder: Path, clips: int) -> None:
 
 def work(folder: Path, seed: int) -> int:
     """Read every clip, in an order of one's own, until told to stop; the number of wrong frames."""
+    echo("begun")
     draw, wrong, hits = random.Random(seed), 0, 0
     paths = sorted(folder.glob("*.mp4"))
     while True:
         for path in draw.sample(paths, len(paths)):
-            limit = len(paths) * COUNT * 96 * 64 * 3 // 2  # half of the clips
+            limit = len(paths) * COUNT * HEIGHT * WIDTH * 3 // 2  # half of the clips
             media = read_cached(path, COUNT, LoadSettings(), folder / "cache", read_video, limit)
             hits += media.cache_hits or 0
             expected = colour(int(path.stem))
@@ -67,7 +69,8 @@ def race(folder: Path, clips: int, kills: int) -> int:
     killed, bad = 0, 0
     while killed < kills:
         victim = subprocess.Popen([*command, str(killed + 1)], stdout=subprocess.PIPE, text=True)
-        time.sleep(random.uniform(0.4, 1.2))
+        victim.stdout.readline()  # it has begun
+        time.sleep(random.uniform(0, 0.5))
         victim.send_signal(signal.SIGKILL)
         victim.communicate()
         killed += victim.returncode == -signal.SIGKILL
@@ -77,8 +80,9 @@ def race(folder: Path, clips: int, kills: int) -> int:
     bad += survivor.returncode != 0
     bad += work(folder, -1)
     unfinished = len(list((folder / "cache").glob("*.part")))
-    broken = [entry.name for entry in (folder / "cache").glob("*.npy") if np.load(entry).shape != (COUNT, 64, 96, 3)]
-    echo(f"the survivor: {said.strip()}")
+    shape = (COUNT, HEIGHT, WIDTH, 3)
+    broken = [entry.name for entry in (folder / "cache").glob("*.npy") if np.load(entry).shape != shape]
+    echo(f"the survivor: {said.split(maxsplit=1)[1].strip()}")
     echo(f"{killed} kills, which left {unfinished} unfinished files; {len(broken)} entries broken")
     return bad + len(broken)
 

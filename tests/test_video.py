@@ -343,6 +343,13 @@ class TestBadInput:
         with pytest.raises(MediaError, match=r"^sound\.wav: must be a video, got a file with no video stream$"):
             read_video(tmp_path / "sound.wav", 1)
 
+    def test_an_unknown_codec_is_refused(self, tmp_path: Path) -> None:
+        path = write_moving_clip(tmp_path / "odd.mp4")
+        path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+
+        with pytest.raises(MediaError, match=r"^odd\.mp4: must be in a codec that FFmpeg decodes, got one that it"):
+            read_video(path, 1)
+
     def test_an_empty_file_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "empty.mp4").touch()
 

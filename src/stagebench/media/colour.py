@@ -7,7 +7,7 @@ from typing import cast
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange
+from av.video.reformatter import ColorRange, VideoReformatter
 
 from stagebench.errors import MediaError
 from stagebench.types import Image
@@ -27,23 +27,29 @@ _MATRICES = {
 }
 
 
-def to_image(path: Path, frame: av.VideoFrame) -> Image:
+def to_image(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter) -> Image:
     """Return a frame as uint8 (height, width, 3), RGB, upright.
 
+    Args:
+        path: of the clip, named in errors.
+        frame: as it was decoded.
+        reformatter: one for all frames of a clip: it keeps what swscale has prepared. (One of a frame's own, on as many
+            threads as there are cores, takes several times longer, and its threads live on until they are collected.)
+
     Raises:
-        MediaError: it is tagged with a colour matrix or an orientation that isn't supported; `path` is named in it.
+        MediaError: it is tagged with a colour matrix or an orientation that isn't supported.
     """
-    return _upright(path, frame, _to_rgb(path, frame))
+    return _upright(path, frame, _to_rgb(path, frame, reformatter))
 
 
-def _to_rgb(path: Path, frame: av.VideoFrame) -> Image:
+def _to_rgb(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter) -> Image:
     """Convert by the frame's own tags; full range only where tagged so, or by a "yuvj" format.
 
-    PyAV before 17 ignores both tags by default, and sets swscale's matrix only where source and destination
-    differ. The destination's matrix is never used, RGB has none, so it is chosen to differ.
+    PyAV sets swscale's matrix only where source and destination differ. The destination's matrix is never used, RGB has
+    none, so it is chosen to differ.
     """
     if frame.format.is_rgb or frame.format.has_palette:
-        return cast(Image, frame.to_ndarray(format="rgb24"))
+        return cast(Image, reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray())
     matrix = _MATRICES.get(int(frame.colorspace))
     if matrix is None:
         raise MediaError(
@@ -51,12 +57,14 @@ def _to_rgb(path: Path, frame: av.VideoFrame) -> Image:
             f"got number {int(frame.colorspace)} of H.273"
         )
     full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
-    rgb = frame.reformat(
+    rgb = reformatter.reformat(
+        frame,
         format="rgb24",
         src_colorspace=matrix,
         dst_colorspace=_BT601 if matrix == _BT709 else _BT709,
         src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
         dst_color_range=ColorRange.JPEG,
+        threads=1,
     )
     return cast(Image, rgb.to_ndarray())
 

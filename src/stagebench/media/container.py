@@ -85,6 +85,8 @@ def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.Vid
         if not container.streams.video:
             raise MediaError(f"{path.name}: must be a video, got a file with no video stream")
         stream = container.streams.video[0]
+        if getattr(stream, "codec_context", None) is None:  # which PyAV's types leave out
+            raise MediaError(f"{path.name}: must be in a codec that FFmpeg decodes, got one that it doesn't know")
         stream.thread_type = "AUTO"
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         yield container, stream
@@ -177,13 +179,13 @@ def _nal_types(data: bytes, extradata: bytes) -> Iterator[int]:
 
 
 def is_cut_mp4(path: Path, size: int) -> bool:
-    """Whether a file begins as an MP4 and has a top-level box beyond its end, or no index (moov).
+    """Whether a file begins as an MP4 and has a top-level box beyond its end, no index (moov), or nothing else.
 
     Boxes: ISO/IEC 14496-12, 4.2. Other containers are not judged.
     """
     if size < 8:
         return False
-    start, has_index = 0, False
+    start, kinds = 0, set()
     with path.open("rb") as file:
         while start + 8 <= size:
             file.seek(start)
@@ -193,10 +195,10 @@ def is_cut_mp4(path: Path, size: int) -> bool:
                 return False
             if length == 1:  # the true length is in the next eight bytes
                 length = int.from_bytes(head[8:], "big")
-            has_index |= kind == b"moov"
+            kinds.add(kind)
             if kind in (b"moov", b"mdat", b"moof") and start + length > size:
                 return True
             if length < 8:  # 0: up to the end of the file; else not a box
                 break
             start += length
-    return not has_index
+    return b"moov" not in kinds or kinds.isdisjoint((b"mdat", b"moof"))

@@ -31,7 +31,7 @@ def read_video_by(path: Path, count: int, loading: LoadSettings) -> Media:
     with readable(path, size), open_video(path) as (container, stream):
         track = read_track(path, container, stream, loading)
         _require_plain(path, stream, track, loading.decoder)
-    times: list[int | None] = [track.times[i] for i in track.shown]
+    times = [track.times[i] for i in track.shown]
     chosen = choose(path, times, track.time_base, count, loading)
     try:
         images, seconds = library.read_frames(path, chosen)

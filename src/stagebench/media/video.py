@@ -11,12 +11,15 @@ keeps FFmpeg's messages from stderr by default; what matters of them is an excep
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
+from av.video.reformatter import VideoReformatter
 
 from stagebench.errors import MediaError
 from stagebench.media.colour import to_image
@@ -41,7 +44,7 @@ class _Decoded:
     """
 
     images: tuple[Image, ...]
-    times: list[int | None]
+    times: Sequence[int | None]
     produced: int
 
 
@@ -84,7 +87,7 @@ def _read(path: Path, count: int, loading: LoadSettings, *, keyed: bool) -> Medi
     return Media(decoded.images, "frames", decoded.produced, size, span)
 
 
-def choose(path: Path, times: list[int | None], base: Fraction, count: int, loading: LoadSettings) -> list[int]:
+def choose(path: Path, times: Sequence[int | None], base: Fraction, count: int, loading: LoadSettings) -> list[int]:
     """`choose_frames`, of frames whose times are given in units of `base` seconds, from any origin."""
     first = times[0] if times else None
     seconds = [None if time is None or first is None else float((time - first) * base) for time in times]
@@ -93,21 +96,23 @@ def choose(path: Path, times: list[int | None], base: Fraction, count: int, load
 
 def _decode_keyed(path: Path, stream: av.VideoStream, track: Track, count: int, loading: LoadSettings) -> _Decoded:
     """Decode what the chosen frames need; fewer images than `count` mean that the track can't be trusted after all."""
-    times: list[int | None] = [track.times[i] for i in track.shown]
+    times = [track.times[i] for i in track.shown]
     chosen = choose(path, times, track.time_base, count, loading)
     known, wanted = set(times), {times[i] for i in chosen}
     images: list[Image] = []
-    produced = 0
-    latest: int | None = None
-    for frame in _needed_frames(stream, track, [track.shown[i] for i in chosen]):
-        _require_whole(path, frame, produced)
-        produced += 1
-        if frame.pts is None or frame.pts not in known or (latest is not None and frame.pts <= latest):
-            return _Decoded((), [], produced)
-        latest = frame.pts
-        if frame.pts in wanted:
-            images.append(to_image(path, frame))
-    return _Decoded(tuple(images), [times[i] for i in chosen], produced)
+    reformatter = VideoReformatter()
+    produced, latest = 0, -math.inf
+    with suppress(av.error.FFmpegError):  # decoding in order will tell what is wrong
+        for frame in _needed_frames(stream, track, [track.shown[i] for i in chosen]):
+            produced += 1
+            if frame.is_corrupt or frame.pts not in known or frame.pts <= latest:
+                break
+            latest = frame.pts
+            if frame.pts in wanted:
+                images.append(to_image(path, frame, reformatter))
+        else:
+            return _Decoded(tuple(images), [times[i] for i in chosen], produced)
+    return _Decoded((), [], produced)
 
 
 def _needed_frames(stream: av.VideoStream, track: Track, targets: list[int]) -> Iterator[av.VideoFrame]:
@@ -162,15 +167,12 @@ def _decode_all(path: Path, wanted: list[int]) -> tuple[tuple[Image, ...], list[
     """Decode every frame in display order; convert the wanted ones (ascending) as they go by."""
     images: list[Image] = []
     times: list[int | None] = []
+    reformatter = VideoReformatter()
     with open_video(path) as (container, stream):
         for frame in container.decode(stream):
-            _require_whole(path, frame, len(times))
+            if frame.is_corrupt:
+                raise MediaError(f"{path.name}: must be whole, got a damaged frame {len(times)}")
             if len(images) < len(wanted) and len(times) == wanted[len(images)]:
-                images.append(to_image(path, frame))
+                images.append(to_image(path, frame, reformatter))
             times.append(frame.pts)
     return tuple(images), times
-
-
-def _require_whole(path: Path, frame: av.VideoFrame, number: int) -> None:
-    if frame.is_corrupt:
-        raise MediaError(f"{path.name}: must be whole, got a damaged frame {number}")
