@@ -48,7 +48,9 @@ def make(index: int, folder: Path) -> Path:
 
 def read(path: Path) -> object:
     """Read it as the load stage does, all of it or a window."""
-    return load(Sample(path, loading=WINDOWS[int(path.stem) % len(WINDOWS)]), 1 if path.suffix == ".png" else 3)
+    if path.suffix == ".png":
+        return load(Sample(path), 1)
+    return load(Sample(path, loading=WINDOWS[int(path.stem) % len(WINDOWS)]), 3)
 
 
 def recording() -> dict[str, Any]:
