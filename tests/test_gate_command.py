@@ -31,16 +31,15 @@ def pytest_benchmark_update_json(config, benchmarks, output_json):
 
 SUITE = """
 import fake
+import pytest
 
 def measure(benchmark, pytestconfig, function):
     benchmark.pedantic(function, rounds=pytestconfig.option.rounds)
     if not pytestconfig.option.times_only:
         benchmark.extra_info["work"] = {"frames_decoded": fake.FRAMES}
 
-def test_stage_a(benchmark, pytestconfig):
-    measure(benchmark, pytestconfig, fake.work)
-
-def test_stage_b(benchmark, pytestconfig):
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_stage(benchmark, pytestconfig, name):
     measure(benchmark, pytestconfig, fake.work)
 
 def test_reference(benchmark, pytestconfig):
@@ -132,13 +131,13 @@ def test_a_gate_keeps_the_run_of_every_process_and_nothing_else(project, nothing
     assert (turn["phase"], turn["block"], turn["position"], len(run["benchmarks"])) == ("first", 0, 1, 3)
     assert nothing_is_left(project)
     assert "and as many once more for what those do not clear" in said
-    assert "not cleared, so measured once more: test_stage_a, test_stage_b" in said
+    assert "not cleared, so measured once more: test_stage[a], test_stage[b]" in said
 
 
 def test_more_work_in_a_tree_that_nobody_committed_is_a_regression(project, git):
     (project / "src" / "fake.py").write_text(FAKE.replace("8", "16"))
     code, loud, said = run_gate(project, "--counters-only")
-    assert (code, loud) == (1, [("test_stage_a", "regression"), ("test_stage_b", "regression")]), said
+    assert (code, loud) == (1, [("test_stage[a]", "regression"), ("test_stage[b]", "regression")]), said
     assert "frames_decoded: 8 before, 16 now" in said
     assert git(project, "status", "--short") == " M src/fake.py\n"
 
@@ -149,8 +148,8 @@ def test_equal_counters_pass(project):
 
 def test_a_deleted_benchmark_is_missing(project):
     suite = project / "benchmarks" / "test_fake.py"
-    suite.write_text(suite.read_text().replace("def test_stage_b", "def gone_b"))
-    assert run_gate(project, "--counters-only")[:2] == (2, [("test_stage_b", "missing")])
+    suite.write_text(suite.read_text().replace('["a", "b"]', '["a"]'))
+    assert run_gate(project, "--counters-only")[:2] == (2, [("test_stage[b]", "missing")])
 
 
 def test_a_crashed_benchmark_is_told_with_its_last_lines(project, nothing_is_left):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -66,17 +67,18 @@ def command(
     Exit code 0 pass, 1 regression, 2 could not be measured, 3 inconclusive.
     """
     console = Console(stderr=True)
+    say = partial(console.print, markup=False, highlight=False)  # brackets are part of a benchmark's name
     with refusals(), _tidy_stop():
         _keep_to(cpu)
         plan = Plan(seed=secrets.randbelow(2**16) if seed is None else seed, **given)
         with checkouts(Path.cwd(), revision) as both, Progress(console=console) as progress:
             folder = _new_folder(out, both)
             for line in _head(both, plan, folder):
-                console.print(line, highlight=False)
-            arms = _arms(both, base_python, console.print)
+                say(line)
+            arms = _arms(both, base_python, say)
             recorder = Recorder(arms, plan, folder, lambda turns: progress.track(turns, description=turns[0].phase))
             changed = () if arms["base"].python == arms["head"].python else ("python", *environment.LIBRARIES)
-            verdicts = decide(recorder, read_rules(both.head / "pyproject.toml"), changed, console.print)
+            verdicts = decide(recorder, read_rules(both.head / "pyproject.toml"), changed, say)
         decision = gate_report.to_json(verdicts) | {"plan": asdict(plan), "base": both.commit, "head": both.head_commit}
         baseline.write_json(folder / "decision.json", decision | {"dirty": both.dirty})
         if json_path:
