@@ -118,6 +118,13 @@ def test_the_attribution_is_that_of_the_rows(finished):
     assert (pair["saved"] >= 0, sum(pair["seconds"].values())) == (True, pytest.approx(pair["saved"]))
 
 
+def test_the_lines_alone_give_the_attribution_of_the_report(finished):
+    result = CliRunner().invoke(main, ["attribute", str(finished[0] / "samples.jsonl"), "--json", "-"])
+    (found,) = json.loads(result.stdout)["attributions"]
+    (pair,) = json.loads((finished[0] / "report.json").read_text())["modes"]["natural"]["pairs"]
+    assert {key: found[key] for key in ("seconds", "sentences")} == {key: pair[key] for key in ("seconds", "sentences")}
+
+
 def test_the_costs_are_set_against_durations_and_tokens(finished):
     scaling = json.loads((finished[0] / "report.json").read_text())["scaling"]
     sizes = {study: [size for size, _ in models["eventgpt"]["e2e"]["points"]] for study, models in scaling.items()}
