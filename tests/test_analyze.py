@@ -203,7 +203,9 @@ def test_an_interrupted_run_reports_what_there_is_and_goes_on(tmp_path, monkeypa
     assert "3 passes measured of 6 planned" in (tmp_path / "report.md").read_text()
     monkeypatch.setattr(runner, "timed_run", honest)
     assert analyze(tmp_path, *more).exit_code == 0
-    assert len({(row["sample"], row["model"]) for row in read_samples(tmp_path)}) == 6
+    rows = read_samples(tmp_path)
+    assert len({(row["sample"], row["model"]) for row in rows}) == 6
+    assert [row["order"] for row in rows] == list(range(6))
 
 
 def test_models_that_do_not_fit_together_run_one_after_the_other(tmp_path, monkeypatch):

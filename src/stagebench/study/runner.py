@@ -91,10 +91,10 @@ def measure(study: Study, journal: Journal) -> Iterator[Row]:
             vocabularies |= {name: _ordinary_tokens(model) for name, model in models.items()}
             session["same_tokens"] = _same(vocabularies)
             journal.save_run()
-            for order, task in enumerate(left):
+            for task in left:
                 if task.model in models:
-                    row = _row(study, models[task.model], task, session["proofs"][task.model]) | {"order": order}
-                    journal.append(row)
+                    row = _row(study, models[task.model], task, session["proofs"][task.model])
+                    journal.append(row | {"order": len(journal.rows)})
                     yield row
             models.clear()
 
