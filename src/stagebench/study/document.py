@@ -106,6 +106,7 @@ def _compared(found: Found) -> Iterator[Part]:
             f"{samples} from {here['input']}{one}.",
             f"Generation, the same for all models: {here['generation']}.",
             f"Media: {here['media']}; read with {here['loading']}.",
+            "A sample named NAME@START+LENGTH is that window of NAME.",
             f"Order (seed {here['order_seed']}): {together if last['together'] else apart}.",
             f"Worked on in {_count(len(found['sessions']), 'session')}, first at {found['sessions'][0]['started']}.",
         )
@@ -199,8 +200,11 @@ def _factor_table(title: str, pair: Mapping[str, Any]) -> Table:
 def _tokens(found: Found) -> Iterator[Part]:
     for mode, each in found["modes"].items():
         rows = [_token_row(model, summary) for model, summary in each["models"].items()]
-        head = ("model", "tokens", "mean", "p90", "finished by", "tokens/s", *_quantiles("ttft"), *_quantiles("tpot"))
-        yield Table(f"{mode} length; ttft without load, tpot, in ms", head, tuple(rows))
+        head = ("model", "median", "mean", "p90", "finished by", "tokens/s")
+        yield Table(f"New tokens at {mode} length", head, tuple(rows))
+        quantiles = ("model", *_quantiles("ttft"), *_quantiles("tpot"))
+        times = [(m, *_percentile_cells(s["ttft"]), *_percentile_cells(s["tpot"])) for m, s in each["models"].items()]
+        yield Table(f"ttft without load, and tpot, at {mode} length, in ms", quantiles, tuple(times))
         gaps = [
             (m, *_percentile_cells(s["itl"]), str(s["itl"]["count"])) for m, s in each["models"].items() if s["itl"]
         ]
@@ -227,8 +231,6 @@ def _token_row(model: str, summary: Mapping[str, Any]) -> tuple[str, ...]:
         f"{tokens['p90']:g}",
         reasons,
         f"{summary['output_throughput']:.1f}",
-        *_percentile_cells(summary["ttft"]),
-        *_percentile_cells(summary["tpot"]),
     )
 
 
@@ -272,7 +274,7 @@ def _machine(found: Found) -> Iterator[Part]:
     )
     used = tuple(_used(found))
     if used:
-        head = ("model", "length", "stage", "GFLOP", "MB", "ms", "MFU", "MBU")
+        head = ("model", "length", "stage", "MFLOP", "MB", "ms", "MFU", "MBU")
         yield Table("Utilisation; of decode, a step", head, used)
     peaks = tuple(_peaks(found))
     if peaks:
@@ -286,7 +288,7 @@ def _used(found: Found) -> Iterator[tuple[str, ...]]:
     for mode, each in found["modes"].items():
         for model, stages in each["utilisation"].items():
             for stage, use in stages.items():
-                work = f"{use['flops'] / 1e9:,.3f}", f"{use['bytes'] / 1e6:,.2f}"
+                work = f"{use['flops'] / 1e6:,.2f}", f"{use['bytes'] / 1e6:,.2f}"
                 yield model, mode, stage, *work, ms(use["seconds"]), f"{use['mfu']:.1%}", f"{use['mbu']:.1%}"
 
 
