@@ -35,3 +35,11 @@ class AnalysisError(StagebenchError):
 
 class GateError(StagebenchError):
     """Runs that a gate can't decide on, or rules that make no sense."""
+
+
+class DatasetError(StagebenchError):
+    """A dataset that can't be read at all; what is wrong with a single sample is listed, not raised."""
+
+
+class StudyError(StagebenchError):
+    """A run folder that belongs to another run, or plans and reports that can't be made."""

@@ -48,11 +48,12 @@ def runs_as_json(runs: Sequence[Run], work: Mapping[str, Work]) -> dict[str, Any
         "token_ids": list(runs[0].generation.token_ids[0]),
         "finish_reason": runs[0].generation.finish_reasons[0],
         "text": runs[0].text,
-        "passes": [_pass_as_json(run) for run in runs],
+        "passes": [pass_as_json(run) for run in runs],
     }
 
 
-def _pass_as_json(run: Run) -> dict[str, Any]:
+def pass_as_json(run: Run) -> dict[str, Any]:
+    """The times of one pass."""
     numbers = {
         "seconds": run.seconds,
         "unattributed": run.unattributed,

@@ -20,7 +20,7 @@ REQUIRED = frozenset({"model", "sample", "seconds", "e2e", "tokens"})
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines. A last line that was cut off, as a kill leaves it, is left out.
+    """Read JSON lines. A last line that was cut off, as a kill leaves it, is left out, and so are samples that failed.
 
     Raises:
         AnalysisError: where the file can't be read, or another line is no row.
@@ -32,7 +32,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     rows = [_row(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
     with suppress(AnalysisError):
         rows.append(_row(last, str(path)))
-    return rows
+    return [row for row in rows if "error" not in row]
 
 
 def _row(line: bytes, where: str) -> dict[str, Any]:
@@ -42,7 +42,8 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
         raise AnalysisError(f"{where} must be JSON, got: {error}") from error
     if not isinstance(row, dict):
         raise AnalysisError(f"{where} must be an object, got {type(row).__name__}")
-    require_row(row, where)
+    if "error" not in row:
+        require_row(row, where)
     return row
 
 

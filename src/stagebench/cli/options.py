@@ -32,11 +32,11 @@ from stagebench.types import (
 )
 
 
-def model_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say how models are built and how they generate."""
-    out = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
+def building_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say which models there are, and how they are built."""
+    several = "Repeatable, or several with commas; all by default."
     options = (
-        click.option("--model", "names", multiple=True, default=tuple(BUILDERS), help="Repeatable; all by default."),
+        click.option("--model", "--models", "names", multiple=True, default=tuple(BUILDERS), help=several),
         click.option("--profile", type=click.Choice(PROFILES), help="tiny on a CPU, 7b on a GPU by default."),
         click.option("--weights", help="Checkpoint folder or hub id; for one model."),
         click.option("--device", help="cpu or cuda; by default cuda where there is one."),
@@ -47,6 +47,17 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--preprocess", type=click.Choice(PREPROCESSORS), default="pil", show_default=True, help="Images to pixels."
         ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how models are built and how they generate."""
+    out = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
+    options = (
+        building_options,
         click.option("--new-tokens", default=32, show_default=True, help="The limit of new tokens."),
         click.option("--fixed-length", is_flag=True, help="Go on to the limit whatever the model says."),
         click.option("--json", "json_path", type=out, help="Also write the numbers there; - for standard output."),
@@ -78,7 +89,7 @@ def load_options(command: Callable[..., None]) -> Callable[..., None]:
             type=click.Choice(MEDIA),
             default="own",
             show_default=True,
-            help="What all models get of the scene.",
+            help="What all models get.",
         ),
     )
     for option in reversed(options):
@@ -90,7 +101,7 @@ def settings_of(
     names: tuple[str, ...], new_tokens: int, fixed_length: bool, **given: Any
 ) -> tuple[tuple[str, ...], ModelSettings, GenerationSettings]:
     """Models, how they are built and how they generate, out of the options."""
-    models = resolve_models(names)
+    models = resolve_models(name for several in names for name in several.split(","))
     return models, resolve_settings(models, **given), GenerationSettings(new_tokens, fixed_length)
 
 

@@ -77,7 +77,7 @@ def advance(model: VisionLanguageModel, prefilled: Prefilled, steps: int | None 
 
 
 def _require_fresh_cache(prefilled: Prefilled) -> None:
-    cached = int(_cache(prefilled.state).get_seq_length())
+    cached = int(cache_of(prefilled.state).get_seq_length())
     chosen = prefilled.sequences.shape[1]
     if cached != chosen - 1:
         raise StageError(
@@ -86,7 +86,7 @@ def _require_fresh_cache(prefilled: Prefilled) -> None:
         )
 
 
-def _cache(state: dict[str, Any]) -> Any:
+def cache_of(state: dict[str, Any]) -> Any:
     """The KV cache; transformers 5.24 renamed it."""
     return state["cache"] if "cache" in state else state["past_key_values"]
 

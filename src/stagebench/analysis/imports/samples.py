@@ -15,7 +15,9 @@ def read(path: Path) -> Measured:
     Raises:
         AnalysisError: where the file can't be read, or holds none.
     """
-    rows = [row for row in read_rows(path) if row.get("load") != "cold"]
+    # Beside the samples themselves a run may hold passes at other durations and lengths.
+    main = (row for row in read_rows(path) if row.get("study", "main") == "main")
+    rows = [row for row in main if row.get("load") != "cold"]
     kept = select(rows, mode="natural") or rows
     if not kept:
         raise AnalysisError(f"{path.name} must hold samples with a warm load, got none")

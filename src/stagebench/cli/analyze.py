@@ -1,0 +1,174 @@
+"""`stagebench analyze`: several models over many samples, and a report of what makes one of them faster."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from stagebench import environment
+from stagebench.cli.options import building_options, load_options, print_head, settings_of
+from stagebench.cli.output import refusals
+from stagebench.dataset import Dataset, read_dataset
+from stagebench.errors import StudyError
+from stagebench.media.scene import render_scene
+from stagebench.study.journal import RUN_FILE, Journal, read_run
+from stagebench.study.plan import Plan, Wanted, make_plan, scene_dataset
+from stagebench.study.report import require_report_extra, write_report
+from stagebench.study.runner import Study, measure
+from stagebench.study.schedule import MODES, schedule
+from stagebench.types import DEFAULT_QUESTION, LoadSettings
+
+SCENE_SAMPLES = 8
+
+
+@click.command(name="analyze")
+@building_options
+@load_options
+@click.option("--dataset", type=click.Path(path_type=Path), help="JSON list, or folder of media; else the scene.")
+@click.option("--samples", type=click.IntRange(min=1), help=f"At most so many; {SCENE_SAMPLES} of the scene.")
+@click.option(
+    "--window", type=click.FloatRange(min=0, min_open=True), help="Cut clips into windows of so many seconds."
+)
+@click.option("--recording-window", type=click.FloatRange(min=0, min_open=True), help="Cut recordings likewise.")
+@click.option("--modes", default=",".join(MODES), show_default=True, help="Of generation.")
+@click.option("--new-tokens", default="32", show_default=True, help="The limit; several, with commas, are compared.")
+@click.option("--durations", default="", metavar="SECONDS,...", help="Compare samples that last so long.")
+@click.option("--passes", type=click.IntRange(min=1), default=1, show_default=True, help="Of each sample and mode.")
+@click.option("--question", default=DEFAULT_QUESTION, show_default=True, help="Of samples that have none.")
+@click.option("--order-seed", type=int, help="Shuffles samples, models and modes; drawn and stored by default.")
+@click.option("--allow-failures", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Resumed where it exists.")
+@click.option("--report-only", is_flag=True, help="Only write the reports of what --out holds.")
+def command(out: Path, report_only: bool, allow_failures: int, **given: Any) -> None:
+    """Send many samples through the models, and report where the time goes and why one model is faster.
+
+    OUT gets samples.jsonl, a line a pass, written as it goes, and report.md, report.json and report.html. An
+    interrupted run goes on with the same command. Exit code 2 where more samples failed than were allowed.
+    """
+    with refusals():
+        require_report_extra()  # or a long run would end without one
+        complete = report_only or _run(out, **given)
+        report = write_report(out)
+        for line in report["summary"]:
+            click.echo(line)
+        click.echo(f"wrote {out / 'report.html'}")
+        failed = len(report["failures"])
+        if failed > allow_failures:
+            raise StudyError(f"at most {allow_failures} samples may fail, got {failed}; the report names them")
+        if not complete:
+            raise StudyError(f"interrupted; the same command goes on where {out} ends")
+
+
+def _run(
+    out: Path,
+    names: tuple[str, ...],
+    dataset: Path | None,
+    question: str,
+    order_seed: int | None,
+    loading: LoadSettings,
+    **given: Any,
+) -> bool:
+    """Measure what is not there yet; False where it was interrupted."""
+    wanted = _wanted(given, loading.media, dataset is None)
+    models, settings, longest = settings_of(names, max(wanted.new_tokens), False, **given)
+    seed = _order_seed(out, order_seed)
+    with _dataset(dataset, wanted, question) as found:
+        plan = make_plan(found, wanted)
+        order = tuple(random.Random(seed).sample(models, len(models)))
+        study = Study(order, settings, loading, schedule(plan.blocks, order, seed))
+        here = _identity(study, wanted, plan, dataset, question, seed)
+        console = Console(stderr=True)
+        print_head(console, settings, longest, f"{len(plan.blocks[0].entries)} samples; order {seed}")
+        with Journal(out, here, plan.as_json(models)) as journal:
+            return _measure(study, journal, console)
+
+
+def _wanted(given: dict[str, Any], media: str, is_scene: bool) -> Wanted:
+    """Take what says what is measured out of what was given, and read the lists in it."""
+    samples = given.pop("samples")
+    modes = tuple(dict.fromkeys(given.pop("modes").split(",")))
+    if not set(modes) <= set(MODES):
+        raise StudyError(f"modes must be of {', '.join(MODES)}, got {', '.join(modes)}")
+    return Wanted(
+        samples=SCENE_SAMPLES if samples is None and is_scene else samples,
+        clip_window=given.pop("window"),
+        recording_window=given.pop("recording_window"),
+        media=media,
+        modes=modes,
+        new_tokens=_lengths(given.pop("new_tokens")),
+        passes=given.pop("passes"),
+        durations=tuple(dict.fromkeys(_numbers("--durations", given.pop("durations")))),
+    )
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    numbers = _numbers("--new-tokens", text)
+    if not numbers or any(number % 1 for number in numbers):
+        raise StudyError(f"--new-tokens must be whole numbers with commas, got {text!r}")
+    return tuple(map(int, numbers))
+
+
+def _numbers(name: str, text: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise StudyError(f"{name} must be numbers with commas, got {text!r}") from None
+    if any(not 0 < number < float("inf") for number in numbers):
+        raise StudyError(f"{name} must be above 0, got {text!r}")
+    return numbers
+
+
+def _order_seed(out: Path, given: int | None) -> int:
+    """The given one, or that of the run which is taken up again, or a new one."""
+    if given is None and (out / RUN_FILE).exists():
+        return int(read_run(out)["identity"]["order_seed"])
+    return secrets.randbelow(2**16) if given is None else given
+
+
+@contextmanager
+def _dataset(path: Path | None, wanted: Wanted, question: str) -> Iterator[Dataset]:
+    if path is not None:
+        yield read_dataset(path, question)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield scene_dataset(render_scene(Path(folder)), wanted.samples or 1, question)
+
+
+def _identity(
+    study: Study, wanted: Wanted, plan: Plan, dataset: Path | None, question: str, seed: int
+) -> dict[str, str]:
+    """What must be the same for a run to go on."""
+    generations = {mode: wanted.generation(mode) for mode in wanted.modes}
+    here = environment.identity(study.settings, wanted.generation("natural"), question, None, study.loading)
+    return here | {
+        "generation": ", ".join(f"{mode} length: {each.describe()}" for mode, each in generations.items()),
+        "input": "scene" if dataset is None else dataset.name,
+        "samples": plan.digest(),
+        "media": study.loading.media,
+        "models": ", ".join(sorted(study.models)),
+        "order_seed": str(seed),
+    }
+
+
+def _measure(study: Study, journal: Journal, console: Console) -> bool:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:
+        done = sum(journal.has(task.key) for task in study.tasks)
+        bar = progress.add_task("building and proving the models", total=len(study.tasks), completed=done)
+        try:
+            for row in measure(study, journal):
+                progress.update(bar, advance=1, description=f"{row['model']}: {row['sample']}"[:60])
+                if "error" in row:
+                    console.print(f"failed: {row['model']}: {row['sample']}: {row['error']}", highlight=False)
+        except KeyboardInterrupt:
+            return False
+    return True

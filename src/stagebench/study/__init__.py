@@ -1,0 +1,1 @@
+"""A study: several models over many samples, kept line by line, and the report made of the lines."""

@@ -1,0 +1,43 @@
+"""A report as Markdown, without the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stagebench.study.document import Figure, Part, Points, Section, Table
+
+_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|#"})
+
+
+def to_markdown(title: str, sections: Sequence[Section]) -> str:
+    """Write all sections; pictures are left to the HTML."""
+    lines = [f"# {title}", ""]
+    for section in sections:
+        lines += [f"## {section.title}", ""]
+        for part in section.parts:
+            lines += _part(part)
+    return "\n".join(lines)
+
+
+def _part(part: Part) -> list[str]:
+    if isinstance(part, Figure):
+        return []
+    if isinstance(part, Points):
+        return [*(f"- {_plain(line)}" for line in part.lines), ""]
+    if isinstance(part, Table):
+        return [f"**{_plain(part.caption)}**", "", *_table(part), ""]
+    return [_plain(part), ""]
+
+
+def _table(table: Table) -> list[str]:
+    rule = ["---", *(["---"] if table.prose else ["---:"]) * (len(table.head) - 1)]
+    return [f"| {' | '.join(cells)} |" for cells in (_row(table.head), rule, *map(_row, table.rows))]
+
+
+def _row(cells: Sequence[str]) -> list[str]:
+    return [_plain(cell) for cell in cells]
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is, in one line."""
+    return " ".join(text.split()).translate(_SPECIAL)

@@ -1,0 +1,61 @@
+"""Writes the reports of a run folder: `report.json`, `report.md` and `report.html`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from stagebench.baseline import write_json
+from stagebench.errors import StudyError
+from stagebench.study.document import headlines, sections
+from stagebench.study.findings import findings
+from stagebench.study.journal import read_run, read_samples
+from stagebench.study.markdown import to_markdown
+
+
+def require_report_extra() -> None:
+    """Say early, and in one line, what the HTML needs.
+
+    Raises:
+        StudyError: naming the extra.
+    """
+    try:
+        import jinja2  # noqa: F401 # only whether they are there
+        import matplotlib as mpl  # noqa: F401 # likewise
+    except ImportError as error:
+        raise StudyError(f"a report needs the extra: pip install 'stagebench[report]', got {error}") from error
+
+
+def write_report(folder: Path) -> dict[str, Any]:
+    """Analyse what a run folder holds, finished or not, and write all three reports there.
+
+    Returns:
+        What `report.json` holds.
+
+    Raises:
+        StudyError: the folder is no run, holds no sample, can't be written to, or the extra "report" is missing.
+    """
+    require_report_extra()
+    from stagebench.study.html import to_html  # here, because they need the extra
+    from stagebench.study.pictures import draw
+
+    rows = read_samples(folder)
+    found = findings(read_run(folder), rows)
+    report = found | {"summary": headlines(found)}
+    laid_out = sections(found)
+    title = f"stagebench: {found['identity']['models']} on {found['identity']['device']}"
+    write_json(folder / "report.json", report)
+    _write(folder / "report.md", to_markdown(title, laid_out))
+    _write(folder / "report.html", to_html(title, laid_out, draw(found, rows)))
+    return report
+
+
+def _write(path: Path, text: str) -> None:
+    """As `write_json`: nobody ever sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise StudyError(f"can't write {path}: {error.strerror}") from error

@@ -1,0 +1,259 @@
+"""`stagebench analyze`: one small run, what became of it, and how it goes on after a kill."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+from click.testing import CliRunner
+
+from stagebench import ceilings
+from stagebench.analysis.attribution import attribute, mean_of
+from stagebench.analysis.rows import costs_by_sample
+from stagebench.cli import main
+from stagebench.errors import StageError
+from stagebench.media.scene import render_scene
+from stagebench.study import runner
+from stagebench.study.journal import read_run, read_samples
+from stagebench.study.page_cache import drop_from_page_cache
+from stagebench.types import STAGES, ModelSettings
+
+MODELS = ("eventgpt", "llava-1.5")
+QUICK = ("--models", ",".join(MODELS), "--device", "cpu", "--order-seed", "1")
+
+
+def analyze(out, *arguments):
+    return CliRunner().invoke(main, ["analyze", *QUICK, "--out", str(out), *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    """Two good samples, one clip that can't be decoded, one empty one, and a text."""
+    folder = tmp_path_factory.mktemp("media")
+    scene = render_scene(folder)
+    shutil.copy(scene.video, folder / "straße_1.mp4")
+    (folder / "noise.mp4").write_bytes(bytes(range(256)) * 8)
+    (folder / "empty.mp4").touch()
+    (folder / "notes.txt").write_text("not a sample")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, media):
+    """A whole run: the folder, and what the command said."""
+    out = tmp_path_factory.mktemp("out")
+    more = ("--new-tokens", "3,6", "--durations", "0.6,1.2,9", "--allow-failures", "2")
+    return out, analyze(out, "--dataset", media, *more)
+
+
+def test_it_ends_well_where_no_more_failed_than_were_allowed(finished):
+    assert finished[1].exit_code == 0, finished[1].output
+
+
+def test_every_sample_is_measured_once_in_each_mode_and_by_each_model(finished):
+    good = [row for row in read_samples(finished[0]) if row["study"] == "main" and "error" not in row]
+    assert Counter((row["sample"], row["model"], row["mode"]) for row in good) == Counter(
+        (sample, model, mode) for sample in ("scene", "straße_1") for model in MODELS for mode in ("natural", "fixed")
+    )
+
+
+def test_a_row_explains_its_e2e(finished):
+    for row in read_samples(finished[0]):
+        if "error" not in row:
+            assert sum(row["seconds"].values()) + row["unattributed"] == pytest.approx(row["e2e"])
+            assert (list(row["seconds"]), len(row["token_ids"])) == (list(STAGES), row["tokens"])
+
+
+def test_each_model_gets_its_own_kind_of_media_where_there_is_one(finished):
+    shown = {(row["model"], row["sample"]): row["path"] for row in read_samples(finished[0]) if "path" in row}
+    assert shown["eventgpt", "scene"] == "scene.npy"
+    assert shown["llava-1.5", "scene"] == "scene.mp4"
+    assert shown["eventgpt", "straße_1"] == "straße_1.mp4"
+
+
+def test_what_failed_before_the_run_and_in_it_is_named(finished):
+    failures = {
+        each["name"]: each["reason"] for each in json.loads((finished[0] / "report.json").read_text())["failures"]
+    }
+    assert sorted(failures) == ["empty.mp4", "noise"]
+    assert failures["empty.mp4"] == "empty.mp4: must hold data, got an empty file"
+    assert "noise.mp4: must be a whole video" in failures["noise"]
+
+
+def test_what_is_no_sample_is_skipped_and_named(finished):
+    assert [each["name"] for each in read_run(finished[0])["plan"]["skipped"]] == ["notes.txt", "a duration of 9 s"]
+
+
+def test_models_are_proven_before_they_are_timed(finished):
+    (session,) = read_run(finished[0])["sessions"]
+    assert {model: sorted(modes) for model, modes in session["proofs"].items()} == {
+        m: ["fixed", "natural"] for m in MODELS
+    }
+    assert (session["together"], min(session["ceilings"]["flops"], session["ceilings"]["bandwidth"]) > 0) == (
+        True,
+        True,
+    )
+
+
+def test_a_step_moves_the_weights_once_and_the_cache_so_far(finished):
+    proof = read_run(finished[0])["sessions"][0]["proofs"]["llava-1.5"]["fixed"]
+    layers, hidden, wide, vocabulary, tokens = 2, 64, 128, 512, 6
+    matrices = layers * (4 * hidden * hidden + 3 * hidden * wide + 2 * hidden) + hidden + hidden * vocabulary
+    prompt = proof["work"]["prefill"]["prompt_tokens"]
+    cached = sum(prompt + k for k in range(1, tokens))
+    assert proof["bytes"]["decode"] == {"weights": 4 * matrices * (tokens - 1), "kv": 4 * 2 * layers * hidden * cached}
+
+
+def test_the_attribution_is_that_of_the_rows(finished):
+    rows = [r for r in read_samples(finished[0]) if (r["study"], r["mode"]) == ("main", "fixed") and "error" not in r]
+    (pair,) = json.loads((finished[0] / "report.json").read_text())["modes"]["fixed"]["pairs"]
+    costs = {m: mean_of(list(costs_by_sample([r for r in rows if r["model"] == m]).values())) for m in MODELS}
+    expected = attribute(costs[pair["baseline"]], costs[pair["other"]])
+    assert pair["seconds"] == pytest.approx(expected.seconds)
+    assert (pair["saved"] >= 0, sum(pair["seconds"].values())) == (True, pytest.approx(pair["saved"]))
+
+
+def test_the_lines_alone_give_the_attribution_of_the_report(finished):
+    result = CliRunner().invoke(main, ["attribute", str(finished[0] / "samples.jsonl"), "--json", "-"])
+    (found,) = json.loads(result.stdout)["attributions"]
+    (pair,) = json.loads((finished[0] / "report.json").read_text())["modes"]["natural"]["pairs"]
+    assert {key: found[key] for key in ("seconds", "sentences")} == {key: pair[key] for key in ("seconds", "sentences")}
+
+
+def test_the_costs_are_set_against_durations_and_tokens(finished):
+    scaling = json.loads((finished[0] / "report.json").read_text())["scaling"]
+    sizes = {study: [size for size, _ in models["eventgpt"]["e2e"]["points"]] for study, models in scaling.items()}
+    assert sizes == {"durations": [0.6, 1.2], "new_tokens": [3.0, 6.0]}
+
+
+def test_more_failures_than_allowed_give_exit_code_two(finished):
+    result = analyze(finished[0], "--report-only", "--allow-failures", "1")
+    assert (result.exit_code, result.output.splitlines()[-1]) == (
+        2,
+        "stagebench: at most 1 samples may fail, got 2; the report names them",
+    )
+
+
+def test_a_finished_run_measures_nothing_again(finished, media, monkeypatch):
+    monkeypatch.setattr(runner, "build_model", None)  # calling it would raise
+    before = read_samples(finished[0])
+    more = ("--new-tokens", "3,6", "--durations", "0.6,1.2,9", "--allow-failures", "2")
+    assert analyze(finished[0], "--dataset", media, *more).exit_code == 0
+    assert read_samples(finished[0]) == before
+
+
+def test_another_run_does_not_go_on_in_the_folder(finished, media):
+    result = analyze(finished[0], "--dataset", media, "--new-tokens", "5")
+    assert (result.exit_code, "generation: " in result.output, "samples: " in result.output) == (2, True, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--modes", "slow"), "modes must be of natural, fixed, got slow"),
+        (("--new-tokens", "many"), "--new-tokens must be numbers with commas, got 'many'"),
+        (("--new-tokens", ""), "--new-tokens must be whole numbers with commas, got ''"),
+        (("--new-tokens", "1.5"), "--new-tokens must be whole numbers with commas, got '1.5'"),
+        (("--durations", "1,-2"), "--durations must be above 0, got '1,-2'"),
+        (("--dataset", "no-such-folder"), "can't read the dataset: no-such-folder: can't be read"),
+        (("--report-only",), "can't read the samples"),
+        (("--models", "gpt-9"), "models must be of eventgpt, llava-1.5, video-llava, got gpt-9"),
+    ],
+)
+def test_what_is_refused_is_one_line_and_exit_code_two(tmp_path, arguments, message):
+    result = CliRunner().invoke(main, ["analyze", "--device", "cpu", "--out", str(tmp_path / "out"), *arguments])
+    assert (result.exit_code, len(result.output.splitlines())) == (2, 1), result.output
+    assert message in result.output
+
+
+def test_a_sample_that_fails_in_a_stage_does_not_stop_the_others(tmp_path, monkeypatch):
+    honest = runner.timed_run
+
+    def fails_once(model, sample, options):
+        if sample.loading.start == 0.0:
+            raise StageError("the stage fell\nover")
+        return honest(model, sample, options)
+
+    monkeypatch.setattr(runner, "timed_run", fails_once)
+    result = analyze(tmp_path, "--samples", "3", "--modes", "fixed", "--new-tokens", "2")
+    assert result.exit_code == 2
+    rows = read_samples(tmp_path)
+    assert Counter("error" in row for row in rows) == {True: 2, False: 4}
+    assert {row["error"] for row in rows if "error" in row} == {"the stage fell over"}
+
+
+def test_an_interrupted_run_reports_what_there_is_and_goes_on(tmp_path, monkeypatch):
+    honest, calls = runner.timed_run, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return honest(*arguments)
+
+    more = ("--samples", "3", "--modes", "fixed", "--new-tokens", "2")
+    monkeypatch.setattr(runner, "timed_run", interrupted)
+    result = analyze(tmp_path, *more)
+    assert (result.exit_code, "interrupted; the same command goes on" in result.output) == (2, True)
+    assert "3 passes measured of 6 planned" in (tmp_path / "report.md").read_text()
+    monkeypatch.setattr(runner, "timed_run", honest)
+    assert analyze(tmp_path, *more).exit_code == 0
+    rows = read_samples(tmp_path)
+    assert len({(row["sample"], row["model"]) for row in rows}) == 6
+    assert [row["order"] for row in rows] == list(range(6))
+
+
+def test_models_that_do_not_fit_together_run_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_free_memory", lambda device: 0)
+    assert analyze(tmp_path, "--samples", "2", "--modes", "fixed", "--new-tokens", "2").exit_code == 0
+    models = [row["model"] for row in read_samples(tmp_path)]
+    assert sorted(models) == ["eventgpt", "eventgpt", "llava-1.5", "llava-1.5"]
+    assert models[0] == models[1]
+    assert "one model after the other" in (tmp_path / "report.md").read_text()
+
+
+def test_each_model_loads_each_sample_from_the_disk_once(finished):
+    rows = [row for row in read_samples(finished[0]) if "cold_load" in row or "not_cold" in row]
+    assert Counter((row["sample"], row["model"]) for row in rows) == Counter(
+        (sample, model) for sample in ("scene", "straße_1") for model in MODELS
+    )
+
+
+def test_where_the_cache_keeps_a_file_it_is_said(media, monkeypatch):
+    monkeypatch.setattr(os, "preadv", lambda *a: 1)  # the first byte is there at once
+    assert drop_from_page_cache(media / "straße_1.mp4") == "the page cache keeps files of this file system"
+
+
+def test_where_the_cache_cannot_be_controlled_it_is_said(media, monkeypatch):
+    monkeypatch.delattr(os, "posix_fadvise")
+    assert drop_from_page_cache(media).startswith("the page cache can't be controlled here")
+
+
+def test_ceilings_are_bytes_and_operations_over_the_fastest_time(monkeypatch):
+    monkeypatch.setattr(ceilings, "_fastest", lambda function, device: function() is None or 0.5)
+    found = ceilings.measure_ceilings(ModelSettings())
+    assert (found.bandwidth, found.flops, found.bandwidth_kind) == (2 * 2**28 / 0.5, 2 * 1024**3 / 0.5, "copy")
+
+
+def test_killed_in_the_middle_no_sample_is_lost_and_none_is_there_twice(tmp_path):
+    only = ("--models", "eventgpt", "--device", "cpu", "--samples", "16", "--modes", "fixed", "--new-tokens", "2")
+    command = [sys.executable, "-m", "stagebench.cli", "analyze", *only, "--out", str(tmp_path)]
+    samples = tmp_path / "samples.jsonl"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not samples.exists() or samples.read_bytes().count(b"\n") < 5:
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+    before = samples.read_bytes()
+    assert 5 <= before.count(b"\n") < 16
+    samples.write_bytes(before + b'{"study": "main", "model": "ev')  # as if the kill had come while it wrote
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert samples.read_bytes().startswith(before)
+    assert Counter(row["sample"] for row in read_samples(tmp_path)).most_common(1)[0][1] == 1
+    assert len(read_samples(tmp_path)) == 16

@@ -1,0 +1,207 @@
+"""Datasets: what is a sample, and what is named because it can't be one."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stagebench.dataset import Problem, one_line, path_shown, read_dataset, sequence_of
+from stagebench.errors import DatasetError
+from stagebench.types import DEFAULT_QUESTION
+
+
+def touch(path, data=b"data"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Every file that the rows below name."""
+    for name in ("event_npy/a_1.npy", "mp4/a_1.mp4", "video/b.mkv", "event_image/a_1/0.png", "event_image/a_1/1.png"):
+        touch(tmp_path / name)
+    touch(tmp_path / "mp4/empty.mp4", b"")
+    return tmp_path
+
+
+def written(root, rows):
+    (root / "list.json").write_text(json.dumps(rows))
+    return read_dataset(root)
+
+
+def test_a_row_in_the_layout_of_dsec_is_a_sample(root):
+    row = {
+        "id": "a_1",
+        "event_data": "a_1.npy",
+        "event_image": ["a_1/0.png", "a_1/1.png"],
+        "mp4_data": "a_1.mp4",
+        "conversations": [{"from": "human", "value": "<event>\nWhat moves?"}, {"from": "gpt", "value": "A car."}],
+    }
+    (entry,) = written(root, [row]).entries
+    assert (entry.id, entry.sequence, entry.question) == ("a_1", "a", "What moves?")
+    assert entry.paths == {
+        "events": root / "event_npy/a_1.npy",
+        "images": root / "event_image/a_1",
+        "video": root / "mp4/a_1.mp4",
+    }
+
+
+def test_a_row_without_a_conversation_is_asked_the_default(root):
+    assert written(root, [{"id": 7, "video_data": "b.mkv"}]).entries[0].question == DEFAULT_QUESTION
+
+
+@pytest.mark.parametrize(
+    ("row", "name", "reason"),
+    [
+        ({"id": "x", "mp4_data": "no.mp4"}, "x", "no.mp4: can't be read: No such file or directory"),
+        ({"id": "x", "mp4_data": "empty.mp4"}, "x", "empty.mp4: must hold data, got an empty file"),
+        ({"id": "x", "mp4_data": "../list.json"}, "x", "mp4_data must name files inside the dataset"),
+        ({"id": "x", "mp4_data": 5}, "x", "mp4_data must name files, got 5"),
+        ({"id": "x"}, "x", "a sample must name a file under one of event_data"),
+        ({"mp4_data": "a_1.mp4"}, "number 0", "a sample must have an id, got None"),
+        ({"id": True, "mp4_data": "a_1.mp4"}, "True", "a sample must have an id, got True"),
+        (["id"], "number 0", "a sample must be an object, got list"),
+        ({"id": "x", "event_image": ["a_1/0.png"] * 2}, "x", "event_image must list all PNGs of one folder"),
+        (
+            {"id": "x", "mp4_data": "a_1.mp4", "conversations": "?"},
+            "x",
+            "conversations must be a list of turns, got str",
+        ),
+        ({"id": "x", "mp4_data": "a_1.mp4", "conversations": []}, "x", "conversations must have a turn from human"),
+        (
+            {"id": "x", "mp4_data": "a_1.mp4", "conversations": [{"from": "human", "value": "<event>"}]},
+            "x",
+            "the question must not be blank",
+        ),
+    ],
+)
+def test_a_row_that_is_no_sample_is_named_with_the_reason(root, row, name, reason):
+    found = written(root, [row])
+    assert (found.entries, [each.name for each in found.broken]) == ((), [name])
+    assert found.broken[0].reason.startswith(reason)
+
+
+def test_of_two_rows_with_one_id_the_second_is_broken(root):
+    found = written(root, [{"id": "x", "mp4_data": "a_1.mp4"}, {"id": "x", "video_data": "b.mkv"}])
+    assert [entry.paths["video"].name for entry in found.entries] == ["a_1.mp4"]
+    assert found.broken == (Problem("x", "its id must be its own, got that of an earlier one"),)
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"id": 1}', "[" * 100_000, "\x00"])
+def test_what_is_no_json_list_is_refused_in_one_line(tmp_path, text):
+    (tmp_path / "list.json").write_text(text)
+    with pytest.raises(DatasetError) as caught:
+        read_dataset(tmp_path)
+    assert str(caught.value).startswith("list.json: must be ")
+    assert "\n" not in str(caught.value)
+
+
+def test_two_lists_in_a_folder_are_refused(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.json").write_text("[]")
+    with pytest.raises(DatasetError, match="must hold one JSON list, or be given as one of them, got 2"):
+        read_dataset(tmp_path)
+
+
+def test_a_folder_of_media_makes_one_sample_of_a_clip_and_its_recording(tmp_path):
+    for name in ("café/scene_3.mp4", "café/scene_3.npy", "drawn/0.png", "drawn/1.png", "lone.GIF"):
+        touch(tmp_path / name)
+    found = read_dataset(tmp_path)
+    assert {entry.id: sorted(entry.paths) for entry in found.entries} == {
+        "café/scene_3": ["events", "video"],
+        "drawn": ["images"],
+        "lone": ["video"],
+    }
+    assert found.entries[0].sequence == "café/scene"
+
+
+def test_what_lies_beside_the_media_is_named(tmp_path):
+    touch(tmp_path / "clip.mp4")
+    touch(tmp_path / "notes.txt")
+    touch(tmp_path / "clip.mkv")
+    found = read_dataset(tmp_path)
+    assert [entry.paths["video"].name for entry in found.entries] == ["clip.mkv"]
+    assert [each.name for each in found.skipped] == ["notes.txt"]
+    assert found.broken == (Problem("clip.mp4", "its name must be its own, got that of clip.mkv"),)
+
+
+def test_a_link_back_up_is_followed_once(tmp_path):
+    touch(tmp_path / "a/clip.mp4")
+    (tmp_path / "a/up").symlink_to(tmp_path)
+    assert [entry.id for entry in read_dataset(tmp_path).entries] == ["a/clip"]
+
+
+@pytest.mark.parametrize(
+    ("name", "sequence"),
+    [("dsec_interlaken_00_d_000069", "dsec_interlaken_00_d"), ("clip", "clip"), ("clip-12", "clip"), ("_7", "_7")],
+)
+def test_a_sequence_is_a_name_without_its_number(name, sequence):
+    assert sequence_of(name) == sequence
+
+
+@pytest.mark.parametrize(
+    ("media", "own", "kind"),
+    [
+        ("own", "video", "video"),
+        ("own", "events", "events"),
+        ("frames", "events", "video"),
+        ("events", "video", "events"),
+    ],
+)
+def test_a_model_is_shown_what_was_asked_for(root, media, own, kind):
+    (entry,) = written(root, [{"id": "a", "event_data": "a_1.npy", "mp4_data": "a_1.mp4"}]).entries
+    assert path_shown(entry, media, own) == entry.paths[kind]
+
+
+def test_a_sample_without_the_media_shows_nothing(root):
+    (entry,) = written(root, [{"id": "a", "mp4_data": "a_1.mp4"}]).entries
+    assert path_shown(entry, "events", "events") is None
+
+
+NAMES = st.text(min_size=1, max_size=8) | st.sampled_from(["a_1.mp4", "a_1.npy", "b.mkv", "empty.mp4", "a_1/0.png"])
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | NAMES, st.lists, max_leaves=4)
+ROWS = JSON | st.fixed_dictionaries(
+    {},
+    optional={
+        "id": JSON | st.sampled_from("xyz"),
+        **{key: JSON | NAMES | st.lists(NAMES) for key in ("event_data", "event_image", "mp4_data", "video_data")},
+        "conversations": JSON | st.lists(st.fixed_dictionaries({"from": st.just("human"), "value": JSON | NAMES})),
+    },
+)
+
+
+@given(st.lists(ROWS, max_size=6))
+def test_every_row_is_a_sample_or_a_named_failure(tmp_path_factory, rows):
+    root = tmp_path_factory.mktemp("fuzz")
+    for name in ("mp4/a_1.mp4", "event_npy/a_1.npy", "video/b.mkv", "event_image/a_1/0.png"):
+        touch(root / name)
+    touch(root / "mp4/empty.mp4", b"")
+    found = written(root, rows)
+    assert len(found.entries) + len(found.broken) == len(rows)
+    assert len({entry.id for entry in found.entries}) == len(found.entries)
+    for problem in found.broken:
+        assert problem.name == one_line(problem.name) != ""
+        assert problem.reason == one_line(problem.reason) != ""
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12),
+            st.sampled_from(["", ".mp4", ".npy", ".txt"]),
+            st.booleans(),
+        ),
+        max_size=5,
+    )
+)
+def test_every_file_of_a_folder_is_a_sample_or_named(tmp_path_factory, files):
+    root = tmp_path_factory.mktemp("fuzz")
+    names = {name + suffix for name, suffix, _ in files} - {".", ".."}
+    for name in names:
+        touch(root / name, b"" if name[0] in "aeiou" else b"data")
+    found = read_dataset(root) if not any(name.lower().endswith(".json") for name in names) else None
+    if found:
+        seen = sum(len(entry.paths) for entry in found.entries) + len(found.broken) + len(found.skipped)
+        assert seen == sum(not name.startswith(".") and not name.lower().endswith(".png") for name in names)

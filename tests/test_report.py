@@ -1,0 +1,247 @@
+"""The reports of a run that was made up: the same numbers everywhere, on a page that needs nothing but itself."""
+
+import json
+import re
+import subprocess
+import sys
+from base64 import b64decode
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from stagebench.baseline import write_json
+from stagebench.errors import StudyError
+from stagebench.study.document import Table, ms, sections
+from stagebench.study.findings import findings, shared
+from stagebench.study.journal import read_run, read_samples
+from stagebench.study.report import write_report
+from stagebench.types import STAGES
+
+MODELS = {"quick": 1.0, "slow <b>": 2.5}
+TEXT = "a *car* | a <script>alert(1)</script>"
+
+
+def row(model, i, study="main", value=None, mode="natural", tokens=None):
+    factor, tokens = MODELS[model], tokens or 4 + i % 3
+    seconds = {stage: factor * (n + 1 + 0.01 * i) * 1e-3 for n, stage in enumerate(STAGES)}
+    seconds["decode"] = factor * 2e-3 * (tokens - 1)
+    seconds["load"] *= 1 if value is None else value
+    ttft = sum(seconds[stage] for stage in ("preprocess", "encode", "prefill"))
+    e2e = sum(seconds.values()) + 1e-4
+    about = {"study": study, "value": value, "model": model, "sample": f"s{i}", "sequence": f"q{i % 4}", "mode": mode}
+    return about | {
+        "pass": 0,
+        "order": i,
+        "seconds": seconds,
+        "unattributed": 1e-4,
+        "e2e": e2e,
+        "ttft": ttft,
+        "tpot": (e2e - seconds["load"] - ttft) / (tokens - 1),
+        "itl": [factor * 2e-3] * (tokens - 2),
+        "tokens": tokens,
+        "token_ids": [7, *([3 if i % 2 else 4] if model == "quick" else [3]), *range(2, tokens)],
+        "finish_reason": "stop",
+        "text": TEXT,
+        "load": "warm",
+        "cold_load": seconds["load"] * 2,
+    }
+
+
+def rows():
+    main = [row(model, i, mode=mode) for i in range(12) for model in MODELS for mode in ("natural", "fixed")]
+    grown = [row(model, i, "durations", value, "fixed") for i in range(2) for model in MODELS for value in (1.0, 4.0)]
+    failed = {k: v for k, v in row("quick", 99).items() if k in ("study", "value", "model", "sample", "mode", "pass")}
+    return [*main, *grown, failed | {"error": "clip.mp4: must be whole"}]
+
+
+def proof():
+    work = {stage: {"flops": 10**6, "steps": 4} for stage in STAGES}
+    moved = {stage: {"weights": 10**6} for stage in STAGES}
+    return {mode: {"seconds": 1.0, "sample": "s0", "work": work, "bytes": moved} for mode in ("natural", "fixed")}
+
+
+def run():
+    session = {
+        "started": "2026-01-01T00:00:00+00:00",
+        "load_warning": None,
+        "ceilings": {"flops": 1e10, "bandwidth": 1e10, "bandwidth_kind": "copy"},
+        "together": True,
+        "proofs": {model: proof() for model in MODELS},
+        "same_tokens": [["slow <b>", "quick"]],
+    }
+    names = ("device", "input", "generation", "media", "loading", "order_seed")
+    identity = {name: f"the {name}" for name in names} | {"models": ", ".join(MODELS)}
+    plan = {"passes": 57, "samples": 13, "sequences": 4, "broken": [{"name": "b", "reason": "empty"}], "skipped": []}
+    return {"schema": 1, "identity": identity, "plan": plan, "sessions": [session]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    write_json(out / "run.json", run())
+    (out / "samples.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows()))
+    write_report(out)
+    return out
+
+
+class Page(HTMLParser):
+    """What a page is made of: its tags with their attributes, and the text of each cell of its tables."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.cells, self.in_cell = [], [], False
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag in ("td", "th"):
+            self.cells.append("")
+            self.in_cell = True
+
+    def handle_endtag(self, tag):
+        self.in_cell = self.in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self.in_cell:
+            self.cells[-1] += data
+
+    def values(self, attribute):
+        return [attributes[attribute] for _, attributes in self.tags if attribute in attributes]
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return Page((folder / "report.html").read_text())
+
+
+def test_the_page_has_no_script_and_asks_nothing_of_the_network(folder, page):
+    assert {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base", "form"} == set()
+    assert [each for each in page.values("href") if not each.startswith("#")] == []
+    assert [each for each in page.values("src") if not each.startswith("data:image/svg+xml;base64,")] == []
+    assert re.findall(r"@import|url\(|https?:", (folder / "report.html").read_text()) == []
+
+
+def test_every_section_is_in_the_table_of_contents_and_once(page):
+    titles = [attributes["id"] for tag, attributes in page.tags if tag == "h2"]
+    assert [f"#{each}" for each in titles] == page.values("href")
+    assert len(set(page.values("id"))) == len(page.values("id"))
+    assert len(titles) == 14
+
+
+def test_what_a_model_wrote_is_shown_and_not_run(page):
+    assert TEXT in page.cells
+
+
+def pictures(page):
+    encoded = [each.partition(",")[2] for each in page.values("src")]
+    return [ElementTree.fromstring(b64decode(each)) for each in encoded]  # noqa: S314 - our own
+
+
+def test_every_figure_of_the_document_is_a_picture_with_a_text(page):
+    assert len(pictures(page)) == 8
+    assert all(page.values("alt"))
+
+
+def test_a_picture_is_grey_and_refers_to_nothing_outside(page):
+    for picture in pictures(page):
+        text = ElementTree.tostring(picture, encoding="unicode")
+        colours = {each.lower() for each in re.findall(r"#[0-9a-fA-F]{6}\b", text)}
+        assert [each for each in colours if len({each[1:3], each[3:5], each[5:7]}) > 1] == []
+        references = [value for e in picture.iter() for key, value in e.attrib.items() if key.endswith("href")]
+        assert [each for each in references if not each.startswith("#")] == []
+
+
+def test_the_same_run_gives_the_same_bytes(folder):
+    before = (folder / "report.html").read_bytes()
+    write_report(folder)
+    assert (folder / "report.html").read_bytes() == before
+
+
+@pytest.mark.parametrize("mode", ["natural", "fixed"])
+def test_page_markdown_and_json_show_the_same_numbers(folder, page, mode):
+    found = json.loads((folder / "report.json").read_text())["modes"][mode]
+    markdown = (folder / "report.md").read_text()
+    numbers = [spread["median"] for summary in found["models"].values() for spread in summary["stages"].values()]
+    numbers += [seconds for pair in found["pairs"] for seconds in pair["seconds"].values()]
+    numbers += [line["slope"] for line in found["fits"].values()]
+    assert [ms(each) for each in numbers if ms(each) not in page.cells] == []
+    assert [ms(each) for each in numbers if f"| {ms(each)} |" not in markdown] == []
+
+
+def test_all_tables_are_on_the_page_and_in_the_markdown(folder, page):
+    laid_out = sections(findings(read_run(folder), read_samples(folder)))
+    tables = [part for section in laid_out for part in section.parts if isinstance(part, Table)]
+    assert [cell for table in tables for cells in (table.head, *table.rows) for cell in cells] == page.cells
+    lines = [line for line in (folder / "report.md").read_text().splitlines() if line.startswith("| ")]
+    assert len(lines) == sum(2 + len(table.rows) for table in tables)
+
+
+def test_a_table_has_as_many_cells_in_every_row(folder):
+    for section in sections(findings(read_run(folder), read_samples(folder))):
+        for table in section.parts:
+            if isinstance(table, Table):
+                assert {len(cells) for cells in table.rows} == {len(table.head)}
+
+
+def test_both_kinds_of_failure_are_named(folder):
+    failures = json.loads((folder / "report.json").read_text())["failures"]
+    assert failures == [{"name": "b", "reason": "empty"}, {"name": "s99", "reason": "quick: clip.mp4: must be whole"}]
+
+
+def test_what_a_model_lacks_is_left_out_for_all():
+    both = [row(model, i) for i in range(3) for model in MODELS]
+    assert {each["sample"] for each in shared(both[:-1])} == {"s0", "s1"}
+
+
+def test_a_growth_in_proportion_has_exponent_one(folder):
+    scaling = json.loads((folder / "report.json").read_text())["scaling"]["durations"]
+    assert scaling["quick"]["load"]["growth"]["exponent"] == pytest.approx(1)
+    assert scaling["quick"]["encode"]["growth"]["exponent"] == pytest.approx(0)
+
+
+def test_utilisation_is_work_over_time_over_the_ceiling(folder):
+    report = json.loads((folder / "report.json").read_text())
+    use = report["modes"]["natural"]["utilisation"]["quick"]
+    # One of four steps: 250,000 FLOPs and bytes in 2 ms, of 1e10 a second.
+    assert use["decode"]["mfu"] == pytest.approx(250_000 / 2e-3 / 1e10)
+    assert use["decode"]["mbu"] == pytest.approx(250_000 / 2e-3 / 1e10)
+
+
+def test_models_of_one_tokenizer_are_each_others_draft(folder):
+    drafts = json.loads((folder / "report.json").read_text())["drafting"]
+    assert [(each["draft"], each["target"]) for each in drafts] == [("quick", "slow <b>"), ("slow <b>", "quick")]
+    # Every other sample parts at the second token; the others agree in all of theirs.
+    assert drafts[0]["agreement"]["match_rates"][:2] == [1.0, 0.5]
+
+
+def test_a_run_without_a_sample_has_no_report(tmp_path):
+    write_json(tmp_path / "run.json", run())
+    (tmp_path / "samples.jsonl").write_text("")
+    with pytest.raises(StudyError, match="at least one sample that went through a model, got none"):
+        write_report(tmp_path)
+
+
+def test_without_the_extra_the_error_names_it(folder):
+    script = (
+        "import sys; sys.modules['jinja2'] = None\n"
+        "from pathlib import Path\n"
+        "from stagebench.study.report import write_report\n"
+        f"try: write_report(Path({str(folder)!r}))\n"
+        "except Exception as error: print(error)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("a report needs the extra: pip install 'stagebench[report]'")
+
+
+def test_a_report_needs_no_torch(folder):
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from stagebench.study.report import write_report\n"
+        f"write_report(Path({str(folder)!r}))\n"
+        "print('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout == "False\n"
