@@ -10,7 +10,7 @@ import pytest
 
 from stagebench.media.events import load_event_arrays, read_events
 from stagebench.media.scene import CONTRAST, DARK, FRAMES, HEIGHT, RATE, WIDTH, Scene, luma, render_scene
-from stagebench.media.video import read_video
+from stagebench.media.video import read_video, read_video_in_order
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_no_half_written_file_is_left(scene: Scene) -> None:
 
 
 def test_the_clip_has_all_frames(scene: Scene) -> None:
-    media = read_video(scene.video, 8)
+    media = read_video_in_order(scene.video, 8)
 
     assert (media.frames_decoded, media.images[0].shape) == (36, (480, 640, 3))
 

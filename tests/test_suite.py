@@ -144,7 +144,7 @@ def test_a_regressed_run_does_not_become_a_baseline(suite, tmp_path, suite_comma
 def test_other_work_than_the_baselines_fails_and_is_told(suite, tmp_path, suite_command):
     stored = json.loads(suite[1].read_text())
     for benchmark in stored["benchmarks"]:
-        benchmark["extra_info"]["work"]["images_encoded"] = 999
+        benchmark["extra_info"].get("work", {})["images_encoded"] = 999
     (tmp_path / "other.json").write_text(json.dumps(stored))
     done = suite_command("-k", "llava-1.5 and encode", f"--benchmark-compare={tmp_path / 'other.json'}")
     assert done.returncode == pytest.ExitCode.TESTS_FAILED
