@@ -46,6 +46,14 @@ def test_a_generate_that_does_not_repeat_itself_is_blamed_and_the_split_is_not(m
     assert checks["the stages give the tokens of generate()"] == "not judged: generate() does not repeat itself"
 
 
+@pytest.mark.parametrize(("best", "held"), [(2.0 + 2**-22, True), (3.0, False)])
+def test_kernels_that_do_not_repeat_themselves_may_part_at_a_near_tie_only(best, held):
+    logits = [torch.tensor([best, 2.0])]
+    repeats = audit_module.Check("generate() repeats itself", True, "")
+    check = audit_module._same("equal", repeats, False, torch.tensor([[0]]), torch.tensor([[1]]), logits)
+    assert (check.claim, check.held) == ("equal, but for near-ties", held)
+
+
 def test_what_the_stages_leave_unexplained_breaks_the_audit(model, sample, monkeypatch):
     monkeypatch.setattr(audit_module, "MAX_UNATTRIBUTED", -1.0)
     assert any(claim.startswith("the stages explain e2e") for claim in broken(model, sample))

@@ -1,10 +1,12 @@
 """The workflows run what exists, with the least permissions, and actions that nobody can exchange."""
 
+import contextlib
 import json
 import os
 import re
 import shlex
 import subprocess
+import tempfile
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -71,7 +73,12 @@ def require_command(line, group=main):
     if isinstance(command, click.Group):
         require_command(shlex.join(["stagebench", *arguments]), command)
         return
-    with command.make_context(name, arguments) as context:
+    # Elsewhere, because click opens what a command is to write to.
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.chdir(folder),
+        command.make_context(name, arguments) as context,
+    ):
         assert [*context.args, *(context.params.get("arguments") or ())] == []
 
 
