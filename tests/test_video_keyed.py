@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -204,6 +206,23 @@ class TestWork:
 
         assert expected == pixels(media)
         assert media.frames_decoded > FRAMES
+
+
+class TestDamage:
+    def test_a_damaged_key_frame_of_vp9_is_refused(self, clips: dict[str, Path], tmp_path: Path) -> None:
+        with av.open(clips["VP9"]) as container:
+            packets = [bytes(packet) for packet in container.demux(video=0) if packet.is_keyframe]
+        data = clips["VP9"].read_bytes()
+        at = data.index(packets[2]) + 1  # the code that starts a key frame (VP9 bitstream, 7.2)
+        path = tmp_path / "damaged.webm"
+        path.write_bytes(data[:at] + bytes(3) + data[at + 3 :])
+
+        code = f"from pathlib import Path; from stagebench.media.video import *; read_video(Path({str(path)!r}), 3)"
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+        said = "must be a whole video, got a damaged one or something else (Invalid data found when processing input)"
+        line = "".join(ended.stderr.splitlines()[-1:])
+        assert (1, f"stagebench.errors.MediaError: damaged.webm: {said}") == (ended.returncode, line)
 
 
 class TestWindow:

@@ -30,6 +30,9 @@ from stagebench.types import Image, LoadSettings, Media
 
 _ALL = LoadSettings()
 _MARKED = ("h264",)  # codecs that mark a picture to which no other refers, so that skipping it changes no other
+# Codecs whose frame threads keep references across a flush: where a damaged key frame follows one, FFmpeg's VP9 decoder
+# predicts from the frames before it, or dies. With slice threads a flush forgets them, and that is an error.
+_NO_FRAME_THREADS = ("vp9",)
 _NEAR = 1  # packets to decode in vain rather than flush the decoder, which lets its threads run dry
 
 
@@ -121,6 +124,8 @@ def _needed_frames(stream: av.VideoStream, track: Track, targets: list[int]) -> 
     Every stretch ends with a flush, after which the decoder starts afresh.
     """
     context = stream.codec_context
+    if context.codec.canonical_name in _NO_FRAME_THREADS:
+        context.thread_type = "SLICE"
     skips = context.codec.canonical_name in _MARKED
     for first, last in _stretches(track, targets):
         for i in range(first, last + 1):
