@@ -20,6 +20,7 @@ from scipy.stats import binomtest
 from stagebench import baseline, stats
 from stagebench.gate import REFERENCE
 from stagebench.gate_rules import Rules, read_rules
+from stagebench.json_files import write_json
 
 SLOWDOWNS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 
@@ -140,7 +141,7 @@ def main(folders, first, second, decisions, power_decisions, config, json_path):
         out["power"][name] = {str(s): rate for s, rate in found.items()}
         click.echo(f"{name.split('::')[-1]:60}" + "".join(f"{rate['rate']:>6.0%}" for rate in found.values()))
     if json_path:
-        baseline.write_json(json_path, out)
+        write_json(json_path, out)
 
 
 def _power(recording, plan, decisions, benchmark, slowdown):

@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from stagebench import baseline
-from stagebench.errors import BaselineError
+from stagebench import baseline, json_files
+from stagebench.errors import BaselineError, StagebenchError
 
 ENCODE = "benchmarks/test_stages.py::test_stage[eventgpt-encode]"
 DECODE = "benchmarks/test_stages.py::test_stage[eventgpt-decode]"
@@ -141,9 +141,9 @@ def test_a_missing_run_is_refused(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "out.json"
-    baseline.write_json(path, {"kept": True})
+    json_files.write_json(path, {"kept": True})
     with pytest.raises(TypeError):
-        baseline.write_json(path, {"unwritable": object()})
+        json_files.write_json(path, {"unwritable": object()})
     assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
     assert json.loads(path.read_text()) == {"kept": True}
 
@@ -201,5 +201,5 @@ def test_peak_memory_is_no_exact_counter():
 
 def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(BaselineError, match="can't write"):
-        baseline.write_json(tmp_path / "file" / "out.json", {})
+    with pytest.raises(StagebenchError, match="can't write"):
+        json_files.write_json(tmp_path / "file" / "out.json", {})

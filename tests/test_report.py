@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from stagebench.baseline import write_json
 from stagebench.errors import StudyError
+from stagebench.json_files import write_json
 from stagebench.study.document import Table, ms, sections
 from stagebench.study.findings import findings, shared
 from stagebench.study.journal import read_run, read_samples

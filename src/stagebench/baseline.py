@@ -6,7 +6,6 @@ import contextlib
 import getpass
 import hashlib
 import json
-import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 from stagebench import __version__
 from stagebench.environment import UNKNOWN
 from stagebench.errors import BaselineError
+from stagebench.json_files import read_json, write_json
 
 SCHEMA = 1
 FILE_NAME = "baseline.json"
@@ -46,12 +46,7 @@ def read_run(path: Path) -> dict[str, Any]:
     Raises:
         BaselineError: where the file is missing, is no such run, or was written by a newer stagebench.
     """
-    try:
-        run: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BaselineError(f"can't read the run {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise BaselineError(f"the run {path} must be JSON, got: {error}") from error
+    run = read_json(path, f"the run {path}", BaselineError)
     if not isinstance(run, dict) or not isinstance(run.get("stagebench"), dict):
         raise BaselineError(f"the run {path} must be written by stagebench's pytest plugin, got none of its keys")
     if run["stagebench"].get("schema") != SCHEMA:
@@ -196,21 +191,3 @@ def _require_acceptable(run: dict[str, Any], path: Path) -> None:
         )
     if own["regressed"]:
         raise BaselineError(f"a regressed run does not become a baseline, got {', '.join(own['regressed'])} in {path}")
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON so that nobody ever sees half of it: to a temporary file beside it, then renamed.
-
-    Raises:
-        BaselineError: where it can't be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise BaselineError(f"can't write {path}: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from typing import Any
 from stagebench import baseline
 from stagebench.errors import GateError
 from stagebench.gate import REFERENCE
+from stagebench.json_files import write_json
 
 Run = dict[str, Any]
 """As `baseline.read_run` gives it."""
@@ -156,7 +157,7 @@ class Recorder:
         run_pytest(arm, [*paths, *select, *more, *self.plan.arguments, *own])
         run = baseline.read_run(raw)
         run["stagebench"]["turn"] = asdict(turn)
-        baseline.write_json(self.folder / turn.file_name, run)
+        write_json(self.folder / turn.file_name, run)
         return run
 
 

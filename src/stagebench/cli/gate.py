@@ -26,6 +26,7 @@ from stagebench.errors import GateError
 from stagebench.gate_rules import Rules, read_rules
 from stagebench.interleave import CLOCKS, PROCESSES, Arm, Plan, Recorder
 from stagebench.interpreter import interpreter_of
+from stagebench.json_files import write_json
 from stagebench.verdict import Verdict, confirmed, exit_code, undecided
 
 
@@ -80,7 +81,7 @@ def command(
             changed = () if arms["base"].python == arms["head"].python else ("python", *environment.LIBRARIES)
             verdicts = decide(recorder, read_rules(both.head / "pyproject.toml"), changed, say)
         decision = gate_report.to_json(verdicts) | {"plan": asdict(plan), "base": both.commit, "head": both.head_commit}
-        baseline.write_json(folder / "decision.json", decision | {"dirty": both.dirty})
+        write_json(folder / "decision.json", decision | {"dirty": both.dirty})
         if json_path:
             write_json_to(json_path, decision)
     if markdown:

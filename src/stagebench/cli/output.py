@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from stagebench import baseline
 from stagebench.errors import StagebenchError
+from stagebench.json_files import write_json
 
 
 def write_json_to(path: Path, data: dict[str, Any]) -> None:
@@ -20,7 +20,7 @@ def write_json_to(path: Path, data: dict[str, Any]) -> None:
     if str(path) == "-":
         click.echo(json.dumps(data, indent=1, sort_keys=True))
     else:
-        baseline.write_json(path, data)
+        write_json(path, data)
 
 
 @contextmanager

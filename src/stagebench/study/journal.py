@@ -14,8 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from stagebench.baseline import SCHEMA, write_json
+from stagebench.baseline import SCHEMA
 from stagebench.errors import StudyError
+from stagebench.json_files import read_json, write_json
 
 RUN_FILE = "run.json"
 SAMPLES_FILE = "samples.jsonl"
@@ -38,12 +39,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         StudyError: where it is missing or damaged, or of another stagebench.
     """
     path = folder / RUN_FILE
-    try:
-        run: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StudyError(f"can't read the run {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise StudyError(f"the run {path} must be JSON, got: {error}") from error
+    run = read_json(path, f"the run {path}", StudyError)
     if not isinstance(run, dict) or not {"identity", "plan", "sessions"} <= run.keys():
         raise StudyError(f"the run {path} must have an identity, a plan and sessions, got something else")
     if run.get("schema") != SCHEMA:

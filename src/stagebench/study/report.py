@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from stagebench.baseline import write_json
 from stagebench.errors import StudyError
+from stagebench.json_files import write_json
 from stagebench.study.document import headlines, sections
 from stagebench.study.findings import findings
 from stagebench.study.journal import read_run, read_samples

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from stagebench.analysis.imports import samples, stage_rows, suite, table, vllm
 from stagebench.analysis.imports.measured import Measured
 from stagebench.errors import AnalysisError
+from stagebench.json_files import read_json
 
 FORMATS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, str], Measured]]] = {
     "table": (table.looks_like, table.read),
@@ -53,12 +53,7 @@ def read_files(paths: Sequence[Path], format_name: str | None = None) -> Measure
 def _read(path: Path, format_name: str | None) -> Measured:
     if path.suffix == ".jsonl":
         return samples.read(path)
-    try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AnalysisError(f"can't read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise AnalysisError(f"{path} must be JSON, got: {error}") from error
+    data = read_json(path, str(path), AnalysisError)
     if format_name is None:
         format_name = next((name for name, (looks_like, _) in FORMATS.items() if looks_like(data)), None)
     if format_name is None or not FORMATS[format_name][0](data):
