@@ -8,7 +8,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-RATE = 30
+RATE, SHORT_RATE = 30, 60
+"""Frames a second, of clips of a second and more and of shorter ones, which would not have the 8 that a model takes."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class Clip:
         """What a person reads."""
         return f"{self.width}x{self.height} {self.seconds:g} s, key frame every {self.keys}"
 
+    @property
+    def rate(self) -> int:
+        """Frames a second."""
+        return RATE if self.seconds >= 1 else SHORT_RATE
+
     def write(self, folder: Path) -> Path:
         """Encode it, or find it where it was encoded before."""
         path = folder / f"{self.width}x{self.height}-{self.seconds:g}s-{self.keys}.mp4"
@@ -36,7 +42,7 @@ class Clip:
 
     def _encode(self, path: Path) -> None:
         with av.open(path, "w") as container:
-            stream = container.add_stream("libx264", rate=RATE, options={"g": str(self.keys), "crf": "23"})
+            stream = container.add_stream("libx264", rate=self.rate, options={"g": str(self.keys), "crf": "23"})
             stream.width, stream.height, stream.pix_fmt = self.width, self.height, "yuv420p"
             stream.thread_type = "FRAME"  # PyAV's default is sliced pictures, which flatter decoding by slices
             for picture in self._pictures():
@@ -45,7 +51,7 @@ class Clip:
 
     def _pictures(self):
         """Luma only (a decoder's work on colour is that of grey): a texture of soft blobs, four pixels a frame."""
-        count = max(1, round(self.seconds * RATE))
+        count = max(1, round(self.seconds * self.rate))
         draw = np.random.default_rng(0)
         coarse = draw.normal(0, 60, (self.height // 8 + 2, (self.width + 4 * count) // 8 + 2))
         texture = np.kron(coarse, np.ones((8, 8)))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import watched
 
 from stagebench import pytest_plugin, telemetry
 from stagebench.conditions import conditions
@@ -64,7 +65,7 @@ def pedantic(
 ) -> Callable[..., Any]:
     """`benchmark.pedantic`, which on a GPU notes clocks and power, and repeats what was disturbed."""
     collected = pytestconfig._benchmarksession.benchmarks  # pytest-benchmark puts it there
-    return functools.partial(telemetry.pedantic, benchmark, collected, telemetry_of_gpu, rounds=rounds)
+    return functools.partial(watched.pedantic, benchmark, collected, telemetry_of_gpu, rounds=rounds)
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def test_stage(benchmark, pedantic, model, stage, sample, options, rounds, proof
         device_seconds.extend(watch.device_seconds.values())
         return result
 
-    result = pedantic(timed, setup=fresh_state, warmup_rounds=2)
+    result = pedantic(timed, setup=fresh_state)
 
     benchmark.extra_info |= {"model": model.name, "stage": stage, "unit": UNITS[stage]}
     if device_seconds:

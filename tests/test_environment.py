@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 from stagebench import environment
 from stagebench.environment import fingerprint, identity
 from stagebench.types import MEDIA, GenerationSettings, LoadSettings, ModelSettings
@@ -67,3 +70,9 @@ def test_an_idle_machine_is_not(monkeypatch):
     monkeypatch.setattr(environment, "cores", lambda: 4)
     monkeypatch.setattr(environment.os, "getloadavg", lambda: (0.5, 0.0, 0.0))
     assert environment.load_warning() is None
+
+
+def test_every_stored_baseline_says_all_that_a_run_of_today_says():
+    stored = sorted((Path(__file__).parents[1] / "baselines").glob("*/baseline.json"))
+    keys = [set(json.loads(path.read_text())["machine_info"]) for path in stored]
+    assert keys == [KEYS | {"timer"}] * len(stored) != []

@@ -46,7 +46,7 @@ def folder(tmp_path, monkeypatch):
     scene = render_scene(tmp_path)
     shutil.move(scene.video, tmp_path / "clip.mp4")
     shutil.move(scene.events, tmp_path / "recording.npy")
-    (run,) = ROOT.glob("baselines/nvidia-h100*/baseline.json")
+    run = next(ROOT.glob("baselines/*/baseline.json"))
     (tmp_path / "history").mkdir()
     for copy in ("out.json", "history/one.json"):
         shutil.copy(run, tmp_path / copy)

@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+import watched
 
 from stagebench import telemetry
 
@@ -143,10 +144,10 @@ def test_clocks_before_the_first_and_after_the_last_round_are_kept():
 @pytest.mark.parametrize(
     ("reasons", "calls", "repeated", "disturbed"),
     [
-        ([0] * 8, 4, False, []),
-        ([0x4, 0x4] + [0] * 6, 4, False, []),  # the warm-up round is not timed
-        ([0] * 4 + [0x4] * 4 + [0] * 8, 8, True, []),
-        ([0] * 4 + [0x4] * 4 + [0] * 7 + [0x4], 8, True, [2]),
+        ([0] * 10, 5, False, []),
+        ([0x4] * 4 + [0] * 6, 5, False, []),  # the two warm-up rounds are not timed
+        ([0] * 6 + [0x4] * 4 + [0] * 10, 10, True, []),
+        ([0] * 6 + [0x4] * 4 + [0] * 9 + [0x4], 10, True, [2]),
     ],
 )
 def test_a_disturbed_benchmark_is_repeated_once_and_counted_once(
@@ -156,7 +157,7 @@ def test_a_disturbed_benchmark_is_repeated_once_and_counted_once(
     before, called, prepared = len(collected), [], []
     nvml = FakeNvml(reasons=reasons)
     with telemetry.opened(nvml) as gpu:
-        result = telemetry.pedantic(
+        result = watched.pedantic(
             benchmark, collected, gpu, lambda: called.append(1) or 7, setup=lambda: prepared.append(1), rounds=3
         )
     kept = benchmark.extra_info["gpu"]
@@ -167,7 +168,7 @@ def test_a_disturbed_benchmark_is_repeated_once_and_counted_once(
 
 def test_without_a_gpu_a_benchmark_is_what_it_was(benchmark, pytestconfig):
     collected = pytestconfig._benchmarksession.benchmarks
-    assert telemetry.pedantic(benchmark, collected, None, lambda: 7, rounds=2) == 7
+    assert watched.pedantic(benchmark, collected, None, lambda: 7, rounds=2) == 7
     assert (benchmark.stats.stats.rounds, benchmark.extra_info) == (2, {})
 
 

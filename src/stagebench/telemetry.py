@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import ModuleType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -177,70 +177,3 @@ def summary(rounds: Sequence[tuple[Reading, Reading]]) -> dict[str, Any]:
         "disturbed_rounds": [i for i, pair in enumerate(rounds) if any(reading.disturbed for reading in pair)],
     }
     return kept | ({"joules": sum(energy)} if len(energy) == len(rounds) else {})
-
-
-def pedantic(
-    benchmark: Any,
-    collected: list[Any],
-    gpu: Gpu | None,
-    function: Callable[..., T],
-    args: Sequence[Any] = (),
-    *,
-    rounds: int,
-    setup: Callable[[], None] | None = None,
-    warmup_rounds: int = 1,
-) -> T:
-    """pytest-benchmark's `benchmark.pedantic`, with a look at the GPU around each round.
-
-    A benchmark of which a timed round was disturbed is repeated once, as a whole, so that its rounds stay one unbroken
-    sequence; the second one is kept whatever it sees, and what disturbed it stays in `extra_info["gpu"]`.
-
-    Args:
-        benchmark: pytest-benchmark's fixture.
-        collected: the list in which the session keeps its results.
-        gpu: None where there is none to look at, and then nothing is added.
-        function: what is timed.
-        args: its arguments.
-        rounds: timed ones.
-        setup: called before each round, untimed.
-        warmup_rounds: untimed ones before them.
-
-    Returns:
-        What the last round returned.
-    """
-    if gpu is None:
-        return cast(T, benchmark.pedantic(function, args, setup=setup, rounds=rounds, warmup_rounds=warmup_rounds))
-    result, kept = _watched(benchmark, gpu, function, args, setup, rounds, warmup_rounds)
-    if again := bool(kept["disturbed_rounds"]):
-        collected.remove(benchmark.stats)
-        benchmark._mode = None  # pytest-benchmark lets a fixture be used once
-        result, kept = _watched(benchmark, gpu, function, args, setup, rounds, warmup_rounds)
-    benchmark.extra_info["gpu"] = kept | {"repeated": again}
-    return result
-
-
-def _watched(
-    benchmark: Any,
-    gpu: Gpu,
-    function: Callable[..., T],
-    args: Sequence[Any],
-    setup: Callable[[], None] | None,
-    rounds: int,
-    warmup_rounds: int,
-) -> tuple[T, dict[str, Any]]:
-    meter = Meter(gpu)
-
-    def prepare() -> None:
-        if setup:
-            setup()
-        meter.start()
-
-    result = benchmark.pedantic(
-        function,
-        args,
-        setup=prepare,
-        teardown=lambda *_: meter.stop(),
-        rounds=rounds,
-        warmup_rounds=warmup_rounds,
-    )
-    return result, summary(meter.rounds[-rounds:])
