@@ -10,6 +10,7 @@ from stagebench import pipeline
 from stagebench.audit import Check
 from stagebench.cli import audit, main, run
 from stagebench.cli.options import sample_of
+from stagebench.environment import cores
 from stagebench.media.scene import render_scene
 from stagebench.models.llava import Llava
 from stagebench.stages.load import load
@@ -113,6 +114,7 @@ def test_one_token_has_no_time_per_token(scene, tmp_path):
         (("--weights", "folder"), "weights are those of one model, got 3 models"),
         (("--device", "abacus"), "device must be one of cpu"),
         (("--seed", str(2**80)), "seed must be from 0 to"),
+        (("--threads", "100000"), f"threads must be at most {4 * cores()} on {cores()} cores, got 100000"),
         (("--new-tokens", "0"), "max_new_tokens must be at least 1, got 0"),
         (("--profile", "pretrained"), "weights are given with the profile 'pretrained' and only with it"),
     ],
