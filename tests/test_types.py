@@ -107,6 +107,14 @@ def test_an_image_size_that_no_sensor_has_is_refused(size):
     assert f"image_size must be from 1 x 1 to 8192 x 8192, got {size[0]} x {size[1]}" == str(caught.value)
 
 
+@pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan")])
+def test_a_window_that_is_negative_or_not_finite_is_refused(seconds):
+    with pytest.raises(MediaError, match=f"^start must be at least 0 s and finite, got {seconds}$"):
+        LoadSettings(start=seconds)
+    with pytest.raises(MediaError, match=f"^duration must be more than 0 s and finite, got {seconds}$"):
+        LoadSettings(duration=seconds)
+
+
 def test_no_new_token_is_refused():
     with pytest.raises(StageError, match="max_new_tokens must be at least 1, got 0"):
         GenerationSettings(max_new_tokens=0)

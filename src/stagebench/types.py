@@ -65,9 +65,9 @@ class LoadSettings:
             width, height = self.image_size
             raise MediaError(f"image_size must be from 1 x 1 to {MAX_SIDE} x {MAX_SIDE}, got {width} x {height}")
         if not 0 <= self.start < float("inf"):
-            raise MediaError(f"start must be at least 0 s, got {self.start}")
+            raise MediaError(f"start must be at least 0 s and finite, got {self.start}")
         if self.duration is not None and not 0 < self.duration < float("inf"):
-            raise MediaError(f"duration must be more than 0 s, got {self.duration}")
+            raise MediaError(f"duration must be more than 0 s and finite, got {self.duration}")
 
     @property
     def whole(self) -> bool:
