@@ -100,6 +100,12 @@ def test_a_medium_of_the_scene_and_a_path_are_a_contradiction(scene, command):
     assert (result.exit_code, lines) == (2, [expected])
 
 
+def test_a_frame_cache_for_a_recording_is_refused(scene, tmp_path):
+    result = invoke("run", scene.events, "--device", "cpu", "--cache", tmp_path / "cache")
+    expected = f"stagebench: {scene.events.name}: only frames of a video are cached, got a cache for events\n"
+    assert (result.exit_code, result.output) == (2, expected)
+
+
 def test_one_token_has_no_time_per_token(scene, tmp_path):
     out = tmp_path / "run.json"
     invoke("run", scene.video, "--model", "llava-1.5", "--device", "cpu", "--new-tokens", "1", "--json", out)

@@ -9,6 +9,7 @@ import torch
 
 from stagebench.environment import cores
 from stagebench.errors import MediaError, ModelError
+from stagebench.media.files import name_of
 from stagebench.models.registry import BUILDERS
 from stagebench.stages.load import load
 from stagebench.types import LoadSettings, ModelSettings, Sample
@@ -74,11 +75,14 @@ def check_input(path: Path, loading: LoadSettings) -> None:
     """Read a given path once, before any model is built for it.
 
     Raises:
-        MediaError: where it can't be read, or a medium of the embedded scene was chosen too.
+        MediaError: where it can't be read, a medium of the embedded scene was chosen too, or a frame cache for what is
+            no video.
     """
     if loading.media != "own":
         raise MediaError(f"media chooses what is shown of the embedded scene, got {loading.media} and {path.name} too")
-    load(Sample(path, loading=loading), images=1)
+    media = load(Sample(path, loading=loading), images=1)
+    if loading.cache is not None and media.cache_hits is None:
+        raise MediaError(f"{name_of(path)}: only frames of a video are cached, got a cache for {media.kind}")
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
