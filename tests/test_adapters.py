@@ -102,6 +102,12 @@ def test_a_blank_question_is_refused(model):
         preprocess(model, media_for(model), " ")
 
 
+def test_a_question_with_half_a_surrogate_pair_is_refused(model):
+    with pytest.raises(StageError) as caught:
+        preprocess(model, media_for(model), "What is \ud800?")
+    assert str(caught.value) == r"the question must be Unicode text, got 'What is \ud800?'"
+
+
 @pytest.mark.parametrize("token", ["<s>", "</s>", "<unk>", "<pad>"])
 def test_a_question_with_a_special_token_of_the_tokenizer_is_refused(model, token):
     with pytest.raises(StageError) as caught:

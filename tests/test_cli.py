@@ -10,6 +10,7 @@ from stagebench import pipeline
 from stagebench.audit import Check
 from stagebench.cli import audit, main, run
 from stagebench.cli.options import sample_of
+from stagebench.environment import cores
 from stagebench.media.scene import render_scene
 from stagebench.models.llava import Llava
 from stagebench.stages.load import load
@@ -99,6 +100,12 @@ def test_a_medium_of_the_scene_and_a_path_are_a_contradiction(scene, command):
     assert (result.exit_code, lines) == (2, [expected])
 
 
+def test_a_frame_cache_for_a_recording_is_refused(scene, tmp_path):
+    result = invoke("run", scene.events, "--device", "cpu", "--cache", tmp_path / "cache")
+    expected = f"stagebench: {scene.events.name}: only frames of a video are cached, got a cache for events\n"
+    assert (result.exit_code, result.output) == (2, expected)
+
+
 def test_one_token_has_no_time_per_token(scene, tmp_path):
     out = tmp_path / "run.json"
     invoke("run", scene.video, "--model", "llava-1.5", "--device", "cpu", "--new-tokens", "1", "--json", out)
@@ -113,6 +120,7 @@ def test_one_token_has_no_time_per_token(scene, tmp_path):
         (("--weights", "folder"), "weights are those of one model, got 3 models"),
         (("--device", "abacus"), "device must be one of cpu"),
         (("--seed", str(2**80)), "seed must be from 0 to"),
+        (("--threads", "100000"), f"threads must be at most {4 * cores()} on {cores()} cores, got 100000"),
         (("--new-tokens", "0"), "max_new_tokens must be at least 1, got 0"),
         (("--profile", "pretrained"), "weights are given with the profile 'pretrained' and only with it"),
     ],

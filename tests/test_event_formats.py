@@ -200,7 +200,13 @@ class TestRefusals:
         write_columns(tmp_path / "a.events")
         (tmp_path / "a.events" / f"{key}.npy").unlink()
 
-        with pytest.raises(MediaError, match=rf"^{key}\.npy: can't be read: No such file"):
+        with pytest.raises(MediaError, match=rf"^a\.events: must be a folder of x\.npy, .* got no {key}\.npy$"):
+            load_event_arrays(tmp_path / "a.events")
+
+    def test_an_empty_folder_is_refused_by_its_name(self, tmp_path: Path) -> None:
+        (tmp_path / "a.events").mkdir()
+
+        with pytest.raises(MediaError, match=r"^a\.events: must be .*, got no x\.npy, y\.npy, t\.npy, p\.npy$"):
             load_event_arrays(tmp_path / "a.events")
 
     def test_a_folder_that_is_none_is_refused(self, tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def test_another_setting_than_the_baselines_is_said_by_name(suite, tmp_path, sui
         (["--weights=folder"], "weights are those of one model, got 3 models"),
         (["--input=no-such.mp4"], "no-such.mp4"),
         (["--input=clip.mp4", "--media=events"], "media chooses what is shown of the embedded scene, got events"),
+        (["--threads=0"], "threads must be at least 1, got 0"),
         (["--rounds=0"], "--rounds must be at least 1, got 0"),
         (["--benchmark-compare=no-such.json"], "got no file no-such.json"),
     ],

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stagebench.errors import MediaError, ModelError, StageError
-from stagebench.types import Features, Generation, GenerationSettings, Inputs, Media, ModelSettings, Run
+from stagebench.types import Features, Generation, GenerationSettings, Inputs, LoadSettings, Media, ModelSettings, Run
 
 IMAGE = np.zeros((2, 3, 3), dtype=np.uint8)
 
@@ -98,6 +98,21 @@ def test_fixed_length_suppresses_stop_tokens_up_to_the_limit():
         "min_new_tokens": 7,
         "do_sample": False,
     }
+
+
+@pytest.mark.parametrize("size", [(0, 480), (640, 0), (8193, 480), (640, 100_000)])
+def test_an_image_size_that_no_sensor_has_is_refused(size):
+    with pytest.raises(MediaError) as caught:
+        LoadSettings(image_size=size)
+    assert f"image_size must be from 1 x 1 to 8192 x 8192, got {size[0]} x {size[1]}" == str(caught.value)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan")])
+def test_a_window_that_is_negative_or_not_finite_is_refused(seconds):
+    with pytest.raises(MediaError, match=f"^start must be at least 0 s and finite, got {seconds}$"):
+        LoadSettings(start=seconds)
+    with pytest.raises(MediaError, match=f"^duration must be more than 0 s and finite, got {seconds}$"):
+        LoadSettings(duration=seconds)
 
 
 def test_no_new_token_is_refused():

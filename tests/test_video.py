@@ -323,6 +323,38 @@ class TestBadInput:
         with pytest.raises(MediaError, match=r"^cut\.mp4: must be whole, got a truncated file with 10 frames left$"):
             read_video(path, 2)
 
+    @pytest.mark.parametrize("left", [0.95, 0.6, 0.4])
+    @pytest.mark.parametrize(("name", "codec"), [("cut.mkv", "libx264"), ("cut.webm", "libvpx")])
+    def test_a_truncated_matroska_is_refused(self, tmp_path: Path, name: str, codec: str, left: float) -> None:
+        frames = [av.VideoFrame.from_ndarray(frame_number(i)) for i in range(20)]
+        path = write_clip(tmp_path / name, frames, codec=codec)
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * left)])
+
+        with pytest.raises(MediaError, match=rf"^{name}: must be .*whole.*, got a truncated file"):
+            read_video(path, 2)
+
+    def test_a_live_matroska_of_unknown_size_is_read_to_its_end(self, tmp_path: Path) -> None:
+        path = write_moving_clip(tmp_path / "live.mkv", options={"live": "1"}, codec_options={"bf": "0", "g": "5"})
+
+        assert b"\x18\x53\x80\x67\x01" + b"\xff" * 7 in path.read_bytes()
+        assert all(map(np.array_equal, read_video(path, 20).images, decode_all(path)))
+
+    @pytest.mark.parametrize("left", [0.97, 0.6, 0.3])
+    def test_a_truncated_gif_is_refused(self, tmp_path: Path, left: float) -> None:
+        frames = [av.VideoFrame.from_ndarray(frame_number(i)) for i in range(8)]
+        path = write_clip(tmp_path / "cut.gif", frames, codec="gif", pix_fmt="rgb8")
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * left)])
+
+        with pytest.raises(MediaError, match=r"^cut\.gif: must be .*whole.*, got a truncated file"):
+            read_video(path, 2)
+
+    def test_a_gif_filled_up_with_zeros_is_whole(self, tmp_path: Path) -> None:
+        frames = [av.VideoFrame.from_ndarray(frame_number(i)) for i in range(8)]
+        path = write_clip(tmp_path / "a.gif", frames, codec="gif", pix_fmt="rgb8")
+        path.write_bytes(path.read_bytes() + bytes(100))
+
+        assert len(read_video(path, 8).images) == 8
+
     def test_a_clip_with_a_hole_is_refused(self, tmp_path: Path) -> None:
         path = write_moving_clip(tmp_path / "hole.mp4", options={"movflags": "faststart"})
         data = bytearray(path.read_bytes())

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import torch
 
+from stagebench.environment import cores
 from stagebench.errors import MediaError, ModelError
+from stagebench.media.files import name_of
 from stagebench.models.registry import BUILDERS
 from stagebench.stages.load import load
 from stagebench.types import LoadSettings, ModelSettings, Sample
+
+THREADS_A_CORE = 4  # more only wait for each other, and so many that none can be started end the process
 
 
 def resolve_models(names: Iterable[str]) -> tuple[str, ...]:
@@ -43,20 +47,25 @@ def resolve_settings(
     thread: layers so narrow gain nothing from more, and wait for each other where another process takes a core.
 
     Raises:
-        ModelError: for a device that is not there, weights for several models, or a contradiction.
+        ModelError: for a device that is not there, more threads than the cores can serve, weights for several models,
+            or a contradiction.
     """
     device = _resolve_device(device)
     on_gpu = device.startswith("cuda")
     if weights is not None and len(models) > 1:
         raise ModelError(f"weights are those of one model, got {len(models)} models: {', '.join(models)}")
+    if threads is not None and threads > (limit := THREADS_A_CORE * cores()):
+        raise ModelError(f"threads must be at most {limit} on {cores()} cores, got {threads}")
     profile = profile or ("pretrained" if weights else "7b" if on_gpu else "tiny")
+    if threads is None:
+        threads = 1 if profile == "tiny" else torch.get_num_threads()
     return ModelSettings(
         profile=profile,
         weights=weights,
         device=device,
         dtype=dtype or ("bfloat16" if on_gpu else "float32"),
         kernels=kernels,
-        threads=threads or (1 if profile == "tiny" else torch.get_num_threads()),
+        threads=threads,
         seed=seed,
         preprocess=preprocess,
     )
@@ -66,11 +75,14 @@ def check_input(path: Path, loading: LoadSettings) -> None:
     """Read a given path once, before any model is built for it.
 
     Raises:
-        MediaError: where it can't be read, or a medium of the embedded scene was chosen too.
+        MediaError: where it can't be read, a medium of the embedded scene was chosen too, or a frame cache for what is
+            no video.
     """
     if loading.media != "own":
         raise MediaError(f"media chooses what is shown of the embedded scene, got {loading.media} and {path.name} too")
-    load(Sample(path, loading=loading), images=1)
+    media = load(Sample(path, loading=loading), images=1)
+    if loading.cache is not None and media.cache_hits is None:
+        raise MediaError(f"{name_of(path)}: only frames of a video are cached, got a cache for {media.kind}")
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

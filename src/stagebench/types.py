@@ -27,6 +27,7 @@ STAGES = ("load", "preprocess", "encode", "prefill", "decode")
 DECODERS = ("pyav", "torchcodec", "opencv")
 SLICES = ("count", "time")
 MEDIA = ("own", "frames", "events")
+MAX_SIDE = 8192  # pixels of an event image: no sensor is larger, and a wrong number would draw one of gigabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class LoadSettings:
     Attributes:
         decoder: of video, one of `DECODERS`; all give the same frames.
         slices: events are cut into slices of equal "count" (EventGPT's) or of equal "time".
-        image_size: (width, height) of every event image; None for what the slice's own events reach, as upstream.
+        image_size: (width, height) of every event image, up to `MAX_SIDE`; None for what the slice's own events
+            reach, as upstream.
         start: seconds into the clip or recording at which to begin.
         duration: seconds to read from there; None for all.
         cache: a folder that keeps decoded frames; None for no cache.
@@ -59,12 +61,13 @@ class LoadSettings:
             raise MediaError(f"slices must be of equal {' or '.join(SLICES)}, got {self.slices!r}")
         if self.media not in MEDIA:
             raise MediaError(f"media must be one of {', '.join(MEDIA)}, got {self.media!r}")
-        if self.image_size is not None and min(self.image_size) < 1:
-            raise MediaError(f"image_size must be at least 1 x 1, got {self.image_size[0]} x {self.image_size[1]}")
+        if self.image_size is not None and not all(1 <= side <= MAX_SIDE for side in self.image_size):
+            width, height = self.image_size
+            raise MediaError(f"image_size must be from 1 x 1 to {MAX_SIDE} x {MAX_SIDE}, got {width} x {height}")
         if not 0 <= self.start < float("inf"):
-            raise MediaError(f"start must be at least 0 s, got {self.start}")
+            raise MediaError(f"start must be at least 0 s and finite, got {self.start}")
         if self.duration is not None and not 0 < self.duration < float("inf"):
-            raise MediaError(f"duration must be more than 0 s, got {self.duration}")
+            raise MediaError(f"duration must be more than 0 s and finite, got {self.duration}")
 
     @property
     def whole(self) -> bool:

@@ -6,12 +6,14 @@ packets don't tell it reliably has no `shown`, and can only be decoded from its 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 
@@ -21,6 +23,8 @@ from stagebench.types import LoadSettings
 MAX_PIXELS = 2**26  # of a frame, 8192 x 8192: a header that says more is damaged, and would cost gigabytes
 
 _MP4_STARTS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+_EBML, _SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")  # IDs of Matroska's two top-level elements
+_PADDING = 4096  # bytes at the end of a GIF among which the last one is looked for
 # Formats that keep a time for every packet, and codecs that make exactly one frame of each and start afresh at a key
 # frame. Of H.264 and HEVC that is so only for some key frames: see `_is_entry`.
 _FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts")
@@ -69,7 +73,7 @@ def readable(path: Path, size: int) -> Iterator[None]:
     try:
         yield
     except av.error.FFmpegError as error:
-        reason = "a truncated file" if is_cut_mp4(path, size) else "a damaged one or something else"
+        reason = "a truncated file" if _is_cut(path, size) else "a damaged one or something else"
         raise MediaError(f"{path.name}: must be a whole video, got {reason} ({error.strerror})") from error
 
 
@@ -122,8 +126,8 @@ def read_track(
             break
         packets.append(packet)
     else:
-        # FFmpeg reads an MP4 that was cut between two frames without complaint.
-        if is_cut_mp4(path, path.stat().st_size):
+        # FFmpeg reads an MP4 that was cut between two frames without complaint, and the others wherever they were cut.
+        if _is_cut(path, path.stat().st_size):
             frames = sum(not packet.is_discard for packet in packets)
             raise MediaError(f"{path.name}: must be whole, got a truncated file with {frames} frames left")
     return _understand(packets, container.format.name, stream.codec_context, base)
@@ -178,10 +182,15 @@ def _nal_types(data: bytes, extradata: bytes) -> Iterator[int]:
             at = data.find(b"\0\0\1", at + 3)
 
 
-def is_cut_mp4(path: Path, size: int) -> bool:
+def _is_cut(path: Path, size: int) -> bool:
+    """Whether an MP4, a Matroska or WebM file, or a GIF is shorter than it says; other containers are not judged."""
+    return any(is_cut(path, size) for is_cut in (_is_cut_mp4, _is_cut_matroska, _is_cut_gif))
+
+
+def _is_cut_mp4(path: Path, size: int) -> bool:
     """Whether a file begins as an MP4 and has a top-level box beyond its end, no index (moov), or nothing else.
 
-    Boxes: ISO/IEC 14496-12, 4.2. Other containers are not judged.
+    Boxes: ISO/IEC 14496-12, 4.2.
     """
     if size < 8:
         return False
@@ -202,3 +211,42 @@ def is_cut_mp4(path: Path, size: int) -> bool:
                 break
             start += length
     return b"moov" not in kinds or kinds.isdisjoint((b"mdat", b"moof"))
+
+
+def _is_cut_matroska(path: Path, size: int) -> bool:
+    """Whether a file begins as Matroska and its segment, in which all else lies, goes on beyond its end.
+
+    Elements: RFC 8794, 4 to 6. A segment of unknown size, as of a live stream, is not judged.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != _EBML:
+            return False
+        file.seek(_read_size(file) or 0, os.SEEK_CUR)
+        if file.read(4) != _SEGMENT:
+            return False
+        length = _read_size(file)
+        return length is not None and file.tell() + length > size
+
+
+def _read_size(file: BinaryIO) -> int | None:
+    """The size of an element in bytes; None where it is unknown, a number of which all bits are set.
+
+    The zeros before the number's first bit tell how many bytes it takes.
+    """
+    first = file.read(1) or b"\xff"
+    width = 9 - first[0].bit_length()
+    unknown = 2 ** (7 * width) - 1
+    number = int.from_bytes(first + file.read(width - 1), "big") & unknown
+    return None if number == unknown else number
+
+
+def _is_cut_gif(path: Path, size: int) -> bool:
+    """Whether a file begins as a GIF and does not end with the end of a block and the trailer (GIF89a, 16 and 27).
+
+    Zeros that fill it up may follow.
+    """
+    with path.open("rb") as file:
+        if file.read(6) not in (b"GIF87a", b"GIF89a"):
+            return False
+        file.seek(max(0, size - _PADDING))
+        return not file.read().rstrip(b"\0").endswith(b"\0;")

@@ -10,10 +10,11 @@ import numpy as np
 
 from stagebench.errors import MediaError
 from stagebench.media.columns import KEYS, Columns, Window, cut_columns
-from stagebench.media.files import is_folder, name_of
+from stagebench.media.files import files_in, is_folder, name_of
 from stagebench.media.npy import map_array
 
 SUFFIX = ".events"
+_NAMES = "x.npy, y.npy, t.npy and p.npy"
 TYPES = {"x": np.uint16, "y": np.uint16, "t": np.int64, "p": np.uint8}
 """As they are written, 13 bytes an event; any integers are read."""
 
@@ -31,7 +32,10 @@ def read_folder(path: Path, window: Window) -> Columns:
             the window.
     """
     if not is_folder(path):
-        raise MediaError(f"{name_of(path)}: must be a folder of x.npy, y.npy, t.npy and p.npy, found none")
+        raise MediaError(f"{name_of(path)}: must be a folder of {_NAMES}, found none")
+    found = files_in(path)
+    if missing := [file.name for file in column_files(path) if file not in found]:
+        raise MediaError(f"{name_of(path)}: must be a folder of {_NAMES}, got no {', '.join(missing)}")
     columns = dict(zip(KEYS, map(map_array, column_files(path)), strict=True))
     return cut_columns(path.name, columns, window)
 

@@ -22,7 +22,7 @@ from stagebench.media.event_npy import read_npy, read_npz
 from stagebench.media.event_stream import read_stream
 from stagebench.media.files import name_of, size_of
 from stagebench.media.raster import Integers, draw_events, size_of_events
-from stagebench.types import Image, LoadSettings, Media
+from stagebench.types import MAX_SIDE, Image, LoadSettings, Media
 
 READERS: dict[str, Callable[[Path, Window], Columns]] = {
     ".npy": read_npy,
@@ -35,7 +35,7 @@ READERS: dict[str, Callable[[Path, Window], Columns]] = {
 }
 """By suffix; each returns columns of integers, equally long, of which only the window's events were looked at."""
 
-MAX_COORDINATE = 8191  # no sensor is larger, and one wrong coordinate would draw an image of gigabytes
+MAX_COORDINATE = MAX_SIDE - 1
 
 
 @dataclass(frozen=True, slots=True)
