@@ -208,6 +208,19 @@ def test_an_interrupted_run_reports_what_there_is_and_goes_on(tmp_path, monkeypa
     assert [row["order"] for row in rows] == list(range(6))
 
 
+def test_interrupted_before_the_first_sample_says_so_and_leaves_the_folder_to_other_options(tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    quick = ("--samples", "1", "--modes", "fixed")
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "prove", interrupted)
+        result = analyze(tmp_path, *quick, "--new-tokens", "3")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith("stagebench: interrupted before the first sample")
+    assert analyze(tmp_path, *quick, "--new-tokens", "2").exit_code == 0
+
+
 def test_models_that_do_not_fit_together_run_one_after_the_other(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "_free_memory", lambda device: 0)
     assert analyze(tmp_path, "--samples", "2", "--modes", "fixed", "--new-tokens", "2").exit_code == 0

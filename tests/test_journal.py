@@ -57,6 +57,7 @@ def test_a_sample_is_not_written_twice(tmp_path):
 def test_another_run_is_refused_and_every_key_named(tmp_path):
     with journal(tmp_path) as mine:
         mine.begin_session({})
+        mine.append(row(1))
     with pytest.raises(StudyError) as caught:
         journal(tmp_path, dtype="bfloat16", seed="1")
     assert str(caught.value) == (
@@ -68,16 +69,34 @@ def test_another_run_is_refused_and_every_key_named(tmp_path):
 def test_a_refused_run_leaves_the_folder_to_others(tmp_path):
     with journal(tmp_path) as mine:
         mine.begin_session({})
+        mine.append(row(1))
     with pytest.raises(StudyError):
         journal(tmp_path, dtype="bfloat16")
     with journal(tmp_path) as mine:
-        assert mine.rows == []
+        assert mine.rows == [row(1)]
+
+
+def test_a_run_that_ended_before_its_first_line_makes_room_for_another(tmp_path):
+    with journal(tmp_path) as mine:
+        mine.begin_session({"started": "one"})
+    with journal(tmp_path, dtype="bfloat16") as mine:
+        mine.begin_session({"started": "two"})
+    run = read_run(tmp_path)
+    assert (run["identity"]["dtype"], run["sessions"]) == ("bfloat16", [{"started": "two"}])
+
+
+def test_a_file_that_is_no_run_is_not_replaced(tmp_path):
+    (tmp_path / "run.json").write_text('{"mine": 1}')
+    with pytest.raises(StudyError, match="must have an identity"):
+        journal(tmp_path)
+    assert (tmp_path / "run.json").read_text() == '{"mine": 1}'
 
 
 def test_sessions_add_up(tmp_path):
-    for start in ("one", "two"):
+    for number, start in enumerate(("one", "two")):
         with journal(tmp_path) as mine:
             mine.begin_session({"started": start})
+            mine.append(row(number))
     assert [each["started"] for each in read_run(tmp_path)["sessions"]] == ["one", "two"]
 
 

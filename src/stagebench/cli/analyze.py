@@ -170,5 +170,7 @@ def _measure(study: Study, journal: Journal, console: Console) -> bool:
                 if "error" in row:
                     console.print(f"failed: {row['model']}: {row['sample']}: {row['error']}", highlight=False)
         except KeyboardInterrupt:
+            if not journal.rows:
+                raise StudyError("interrupted before the first sample was measured, so there is no report") from None
             return False
     return True

@@ -65,7 +65,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, identity: dict[str, str], plan: dict[str, Any]) -> None:
-        """Begin a run, or take up one that was interrupted.
+        """Begin a run, or take up one that was interrupted. One that ended before its first line is begun anew.
 
         Args:
             folder: made where it is missing.
@@ -78,12 +78,13 @@ class Journal:
         self._folder = folder
         self._file = self._locked(folder)
         try:
-            if (folder / RUN_FILE).exists():
-                self.run = read_run(folder)
-                _require_same(folder, self.run["identity"], identity)
-            else:
-                self.run = {"schema": SCHEMA, "identity": identity, "plan": plan, "sessions": []}
             self.rows, end = _parse(folder / SAMPLES_FILE)
+            self.run: dict[str, Any] = {"schema": SCHEMA, "identity": identity, "plan": plan, "sessions": []}
+            if (folder / RUN_FILE).exists():
+                there = read_run(folder)  # also where it is replaced: a file that is no run of ours is not
+                if self.rows:
+                    _require_same(folder, there["identity"], identity)
+                    self.run = there
             self._file.truncate(end)  # half a line, or one that a kill left without its end
             self._done = {key_of(row) for row in self.rows}
         except BaseException:
