@@ -171,6 +171,15 @@ def test_what_is_refused_is_one_line_and_exit_code_two(tmp_path, arguments, mess
     assert message in result.output
 
 
+@pytest.mark.parametrize("identity", [5, {}, {"order_seed": "first"}])
+def test_a_run_without_an_order_seed_is_refused_in_one_line(tmp_path, identity):
+    run = {"schema": 1, "identity": identity, "plan": {}, "sessions": []}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    result = CliRunner().invoke(main, ["analyze", "--device", "cpu", "--out", str(tmp_path)])
+    assert (result.exit_code, len(result.output.splitlines())) == (2, 1), result.output
+    assert "must have an" in result.output
+
+
 def test_a_sample_that_fails_in_a_stage_does_not_stop_the_others(tmp_path, monkeypatch):
     honest = runner.timed_run
 

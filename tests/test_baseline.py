@@ -124,7 +124,15 @@ def test_a_key_that_one_side_lacks_is_a_difference():
             "must say what failed, got no failed, regressed, exit_status",
         ),
         (json.dumps(a_run() | {"machine_info": {}}), "must say where it was made"),
+        (
+            json.dumps(a_run() | {"machine_info": HERE | {"device": 1}}),
+            "must say in text where it was made, got another device",
+        ),
         (json.dumps(a_run() | {"benchmarks": [{}]}), "must list benchmarks with names and stats"),
+        *(
+            (json.dumps(a_run() | {"benchmarks": [{"fullname": ENCODE, "stats": {}} | wrong]}), "must list benchmarks")
+            for wrong in ({"fullname": 1}, {"stats": []}, {"extra_info": None}, {"extra_info": {"work": 3}})
+        ),
     ],
 )
 def test_what_is_no_run_of_this_version_is_refused(tmp_path, text, message):

@@ -130,7 +130,14 @@ def test_a_damaged_line_in_the_middle_is_refused(tmp_path, line):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"identity": {}}', '{"identity": {}, "plan": {}, "sessions": [], "schema": 99}']
+    "text",
+    [
+        "{",
+        "[]",
+        '{"identity": {}}',
+        '{"identity": 5, "plan": {}, "sessions": [], "schema": 1}',
+        '{"identity": {}, "plan": {}, "sessions": [], "schema": 99}',
+    ],
 )
 def test_a_damaged_run_is_refused_in_one_line(tmp_path, text):
     (tmp_path / "run.json").write_text(text)

@@ -53,17 +53,26 @@ def read_run(path: Path) -> dict[str, Any]:
         raise BaselineError(f"the run {path} must have schema {SCHEMA}, got {run['stagebench'].get('schema')!r}")
     if missing := [key for key in ("failed", "regressed", "exit_status") if key not in run["stagebench"]]:
         raise BaselineError(f"the run {path} must say what failed, got no {', '.join(missing)}")
-    if (
-        not isinstance(run.get("machine_info"), dict)
-        or not {"device", "profile", "dtype"} <= run["machine_info"].keys()
-    ):
+    where = run.get("machine_info")
+    if not isinstance(where, dict) or not {"device", "profile", "dtype"} <= where.keys():
         raise BaselineError(f"the run {path} must say where it was made, got no device, profile and dtype")
+    if wrong := [key for key, value in where.items() if not isinstance(value, str)]:
+        raise BaselineError(f"the run {path} must say in text where it was made, got another {', '.join(wrong)}")
     benchmarks = run.get("benchmarks")
-    if not isinstance(benchmarks, list) or not all(
-        isinstance(b, dict) and {"fullname", "stats"} <= b.keys() for b in benchmarks
-    ):
+    if not isinstance(benchmarks, list) or not all(map(_is_benchmark, benchmarks)):
         raise BaselineError(f"the run {path} must list benchmarks with names and stats, got something else")
     return run
+
+
+def _is_benchmark(data: Any) -> bool:
+    """Whether it has a name and statistics, and objects wherever there should be one."""
+    return (
+        isinstance(data, dict)
+        and isinstance(data.get("fullname"), str)
+        and isinstance(data.get("stats"), dict)
+        and isinstance(data.get("extra_info", {}), dict)
+        and isinstance(data.get("extra_info", {}).get("work", {}), dict)
+    )
 
 
 def differences(identity: dict[str, str], other: dict[str, str]) -> list[str]:

@@ -130,7 +130,11 @@ def _numbers(name: str, text: str) -> list[float]:
 def _order_seed(out: Path, given: int | None) -> int:
     """The given one, or that of the run which is taken up again, or a new one."""
     if given is None and (out / RUN_FILE).exists():
-        return int(read_run(out)["identity"]["order_seed"])
+        stored = read_run(out)["identity"].get("order_seed")
+        try:
+            return int(stored)
+        except (TypeError, ValueError):
+            raise StudyError(f"the run in {out} must have an order seed, got {stored!r}") from None
     return secrets.randbelow(2**16) if given is None else given
 
 

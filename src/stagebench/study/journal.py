@@ -40,7 +40,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     path = folder / RUN_FILE
     run = read_json(path, f"the run {path}", StudyError)
-    if not isinstance(run, dict) or not {"identity", "plan", "sessions"} <= run.keys():
+    parts = {"identity": dict, "plan": dict, "sessions": list}
+    if not isinstance(run, dict) or not all(isinstance(run.get(name), kind) for name, kind in parts.items()):
         raise StudyError(f"the run {path} must have an identity, a plan and sessions, got something else")
     if run.get("schema") != SCHEMA:
         raise StudyError(f"the run {path} must have schema {SCHEMA}, got {run.get('schema')!r}")
