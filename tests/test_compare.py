@@ -103,12 +103,13 @@ def test_a_run_of_another_environment_is_refused_with_the_key(tmp_path, key):
         (["a.json", "empty"], "needs a run of the head, got none"),
         (["a.json", "missing.json"], "can't read the run"),
         (["a.json", "failed.json"], "nothing failed, got 1 failures"),
+        (["a.json", "a.json", "--config", "missing.toml"], "--config must be a file, got"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line_and_exit_code_2(tmp_path, paths, message):
     write(tmp_path / "a.json")
     write(tmp_path / "failed.json", failed=1, exit_status=1)
     (tmp_path / "empty").mkdir()
-    result = compare(*(tmp_path / path for path in paths))
+    result = compare(*(each if each.startswith("--") else tmp_path / each for each in paths))
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
     assert message in result.stderr

@@ -22,14 +22,14 @@ _PATH = click.Path(path_type=Path)
 @click.argument("paths", metavar="[BASE HEAD]", nargs=-1, type=_PATH)
 @click.option("--base", "bases", multiple=True, type=_PATH, help="A run, or a folder of runs; repeatable.")
 @click.option("--head", "heads", multiple=True, type=_PATH, help="Likewise; the first is paired with the first base.")
-@click.option("--config", type=_PATH, default=Path("pyproject.toml"), show_default=True, help="Has the limits.")
+@click.option("--config", type=_PATH, help="Has the limits; pyproject.toml by default, where there is one.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
 @click.option("--markdown", type=click.File("a"), help="Appended to, as a step summary is.")
 def command(
     paths: tuple[Path, ...],
     bases: tuple[Path, ...],
     heads: tuple[Path, ...],
-    config: Path,
+    config: Path | None,
     json_path: Path | None,
     markdown: TextIO | None,
 ) -> None:
@@ -45,7 +45,10 @@ def command(
             raise GateError(
                 f"a comparison has a base and a head, got {len(paths)} paths; more go with --base and --head"
             )
-        verdicts = gate.judge(_read([*paths[:1], *bases]), _read([*paths[1:], *heads]), read_rules(config))
+        if config and not config.is_file():
+            raise GateError(f"--config must be a file, got {config}")
+        rules = read_rules(config or Path("pyproject.toml"))
+        verdicts = gate.judge(_read([*paths[:1], *bases]), _read([*paths[1:], *heads]), rules)
         if json_path:
             write_json_to(json_path, gate_report.to_json(verdicts))
     if markdown:
