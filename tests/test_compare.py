@@ -113,3 +113,23 @@ def test_what_cannot_be_compared_is_one_line_and_exit_code_2(tmp_path, paths, me
     result = compare(*(each if each.startswith("--") else tmp_path / each for each in paths))
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
     assert message in result.stderr
+
+
+def test_what_cannot_be_compared_leaves_no_markdown(tmp_path):
+    assert compare("no-base", "no-head", "--markdown", tmp_path / "out.md").exit_code == 2
+    assert not (tmp_path / "out.md").exists()
+
+
+def test_markdown_that_cannot_be_written_is_one_line_and_no_regression(sides, tmp_path):
+    (tmp_path / "file").touch()
+    result = compare(*sides, "--markdown", tmp_path / "file" / "out.md")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert "can't write" in result.stderr
+
+
+def test_markdown_is_appended(sides, tmp_path):
+    out = tmp_path / "folder" / "out.md"
+    compare(*sides, "--markdown", out)
+    first = out.read_text()
+    compare(*sides, "--markdown", out)
+    assert (first.startswith("### stagebench gate"), out.read_text()) == (True, first * 2)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TextIO
 
 import click
 from rich.console import Console
 
 from stagebench import baseline, gate, gate_report, verdict
-from stagebench.cli.output import refusals, write_json_to
+from stagebench.cli.output import append_to, markdown_option, refusals, write_json_to
 from stagebench.errors import GateError
 from stagebench.gate_rules import read_rules
 
@@ -24,14 +23,14 @@ _PATH = click.Path(path_type=Path)
 @click.option("--head", "heads", multiple=True, type=_PATH, help="Likewise; the first is paired with the first base.")
 @click.option("--config", type=_PATH, help="Has the limits; pyproject.toml by default, where there is one.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
-@click.option("--markdown", type=click.File("a"), help="Appended to, as a step summary is.")
+@markdown_option
 def command(
     paths: tuple[Path, ...],
     bases: tuple[Path, ...],
     heads: tuple[Path, ...],
     config: Path | None,
     json_path: Path | None,
-    markdown: TextIO | None,
+    markdown: Path | None,
 ) -> None:
     """Compare runs that `pytest benchmarks --benchmark-json` wrote.
 
@@ -51,8 +50,8 @@ def command(
         verdicts = gate.judge(_read([*paths[:1], *bases]), _read([*paths[1:], *heads]), rules)
         if json_path:
             write_json_to(json_path, gate_report.to_json(verdicts))
-    if markdown:
-        markdown.write(gate_report.to_markdown(verdicts))
+        if markdown:
+            append_to(markdown, gate_report.to_markdown(verdicts))
     Console(stderr=str(json_path) == "-").print(gate_report.to_table(verdicts))
     sys.exit(verdict.exit_code(verdicts))
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 
 import click
 from rich.console import Console
@@ -21,7 +21,7 @@ from rich.progress import Progress
 
 from stagebench import baseline, environment, gate, gate_report
 from stagebench.checkouts import Checkouts, checkouts
-from stagebench.cli.output import refusals, write_json_to
+from stagebench.cli.output import append_to, markdown_option, refusals, write_json_to
 from stagebench.errors import GateError
 from stagebench.gate_rules import Rules, read_rules
 from stagebench.interleave import CLOCKS, PROCESSES, Arm, Plan, Recorder
@@ -47,7 +47,7 @@ from stagebench.verdict import Verdict, confirmed, exit_code, undecided
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     help="Also write the decision there; - for standard output.",
 )
-@click.option("--markdown", type=click.File("a"), help="Appended to, as a step summary is.")
+@markdown_option
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
 def command(
     revision: str,
@@ -56,7 +56,7 @@ def command(
     base_python: Path | None,
     out: Path | None,
     json_path: Path | None,
-    markdown: TextIO | None,
+    markdown: Path | None,
     **given: Any,
 ) -> None:
     """Compare the working tree, as it is, with a revision.
@@ -84,8 +84,8 @@ def command(
         write_json(folder / "decision.json", decision | {"dirty": both.dirty})
         if json_path:
             write_json_to(json_path, decision)
-    if markdown:
-        markdown.write(gate_report.to_markdown(verdicts))
+        if markdown:
+            append_to(markdown, gate_report.to_markdown(verdicts))
     Console(stderr=str(json_path) == "-").print(gate_report.to_table(verdicts))
     sys.exit(exit_code(verdicts))
 

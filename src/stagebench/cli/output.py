@@ -23,6 +23,27 @@ def write_json_to(path: Path, data: dict[str, Any]) -> None:
         write_json(path, data)
 
 
+markdown_option = click.option(
+    "--markdown",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True, allow_dash=True),
+    help="Appended to, as a step summary is; - for standard output.",
+)
+
+
+def append_to(path: Path, text: str) -> None:
+    """Append to a file, made with its folders where it is missing, or write to standard output for "-".
+
+    Raises:
+        StagebenchError: where it can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with click.open_file(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise StagebenchError(f"can't write {path}: {error.strerror}") from error
+
+
 @contextmanager
 def refusals() -> Iterator[None]:
     """What stagebench refuses is one line and exit code 2."""
