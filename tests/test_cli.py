@@ -10,6 +10,7 @@ from stagebench import pipeline
 from stagebench.audit import Check
 from stagebench.cli import audit, main, run
 from stagebench.cli.options import sample_of
+from stagebench.cli.output import require_writable
 from stagebench.environment import cores
 from stagebench.media.scene import render_scene
 from stagebench.models.llava import Llava
@@ -186,10 +187,24 @@ def test_json_goes_to_standard_output_for_a_dash(scene):
     assert json.loads(result.stdout)["runs"][0]["model"] == "llava-1.5"
 
 
-def test_json_that_cannot_be_written_is_one_line(scene, tmp_path):
+@pytest.mark.parametrize("command", [("run",), ("audit",), ("gate", "--base", "HEAD")])
+@pytest.mark.parametrize("name", ["file/out.json", "file/folder/out.json"])
+def test_json_that_cannot_be_written_is_one_line_before_anything_is_measured(tmp_path, command, name):
     (tmp_path / "file").touch()
-    result = invoke("run", scene.video, "--model", "llava-1.5", *QUICK, "--json", tmp_path / "file" / "out.json")
-    assert (result.exit_code, result.stderr.splitlines()[-1].startswith("stagebench: can't write")) == (2, True)
+    result = invoke(*command, "--json", tmp_path / name)
+    assert (result.exit_code, result.output) == (2, f"stagebench: can't write {tmp_path / name}: Not a directory\n")
+
+
+def test_markdown_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path):
+    (tmp_path / "file").touch()
+    result = invoke("gate", "--base", "HEAD", "--markdown", tmp_path / "file" / "out.md")
+    assert (result.exit_code, len(result.output.splitlines())) == (2, 1)
+    assert "out.md: Not a directory" in result.output
+
+
+def test_looking_whether_json_can_be_written_leaves_nothing_behind(tmp_path):
+    require_writable(tmp_path / "a" / "b" / "out.json")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_named_twice_runs_once(scene):

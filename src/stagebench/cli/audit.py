@@ -14,7 +14,7 @@ from rich.console import Console
 from stagebench import baseline, environment
 from stagebench.audit import audit as audit_model
 from stagebench.cli.options import load_options, model_options, print_head, sample_of, scene_of, settings_of
-from stagebench.cli.output import refusals, write_json_to
+from stagebench.cli.output import refusals, require_writable, write_json_to
 from stagebench.conditions import conditions
 from stagebench.media.scene import Scene
 from stagebench.models.registry import build_model
@@ -42,6 +42,7 @@ def command(
     Exit code 1 where a claim did not hold.
     """
     with refusals():
+        require_writable(json_path)
         models, settings, generation = settings_of(names, new_tokens, fixed_length, **given)
         console = Console(stderr=str(json_path) == "-")
         print_head(console, settings, generation, f"{len(questions)} questions")

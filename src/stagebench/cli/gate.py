@@ -21,7 +21,7 @@ from rich.progress import Progress
 
 from stagebench import baseline, environment, gate, gate_report
 from stagebench.checkouts import Checkouts, checkouts
-from stagebench.cli.output import append_to, markdown_option, refusals, write_json_to
+from stagebench.cli.output import append_to, markdown_option, refusals, require_writable, write_json_to
 from stagebench.errors import GateError
 from stagebench.gate_rules import Rules, read_rules
 from stagebench.interleave import CLOCKS, PROCESSES, Arm, Plan, Recorder
@@ -70,6 +70,9 @@ def command(
     console = Console(stderr=True)
     say = partial(console.print, markup=False, highlight=False)  # brackets are part of a benchmark's name
     with refusals(), _tidy_stop():
+        require_writable(json_path)
+        if markdown and not markdown.exists():  # at one that is there, click has looked
+            require_writable(markdown)
         _keep_to(cpu)
         plan = Plan(seed=secrets.randbelow(2**16) if seed is None else seed, **given)
         with checkouts(Path.cwd(), revision) as both, Progress(console=console) as progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,25 @@ def append_to(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with click.open_file(path, "a", encoding="utf-8") as file:
             file.write(text)
+    except OSError as error:
+        raise StagebenchError(f"can't write {path}: {error.strerror}") from error
+
+
+def require_writable(path: Path | None) -> None:
+    """Refuse a place for a new file before anything is measured for it. Nothing is left behind there.
+
+    Args:
+        path: whose missing folders can be made later; None and "-" are fine.
+
+    Raises:
+        StagebenchError: where it can't be written.
+    """
+    if path is None or str(path) == "-":
+        return
+    try:
+        folder = next(each for each in path.absolute().parents if each.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise StagebenchError(f"can't write {path}: {error.strerror}") from error
 

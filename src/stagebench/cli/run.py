@@ -12,7 +12,7 @@ from rich.console import Console
 
 from stagebench import baseline, environment, report
 from stagebench.cli.options import load_options, model_options, print_head, sample_of, scene_of, settings_of
-from stagebench.cli.output import refusals, write_json_to
+from stagebench.cli.output import refusals, require_writable, write_json_to
 from stagebench.conditions import conditions
 from stagebench.media.scene import Scene
 from stagebench.models.registry import build_model
@@ -46,6 +46,7 @@ def command(
     embedded scene. Before a model is timed, an untimed pass must give the tokens, and do the work, of generate().
     """
     with refusals():
+        require_writable(json_path)
         models, settings, generation = settings_of(names, new_tokens, fixed_length, **given)
         seed = secrets.randbelow(2**16) if order_seed is None else order_seed
         order = random.Random(seed).sample(models, len(models))
