@@ -10,6 +10,7 @@ from stagebench import doctor, environment, telemetry
 from stagebench.cli import doctor as command
 from stagebench.cli import main
 from stagebench.doctor import Finding, Pressure
+from stagebench.types import GenerationSettings, LoadSettings, ModelSettings
 
 
 def root(folder, **files):
@@ -155,10 +156,11 @@ def test_each_process_of_the_quick_run_times_its_rounds():
     assert min(map(min, seconds)) > 0
 
 
-def a_baseline(folder, name, **other):
+def a_baseline(folder, name, without=(), **other):
     path = folder / name / "baseline.json"
     path.parent.mkdir(parents=True)
-    machine = environment.machine("cpu") | {"profile": "tiny", "dtype": "float32"} | other
+    machine = environment.identity(ModelSettings(), GenerationSettings(), "What?", None, LoadSettings()) | other
+    machine = {key: value for key, value in machine.items() if key not in without}
     own = {"schema": 1, "failed": 0, "exit_status": 0, "regressed": []}
     path.write_text(json.dumps({"stagebench": own, "machine_info": machine, "benchmarks": []}))
 
@@ -172,6 +174,15 @@ def test_a_baseline_is_comparable_or_the_keys_that_differ_are_told(tmp_path):
     assert [reason.partition(": ")[0] for reason in found["older"]] == ["torch"]
     assert found["same"] == []
     assert "must be JSON" in found["broken"][0]
+
+
+def test_a_key_that_a_baseline_does_not_have_yet_is_told(tmp_path):
+    a_baseline(tmp_path, "older", without=("torch", "preprocess", "loading"))
+    assert command.baselines(tmp_path)["older"] == [
+        f"torch: {environment.machine('cpu')['torch']!r} here, 'absent' there",
+        "loading: not told there",
+        "preprocess: not told there",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from rich.text import Text
 from stagebench import baseline, doctor, environment, telemetry
 from stagebench.cli.output import refusals, write_json_to
 from stagebench.errors import BaselineError
+from stagebench.types import GenerationSettings, LoadSettings, ModelSettings
 
 STYLES = {"ok": "green", "warning": "red", "unknown": "yellow"}
 
@@ -60,6 +61,7 @@ def examine(processes: int) -> list[doctor.Finding]:
 
 def baselines(root: Path) -> dict[str, list[str]]:
     """By stored baseline, in what this machine differs from that of its run, or why it can't be read."""
+    any_run = environment.identity(ModelSettings(), GenerationSettings(), "", None, LoadSettings())
     here = environment.machine("cpu")
     on_gpu = environment.machine("cuda") if _has_gpu() else here
     found = {}
@@ -70,7 +72,9 @@ def baselines(root: Path) -> dict[str, list[str]]:
             found[path.parent.name] = [str(error)]
             continue
         mine = here if there["device"] == there.get("cpu") else on_gpu
-        found[path.parent.name] = baseline.differences(mine, {key: there[key] for key in mine if key in there})
+        older = [f"{key}: not told there" for key in any_run.keys() - mine.keys() - there.keys()]  # no run equals it
+        of_machine = {key: there[key] for key in mine if key in there}
+        found[path.parent.name] = [*baseline.differences(mine, of_machine), *sorted(older)]
     return found
 
 
