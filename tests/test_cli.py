@@ -36,6 +36,7 @@ def test_the_embedded_scene_goes_through_all_models(tmp_path):
     runs = json.loads(out.read_text())["runs"]
     assert [run["model"] for run in runs] == ["eventgpt", "llava-1.5", "video-llava"]
     assert [sorted(run["passes"][0]["seconds"]) for run in runs] == [sorted(STAGES)] * 3
+    assert invoke("attribute", out).exit_code == 0
 
 
 def test_the_table_has_a_row_for_everything(scene):

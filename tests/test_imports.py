@@ -284,6 +284,39 @@ def test_requests_with_other_prompts_are_not_compared(tmp_path):
     assert set(samples["llava (a.json)"]) & set(samples["llava (b.json)"]) == {"0 (10)", "1 (20)"}
 
 
+def ran(**changes):
+    """As `stagebench run --json` writes it, the second pass of each model slower by 1 s a stage."""
+    seconds = {"load": 1.0, "preprocess": 2.0, "encode": 3.0, "prefill": 4.0, "decode": 5.0}
+    slower = {stage: each + 1 for stage, each in seconds.items()}
+    passes = [{"seconds": each, "unattributed": 0.5, "e2e": sum(each.values()) + 0.5} for each in (seconds, slower)]
+    run = {"token_ids": [7, 8, 9], "passes": passes} | changes
+    return {"schema": 1, "identity": {"input": "scene"}, "runs": [{"model": "a"} | run, {"model": "b"} | run]}
+
+
+def test_passes_of_a_run_are_samples_of_one_sequence(read):
+    measured = read(ran())
+    assert measured.costs["a"] == Costs(
+        "a", {"load": 1.5, "preprocess": 2.5, "encode": 3.5, "prefill": 4.5, "unattributed": 0.5}, 3, 5.5
+    )
+    assert list(measured.samples["b"]) == ["scene, pass 1", "scene, pass 2"]
+    assert set(measured.sequences.values()) == {"scene"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"model": ""}, "every model must have a name of its own, got ''"),
+        ({"model": "a"}, "every model must have a name of its own, got 'a'"),
+        ({"token_ids": 3}, "a must have a list of token_ids, got int"),
+        ({"passes": []}, "a: passes must be a list of objects, got an empty one"),
+        ({"passes": [{}]}, "a, pass 1 must have load, got NoneType"),
+    ],
+)
+def test_passes_that_say_too_little_are_refused(read, changes, complaint):
+    with pytest.raises(AnalysisError, match=complaint):
+        read(ran(**changes))
+
+
 TYPED = {
     "models": [
         {"name": "a", "load": 1, "preprocess": 1, "generation": 1, "tokens": 9, "e2e": 3},
@@ -313,7 +346,9 @@ def replaced(data, path, value):
     return copy
 
 
-@pytest.mark.parametrize("valid", [TYPED, ROWS[:2], suite(), served()], ids=["table", "rows", "suite", "vllm"])
+@pytest.mark.parametrize(
+    "valid", [TYPED, ROWS[:2], suite(), served(), ran()], ids=["table", "rows", "suite", "vllm", "ran"]
+)
 @given(data=st.data())
 def test_whatever_stands_in_a_file_is_read_or_refused(valid, data, tmp_path_factory):
     path = tmp_path_factory.mktemp("fuzz") / "numbers.json"

@@ -31,10 +31,10 @@ def command(
 ) -> None:
     """Say why one model is faster than another, from a table of their stages.
 
-    FILE is a table that you typed in, rows with stage times, a pytest-benchmark run of our suite, the raw samples of an
-    analysis (.jsonl), or a result of `vllm bench serve`, one file a model. The seconds saved are shared out among the
-    stages, the number of tokens and the time per token, in a way that does not depend on which of them one tells first.
-    What in a file can't hold is said under it.
+    FILE is a table that you typed in, rows with stage times, a pytest-benchmark run of our suite, what `stagebench run
+    --json` wrote, the raw samples of an analysis (.jsonl), or a result of `vllm bench serve`, one file a model. The
+    seconds saved are shared out among the stages, the number of tokens and the time per token, in a way that does not
+    depend on which of them one tells first. What in a file can't hold is said under it.
     """
     with refusals():
         measured = read_files(paths, format_name)

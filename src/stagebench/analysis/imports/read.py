@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stagebench.analysis.imports import samples, stage_rows, suite, table, vllm
+from stagebench.analysis.imports import passes, samples, stage_rows, suite, table, vllm
 from stagebench.analysis.imports.measured import Measured
 from stagebench.errors import AnalysisError
 from stagebench.json_files import read_json
@@ -17,6 +17,7 @@ FORMATS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, str], Measured]]]
     "rows": (stage_rows.looks_like, stage_rows.read),
     "pytest-benchmark": (suite.looks_like, suite.read),
     "vllm": (vllm.looks_like, vllm.read),
+    "passes": (passes.looks_like, passes.read),
 }
 """Of a JSON file, in the order in which they are tried; `samples` are told by their name, `.jsonl`."""
 
