@@ -11,7 +11,6 @@ from stagebench.analysis.drafting import (
     best_draft,
     decode_speedup,
     drafting,
-    tokenizer_differences,
     tokens_per_check,
 )
 from stagebench.errors import AnalysisError
@@ -126,13 +125,6 @@ def test_acceptance_is_the_rate_that_the_texts_were_made_with():
     target = [list(range(50))] * 400
     draft = [[token if equal else -1 for token, equal in enumerate(row)] for row in same]
     assert agreement(list(zip(draft, target, strict=True))).acceptance == pytest.approx(0.8, abs=0.02)
-
-
-def test_tokenizers_differ_by_the_parts_that_differ():
-    assert tokenizer_differences({"vocab": "a", "special": "b"}, {"vocab": "a", "special": "c", "merges": "d"}) == [
-        "merges",
-        "special",
-    ]
 
 
 DRAFT = Costs("draft", {"prefill": 1.0}, 11, 1.0)

@@ -43,21 +43,6 @@ class Ceilings:
         return bytes_read / _positive(seconds) / self.bandwidth
 
 
-def decode_bytes(weight_bytes: int, kv_bytes_per_token: int, prompt_tokens: int, steps: int) -> int:
-    """Bytes that decode must read at batch 1: at each step all weights once, and the cache of all tokens so far.
-
-    Step i of m attends to the prompt and i new tokens, its own among them.
-
-    Args:
-        weight_bytes: of the language model's matrices, the embedding table left out (one row of it is read).
-        kv_bytes_per_token: see `kv_bytes_per_token`.
-        prompt_tokens: visual tokens included.
-        steps: forwards of the decode stage.
-    """
-    cached = steps * prompt_tokens + steps * (steps + 1) // 2
-    return steps * weight_bytes + cached * kv_bytes_per_token
-
-
 def kv_bytes_per_token(layers: int, kv_heads: int, head_size: int, element_bytes: int) -> int:
     """Bytes of one token's keys and values in all layers."""
     return 2 * layers * kv_heads * head_size * element_bytes

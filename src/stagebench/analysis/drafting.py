@@ -9,7 +9,7 @@ takes as long as one step of the target, and the bookkeeping takes nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stagebench.analysis.attribution import Costs
@@ -102,16 +102,6 @@ def agreement(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], bos: int | N
         prefixes=dict(sorted(prefixes.items())),
         acceptance=agreed / (agreed + parted) if agreed + parted else None,
     )
-
-
-def tokenizer_differences(draft: Mapping[str, str], target: Mapping[str, str]) -> list[str]:
-    """Name the parts in which two tokenizers differ; where there are any, token ids of the two do not compare.
-
-    Args:
-        draft: a digest by part, as of the vocabulary, the merges, the special tokens.
-        target: likewise.
-    """
-    return sorted(name for name in draft.keys() | target.keys() if draft.get(name) != target.get(name))
 
 
 def tokens_per_check(acceptance: float, draft_tokens: int) -> float:
