@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagebench.analysis.ceilings import Ceilings, kv_bytes_per_token
+from stagebench.analysis.ceilings import Ceilings
 from stagebench.analysis.fits import fit_growth, fit_line
 from stagebench.errors import AnalysisError
 
@@ -79,10 +79,6 @@ def test_a_power_law_needs_costs_above_0(costs):
 def test_a_stage_that_does_all_it_can_has_a_utilisation_of_1():
     ceilings = Ceilings(flops=2e12, bandwidth=1e11, bandwidth_kind="read")
     assert (ceilings.mfu(2e12, 1.0), ceilings.mbu(1e11, 1.0), ceilings.mbu(1e11, 4.0)) == (1.0, 1.0, 0.25)
-
-
-def test_a_token_of_a_7b_model_caches_half_a_mebibyte():
-    assert kv_bytes_per_token(layers=32, kv_heads=32, head_size=128, element_bytes=2) == 2**19
 
 
 def test_impossible_ceilings_and_times_are_refused():

@@ -43,11 +43,6 @@ class Ceilings:
         return bytes_read / _positive(seconds) / self.bandwidth
 
 
-def kv_bytes_per_token(layers: int, kv_heads: int, head_size: int, element_bytes: int) -> int:
-    """Bytes of one token's keys and values in all layers."""
-    return 2 * layers * kv_heads * head_size * element_bytes
-
-
 def _positive(seconds: float) -> float:
     if not seconds > 0:
         raise AnalysisError(f"a utilisation needs a time above 0 s, got {seconds}")
