@@ -418,3 +418,10 @@ class TestBadInput:
             read_video(path, 2)
 
         assert capfd.readouterr() == ("", "")
+
+
+def test_a_matroska_header_that_reaches_beyond_the_file_is_refused(tmp_path):
+    path = tmp_path / "damaged.mkv"
+    path.write_bytes(b"\x1a\x45\xdf\xa3" + b"\x01" + b"\xfe" * 7 + b"\0" * 64)
+    with pytest.raises(MediaError, match=r"damaged\.mkv: must be a whole video"):
+        read_video(path, 8)

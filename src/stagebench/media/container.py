@@ -221,7 +221,10 @@ def _is_cut_matroska(path: Path, size: int) -> bool:
     with path.open("rb") as file:
         if file.read(4) != _EBML:
             return False
-        file.seek(_read_size(file) or 0, os.SEEK_CUR)
+        header = _read_size(file) or 0
+        if file.tell() + header > size:
+            return True
+        file.seek(header, os.SEEK_CUR)
         if file.read(4) != _SEGMENT:
             return False
         length = _read_size(file)
