@@ -1,5 +1,7 @@
 """The split is `generate()`, token for token, over the models, batches and options that Hypothesis draws."""
 
+from dataclasses import replace
+
 import torch
 from hypothesis import event, given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from transformers import (
     VideoLlavaConfig,
 )
 
+from stagebench.backends.backend import Backend, Recipe
 from stagebench.models import eventgpt, llava, video_llava
 from stagebench.stages.decode import advance, decode
 from stagebench.stages.encode import encode
@@ -302,3 +305,37 @@ def test_a_row_of_a_padded_batch_is_the_row_alone(model_and_inputs, stops):
         )
         alone.extend(split(model, row, options).token_ids)
     assert together == tuple(alone)
+
+
+@st.composite
+def unpadded(draw):
+    """A model with a static backend, the plain one, and a batch of one prompt with different images."""
+    plain, inputs = draw(models_and_inputs(max_batch=1))
+    rows = draw(st.integers(1, 3))
+    ids, mask = inputs.input_ids.repeat(rows, 1), inputs.attention_mask.repeat(rows, 1)
+    # What a CPU has no graphs for is called there, and is asked for by nobody but tests.
+    fast = replace(plain, backend=Backend(plain, "graph", Recipe(bucket=draw(st.sampled_from([1, 16]))), None))
+    return fast, plain, Inputs(ids, mask, torch.cat([inputs.pixels * (i + 1) for i in range(rows)]))
+
+
+@given(unpadded(), lengths_and_stops(), sampling(), processors(), st.data())
+def test_a_static_backend_equals_generate_under_every_option(models_and_inputs, stops, sample, processor, data):
+    fast, plain, inputs = models_and_inputs
+    options = stops | sample | processor
+    options["min_new_tokens"] = min(options.get("min_new_tokens", 0), options["max_new_tokens"])
+    make_criteria = data.draw(criteria(plain))
+    expected = reference(plain, inputs, options, make_criteria)
+    note_stops(expected, options)
+    generation = split(fast, inputs, options, make_criteria)
+    assert expected == padded(generation)
+    expected_ends = ends(expected, options, make_criteria())
+    assert expected_ends == list(zip(map(len, generation.token_ids), generation.finish_reasons, strict=True))
+
+
+@given(unpadded(), lengths_and_stops(), st.integers(0, 12))
+def test_some_steps_of_a_backend_and_then_the_rest_are_all_steps(models_and_inputs, stops, steps):
+    fast, plain, inputs = models_and_inputs
+    options = stops | {"do_sample": False}
+    whole = split(plain, inputs, options)
+    rest = decode(fast, advance(fast, prefill(fast, inputs, encode(fast, inputs), options), steps))
+    assert (whole.token_ids, whole.finish_reasons, whole.steps) == (rest.token_ids, rest.finish_reasons, rest.steps)

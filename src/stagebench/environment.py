@@ -41,7 +41,8 @@ def identity(
         "weights": f"{settings.weights}, {fingerprint(Path(settings.weights))}" if settings.weights else "random",
         "seed": str(settings.seed),
         "dtype": settings.dtype,
-        "attention": f"{settings.attention}, {settings.kernels} kernels",
+        "attention": f"{settings.attention}, {settings.kernels} kernels"
+        + ("" if settings.backend == "eager" else f", {settings.backend} backend"),
         "generation": generation.describe(),
         "question": question,
         "preprocess": PREPROCESSORS[settings.preprocess],

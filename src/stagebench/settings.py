@@ -40,6 +40,7 @@ def resolve_settings(
     threads: int | None,
     seed: int,
     preprocess: str,
+    backend: str = "eager",
 ) -> ModelSettings:
     """Fill in what was not given.
 
@@ -68,6 +69,7 @@ def resolve_settings(
         threads=threads,
         seed=seed,
         preprocess=preprocess,
+        backend=backend,
     )
 
 

@@ -207,6 +207,7 @@ class Prefilled:
         logits_processor: transformers' `LogitsProcessorList`, prepared for this prompt.
         stopping_criteria: transformers' `StoppingCriteriaList`, likewise.
         generation_config: transformers' `GenerationConfig`, with special tokens and lengths resolved.
+        overrun: steps taken in vain after all rows had stopped, where stopping is looked at late.
     """
 
     sequences: Tensor
@@ -218,6 +219,7 @@ class Prefilled:
     logits_processor: Any
     stopping_criteria: Any
     generation_config: Any
+    overrun: int = 0
 
     def work(self) -> Work:
         """What the stage did, as counters."""
@@ -232,13 +234,16 @@ class Generation:
         token_ids: the new tokens, the first one and a stop token included, padding excluded.
         finish_reasons: "stop" (a stop token or string) or "length" (the limit).
         steps: forwards of the language model in the decode stage.
-        step_ends: seconds on a monotonic clock at which each step's token was known on the host.
+        step_ends: seconds on a monotonic clock at which each step's token was known, on the host or, where tokens stay
+            on the device, there.
+        overrun: further steps, taken in vain before it was seen that all rows had stopped.
     """
 
     token_ids: tuple[tuple[int, ...], ...]
     finish_reasons: tuple[FinishReason, ...]
     steps: int
     step_ends: tuple[float, ...] = field(repr=False)
+    overrun: int = 0
 
     def __post_init__(self) -> None:
         if not self.token_ids or not all(self.token_ids):
@@ -252,7 +257,8 @@ class Generation:
 
     def work(self) -> Work:
         """What the stage did, as counters; the first of the new tokens is prefill's."""
-        return {"new_tokens": sum(map(len, self.token_ids)), "steps": self.steps}
+        overrun = {"overrun": self.overrun} if self.overrun else {}
+        return {"new_tokens": sum(map(len, self.token_ids)), "steps": self.steps, **overrun}
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +348,8 @@ class GenerationSettings:
 
 PROFILES = ("tiny", "7b", "pretrained")
 KERNELS = ("efficient", "default")
+BACKENDS = ("eager", "graph", "compiled", "fused")
+"""How stages run: plainly, which is the reference, or as `backends` has it."""
 DTYPES = ("float32", "bfloat16", "float16")
 PREPROCESSORS = {"pil": "pil: CLIPImageProcessorPil", "torch": "torch: interpolate, bicubic, antialiased"}
 """How images become pixels (`models.pixels`), and what does it."""
@@ -363,6 +371,7 @@ class ModelSettings:
         threads: of torch's operators on the CPU.
         seed: of random weights.
         preprocess: one of `PREPROCESSORS`: "pil" is the reference, "torch" faster and within 2/255 of it.
+        backend: one of `BACKENDS`.
     """
 
     profile: str = "tiny"
@@ -374,8 +383,11 @@ class ModelSettings:
     threads: int = 1
     seed: int = 0
     preprocess: str = "pil"
+    backend: str = "eager"
 
     def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise ModelError(f"backend must be one of {', '.join(BACKENDS)}, got {self.backend!r}")
         if self.profile not in PROFILES:
             raise ModelError(f"profile must be one of {', '.join(PROFILES)}, got {self.profile!r}")
         if self.dtype not in DTYPES:

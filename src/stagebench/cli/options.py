@@ -18,6 +18,7 @@ from stagebench.media.scene import Scene, render_scene
 from stagebench.models.registry import BUILDERS
 from stagebench.settings import check_input, parse_size, resolve_models, resolve_settings
 from stagebench.types import (
+    BACKENDS,
     DECODERS,
     DTYPES,
     KERNELS,
@@ -46,6 +47,9 @@ def building_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--seed", default=0, show_default=True, help="Of random weights."),
         click.option(
             "--preprocess", type=click.Choice(PREPROCESSORS), default="pil", show_default=True, help="Images to pixels."
+        ),
+        click.option(
+            "--backend", type=click.Choice(BACKENDS), default="eager", show_default=True, help="How stages run."
         ),
     )
     for option in reversed(options):
@@ -127,7 +131,8 @@ def sample_of(path: Path | None, scene: Scene | None, own: str, question: str, l
 def print_head(console: Console, settings: ModelSettings, generation: GenerationSettings, rest: str) -> None:
     """Say under which conditions the numbers below were made."""
     threads = f", {settings.threads} threads" if settings.device == "cpu" else ""
-    built = f"{settings.profile} profile, {settings.dtype} on {settings.device}{threads}"
+    backend = "" if settings.backend == "eager" else f", {settings.backend} backend"
+    built = f"{settings.profile} profile, {settings.dtype} on {settings.device}{threads}{backend}"
     console.print(
         f"{built}; {settings.preprocess} preprocessing; {generation.describe()}; {rest}",
         highlight=False,

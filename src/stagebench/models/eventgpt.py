@@ -30,6 +30,7 @@ from stagebench.errors import CheckpointError, ModelError, StageError
 from stagebench.models.assembly import image_processor, pretrained_image_processor
 from stagebench.models.embedding import embed_with_features
 from stagebench.models.pixels import ImageProcessor
+from stagebench.models.protocol import Accelerator
 from stagebench.models.shapes import text_shape, vision_shape
 from stagebench.models.tokenizer import build_tokenizer
 from stagebench.models.weights import (
@@ -346,6 +347,7 @@ class EventGPT:
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     image_processor: ImageProcessor
+    backend: Accelerator | None = None
     name: str = field(default="eventgpt", init=False)
     media: str = field(default="events", init=False)
     marks: tuple[str, ...] = field(default=(EVENT_MARK, PATCH_TOKEN, START_TOKEN, END_TOKEN), init=False)

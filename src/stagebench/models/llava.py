@@ -23,6 +23,7 @@ from transformers import (
 from stagebench.models.assembly import pretrained_assembly, random_assembly
 from stagebench.models.embedding import embed_with_features, repeat_placeholder
 from stagebench.models.pixels import ImageProcessor
+from stagebench.models.protocol import Accelerator
 from stagebench.models.shapes import text_shape, vision_shape
 from stagebench.types import Image, Inputs, Media, ModelSettings
 
@@ -68,6 +69,7 @@ class Llava:
     media: str = "video"
     marks: tuple[str, ...] = ("<image>",)
     images_per_sample: int = COLUMNS * ROWS
+    backend: Accelerator | None = None
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:

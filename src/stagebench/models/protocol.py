@@ -2,13 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stagebench.types import Inputs, Media
+from stagebench.types import Inputs, Media, Prefilled
+
+
+class Accelerator(Protocol):
+    """Runs the stages of one model faster than its plain code does."""
+
+    @property
+    def name(self) -> str:
+        """One of `types.BACKENDS`."""
+        ...
+
+    @property
+    def exact(self) -> bool:
+        """Whether it owes the very tokens of the plain path; else it may part from it at a near-tie."""
+        ...
+
+    @property
+    def setups(self) -> Sequence[Setup]:
+        """All that was set up so far: a pass in which they became more is no measurement."""
+        ...
+
+    def replayed(self) -> Mapping[str, int]:
+        """Counters of all work so far that modules and operators do not show."""
+        ...
+
+    def encode(self, inputs: Inputs) -> Tensor:
+        """As the model's."""
+        ...
+
+    def prompt(
+        self, embeds: Tensor, attention_mask: Tensor, options: Mapping[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """The last position's logits (batch, 1, vocabulary), and the state that `advance` continues from."""
+        ...
+
+    def advance(self, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
+        """Take decode steps."""
+        ...
+
+
+class Setup(Protocol):
+    """What something cost that is done once."""
+
+    @property
+    def seconds(self) -> float:
+        """Wall time."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Of the device's memory, kept."""
+        ...
 
 
 class VisionLanguageModel(Protocol):
@@ -52,6 +103,11 @@ class VisionLanguageModel(Protocol):
     @property
     def parts(self) -> Mapping[str, nn.Module]:
         """The modules whose forwards are counted: "tower", "projector", "language_model"."""
+        ...
+
+    @property
+    def backend(self) -> Accelerator | None:
+        """What runs its encode, prefill and decode; None for its own plain code, which is the reference."""
         ...
 
     def preprocess(self, media: Media, question: str) -> Inputs:

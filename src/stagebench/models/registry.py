@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from stagebench.backends.backend import with_backend
 from stagebench.errors import ModelError
 from stagebench.models import eventgpt, llava, video_llava
 from stagebench.models.protocol import VisionLanguageModel
@@ -20,8 +21,8 @@ def build_model(name: str, settings: ModelSettings) -> VisionLanguageModel:
     """Build a model by its name.
 
     Raises:
-        ModelError: for a name that is not in `BUILDERS`.
+        ModelError: for a name that is not in `BUILDERS`, or a backend that the settings' device does not have.
     """
     if name not in BUILDERS:
         raise ModelError(f"model must be one of {', '.join(BUILDERS)}, got {name!r}")
-    return BUILDERS[name](settings)
+    return with_backend(BUILDERS[name](settings), settings.backend)

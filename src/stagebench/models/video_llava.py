@@ -22,6 +22,7 @@ from transformers import (
 from stagebench.models.assembly import pretrained_assembly, random_assembly
 from stagebench.models.embedding import embed_with_features, repeat_placeholder
 from stagebench.models.pixels import ImageProcessor
+from stagebench.models.protocol import Accelerator
 from stagebench.models.shapes import text_shape, vision_shape
 from stagebench.types import Inputs, Media, ModelSettings
 
@@ -41,6 +42,7 @@ class VideoLlava:
     media: str = "video"
     marks: tuple[str, ...] = ("<image>", "<video>")
     images_per_sample: int = FRAMES
+    backend: Accelerator | None = None
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:

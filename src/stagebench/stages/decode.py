@@ -46,6 +46,8 @@ def advance(model: VisionLanguageModel, prefilled: Prefilled, steps: int | None 
         StageError: where the cache is not that of the tokens chosen so far.
     """
     _require_fresh_cache(prefilled)
+    if model.backend is not None:
+        return model.backend.advance(prefilled, steps)
     network, state = model.network, prefilled.state
     sequences, unfinished = prefilled.sequences, prefilled.unfinished
     was_unfinished: list[Tensor] = []
@@ -100,4 +102,4 @@ def _generation(end: Prefilled) -> Generation:
     reasons: list[FinishReason] = [
         "stop" if here or len(row) < new.shape[1] else "length" for row, here in zip(token_ids, stopped, strict=True)
     ]
-    return Generation(token_ids, tuple(reasons), len(end.step_ends), end.step_ends)
+    return Generation(token_ids, tuple(reasons), len(end.step_ends), end.step_ends, end.overrun)

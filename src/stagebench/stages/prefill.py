@@ -7,6 +7,7 @@ prompt token.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,12 +42,14 @@ def prefill(model: VisionLanguageModel, inputs: Inputs, features: Features, opti
     """
     if options.get("use_cache") is False:  # transformers would switch it on again, because there are embeddings
         raise StageError("decode continues from the KV cache, so use_cache must be True, got False")
+    embeds = model.embed(inputs, features.tokens)
+    given: dict[str, Any] = {"inputs_embeds": embeds, "custom_generate": _first_step}
+    if model.backend is not None:
+        # First, so that the device is busy while generate() prepares.
+        ready = model.backend.prompt(embeds, inputs.attention_mask, options)
+        given = {"custom_generate": functools.partial(_first_step, ready=ready)}
     prefilled: Prefilled = model.network.generate(
-        input_ids=inputs.input_ids,
-        inputs_embeds=model.embed(inputs, features.tokens),
-        attention_mask=inputs.attention_mask,
-        custom_generate=_first_step,
-        **options,
+        input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, **given, **options
     )
     return prefilled
 
@@ -57,19 +60,14 @@ def _first_step(
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
+    ready: tuple[Tensor, dict[str, Any]] | None = None,
     **state: Any,
 ) -> Prefilled:
     _refuse_what_cannot_be_split(network, generation_config)
-    if generation_config.prefill_chunk_size is None:
-        outputs = network._prefill(input_ids, generation_config, state)
-    else:
-        outputs = _forward_in_chunks(network, input_ids, state, generation_config.prefill_chunk_size)
-    state = network._update_model_kwargs_for_generation(outputs, state)
-    # They served the first forward; kept, they would hold the prompt's embeddings in memory while decoding.
-    state.pop("inputs_embeds", None)
+    logits, state = ready or _forward(network, input_ids, generation_config, state)
     unfinished = torch.ones(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
     sequences, unfinished = append_next_token(
-        outputs.logits, input_ids, unfinished, logits_processor, stopping_criteria, generation_config
+        logits, input_ids, unfinished, logits_processor, stopping_criteria, generation_config
     )
     return Prefilled(
         sequences=sequences,
@@ -82,6 +80,19 @@ def _first_step(
         stopping_criteria=stopping_criteria,
         generation_config=generation_config,
     )
+
+
+def _forward(
+    network: PreTrainedModel, input_ids: Tensor, generation_config: GenerationConfig, state: dict[str, Any]
+) -> tuple[Tensor, dict[str, Any]]:
+    if generation_config.prefill_chunk_size is None:
+        outputs = network._prefill(input_ids, generation_config, state)
+    else:
+        outputs = _forward_in_chunks(network, input_ids, state, generation_config.prefill_chunk_size)
+    state = network._update_model_kwargs_for_generation(outputs, state)
+    # They served the first forward; kept, they would hold the prompt's embeddings in memory while decoding.
+    state.pop("inputs_embeds", None)
+    return outputs.logits, state
 
 
 def _forward_in_chunks(network: PreTrainedModel, input_ids: Tensor, state: dict[str, Any], size: int) -> Any:

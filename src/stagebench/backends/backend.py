@@ -1,0 +1,239 @@
+"""A model's encode, prefill and decode over a static cache, each shape as one CUDA graph.
+
+What is captured is the model's own code (`graph`), the same compiled (`compiled`), or a decode step in Triton
+(`fused`). Setting one up takes seconds; it happens the first time that a shape is seen, is noted in `setups`, and
+whoever times a pass must not keep one in which it happened.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.cuda import _POOL_HANDLE  # the type of what `graph_pool_handle` gives, which has no public name
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import StaticCache
+
+from stagebench.backends.capture import Captured, capture
+from stagebench.backends.loop import advance
+from stagebench.backends.static import CACHE_ARGUMENT, prompt_logits, set_length, static_cache, step_logits
+from stagebench.errors import ModelError, StageError
+from stagebench.models.protocol import VisionLanguageModel
+from stagebench.types import Inputs, Prefilled
+
+Step = Callable[[Tensor], Tensor]
+
+CACHE_BUCKET = 128
+"""A cache holds a multiple of so many tokens: prompts of about one length share it, and its graphs."""
+
+SPARE = 4
+"""Tokens for which a cache has room beyond the limit: the calls before a capture write too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a backend captures.
+
+    Attributes:
+        compiled: what `torch.compile` makes of the model's code.
+        fused: the decode step of `backends.fused`.
+        bucket: prompts are padded to a multiple of so many tokens.
+    """
+
+    compiled: bool = False
+    fused: bool = False
+    bucket: int = 64
+
+    @property
+    def exact(self) -> bool:
+        """Whether it runs the plain path's own kernels, and so owes its very tokens."""
+        return not (self.compiled or self.fused)
+
+
+RECIPES = {"graph": Recipe(), "compiled": Recipe(compiled=True), "fused": Recipe(fused=True)}
+"""`eager` is none of these: it is what the stages do without a backend."""
+
+
+@dataclass(slots=True, eq=False)
+class _Session:
+    """A static cache and the graphs over it; the prompt of `owner` is in it."""
+
+    cache: StaticCache
+    step: Captured
+    prompts: dict[int, Captured] = field(default_factory=dict)
+    owner: object = None
+
+
+@dataclass(eq=False)
+class Backend:
+    """Runs one model's stages fast; see `models.protocol.Accelerator`.
+
+    Attributes:
+        model: without a backend; its own code is what is captured.
+        name: one of `RECIPES`.
+    """
+
+    model: VisionLanguageModel
+    name: str
+    _recipe: Recipe
+    _pool: _POOL_HANDLE | None
+    _encoders: dict[torch.Size, Captured] = field(default_factory=dict)
+    _sessions: dict[tuple[int, int], _Session] = field(default_factory=dict)
+
+    @property
+    def exact(self) -> bool:
+        """Whether it owes the very tokens of the plain path; else it may part from it at a near-tie."""
+        return self._recipe.exact
+
+    @property
+    def setups(self) -> list[Captured]:
+        """All that was set up so far, with what it cost."""
+        sessions = self._sessions.values()
+        return [*self._encoders.values(), *(c for s in sessions for c in (s.step, *s.prompts.values()))]
+
+    def replayed(self) -> Counter[str]:
+        """The work of all calls so far: counters see no module and no operator in a graph."""
+        work: Counter[str] = Counter()
+        for captured in self.setups:
+            work.update({name: n * captured.calls for name, n in captured.work.items()})
+        return work
+
+    def encode(self, inputs: Inputs) -> Tensor:
+        """As the model's own `encode`."""
+        encoder = self._encoders.get(inputs.pixels.shape)
+        if encoder is None:
+            plain = functools.partial(_encode, self.model, inputs)
+            encoder = self._encoders[inputs.pixels.shape] = self._capture(plain, {"pixels": inputs.pixels.clone()})
+        encoder.inputs["pixels"].copy_(inputs.pixels)
+        return encoder().clone()
+
+    def prompt(
+        self, embeds: Tensor, attention_mask: Tensor, options: Mapping[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a prompt.
+
+        Args:
+            embeds: (batch, tokens, hidden size).
+            attention_mask: int64 (batch, tokens), all ones.
+            options: keyword arguments of `generate()`, `max_new_tokens` among them.
+
+        Returns:
+            The logits of the last position, (batch, 1, vocabulary), and the state that `advance` continues from.
+
+        Raises:
+            StageError: for a padded batch, or an option that a static cache can't serve.
+        """
+        self._require_servable(attention_mask, options)
+        batch, tokens = embeds.shape[:2]
+        padded = _up(tokens, self._recipe.bucket)
+        session = self._session(batch, max(padded, tokens + options["max_new_tokens"]))
+        prompt = session.prompts.get(padded) or self._capture_prompt(session, padded, embeds)
+        prompt.inputs["embeds"][:, :tokens].copy_(embeds)
+        prompt.inputs["embeds"][:, tokens:].zero_()  # anything finite: of NaN a masked value would still be NaN
+        prompt.inputs["length"].fill_(tokens)
+        session.owner = object()
+        return prompt(), {CACHE_ARGUMENT: session.cache, "session": session, "owner": session.owner}
+
+    def advance(self, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
+        """As `stages.decode.advance`.
+
+        Raises:
+            StageError: where a later prompt has taken the cache.
+        """
+        session = prefilled.state["session"]
+        if session.owner is not prefilled.state["owner"]:
+            raise StageError("decode needs the static cache of its own prompt, got one that a later prefill has taken")
+        end = advance(session.step, prefilled, steps)
+        if end.overrun:
+            chosen = end.sequences.shape[1]
+            set_length(session.cache, torch.tensor(chosen - 1, device=end.sequences.device))
+        return end
+
+    def _require_servable(self, attention_mask: Tensor, options: Mapping[str, Any]) -> None:
+        if "max_new_tokens" not in options:
+            raise StageError(f"the backend {self.name} needs max_new_tokens for its static cache, got none")
+        if options.get("cache_implementation", "static") != "static":
+            raise StageError(f"the backend {self.name} has a static cache, got {options['cache_implementation']}")
+        if options.get("prefill_chunk_size") is not None:
+            raise StageError(f"the backend {self.name} prefills at once, got prefill_chunk_size")
+        if not bool(attention_mask.all()):
+            raise StageError(f"the backend {self.name} takes batches of prompts of one length, got a padded one")
+
+    def _session(self, batch: int, tokens: int) -> _Session:
+        length = _up(tokens + SPARE, CACHE_BUCKET)
+        if (batch, length) not in self._sessions:
+            cache = static_cache(self.model.network, batch, length)
+            plain = functools.partial(step_logits, self.model.network, cache)
+            inputs = {"tokens": torch.zeros(batch, 1, dtype=torch.long, device=self.model.network.device)}
+            step = self._capture(plain, inputs, self._fused_step(cache) if self._recipe.fused else None)
+            self._sessions[batch, length] = _Session(cache, step)
+        return self._sessions[batch, length]
+
+    def _capture_prompt(self, session: _Session, padded: int, embeds: Tensor) -> Captured:
+        plain = functools.partial(prompt_logits, self.model.network, session.cache)
+        length = torch.ones(1, dtype=torch.long, device=embeds.device)
+        inputs = {"embeds": embeds.new_zeros(embeds.shape[0], padded, embeds.shape[2]), "length": length}
+        session.prompts[padded] = self._capture(plain, inputs)
+        return session.prompts[padded]
+
+    def _fused_step(self, cache: StaticCache) -> Callable[..., Tensor]:
+        from stagebench.backends.fused import fused_step  # here, because Triton is only there where CUDA is
+
+        return fused_step(self.model.network, cache)
+
+    def _capture(
+        self, plain: Callable[..., Tensor], inputs: dict[str, Tensor], fast: Callable[..., Tensor] | None = None
+    ) -> Captured:
+        if fast is None:
+            fast = _compiled(plain) if self._recipe.compiled else plain
+        with _attention(self._recipe):
+            return capture(plain, fast, inputs, self.model.parts, self._pool)
+
+
+def _encode(model: VisionLanguageModel, inputs: Inputs, pixels: Tensor) -> Tensor:
+    return model.encode(replace(inputs, pixels=pixels))
+
+
+def _compiled(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    # Products with one row as fused reductions: they read the weights faster than a library's matrix product.
+    options: dict[str, Any] = {"coordinate_descent_tuning": True}
+    return torch.compile(plain, fullgraph=True, dynamic=False, options=options)
+
+
+@contextmanager
+def _attention(recipe: Recipe) -> Iterator[None]:
+    """Let what owes no exact tokens use flash attention too, which the caller's conditions may exclude."""
+    if recipe.exact:
+        yield
+    else:
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+            yield
+
+
+def _up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+def with_backend(model: Any, name: str) -> VisionLanguageModel:
+    """The same model, its stages run by a backend; "eager" is none.
+
+    Raises:
+        ModelError: for an unknown name, or a backend that the model's device does not have.
+    """
+    plain: VisionLanguageModel = replace(model, backend=None)
+    if name == "eager":
+        return plain
+    if name not in RECIPES:
+        raise ModelError(f"backend must be one of eager, {', '.join(RECIPES)}, got {name!r}")
+    on_gpu = plain.network.device.type == "cuda"
+    if not on_gpu and name != "compiled":
+        raise ModelError(f"the backend {name} needs a CUDA device, got {plain.network.device.type}")
+    pool = torch.cuda.graph_pool_handle() if on_gpu else None
+    fast: VisionLanguageModel = replace(model, backend=Backend(plain, name, RECIPES[name], pool))
+    return fast

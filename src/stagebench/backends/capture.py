@@ -1,0 +1,105 @@
+"""A function of tensors as one CUDA graph a shape: launched once instead of once a kernel."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.cuda import _POOL_HANDLE  # the type of what `graph_pool_handle` gives, which has no public name
+
+from stagebench.counters import count_operators, counted_forwards
+from stagebench.timing import synchronize
+from stagebench.types import Work
+
+WARM_UPS = 2
+"""Calls before the capture: libraries choose kernels and allocate workspaces in their first calls."""
+
+
+@dataclass(slots=True, eq=False)
+class Captured:
+    """A function at one shape.
+
+    Attributes:
+        inputs: the buffers that it reads, by name; whoever calls it fills them.
+        output: the buffer that it writes, over and over.
+        work: what one call does that no counter sees, counted on the plain function; empty where it is called itself.
+        seconds: that all of this took.
+        nbytes: device memory that it keeps.
+        calls: how often it was called.
+    """
+
+    inputs: dict[str, Tensor]
+    output: Tensor
+    work: Work
+    seconds: float
+    nbytes: int
+    _replay: Callable[[], None]
+    calls: int = field(default=0)
+
+    def __call__(self) -> Tensor:
+        """Run it on what is in the inputs; the output is good until the next call."""
+        self.calls += 1
+        self._replay()
+        return self.output
+
+
+def capture(
+    plain: Callable[..., Tensor],
+    fast: Callable[..., Tensor],
+    inputs: Mapping[str, Tensor],
+    parts: Mapping[str, nn.Module],
+    pool: _POOL_HANDLE | None,
+) -> Captured:
+    """Prepare a function for one shape. On a CPU, which has no graphs, calling it calls the function.
+
+    Args:
+        plain: the function as its model has it; called once, to count its work.
+        fast: what is captured: the same function, or a faster one that gives the same.
+        inputs: examples of its arguments, by name; they become the buffers.
+        parts: modules whose forwards are counted.
+        pool: of memory, shared by functions that never run at the same time; None for one of its own.
+    """
+    device = next(iter(inputs.values())).device
+    synchronize(device)
+    before, start = _reserved(device), time.perf_counter()
+    with torch.no_grad():
+        with counted_forwards(parts) as forwards:
+            output, operators, _ = count_operators(lambda: plain(**inputs))
+        work: Work = {}
+        if device.type == "cuda":
+            work = forwards | {"flops": operators["flops"]}
+            output, replay = _as_graph(lambda: fast(**inputs), pool)
+        else:
+            replay = _as_call(lambda: fast(**inputs), output)
+    synchronize(device)
+    seconds, nbytes = time.perf_counter() - start, max(0, _reserved(device) - before)
+    return Captured(dict(inputs), output, work, seconds, nbytes, replay)
+
+
+def _as_graph(function: Callable[[], Tensor], pool: _POOL_HANDLE | None) -> tuple[Tensor, Callable[[], None]]:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UPS):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        output = function()
+    return output, graph.replay
+
+
+def _as_call(function: Callable[[], Tensor], output: Tensor) -> Callable[[], None]:
+    """As a graph does it: the result goes into one buffer, whatever was in it."""
+
+    def call() -> None:
+        output.copy_(function())
+
+    return call
+
+
+def _reserved(device: torch.device) -> int:
+    return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0

@@ -1,0 +1,119 @@
+"""The decode loop when a step is one launch: tokens stay on the device, and the host looks two steps back.
+
+A step's launch takes the host less time than the step takes the device. Waiting for each token, to see whether it is a
+stop, would leave the device idle in between; so the host waits for the token before the last one.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from stagebench.next_token import append_next_token
+from stagebench.types import Prefilled
+
+LAG = 2
+"""Steps in flight. Where all rows have stopped, all but the first of them were in vain: they are counted (`overrun`)."""
+
+
+class Step(Protocol):
+    """One decode step over a cache of its own, as `capture.Captured` is one."""
+
+    inputs: dict[str, Tensor]
+
+    def __call__(self) -> Tensor:
+        """The logits (batch, 1, vocabulary) after `inputs["tokens"]`, int64 (batch, 1)."""
+        ...
+
+
+def advance(step: Step, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
+    """Take some decode steps; see `stages.decode.advance`."""
+    sequences, unfinished = prefilled.sequences, prefilled.unfinished
+    room = prefilled.generation_config.max_length - sequences.shape[1]
+    limit = (room if steps is None else min(room, steps)) if bool(unfinished.max()) else 0
+    progress = _progress(sequences.device, limit)
+    was_unfinished: list[Tensor] = []
+    for i in range(limit):
+        if i >= LAG and not progress.going(i - LAG):
+            break
+        was_unfinished.append(unfinished)
+        step.inputs["tokens"].copy_(sequences[:, -1:])
+        sequences, unfinished = append_next_token(
+            step(),
+            sequences,
+            unfinished,
+            prefilled.logits_processor,
+            prefilled.stopping_criteria,
+            prefilled.generation_config,
+        )
+        progress.note(unfinished)
+    taken = len(was_unfinished)
+    needed = next((i + 1 for i in range(taken) if not progress.going(i)), taken)
+    lengths = torch.stack([prefilled.lengths, *was_unfinished]).sum(dim=0)
+    return replace(
+        prefilled,
+        sequences=sequences[:, : sequences.shape[1] - (taken - needed)],
+        unfinished=unfinished,
+        lengths=lengths,
+        step_ends=(*prefilled.step_ends, *progress.ends()[:needed]),
+        overrun=prefilled.overrun + taken - needed,
+    )
+
+
+class _Progress(Protocol):
+    """When each step ended, and whether any row went on after it."""
+
+    def note(self, unfinished: Tensor) -> None: ...
+
+    def going(self, i: int) -> bool: ...
+
+    def ends(self) -> list[float]: ...
+
+
+class _OnDevice:
+    """Each step's flag is copied to the host as it is made, and an event says when it is there."""
+
+    def __init__(self, device: torch.device, limit: int) -> None:
+        self.flags = torch.empty(limit, dtype=torch.long, pin_memory=True)
+        torch.cuda.synchronize(device)
+        self.start, self.began = torch.cuda.Event(enable_timing=True), time.perf_counter()
+        self.start.record()
+        self.events: list[torch.cuda.Event] = []
+
+    def note(self, unfinished: Tensor) -> None:
+        self.flags[len(self.events)].copy_(unfinished.max(), non_blocking=True)
+        self.events.append(torch.cuda.Event(enable_timing=True))
+        self.events[-1].record()
+
+    def going(self, i: int) -> bool:
+        self.events[i].synchronize()
+        return bool(self.flags[i])
+
+    def ends(self) -> list[float]:
+        return [self.began + self.start.elapsed_time(event) / 1e3 for event in self.events]
+
+
+class _OnHost:
+    """Nothing runs ahead on a CPU."""
+
+    def __init__(self) -> None:
+        self.flags: list[bool] = []
+        self.times: list[float] = []
+
+    def note(self, unfinished: Tensor) -> None:
+        self.flags.append(bool(unfinished.max()))
+        self.times.append(time.perf_counter())
+
+    def going(self, i: int) -> bool:
+        return self.flags[i]
+
+    def ends(self) -> list[float]:
+        return self.times
+
+
+def _progress(device: torch.device, limit: int) -> _Progress:
+    return _OnDevice(device, limit) if device.type == "cuda" else _OnHost()

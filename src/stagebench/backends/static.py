@@ -1,0 +1,122 @@
+"""The language model over a static KV cache: one function for a whole prompt, one for a decode step.
+
+Neither looks at a value on the host, so either can be captured. The modules are transformers' own, as they are.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache, LlamaModel, PreTrainedModel, StaticCache
+
+CACHE_ARGUMENT = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
+"""What a forward calls the KV cache; transformers 5.24 renamed it."""
+
+
+def static_cache(network: PreTrainedModel, batch: int, length: int) -> StaticCache:
+    """An empty cache.
+
+    Args:
+        network: whose keys and values it shall hold.
+        batch: rows.
+        length: tokens a row.
+    """
+    text = network.config.get_text_config()
+    cache = StaticCache(config=network.config, max_cache_len=length)
+    heads = text.num_key_value_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    example = torch.empty(batch, heads, 0, size, dtype=network.dtype, device=network.device)
+    for layer in cache.layers:
+        layer.lazy_initialization(example, example)
+    return cache
+
+
+def set_length(cache: StaticCache, length: Tensor) -> None:
+    """Say how many tokens the cache holds.
+
+    Args:
+        cache: of any length.
+        length: int64, no dimensions, on the cache's device.
+    """
+    torch._foreach_copy_(_lengths(cache), [length] * len(cache.layers))
+
+
+def _lengths(cache: StaticCache) -> list[Tensor]:
+    return [layer.cumulative_length for layer in cache.layers]
+
+
+class _PromptCache(Cache):  # type: ignore[misc] # transformers' class is untyped
+    """A view of a static cache that is empty, whatever is in it: the keys and values of a prompt go to its beginning.
+
+    The attention gets those of the prompt alone, and so needs no mask but the causal one.
+    """
+
+    def __init__(self, cache: StaticCache) -> None:
+        super().__init__(layers=cache.layers)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return query_length, 0
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        layer, tokens = self.layers[layer_idx], key_states.shape[2]
+        layer.keys[:, :, :tokens].copy_(key_states)
+        layer.values[:, :, :tokens].copy_(value_states)
+        return key_states, value_states
+
+
+def prompt_logits(network: PreTrainedModel, cache: StaticCache, embeds: Tensor, length: Tensor) -> Tensor:
+    """Run a prompt, and leave its keys and values in the cache.
+
+    Args:
+        network: a language model that takes embeddings.
+        cache: what was in it is forgotten.
+        embeds: (batch, tokens, hidden size), padded on the right; causal attention lets no token see the padding.
+        length: int64 (1,), tokens without the padding, one number for all rows.
+
+    Returns:
+        (batch, 1, vocabulary) of the last token.
+    """
+    positions = torch.arange(embeds.shape[1], device=embeds.device).unsqueeze(0)
+    state = {CACHE_ARGUMENT: _PromptCache(cache), "use_cache": True, "logits_to_keep": length - 1}
+    logits: Tensor = network(inputs_embeds=embeds, position_ids=positions, **state).logits
+    set_length(cache, length[0])  # the padding's keys and values are overwritten before anything sees them
+    return logits
+
+
+def step_logits(network: PreTrainedModel, cache: StaticCache, tokens: Tensor) -> Tensor:
+    """Run one more token of each row.
+
+    Args:
+        network: a language model.
+        cache: of what came before; it becomes one token longer.
+        tokens: int64 (batch, 1).
+
+    Returns:
+        (batch, 1, vocabulary).
+    """
+    position = cache.layers[0].cumulative_length.clone()  # the layers add to theirs
+    slots = torch.arange(cache.layers[0].max_cache_len, device=tokens.device)
+    mask = _as_attention_takes_it(network, (slots <= position).expand(tokens.shape[0], 1, 1, -1))
+    positions = position.expand(tokens.shape[0], 1)
+    state = {CACHE_ARGUMENT: cache, "use_cache": True}
+    logits: Tensor = network(input_ids=tokens, attention_mask=mask, position_ids=positions, **state).logits
+    return logits
+
+
+def _as_attention_takes_it(network: PreTrainedModel, seen: Tensor) -> Tensor:
+    """A mask, true where a slot is seen: attention written out adds it to its scores."""
+    if network.config.get_text_config()._attn_implementation == "sdpa":
+        return seen
+    least = torch.finfo(network.dtype).min
+    return torch.zeros(seen.shape, dtype=network.dtype, device=seen.device).masked_fill(~seen, least)

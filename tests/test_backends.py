@@ -1,0 +1,166 @@
+"""Backends: over a static cache, from padded prompts and looking at stops late, the very tokens of `generate()`.
+
+A CPU has no CUDA graphs: there what would be captured is called. The graphs themselves are tested in `test_gpu.py`.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from stagebench.backends.backend import RECIPES, Backend, with_backend
+from stagebench.backends.loop import LAG
+from stagebench.errors import ModelError, StageError
+from stagebench.media.scene import render_scene
+from stagebench.models.registry import build_model
+from stagebench.pipeline import prove, reference_generate, setups, staged_generate, timed_run
+from stagebench.stages.decode import decode
+from stagebench.stages.encode import encode
+from stagebench.stages.prefill import prefill
+from stagebench.types import BACKENDS, Inputs, ModelSettings, Sample
+
+OPTIONS = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+
+
+def accelerated(model):
+    """A model with a backend that is asked for on a GPU only."""
+    return replace(model, backend=Backend(model, "graph", RECIPES["graph"], None))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return build_model("eventgpt", ModelSettings())
+
+
+@pytest.fixture(scope="module")
+def inputs(plain):
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.tensor([[1, 5, *[plain.eventgpt.config.placeholder_id] * 582, 7, 8]])
+    return Inputs(ids, torch.ones_like(ids), torch.randn(1, 5, 3, 336, 336, generator=generator))
+
+
+@pytest.fixture(scope="module")
+def sample(plain, tmp_path_factory):
+    return Sample(render_scene(tmp_path_factory.mktemp("scene")).shown("own", plain.media))
+
+
+# torch's own inductor imports a deprecated part of torch.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_what_torch_compile_makes_of_the_stages_gives_their_tokens(plain, inputs):
+    fast = with_backend(plain, "compiled")
+    assert reference_generate(plain, inputs, OPTIONS).tolist() == rows(staged_generate(fast, inputs, OPTIONS))
+
+
+def test_steps_taken_before_a_stop_was_seen_are_counted(plain, inputs):
+    first = staged_generate(plain, inputs, OPTIONS).token_ids[0]
+    options = {"max_new_tokens": 12, "eos_token_id": [first[1]], "do_sample": False}
+    generation = staged_generate(accelerated(plain), inputs, options)
+    assert ((first[:2],), 1, LAG - 1) == (generation.token_ids, generation.steps, generation.overrun)
+
+
+def test_no_step_is_taken_beyond_the_limit(plain, inputs):
+    generation = staged_generate(accelerated(plain), inputs, OPTIONS)
+    assert (generation.steps, generation.overrun) == (5, 0)
+
+
+def test_a_shape_is_set_up_once(plain, inputs):
+    fast = accelerated(plain)
+    counts = [len(fast.backend.setups) for _ in range(3) if staged_generate(fast, inputs, OPTIONS)]
+    assert counts == [3, 3, 3]  # encode, a prompt, a step
+
+
+def test_a_pass_in_which_something_was_set_up_is_not_the_one_that_is_kept(plain, sample):
+    fast = accelerated(plain)
+    seen = []
+    fast.backend.encode = watched(fast.backend.encode, seen)
+    timed_run(fast, sample, OPTIONS)
+    assert (setups(fast), len(seen)) == (3, 2)
+
+
+def rows(generation):
+    return [list(row) for row in generation.token_ids]
+
+
+def watched(function, seen):
+    """The function, noting its calls."""
+    return lambda *args: seen.append(args) or function(*args)
+
+
+def test_a_later_prompt_does_not_read_what_an_earlier_one_left(plain, inputs):
+    fast = accelerated(plain)
+    longer = Inputs(
+        torch.cat([inputs.input_ids, torch.full((1, 40), 9)], dim=1),
+        torch.ones(1, 626, dtype=torch.long),
+        inputs.pixels,
+    )
+    staged_generate(fast, longer, OPTIONS)
+    assert reference_generate(plain, inputs, OPTIONS).tolist() == rows(staged_generate(fast, inputs, OPTIONS))
+
+
+def test_a_prompt_whose_cache_a_later_one_took_is_refused(plain, inputs):
+    fast = accelerated(plain)
+    features = encode(fast, inputs)
+    earlier, _ = (prefill(fast, inputs, features, OPTIONS) for _ in range(2))
+    with pytest.raises(StageError, match="the static cache of its own prompt, got one that a later prefill has taken"):
+        decode(fast, earlier)
+
+
+def test_features_are_not_overwritten_by_the_next_encode(plain, inputs):
+    fast = accelerated(plain)
+    first = encode(fast, inputs).tokens
+    encode(fast, Inputs(inputs.input_ids, inputs.attention_mask, inputs.pixels * 2))
+    assert torch.equal(encode(plain, inputs).tokens, first)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"do_sample": False}, "the backend graph needs max_new_tokens for its static cache, got none"),
+        (OPTIONS | {"cache_implementation": "quantized"}, "the backend graph has a static cache, got quantized"),
+        (OPTIONS | {"prefill_chunk_size": 8}, "the backend graph prefills at once, got prefill_chunk_size"),
+        (OPTIONS | {"num_beams": 2}, "only greedy search and sampling can be split into stages, got beam_search"),
+    ],
+)
+def test_an_option_that_a_backend_cannot_serve_is_refused(plain, inputs, options, message):
+    fast = accelerated(plain)
+    with pytest.raises(StageError, match=message):
+        prefill(fast, inputs, encode(fast, inputs), options)
+
+
+def test_a_padded_batch_is_refused(plain, inputs):
+    fast = accelerated(plain)
+    mask = inputs.attention_mask.clone()
+    mask[0, 0] = 0
+    with pytest.raises(StageError, match="takes batches of prompts of one length, got a padded one"):
+        prefill(fast, Inputs(inputs.input_ids, mask, inputs.pixels), encode(fast, inputs), OPTIONS)
+
+
+@pytest.mark.parametrize("name", ["graph", "fused"])
+def test_a_backend_that_the_device_does_not_have_is_refused(plain, name):
+    with pytest.raises(ModelError, match=f"the backend {name} needs a CUDA device, got cpu"):
+        with_backend(plain, name)
+
+
+def test_an_unknown_backend_is_refused(plain):
+    with pytest.raises(ModelError, match="backend must be one of eager, graph, compiled, fused, got 'fast'"):
+        with_backend(plain, "fast")
+
+
+def test_eager_is_no_backend(plain):
+    assert with_backend(accelerated(plain), "eager").backend is None
+
+
+def test_every_backend_has_a_recipe():
+    assert ("eager", *RECIPES) == BACKENDS
+
+
+def test_a_backend_is_proven_against_generate(plain, sample):
+    proof = prove(accelerated(plain), sample, OPTIONS, "efficient")
+    assert (proof.tokens.verdict, proof.work["decode"]["language_model_forwards"]) == ("equal", 5)
+
+
+def test_a_backend_that_gives_other_tokens_is_refused(plain, sample):
+    fast = accelerated(plain)
+    fast.backend.encode = lambda inputs: -plain.encode(inputs)
+    with pytest.raises(StageError, match=r"the stages must give the tokens of generate\(\), got different"):
+        prove(fast, sample, OPTIONS, "efficient")
