@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, MistralConfig, MistralForCausalLM, StaticCache
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from stagebench.errors import ModelError, StageError
 from stagebench.models.registry import BUILDERS, build_model
@@ -200,7 +201,7 @@ class Adapted(nn.Linear):
     """Stands for a quantised or adapted layer."""
 
 
-class OtherLayer(type(llama(device="meta").model.layers[0])):
+class OtherLayer(LlamaDecoderLayer):
     """Stands for a layer that computes something else."""
 
 
@@ -247,16 +248,6 @@ def test_a_network_changed_beyond_its_config_is_refused(message):
     REFUSED_CHANGES[message](network)
     with pytest.raises(ModelError, match=message):
         fused.fused_step(network, cache)
-
-
-def halve(cache):
-    for layer in cache.layers:
-        layer.values = layer.values.half()
-
-
-def transpose_cache(cache):
-    layer = cache.layers[1]
-    layer.keys = layer.keys.transpose(2, 3).contiguous().transpose(2, 3)
 
 
 REFUSED_CACHES = {

@@ -32,26 +32,24 @@ class Tiles(NamedTuple):
     rows: int
     columns: int
     warps: int
-    stages: int
 
 
 TILES = {
-    "qkv": Tiles(4, 1024, 4, 1),
-    "output": Tiles(4, 1024, 4, 1),
-    "gate_up": Tiles(2, 1024, 4, 1),
-    "down": Tiles(4, 1024, 4, 1),
-    "head": Tiles(4, 1024, 4, 1),
+    "qkv": Tiles(4, 1024, 4),
+    "output": Tiles(4, 1024, 4),
+    "gate_up": Tiles(2, 1024, 4),
+    "down": Tiles(4, 1024, 4),
+    "head": Tiles(4, 1024, 4),
 }
-"""By projection; the fastest of a search on an H100 with 7B shapes. "gate_up" counts rows of each of the two."""
+"""By projection, for 7B shapes on an H100. "gate_up" counts the rows of each of its two matrices."""
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-SPLITS = 32
-"""At most so many programs share the cached tokens of one head, taking `BLOCK_TOKENS` in turn."""
-BLOCK_TOKENS = 32
+SPLITS, BLOCK_TOKENS, TOKEN_WARPS = 32, 32, 4
+"""At most so many programs share one head's cached tokens; they take blocks of so many in turn, with so many warps."""
 
 DEPENDENT_LAUNCH = False
 """Hopper's programmatic dependent launch: a kernel reads its first weights while the one before still runs."""
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @triton.jit
@@ -83,7 +81,7 @@ def _inverse_rms(x, epsilon, k: tl.constexpr, columns: tl.constexpr):
 @triton.jit
 def _products(
     x, norm, epsilon, starts, valid,
-    k: tl.constexpr, columns: tl.constexpr, stages: tl.constexpr, dependent: tl.constexpr,
+    k: tl.constexpr, columns: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
     """The rows at `starts` times x, or times RMSNorm(x) where `norm` is a weight: float32 (rows,).
 
@@ -94,7 +92,7 @@ def _products(
     if norm is not None:
         scale = _inverse_rms(x, epsilon, k, columns)
     total = tl.zeros(tile.shape, tl.float32)
-    for first in tl.range(0, k, columns, num_stages=stages):
+    for first in tl.range(0, k, columns):
         following = _tile(starts, valid, first + columns, k, columns)
         at = first + tl.arange(0, columns)
         chunk = tl.load(x + at, mask=at < k, other=0.0).to(tl.float32)
@@ -110,7 +108,7 @@ def _products(
 @triton.jit
 def _qkv_kernel(
     x, norm, epsilon, query, key, value, out, queries, keys,
-    k: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, stages: tl.constexpr, dependent: tl.constexpr,
+    k: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
     """Norm, and the three projections one after another: out (queries + 2 keys,)."""
     row = tl.program_id(0) * rows + tl.arange(0, rows)
@@ -118,19 +116,19 @@ def _qkv_kernel(
     at = row.to(tl.int64) * k
     shared = tl.where(row < queries + keys, key + (at - queries * k), value + (at - (queries + keys) * k))
     starts = tl.where(row < queries, query + at, shared)
-    result = _products(x, norm, epsilon, starts, valid, k, columns, stages, dependent)
+    result = _products(x, norm, epsilon, starts, valid, k, columns, dependent)
     tl.store(out + row, result.to(out.dtype.element_ty), mask=valid)
 
 
 @triton.jit
 def _project_kernel(
     x, norm, epsilon, weight, out, n, residual: tl.constexpr,
-    k: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, stages: tl.constexpr, dependent: tl.constexpr,
+    k: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
     """A projection into out (n,), of the norm of x where `norm` is a weight; added to what is there if `residual`."""
     row = tl.program_id(0) * rows + tl.arange(0, rows)
     starts = weight + row.to(tl.int64) * k
-    result = _products(x, norm, epsilon, starts, row < n, k, columns, stages, dependent).to(out.dtype.element_ty)
+    result = _products(x, norm, epsilon, starts, row < n, k, columns, dependent).to(out.dtype.element_ty)
     if residual:
         before = tl.load(out + row, mask=row < n, other=0.0).to(tl.float32)
         result = (before + result.to(tl.float32)).to(out.dtype.element_ty)
@@ -140,14 +138,14 @@ def _project_kernel(
 @triton.jit
 def _gate_up_kernel(
     x, norm, epsilon, gate, up, out, n,
-    k: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, stages: tl.constexpr, dependent: tl.constexpr,
+    k: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
     """Norm, and silu(gate) * up: out (n,). Rows of the two matrices alternate in a tile."""
     both = tl.arange(0, 2 * rows)
     row = tl.program_id(0) * rows + both // 2
     at = row.to(tl.int64) * k
     starts = tl.where(both % 2 == 0, gate + at, up + at)
-    result = _products(x, norm, epsilon, starts, row < n, k, columns, stages, dependent)
+    result = _products(x, norm, epsilon, starts, row < n, k, columns, dependent)
     gated, upped = tl.split(tl.reshape(result.to(out.dtype.element_ty).to(tl.float32), (rows, 2)))
     active = (gated / (1 + tl.exp(-gated))).to(out.dtype.element_ty).to(tl.float32)
     row = tl.program_id(0) * rows + tl.arange(0, rows)
@@ -166,53 +164,64 @@ def _rotate(vector, cos, sin, dim: tl.constexpr):
 
 
 @triton.jit
+def _cached(held, first, position, block: tl.constexpr, dim: tl.constexpr):
+    """One head's keys or values from token `first` on, of those before `position`: (block, dim)."""
+    token, at = first + tl.arange(0, block), tl.arange(0, dim)
+    return tl.load(held + token[:, None] * dim + at[None, :], mask=(token < position)[:, None], other=0.0)
+
+
+@triton.jit
 def _attend_kernel(
-    qkv, cached_keys, cached_values, length, inverse_frequencies, rope_scale, softmax_scale, maxima, sums, partial,
+    qkv, keys, values, length, inverse_frequencies, rope_scale, softmax_scale, maxima, sums, partial,
     heads, kv_heads, capacity,
     dim: tl.constexpr, splits: tl.constexpr, block: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
     """Rotary embedding, this token into the cache, and the attention of one head to its share of the tokens.
 
-    Of the softmax's numerator only the part under this program's own maximum: partial (heads, splits, dim).
+    Of the softmax's numerator only the part under this program's own maximum: partial (heads, splits, dim). A position
+    beyond the cache writes nothing into it.
     """
     head, split = tl.program_id(0), tl.program_id(1)
     position = tl.load(length).to(tl.int32)
-    if split * block > position:
+    first = split * block
+    if first > position:
         return
     dtype = qkv.dtype.element_ty
     at = tl.arange(0, dim)
+    kv_head = head // (heads // kv_heads)
+    keys += kv_head.to(tl.int64) * capacity * dim
+    values += kv_head.to(tl.int64) * capacity * dim
+    stored = tl.minimum(position, capacity)
+    earlier_keys = _cached(keys, first, stored, block, dim)
+    earlier_values = _cached(values, first, stored, block, dim)
     angles = position.to(tl.float32) * tl.load(inverse_frequencies + at % (dim // 2)).to(tl.float32)
     cos = (tl.cos(angles) * rope_scale).to(dtype).to(tl.float32)
     sin = (tl.sin(angles) * rope_scale).to(dtype).to(tl.float32)
     _wait(dependent)
-    kv_head = head // (heads // kv_heads)
     query = _rotate(qkv + head * dim, cos, sin, dim).to(tl.float32)
     key = _rotate(qkv + (heads + kv_head) * dim, cos, sin, dim)
     value = tl.load(qkv + (heads + kv_heads + kv_head) * dim + at)
-    cache = kv_head.to(tl.int64) * capacity * dim
     if (split == position // block % splits) & (head % (heads // kv_heads) == 0) & (position < capacity):
-        tl.store(cached_keys + cache + position * dim + at, key)
-        tl.store(cached_values + cache + position * dim + at, value)
+        tl.store(keys + position * dim + at, key)
+        tl.store(values + position * dim + at, value)
 
     maximum, total = float("-inf"), 0.0
     weighted = tl.zeros((dim,), tl.float32)
-    first = split * block
     while first <= position:
         token = first + tl.arange(0, block)
-        place = cache + token[:, None] * dim + at[None, :]
-        past = (token < position) & (token < capacity)
-        known = tl.load(cached_keys + place, mask=past[:, None], other=0.0)
-        known = tl.where((token == position)[:, None], key[None, :], known).to(tl.float32)
-        held = tl.load(cached_values + place, mask=past[:, None], other=0.0)
-        held = tl.where((token == position)[:, None], value[None, :], held).to(tl.float32)
-        scores = tl.sum(known * query[None, :], axis=1) * softmax_scale
+        current = (token == position)[:, None]
+        all_keys = tl.where(current, key[None, :], earlier_keys).to(tl.float32)
+        all_values = tl.where(current, value[None, :], earlier_values).to(tl.float32)
+        scores = tl.sum(all_keys * query[None, :], axis=1) * softmax_scale
         scores = tl.where(token <= position, scores, float("-inf"))
         higher = tl.maximum(maximum, tl.max(scores))
         weights, shrink = tl.exp(scores - higher), tl.exp(maximum - higher)
         total = total * shrink + tl.sum(weights)
-        weighted = weighted * shrink + tl.sum(weights[:, None] * held, axis=0)
+        weighted = weighted * shrink + tl.sum(weights[:, None] * all_values, axis=0)
         maximum = higher
         first += splits * block
+        earlier_keys = _cached(keys, first, stored, block, dim)
+        earlier_values = _cached(values, first, stored, block, dim)
     tl.store(maxima + head * splits + split, maximum)
     tl.store(sums + head * splits + split, total)
     tl.store(partial + (head * splits + split) * dim + at, weighted)
@@ -253,6 +262,7 @@ class _Scratch:
         self.attended = empty(heads * dim)
         self.active = empty(config.intermediate_size)
         self.logits = empty(1, 1, vocabulary)
+        self.dependent = _dependent(layer.keys.device)
 
 
 def fused_step(network: PreTrainedModel, cache: StaticCache) -> Callable[[Tensor], Tensor]:
@@ -283,48 +293,49 @@ def fused_step(network: PreTrainedModel, cache: StaticCache) -> Callable[[Tensor
             raise StageError(f"a fused step takes int64 tokens (1, 1), got {tokens.dtype} {tuple(tokens.shape)}")
         torch.index_select(decoder.embed_tokens.weight, 0, tokens[0], out=scratch.hidden)
         for layer, cached in zip(decoder.layers, cache.layers, strict=True):
-            _attention(layer, cached, decoder.rotary_emb, scratch)
-            _feed_forward(layer, scratch)
+            _attention(scratch, layer, cached, decoder.rotary_emb)
+            _feed_forward(scratch, layer)
         norm = decoder.norm
-        _project("head", head, scratch.hidden, scratch.logits, norm.weight, norm.variance_epsilon)
+        _project(scratch, "head", head, scratch.hidden, scratch.logits, norm.weight, norm.variance_epsilon)
         torch._foreach_add_(lengths, 1)
         return scratch.logits
 
     return step
 
 
-def _attention(layer: LlamaDecoderLayer, cached: StaticLayer, rotary: Any, scratch: _Scratch) -> None:
+def _attention(scratch: _Scratch, layer: LlamaDecoderLayer, cached: StaticLayer, rotary: Any) -> None:
     """Add one layer's attention to the residual stream, and this token to its cache."""
     attention, norm = layer.self_attn, layer.input_layernorm
     query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
     _stream(
-        _qkv_kernel, "qkv", scratch.qkv.numel(), query.in_features,
+        scratch, _qkv_kernel, "qkv", scratch.qkv.numel(), query.in_features,
         scratch.hidden, norm.weight, norm.variance_epsilon, query.weight, key.weight, value.weight, scratch.qkv,
         query.out_features, key.out_features,
     )  # fmt: skip
     kv_heads, capacity, dim = cached.keys.shape[1:]
     heads, partials = query.out_features // dim, (scratch.maxima, scratch.sums, scratch.partial)
-    fixed = {"dim": dim, "splits": scratch.splits, "block": BLOCK_TOKENS, **_dependent()}
+    fixed = {"dim": dim, "splits": scratch.splits, "block": BLOCK_TOKENS, **scratch.dependent}
     _attend_kernel[(heads, scratch.splits)](
         scratch.qkv, cached.keys, cached.values, cached.cumulative_length, rotary.inv_freq, rotary.attention_scaling,
-        attention.scaling, *partials, heads, kv_heads, capacity, **fixed,
+        attention.scaling, *partials, heads, kv_heads, capacity, num_warps=TOKEN_WARPS, **fixed,
     )  # fmt: skip
     padded = triton.next_power_of_2(scratch.splits)
     _combine_kernel[(heads,)](*partials, cached.cumulative_length, scratch.attended, padded=padded, **fixed)
-    _project("output", attention.o_proj, scratch.attended, scratch.hidden, residual=True)
+    _project(scratch, "output", attention.o_proj, scratch.attended, scratch.hidden, residual=True)
 
 
-def _feed_forward(layer: LlamaDecoderLayer, scratch: _Scratch) -> None:
+def _feed_forward(scratch: _Scratch, layer: LlamaDecoderLayer) -> None:
     """Add one layer's gated feed-forward network to the residual stream."""
     gate, up, norm = layer.mlp.gate_proj, layer.mlp.up_proj, layer.post_attention_layernorm
     _stream(
-        _gate_up_kernel, "gate_up", gate.out_features, gate.in_features,
+        scratch, _gate_up_kernel, "gate_up", gate.out_features, gate.in_features,
         scratch.hidden, norm.weight, norm.variance_epsilon, gate.weight, up.weight, scratch.active, gate.out_features,
     )  # fmt: skip
-    _project("down", layer.mlp.down_proj, scratch.active, scratch.hidden, residual=True)
+    _project(scratch, "down", layer.mlp.down_proj, scratch.active, scratch.hidden, residual=True)
 
 
 def _project(
+    scratch: _Scratch,
     name: str,
     linear: nn.Linear,
     x: Tensor,
@@ -334,10 +345,10 @@ def _project(
     residual: bool = False,
 ) -> None:
     rows, columns = linear.out_features, linear.in_features
-    _stream(_project_kernel, name, rows, columns, x, norm, epsilon, linear.weight, out, rows, residual)
+    _stream(scratch, _project_kernel, name, rows, columns, x, norm, epsilon, linear.weight, out, rows, residual)
 
 
-def _stream(kernel: Any, name: str, rows: int, columns: int, *arguments: Any) -> None:
+def _stream(scratch: _Scratch, kernel: Any, name: str, rows: int, columns: int, *arguments: Any) -> None:
     """Launch a kernel over all rows of the matrix (rows, columns) that it reads."""
     tiles = TILES[name]
     kernel[(triton.cdiv(rows, tiles.rows),)](
@@ -345,14 +356,14 @@ def _stream(kernel: Any, name: str, rows: int, columns: int, *arguments: Any) ->
         k=columns,
         rows=tiles.rows,
         columns=min(tiles.columns, triton.next_power_of_2(columns)),
-        stages=tiles.stages,
         num_warps=tiles.warps,
-        **_dependent(),
+        **scratch.dependent,
     )
 
 
-def _dependent() -> dict[str, bool]:
-    return {"dependent": DEPENDENT_LAUNCH, "launch_pdl": DEPENDENT_LAUNCH}
+def _dependent(device: torch.device) -> dict[str, bool]:
+    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+    return dict.fromkeys(("dependent", "launch_pdl"), DEPENDENT_LAUNCH and hopper)
 
 
 def _check_architecture(decoder: Any) -> None:
@@ -422,7 +433,7 @@ def _check_cache(decoder: Any, cache: StaticCache) -> None:
             raise StageError(f"a fused step needs a filled StaticCache, got a {type(layer).__name__}")
         wanted = (1, config.num_key_value_heads, cache.layers[0].keys.shape[2], config.head_dim)
         for held in (layer.keys, layer.values):
-            if tuple(held.shape) != wanted or not held.is_contiguous():
+            if tuple(held.shape) != wanted:
                 raise StageError(f"a fused step needs a cache of shape {wanted}, got {tuple(held.shape)}")
             if (held.dtype, held.device) != (like.dtype, like.device):
                 raise StageError(
