@@ -20,6 +20,7 @@ from stagebench.pipeline import (
     counted_run,
     prepared,
     reference_generate,
+    scored_generate,
     staged_generate,
     timed_run,
 )
@@ -68,7 +69,7 @@ def audit(model: VisionLanguageModel, sample: Sample, options: Options, kernels:
     yield Check("the stages do the work of generate(), once", mine == reference, detail)
     exact = kernels == "efficient" or model.network.device.type == "cpu"
     tokens = reference_generate(model, inputs, options)
-    again, logits = _scored(model, inputs, options)
+    again, logits = scored_generate(model, inputs, options)
     repeats = _equal("generate() repeats itself", tokens, again)
     yield repeats
     run = timed_run(model, sample, options)
@@ -78,7 +79,7 @@ def audit(model: VisionLanguageModel, sample: Sample, options: Options, kernels:
     claim = f"the stages explain e2e, all but {MAX_UNATTRIBUTED:.0%}"
     yield Check(claim, share <= MAX_UNATTRIBUTED, f"unattributed {share:.2%}")
     static = dict(options) | STATIC
-    static_tokens, static_logits = _scored(model, inputs, static)
+    static_tokens, static_logits = scored_generate(model, inputs, static)
     staged_static = _tokens(staged_generate(model, inputs, static))
     yield _same("with a static cache too", repeats, exact, static_tokens, staged_static, static_logits)
     claim = "the static cache gives the tokens of the dynamic one"
@@ -108,14 +109,6 @@ def _with_other_kernels(model: VisionLanguageModel, inputs: Inputs, options: Opt
         return reference_generate(model, inputs, options)
     finally:
         model.network.set_attn_implementation(before)
-
-
-def _scored(model: VisionLanguageModel, inputs: Inputs, options: Options) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """`generate()` once more: its tokens, and the raw logits of each step, (vocabulary,), in the model's dtype."""
-    scored: Mapping[str, Any] = dict(options) | {"return_dict_in_generate": True, "output_logits": True}
-    output = model.network.generate(**model.reference_inputs(inputs), **scored)
-    logits = [step[0].to(model.network.dtype) for step in output.logits]
-    return output.sequences[:, inputs.input_ids.shape[1] :], logits
 
 
 def _tokens(generation: Generation) -> torch.Tensor:

@@ -137,6 +137,20 @@ def reference_generate(model: VisionLanguageModel, inputs: Inputs, options: Opti
     return sequences[:, inputs.input_ids.shape[1] :]
 
 
+def scored_generate(
+    model: VisionLanguageModel, inputs: Inputs, options: Options
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """`generate()` again, with what `equality.compare` needs to certify a divergence.
+
+    Returns:
+        Its new tokens, as `reference_generate`, and the raw logits of each step, (vocabulary,), in the model's dtype.
+    """
+    scored = dict(options) | {"return_dict_in_generate": True, "output_logits": True}
+    output = model.network.generate(**model.reference_inputs(inputs), **scored)
+    logits = [step[0].to(model.network.dtype) for step in output.logits]
+    return output.sequences[:, inputs.input_ids.shape[1] :], logits
+
+
 def counted_reference(
     model: VisionLanguageModel, inputs: Inputs, options: Options
 ) -> tuple[torch.Tensor, Work, Counter[str]]:
