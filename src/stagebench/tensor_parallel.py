@@ -95,7 +95,7 @@ def shard(model: VisionLanguageModel) -> VisionLanguageModel:
     require_even_heads(whole.config.get_text_config(), processes)
     plan = dict(whole.tp_plan)
     if whole.config.get_text_config().vocab_size % processes:
-        plan.pop("lm_head", None)  # up to transformers 5.17 refused; left whole
+        plan.pop("lm_head", None)  # an uneven one transformers 5.17 refuses; newer ones shard it nevertheless
     with reading(f"{model.name}'s weights in {processes} parts"):
         network, report = type(whole).from_pretrained(
             None,

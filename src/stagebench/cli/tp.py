@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,8 @@ from stagebench.types import DEFAULT_QUESTION, GenerationSettings, LoadSettings,
 SHOWN = ("encode", "prefill", "decode")
 """The stages that the network runs."""
 
+LOADING = LoadSettings()
+
 
 @click.command(name="tp")
 @building_options
@@ -52,44 +53,34 @@ def command(
     """
     with refusals():
         require_writable(json_path)
-        given["device"] = local_device(device)
-        models, settings, generation = settings_of(names, new_tokens, True, **given)
-        loading = LoadSettings()
+        device = local_device(device)
+        models, settings, generation = settings_of(names, new_tokens, True, device=device, **given)
         with (
-            scene_of(None, loading) as scene,
+            scene_of(None, LOADING) as scene,
             conditions(settings),
-            process_group(torch.device(settings.device)),
+            process_group(torch.device(device)),
         ):
             console = Console(stderr=str(json_path) == "-", quiet=dist.get_rank() > 0)
             print_head(console, settings, generation, f"medians of {passes} passes; the encoder is not sharded")
-            checks, rows = [], []
-            for name in models:
-                check, of_model = _measure(name, settings, scene, generation, loading, passes)
-                checks.append(check)
-                rows += of_model
-                release()
+            results = [_measure(name, settings, scene, generation, passes) for name in models]
             if dist.get_rank() == 0:
+                checks, rows = [check for check, _ in results], [row for _, rows in results for row in rows]
                 _report(console, checks, rows)
-                here = environment.identity(settings, generation, DEFAULT_QUESTION, None, loading)
+                here = environment.identity(settings, generation, DEFAULT_QUESTION, None, LOADING)
                 here |= {"collectives": _collectives()}
                 if json_path:
-                    write_json_to(
-                        json_path, {"schema": baseline.SCHEMA, "identity": here, "checks": checks, "rows": rows}
-                    )
+                    numbers = {"schema": baseline.SCHEMA, "identity": here, "checks": checks, "rows": rows}
+                    write_json_to(json_path, numbers)
 
 
 def _measure(
-    name: str,
-    settings: ModelSettings,
-    scene: Scene | None,
-    generation: GenerationSettings,
-    loading: LoadSettings,
-    passes: int,
+    name: str, settings: ModelSettings, scene: Scene | None, generation: GenerationSettings, passes: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What held, and a row a stage and number of processes; on another rank than 0 both are empty."""
+    """What held, and a row a stage and number of processes; both are rank 0's to tell, and empty on any other."""
+    release()  # the model before this one is out of reach by now, but its memory is not yet free
     whole = build_model(name, settings)
     sharded = shard(whole)
-    sample, options = sample_of(None, scene, whole.media, DEFAULT_QUESTION, loading), generation.options()
+    sample, options = sample_of(None, scene, whole.media, DEFAULT_QUESTION, LOADING), generation.options()
     done = interleaved(whole, sharded, sample, options, passes + 1)  # the first of each warms up
     if dist.get_rank() > 0:
         return {}, []
@@ -98,11 +89,11 @@ def _measure(
     check = {
         "model": name,
         "share_of_weights": share(sharded.network, whole.network),
-        "tokens": {str(processes): asdict(outcome) for processes, outcome in outcomes.items()},
+        "tokens": {str(processes): str(outcome) for processes, outcome in outcomes.items()},
     }
     rows = []
     for stage in SHOWN:
-        for processes in outcomes:
+        for processes in (1, dist.get_world_size()):
             seconds = [each.seconds[stage] for each in done if each.processes == processes][1:]
             row = {"model": name, "stage": stage, "tp": processes, "seconds": seconds}
             rows.append(row | {"median": statistics.median(seconds)})
@@ -112,21 +103,22 @@ def _measure(
 def _report(console: Console, checks: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> None:
     processes = dist.get_world_size()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("ms")
-    for heading in ("stage", "1 process", f"{processes} processes", "speed-up"):
-        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    for heading in ("", "ms"):
+        table.add_column(heading)
+    for heading in ("1 process", f"{processes} processes", "speed-up"):
+        table.add_column(heading, justify="right")
     for one, several in zip(rows[::2], rows[1::2], strict=True):
-        speed_up = f"{one['median'] / several['median']:.2f}x"
+        speed_up = f"{one['median'] / several['median']:.2f}"
         table.add_row(one["model"], one["stage"], _ms(one["seconds"]), _ms(several["seconds"]), speed_up)
     console.print(table)
     for check in checks:
-        outcome = check["tokens"][str(processes)]
-        tokens = " ".join(f"{key} {value}" for key, value in outcome.items() if value is not None)
-        console.print(f"{check['model']}: {check['share_of_weights']:.0%} of the weights a process; tokens: {tokens}")
+        line = f"{check['model']}: a process holds {check['share_of_weights']:.0%} of the weights"
+        console.print(f"{line}; tokens {check['tokens'][str(processes)]}", highlight=False)
 
 
 def _ms(seconds: Sequence[float]) -> str:
-    return f"{statistics.median(seconds) * 1e3:.2f} ({min(seconds) * 1e3:.2f} to {max(seconds) * 1e3:.2f})"
+    """The median and the range."""
+    return "{:.4g} ({:.4g}-{:.4g})".format(*(1e3 * each(seconds) for each in (statistics.median, min, max)))
 
 
 def _collectives() -> str:
