@@ -20,7 +20,7 @@ from stagebench.pipeline import (
     counted_run,
     prepared,
     reference_generate,
-    scored_reference,
+    scored_generate,
     staged_generate,
     timed_run,
 )
@@ -69,7 +69,7 @@ def audit(model: VisionLanguageModel, sample: Sample, options: Options, kernels:
     yield Check("the stages do the work of generate(), once", mine == reference, detail)
     exact = kernels == "efficient" or model.network.device.type == "cpu"
     tokens = reference_generate(model, inputs, options)
-    again, logits = scored_reference(model, inputs, options)
+    again, logits = scored_generate(model, inputs, options)
     repeats = _equal("generate() repeats itself", tokens, again)
     yield repeats
     run = timed_run(model, sample, options)
@@ -79,7 +79,7 @@ def audit(model: VisionLanguageModel, sample: Sample, options: Options, kernels:
     claim = f"the stages explain e2e, all but {MAX_UNATTRIBUTED:.0%}"
     yield Check(claim, share <= MAX_UNATTRIBUTED, f"unattributed {share:.2%}")
     static = dict(options) | STATIC
-    static_tokens, static_logits = scored_reference(model, inputs, static)
+    static_tokens, static_logits = scored_generate(model, inputs, static)
     staged_static = _tokens(staged_generate(model, inputs, static))
     yield _same("with a static cache too", repeats, exact, static_tokens, staged_static, static_logits)
     claim = "the static cache gives the tokens of the dynamic one"

@@ -149,21 +149,7 @@ def _compare(
 ) -> Comparison:
     if first_divergence(reference, mine) is None:
         return Comparison("equal")
-    return compare(reference, mine, scored_reference(model, inputs, options)[1])
-
-
-def scored_reference(
-    model: VisionLanguageModel, inputs: Inputs, options: Options
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Let plain `generate()` show the raw logits that it chose by.
-
-    Returns:
-        int64 (batch, new tokens), and of each step the first row's logits (vocabulary,) in the model's dtype.
-    """
-    scored = dict(options) | {"return_dict_in_generate": True, "output_logits": True}
-    output = model.network.generate(**model.reference_inputs(inputs), **scored)
-    logits = [step[0].to(model.network.dtype) for step in output.logits]
-    return output.sequences[:, inputs.input_ids.shape[1] :], logits
+    return compare(reference, mine, scored_generate(model, inputs, options)[1])
 
 
 def prepared(model: VisionLanguageModel, sample: Sample) -> Inputs:
@@ -185,6 +171,20 @@ def reference_generate(model: VisionLanguageModel, inputs: Inputs, options: Opti
     sequences: torch.Tensor = model.network.generate(**model.reference_inputs(inputs), **options)
     synchronize(model.network.device)
     return sequences[:, inputs.input_ids.shape[1] :]
+
+
+def scored_generate(
+    model: VisionLanguageModel, inputs: Inputs, options: Options
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """`generate()` again, with what `equality.compare` needs to certify a divergence.
+
+    Returns:
+        Its new tokens, as `reference_generate`, and the raw logits of each step, (vocabulary,), in the model's dtype.
+    """
+    scored = dict(options) | {"return_dict_in_generate": True, "output_logits": True}
+    output = model.network.generate(**model.reference_inputs(inputs), **scored)
+    logits = [step[0].to(model.network.dtype) for step in output.logits]
+    return output.sequences[:, inputs.input_ids.shape[1] :], logits
 
 
 def counted_reference(

@@ -1,0 +1,127 @@
+"""`stagebench tp`: the same model on one GPU and spread over several."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+import torch.distributed as dist
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from stagebench import baseline, environment
+from stagebench.cli.options import building_options, print_head, sample_of, scene_of, settings_of
+from stagebench.cli.output import refusals, require_writable, write_json_to
+from stagebench.conditions import conditions
+from stagebench.media.scene import Scene
+from stagebench.models.registry import build_model
+from stagebench.models.weights import release
+from stagebench.pipeline import prepared, scored_generate
+from stagebench.tensor_parallel import certify, interleaved, local_device, process_group, shard, share
+from stagebench.types import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
+
+SHOWN = ("encode", "prefill", "decode")
+"""The stages that the network runs."""
+
+LOADING = LoadSettings()
+
+
+@click.command(name="tp")
+@building_options
+@click.option("--new-tokens", default=32, show_default=True, help="Exactly so many.")
+@click.option("--passes", type=click.IntRange(min=1), default=5, show_default=True, help="Timed passes of each.")
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="Also write the numbers there; - for standard output.",
+)
+def command(
+    names: tuple[str, ...], new_tokens: int, passes: int, json_path: Path | None, device: str | None, **given: Any
+) -> None:
+    """Time the embedded scene's stages on one GPU and, by tensor parallelism, on all of torchrun's processes.
+
+    torchrun --nproc-per-node 2 -m stagebench.cli tp
+
+    transformers shards the language model; every process encodes all images itself. Passes alternate. Each must give
+    the tokens of generate() on one GPU, or part from them at a near-tie, and the same on every rank. Rank 0 reports.
+    """
+    with refusals():
+        require_writable(json_path)
+        device = local_device(device)
+        models, settings, generation = settings_of(names, new_tokens, True, device=device, **given)
+        with (
+            scene_of(None, LOADING) as scene,
+            conditions(settings),
+            process_group(torch.device(device)),
+        ):
+            console = Console(stderr=str(json_path) == "-", quiet=dist.get_rank() > 0)
+            print_head(console, settings, generation, f"medians of {passes} passes; the encoder is not sharded")
+            results = [_measure(name, settings, scene, generation, passes) for name in models]
+            if dist.get_rank() == 0:
+                checks, rows = [check for check, _ in results], [row for _, rows in results for row in rows]
+                _report(console, checks, rows)
+                here = environment.identity(settings, generation, DEFAULT_QUESTION, None, LOADING)
+                here |= {"collectives": _collectives()}
+                if json_path:
+                    numbers = {"schema": baseline.SCHEMA, "identity": here, "checks": checks, "rows": rows}
+                    write_json_to(json_path, numbers)
+
+
+def _measure(
+    name: str, settings: ModelSettings, scene: Scene | None, generation: GenerationSettings, passes: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What held, and a row a stage and number of processes; both are rank 0's to tell, and empty on any other."""
+    release()  # the model before this one is out of reach by now, but its memory is not yet free
+    whole = build_model(name, settings)
+    sharded = shard(whole)
+    sample, options = sample_of(None, scene, whole.media, DEFAULT_QUESTION, LOADING), generation.options()
+    done = interleaved(whole, sharded, sample, options, passes + 1)  # the first of each warms up
+    if dist.get_rank() > 0:
+        return {}, []
+    tokens, logits = scored_generate(whole, prepared(whole, sample), options)
+    outcomes = certify(done, tuple(tokens[0].tolist()), logits)
+    check = {
+        "model": name,
+        "share_of_weights": share(sharded.network, whole.network),
+        "tokens": {str(processes): str(outcome) for processes, outcome in outcomes.items()},
+    }
+    rows = []
+    for stage in SHOWN:
+        for processes in (1, dist.get_world_size()):
+            seconds = [each.seconds[stage] for each in done if each.processes == processes][1:]
+            row = {"model": name, "stage": stage, "tp": processes, "seconds": seconds}
+            rows.append(row | {"median": statistics.median(seconds)})
+    return check, rows
+
+
+def _report(console: Console, checks: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> None:
+    processes = dist.get_world_size()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("", "ms"):
+        table.add_column(heading)
+    for heading in ("1 process", f"{processes} processes", "speed-up"):
+        table.add_column(heading, justify="right")
+    for one, several in zip(rows[::2], rows[1::2], strict=True):
+        speed_up = f"{one['median'] / several['median']:.2f}"
+        table.add_row(one["model"], one["stage"], _ms(one["seconds"]), _ms(several["seconds"]), speed_up)
+    console.print(table)
+    for check in checks:
+        line = f"{check['model']}: a process holds {check['share_of_weights']:.0%} of the weights"
+        console.print(f"{line}; tokens {check['tokens'][str(processes)]}", highlight=False)
+
+
+def _ms(seconds: Sequence[float]) -> str:
+    """The median and the range."""
+    return "{:.4g} ({:.4g}-{:.4g})".format(*(1e3 * each(seconds) for each in (statistics.median, min, max)))
+
+
+def _collectives() -> str:
+    backend = dist.get_backend()
+    version = f" {'.'.join(map(str, torch.cuda.nccl.version()))}" if backend == "nccl" else ""
+    return f"{dist.get_world_size()} processes, {backend}{version}"

@@ -1,0 +1,125 @@
+"""A model spread over two processes on the CPU is the model, and is really spread."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from transformers import LlamaConfig
+
+from stagebench.cli import main, tp
+from stagebench.errors import ModelError, StageError
+from stagebench.media.scene import render_scene
+from stagebench.models import eventgpt
+from stagebench.models.registry import BUILDERS, build_model
+from stagebench.pipeline import prepared, reference_generate
+from stagebench.tensor_parallel import Pass, certify, local_device, require_even_heads, slowest
+from stagebench.types import GenerationSettings, ModelSettings, Sample
+
+WORKER = Path(__file__).parent / "tensor_parallel_worker.py"
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")  # standalone: on a free port
+TOKENS = 16
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """`stagebench tp` in two processes: what it printed, what it wrote, and what each rank saw."""
+    seen, numbers = tmp_path_factory.mktemp("seen"), tmp_path_factory.mktemp("numbers")
+    options = (f"--new-tokens={TOKENS}", "--passes=1", f"--json={numbers / 'out.json'}")
+    command = [sys.executable, *TORCHRUN, str(WORKER), str(seen), *options]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stderr
+    ranks = [json.loads((seen / f"{rank}.json").read_text()) for rank in (0, 1)]
+    return result.stdout, {path.name: json.loads(path.read_text()) for path in numbers.iterdir()}, ranks
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """Tokens of plain `generate()` by model, in this process; EventGPT's vocabulary is the worker's."""
+    scene, options = render_scene(tmp_path_factory.mktemp("scene")), GenerationSettings(TOKENS, True).options()
+    odd = eventgpt.config_of("tiny")
+    odd.vocab_size = 515
+    tokens = {}
+    for name in BUILDERS:
+        settings = ModelSettings()
+        model = eventgpt.build_from_config(odd, settings) if name == "eventgpt" else build_model(name, settings)
+        inputs = prepared(model, Sample(scene.shown("own", model.media)))
+        tokens[name] = reference_generate(model, inputs, options)[0].tolist()
+    return tokens
+
+
+def test_every_rank_gives_the_tokens_of_generate(run, expected):
+    _, _, ranks = run
+    for of_model in ranks[0]:
+        tokens = expected[of_model["model"]]
+        assert of_model["passes"] == [[1, tokens], [2, tokens]] * 2
+    assert [of_model["passes"] for of_model in ranks[1]] == [[[2, expected[name]]] * 2 for name in BUILDERS]
+
+
+def test_each_rank_holds_half_of_the_language_models_matrices(run):
+    _, _, ranks = run
+    for of_rank in ranks:
+        assert [of_model["queries"] for of_model in of_rank] == [[[64, 64], [32, 64]]] * len(BUILDERS)
+        assert all(0.5 < of_model["share"] < 0.85 for of_model in of_rank)  # the encoder is whole, and wide in tiny
+
+
+def test_rank_0_alone_reports_a_row_a_stage_and_number_of_processes(run):
+    printed, written, _ = run
+    assert printed.count("a process holds") == len(BUILDERS)
+    assert list(written) == ["out.json"]
+    rows, checks = written["out.json"]["rows"], written["out.json"]["checks"]
+    cells = [(name, stage, processes) for name in BUILDERS for stage in tp.SHOWN for processes in (1, 2)]
+    assert [(row["model"], row["stage"], row["tp"]) for row in rows] == cells
+    assert all(len(row["seconds"]) == 1 and row["seconds"][0] > 0 for row in rows)
+    assert [check["tokens"] for check in checks] == [{"1": "equal", "2": "equal"}] * len(BUILDERS)
+    assert written["out.json"]["identity"]["collectives"] == "2 processes, gloo"
+
+
+def test_without_torchrun_the_command_refuses_in_one_line(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    result = CliRunner().invoke(main, ["tp"])
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert "start them with `torchrun --nproc-per-node 2 -m stagebench.cli tp`, got 1" in result.output
+
+
+def test_another_device_than_transformers_will_take_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ModelError, match=r"runs on cuda here .*, got cpu"):
+        local_device("cpu")
+
+
+@pytest.mark.parametrize("heads", ["num_attention_heads", "num_key_value_heads"])
+def test_processes_that_do_not_divide_the_heads_are_refused(heads):
+    config = LlamaConfig(hidden_size=96, **{"num_attention_heads": 6, "num_key_value_heads": 6, heads: 2})
+    with pytest.raises(ModelError, match=f"^the processes must divide {heads} 2, got 3$"):
+        require_even_heads(config, 3)
+
+
+def test_a_stage_lasts_until_the_slowest_rank_is_done():
+    ranks = [Pass(2, (5, 6), {"encode": 1.0, "decode": 4.0}), Pass(2, (5, 6), {"encode": 2.0, "decode": 3.0})]
+    assert slowest(ranks) == Pass(2, (5, 6), {"encode": 2.0, "decode": 4.0})
+
+
+def test_ranks_of_different_tokens_are_refused():
+    with pytest.raises(StageError, match="same tokens, got 2 different texts"):
+        slowest([Pass(2, (5, 6), {}), Pass(2, (5, 7), {})])
+
+
+@pytest.mark.parametrize("gap", [0.0, 1.0])
+def test_a_pass_may_part_from_generate_at_a_near_tie_only(gap):
+    logits = [torch.tensor([2.0 + gap, 2.0])]
+    passes = [Pass(1, (0,), {}), Pass(2, (1,), {}), Pass(2, (0,), {})]
+    if gap:
+        with pytest.raises(StageError, match=r"2 processes must give the tokens of generate\(\), got different"):
+            certify(passes, (0,), logits)
+    else:
+        outcomes = certify(passes, (0,), logits)
+        assert {n: outcome.verdict for n, outcome in outcomes.items()} == {1: "equal", 2: "near-tie"}
+        assert math.isclose(outcomes[2].gap, 0.0)
