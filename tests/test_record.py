@@ -16,6 +16,7 @@ from stagebench import baseline, recording
 from stagebench.analysis.imports.read import read_files
 from stagebench.cli import main
 from stagebench.errors import BaselineError, RecordingError
+from stagebench.interleave import Arm
 
 ROOT = Path(__file__).parents[1]
 HERE = {"device": "abacus", "profile": "tiny", "dtype": "float32"}
@@ -237,6 +238,14 @@ def test_another_plan_is_refused(recorded):
     code, said = record(recorded, "--rounds", 3)
     assert (code, "00.json is of another recording: rounds: 3 here, 2 there" in said) == (2, True), said
     assert processes(recorded) == before
+
+
+def test_code_that_changes_while_it_is_recorded_is_refused_before_it_runs(tmp_path):
+    (tmp_path / "conftest.py").write_text("raise ValueError")
+    plan = recording.Plan(rounds=1, select="", arguments=(), code=recording.digest_of(tmp_path))
+    (tmp_path / "conftest.py").write_text("raise KeyError")
+    with pytest.raises(RecordingError, match="must stay as it was while it is recorded"):
+        recording.Recording(tmp_path, Arm("a", tmp_path, Path(sys.executable)), plan).measure(0, {})
 
 
 def test_other_code_is_refused(recorded):

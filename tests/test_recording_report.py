@@ -59,7 +59,7 @@ def test_a_whole_report():
 
 ## How it was measured
 
-- 7 fresh processes, each 10 rounds of every benchmark, after one that proved what they run; 10 minutes in all.
+- Fresh processes: 7, with 10 rounds of every benchmark in each, after one that proved what they run; 10 minutes in all.
 - A time is the median of the processes' medians, with the smallest and the largest of them beside it; a ratio is \
 that of two such times.
 - Commit abc, changed; pytest benchmarks --device cuda.
@@ -177,7 +177,7 @@ def test_doubts_stand_at_the_head():
         results(*stages(1.0), left_out=["cold"], load_warning="the machine is busy"), Ceilings(7e14, 2.98e12, "read")
     )
     assert text.splitlines()[7:10] == [
-        "- MFU is over 700.0 TFLOP/s, MBU over 2.98 TB/s (read), both as measured.",
+        "- MFU is over 700 TFLOP/s, MBU over 2.98 TB/s (read), both as measured.",
         "- the machine is busy.",
         "- Left out, because a process skipped it: cold.",
     ]

@@ -103,7 +103,10 @@ def processes_of(run: Mapping[str, Any]) -> list[dict[str, Any]]:
     times = {b["fullname"]: b["stats"].get("data") or [] for b in run["benchmarks"]}
     n, *others = {len(medians) for medians in times.values()}
     if others or counts != {n}:
-        raise BaselineError(f"recorded benchmarks must have a time of each process, got others than {n} times")
+        raise BaselineError(
+            f"a recorded benchmark must have a time of each process, got {sorted([n, *others])} times "
+            f"of {', '.join(map(str, counts))} processes"
+        )
     return [
         dict(run) | {"benchmarks": [b | {"stats": {"median": times[b["fullname"]][i]}} for b in run["benchmarks"]]}
         for i in range(n)

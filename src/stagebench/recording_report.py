@@ -18,7 +18,7 @@ FIGURES = ("ms", "min to max", "to eager", "ms on the device", "ms a step", "MFU
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class Benchmark:
     """One benchmark.
 
     Attributes:
@@ -43,8 +43,11 @@ class Point:
         return self.stats["median"]
 
 
-Found = Mapping[tuple[str, str, str, tuple[int | None, ...]], Point]
+Found = Mapping[tuple[str, str, str, tuple[int | None, ...]], Benchmark]
 """By model, backend, what and axes: the models and backends in the order of the run, of which eager comes first."""
+
+Row = tuple[tuple[str, ...], Benchmark]
+"""What tells a benchmark from the others in its table, and the benchmark."""
 
 _PLAIN: tuple[None, ...] = (None,) * len(AXES)
 
@@ -56,7 +59,7 @@ def to_markdown(results: Mapping[str, Any], ceilings: Ceilings | None) -> str:
         results: with the medians of the processes.
         ceilings: of the machine; None leaves out how near it came to them.
     """
-    found = _points(results["benchmarks"])
+    found = _benchmarks(results["benchmarks"])
     made = (
         ("How it was measured", _conditions(results, ceilings)),
         ("Stages", _stages(found, ceilings)),
@@ -69,30 +72,29 @@ def to_markdown(results: Mapping[str, Any], ceilings: Ceilings | None) -> str:
     return document_to_markdown(f"stagebench on {results['machine_info']['device']}", sections)
 
 
-def _points(benchmarks: Iterable[Mapping[str, Any]]) -> Found:
-    points = []
-    for benchmark in benchmarks:
-        info = benchmark.get("extra_info", {})
-        if (what := measured_by(benchmark, info)) is not None:
+def _benchmarks(given: Iterable[Mapping[str, Any]]) -> Found:
+    benchmarks = []
+    for data in given:
+        info = data.get("extra_info", {})
+        if (what := measured_by(data, info)) is not None:
             axes = tuple(info.get(axis) for axis in AXES)
-            points.append(Point(info["model"], info.get("backend", EAGER), what, axes, benchmark["stats"], info))
-    models, backends = (
-        list(dict.fromkeys(names)) for names in ([p.model for p in points], [p.backend for p in points])
-    )
+            benchmarks.append(Benchmark(info["model"], info.get("backend", EAGER), what, axes, data["stats"], info))
+    models = list(dict.fromkeys(b.model for b in benchmarks))
+    backends = list(dict.fromkeys(b.backend for b in benchmarks))
 
-    def place(point: Point) -> tuple[Any, ...]:
-        stage = ORDER.index(point.what) if point.what in ORDER else len(ORDER)
-        axes = tuple(axis or 0 for axis in point.axes)
-        return models.index(point.model), stage, axes, point.backend != EAGER, backends.index(point.backend)
+    def place(benchmark: Benchmark) -> tuple[Any, ...]:
+        stage = ORDER.index(benchmark.what) if benchmark.what in ORDER else len(ORDER)
+        axes = tuple(axis or 0 for axis in benchmark.axes)
+        return models.index(benchmark.model), stage, axes, benchmark.backend != EAGER, backends.index(benchmark.backend)
 
-    return {(p.model, p.backend, p.what, p.axes): p for p in sorted(points, key=place)}
+    return {(b.model, b.backend, b.what, b.axes): b for b in sorted(benchmarks, key=place)}
 
 
 def _conditions(results: Mapping[str, Any], ceilings: Ceilings | None) -> list[Points | Table]:
     recording, commit = results["stagebench"]["recording"], results.get("commit_info", {})
     lines = [
-        f"{recording['processes']} fresh processes, each {recording['rounds']} rounds of every benchmark, after one "
-        f"that proved what they run; {recording['seconds'] / 60:.0f} minutes in all.",
+        f"Fresh processes: {recording['processes']}, with {recording['rounds']} rounds of every benchmark in each, "
+        f"after one that proved what they run; {recording['seconds'] / 60:.0f} minutes in all.",
         "A time is the median of the processes' medians, with the smallest and the largest of them beside it; a ratio "
         "is that of two such times.",
         f"Commit {commit.get('id')}{', changed' if commit.get('dirty') else ''}; pytest benchmarks "
@@ -101,7 +103,7 @@ def _conditions(results: Mapping[str, Any], ceilings: Ceilings | None) -> list[P
     ]
     if ceilings:
         lines.append(
-            f"MFU is over {ceilings.flops / 1e12:.1f} TFLOP/s, MBU over {ceilings.bandwidth / 1e12:.2f} TB/s "
+            f"MFU is over {ceilings.flops / 1e12:.3g} TFLOP/s, MBU over {ceilings.bandwidth / 1e12:.3g} TB/s "
             f"({ceilings.bandwidth_kind}), both as measured."
         )
     if warning := results["stagebench"].get("load_warning"):
@@ -112,71 +114,67 @@ def _conditions(results: Mapping[str, Any], ceilings: Ceilings | None) -> list[P
 
 
 def _stages(found: Found, ceilings: Ceilings | None) -> list[Table]:
-    points = [point for point in found.values() if point.axes == _PLAIN]
-    return [
-        _table(model, ("stage", "backend"), [(_names(p), p) for p in points if p.model == model], found, ceilings)
-        for model in dict.fromkeys(point.model for point in points)
-    ]
+    rows = [(_names(b), b) for b in found.values() if b.axes == _PLAIN]
+    return _tables(("stage", "backend"), rows, found, ceilings)
 
 
-def _names(point: Point) -> tuple[str, str]:
-    return ("generate()", "-") if point.what == "generate" else (point.what, point.backend)
+def _names(benchmark: Benchmark) -> tuple[str, str]:
+    return ("generate()", "-") if benchmark.what == "generate" else (benchmark.what, benchmark.backend)
 
 
 def _by_axes(found: Found, axes: Sequence[str], ceilings: Ceilings | None) -> list[Table]:
     """A table a model of the benchmarks that vary one of these."""
     places = [AXES.index(axis) for axis in axes]
-    points = [point for point in found.values() if any(point.axes[place] is not None for place in places)]
-
-    def names(point: Point) -> tuple[str, ...]:
-        return point.what, *(str(point.axes[place] or "") for place in places), point.backend
-
-    return [
-        _table(model, ("stage", *axes, "backend"), [(names(p), p) for p in points if p.model == model], found, ceilings)
-        for model in dict.fromkeys(point.model for point in points)
+    rows = [
+        ((b.what, *(str(b.axes[place] or "") for place in places), b.backend), b)
+        for b in found.values()
+        if any(b.axes[place] is not None for place in places)
     ]
+    return _tables(("stage", *axes, "backend"), rows, found, ceilings)
 
 
-def _table(
-    caption: str,
-    head: tuple[str, ...],
-    rows: Sequence[tuple[tuple[str, ...], Point]],
-    found: Found,
-    ceilings: Ceilings | None,
-) -> Table:
-    cells = [names + _figures(point, _eager(found, point), ceilings) for names, point in rows]
-    whole = (*head, *FIGURES)
-    used = [i for i in range(len(whole)) if i < len(head) or any(row[i] for row in cells)]
-    return Table(caption, tuple(whole[i] for i in used), tuple(tuple(row[i] for i in used) for row in cells))
+def _tables(head: tuple[str, ...], rows: Sequence[Row], found: Found, ceilings: Ceilings | None) -> list[Table]:
+    """A table a model, with the columns of the head and those figures that any of its rows has."""
+    tables = []
+    for model in dict.fromkeys(benchmark.model for _, benchmark in rows):
+        cells = [names + _figures(b, _eager(found, b), ceilings) for names, b in rows if b.model == model]
+        used = [i for i in range(len(head + FIGURES)) if i < len(head) or any(row[i] for row in cells)]
+        tables.append(Table(model, _at(used, head + FIGURES), tuple(_at(used, row) for row in cells)))
+    return tables
 
 
-def _eager(found: Found, point: Point) -> Point | None:
-    return found.get((point.model, EAGER, point.what, point.axes))
+def _at(places: Sequence[int], cells: Sequence[str]) -> tuple[str, ...]:
+    return tuple(cells[place] for place in places)
 
 
-def _figures(point: Point, eager: Point | None, ceilings: Ceilings | None) -> tuple[str, ...]:
+def _eager(found: Found, benchmark: Benchmark) -> Benchmark | None:
+    return found.get((benchmark.model, EAGER, benchmark.what, benchmark.axes))
+
+
+def _figures(benchmark: Benchmark, eager: Benchmark | None, ceilings: Ceilings | None) -> tuple[str, ...]:
     """The cells of `FIGURES`; empty where a figure has no meaning."""
-    device, steps = point.info.get("device_median"), point.info.get("units") if point.what == "decode" else None
+    device = benchmark.info.get("device_median")
+    steps = benchmark.info.get("units") if benchmark.what == "decode" else None
     return (
-        _ms(point.seconds),
-        f"{_ms(point.stats['min'])} to {_ms(point.stats['max'])}",
-        _ratio(point.seconds, eager.seconds) if eager and point.what != "generate" else "",
+        _ms(benchmark.seconds),
+        f"{_ms(benchmark.stats['min'])} to {_ms(benchmark.stats['max'])}",
+        _ratio(benchmark.seconds, eager.seconds) if eager and benchmark.what != "generate" else "",
         _ms(device) if device is not None else "",
-        _ms(point.seconds / steps) if steps else "",
-        *_utilisation(point, eager or point, ceilings),
+        _ms(benchmark.seconds / steps) if steps else "",
+        *_utilisation(benchmark, eager or benchmark, ceilings),
     )
 
 
-def _utilisation(point: Point, reference: Point, ceilings: Ceilings | None) -> tuple[str, str]:
-    """MFU of encode and prefill, MBU of decode: FLOPs and bytes as the reference counted them, at this point's times.
+def _utilisation(benchmark: Benchmark, reference: Benchmark, ceilings: Ceilings | None) -> tuple[str, str]:
+    """MFU of encode and prefill, MBU of decode: work as the reference counted it, at this one's time.
 
     A replayed graph or a kernel of our own does the same work unseen by the counters.
     """
-    flops = reference.info.get("work", {}).get("flops", 0) if point.what in ("encode", "prefill") else 0
-    moved = sum(reference.info.get("bytes", {}).values()) if point.what == "decode" else 0
+    flops = reference.info.get("work", {}).get("flops", 0) if benchmark.what in ("encode", "prefill") else 0
+    moved = sum(reference.info.get("bytes", {}).values()) if benchmark.what == "decode" else 0
     return (
-        f"{ceilings.mfu(flops, point.seconds):.1%}" if ceilings and flops else "",
-        f"{ceilings.mbu(moved, point.seconds):.1%}" if ceilings and moved else "",
+        f"{ceilings.mfu(flops, benchmark.seconds):.1%}" if ceilings and flops else "",
+        f"{ceilings.mbu(moved, benchmark.seconds):.1%}" if ceilings and moved else "",
     )
 
 
@@ -184,13 +182,13 @@ def _sums(found: Found) -> list[Table]:
     """What a user of the split path pays beside one of `generate()`, and what e2e has that no stage explains."""
     head = ("model", "backend", " + ".join(GENERATION), "to generate()", "all stages", "to e2e")
     rows = []
-    for model, backend in dict.fromkeys((point.model, point.backend) for point in found.values()):
+    for model, backend in dict.fromkeys((benchmark.model, benchmark.backend) for benchmark in found.values()):
 
         def seconds(what: str, backend: str = backend, model: str = model) -> float | None:
-            point = found.get((model, backend, what, _PLAIN))
-            if point is None and what in (*BACKENDLESS, "generate"):
-                point = found.get((model, EAGER, what, _PLAIN))
-            return point.seconds if point else None
+            benchmark = found.get((model, backend, what, _PLAIN))
+            if benchmark is None and what in (*BACKENDLESS, "generate"):
+                benchmark = found.get((model, EAGER, what, _PLAIN))
+            return benchmark.seconds if benchmark else None
 
         generation, everything = _sum(seconds, GENERATION), _sum(seconds, STAGES)
         ratios = _ratio(generation, seconds("generate")), _ratio(everything, seconds("e2e"))
@@ -210,16 +208,16 @@ def _set_up(found: Found) -> list[Table]:
     head = ("model", "backend", "for", *AXES, "seconds", "MB", "captures")
     rows = tuple(
         (
-            point.model,
-            point.backend,
-            point.what,
-            *(str(axis or "") for axis in point.axes),
+            benchmark.model,
+            benchmark.backend,
+            benchmark.what,
+            *(str(axis or "") for axis in benchmark.axes),
             f"{cost['seconds']:.2f}",
             f"{cost['bytes'] / 1e6:,.1f}",
             str(cost["captures"]),
         )
-        for point in found.values()
-        if (cost := point.info.get("setup"))
+        for benchmark in found.values()
+        if (cost := benchmark.info.get("setup"))
     )
     return [Table("What capture and compilation cost, once a process", head, rows)] if rows else []
 

@@ -71,8 +71,8 @@ def command(
 
 
 def _report(out: Path, runs: Mapping[int, Run], ceilings: Ceilings | None, baselines: Path | None) -> list[Verdict]:
-    """Write what the processes say, as soon as there are two; with `baselines`, judge it."""
-    if len(runs) < 2:
+    """Write what the processes say, as soon as one has proven and one timed; with `baselines`, judge it."""
+    if recording.PROOF not in runs or len(runs) < 2:
         return []
     results = recording.combine(runs)
     _write(out, results, ceilings)
