@@ -10,6 +10,7 @@ import pytest
 from stagebench.counters import WorkCounter
 from stagebench.pipeline import Done, path
 from stagebench.stages import decode, encode, load, prefill, preprocess
+from stagebench.study.traffic import TrafficCounter
 from stagebench.timing import Stopwatch, synchronize
 from stagebench.types import STAGES, Generation
 
@@ -69,3 +70,8 @@ def test_stage(benchmark, pedantic, model, stage, sample, options, rounds, proof
         "new_tokens": len(proof.generation.token_ids[0]),
         "finish_reason": proof.generation.finish_reasons[0],
     }
+    if stage == "decode":
+        traffic = TrafficCounter(model)
+        done["prefill"] = traffic("prefill", steps["prefill"], done)
+        traffic("decode", steps["decode"], done)
+        benchmark.extra_info["bytes"] = traffic.as_json()["decode"]

@@ -1,4 +1,7 @@
-"""Hypothesis profiles (`ci`; HYPOTHESIS_PROFILE=thorough draws the many examples of a release), and the suite."""
+"""Hypothesis profiles (`ci`; HYPOTHESIS_PROFILE=thorough draws the many examples of a release), and the suite.
+
+A small project stands in for ours where a command runs a whole suite several times: its benchmarks need no torch.
+"""
 
 import os
 import subprocess
@@ -58,3 +61,67 @@ def nothing_is_left(git):
         return (left, len(git(repository, "worktree", "list").splitlines())) == (["lock"], 1)
 
     return check
+
+
+PROJECT_CONFTEST = """
+def pytest_addoption(parser):
+    for name in ("--order-seed", "--rounds"):
+        parser.addoption(name, type=int)
+    parser.addoption("--times-only", action="store_true")
+
+def pytest_benchmark_generate_machine_info():
+    import pathlib
+    files = {name: pathlib.Path(name).read_text() for name in ("dtype", "torch")}
+    return {"device": "abacus", "profile": "tiny"} | files
+
+def pytest_benchmark_update_json(config, benchmarks, output_json):
+    output_json["stagebench"] = {"schema": 1, "failed": 0, "exit_status": 0, "regressed": []}
+"""
+
+PROJECT_SUITE = """
+import fake
+import pytest
+
+def measure(benchmark, pytestconfig, function):
+    benchmark.pedantic(function, rounds=pytestconfig.option.rounds)
+    if not pytestconfig.option.times_only:
+        benchmark.extra_info["work"] = {"frames_decoded": fake.FRAMES}
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_stage(benchmark, pytestconfig, name):
+    measure(benchmark, pytestconfig, fake.work)
+
+def test_reference(benchmark, pytestconfig):
+    benchmark.pedantic(sum, args=([1] * 1000,), rounds=pytestconfig.option.rounds)
+"""
+
+PROJECT_SOURCE = """
+FRAMES = 8
+
+def work():
+    return sum(range(1000))
+"""
+
+
+@pytest.fixture(scope="session")
+def new_project(git):
+    """Makes a project of one commit, with benchmarks that have the options of ours, in a given folder."""
+
+    def make(root):
+        for name, text in {
+            "conftest.py": PROJECT_CONFTEST,
+            "benchmarks/test_fake.py": PROJECT_SUITE,
+            "src/fake.py": PROJECT_SOURCE,
+            "pyproject.toml": "[tool.pytest.ini_options]\n",
+            "dtype": "float32",
+            "torch": "2.13",
+            ".gitignore": ".benchmarks/\n__pycache__/\n",
+        }.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+        git(root, "init", "--quiet")
+        git(root, "add", ".")
+        git(root, "commit", "--quiet", "-m", "first")
+        return root
+
+    return make

@@ -14,65 +14,16 @@ from stagebench.interleave import schedule
 
 SRC = Path(__file__).parents[1] / "src"
 
-CONFTEST = """
-def pytest_addoption(parser):
-    for name in ("--order-seed", "--rounds"):
-        parser.addoption(name, type=int)
-    parser.addoption("--times-only", action="store_true")
-
-def pytest_benchmark_generate_machine_info():
-    import pathlib
-    files = {name: pathlib.Path(name).read_text() for name in ("dtype", "torch")}
-    return {"device": "abacus", "profile": "tiny"} | files
-
-def pytest_benchmark_update_json(config, benchmarks, output_json):
-    output_json["stagebench"] = {"schema": 1, "failed": 0, "exit_status": 0, "regressed": []}
-"""
-
-SUITE = """
-import fake
-import pytest
-
-def measure(benchmark, pytestconfig, function):
-    benchmark.pedantic(function, rounds=pytestconfig.option.rounds)
-    if not pytestconfig.option.times_only:
-        benchmark.extra_info["work"] = {"frames_decoded": fake.FRAMES}
-
-@pytest.mark.parametrize("name", ["a", "b"])
-def test_stage(benchmark, pytestconfig, name):
-    measure(benchmark, pytestconfig, fake.work)
-
-def test_reference(benchmark, pytestconfig):
-    benchmark.pedantic(sum, args=([1] * 1000,), rounds=pytestconfig.option.rounds)
-"""
-
-FAKE = """
-FRAMES = 8
-
-def work():
-    return sum(range(1000))
-"""
-
 
 @pytest.fixture
-def project(tmp_path, git):
+def project(tmp_path, new_project):
     """One commit of a project that a gate can compare."""
-    root = tmp_path / "project"
-    for name, text in {
-        "conftest.py": CONFTEST,
-        "benchmarks/test_fake.py": SUITE,
-        "src/fake.py": FAKE,
-        "pyproject.toml": "[tool.pytest.ini_options]\n",
-        "dtype": "float32",
-        "torch": "2.13",
-        ".gitignore": ".benchmarks/\n__pycache__/\n",
-    }.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    git(root, "init", "--quiet")
-    git(root, "add", ".")
-    git(root, "commit", "--quiet", "-m", "first")
-    return root
+    return new_project(tmp_path / "project")
+
+
+def rewrite(project, old, new):
+    path = project / "src" / "fake.py"
+    path.write_text(path.read_text().replace(old, new))
 
 
 def start(project, *arguments, blocks=1):
@@ -135,7 +86,7 @@ def test_a_gate_keeps_the_run_of_every_process_and_nothing_else(project, nothing
 
 
 def test_more_work_in_a_tree_that_nobody_committed_is_a_regression(project, git):
-    (project / "src" / "fake.py").write_text(FAKE.replace("8", "16"))
+    rewrite(project, "8", "16")
     code, loud, said = run_gate(project, "--counters-only")
     assert (code, loud) == (1, [("test_stage[a]", "regression"), ("test_stage[b]", "regression")]), said
     assert "frames_decoded: 8 before, 16 now" in said
@@ -153,7 +104,7 @@ def test_a_deleted_benchmark_is_missing(project):
 
 
 def test_a_crashed_benchmark_is_told_with_its_last_lines(project, nothing_is_left):
-    (project / "src" / "fake.py").write_text(FAKE.replace("return", "raise ValueError('boom')\n    return"))
+    rewrite(project, "return", "raise ValueError('boom')\n    return")
     code, _, said = run_gate(project)
     assert code == 2
     assert "stagebench: the benchmarks of the head must pass, got exit status 1:" in said

@@ -51,6 +51,14 @@ def test_the_new_tokens_are_prefills_first_and_decodes_steps(benchmarks, model):
 
 
 @pytest.mark.parametrize("model", sorted(BUILDERS))
+def test_decode_reads_its_weights_once_a_step_and_the_positions_written_by_then(benchmarks, model):
+    stages = stage_info(benchmarks, model)
+    moved, prompt = stages["decode"]["bytes"], stages["prefill"]["work"]["prompt_tokens"]
+    assert moved["weights"] > 0 < moved["kv"]
+    assert (moved["weights"] % 3, moved["kv"] % sum(prompt + k for k in (1, 2, 3))) == (0, 0)
+
+
+@pytest.mark.parametrize("model", sorted(BUILDERS))
 def test_all_images_are_encoded(benchmarks, model):
     stages = stage_info(benchmarks, model)
     encoded = {"eventgpt": 5, "llava-1.5": 1, "video-llava": 8}

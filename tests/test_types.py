@@ -12,7 +12,9 @@ from stagebench.types import Features, Generation, GenerationSettings, Inputs, L
 IMAGE = np.zeros((2, 3, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("module", ["types", "errors", "baseline", "environment", "report"])
+@pytest.mark.parametrize(
+    "module", ["types", "errors", "baseline", "environment", "report", "recording", "recording_report"]
+)
 def test_what_a_gate_needs_imports_without_torch(module):
     code = f"import sys, stagebench.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -182,8 +182,8 @@ for argument; do
     before=$argument
 done
 if [ "$2" = download ]; then
-    mkdir -p "$folder"
-    for name in gate.md out.json; do cp artifact "$folder/$name"; done
+    mkdir -p "$folder/out"
+    for name in gate.md out/results.json; do cp artifact "$folder/$name"; done
     cp trend "$folder/trend.json"
 elif answer=$(ls answers | head -n 1) && [ -n "$answer" ]; then
     cat "answers/$answer"

@@ -40,6 +40,20 @@ def find(root: Path, identity: dict[str, str]) -> Path | None:
     return path if path.is_file() else None
 
 
+def closest(root: Path, identity: dict[str, str]) -> str:
+    """Say what the closest baseline of another environment differs in, where there is none of this one."""
+    apart: dict[str, list[str]] = {}
+    for path in sorted(root.glob(f"*/{FILE_NAME}")):
+        try:
+            apart[path.parent.name] = differences(identity, read_run(path)["machine_info"])
+        except BaselineError as error:
+            return str(error)
+    if not apart:
+        return f"{root.name}/ is empty"
+    nearest = min(apart, key=lambda name: len(apart[name]))
+    return f"the closest, {nearest}, differs in {'; '.join(apart[nearest])}"
+
+
 def read_run(path: Path) -> dict[str, Any]:
     """Read a run that `pytest benchmarks --benchmark-json` wrote, or a baseline made of one.
 
@@ -73,6 +87,30 @@ def _is_benchmark(data: Any) -> bool:
         and isinstance(data.get("extra_info", {}), dict)
         and isinstance(data.get("extra_info", {}).get("work", {}), dict)
     )
+
+
+def processes_of(run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Take what `stagebench record` wrote apart into its processes, each with its own medians.
+
+    Any other run is one process already.
+
+    Raises:
+        BaselineError: where not every benchmark has a time for each process.
+    """
+    counts = {benchmark.get("extra_info", {}).get("processes") for benchmark in run["benchmarks"]}
+    if counts <= {None}:
+        return [dict(run)]
+    times = {b["fullname"]: b["stats"].get("data") or [] for b in run["benchmarks"]}
+    n, *others = {len(medians) for medians in times.values()}
+    if others or counts != {n}:
+        raise BaselineError(
+            f"a recorded benchmark must have a time of each process, got {sorted([n, *others])} times "
+            f"of {', '.join(map(str, counts))} processes"
+        )
+    return [
+        dict(run) | {"benchmarks": [b | {"stats": {"median": times[b["fullname"]][i]}} for b in run["benchmarks"]]}
+        for i in range(n)
+    ]
 
 
 def differences(identity: dict[str, str], other: dict[str, str]) -> list[str]:

@@ -37,6 +37,10 @@ class GateError(StagebenchError):
     """Runs that a gate can't decide on, or rules that make no sense."""
 
 
+class RecordingError(StagebenchError):
+    """Processes that do not belong to one recording, or do not make up results."""
+
+
 class DatasetError(StagebenchError):
     """A dataset that can't be read at all; what is wrong with a single sample is listed, not raised."""
 

@@ -36,7 +36,7 @@ class Arm:
     """One side.
 
     Attributes:
-        name: "base" or "head".
+        name: "base" or "head", or what else an error is to call it.
         root: a checkout, with `src`, `benchmarks` and a `conftest.py`.
         python: the interpreter, with what the checkout depends on.
     """
@@ -152,13 +152,32 @@ class Recorder:
         arm = self.arms[turn.arm]
         raw = arm.root.parent / f"{arm.name}.json"  # goes with the checkouts, should it be left half written
         paths = random.Random(turn.order_seed).sample(paths, len(paths))
-        select = ("-k", f"({self.plan.select}) or {REFERENCE}")
-        own = (f"--order-seed={turn.order_seed}", f"--benchmark-json={raw}")
-        run_pytest(arm, [*paths, *select, *more, *self.plan.arguments, *own])
-        run = baseline.read_run(raw)
+        own = (*selection(self.plan.select), *more, *self.plan.arguments, f"--order-seed={turn.order_seed}")
+        run = run_process(arm, [*paths, *own], raw)
         run["stagebench"]["turn"] = asdict(turn)
         write_json(self.folder / turn.file_name, run)
         return run
+
+
+def selection(select: str) -> tuple[str, str]:
+    """Options of pytest for these benchmarks and the reference workload, which is always among them."""
+    return "-k", f"({select}) or {REFERENCE}"
+
+
+def run_process(arm: Arm, arguments: Sequence[str], raw: Path) -> Run:
+    """Run pytest in a process of its own, and read what it measured.
+
+    Args:
+        arm: whose benchmarks.
+        arguments: of pytest.
+        raw: where pytest-benchmark writes; half a file, if it is killed.
+
+    Raises:
+        GateError: where it failed, with the end of what it said.
+        BaselineError: where it wrote no run.
+    """
+    run_pytest(arm, [*arguments, f"--benchmark-json={raw}"])
+    return baseline.read_run(raw)
 
 
 def run_pytest(arm: Arm, arguments: Sequence[str]) -> None:

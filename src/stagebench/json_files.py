@@ -1,4 +1,4 @@
-"""JSON on disk: read with errors of one line, written so that nobody ever sees half of it."""
+"""JSON and text on disk: read with errors of one line, written so that nobody ever sees half of it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,16 @@ def read_json(path: Path, what: str, error_type: type[StagebenchError]) -> Any:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON so that nobody ever sees half of it: to a temporary file beside it, then renamed.
+    """Write JSON so that nobody ever sees half of it.
+
+    Raises:
+        StagebenchError: where it can't be written.
+    """
+    write_text(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text so that nobody ever sees half of it: to a temporary file beside it, then renamed.
 
     Raises:
         StagebenchError: where it can't be written.
@@ -39,7 +48,7 @@ def write_json(path: Path, data: Any) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
         raise StagebenchError(f"can't write {path}: {error.strerror}") from error

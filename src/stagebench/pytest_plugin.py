@@ -161,7 +161,9 @@ def _find_baseline(config: pytest.Config) -> None:
     found = baseline.find(root, here)
     if found is None:
         config.option.benchmark_compare = []
-        config.stash[_NOTE] = f"no baseline yet for this environment, so nothing is compared; {_closest(root, here)}"
+        config.stash[_NOTE] = (
+            f"no baseline yet for this environment, so nothing is compared; {baseline.closest(root, here)}"
+        )
     else:
         config.option.benchmark_compare = str(found)
         config.stash[_NOTE] = f"comparing with {found.parent.name}/{found.name}"
@@ -171,19 +173,6 @@ def _require_baseline(config: pytest.Config) -> None:
     if not config.getoption("benchmark_compare", None):
         note = config.stash.get(_NOTE, "--benchmark-compare names it, or finds the one of this environment")
         raise pytest.UsageError(f"--gate needs a baseline: {note}")
-
-
-def _closest(root: Path, here: dict[str, str]) -> str:
-    apart: dict[str, list[str]] = {}
-    for path in sorted(root.glob(f"*/{baseline.FILE_NAME}")):
-        try:
-            apart[path.parent.name] = baseline.differences(here, baseline.read_run(path)["machine_info"])
-        except StagebenchError as error:
-            return str(error)
-    if not apart:
-        return f"{root.name}/ is empty"
-    nearest = min(apart, key=lambda name: len(apart[name]))
-    return f"the closest, {nearest}, differs in {'; '.join(apart[nearest])}"
 
 
 def pytest_benchmark_compare_machine_info(

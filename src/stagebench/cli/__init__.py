@@ -9,7 +9,20 @@ import click
 
 from stagebench import __version__
 
-COMMANDS = ("run", "tp", "analyze", "audit", "attribute", "gate", "compare", "baseline", "trend", "doctor", "convert")
+COMMANDS = (
+    "run",
+    "tp",
+    "analyze",
+    "audit",
+    "attribute",
+    "gate",
+    "compare",
+    "record",
+    "baseline",
+    "trend",
+    "doctor",
+    "convert",
+)
 """In the order of `stagebench --help`; each is the `command` of the module of its name."""
 
 

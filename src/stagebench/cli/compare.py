@@ -34,8 +34,9 @@ def command(
 ) -> None:
     """Compare runs that `pytest benchmarks --benchmark-json` wrote.
 
-    BASE and HEAD are a run each, or a folder of runs: a process a file, paired by name in order. Counters decide
-    between two runs already; times need several processes a side, best interleaved as `stagebench gate` runs them.
+    BASE and HEAD are a run each, or a folder of runs: a process a file, paired by name in order. What `stagebench
+    record` wrote, or a baseline made of it, is as many processes as it holds. Counters decide between two runs already;
+    times need several processes a side, best interleaved as `stagebench gate` runs them.
 
     The exit code is 0 for a pass, 1 for a regression, 2 for what could not be measured, 3 for what is inconclusive.
     """
@@ -58,4 +59,4 @@ def command(
 
 def _read(paths: Iterable[Path]) -> list[gate.StoredRun]:
     files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
-    return [baseline.read_run(file) for file in files]
+    return [process for file in files for process in baseline.processes_of(baseline.read_run(file))]

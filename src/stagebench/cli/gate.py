@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import sys
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
@@ -21,7 +18,7 @@ from rich.progress import Progress
 
 from stagebench import baseline, environment, gate, gate_report
 from stagebench.checkouts import Checkouts, checkouts
-from stagebench.cli.output import append_to, markdown_option, refusals, require_writable, write_json_to
+from stagebench.cli.output import append_to, markdown_option, refusals, require_writable, tidy_stop, write_json_to
 from stagebench.errors import GateError
 from stagebench.gate_rules import Rules, read_rules
 from stagebench.interleave import CLOCKS, PROCESSES, Arm, Plan, Recorder
@@ -69,7 +66,7 @@ def command(
     """
     console = Console(stderr=True)
     say = partial(console.print, markup=False, highlight=False)  # brackets are part of a benchmark's name
-    with refusals(), _tidy_stop():
+    with refusals(), tidy_stop("there was a decision"):
         require_writable(json_path)
         if markdown and not markdown.exists():  # at one that is there, click has looked
             require_writable(markdown)
@@ -160,18 +157,3 @@ def _keep_to(cpu: int | None) -> None:
         os.sched_setaffinity(0, {cpu})
     except OSError as error:
         raise GateError(f"--cpu must be a core of this machine, got {cpu}: {error.strerror}") from error
-
-
-@contextmanager
-def _tidy_stop() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the gate as an error does: nothing is left behind, and nothing decided."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise GateError(f"stopped by {signal.Signals(number).name} before there was a decision")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
 
-from stagebench.errors import StagebenchError
+from stagebench.errors import GateError, StagebenchError
 from stagebench.json_files import write_json
 
 
@@ -72,3 +74,22 @@ def refusals() -> Iterator[None]:
     except StagebenchError as error:
         click.echo(f"stagebench: {error}", err=True)
         sys.exit(2)
+
+
+@contextmanager
+def tidy_stop(end: str) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end a command as an error does: what it runs ends too, and nothing is left behind.
+
+    Args:
+        end: what there would have been ("there was a decision").
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise GateError(f"stopped by {signal.Signals(number).name} before {end}")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from stagebench.errors import StudyError
-from stagebench.json_files import write_json
+from stagebench.json_files import write_json, write_text
 from stagebench.study.document import headlines, sections
 from stagebench.study.findings import findings
 from stagebench.study.journal import read_run, read_samples
@@ -46,16 +45,6 @@ def write_report(folder: Path) -> dict[str, Any]:
     laid_out = sections(found)
     title = f"stagebench: {found['identity']['models']} on {found['identity']['device']}"
     write_json(folder / "report.json", report)
-    _write(folder / "report.md", to_markdown(title, laid_out))
-    _write(folder / "report.html", to_html(title, laid_out, draw(found, rows)))
+    write_text(folder / "report.md", to_markdown(title, laid_out))
+    write_text(folder / "report.html", to_html(title, laid_out, draw(found, rows)))
     return report
-
-
-def _write(path: Path, text: str) -> None:
-    """As `write_json`: nobody ever sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise StudyError(f"can't write {path}: {error.strerror}") from error

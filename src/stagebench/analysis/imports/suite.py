@@ -1,8 +1,8 @@
-"""pytest-benchmark's JSON of our own suite: the median of each stage's rounds, one column a model."""
+"""pytest-benchmark's JSON of our own suite: the median of each stage, one column a model and backend."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stagebench.analysis.attribution import Costs
@@ -13,6 +13,12 @@ from stagebench.types import STAGES
 TOLERANCE = 0.1
 """Stages, e2e and generate() are timed in rounds of their own; they differ by what the machine did meanwhile."""
 GENERATION = ("encode", "prefill", "decode")
+EAGER = "eager"
+"""The backend of a benchmark that names none."""
+BACKENDLESS = ("load", "preprocess")
+"""What a backend has no part in: where it isn't timed beside one, the eager path's time stands for it."""
+AXES = ("images", "batch", "context")
+"""What a benchmark varies that doesn't time a stage as it stands in the path."""
 
 
 def looks_like(data: Any) -> bool:
@@ -26,26 +32,42 @@ def read(data: Any, source: str) -> Measured:
     Raises:
         AnalysisError: where it has no stages, or a model lacks one.
     """
-    medians: dict[str, dict[str, float]] = {}
+    found: dict[tuple[str, str], dict[str, float]] = {}
     tokens: dict[str, float] = {}
     for benchmark in objects(data["benchmarks"], f"{source}: benchmarks"):
         info = benchmark.get("extra_info")
         about: Mapping[str, Any] = info if isinstance(info, dict) else {}
-        if (what := _what(benchmark, about)) is not None:
-            model = str(about["model"])
-            medians.setdefault(model, {})[what] = number(benchmark.get("stats"), "median", f"{source}: {model} {what}")
-            tokens[model] = number(about, "new_tokens", f"{source}: {model}")
-    if not medians:
+        if (what := measured_by(benchmark, about)) is not None and not any(axis in about for axis in AXES):
+            key = str(about["model"]), str(about.get("backend", EAGER))
+            column = column_of(*key)
+            seconds = number(benchmark.get("stats"), "median", f"{source}: {column} {what}")
+            found.setdefault(key, {})[what] = seconds
+            tokens[column] = number(about, "new_tokens", f"{source}: {column}")
+    if not found:
         raise AnalysisError(f"{source} must be a run of our suite, got no stage of a model in it")
-    costs = {model: _costs(model, found, tokens[model], source) for model, found in medians.items()}
-    return Measured(costs, doubts=[doubt for model in costs for doubt in _doubts(model, costs[model], medians[model])])
+    medians = {
+        column_of(model, backend): _only(found.get((model, EAGER), {}), BACKENDLESS) | own
+        for (model, backend), own in found.items()
+    }
+    costs = {column: _costs(column, each, tokens[column], source) for column, each in medians.items()}
+    return Measured(costs, doubts=[doubt for name in costs for doubt in _doubts(name, costs[name], medians[name])])
 
 
-def _what(benchmark: Mapping[str, Any], about: Mapping[str, Any]) -> str | None:
+def measured_by(benchmark: Mapping[str, Any], about: Mapping[str, Any]) -> str | None:
+    """What a benchmark times: a stage, "e2e", "generate", or None for something else; `about` is its `extra_info`."""
     if "model" not in about:
         return None
     kind = str(benchmark.get("name", "")).partition("[")[0]
     return str(about["stage"]) if "stage" in about else {"test_e2e": "e2e", "test_generate": "generate"}.get(kind)
+
+
+def column_of(model: str, backend: str) -> str:
+    """What a person reads: the model, and a backend that isn't the reference."""
+    return model if backend == EAGER else f"{model} {backend}"
+
+
+def _only(medians: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
+    return {name: medians[name] for name in names if name in medians}
 
 
 def _costs(model: str, medians: Mapping[str, float], tokens: float, source: str) -> Costs:

@@ -1,0 +1,116 @@
+"""`stagebench record`: results, and a run that can become a baseline, out of fresh processes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from stagebench import baseline, gate, gate_report, recording, recording_report
+from stagebench.analysis.ceilings import Ceilings
+from stagebench.cli.output import refusals, require_writable, tidy_stop
+from stagebench.errors import BaselineError, RecordingError
+from stagebench.gate_rules import read_rules
+from stagebench.interleave import Arm, Run
+from stagebench.json_files import read_json, write_json, write_text
+from stagebench.verdict import INCONCLUSIVE, Verdict, exit_code
+
+
+@click.command(name="record")
+@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--processes", type=click.IntRange(min=1), default=7, show_default=True, help="That time.")
+@click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Of a benchmark, by process.")
+@click.option("--select", default="", help="Which benchmarks, as pytest's -k; all by default.")
+@click.option("--limit-minutes", type=click.FloatRange(min=0), help="Start no process that would not end by then.")
+@click.option("--gate", "judged", is_flag=True, help="Judge against the stored baseline, and set the exit code by it.")
+@click.option("--baselines", type=click.Path(path_type=Path), default=Path("baselines"), show_default=True)
+@click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
+def command(
+    out: Path,
+    processes: int,
+    rounds: int,
+    select: str,
+    limit_minutes: float | None,
+    judged: bool,
+    baselines: Path,
+    pytest_arguments: tuple[str, ...],
+) -> None:
+    """Run the benchmarks of this checkout in fresh processes, and write OUT/results.json and OUT/results.md.
+
+    A first process proves that the stages do the work of generate(), and counts it; each of the others times every
+    benchmark, and its median is one sample. The default is the fewest processes with which a comparison can decide on
+    times. What is in OUT already is not measured again: the same command goes on where it was stopped.
+
+    OUT/results.json is pytest-benchmark's JSON, for `compare`, `baseline accept` and `attribute`. Where
+    OUT/ceilings.json says what the machine can do at most, {"bandwidth": bytes/s, "flops": FLOPs/s}, the tables tell
+    how near it came.
+
+    Exit code 0; 2 where a process failed; 3 where the limit left some of them for later. With --gate, 1 for a
+    regression and 2 for what is missing too; a time that can't be decided passes.
+    """
+    say = partial(Console(stderr=True).print, markup=False, highlight=False)
+    root = Path.cwd()
+    with refusals(), tidy_stop("all processes had run; those that had are kept"):
+        if not Path("benchmarks").is_dir():
+            raise RecordingError(f"a recording runs in a checkout with benchmarks/, got {root}")
+        require_writable(out / "results.json")
+        ceilings = _ceilings(out / "ceilings.json")
+        plan = recording.Plan(rounds, select, pytest_arguments, recording.digest_of(root))
+        arm = Arm("recording", root, Path(sys.executable))
+        runs = recording.record(recording.Recording(out / "processes", arm, plan), processes, limit_minutes, say)
+        verdicts = _report(out, runs, ceilings, baselines if judged and len(runs) > processes else None)
+    if verdicts:
+        Console().print(gate_report.to_table(verdicts))
+    say(f"{max(len(runs) - 1, 0)} of {processes} timing processes are recorded in {out}")
+    sys.exit(_exit_code(verdicts) if len(runs) > processes else INCONCLUSIVE)
+
+
+def _report(out: Path, runs: Mapping[int, Run], ceilings: Ceilings | None, baselines: Path | None) -> list[Verdict]:
+    """Write what the processes say, as soon as one has proven and one timed; with `baselines`, judge it."""
+    if recording.PROOF not in runs or len(runs) < 2:
+        return []
+    results = recording.combine(runs)
+    _write(out, results, ceilings)
+    verdicts = _judge(results, baselines) if baselines else []
+    if regressed := sorted({v.benchmark for v in verdicts if v.verdict == "regression"}):
+        results["stagebench"]["regressed"] = regressed  # so that nobody makes it a baseline
+        _write(out, results, ceilings)
+    return verdicts
+
+
+def _write(out: Path, results: Run, ceilings: Ceilings | None) -> None:
+    write_json(out / "results.json", results)
+    write_text(out / "results.md", recording_report.to_markdown(results, ceilings))
+
+
+def _judge(results: Run, root: Path) -> list[Verdict]:
+    """Judge them against the baseline of their environment; what differs from day to day is in the difference too."""
+    here = results["machine_info"]
+    found = baseline.find(root, here)
+    if found is None:
+        raise BaselineError(
+            f"no baseline yet for this environment, so nothing is judged; {baseline.closest(root, here)}"
+        )
+    base = baseline.processes_of(baseline.read_run(found))
+    return gate.judge(base, baseline.processes_of(results), read_rules(Path("pyproject.toml")))
+
+
+def _exit_code(verdicts: list[Verdict]) -> int:
+    """As pytest's own `--gate`: a time that can't be decided is told, and passes."""
+    return exit_code(v for v in verdicts if (v.kind, v.verdict) != ("time", "inconclusive")) if verdicts else 0
+
+
+def _ceilings(path: Path) -> Ceilings | None:
+    if not path.exists():
+        return None
+    given: Any = read_json(path, f"the ceilings {path}", RecordingError)
+    if not isinstance(given, dict) or not all(
+        isinstance(given.get(key), int | float) for key in ("bandwidth", "flops")
+    ):
+        raise RecordingError(f"the ceilings {path} must have numbers bandwidth and flops, got {given!r}")
+    return Ceilings(given["flops"], given["bandwidth"], str(given.get("bandwidth_kind", "copy")))

@@ -1,0 +1,183 @@
+"""The tables of `stagebench record`, from made-up results."""
+
+import pytest
+
+from stagebench import recording_report
+from stagebench.analysis.ceilings import Ceilings
+
+HERE = {"device": "abacus", "profile": "tiny", "dtype": "float32"}
+
+
+def benchmark(kind, ms, model="m", **info):
+    """One with a median of so many ms, and processes 0.1 ms around it."""
+    stats = {"median": ms / 1e3, "min": (ms - 0.1) / 1e3, "max": (ms + 0.1) / 1e3}
+    return {"name": f"{kind}[{info}]", "stats": stats, "extra_info": {"model": model, "new_tokens": 5} | info}
+
+
+def stages(ms, backend="eager", names=("load", "preprocess", "encode", "prefill", "decode"), **info):
+    return [
+        benchmark("test_stage", ms, stage=s, backend=backend, **({"units": 4} if s == "decode" else {}), **info)
+        for s in names
+    ]
+
+
+def results(*benchmarks, left_out=(), **own):
+    recording = {
+        "processes": 7,
+        "rounds": 10,
+        "arguments": ["--device", "cuda"],
+        "seconds": 630.0,
+        "left_out": left_out,
+    }
+    return {
+        "machine_info": HERE,
+        "commit_info": {"id": "abc", "dirty": True},
+        "benchmarks": list(benchmarks),
+        "stagebench": {"recording": recording} | own,
+    }
+
+
+def section(title, *benchmarks, ceilings=None):
+    """The lines of one section, without its title."""
+    text = recording_report.to_markdown(results(*benchmarks), ceilings)
+    after = text.partition(f"## {title}\n\n")[2]
+    return after.partition("\n## ")[0].strip().splitlines()
+
+
+def test_a_whole_report():
+    eager, graph = stages(10.0), stages(2.0, "graph", ("encode", "prefill", "decode"))
+    whole = [
+        benchmark("test_e2e", 50.0),
+        benchmark("test_generate", 40.0),
+        benchmark("test_e2e", 32.0, backend="graph"),
+    ]
+    text = recording_report.to_markdown(results(*eager, *graph, *whole, {"name": "test_reference", "stats": {}}), None)
+    assert (
+        text
+        == """\
+# stagebench on abacus
+
+## How it was measured
+
+- Fresh processes: 7, with 10 rounds of every benchmark in each, after one that proved what they run; 10 minutes in all.
+- A time is the median of the processes' medians, with the smallest and the largest of them beside it; a ratio is \
+that of two such times.
+- Commit abc, changed; pytest benchmarks --device cuda.
+
+**Environment**
+
+|  | value |
+| --- | --- |
+| device | abacus |
+| dtype | float32 |
+| profile | tiny |
+
+## Stages
+
+**m**
+
+| stage | backend | ms | min to max | to eager | ms a step |
+| --- | ---: | ---: | ---: | ---: | ---: |
+| load | eager | 10.000 | 9.900 to 10.100 | 1.000 |  |
+| preprocess | eager | 10.000 | 9.900 to 10.100 | 1.000 |  |
+| encode | eager | 10.000 | 9.900 to 10.100 | 1.000 |  |
+| encode | graph | 2.000 | 1.900 to 2.100 | 0.200 |  |
+| prefill | eager | 10.000 | 9.900 to 10.100 | 1.000 |  |
+| prefill | graph | 2.000 | 1.900 to 2.100 | 0.200 |  |
+| decode | eager | 10.000 | 9.900 to 10.100 | 1.000 | 2.500 |
+| decode | graph | 2.000 | 1.900 to 2.100 | 0.200 | 0.500 |
+| e2e | eager | 50.000 | 49.900 to 50.100 | 1.000 |  |
+| e2e | graph | 32.000 | 31.900 to 32.100 | 0.640 |  |
+| generate() | - | 40.000 | 39.900 to 40.100 |  |  |
+
+## What the stages add up to
+
+**ms, and ratios of times**
+
+| model | backend | encode + prefill + decode | to generate() | all stages | to e2e |
+| --- | ---: | ---: | ---: | ---: | ---: |
+| m | eager | 30.000 | 0.750 | 50.000 | 1.000 |
+| m | graph | 6.000 | 0.150 | 26.000 | 0.812 |
+"""
+    )
+
+
+def test_encode_by_images_has_a_row_an_image_count_and_backend_with_the_ratio_to_the_same_count():
+    times = {("eager", 8): 12.0, ("graph", 8): 6.0, ("eager", 1): 9.0, ("graph", 1): 3.0}
+    found = [benchmark("test_images", ms, stage="encode", backend=b, images=n) for (b, n), ms in times.items()]
+    assert section("Encode by number of images", *found)[2:] == [
+        "| stage | images | backend | ms | min to max | to eager |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| encode | 1 | eager | 9.000 | 8.900 to 9.100 | 1.000 |",
+        "| encode | 1 | graph | 3.000 | 2.900 to 3.100 | 0.333 |",
+        "| encode | 8 | eager | 12.000 | 11.900 to 12.100 | 1.000 |",
+        "| encode | 8 | graph | 6.000 | 5.900 to 6.100 | 0.500 |",
+    ]
+
+
+def test_a_scale_table_is_sorted_by_batch_then_context_and_only_in_its_own_section():
+    shapes = [(4, 512), (1, 2048), (1, 512)]
+    found = [
+        benchmark("test_scale", 10.0 * b, stage="decode", backend="graph", batch=b, context=c, units=5)
+        for b, c in shapes
+    ]
+    assert section("Batch and context", *found)[2:] == [
+        "| stage | batch | context | backend | ms | min to max | ms a step |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| decode | 1 | 512 | graph | 10.000 | 9.900 to 10.100 | 2.000 |",
+        "| decode | 1 | 2048 | graph | 10.000 | 9.900 to 10.100 | 2.000 |",
+        "| decode | 4 | 512 | graph | 40.000 | 39.900 to 40.100 | 8.000 |",
+    ]
+    assert section("Stages", *found) == []
+
+
+def test_set_up_is_told_by_backend_and_what_it_is_for():
+    cost = {"seconds": 1.5, "bytes": 2_500_000, "captures": 3}
+    found = [*stages(1.0), *stages(1.0, "graph", ("decode",), setup=cost)]
+    assert section("Set-up, outside of what is timed", *found)[4:] == [
+        "| m | graph | decode |  |  |  | 1.50 | 2.5 | 3 |",
+    ]
+
+
+def test_utilisation_is_of_the_work_that_the_reference_counted_at_the_time_of_each_backend():
+    ceilings = Ceilings(flops=1e12, bandwidth=1e12, bandwidth_kind="copy")
+    counted = [
+        benchmark("test_stage", 10.0, stage="prefill", work={"flops": 10**9}),
+        benchmark("test_stage", 10.0, stage="decode", units=5, bytes={"weights": 4 * 10**9, "kv": 10**9}),
+    ]
+    unseen = [
+        benchmark("test_stage", 5.0, stage="prefill", backend="graph", work={"flops": 0}),
+        benchmark("test_stage", 5.0, stage="decode", backend="graph", units=5),
+    ]
+    rows = [row[2:-2].split(" | ") for row in section("Stages", *counted, *unseen, ceilings=ceilings)[4:]]
+    assert [(row[0], row[1], *row[-2:]) for row in rows] == [
+        ("prefill", "eager", "10.0%", ""),
+        ("prefill", "graph", "20.0%", ""),
+        ("decode", "eager", "", "50.0%"),
+        ("decode", "graph", "", "100.0%"),
+    ]
+
+
+def test_the_time_on_the_device_stands_beside_that_of_the_clock_where_it_is_known():
+    assert section("Stages", *stages(3.0, names=("encode",), device_median=0.002))[2:] == [
+        "| stage | backend | ms | min to max | to eager | ms on the device |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| encode | eager | 3.000 | 2.900 to 3.100 | 1.000 | 2.000 |",
+    ]
+
+
+@pytest.mark.parametrize("missing", ["encode", "prefill", "decode"])
+def test_nothing_is_added_up_where_a_stage_is_missing(missing):
+    names = [s for s in ("load", "preprocess", "encode", "prefill", "decode") if s != missing]
+    assert section("What the stages add up to", *stages(1.0, names=names)) == []
+
+
+def test_doubts_stand_at_the_head():
+    text = recording_report.to_markdown(
+        results(*stages(1.0), left_out=["cold"], load_warning="the machine is busy"), Ceilings(7e14, 2.98e12, "read")
+    )
+    assert text.splitlines()[7:10] == [
+        "- MFU is over 700 TFLOP/s, MBU over 2.98 TB/s (read), both as measured.",
+        "- the machine is busy.",
+        "- Left out, because a process skipped it: cold.",
+    ]
