@@ -13,6 +13,7 @@ import torch
 import watched
 
 from stagebench import pytest_plugin, telemetry
+from stagebench.backends.backend import with_backend
 from stagebench.conditions import conditions
 from stagebench.media.scene import Scene, render_scene
 from stagebench.models.protocol import VisionLanguageModel
@@ -25,9 +26,26 @@ from stagebench.types import Sample
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrise over the models, in an order that the seed shuffles: none of them always pays for going first."""
     if "model" in metafunc.fixturenames:
-        names = list(pytest_plugin.models(metafunc.config))
-        random.Random(metafunc.config.option.order_seed).shuffle(names)
-        metafunc.parametrize("model", names, indirect=True, scope="session")
+        names, backends = list(pytest_plugin.models(metafunc.config)), list(pytest_plugin.backends(metafunc.config))
+        draw = random.Random(metafunc.config.option.order_seed)
+        draw.shuffle(names)
+        draw.shuffle(backends)
+        pairs = [(name, backend) for name in names for backend in backends]
+        ids = [name if backend == "eager" else f"{name}-{backend}" for name, backend in pairs]
+        metafunc.parametrize(("plain_model", "model"), pairs, indirect=True, scope="session", ids=ids)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out, for the other backends, what is plain code in all of them."""
+    items[:] = [item for item in items if not _is_repeated(item)]
+
+
+def _is_repeated(item: pytest.Item) -> bool:
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    accelerated = params.get("model", "eager") != "eager"
+    return accelerated and (
+        item.get_closest_marker("eager") is not None or params.get("stage") in ("load", "preprocess")
+    )
 
 
 @pytest.fixture(scope="session")
@@ -69,12 +87,19 @@ def pedantic(
 
 
 @pytest.fixture(scope="session")
-def model(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterator[VisionLanguageModel]:
+def plain_model(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterator[VisionLanguageModel]:
     """Each model once a session; pytest frees one before it builds the next."""
     settings = pytest_plugin.model_settings(pytestconfig)
     release()  # the model before this one is out of reach by now, but its memory is not yet free
     with conditions(settings):
         yield build_model(request.param, settings)
+
+
+@pytest.fixture(scope="session")
+def model(request: pytest.FixtureRequest, plain_model: VisionLanguageModel) -> VisionLanguageModel:
+    """The model with each of the backends."""
+    release()
+    return with_backend(plain_model, request.param)
 
 
 @pytest.fixture(scope="session")

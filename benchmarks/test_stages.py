@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from stagebench.counters import WorkCounter
-from stagebench.pipeline import Done, path
+from stagebench.models.protocol import VisionLanguageModel
+from stagebench.pipeline import Done, counter_of, path, setups
 from stagebench.stages import decode, encode, load, prefill, preprocess
 from stagebench.study.traffic import TrafficCounter
 from stagebench.timing import Stopwatch, synchronize
@@ -23,11 +23,21 @@ UNITS = {
 }
 
 
+def of_backend(model: VisionLanguageModel) -> dict[str, Any]:
+    """Which backend ran a benchmark, and what it has set up so far, which no timed round holds."""
+    if model.backend is None:
+        return {"backend": "eager"}
+    done = model.backend.setups
+    cost = {"seconds": sum(s.seconds for s in done), "bytes": sum(s.nbytes for s in done), "captures": len(done)}
+    return {"backend": model.backend.name, "setup": cost}
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage(benchmark, pedantic, model, stage, sample, options, rounds, proof):
     benchmark.group = stage
     steps = path(model, sample, options)
     watch, device_seconds = Stopwatch(model.network.device), []
+    set_up: list[int] = []
     done: Done = {}
 
     def fresh_state() -> None:
@@ -40,11 +50,13 @@ def test_stage(benchmark, pedantic, model, stage, sample, options, rounds, proof
     def timed() -> Any:
         result = watch(stage, steps[stage], done)
         device_seconds.extend(watch.device_seconds.values())
+        set_up.append(setups(model))
         return result
 
     result = pedantic(timed, setup=fresh_state)
 
-    benchmark.extra_info |= {"model": model.name, "stage": stage, "unit": UNITS[stage]}
+    assert set_up[-rounds - 1] == set_up[-1], "nothing is captured or compiled in a timed round"
+    benchmark.extra_info |= {"model": model.name, "stage": stage, "unit": UNITS[stage]} | of_backend(model)
     if device_seconds:
         benchmark.extra_info["device_seconds"] = device_seconds[-rounds:]
         benchmark.extra_info["device_median"] = statistics.median(device_seconds[-rounds:])
@@ -56,7 +68,7 @@ def test_stage(benchmark, pedantic, model, stage, sample, options, rounds, proof
     if isinstance(result, Generation):
         proof.require_same_tokens(result)
     fresh_state()
-    counter = WorkCounter(model.parts)
+    counter = counter_of(model)
     counter(stage, steps[stage], done)  # the very function that was timed
     work = counter.work[stage]
     assert work[UNITS[stage]] > 0, f"{stage} must do some work, got {UNITS[stage]} = 0"
@@ -69,8 +81,9 @@ def test_stage(benchmark, pedantic, model, stage, sample, options, rounds, proof
         "generate_work": proof.reference_work,
         "new_tokens": len(proof.generation.token_ids[0]),
         "finish_reason": proof.generation.finish_reasons[0],
+        "tokens": str(proof.tokens),
     }
-    if stage == "decode":
+    if stage == "decode" and model.backend is None:
         traffic = TrafficCounter(model)
         done["prefill"] = traffic("prefill", steps["prefill"], done)
         traffic("decode", steps["decode"], done)

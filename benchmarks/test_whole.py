@@ -1,6 +1,8 @@
-"""The whole path, and transformers' own `generate()` as the reference for encode + prefill + decode."""
+"""The whole path, and transformers' own `generate()` as the reference: of encode + prefill + decode, and of all of it."""
 
 from __future__ import annotations
+
+import pytest
 
 from stagebench.pipeline import prepared, reference_generate, timed_run
 
@@ -14,17 +16,35 @@ def test_e2e(benchmark, pedantic, model, sample, options, proof):
         benchmark.extra_info["work"] = proof.work
     benchmark.extra_info |= {
         "model": model.name,
+        "backend": model.backend.name if model.backend else "eager",
         "new_tokens": run.new_tokens,
         "unattributed_share": run.unattributed / run.e2e,
         "text": run.text,
     }
 
 
+@pytest.mark.eager
 def test_generate(benchmark, pedantic, model, sample, options, proof):
     benchmark.group = "generate()"
     inputs = prepared(model, sample)
 
     tokens = pedantic(reference_generate, args=(model, inputs, options))
+
+    if proof:
+        assert tokens[0].tolist() == list(proof.generation.token_ids[0])
+        benchmark.extra_info["work"] = proof.reference_work
+    benchmark.extra_info |= {"model": model.name, "new_tokens": tokens.shape[1]}
+
+
+@pytest.mark.eager
+def test_e2e_generate(benchmark, pedantic, model, sample, options, proof):
+    benchmark.group = "e2e"
+
+    def from_file_to_text():
+        tokens = reference_generate(model, prepared(model, sample), options)
+        return tokens, model.tokenizer.decode(tokens[0], skip_special_tokens=True)
+
+    tokens, _ = pedantic(from_file_to_text)
 
     if proof:
         assert tokens[0].tolist() == list(proof.generation.token_ids[0])

@@ -14,8 +14,9 @@ from stagebench import baseline, environment, gate, gate_report
 from stagebench.errors import StagebenchError
 from stagebench.gate_rules import Rules, limit_keys, read_rules
 from stagebench.models.registry import BUILDERS
-from stagebench.settings import check_input, parse_size, resolve_models, resolve_settings
+from stagebench.settings import check_backends, check_input, parse_size, resolve_models, resolve_settings
 from stagebench.types import (
+    BACKENDS,
     DECODERS,
     DEFAULT_QUESTION,
     DTYPES,
@@ -49,6 +50,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--kernels", choices=KERNELS, default="efficient", help="attention kernels on a GPU")
     group.addoption("--threads", type=int, help="of torch on the CPU; default: 1 for tiny, else torch's own choice")
     group.addoption("--preprocess", choices=PREPROCESSORS, default="pil", help="images to pixels; default: %(default)s")
+    group.addoption(
+        "--backends", default="eager", help=f"comma-separated, of {', '.join(BACKENDS)}; default: %(default)s"
+    )
     group.addoption("--new-tokens", type=int, default=32, help="limit of new tokens; default: %(default)s")
     group.addoption("--natural-length", action="store_true", help="let a model stop early; default: fixed length")
     group.addoption("--input", type=Path, help="clip, recording or folder; default: the embedded scene")
@@ -61,6 +65,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--media", choices=MEDIA, default="own", help="what all models get of the scene; default: %(default)s"
     )
+    group.addoption("--scale", action="store_true", help="also time stages by images, batch and context: minutes")
     group.addoption("--load-matrix", action="store_true", help="also time loading by length, size and decoder: minutes")
     group.addoption("--question", default=DEFAULT_QUESTION, help="default: %(default)s")
     group.addoption("--rounds", type=int, default=10, help="timed rounds a benchmark; default: %(default)s")
@@ -81,6 +86,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.order_seed is None:
         config.option.order_seed = secrets.randbelow(2**16)
     config.addinivalue_line("markers", "gate(threshold, floor): how much slower than its baseline is too much")
+    config.addinivalue_line("markers", "eager: plain code whatever the backend, and so timed once")
     config.option.gate = config.option.gate or config.option.gate_time
     try:
         config.stash[_SETTINGS] = _resolve(config)
@@ -117,6 +123,7 @@ def _resolve(config: pytest.Config) -> tuple[tuple[str, ...], ModelSettings, Gen
         cache=option.frame_cache,
         media=option.media,
     )
+    check_backends(backends(config), settings.device)
     if option.input is not None:
         check_input(option.input, loading)
     return models, settings, GenerationSettings(option.new_tokens, fixed_length=not option.natural_length), loading
@@ -125,6 +132,11 @@ def _resolve(config: pytest.Config) -> tuple[tuple[str, ...], ModelSettings, Gen
 def models(config: pytest.Config) -> tuple[str, ...]:
     """The models of this session, each once."""
     return config.stash[_SETTINGS][0]
+
+
+def backends(config: pytest.Config) -> tuple[str, ...]:
+    """What runs the stages, each once."""
+    return tuple(dict.fromkeys(name for name in config.option.backends.split(",") if name))
 
 
 def model_settings(config: pytest.Config) -> ModelSettings:

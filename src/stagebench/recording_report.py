@@ -12,7 +12,7 @@ from stagebench.study.document import Points, Section, Table
 from stagebench.study.markdown import to_markdown as document_to_markdown
 from stagebench.types import STAGES
 
-ORDER = (*STAGES, "e2e", "generate")
+ORDER = (*STAGES, "e2e", "generate", "e2e by generate")
 FIGURES = ("ms", "min to max", "to eager", "ms on the device", "ms a step", "MFU", "MBU")
 """Of every benchmark, where it has them; a table leaves out the columns that stay empty."""
 
@@ -119,7 +119,8 @@ def _stages(found: Found, ceilings: Ceilings | None) -> list[Table]:
 
 
 def _names(benchmark: Benchmark) -> tuple[str, str]:
-    return ("generate()", "-") if benchmark.what == "generate" else (benchmark.what, benchmark.backend)
+    whole = {"generate": "generate()", "e2e by generate": "e2e with generate()"}
+    return (whole[benchmark.what], "-") if benchmark.what in whole else (benchmark.what, benchmark.backend)
 
 
 def _by_axes(found: Found, axes: Sequence[str], ceilings: Ceilings | None) -> list[Table]:
@@ -158,7 +159,7 @@ def _figures(benchmark: Benchmark, eager: Benchmark | None, ceilings: Ceilings |
     return (
         _ms(benchmark.seconds),
         f"{_ms(benchmark.stats['min'])} to {_ms(benchmark.stats['max'])}",
-        _ratio(benchmark.seconds, eager.seconds) if eager and benchmark.what != "generate" else "",
+        _ratio(benchmark.seconds, eager.seconds) if eager and benchmark.what not in ORDER[-2:] else "",
         _ms(device) if device is not None else "",
         _ms(benchmark.seconds / steps) if steps else "",
         *_utilisation(benchmark, eager or benchmark, ceilings),

@@ -12,8 +12,10 @@ from stagebench.errors import MediaError, ModelError
 from stagebench.media.files import name_of
 from stagebench.models.registry import BUILDERS
 from stagebench.stages.load import load
-from stagebench.types import LoadSettings, ModelSettings, Sample
+from stagebench.types import BACKENDS, LoadSettings, ModelSettings, Sample
 
+ON_CPU = ("eager", "compiled")
+"""Backends that need no GPU."""
 THREADS_A_CORE = 4  # more only wait for each other, and so many that none can be started end the process
 
 
@@ -52,6 +54,7 @@ def resolve_settings(
             or a contradiction.
     """
     device = _resolve_device(device)
+    check_backends((backend,), device)
     on_gpu = device.startswith("cuda")
     if weights is not None and len(models) > 1:
         raise ModelError(f"weights are those of one model, got {len(models)} models: {', '.join(models)}")
@@ -71,6 +74,19 @@ def resolve_settings(
         preprocess=preprocess,
         backend=backend,
     )
+
+
+def check_backends(names: tuple[str, ...], device: str) -> None:
+    """Refuse backends that a device does not have, before any model is built for them.
+
+    Raises:
+        ModelError: for an unknown name, none at all, or a CPU and what needs a GPU.
+    """
+    has = BACKENDS if device.startswith("cuda") else ON_CPU
+    unknown = [name for name in names if name not in has]
+    if unknown or not names:
+        where = "a GPU" if device.startswith("cuda") else "a CPU"
+        raise ModelError(f"backends on {where} are {', '.join(has)}, got {', '.join(unknown) or 'none'}")
 
 
 def check_input(path: Path, loading: LoadSettings) -> None:

@@ -232,7 +232,7 @@ def with_backend(model: Any, name: str) -> VisionLanguageModel:
     if name not in RECIPES:
         raise ModelError(f"backend must be one of eager, {', '.join(RECIPES)}, got {name!r}")
     on_gpu = plain.network.device.type == "cuda"
-    if not on_gpu and name != "compiled":
+    if not on_gpu and not RECIPES[name].compiled:
         raise ModelError(f"the backend {name} needs a CUDA device, got {plain.network.device.type}")
     pool = torch.cuda.graph_pool_handle() if on_gpu else None
     fast: VisionLanguageModel = replace(model, backend=Backend(plain, name, RECIPES[name], pool))

@@ -17,7 +17,7 @@ from stagebench.next_token import append_next_token
 from stagebench.types import Prefilled
 
 LAG = 2
-"""Steps in flight. Where all rows have stopped, all but the first of them were in vain: they are counted (`overrun`)."""
+"""Steps in flight. Once all rows have stopped, the later ones of them are in vain: they are counted (`overrun`)."""
 
 
 class Step(Protocol):

@@ -17,6 +17,8 @@ EAGER = "eager"
 """The backend of a benchmark that names none."""
 BACKENDLESS = ("load", "preprocess")
 """What a backend has no part in: where it isn't timed beside one, the eager path's time stands for it."""
+WHOLE = {"test_e2e": "e2e", "test_generate": "generate", "test_e2e_generate": "e2e by generate"}
+"""The benchmarks of no single stage."""
 AXES = ("images", "batch", "context")
 """What a benchmark varies that doesn't time a stage as it stands in the path."""
 
@@ -58,7 +60,7 @@ def measured_by(benchmark: Mapping[str, Any], about: Mapping[str, Any]) -> str |
     if "model" not in about:
         return None
     kind = str(benchmark.get("name", "")).partition("[")[0]
-    return str(about["stage"]) if "stage" in about else {"test_e2e": "e2e", "test_generate": "generate"}.get(kind)
+    return str(about["stage"]) if "stage" in about else WHOLE.get(kind)
 
 
 def column_of(model: str, backend: str) -> str:
