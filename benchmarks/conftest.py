@@ -35,17 +35,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(("plain_model", "model"), pairs, indirect=True, scope="session", ids=ids)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out, for the other backends, what is plain code in all of them."""
-    items[:] = [item for item in items if not _is_repeated(item)]
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, for other backends, what is plain code in all of them; and without `--scale`, what takes minutes."""
+    left = [item for item in items if _is_repeated(item) or (_is_scale(item) and not config.option.scale)]
+    items[:] = [item for item in items if item not in left]
+    config.hook.pytest_deselected(items=left)
+
+
+def _is_scale(item: pytest.Item) -> bool:
+    return item.path.name == "test_scale.py"
 
 
 def _is_repeated(item: pytest.Item) -> bool:
     params = item.callspec.params if hasattr(item, "callspec") else {}
-    accelerated = params.get("model", "eager") != "eager"
-    return accelerated and (
-        item.get_closest_marker("eager") is not None or params.get("stage") in ("load", "preprocess")
-    )
+    plain = item.get_closest_marker("eager") is not None or params.get("stage") in ("load", "preprocess")
+    return plain and params.get("model", "eager") != "eager"
 
 
 @pytest.fixture(scope="session")

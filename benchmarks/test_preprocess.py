@@ -16,6 +16,7 @@ from stagebench.timing import Stopwatch
 from stagebench.types import PREPROCESSORS
 
 
+@pytest.mark.eager
 @pytest.mark.parametrize("way", PREPROCESSORS)
 def test_preprocess(benchmark, model, way, sample, rounds, pytestconfig):
     benchmark.group = f"preprocess {model.name}"

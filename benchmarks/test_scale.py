@@ -26,8 +26,7 @@ CONTEXTS = (640, 2112)
 def pytest_generate_tests(metafunc):
     for axis, values in (("images", IMAGES), ("batch", BATCHES), ("context", CONTEXTS)):
         if axis in metafunc.fixturenames:
-            chosen = values if metafunc.config.option.scale else []
-            metafunc.parametrize(axis, chosen, ids=[f"{axis}{value}" for value in chosen])
+            metafunc.parametrize(axis, values, ids=[f"{axis}{value}" for value in values])
 
 
 def test_images(benchmark, pedantic, model, images, sample):

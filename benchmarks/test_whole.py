@@ -1,4 +1,4 @@
-"""The whole path, and transformers' own `generate()` as the reference: of encode + prefill + decode, and of all of it."""
+"""The whole path, and as references transformers' own `generate()`, and from file to text with it."""
 
 from __future__ import annotations
 

@@ -3,10 +3,13 @@
 import pytest
 
 from stagebench.audit import audit
+from stagebench.backends.backend import RECIPES, with_backend
 from stagebench.conditions import conditions
+from stagebench.equality import compare
 from stagebench.media.scene import render_scene
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.models.weights import release
+from stagebench.pipeline import prepared, scored_generate, staged_generate
 from stagebench.types import DEFAULT_QUESTION, GenerationSettings, ModelSettings, Sample
 
 QUESTIONS = (
@@ -30,6 +33,26 @@ def model(request, gpu):
     settings = ModelSettings(profile="7b", device=str(gpu), dtype="bfloat16")
     with conditions(settings):
         yield build_model(request.param, settings)
+
+
+@pytest.fixture(scope="module")
+def expected(model, scene):
+    """Of each question the inputs, and the tokens and logits of `generate()`."""
+    samples = (Sample(scene.shown("own", model.media), question) for question in QUESTIONS)
+    found = [(inputs := prepared(model, sample), *scored_generate(model, inputs, OPTIONS)) for sample in samples]
+    return [(inputs, tokens[0].tolist(), logits) for inputs, tokens, logits in found]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", RECIPES)
+def test_a_backend_gives_the_tokens_of_generate_but_for_near_ties_of_kernels_of_its_own(model, expected, backend):
+    fast = with_backend(model, backend)
+    outcomes = [
+        compare(tokens, staged_generate(fast, inputs, OPTIONS).token_ids[0], logits)
+        for inputs, tokens, logits in expected
+    ]
+    allowed = {"equal"} if fast.backend.exact else {"equal", "near-tie"}
+    assert {outcome.verdict for outcome in outcomes} <= allowed
 
 
 @pytest.mark.gpu

@@ -3,7 +3,6 @@
 import pytest
 
 from stagebench import recording_report
-from stagebench.analysis.ceilings import Ceilings
 
 HERE = {"device": "abacus", "profile": "tiny", "dtype": "float32"}
 
@@ -37,9 +36,17 @@ def results(*benchmarks, left_out=(), **own):
     }
 
 
-def section(title, *benchmarks, ceilings=None):
+def ceilings(flops, bandwidth):
+    """What `test_ceiling` gives: an amount of work, and the time that it took."""
+    return [
+        {"name": "test_ceiling", "extra_info": {"ceiling": name, "work": {"amount": rate}}, "stats": {"median": 1.0}}
+        for name, rate in (("flops", flops), ("bandwidth", bandwidth))
+    ]
+
+
+def section(title, *benchmarks):
     """The lines of one section, without its title."""
-    text = recording_report.to_markdown(results(*benchmarks), ceilings)
+    text = recording_report.to_markdown(results(*benchmarks))
     after = text.partition(f"## {title}\n\n")[2]
     return after.partition("\n## ")[0].strip().splitlines()
 
@@ -51,7 +58,7 @@ def test_a_whole_report():
         benchmark("test_generate", 40.0),
         benchmark("test_e2e", 32.0, backend="graph"),
     ]
-    text = recording_report.to_markdown(results(*eager, *graph, *whole, {"name": "test_reference", "stats": {}}), None)
+    text = recording_report.to_markdown(results(*eager, *graph, *whole, {"name": "test_reference", "stats": {}}))
     assert (
         text
         == """\
@@ -140,7 +147,6 @@ def test_set_up_is_told_by_backend_and_what_it_is_for():
 
 
 def test_utilisation_is_of_the_work_that_the_reference_counted_at_the_time_of_each_backend():
-    ceilings = Ceilings(flops=1e12, bandwidth=1e12, bandwidth_kind="copy")
     counted = [
         benchmark("test_stage", 10.0, stage="prefill", work={"flops": 10**9}),
         benchmark("test_stage", 10.0, stage="decode", units=5, bytes={"weights": 4 * 10**9, "kv": 10**9}),
@@ -149,7 +155,7 @@ def test_utilisation_is_of_the_work_that_the_reference_counted_at_the_time_of_ea
         benchmark("test_stage", 5.0, stage="prefill", backend="graph", work={"flops": 0}),
         benchmark("test_stage", 5.0, stage="decode", backend="graph", units=5),
     ]
-    rows = [row[2:-2].split(" | ") for row in section("Stages", *counted, *unseen, ceilings=ceilings)[4:]]
+    rows = [row[2:-2].split(" | ") for row in section("Stages", *counted, *unseen, *ceilings(1e12, 1e12))[4:]]
     assert [(row[0], row[1], *row[-2:]) for row in rows] == [
         ("prefill", "eager", "10.0%", ""),
         ("prefill", "graph", "20.0%", ""),
@@ -174,10 +180,10 @@ def test_nothing_is_added_up_where_a_stage_is_missing(missing):
 
 def test_doubts_stand_at_the_head():
     text = recording_report.to_markdown(
-        results(*stages(1.0), left_out=["cold"], load_warning="the machine is busy"), Ceilings(7e14, 2.98e12, "read")
+        results(*stages(1.0), *ceilings(7e14, 2.98e12), left_out=["cold"], load_warning="the machine is busy")
     )
     assert text.splitlines()[7:10] == [
-        "- MFU is over 700 TFLOP/s, MBU over 2.98 TB/s (read), both as measured.",
+        "- MFU is over 700 TFLOP/s, MBU over 2.98 TB/s (copy), both as measured.",
         "- the machine is busy.",
         "- Left out, because a process skipped it: cold.",
     ]

@@ -26,22 +26,26 @@ def measure_ceilings(settings: ModelSettings) -> Ceilings:
         counted, and of a product of two square matrices, 2 n^3 FLOPs.
     """
     device = torch.device(settings.device)
-    rate = _matmul_rate(device, getattr(torch, settings.dtype))
-    return Ceilings(flops=rate, bandwidth=_copy_bandwidth(device), bandwidth_kind="copy")
+    multiply, flops = matmul_workload(device, getattr(torch, settings.dtype))
+    rate = flops / _fastest(multiply, device)
+    copy, nbytes = copy_workload(device)
+    return Ceilings(flops=rate, bandwidth=nbytes / _fastest(copy, device), bandwidth_kind="copy")
 
 
-def _copy_bandwidth(device: torch.device) -> float:
+def copy_workload(device: torch.device) -> tuple[Callable[[], object], int]:
+    """A copy within the device's memory, and its bytes: those read and those written."""
     size = COPY_BYTES[device.type]
-    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    source = torch.randint(256, (size,), dtype=torch.uint8, device=device)  # zeros may move faster
     target = torch.empty_like(source)
-    return 2 * size / _fastest(lambda: target.copy_(source), device)
+    return lambda: target.copy_(source), 2 * size
 
 
-def _matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+def matmul_workload(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], object], int]:
+    """A product of two square matrices, and its FLOPs."""
     side = MATMUL_SIDE[device.type]
-    a, b = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(a)
-    return 2 * side**3 / _fastest(lambda: torch.matmul(a, b, out=product), device)
+    return lambda: torch.matmul(a, b, out=product), 2 * side**3
 
 
 def _fastest(function: Callable[[], object], device: torch.device) -> float:

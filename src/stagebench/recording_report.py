@@ -52,13 +52,9 @@ Row = tuple[tuple[str, ...], Benchmark]
 _PLAIN: tuple[None, ...] = (None,) * len(AXES)
 
 
-def to_markdown(results: Mapping[str, Any], ceilings: Ceilings | None) -> str:
-    """Lay out a run that `recording.combine` made.
-
-    Args:
-        results: with the medians of the processes.
-        ceilings: of the machine; None leaves out how near it came to them.
-    """
+def to_markdown(results: Mapping[str, Any]) -> str:
+    """Lay out a run that `recording.combine` made; how near it came to the machine's ceilings, where it timed those."""
+    ceilings = _ceilings(results["benchmarks"])
     found = _benchmarks(results["benchmarks"])
     made = (
         ("How it was measured", _conditions(results, ceilings)),
@@ -70,6 +66,15 @@ def to_markdown(results: Mapping[str, Any], ceilings: Ceilings | None) -> str:
     )
     sections = [Section("", title, tuple(parts)) for title, each in made if (parts := list(each))]
     return document_to_markdown(f"stagebench on {results['machine_info']['device']}", sections)
+
+
+def _ceilings(given: Iterable[Mapping[str, Any]]) -> Ceilings | None:
+    rates = {
+        info["ceiling"]: info["work"]["amount"] / data["stats"]["median"]
+        for data in given
+        if "work" in (info := data.get("extra_info", {})) and "ceiling" in info
+    }
+    return Ceilings(**rates, bandwidth_kind="copy") if len(rates) == 2 else None
 
 
 def _benchmarks(given: Iterable[Mapping[str, Any]]) -> Found:

@@ -191,7 +191,7 @@ class Backend:
         self, plain: Callable[..., Tensor], inputs: dict[str, Tensor], fast: Callable[..., Tensor] | None = None
     ) -> Captured:
         if fast is None:
-            fast = _compiled(plain) if self._recipe.compiled else plain
+            fast = _compiled(plain, one_row="tokens" in inputs) if self._recipe.compiled else plain
         with _attention(self._recipe):
             return capture(plain, fast, inputs, self.model.parts, self._pool)
 
@@ -200,9 +200,9 @@ def _encode(model: VisionLanguageModel, inputs: Inputs, pixels: Tensor) -> Tenso
     return model.encode(replace(inputs, pixels=pixels))
 
 
-def _compiled(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _compiled(plain: Callable[..., Tensor], *, one_row: bool) -> Callable[..., Tensor]:
     # Products with one row as fused reductions: they read the weights faster than a library's matrix product.
-    options: dict[str, Any] = {"coordinate_descent_tuning": True}
+    options: dict[str, Any] = {"coordinate_descent_tuning": True} if one_row else {}
     return torch.compile(plain, fullgraph=True, dynamic=False, options=options)
 
 

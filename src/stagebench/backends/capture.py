@@ -37,6 +37,7 @@ class Captured:
     seconds: float
     nbytes: int
     _replay: Callable[[], None]
+    _function: Callable[..., Tensor]  # kept, because a graph goes on using the buffers that it owns
     calls: int = field(default=0)
 
     def __call__(self) -> Tensor:
@@ -76,7 +77,7 @@ def capture(
             replay = _as_call(lambda: fast(**inputs), output)
     synchronize(device)
     seconds, nbytes = time.perf_counter() - start, max(0, _reserved(device) - before)
-    return Captured(dict(inputs), output, work, seconds, nbytes, replay)
+    return Captured(dict(inputs), output, work, seconds, nbytes, replay, fast)
 
 
 def _as_graph(function: Callable[[], Tensor], pool: _POOL_HANDLE | None) -> tuple[Tensor, Callable[[], None]]:

@@ -35,18 +35,18 @@ class Tiles(NamedTuple):
 
 
 TILES = {
-    "qkv": Tiles(4, 1024, 4),
-    "output": Tiles(4, 1024, 4),
-    "gate_up": Tiles(2, 1024, 4),
-    "down": Tiles(4, 1024, 4),
-    "head": Tiles(4, 1024, 4),
+    "qkv": Tiles(2, 2048, 8),
+    "output": Tiles(16, 512, 8),
+    "gate_up": Tiles(1, 4096, 8),
+    "down": Tiles(4, 4096, 8),
+    "head": Tiles(2, 2048, 8),
 }
 """By projection, for 7B shapes on an H100. "gate_up" counts the rows of each of its two matrices."""
 
-SPLITS, BLOCK_TOKENS, TOKEN_WARPS = 32, 32, 4
+SPLITS, BLOCK_TOKENS, TOKEN_WARPS = 32, 32, 2
 """At most so many programs share one head's cached tokens; they take blocks of so many in turn, with so many warps."""
 
-DEPENDENT_LAUNCH = False
+DEPENDENT_LAUNCH = True
 """Hopper's programmatic dependent launch: a kernel reads its first weights while the one before still runs."""
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

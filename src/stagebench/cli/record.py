@@ -6,18 +6,16 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
 
 from stagebench import baseline, gate, gate_report, recording, recording_report
-from stagebench.analysis.ceilings import Ceilings
 from stagebench.cli.output import refusals, require_writable, tidy_stop
 from stagebench.errors import BaselineError, RecordingError
 from stagebench.gate_rules import read_rules
 from stagebench.interleave import Arm, Run
-from stagebench.json_files import read_json, write_json, write_text
+from stagebench.json_files import write_json, write_text
 from stagebench.verdict import INCONCLUSIVE, Verdict, exit_code
 
 
@@ -46,9 +44,7 @@ def command(
     benchmark, and its median is one sample. The default is the fewest processes with which a comparison can decide on
     times. What is in OUT already is not measured again: the same command goes on where it was stopped.
 
-    OUT/results.json is pytest-benchmark's JSON, for `compare`, `baseline accept` and `attribute`. Where
-    OUT/ceilings.json says what the machine can do at most, {"bandwidth": bytes/s, "flops": FLOPs/s}, the tables tell
-    how near it came.
+    OUT/results.json is pytest-benchmark's JSON, for `compare`, `baseline accept` and `attribute`.
 
     Exit code 0; 2 where a process failed; 3 where the limit left some of them for later. With --gate, 1 for a
     regression and 2 for what is missing too; a time that can't be decided passes.
@@ -59,33 +55,32 @@ def command(
         if not Path("benchmarks").is_dir():
             raise RecordingError(f"a recording runs in a checkout with benchmarks/, got {root}")
         require_writable(out / "results.json")
-        ceilings = _ceilings(out / "ceilings.json")
         plan = recording.Plan(rounds, select, pytest_arguments, recording.digest_of(root))
         arm = Arm("recording", root, Path(sys.executable))
         runs = recording.record(recording.Recording(out / "processes", arm, plan), processes, limit_minutes, say)
-        verdicts = _report(out, runs, ceilings, baselines if judged and len(runs) > processes else None)
+        verdicts = _report(out, runs, baselines if judged and len(runs) > processes else None)
     if verdicts:
         Console().print(gate_report.to_table(verdicts))
     say(f"{max(len(runs) - 1, 0)} of {processes} timing processes are recorded in {out}")
     sys.exit(_exit_code(verdicts) if len(runs) > processes else INCONCLUSIVE)
 
 
-def _report(out: Path, runs: Mapping[int, Run], ceilings: Ceilings | None, baselines: Path | None) -> list[Verdict]:
+def _report(out: Path, runs: Mapping[int, Run], baselines: Path | None) -> list[Verdict]:
     """Write what the processes say, as soon as one has proven and one timed; with `baselines`, judge it."""
     if recording.PROOF not in runs or len(runs) < 2:
         return []
     results = recording.combine(runs)
-    _write(out, results, ceilings)
+    _write(out, results)
     verdicts = _judge(results, baselines) if baselines else []
     if regressed := sorted({v.benchmark for v in verdicts if v.verdict == "regression"}):
         results["stagebench"]["regressed"] = regressed  # so that nobody makes it a baseline
-        _write(out, results, ceilings)
+        _write(out, results)
     return verdicts
 
 
-def _write(out: Path, results: Run, ceilings: Ceilings | None) -> None:
+def _write(out: Path, results: Run) -> None:
     write_json(out / "results.json", results)
-    write_text(out / "results.md", recording_report.to_markdown(results, ceilings))
+    write_text(out / "results.md", recording_report.to_markdown(results))
 
 
 def _judge(results: Run, root: Path) -> list[Verdict]:
@@ -103,14 +98,3 @@ def _judge(results: Run, root: Path) -> list[Verdict]:
 def _exit_code(verdicts: list[Verdict]) -> int:
     """As pytest's own `--gate`: a time that can't be decided is told, and passes."""
     return exit_code(v for v in verdicts if (v.kind, v.verdict) != ("time", "inconclusive")) if verdicts else 0
-
-
-def _ceilings(path: Path) -> Ceilings | None:
-    if not path.exists():
-        return None
-    given: Any = read_json(path, f"the ceilings {path}", RecordingError)
-    if not isinstance(given, dict) or not all(
-        isinstance(given.get(key), int | float) for key in ("bandwidth", "flops")
-    ):
-        raise RecordingError(f"the ceilings {path} must have numbers bandwidth and flops, got {given!r}")
-    return Ceilings(given["flops"], given["bandwidth"], str(given.get("bandwidth_kind", "copy")))

@@ -1,0 +1,104 @@
+"""What one decode step is made of, by backend: its kernels, and what they leave above the time to read the weights.
+
+    python benchmarks/profile_step.py [--model llava-1.5] [--backends eager,graph,fused] > profile.md
+
+Needs a GPU. The profiler slows the host down, so the step's own time is taken without it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from stagebench.backends.backend import with_backend
+from stagebench.ceilings import measure_ceilings
+from stagebench.conditions import conditions
+from stagebench.media.scene import render_scene
+from stagebench.models.protocol import VisionLanguageModel
+from stagebench.models.registry import build_model
+from stagebench.pipeline import prepared
+from stagebench.stages.decode import advance
+from stagebench.stages.encode import encode
+from stagebench.stages.prefill import prefill
+from stagebench.study.traffic import TrafficCounter
+from stagebench.timing import Stopwatch
+from stagebench.types import BACKENDS, GenerationSettings, Inputs, ModelSettings, Sample
+
+STEPS = 16
+SHOWN = 8
+OPTIONS = GenerationSettings(2 * STEPS, fixed_length=True).options()
+
+
+def step_seconds(model: VisionLanguageModel, inputs: Inputs) -> float:
+    """A step's time, of several in a row, after a warm-up."""
+    watch, features = Stopwatch(model.network.device), encode(model, inputs)
+    for _ in range(3):
+        watch("steps", advance, model, prefill(model, inputs, features, OPTIONS), STEPS)
+    return watch.seconds["steps"] / STEPS
+
+
+def kernels(model: VisionLanguageModel, inputs: Inputs) -> list[Any]:
+    """What ran on the GPU in some steps, summed by name, the longest first."""
+    prefilled = prefill(model, inputs, encode(model, inputs), OPTIONS)
+    torch.cuda.synchronize()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the profiler talks of cycles; here is one
+        with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
+            advance(model, prefilled, STEPS)
+            torch.cuda.synchronize()
+        ran = [event for event in profiler.key_averages() if event.self_device_time_total > 0]
+    return sorted(ran, key=lambda event: -event.self_device_time_total)
+
+
+def table(model: VisionLanguageModel, inputs: Inputs, backend: str, floor: float) -> str:
+    """One backend's, in Markdown: microseconds a step."""
+    seconds, ran = step_seconds(model, inputs), kernels(model, inputs)
+    busy = sum(event.self_device_time_total for event in ran) / STEPS
+    rows = [(event.key, event.count / STEPS, event.self_device_time_total / STEPS) for event in ran]
+    rest = rows[SHOWN:]
+    rows = [*rows[:SHOWN], (f"{len(rest)} others", sum(r[1] for r in rest), sum(r[2] for r in rest))]
+    lines = [
+        f"## {backend}",
+        "",
+        f"A step takes {seconds * 1e3:.2f} ms, {seconds / floor:.2f} times the floor. Its kernels are busy for "
+        f"{busy / 1e3:.2f} ms; the rest is waiting for launches and between kernels.",
+        "",
+        "| kernel | a step | us a step |",
+        "| --- | ---: | ---: |",
+        *(f"| `{name[:70]}` | {count:g} | {time:.0f} |" for name, count, time in rows),
+    ]
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--model", "name", default="llava-1.5", show_default=True)
+@click.option("--backends", default=",".join(BACKENDS), show_default=True)
+def main(name: str, backends: str) -> None:
+    """Print it for each backend."""
+    settings = ModelSettings(profile="7b", device="cuda", dtype="bfloat16")
+    with conditions(settings), tempfile.TemporaryDirectory() as folder:
+        plain = build_model(name, settings)
+        scene = render_scene(Path(folder))
+        inputs = prepared(plain, Sample(scene.shown("own", plain.media)))
+        ceilings, traffic = measure_ceilings(settings), TrafficCounter(plain)
+        prefilled = traffic("prefill", prefill, plain, inputs, encode(plain, inputs), OPTIONS)
+        traffic("decode", advance, plain, prefilled, 1)
+        weights = traffic.weight_bytes["decode"]
+        floor = weights / ceilings.bandwidth
+        click.echo(
+            f"# One decode step of {name}\n\n{torch.cuda.get_device_name()}, torch {torch.__version__}, bfloat16, "
+            f"after {inputs.input_ids.shape[1]} prompt tokens. The floor is {floor * 1e3:.2f} ms: "
+            f"{weights / 1e9:.2f} GB of weights at the {ceilings.bandwidth / 1e12:.2f} TB/s that a copy moved."
+        )
+        for backend in backends.split(","):
+            click.echo("\n" + table(with_backend(plain, backend), inputs, backend, floor))
+
+
+if __name__ == "__main__":
+    main()
