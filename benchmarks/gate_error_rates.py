@@ -22,7 +22,7 @@ from stagebench.gate import REFERENCE
 from stagebench.gate_rules import Rules, read_rules
 from stagebench.json_files import write_json
 
-SLOWDOWNS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
+SLOWDOWNS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def main(folders, first, second, decisions, power_decisions, config, json_path):
     click.echo(f"{pairs} recorded pairs of {m} benchmarks; {first} pairs, then {second} to confirm")
     for name in ("false_alarms", "inconclusive_suites"):
         click.echo("{}: {rate:.2%} ({low:.2%} to {high:.2%}, {of} decisions)".format(name, **out[name]))
-    click.echo(f"{'found, at a slowdown of':60}" + "".join(f"{s:>6.0%}" for s in SLOWDOWNS))
+    click.echo(f"{'found, at a slowdown of':60}" + "".join(f"{s:>6.1%}" for s in SLOWDOWNS))
     for j, name in enumerate(recording.names):
         found = {s: _power(recording, plan, power_decisions, j, s) for s in SLOWDOWNS}
         out["power"][name] = {str(s): rate for s, rate in found.items()}

@@ -1,10 +1,12 @@
 """What the README tells people to type works."""
 
+import json
 import re
 import shlex
 import shutil
 from configparser import ConfigParser
 from pathlib import Path
+from statistics import median
 
 import pytest
 from click.testing import CliRunner
@@ -48,7 +50,8 @@ def folder(tmp_path, monkeypatch):
     shutil.move(scene.events, tmp_path / "recording.npy")
     run = next(ROOT.glob("baselines/*/baseline.json"))
     (tmp_path / "history").mkdir()
-    for copy in ("out.json", "history/one.json"):
+    (tmp_path / "out").mkdir()
+    for copy in ("out.json", "history/one.json", "out/results.json"):
         shutil.copy(run, tmp_path / copy)
     (tmp_path / "numbers.json").write_text(re.search(r"```json\n(.*?)```", TEXT, flags=re.DOTALL)[1])
     monkeypatch.chdir(tmp_path)
@@ -59,7 +62,10 @@ RUN_MODELS = ("run", "audit", "analyze")
 EXIT_CODES = {"compare": {3}, "doctor": {0, 3}}  # one pair of processes decides no time; a busy machine is not fit
 
 
-@pytest.mark.parametrize("command", [c for c in commands("stagebench") if c not in commands("stagebench gate")])
+RUN_SUITES = (*commands("stagebench gate"), *commands("stagebench record"))
+
+
+@pytest.mark.parametrize("command", [c for c in commands("stagebench") if c not in RUN_SUITES])
 def test_a_stagebench_command_runs(command, folder):
     name, *arguments = shlex.split(command)[1:]
     device = ["--device", "cpu"] if name in RUN_MODELS else []
@@ -72,6 +78,13 @@ def test_a_gate_has_the_options_of_the_readme(command, folder):
     """To run one takes two revisions: test_gate_command.py has them."""
     with main.get_command(None, "gate").make_context("gate", shlex.split(command)[2:]) as context:
         assert context.params["revision"] in {"main", "HEAD~1"}
+
+
+@pytest.mark.parametrize("command", commands("stagebench record"))
+def test_a_recording_has_the_options_of_the_readme(command, folder):
+    """It runs a suite several times: test_record.py does, on a CPU."""
+    with main.get_command(None, "record").make_context("record", shlex.split(command)[2:]) as context:
+        assert context.params["pytest_arguments"] == ("--device", "cuda", "--backends", "eager,graph,fused")
 
 
 @pytest.mark.parametrize("command", [c for c in commands("pytest") if "--gate" not in c])  # test_gate_option.py
@@ -100,3 +113,44 @@ def test_the_table_of_the_h100_is_that_of_the_samples():
     cells["tpot (p50, p90)"] = [f"{s.tpot.p50 * 1e3:.1f}, {s.tpot.p90 * 1e3:.1f}" for s in found]
     lines = [f"| {name} | {' | '.join(values)} |" for name, values in cells.items()]
     assert [line for line in lines if line not in TEXT] == []
+
+
+def result(name):
+    return json.loads((ROOT / "docs" / "results" / name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("name", "slowdowns"),
+    [
+        ("gate-cpu-tiny.json", ("0.05", "0.1", "0.15", "0.2", "0.3")),
+        ("gate-h100-7b.json", ("0.005", "0.01", "0.02", "0.05", "0.1")),
+    ],
+)
+def test_the_power_of_the_gate_is_that_of_the_simulations(name, slowdowns):
+    found = result(name)
+    rows = []
+    for benchmark, power in found["power"].items():
+        what, _, stage = benchmark.split("[")[1].rstrip("]").rpartition("-")
+        rates = [f"{power[s]['rate']:.0%}" for s in slowdowns]
+        model = re.sub("-(graph|fused)$", r" \1", what)
+        rows.append(f"| {model} {stage} | {' | '.join(rates)} |")
+    alarms = "{rate:.2%} ({low:.2%} to {high:.2%})".format(**found["false_alarms"])
+    assert [row for row in [*rows, alarms] if row not in TEXT] == []
+
+
+def test_the_times_of_the_backends_are_the_medians_of_their_processes():
+    found = result("h100-7b-backends.json")
+    rows = []
+    for column in ("eventgpt-graph", "eventgpt-fused", "llava-1.5-graph", "llava-1.5-fused"):
+        cells = [column.rpartition("-")[0] + " " + column.rpartition("-")[2]]
+        for stage, per in (("encode", 1), ("decode", found["steps"][f"test_stage[{column}-decode]"] or 31)):
+            ms = [1e3 * each / per for each in found["seconds"][f"test_stage[{column}-{stage}]"]]
+            cells.append(f"{median(ms):.2f} ({min(ms):.2f} to {max(ms):.2f})")
+        rows.append(f"| {' | '.join(cells)} |")
+    assert [row for row in rows if row not in TEXT] == []
+
+
+def test_the_backends_kept_their_promise_on_every_text():
+    rows = result("h100-7b-backends.json")["tokens"]["rows"]
+    verdicts = {(row["backend"], row["verdict"], row["repeats"]) for row in rows}
+    assert (30, {("graph", "equal", True), ("fused", "near-tie", True)}) == (len(rows), verdicts)

@@ -183,8 +183,10 @@ class Backend:
         return session.prompts[padded]
 
     def _fused_step(self, cache: StaticCache) -> Callable[..., Tensor]:
-        from stagebench.backends.fused import fused_step  # here, because Triton is only there where CUDA is
-
+        try:
+            from stagebench.backends.fused import fused_step  # here, because Triton is only there where CUDA is
+        except ImportError as error:
+            raise ModelError(f"the backend fused needs Triton, got {error}") from error
         return fused_step(self.model.network, cache)
 
     def _capture(
