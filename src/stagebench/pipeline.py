@@ -133,7 +133,7 @@ def prove(model: VisionLanguageModel, sample: Sample, options: Options, kernels:
     exact = model.backend is None or model.backend.exact
     accepted = ("equal",) if exact else ("equal", "near-tie")
     if outcome.verdict not in accepted and (kernels == "efficient" or model.network.device.type == "cpu"):
-        raise StageError(f"the stages must give the tokens of generate(), got {outcome}")
+        raise StageError(f"the stages must give the tokens of generate(), got another token {outcome.position}")
     return Proof(generation, counter.work, reference_work, outcome)
 
 
