@@ -37,7 +37,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out, for other backends, what is plain code in all of them; and without `--scale`, what takes minutes."""
-    left = [item for item in items if _is_repeated(item) or (_is_scale(item) and not config.option.scale)]
+    timed_plainly = "eager" in pytest_plugin.backends(config)
+    left = [
+        item
+        for item in items
+        if (timed_plainly and _is_repeated(item)) or (_is_scale(item) and not config.option.scale)
+    ]
     items[:] = [item for item in items if item not in left]
     config.hook.pytest_deselected(items=left)
 

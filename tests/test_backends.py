@@ -51,7 +51,7 @@ def test_what_torch_compile_makes_of_the_stages_gives_their_tokens(inputs):
     config = eventgpt.config_of("tiny")
     config.num_hidden_layers = config.vision_config.num_hidden_layers = 1  # compiling costs seconds a layer
     plain = eventgpt.build_from_config(config, ModelSettings())
-    fast = with_backend(plain, "compiled")
+    fast = replace(plain, backend=Backend(plain, "compiled", RECIPES["compiled"], None))
     assert reference_generate(plain, inputs, OPTIONS).tolist() == rows(staged_generate(fast, inputs, OPTIONS))
 
 
@@ -121,6 +121,8 @@ def test_features_are_not_overwritten_by_the_next_encode(plain, inputs):
     [
         ({"do_sample": False}, "the backend graph needs max_new_tokens for its static cache, got none"),
         (OPTIONS | {"cache_implementation": "quantized"}, "the backend graph has a static cache, got quantized"),
+        (OPTIONS | {"num_return_sequences": 2, "do_sample": True}, "a backend gives one text a prompt, got 2 for 1"),
+        (OPTIONS | {"position_ids": None}, "the backend graph takes generation options only, got position_ids"),
         (OPTIONS | {"prefill_chunk_size": 8}, "the backend graph prefills at once, got prefill_chunk_size"),
         (OPTIONS | {"num_beams": 2}, "only greedy search and sampling can be split into stages, got beam_search"),
     ],
@@ -139,7 +141,7 @@ def test_a_padded_batch_is_refused(plain, inputs):
         prefill(fast, Inputs(inputs.input_ids, mask, inputs.pixels), encode(fast, inputs), OPTIONS)
 
 
-@pytest.mark.parametrize("name", ["graph", "fused"])
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_backend_that_the_device_does_not_have_is_refused(plain, name):
     with pytest.raises(ModelError, match=f"the backend {name} needs a CUDA device, got cpu"):
         with_backend(plain, name)
@@ -168,3 +170,13 @@ def test_a_backend_that_gives_other_tokens_is_refused(plain, sample):
     fast.backend.encode = lambda inputs: -plain.encode(inputs)
     with pytest.raises(StageError, match=r"the stages must give the tokens of generate\(\), got another token 0"):
         prove(fast, sample, OPTIONS, "efficient")
+
+
+def test_a_backend_that_sets_something_up_in_every_pass_is_refused(plain, sample):
+    fast = accelerated(plain)
+    before = Backend.setups.fget
+    counts = iter(range(100))
+    grows = type("Grows", (Backend,), {"setups": property(lambda self: before(self) + [None] * next(counts))})
+    fast.backend.__class__ = grows
+    with pytest.raises(StageError, match="the second pass of an input must find all set up"):
+        timed_run(fast, sample, OPTIONS)

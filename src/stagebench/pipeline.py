@@ -56,14 +56,19 @@ def walk(model: VisionLanguageModel, sample: Sample, options: Options, through: 
 
 def timed_run(model: VisionLanguageModel, sample: Sample, options: Options) -> Run:
     """Walk the path with a stopwatch in hand; once more where a backend had to set something up on the way."""
-    before = setups(model)
+    for _ in range(2):
+        before, run = setups(model), _timed_walk(model, sample, options)
+        if setups(model) == before:
+            return run
+    raise StageError(f"the second pass of an input must find all set up, got {setups(model) - before} set up in it")
+
+
+def _timed_walk(model: VisionLanguageModel, sample: Sample, options: Options) -> Run:
     watch = Stopwatch(model.network.device)
     start = time.perf_counter()
     generation = walk(model, sample, options, through=watch)
     text = detokenize(model, generation)
     e2e = time.perf_counter() - start
-    if setups(model) != before:  # its shapes are set up now
-        return timed_run(model, sample, options)
     return Run(model.name, watch.seconds, watch.device_seconds, e2e, generation, text)
 
 

@@ -14,7 +14,7 @@ from stagebench.models.registry import BUILDERS
 from stagebench.stages.load import load
 from stagebench.types import BACKENDS, LoadSettings, ModelSettings, Sample
 
-ON_CPU = ("eager", "compiled")
+ON_CPU = ("eager",)
 """Backends that need no GPU."""
 THREADS_A_CORE = 4  # more only wait for each other, and so many that none can be started end the process
 

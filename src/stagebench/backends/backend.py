@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.cuda import _POOL_HANDLE  # the type of what `graph_pool_handle` gives, which has no public name
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import StaticCache
+from transformers import GenerationConfig, StaticCache
 
 from stagebench.backends.capture import Captured, capture
 from stagebench.backends.loop import advance
@@ -32,8 +32,16 @@ Step = Callable[[Tensor], Tensor]
 CACHE_BUCKET = 128
 """A cache holds a multiple of so many tokens: prompts of about one length share it, and its graphs."""
 
+RECOMPILE_LIMIT = 10_000
+"""More shapes than any run has."""
+
 SPARE = 4
 """Tokens for which a cache has room beyond the limit: the calls before a capture write too."""
+
+
+_ANY_CONFIG = GenerationConfig()
+_ARGUMENTS = ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "tokenizer")
+"""Of `generate()` itself; what goes to the model (positions, a cache) would not reach a graph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +164,10 @@ class Backend:
         return end
 
     def _require_servable(self, attention_mask: Tensor, options: Mapping[str, Any]) -> None:
-        if "max_new_tokens" not in options:
+        unknown = sorted(name for name in options if not hasattr(_ANY_CONFIG, name) and name not in _ARGUMENTS)
+        if unknown:
+            raise StageError(f"the backend {self.name} takes generation options only, got {', '.join(unknown)}")
+        if options.get("max_new_tokens") is None:
             raise StageError(f"the backend {self.name} needs max_new_tokens for its static cache, got none")
         if options.get("cache_implementation", "static") != "static":
             raise StageError(f"the backend {self.name} has a static cache, got {options['cache_implementation']}")
@@ -194,7 +205,8 @@ class Backend:
     ) -> Captured:
         if fast is None:
             fast = _compiled(plain, one_row="tokens" in inputs) if self._recipe.compiled else plain
-        with _attention(self._recipe):
+        # All that is compiled here counts as one function, which the compiler gives up on after a few shapes.
+        with _attention(self._recipe), torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):
             return capture(plain, fast, inputs, self.model.parts, self._pool)
 
 
@@ -233,9 +245,8 @@ def with_backend(model: Any, name: str) -> VisionLanguageModel:
         return plain
     if name not in RECIPES:
         raise ModelError(f"backend must be one of eager, {', '.join(RECIPES)}, got {name!r}")
-    on_gpu = plain.network.device.type == "cuda"
-    if not on_gpu and not RECIPES[name].compiled:
+    if plain.network.device.type != "cuda":
         raise ModelError(f"the backend {name} needs a CUDA device, got {plain.network.device.type}")
-    pool = torch.cuda.graph_pool_handle() if on_gpu else None
+    pool = torch.cuda.graph_pool_handle()
     fast: VisionLanguageModel = replace(model, backend=Backend(plain, name, RECIPES[name], pool))
     return fast

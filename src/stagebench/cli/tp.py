@@ -18,6 +18,7 @@ from stagebench import baseline, environment
 from stagebench.cli.options import building_options, print_head, sample_of, scene_of, settings_of
 from stagebench.cli.output import refusals, require_writable, write_json_to
 from stagebench.conditions import conditions
+from stagebench.errors import ModelError
 from stagebench.media.scene import Scene
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release
@@ -55,6 +56,8 @@ def command(
         require_writable(json_path)
         device = local_device(device)
         models, settings, generation = settings_of(names, new_tokens, True, device=device, **given)
+        if settings.backend != "eager":
+            raise ModelError(f"tensor parallelism spreads what eager runs, got the backend {settings.backend}")
         with (
             scene_of(None, LOADING) as scene,
             conditions(settings),

@@ -65,6 +65,8 @@ def _first_step(
 ) -> Prefilled:
     _refuse_what_cannot_be_split(network, generation_config)
     logits, state = ready or _forward(network, input_ids, generation_config, state)
+    if logits.shape[0] != input_ids.shape[0]:
+        raise StageError(f"a backend gives one text a prompt, got {input_ids.shape[0]} for {logits.shape[0]}")
     unfinished = torch.ones(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
     sequences, unfinished = append_next_token(
         logits, input_ids, unfinished, logits_processor, stopping_criteria, generation_config
