@@ -12,7 +12,6 @@ from stagebench.backends.backend import RECIPES, Backend, with_backend
 from stagebench.backends.loop import LAG
 from stagebench.errors import ModelError, StageError
 from stagebench.media.scene import render_scene
-from stagebench.models import eventgpt
 from stagebench.models.registry import build_model
 from stagebench.pipeline import prove, reference_generate, setups, staged_generate, timed_run
 from stagebench.stages.decode import decode
@@ -43,16 +42,6 @@ def inputs(plain):
 @pytest.fixture(scope="module")
 def sample(plain, tmp_path_factory):
     return Sample(render_scene(tmp_path_factory.mktemp("scene")).shown("own", plain.media))
-
-
-# torch's own inductor imports a deprecated part of torch.
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-def test_what_torch_compile_makes_of_the_stages_gives_their_tokens(inputs):
-    config = eventgpt.config_of("tiny")
-    config.num_hidden_layers = config.vision_config.num_hidden_layers = 1  # compiling costs seconds a layer
-    plain = eventgpt.build_from_config(config, ModelSettings())
-    fast = replace(plain, backend=Backend(plain, "compiled", RECIPES["compiled"], None))
-    assert reference_generate(plain, inputs, OPTIONS).tolist() == rows(staged_generate(fast, inputs, OPTIONS))
 
 
 def test_steps_taken_before_a_stop_was_seen_are_counted(plain, inputs):

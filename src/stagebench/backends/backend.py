@@ -1,8 +1,8 @@
 """A model's encode, prefill and decode over a static cache, each shape as one CUDA graph.
 
-What is captured is the model's own code (`graph`), the same compiled (`compiled`), or a decode step in Triton
-(`fused`). Setting one up takes seconds; it happens the first time that a shape is seen, is noted in `setups`, and
-whoever times a pass must not keep one in which it happened.
+What is captured is the model's own code (`graph`), the same with its layers compiled (`compiled`), or that with a
+decode step in Triton (`fused`). Setting one up takes seconds; it happens the first time that a shape is seen, is noted
+in `setups`, and whoever times a pass must not keep one in which it happened.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, StaticCache
 
 from stagebench.backends.capture import Captured, capture
+from stagebench.backends.layers import compiled_layers
 from stagebench.backends.loop import advance
 from stagebench.backends.static import CACHE_ARGUMENT, prompt_logits, set_length, static_cache, step_logits
 from stagebench.errors import ModelError, StageError
@@ -49,7 +50,7 @@ class Recipe:
     """What a backend captures.
 
     Attributes:
-        compiled: what `torch.compile` makes of the model's code.
+        compiled: what `torch.compile` makes of the model's layers.
         fused: the decode step of `backends.fused`.
         bucket: prompts are padded to a multiple of so many tokens.
     """
@@ -64,7 +65,7 @@ class Recipe:
         return not (self.compiled or self.fused)
 
 
-RECIPES = {"graph": Recipe(), "compiled": Recipe(compiled=True), "fused": Recipe(fused=True)}
+RECIPES = {"graph": Recipe(), "compiled": Recipe(compiled=True), "fused": Recipe(compiled=True, fused=True)}
 """`eager` is none of these: it is what the stages do without a backend."""
 
 
@@ -204,20 +205,24 @@ class Backend:
         self, plain: Callable[..., Tensor], inputs: dict[str, Tensor], fast: Callable[..., Tensor] | None = None
     ) -> Captured:
         if fast is None:
-            fast = _compiled(plain, one_row="tokens" in inputs) if self._recipe.compiled else plain
+            fast = self._compiled(plain, one_row="tokens" in inputs) if self._recipe.compiled else plain
         # All that is compiled here counts as one function, which the compiler gives up on after a few shapes.
         with _attention(self._recipe), torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):
             return capture(plain, fast, inputs, self.model.parts, self._pool)
 
+    def _compiled(self, plain: Callable[..., Tensor], *, one_row: bool) -> Callable[..., Tensor]:
+        # Products with one row as fused reductions: they read the weights faster than a library's matrix product.
+        options: dict[str, Any] = {"coordinate_descent_tuning": True} if one_row else {}
+
+        def fast(**inputs: Tensor) -> Tensor:
+            with compiled_layers(self.model.network, options):
+                return plain(**inputs)
+
+        return fast
+
 
 def _encode(model: VisionLanguageModel, inputs: Inputs, pixels: Tensor) -> Tensor:
     return model.encode(replace(inputs, pixels=pixels))
-
-
-def _compiled(plain: Callable[..., Tensor], *, one_row: bool) -> Callable[..., Tensor]:
-    # Products with one row as fused reductions: they read the weights faster than a library's matrix product.
-    options: dict[str, Any] = {"coordinate_descent_tuning": True} if one_row else {}
-    return torch.compile(plain, fullgraph=True, dynamic=False, options=options)
 
 
 @contextmanager
