@@ -8,6 +8,7 @@ given a cache of its own layer only, in which every layer is the first.
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -33,18 +34,23 @@ def compiled_layers(network: nn.Module, options: Mapping[str, Any]) -> Iterator[
     """
     layers = [layer for layer in network.modules() if isinstance(layer, GradientCheckpointingLayer)]
     numbered = {module: module.layer_idx for layer in layers for module in layer.modules() if hasattr(module, _NUMBER)}
+    hooked = {module: module._forward_hooks for layer in layers for module in layer.modules() if module is not layer}
     try:
         for layer in layers:
             number = next((numbered[module] for module in layer.modules() if module in numbered), 0)
             layer.forward = _forward(layer, number, options)
         for module in numbered:
             module.layer_idx = 0
+        for module in hooked:  # transformers' record what nobody asks for here, in a way that torch 2.11 can't compile
+            module._forward_hooks = OrderedDict()
         yield
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)  # the class's own again
         for module, number in numbered.items():
             module.layer_idx = number
+        for module, hooks in hooked.items():
+            module._forward_hooks = hooks
 
 
 def _forward(layer: nn.Module, number: int, options: Mapping[str, Any]) -> Callable[..., Any]:
