@@ -6,14 +6,22 @@ Neither looks at a value on the host, so either can be captured. The modules are
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, LlamaModel, PreTrainedModel, StaticCache
+from transformers import AttentionInterface, Cache, LlamaModel, PreTrainedModel, StaticCache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 CACHE_ARGUMENT = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
 """What a forward calls the KV cache; transformers 5.24 renamed it."""
+
+_MASKLESS = "sdpa_without_mask"
+"""transformers' attention by torch, under a name for which it makes no mask; then attention is causal by itself."""
+
+AttentionInterface.register(_MASKLESS, sdpa_attention_forward)
 
 
 def static_cache(network: PreTrainedModel, batch: int, length: int) -> StaticCache:
@@ -89,9 +97,24 @@ def prompt_logits(network: PreTrainedModel, cache: StaticCache, embeds: Tensor, 
     """
     positions = torch.arange(embeds.shape[1], device=embeds.device).unsqueeze(0)
     state = {CACHE_ARGUMENT: _PromptCache(cache), "use_cache": True, "logits_to_keep": length - 1}
-    logits: Tensor = network(inputs_embeds=embeds, position_ids=positions, **state).logits
+    with _without_mask(network):
+        logits: Tensor = network(inputs_embeds=embeds, position_ids=positions, **state).logits
     set_length(cache, length[0])  # the padding's keys and values are overwritten before anything sees them
     return logits
+
+
+@contextmanager
+def _without_mask(network: PreTrainedModel) -> Iterator[None]:
+    """Where a stream is being captured transformers makes a causal mask, which flash attention does not take."""
+    config = network.config.get_text_config()
+    if config._attn_implementation != "sdpa":
+        yield
+        return
+    config._attn_implementation = {"": _MASKLESS}  # the text model's own, not that of a tower
+    try:
+        yield
+    finally:
+        config._attn_implementation = {"": "sdpa"}
 
 
 def step_logits(network: PreTrainedModel, cache: StaticCache, tokens: Tensor) -> Tensor:
