@@ -36,6 +36,14 @@ CACHE_BUCKET = 128
 RECOMPILE_LIMIT = 10_000
 """More shapes than any run has."""
 
+FASTEST_FIRST = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+"""As measured on an H100: half a millisecond less of 14 for a prompt of 590 tokens, a quarter of 2.4 for an image."""
+
 SPARE = 4
 """Tokens for which a cache has room beyond the limit: the calls before a capture write too."""
 
@@ -227,11 +235,11 @@ def _encode(model: VisionLanguageModel, inputs: Inputs, pixels: Tensor) -> Tenso
 
 @contextmanager
 def _attention(recipe: Recipe) -> Iterator[None]:
-    """Let what owes no exact tokens use flash attention too, which the caller's conditions may exclude."""
+    """Let what owes no exact tokens use the fastest attention, which the caller's conditions may exclude."""
     if recipe.exact:
         yield
     else:
-        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        with sdpa_kernel(FASTEST_FIRST, set_priority=True):
             yield
 
 
