@@ -315,6 +315,52 @@ def test_a_stopped_recording_is_told_and_could_not_be_measured(recorded):
     assert (process.returncode, "stopped by SIGTERM before all processes had run" in said) == (2, True), said
 
 
+OWN = "a recording gives rounds, order and what is kept to pytest itself"
+SELECT = "the benchmarks of a recording are chosen by --select"
+AS_THEY_STAND = "pytest's arguments must be options as they stand"
+
+
+@pytest.mark.parametrize(
+    ("argument", "reason"),
+    [
+        ("--times-only", OWN),
+        ("--times", OWN),
+        ("--rounds", OWN),
+        ("--rounds=3", OWN),
+        ("--rou=3", OWN),
+        ("--order-seed=1", OWN),
+        ("--benchmark-json=x.json", OWN),
+        ("--benchmark-skip", OWN),
+        ("--benchmark", OWN),
+        ("-k", SELECT),
+        ("-kdecode", SELECT),
+        ("-k=decode", SELECT),
+        ("-qk", SELECT),
+        ("-m", SELECT),
+        ("-vvxmgpu", SELECT),
+        ("--deselect=x", SELECT),
+        ("--ignore-glob", SELECT),
+        ("--co", SELECT),
+        ("--", AS_THEY_STAND),
+        ("@arguments", AS_THEY_STAND),
+    ],
+)
+def test_an_argument_that_is_not_the_users_to_give_is_refused_before_anything_runs(
+    tmp_path, monkeypatch, argument, reason
+):
+    monkeypatch.chdir(ROOT)
+    result = run_command("record", tmp_path / "out", "--", "--device", "cpu", argument, "x")
+    assert (result.exit_code, result.output) == (2, f"stagebench: {reason}, got {argument}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "argument", ["--models=a", "--backends", "--media", "--kernels=default", "-x", "-rA", "-pmock", "-Werror", "-q"]
+)
+def test_an_argument_that_says_what_is_run_is_part_of_the_plan(argument):
+    assert recording.Plan(1, "", (argument,), "c").as_json()["arguments"] == [argument]
+
+
 def test_a_folder_without_benchmarks_is_refused(tmp_path):
     code, said = record(tmp_path)
     assert (code, "runs in a checkout with benchmarks/" in said, list(tmp_path.iterdir())) == (2, True, [])

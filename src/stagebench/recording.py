@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import statistics
 import tempfile
 import time
@@ -26,6 +27,15 @@ from stagebench.json_files import write_json
 PROOF = 0
 """The number of the process that proves; the timing ones count from 1."""
 
+OWN = ("--rounds", "--times-only", "--order-seed", "--benchmark-")
+"""Options of pytest that each process gets from here, by how they begin."""
+
+SELECTING = ("--deselect", "--ignore", "--ignore-glob", "--collect-only", "--co")
+"""Options of pytest that choose benchmarks, beside -k and -m."""
+
+_CHOOSES = re.compile("-[hlqsvVx]*[km]")
+"""-k and -m, alone or after flags, with the expression behind it or not: `-k`, `-kdecode`, `-qk`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -36,6 +46,9 @@ class Plan:
         select: which benchmarks, as in pytest's `-k`; empty for all.
         arguments: further ones of pytest.
         code: digest of what is measured, see `digest_of`.
+
+    Raises:
+        RecordingError: for an argument that is the recording's own to give, or chooses benchmarks.
     """
 
     rounds: int
@@ -43,9 +56,28 @@ class Plan:
     arguments: tuple[str, ...]
     code: str
 
+    def __post_init__(self) -> None:
+        for argument in self.arguments:
+            _require_free(argument)
+
     def as_json(self) -> dict[str, Any]:
         """As it is kept with every process."""
         return asdict(self) | {"arguments": list(self.arguments)}
+
+
+def _require_free(argument: str) -> None:
+    """Refuse an argument in any form that argparse may take: abbreviated, with its value behind it, from a file."""
+    name = argument.partition("=")[0]
+    if argument == "--" or argument.startswith("@"):
+        raise RecordingError(f"pytest's arguments must be options as they stand, got {argument}")
+    if name.startswith("--benchmark-") or any(_abbreviates(name, option) for option in OWN):
+        raise RecordingError(f"a recording gives rounds, order and what is kept to pytest itself, got {argument}")
+    if _CHOOSES.match(argument) or any(_abbreviates(name, option) for option in SELECTING):
+        raise RecordingError(f"the benchmarks of a recording are chosen by --select, got {argument}")
+
+
+def _abbreviates(name: str, option: str) -> bool:
+    return name.startswith("--") and option.startswith(name)
 
 
 def digest_of(root: Path) -> str:
