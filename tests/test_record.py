@@ -262,6 +262,15 @@ def test_another_environment_is_refused_with_the_key_and_keeps_nothing(recorded)
     assert processes(recorded) == before
 
 
+def test_a_selection_of_no_benchmark_is_refused_and_keeps_nothing(recorded):
+    code, said = record(recorded, "--select", "nothing", out="none")
+    expected = (
+        "stagebench: the proving process must run a benchmark beside the reference workload, "
+        "got none of --select 'nothing'\n"
+    )
+    assert (code, said, (recorded / "none").exists()) == (2, expected, False)
+
+
 def test_a_failed_process_is_named_with_its_last_lines_and_the_others_are_kept(recorded):
     suite = "import os\nif os.path.exists('break'):\n    raise ValueError('boom')\n"
     path = recorded / "benchmarks" / "test_fake.py"

@@ -21,6 +21,7 @@ from pytest_benchmark.stats import Stats
 
 from stagebench import baseline
 from stagebench.errors import RecordingError
+from stagebench.gate import is_reference
 from stagebench.interleave import Arm, Run, run_process, selection
 from stagebench.json_files import write_json
 
@@ -127,8 +128,8 @@ class Recording:
 
         Raises:
             GateError: where a benchmark failed, with the end of what pytest said.
-            RecordingError: where the code is no longer that of the plan, or the environment not that of the others;
-                then nothing is kept.
+            RecordingError: where the code is no longer that of the plan, the environment not that of the others, or no
+                benchmark was selected; then nothing is kept.
         """
         if digest_of(self.arm.root) != self.plan.code:
             raise RecordingError(
@@ -141,6 +142,7 @@ class Recording:
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as scratch:
             run = run_process(replace(self.arm, name=name_of(number)), arguments, Path(scratch, "run.json"))
+        self._require_benchmarks(number, run)
         self._require_same_environment(number, run, others)
         run["stagebench"]["recording"] = self.plan.as_json() | {"process": number, "seconds": time.monotonic() - began}
         write_json(self._path(number), run)
@@ -155,6 +157,13 @@ class Recording:
             f"{key}: {here[key]!r} here, {there.get(key)!r} there" for key in here if here[key] != there.get(key)
         ]:
             raise RecordingError(f"{self._path(number)} is of another recording: {'; '.join(differing)}")
+
+    def _require_benchmarks(self, number: int, run: Run) -> None:
+        if all(is_reference(benchmark["fullname"]) for benchmark in run["benchmarks"]):
+            select = f" of --select {self.plan.select!r}" if self.plan.select else ""
+            raise RecordingError(
+                f"the {name_of(number)} must run a benchmark beside the reference workload, got none{select}"
+            )
 
     def _require_same_environment(self, number: int, run: Run, others: Mapping[int, Run]) -> None:
         here = run["machine_info"]
