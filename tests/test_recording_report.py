@@ -24,6 +24,7 @@ def results(*benchmarks, left_out=(), **own):
     recording = {
         "processes": 7,
         "rounds": 10,
+        "select": "test_stage or test_whole",
         "arguments": ["--device", "cuda"],
         "seconds": 630.0,
         "left_out": left_out,
@@ -70,7 +71,8 @@ def test_a_whole_report():
 - Fresh processes: 7, with 10 rounds of every benchmark in each, after one that proved what they run; 10 minutes in all.
 - A time is the median of the processes' medians, with the smallest and the largest of them beside it; a ratio is \
 that of two such times.
-- Commit abc, changed; pytest benchmarks --device cuda.
+- Commit abc, changed: stagebench record out --processes 7 --rounds 10 --select 'test\\_stage or test\\_whole' -- \
+--device cuda
 
 **Environment**
 
@@ -148,11 +150,16 @@ def test_a_scale_table_is_sorted_by_batch_then_context_and_only_in_its_own_secti
     assert section("Stages", *found) == []
 
 
-def test_set_up_is_told_by_backend_and_what_it_is_for():
-    cost = {"seconds": 1.5, "bytes": 2_500_000, "captures": 3}
-    found = [*stages(1.0), *stages(1.0, "graph", ("decode",), setup=cost)]
-    assert section("Set-up, outside of what is timed", *found)[4:] == [
-        "| m | graph | decode |  |  |  | 1.50 | 2.5 | 3 |",
+def test_set_up_is_told_by_backend_once_all_of_it_was_noted():
+    def cost(captures):
+        return {"seconds": 1.5 * captures, "bytes": 2_500_000 * captures, "captures": captures}
+
+    encode, decode = (stages(1.0, "graph", (name,), setup=cost(n)) for name, n in (("encode", 1), ("decode", 2)))
+    found = [*stages(1.0), *encode, *decode]
+    assert section("Set-up, outside of what is timed", *found)[2:] == [
+        "| model | backend | seconds | MB | captures |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| m | graph | 3.00 | 5.0 | 2 |",
     ]
 
 

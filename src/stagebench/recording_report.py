@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,14 +101,15 @@ def _benchmarks(given: Iterable[Mapping[str, Any]]) -> Found:
 
 def _conditions(results: Mapping[str, Any], ceilings: Ceilings | None) -> list[Points | Table]:
     recording, commit = results["stagebench"]["recording"], results.get("commit_info", {})
+    select = ("--select", recording["select"]) if recording["select"] else ()
+    counts = ("--processes", str(recording["processes"]), "--rounds", str(recording["rounds"]))
+    command = shlex.join(("stagebench", "record", "out", *counts, *select, "--", *recording["arguments"]))
     lines = [
         f"Fresh processes: {recording['processes']}, with {recording['rounds']} rounds of every benchmark in each, "
         f"after one that proved what they run; {recording['seconds'] / 60:.0f} minutes in all.",
         "A time is the median of the processes' medians, with the smallest and the largest of them beside it; a ratio "
         "is that of two such times.",
-        f"Commit {commit.get('id')}{', changed' if commit.get('dirty') else ''}; pytest benchmarks "
-        f"{' '.join(recording['arguments'])}".rstrip()
-        + ".",
+        f"Commit {commit.get('id')}{', changed' if commit.get('dirty') else ''}: {command}",
     ]
     if ceilings:
         lines.append(
@@ -260,20 +262,17 @@ def _sum(benchmarks: Sequence[Benchmark | None]) -> float | None:
 
 
 def _set_up(found: Found) -> list[Table]:
-    head = ("model", "backend", "for", *AXES, "seconds", "MB", "captures")
+    """By model and backend; every benchmark notes what was set up until then, so the one that notes most tells all."""
+    costs: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for b in found.values():
+        if "setup" in b.info:
+            key = b.model, b.backend
+            costs[key] = max(costs.get(key, b.info["setup"]), b.info["setup"], key=lambda cost: cost["captures"])
     rows = tuple(
-        (
-            benchmark.model,
-            benchmark.backend,
-            benchmark.what,
-            *(str(axis or "") for axis in benchmark.axes),
-            f"{cost['seconds']:.2f}",
-            f"{cost['bytes'] / 1e6:,.1f}",
-            str(cost["captures"]),
-        )
-        for benchmark in found.values()
-        if (cost := benchmark.info.get("setup"))
+        (*key, f"{cost['seconds']:.2f}", f"{cost['bytes'] / 1e6:,.1f}", str(cost["captures"]))
+        for key, cost in costs.items()
     )
+    head = ("model", "backend", "seconds", "MB", "captures")
     return [Table("What capture and compilation cost, once a process", head, rows)] if rows else []
 
 
