@@ -72,7 +72,6 @@ def section(model: VisionLanguageModel, inputs: Inputs, backend: str, floor: flo
         f"## {backend}",
         "",
         *remaining(parts_of(found, STEPS, seconds * 1e6, floor * 1e6)),
-        "",
         *overlap(ran, STEPS),
         "",
         "| kernel | a step | us a step |",

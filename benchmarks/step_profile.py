@@ -95,13 +95,13 @@ def parts_of(found: Iterable[Named], steps: int, step: float, floor: float) -> d
 
 
 def remaining(parts: Mapping[str, float]) -> list[str]:
-    """A table of the parts, in Markdown, and of what is above the floor the largest."""
+    """A table of the parts, in Markdown, and the largest of those above the floor."""
     step, floor = sum(parts.values()), parts[FLOOR]
     above = {name: time for name, time in parts.items() if name != FLOOR}
     largest = max(above, key=above.__getitem__)
     return [
         f"A step takes {step / 1e3:.3f} ms, {step / floor:.2f} times the floor. "
-        f"Most of the {(step - floor) / 1e3:.3f} ms above it: {largest} ({above[largest] / 1e3:.3f} ms).",
+        f"The largest part of the {(step - floor) / 1e3:.3f} ms above it: {largest} ({above[largest] / 1e3:.3f} ms).",
         "",
         "| part of the step | us | of the step | to the floor |",
         "| --- | ---: | ---: | ---: |",
@@ -110,12 +110,13 @@ def remaining(parts: Mapping[str, float]) -> list[str]:
 
 
 def overlap(kernels: Sequence[Kernel], steps: int) -> list[str]:
-    """Say by how much kernels overlap, if they do."""
+    """Say by how much kernels overlap, if they do: a paragraph after another one."""
     busy = sum(time for _, time in apart(kernels)) / steps
     own = sum(kernel.end - kernel.start for kernel in kernels) / steps
     if own <= busy * 1.001:
         return []
     return [
+        "",
         f"Kernels overlap: their own times add up to {own / 1e3:.3f} ms, and any of them runs in {busy / 1e3:.3f} ms. "
         "A moment counts for the kernel that started first; the others wait for it.",
     ]

@@ -80,7 +80,7 @@ def test_what_remains_above_the_floor_is_a_table_and_its_largest_part_is_named()
     lines = remaining(parts_of(by_name(TWO), steps=2, step=100.0, floor=45.0))
     assert lines == [
         "A step takes 0.100 ms, 2.22 times the floor. "
-        "Most of the 0.055 ms above it: no kernel: launches, and waiting for one another (0.030 ms).",
+        "The largest part of the 0.055 ms above it: no kernel: launches, and waiting for one another (0.030 ms).",
         "",
         "| part of the step | us | of the step | to the floor |",
         "| --- | ---: | ---: | ---: |",
@@ -101,7 +101,7 @@ def test_kernels_are_listed_by_the_time_that_is_theirs():
 
 
 def test_an_overlap_is_told_with_both_times():
-    (line,) = overlap(TWO, steps=2)
+    _, line = overlap(TWO, steps=2)
     assert line.startswith("Kernels overlap: their own times add up to 0.080 ms, and any of them runs in 0.070 ms.")
 
 

@@ -71,7 +71,7 @@ def _require_free(argument: str) -> None:
     name = argument.partition("=")[0]
     if argument == "--" or argument.startswith("@"):
         raise RecordingError(f"pytest's arguments must be options as they stand, got {argument}")
-    if name.startswith("--benchmark-") or any(_abbreviates(name, option) for option in OWN):
+    if name.startswith(OWN) or any(_abbreviates(name, option) for option in OWN):
         raise RecordingError(f"a recording gives rounds, order and what is kept to pytest itself, got {argument}")
     if _CHOOSES.match(argument) or any(_abbreviates(name, option) for option in SELECTING):
         raise RecordingError(f"the benchmarks of a recording are chosen by --select, got {argument}")
