@@ -2,7 +2,8 @@
 
     python benchmarks/profile_step.py [--model llava-1.5] [--backends eager,graph,fused] > profile.md
 
-Needs a GPU. The profiler slows the host down, so the step's own time is taken without it.
+Needs a GPU. The profiler slows the host down, so the step's own time is taken without it. The weights of `fused` are
+read by kernels that also do the norms and the activation.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
+from step_profile import Kernel, by_name, overlap, parts_of, remaining
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from stagebench.backends.backend import with_backend
@@ -43,8 +45,8 @@ def step_seconds(model: VisionLanguageModel, inputs: Inputs) -> float:
     return watch.seconds["steps"] / STEPS
 
 
-def kernels(model: VisionLanguageModel, inputs: Inputs) -> list[Any]:
-    """What ran on the GPU in some steps, summed by name, the longest first."""
+def kernels(model: VisionLanguageModel, inputs: Inputs) -> list[Kernel]:
+    """What ran on the GPU in some steps, copies included."""
     prefilled = prefill(model, inputs, encode(model, inputs), OPTIONS)
     torch.cuda.synchronize()
     with warnings.catch_warnings():
@@ -52,26 +54,29 @@ def kernels(model: VisionLanguageModel, inputs: Inputs) -> list[Any]:
         with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
             advance(model, prefilled, STEPS)
             torch.cuda.synchronize()
-        ran = [event for event in profiler.key_averages() if event.self_device_time_total > 0]
-    return sorted(ran, key=lambda event: -event.self_device_time_total)
+        return [
+            Kernel(event.name, event.time_range.start, event.time_range.end)
+            for event in profiler.events()
+            if event.device_type == DeviceType.CUDA and not event.is_user_annotation
+        ]
 
 
-def table(model: VisionLanguageModel, inputs: Inputs, backend: str, floor: float) -> str:
-    """One backend's, in Markdown: microseconds a step."""
+def section(model: VisionLanguageModel, inputs: Inputs, backend: str, floor: float) -> str:
+    """One backend's, in Markdown; `floor` in seconds."""
     seconds, ran = step_seconds(model, inputs), kernels(model, inputs)
-    busy = sum(event.self_device_time_total for event in ran) / STEPS
-    rows = [(event.key, event.count / STEPS, event.self_device_time_total / STEPS) for event in ran]
+    found = by_name(ran)
+    rows = [(f"`{each.name[:70]}`", each.runs / STEPS, each.time / STEPS) for each in found]
     rest = rows[SHOWN:]
     rows = [*rows[:SHOWN], (f"{len(rest)} others", sum(r[1] for r in rest), sum(r[2] for r in rest))]
     lines = [
         f"## {backend}",
         "",
-        f"A step takes {seconds * 1e3:.2f} ms, {seconds / floor:.2f} times the floor. Its kernels are busy for "
-        f"{busy / 1e3:.2f} ms; the rest is waiting for launches and between kernels.",
+        *remaining(parts_of(found, STEPS, seconds * 1e6, floor * 1e6)),
+        *overlap(ran, STEPS),
         "",
         "| kernel | a step | us a step |",
         "| --- | ---: | ---: |",
-        *(f"| `{name[:70]}` | {count:g} | {time:.0f} |" for name, count, time in rows),
+        *(f"| {name} | {count:g} | {time:.0f} |" for name, count, time in rows),
     ]
     return "\n".join(lines)
 
@@ -81,6 +86,8 @@ def table(model: VisionLanguageModel, inputs: Inputs, backend: str, floor: float
 @click.option("--backends", default=",".join(BACKENDS), show_default=True)
 def main(name: str, backends: str) -> None:
     """Print it for each backend."""
+    if not torch.cuda.is_available():
+        raise click.ClickException("the profile of a step needs a CUDA device, got none")
     settings = ModelSettings(profile="7b", device="cuda", dtype="bfloat16")
     with conditions(settings), tempfile.TemporaryDirectory() as folder:
         plain = build_model(name, settings)
@@ -97,7 +104,7 @@ def main(name: str, backends: str) -> None:
             f"{weights / 1e9:.2f} GB of weights at the {ceilings.bandwidth / 1e12:.2f} TB/s that a copy moved."
         )
         for backend in backends.split(","):
-            click.echo("\n" + table(with_backend(plain, backend), inputs, backend, floor))
+            click.echo("\n" + section(with_backend(plain, backend), inputs, backend, floor))
 
 
 if __name__ == "__main__":

@@ -262,6 +262,15 @@ def test_another_environment_is_refused_with_the_key_and_keeps_nothing(recorded)
     assert processes(recorded) == before
 
 
+def test_a_selection_of_no_benchmark_is_refused_and_keeps_nothing(recorded):
+    code, said = record(recorded, "--select", "nothing", out="none")
+    expected = (
+        "stagebench: the proving process must run a benchmark beside the reference workload, "
+        "got none of --select 'nothing'\n"
+    )
+    assert (code, said, (recorded / "none").exists()) == (2, expected, False)
+
+
 def test_a_failed_process_is_named_with_its_last_lines_and_the_others_are_kept(recorded):
     suite = "import os\nif os.path.exists('break'):\n    raise ValueError('boom')\n"
     path = recorded / "benchmarks" / "test_fake.py"
@@ -313,6 +322,52 @@ def test_a_stopped_recording_is_told_and_could_not_be_measured(recorded):
     process.terminate()
     said = "".join(process.communicate(timeout=60))
     assert (process.returncode, "stopped by SIGTERM before all processes had run" in said) == (2, True), said
+
+
+OWN = "a recording gives rounds, order and what is kept to pytest itself"
+SELECT = "the benchmarks of a recording are chosen by --select"
+AS_THEY_STAND = "pytest's arguments must be options as they stand"
+
+
+@pytest.mark.parametrize(
+    ("argument", "reason"),
+    [
+        ("--times-only", OWN),
+        ("--times", OWN),
+        ("--rounds", OWN),
+        ("--rounds=3", OWN),
+        ("--rou=3", OWN),
+        ("--order-seed=1", OWN),
+        ("--benchmark-json=x.json", OWN),
+        ("--benchmark-skip", OWN),
+        ("--benchmark", OWN),
+        ("-k", SELECT),
+        ("-kdecode", SELECT),
+        ("-k=decode", SELECT),
+        ("-qk", SELECT),
+        ("-m", SELECT),
+        ("-vvxmgpu", SELECT),
+        ("--deselect=x", SELECT),
+        ("--ignore-glob", SELECT),
+        ("--co", SELECT),
+        ("--", AS_THEY_STAND),
+        ("@arguments", AS_THEY_STAND),
+    ],
+)
+def test_an_argument_that_is_not_the_users_to_give_is_refused_before_anything_runs(
+    tmp_path, monkeypatch, argument, reason
+):
+    monkeypatch.chdir(ROOT)
+    result = run_command("record", tmp_path / "out", "--", "--device", "cpu", argument, "x")
+    assert (result.exit_code, result.output) == (2, f"stagebench: {reason}, got {argument}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "argument", ["--models=a", "--backends", "--media", "--kernels=default", "-x", "-rA", "-pmock", "-Werror", "-q"]
+)
+def test_an_argument_that_says_what_is_run_is_part_of_the_plan(argument):
+    assert recording.Plan(1, "", (argument,), "c").as_json()["arguments"] == [argument]
 
 
 def test_a_folder_without_benchmarks_is_refused(tmp_path):

@@ -13,17 +13,18 @@ def benchmark(kind, ms, model="m", **info):
     return {"name": f"{kind}[{info}]", "stats": stats, "extra_info": {"model": model, "new_tokens": 5} | info}
 
 
+UNITS = {"prefill": {"units": 620, "unit": "prompt_tokens"}, "decode": {"units": 4, "unit": "steps"}}
+
+
 def stages(ms, backend="eager", names=("load", "preprocess", "encode", "prefill", "decode"), **info):
-    return [
-        benchmark("test_stage", ms, stage=s, backend=backend, **({"units": 4} if s == "decode" else {}), **info)
-        for s in names
-    ]
+    return [benchmark("test_stage", ms, stage=s, backend=backend, **UNITS.get(s, {}), **info) for s in names]
 
 
 def results(*benchmarks, left_out=(), **own):
     recording = {
         "processes": 7,
         "rounds": 10,
+        "select": "test_stage or test_whole",
         "arguments": ["--device", "cuda"],
         "seconds": 630.0,
         "left_out": left_out,
@@ -54,9 +55,10 @@ def section(title, *benchmarks):
 def test_a_whole_report():
     eager, graph = stages(10.0), stages(2.0, "graph", ("encode", "prefill", "decode"))
     whole = [
-        benchmark("test_e2e", 50.0),
+        benchmark("test_e2e", 50.0, unattributed_share=0.01),
+        benchmark("test_e2e", 32.0, backend="graph", unattributed_share=0.02),
         benchmark("test_generate", 40.0),
-        benchmark("test_e2e", 32.0, backend="graph"),
+        benchmark("test_e2e_generate", 64.0),
     ]
     text = recording_report.to_markdown(results(*eager, *graph, *whole, {"name": "test_reference", "stats": {}}))
     assert (
@@ -69,7 +71,8 @@ def test_a_whole_report():
 - Fresh processes: 7, with 10 rounds of every benchmark in each, after one that proved what they run; 10 minutes in all.
 - A time is the median of the processes' medians, with the smallest and the largest of them beside it; a ratio is \
 that of two such times.
-- Commit abc, changed; pytest benchmarks --device cuda.
+- Commit abc, changed: stagebench record out --processes 7 --rounds 10 --select 'test\\_stage or test\\_whole' -- \
+--device cuda
 
 **Environment**
 
@@ -83,28 +86,37 @@ that of two such times.
 
 **m**
 
-| stage | backend | ms | min to max | to eager | ms a step |
-| --- | ---: | ---: | ---: | ---: | ---: |
-| load | eager | 10.000 | 9.900 to 10.100 | 1.000 |  |
-| preprocess | eager | 10.000 | 9.900 to 10.100 | 1.000 |  |
-| encode | eager | 10.000 | 9.900 to 10.100 | 1.000 |  |
-| encode | graph | 2.000 | 1.900 to 2.100 | 0.200 |  |
-| prefill | eager | 10.000 | 9.900 to 10.100 | 1.000 |  |
-| prefill | graph | 2.000 | 1.900 to 2.100 | 0.200 |  |
-| decode | eager | 10.000 | 9.900 to 10.100 | 1.000 | 2.500 |
-| decode | graph | 2.000 | 1.900 to 2.100 | 0.200 | 0.500 |
-| e2e | eager | 50.000 | 49.900 to 50.100 | 1.000 |  |
-| e2e | graph | 32.000 | 31.900 to 32.100 | 0.640 |  |
-| generate() | - | 40.000 | 39.900 to 40.100 |  |  |
+| stage | backend | work | ms | min to max | to eager | ms a step |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |
+| load | eager |  | 10.000 | 9.900 to 10.100 |  |  |
+| preprocess | eager |  | 10.000 | 9.900 to 10.100 |  |  |
+| encode | eager |  | 10.000 | 9.900 to 10.100 | 1.000 |  |
+| encode | graph |  | 2.000 | 1.900 to 2.100 | 0.200 |  |
+| prefill | eager | 620 prompt tokens | 10.000 | 9.900 to 10.100 | 1.000 |  |
+| prefill | graph | 620 prompt tokens | 2.000 | 1.900 to 2.100 | 0.200 |  |
+| decode | eager | 4 steps | 10.000 | 9.900 to 10.100 | 1.000 | 2.500 |
+| decode | graph | 4 steps | 2.000 | 1.900 to 2.100 | 0.200 | 0.500 |
 
-## What the stages add up to
+## Beside generate()
 
 **ms, and ratios of times**
 
-| model | backend | encode + prefill + decode | to generate() | all stages | to e2e |
-| --- | ---: | ---: | ---: | ---: | ---: |
-| m | eager | 30.000 | 0.750 | 50.000 | 1.000 |
-| m | graph | 6.000 | 0.150 | 26.000 | 0.812 |
+| model | by | decode, ms a step | to eager | encode + prefill + decode | min to max | ms a token | to generate() |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| m | generate() |  |  | 40.000 | 39.900 to 40.100 | 8.000 | 1.000 |
+| m | eager | 2.500 | 1.000 | 30.000 |  | 6.000 | 0.750 |
+| m | graph | 0.500 | 0.200 | 6.000 |  | 1.200 | 0.150 |
+
+## From file to text
+
+**ms, ratios of times, and shares of them**
+
+| model | by | ms | min to max | to generate() | load | preprocess | encode | prefill | decode \
+| all stages | unattributed |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| m | generate() | 64.000 | 63.900 to 64.100 | 1.000 |  |  |  |  |  |  |  |
+| m | eager | 50.000 | 49.900 to 50.100 | 0.781 | 20.0% | 20.0% | 20.0% | 20.0% | 20.0% | 1.000 | 1.0% |
+| m | graph | 32.000 | 31.900 to 32.100 | 0.500 | 31.2% | 31.2% | 6.2% | 6.2% | 6.2% | 0.812 | 2.0% |
 """
     )
 
@@ -138,11 +150,16 @@ def test_a_scale_table_is_sorted_by_batch_then_context_and_only_in_its_own_secti
     assert section("Stages", *found) == []
 
 
-def test_set_up_is_told_by_backend_and_what_it_is_for():
-    cost = {"seconds": 1.5, "bytes": 2_500_000, "captures": 3}
-    found = [*stages(1.0), *stages(1.0, "graph", ("decode",), setup=cost)]
-    assert section("Set-up, outside of what is timed", *found)[4:] == [
-        "| m | graph | decode |  |  |  | 1.50 | 2.5 | 3 |",
+def test_set_up_is_told_by_backend_once_all_of_it_was_noted():
+    def cost(captures):
+        return {"seconds": 1.5 * captures, "bytes": 2_500_000 * captures, "captures": captures}
+
+    encode, decode = (stages(1.0, "graph", (name,), setup=cost(n)) for name, n in (("encode", 1), ("decode", 2)))
+    found = [*stages(1.0), *encode, *decode]
+    assert section("Set-up, outside of what is timed", *found)[2:] == [
+        "| model | backend | seconds | MB | captures |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| m | graph | 3.00 | 5.0 | 2 |",
     ]
 
 
@@ -164,18 +181,45 @@ def test_utilisation_is_of_the_work_that_the_reference_counted_at_the_time_of_ea
     ]
 
 
-def test_the_time_on_the_device_stands_beside_that_of_the_clock_where_it_is_known():
-    assert section("Stages", *stages(3.0, names=("encode",), device_median=0.002))[2:] == [
-        "| stage | backend | ms | min to max | to eager | ms on the device |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-        "| encode | eager | 3.000 | 2.900 to 3.100 | 1.000 | 2.000 |",
-    ]
+def columns(lines, *names):
+    """Those columns of a table, a tuple a row; of a column that it left out nothing."""
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|"))
+    return [tuple(row[head.index(name)] if name in head else None for name in names) for row in rows]
 
 
-@pytest.mark.parametrize("missing", ["encode", "prefill", "decode"])
+@pytest.mark.parametrize("missing", ["encode", "prefill"])
 def test_nothing_is_added_up_where_a_stage_is_missing(missing):
     names = [s for s in ("load", "preprocess", "encode", "prefill", "decode") if s != missing]
-    assert section("What the stages add up to", *stages(1.0, names=names)) == []
+    whole = [benchmark("test_generate", 40.0), benchmark("test_e2e", 50.0)]
+    beside, path = (
+        section(title, *stages(1.0, names=names), *whole) for title in ("Beside generate()", "From file to text")
+    )
+    assert columns(beside, "by", "decode, ms a step", "to generate()") == [
+        ("generate()", "", "1.000"),
+        ("eager", "0.250", ""),
+    ]
+    assert columns(path, "by", "decode", missing, "all stages") == [("eager", "2.0%", None, None)]
+
+
+def test_what_is_timed_once_stands_for_every_model_and_backend_of_its_own():
+    found = [
+        *stages(10.0),
+        *stages(4.0, "graph", ("encode", "prefill", "decode")),
+        *stages(1.0, model="n"),
+        *[benchmark("test_generate", ms, model=m) for m, ms in (("m", 40.0), ("n", 6.0))],
+        *[benchmark("test_e2e", ms, model=m, backend=b) for m, b, ms in (("m", "graph", 32.0), ("n", "eager", 5.0))],
+    ]
+    assert columns(section("Beside generate()", *found), "model", "by", "to generate()") == [
+        ("m", "generate()", "1.000"),
+        ("m", "eager", "0.750"),
+        ("m", "graph", "0.300"),
+        ("n", "generate()", "1.000"),
+        ("n", "eager", "0.500"),
+    ]
+    assert columns(section("From file to text", *found), "model", "by", "all stages") == [
+        ("m", "graph", "1.000"),
+        ("n", "eager", "1.000"),
+    ]
 
 
 def test_doubts_stand_at_the_head():
@@ -183,7 +227,8 @@ def test_doubts_stand_at_the_head():
         results(*stages(1.0), *ceilings(7e14, 2.98e12), left_out=["cold"], load_warning="the machine is busy")
     )
     assert text.splitlines()[7:10] == [
-        "- MFU is over 700 TFLOP/s, MBU over 2.98 TB/s (copy), both as measured.",
+        "- MFU is over 700 TFLOP/s, MBU over 2.98 TB/s (copy), both as measured; of the work that was counted on the "
+        "eager path.",
         "- the machine is busy.",
         "- Left out, because a process skipped it: cold.",
     ]

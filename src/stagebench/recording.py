@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import statistics
 import tempfile
 import time
@@ -20,11 +21,21 @@ from pytest_benchmark.stats import Stats
 
 from stagebench import baseline
 from stagebench.errors import RecordingError
+from stagebench.gate import is_reference
 from stagebench.interleave import Arm, Run, run_process, selection
 from stagebench.json_files import write_json
 
 PROOF = 0
 """The number of the process that proves; the timing ones count from 1."""
+
+OWN = ("--rounds", "--times-only", "--order-seed", "--benchmark-")
+"""Options of pytest that each process gets from here, by how they begin."""
+
+SELECTING = ("--deselect", "--ignore", "--ignore-glob", "--collect-only", "--co")
+"""Options of pytest that choose benchmarks, beside -k and -m."""
+
+_CHOOSES = re.compile("-[hlqsvVx]*[km]")
+"""-k and -m, alone or after flags, with the expression behind it or not: `-k`, `-kdecode`, `-qk`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +47,9 @@ class Plan:
         select: which benchmarks, as in pytest's `-k`; empty for all.
         arguments: further ones of pytest.
         code: digest of what is measured, see `digest_of`.
+
+    Raises:
+        RecordingError: for an argument that is the recording's own to give, or chooses benchmarks.
     """
 
     rounds: int
@@ -43,9 +57,28 @@ class Plan:
     arguments: tuple[str, ...]
     code: str
 
+    def __post_init__(self) -> None:
+        for argument in self.arguments:
+            _require_free(argument)
+
     def as_json(self) -> dict[str, Any]:
         """As it is kept with every process."""
         return asdict(self) | {"arguments": list(self.arguments)}
+
+
+def _require_free(argument: str) -> None:
+    """Refuse an argument in any form that argparse may take: abbreviated, with its value behind it, from a file."""
+    name = argument.partition("=")[0]
+    if argument == "--" or argument.startswith("@"):
+        raise RecordingError(f"pytest's arguments must be options as they stand, got {argument}")
+    if name.startswith(OWN) or any(_abbreviates(name, option) for option in OWN):
+        raise RecordingError(f"a recording gives rounds, order and what is kept to pytest itself, got {argument}")
+    if _CHOOSES.match(argument) or any(_abbreviates(name, option) for option in SELECTING):
+        raise RecordingError(f"the benchmarks of a recording are chosen by --select, got {argument}")
+
+
+def _abbreviates(name: str, option: str) -> bool:
+    return name.startswith("--") and option.startswith(name)
 
 
 def digest_of(root: Path) -> str:
@@ -95,8 +128,8 @@ class Recording:
 
         Raises:
             GateError: where a benchmark failed, with the end of what pytest said.
-            RecordingError: where the code is no longer that of the plan, or the environment not that of the others;
-                then nothing is kept.
+            RecordingError: where the code is no longer that of the plan, the environment not that of the others, or no
+                benchmark was selected; then nothing is kept.
         """
         if digest_of(self.arm.root) != self.plan.code:
             raise RecordingError(
@@ -109,6 +142,7 @@ class Recording:
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as scratch:
             run = run_process(replace(self.arm, name=name_of(number)), arguments, Path(scratch, "run.json"))
+        self._require_benchmarks(number, run)
         self._require_same_environment(number, run, others)
         run["stagebench"]["recording"] = self.plan.as_json() | {"process": number, "seconds": time.monotonic() - began}
         write_json(self._path(number), run)
@@ -123,6 +157,13 @@ class Recording:
             f"{key}: {here[key]!r} here, {there.get(key)!r} there" for key in here if here[key] != there.get(key)
         ]:
             raise RecordingError(f"{self._path(number)} is of another recording: {'; '.join(differing)}")
+
+    def _require_benchmarks(self, number: int, run: Run) -> None:
+        if all(is_reference(benchmark["fullname"]) for benchmark in run["benchmarks"]):
+            select = f" of --select {self.plan.select!r}" if self.plan.select else ""
+            raise RecordingError(
+                f"the {name_of(number)} must run a benchmark beside the reference workload, got none{select}"
+            )
 
     def _require_same_environment(self, number: int, run: Run, others: Mapping[int, Run]) -> None:
         here = run["machine_info"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,10 @@ from stagebench.study.markdown import to_markdown as document_to_markdown
 from stagebench.types import STAGES
 
 ORDER = (*STAGES, "e2e", "generate", "e2e by generate")
-FIGURES = ("ms", "min to max", "to eager", "ms on the device", "ms a step", "MFU", "MBU")
-"""Of every benchmark, where it has them; a table leaves out the columns that stay empty."""
+SHARED = (*BACKENDLESS, "generate", "e2e by generate")
+"""What is timed once for all backends."""
+FIGURES = ("ms", "min to max", "to eager", "ms a step", "MFU", "MBU")
+"""Of every benchmark of a stage, where it has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,8 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     made = (
         ("How it was measured", _conditions(results, ceilings)),
         ("Stages", _stages(found, ceilings)),
-        ("What the stages add up to", _sums(found)),
+        ("Beside generate()", _beside_generate(found)),
+        ("From file to text", _from_file_to_text(found)),
         ("Encode by number of images", _by_axes(found, ("images",), ceilings)),
         ("Batch and context", _by_axes(found, ("batch", "context"), ceilings)),
         ("Set-up, outside of what is timed", _set_up(found)),
@@ -97,19 +101,20 @@ def _benchmarks(given: Iterable[Mapping[str, Any]]) -> Found:
 
 def _conditions(results: Mapping[str, Any], ceilings: Ceilings | None) -> list[Points | Table]:
     recording, commit = results["stagebench"]["recording"], results.get("commit_info", {})
+    select = ("--select", recording["select"]) if recording["select"] else ()
+    counts = ("--processes", str(recording["processes"]), "--rounds", str(recording["rounds"]))
+    command = shlex.join(("stagebench", "record", "out", *counts, *select, "--", *recording["arguments"]))
     lines = [
         f"Fresh processes: {recording['processes']}, with {recording['rounds']} rounds of every benchmark in each, "
         f"after one that proved what they run; {recording['seconds'] / 60:.0f} minutes in all.",
         "A time is the median of the processes' medians, with the smallest and the largest of them beside it; a ratio "
         "is that of two such times.",
-        f"Commit {commit.get('id')}{', changed' if commit.get('dirty') else ''}; pytest benchmarks "
-        f"{' '.join(recording['arguments'])}".rstrip()
-        + ".",
+        f"Commit {commit.get('id')}{', changed' if commit.get('dirty') else ''}: {command}",
     ]
     if ceilings:
         lines.append(
             f"MFU is over {ceilings.flops / 1e12:.3g} TFLOP/s, MBU over {ceilings.bandwidth / 1e12:.3g} TB/s "
-            f"({ceilings.bandwidth_kind}), both as measured."
+            f"({ceilings.bandwidth_kind}), both as measured; of the work that was counted on the eager path."
         )
     if warning := results["stagebench"].get("load_warning"):
         lines.append(f"{warning}.")
@@ -119,13 +124,14 @@ def _conditions(results: Mapping[str, Any], ceilings: Ceilings | None) -> list[P
 
 
 def _stages(found: Found, ceilings: Ceilings | None) -> list[Table]:
-    rows = [(_names(b), b) for b in found.values() if b.axes == _PLAIN]
-    return _tables(("stage", "backend"), rows, found, ceilings)
+    rows = [((b.what, b.backend, _work(b)), b) for b in found.values() if b.axes == _PLAIN and b.what in STAGES]
+    return _tables(("stage", "backend", "work"), rows, found, ceilings)
 
 
-def _names(benchmark: Benchmark) -> tuple[str, str]:
-    whole = {"generate": "generate()", "e2e by generate": "e2e with generate()"}
-    return (whole[benchmark.what], "-") if benchmark.what in whole else (benchmark.what, benchmark.backend)
+def _work(benchmark: Benchmark) -> str:
+    """How much of what a stage did ("626 prompt tokens"), where it was counted."""
+    units = benchmark.info.get("units")
+    return "" if units is None else f"{units} {benchmark.info.get('unit', '')}".replace("_", " ").strip()
 
 
 def _by_axes(found: Found, axes: Sequence[str], ceilings: Ceilings | None) -> list[Table]:
@@ -141,34 +147,37 @@ def _by_axes(found: Found, axes: Sequence[str], ceilings: Ceilings | None) -> li
 
 def _tables(head: tuple[str, ...], rows: Sequence[Row], found: Found, ceilings: Ceilings | None) -> list[Table]:
     """A table a model, with the columns of the head and those figures that any of its rows has."""
-    tables = []
-    for model in dict.fromkeys(benchmark.model for _, benchmark in rows):
-        cells = [names + _figures(b, _eager(found, b), ceilings) for names, b in rows if b.model == model]
-        used = [i for i in range(len(head + FIGURES)) if i < len(head) or any(row[i] for row in cells)]
-        tables.append(Table(model, _at(used, head + FIGURES), tuple(_at(used, row) for row in cells)))
-    return tables
+    models = dict.fromkeys(benchmark.model for _, benchmark in rows)
+    cells = {m: [names + _figures(b, found, ceilings) for names, b in rows if b.model == m] for m in models}
+    return [_table(model, head + FIGURES, cells[model]) for model in models]
+
+
+def _table(caption: str, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
+    """A table without the columns that stay empty."""
+    used = [place for place in range(len(head)) if any(row[place] for row in rows)]
+    return Table(caption, _at(used, head), tuple(_at(used, row) for row in rows))
 
 
 def _at(places: Sequence[int], cells: Sequence[str]) -> tuple[str, ...]:
     return tuple(cells[place] for place in places)
 
 
-def _eager(found: Found, benchmark: Benchmark) -> Benchmark | None:
-    return found.get((benchmark.model, EAGER, benchmark.what, benchmark.axes))
-
-
-def _figures(benchmark: Benchmark, eager: Benchmark | None, ceilings: Ceilings | None) -> tuple[str, ...]:
+def _figures(benchmark: Benchmark, found: Found, ceilings: Ceilings | None) -> tuple[str, ...]:
     """The cells of `FIGURES`; empty where a figure has no meaning."""
-    device = benchmark.info.get("device_median")
-    steps = benchmark.info.get("units") if benchmark.what == "decode" else None
+    eager = found.get((benchmark.model, EAGER, benchmark.what, benchmark.axes))
     return (
         _ms(benchmark.seconds),
-        f"{_ms(benchmark.stats['min'])} to {_ms(benchmark.stats['max'])}",
-        _ratio(benchmark.seconds, eager.seconds) if eager and benchmark.what not in ORDER[-2:] else "",
-        _ms(device) if device is not None else "",
-        _ms(benchmark.seconds / steps) if steps else "",
+        _spread(benchmark),
+        _ratio(benchmark, eager) if benchmark.what not in BACKENDLESS else "",
+        _ms(_a_step(benchmark)),
         *_utilisation(benchmark, eager or benchmark, ceilings),
     )
+
+
+def _a_step(benchmark: Benchmark | None) -> float | None:
+    """The seconds of a decode step; None for another stage."""
+    steps = benchmark.info.get("units") if benchmark and benchmark.what == "decode" else None
+    return benchmark.seconds / steps if benchmark and steps else None
 
 
 def _utilisation(benchmark: Benchmark, reference: Benchmark, ceilings: Ceilings | None) -> tuple[str, str]:
@@ -179,52 +188,91 @@ def _utilisation(benchmark: Benchmark, reference: Benchmark, ceilings: Ceilings 
     flops = reference.info.get("work", {}).get("flops", 0) if benchmark.what in ("encode", "prefill") else 0
     moved = sum(reference.info.get("bytes", {}).values()) if benchmark.what == "decode" else 0
     return (
-        f"{ceilings.mfu(flops, benchmark.seconds):.1%}" if ceilings and flops else "",
-        f"{ceilings.mbu(moved, benchmark.seconds):.1%}" if ceilings and moved else "",
+        _share(ceilings.mfu(flops, benchmark.seconds)) if ceilings and flops else "",
+        _share(ceilings.mbu(moved, benchmark.seconds)) if ceilings and moved else "",
     )
 
 
-def _sums(found: Found) -> list[Table]:
-    """What a user of the split path pays beside one of `generate()`, and what e2e has that no stage explains."""
-    head = ("model", "backend", " + ".join(GENERATION), "to generate()", "all stages", "to e2e")
+def _beside_generate(found: Found) -> list[Table]:
+    """What a token costs a user of `generate()`, and one of the stages."""
+    generation = " + ".join(GENERATION)
+    head = ("model", "by", "decode, ms a step", "to eager", generation, "min to max", "ms a token", "to generate()")
     rows = []
-    for model, backend in dict.fromkeys((benchmark.model, benchmark.backend) for benchmark in found.values()):
+    for model, backends in _backends(found).items():
+        whole = _in_path(found, model, EAGER, "generate")
+        if whole:
+            token = _a_token(whole.seconds, whole)
+            rows.append((model, "generate()", "", "", _ms(whole.seconds), _spread(whole), token, "1.000"))
+        for backend in backends:
+            if decode := _in_path(found, model, backend, "decode"):
+                step = _ms(_a_step(decode)), _ratio(decode, _in_path(found, model, EAGER, "decode"))
+                seconds = _sum([_in_path(found, model, backend, stage) for stage in GENERATION])
+                rows.append(
+                    (model, backend, *step, _ms(seconds), "", _a_token(seconds, decode), _ratio(seconds, whole))
+                )
+    return [_table("ms, and ratios of times", head, rows)] if rows else []
 
-        def seconds(what: str, backend: str = backend, model: str = model) -> float | None:
-            benchmark = found.get((model, backend, what, _PLAIN))
-            if benchmark is None and what in (*BACKENDLESS, "generate"):
-                benchmark = found.get((model, EAGER, what, _PLAIN))
-            return benchmark.seconds if benchmark else None
 
-        generation, everything = _sum(seconds, GENERATION), _sum(seconds, STAGES)
-        ratios = _ratio(generation, seconds("generate")), _ratio(everything, seconds("e2e"))
-        if generation is not None or everything is not None:
-            rows.append((model, backend, _ms(generation), ratios[0], _ms(everything), ratios[1]))
-    return [Table("ms, and ratios of times", head, tuple(rows))] if rows else []
+def _a_token(seconds: float | None, benchmark: Benchmark) -> str:
+    """A time over the tokens that a benchmark wrote."""
+    tokens = benchmark.info.get("new_tokens")
+    return _ms(seconds / tokens) if seconds is not None and tokens else ""
 
 
-def _sum(seconds: Callable[[str], float | None], names: Sequence[str]) -> float | None:
-    """The sum of all of them, None where one is missing."""
-    each = [seconds(name) for name in names]
-    known = [value for value in each if value is not None]
-    return sum(known) if len(known) == len(each) else None
+def _from_file_to_text(found: Found) -> list[Table]:
+    """The whole path beside the same with `generate()`, and what it is made of.
+
+    A stage's share is its own benchmark's time over that of the path; "unattributed" was seen in the path itself.
+    """
+    head = ("model", "by", "ms", "min to max", "to generate()", *STAGES, "all stages", "unattributed")
+    rows = []
+    for model, backends in _backends(found).items():
+        reference = _in_path(found, model, EAGER, "e2e by generate")
+        if reference:
+            blank = [""] * (len(STAGES) + 2)
+            rows.append((model, "generate()", _ms(reference.seconds), _spread(reference), "1.000", *blank))
+        for backend in backends:
+            if e2e := _in_path(found, model, backend, "e2e"):
+                stages = [_in_path(found, model, backend, stage) for stage in STAGES]
+                shares = [_share(stage.seconds / e2e.seconds if stage else None) for stage in stages]
+                rest = _ratio(_sum(stages), e2e), _share(e2e.info.get("unattributed_share"))
+                own = _ms(e2e.seconds), _spread(e2e), _ratio(e2e, reference)
+                rows.append((model, backend, *own, *shares, *rest))
+    return [_table("ms, ratios of times, and shares of them", head, rows)] if rows else []
+
+
+def _backends(found: Found) -> dict[str, list[str]]:
+    """By model what ran it, eager first."""
+    return {
+        model: list(dict.fromkeys(b.backend for b in found.values() if b.model == model))
+        for model in dict.fromkeys(b.model for b in found.values())
+    }
+
+
+def _in_path(found: Found, model: str, backend: str, what: str) -> Benchmark | None:
+    """A benchmark of the path as it is; eager's where a backend has no part in it and was not timed itself."""
+    own = found.get((model, backend, what, _PLAIN))
+    return own or (found.get((model, EAGER, what, _PLAIN)) if what in SHARED else None)
+
+
+def _sum(benchmarks: Sequence[Benchmark | None]) -> float | None:
+    """Of the times of all of them; None where one is missing."""
+    known = [benchmark.seconds for benchmark in benchmarks if benchmark]
+    return sum(known) if len(known) == len(benchmarks) else None
 
 
 def _set_up(found: Found) -> list[Table]:
-    head = ("model", "backend", "for", *AXES, "seconds", "MB", "captures")
+    """By model and backend; every benchmark notes what was set up until then, so the one that notes most tells all."""
+    costs: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for b in found.values():
+        if "setup" in b.info:
+            key = b.model, b.backend
+            costs[key] = max(costs.get(key, b.info["setup"]), b.info["setup"], key=lambda cost: cost["captures"])
     rows = tuple(
-        (
-            benchmark.model,
-            benchmark.backend,
-            benchmark.what,
-            *(str(axis or "") for axis in benchmark.axes),
-            f"{cost['seconds']:.2f}",
-            f"{cost['bytes'] / 1e6:,.1f}",
-            str(cost["captures"]),
-        )
-        for benchmark in found.values()
-        if (cost := benchmark.info.get("setup"))
+        (*key, f"{cost['seconds']:.2f}", f"{cost['bytes'] / 1e6:,.1f}", str(cost["captures"]))
+        for key, cost in costs.items()
     )
+    head = ("model", "backend", "seconds", "MB", "captures")
     return [Table("What capture and compilation cost, once a process", head, rows)] if rows else []
 
 
@@ -232,5 +280,14 @@ def _ms(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds * 1e3:.3f}"
 
 
-def _ratio(seconds: float | None, other: float | None) -> str:
-    return "" if seconds is None or other is None else f"{seconds / other:.3f}"
+def _spread(benchmark: Benchmark) -> str:
+    return f"{_ms(benchmark.stats['min'])} to {_ms(benchmark.stats['max'])}"
+
+
+def _ratio(one: Benchmark | float | None, other: Benchmark | None) -> str:
+    seconds = one.seconds if isinstance(one, Benchmark) else one
+    return "" if seconds is None or other is None else f"{seconds / other.seconds:.3f}"
+
+
+def _share(part: float | None) -> str:
+    return "" if part is None else f"{part:.1%}"

@@ -42,7 +42,8 @@ def command(
 
     A first process proves that the stages do the work of generate(), and counts it; each of the others times every
     benchmark, and its median is one sample. The default is the fewest processes with which a comparison can decide on
-    times. What is in OUT already is not measured again: the same command goes on where it was stopped.
+    times. What is in OUT already is not measured again: the same command goes on where it was stopped. Arguments of
+    pytest say what is run (--models, --backends, --new-tokens ...), not which benchmarks, nor how often.
 
     OUT/results.json is pytest-benchmark's JSON, for `compare`, `baseline accept` and `attribute`.
 
