@@ -3,10 +3,13 @@
 A CPU has no CUDA graphs: there what would be captured is called. The graphs themselves are tested in `test_gpu.py`.
 """
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
+from transformers import GenerationConfig
+from transformers.cache_utils import StaticLayer
 
 from stagebench.backends.backend import RECIPES, Backend, with_backend
 from stagebench.backends.loop import LAG
@@ -116,29 +119,111 @@ def test_features_are_not_overwritten_by_the_next_encode(plain, inputs):
     assert torch.equal(encode(plain, inputs).tokens, first)
 
 
+def as_keywords(network, options, monkeypatch):
+    return options
+
+
+def as_object(network, options, monkeypatch):
+    return {"generation_config": GenerationConfig(**options)}
+
+
+def as_the_models_own(network, options, monkeypatch):
+    for name, option in options.items():
+        monkeypatch.setattr(network.generation_config, name, option)
+    return {}
+
+
+GIVEN = pytest.mark.parametrize("given", [as_keywords, as_object, as_the_models_own])
+
+
+@GIVEN
+@pytest.mark.parametrize("limit", [{"max_new_tokens": 7}, {"max_length": 593}])
+def test_a_limit_holds_wherever_it_is_given(plain, inputs, monkeypatch, given, limit):
+    options = given(plain.network, limit | {"do_sample": True, "top_k": 5, "eos_token_id": None}, monkeypatch)
+    torch.manual_seed(0)
+    expected = reference_generate(plain, inputs, options).tolist()
+    torch.manual_seed(0)
+    written = rows(staged_generate(accelerated(plain), inputs, options))
+    assert (expected, 7) == (written, len(written[0]))
+
+
+@pytest.mark.filterwarnings("ignore:Using the model-agnostic default `max_length`:UserWarning")
+def test_without_a_limit_there_are_as_many_tokens_as_in_generate(plain, inputs):
+    options = {"do_sample": False, "eos_token_id": None}
+    assert reference_generate(plain, inputs, options).tolist() == rows(
+        staged_generate(accelerated(plain), inputs, options)
+    )
+
+
+@GIVEN
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"do_sample": False}, "the backend graph needs max_new_tokens for its static cache, got none"),
-        (OPTIONS | {"cache_implementation": "quantized"}, "the backend graph has a static cache, got quantized"),
-        (OPTIONS | {"num_return_sequences": 2, "do_sample": True}, "a backend gives one text a prompt, got 2 for 1"),
-        (OPTIONS | {"position_ids": None}, "the backend graph takes generation options only, got position_ids"),
-        (OPTIONS | {"prefill_chunk_size": 8}, "the backend graph prefills at once, got prefill_chunk_size"),
-        (OPTIONS | {"num_beams": 2}, "only greedy search and sampling can be split into stages, got beam_search"),
+        ({"cache_implementation": "quantized"}, "the backend graph has a static cache, got quantized"),
+        ({"prefill_chunk_size": 8}, "the backend graph prefills at once, got prefill_chunk_size=8"),
+        (
+            {"num_return_sequences": 2, "do_sample": True},
+            "the backend graph gives one text a prompt, got num_return_sequences=2",
+        ),
+        ({"num_beams": 2}, "only greedy search and sampling can be split into stages, got beam_search"),
+        (
+            {"prompt_lookup_num_tokens": 2},
+            "only greedy search and sampling can be split into stages, got assisted_generation",
+        ),
+        ({"max_new_tokens": 3511}, "prompt and new tokens must fit the model's 4096 positions, got 4097"),
+        (
+            {"max_length": 586, "max_new_tokens": None},
+            "max_length must leave room after the prompt's 586 tokens, got 586",
+        ),
     ],
 )
-def test_an_option_that_a_backend_cannot_serve_is_refused(plain, inputs, options, message):
+def test_what_a_backend_cannot_serve_is_refused_before_anything_is_set_up(
+    plain, inputs, monkeypatch, given, options, message
+):
     fast = accelerated(plain)
-    with pytest.raises(StageError, match=message):
-        prefill(fast, inputs, encode(fast, inputs), options)
+    with pytest.raises(StageError, match=f"^{re.escape(message)}$"):
+        prefill(fast, inputs, encode(plain, inputs), given(plain.network, OPTIONS | options, monkeypatch))
+    assert fast.backend.setups == []
 
 
-def test_a_padded_batch_is_refused(plain, inputs):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"position_ids": None}, "a backend takes generation options only, got position_ids"),
+        ({"max_new_token": 6}, "a backend takes generation options only, got max_new_token"),
+        (
+            {"assistant_model": "any"},
+            "assistant_model works in the loop of generate(), which the stages replace, got one",
+        ),
+        ({"streamer": "any"}, "streamer works in the loop of generate(), which the stages replace, got one"),
+        ({"use_cache": False}, "decode continues from the KV cache, so use_cache must be True, got False"),
+        (
+            {"generation_config": GenerationConfig(use_cache=False)},
+            "decode continues from the KV cache, so use_cache must be True, got False",
+        ),
+    ],
+)
+def test_an_argument_that_would_be_ignored_is_refused_before_anything_is_set_up(plain, inputs, options, message):
+    fast = accelerated(plain)
+    with pytest.raises(StageError, match=f"^{re.escape(message)}$"):
+        prefill(fast, inputs, encode(plain, inputs), OPTIONS | options)
+    assert fast.backend.setups == []
+
+
+def test_a_padded_batch_is_refused_before_anything_is_set_up(plain, inputs):
     fast = accelerated(plain)
     mask = inputs.attention_mask.clone()
     mask[0, 0] = 0
     with pytest.raises(StageError, match="takes batches of prompts of one length, got a padded one"):
-        prefill(fast, Inputs(inputs.input_ids, mask, inputs.pixels), encode(fast, inputs), OPTIONS)
+        prefill(fast, Inputs(inputs.input_ids, mask, inputs.pixels), encode(plain, inputs), OPTIONS)
+    assert fast.backend.setups == []
+
+
+def test_a_static_cache_that_is_asked_for_is_the_backends_own(plain, inputs, monkeypatch):
+    allocated = []
+    monkeypatch.setattr(StaticLayer, "lazy_initialization", watched(StaticLayer.lazy_initialization, allocated))
+    staged_generate(accelerated(plain), inputs, OPTIONS | {"cache_implementation": "static"})
+    assert len(allocated) == plain.network.config.num_hidden_layers
 
 
 @pytest.mark.parametrize("name", RECIPES)

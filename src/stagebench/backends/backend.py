@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -37,11 +37,6 @@ RECOMPILE_LIMIT = 10_000
 
 SPARE = 4
 """Tokens for which a cache has room beyond the limit: the calls before a capture write too."""
-
-
-_ANY_CONFIG = GenerationConfig()
-_ARGUMENTS = ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "tokenizer")
-"""Of `generate()` itself; what goes to the model (positions, a cache) would not reach a graph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +117,14 @@ class Backend:
         return encoder().clone()
 
     def prompt(
-        self, embeds: Tensor, attention_mask: Tensor, options: Mapping[str, Any]
+        self, embeds: Tensor, attention_mask: Tensor, generation_config: GenerationConfig
     ) -> tuple[Tensor, dict[str, Any]]:
         """Run a prompt.
 
         Args:
             embeds: (batch, tokens, hidden size).
             attention_mask: int64 (batch, tokens), all ones.
-            options: keyword arguments of `generate()`, `max_new_tokens` among them.
+            generation_config: as `generate()` has it; its `max_length` counts the prompt and the new tokens.
 
         Returns:
             The logits of the last position, (batch, 1, vocabulary), and the state that `advance` continues from.
@@ -137,10 +132,10 @@ class Backend:
         Raises:
             StageError: for a padded batch, or an option that a static cache can't serve.
         """
-        self._require_servable(attention_mask, options)
+        self._require_servable(attention_mask, generation_config)
         batch, tokens = embeds.shape[:2]
         padded = _up(tokens, self._recipe.bucket)
-        session = self._session(batch, max(padded, tokens + options["max_new_tokens"]))
+        session = self._session(batch, max(padded, generation_config.max_length))
         prompt = session.prompts.get(padded) or self._capture_prompt(session, padded, embeds)
         prompt.inputs["embeds"][:, :tokens].copy_(embeds)
         prompt.inputs["embeds"][:, tokens:].zero_()  # anything finite: of NaN a masked value would still be NaN
@@ -163,16 +158,19 @@ class Backend:
             set_length(session.cache, torch.tensor(chosen - 1, device=end.sequences.device))
         return end
 
-    def _require_servable(self, attention_mask: Tensor, options: Mapping[str, Any]) -> None:
-        unknown = sorted(name for name in options if not hasattr(_ANY_CONFIG, name) and name not in _ARGUMENTS)
-        if unknown:
-            raise StageError(f"the backend {self.name} takes generation options only, got {', '.join(unknown)}")
-        if options.get("max_new_tokens") is None:
-            raise StageError(f"the backend {self.name} needs max_new_tokens for its static cache, got none")
-        if options.get("cache_implementation", "static") != "static":
-            raise StageError(f"the backend {self.name} has a static cache, got {options['cache_implementation']}")
-        if options.get("prefill_chunk_size") is not None:
-            raise StageError(f"the backend {self.name} prefills at once, got prefill_chunk_size")
+    def _require_servable(self, attention_mask: Tensor, config: GenerationConfig) -> None:
+        if config.max_length <= attention_mask.shape[1]:
+            tokens = attention_mask.shape[1]
+            raise StageError(f"max_length must leave room after the prompt's {tokens} tokens, got {config.max_length}")
+        if config.cache_implementation not in (None, "static"):
+            raise StageError(f"the backend {self.name} has a static cache, got {config.cache_implementation}")
+        if config.prefill_chunk_size is not None:
+            raise StageError(
+                f"the backend {self.name} prefills at once, got prefill_chunk_size={config.prefill_chunk_size}"
+            )
+        if config.num_return_sequences != 1:
+            texts = config.num_return_sequences
+            raise StageError(f"the backend {self.name} gives one text a prompt, got num_return_sequences={texts}")
         if not bool(attention_mask.all()):
             raise StageError(f"the backend {self.name} takes batches of prompts of one length, got a padded one")
 
