@@ -3,7 +3,9 @@
 A CPU has no CUDA graphs: there what would be captured is called. The graphs themselves are tested in `test_gpu.py`.
 """
 
+import gc
 import re
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.cache_utils import StaticLayer
 
+from stagebench.backends import backend
 from stagebench.backends.backend import RECIPES, Backend, with_backend
 from stagebench.backends.loop import LAG
 from stagebench.errors import ModelError, StageError
@@ -18,7 +21,7 @@ from stagebench.media.scene import render_scene
 from stagebench.models import eventgpt
 from stagebench.models.registry import build_model
 from stagebench.pipeline import prove, reference_generate, setups, staged_generate, timed_run
-from stagebench.stages.decode import decode
+from stagebench.stages.decode import cache_of, decode
 from stagebench.stages.encode import encode
 from stagebench.stages.prefill import prefill
 from stagebench.types import BACKENDS, Inputs, ModelSettings, Sample
@@ -125,6 +128,58 @@ def test_a_prompt_whose_cache_a_later_one_took_is_refused(plain, inputs):
     earlier, _ = (prefill(fast, inputs, features, OPTIONS) for _ in range(2))
     with pytest.raises(StageError, match="the static cache of its own prompt, got one that a later prefill has taken"):
         decode(fast, earlier)
+
+
+@pytest.fixture
+def keeps_one(plain, monkeypatch):
+    """A model whose backend keeps one static cache."""
+    monkeypatch.setattr(backend, "KEPT", 1)
+    return accelerated(plain)
+
+
+LONGER = OPTIONS | {"max_new_tokens": 200}  # needs a longer cache
+
+
+def test_the_cache_unused_for_longest_is_freed(keeps_one, inputs):
+    features = encode(keeps_one, inputs)
+    cache = weakref.ref(cache_of(prefill(keeps_one, inputs, features, OPTIONS).state))
+    kept = cache() is not None
+    prefill(keeps_one, inputs, features, LONGER)
+    gc.collect()
+    assert (kept, cache()) == (True, None)
+
+
+def test_a_cache_in_use_is_not_the_one_that_is_freed(plain, inputs, monkeypatch):
+    monkeypatch.setattr(backend, "KEPT", 2)
+    fast = accelerated(plain)
+    features = encode(fast, inputs)
+    for options in (OPTIONS, LONGER, OPTIONS, OPTIONS | {"max_new_tokens": 400}):
+        prefill(fast, inputs, features, options)
+    before = setups(fast)
+    prefill(fast, inputs, features, OPTIONS)
+    assert setups(fast) == before
+
+
+def test_what_was_set_up_and_replayed_stays_counted_when_it_is_freed(keeps_one, inputs):
+    features = encode(keeps_one, inputs)
+    decode(keeps_one, prefill(keeps_one, inputs, features, OPTIONS))
+    for captured in keeps_one.backend.setups:
+        captured.work["calls"] = 1  # a CPU replays nothing
+    prefill(keeps_one, inputs, features, LONGER)
+    assert (setups(keeps_one), keeps_one.backend.replayed()["calls"]) == (5, 1 + 1 + 5)
+
+
+def test_a_prompt_whose_cache_was_freed_is_refused(keeps_one, inputs):
+    features = encode(keeps_one, inputs)
+    earlier, _ = (prefill(keeps_one, inputs, features, options) for options in (OPTIONS, LONGER))
+    with pytest.raises(StageError, match="the static cache of its own prompt, got one that a later prefill has taken"):
+        decode(keeps_one, earlier)
+
+
+def test_a_shape_whose_cache_was_freed_is_set_up_anew(keeps_one, plain, inputs):
+    for options in (OPTIONS, LONGER):
+        staged_generate(keeps_one, inputs, options)
+    assert reference_generate(plain, inputs, OPTIONS).tolist() == rows(staged_generate(keeps_one, inputs, OPTIONS))
 
 
 def test_features_are_not_overwritten_by_the_next_encode(plain, inputs):

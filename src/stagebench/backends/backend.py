@@ -25,6 +25,7 @@ from stagebench.backends.loop import advance
 from stagebench.backends.static import CACHE_ARGUMENT, prompt_logits, set_length, static_cache, step_logits
 from stagebench.errors import ModelError, StageError
 from stagebench.models.protocol import VisionLanguageModel
+from stagebench.timing import synchronize
 from stagebench.types import Inputs, Prefilled
 
 Step = Callable[[Tensor], Tensor]
@@ -34,6 +35,9 @@ CACHE_BUCKET = 128
 
 RECOMPILE_LIMIT = 10_000
 """More shapes than any run has."""
+
+KEPT = 8
+"""Static caches that a backend keeps: beyond that, the one unused for longest makes room, and its graphs with it."""
 
 SPARE = 4
 """Tokens for which a cache has room beyond the limit: the calls before a capture write too."""
@@ -72,6 +76,10 @@ class _Session:
     prompts: dict[int, Captured] = field(default_factory=dict)
     owner: object = None
 
+    @property
+    def captured(self) -> list[Captured]:
+        return [self.step, *self.prompts.values()]
+
 
 @dataclass(eq=False)
 class Backend:
@@ -87,7 +95,8 @@ class Backend:
     _recipe: Recipe
     _pool: _POOL_HANDLE | None
     _encoders: dict[torch.Size, Captured] = field(default_factory=dict)
-    _sessions: dict[tuple[int, int], _Session] = field(default_factory=dict)
+    _sessions: dict[tuple[int, int], _Session] = field(default_factory=dict)  # the last used is the last
+    _released: list[Captured] = field(default_factory=list)
 
     @property
     def exact(self) -> bool:
@@ -97,8 +106,8 @@ class Backend:
     @property
     def setups(self) -> list[Captured]:
         """All that was set up so far, with what it cost."""
-        sessions = self._sessions.values()
-        return [*self._encoders.values(), *(c for s in sessions for c in (s.step, *s.prompts.values()))]
+        in_sessions = (captured for session in self._sessions.values() for captured in session.captured)
+        return [*self._encoders.values(), *in_sessions, *self._released]
 
     def replayed(self) -> Counter[str]:
         """The work of all calls so far: counters see no module and no operator in a graph."""
@@ -176,13 +185,25 @@ class Backend:
 
     def _session(self, batch: int, tokens: int) -> _Session:
         length = _up(tokens + SPARE, CACHE_BUCKET)
-        if (batch, length) not in self._sessions:
-            cache = static_cache(self.model.network, batch, length)
-            plain = functools.partial(step_logits, self.model.network, cache)
-            inputs = {"tokens": torch.zeros(batch, 1, dtype=torch.long, device=self.model.network.device)}
-            step = self._capture(plain, inputs, self._fused_step(cache) if self._recipe.fused else None)
-            self._sessions[batch, length] = _Session(cache, step)
-        return self._sessions[batch, length]
+        session = self._sessions.pop((batch, length), None) or self._new_session(batch, length)
+        self._sessions[batch, length] = session
+        return session
+
+    def _new_session(self, batch: int, length: int) -> _Session:
+        if len(self._sessions) == KEPT:
+            self._release(self._sessions.pop(next(iter(self._sessions))))
+        cache = static_cache(self.model.network, batch, length)
+        plain = functools.partial(step_logits, self.model.network, cache)
+        inputs = {"tokens": torch.zeros(batch, 1, dtype=torch.long, device=self.model.network.device)}
+        step = self._capture(plain, inputs, self._fused_step(cache) if self._recipe.fused else None)
+        return _Session(cache, step)
+
+    def _release(self, session: _Session) -> None:
+        synchronize(self.model.network.device)  # a graph may still run
+        session.owner = None
+        self._released += session.captured
+        for captured in session.captured:
+            captured.release()
 
     def _capture_prompt(self, session: _Session, padded: int, embeds: Tensor) -> Captured:
         plain = functools.partial(prompt_logits, self.model.network, session.cache)
