@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from stagebench.errors import ModelError, StageError
@@ -161,6 +162,9 @@ def test_features_of_another_length_are_refused(model):
     [
         ({"num_beams": 2}, "only greedy search and sampling can be split into stages, got beam_search"),
         ({"use_cache": False}, "use_cache must be True, got False"),
+        ({"generation_config": GenerationConfig(use_cache=False)}, "use_cache must be True, got False"),
+        ({"assistant_model": "any"}, r"assistant_model works in the loop of generate\(\), which the stages replace"),
+        ({"streamer": "any"}, r"streamer works in the loop of generate\(\), which the stages replace, got one"),
         ({"return_dict_in_generate": True}, "got return_dict_in_generate=True"),
         ({"max_new_tokens": 5000}, "must fit the model's 4096 positions, got"),
     ],

@@ -3,18 +3,24 @@
 A CPU has no CUDA graphs: there what would be captured is called. The graphs themselves are tested in `test_gpu.py`.
 """
 
+import gc
+import re
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
+from transformers import GenerationConfig
+from transformers.cache_utils import StaticLayer
 
+from stagebench.backends import backend
 from stagebench.backends.backend import RECIPES, Backend, with_backend
 from stagebench.backends.loop import LAG
 from stagebench.errors import ModelError, StageError
 from stagebench.media.scene import render_scene
 from stagebench.models.registry import build_model
 from stagebench.pipeline import prove, reference_generate, setups, staged_generate, timed_run
-from stagebench.stages.decode import decode
+from stagebench.stages.decode import cache_of, decode
 from stagebench.stages.encode import encode
 from stagebench.stages.prefill import prefill
 from stagebench.types import BACKENDS, Inputs, ModelSettings, Sample
@@ -51,6 +57,15 @@ def test_steps_taken_before_a_stop_was_seen_are_counted(plain, inputs):
     assert ((first[:2],), 1, LAG - 1) == (generation.token_ids, generation.steps, generation.overrun)
 
 
+def test_a_text_that_is_sampled_draws_no_more_random_numbers_than_in_generate(plain, inputs):
+    first = seeded(reference_generate, plain, inputs, OPTIONS | {"do_sample": True})[0].tolist()[0]
+    options = {"max_new_tokens": 12, "eos_token_id": [first[1]], "do_sample": True}
+    expected, state = seeded(reference_generate, plain, inputs, options)
+    generation, state_after = seeded(staged_generate, accelerated(plain), inputs, options)
+    assert (expected.tolist(), 0) == (rows(generation), generation.overrun)
+    assert torch.equal(state, state_after)
+
+
 def test_no_step_is_taken_beyond_the_limit(plain, inputs):
     generation = staged_generate(accelerated(plain), inputs, OPTIONS)
     assert (generation.steps, generation.overrun) == (5, 0)
@@ -72,6 +87,12 @@ def test_a_pass_in_which_something_was_set_up_is_not_the_one_that_is_kept(plain,
 
 def rows(generation):
     return [list(row) for row in generation.token_ids]
+
+
+def seeded(function, *args):
+    """What a function gives from one random state, and the random state that it leaves."""
+    torch.manual_seed(0)
+    return function(*args), torch.random.get_rng_state()
 
 
 def watched(function, seen):
@@ -98,6 +119,58 @@ def test_a_prompt_whose_cache_a_later_one_took_is_refused(plain, inputs):
         decode(fast, earlier)
 
 
+@pytest.fixture
+def keeps_one(plain, monkeypatch):
+    """A model whose backend keeps one static cache."""
+    monkeypatch.setattr(backend, "KEPT", 1)
+    return accelerated(plain)
+
+
+LONGER = OPTIONS | {"max_new_tokens": 200}  # needs a longer cache
+
+
+def test_the_cache_unused_for_longest_is_freed(keeps_one, inputs):
+    features = encode(keeps_one, inputs)
+    cache = weakref.ref(cache_of(prefill(keeps_one, inputs, features, OPTIONS).state))
+    kept = cache() is not None
+    prefill(keeps_one, inputs, features, LONGER)
+    gc.collect()
+    assert (kept, cache()) == (True, None)
+
+
+def test_a_cache_in_use_is_not_the_one_that_is_freed(plain, inputs, monkeypatch):
+    monkeypatch.setattr(backend, "KEPT", 2)
+    fast = accelerated(plain)
+    features = encode(fast, inputs)
+    for options in (OPTIONS, LONGER, OPTIONS, OPTIONS | {"max_new_tokens": 400}):
+        prefill(fast, inputs, features, options)
+    before = setups(fast)
+    prefill(fast, inputs, features, OPTIONS)
+    assert setups(fast) == before
+
+
+def test_what_was_set_up_and_replayed_stays_counted_when_it_is_freed(keeps_one, inputs):
+    features = encode(keeps_one, inputs)
+    decode(keeps_one, prefill(keeps_one, inputs, features, OPTIONS))
+    for captured in keeps_one.backend.setups:
+        captured.work["calls"] = 1  # a CPU replays nothing
+    prefill(keeps_one, inputs, features, LONGER)
+    assert (setups(keeps_one), keeps_one.backend.replayed()["calls"]) == (5, 1 + 1 + 5)
+
+
+def test_a_prompt_whose_cache_was_freed_is_refused(keeps_one, inputs):
+    features = encode(keeps_one, inputs)
+    earlier, _ = (prefill(keeps_one, inputs, features, options) for options in (OPTIONS, LONGER))
+    with pytest.raises(StageError, match="the static cache of its own prompt, got one that a later prefill has taken"):
+        decode(keeps_one, earlier)
+
+
+def test_a_shape_whose_cache_was_freed_is_set_up_anew(keeps_one, plain, inputs):
+    for options in (OPTIONS, LONGER):
+        staged_generate(keeps_one, inputs, options)
+    assert reference_generate(plain, inputs, OPTIONS).tolist() == rows(staged_generate(keeps_one, inputs, OPTIONS))
+
+
 def test_features_are_not_overwritten_by_the_next_encode(plain, inputs):
     fast = accelerated(plain)
     first = encode(fast, inputs).tokens
@@ -105,29 +178,95 @@ def test_features_are_not_overwritten_by_the_next_encode(plain, inputs):
     assert torch.equal(encode(plain, inputs).tokens, first)
 
 
+def as_keywords(network, options, monkeypatch):
+    return options
+
+
+def as_object(network, options, monkeypatch):
+    return {"generation_config": GenerationConfig(**options)}
+
+
+def as_the_models_own(network, options, monkeypatch):
+    for name, option in options.items():
+        monkeypatch.setattr(network.generation_config, name, option)
+    return {}
+
+
+GIVEN = pytest.mark.parametrize("given", [as_keywords, as_object, as_the_models_own])
+
+
+@GIVEN
+@pytest.mark.parametrize("limit", [{"max_new_tokens": 7}, {"max_length": 593}])
+def test_a_limit_holds_wherever_it_is_given(plain, inputs, monkeypatch, given, limit):
+    options = given(plain.network, limit | {"do_sample": True, "top_k": 5, "eos_token_id": None}, monkeypatch)
+    torch.manual_seed(0)
+    expected = reference_generate(plain, inputs, options).tolist()
+    torch.manual_seed(0)
+    written = rows(staged_generate(accelerated(plain), inputs, options))
+    assert (expected, 7) == (written, len(written[0]))
+
+
+@pytest.mark.filterwarnings("ignore:Using the model-agnostic default `max_length`:UserWarning")
+def test_without_a_limit_there_are_as_many_tokens_as_in_generate(plain, inputs):
+    options = {"do_sample": False, "eos_token_id": None}
+    assert reference_generate(plain, inputs, options).tolist() == rows(
+        staged_generate(accelerated(plain), inputs, options)
+    )
+
+
+@GIVEN
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"do_sample": False}, "the backend graph needs max_new_tokens for its static cache, got none"),
-        (OPTIONS | {"cache_implementation": "quantized"}, "the backend graph has a static cache, got quantized"),
-        (OPTIONS | {"num_return_sequences": 2, "do_sample": True}, "a backend gives one text a prompt, got 2 for 1"),
-        (OPTIONS | {"position_ids": None}, "the backend graph takes generation options only, got position_ids"),
-        (OPTIONS | {"prefill_chunk_size": 8}, "the backend graph prefills at once, got prefill_chunk_size"),
-        (OPTIONS | {"num_beams": 2}, "only greedy search and sampling can be split into stages, got beam_search"),
+        ({"cache_implementation": "quantized"}, "the backend graph has a static cache, got quantized"),
+        ({"prefill_chunk_size": 8}, "the backend graph prefills at once, got prefill_chunk_size=8"),
+        (
+            {"num_return_sequences": 2, "do_sample": True},
+            "the backend graph gives one text a prompt, got num_return_sequences=2",
+        ),
+        ({"num_beams": 2}, "only greedy search and sampling can be split into stages, got beam_search"),
+        (
+            {"prompt_lookup_num_tokens": 2},
+            "only greedy search and sampling can be split into stages, got assisted_generation",
+        ),
+        ({"max_new_tokens": 3511}, "prompt and new tokens must fit the model's 4096 positions, got 4097"),
+        (
+            {"max_length": 586, "max_new_tokens": None},
+            "max_length must leave room after the prompt's 586 tokens, got 586",
+        ),
     ],
 )
-def test_an_option_that_a_backend_cannot_serve_is_refused(plain, inputs, options, message):
+def test_what_a_backend_cannot_serve_is_refused_before_anything_is_set_up(
+    plain, inputs, monkeypatch, given, options, message
+):
     fast = accelerated(plain)
-    with pytest.raises(StageError, match=message):
-        prefill(fast, inputs, encode(fast, inputs), options)
+    with pytest.raises(StageError, match=f"^{re.escape(message)}$"):
+        prefill(fast, inputs, encode(plain, inputs), given(plain.network, OPTIONS | options, monkeypatch))
+    assert fast.backend.setups == []
 
 
-def test_a_padded_batch_is_refused(plain, inputs):
+@pytest.mark.parametrize("name", ["position_ids", "max_new_token"])
+def test_an_argument_for_the_model_is_refused_before_anything_is_set_up(plain, inputs, name):
+    fast = accelerated(plain)
+    with pytest.raises(StageError, match=f"^a backend takes generation options only, got {name}$"):
+        prefill(fast, inputs, encode(plain, inputs), OPTIONS | {name: None})
+    assert fast.backend.setups == []
+
+
+def test_a_padded_batch_is_refused_before_anything_is_set_up(plain, inputs):
     fast = accelerated(plain)
     mask = inputs.attention_mask.clone()
     mask[0, 0] = 0
     with pytest.raises(StageError, match="takes batches of prompts of one length, got a padded one"):
-        prefill(fast, Inputs(inputs.input_ids, mask, inputs.pixels), encode(fast, inputs), OPTIONS)
+        prefill(fast, Inputs(inputs.input_ids, mask, inputs.pixels), encode(plain, inputs), OPTIONS)
+    assert fast.backend.setups == []
+
+
+def test_a_static_cache_that_is_asked_for_is_the_backends_own(plain, inputs, monkeypatch):
+    allocated = []
+    monkeypatch.setattr(StaticLayer, "lazy_initialization", watched(StaticLayer.lazy_initialization, allocated))
+    staged_generate(accelerated(plain), inputs, OPTIONS | {"cache_implementation": "static"})
+    assert len(allocated) == plain.network.config.num_hidden_layers
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -8,6 +8,7 @@ import transformers
 from transformers import GenerationMixin, LlamaConfig, LlamaForCausalLM
 
 ARGUMENTS = {
+    "_prepare_generation_config": ["generation_config"],
     "_prefill": ["input_ids", "generation_config", "model_kwargs"],
     "_update_model_kwargs_for_generation": ["outputs", "model_kwargs"],
     "prepare_inputs_for_generation": ["input_ids", "next_sequence_length", "is_first_iteration"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,6 +26,7 @@ from stagebench.backends.loop import advance
 from stagebench.backends.static import CACHE_ARGUMENT, prompt_logits, set_length, static_cache, step_logits
 from stagebench.errors import ModelError, StageError
 from stagebench.models.protocol import VisionLanguageModel
+from stagebench.timing import synchronize
 from stagebench.types import Inputs, Prefilled
 
 Step = Callable[[Tensor], Tensor]
@@ -44,13 +45,11 @@ FASTEST_FIRST = [
 ]
 """As measured on an H100: half a millisecond less of 14 for a prompt of 590 tokens, a quarter of 2.4 for an image."""
 
+KEPT = 8
+"""Static caches that a backend keeps: beyond that, the one unused for longest makes room, and its graphs with it."""
+
 SPARE = 4
 """Tokens for which a cache has room beyond the limit: the calls before a capture write too."""
-
-
-_ANY_CONFIG = GenerationConfig()
-_ARGUMENTS = ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "tokenizer")
-"""Of `generate()` itself; what goes to the model (positions, a cache) would not reach a graph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +85,10 @@ class _Session:
     prompts: dict[int, Captured] = field(default_factory=dict)
     owner: object = None
 
+    @property
+    def captured(self) -> list[Captured]:
+        return [self.step, *self.prompts.values()]
+
 
 @dataclass(eq=False)
 class Backend:
@@ -101,7 +104,8 @@ class Backend:
     _recipe: Recipe
     _pool: _POOL_HANDLE | None
     _encoders: dict[torch.Size, Captured] = field(default_factory=dict)
-    _sessions: dict[tuple[int, int], _Session] = field(default_factory=dict)
+    _sessions: dict[tuple[int, int], _Session] = field(default_factory=dict)  # the last used is the last
+    _released: list[Captured] = field(default_factory=list)
 
     @property
     def exact(self) -> bool:
@@ -111,8 +115,8 @@ class Backend:
     @property
     def setups(self) -> list[Captured]:
         """All that was set up so far, with what it cost."""
-        sessions = self._sessions.values()
-        return [*self._encoders.values(), *(c for s in sessions for c in (s.step, *s.prompts.values()))]
+        in_sessions = (captured for session in self._sessions.values() for captured in session.captured)
+        return [*self._encoders.values(), *in_sessions, *self._released]
 
     def replayed(self) -> Counter[str]:
         """The work of all calls so far: counters see no module and no operator in a graph."""
@@ -131,14 +135,14 @@ class Backend:
         return encoder().clone()
 
     def prompt(
-        self, embeds: Tensor, attention_mask: Tensor, options: Mapping[str, Any]
+        self, embeds: Tensor, attention_mask: Tensor, generation_config: GenerationConfig
     ) -> tuple[Tensor, dict[str, Any]]:
         """Run a prompt.
 
         Args:
             embeds: (batch, tokens, hidden size).
             attention_mask: int64 (batch, tokens), all ones.
-            options: keyword arguments of `generate()`, `max_new_tokens` among them.
+            generation_config: as `generate()` has it; its `max_length` counts the prompt and the new tokens.
 
         Returns:
             The logits of the last position, (batch, 1, vocabulary), and the state that `advance` continues from.
@@ -146,10 +150,10 @@ class Backend:
         Raises:
             StageError: for a padded batch, or an option that a static cache can't serve.
         """
-        self._require_servable(attention_mask, options)
+        self._require_servable(attention_mask, generation_config)
         batch, tokens = embeds.shape[:2]
         padded = _up(tokens, self._recipe.bucket)
-        session = self._session(batch, max(padded, tokens + options["max_new_tokens"]))
+        session = self._session(batch, max(padded, generation_config.max_length))
         prompt = session.prompts.get(padded) or self._capture_prompt(session, padded, embeds)
         prompt.inputs["embeds"][:, :tokens].copy_(embeds)
         prompt.inputs["embeds"][:, tokens:].zero_()  # anything finite: of NaN a masked value would still be NaN
@@ -172,28 +176,43 @@ class Backend:
             set_length(session.cache, torch.tensor(chosen - 1, device=end.sequences.device))
         return end
 
-    def _require_servable(self, attention_mask: Tensor, options: Mapping[str, Any]) -> None:
-        unknown = sorted(name for name in options if not hasattr(_ANY_CONFIG, name) and name not in _ARGUMENTS)
-        if unknown:
-            raise StageError(f"the backend {self.name} takes generation options only, got {', '.join(unknown)}")
-        if options.get("max_new_tokens") is None:
-            raise StageError(f"the backend {self.name} needs max_new_tokens for its static cache, got none")
-        if options.get("cache_implementation", "static") != "static":
-            raise StageError(f"the backend {self.name} has a static cache, got {options['cache_implementation']}")
-        if options.get("prefill_chunk_size") is not None:
-            raise StageError(f"the backend {self.name} prefills at once, got prefill_chunk_size")
+    def _require_servable(self, attention_mask: Tensor, config: GenerationConfig) -> None:
+        if config.max_length <= attention_mask.shape[1]:
+            tokens = attention_mask.shape[1]
+            raise StageError(f"max_length must leave room after the prompt's {tokens} tokens, got {config.max_length}")
+        if config.cache_implementation not in (None, "static"):
+            raise StageError(f"the backend {self.name} has a static cache, got {config.cache_implementation}")
+        if config.prefill_chunk_size is not None:
+            raise StageError(
+                f"the backend {self.name} prefills at once, got prefill_chunk_size={config.prefill_chunk_size}"
+            )
+        if config.num_return_sequences != 1:
+            texts = config.num_return_sequences
+            raise StageError(f"the backend {self.name} gives one text a prompt, got num_return_sequences={texts}")
         if not bool(attention_mask.all()):
             raise StageError(f"the backend {self.name} takes batches of prompts of one length, got a padded one")
 
     def _session(self, batch: int, tokens: int) -> _Session:
         length = _up(tokens + SPARE, CACHE_BUCKET)
-        if (batch, length) not in self._sessions:
-            cache = static_cache(self.model.network, batch, length)
-            plain = functools.partial(step_logits, self.model.network, cache)
-            inputs = {"tokens": torch.zeros(batch, 1, dtype=torch.long, device=self.model.network.device)}
-            step = self._capture(plain, inputs, self._fused_step(cache) if self._recipe.fused else None)
-            self._sessions[batch, length] = _Session(cache, step)
-        return self._sessions[batch, length]
+        session = self._sessions.pop((batch, length), None) or self._new_session(batch, length)
+        self._sessions[batch, length] = session
+        return session
+
+    def _new_session(self, batch: int, length: int) -> _Session:
+        if len(self._sessions) == KEPT:
+            self._release(self._sessions.pop(next(iter(self._sessions))))
+        cache = static_cache(self.model.network, batch, length)
+        plain = functools.partial(step_logits, self.model.network, cache)
+        inputs = {"tokens": torch.zeros(batch, 1, dtype=torch.long, device=self.model.network.device)}
+        step = self._capture(plain, inputs, self._fused_step(cache) if self._recipe.fused else None)
+        return _Session(cache, step)
+
+    def _release(self, session: _Session) -> None:
+        synchronize(self.model.network.device)  # a graph may still run
+        session.owner = None
+        self._released += session.captured
+        for captured in session.captured:
+            captured.release()
 
     def _capture_prompt(self, session: _Session, padded: int, embeds: Tensor) -> Captured:
         plain = functools.partial(prompt_logits, self.model.network, session.cache)

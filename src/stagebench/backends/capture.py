@@ -27,7 +27,7 @@ class Captured:
         output: the buffer that it writes, over and over.
         work: what one call does that no counter sees, counted on the plain function; empty where it is called itself.
         seconds: that all of this took.
-        nbytes: device memory that it keeps.
+        nbytes: device memory that it keeps until it is released.
         calls: how often it was called.
     """
 
@@ -45,6 +45,12 @@ class Captured:
         self.calls += 1
         self._replay()
         return self.output
+
+    def release(self) -> None:
+        """Free the graph and its buffers; what it cost and did stays told."""
+        self.inputs.clear()
+        self.output = self.output.new_empty(0)
+        del self._replay, self._function
 
 
 def capture(

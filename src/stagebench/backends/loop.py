@@ -1,7 +1,8 @@
 """The decode loop when a step is one launch: tokens stay on the device, and the host looks two steps back.
 
 A step's launch takes the host less time than the step takes the device. Waiting for each token, to see whether it is a
-stop, would leave the device idle in between; so the host waits for the token before the last one.
+stop, would leave the device idle in between; so the host waits for the token before the last one. Only where tokens
+are sampled does it wait for each: a step in vain would draw random numbers, and the next text would be another one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from stagebench.next_token import append_next_token
 from stagebench.types import Prefilled
 
 LAG = 2
-"""Steps in flight. Once all rows have stopped, the later ones of them are in vain: they are counted (`overrun`)."""
+"""Steps in flight of a greedy search. Once all rows have stopped, the later ones are in vain: they are counted
+(`overrun`)."""
 
 
 class Step(Protocol):
@@ -36,9 +38,10 @@ def advance(step: Step, prefilled: Prefilled, steps: int | None = None) -> Prefi
     room = prefilled.generation_config.max_length - sequences.shape[1]
     limit = (room if steps is None else min(room, steps)) if bool(unfinished.max()) else 0
     progress = _progress(sequences.device, limit)
+    lag = 1 if prefilled.generation_config.do_sample else LAG
     was_unfinished: list[Tensor] = []
     for i in range(limit):
-        if i >= LAG and not progress.going(i - LAG):
+        if i >= lag and not progress.going(i - lag):
             break
         was_unfinished.append(unfinished)
         step.inputs["tokens"].copy_(sequences[:, -1:])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from stagebench.types import Inputs, Media, Prefilled
 
@@ -38,7 +38,7 @@ class Accelerator(Protocol):
         ...
 
     def prompt(
-        self, embeds: Tensor, attention_mask: Tensor, options: Mapping[str, Any]
+        self, embeds: Tensor, attention_mask: Tensor, generation_config: GenerationConfig
     ) -> tuple[Tensor, dict[str, Any]]:
         """The last position's logits (batch, 1, vocabulary), and the state that `advance` continues from."""
         ...

@@ -24,6 +24,8 @@ from stagebench.types import Features, Inputs, Prefilled
 UNIT = "prompt_tokens"
 
 _SPLITTABLE = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
+_ARGUMENTS = ("generation_config", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "tokenizer")
+"""Of `generate()` itself; what goes to the model (positions, a cache) would not reach a backend's graphs."""
 
 
 @torch.no_grad()
@@ -34,24 +36,50 @@ def prefill(model: VisionLanguageModel, inputs: Inputs, features: Features, opti
         model: any of them.
         inputs: of `preprocess`; only the token ids are read, the pixels are not encoded again.
         features: of `encode`.
-        options: keyword arguments of `generate()` (`max_new_tokens`, `do_sample`, ...).
+        options: keyword arguments of `generate()` (`max_new_tokens`, `do_sample`, `generation_config`, ...).
 
     Raises:
         StageError: where an option asks for what can't be split (beam search, assisted decoding), or the prompt and
-            the new tokens exceed the model's positions.
+            the new tokens exceed the model's positions; before anything is set up for it.
     """
-    if options.get("use_cache") is False:  # transformers would switch it on again, because there are embeddings
-        raise StageError("decode continues from the KV cache, so use_cache must be True, got False")
+    _refuse_what_would_be_ignored(options)
     embeds = model.embed(inputs, features.tokens)
     given: dict[str, Any] = {"inputs_embeds": embeds, "custom_generate": _first_step}
     if model.backend is not None:
         # First, so that the device is busy while generate() prepares.
-        ready = model.backend.prompt(embeds, inputs.attention_mask, options)
+        generation_config = _resolved(model.network, inputs.input_ids, options)
+        _refuse_what_cannot_be_split(model.network, generation_config)
+        ready = model.backend.prompt(embeds, inputs.attention_mask, generation_config)
         given = {"custom_generate": functools.partial(_first_step, ready=ready)}
     prefilled: Prefilled = model.network.generate(
         input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, **given, **options
     )
     return prefilled
+
+
+def _refuse_what_would_be_ignored(options: Mapping[str, Any]) -> None:
+    given = options.get("generation_config")
+    if options.get("use_cache", getattr(given, "use_cache", None)) is False:  # it is switched on for embeddings
+        raise StageError("decode continues from the KV cache, so use_cache must be True, got False")
+    for name in ("assistant_model", "streamer"):
+        if options.get(name) is not None:
+            raise StageError(f"{name} works in the loop of generate(), which the stages replace, got one")
+
+
+def _resolved(network: PreTrainedModel, input_ids: Tensor, options: Mapping[str, Any]) -> GenerationConfig:
+    """What `generate()` is about to make of the options, by its own merge: whatever is refused is refused on this."""
+    keywords = {name: option for name, option in options.items() if name not in _ARGUMENTS}
+    given = options.get("generation_config")
+    config, others = network._prepare_generation_config(given, **keywords)
+    if others:
+        raise StageError(f"a backend takes generation options only, got {', '.join(sorted(others))}")
+    new_tokens = config.max_new_tokens
+    limits = (keywords.get("max_length"), getattr(given, "max_length", None), network.generation_config.max_length)
+    if new_tokens is None and all(limit is None for limit in limits):
+        new_tokens = config.max_length  # what it has by default counts new tokens
+    if new_tokens is not None:
+        config.max_length = input_ids.shape[1] + new_tokens
+    return config
 
 
 def _first_step(
@@ -65,8 +93,6 @@ def _first_step(
 ) -> Prefilled:
     _refuse_what_cannot_be_split(network, generation_config)
     logits, state = ready or _forward(network, input_ids, generation_config, state)
-    if logits.shape[0] != input_ids.shape[0]:
-        raise StageError(f"a backend gives one text a prompt, got {input_ids.shape[0]} for {logits.shape[0]}")
     unfinished = torch.ones(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
     sequences, unfinished = append_next_token(
         logits, input_ids, unfinished, logits_processor, stopping_criteria, generation_config
