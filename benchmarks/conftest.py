@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import set_up
 import torch
 import watched
 
@@ -89,11 +90,19 @@ def telemetry_of_gpu(pytestconfig: pytest.Config) -> Iterator[telemetry.Gpu | No
 
 @pytest.fixture
 def pedantic(
-    benchmark: Any, telemetry_of_gpu: telemetry.Gpu | None, rounds: int, pytestconfig: pytest.Config
+    benchmark: Any,
+    model: VisionLanguageModel,
+    telemetry_of_gpu: telemetry.Gpu | None,
+    rounds: int,
+    pytestconfig: pytest.Config,
 ) -> Callable[..., Any]:
-    """`benchmark.pedantic`, which on a GPU notes clocks and power, and repeats what was disturbed."""
+    """`benchmark.pedantic` for what a model does, with everything set up before a timed round.
+
+    On a GPU it notes clocks and power, and repeats what was disturbed.
+    """
     collected = pytestconfig._benchmarksession.benchmarks  # pytest-benchmark puts it there
-    return functools.partial(watched.pedantic, benchmark, collected, telemetry_of_gpu, rounds=rounds)
+    watching = functools.partial(watched.pedantic, benchmark, collected, telemetry_of_gpu)
+    return set_up.settled(model, watching, rounds)
 
 
 @pytest.fixture(scope="session")
