@@ -94,6 +94,16 @@ def rows(generation):
     return [list(row) for row in generation.token_ids]
 
 
+@pytest.mark.parametrize("texts", [(7, 7, 7), (7, 8, 9)], ids=["equal rows", "rows of different text"])
+def test_a_batch_gives_the_tokens_of_the_plain_path(plain, inputs, texts):
+    ids = inputs.input_ids.repeat(3, 1)
+    ids[:, 1] = torch.tensor(texts)
+    three = Inputs(ids, torch.ones_like(ids), inputs.pixels.repeat(3, 1, 1, 1, 1))
+    expected = reference_generate(plain, three, OPTIONS).tolist()
+    assert len({tuple(row) for row in expected}) == len(set(texts))
+    assert expected == rows(staged_generate(accelerated(plain), three, OPTIONS))
+
+
 def watched(function, seen):
     """The function, noting its calls."""
     return lambda *args: seen.append(args) or function(*args)

@@ -22,7 +22,7 @@ from stagebench.pipeline import (
     staged_generate,
     timed_run,
 )
-from stagebench.proof import count_reference, expected_work
+from stagebench.proof import count_reference, expected_work, is_exact, repeats_itself
 from stagebench.types import Generation, Inputs, Sample
 
 MAX_UNATTRIBUTED = 0.05
@@ -70,8 +70,7 @@ def audit(model: VisionLanguageModel, sample: Sample, options: Options, kernels:
     if model.network.device.type == "cuda":
         detail += _kernel_detail(model, inputs, shortened(options, KERNEL_TOKENS))
     yield Check("the stages do the work of generate(), once", not apart, detail)
-    exact = kernels == "efficient" or model.network.device.type == "cpu"
-    exact = exact and (model.backend is None or model.backend.exact)
+    exact = is_exact(model) and repeats_itself(model, kernels)
     tokens = reference_generate(model, inputs, options)
     again, logits = scored_generate(model, inputs, options)
     repeats = _equal("generate() repeats itself", tokens, again)

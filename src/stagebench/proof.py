@@ -96,7 +96,7 @@ def prove(model: VisionLanguageModel, reference: Reference, kernels: str) -> Pro
     Args:
         model: that of the reference, with any backend.
         reference: what they are held against.
-        kernels: as in `require_tokens`.
+        kernels: those that the caller's `conditions` pin.
 
     Raises:
         StageError: where the tokens, or the forwards, images or FLOPs, are not those of `generate()`.
@@ -115,16 +115,25 @@ def prove(model: VisionLanguageModel, reference: Reference, kernels: str) -> Pro
 def require_tokens(model: VisionLanguageModel, outcome: Comparison, kernels: str) -> None:
     """Refuse other tokens than those of `generate()`.
 
-    A backend with kernels of its own may part from it where the logits of `generate()` are nearly tied. With torch's
-    own choice of kernels on a GPU the tokens are not judged: `generate()` does not repeat itself then.
+    A backend with kernels of its own may part from it where the logits of `generate()` are nearly tied. Where
+    `generate()` does not repeat itself, the tokens are not judged.
 
     Raises:
         StageError: naming the first other token.
     """
-    exact = model.backend is None or model.backend.exact
-    accepted = ("equal",) if exact else ("equal", "near-tie")
-    if outcome.verdict not in accepted and (kernels == "efficient" or model.network.device.type == "cpu"):
+    accepted = ("equal",) if is_exact(model) else ("equal", "near-tie")
+    if repeats_itself(model, kernels) and outcome.verdict not in accepted:
         raise StageError(f"the stages must give the tokens of generate(), got another token {outcome.position}")
+
+
+def is_exact(model: VisionLanguageModel) -> bool:
+    """Whether a model runs the plain code's own kernels, and so owes its very results."""
+    return model.backend is None or model.backend.exact
+
+
+def repeats_itself(model: VisionLanguageModel, kernels: str) -> bool:
+    """Whether `generate()` does: not with torch's own choice of kernels (`ModelSettings.kernels`) on a GPU."""
+    return kernels == "efficient" or model.network.device.type == "cpu"
 
 
 def expected_work(model: VisionLanguageModel, reference: Reference, generation: Generation) -> Work:
