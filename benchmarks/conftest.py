@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import set_up
 import torch
 import watched
 
@@ -19,7 +20,8 @@ from stagebench.media.scene import Scene, render_scene
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release
-from stagebench.pipeline import Options, Proof, prove
+from stagebench.pipeline import Options
+from stagebench.proof import Proof, Reference, count_reference, prove
 from stagebench.types import Sample
 
 
@@ -88,11 +90,19 @@ def telemetry_of_gpu(pytestconfig: pytest.Config) -> Iterator[telemetry.Gpu | No
 
 @pytest.fixture
 def pedantic(
-    benchmark: Any, telemetry_of_gpu: telemetry.Gpu | None, rounds: int, pytestconfig: pytest.Config
+    benchmark: Any,
+    model: VisionLanguageModel,
+    telemetry_of_gpu: telemetry.Gpu | None,
+    rounds: int,
+    pytestconfig: pytest.Config,
 ) -> Callable[..., Any]:
-    """`benchmark.pedantic`, which on a GPU notes clocks and power, and repeats what was disturbed."""
+    """`benchmark.pedantic` for what a model does, with everything set up before a timed round.
+
+    On a GPU it notes clocks and power, and repeats what was disturbed.
+    """
     collected = pytestconfig._benchmarksession.benchmarks  # pytest-benchmark puts it there
-    return functools.partial(watched.pedantic, benchmark, collected, telemetry_of_gpu, rounds=rounds)
+    watching = functools.partial(watched.pedantic, benchmark, collected, telemetry_of_gpu)
+    return set_up.settled(model, watching, rounds)
 
 
 @pytest.fixture(scope="session")
@@ -112,22 +122,30 @@ def model(request: pytest.FixtureRequest, plain_model: VisionLanguageModel) -> V
 
 
 @pytest.fixture(scope="session")
-def sample(model: VisionLanguageModel, scene: Scene, pytestconfig: pytest.Config) -> Sample:
+def sample(plain_model: VisionLanguageModel, scene: Scene, pytestconfig: pytest.Config) -> Sample:
     """What the model looks at: the given input, or the scene in the model's own kind of media or `--media`."""
     loading = pytest_plugin.load_settings(pytestconfig)
-    path = pytestconfig.option.input or scene.shown(loading.media, model.media)
+    path = pytestconfig.option.input or scene.shown(loading.media, plain_model.media)
     return Sample(path, pytestconfig.option.question, loading)
 
 
 @pytest.fixture(scope="session")
-def proof(model: VisionLanguageModel, sample: Sample, options: Options, pytestconfig: pytest.Config) -> Proof | None:
-    """Nothing is timed before an untimed pass gave the tokens, and did the work, of `generate()`.
+def reference(
+    plain_model: VisionLanguageModel, sample: Sample, options: Options, pytestconfig: pytest.Config
+) -> Reference | None:
+    """What all backends of a model are held against, counted once.
 
     None with `--times-only`: a process before this one has proven the same code.
     """
-    if pytestconfig.option.times_only:
+    return None if pytestconfig.option.times_only else count_reference(plain_model, sample, options)
+
+
+@pytest.fixture(scope="session")
+def proof(model: VisionLanguageModel, reference: Reference | None, pytestconfig: pytest.Config) -> Proof | None:
+    """Nothing is timed before an untimed pass gave the tokens, and did the work, of `generate()`."""
+    if reference is None:
         return None
-    found = prove(model, sample, options, pytestconfig.option.kernels)
+    found = prove(model, reference, pytestconfig.option.kernels)
     text = model.tokenizer.decode(found.generation.token_ids[0])
     if model.profile != "pretrained":  # a pretrained tokenizer need not give a text's tokens back
         assert len(model.tokenizer(text, add_special_tokens=False)["input_ids"]) == len(found.generation.token_ids[0])

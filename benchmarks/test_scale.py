@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from batches import generated, impossible, require_features, require_rows, stretched
+from set_up import about
 
-from stagebench.errors import StagebenchError
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline import prepared
 from stagebench.stages.decode import UNIT, decode
 from stagebench.stages.encode import encode
 from stagebench.stages.prefill import prefill
 from stagebench.timing import synchronize
-from stagebench.types import Features, Inputs, Prefilled
+from stagebench.types import Inputs, Prefilled
 
 IMAGES = (1, 5, 8)
 BATCHES = (1, 4, 8)
@@ -29,43 +30,46 @@ def pytest_generate_tests(metafunc):
             metafunc.parametrize(axis, values, ids=[f"{axis}{value}" for value in values])
 
 
-def test_images(benchmark, pedantic, model, images, sample):
+def test_images(benchmark, pedantic, plain_model, model, images, sample, pytestconfig):
     """Encode, of so many images of the model's own size."""
     benchmark.group = f"encode {images}"
     inputs = prepared(model, sample)
     pixels = torch.randn_like(inputs.pixels[:, :1].expand(-1, images, -1, -1, -1))
     some = Inputs(inputs.input_ids, inputs.attention_mask, pixels)
+
     features = pedantic(timed(model, encode, model, some))
+
+    if not pytestconfig.option.times_only:
+        require_features(model, features, encode(plain_model, some), pytestconfig.option.kernels)
     benchmark.extra_info |= about(model) | {"stage": "encode", "images": images, "work": features.work()}
 
 
 @pytest.mark.parametrize("stage", ["prefill", "decode"])
-def test_scale(benchmark, pedantic, model, batch, context, stage, sample, options):
+def test_scale(benchmark, pedantic, model, batch, context, stage, sample, options, pytestconfig):
     """Prefill and decode, of so many rows of the same prompt, stretched to so many tokens."""
     benchmark.group = f"{stage} {batch} x {context}"
-    inputs, features = stretched(model, prepared(model, sample), batch, context)
-    try:
-        prefilled = prefill(model, inputs, features, options)
-    except StagebenchError as error:
-        pytest.skip(str(error))
+    inputs = prepared(model, sample)
+    if reason := impossible(model, inputs, batch, context, options):
+        pytest.skip(reason)
+    inputs, features = stretched(model, inputs, batch, context)
+    done: list[Prefilled] = []
+
+    def fresh() -> None:
+        done[:] = [prefill(model, inputs, features, options)]
+        synchronize(model.network.device)
+
     if stage == "prefill":
         prefilled = pedantic(timed(model, prefill, model, inputs, features, options))
+        generation = decode(model, prefilled)
         benchmark.extra_info |= {"work": prefilled.work()}
     else:
-        done: list[Prefilled] = []
-
-        def fresh() -> None:
-            done[:] = [prefill(model, inputs, features, options)]
-            synchronize(model.network.device)
-
         generation = pedantic(timed(model, lambda: decode(model, done[0])), setup=fresh)
         benchmark.extra_info |= {"work": generation.work(), "unit": UNIT, "units": generation.steps}
+
+    if not pytestconfig.option.times_only:
+        require_rows(model, generation, generated(model, inputs, features, options), pytestconfig.option.kernels)
     benchmark.extra_info |= about(model) | {"stage": stage, "batch": batch, "context": context}
     benchmark.extra_info["new_tokens"] = options["max_new_tokens"]
-
-
-def about(model: VisionLanguageModel) -> dict[str, Any]:
-    return {"model": model.name, "backend": model.backend.name if model.backend else "eager"}
 
 
 def timed(model: VisionLanguageModel, function: Any, *args: Any) -> Any:
@@ -78,15 +82,3 @@ def timed(model: VisionLanguageModel, function: Any, *args: Any) -> Any:
         return result
 
     return run
-
-
-def stretched(model: VisionLanguageModel, inputs: Inputs, batch: int, context: int) -> tuple[Inputs, Features]:
-    """Repeat the last token but one of a prompt until it is so long, and the prompt for every row."""
-    ids = inputs.input_ids
-    if (missing := context - ids.shape[1]) < 0:
-        pytest.skip(f"the prompt of {model.name} has {ids.shape[1]} tokens, more than {context}")
-    ids = torch.cat([ids[:, :-1], ids[:, -2:-1].expand(-1, missing), ids[:, -1:]], dim=1)
-    tokens = encode(model, inputs).tokens
-    rows = ids.repeat(batch, 1)
-    pixels = inputs.pixels.expand(batch, -1, -1, -1, -1)
-    return Inputs(rows, torch.ones_like(rows), pixels), Features(tokens.repeat(batch, 1, 1))

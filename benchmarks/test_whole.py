@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from set_up import about
 
 from stagebench.pipeline import prepared, reference_generate, timed_run
 
@@ -14,9 +15,7 @@ def test_e2e(benchmark, pedantic, model, sample, options, proof):
     if proof:
         proof.require_same_tokens(run.generation)
         benchmark.extra_info["work"] = proof.work
-    benchmark.extra_info |= {
-        "model": model.name,
-        "backend": model.backend.name if model.backend else "eager",
+    benchmark.extra_info |= about(model) | {
         "new_tokens": run.new_tokens,
         "unattributed_share": run.unattributed / run.e2e,
         "text": run.text,

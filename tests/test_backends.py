@@ -13,13 +13,16 @@ import torch
 from transformers import GenerationConfig
 from transformers.cache_utils import StaticLayer
 
-from stagebench.backends import backend
-from stagebench.backends.backend import RECIPES, Backend, with_backend
+from stagebench import proof as proof_module
+from stagebench.backends import backend as backend_module
+from stagebench.backends.backend import RECIPES, Backend, Recipe, with_backend
 from stagebench.backends.loop import LAG
+from stagebench.backends.static import set_length
 from stagebench.errors import ModelError, StageError
 from stagebench.media.scene import render_scene
-from stagebench.models.registry import build_model
-from stagebench.pipeline import prove, reference_generate, setups, staged_generate, timed_run
+from stagebench.models.registry import BUILDERS, build_model
+from stagebench.pipeline import reference_generate, setups, staged_generate, timed_run
+from stagebench.proof import count_reference, prove
 from stagebench.stages.decode import cache_of, decode
 from stagebench.stages.encode import encode
 from stagebench.stages.prefill import prefill
@@ -46,8 +49,13 @@ def inputs(plain):
 
 
 @pytest.fixture(scope="module")
-def sample(plain, tmp_path_factory):
-    return Sample(render_scene(tmp_path_factory.mktemp("scene")).shown("own", plain.media))
+def scene(tmp_path_factory):
+    return render_scene(tmp_path_factory.mktemp("scene"))
+
+
+@pytest.fixture(scope="module")
+def sample(plain, scene):
+    return Sample(scene.shown("own", plain.media))
 
 
 def test_steps_taken_before_a_stop_was_seen_are_counted(plain, inputs):
@@ -95,6 +103,16 @@ def seeded(function, *args):
     return function(*args), torch.random.get_rng_state()
 
 
+@pytest.mark.parametrize("texts", [(7, 7, 7), (7, 8, 9)], ids=["equal rows", "rows of different text"])
+def test_a_batch_gives_the_tokens_of_the_plain_path(plain, inputs, texts):
+    ids = inputs.input_ids.repeat(3, 1)
+    ids[:, 1] = torch.tensor(texts)
+    three = Inputs(ids, torch.ones_like(ids), inputs.pixels.repeat(3, 1, 1, 1, 1))
+    expected = reference_generate(plain, three, OPTIONS).tolist()
+    assert len({tuple(row) for row in expected}) == len(set(texts))
+    assert expected == rows(staged_generate(accelerated(plain), three, OPTIONS))
+
+
 def watched(function, seen):
     """The function, noting its calls."""
     return lambda *args: seen.append(args) or function(*args)
@@ -122,7 +140,7 @@ def test_a_prompt_whose_cache_a_later_one_took_is_refused(plain, inputs):
 @pytest.fixture
 def keeps_one(plain, monkeypatch):
     """A model whose backend keeps one static cache."""
-    monkeypatch.setattr(backend, "KEPT", 1)
+    monkeypatch.setattr(backend_module, "KEPT", 1)
     return accelerated(plain)
 
 
@@ -139,7 +157,7 @@ def test_the_cache_unused_for_longest_is_freed(keeps_one, inputs):
 
 
 def test_a_cache_in_use_is_not_the_one_that_is_freed(plain, inputs, monkeypatch):
-    monkeypatch.setattr(backend, "KEPT", 2)
+    monkeypatch.setattr(backend_module, "KEPT", 2)
     fast = accelerated(plain)
     features = encode(fast, inputs)
     for options in (OPTIONS, LONGER, OPTIONS, OPTIONS | {"max_new_tokens": 400}):
@@ -288,16 +306,91 @@ def test_every_backend_has_a_recipe():
     assert ("eager", *RECIPES) == BACKENDS
 
 
-def test_a_backend_is_proven_against_generate(plain, sample):
-    proof = prove(accelerated(plain), sample, OPTIONS, "efficient")
+def proof_of(fast, sample, options=OPTIONS):
+    return prove(fast, count_reference(fast, sample, options), "efficient")
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_a_backend_is_proven_against_generate_to_the_last_flop(scene, name, attention):
+    fast = accelerated(build_model(name, ModelSettings(attention=attention)))
+    proof = proof_of(fast, Sample(scene.shown("own", fast.media)))
     assert (proof.tokens.verdict, proof.work["decode"]["language_model_forwards"]) == ("equal", 5)
+    assert sum(work["flops"] for work in proof.work.values()) > proof.reference_work["flops"]
+
+
+def test_a_backend_that_takes_steps_in_vain_is_proven_too(plain, sample):
+    first = proof_of(accelerated(plain), sample).generation.token_ids[0]
+    options = {"max_new_tokens": 12, "eos_token_id": [first[1]], "do_sample": False}
+    generation = proof_of(accelerated(plain), sample, options).generation
+    assert (generation.steps, generation.overrun) == (1, LAG - 1)
+
+
+def test_generate_is_counted_once_for_all_backends(plain, sample, monkeypatch):
+    counted, honest = [], proof_module.counted_reference
+    monkeypatch.setattr(proof_module, "counted_reference", lambda *a: counted.append(a) or honest(*a))
+    reference = count_reference(plain, sample, OPTIONS)
+    for model in (plain, accelerated(plain), accelerated(plain)):
+        prove(model, reference, "efficient")
+    assert len(counted) == 1
 
 
 def test_a_backend_that_gives_other_tokens_is_refused(plain, sample):
     fast = accelerated(plain)
     fast.backend.encode = lambda inputs: -plain.encode(inputs)
     with pytest.raises(StageError, match=r"the stages must give the tokens of generate\(\), got another token 0"):
-        prove(fast, sample, OPTIONS, "efficient")
+        proof_of(fast, sample)
+
+
+def test_a_backend_that_runs_the_tower_twice_is_refused(plain, sample):
+    fast = accelerated(plain)
+    once = fast.backend.encode
+    fast.backend.encode = lambda inputs: (once(inputs), once(inputs))[1]
+    with pytest.raises(StageError, match="got tower_forwards 2, not 1; projector_forwards 2, not 1; images_encoded 10"):
+        proof_of(fast, sample)
+
+
+def twice_unseen(module, monkeypatch):
+    """Let a module do all of its work twice, with no further forward that a hook would see."""
+    once = module.forward
+    monkeypatch.setattr(module, "forward", lambda *args, **kwargs: (once(*args, **kwargs), once(*args, **kwargs))[1])
+
+
+@pytest.mark.parametrize("part", ["tower", "projector"])
+def test_a_backend_that_encodes_twice_unseen_is_refused_by_its_flops(plain, sample, part, monkeypatch):
+    fast, reference = accelerated(plain), count_reference(plain, sample, OPTIONS)
+    twice_unseen(plain.parts[part], monkeypatch)
+    with pytest.raises(StageError, match=r"the work of generate\(\), got flops \d+, not \d+$"):
+        prove(fast, reference, "efficient")
+
+
+def test_a_backend_that_decodes_every_step_twice_is_refused(plain, sample, monkeypatch):
+    once = backend_module.step_logits
+
+    def twice(network, cache, tokens):
+        length = cache.layers[0].cumulative_length.clone()
+        once(network, cache, tokens)
+        set_length(cache, length)
+        return once(network, cache, tokens)
+
+    monkeypatch.setattr(backend_module, "step_logits", twice)
+    with pytest.raises(StageError, match="once a step, got 10 times in 5 steps"):
+        proof_of(accelerated(plain), sample)
+
+
+def test_a_backend_that_decodes_one_layer_twice_unseen_is_refused_by_its_flops(plain, sample, monkeypatch):
+    fast, reference = accelerated(plain), count_reference(plain, sample, OPTIONS)
+    mlp = plain.network.get_decoder().layers[0].mlp
+    once = mlp.forward
+    monkeypatch.setattr(mlp, "forward", lambda x: once(x) if x.shape[1] > 1 else (once(x), once(x))[1])
+    with pytest.raises(StageError, match=r"the work of generate\(\), got flops \d+, not \d+$"):
+        prove(fast, reference, "efficient")
+
+
+def test_a_prompt_padded_further_than_its_bucket_is_refused_by_its_flops(plain, sample):
+    wasteful = replace(plain, backend=Backend(plain, "graph", Recipe(bucket=256), None))
+    with pytest.raises(StageError, match=r"the work of generate\(\), got flops \d+, not \d+$"):
+        proof_of(wasteful, sample)
 
 
 def test_a_backend_that_sets_something_up_in_every_pass_is_refused(plain, sample):

@@ -5,26 +5,24 @@ Each check is about one way in which such numbers lie, and says in its detail wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from stagebench.counters import additive, count_kernels, total
+from stagebench.counters import count_kernels, differences, total
 from stagebench.equality import compare, first_divergence
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline import (
     Options,
-    counted_reference,
     counted_run,
-    prepared,
     reference_generate,
-    same_work,
     scored_generate,
     staged_generate,
     timed_run,
 )
+from stagebench.proof import count_reference, expected_work, is_exact, repeats_itself
 from stagebench.types import Generation, Inputs, Sample
 
 MAX_UNATTRIBUTED = 0.05
@@ -60,20 +58,19 @@ def audit(model: VisionLanguageModel, sample: Sample, options: Options, kernels:
     Yields:
         One check after the other, as they are made.
     """
-    inputs = prepared(model, sample)
     few = shortened(options, COUNTED_TOKENS)
+    reference = count_reference(model, sample, few)
+    inputs = reference.inputs
     if model.backend is not None:  # what it sets up is not to be counted
         staged_generate(model, inputs, few)
     generation, counter = counted_run(model, sample, few)
     mine = total(counter.work)
-    reference = additive(counted_reference(model, inputs, few)[1])
-    detail = _work_detail(mine, reference)
+    apart = differences(mine, expected_work(model, reference, generation))
+    detail = apart or ", ".join(f"{name} {n}" for name, n in mine.items())
     if model.network.device.type == "cuda":
         detail += _kernel_detail(model, inputs, shortened(options, KERNEL_TOKENS))
-    held = same_work(model, mine, reference, generation.overrun)
-    yield Check("the stages do the work of generate(), once", held, detail)
-    exact = kernels == "efficient" or model.network.device.type == "cpu"
-    exact = exact and (model.backend is None or model.backend.exact)
+    yield Check("the stages do the work of generate(), once", not apart, detail)
+    exact = is_exact(model) and repeats_itself(model, kernels)
     tokens = reference_generate(model, inputs, options)
     again, logits = scored_generate(model, inputs, options)
     repeats = _equal("generate() repeats itself", tokens, again)
@@ -143,8 +140,3 @@ def _same(
 def _near_tie(claim: str, first: torch.Tensor, second: torch.Tensor, logits: list[torch.Tensor]) -> Check:
     outcome = compare(first[0].tolist(), second[0].tolist(), logits)
     return Check(claim, outcome.verdict != "different", str(outcome))
-
-
-def _work_detail(mine: Mapping[str, int], reference: Mapping[str, int]) -> str:
-    apart = [f"{name} {mine[name]}, not {reference[name]}" for name in reference if mine[name] != reference[name]]
-    return "; ".join(apart) or ", ".join(f"{name} {n}" for name, n in mine.items())

@@ -145,7 +145,8 @@ class WorkCounter:
 
         Args:
             parts: modules whose forwards are counted.
-            replayed: counters so far of what no module and no operator shows, as that of a CUDA graph.
+            replayed: counters so far of what no module and no operator shows: of a CUDA graph those of the plain
+                function, counted once when it was captured, times its calls.
         """
         self.parts = parts
         self.replayed = replayed
@@ -172,6 +173,11 @@ def total(work: Mapping[str, Work]) -> Work:
 def additive(counts: Work) -> Work:
     """Only the counters that add up over stages."""
     return {name: counts[name] for name in ADDITIVE}
+
+
+def differences(mine: Work, expected: Work) -> str:
+    """Which counters are others than expected, by name; empty where none is."""
+    return "; ".join(f"{name} {mine[name]}, not {n}" for name, n in expected.items() if mine[name] != n)
 
 
 def check_work(work: Mapping[str, Work]) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from stagebench.counters import WorkCounter, additive, check_work, count_operators, counted_forwards, total
-from stagebench.equality import Comparison, compare, first_divergence
+from stagebench.counters import WorkCounter, check_work, count_operators, counted_forwards
 from stagebench.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.stages.decode import decode
@@ -92,74 +90,6 @@ def counted_run(model: VisionLanguageModel, sample: Sample, options: Options) ->
 def counter_of(model: VisionLanguageModel) -> WorkCounter:
     """A counter of a model's work, of what its backend replays too."""
     return WorkCounter(model.parts) if model.backend is None else WorkCounter(model.parts, model.backend.replayed)
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """What an untimed pass found, and `generate()` confirmed.
-
-    Attributes:
-        generation: the tokens.
-        work: counters by stage.
-        reference_work: counters of `generate()`.
-        tokens: how they compare with those of `generate()`.
-    """
-
-    generation: Generation
-    work: dict[str, Work]
-    reference_work: Work
-    tokens: Comparison
-
-    def require_same_tokens(self, generation: Generation) -> None:
-        """Refuse a pass that wrote another text than the proven one."""
-        if generation.token_ids != self.generation.token_ids:
-            at = first_divergence(self.generation.token_ids[0], generation.token_ids[0])
-            raise StageError(f"every pass must give the tokens of the first, got another token {at}")
-
-
-def prove(model: VisionLanguageModel, sample: Sample, options: Options, kernels: str) -> Proof:
-    """Prove, before anything is timed, that the stages do what `generate()` does; it serves as a warm-up too.
-
-    A backend with kernels of its own may part from `generate()` where the logits of `generate()` are nearly tied. With
-    torch's own choice of kernels on a GPU the tokens are not compared: `generate()` does not repeat itself then.
-
-    Raises:
-        StageError: where the tokens, or the forwards, images or FLOPs, are not those of `generate()`.
-    """
-    inputs = prepared(model, sample)
-    if model.backend is not None:  # what it sets up is not to be counted
-        staged_generate(model, inputs, options)
-    generation, counter = counted_run(model, sample, options)
-    tokens, reference_work, _ = counted_reference(model, inputs, options)
-    mine, reference = total(counter.work), additive(reference_work)
-    if not same_work(model, mine, reference, generation.overrun):
-        raise StageError(f"the stages must do the work of generate(), {reference}, got {mine}")
-    outcome = _compare(model, inputs, options, tokens[0].tolist(), generation.token_ids[0])
-    exact = model.backend is None or model.backend.exact
-    accepted = ("equal",) if exact else ("equal", "near-tie")
-    if outcome.verdict not in accepted and (kernels == "efficient" or model.network.device.type == "cpu"):
-        raise StageError(f"the stages must give the tokens of generate(), got another token {outcome.position}")
-    return Proof(generation, counter.work, reference_work, outcome)
-
-
-def same_work(model: VisionLanguageModel, mine: Work, reference: Work, overrun: int) -> bool:
-    """Whether the stages did the work of `generate()`, and nothing twice.
-
-    A backend takes some steps in vain, which are told (`overrun`). It pads prompts, and over a static cache attention
-    reads empty slots: more FLOPs, and no less of anything.
-    """
-    mine = mine | {"language_model_forwards": mine["language_model_forwards"] - overrun}
-    if model.backend is not None and mine["flops"] >= reference["flops"]:
-        mine = mine | {"flops": reference["flops"]}
-    return mine == reference
-
-
-def _compare(
-    model: VisionLanguageModel, inputs: Inputs, options: Options, reference: list[int], mine: tuple[int, ...]
-) -> Comparison:
-    if first_divergence(reference, mine) is None:
-        return Comparison("equal")
-    return compare(reference, mine, scored_generate(model, inputs, options)[1])
 
 
 def prepared(model: VisionLanguageModel, sample: Sample) -> Inputs:

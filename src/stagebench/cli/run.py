@@ -17,7 +17,8 @@ from stagebench.conditions import conditions
 from stagebench.media.scene import Scene
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release
-from stagebench.pipeline import Proof, prove, timed_run
+from stagebench.pipeline import timed_run
+from stagebench.proof import Proof, count_reference, prove
 from stagebench.types import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings, Run
 
 
@@ -84,7 +85,7 @@ def _measure(
     sample = sample_of(path, scene, model.media, question, loading)
     options = generation.options()
     with console.status(f"{name}: warming up, counting, comparing with generate()"):
-        proof = prove(model, sample, options, settings.kernels)
+        proof = prove(model, count_reference(model, sample, options), settings.kernels)
     with console.status(f"{name}: timing"):
         runs = [timed_run(model, sample, options) for _ in range(passes)]
     if settings.kernels == "efficient":

@@ -19,7 +19,8 @@ from stagebench.errors import MediaError, StagebenchError, StudyError
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release
-from stagebench.pipeline import prove, timed_run, walk
+from stagebench.pipeline import timed_run, walk
+from stagebench.proof import count_reference, prove
 from stagebench.stages.load import load
 from stagebench.study.journal import Journal, Row
 from stagebench.study.page_cache import drop_from_page_cache
@@ -139,7 +140,7 @@ def _proof(study: Study, model: VisionLanguageModel, sample: Sample, generation:
     others = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     others -= sum(p.nbytes for p in model.network.parameters())
     start = time.perf_counter()
-    proof = prove(model, sample, generation.options(), study.settings.kernels)
+    proof = prove(model, count_reference(model, sample, generation.options()), study.settings.kernels)
     traffic = TrafficCounter(model)
     walk(model, sample, generation.options(), through=traffic)
     found = {

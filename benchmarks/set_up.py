@@ -1,0 +1,38 @@
+"""What a benchmark says of the backend that ran it, and that no timed round waited for it to set something up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from stagebench.models.protocol import VisionLanguageModel
+from stagebench.pipeline import setups
+
+
+def about(model: VisionLanguageModel) -> dict[str, Any]:
+    """Of `extra_info`: the model, its backend, and what that has set up so far."""
+    if model.backend is None:
+        return {"model": model.name, "backend": "eager"}
+    done = model.backend.setups
+    cost = {"seconds": sum(s.seconds for s in done), "bytes": sum(s.nbytes for s in done), "captures": len(done)}
+    return {"model": model.name, "backend": model.backend.name, "setup": cost}
+
+
+def settled(model: VisionLanguageModel, pedantic: Callable[..., Any], rounds: int) -> Callable[..., Any]:
+    """`watched.pedantic`, failing where something was captured or compiled in a timed round."""
+
+    def checked(
+        function: Callable[..., Any], args: tuple[Any, ...] = (), setup: Callable[[], None] | None = None
+    ) -> Any:
+        counts: list[int] = []
+
+        def prepare() -> None:
+            if setup:
+                setup()
+            counts.append(setups(model))
+
+        result = pedantic(function, args, setup=prepare, rounds=rounds)
+        assert counts[-rounds] == setups(model), "nothing is captured or compiled in a timed round"
+        return result
+
+    return checked
