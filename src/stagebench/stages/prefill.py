@@ -7,6 +7,7 @@ prompt token.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -70,7 +71,10 @@ def _resolved(network: PreTrainedModel, input_ids: Tensor, options: Mapping[str,
     """What `generate()` is about to make of the options, by its own merge: whatever is refused is refused on this."""
     keywords = {name: option for name, option in options.items() if name not in _ARGUMENTS}
     given = options.get("generation_config")
-    config, others = network._prepare_generation_config(given, **keywords)
+    # A config is given in any case: without one transformers 5.17 takes 11 ms to look for a legacy of the model's own.
+    asked = GenerationConfig() if given is None else copy.deepcopy(given)
+    others = asked.update(**keywords)
+    config, _ = network._prepare_generation_config(asked)
     if others:
         raise StageError(f"a backend takes generation options only, got {', '.join(sorted(others))}")
     new_tokens = config.max_new_tokens
