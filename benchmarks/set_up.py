@@ -22,7 +22,7 @@ def settled(model: VisionLanguageModel, pedantic: Callable[..., Any], rounds: in
     """`watched.pedantic`, failing where something was captured or compiled in a timed round."""
 
     def checked(
-        function: Callable[..., Any], args: tuple[Any, ...] = (), setup: Callable[[], None] | None = None
+        function: Callable[..., Any], args: tuple[Any, ...] = (), setup: Callable[[], None] | None = None, **more: Any
     ) -> Any:
         counts: list[int] = []
 
@@ -31,7 +31,7 @@ def settled(model: VisionLanguageModel, pedantic: Callable[..., Any], rounds: in
                 setup()
             counts.append(setups(model))
 
-        result = pedantic(function, args, setup=prepare, rounds=rounds)
+        result = pedantic(function, args, setup=prepare, rounds=rounds, **more)
         assert counts[-rounds] == setups(model), "nothing is captured or compiled in a timed round"
         return result
 

@@ -7,10 +7,13 @@ from set_up import about
 
 from stagebench.pipeline import prepared, reference_generate, timed_run
 
+WARM_UPS = 1
+"""Of seconds each: one sets up what there is to set up."""
+
 
 def test_e2e(benchmark, pedantic, model, sample, options, proof):
     benchmark.group = "e2e"
-    run = pedantic(timed_run, args=(model, sample, options))
+    run = pedantic(timed_run, args=(model, sample, options), warmup_rounds=WARM_UPS)
 
     if proof:
         proof.require_same_tokens(run.generation)
@@ -27,7 +30,7 @@ def test_generate(benchmark, pedantic, model, sample, options, proof):
     benchmark.group = "generate()"
     inputs = prepared(model, sample)
 
-    tokens = pedantic(reference_generate, args=(model, inputs, options))
+    tokens = pedantic(reference_generate, args=(model, inputs, options), warmup_rounds=WARM_UPS)
 
     if proof:
         assert tokens[0].tolist() == list(proof.generation.token_ids[0])
@@ -43,7 +46,7 @@ def test_e2e_generate(benchmark, pedantic, model, sample, options, proof):
         tokens = reference_generate(model, prepared(model, sample), options)
         return tokens, model.tokenizer.decode(tokens[0], skip_special_tokens=True)
 
-    tokens, _ = pedantic(from_file_to_text)
+    tokens, _ = pedantic(from_file_to_text, warmup_rounds=WARM_UPS)
 
     if proof:
         assert tokens[0].tolist() == list(proof.generation.token_ids[0])
