@@ -59,14 +59,14 @@ def test_scale(benchmark, pedantic, model, batch, context, stage, sample, option
         synchronize(model.network.device)
 
     if stage == "prefill":
-        prefilled = pedantic(timed(model, prefill, model, inputs, features, options))
-        generation = decode(model, prefilled)
-        benchmark.extra_info |= {"work": prefilled.work()}
+        result = pedantic(timed(model, prefill, model, inputs, features, options))
+        benchmark.extra_info |= {"work": result.work()}
     else:
-        generation = pedantic(timed(model, lambda: decode(model, done[0])), setup=fresh)
-        benchmark.extra_info |= {"work": generation.work(), "unit": UNIT, "units": generation.steps}
+        result = pedantic(timed(model, lambda: decode(model, done[0])), setup=fresh)
+        benchmark.extra_info |= {"work": result.work(), "unit": UNIT, "units": result.steps}
 
     if not pytestconfig.option.times_only:
+        generation = decode(model, result) if isinstance(result, Prefilled) else result
         require_rows(model, generation, generated(model, inputs, features, options), pytestconfig.option.kernels)
     benchmark.extra_info |= about(model) | {"stage": stage, "batch": batch, "context": context}
     benchmark.extra_info["new_tokens"] = options["max_new_tokens"]
