@@ -70,7 +70,6 @@ def test_graphs_give_the_tokens_of_generate(model, expected):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("backend", ["compiled", "fused"])
-@pytest.mark.filterwarnings("ignore::UserWarning:torch._(inductor|dynamo)")  # torch's compiler tells of its own choices
 def test_kernels_of_ones_own_give_the_tokens_of_generate_but_for_near_ties(model, expected, backend):
     assert verdicts(with_backend(model, backend), expected) <= {"equal", "near-tie"}
 
