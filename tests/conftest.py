@@ -13,6 +13,8 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 
 from stagebench.checkouts import home_of
+from stagebench.models.registry import build_model
+from stagebench.types import Inputs, ModelSettings
 
 # Models are built inside the examples: slow to generate is what they are.
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -38,6 +40,20 @@ def suite_command():
         return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=540)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def plain():
+    """EventGPT in narrow layers, without a backend."""
+    return build_model("eventgpt", ModelSettings())
+
+
+@pytest.fixture(scope="session")
+def inputs(plain):
+    """Five random event images and a short prompt, for `plain`."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.tensor([[1, 5, *[plain.eventgpt.config.placeholder_id] * 582, 7, 8]])
+    return Inputs(ids, torch.ones_like(ids), torch.randn(1, 5, 3, 336, 336, generator=generator))
 
 
 @pytest.fixture(scope="session")

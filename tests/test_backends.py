@@ -15,7 +15,7 @@ from transformers.cache_utils import StaticLayer
 
 from stagebench import proof as proof_module
 from stagebench.backends import backend as backend_module
-from stagebench.backends.backend import RECIPES, Backend, Recipe, with_backend
+from stagebench.backends.backend import RECIPES, Backend, with_backend
 from stagebench.backends.loop import LAG
 from stagebench.backends.static import set_length
 from stagebench.errors import ModelError, StageError
@@ -34,18 +34,6 @@ OPTIONS = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
 def accelerated(model):
     """A model with a backend that is asked for on a GPU only."""
     return replace(model, backend=Backend(model, "graph", RECIPES["graph"], None))
-
-
-@pytest.fixture(scope="module")
-def plain():
-    return build_model("eventgpt", ModelSettings())
-
-
-@pytest.fixture(scope="module")
-def inputs(plain):
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.tensor([[1, 5, *[plain.eventgpt.config.placeholder_id] * 582, 7, 8]])
-    return Inputs(ids, torch.ones_like(ids), torch.randn(1, 5, 3, 336, 336, generator=generator))
 
 
 @pytest.fixture(scope="module")
@@ -387,10 +375,16 @@ def test_a_backend_that_decodes_one_layer_twice_unseen_is_refused_by_its_flops(p
         prove(fast, reference, "efficient")
 
 
-def test_a_prompt_padded_further_than_its_bucket_is_refused_by_its_flops(plain, sample):
-    wasteful = replace(plain, backend=Backend(plain, "graph", Recipe(bucket=256), None))
+def test_a_prompt_padded_further_than_is_told_is_refused_by_its_flops(plain, sample, monkeypatch):
+    fast, reference = accelerated(plain), count_reference(plain, sample, OPTIONS)
+    once = backend_module.prompt_logits
+
+    def wasteful(network, cache, embeds, length):
+        return once(network, cache, torch.nn.functional.pad(embeds, (0, 0, 0, 64)), length)
+
+    monkeypatch.setattr(backend_module, "prompt_logits", wasteful)
     with pytest.raises(StageError, match=r"the work of generate\(\), got flops \d+, not \d+$"):
-        proof_of(wasteful, sample)
+        prove(fast, reference, "efficient")
 
 
 def test_a_backend_that_sets_something_up_in_every_pass_is_refused(plain, sample):

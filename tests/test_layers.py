@@ -9,23 +9,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from stagebench.backends.backend import RECIPES, Backend
 from stagebench.backends.layers import compiled_layers
-from stagebench.models.registry import build_model
 from stagebench.pipeline import reference_generate, staged_generate
-from stagebench.types import Inputs, ModelSettings
 
 OPTIONS = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
-
-
-@pytest.fixture(scope="module")
-def plain():
-    return build_model("eventgpt", ModelSettings())
-
-
-@pytest.fixture(scope="module")
-def inputs(plain):
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.tensor([[1, 5, *[plain.eventgpt.config.placeholder_id] * 582, 7, 8]])
-    return Inputs(ids, torch.ones_like(ids), torch.randn(1, 5, 3, 336, 336, generator=generator))
 
 
 @pytest.fixture(scope="module")

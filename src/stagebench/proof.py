@@ -7,7 +7,6 @@ from functools import cached_property
 
 import torch
 
-from stagebench.backends.backend import CACHE_BUCKET, RECIPES, SPARE
 from stagebench.counters import additive, count_operators, differences, total
 from stagebench.equality import Comparison, compare, first_divergence
 from stagebench.errors import StageError
@@ -147,18 +146,13 @@ def expected_work(model: VisionLanguageModel, reference: Reference, generation: 
     if model.backend is None:
         return work
     forward, prompt = reference.forward, reference.inputs.input_ids.shape[1]
-    padded = _up(prompt, RECIPES[model.backend.name].bucket)
-    slots = _up(max(padded, prompt + reference.options["max_new_tokens"]) + SPARE, CACHE_BUCKET)
+    padded, slots = model.backend.lengths(prompt, prompt + reference.options["max_new_tokens"])
     needed = forward(prompt, prompt) + sum(forward(1, prompt + k) for k in range(1, len(reference.tokens)))
     done = forward(padded, padded) + (generation.steps + generation.overrun) * forward(1, slots)
     return work | {
         "language_model_forwards": work["language_model_forwards"] + generation.overrun,
         "flops": work["flops"] - needed + done,
     }
-
-
-def _up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
 
 
 @dataclass(frozen=True, slots=True)

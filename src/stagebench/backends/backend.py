@@ -131,6 +131,11 @@ class Backend:
         encoder.inputs["pixels"].copy_(inputs.pixels)
         return encoder().clone()
 
+    def lengths(self, tokens: int, limit: int) -> tuple[int, int]:
+        """See `models.protocol.Accelerator`."""
+        padded = _up(tokens, self._recipe.bucket)
+        return padded, _up(max(padded, limit) + SPARE, CACHE_BUCKET)
+
     def prompt(
         self, embeds: Tensor, attention_mask: Tensor, generation_config: GenerationConfig
     ) -> tuple[Tensor, dict[str, Any]]:
@@ -149,8 +154,8 @@ class Backend:
         """
         self._require_servable(attention_mask, generation_config)
         batch, tokens = embeds.shape[:2]
-        padded = _up(tokens, self._recipe.bucket)
-        session = self._session(batch, max(padded, generation_config.max_length))
+        padded, slots = self.lengths(tokens, generation_config.max_length)
+        session = self._session(batch, slots)
         prompt = session.prompts.get(padded) or self._capture_prompt(session, padded, embeds)
         prompt.inputs["embeds"][:, :tokens].copy_(embeds)
         prompt.inputs["embeds"][:, tokens:].zero_()  # anything finite: of NaN a masked value would still be NaN
@@ -189,8 +194,7 @@ class Backend:
         if not bool(attention_mask.all()):
             raise StageError(f"the backend {self.name} takes batches of prompts of one length, got a padded one")
 
-    def _session(self, batch: int, tokens: int) -> _Session:
-        length = _up(tokens + SPARE, CACHE_BUCKET)
+    def _session(self, batch: int, length: int) -> _Session:
         session = self._sessions.pop((batch, length), None) or self._new_session(batch, length)
         self._sessions[batch, length] = session
         return session

@@ -37,6 +37,10 @@ class Accelerator(Protocol):
         """As the model's."""
         ...
 
+    def lengths(self, tokens: int, limit: int) -> tuple[int, int]:
+        """To what a prompt of so many tokens is padded, and how many slots its cache has for texts of up to `limit`."""
+        ...
+
     def prompt(
         self, embeds: Tensor, attention_mask: Tensor, generation_config: GenerationConfig
     ) -> tuple[Tensor, dict[str, Any]]:
