@@ -7,6 +7,7 @@ import json
 import os
 
 import pytest
+from certify_backends import QUESTIONS
 
 from stagebench.audit import audit
 from stagebench.backends.backend import with_backend
@@ -16,19 +17,13 @@ from stagebench.media.scene import render_scene
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.models.weights import release
 from stagebench.pipeline import prepared, scored_generate, staged_generate
-from stagebench.types import DEFAULT_QUESTION, GenerationSettings, ModelSettings, Sample
+from stagebench.types import GenerationSettings, ModelSettings, Sample
 
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 DTYPES = {"tiny": "float32", "7b": "bfloat16"}
 """Padded and unpadded prompts take different matrix kernels; in float32 no token of narrow layers hangs on that."""
 MODELS = [(profile, name) for profile in DTYPES for name in sorted(BUILDERS)]
-QUESTIONS = (
-    DEFAULT_QUESTION,
-    "What moves?",
-    "Is it day or night, and how can one tell?",
-    "Where does the vehicle turn at the end of the scene?",
-    "List every object in the foreground, then every object in the background, from left to right.",
-)[: None if THOROUGH else 2]
+ASKED = QUESTIONS if THOROUGH else QUESTIONS[:2]
 AUDITED = QUESTIONS if THOROUGH else QUESTIONS[:1]
 OPTIONS = GenerationSettings(max_new_tokens=128 if THOROUGH else 32, fixed_length=True).options()
 
@@ -50,7 +45,7 @@ def model(request, gpu):
 @pytest.fixture(scope="module")
 def expected(model, scene):
     """Of each question the inputs, and the tokens and logits of `generate()`."""
-    samples = (Sample(scene.shown("own", model.media), question) for question in QUESTIONS)
+    samples = (Sample(scene.shown("own", model.media), question) for question in ASKED)
     found = [(inputs := prepared(model, sample), *scored_generate(model, inputs, OPTIONS)) for sample in samples]
     return [(inputs, tokens[0].tolist(), logits) for inputs, tokens, logits in found]
 
