@@ -14,6 +14,7 @@ from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline import Options
 from stagebench.proof import is_exact, repeats_itself, require_tokens
 from stagebench.stages.encode import encode
+from stagebench.stages.prefill import resolved
 from stagebench.types import Features, Generation, Inputs
 
 Rows = list[tuple[list[int], list[Tensor]]]
@@ -25,8 +26,9 @@ def impossible(model: VisionLanguageModel, inputs: Inputs, batch: int, context: 
     prompt, positions = inputs.input_ids.shape[1], model.network.config.get_text_config().max_position_embeddings
     if context < prompt:
         return f"the prompt of {model.name} has {prompt} tokens, more than {context}"
-    if context + options["max_new_tokens"] > positions:
-        return f"{model.name} has {positions} positions, fewer than {context} + {options['max_new_tokens']}"
+    new_tokens = resolved(model.network, inputs.input_ids, options).max_length - prompt
+    if context + new_tokens > positions:
+        return f"{model.name} has {positions} positions, fewer than {context} + {new_tokens}"
     if batch > 1 and model.backend is not None and RECIPES[model.backend.name].fused:
         return f"the step of the backend {model.backend.name} is of one row, not of {batch}"
     return None

@@ -19,6 +19,7 @@ from stagebench.pipeline import (
     scored_generate,
     staged_generate,
 )
+from stagebench.stages.prefill import resolved
 from stagebench.types import Generation, Inputs, Sample, Work
 
 
@@ -139,19 +140,22 @@ def expected_work(model: VisionLanguageModel, reference: Reference, generation: 
     """The additive counters that the stages must have: those of `generate()`, and of what a backend does in vain.
 
     That is known to the last FLOP. A backend pads the prompt; in a step attention goes over the whole static cache,
-    empty slots included; and some steps are taken after all rows have stopped. What a graph does is not seen: its
-    counters are those of the plain function, counted once when it was captured, times its calls.
+    empty slots included; some steps are taken after all rows have stopped; and a text that parts from that of
+    `generate()` at a near-tie may have another length. What a graph does is not seen: its counters are those of the
+    plain function, counted once when it was captured, times its calls.
     """
     work = additive(reference.work)
     if model.backend is None:
         return work
     forward, prompt = reference.forward, reference.inputs.input_ids.shape[1]
-    padded, slots = model.backend.lengths(prompt, prompt + reference.options["max_new_tokens"])
-    needed = forward(prompt, prompt) + sum(forward(1, prompt + k) for k in range(1, len(reference.tokens)))
-    done = forward(padded, padded) + (generation.steps + generation.overrun) * forward(1, slots)
+    limit = resolved(model.network, reference.inputs.input_ids, reference.options).max_length
+    padded, slots = model.backend.lengths(prompt, limit)
+    taken, needed = generation.steps + generation.overrun, len(reference.tokens) - 1
+    plainly = forward(prompt, prompt) + sum(forward(1, prompt + k) for k in range(1, needed + 1))
+    done = forward(padded, padded) + taken * forward(1, slots)
     return work | {
-        "language_model_forwards": work["language_model_forwards"] + generation.overrun,
-        "flops": work["flops"] - needed + done,
+        "language_model_forwards": work["language_model_forwards"] + taken - needed,
+        "flops": work["flops"] - plainly + done,
     }
 
 

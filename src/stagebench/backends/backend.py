@@ -23,7 +23,14 @@ from transformers import GenerationConfig, StaticCache
 from stagebench.backends.capture import Captured, capture
 from stagebench.backends.layers import compiled_layers
 from stagebench.backends.loop import advance
-from stagebench.backends.static import CACHE_ARGUMENT, prompt_logits, set_length, static_cache, step_logits
+from stagebench.backends.static import (
+    CACHE_ARGUMENT,
+    prompt_logits,
+    require_static,
+    set_length,
+    static_cache,
+    step_logits,
+)
 from stagebench.errors import ModelError, StageError
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.timing import synchronize
@@ -35,18 +42,15 @@ CACHE_BUCKET = 128
 """A cache holds a multiple of so many tokens: prompts of about one length share it, and its graphs."""
 
 RECOMPILE_LIMIT = 10_000
-"""More shapes than any run has."""
+"""More shapes than any run has: the compiler gives a function up after a few, and all layers of a kind are one."""
 
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""Of what owes no exact tokens, the fastest first; cuDNN's comes before them, but for a step: with one row it splits
+"""Of what owes no exact tokens, the fastest first; cuDNN's comes before them, but for a step: for one query it splits
 the keys, and does not repeat itself. On an H100 it takes 0.6 ms of 14 off a prompt of 590 tokens, 0.35 of 2.1 off an
 image."""
 
 KEPT = 8
 """Static caches that a backend keeps: beyond that, the one unused for longest makes room, and its graphs with it."""
-
-SPARE = 4
-"""Tokens for which a cache has room beyond the limit: the calls before a capture write too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class Recipe:
 
     @property
     def exact(self) -> bool:
-        """Whether it runs the plain path's own kernels, and so owes its very tokens."""
+        """Whether it runs the plain path's own code, the prompt padded, and is held to its very tokens."""
         return not (self.compiled or self.fused)
 
 
@@ -134,7 +138,7 @@ class Backend:
     def lengths(self, tokens: int, limit: int) -> tuple[int, int]:
         """See `models.protocol.Accelerator`."""
         padded = _up(tokens, self._recipe.bucket)
-        return padded, _up(max(padded, limit) + SPARE, CACHE_BUCKET)
+        return padded, _up(max(padded, limit), CACHE_BUCKET)
 
     def prompt(
         self, embeds: Tensor, attention_mask: Tensor, generation_config: GenerationConfig
@@ -191,6 +195,8 @@ class Backend:
         if config.num_return_sequences != 1:
             texts = config.num_return_sequences
             raise StageError(f"the backend {self.name} gives one text a prompt, got num_return_sequences={texts}")
+        if self._recipe.fused and attention_mask.shape[0] > 1:
+            raise StageError(f"the backend {self.name} decodes one row, got {attention_mask.shape[0]}")
         if not bool(attention_mask.all()):
             raise StageError(f"the backend {self.name} takes batches of prompts of one length, got a padded one")
 
@@ -200,12 +206,13 @@ class Backend:
         return session
 
     def _new_session(self, batch: int, length: int) -> _Session:
-        if len(self._sessions) == KEPT:
-            self._release(self._sessions.pop(next(iter(self._sessions))))
         cache = static_cache(self.model.network, batch, length)
         plain = functools.partial(step_logits, self.model.network, cache)
         inputs = {"tokens": torch.zeros(batch, 1, dtype=torch.long, device=self.model.network.device)}
-        step = self._capture(plain, inputs, self._fused_step(cache) if self._recipe.fused else None)
+        step = self._capture(plain, inputs, self._fused_step(cache) if self._recipe.fused else None, is_step=True)
+        step.nbytes += sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+        if len(self._sessions) == KEPT:
+            self._release(self._sessions.pop(next(iter(self._sessions))))
         return _Session(cache, step)
 
     def _release(self, session: _Session) -> None:
@@ -230,21 +237,25 @@ class Backend:
         return fused_step(self.model.network, cache)
 
     def _capture(
-        self, plain: Callable[..., Tensor], inputs: dict[str, Tensor], fast: Callable[..., Tensor] | None = None
+        self,
+        plain: Callable[..., Tensor],
+        inputs: dict[str, Tensor],
+        fast: Callable[..., Tensor] | None = None,
+        *,
+        is_step: bool = False,
     ) -> Captured:
-        one_row = "tokens" in inputs
         if fast is None:
-            fast = self._compiled(plain, one_row=one_row) if self._recipe.compiled else plain
-        # All that is compiled here counts as one function, which the compiler gives up on after a few shapes.
-        with _attention(self._recipe, one_row=one_row), torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):
+            fast = self._compiled(plain, is_step=is_step) if self._recipe.compiled else plain
+        with _attention(self._recipe, is_step=is_step):
             return capture(plain, fast, inputs, self.model.parts, self._pool)
 
-    def _compiled(self, plain: Callable[..., Tensor], *, one_row: bool) -> Callable[..., Tensor]:
+    def _compiled(self, plain: Callable[..., Tensor], *, is_step: bool) -> Callable[..., Tensor]:
         # Products with one row as fused reductions: they read the weights faster than a library's matrix product.
-        options: dict[str, Any] = {"coordinate_descent_tuning": True} if one_row else {}
+        options: dict[str, Any] = {"coordinate_descent_tuning": True} if is_step else {}
+        limits = {"recompile_limit": RECOMPILE_LIMIT, "accumulated_recompile_limit": RECOMPILE_LIMIT}
 
         def fast(**inputs: Tensor) -> Tensor:
-            with compiled_layers(self.model.network, options):
+            with torch._dynamo.config.patch(limits), compiled_layers(self.model.network, options):
                 return plain(**inputs)
 
         return fast
@@ -255,12 +266,12 @@ def _encode(model: VisionLanguageModel, inputs: Inputs, pixels: Tensor) -> Tenso
 
 
 @contextmanager
-def _attention(recipe: Recipe, *, one_row: bool) -> Iterator[None]:
+def _attention(recipe: Recipe, *, is_step: bool) -> Iterator[None]:
     """Let what owes no exact tokens use the fastest attention, which the caller's conditions may exclude."""
     if recipe.exact:
         yield
     else:
-        with sdpa_kernel(ATTENTION if one_row else [SDPBackend.CUDNN_ATTENTION, *ATTENTION], set_priority=True):
+        with sdpa_kernel(ATTENTION if is_step else [SDPBackend.CUDNN_ATTENTION, *ATTENTION], set_priority=True):
             yield
 
 
@@ -281,6 +292,7 @@ def with_backend(model: Any, name: str) -> VisionLanguageModel:
         raise ModelError(f"backend must be one of eager, {', '.join(RECIPES)}, got {name!r}")
     if plain.network.device.type != "cuda":
         raise ModelError(f"the backend {name} needs a CUDA device, got {plain.network.device.type}")
+    require_static(plain.network)
     pool = torch.cuda.graph_pool_handle()
     fast: VisionLanguageModel = replace(model, backend=Backend(plain, name, RECIPES[name], pool))
     return fast

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,46 +19,64 @@ from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from stagebench.backends.static import CACHE_ARGUMENT
+from stagebench.errors import ModelError
 
+_RECORDERS = "transformers.utils.output_capturing"
 _NUMBER = "layer_idx"
 _HELD = ("keys", "values", "cumulative_length")
 
 
 @contextmanager
 def compiled_layers(network: nn.Module, options: Mapping[str, Any]) -> Iterator[None]:
-    """Let a network's repeated layers, of its towers too, run compiled inside the block.
+    """Let a network's repeated layers, of its towers too, run compiled inside the block; nothing else may use it then.
 
     Args:
         network: as transformers builds it: a repeated layer is a `GradientCheckpointingLayer` there.
         options: of the compiler.
+
+    Raises:
+        ModelError: for a hook inside a layer, which the code compiled for all of them would not have.
     """
     layers = [layer for layer in network.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    own = {layer: vars(layer)["forward"] for layer in layers if "forward" in vars(layer)}
     numbered = {module: module.layer_idx for layer in layers for module in layer.modules() if hasattr(module, _NUMBER)}
     hooked = {module: module._forward_hooks for layer in layers for module in layer.modules() if module is not layer}
+    for module, hooks in hooked.items():
+        _refuse_hooks(module, [*hooks.values(), *module._forward_pre_hooks.values()])
     try:
         for layer in layers:
             number = next((numbered[module] for module in layer.modules() if module in numbered), 0)
             layer.forward = _forward(layer, number, options)
         for module in numbered:
             module.layer_idx = 0
-        for module in hooked:  # transformers' record what nobody asks for here, in a way that torch 2.11 can't compile
+        for module in hooked:  # torch 2.11 can't compile the recorders
             module._forward_hooks = OrderedDict()
         yield
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)  # the class's own again
+            vars(layer).update({"forward": own[layer]} if layer in own else {})
         for module, number in numbered.items():
             module.layer_idx = number
         for module, hooks in hooked.items():
             module._forward_hooks = hooks
 
 
+def _refuse_hooks(module: nn.Module, hooks: Sequence[Callable[..., Any]]) -> None:
+    """Only transformers' own may be there, which record what nobody asks for here."""
+    for hook in hooks:
+        if getattr(hook, "__module__", None) != _RECORDERS:
+            raise ModelError(f"a compiled layer takes no hooks inside, got {hook} on a {type(module).__name__}")
+
+
 def _forward(layer: nn.Module, number: int, options: Mapping[str, Any]) -> Callable[..., Any]:
     compiled = torch.compile(layer.forward, fullgraph=True, dynamic=False, options=dict(options))
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        cache = kwargs.get(CACHE_ARGUMENT)
-        return compiled(*args, **kwargs | ({} if cache is None else {CACHE_ARGUMENT: _alone(cache, number)}))
+        given = {name: value for name, value in kwargs.items() if isinstance(value, Cache)}
+        if set(given) - {CACHE_ARGUMENT} or any(isinstance(value, Cache) for value in args):
+            raise ModelError(f"a compiled layer takes its cache as {CACHE_ARGUMENT}, got it under another name")
+        return compiled(*args, **kwargs | {name: _alone(cache, number) for name, cache in given.items()})
 
     return forward
 

@@ -13,15 +13,36 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, Cache, LlamaModel, PreTrainedModel, StaticCache
+from transformers.cache_utils import StaticLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from stagebench.errors import ModelError
 
 CACHE_ARGUMENT = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
 """What a forward calls the KV cache; transformers 5.24 renamed it."""
+
+_BY_LENGTH = ("dynamic", "longrope")
+"""Rotary embeddings of which a prompt's padding would change the frequencies."""
 
 _MASKLESS = "sdpa_without_mask"
 """transformers' attention by torch, under a name for which it makes no mask; then attention is causal by itself."""
 
 AttentionInterface.register(_MASKLESS, sdpa_attention_forward)
+
+
+def require_static(network: PreTrainedModel) -> None:
+    """Refuse a language model that would compute something else over a static cache, or from a padded prompt.
+
+    Raises:
+        ModelError: for layers that do not attend to all tokens, or a rotary embedding that depends on the length.
+    """
+    text = network.config.get_text_config()
+    kinds = {type(layer).__name__ for layer in StaticCache(config=network.config, max_cache_len=1).layers}
+    if kinds != {StaticLayer.__name__}:
+        raise ModelError(f"a backend needs layers that attend to all tokens, got a cache of {', '.join(sorted(kinds))}")
+    rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope in _BY_LENGTH:
+        raise ModelError(f"a backend needs a rotary embedding that is the same for all lengths, got {rope}")
 
 
 def static_cache(network: PreTrainedModel, batch: int, length: int) -> StaticCache:

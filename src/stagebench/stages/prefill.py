@@ -41,14 +41,15 @@ def prefill(model: VisionLanguageModel, inputs: Inputs, features: Features, opti
 
     Raises:
         StageError: where an option asks for what can't be split (beam search, assisted decoding), or the prompt and
-            the new tokens exceed the model's positions; before anything is set up for it.
+            the new tokens exceed the model's positions; before a backend sets anything up. What `generate()` itself
+            refuses (a negative temperature) it refuses later.
     """
     _refuse_what_would_be_ignored(options)
     embeds = model.embed(inputs, features.tokens)
     given: dict[str, Any] = {"inputs_embeds": embeds, "custom_generate": _first_step}
     if model.backend is not None:
         # First, so that the device is busy while generate() prepares.
-        generation_config = _resolved(model.network, inputs.input_ids, options)
+        generation_config = resolved(model.network, inputs.input_ids, options)
         _refuse_what_cannot_be_split(model.network, generation_config)
         ready = model.backend.prompt(embeds, inputs.attention_mask, generation_config)
         given = {"custom_generate": functools.partial(_first_step, ready=ready)}
@@ -67,8 +68,20 @@ def _refuse_what_would_be_ignored(options: Mapping[str, Any]) -> None:
             raise StageError(f"{name} works in the loop of generate(), which the stages replace, got one")
 
 
-def _resolved(network: PreTrainedModel, input_ids: Tensor, options: Mapping[str, Any]) -> GenerationConfig:
-    """What `generate()` is about to make of the options, by its own merge: whatever is refused is refused on this."""
+def resolved(network: PreTrainedModel, input_ids: Tensor, options: Mapping[str, Any]) -> GenerationConfig:
+    """What `generate()` is about to make of the options, by its own merge: whatever is refused is refused on this.
+
+    Args:
+        network: of a model.
+        input_ids: int64 (batch, prompt tokens).
+        options: keyword arguments of `generate()`.
+
+    Returns:
+        Its `max_length` counts the prompt and the new tokens.
+
+    Raises:
+        StageError: for what is no option of generation.
+    """
     keywords = {name: option for name, option in options.items() if name not in _ARGUMENTS}
     given = options.get("generation_config")
     # A config is given in any case: without one transformers 5.17 takes 11 ms to look for a legacy of the model's own.
