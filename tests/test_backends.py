@@ -3,27 +3,30 @@
 A CPU has no CUDA graphs: there what would be captured is called. The graphs themselves are tested in `test_gpu.py`.
 """
 
+import copy
 import gc
 import re
 import weakref
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteriaList
 from transformers.cache_utils import StaticLayer
 
 from stagebench import proof as proof_module
 from stagebench.backends import backend as backend_module
-from stagebench.backends.backend import RECIPES, Backend, with_backend
+from stagebench.backends.backend import RECIPES, Backend, Recipe, with_backend
 from stagebench.backends.loop import LAG
-from stagebench.backends.static import set_length
+from stagebench.backends.static import require_static, set_length
+from stagebench.equality import Comparison
 from stagebench.errors import ModelError, StageError
 from stagebench.media.scene import render_scene
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.pipeline import reference_generate, setups, staged_generate, timed_run
-from stagebench.proof import count_reference, prove
-from stagebench.stages.decode import cache_of, decode
+from stagebench.proof import Reference, count_reference, prove
+from stagebench.stages.decode import advance, cache_of, decode
 from stagebench.stages.encode import encode
 from stagebench.stages.prefill import prefill
 from stagebench.types import BACKENDS, Inputs, ModelSettings, Sample
@@ -115,6 +118,60 @@ def test_a_later_prompt_does_not_read_what_an_earlier_one_left(plain, inputs):
     )
     staged_generate(fast, longer, OPTIONS)
     assert reference_generate(plain, inputs, OPTIONS).tolist() == rows(staged_generate(fast, inputs, OPTIONS))
+
+
+@pytest.mark.parametrize("longer", [40, 100], ids=["in the padding", "in the cache"])
+def test_a_prompt_of_nan_leaves_nothing_to_the_next_one(plain, inputs, longer):
+    fast, options = accelerated(plain), OPTIONS | {"max_new_tokens": 60}  # both in a cache of 768 tokens
+    ids = torch.cat([torch.full((1, longer), 9), inputs.input_ids], dim=1)  # its NaN reach beyond the next one's end
+    staged_generate(fast, Inputs(ids, torch.ones_like(ids), inputs.pixels * torch.nan), options)
+    assert reference_generate(plain, inputs, options).tolist() == rows(staged_generate(fast, inputs, options))
+
+
+def test_decoding_goes_on_after_steps_in_vain_where_generate_would(plain, inputs):
+    texts = staged_generate(plain, inputs, OPTIONS | {"max_new_tokens": 12, "min_new_tokens": 12}).token_ids[0]
+    fast = accelerated(plain)
+    stopping = {"max_new_tokens": 12, "eos_token_id": [texts[1]], "do_sample": False}
+    stopped = advance(fast, prefill(fast, inputs, encode(fast, inputs), stopping))
+    going = replace(stopped, unfinished=torch.ones_like(stopped.unfinished), stopping_criteria=StoppingCriteriaList())
+    assert (texts[:6], LAG - 1) == (tuple(advance(fast, going, 4).sequences[0, -6:].tolist()), stopped.overrun)
+
+
+def test_a_config_given_beside_options_is_left_as_it_was(plain, inputs):
+    fast, given = accelerated(plain), GenerationConfig(max_new_tokens=3)
+    before = given.to_dict()
+    prefill(fast, inputs, encode(fast, inputs), {"generation_config": given, "do_sample": False})
+    assert before == given.to_dict()
+
+
+@pytest.mark.parametrize("ends", ["well", "in an error"])
+def test_the_attention_of_the_model_is_what_it_was_after_a_prompt(plain, inputs, monkeypatch, ends):
+    fast, decoder = accelerated(plain), plain.network.get_decoder()
+    features, before = encode(fast, inputs), plain.network.config.to_dict()
+    if ends == "in an error":
+        monkeypatch.setattr(decoder.norm, "forward", lambda _: 1 // 0)
+    with pytest.raises(ZeroDivisionError) if ends == "in an error" else nullcontext():
+        prefill(fast, inputs, features, OPTIONS)
+    assert (before, "sdpa") == (plain.network.config.to_dict(), decoder.config._attn_implementation)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"layer_types": ["sliding_attention"] * 2, "sliding_window": 64},
+            "attend to all tokens, got a cache of Static",
+        ),
+        ({"rope_parameters": {"rope_type": "dynamic"}}, "the same for all lengths, got dynamic"),
+    ],
+)
+def test_a_model_that_padding_or_a_static_cache_would_change_is_refused(plain, changed, message):
+    network = copy.copy(plain.network)
+    network.config = copy.deepcopy(network.config)
+    for name, value in changed.items():
+        setattr(network.config.get_text_config(), name, value)
+    with pytest.raises(ModelError, match=message):
+        require_static(network)
 
 
 def test_a_prompt_whose_cache_a_later_one_took_is_refused(plain, inputs):
@@ -321,6 +378,33 @@ def test_generate_is_counted_once_for_all_backends(plain, sample, monkeypatch):
     for model in (plain, accelerated(plain), accelerated(plain)):
         prove(model, reference, "efficient")
     assert len(counted) == 1
+
+
+@pytest.mark.parametrize(("exact", "accepted"), [(True, False), (False, True)])
+def test_a_near_tie_is_a_text_for_a_backend_with_kernels_of_its_own_only(plain, sample, exact, accepted, monkeypatch):
+    recipe = Recipe() if exact else Recipe(fused=True)
+    fast = replace(plain, backend=Backend(plain, "graph" if exact else "fused", recipe, None))
+    monkeypatch.setattr(Backend, "_fused_step", lambda *_: None)  # the plain one, in its place
+    reference = count_reference(plain, sample, OPTIONS)
+    monkeypatch.setattr(Reference, "compare", lambda *_: Comparison("near-tie", 2, 1.0))
+    with nullcontext() if accepted else pytest.raises(StageError, match="got another token 2"):
+        assert prove(fast, reference, "efficient").tokens.verdict == "near-tie"
+
+
+def test_a_near_tie_may_end_a_text_earlier(plain, sample, monkeypatch):
+    fast = replace(plain, backend=Backend(plain, "fused", Recipe(fused=True), None))
+    monkeypatch.setattr(Backend, "_fused_step", lambda *_: None)
+    reference = count_reference(plain, sample, {"max_new_tokens": 9, "min_new_tokens": 9, "do_sample": False})
+    shorter = replace(reference, options=reference.options | {"min_new_tokens": 4, "eos_token_id": reference.tokens[4]})
+    monkeypatch.setattr(Reference, "compare", lambda *_: Comparison("near-tie", 5, 1.0))
+    assert len(prove(fast, shorter, "efficient").generation.token_ids[0]) < 9
+
+
+@pytest.mark.parametrize("limit", ["max_length", "generation_config"])
+def test_a_limit_of_any_kind_can_be_proven(plain, sample, limit):
+    prompt = count_reference(plain, sample, OPTIONS).inputs.input_ids.shape[1]
+    given = {"max_length": prompt + 4} if limit == "max_length" else {limit: GenerationConfig(max_new_tokens=4)}
+    assert proof_of(accelerated(plain), sample, given).tokens.verdict == "equal"
 
 
 def test_a_backend_that_gives_other_tokens_is_refused(plain, sample):

@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from stagebench.backends.backend import RECIPES, Backend
 from stagebench.backends.layers import compiled_layers
+from stagebench.errors import ModelError
 from stagebench.pipeline import reference_generate, staged_generate
 
 OPTIONS = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
@@ -37,12 +39,50 @@ def test_a_kind_of_layer_is_compiled_once_however_many_there_are(plain, compiled
     assert (len(layers_of(plain.network)), compiled[0]) == (4, kinds)
 
 
-def test_the_layers_are_what_they_were_after_the_block(plain):
+def test_the_layers_are_what_they_were_after_the_block(plain, monkeypatch):
+    first = layers_of(plain.network)[0]
+    monkeypatch.setattr(first, "forward", first.forward)  # somebody's own
+    inner = next(first.children())
+    monkeypatch.setitem(inner._forward_hooks, 0, recorder)
     before = state_of(plain.network)
-    with pytest.raises(KeyError), compiled_layers(plain.network, {}):
-        raise KeyError
-    assert state_of(plain.network) == before
+    inside = []
+    with pytest.raises(ZeroDivisionError), compiled_layers(plain.network, {}):
+        inside.append(dict(inner._forward_hooks)) or 1 // 0
+    assert ([{}], before) == (inside, state_of(plain.network))
+
+
+def recorder(*_):
+    """Records outputs, as transformers' hooks do."""
+
+
+recorder.__module__ = "transformers.utils.output_capturing"
 
 
 def state_of(network):
-    return [(dict(vars(layer)), [vars(m).get("layer_idx") for m in layer.modules()]) for layer in layers_of(network)]
+    """All that the block changes for a while."""
+    return [
+        (dict(vars(layer)), [(vars(m).get("layer_idx"), dict(m._forward_hooks)) for m in layer.modules()])
+        for layer in layers_of(network)
+    ]
+
+
+def test_transformers_marks_its_recorders_as_this_module_knows_them(plain, inputs):
+    plain.network(pixel_values=None, input_ids=inputs.input_ids[:, :2], output_hidden_states=True, use_cache=False)
+    hooks = [hook for layer in layers_of(plain.network) for hook in layer._forward_hooks.values()]
+    assert {recorder.__module__} == {hook.__module__ for hook in hooks}
+
+
+@pytest.mark.parametrize("kind", ["_forward_hooks", "_forward_pre_hooks"])
+def test_a_hook_inside_a_layer_is_refused(plain, monkeypatch, kind):
+    monkeypatch.setitem(getattr(layers_of(plain.network)[0].mlp, kind), 0, print)
+    with (
+        pytest.raises(ModelError, match=r"takes no hooks inside, got .* on a LlamaMLP"),
+        compiled_layers(plain.network, {}),
+    ):
+        pass
+
+
+def test_a_cache_under_another_name_is_refused(plain):
+    layer = plain.network.get_decoder().layers[0]
+    with compiled_layers(plain.network, {}), pytest.raises(ModelError, match=r"takes its cache as .*, got it under"):
+        layer.forward(torch.zeros(1, 1, 1), state=Cache(layers=[]))

@@ -101,6 +101,8 @@ class _PromptCache(Cache):  # type: ignore[misc] # transformers' class is untype
         layer, tokens = self.layers[layer_idx], key_states.shape[2]
         layer.keys[:, :, :tokens].copy_(key_states)
         layer.values[:, :, :tokens].copy_(value_states)
+        layer.keys[:, :, tokens:].zero_()  # of NaN that an earlier text left a masked slot would still be NaN
+        layer.values[:, :, tokens:].zero_()
         return key_states, value_states
 
 
