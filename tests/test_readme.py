@@ -6,7 +6,6 @@ import shlex
 import shutil
 from configparser import ConfigParser
 from pathlib import Path
-from statistics import median
 
 import pytest
 from click.testing import CliRunner
@@ -84,7 +83,7 @@ def test_a_gate_has_the_options_of_the_readme(command, folder):
 def test_a_recording_has_the_options_of_the_readme(command, folder):
     """It runs a suite several times: test_record.py does, on a CPU."""
     with main.get_command(None, "record").make_context("record", shlex.split(command)[2:]) as context:
-        assert context.params["pytest_arguments"] == ("--device", "cuda", "--backends", "eager,graph,fused")
+        assert context.params["pytest_arguments"] == ("--device", "cuda", "--backends", "eager,graph,compiled,fused")
 
 
 @pytest.mark.parametrize("command", [c for c in commands("pytest") if "--gate" not in c])  # test_gate_option.py
@@ -138,15 +137,33 @@ def test_the_power_of_the_gate_is_that_of_the_simulations(name, slowdowns):
     assert [row for row in [*rows, alarms] if row not in TEXT] == []
 
 
-def test_the_times_of_the_backends_are_the_medians_of_their_processes():
-    found = result("h100-7b-backends.json")
-    rows = []
-    for column in ("eventgpt-graph", "eventgpt-fused", "llava-1.5-graph", "llava-1.5-fused"):
-        cells = [column.rpartition("-")[0] + " " + column.rpartition("-")[2]]
-        for stage, per in (("encode", 1), ("decode", found["steps"][f"test_stage[{column}-decode]"] or 31)):
-            ms = [1e3 * each / per for each in found["seconds"][f"test_stage[{column}-{stage}]"]]
-            cells.append(f"{median(ms):.2f} ({min(ms):.2f} to {max(ms):.2f})")
-        rows.append(f"| {' | '.join(cells)} |")
+def test_the_times_of_the_backends_are_those_of_the_process():
+    found = {benchmark["name"]: benchmark for benchmark in result("h100-7b-process.json")["benchmarks"]}
+
+    def ms(name):
+        info = found[name]["extra_info"]
+        return found[name]["stats"]["median"] * 1e3 / (info["units"] if "decode" in name else 1)
+
+    lines = {f"encode, {n} image{'s' * (n > 1)}": f"test_images[images{n}-llava-1.5{{}}]" for n in (1, 5, 8)}
+    lines |= {
+        "prefill, 590 tokens": "test_stage[llava-1.5{}-prefill]",
+        "decode, a step": "test_stage[llava-1.5{}-decode]",
+    }
+    lines |= {"prefill, 2,070 tokens": "test_stage[video-llava{}-prefill]"}
+    lines |= {f"e2e, {model}": f"test_e2e[{model}{{}}]" for model in ("eventgpt", "llava-1.5", "video-llava")}
+    backends = ("", "-graph", "-compiled", "-fused")
+    rows = [f"| {line} | {' | '.join(f'{ms(name.format(b)):.1f}' for b in backends)} |" for line, name in lines.items()]
+    by_generate = [ms(f"test_e2e_generate[{model}]") for model in ("eventgpt", "llava-1.5", "video-llava")]
+    rows.append("it was {:,.0f}, {:,.0f} and {:,.0f} ms".format(*by_generate))
+    assert [row for row in rows if row not in TEXT] == []
+
+
+def test_the_times_of_two_gpus_are_those_measured():
+    medians = {(r["model"], r["stage"], r["tp"]): r["median"] * 1e3 for r in result("h100-7b-tp.json")["rows"]}
+    rows = [
+        f"| {model} | {' | '.join(f'{medians[model, s, n]:.0f}' for s in ('prefill', 'decode') for n in (1, 2))} |"
+        for model in ("eventgpt", "llava-1.5", "video-llava")
+    ]
     assert [row for row in rows if row not in TEXT] == []
 
 
