@@ -149,12 +149,12 @@ def test_the_times_of_the_backends_are_those_of_the_process():
         "prefill, 590 tokens": "test_stage[llava-1.5{}-prefill]",
         "decode, a step": "test_stage[llava-1.5{}-decode]",
     }
-    lines |= {"prefill, 2,070 tokens": "test_stage[video-llava{}-prefill]"}
+    lines |= {"prefill, 2,070 tokens (video-llava)": "test_stage[video-llava{}-prefill]"}
     lines |= {f"e2e, {model}": f"test_e2e[{model}{{}}]" for model in ("eventgpt", "llava-1.5", "video-llava")}
     backends = ("", "-graph", "-compiled", "-fused")
     rows = [f"| {line} | {' | '.join(f'{ms(name.format(b)):.1f}' for b in backends)} |" for line, name in lines.items()]
     by_generate = [ms(f"test_e2e_generate[{model}]") for model in ("eventgpt", "llava-1.5", "video-llava")]
-    rows.append("it was {:,.0f}, {:,.0f} and {:,.0f} ms".format(*by_generate))
+    rows.append("text took {:,.0f}, {:,.0f} and {:,.0f} ms".format(*by_generate))
     assert [row for row in rows if row not in TEXT] == []
 
 
