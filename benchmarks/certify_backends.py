@@ -26,6 +26,7 @@ from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.models.weights import release
 from stagebench.pipeline import prepared, scored_generate, staged_generate
+from stagebench.proof import promised
 from stagebench.types import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings, Sample
 
 QUESTIONS = (
@@ -58,8 +59,7 @@ def texts(
                 "position": outcome.position,
                 "gap_ulps": outcome.gap,
                 "repeats": first == second,
-                "kept": first == second
-                and outcome.verdict in ("equal", *([] if model.backend.exact else ["near-tie"])),
+                "kept": first == second and outcome.verdict in promised(model),
             }
 
 

@@ -36,8 +36,6 @@ from stagebench.models.protocol import VisionLanguageModel
 from stagebench.timing import synchronize
 from stagebench.types import Inputs, Prefilled
 
-Step = Callable[[Tensor], Tensor]
-
 CACHE_BUCKET = 128
 """A cache holds a multiple of so many tokens: prompts of about one length share it, and its graphs."""
 
