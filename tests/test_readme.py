@@ -137,6 +137,23 @@ def test_the_power_of_the_gate_is_that_of_the_simulations(name, slowdowns):
     assert [row for row in [*rows, alarms] if row not in TEXT] == []
 
 
+WORDS = " ".join(TEXT.split())  # sentences, wherever their lines break
+
+
+def test_the_newer_gate_on_the_h100_is_that_of_its_simulation():
+    found = result("gate-h100-7b-graph.json")
+    power = {name.split("-")[-1].rstrip("]"): rates for name, rates in found["power"].items()}
+    encode, decode = ({s: f"{rate['rate']:.0%}" for s, rate in power[stage].items()} for stage in ("encode", "decode"))
+    sentences = [
+        f"with `graph`, and {found['pairs']} pairs to draw from",
+        "false alarms in {rate:.2%} ({low:.2%} to {high:.2%}), ".format(**found["false_alarms"])
+        + f"{found['inconclusive_suites']['rate']:.0%} of suites undecided somewhere.",
+        f"A decode slower by 1 % was called in {decode['0.01']}, "
+        f"an encode slower by 5 % in {encode['0.05']} and by 10 % in {encode['0.1']}.",
+    ]
+    assert [sentence for sentence in sentences if sentence not in WORDS] == []
+
+
 def test_the_times_of_the_backends_are_those_of_the_process():
     found = {benchmark["name"]: benchmark for benchmark in result("h100-7b-process.json")["benchmarks"]}
 
