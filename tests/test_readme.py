@@ -84,7 +84,9 @@ def test_a_gate_has_the_options_of_the_readme(command, folder):
 def test_a_recording_has_the_options_of_the_readme(command, folder):
     """It runs a suite several times: test_record.py does, on a CPU."""
     with main.get_command(None, "record").make_context("record", shlex.split(command)[2:]) as context:
-        assert context.params["pytest_arguments"] == ("--device", "cuda", "--backends", "eager,graph,compiled,fused")
+        assert context.params["pytest_arguments"] == tuple(
+            "--device cuda --backends eager,graph,compiled,fused --new-tokens 64".split()
+        )
 
 
 @pytest.mark.parametrize("command", [c for c in commands("pytest") if "--gate" not in c])  # test_gate_option.py
@@ -138,7 +140,110 @@ def test_the_power_of_the_gate_is_that_of_the_simulations(name, slowdowns):
     assert [row for row in [*rows, alarms] if row not in TEXT] == []
 
 
+MODELS = ("eventgpt", "llava-1.5", "video-llava")
+BACKENDS = ("", "-graph", "-compiled", "-fused")
 WORDS = " ".join(TEXT.split())  # sentences, wherever their lines break
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    """The benchmarks of the recording, by name."""
+    return {benchmark["name"]: benchmark for benchmark in result("h100-7b/results.json")["benchmarks"]}
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """The benchmarks of each timing process of the recording, by name."""
+    paths = sorted((ROOT / "docs" / "results" / "h100-7b" / "processes").glob("*.json"))
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths[1:]]  # the first one proves
+    return [{benchmark["name"]: benchmark for benchmark in run["benchmarks"]} for run in runs]
+
+
+def ms(benchmark, which="median"):
+    """Of a decode, that of one step."""
+    info = benchmark["extra_info"]
+    return benchmark["stats"][which] * 1e3 / (info["units"] if info.get("stage") == "decode" else 1)
+
+
+def test_the_recording_is_that_of_its_processes(recorded, processes):
+    timed = [name for name in recorded if name != "test_reference"]  # which has no time of its own
+    medians = {name: [process[name]["stats"]["median"] for process in processes] for name in timed}
+    assert medians == {name: recorded[name]["stats"]["data"] for name in timed}
+    assert {(5, 1)} == {(len(processes), process[name]["stats"]["rounds"]) for process in processes for name in timed}
+
+
+def test_the_times_of_the_backends_are_those_of_the_recording(recorded):
+    stages = {f"encode, {n} image{'s' * (n > 1)}": f"test_images[images{n}-llava-1.5{{}}]" for n in (1, 5, 8)}
+    stages |= {
+        "prefill, 590 tokens": "test_stage[llava-1.5{}-prefill]",
+        "prefill, 2,070 tokens (video-llava)": "test_stage[video-llava{}-prefill]",
+        "decode, a step": "test_stage[llava-1.5{}-decode]",
+    }
+
+    def row(line, name, reference, by_generate):
+        base = ms(recorded[reference])
+        times = [ms(recorded[name.format(backend)]) for backend in BACKENDS]
+        return f"| {line} |{by_generate} | {' | '.join(f'{time:.1f} ({time / base:.2f})' for time in times)} |"
+
+    rows = [row(line, name, name.format(""), "") for line, name in stages.items()]
+    for model in MODELS:
+        reference = f"test_e2e_generate[{model}]"
+        generate = f" {ms(recorded[reference]):.1f}"
+        rows.append(row(f"e2e, {model}", f"test_e2e[{model}{{}}]", reference, generate))
+    assert [row for row in rows if row not in TEXT] == []
+
+
+def test_the_spread_of_the_processes_is_that_of_the_recording(recorded, processes):
+    def steps(name):
+        return f"{ms(recorded[name], 'min'):.1f} to {ms(recorded[name], 'max'):.1f}"
+
+    def share(run, model, stages, whole):
+        parts = [run[f"test_stage[{model}-{stage}]"]["stats"]["median"] for stage in stages]
+        return sum(parts) / run[f"{whole}[{model}]"]["stats"]["median"]
+
+    def to_generate(run, model):
+        return share(run, model, ("encode", "prefill", "decode"), "test_generate")
+
+    of_all = [to_generate(recorded, model) for model in MODELS]
+    of_each = [to_generate(run, model) for run in processes for model in MODELS]
+    of_e2e = [share(recorded, model, STAGES, "test_e2e") for model in MODELS]
+    sentences = [
+        f"eager decode step of llava-1.5 took {steps('test_stage[llava-1.5-decode]')} ms",
+        f"one of eventgpt {steps('test_stage[eventgpt-decode]')}, but",
+        f"`graph` step of llava-1.5 {steps('test_stage[llava-1.5-graph-decode]')}.",
+        f"{min(of_all):.3f} to {max(of_all):.3f} of it by model, {min(of_each):.2f} to {max(of_each):.2f} in single",
+        f"all five stages add up to {min(of_e2e):.2f} to {max(of_e2e):.2f} of e2e",
+    ]
+    assert [sentence for sentence in sentences if sentence not in WORDS] == []
+
+
+def test_the_gpu_was_alone_and_at_its_power_cap_where_the_readme_says_so(recorded, processes):
+    readings = {
+        name: [run[name]["extra_info"]["gpu"][when] for run in processes for when in ("before", "after")]
+        for name in recorded
+        if "gpu" in recorded[name]["extra_info"]
+    }
+    assert {reading["foreign_processes"] for found in readings.values() for reading in found} == {0}
+    runs = {n: [run[n]["extra_info"]["gpu"]["disturbed_rounds"] != [] for run in processes] for n in readings}
+    always = {f"test_stage[video-llava{backend}-prefill]" for backend in BACKENDS}
+    always |= {"test_stage[video-llava-fused-decode]", "test_e2e[video-llava-fused]"}
+    assert {name for name, disturbed in runs.items() if all(disturbed)} == always
+    reasons = {reason for found in readings.values() for reading in found for reason in reading["throttled"]}
+    assert reasons == {"power cap"}
+
+
+def test_the_step_is_that_of_the_profile():
+    profile = (ROOT / "docs" / "results" / "h100-7b-step.md").read_text(encoding="utf-8")
+    floor, size, rate = re.search(r"The floor is (\S+) ms: (\S+) GB of weights at the (\S+) TB/s", profile).groups()
+    eager = profile.partition("\n## eager\n")[2]
+    step = float(re.search(r"A step takes (\S+) ms", eager)[1])
+    idle = int(re.search(r"\| no kernel: [^|]*\| (\d+) ", eager)[1]) / 1e3
+    sentences = [
+        f"reads {float(size):.1f} GB of weights, which takes {float(floor):.1f} ms at the {rate} TB/s measured",
+        f"profiled, it took {step:.0f} ms, and in {idle:.0f} of these no kernel ran",
+    ]
+    assert [sentence for sentence in sentences if sentence not in WORDS] == []
+    assert set(re.findall(r"^## (\w+)$", profile, flags=re.MULTILINE)) == {"eager", "graph", "compiled", "fused"}
 
 
 def test_the_newer_gate_on_the_h100_is_that_of_its_simulation():
@@ -153,27 +258,6 @@ def test_the_newer_gate_on_the_h100_is_that_of_its_simulation():
         f"an encode slower by 5 % in {encode['0.05']} and by 10 % in {encode['0.1']}.",
     ]
     assert [sentence for sentence in sentences if sentence not in WORDS] == []
-
-
-def test_the_times_of_the_backends_are_those_of_the_process():
-    found = {benchmark["name"]: benchmark for benchmark in result("h100-7b-process.json")["benchmarks"]}
-
-    def ms(name):
-        info = found[name]["extra_info"]
-        return found[name]["stats"]["median"] * 1e3 / (info["units"] if "decode" in name else 1)
-
-    lines = {f"encode, {n} image{'s' * (n > 1)}": f"test_images[images{n}-llava-1.5{{}}]" for n in (1, 5, 8)}
-    lines |= {
-        "prefill, 590 tokens": "test_stage[llava-1.5{}-prefill]",
-        "decode, a step": "test_stage[llava-1.5{}-decode]",
-    }
-    lines |= {"prefill, 2,070 tokens (video-llava)": "test_stage[video-llava{}-prefill]"}
-    lines |= {f"e2e, {model}": f"test_e2e[{model}{{}}]" for model in ("eventgpt", "llava-1.5", "video-llava")}
-    backends = ("", "-graph", "-compiled", "-fused")
-    rows = [f"| {line} | {' | '.join(f'{ms(name.format(b)):.1f}' for b in backends)} |" for line, name in lines.items()]
-    by_generate = [ms(f"test_e2e_generate[{model}]") for model in ("eventgpt", "llava-1.5", "video-llava")]
-    rows.append("text took {:,.0f}, {:,.0f} and {:,.0f} ms".format(*by_generate))
-    assert [row for row in rows if row not in TEXT] == []
 
 
 def test_the_times_of_two_gpus_are_those_measured():
