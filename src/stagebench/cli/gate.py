@@ -35,6 +35,7 @@ from stagebench.verdict import Verdict, confirmed, exit_code, undecided
 @click.option("--clock", type=click.Choice(list(CLOCKS)), default="wall", show_default=True, help="See above.")
 @click.option("--cpu", type=int, help="Keep all processes on this core.")
 @click.option("--counters-only", is_flag=True, help="One process a side, nothing timed: exact, and quick.")
+@click.option("--in-turns", is_flag=True, help="Both processes of a pair at once, taking turns round by round.")
 @click.option("--seed", type=int, help="Of all orders; drawn and printed by default.")
 @click.option("--base-python", type=click.Path(path_type=Path, exists=True), help="Interpreter of the base.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the runs of all processes.")
@@ -60,7 +61,9 @@ def command(
 
     A process of each side proves that it does the work of generate(), and counts it; then fresh processes of both sides
     take turns. What they do not clear is measured once more. On cores shared with others, --clock cpu leaves out the
-    time that those took away, and with it all waiting: for a disk, a GPU, a sleep().
+    time that those took away, and with it all waiting: for a disk, a GPU, a sleep(). --in-turns lets what slows the
+    machine down for a second slow both sides: of a pair one waits while the other has a round. For CPUs; with --cpu
+    both use the same core.
 
     Exit code 0 pass, 1 regression, 2 could not be measured, 3 inconclusive.
     """
@@ -77,7 +80,9 @@ def command(
             for line in _head(both, plan, folder):
                 say(line)
             arms = _arms(both, base_python, say)
-            recorder = Recorder(arms, plan, folder, lambda turns: progress.track(turns, description=turns[0].phase))
+            recorder = Recorder(
+                arms, plan, folder, lambda groups: progress.track(groups, description=groups[0][0].phase)
+            )
             changed = () if arms["base"].python == arms["head"].python else ("python", *environment.LIBRARIES)
             verdicts = decide(recorder, read_rules(both.head / "pyproject.toml"), changed, say)
         decision = gate_report.to_json(verdicts) | {"plan": asdict(plan), "base": both.commit, "head": both.head_commit}
