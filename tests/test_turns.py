@@ -66,7 +66,7 @@ def test_a_process_that_runs_alone_never_waits(monkeypatch):
     turns = Turns.of_environment()
     turns.wait()
     turns.pass_on()
-    assert turns.taken == 0
+    assert (turns.alone, turns.taken) == (True, 0)
 
 
 def test_turns_are_counted():
@@ -76,4 +76,4 @@ def test_turns_are_counted():
         os.write(second[1], b".")  # the other's answer is there before it is waited for
         one.pass_on()
         other.wait()
-        assert (one.taken, other.taken) == (2, 1)
+        assert (one.alone, one.taken, other.taken) == (False, 2, 1)

@@ -38,6 +38,11 @@ class Turns:
         from_other, to_other = map(int, given.split(","))
         return cls((from_other, to_other))
 
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other process, or no more."""
+        return self._ends is None
+
     def wait(self) -> None:
         """Wait for one's turn."""
         if self._ends is None:

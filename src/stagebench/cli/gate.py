@@ -62,8 +62,8 @@ def command(
     A process of each side proves that it does the work of generate(), and counts it; then fresh processes of both sides
     take turns. What they do not clear is measured once more. On cores shared with others, --clock cpu leaves out the
     time that those took away, and with it all waiting: for a disk, a GPU, a sleep(). --in-turns lets what slows the
-    machine down for a second slow both sides: of a pair one waits while the other has a round. For CPUs; with --cpu
-    both use the same core.
+    machine down for a second slow both sides: of a pair one waits while the other has a round. It takes the memory of
+    both; with --cpu they use the same core.
 
     Exit code 0 pass, 1 regression, 2 could not be measured, 3 inconclusive.
     """
