@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stagebench.turns import VARIABLE, Turns, pipes
+from stagebench.turns import VARIABLE, Turns, pipes, variables
 
 ROUNDS = 5
 
@@ -33,7 +33,7 @@ def written(rounds, killed=""):
         started = [
             subprocess.Popen(
                 [sys.executable, "-c", PROCESS, name, str(n), killed],
-                env=os.environ | {"PYTHONPATH": str(src), VARIABLE: "{},{}".format(*ends)},
+                env=os.environ | {"PYTHONPATH": str(src)} | variables(ends),
                 stdout=write,
                 pass_fds=ends,
             )
@@ -77,3 +77,16 @@ def test_turns_are_counted():
         one.pass_on()
         other.wait()
         assert (one.alone, one.taken, other.taken) == (False, 2, 1)
+
+
+def test_a_core_is_kept_to_from_the_first_turn_on(monkeypatch):
+    cores = os.sched_getaffinity(0)
+    with pipes() as (first, _):
+        for name, value in variables(first, max(cores)).items():
+            monkeypatch.setenv(name, value)
+        turns = Turns.of_environment()
+        before = os.sched_getaffinity(0)
+        turns.wait()
+        after = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    assert (before, after) == (cores, {max(cores)})

@@ -6,7 +6,8 @@ import os
 import random
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ CLOCKS = {"wall": "time.perf_counter", "cpu": "time.process_time"}
 _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 _LAST_LINES = 15
+
+Started = tuple["Arm", subprocess.Popen[bytes], IO[bytes]]
+"""A process of a side, and what it says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class Plan:
         seed: of all orders.
         counters_only: nothing is timed.
         in_turns: both processes of a pair live at the same time and take turns, round by round.
+        cpu: the core that both keep to while they take turns; None for any.
         arguments: further ones of pytest, for all processes.
     """
 
@@ -70,6 +75,7 @@ class Plan:
     seed: int
     counters_only: bool
     in_turns: bool
+    cpu: int | None
     arguments: tuple[str, ...]
 
 
@@ -157,7 +163,7 @@ class Recorder:
 
     def _run(self, group: Sequence[Turn], paths: Sequence[str], more: Sequence[str]) -> list[Run]:
         """Run a process, or both of a pair, and keep what they measured."""
-        run_pytest([(self.arms[turn.arm], self._arguments(turn, paths, more)) for turn in group])
+        run_pytest([(self.arms[turn.arm], self._arguments(turn, paths, more)) for turn in group], self.plan.cpu)
         runs = [baseline.read_run(self._raw(turn)) for turn in group]
         for turn, run in zip(group, runs, strict=True):
             if len(group) > 1 and not run["stagebench"].get("turns"):
@@ -197,18 +203,21 @@ def run_process(arm: Arm, arguments: Sequence[str], raw: Path) -> Run:
     return baseline.read_run(raw)
 
 
-def run_pytest(jobs: Sequence[tuple[Arm, Sequence[str]]]) -> None:
-    """Run pytest on one side, or on both at once, taking turns. None of them outlives this call.
+def run_pytest(jobs: Sequence[tuple[Arm, Sequence[str]]], cpu: int | None = None) -> None:
+    """Run pytest on one side, or on both at once, taking turns on one core if it is named. None outlives this call.
 
     Raises:
         GateError: where one failed, with the end of what it said.
     """
+    started: list[Started] = []
     with ExitStack() as stack:
-        with turns.pipes() as ends:
-            started = [
-                (arm, *_start(arm, arguments, own if len(jobs) > 1 else None, stack))
-                for (arm, arguments), own in zip(jobs, ends, strict=False)
-            ]
+        stack.callback(_stop, started)
+        # Signals come to this thread, so none of them can make it forget a process that another one has just begun.
+        with turns.pipes() as ends, ThreadPoolExecutor(1) as aside:
+            for (arm, arguments), own in zip(jobs, ends, strict=False):
+                taking = turns.variables(own, cpu) if len(jobs) > 1 else {}
+                file = stack.enter_context(tempfile.TemporaryFile())
+                aside.submit(_start, arm, arguments, taking, own if taking else (), file, started).result()
         for arm, process, output in started:
             if status := process.wait():
                 output.seek(0)
@@ -217,21 +226,23 @@ def run_pytest(jobs: Sequence[tuple[Arm, Sequence[str]]]) -> None:
 
 
 def _start(
-    arm: Arm, arguments: Sequence[str], ends: turns.Ends | None, stack: ExitStack
-) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    arm: Arm,
+    arguments: Sequence[str],
+    taking: Mapping[str, str],
+    ends: Sequence[int],
+    output: IO[bytes],
+    started: list[Started],
+) -> None:
     """Start pytest with a side's own sources and no plugins but pytest-benchmark: they would cost a second."""
     command = [str(arm.python), "-m", "pytest", "-p", "pytest_benchmark.plugin", "-p", "no:cacheprovider", "-q"]
-    environment = (
-        os.environ
-        | {
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-            "PYTHONPATH": os.pathsep.join([str(arm.root / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]),
-            "PYTHONHASHSEED": "0",
-        }
-        | _KEEP_MEMORY
-        | ({turns.VARIABLE: f"{ends[0]},{ends[1]}"} if ends else {})
-    )
-    output = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 # the stack closes it
+    environment = {
+        **os.environ,
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTHONPATH": os.pathsep.join([str(arm.root / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PYTHONHASHSEED": "0",
+        **_KEEP_MEMORY,
+        **taking,
+    }
     process = subprocess.Popen(  # noqa: S603 # our own interpreter
         [*command, *arguments],
         cwd=arm.root,
@@ -239,13 +250,14 @@ def _start(
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
-        pass_fds=ends or (),
+        pass_fds=ends,
     )
-    stack.callback(_stop, process)
-    return process, output
+    started.append((arm, process, output))
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.kill()
-    process.wait()
+def _stop(started: Sequence[Started]) -> None:
+    """End those that still run."""
+    for _, process, _ in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()

@@ -11,10 +11,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 VARIABLE = "STAGEBENCH_TURNS"
-"""Of the environment: the ends of the pipes, "from the other,to the other"; absent where a process runs alone."""
+"""Of the environment: the ends of the pipes, "from the other,to the other", and a core if both are to use one; absent
+where a process runs alone."""
 
 Ends = tuple[int, int]
 """File descriptors: read from the other, written to the other."""
+
+
+def variables(ends: Ends, cpu: int | None = None) -> dict[str, str]:
+    """What the environment of a process must hold for it to take turns, on a core of its own choice or on this one."""
+    if cpu is None:
+        return {VARIABLE: f"{ends[0]},{ends[1]}"}
+    return {VARIABLE: f"{ends[0]},{ends[1]},{cpu}", "OMP_NUM_THREADS": "1"}  # a second thread would wait for the core
 
 
 class Turns:
@@ -24,9 +32,15 @@ class Turns:
         taken: how many turns the other process has given it.
     """
 
-    def __init__(self, ends: Ends | None) -> None:
-        """Take the ends; None for a process that runs alone and never waits."""
+    def __init__(self, ends: Ends | None, cpu: int | None = None) -> None:
+        """Take the ends; None for a process that runs alone and never waits.
+
+        Args:
+            ends: of this process.
+            cpu: the core that this thread keeps to from its first turn on; until then, two start side by side.
+        """
         self._ends = ends
+        self._cpu = cpu
         self.taken = 0
 
     @classmethod
@@ -35,8 +49,8 @@ class Turns:
         given = os.environ.get(VARIABLE)
         if given is None:
             return cls(None)
-        from_other, to_other = map(int, given.split(","))
-        return cls((from_other, to_other))
+        from_other, to_other, *cpu = map(int, given.split(","))
+        return cls((from_other, to_other), *cpu)
 
     @property
     def alone(self) -> bool:
@@ -45,6 +59,9 @@ class Turns:
 
     def wait(self) -> None:
         """Wait for one's turn."""
+        if self._cpu is not None:
+            os.sched_setaffinity(0, {self._cpu})
+            self._cpu = None
         if self._ends is None:
             return
         if os.read(self._ends[0], 1):

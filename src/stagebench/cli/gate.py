@@ -50,6 +50,7 @@ from stagebench.verdict import Verdict, confirmed, exit_code, undecided
 def command(
     revision: str,
     cpu: int | None,
+    in_turns: bool,
     seed: int | None,
     base_python: Path | None,
     out: Path | None,
@@ -73,8 +74,9 @@ def command(
         require_writable(json_path)
         if markdown and not markdown.exists():  # at one that is there, click has looked
             require_writable(markdown)
-        _keep_to(cpu)
-        plan = Plan(seed=secrets.randbelow(2**16) if seed is None else seed, **given)
+        _keep_to(cpu, in_turns)
+        drawn = secrets.randbelow(2**16) if seed is None else seed
+        plan = Plan(seed=drawn, in_turns=in_turns, cpu=cpu, **given)
         with checkouts(Path.cwd(), revision) as both, Progress(console=console) as progress:
             folder = _new_folder(out, both)
             for line in _head(both, plan, folder):
@@ -154,11 +156,14 @@ def _new_folder(out: Path | None, both: Checkouts) -> Path:
     return folder
 
 
-def _keep_to(cpu: int | None) -> None:
-    """Keep this process and those that it starts on one core."""
+def _keep_to(cpu: int | None, in_turns: bool) -> None:
+    """Keep this process and those that it starts on one core; those that take turns go there for their first turn."""
     if cpu is None:
         return
+    all_cores = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {cpu})
     except OSError as error:
         raise GateError(f"--cpu must be a core of this machine, got {cpu}: {error.strerror}") from error
+    if in_turns:
+        os.sched_setaffinity(0, all_cores)
