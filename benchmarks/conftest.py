@@ -84,7 +84,8 @@ def telemetry_of_gpu(pytestconfig: pytest.Config) -> Iterator[telemetry.Gpu | No
         yield None
         return
     uuid = str(torch.cuda.get_device_properties(device).uuid)
-    with telemetry.opened(telemetry.load_nvml(), uuid, own_processes=1) as gpu:
+    own = 1 if pytest_plugin.turns(pytestconfig).alone else 2  # who waits for its turn disturbs nobody
+    with telemetry.opened(telemetry.load_nvml(), uuid, own_processes=own) as gpu:
         yield gpu
 
 
@@ -102,7 +103,7 @@ def pedantic(
     """
     collected = pytestconfig._benchmarksession.benchmarks  # pytest-benchmark puts it there
     watching = functools.partial(watched.pedantic, benchmark, collected, telemetry_of_gpu)
-    return set_up.settled(model, watching, rounds)
+    return set_up.settled(model, watching, rounds, pytest_plugin.turns(pytestconfig).pass_on)
 
 
 @pytest.fixture(scope="session")

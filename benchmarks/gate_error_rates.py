@@ -18,7 +18,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from stagebench import baseline, stats
-from stagebench.gate import REFERENCE
+from stagebench.gate import REFERENCE, log_ratios
 from stagebench.gate_rules import Rules, read_rules
 from stagebench.json_files import write_json
 
@@ -55,11 +55,11 @@ def read(folders: tuple[Path, ...], rules: Rules) -> Recording:
         raise click.UsageError(
             f"a simulation needs recorded processes, got no recorded pair in {', '.join(map(str, folders))}"
         )
-    seconds = np.array([[_medians(run) for run in pair] for pair in pairs])  # pairs, sides, benchmarks
     names = tuple(b["fullname"] for b in _judged(pairs[0][0]))
-    typical = np.median(seconds, axis=(0, 1))
+    typical = np.median([_medians(run) for pair in pairs for run in pair], axis=0)
     limits = [np.log1p(rules.limit_of(name, {}).of(t)) for name, t in zip(names, typical, strict=True)]
-    return Recording(names, stats.log_ratios(seconds[:, 0].T, seconds[:, 1].T), np.array(limits))
+    bases, heads = zip(*pairs, strict=True)
+    return Recording(names, np.stack([log_ratios(bases, heads, name) for name in names]), np.array(limits))
 
 
 def _judged(run):

@@ -18,8 +18,13 @@ def about(model: VisionLanguageModel) -> dict[str, Any]:
     return {"model": model.name, "backend": model.backend.name, "setup": cost}
 
 
-def settled(model: VisionLanguageModel, pedantic: Callable[..., Any], rounds: int) -> Callable[..., Any]:
-    """`watched.pedantic`, failing where something was captured or compiled in a timed round."""
+def settled(
+    model: VisionLanguageModel, pedantic: Callable[..., Any], rounds: int, pass_on: Callable[[], None]
+) -> Callable[..., Any]:
+    """`watched.pedantic`, failing where something was captured or compiled in a timed round.
+
+    Before each round's set-up comes `pass_on`, so that another process may have its own round.
+    """
 
     def checked(
         function: Callable[..., Any], args: tuple[Any, ...] = (), setup: Callable[[], None] | None = None, **more: Any
@@ -27,6 +32,7 @@ def settled(model: VisionLanguageModel, pedantic: Callable[..., Any], rounds: in
         counts: list[int] = []
 
         def prepare() -> None:
+            pass_on()
             if setup:
                 setup()
             counts.append(setups(model))

@@ -50,6 +50,22 @@ def counter_verdict(before, after, rules=RULES):
     return verdict
 
 
+@pytest.mark.parametrize(
+    ("turns", "rounds", "ratio"),
+    [
+        ((3, 3), (2.0, 6.0, 4.0), 2),
+        ((0, 0), (2.0, 6.0, 4.0), 4 / 3),
+        ((3, 0), (2.0, 6.0, 4.0), 4 / 3),
+        ((3, 3), (4.0,), 4 / 3),
+    ],
+)
+def test_rounds_are_compared_with_those_beside_them_where_both_processes_took_turns(turns, rounds, ratio):
+    base, head = (a_run({DECODE: np.median(data)}, turns=n) for n, data in zip(turns, ((1, 3, 9), rounds), strict=True))
+    for run, data in ((base, [1.0, 3.0, 9.0]), (head, list(rounds))):
+        run["benchmarks"][0]["stats"]["data"] = data
+    assert gate.log_ratios([base], [head], DECODE) == pytest.approx([np.log(ratio)])
+
+
 def test_an_unchanged_suite_passes():
     verdicts = gate.judge(runs({DECODE: 1, ENCODE: 1}), runs({DECODE: 1, ENCODE: 1}, seed=1), RULES)
     assert {v.verdict for v in verdicts} == {"pass"}

@@ -143,9 +143,59 @@ def test_runs_of_two_gates_do_not_mix(project):
     assert (code, "--out must be an empty folder" in said) == (2, True)
 
 
-def start_and_wait_for_times(project):
+TURNS = """
+from stagebench.turns import Turns
+turns = Turns.of_environment()
+
+def pytest_runtestloop(session):
+    turns.wait()
+
+def pytest_runtest_setup(item):
+    turns.pass_on()
+
+def pytest_benchmark_update_json(config, benchmarks, output_json):
+    own = {"schema": 1, "failed": 0, "exit_status": 0, "regressed": [], "turns": turns.taken}
+    output_json["stagebench"] = own
+"""
+
+
+@pytest.fixture
+def taking_turns(project, git):
+    """A project whose processes take turns, test by test."""
+    conftest = project / "conftest.py"
+    conftest.write_text(conftest.read_text() + TURNS)
+    git(project, "commit", "--quiet", "-am", "take turns")
+    return project
+
+
+def test_both_processes_of_a_pair_take_turns(taking_turns, nothing_is_left):
+    code, loud, said = run_gate(taking_turns, "--seed", "5", "--in-turns")
+    assert (code, {verdict for _, verdict in loud}) == (3, {"inconclusive"}), said
+    runs = [json.loads((taking_turns.parent / "out" / turn.file_name).read_text()) for turn in schedule("first", 1, 5)]
+    taken = [run["stagebench"]["turns"] for run in runs]  # the first of a pair has one more: its first is a present
+    assert (taken[0], taken[2]) == (taken[1] + 1, taken[3] + 1) == (4, 4)
+    assert nothing_is_left(taking_turns)
+
+
+def test_a_base_that_knows_of_no_turns_is_refused(project, nothing_is_left):
+    code, _, said = run_gate(project, "--in-turns")
+    assert (code, "must know of turns for --in-turns, got none taken" in said) == (2, True)
+    assert nothing_is_left(project)
+
+
+def test_a_crash_while_the_other_side_waits_is_told(taking_turns, nothing_is_left):
+    suite = taking_turns / "benchmarks" / "test_fake.py"
+    suite.write_text(
+        suite.read_text().replace("    if not", "    assert not pytestconfig.option.times_only\n    if not")
+    )
+    code, _, said = run_gate(taking_turns, "--in-turns")
+    assert (code, "stagebench: the benchmarks of the head must pass, got exit status 1:" in said) == (2, True)
+    assert nothing_is_left(taking_turns)
+
+
+def start_and_wait_for_times(project, *arguments):
     """A gate that has kept the run of its first timed process."""
-    process = start(project, "--seed", "5", blocks=50)
+    process = start(project, "--seed", "5", *arguments, blocks=50)
     first = project.parent / "out" / schedule("first", 1, 5)[0].file_name
     deadline = time.monotonic() + 120
     while not first.exists():
@@ -163,6 +213,16 @@ def test_a_stopped_gate_decides_nothing_and_leaves_nothing_behind(project, numbe
     assert (process.returncode, f"stopped by {number.name} before there was a decision" in said) == (2, True)
     assert "decision.json" not in files(project)
     assert nothing_is_left(project)
+
+
+def test_a_stopped_gate_leaves_neither_process_of_a_pair_behind(taking_turns, nothing_is_left):
+    process = start_and_wait_for_times(taking_turns, "--in-turns")
+    process.terminate()
+    process.communicate(timeout=60)
+    here = str(taking_turns).encode()
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
+    assert [command for command in commands if here in command] == []
+    assert nothing_is_left(taking_turns)
 
 
 def test_a_killed_gate_leaves_whole_files_and_the_next_one_cleans_up_and_works(project, nothing_is_left):

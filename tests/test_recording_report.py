@@ -201,6 +201,19 @@ def test_nothing_is_added_up_where_a_stage_is_missing(missing):
     assert columns(path, "by", "decode", missing, "all stages") == [("eager", "2.0%", None, None)]
 
 
+def test_the_operators_of_the_plain_stages_stand_beside_those_of_generate():
+    found = [
+        *stages(10.0, work={"aten_operators": 30}),
+        *stages(4.0, "graph", ("encode", "prefill", "decode"), work={"aten_operators": 30}),
+        benchmark("test_generate", 40.0, work={"aten_operators": 100}),
+    ]
+    assert columns(section("Beside generate()", *found), "by", "operators, to generate()") == [
+        ("generate()", ""),
+        ("eager", "0.9000"),
+        ("graph", ""),
+    ]
+
+
 def test_what_is_timed_once_stands_for_every_model_and_backend_of_its_own():
     found = [
         *stages(10.0),

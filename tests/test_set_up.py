@@ -8,6 +8,10 @@ from set_up import about, settled
 WARM_UPS, ROUNDS = 2, 3
 
 
+def nobody():
+    """Whom to pass on to where a process runs alone."""
+
+
 def pedantic(function, args, setup, rounds):
     for _ in range(WARM_UPS + rounds):
         setup()
@@ -35,20 +39,21 @@ def setting_up_in(model, call):
 @pytest.mark.parametrize("call", range(WARM_UPS))
 def test_what_is_set_up_in_a_warm_up_round_is_fine(call):
     model = model_with()
-    assert settled(model, pedantic, ROUNDS)(setting_up_in(model, call), ("it",)) == WARM_UPS + ROUNDS
+    assert settled(model, pedantic, ROUNDS, nobody)(setting_up_in(model, call), ("it",)) == WARM_UPS + ROUNDS
 
 
 @pytest.mark.parametrize("call", range(WARM_UPS, WARM_UPS + ROUNDS))
 def test_what_is_set_up_in_a_timed_round_fails(call):
     model = model_with()
     with pytest.raises(AssertionError, match="nothing is captured or compiled in a timed round"):
-        settled(model, pedantic, ROUNDS)(setting_up_in(model, call), ("it",))
+        settled(model, pedantic, ROUNDS, nobody)(setting_up_in(model, call), ("it",))
 
 
-def test_the_state_of_a_round_is_made_before_it():
+def test_a_round_comes_after_the_turn_of_the_other_process_and_after_its_own_state_was_made():
     order = []
-    settled(model_with(), pedantic, 1)(lambda: order.append("timed"), setup=lambda: order.append("fresh"))
-    assert order == ["fresh", "timed"] * (WARM_UPS + 1)
+    run = settled(model_with(), pedantic, 1, lambda: order.append("passed on"))
+    run(lambda: order.append("timed"), setup=lambda: order.append("fresh"))
+    assert order == ["passed on", "fresh", "timed"] * (WARM_UPS + 1)
 
 
 def test_a_backend_is_told_with_what_it_has_set_up():

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from stagebench import baseline
+from stagebench import baseline, stats
 from stagebench.errors import GateError
 from stagebench.gate_rules import Rules
 from stagebench.gate_times import Pairs, judge_pairs
@@ -143,6 +143,7 @@ def judge_times(base: Sequence[StoredRun], head: Sequence[StoredRun], rules: Rul
         name: Pairs(
             _seconds(base[:n], name),
             _seconds(head[:n], name),
+            log_ratios(base[:n], head[:n], name),
             rules.limit_of(name, _info(head[0], name).get("gate", {})),
         )
         for name in _shared(base, head)
@@ -153,6 +154,21 @@ def judge_times(base: Sequence[StoredRun], head: Sequence[StoredRun], rules: Rul
         *(suite[name].verdict(name, "incomparable", "does other work") for name in suite if name in other_work),
         *judge_pairs(judged, rules),
     ]
+
+
+def log_ratios(base: Sequence[StoredRun], head: Sequence[StoredRun], name: str) -> Array:
+    """Log of head over base of a benchmark, one number a pair of processes, shape (n,).
+
+    It is that of their medians; where they took turns round by round, the median of that of their rounds, because what
+    slowed the machine for a second slowed two rounds that ran one right after the other.
+    """
+    pairs = zip(base, head, strict=True)
+    ratios = stats.log_ratios(_seconds(base, name), _seconds(head, name))
+    for i, (one, other) in enumerate(pairs):
+        rounds = [np.array(_benchmarks(run)[name]["stats"].get("data", ()), dtype=float) for run in (one, other)]
+        if len(rounds[0]) == len(rounds[1]) > 0 and all(run["stagebench"].get("turns") for run in (one, other)):
+            ratios[i] = np.median(stats.log_ratios(*rounds))
+    return ratios
 
 
 def _drift(name: str, pairs: Pairs) -> Verdict:

@@ -20,22 +20,19 @@ class Pairs:
     Attributes:
         base: median seconds by process, shape (n,).
         head: likewise; position i was measured right beside position i of base.
+        ratios: log of head over base by pair, shape (n,); NaN where a time is no time.
         limit: how much slower is too much.
     """
 
     base: stats.Array
     head: stats.Array
+    ratios: stats.Array
     limit: Limit
 
     @property
     def n(self) -> int:
         """How many pairs."""
         return len(self.base)
-
-    @property
-    def ratios(self) -> stats.Array:
-        """Log-ratios, NaN where a time is no time."""
-        return stats.log_ratios(self.base, self.head)
 
     def verdict(self, name: str, verdict: str, reason: str, interval: tuple[float, float] | None = None) -> Verdict:
         """A verdict that shows these times."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import random
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from stagebench import baseline
+from stagebench import baseline, turns
 from stagebench.errors import GateError
 from stagebench.gate import REFERENCE
 from stagebench.json_files import write_json
@@ -29,6 +32,9 @@ CLOCKS = {"wall": "time.perf_counter", "cpu": "time.process_time"}
 _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 _LAST_LINES = 15
+
+Started = tuple["Arm", subprocess.Popen[bytes], IO[bytes]]
+"""A process of a side, and what it says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,8 @@ class Plan:
         clock: one of `CLOCKS`.
         seed: of all orders.
         counters_only: nothing is timed.
+        in_turns: both processes of a pair live at the same time and take turns, round by round.
+        cpu: the core that both keep to while they take turns; None for any.
         arguments: further ones of pytest, for all processes.
     """
 
@@ -66,6 +74,8 @@ class Plan:
     clock: str
     seed: int
     counters_only: bool
+    in_turns: bool
+    cpu: int | None
     arguments: tuple[str, ...]
 
 
@@ -115,18 +125,18 @@ class Recorder:
         arms: both sides by name.
         plan: what is measured.
         folder: where the runs are kept, each as pytest-benchmark's JSON with its turn noted in it.
-        track: what the turns of a phase are drawn through: a progress bar.
+        track: what the turns of a phase are drawn through, in groups of those that run at once: a progress bar.
     """
 
     arms: dict[str, Arm]
     plan: Plan
     folder: Path
-    track: Callable[[Sequence[Turn]], Iterable[Turn]]
+    track: Callable[[Sequence[Sequence[Turn]]], Iterable[Sequence[Turn]]]
 
     def count(self) -> tuple[list[Run], list[Run]]:
         """Run one process a side that proves what it runs and counts its work; its single round is no measurement."""
         turns = [Turn("counters", 0, i, arm, self.plan.seed) for i, arm in enumerate(ARMS)]
-        return self._sides(turns, ["benchmarks"], "--rounds=1")
+        return self._sides([(turn,) for turn in turns], ["benchmarks"], "--rounds=1")
 
     def time(self, phase: str, paths: Sequence[str]) -> tuple[list[Run], list[Run]]:
         """Run both sides by turns; nothing is proven again, nor counted.
@@ -139,24 +149,37 @@ class Recorder:
             The runs of base and head; those of one position ran one right after the other.
         """
         turns = schedule(phase, self.plan.blocks, self.plan.seed)
+        together = 2 if self.plan.in_turns else 1
+        groups = [turns[i : i + together] for i in range(0, len(turns), together)]
         timer = f"--benchmark-timer={CLOCKS[self.plan.clock]}"
-        return self._sides(turns, paths, "--times-only", f"--rounds={self.plan.rounds}", timer)
+        return self._sides(groups, paths, "--times-only", f"--rounds={self.plan.rounds}", timer)
 
-    def _sides(self, turns: Sequence[Turn], paths: Sequence[str], *more: str) -> tuple[list[Run], list[Run]]:
+    def _sides(self, groups: Sequence[Sequence[Turn]], paths: Sequence[str], *more: str) -> tuple[list[Run], list[Run]]:
         runs: dict[str, list[Run]] = {arm: [] for arm in ARMS}
-        for turn in self.track(turns):
-            runs[turn.arm].append(self._run(turn, paths, more))
+        for group in self.track(groups):
+            for turn, run in zip(group, self._run(group, paths, more), strict=True):
+                runs[turn.arm].append(run)
         return runs["base"], runs["head"]
 
-    def _run(self, turn: Turn, paths: Sequence[str], more: Sequence[str]) -> Run:
-        arm = self.arms[turn.arm]
-        raw = arm.root.parent / f"{arm.name}.json"  # goes with the checkouts, should it be left half written
-        paths = random.Random(turn.order_seed).sample(paths, len(paths))
+    def _run(self, group: Sequence[Turn], paths: Sequence[str], more: Sequence[str]) -> list[Run]:
+        """Run a process, or both of a pair, and keep what they measured."""
+        run_pytest([(self.arms[turn.arm], self._arguments(turn, paths, more)) for turn in group], self.plan.cpu)
+        runs = [baseline.read_run(self._raw(turn)) for turn in group]
+        for turn, run in zip(group, runs, strict=True):
+            if len(group) > 1 and not run["stagebench"].get("turns"):
+                raise GateError(f"the benchmarks of the {turn.arm} must know of turns for --in-turns, got none taken")
+            run["stagebench"]["turn"] = asdict(turn)
+            write_json(self.folder / turn.file_name, run)
+        return runs
+
+    def _raw(self, turn: Turn) -> Path:
+        """Where a process writes; goes with the checkouts, should it be left half written."""
+        return self.arms[turn.arm].root.parent / f"{turn.arm}.json"
+
+    def _arguments(self, turn: Turn, paths: Sequence[str], more: Sequence[str]) -> list[str]:
+        shuffled = random.Random(turn.order_seed).sample(paths, len(paths))
         own = (*selection(self.plan.select), *more, *self.plan.arguments, f"--order-seed={turn.order_seed}")
-        run = run_process(arm, [*paths, *own], raw)
-        run["stagebench"]["turn"] = asdict(turn)
-        write_json(self.folder / turn.file_name, run)
-        return run
+        return [*shuffled, *own, f"--benchmark-json={self._raw(turn)}"]
 
 
 def selection(select: str) -> tuple[str, str]:
@@ -176,37 +199,65 @@ def run_process(arm: Arm, arguments: Sequence[str], raw: Path) -> Run:
         GateError: where it failed, with the end of what it said.
         BaselineError: where it wrote no run.
     """
-    run_pytest(arm, [*arguments, f"--benchmark-json={raw}"])
+    run_pytest([(arm, [*arguments, f"--benchmark-json={raw}"])])
     return baseline.read_run(raw)
 
 
-def run_pytest(arm: Arm, arguments: Sequence[str]) -> None:
-    """Run pytest on one side, with its own sources and no plugins but pytest-benchmark: they would cost a second.
+def run_pytest(jobs: Sequence[tuple[Arm, Sequence[str]]], cpu: int | None = None) -> None:
+    """Run pytest on one side, or on both at once, taking turns on one core if it is named. None outlives this call.
 
     Raises:
-        GateError: where it failed, with the end of what it said.
+        GateError: where one failed, with the end of what it said.
     """
+    started: list[Started] = []
+    with ExitStack() as stack:
+        stack.callback(_stop, started)
+        # Signals come to this thread, so none of them can make it forget a process that another one has just begun.
+        with turns.pipes() as ends, ThreadPoolExecutor(1) as aside:
+            for (arm, arguments), own in zip(jobs, ends, strict=False):
+                taking = turns.variables(own, cpu) if len(jobs) > 1 else {}
+                file = stack.enter_context(tempfile.TemporaryFile())
+                aside.submit(_start, arm, arguments, taking, own if taking else (), file, started).result()
+        for arm, process, output in started:
+            if status := process.wait():
+                output.seek(0)
+                said = "\n".join(output.read().decode(errors="replace").strip().splitlines()[-_LAST_LINES:])
+                raise GateError(f"the benchmarks of the {arm.name} must pass, got exit status {status}:\n{said}")
+
+
+def _start(
+    arm: Arm,
+    arguments: Sequence[str],
+    taking: Mapping[str, str],
+    ends: Sequence[int],
+    output: IO[bytes],
+    started: list[Started],
+) -> None:
+    """Start pytest with a side's own sources and no plugins but pytest-benchmark: they would cost a second."""
     command = [str(arm.python), "-m", "pytest", "-p", "pytest_benchmark.plugin", "-p", "no:cacheprovider", "-q"]
-    environment = (
-        os.environ
-        | {
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-            "PYTHONPATH": os.pathsep.join([str(arm.root / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]),
-            "PYTHONHASHSEED": "0",
-        }
-        | _KEEP_MEMORY
-    )
-    done = subprocess.run(  # noqa: S603 # our own interpreter
+    environment = {
+        **os.environ,
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTHONPATH": os.pathsep.join([str(arm.root / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PYTHONHASHSEED": "0",
+        **_KEEP_MEMORY,
+        **taking,
+    }
+    process = subprocess.Popen(  # noqa: S603 # our own interpreter
         [*command, *arguments],
         cwd=arm.root,
         env=environment,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=output,
         stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
+        pass_fds=ends,
     )
-    if done.returncode:
-        said = "\n".join(done.stdout.strip().splitlines()[-_LAST_LINES:])
-        raise GateError(f"the benchmarks of the {arm.name} must pass, got exit status {done.returncode}:\n{said}")
+    started.append((arm, process, output))
+
+
+def _stop(started: Sequence[Started]) -> None:
+    """End those that still run."""
+    for _, process, _ in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()

@@ -15,6 +15,7 @@ from stagebench.errors import StagebenchError
 from stagebench.gate_rules import Rules, limit_keys, read_rules
 from stagebench.models.registry import BUILDERS
 from stagebench.settings import check_backends, check_input, parse_size, resolve_models, resolve_settings
+from stagebench.turns import Turns
 from stagebench.types import (
     BACKENDS,
     DECODERS,
@@ -37,6 +38,7 @@ _OTHER_WORK = pytest.StashKey[list[str]]()
 _RULES = pytest.StashKey[Rules]()
 _VERDICTS = pytest.StashKey[list[Verdict]]()
 _DESELECTED = pytest.StashKey[set[str]]()
+_TURNS = pytest.StashKey[Turns]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -88,6 +90,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gate(threshold, floor): how much slower than its baseline is too much")
     config.addinivalue_line("markers", "eager: plain code whatever the backend, and so timed once")
     config.option.gate = config.option.gate or config.option.gate_time
+    config.stash[_TURNS] = Turns.of_environment()
     try:
         config.stash[_SETTINGS] = _resolve(config)
         _find_baseline(config)
@@ -147,6 +150,11 @@ def model_settings(config: pytest.Config) -> ModelSettings:
 def generation_settings(config: pytest.Config) -> GenerationSettings:
     """How text is generated; at fixed length by default, so that runs do equal work."""
     return config.stash[_SETTINGS][2]
+
+
+def turns(config: pytest.Config) -> Turns:
+    """Those that this process takes with the one that it is held against."""
+    return config.stash[_TURNS]
 
 
 def load_settings(config: pytest.Config) -> LoadSettings:
@@ -215,6 +223,7 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], o
         "times_only": config.option.times_only,
         "order_seed": config.option.order_seed,
         "load_warning": environment.load_warning(),
+        "turns": turns(config).taken,
     }
 
 
@@ -230,6 +239,12 @@ def _regressed(config: pytest.Config, benchmarks: list[Any]) -> list[str]:
         for check in session.compare_fail or ()
         if check.fails(benchmark, stored[benchmark.fullname]["stats"])
     ]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Wait for the first turn: while something is timed, only one of two processes is to run."""
+    turns(session.config).wait()
 
 
 @pytest.hookimpl(trylast=True)

@@ -102,11 +102,12 @@ def _benchmarks(given: Iterable[Mapping[str, Any]]) -> Found:
 def _conditions(results: Mapping[str, Any], ceilings: Ceilings | None) -> list[Points | Table]:
     recording, commit = results["stagebench"]["recording"], results.get("commit_info", {})
     select = ("--select", recording["select"]) if recording["select"] else ()
-    counts = ("--processes", str(recording["processes"]), "--rounds", str(recording["rounds"]))
+    rounds = recording["rounds"]
+    counts = ("--processes", str(recording["processes"]), "--rounds", str(rounds))
     command = shlex.join(("stagebench", "record", "out", *counts, *select, "--", *recording["arguments"]))
     lines = [
-        f"Fresh processes: {recording['processes']}, with {recording['rounds']} rounds of every benchmark in each, "
-        f"after one that proved what they run; {recording['seconds'] / 60:.0f} minutes in all.",
+        f"Fresh processes: {recording['processes']}, with {rounds} round{'s' * (rounds != 1)} of every benchmark in "
+        f"each, after one that proved what they run; {recording['seconds'] / 60:.0f} minutes in all.",
         "A time is the median of the processes' medians, with the smallest and the largest of them beside it; a ratio "
         "is that of two such times.",
         f"Commit {commit.get('id')}{', changed' if commit.get('dirty') else ''}: {command}",
@@ -195,22 +196,31 @@ def _utilisation(benchmark: Benchmark, reference: Benchmark, ceilings: Ceilings 
 
 def _beside_generate(found: Found) -> list[Table]:
     """What a token costs a user of `generate()`, and one of the stages."""
-    generation = " + ".join(GENERATION)
-    head = ("model", "by", "decode, ms a step", "to eager", generation, "min to max", "ms a token", "to generate()")
+    times = ("decode, ms a step", "to eager", " + ".join(GENERATION), "min to max", "ms a token", "to generate()")
+    head = ("model", "by", *times, "operators, to generate()")
     rows = []
     for model, backends in _backends(found).items():
         whole = _in_path(found, model, EAGER, "generate")
         if whole:
             token = _a_token(whole.seconds, whole)
-            rows.append((model, "generate()", "", "", _ms(whole.seconds), _spread(whole), token, "1.000"))
+            rows.append((model, "generate()", "", "", _ms(whole.seconds), _spread(whole), token, "1.000", ""))
         for backend in backends:
             if decode := _in_path(found, model, backend, "decode"):
                 step = _ms(_a_step(decode)), _ratio(decode, _in_path(found, model, EAGER, "decode"))
-                seconds = _sum([_in_path(found, model, backend, stage) for stage in GENERATION])
-                rows.append(
-                    (model, backend, *step, _ms(seconds), "", _a_token(seconds, decode), _ratio(seconds, whole))
-                )
+                stages = [_in_path(found, model, backend, stage) for stage in GENERATION]
+                seconds = _sum(stages)
+                ratios = _ratio(seconds, whole), _operators(stages, whole) if backend == EAGER else ""
+                rows.append((model, backend, *step, _ms(seconds), "", _a_token(seconds, decode), *ratios))
     return [_table("ms, and ratios of times", head, rows)] if rows else []
+
+
+def _operators(stages: Sequence[Benchmark | None], whole: Benchmark | None) -> str:
+    """The operators of all stages over those of `generate()`: exact, where times hang on the host's mood.
+
+    Of the plain path only, because a replayed graph runs none.
+    """
+    *parts, reference = (b.info.get("work", {}).get("aten_operators", 0) if b else 0 for b in (*stages, whole))
+    return f"{sum(parts) / reference:.4f}" if reference and all(parts) else ""
 
 
 def _a_token(seconds: float | None, benchmark: Benchmark) -> str:

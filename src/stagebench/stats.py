@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
 
 Array = NDArray[np.float64]
 
@@ -150,6 +149,8 @@ def intervals(ratios: Array, confidence: float) -> tuple[Array, Array]:
     Returns:
         Lower and upper ends, shape (...); NaN where the bootstrap is degenerate, as without any spread.
     """
+    from scipy.stats import bootstrap  # takes a second to import, and every timed process imports this module
+
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore")  # scipy warns of what comes back as NaN, which is no verdict
         found: Any = bootstrap(

@@ -35,6 +35,7 @@ from stagebench.verdict import Verdict, confirmed, exit_code, undecided
 @click.option("--clock", type=click.Choice(list(CLOCKS)), default="wall", show_default=True, help="See above.")
 @click.option("--cpu", type=int, help="Keep all processes on this core.")
 @click.option("--counters-only", is_flag=True, help="One process a side, nothing timed: exact, and quick.")
+@click.option("--in-turns", is_flag=True, help="Both processes of a pair at once, taking turns round by round.")
 @click.option("--seed", type=int, help="Of all orders; drawn and printed by default.")
 @click.option("--base-python", type=click.Path(path_type=Path, exists=True), help="Interpreter of the base.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the runs of all processes.")
@@ -49,6 +50,7 @@ from stagebench.verdict import Verdict, confirmed, exit_code, undecided
 def command(
     revision: str,
     cpu: int | None,
+    in_turns: bool,
     seed: int | None,
     base_python: Path | None,
     out: Path | None,
@@ -60,7 +62,9 @@ def command(
 
     A process of each side proves that it does the work of generate(), and counts it; then fresh processes of both sides
     take turns. What they do not clear is measured once more. On cores shared with others, --clock cpu leaves out the
-    time that those took away, and with it all waiting: for a disk, a GPU, a sleep().
+    time that those took away, and with it all waiting: for a disk, a GPU, a sleep(). --in-turns lets what slows the
+    machine down for a second slow both sides: of a pair one waits while the other has a round. It takes the memory of
+    both; with --cpu they use the same core.
 
     Exit code 0 pass, 1 regression, 2 could not be measured, 3 inconclusive.
     """
@@ -70,14 +74,17 @@ def command(
         require_writable(json_path)
         if markdown and not markdown.exists():  # at one that is there, click has looked
             require_writable(markdown)
-        _keep_to(cpu)
-        plan = Plan(seed=secrets.randbelow(2**16) if seed is None else seed, **given)
+        _keep_to(cpu, in_turns)
+        drawn = secrets.randbelow(2**16) if seed is None else seed
+        plan = Plan(seed=drawn, in_turns=in_turns, cpu=cpu, **given)
         with checkouts(Path.cwd(), revision) as both, Progress(console=console) as progress:
             folder = _new_folder(out, both)
             for line in _head(both, plan, folder):
                 say(line)
             arms = _arms(both, base_python, say)
-            recorder = Recorder(arms, plan, folder, lambda turns: progress.track(turns, description=turns[0].phase))
+            recorder = Recorder(
+                arms, plan, folder, lambda groups: progress.track(groups, description=groups[0][0].phase)
+            )
             changed = () if arms["base"].python == arms["head"].python else ("python", *environment.LIBRARIES)
             verdicts = decide(recorder, read_rules(both.head / "pyproject.toml"), changed, say)
         decision = gate_report.to_json(verdicts) | {"plan": asdict(plan), "base": both.commit, "head": both.head_commit}
@@ -149,11 +156,14 @@ def _new_folder(out: Path | None, both: Checkouts) -> Path:
     return folder
 
 
-def _keep_to(cpu: int | None) -> None:
-    """Keep this process and those that it starts on one core."""
+def _keep_to(cpu: int | None, in_turns: bool) -> None:
+    """Keep this process and those that it starts on one core; those that take turns go there for their first turn."""
     if cpu is None:
         return
+    all_cores = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {cpu})
     except OSError as error:
         raise GateError(f"--cpu must be a core of this machine, got {cpu}: {error.strerror}") from error
+    if in_turns:
+        os.sched_setaffinity(0, all_cores)

@@ -1,0 +1,92 @@
+"""Two processes take turns, and neither waits for one that is no more."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stagebench.turns import VARIABLE, Turns, pipes, variables
+
+ROUNDS = 5
+
+PROCESS = """
+import os, sys
+from stagebench.turns import Turns
+name, rounds = sys.argv[1], int(sys.argv[2])
+turns = Turns.of_environment()
+turns.wait()
+for _ in range(rounds):
+    turns.pass_on()
+    os.write(1, name.encode())
+if name == sys.argv[3]:
+    os.kill(os.getpid(), 9)
+"""
+
+
+def written(rounds, killed=""):
+    """What two processes wrote in so many rounds each, one letter a round."""
+    src = Path(__file__).parents[1] / "src"
+    read, write = os.pipe()
+    with pipes() as both:
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-c", PROCESS, name, str(n), killed],
+                env=os.environ | {"PYTHONPATH": str(src)} | variables(ends),
+                stdout=write,
+                pass_fds=ends,
+            )
+            for name, n, ends in zip("ab", rounds, both, strict=True)
+        ]
+    os.close(write)
+    with os.fdopen(read, "rb") as file:
+        text = file.read().decode()
+    assert [process.wait(timeout=60) for process in started] == [-9 if name == killed else 0 for name in "ab"]
+    return text
+
+
+def test_two_processes_have_their_rounds_by_turns():
+    assert written((ROUNDS, ROUNDS)) == "ab" * ROUNDS
+
+
+@pytest.mark.parametrize(("rounds", "expected"), [((2, 5), "ababbbb"), ((5, 2), "ababaaa")])
+def test_one_that_has_more_to_do_goes_on_alone(rounds, expected):
+    assert written(rounds) == expected
+
+
+@pytest.mark.parametrize(("killed", "expected"), [("a", "abababbbb"), ("b", "abababaaa")])
+def test_one_goes_on_alone_when_the_other_is_killed(killed, expected):
+    rounds = {"a": (3, 6), "b": (6, 3)}[killed]
+    assert written(rounds, killed) == expected
+
+
+def test_a_process_that_runs_alone_never_waits(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    turns = Turns.of_environment()
+    turns.wait()
+    turns.pass_on()
+    assert (turns.alone, turns.taken) == (True, 0)
+
+
+def test_turns_are_counted():
+    with pipes() as (first, second):
+        one, other = Turns(first), Turns(second)
+        one.wait()
+        os.write(second[1], b".")  # the other's answer is there before it is waited for
+        one.pass_on()
+        other.wait()
+        assert (one.alone, one.taken, other.taken) == (False, 2, 1)
+
+
+def test_a_core_is_kept_to_from_the_first_turn_on(monkeypatch):
+    cores = os.sched_getaffinity(0)
+    with pipes() as (first, _):
+        for name, value in variables(first, max(cores)).items():
+            monkeypatch.setenv(name, value)
+        turns = Turns.of_environment()
+        before = os.sched_getaffinity(0)
+        turns.wait()
+        after = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    assert (before, after) == (cores, {max(cores)})
