@@ -217,6 +217,16 @@ def test_the_spread_of_the_processes_is_that_of_the_recording(recorded, processe
     assert [sentence for sentence in sentences if sentence not in WORDS] == []
 
 
+def test_the_work_of_the_eager_stages_is_that_of_the_recording(recorded):
+    def share(model, counter):
+        done = [recorded[f"test_stage[{model}-{s}]"]["extra_info"]["work"] for s in ("encode", "prefill", "decode")]
+        return sum(work[counter] for work in done) / recorded[f"test_generate[{model}]"]["extra_info"]["work"][counter]
+
+    operators = [share(model, "aten_operators") for model in MODELS]
+    assert f"{min(operators):.4f} to {max(operators):.4f} of the operators of `generate()`" in WORDS
+    assert {share(model, "flops") for model in MODELS} == {1.0}
+
+
 def test_the_gpu_was_alone_and_at_its_power_cap_where_the_readme_says_so(recorded, processes):
     readings = {
         name: [run[name]["extra_info"]["gpu"][when] for run in processes for when in ("before", "after")]
