@@ -78,14 +78,16 @@ def rounds(pytestconfig: pytest.Config) -> int:
 
 @pytest.fixture(scope="session")
 def telemetry_of_gpu(pytestconfig: pytest.Config) -> Iterator[telemetry.Gpu | None]:
-    """The GPU that is timed, for a look at its clocks; None on a CPU, or where NVML is not installed."""
+    """The GPU that is timed, for a look at its clocks; None on a CPU, or where NVML is not installed.
+
+    None too beside another process: to repeat what was disturbed would put both out of step.
+    """
     device = torch.device(pytest_plugin.model_settings(pytestconfig).device)
-    if device.type != "cuda":
+    if device.type != "cuda" or not pytest_plugin.turns(pytestconfig).alone:
         yield None
         return
     uuid = str(torch.cuda.get_device_properties(device).uuid)
-    own = 1 if pytest_plugin.turns(pytestconfig).alone else 2  # who waits for its turn disturbs nobody
-    with telemetry.opened(telemetry.load_nvml(), uuid, own_processes=own) as gpu:
+    with telemetry.opened(telemetry.load_nvml(), uuid, own_processes=1) as gpu:
         yield gpu
 
 

@@ -23,7 +23,7 @@ def settled(
 ) -> Callable[..., Any]:
     """`watched.pedantic`, failing where something was captured or compiled in a timed round.
 
-    Before each round's set-up comes `pass_on`, so that another process may have its own round.
+    Before each round's set-up and after the last round comes `pass_on`, so that another process may have its own round.
     """
 
     def checked(
@@ -38,6 +38,7 @@ def settled(
             counts.append(setups(model))
 
         result = pedantic(function, args, setup=prepare, rounds=rounds, **more)
+        pass_on()
         assert counts[-rounds] == setups(model), "nothing is captured or compiled in a timed round"
         return result
 

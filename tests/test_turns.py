@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,10 @@ import os, sys
 from stagebench.turns import Turns
 name, rounds = sys.argv[1], int(sys.argv[2])
 turns = Turns.of_environment()
-turns.wait()
+turns.begin()
 for _ in range(rounds):
-    turns.pass_on()
     os.write(1, name.encode())
+    turns.pass_on()
 if name == sys.argv[3]:
     os.kill(os.getpid(), 9)
 """
@@ -64,29 +65,33 @@ def test_one_goes_on_alone_when_the_other_is_killed(killed, expected):
 def test_a_process_that_runs_alone_never_waits(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     turns = Turns.of_environment()
-    turns.wait()
+    turns.begin()
     turns.pass_on()
     assert (turns.alone, turns.taken) == (True, 0)
 
 
-def test_turns_are_counted():
+def test_the_first_waits_until_the_second_is_ready():
     with pipes() as (first, second):
-        one, other = Turns(first), Turns(second)
-        one.wait()
-        os.write(second[1], b".")  # the other's answer is there before it is waited for
-        one.pass_on()
-        other.wait()
-        assert (one.alone, one.taken, other.taken) == (False, 2, 1)
+        one = Turns(first)
+        beginning = threading.Thread(target=one.begin)
+        beginning.start()
+        beginning.join(0.1)
+        waited = beginning.is_alive()
+        threading.Thread(target=Turns(second).begin, daemon=True).start()
+        beginning.join(60)
+        assert (waited, one.alone, one.taken) == (True, False, 1)
+        os.write(first[1], b".")  # so that the second may end
 
 
 def test_a_core_is_kept_to_from_the_first_turn_on(monkeypatch):
     cores = os.sched_getaffinity(0)
-    with pipes() as (first, _):
+    with pipes() as (first, second):
         for name, value in variables(first, max(cores)).items():
             monkeypatch.setenv(name, value)
         turns = Turns.of_environment()
         before = os.sched_getaffinity(0)
-        turns.wait()
+        os.write(second[1], b".")  # the other is ready
+        turns.begin()
         after = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     assert (before, after) == (cores, {max(cores)})

@@ -159,8 +159,8 @@ def judge_times(base: Sequence[StoredRun], head: Sequence[StoredRun], rules: Rul
 def log_ratios(base: Sequence[StoredRun], head: Sequence[StoredRun], name: str) -> Array:
     """Log of head over base of a benchmark, one number a pair of processes, shape (n,).
 
-    It is that of their medians; where they took turns round by round, the median of that of their rounds, because what
-    slowed the machine for a second slowed two rounds that ran one right after the other.
+    It is that of their medians; where both took turns round by round, the median of that of their rounds, because what
+    slows the machine for a second slows two rounds that run one right after the other.
     """
     pairs = zip(base, head, strict=True)
     ratios = stats.log_ratios(_seconds(base, name), _seconds(head, name))

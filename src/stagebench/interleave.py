@@ -6,7 +6,8 @@ import os
 import random
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -32,6 +33,7 @@ CLOCKS = {"wall": "time.perf_counter", "cpu": "time.process_time"}
 _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 _LAST_LINES = 15
+_POLL = 0.05
 
 Started = tuple["Arm", subprocess.Popen[bytes], IO[bytes]]
 """A process of a side, and what it says."""
@@ -119,7 +121,7 @@ def schedule(phase: str, blocks: int, seed: int) -> list[Turn]:
 
 @dataclass(frozen=True, slots=True)
 class Recorder:
-    """Runs one process after the other and keeps what each of them measured.
+    """Runs one process after the other, or pairs that take turns, and keeps what each of them measured.
 
     Attributes:
         arms: both sides by name.
@@ -166,8 +168,9 @@ class Recorder:
         run_pytest([(self.arms[turn.arm], self._arguments(turn, paths, more)) for turn in group], self.plan.cpu)
         runs = [baseline.read_run(self._raw(turn)) for turn in group]
         for turn, run in zip(group, runs, strict=True):
-            if len(group) > 1 and not run["stagebench"].get("turns"):
-                raise GateError(f"the benchmarks of the {turn.arm} must know of turns for --in-turns, got none taken")
+            if self.plan.in_turns and "turns" not in run["stagebench"]:
+                raise GateError(f"--in-turns needs a revision that has it on both sides, got an older {turn.arm}")
+        for turn, run in zip(group, runs, strict=True):
             run["stagebench"]["turn"] = asdict(turn)
             write_json(self.folder / turn.file_name, run)
         return runs
@@ -218,7 +221,7 @@ def run_pytest(jobs: Sequence[tuple[Arm, Sequence[str]]], cpu: int | None = None
                 taking = turns.variables(own, cpu) if len(jobs) > 1 else {}
                 file = stack.enter_context(tempfile.TemporaryFile())
                 aside.submit(_start, arm, arguments, taking, own if taking else (), file, started).result()
-        for arm, process, output in started:
+        for arm, process, output in _as_they_end(started):
             if status := process.wait():
                 output.seek(0)
                 said = "\n".join(output.read().decode(errors="replace").strip().splitlines()[-_LAST_LINES:])
@@ -253,6 +256,16 @@ def _start(
         pass_fds=ends,
     )
     started.append((arm, process, output))
+
+
+def _as_they_end(started: Sequence[Started]) -> Iterator[Started]:
+    """Those that failed before those that still run: of a pair one goes on alone, in vain."""
+    left = list(started)
+    while left:
+        for each in [each for each in left if each[1].poll() is not None]:
+            left.remove(each)
+            yield each
+        time.sleep(_POLL)
 
 
 def _stop(started: Sequence[Started]) -> None:

@@ -244,7 +244,7 @@ def _regressed(config: pytest.Config, benchmarks: list[Any]) -> list[str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Wait for the first turn: while something is timed, only one of two processes is to run."""
-    turns(session.config).wait()
+    turns(session.config).begin()
 
 
 @pytest.hookimpl(trylast=True)

@@ -11,18 +11,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 VARIABLE = "STAGEBENCH_TURNS"
-"""Of the environment: the ends of the pipes, "from the other,to the other", and a core if both are to use one; absent
-where a process runs alone."""
+"""Of the environment: `Ends`, and a core if both are to use one, with commas; absent where a process runs alone."""
 
-Ends = tuple[int, int]
-"""File descriptors: read from the other, written to the other."""
+Ends = tuple[int, int, int]
+"""File descriptors, read from the other and written to the other; and the place, 0 for who has the first turn, or 1."""
 
 
 def variables(ends: Ends, cpu: int | None = None) -> dict[str, str]:
     """What the environment of a process must hold for it to take turns, on a core of its own choice or on this one."""
     if cpu is None:
-        return {VARIABLE: f"{ends[0]},{ends[1]}"}
-    return {VARIABLE: f"{ends[0]},{ends[1]},{cpu}", "OMP_NUM_THREADS": "1"}  # a second thread would wait for the core
+        return {VARIABLE: ",".join(map(str, ends))}
+    return {VARIABLE: ",".join(map(str, (*ends, cpu))), "OMP_NUM_THREADS": "1"}  # a second thread waits for the core
 
 
 class Turns:
@@ -49,19 +48,31 @@ class Turns:
         given = os.environ.get(VARIABLE)
         if given is None:
             return cls(None)
-        from_other, to_other, *cpu = map(int, given.split(","))
-        return cls((from_other, to_other), *cpu)
+        from_other, to_other, place, *cpu = map(int, given.split(","))
+        return cls((from_other, to_other, place), *cpu)
 
     @property
     def alone(self) -> bool:
         """Whether there is no other process, or no more."""
         return self._ends is None
 
-    def wait(self) -> None:
-        """Wait for one's turn."""
+    def begin(self) -> None:
+        """Wait for the first turn, which comes when both are ready: nothing is timed beside somebody's start."""
         if self._cpu is not None:
             os.sched_setaffinity(0, {self._cpu})
-            self._cpu = None
+        if self._ends is not None and self._ends[2] == 1:
+            self.pass_on()
+        else:
+            self._wait()
+
+    def pass_on(self) -> None:
+        """Let the other run until it passes on itself, or ends."""
+        if self._ends is not None:
+            with suppress(BrokenPipeError):  # then nobody is found by waiting either
+                os.write(self._ends[1], b".")
+            self._wait()
+
+    def _wait(self) -> None:
         if self._ends is None:
             return
         if os.read(self._ends[0], 1):
@@ -69,20 +80,12 @@ class Turns:
         else:
             self._ends = None  # the other is no more
 
-    def pass_on(self) -> None:
-        """Let the other run until it passes on itself, or ends."""
-        if self._ends is not None:
-            with suppress(BrokenPipeError):  # then `wait` finds nobody either
-                os.write(self._ends[1], b".")
-            self.wait()
-
 
 @contextmanager
 def pipes() -> Iterator[tuple[Ends, Ends]]:
-    """Make the ends of two processes, of which the first has the first turn; those of this process close at the end."""
+    """Make the ends of two processes; those of this process close at the end."""
     with ExitStack() as stack:
         there, back = os.pipe(), os.pipe()
         for end in (*there, *back):
             stack.callback(os.close, end)
-        os.write(back[1], b".")
-        yield (back[0], there[1]), (there[0], back[1])
+        yield (back[0], there[1], 0), (there[0], back[1], 1)

@@ -33,7 +33,7 @@ from stagebench.verdict import Verdict, confirmed, exit_code, undecided
 @click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Of a benchmark, by process.")
 @click.option("--select", default="test_stage", show_default=True, help="Which benchmarks, as pytest's -k.")
 @click.option("--clock", type=click.Choice(list(CLOCKS)), default="wall", show_default=True, help="See above.")
-@click.option("--cpu", type=int, help="Keep all processes on this core.")
+@click.option("--cpu", type=click.IntRange(min=0), help="Keep what is timed on this core.")
 @click.option("--counters-only", is_flag=True, help="One process a side, nothing timed: exact, and quick.")
 @click.option("--in-turns", is_flag=True, help="Both processes of a pair at once, taking turns round by round.")
 @click.option("--seed", type=int, help="Of all orders; drawn and printed by default.")
@@ -64,7 +64,7 @@ def command(
     take turns. What they do not clear is measured once more. On cores shared with others, --clock cpu leaves out the
     time that those took away, and with it all waiting: for a disk, a GPU, a sleep(). --in-turns lets what slows the
     machine down for a second slow both sides: of a pair one waits while the other has a round. It takes the memory of
-    both; with --cpu they use the same core.
+    both; with --cpu they use the same core, and one thread each.
 
     Exit code 0 pass, 1 regression, 2 could not be measured, 3 inconclusive.
     """
@@ -144,7 +144,7 @@ def _head(both: Checkouts, plan: Plan, folder: Path) -> list[str]:
     if not plan.counters_only:
         lines.append(
             f"a process of each side to count, then {plan.blocks * PROCESSES} to time, {plan.rounds} rounds each by "
-            f"the {plan.clock} clock, and as many once more for what those do not clear"
+            f"the {plan.clock} clock{', in turns' * plan.in_turns}, and as many once more for what those do not clear"
         )
     return [*lines, *filter(None, [environment.load_warning()])]
 
@@ -163,7 +163,7 @@ def _keep_to(cpu: int | None, in_turns: bool) -> None:
     all_cores = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {cpu})
-    except OSError as error:
-        raise GateError(f"--cpu must be a core of this machine, got {cpu}: {error.strerror}") from error
+    except (OSError, OverflowError) as error:
+        raise GateError(f"--cpu must be a core of this machine, got {cpu}") from error
     if in_turns:
         os.sched_setaffinity(0, all_cores)
