@@ -217,6 +217,23 @@ def test_the_spread_of_the_processes_is_that_of_the_recording(recorded, processe
     assert [sentence for sentence in sentences if sentence not in WORDS] == []
 
 
+def test_what_the_gate_sees_on_a_bad_day_is_that_of_the_simulations():
+    busy, in_turns = result("gate-cpu-tiny-busy.json"), result("gate-cpu-tiny-in-turns.json")
+
+    def span(found, slowdown):
+        rates = [power[slowdown]["rate"] for power in found["power"].values()]
+        return f"{min(rates):.0%} to {max(rates):.0%}"
+
+    sentences = [
+        f"([16 pairs](docs/results/gate-cpu-tiny-busy.json)) found 10 % in {span(busy, '0.1')} of decisions, by stage, "
+        f"and 20 % in {span(busy, '0.2')},",
+        f"found 10 % in {span(in_turns, '0.1')} and 20 % in {span(in_turns, '0.2')}, with false alarms in "
+        "{rate:.2%} ({low:.2%} to {high:.2%}) of suites".format(**in_turns["false_alarms"]),
+    ]
+    assert (busy["pairs"], in_turns["pairs"]) == (16, 8)
+    assert [sentence for sentence in sentences if sentence not in WORDS] == []
+
+
 def test_the_work_of_the_eager_stages_is_that_of_the_recording(recorded):
     def share(model, counter):
         done = [recorded[f"test_stage[{model}-{s}]"]["extra_info"]["work"] for s in ("encode", "prefill", "decode")]
