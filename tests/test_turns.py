@@ -77,10 +77,12 @@ def test_the_first_waits_until_the_second_is_ready():
         beginning.start()
         beginning.join(0.1)
         waited = beginning.is_alive()
-        threading.Thread(target=Turns(second).begin, daemon=True).start()
+        other = threading.Thread(target=Turns(second).begin)
+        other.start()
         beginning.join(60)
-        assert (waited, one.alone, one.taken) == (True, False, 1)
         os.write(first[1], b".")  # so that the second may end
+        other.join(60)
+        assert (waited, one.alone, one.taken) == (True, False, 1)
 
 
 def test_a_core_is_kept_to_from_the_first_turn_on(monkeypatch):
