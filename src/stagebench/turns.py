@@ -1,7 +1,7 @@
 """Two processes that are held against each other take turns, round by round: what slows the machine slows both.
 
 A turn is a byte in a pipe. Where the other process ends, however it ends, the system closes its pipes and this one goes
-on alone, so nothing waits for ever. Importable without torch.
+on alone; a worker that the other forked, and that outlives it, holds them open. Importable without torch.
 """
 
 from __future__ import annotations
