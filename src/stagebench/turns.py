@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-VARIABLE = "STAGEBENCH_TURNS"
+VARIABLE = "STAGEBENCH_PAIR"
 """Of the environment: `Ends`, and a core if both are to use one, with commas; absent where a process runs alone."""
 
 Ends = tuple[int, int, int]
@@ -57,12 +57,15 @@ class Turns:
         return self._ends is None
 
     def begin(self) -> None:
-        """Wait for the first turn, which comes when both are ready: nothing is timed beside somebody's start."""
+        """Wait for the first turn, which comes when both are ready and `let_begin` was called."""
         if self._cpu is not None:
             os.sched_setaffinity(0, {self._cpu})
-        if self._ends is not None and self._ends[2] == 1:
+        if self._ends is None:
+            return
+        if self._ends[2] == 1:
             self.pass_on()
         else:
+            os.read(self._ends[0], 1)  # of the other or of who started both, whichever comes first
             self._wait()
 
     def pass_on(self) -> None:
@@ -81,9 +84,14 @@ class Turns:
             self._ends = None  # the other is no more
 
 
+def let_begin(first: Ends, second: Ends) -> None:
+    """Let both begin as soon as they are ready; until then neither does."""
+    os.write(second[1], b".")
+
+
 @contextmanager
 def pipes() -> Iterator[tuple[Ends, Ends]]:
-    """Make the ends of two processes; those of this process close at the end."""
+    """Make the ends of two processes; those of this process close at the end, and must, to tell one of the other's."""
     with ExitStack() as stack:
         there, back = os.pipe(), os.pipe()
         for end in (*there, *back):
