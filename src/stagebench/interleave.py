@@ -7,9 +7,9 @@ import random
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -159,17 +159,17 @@ class Recorder:
     def _sides(self, groups: Sequence[Sequence[Turn]], paths: Sequence[str], *more: str) -> tuple[list[Run], list[Run]]:
         """Run group after group; where they keep to a core, the next one starts on the others in the meantime."""
         runs: dict[str, list[Run]] = {arm: [] for arm in ARMS}
-        others = os.sched_getaffinity(0) - {self.plan.cpu} if self.plan.in_turns and self.plan.cpu is not None else None
+        ahead = self.plan.in_turns and self.plan.cpu is not None
         with ExitStack() as stack:
 
-            def start(group: Sequence[Turn], cores: Collection[int] | None) -> Callable[[], None]:
+            def start(group: Sequence[Turn]) -> Callable[[], None]:
                 jobs = [(self.arms[turn.arm], self._arguments(turn, paths, more)) for turn in group]
-                return stack.enter_context(started(jobs, self.plan.cpu, cores))
+                return stack.enter_context(started(jobs, self.plan.cpu))
 
             coming: Callable[[], None] | None = None
             for i, group in enumerate(self.track(groups), start=1):
-                finish = coming or start(group, None)
-                coming = start(groups[i], others) if others and i < len(groups) else None
+                finish = coming or start(group)
+                coming = start(groups[i]) if ahead and i < len(groups) else None
                 finish()
                 for turn in group:
                     runs[turn.arm].append(self._keep(turn, turns_taken=int(len(group) > 1)))
@@ -226,34 +226,36 @@ def run_pytest(arm: Arm, arguments: Sequence[str]) -> None:
 
 
 @contextmanager
-def started(
-    jobs: Sequence[tuple[Arm, Sequence[str]]], cpu: int | None = None, cores: Collection[int] | None = None
-) -> Iterator[Callable[[], None]]:
-    """Start pytest on one side, or on both at once, to take turns on one core if it is named. None outlives this.
+def started(jobs: Sequence[tuple[Arm, Sequence[str]]], cpu: int | None = None) -> Iterator[Callable[[], None]]:
+    """Start pytest on one side, or on both at once to take turns. None outlives this context.
 
     Args:
         jobs: sides, with arguments of pytest.
-        cpu: the core.
-        cores: that they start on; None for all.
+        cpu: the core that both keep to while they take turns, and keep away from before; None for any.
 
     Yields:
         What lets them begin and waits for their end; a GateError where one failed, with the end of what it said.
     """
     processes: list[Started] = []
+    pinned = len(jobs) > 1 and cpu is not None
+    everywhere = os.sched_getaffinity(0) if pinned else set()
     with ExitStack() as stack:
         stack.callback(_stop, processes)
         here = stack.enter_context(ExitStack())
         ends = here.enter_context(turns.pipes())
         # Signals come to this thread, so none of them can make it forget a process that another one has just begun.
         with ThreadPoolExecutor(1) as aside:
-            if cores is not None:
-                aside.submit(os.sched_setaffinity, 0, cores).result()  # of that thread, and of what it starts
+            if pinned:
+                aside.submit(os.sched_setaffinity, 0, everywhere - {cpu} or everywhere).result()  # what it starts, too
             for (arm, arguments), own in zip(jobs, ends, strict=False):
                 taking = turns.variables(own, cpu) if len(jobs) > 1 else {}
                 file = stack.enter_context(tempfile.TemporaryFile())
                 aside.submit(_start, arm, arguments, taking, own if taking else (), file, processes).result()
 
         def finish() -> None:
+            for _, process, _ in processes if pinned else ():
+                with suppress(ProcessLookupError):  # nobody else has the core now
+                    os.sched_setaffinity(process.pid, everywhere)
             turns.let_begin(*ends)
             here.close()
             _wait(processes)

@@ -58,15 +58,13 @@ class Turns:
 
     def begin(self) -> None:
         """Wait for the first turn, which comes when both are ready and `let_begin` was called."""
-        if self._cpu is not None:
-            os.sched_setaffinity(0, {self._cpu})
-        if self._ends is None:
-            return
-        if self._ends[2] == 1:
-            self.pass_on()
-        else:
+        if self._ends is not None and self._ends[2] == 0:
             os.read(self._ends[0], 1)  # of the other or of who started both, whichever comes first
             self._wait()
+        else:
+            self.pass_on()
+        if self._cpu is not None:
+            os.sched_setaffinity(0, {self._cpu})
 
     def pass_on(self) -> None:
         """Let the other run until it passes on itself, or ends."""
