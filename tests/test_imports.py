@@ -12,7 +12,7 @@ from stagebench.analysis.attribution import Costs, attribute
 from stagebench.analysis.imports.read import read_files
 from stagebench.errors import AnalysisError
 
-BASELINE = next((Path(__file__).parents[1] / "baselines").glob("*/baseline.json"))
+BASELINE = next((Path(__file__).parents[1] / "baselines").glob("*-tiny-*/baseline.json"))
 
 
 @pytest.fixture

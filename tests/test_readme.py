@@ -50,7 +50,7 @@ def folder(tmp_path, monkeypatch):
     scene = render_scene(tmp_path)
     shutil.move(scene.video, tmp_path / "clip.mp4")
     shutil.move(scene.events, tmp_path / "recording.npy")
-    run = next(ROOT.glob("baselines/*/baseline.json"))
+    run = next(ROOT.glob("baselines/*-tiny-*/baseline.json"))
     (tmp_path / "history").mkdir()
     (tmp_path / "out").mkdir()
     for copy in ("out.json", "history/one.json", "out/results.json"):

@@ -1,6 +1,5 @@
 """Two processes take turns, and neither waits for one that is no more."""
 
-import functools
 import os
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stagebench.turns import VARIABLE, Turns, let_begin, pipes, variables
+from stagebench.turns import VARIABLE, Turns, pipes, variables
 
 ROUNDS = 5
 
@@ -41,7 +40,6 @@ def written(rounds, killed=""):
             )
             for name, n, ends in zip("ab", rounds, both, strict=True)
         ]
-        let_begin(*both)
     os.close(write)
     with os.fdopen(read, "rb") as file:
         text = file.read().decode()
@@ -72,27 +70,19 @@ def test_a_process_that_runs_alone_never_waits(monkeypatch):
     assert (turns.alone, turns.taken) == (True, 0)
 
 
-def begin_and_let_begin(let_first):
-    """Begin both, in one order with `let_begin` or the other; whether the first waited for both, and its side."""
+def test_the_first_waits_until_the_second_is_ready():
     with pipes() as (first, second):
         one = Turns(first)
-        beginning, other = threading.Thread(target=one.begin), threading.Thread(target=Turns(second).begin)
-        steps = [functools.partial(let_begin, first, second), other.start]
+        beginning = threading.Thread(target=one.begin)
         beginning.start()
-        for step in steps if let_first else reversed(steps):
-            beginning.join(0.1)
-            waited = beginning.is_alive()
-            step()
+        beginning.join(0.1)
+        waited = beginning.is_alive()
+        other = threading.Thread(target=Turns(second).begin)
+        other.start()
         beginning.join(60)
         os.write(first[1], b".")  # so that the second may end
         other.join(60)
-        return waited, one
-
-
-@pytest.mark.parametrize("let_first", [True, False], ids=["the second", "who lets them"])
-def test_the_first_waits_for(let_first):
-    waited, one = begin_and_let_begin(let_first)
-    assert (waited, one.alone, one.taken) == (True, False, 1)
+        assert (waited, one.alone, one.taken) == (True, False, 1)
 
 
 def test_a_core_is_kept_to_from_the_first_turn_on(monkeypatch):
@@ -102,7 +92,6 @@ def test_a_core_is_kept_to_from_the_first_turn_on(monkeypatch):
             monkeypatch.setenv(name, value)
         turns = Turns.of_environment()
         before = os.sched_getaffinity(0)
-        let_begin(first, second)
         os.write(second[1], b".")  # the other is ready
         turns.begin()
         after = os.sched_getaffinity(0)

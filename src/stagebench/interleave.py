@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -157,36 +157,27 @@ class Recorder:
         return self._sides(groups, paths, "--times-only", f"--rounds={self.plan.rounds}", timer)
 
     def _sides(self, groups: Sequence[Sequence[Turn]], paths: Sequence[str], *more: str) -> tuple[list[Run], list[Run]]:
-        """Run group after group; where they keep to a core, the next one starts on the others in the meantime."""
         runs: dict[str, list[Run]] = {arm: [] for arm in ARMS}
-        ahead = self.plan.in_turns and self.plan.cpu is not None
-        with ExitStack() as stack:
-
-            def start(group: Sequence[Turn]) -> Callable[[], None]:
-                jobs = [(self.arms[turn.arm], self._arguments(turn, paths, more)) for turn in group]
-                return stack.enter_context(started(jobs, self.plan.cpu))
-
-            coming: Callable[[], None] | None = None
-            for i, group in enumerate(self.track(groups), start=1):
-                finish = coming or start(group)
-                coming = start(groups[i]) if ahead and i < len(groups) else None
-                finish()
-                for turn in group:
-                    runs[turn.arm].append(self._keep(turn, turns_taken=int(len(group) > 1)))
+        for group in self.track(groups):
+            for turn, run in zip(group, self._run(group, paths, more), strict=True):
+                runs[turn.arm].append(run)
         return runs["base"], runs["head"]
 
-    def _keep(self, turn: Turn, turns_taken: int) -> Run:
-        """Keep what a process measured, in so many turns at least."""
-        run = baseline.read_run(self._raw(turn))
-        if self.plan.in_turns and run["stagebench"].get("turns", -1) < turns_taken:
-            raise GateError(f"--in-turns needs a revision that has it on both sides, got an older {turn.arm}")
-        run["stagebench"]["turn"] = asdict(turn)
-        write_json(self.folder / turn.file_name, run)
-        return run
+    def _run(self, group: Sequence[Turn], paths: Sequence[str], more: Sequence[str]) -> list[Run]:
+        """Run a process, or both of a pair, and keep what they measured."""
+        run_pytest([(self.arms[turn.arm], self._arguments(turn, paths, more)) for turn in group], self.plan.cpu)
+        runs = [baseline.read_run(self._raw(turn)) for turn in group]
+        for turn, run in zip(group, runs, strict=True):
+            if self.plan.in_turns and "turns" not in run["stagebench"]:
+                raise GateError(f"--in-turns needs a revision that has it on both sides, got an older {turn.arm}")
+        for turn, run in zip(group, runs, strict=True):
+            run["stagebench"]["turn"] = asdict(turn)
+            write_json(self.folder / turn.file_name, run)
+        return runs
 
     def _raw(self, turn: Turn) -> Path:
         """Where a process writes; goes with the checkouts, should it be left half written."""
-        return self.arms[turn.arm].root.parent / turn.file_name
+        return self.arms[turn.arm].root.parent / f"{turn.arm}.json"
 
     def _arguments(self, turn: Turn, paths: Sequence[str], more: Sequence[str]) -> list[str]:
         shuffled = random.Random(turn.order_seed).sample(paths, len(paths))
@@ -211,64 +202,30 @@ def run_process(arm: Arm, arguments: Sequence[str], raw: Path) -> Run:
         GateError: where it failed, with the end of what it said.
         BaselineError: where it wrote no run.
     """
-    run_pytest(arm, [*arguments, f"--benchmark-json={raw}"])
+    run_pytest([(arm, [*arguments, f"--benchmark-json={raw}"])])
     return baseline.read_run(raw)
 
 
-def run_pytest(arm: Arm, arguments: Sequence[str]) -> None:
-    """Run pytest on one side. It does not outlive this call.
+def run_pytest(jobs: Sequence[tuple[Arm, Sequence[str]]], cpu: int | None = None) -> None:
+    """Run pytest on one side, or on both at once, taking turns on one core if it is named. None outlives this call.
 
     Raises:
-        GateError: where it failed, with the end of what it said.
+        GateError: where one failed, with the end of what it said.
     """
-    with started([(arm, arguments)]) as finish:
-        finish()
-
-
-@contextmanager
-def started(jobs: Sequence[tuple[Arm, Sequence[str]]], cpu: int | None = None) -> Iterator[Callable[[], None]]:
-    """Start pytest on one side, or on both at once to take turns. None outlives this context.
-
-    Args:
-        jobs: sides, with arguments of pytest.
-        cpu: the core that both keep to while they take turns, and keep away from before; None for any.
-
-    Yields:
-        What lets them begin and waits for their end; a GateError where one failed, with the end of what it said.
-    """
-    processes: list[Started] = []
-    pinned = len(jobs) > 1 and cpu is not None
-    everywhere = os.sched_getaffinity(0) if pinned else set()
+    started: list[Started] = []
     with ExitStack() as stack:
-        stack.callback(_stop, processes)
-        here = stack.enter_context(ExitStack())
-        ends = here.enter_context(turns.pipes())
+        stack.callback(_stop, started)
         # Signals come to this thread, so none of them can make it forget a process that another one has just begun.
-        with ThreadPoolExecutor(1) as aside:
-            if pinned:
-                aside.submit(os.sched_setaffinity, 0, everywhere - {cpu} or everywhere).result()  # what it starts, too
+        with turns.pipes() as ends, ThreadPoolExecutor(1) as aside:
             for (arm, arguments), own in zip(jobs, ends, strict=False):
                 taking = turns.variables(own, cpu) if len(jobs) > 1 else {}
                 file = stack.enter_context(tempfile.TemporaryFile())
-                aside.submit(_start, arm, arguments, taking, own if taking else (), file, processes).result()
-
-        def finish() -> None:
-            for _, process, _ in processes if pinned else ():
-                with suppress(ProcessLookupError):  # nobody else has the core now
-                    os.sched_setaffinity(process.pid, everywhere)
-            turns.let_begin(*ends)
-            here.close()
-            _wait(processes)
-
-        yield finish
-
-
-def _wait(processes: Sequence[Started]) -> None:
-    for arm, process, output in _as_they_end(processes):
-        if status := process.wait():
-            output.seek(0)
-            said = "\n".join(output.read().decode(errors="replace").strip().splitlines()[-_LAST_LINES:])
-            raise GateError(f"the benchmarks of the {arm.name} must pass, got exit status {status}:\n{said}")
+                aside.submit(_start, arm, arguments, taking, own if taking else (), file, started).result()
+        for arm, process, output in _as_they_end(started):
+            if status := process.wait():
+                output.seek(0)
+                said = "\n".join(output.read().decode(errors="replace").strip().splitlines()[-_LAST_LINES:])
+                raise GateError(f"the benchmarks of the {arm.name} must pass, got exit status {status}:\n{said}")
 
 
 def _start(
@@ -277,7 +234,7 @@ def _start(
     taking: Mapping[str, str],
     ends: Sequence[int],
     output: IO[bytes],
-    processes: list[Started],
+    started: list[Started],
 ) -> None:
     """Start pytest with a side's own sources and no plugins but pytest-benchmark: they would cost a second."""
     command = [str(arm.python), "-m", "pytest", "-p", "pytest_benchmark.plugin", "-p", "no:cacheprovider", "-q"]
@@ -298,12 +255,12 @@ def _start(
         stderr=subprocess.STDOUT,
         pass_fds=ends,
     )
-    processes.append((arm, process, output))
+    started.append((arm, process, output))
 
 
-def _as_they_end(processes: Sequence[Started]) -> Iterator[Started]:
+def _as_they_end(started: Sequence[Started]) -> Iterator[Started]:
     """Those that failed before those that still run: of a pair one goes on alone, in vain."""
-    left = list(processes)
+    left = list(started)
     while left:
         for each in [each for each in left if each[1].poll() is not None]:
             left.remove(each)
@@ -311,9 +268,9 @@ def _as_they_end(processes: Sequence[Started]) -> Iterator[Started]:
         time.sleep(_POLL)
 
 
-def _stop(processes: Sequence[Started]) -> None:
+def _stop(started: Sequence[Started]) -> None:
     """End those that still run."""
-    for _, process, _ in processes:
+    for _, process, _ in started:
         if process.poll() is None:
             process.kill()
         process.wait()

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-VARIABLE = "STAGEBENCH_PAIR"
+VARIABLE = "STAGEBENCH_TURNS"
 """Of the environment: `Ends`, and a core if both are to use one, with commas; absent where a process runs alone."""
 
 Ends = tuple[int, int, int]
@@ -57,14 +57,13 @@ class Turns:
         return self._ends is None
 
     def begin(self) -> None:
-        """Wait for the first turn, which comes when both are ready and `let_begin` was called."""
-        if self._ends is not None and self._ends[2] == 0:
-            os.read(self._ends[0], 1)  # of the other or of who started both, whichever comes first
-            self._wait()
-        else:
-            self.pass_on()
+        """Wait for the first turn, which comes when both are ready: nothing is timed beside somebody's start."""
         if self._cpu is not None:
             os.sched_setaffinity(0, {self._cpu})
+        if self._ends is not None and self._ends[2] == 1:
+            self.pass_on()
+        else:
+            self._wait()
 
     def pass_on(self) -> None:
         """Let the other run until it passes on itself, or ends."""
@@ -82,14 +81,9 @@ class Turns:
             self._ends = None  # the other is no more
 
 
-def let_begin(first: Ends, second: Ends) -> None:
-    """Let both begin as soon as they are ready; until then neither does."""
-    os.write(second[1], b".")
-
-
 @contextmanager
 def pipes() -> Iterator[tuple[Ends, Ends]]:
-    """Make the ends of two processes; those of this process close at the end, and must, to tell one of the other's."""
+    """Make the ends of two processes; those of this process close at the end."""
     with ExitStack() as stack:
         there, back = os.pipe(), os.pipe()
         for end in (*there, *back):
