@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import random
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from stagebench import stats
 from stagebench.conditions import conditions
 from stagebench.environment import identity
 from stagebench.json_files import write_json
-from stagebench.media.scene import render_scene
+from stagebench.media.scene import Scene, render_scene
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.models.weights import release
@@ -30,7 +30,7 @@ from stagebench.pipeline import Options, prepared, reference_generate
 from stagebench.stages.decode import decode
 from stagebench.stages.encode import encode
 from stagebench.stages.prefill import prefill
-from stagebench.timing import Stopwatch, synchronize
+from stagebench.timing import Stopwatch
 from stagebench.types import DEFAULT_QUESTION, PROFILES, GenerationSettings, Inputs, LoadSettings, ModelSettings, Sample
 
 CONFIDENCE = 0.95
@@ -47,10 +47,9 @@ def staged_seconds(model: VisionLanguageModel, inputs: Inputs, options: Options)
 
 def generate_seconds(model: VisionLanguageModel, inputs: Inputs, options: Options) -> float:
     """All of `generate()`."""
-    synchronize(model.network.device)
-    start = time.perf_counter()
-    reference_generate(model, inputs, options)
-    return time.perf_counter() - start
+    watch = Stopwatch(model.network.device)
+    watch("generate", reference_generate, model, inputs, options)
+    return watch.seconds["generate"]
 
 
 def by_turns(ways: dict[str, Callable[[], float]], passes: int, seed: int) -> dict[str, list[float]]:
@@ -62,11 +61,16 @@ def by_turns(ways: dict[str, Callable[[], float]], passes: int, seed: int) -> di
     return {name: of[WARM_UPS:] for name, of in seconds.items()}
 
 
-def row(model: VisionLanguageModel, seconds: dict[str, list[float]]) -> dict[str, Any]:
-    """The median ratio of a pass, with its BCa interval."""
+def row(name: str, settings: ModelSettings, scene: Scene, options: Options, passes: int) -> dict[str, Any]:
+    """The median ratio of a model's passes, with its BCa interval."""
+    release()  # the model before this one
+    model = build_model(name, settings)
+    given = model, prepared(model, Sample(scene.shown("own", model.media), DEFAULT_QUESTION)), options
+    ways = {"staged": partial(staged_seconds, *given), "generate": partial(generate_seconds, *given)}
+    seconds = by_turns(ways, passes, seed=0)
     logs = np.log(np.array(seconds["staged"]) / np.array(seconds["generate"]))
     low, high = (float(np.exp(bound[0])) for bound in stats.intervals(logs[None], CONFIDENCE))
-    return {"model": model.name, "ratio": float(np.exp(np.median(logs))), "low": low, "high": high, "seconds": seconds}
+    return {"model": name, "ratio": float(np.exp(np.median(logs))), "low": low, "high": high, "seconds": seconds}
 
 
 @click.command()
@@ -82,18 +86,7 @@ def main(path: Path, profile: str, device: str, passes: int, new_tokens: int) ->
     with conditions(settings), tempfile.TemporaryDirectory() as folder:
         scene = render_scene(Path(folder))
         for name in sorted(BUILDERS):
-            release()
-            model = build_model(name, settings)
-            given = (
-                model,
-                prepared(model, Sample(scene.shown("own", model.media), DEFAULT_QUESTION)),
-                generation.options(),
-            )
-            ways = {
-                "staged": lambda given=given: staged_seconds(*given),
-                "generate": lambda given=given: generate_seconds(*given),
-            }
-            rows.append(row(model, by_turns(ways, passes, seed=0)))
+            rows.append(row(name, settings, scene, generation.options(), passes))
             click.echo("{model}: {ratio:.3f} ({low:.3f} to {high:.3f})".format(**rows[-1]))
     environment = identity(settings, generation, DEFAULT_QUESTION, None, LoadSettings())
     write_json(path, {"environment": environment, "rows": rows})
