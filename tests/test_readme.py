@@ -17,6 +17,7 @@ from stagebench.analysis.rows import read_rows, select
 from stagebench.analysis.summary import summarize
 from stagebench.cli import main
 from stagebench.media.scene import render_scene
+from stagebench.stats import intervals
 from stagebench.types import STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -215,8 +216,8 @@ def test_the_spread_of_the_processes_is_that_of_the_recording(recorded, processe
         f"eager decode step of llava-1.5 took {steps('test_stage[llava-1.5-decode]')} ms",
         f"one of eventgpt {steps('test_stage[eventgpt-decode]')}, but",
         f"`graph` step of llava-1.5 {steps('test_stage[llava-1.5-graph-decode]')}.",
-        f"{min(of_all):.3f} to {max(of_all):.3f} of it by model, {min(of_each):.2f} to {max(of_each):.2f} in single "
-        "processes, "
+        f"{min(of_all):.3f} to {max(of_all):.3f} of `generate()` by model, "
+        f"{min(of_each):.2f} to {max(of_each):.2f} in single processes, "
         f"{np.exp(np.mean(logs)):.2f} ({np.exp(low):.2f} to {np.exp(high):.2f}) over all;",
         f"all five stages add up to {min(of_e2e):.2f} to {max(of_e2e):.2f} of e2e",
     ]
@@ -263,6 +264,16 @@ def test_the_gpu_was_alone_and_at_its_power_cap_where_the_readme_says_so(recorde
     assert {name for name, disturbed in runs.items() if all(disturbed)} == always
     reasons = {reason for found in readings.values() for reading in found for reason in reading["throttled"]}
     assert reasons == {"power cap"}
+
+
+def test_the_stages_beside_generate_are_those_measured():
+    rows = result("h100-7b-beside-generate.json")["rows"]
+    logs = np.concatenate([np.log(row["seconds"]["staged"]) - np.log(row["seconds"]["generate"]) for row in rows])
+    ends = np.exp([np.median(logs), *(end[0] for end in intervals(logs[None], 0.95))])
+    by_model = ["{ratio:.3f} ({low:.3f} to {high:.3f})".format(**row) for row in rows]
+    over_all = "{:.3f} ({:.3f} to {:.3f})".format(*ends)
+    assert [row["model"] for row in rows] == list(MODELS)
+    assert "they took {}, {} and {} of it, and {} over all".format(*by_model, over_all) in WORDS
 
 
 def test_the_step_is_that_of_the_profile():
