@@ -133,7 +133,7 @@ def test_no_spread_at_all_cannot_decide():
 def test_a_time_that_is_none_cannot_decide_and_spoils_no_other(time):
     base, head = runs({DECODE: 1, ENCODE: 1}), runs({DECODE: 1, ENCODE: 1.3}, seed=1)
     head[3]["benchmarks"][0]["stats"]["median"] = time
-    verdicts = kinds(gate.judge_times(base, head, RULES))
+    verdicts = kinds(gate.judge_times(base, head, RULES, []))
     assert verdicts == {(DECODE, "time"): "inconclusive", (ENCODE, "time"): "regression"}
 
 

@@ -1,7 +1,9 @@
 """`stagebench gate` in a small project of its own, whose suite has the options of ours and needs no torch."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from stagebench.cli.output import refusals, tidy_stop
+from stagebench.errors import GateError
 from stagebench.interleave import schedule
 
 SRC = Path(__file__).parents[1] / "src"
@@ -142,6 +146,42 @@ def test_an_unknown_base_is_one_line(project):
     assert (process.returncode, len(said.splitlines()), "got 'nowhere'" in said) == (2, 1, True)
 
 
+def test_a_base_interpreter_is_found_from_where_the_gate_was_called(project):
+    (project / "python").symlink_to(sys.executable)
+    command = ["--counters-only", "--base-python", "python"]
+    assert run_gate(project, *command)[:2] == (0, [])
+
+
+def test_a_base_interpreter_that_does_not_run_is_one_line_and_no_regression(project, nothing_is_left):
+    (project / "python").touch()
+    code, _, said = run_gate(project, "--counters-only", "--base-python", project / "python")
+    assert (code, said.splitlines()[-1]) == (
+        2,
+        f"stagebench: the base needs an interpreter that runs, got {project / 'python'}: Permission denied",
+    )
+    assert nothing_is_left(project)
+
+
+def test_times_of_other_work_are_not_compared_though_only_the_first_processes_count(project, git):
+    suite = project / "benchmarks" / "test_fake.py"
+    suite.write_text(suite.read_text().replace("frames_decoded", "steps"))
+    git(project, "commit", "--quiet", "-am", "count steps")
+    rewrite(project, "8", "16")
+    code, loud, said = run_gate(project)
+    stages = ("test_stage[a]", "test_stage[b]")
+    expected = [*((name, "regression") for name in stages), *((name, "incomparable") for name in stages)]
+    assert (code, loud) == (1, expected), said
+    assert "not cleared, so measured once more" not in said
+
+
+def test_two_gates_do_not_write_to_one_folder(project):
+    first = start_and_wait_for_times(project)
+    code, _, said = run_gate(project)
+    first.terminate()
+    first.communicate(timeout=60)
+    assert (code, "--out must be a folder that no other gate writes to" in said) == (2, True)
+
+
 def test_runs_of_two_gates_do_not_mix(project):
     (project.parent / "out").mkdir()
     (project.parent / "out" / "first-00-0-base.json").touch()
@@ -189,6 +229,19 @@ def test_a_base_that_knows_of_no_turns_is_refused(project, nothing_is_left):
     assert nothing_is_left(project)
 
 
+@pytest.mark.parametrize("first", ["base", "head"])
+def test_a_base_that_takes_turns_in_another_way_is_refused(taking_turns, git, nothing_is_left, first):
+    conftest = taking_turns / "conftest.py"
+    ours = conftest.read_text()
+    conftest.write_text(ours.replace("Turns.of_environment()", "Turns(None)"))  # as where VARIABLE has another name
+    git(taking_turns, "commit", "--quiet", "-am", "take no turns")
+    conftest.write_text(ours)
+    seed = next(seed for seed in range(100) if schedule("first", 1, seed)[0].arm == first)
+    code, _, said = run_gate(taking_turns, "--in-turns", "--seed", seed)
+    assert (code, "--in-turns needs revisions that take turns in the same way" in said) == (2, True), said
+    assert nothing_is_left(taking_turns)
+
+
 def test_a_crash_while_the_other_side_waits_is_told(taking_turns, nothing_is_left):
     suite = taking_turns / "benchmarks" / "test_fake.py"
     suite.write_text(
@@ -202,13 +255,16 @@ def test_a_crash_while_the_other_side_waits_is_told(taking_turns, nothing_is_lef
 def start_and_wait_for_times(project, *arguments):
     """A gate that has kept the run of its first timed process."""
     process = start(project, "--seed", "5", *arguments, blocks=50)
-    first = project.parent / "out" / schedule("first", 1, 5)[0].file_name
+    wait_for(project.parent / "out" / schedule("first", 1, 5)[0].file_name, process)
+    return process
+
+
+def wait_for(file, process):
     deadline = time.monotonic() + 120
-    while not first.exists():
+    while not file.exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    return process
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -219,6 +275,54 @@ def test_a_stopped_gate_decides_nothing_and_leaves_nothing_behind(project, numbe
     assert (process.returncode, f"stopped by {number.name} before there was a decision" in said) == (2, True)
     assert "decision.json" not in files(project)
     assert nothing_is_left(project)
+
+
+SLOW_GIT = """#!/bin/sh
+{git} "$@" || exit
+if [ "$5 $6" = "worktree add" ]; then
+    {git} -C "$2" worktree lock "$9"
+    touch {adding}
+    sleep 1
+    {git} -C "$2" worktree unlock "$9"
+fi
+"""
+"""Is long at it to add a worktree, and holds git's own lock on it meanwhile."""
+
+
+def test_a_gate_stopped_while_git_adds_a_worktree_leaves_none(project, tmp_path, monkeypatch, nothing_is_left):
+    git, adding = tmp_path / "bin" / "git", tmp_path / "adding"
+    git.parent.mkdir()
+    git.write_text(SLOW_GIT.format(git=shutil.which("git"), adding=adding))
+    git.chmod(0o755)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(git.parent), prepend=os.pathsep)
+        process = start(project)
+    wait_for(adding, process)
+    process.terminate()
+    said = "".join(process.communicate(timeout=60))
+    assert (process.returncode, "stopped by SIGTERM" in said) == (2, True)
+    assert nothing_is_left(project)
+
+
+def test_what_the_system_refuses_is_one_line_and_no_verdict(capsys):
+    with pytest.raises(SystemExit, match=r"^2$"), refusals():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out")
+    assert capsys.readouterr().err == "stagebench: [Errno 28] No space left on device: 'out'\n"
+
+
+def test_a_second_signal_does_not_cut_the_tidying_short():
+    tidied = []
+
+    def stop_while_tidying():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            tidied.append(True)
+
+    with pytest.raises(GateError, match=r"^stopped by SIGTERM before the end$"), tidy_stop("the end"):
+        stop_while_tidying()
+    assert tidied == [True]
 
 
 def test_a_stopped_gate_leaves_neither_process_of_a_pair_behind(taking_turns, nothing_is_left):

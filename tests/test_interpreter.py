@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from stagebench import interpreter
 from stagebench.errors import GateError
 from stagebench.interpreter import dependencies, interpreter_of
 
@@ -51,6 +54,20 @@ def test_other_dependencies_get_an_environment_of_their_own_once(tmp_path, wheel
     assert find(tmp_path, base, head) == (python, [])
     (python.parents[1] / "complete").unlink()  # as where the build was interrupted
     assert len(find(tmp_path, base, head)[1]) == 1
+
+
+def test_two_gates_at_once_build_it_once(tmp_path, monkeypatch):
+    def build(folder, wanted):
+        time.sleep(0.2)
+        folder.mkdir()
+        (folder / "complete").touch()
+
+    monkeypatch.setattr(interpreter, "_build", build)
+    base, head = checkout(tmp_path / "base", "a"), checkout(tmp_path / "head")
+    with ThreadPoolExecutor(2) as both:
+        found = list(both.map(lambda _: find(tmp_path, base, head), range(2)))
+    assert found[0][0] == found[1][0]
+    assert sorted(len(said) for _, said in found) == [0, 1]
 
 
 def test_what_cannot_be_installed_is_one_line(tmp_path):

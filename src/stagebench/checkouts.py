@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from stagebench.errors import GateError
@@ -58,10 +60,10 @@ def checkouts(repository: Path, revision: str) -> Iterator[Checkouts]:
     home = home_of(top)
     home.mkdir(exist_ok=True)
     with ExitStack() as stack:
-        with _locked(home / "lock"):  # so that a new folder is locked before another process looks at it
+        with locked(home / "lock"):  # so that a new folder is locked before another process looks at it
             _sweep(top, home)
             folder = Path(tempfile.mkdtemp(prefix="run-", dir=home))
-            stack.enter_context(_locked(folder / "lock"))
+            stack.enter_context(locked(folder / "lock"))
         stack.callback(_remove, top, folder)
         base, head = folder / "base", folder / "head"
         _git(top, "worktree", "add", "--quiet", "--detach", str(base), commit)
@@ -94,7 +96,7 @@ def _snapshot(top: Path, index: Path) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold a lock, which the system lets go of however this process ends."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -118,8 +120,11 @@ def _git(where: Path, *arguments: str, **variables: str) -> str:
     """Run git in a folder, with these variables; its last line of complaint is ours."""
     environment = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE} | variables
     command = ["git", "-C", str(where), "-c", "core.hooksPath=/dev/null", *arguments]
+    run = partial(subprocess.run, command, capture_output=True, text=True, check=False, env=environment)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603 # ours
+        # Signals come to this thread, so none of them kills git halfway, which leaves a worktree that is never pruned.
+        with ThreadPoolExecutor(1) as aside:
+            done = aside.submit(run).result()
     except OSError as error:
         raise GateError(f"git must be there to check out a revision, got {error.strerror}") from error
     if done.returncode:

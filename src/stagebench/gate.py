@@ -7,7 +7,7 @@ processes. Time alone can't be trusted below `stats.least_pairs`, and then the v
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -47,7 +47,8 @@ def judge(base: Sequence[StoredRun], head: Sequence[StoredRun], rules: Rules) ->
 
 def judge_benchmarks(base: Sequence[StoredRun], head: Sequence[StoredRun], rules: Rules) -> list[Verdict]:
     """Likewise, of runs that are known to be comparable: only their benchmarks are read."""
-    return [*judge_presence(base, head), *judge_counters(base, head, rules), *judge_times(base, head, rules)]
+    counters = judge_counters(base, head, rules)
+    return [*judge_presence(base, head), *counters, *judge_times(base, head, rules, counters)]
 
 
 def require_comparable(base: Sequence[StoredRun], head: Sequence[StoredRun], changed: Collection[str] = ()) -> None:
@@ -131,14 +132,16 @@ def _counter_verdict(
     return None
 
 
-def judge_times(base: Sequence[StoredRun], head: Sequence[StoredRun], rules: Rules) -> list[Verdict]:
+def judge_times(
+    base: Sequence[StoredRun], head: Sequence[StoredRun], rules: Rules, counters: Iterable[Verdict]
+) -> list[Verdict]:
     """Judge the times of pairs of processes, all benchmarks at once: the error rate is the suite's.
 
-    The times of a benchmark that does other work are not compared. Where base and head have different numbers of runs,
-    the surplus is left out.
+    The times of a benchmark that does other work, by the verdicts on its counters, are not compared: the processes that
+    are timed need not have counted. Where base and head have different numbers of runs, the surplus is left out.
     """
     n = min(len(base), len(head))
-    other_work = {v.benchmark for v in judge_counters(base, head, rules) if _key(v.counter or "") in UNITS}
+    other_work = {v.benchmark for v in counters if _key(v.counter or "") in UNITS}
     suite = {
         name: Pairs(
             _seconds(base[:n], name),

@@ -167,9 +167,8 @@ class Recorder:
         """Run a process, or both of a pair, and keep what they measured."""
         run_pytest([(self.arms[turn.arm], self._arguments(turn, paths, more)) for turn in group], self.plan.cpu)
         runs = [baseline.read_run(self._raw(turn)) for turn in group]
-        for turn, run in zip(group, runs, strict=True):
-            if self.plan.in_turns and "turns" not in run["stagebench"]:
-                raise GateError(f"--in-turns needs a revision that has it on both sides, got an older {turn.arm}")
+        if self.plan.in_turns:
+            _require_turns(group, runs)
         for turn, run in zip(group, runs, strict=True):
             run["stagebench"]["turn"] = asdict(turn)
             write_json(self.folder / turn.file_name, run)
@@ -183,6 +182,14 @@ class Recorder:
         shuffled = random.Random(turn.order_seed).sample(paths, len(paths))
         own = (*selection(self.plan.select), *more, *self.plan.arguments, f"--order-seed={turn.order_seed}")
         return [*shuffled, *own, f"--benchmark-json={self._raw(turn)}"]
+
+
+def _require_turns(group: Sequence[Turn], runs: Sequence[Run]) -> None:
+    for turn, run in zip(group, runs, strict=True):
+        if "turns" not in run["stagebench"]:
+            raise GateError(f"--in-turns needs a revision that has it on both sides, got an older {turn.arm}")
+    if len(group) > 1 and not runs[0]["stagebench"]["turns"]:  # the other one gives it its first turn
+        raise GateError("--in-turns needs revisions that take turns in the same way, got a base or head with another")
 
 
 def selection(select: str) -> tuple[str, str]:
@@ -246,15 +253,18 @@ def _start(
         **_KEEP_MEMORY,
         **taking,
     }
-    process = subprocess.Popen(  # noqa: S603 # our own interpreter
-        [*command, *arguments],
-        cwd=arm.root,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        pass_fds=ends,
-    )
+    try:
+        process = subprocess.Popen(  # noqa: S603 # our own interpreter
+            [*command, *arguments],
+            cwd=arm.root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=ends,
+        )
+    except OSError as error:
+        raise GateError(f"the {arm.name} needs an interpreter that runs, got {arm.python}: {error.strerror}") from error
     started.append((arm, process, output))
 
 

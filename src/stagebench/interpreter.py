@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stagebench.checkouts import locked
 from stagebench.errors import GateError
 
 
@@ -53,9 +54,11 @@ def interpreter_of(base: Path, head: Path, home: Path, say: Callable[[str], None
         return Path(sys.executable)
     digest = hashlib.sha256(json.dumps([sys.version, wanted], sort_keys=True).encode()).hexdigest()[:12]
     folder = home / f"python-{digest}"
-    if not (folder / "complete").is_file():
-        say(f"the base depends on other packages than the head: installing them in {folder}")
-        _build(folder, wanted)
+    home.mkdir(parents=True, exist_ok=True)
+    with locked(home / f"{folder.name}.lock"):  # two gates would build it at once, each over the other's
+        if not (folder / "complete").is_file():
+            say(f"the base depends on other packages than the head: installing them in {folder}")
+            _build(folder, wanted)
     return folder / "bin" / "python"
 
 

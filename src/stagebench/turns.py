@@ -10,8 +10,11 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-VARIABLE = "STAGEBENCH_TURNS"
-"""Of the environment: `Ends`, and a core if both are to use one, with commas; absent where a process runs alone."""
+VARIABLE = "STAGEBENCH_TURNS_2"
+"""Of the environment: `Ends`, and a core if both are to use one, with commas; absent where a process runs alone.
+
+Its number is that of the protocol: a revision with another one finds no ends, runs alone, and is refused.
+"""
 
 Ends = tuple[int, int, int]
 """File descriptors, read from the other and written to the other; and the place, 0 for who has the first turn, or 1."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
@@ -77,8 +79,11 @@ def command(
         _keep_to(cpu, in_turns)
         drawn = secrets.randbelow(2**16) if seed is None else seed
         plan = Plan(seed=drawn, in_turns=in_turns, cpu=cpu, **given)
-        with checkouts(Path.cwd(), revision) as both, Progress(console=console) as progress:
-            folder = _new_folder(out, both)
+        with (
+            checkouts(Path.cwd(), revision) as both,
+            _claimed(out or _dated(both)) as folder,
+            Progress(console=console) as progress,
+        ):
             for line in _head(both, plan, folder):
                 say(line)
             arms = _arms(both, base_python, say)
@@ -87,8 +92,9 @@ def command(
             )
             changed = () if arms["base"].python == arms["head"].python else ("python", *environment.LIBRARIES)
             verdicts = decide(recorder, read_rules(both.head / "pyproject.toml"), changed, say)
-        decision = gate_report.to_json(verdicts) | {"plan": asdict(plan), "base": both.commit, "head": both.head_commit}
-        write_json(folder / "decision.json", decision | {"dirty": both.dirty})
+            commits = {"base": both.commit, "head": both.head_commit}
+            decision = gate_report.to_json(verdicts) | {"plan": asdict(plan)} | commits
+            write_json(folder / "decision.json", decision | {"dirty": both.dirty})
         if json_path:
             write_json_to(json_path, decision)
         if markdown:
@@ -120,18 +126,18 @@ def decide(recorder: Recorder, rules: Rules, changed: Collection[str], say: Call
         first = recorder.time("first", ["benchmarks"])
         gate.require_comparable(*first, changed)
         base, head = [*base, *first[0]], [*head, *first[1]]
-        times = gate.judge_times(*first, rules)
+        times = gate.judge_times(*first, rules, counters)
         if again := undecided(times):
             say(f"not cleared, so measured once more: {', '.join(name.split('::')[-1] for name in again)}")
             reference = [b["fullname"] for b in base[0]["benchmarks"] if gate.is_reference(b["fullname"])]
             second = recorder.time("confirmation", [*again, *reference])
             gate.require_comparable(*second, changed)
-            times = confirmed(times, gate.judge_times(*second, rules))
+            times = confirmed(times, gate.judge_times(*second, rules, counters))
     return [*gate.judge_presence(base, head), *counters, *times]
 
 
 def _arms(both: Checkouts, base_python: Path | None, say: Callable[[str], None]) -> dict[str, Arm]:
-    python = base_python or interpreter_of(both.base, both.head, both.home, say)
+    python = base_python.absolute() if base_python else interpreter_of(both.base, both.head, both.home, say)
     return {"base": Arm("base", both.base, python), "head": Arm("head", both.head, Path(sys.executable))}
 
 
@@ -149,11 +155,28 @@ def _head(both: Checkouts, plan: Plan, folder: Path) -> list[str]:
     return [*lines, *filter(None, [environment.load_warning()])]
 
 
-def _new_folder(out: Path | None, both: Checkouts) -> Path:
-    folder = out or Path(".benchmarks", "gate", f"{datetime.now():%Y%m%d-%H%M%S}-{both.commit[:7]}")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise GateError(f"--out must be an empty folder, so that no two gates mix, got {folder}")
-    return folder
+def _dated(both: Checkouts) -> Path:
+    return Path(".benchmarks", "gate", f"{datetime.now():%Y%m%d-%H%M%S}-{both.commit[:7]}")
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[Path]:
+    """Hold an empty folder for this gate alone, by a lock on it that goes with the process; left empty, it goes too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        descriptor = os.open(folder, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise GateError(f"--out must be a folder that no other gate writes to, got {folder}") from error
+        if any(folder.iterdir()):
+            raise GateError(f"--out must be an empty folder, so that no two gates mix, got {folder}")
+        try:
+            yield folder
+        finally:
+            with suppress(OSError):  # where runs are in it
+                folder.rmdir()
 
 
 def _keep_to(cpu: int | None, in_turns: bool) -> None:

@@ -68,10 +68,10 @@ def require_writable(path: Path | None) -> None:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """What stagebench refuses is one line and exit code 2."""
+    """What stagebench refuses is one line and exit code 2, and so is what the system does: 1 is a verdict."""
     try:
         yield
-    except StagebenchError as error:
+    except (StagebenchError, OSError) as error:
         click.echo(f"stagebench: {error}", err=True)
         sys.exit(2)
 
@@ -80,11 +80,15 @@ def refusals() -> Iterator[None]:
 def tidy_stop(end: str) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end a command as an error does: what it runs ends too, and nothing is left behind.
 
+    Only the first one counts: another would cut the tidying short.
+
     Args:
         end: what there would have been ("there was a decision").
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
         raise GateError(f"stopped by {signal.Signals(number).name} before {end}")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
