@@ -18,8 +18,11 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
+
+from stagebench.json_files import write_json
 
 ROOT = Path(__file__).parents[1]
 SOURCES = Path("src", "stagebench")
@@ -165,23 +168,33 @@ def decide(decision: Decision, folder: Path, options: tuple[str, ...]) -> None:
     (out / "seconds.txt").write_text(f"{time.monotonic() - start:.0f}\n", encoding="utf-8")
 
 
-def describe(decision: Decision, folder: Path) -> tuple[bool, str]:
-    """Whether a decision was right, and one line about it; an `inconclusive` is neither right nor an alarm."""
+def outcome(decision: Decision, folder: Path) -> dict[str, Any]:
+    """What came of a decision, and whether it was right: one that measured nothing is not, nor is a missed change."""
     out = folder / decision.name
-    path = out / "decision.json"
-    if not path.is_file():
-        return False, f"{decision.name}: no decision, see {out / 'log.txt'}"
-    made = json.loads(path.read_text(encoding="utf-8"))
-    verdicts = [(v["verdict"], v["benchmark"].split("::")[-1]) for v in made["verdicts"]]
-    slower = sorted({name for verdict, name in verdicts if verdict == "regression"})
-    wrong = [name for name in slower if not decision.expected or decision.expected not in name]
-    counts = Counter(verdict for verdict, _ in verdicts)
-    right = not wrong and bool(slower) == bool(decision.expected)
-    seconds = (out / "seconds.txt").read_text(encoding="utf-8").strip()
-    told = ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items()))
-    return right, f"{decision.name}: {seconds} s; {told}; slower: {', '.join(slower) or 'none'}" + (
-        f"; WRONGLY: {', '.join(wrong)}" if wrong else ""
-    )
+    if not (out / "decision.json").is_file():
+        return {"name": decision.name, "right": False, "log": str(out / "log.txt")}
+    made = json.loads((out / "decision.json").read_text(encoding="utf-8"))
+    slower = sorted({v["benchmark"].split("::")[-1] for v in made["verdicts"] if v["verdict"] == "regression"})
+    named = [name for name in slower if decision.expected and decision.expected in name]
+    return {
+        "name": decision.name,
+        "right": made["exit_code"] != 2 and named == slower and bool(slower) == bool(decision.expected),  # not measured
+        "seconds": int((out / "seconds.txt").read_text(encoding="utf-8")),
+        "exit_code": made["exit_code"],
+        "verdicts": dict(sorted(Counter(v["verdict"] for v in made["verdicts"]).items())),
+        "slower": slower,
+        "commit": made["base"],
+        "plan": made["plan"],
+    }
+
+
+def line(outcome: dict[str, Any]) -> str:
+    """An outcome in one line."""
+    if "log" in outcome:
+        return f"{outcome['name']}: no decision, see {outcome['log']}"
+    told = ", ".join(f"{n} {verdict}" for verdict, n in outcome["verdicts"].items())
+    slower = ", ".join(outcome["slower"]) or "none"
+    return f"{outcome['name']}: {outcome['seconds']} s; {told}; slower: {slower}{'' if outcome['right'] else '; WRONG'}"
 
 
 @click.command()
@@ -189,19 +202,22 @@ def describe(decision: Decision, folder: Path) -> tuple[bool, str]:
 @click.option("--only", default="", help="Decisions whose name starts so: aa, slower, tower, copy, frames.")
 @click.option("--stage", default="decode", show_default=True, help="That the busy loop is planted in.")
 @click.option("--clock", type=click.Choice(["wall", "cpu"]), default="wall", show_default=True)
+@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Also write the outcomes.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
-def main(folder: Path, only: str, stage: str, clock: str, options: tuple[str, ...]) -> None:
+def main(folder: Path, only: str, stage: str, clock: str, json_path: Path | None, options: tuple[str, ...]) -> None:
     """Make the decisions and print what came of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    results = []
+    outcomes: dict[str, list[dict[str, Any]]] = {}
     for decision in decisions(stage, clock):
         if decision.name.startswith(only):
             decide(decision, folder, ("--clock", clock, *options))
-            results.append((decision.name.rpartition("-")[0], *describe(decision, folder)))
-            click.echo(results[-1][2])
-    for kind in dict.fromkeys(result[0] for result in results):
-        right = [result[1] for result in results if result[0] == kind]
-        click.echo(f"{kind}: {sum(right)} of {len(right)} as expected")
+            of_kind = outcomes.setdefault(decision.name.rpartition("-")[0], [])
+            of_kind.append(outcome(decision, folder))
+            click.echo(line(of_kind[-1]))
+    for kind, of_kind in outcomes.items():
+        click.echo(f"{kind}: {sum(each['right'] for each in of_kind)} of {len(of_kind)} as expected")
+    if json_path:
+        write_json(json_path, outcomes)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ benchmark are multiplied. All decisions are by the functions that decide in earn
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
@@ -127,6 +127,8 @@ def main(folders, first, second, decisions, power_decisions, config, json_path):
     quiet = decide_many(recording, plan, decisions, np.zeros(m), seed=0)
     out = {
         "pairs": pairs,
+        "pairs_of_a_decision": [first, second],
+        "limit": asdict(rules.limit),
         "benchmarks": m,
         "false_alarms": share((quiet == "regression").any(1)),
         "inconclusive_suites": share((quiet == "inconclusive").any(1)),

@@ -69,25 +69,30 @@ def test_the_planted_tower_runs_twice(demonstration, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("expected", "slower", "right"),
+    ("expected", "slower", "exit_code", "right"),
     [
-        ("", [], True),
-        ("", ["test_stage[a-load]"], False),
-        ("-decode]", ["test_stage[a-decode]"], True),
-        ("-decode]", ["test_stage[a-decode]", "test_stage[a-load]"], False),
-        ("-decode]", [], False),
+        ("", [], 0, True),
+        ("", [], 3, True),
+        ("", [], 2, False),
+        ("", ["test_stage[a-load]"], 1, False),
+        ("-decode]", ["test_stage[a-decode]"], 1, True),
+        ("-decode]", ["test_stage[a-decode]", "test_stage[a-load]"], 1, False),
+        ("-decode]", [], 0, False),
     ],
 )
 def test_a_decision_is_right_where_it_names_what_was_planted_and_nothing_else(
-    demonstration, tmp_path, expected, slower, right
+    demonstration, tmp_path, expected, slower, exit_code, right
 ):
     folder = tmp_path / "aa-0"
     folder.mkdir()
     verdicts = [{"benchmark": f"benchmarks/test_stages.py::{name}", "verdict": "regression"} for name in slower]
-    (folder / "decision.json").write_text(json.dumps({"verdicts": verdicts}))
+    made = {"verdicts": verdicts, "exit_code": exit_code, "base": "1b31066", "plan": {}}
+    (folder / "decision.json").write_text(json.dumps(made))
     (folder / "seconds.txt").write_text("9\n")
-    assert demonstration.describe(demonstration.Decision("aa-0", expected=expected), tmp_path)[0] == right
+    outcome = demonstration.outcome(demonstration.Decision("aa-0", expected=expected), tmp_path)
+    assert (outcome["right"], "WRONG" in demonstration.line(outcome)) == (right, not right)
 
 
 def test_what_could_not_be_decided_is_not_right(demonstration, tmp_path):
-    assert demonstration.describe(demonstration.Decision("aa-0"), tmp_path)[0] is False
+    outcome = demonstration.outcome(demonstration.Decision("aa-0"), tmp_path)
+    assert (outcome["right"], "no decision" in demonstration.line(outcome)) == (False, True)
