@@ -233,6 +233,11 @@ def test_a_later_comment_renews_the_first(script, tmp_path):
     assert "--method PATCH repos/o/r/issues/comments/99" in (tmp_path / "log").read_text()
 
 
+def test_a_gate_that_left_no_verdict_leaves_no_older_one_standing(script, tmp_path):
+    assert script("comment", artifact="", api=["12\n", "99\n"], **COMMENT).returncode == 0
+    assert "it left no verdict" in (tmp_path / "body").read_text()
+
+
 def test_a_pull_request_that_moved_on_gets_no_comment(script, tmp_path):
     done = script("comment", artifact="pass", api=[""], **COMMENT)
     assert (done.returncode, "no open pull request is at abc any more" in done.stdout) == (0, True)
