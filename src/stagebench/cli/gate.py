@@ -77,15 +77,13 @@ def command(
         if markdown and not markdown.exists():  # at one that is there, click has looked
             require_writable(markdown)
         _keep_to(cpu, in_turns)
-        drawn = secrets.randbelow(2**16) if seed is None else seed
-        plan = Plan(seed=drawn, in_turns=in_turns, cpu=cpu, **given)
+        plan = Plan(seed=secrets.randbelow(2**16) if seed is None else seed, in_turns=in_turns, cpu=cpu, **given)
         with (
             checkouts(Path.cwd(), revision) as both,
             _claimed(out or _dated(both)) as folder,
             Progress(console=console) as progress,
         ):
-            for line in _head(both, plan, folder):
-                say(line)
+            say("\n".join(_head(both, plan, folder)))
             arms = _arms(both, base_python, say)
             recorder = Recorder(
                 arms, plan, folder, lambda groups: progress.track(groups, description=groups[0][0].phase)
