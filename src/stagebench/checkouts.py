@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -108,7 +110,19 @@ def _sweep(top: Path, home: Path) -> None:
     for folder in home.glob("run-*"):
         with suppress(OSError), (folder / "lock").open("w") as file:  # held by a living process, or gone meanwhile
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _end_measuring(folder)
             _remove(top, folder)
+
+
+def _end_measuring(folder: Path) -> None:
+    """End what a killed gate was running there: it would write on, and Python makes folders for what it compiles."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # gone meanwhile, or somebody else's
+            inside = (process / "cwd").readlink().is_relative_to(folder.resolve())
+            if inside and b"pytest_benchmark.plugin" in (process / "cmdline").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
+                while (process / "cmdline").read_bytes():  # nothing, once it has ended
+                    time.sleep(0.01)
 
 
 def _remove(top: Path, folder: Path) -> None:
