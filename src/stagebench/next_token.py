@@ -36,7 +36,8 @@ def append_next_token(
         tokens = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(1)
     else:
         tokens = torch.argmax(scores, dim=-1)
-    if any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria):
+    # A sole row that has finished ends the loop: its steps in vain, if any, are cut off, and nothing is to be padded.
+    if len(tokens) > 1 and any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria):
         tokens = tokens * unfinished + _padding(generation_config) * (1 - unfinished)
     sequences = torch.cat([sequences, tokens[:, None]], dim=-1)
     unfinished = unfinished & ~stopping_criteria(sequences, None)
