@@ -1,22 +1,27 @@
-"""Do the plain stages take longer than `generate()`? Both in one process, pass by pass in an order drawn afresh.
+"""Do the plain stages take longer than `generate()`? Both in one process, by turns of a few tokens.
 
     python benchmarks/beside_generate.py ratios.json [--profile 7b --device cuda] [--passes 30]
 
-Encode, prefill and decode are timed each from one synchronisation to the next, and added up; so is all of `generate()`.
-What slows the host down for seconds slows both, which it does not where each is timed in its own minute.
+A stopping criterion holds `generate()` up at its first token and at every eighth after it, and the stages go as far:
+first encode and prefill, then eight decode steps a turn. Each turn is timed from one synchronisation to the next, and
+the turns of a pass are added up. What slows the host down for a second slows both, which it does not where each way is
+timed from its beginning to its end. Who has the first turn changes from pass to pass, and the stages are given a
+criterion of the same cost.
 """
 
 from __future__ import annotations
 
-import random
 import tempfile
-from collections.abc import Callable
-from functools import partial
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria
 
 from stagebench import stats
 from stagebench.conditions import conditions
@@ -27,50 +32,89 @@ from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.models.weights import release
 from stagebench.pipeline import Options, prepared, reference_generate
-from stagebench.stages.decode import decode
+from stagebench.stages.decode import advance, decode
 from stagebench.stages.encode import encode
 from stagebench.stages.prefill import prefill
-from stagebench.timing import Stopwatch
+from stagebench.timing import Stopwatch, synchronize
 from stagebench.types import DEFAULT_QUESTION, PROFILES, GenerationSettings, Inputs, LoadSettings, ModelSettings, Sample
 
 CONFIDENCE = 0.95
+TOKENS_A_TURN = 8
 WARM_UPS = 2
 
 
-def staged_seconds(model: VisionLanguageModel, inputs: Inputs, options: Options) -> float:
-    """The sum of the three stages."""
+class EveryFewTokens(StoppingCriteria):
+    """Calls `pause` at the first token and at every eighth after it, and stops nothing."""
+
+    def __init__(self, pause: Callable[[], None]) -> None:
+        self.pause, self.tokens = pause, 0
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """False for each row."""
+        if self.tokens % TOKENS_A_TURN == 0:
+            self.pause()
+        self.tokens += 1
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def staged_turns(model: VisionLanguageModel, inputs: Inputs, options: Options) -> Iterator[float]:
+    """The seconds of the stages, turn by turn."""
     watch = Stopwatch(model.network.device)
+    criterion = EveryFewTokens(pause=lambda: None)
     features = watch("encode", encode, model, inputs)
-    watch("decode", decode, model, watch("prefill", prefill, model, inputs, features, options))
-    return sum(watch.seconds.values())
+    prefilled = watch("prefill", prefill, model, inputs, features, {**options, "stopping_criteria": [criterion]})
+    yield watch.seconds["encode"] + watch.seconds["prefill"]
+    for _ in range(TOKENS_A_TURN, options["max_new_tokens"], TOKENS_A_TURN):
+        prefilled = watch("decode", advance, model, prefilled, TOKENS_A_TURN)
+        yield watch.seconds["decode"]
+    watch("decode", decode, model, prefilled)
+    yield watch.seconds["decode"]
 
 
-def generate_seconds(model: VisionLanguageModel, inputs: Inputs, options: Options) -> float:
-    """All of `generate()`."""
-    watch = Stopwatch(model.network.device)
-    watch("generate", reference_generate, model, inputs, options)
-    return watch.seconds["generate"]
+def generate_turns(
+    model: VisionLanguageModel, inputs: Inputs, options: Options, meanwhile: Callable[[], None]
+) -> list[float]:
+    """The seconds of `generate()`, turn by turn; `meanwhile` is called between them, off the clock."""
+    seconds: list[float] = []
+    start = 0.0
+
+    def pause() -> None:
+        nonlocal start
+        synchronize(model.network.device)
+        seconds.append(time.perf_counter() - start)
+        meanwhile()
+        start = time.perf_counter()
+
+    synchronize(model.network.device)
+    start = time.perf_counter()
+    reference_generate(model, inputs, {**options, "stopping_criteria": [EveryFewTokens(pause)]})
+    return [*seconds, time.perf_counter() - start]
 
 
-def by_turns(ways: dict[str, Callable[[], float]], passes: int, seed: int) -> dict[str, list[float]]:
-    """Seconds by way; each has its turn in every pass, in an order drawn for it, and the first passes warm up."""
-    draw, seconds = random.Random(seed), {name: [] for name in ways}
-    for _ in range(WARM_UPS + passes):
-        for name in draw.sample(list(ways), len(ways)):
-            seconds[name].append(ways[name]())
-    return {name: of[WARM_UPS:] for name, of in seconds.items()}
+def one_pass(model: VisionLanguageModel, inputs: Inputs, options: Options, *, stages_first: bool) -> dict[str, Any]:
+    """The seconds of both ways through the same inputs, by way and turn."""
+    turns, staged = staged_turns(model, inputs, options), list[float]()
+
+    def stages() -> None:
+        staged.append(next(turns))
+
+    if stages_first:
+        stages()
+    generate = generate_turns(model, inputs, options, meanwhile=stages)
+    if not stages_first:
+        stages()
+    return {"stages_first": stages_first, "staged": staged, "generate": generate}
 
 
 def row(name: str, settings: ModelSettings, scene: Scene, options: Options, passes: int) -> dict[str, Any]:
     """The median ratio of a model's passes, with its BCa interval."""
     release()  # the model before this one
     model = build_model(name, settings)
-    given = model, prepared(model, Sample(scene.shown("own", model.media), DEFAULT_QUESTION)), options
-    ways = {"staged": partial(staged_seconds, *given), "generate": partial(generate_seconds, *given)}
-    seconds = by_turns(ways, passes, seed=0)
-    logs = np.log(np.array(seconds["staged"]) / np.array(seconds["generate"]))
+    inputs = prepared(model, Sample(scene.shown("own", model.media), DEFAULT_QUESTION))
+    turns = [one_pass(model, inputs, options, stages_first=i % 2 == 1) for i in range(WARM_UPS + passes)][WARM_UPS:]
+    logs = np.array([np.log(sum(of["staged"]) / sum(of["generate"])) for of in turns])
     low, high = (float(np.exp(bound[0])) for bound in stats.intervals(logs[None], CONFIDENCE))
-    return {"model": name, "ratio": float(np.exp(np.median(logs))), "low": low, "high": high, "seconds": seconds}
+    return {"model": name, "ratio": float(np.exp(np.median(logs))), "low": low, "high": high, "passes": turns}
 
 
 @click.command()

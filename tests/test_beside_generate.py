@@ -1,4 +1,4 @@
-"""The stages beside `generate()`, pass by pass."""
+"""The stages beside `generate()`, by turns."""
 
 import json
 import math
@@ -7,37 +7,81 @@ import beside_generate
 import pytest
 from click.testing import CliRunner
 
+from stagebench.media.scene import render_scene
+from stagebench.models.registry import build_model
+from stagebench.pipeline import prepared
+from stagebench.types import DEFAULT_QUESTION, GenerationSettings, ModelSettings, Sample
+
 MODELS = ["eventgpt", "llava-1.5", "video-llava"]
 
 
-def test_each_way_has_a_turn_in_every_pass_and_the_first_passes_warm_up():
-    order = []
-    ways = {name: lambda name=name: order.append(name) or float(len(order)) for name in "ab"}
-    seconds = beside_generate.by_turns(ways, 50, seed=1)
-    passes = ["".join(order[i : i + 2]) for i in range(0, 104, 2)]
-    assert set(passes) == {"ab", "ba"}
-    assert sorted(seconds["a"] + seconds["b"]) == list(range(5, 105))
+@pytest.fixture(scope="module")
+def model():
+    return build_model("llava-1.5", ModelSettings())
+
+
+@pytest.fixture(scope="module")
+def inputs(model, tmp_path_factory):
+    return prepared(model, Sample(render_scene(tmp_path_factory.mktemp("scene")).video, DEFAULT_QUESTION))
+
+
+@pytest.mark.parametrize("stages_first", [False, True])
+@pytest.mark.parametrize(("tokens", "turns"), [(2, 2), (8, 2), (9, 3), (20, 4)])
+def test_turn_by_turn_both_ways_write_the_same_tokens(model, inputs, monkeypatch, stages_first, tokens, turns):
+    texts = []
+    for name in ("decode", "reference_generate"):
+        whole = getattr(beside_generate, name)
+        monkeypatch.setattr(beside_generate, name, lambda *given, whole=whole: texts.append(whole(*given)))
+    options = GenerationSettings(tokens, fixed_length=True).options()
+    found = beside_generate.one_pass(model, inputs, options, stages_first=stages_first)
+    assert [len(found["staged"]), len(found["generate"])] == [turns, turns]
+    assert min(found["staged"] + found["generate"]) > 0
+    staged, generate = sorted(texts, key=lambda text: hasattr(text, "tolist"))
+    assert [list(row) for row in staged.token_ids] == generate.tolist()
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """A list that grows by one at each token of either way."""
+    seen, criterion = [], beside_generate.EveryFewTokens.__call__
+    monkeypatch.setattr(
+        beside_generate.EveryFewTokens, "__call__", lambda self, *given: seen.append(0) or criterion(self, *given)
+    )
+    return seen
+
+
+def test_a_turn_of_the_stages_is_as_long_as_one_of_generate(model, inputs, calls):
+    given = model, inputs, GenerationSettings(20, fixed_length=True).options()
+    after_stages = [len(calls) for _ in beside_generate.staged_turns(*given)]
+    after_generate = []
+    calls.clear()
+    beside_generate.generate_turns(*given, meanwhile=lambda: after_generate.append(len(calls)))
+    assert after_stages == [1, 9, 17, 21]  # decode asks once more why a row has ended
+    assert [*after_generate, len(calls)] == [1, 9, 17, 20]
 
 
 @pytest.fixture
 def slower(monkeypatch):
     """A clock by which the stages take 1.02 to 1.04 of `generate()`, whose own passes differ by far more."""
-    monkeypatch.setattr(beside_generate, "by_turns", lambda ways, passes, seed: SECONDS)
+    order = []
+
+    def one_pass(model, inputs, options, *, stages_first):
+        order.append(stages_first)
+        seconds = 1.0 + len(order) % 7
+        return {"staged": [seconds * (0.52 + 0.01 * (len(order) % 3)), seconds / 2], "generate": [seconds]}
+
+    monkeypatch.setattr(beside_generate, "one_pass", one_pass)
+    return order
 
 
-SECONDS = {
-    "generate": [1.0 + i % 7 for i in range(30)],
-    "staged": [(1.0 + i % 7) * (1.02 + 0.01 * (i % 3)) for i in range(30)],
-}
-
-
-def test_a_ratio_is_that_of_a_pass_with_its_interval(slower, tmp_path):
+def test_a_ratio_is_that_of_a_pass_with_its_interval_and_each_way_begins_in_half_the_passes(slower, tmp_path):
     path = tmp_path / "ratios.json"
     result = CliRunner().invoke(beside_generate.main, [str(path)])
     assert result.exit_code == 0, result.output
     rows = json.loads(path.read_text())["rows"]
     assert [row["model"] for row in rows] == MODELS
     assert all(math.isclose(row["ratio"], 1.03) and 1.02 <= row["low"] <= 1.03 <= row["high"] <= 1.04 for row in rows)
+    assert slower == [False, True] * 48
 
 
 def test_both_ways_take_some_time(tmp_path):
@@ -45,5 +89,7 @@ def test_both_ways_take_some_time(tmp_path):
     result = CliRunner().invoke(beside_generate.main, [str(path), "--passes", "10", "--new-tokens", "2"])
     assert result.exit_code == 0, result.output
     rows = json.loads(path.read_text())["rows"]
-    assert {len(row["seconds"][way]) for row in rows for way in ("staged", "generate")} == {10}
-    assert min(min(row["seconds"][way]) for row in rows for way in ("staged", "generate")) > 0
+    times = [a_pass[way] for row in rows for a_pass in row["passes"] for way in ("staged", "generate")]
+    assert {len(seconds) for seconds in times} == {2}
+    assert len(times) == 60
+    assert min(map(min, times)) > 0
