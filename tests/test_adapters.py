@@ -165,6 +165,12 @@ def test_features_of_another_length_are_refused(model):
         ({"generation_config": GenerationConfig(use_cache=False)}, "use_cache must be True, got False"),
         ({"assistant_model": "any"}, r"assistant_model works in the loop of generate\(\), which the stages replace"),
         ({"streamer": "any"}, r"streamer works in the loop of generate\(\), which the stages replace, got one"),
+        (
+            {"encoder_repetition_penalty": 1.5},
+            "encoder_repetition_penalty can't be split: .* withholds the prompt's token",
+        ),
+        ({"encoder_no_repeat_ngram_size": 2}, "encoder_no_repeat_ngram_size can't be split: .* the prompt's token ids"),
+        ({"generation_config": GenerationConfig(stop_strings="a")}, "stop_strings can't be split: .* the tokenizer"),
         ({"return_dict_in_generate": True}, "got return_dict_in_generate=True"),
         ({"max_new_tokens": 5000}, "must fit the model's 4096 positions, got"),
     ],

@@ -18,7 +18,7 @@ from transformers.cache_utils import StaticLayer
 from stagebench import proof as proof_module
 from stagebench.backends import backend as backend_module
 from stagebench.backends.backend import RECIPES, Backend, Recipe, with_backend
-from stagebench.backends.loop import LAG
+from stagebench.backends.loop import LAG, _OnDevice
 from stagebench.backends.static import require_static, set_length
 from stagebench.equality import Comparison
 from stagebench.errors import ModelError, StageError
@@ -54,6 +54,37 @@ def test_steps_taken_before_a_stop_was_seen_are_counted(plain, inputs):
     options = {"max_new_tokens": 12, "eos_token_id": [first[1]], "do_sample": False}
     generation = staged_generate(accelerated(plain), inputs, options)
     assert ((first[:2],), 1, LAG - 1) == (generation.token_ids, generation.steps, generation.overrun)
+
+
+class Event:
+    """One of a device that has done no more than was waited for, as a slow step leaves it."""
+
+    recorded, done = 0, 0
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        Event.recorded += 1
+        self.number = Event.recorded
+
+    def synchronize(self):
+        Event.done = max(Event.done, self.number)
+
+    def elapsed_time(self, other):
+        assert other.number <= Event.done, "both events must be completed"
+        return float(other.number - self.number)
+
+
+def test_steps_in_vain_are_not_timed_because_they_may_not_have_ended(monkeypatch):
+    for name, stand_in in {"Event": Event, "synchronize": lambda device: None}.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(torch, "empty", lambda size, dtype, pin_memory: torch.zeros(size, dtype=dtype))
+    progress = _OnDevice(torch.device("cpu"), limit=3)
+    for going in (1, 0, 0):
+        progress.note(torch.tensor([going]))
+    assert [progress.going(0), progress.going(1)] == [True, False]
+    assert [round((end - progress.began) * 1e3) for end in progress.ends(2)] == [1, 2]
 
 
 def test_a_text_that_is_sampled_draws_no_more_random_numbers_than_in_generate(plain, inputs):
@@ -306,6 +337,13 @@ def test_what_a_backend_cannot_serve_is_refused_before_anything_is_set_up(
     with pytest.raises(StageError, match=f"^{re.escape(message)}$"):
         prefill(fast, inputs, encode(plain, inputs), given(plain.network, OPTIONS | options, monkeypatch))
     assert fast.backend.setups == []
+
+
+def test_a_limit_that_generate_sees_otherwise_than_the_backend_is_refused(plain, inputs, monkeypatch):
+    monkeypatch.setattr(plain.network.generation_config, "max_new_tokens", 9)
+    options = {"max_new_tokens": None, "max_length": 666, "do_sample": False}
+    with pytest.raises(StageError, match=r"^the backend has room for 595 tokens, got 666 from generate\(\)$"):
+        prefill(accelerated(plain), inputs, encode(plain, inputs), options)
 
 
 @pytest.mark.parametrize("name", ["position_ids", "max_new_token"])

@@ -11,6 +11,7 @@ from certify_backends import QUESTIONS
 
 from stagebench.audit import audit
 from stagebench.backends.backend import with_backend
+from stagebench.backends.loop import LAG
 from stagebench.conditions import conditions
 from stagebench.equality import compare
 from stagebench.media.scene import render_scene
@@ -67,6 +68,17 @@ def test_graphs_give_the_tokens_of_generate(model, expected):
 @pytest.mark.parametrize("backend", ["compiled", "fused"])
 def test_kernels_of_ones_own_give_the_tokens_of_generate_but_for_near_ties(model, expected, backend):
     assert verdicts(with_backend(model, backend), expected) <= {"equal", "near-tie"}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["graph", "compiled", "fused"])
+def test_a_text_that_stops_by_itself_ends_there_with_a_step_in_vain_behind_it(model, expected, backend):
+    fast, (inputs, *_) = with_backend(model, backend), expected[0]
+    whole = staged_generate(fast, inputs, OPTIONS).token_ids[0]
+    stopped = staged_generate(fast, inputs, {"max_new_tokens": 32, "do_sample": False, "eos_token_id": whole[5]})
+    taken = whole.index(whole[5], 1) if whole[0] != whole[5] else 0
+    assert (stopped.token_ids[0], stopped.finish_reasons[0]) == (whole[: taken + 1], "stop")
+    assert (stopped.steps, stopped.overrun) == (taken, LAG - 1 if taken else 0)
 
 
 @pytest.mark.gpu

@@ -62,19 +62,19 @@ def advance(step: Step, prefilled: Prefilled, steps: int | None = None) -> Prefi
         sequences=sequences[:, : sequences.shape[1] - (taken - needed)],
         unfinished=unfinished,
         lengths=lengths,
-        step_ends=(*prefilled.step_ends, *progress.ends()[:needed]),
+        step_ends=(*prefilled.step_ends, *progress.ends(needed)),
         overrun=prefilled.overrun + taken - needed,
     )
 
 
 class _Progress(Protocol):
-    """When each step ended, and whether any row went on after it."""
+    """When each step ended, of those that were waited for, and whether any row went on after it."""
 
     def note(self, unfinished: Tensor) -> None: ...
 
     def going(self, i: int) -> bool: ...
 
-    def ends(self) -> list[float]: ...
+    def ends(self, steps: int) -> list[float]: ...
 
 
 class _OnDevice:
@@ -96,8 +96,9 @@ class _OnDevice:
         self.events[i].synchronize()
         return bool(self.flags[i])
 
-    def ends(self) -> list[float]:
-        return [self.began + self.start.elapsed_time(event) / 1e3 for event in self.events]
+    def ends(self, steps: int) -> list[float]:
+        # Later events, of steps in vain, may not have come to pass yet, and torch times no such event.
+        return [self.began + self.start.elapsed_time(event) / 1e3 for event in self.events[:steps]]
 
 
 class _OnHost:
@@ -114,8 +115,8 @@ class _OnHost:
     def going(self, i: int) -> bool:
         return self.flags[i]
 
-    def ends(self) -> list[float]:
-        return self.times
+    def ends(self, steps: int) -> list[float]:
+        return self.times[:steps]
 
 
 def _progress(device: torch.device, limit: int) -> _Progress:

@@ -28,6 +28,13 @@ _SPLITTABLE = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 _ARGUMENTS = ("generation_config", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "tokenizer")
 """Of `generate()` itself; what goes to the model (positions, a cache) would not reach a backend's graphs."""
 
+_WITHHELD = (
+    ("encoder_repetition_penalty", 1.0, "the prompt's token ids"),
+    ("encoder_no_repeat_ngram_size", 0, "the prompt's token ids"),
+    ("stop_strings", None, "the tokenizer (a StopStringCriteria among the stopping_criteria has its own)"),
+)
+"""Options, what leaves each of them off, and what it would need: of embeddings it would be dropped, or crash."""
+
 
 @torch.no_grad()
 def prefill(model: VisionLanguageModel, inputs: Inputs, features: Features, options: Mapping[str, Any]) -> Prefilled:
@@ -44,7 +51,7 @@ def prefill(model: VisionLanguageModel, inputs: Inputs, features: Features, opti
             the new tokens exceed the model's positions; before a backend sets anything up. What `generate()` itself
             refuses (a negative temperature) it refuses later.
     """
-    _refuse_what_would_be_ignored(options)
+    _refuse_what_would_be_ignored(model.network.generation_config, options)
     embeds = model.embed(inputs, features.tokens)
     given: dict[str, Any] = {"inputs_embeds": embeds, "custom_generate": _first_step}
     if model.backend is not None:
@@ -52,20 +59,24 @@ def prefill(model: VisionLanguageModel, inputs: Inputs, features: Features, opti
         generation_config = resolved(model.network, inputs.input_ids, options)
         _refuse_what_cannot_be_split(model.network, generation_config)
         ready = model.backend.prompt(embeds, inputs.attention_mask, generation_config)
-        given = {"custom_generate": functools.partial(_first_step, ready=ready)}
+        given = {"custom_generate": functools.partial(_first_step, ready=ready, room=generation_config.max_length)}
     prefilled: Prefilled = model.network.generate(
         input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, **given, **options
     )
     return prefilled
 
 
-def _refuse_what_would_be_ignored(options: Mapping[str, Any]) -> None:
+def _refuse_what_would_be_ignored(default: GenerationConfig, options: Mapping[str, Any]) -> None:
     given = options.get("generation_config")
     if options.get("use_cache", getattr(given, "use_cache", None)) is False:  # it is switched on for embeddings
         raise StageError("decode continues from the KV cache, so use_cache must be True, got False")
     for name in ("assistant_model", "streamer"):
         if options.get(name) is not None:
             raise StageError(f"{name} works in the loop of generate(), which the stages replace, got one")
+    for name, neutral, why in _WITHHELD:
+        asked = (options.get(name), getattr(given, name, None), getattr(default, name, None))
+        if next((value for value in asked if value is not None), neutral) != neutral:
+            raise StageError(f"{name} can't be split: generate() withholds {why} from the stages")
 
 
 def resolved(network: PreTrainedModel, input_ids: Tensor, options: Mapping[str, Any]) -> GenerationConfig:
@@ -106,9 +117,12 @@ def _first_step(
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
     ready: tuple[Tensor, dict[str, Any]] | None = None,
+    room: int | None = None,
     **state: Any,
 ) -> Prefilled:
     _refuse_what_cannot_be_split(network, generation_config)
+    if room is not None and generation_config.max_length > room:
+        raise StageError(f"the backend has room for {room} tokens, got {generation_config.max_length} from generate()")
     logits, state = ready or _forward(network, input_ids, generation_config, state)
     unfinished = torch.ones(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
     sequences, unfinished = append_next_token(
