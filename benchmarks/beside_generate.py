@@ -24,14 +24,16 @@ from torch import Tensor
 from transformers import StoppingCriteria
 
 from stagebench import stats
+from stagebench.cli.output import refusals, require_writable
 from stagebench.conditions import conditions
 from stagebench.environment import identity
+from stagebench.errors import StageError
 from stagebench.json_files import write_json
 from stagebench.media.scene import Scene, render_scene
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.models.weights import release
-from stagebench.pipeline import Options, prepared, reference_generate
+from stagebench.pipeline import Options, prepared, reference_generate, staged_generate
 from stagebench.stages.decode import advance, decode
 from stagebench.stages.encode import encode
 from stagebench.stages.prefill import prefill
@@ -40,7 +42,7 @@ from stagebench.types import DEFAULT_QUESTION, PROFILES, GenerationSettings, Inp
 
 CONFIDENCE = 0.95
 TOKENS_A_TURN = 8
-WARM_UPS = 2
+WARM_UPS = 1  # and the pass that compares the tokens
 
 
 class EveryFewTokens(StoppingCriteria):
@@ -111,6 +113,10 @@ def row(name: str, settings: ModelSettings, scene: Scene, options: Options, pass
     release()  # the model before this one
     model = build_model(name, settings)
     inputs = prepared(model, Sample(scene.shown("own", model.media), DEFAULT_QUESTION))
+    if [list(row) for row in staged_generate(model, inputs, options).token_ids] != (
+        reference_generate(model, inputs, options).tolist()
+    ):
+        raise StageError(f"the stages must write the tokens of generate() to be timed beside it, {name} wrote others")
     turns = [one_pass(model, inputs, options, stages_first=i % 2 == 1) for i in range(WARM_UPS + passes)][WARM_UPS:]
     logs = np.array([np.log(sum(of["staged"]) / sum(of["generate"])) for of in turns])
     low, high = (float(np.exp(bound[0])) for bound in stats.intervals(logs[None], CONFIDENCE))
@@ -125,6 +131,15 @@ def row(name: str, settings: ModelSettings, scene: Scene, options: Options, pass
 @click.option("--new-tokens", type=click.IntRange(min=2), default=64, show_default=True)
 def main(path: Path, profile: str, device: str, passes: int, new_tokens: int) -> None:
     """Write the ratio of each model to PATH."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.ClickException("--device cuda needs a CUDA device, got a machine without one")
+    with refusals():
+        require_writable(path)
+        measure(path, profile, device, passes, new_tokens)
+
+
+def measure(path: Path, profile: str, device: str, passes: int, new_tokens: int) -> None:
+    """See `main`."""
     settings = ModelSettings(profile=profile, device=device, dtype="bfloat16" if device == "cuda" else "float32")
     generation, rows = GenerationSettings(new_tokens, fixed_length=True), []
     with conditions(settings), tempfile.TemporaryDirectory() as folder:

@@ -81,7 +81,8 @@ def test_a_ratio_is_that_of_a_pass_with_its_interval_and_each_way_begins_in_half
     rows = json.loads(path.read_text())["rows"]
     assert [row["model"] for row in rows] == MODELS
     assert all(math.isclose(row["ratio"], 1.03) and 1.02 <= row["low"] <= 1.03 <= row["high"] <= 1.04 for row in rows)
-    assert slower == [False, True] * 48
+    passes = [(i % 2 == 1) for i in range(31)]
+    assert slower == passes * 3
 
 
 def test_both_ways_take_some_time(tmp_path):
@@ -93,3 +94,19 @@ def test_both_ways_take_some_time(tmp_path):
     assert {len(seconds) for seconds in times} == {2}
     assert len(times) == 60
     assert min(map(min, times)) > 0
+
+
+def test_stages_that_write_other_tokens_are_not_timed(monkeypatch, tmp_path):
+    other = GenerationSettings(3, fixed_length=True).options()
+    whole = beside_generate.staged_generate
+    monkeypatch.setattr(beside_generate, "staged_generate", lambda model, inputs, options: whole(model, inputs, other))
+    result = CliRunner().invoke(beside_generate.main, [str(tmp_path / "ratios.json"), "--new-tokens", "2"])
+    assert result.exit_code == 2
+    assert "must write the tokens of generate() to be timed beside it, eventgpt wrote others" in result.output
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_timed(monkeypatch, tmp_path):
+    monkeypatch.setattr(beside_generate, "row", None)
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(beside_generate.main, [str(tmp_path / "file" / "ratios.json")])
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
