@@ -197,8 +197,8 @@ def files(project):
 
 
 def processes(project):
-    """When each process was kept, by its file's name."""
-    return {path.name: path.stat().st_mtime_ns for path in (project / "out" / "processes").iterdir()}
+    """When each process was kept, by its file's name; while it is written it has a hidden one."""
+    return {path.name: path.stat().st_mtime_ns for path in (project / "out" / "processes").glob("[!.]*")}
 
 
 def results_of(project, out="out"):
