@@ -4,6 +4,7 @@ import json
 import math
 
 import beside_generate
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -62,27 +63,51 @@ def test_a_turn_of_the_stages_is_as_long_as_one_of_generate(model, inputs, calls
 
 @pytest.fixture
 def slower(monkeypatch):
-    """A clock by which the stages take 1.02 to 1.04 of `generate()`, whose own passes differ by far more."""
+    """A clock by which the stages take 1.02 to 1.04 of `generate()` in one half of a pass, and as long in the other.
+
+    The passes themselves differ by far more.
+    """
     order = []
 
     def one_pass(model, inputs, options, *, stages_first):
         order.append(stages_first)
-        seconds = 1.0 + len(order) % 7
-        return {"staged": [seconds * (0.52 + 0.01 * (len(order) % 3)), seconds / 2], "generate": [seconds]}
+        seconds, ratio = 1.0 + len(order) % 7, 1.02 + 0.01 * (len(order) % 3)
+        return {"staged": [seconds * ratio, seconds], "generate": [seconds, seconds]}
 
     monkeypatch.setattr(beside_generate, "one_pass", one_pass)
     return order
 
 
-def test_a_ratio_is_that_of_a_pass_with_its_interval_and_each_way_begins_in_half_the_passes(slower, tmp_path):
+def test_ratios_come_with_their_intervals_and_each_way_begins_in_half_the_passes(slower, tmp_path):
     path = tmp_path / "ratios.json"
     result = CliRunner().invoke(beside_generate.main, [str(path)])
     assert result.exit_code == 0, result.output
-    rows = json.loads(path.read_text())["rows"]
-    assert [row["model"] for row in rows] == MODELS
-    assert all(math.isclose(row["ratio"], 1.03) and 1.02 <= row["low"] <= 1.03 <= row["high"] <= 1.04 for row in rows)
+    written = json.loads(path.read_text())
+    assert [row["model"] for row in written["rows"]] == MODELS
+    for found in (*written["rows"], written["over_all"]):
+        assert math.isclose(found["ratio"], math.sqrt(1.03))
+        assert math.sqrt(1.02) <= found["low"] <= found["ratio"] <= found["high"] <= math.sqrt(1.04)
     passes = [(i % 2 == 1) for i in range(31)]
     assert slower == passes * 3
+
+
+def test_a_turn_counts_by_its_share_of_the_time():
+    passes = [{"staged": [1.0, 18.0 + wobble], "generate": [1.0, 9.0]} for wobble in range(-3, 4)]
+    assert math.isclose(beside_generate.ratio(passes)["ratio"], 2**0.9)
+
+
+@pytest.mark.parametrize("ratio", [0.98, 1.0, 1.02])
+def test_of_noisy_turns_nineteen_intervals_in_twenty_hold_the_ratio(ratio):
+    draw = np.random.default_rng(7)
+
+    def one_pass():
+        generate = np.r_[0.05, np.full(8, 0.2)] * np.exp(0.1 * draw.standard_t(3, 9))
+        return {"staged": generate * ratio * np.exp(0.03 * draw.standard_t(3, 9)), "generate": generate}
+
+    found = [beside_generate.ratio([one_pass() for _ in range(20)]) for _ in range(60)]
+    held = sum(of["low"] <= ratio <= of["high"] for of in found)
+    assert 50 <= held <= 60
+    assert all(of["high"] / of["low"] < 1.03 for of in found)
 
 
 def test_both_ways_take_some_time(tmp_path):

@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from stagebench import environment
 from stagebench.environment import fingerprint, identity
 from stagebench.types import MEDIA, GenerationSettings, LoadSettings, ModelSettings
@@ -76,3 +78,15 @@ def test_every_stored_baseline_says_all_that_a_run_of_today_says():
     stored = sorted((Path(__file__).parents[1] / "baselines").glob("*/baseline.json"))
     keys = [set(json.loads(path.read_text())["machine_info"]) for path in stored]
     assert keys == [KEYS | {"timer"}] * len(stored) != []
+
+
+@pytest.mark.parametrize(("pins", "profile"), [("constraints.txt", "tiny"), ("constraints-gpu.txt", "7b")])
+def test_what_a_stored_baseline_is_compared_in_has_the_baselines_versions(pins, profile):
+    root = Path(__file__).parents[1]
+    lines = (root / "benchmarks" / pins).read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if "==" in line)
+    for path in root.glob(f"baselines/*-{profile}-*/baseline.json"):
+        made_with = json.loads(path.read_text())["machine_info"]
+        named = ("av", "numpy", "pillow", "tokenizers", "torch", "transformers")
+        # Without the label of the build: torch 2.13.0+cpu is what 2.13.0 is where a CPU build is at hand.
+        assert [pinned[name] for name in named] == [made_with[name].partition("+")[0] for name in named]
