@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from beside_generate import ratio
 from click.testing import CliRunner
 from scipy.stats import ttest_1samp
 
@@ -17,7 +18,6 @@ from stagebench.analysis.rows import read_rows, select
 from stagebench.analysis.summary import summarize
 from stagebench.cli import main
 from stagebench.media.scene import render_scene
-from stagebench.stats import intervals
 from stagebench.types import STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -156,21 +156,32 @@ def test_the_power_of_the_gate_is_that_of_the_simulations(name, slowdowns):
 
 MODELS = ("eventgpt", "llava-1.5", "video-llava")
 BACKENDS = ("", "-graph", "-compiled", "-fused")
+BACKEND_STAGES = ("encode", "prefill", "decode")
 WORDS = " ".join(TEXT.split())  # sentences, wherever their lines break
+
+
+def recording(gpu):
+    """The benchmarks of a recording, by name."""
+    return {benchmark["name"]: benchmark for benchmark in result(f"{gpu}/results.json")["benchmarks"]}
+
+
+def processes_of(gpu):
+    """The benchmarks of each timing process of a recording, by name."""
+    paths = sorted((ROOT / "docs" / "results" / gpu / "processes").glob("*.json"))
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths[1:]]  # the first one proves
+    return [{benchmark["name"]: benchmark for benchmark in run["benchmarks"]} for run in runs]
 
 
 @pytest.fixture(scope="module")
 def recorded():
-    """The benchmarks of the recording, by name."""
-    return {benchmark["name"]: benchmark for benchmark in result("h100-7b/results.json")["benchmarks"]}
+    """Those of the H100."""
+    return recording("h100-7b")
 
 
 @pytest.fixture(scope="module")
 def processes():
-    """The benchmarks of each timing process of the recording, by name."""
-    paths = sorted((ROOT / "docs" / "results" / "h100-7b" / "processes").glob("*.json"))
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths[1:]]  # the first one proves
-    return [{benchmark["name"]: benchmark for benchmark in run["benchmarks"]} for run in runs]
+    """Those of the H100."""
+    return processes_of("h100-7b")
 
 
 def ms(benchmark, which="median"):
@@ -179,14 +190,20 @@ def ms(benchmark, which="median"):
     return benchmark["stats"][which] * 1e3 / (info["units"] if info.get("stage") == "decode" else 1)
 
 
-def test_the_recording_is_that_of_its_processes(recorded, processes):
+@pytest.mark.parametrize(("gpu", "count"), [("h100-7b", 8), ("h200-7b", 5), ("h200-7b-scale", 1)])
+def test_a_recording_is_that_of_its_processes(gpu, count):
+    recorded, processes = recording(gpu), processes_of(gpu)
     timed = [name for name in recorded if name != "test_reference"]  # which has no time of its own
     medians = {name: [process[name]["stats"]["median"] for process in processes] for name in timed}
     assert medians == {name: recorded[name]["stats"]["data"] for name in timed}
-    assert {(8, 1)} == {(len(processes), process[name]["stats"]["rounds"]) for process in processes for name in timed}
+    assert {(count, 1)} == {
+        (len(processes), process[name]["stats"]["rounds"]) for process in processes for name in timed
+    }
 
 
-def test_the_times_of_the_backends_are_those_of_the_recording(recorded):
+@pytest.mark.parametrize("gpu", ["h100-7b", "h200-7b"])
+def test_the_times_of_the_backends_are_those_of_the_recording(gpu):
+    recorded = recording(gpu)
     stages = {f"encode, {n} image{'s' * (n > 1)}": f"test_images[images{n}-llava-1.5{{}}]" for n in (1, 5, 8)}
     stages |= {
         "prefill, 590 tokens": "test_stage[llava-1.5{}-prefill]",
@@ -280,14 +297,36 @@ def span_of_seconds(decisions):
     return min(seconds), max(seconds)
 
 
-def test_the_work_of_the_eager_stages_is_that_of_the_recording(recorded):
+def test_the_work_of_the_eager_stages_is_that_of_the_recording():
+    recorded = recording("h200-7b")
+
     def share(model, counter):
         done = [recorded[f"test_stage[{model}-{s}]"]["extra_info"]["work"] for s in ("encode", "prefill", "decode")]
         return sum(work[counter] for work in done) / recorded[f"test_generate[{model}]"]["extra_info"]["work"][counter]
 
-    operators = [share(model, "aten_operators") for model in MODELS]
-    assert f"{min(operators):.4f} to {max(operators):.4f} of the operators of `generate()`" in WORDS
+    (operators,) = {f"{share(model, 'aten_operators'):.3f}" for model in MODELS}
+    assert f"{operators} of the operators of `generate()`" in WORDS
     assert {share(model, "flops") for model in MODELS} == {1.0}
+
+
+def test_the_stages_add_up_to_the_whole_path_with_every_backend():
+    recorded = recording("h200-7b")
+
+    def share(model, backend):
+        parts = [recorded[f"test_stage[{model}{backend if s in BACKEND_STAGES else ''}-{s}]"] for s in STAGES]
+        whole = recorded[f"test_e2e[{model}{backend}]"]
+        return sum(part["stats"]["median"] for part in parts) / whole["stats"]["median"]
+
+    shares = [share(model, backend) for model in MODELS for backend in BACKENDS]
+    assert f"add up to {min(shares):.2f} to {max(shares):.2f} of e2e on the H200" in WORDS
+
+
+def test_the_steps_by_batch_and_context_are_those_measured():
+    recorded = recording("h200-7b-scale")
+    name = "test_scale[batch{}-context{}-llava-1.5-graph-decode]"
+    steps = [[f"{ms(recorded[name.format(rows, context)]):.1f}" for rows in (1, 4, 8)] for context in (640, 2112)]
+    words = ["{}, {} and {}".format(*of_context) for of_context in steps]
+    assert "takes {} ms at 640 tokens of context, and {} at 2,112".format(*words) in WORDS
 
 
 def test_the_gpu_was_alone_and_at_its_power_cap_where_the_readme_says_so(recorded, processes):
@@ -305,20 +344,29 @@ def test_the_gpu_was_alone_and_at_its_power_cap_where_the_readme_says_so(recorde
     assert reasons == {"power cap"}
 
 
-def test_the_stages_beside_generate_are_those_measured():
-    runs = [run["rows"] for run in result("h100-7b-beside-generate.json")]
-    rows = [[row for run in runs for row in run if row["model"] == name] for name in MODELS]
-    passes = [[of for row in found for of in row["passes"]] for found in rows]
-    logs = [[np.log(sum(of["staged"]) / sum(of["generate"])) for of in found] for found in passes]
+@pytest.mark.parametrize(("gpu", "said"), [("h200-7b", "the stages took {} of `generate()`"), ("h100-7b", "it was {}")])
+def test_the_stages_beside_generate_are_those_measured(gpu, said):
+    found = result(f"{gpu}-beside-generate.json")
+    *by_model, over_all = [
+        "{ratio:.3f} ({low:.3f} to {high:.3f})".format(**each) for each in (*found["rows"], found["over_all"])
+    ]
+    assert [row["model"] for row in found["rows"]] == list(MODELS)
+    assert {len(row["passes"]) for row in found["rows"]} == {32}
+    assert (said + ", {} over all").format("{}, {} and {}".format(*by_model), over_all) in WORDS
 
-    def ratio(logs):
-        return "{:.3f} ({:.3f} to {:.3f})".format(*np.exp([np.median(logs), *np.ravel(intervals(logs[None], 0.95))]))
 
-    by_model, over_all = [ratio(np.array(of)) for of in logs], ratio(np.concatenate(logs))
-    assert {len(of) for of in logs} == {32}
-    assert "took {}, {} and {} of it, and {} over all".format(*by_model, over_all) in WORDS
-    singly = [[f"{row['ratio']:.3f}" for row in found] for found in rows]
-    assert "run by run {} and {}, {} and {}, {} and {}".format(*np.ravel(singly)) in WORDS
+@pytest.mark.parametrize("gpu", ["h200-7b", "h100-7b"])
+def test_the_ratios_beside_generate_are_those_of_their_passes(gpu):
+    found = result(f"{gpu}-beside-generate.json")
+    for row in found["rows"]:
+        assert {name: row[name] for name in ("ratio", "low", "high")} == pytest.approx(ratio(row["passes"]))
+    assert found["over_all"] == pytest.approx(ratio([of for row in found["rows"] for of in row["passes"]]))
+
+
+def test_the_sums_of_seconds_beside_generate_are_those_measured():
+    rows = result("h200-7b-beside-generate.json")["rows"]
+    sums = [[sum(sum(of[way]) for of in row["passes"]) for way in ("staged", "generate")] for row in rows]
+    assert "by the sums of the seconds {:.3f}, {:.3f} and {:.3f}".format(*(s / g for s, g in sums)) in WORDS
 
 
 def test_the_step_is_that_of_the_profile():
@@ -333,6 +381,12 @@ def test_the_step_is_that_of_the_profile():
     ]
     assert [sentence for sentence in sentences if sentence not in WORDS] == []
     assert set(re.findall(r"^## (\w+)$", profile, flags=re.MULTILINE)) == {"eager", "graph", "compiled", "fused"}
+
+
+def test_the_fused_step_on_the_h200_is_that_of_the_profile():
+    profile = (ROOT / "docs" / "results" / "h200-7b-step.md").read_text(encoding="utf-8")
+    step, above = re.search(r"## fused\n\nA step takes (\S+) ms, .* of the (\S+) ms above it", profile).groups()
+    assert f"Of a step of {float(step):.1f} ms `fused` takes {float(above):.1f} more than the weights do" in WORDS
 
 
 def test_the_gate_in_turns_on_the_h100_is_that_of_its_simulation():
@@ -358,8 +412,9 @@ def test_the_times_of_two_gpus_are_those_measured():
     assert [row for row in rows if row not in TEXT] == []
 
 
-def test_the_backends_kept_their_promise_on_every_text():
-    rows = result("h100-7b-tokens.json")["rows"]
+@pytest.mark.parametrize("gpu", ["h100-7b", "h200-7b"])
+def test_the_backends_kept_their_promise_on_every_text(gpu):
+    rows = result(f"{gpu}-tokens.json")["rows"]
     texts = Counter((row["backend"], row["verdict"], row["repeats"], row["tokens"]) for row in rows)
     near = dict.fromkeys(("compiled", "fused"), ("near-tie", True, 128))
     assert texts == {("graph", "equal", True, 128): 15} | {(name, *verdict): 15 for name, verdict in near.items()}
