@@ -7,14 +7,14 @@ first encode and prefill, then eight decode steps a turn. Each turn is timed fro
 slows the host down for a second slows both, which it does not where each way is timed from its beginning to its end.
 Who has the first turn changes from pass to pass, and the stages are given a criterion of the same cost.
 
-A ratio is taken turn by turn: of each turn the median over the passes, weighted by its share of the time. So a hiccup
-of the host counts as one turn of many, and not as a pass. The stages take no longer where it is at most 1.00, to two
-decimals; `--passes` is to be chosen before anything is seen.
+Three ratios come of it: that of all seconds; that of a typical turn (of each turn the median over the passes, weighted
+by its share of the time), which leaves hiccups of the host out; and that of the first turn, encode and prefill. The
+stages take no longer where the first two are at most 1.00, to two decimals: a slow step now and then shows in the
+seconds, and what is less than the host's noise in the typical turn. `--passes` is to be chosen before anything is seen.
 """
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +24,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import bootstrap
 from torch import Tensor
 from transformers import StoppingCriteria
@@ -45,9 +46,11 @@ from stagebench.stats import RESAMPLES
 from stagebench.timing import Stopwatch, synchronize
 from stagebench.types import DEFAULT_QUESTION, PROFILES, GenerationSettings, Inputs, LoadSettings, ModelSettings, Sample
 
+Seconds = NDArray[np.float64]
+"""Of shape (..., passes, turns), or of what is said of them: (...)."""
+
 CONFIDENCE = 0.95
 TOKENS_A_TURN = 8
-LINE = "{model}: {ratio:.3f} ({low:.3f} to {high:.3f})"
 WARM_UPS = 1  # and the pass that compares the tokens
 
 
@@ -114,22 +117,47 @@ def one_pass(model: VisionLanguageModel, inputs: Inputs, options: Options, *, st
     return {"stages_first": stages_first, "staged": staged, "generate": generate}
 
 
-def ratio(passes: list[dict[str, Any]]) -> dict[str, float]:
-    """Of the stages to `generate()`, turn by turn, with the BCa interval that resampled passes give."""
+def of_all_seconds(staged: Seconds, generate: Seconds) -> Seconds:
+    """The sum over the sum."""
+    return staged.sum(axis=(-2, -1)) / generate.sum(axis=(-2, -1))
+
+
+def of_a_typical_turn(staged: Seconds, generate: Seconds) -> Seconds:
+    """The medians of the turns, each weighted by its share of the time."""
+    share = np.median(generate, axis=-2)
+    return np.exp((np.median(np.log(staged / generate), axis=-2) * share).sum(-1) / share.sum(-1))
+
+
+def of_the_first_turn(staged: Seconds, generate: Seconds) -> Seconds:
+    """The median."""
+    return np.median(staged[..., 0] / generate[..., 0], axis=-1)
+
+
+def ratios(passes: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of the stages to `generate()`, each with the BCa interval that resampled passes give."""
     staged, generate = (np.array([of[way] for of in passes]) for way in ("staged", "generate"))
-    logs, share = np.log(staged / generate), np.median(generate, axis=0)
+    numbers, found = np.arange(len(passes)), {}
+    for figure in (of_all_seconds, of_a_typical_turn, of_the_first_turn):
 
-    def of(drawn: Any, axis: int) -> Any:
-        return np.median(np.take(logs, drawn, axis=0), axis=axis - 1) @ share / share.sum()
+        def of(drawn: Any, axis: int, figure: Any = figure) -> Any:
+            return figure(staged[drawn], generate[drawn])
 
-    numbers = np.arange(len(passes))
-    found = bootstrap((numbers,), of, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, rng=np.random.default_rng(0))
-    low, high = found.confidence_interval
-    return {"ratio": math.exp(of(numbers, -1)), "low": math.exp(low), "high": math.exp(high)}
+        draw = np.random.default_rng(0)
+        low, high = bootstrap(
+            (numbers,), of, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, rng=draw
+        ).confidence_interval
+        found[figure.__name__] = {"ratio": float(of(numbers, -1)), "low": float(low), "high": float(high)}
+    return found
+
+
+def line(name: str, found: dict[str, dict[str, float]]) -> str:
+    """The ratios in words."""
+    words = [f"{{ratio:.3f}} ({{low:.3f}} to {{high:.3f}}) {what.replace('_', ' ')}" for what in found]
+    return f"{name}: " + ", ".join(word.format(**each) for word, each in zip(words, found.values(), strict=True))
 
 
 def row(name: str, settings: ModelSettings, scene: Scene, options: Options, passes: int) -> dict[str, Any]:
-    """A model's ratio and its passes."""
+    """A model's ratios and its passes."""
     release()  # the model before this one
     model = build_model(name, settings)
     inputs = prepared(model, Sample(scene.shown("own", model.media), DEFAULT_QUESTION))
@@ -138,7 +166,7 @@ def row(name: str, settings: ModelSettings, scene: Scene, options: Options, pass
     ):
         raise StageError(f"the stages must write the tokens of generate() to be timed beside it, {name} wrote others")
     turns = [one_pass(model, inputs, options, stages_first=i % 2 == 1) for i in range(WARM_UPS + passes)][WARM_UPS:]
-    return {"model": name} | ratio(turns) | {"passes": turns}
+    return {"model": name, "ratios": ratios(turns), "passes": turns}
 
 
 @click.command()
@@ -148,7 +176,7 @@ def row(name: str, settings: ModelSettings, scene: Scene, options: Options, pass
 @click.option("--passes", type=click.IntRange(min=10), default=30, show_default=True)
 @click.option("--new-tokens", type=click.IntRange(min=2), default=64, show_default=True)
 def main(path: Path, profile: str, device: str, passes: int, new_tokens: int) -> None:
-    """Write the ratio of each model to PATH."""
+    """Write the ratios of each model to PATH."""
     if device == "cuda" and not torch.cuda.is_available():
         raise click.ClickException("--device cuda needs a CUDA device, got a machine without one")
     with refusals():
@@ -165,10 +193,10 @@ def measure(path: Path, profile: str, device: str, passes: int, new_tokens: int)
         scene = render_scene(Path(folder))
         for name in sorted(BUILDERS):
             rows.append(row(name, settings, scene, generation.options(), passes))
-            click.echo(LINE.format(**rows[-1]))
-            over_all = ratio([of for each in rows for of in each["passes"]])
+            click.echo(line(name, rows[-1]["ratios"]))
+            over_all = ratios([of for each in rows for of in each["passes"]])
             write_json(path, {"environment": environment, "rows": rows, "over_all": over_all})
-    click.echo(LINE.format(model="over all", **over_all))
+    click.echo(line("over all", over_all))
 
 
 if __name__ == "__main__":

@@ -85,7 +85,9 @@ def test_what_a_stored_baseline_is_compared_in_has_the_baselines_versions(pins, 
     root = Path(__file__).parents[1]
     lines = (root / "benchmarks" / pins).read_text().splitlines()
     pinned = dict(line.split("==") for line in lines if "==" in line)
-    for path in root.glob(f"baselines/*-{profile}-*/baseline.json"):
+    stored = list(root.glob(f"baselines/*-{profile}-*/baseline.json"))
+    assert stored != []
+    for path in stored:
         made_with = json.loads(path.read_text())["machine_info"]
         named = ("av", "numpy", "pillow", "tokenizers", "torch", "transformers")
         # Without the label of the build: torch 2.13.0+cpu is what 2.13.0 is where a CPU build is at hand.

@@ -295,3 +295,10 @@ def test_only_a_nightly_run_of_this_repositorys_main_can_be_accepted(script, tmp
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_a_script_stops_at_the_first_error(path):
     assert "set -euo pipefail" in path.read_text()
+
+
+def test_an_environment_with_constraints_names_a_requirement_too():
+    """Of constraints alone pip makes an error."""
+    lists = [section["deps"].split("\n") for section in environments().values() if "-c " in section.get("deps", "")]
+    assert len(lists) == 2
+    assert [deps for deps in lists if not any(line and not line.startswith("-c ") for line in deps)] == []
