@@ -152,8 +152,8 @@ def ratios(passes: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 def line(name: str, found: dict[str, dict[str, float]]) -> str:
     """The ratios in words."""
-    words = [f"{{ratio:.3f}} ({{low:.3f}} to {{high:.3f}}) {what.replace('_', ' ')}" for what in found]
-    return f"{name}: " + ", ".join(word.format(**each) for word, each in zip(words, found.values(), strict=True))
+    cell = "{ratio:.3f} ({low:.3f} to {high:.3f}) {what}"
+    return f"{name}: " + ", ".join(cell.format(what=what.replace("_", " "), **each) for what, each in found.items())
 
 
 def row(name: str, settings: ModelSettings, scene: Scene, options: Options, passes: int) -> dict[str, Any]:
