@@ -153,7 +153,7 @@ def decide(decision: Decision, folder: Path, options: tuple[str, ...]) -> None:
     if decision.changed:
         with (clone / SOURCES / decision.changed).open("a", encoding="utf-8") as file:
             file.write(decision.code)
-    command = [sys.executable, "-m", "stagebench.cli", "gate", "--base", "HEAD", "--out", str(out.resolve())]
+    command = [sys.executable, "-m", "stagebench", "gate", "--base", "HEAD", "--out", str(out.resolve())]
     start = time.monotonic()
     done = subprocess.run(  # noqa: S603 # ours
         [*command, *decision.options, *options],

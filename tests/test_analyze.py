@@ -264,7 +264,7 @@ def test_ceilings_are_bytes_and_operations_over_the_fastest_time(monkeypatch):
 
 def test_killed_in_the_middle_no_sample_is_lost_and_none_is_there_twice(tmp_path):
     only = ("--models", "eventgpt", "--device", "cpu", "--samples", "16", "--modes", "fixed", "--new-tokens", "2")
-    command = [sys.executable, "-m", "stagebench.cli", "analyze", *only, "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "stagebench", "analyze", *only, "--out", str(tmp_path)]
     samples = tmp_path / "samples.jsonl"
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while not samples.exists() or samples.read_bytes().count(b"\n") < 5:

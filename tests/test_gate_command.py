@@ -31,7 +31,7 @@ def rewrite(project, old, new):
 
 
 def start(project, *arguments, blocks=1):
-    command = [sys.executable, "-m", "stagebench.cli", "gate", "--base", "HEAD", "--rounds", "2"]
+    command = [sys.executable, "-m", "stagebench", "gate", "--base", "HEAD", "--rounds", "2"]
     command += ["--blocks", str(blocks), "--out", str(project.parent / "out"), *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(SRC), "COLUMNS": "200"}
     return subprocess.Popen(

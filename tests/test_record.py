@@ -178,7 +178,7 @@ def recorded(recorded_once, tmp_path):
 
 
 def start(project, *arguments, out="out"):
-    command = [sys.executable, "-m", "stagebench.cli", "record", out, "--rounds", "2", *map(str, arguments)]
+    command = [sys.executable, "-m", "stagebench", "record", out, "--rounds", "2", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200"}
     return subprocess.Popen(
         command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -85,7 +85,7 @@ def test_without_torchrun_the_command_refuses_in_one_line(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     result = CliRunner().invoke(main, ["tp"])
     assert (result.exit_code, result.output.count("\n")) == (2, 1)
-    assert "start them with `torchrun --nproc-per-node 2 -m stagebench.cli tp`, got 1" in result.output
+    assert "start them with `torchrun --nproc-per-node 2 -m stagebench tp`, got 1" in result.output
 
 
 def test_another_device_than_transformers_will_take_is_refused(monkeypatch):

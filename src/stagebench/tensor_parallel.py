@@ -62,7 +62,7 @@ def local_device(device: str | None) -> str:
     if (processes := int(os.environ.get("WORLD_SIZE", "1"))) < 2:
         raise ModelError(
             "tensor parallelism takes several processes: start them with "
-            f"`torchrun --nproc-per-node 2 -m stagebench.cli tp`, got {processes}"
+            f"`torchrun --nproc-per-node 2 -m stagebench tp`, got {processes}"
         )
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     if device not in (None, kind):

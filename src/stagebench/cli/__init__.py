@@ -9,31 +9,36 @@ import click
 
 from stagebench import __version__
 
-COMMANDS = (
-    "run",
-    "tp",
-    "analyze",
-    "audit",
-    "attribute",
-    "gate",
-    "compare",
-    "record",
-    "baseline",
-    "trend",
-    "doctor",
-    "convert",
-)
-"""In the order of `stagebench --help`; each is the `command` of the module of its name."""
+COMMANDS = {
+    "run": "Send one sample through the models and print their stages.",
+    "tp": "Time the stages on one GPU, and by tensor parallelism on several.",
+    "analyze": "Send many samples through the models, and report.",
+    "audit": "Check what the times rest on: same tokens, same work.",
+    "attribute": "Say why one model is faster than another.",
+    "gate": "Compare the working tree, as it is, with a revision.",
+    "compare": "Compare runs that are already stored.",
+    "record": "Run the benchmarks in fresh processes.",
+    "baseline": "Accept a run as the baseline of its environment.",
+    "trend": "Look for changes in a folder of runs.",
+    "doctor": "Look at what makes times differ on this machine.",
+    "convert": "Write an event recording as a folder of columns.",
+}
+"""In the order of `stagebench --help`, which shows these lines; each is the `command` of the module of its name."""
 
 
 class _Commands(click.Group):
-    """Imports a command when it is asked for."""
+    """Imports a command when it is called, and not for a list of them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         return cast(click.Command, import_module(f"{__name__}.{name}").command) if name in COMMANDS else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing any: that takes seconds where one needs torch."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(cls=_Commands)

@@ -47,7 +47,7 @@ def command(
 ) -> None:
     """Time the embedded scene's stages on one GPU and, by tensor parallelism, on all of torchrun's processes.
 
-    torchrun --nproc-per-node 2 -m stagebench.cli tp
+    torchrun --nproc-per-node 2 -m stagebench tp
 
     transformers shards the language model; every process encodes all images itself. Passes alternate. Each must give
     the tokens of generate() on one GPU, or part from them at a near-tie, and the same on every rank. Rank 0 reports.

@@ -1,5 +1,0 @@
-"""`python -m stagebench.cli`."""
-
-from stagebench.cli import main
-
-main()

@@ -1,0 +1,36 @@
+"""`stagebench --help` lists every command at once, without importing any of them."""
+
+import subprocess
+import sys
+from importlib import import_module
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from stagebench.cli import COMMANDS, main
+
+LISTED = "import sys; from stagebench.cli import main; main(['--help'], standalone_mode=False); print('torch' in sys.modules)"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_listed_command_is_the_one_of_its_module(name):
+    command = import_module(f"stagebench.cli.{name}").command
+    assert (isinstance(command, click.Command), command.name) == (True, name)
+
+
+def test_the_list_shows_each_command_with_its_line():
+    lines = [" ".join(line.split()) for line in CliRunner().invoke(main, ["--help"]).output.splitlines()]
+    assert [line for line in lines if line.partition(" ")[0] in COMMANDS] == [
+        f"{name} {line}" for name, line in COMMANDS.items()
+    ]
+
+
+def test_the_list_needs_no_torch():
+    shown = subprocess.run([sys.executable, "-c", LISTED], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines()[-1] == "False"
+
+
+def test_the_package_runs_as_a_module():
+    shown = subprocess.run([sys.executable, "-m", "stagebench", "--help"], capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith("Usage: stagebench ")
