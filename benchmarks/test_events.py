@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stagebench.content import content_of
 from stagebench.media.event_folder import write_folder
 from stagebench.media.events import load_event_arrays, read_events, size_of_recording
 from stagebench.media.raster import draw_events
@@ -127,7 +128,7 @@ def test_read_and_draw(benchmark, path, count, rounds):
     media = benchmark.pedantic(read_events, args=(path, SLICES), rounds=rounds, warmup_rounds=1)
 
     assert len(media.images) == SLICES
-    benchmark.extra_info |= {"work": media.work(), "unit": "events", "units": count}
+    benchmark.extra_info |= {"work": media.work(), "content": content_of(media), "unit": "events", "units": count}
 
 
 def test_window(benchmark, path, count, rounds):
@@ -137,4 +138,4 @@ def test_window(benchmark, path, count, rounds):
     media = benchmark.pedantic(read_events, args=(path, SLICES, loading), rounds=rounds, warmup_rounds=1)
 
     assert len(media.images) == SLICES
-    benchmark.extra_info |= {"work": media.work(), "unit": "events", "units": count // 10}
+    benchmark.extra_info |= {"work": media.work(), "content": content_of(media), "unit": "events", "units": count // 10}

@@ -14,6 +14,7 @@ from page_cache import cached_share, drop
 from PIL import Image
 from readers import LIMITS, READERS
 
+from stagebench.content import content_of
 from stagebench.stages import load
 from stagebench.types import LoadSettings, Sample
 
@@ -40,6 +41,7 @@ def test_load(benchmark, paths, media, images, rounds, pytestconfig):
 
     assert len(result.images) == images
     benchmark.extra_info |= {"work": result.work(), "unit": load.UNIT, "units": images}
+    benchmark.extra_info["content"] = content_of(result)
 
 
 def as_pngs(path, folder):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from stagebench import pytest_plugin
+from stagebench.content import content_of
 from stagebench.models.pixels import processor_of
 from stagebench.stages.load import load
 from stagebench.stages.preprocess import UNIT, preprocess
@@ -45,6 +46,7 @@ def test_preprocess(benchmark, model, way, sample, rounds, pytestconfig):
     benchmark.extra_info |= {
         "model": model.name,
         "preprocess": PREPROCESSORS[way],
+        "content": content_of(result),
         "work": result.work(),
         "unit": UNIT,
         "units": result.work()[UNIT],

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from set_up import about
 
+from stagebench.content import content_of
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline import Done, counter_of, path
 from stagebench.proof import Proof
@@ -55,6 +56,7 @@ def test_stage(benchmark, pedantic, model, stage, sample, options, rounds, proof
     if joules is not None and isinstance(result, Generation) and result.steps:
         benchmark.extra_info["gpu"]["joules_per_token"] = joules / rounds / result.steps
     if proof:
+        benchmark.extra_info["content"] = content_of(result)
         if isinstance(result, Generation):
             proof.require_same_tokens(result)
         fresh_state()

@@ -17,7 +17,7 @@ def test_e2e(benchmark, pedantic, model, sample, options, proof):
 
     if proof:
         proof.require_same_tokens(run.generation)
-        benchmark.extra_info["work"] = proof.work
+        benchmark.extra_info |= {"work": proof.work, "content": proof.content}
     benchmark.extra_info |= about(model) | {
         "new_tokens": run.new_tokens,
         "unattributed_share": run.unattributed / run.e2e,

@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from stagebench.content import Content, Result, content_of
 from stagebench.errors import StageError
 from stagebench.types import STAGES, Work
 
@@ -27,15 +28,7 @@ ADDITIVE = ("tower_forwards", "projector_forwards", "language_model_forwards", "
 _HOST_READS = ("aten._local_scalar_dense.default", "aten.nonzero.default", "aten.is_nonzero.default")
 
 
-class HasWork(Protocol):
-    """A stage's result: it knows its own units of work."""
-
-    def work(self) -> Work:
-        """What the stage did."""
-        ...
-
-
-R = TypeVar("R", bound=HasWork)
+R = TypeVar("R", bound=Result)
 
 
 @contextmanager
@@ -136,6 +129,7 @@ class WorkCounter:
     Attributes:
         work: counters by stage.
         operators: ATen operators by stage and name.
+        content: digests of what the stages returned, by stage.
     """
 
     def __init__(
@@ -152,6 +146,7 @@ class WorkCounter:
         self.replayed = replayed
         self.work: dict[str, Work] = {}
         self.operators: dict[str, Counter[str]] = {}
+        self.content: dict[str, Content] = {}
 
     def __call__(self, stage: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `function` and note what it did."""
@@ -162,6 +157,7 @@ class WorkCounter:
         hidden.subtract(before)
         seen = forwards | operators
         self.work[stage] = result.work() | seen | {name: seen[name] + n for name, n in hidden.items()}
+        self.content[stage] = content_of(result)
         return result
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import torch
 
+from stagebench.content import Content
 from stagebench.counters import additive, count_operators, differences, total
 from stagebench.equality import Comparison, compare, first_divergence
 from stagebench.errors import StageError
@@ -76,12 +77,14 @@ class Proof:
         work: counters by stage.
         reference_work: counters of `generate()`.
         tokens: how they compare with those of `generate()`.
+        content: digests by stage.
     """
 
     generation: Generation
     work: dict[str, Work]
     reference_work: Work
     tokens: Comparison
+    content: dict[str, Content]
 
     def require_same_tokens(self, generation: Generation) -> None:
         """Refuse a pass that wrote another text than the proven one."""
@@ -109,7 +112,7 @@ def prove(model: VisionLanguageModel, reference: Reference, kernels: str) -> Pro
         raise StageError(f"the stages must do the work of generate(), got {apart}")
     outcome = reference.compare(generation)
     require_tokens(model, outcome, kernels)
-    return Proof(generation, counter.work, reference.work, outcome)
+    return Proof(generation, counter.work, reference.work, outcome, counter.content)
 
 
 def require_tokens(model: VisionLanguageModel, outcome: Comparison, kernels: str) -> None:
