@@ -10,7 +10,12 @@ from click.testing import CliRunner
 
 from stagebench.cli import COMMANDS, main
 
-LISTED = "import sys; from stagebench.cli import main; main(['--help'], standalone_mode=False); print('torch' in sys.modules)"
+LISTED = """
+import sys
+from stagebench.cli import main
+main(["--help"], standalone_mode=False)
+print("torch" in sys.modules)
+"""
 
 
 @pytest.mark.parametrize("name", COMMANDS)
