@@ -30,7 +30,7 @@ from stagebench.environment import decoder_version
 from stagebench.errors import MediaError
 from stagebench.types import LoadSettings, Media
 
-RULES = 1  # to be raised with every change to how frames are chosen, coloured or turned
+RULES = 2  # to be raised with every change to how frames are chosen, coloured or turned
 MAX_BYTES = 4 * 2**30
 _SETTLED = 2.0  # seconds after which a further change to a file is sure to change its times
 _STALE = 3600.0  # seconds after which an unfinished file is one that a killed process left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import cast
 
@@ -14,10 +15,11 @@ from stagebench.types import Image
 
 # swscale's numbers; PyAV before 18 has no name for all of them.
 _BT709, _FCC, _BT601, _SMPTE240M, _BT2020 = 1, 4, 5, 7, 9
-# A stream's tag (H.273, matrix coefficients) -> swscale's matrix. 2 is "untagged": BT.601, swscale's default.
+_UNTAGGED = 2
+# A stream's tag (H.273, matrix coefficients) -> swscale's matrix; of an untagged one BT.601, swscale's default.
 _MATRICES = {
     1: _BT709,
-    2: _BT601,
+    _UNTAGGED: _BT601,
     4: _FCC,
     5: _BT601,
     6: _BT601,
@@ -25,6 +27,7 @@ _MATRICES = {
     9: _BT2020,
     10: _BT2020,
 }
+_GRAY = re.compile(r"(gray|ya)(8|9|1\d)?(le|be)?")  # with or without alpha; those in floating point are not meant
 
 
 def to_image(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter) -> Image:
@@ -48,7 +51,9 @@ def _to_rgb(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter) -> 
     PyAV sets swscale's matrix only where source and destination differ. The destination's matrix is never used, RGB has
     none, so it is chosen to differ.
     """
-    if frame.format.is_rgb or frame.format.has_palette:
+    if is_limited_gray(frame):
+        frame = _with_neutral_chroma(frame, reformatter)
+    elif frame.format.is_rgb or frame.format.has_palette or _GRAY.fullmatch(frame.format.name):
         return cast(Image, reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray())
     matrix = _MATRICES.get(int(frame.colorspace))
     if matrix is None:
@@ -67,6 +72,30 @@ def _to_rgb(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter) -> 
         threads=1,
     )
     return cast(Image, rgb.to_ndarray())
+
+
+def is_limited_gray(frame: av.VideoFrame) -> bool:
+    """Whether a frame has no colour and black at 16 (of 8 bits), as video has it; swscale takes that for full range.
+
+    Untagged gray is full range: FFmpeg's decoders tag that of video codecs (HEVC, AV1) by their standard's default, so
+    what has no tag is of a codec for images or archives.
+    """
+    return frame.color_range == ColorRange.MPEG and _GRAY.fullmatch(frame.format.name) is not None
+
+
+def _with_neutral_chroma(frame: av.VideoFrame, reformatter: VideoReformatter) -> av.VideoFrame:
+    """Return a gray frame of limited range as the same levels in 4:4:4, of which swscale keeps to the range."""
+    bits = frame.format.components[0].bits
+    frame.colorspace = _UNTAGGED  # neutral is so in any matrix, and swscale refuses some
+    coloured = reformatter.reformat(
+        frame,
+        format="yuv444p" if bits == 8 else f"yuv444p{bits}le",
+        src_color_range=ColorRange.JPEG,
+        dst_color_range=ColorRange.JPEG,
+        threads=1,
+    )
+    coloured.color_range = ColorRange.MPEG
+    return coloured
 
 
 def _upright(path: Path, frame: av.VideoFrame, image: Image) -> Image:

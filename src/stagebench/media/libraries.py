@@ -1,7 +1,7 @@
 """Frames of a clip by another library than PyAV: the very same ones, or a refusal.
 
 PyAV reads the packets and chooses; the library gives frames by their number in display order, and has to agree on
-their times. What it is known to show otherwise (mirrored clips, more than 8 bits a sample) is refused.
+their times. What it is known to show otherwise (mirrored clips, limited gray, more than 8 bits a sample) is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 from stagebench.errors import MediaError
-from stagebench.media.colour import display_matrix
+from stagebench.media.colour import display_matrix, is_limited_gray
 from stagebench.media.container import Track, open_video, read_track, readable
 from stagebench.media.files import size_of
 from stagebench.media.video import choose
@@ -57,9 +57,15 @@ def _require_plain(path: Path, stream: av.VideoStream, track: Track, decoder: st
     """Refuse a clip of which the libraries are not known to show the same pixels."""
     if not track.shown or track.frames < len(track.packets):
         raise MediaError(f"{path.name}: decoder {decoder} needs a time for every frame and no edits; pyav does not")
-    frame = next(frame for packet in track.packets for frame in stream.decode(packet))
+    frame = next((frame for packet in (*track.packets, None) for frame in stream.decode(packet)), None)
+    if frame is None:
+        raise MediaError(f"{path.name}: must be a whole video, got no frame")
     matrix = display_matrix(frame)
     if matrix is not None and matrix[0] * matrix[3] - matrix[1] * matrix[2] < 0:
         raise MediaError(f"{path.name}: decoder {decoder} must have a clip that is not mirrored; pyav need not")
+    if is_limited_gray(frame):
+        raise MediaError(
+            f"{path.name}: decoder {decoder} must have gray of full range, got limited {frame.format.name}"
+        )
     if max(component.bits for component in frame.format.components) > 8:
         raise MediaError(f"{path.name}: decoder {decoder} must have 8 bits a sample, got {frame.format.name}")
