@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from heapq import heappush, heappushpop
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
@@ -122,8 +123,8 @@ def read_track(
             continue
         if reach is not None and end is None and packet.pts is not None and not packet.is_discard:
             end = packet.pts + reach
-        if end is not None and packet.dts is not None and packet.dts >= end:  # and later ones are shown later still
-            break
+        if end is not None and not packet.is_discard and packet.dts is not None and packet.dts >= end:
+            break  # later ones are shown later still; those that an edit list leaves out have times from anywhere
         packets.append(packet)
     else:
         # FFmpeg reads an MP4 that was cut between two frames without complaint, and the others wherever they were cut.
@@ -140,7 +141,8 @@ def _understand(
     if container_format in _FORMATS and context.codec.canonical_name in _CODECS:
         times = [packet.pts for packet in packets if packet.pts is not None]
         entries = [i for i, packet in enumerate(packets) if packet.is_keyframe and _is_entry(packet, context)]
-        if len(times) == len(packets) and _are_ordered(times, frames, entries):
+        held = context.reorder_depth
+        if len(times) == len(packets) and _are_ordered(times, frames, entries) and _fit_reordering(times, held):
             return Track(packets, times, entries, sorted(frames, key=times.__getitem__), len(frames), base)
     return Track(packets, [], [], [], len(frames), base)
 
@@ -155,6 +157,18 @@ def _are_ordered(times: list[int], frames: list[int], entries: list[int]) -> boo
         return False
     latest = list(accumulate(times, max))
     return all(times[entry] > latest[entry - 1] for entry in entries[1:])
+
+
+def _fit_reordering(times: list[int], held: int) -> bool:
+    """Whether a decoder that holds back so many frames, of packets with these times, would show them as they ascend.
+
+    Where it holds back some and the packets ascend as they are, their times are of decoding: Matroska written by OpenCV
+    has such, and AVI.
+    """
+    waiting: list[int] = []
+    shown = [heappushpop(waiting, time) if len(waiting) == held else heappush(waiting, time) for time in times]
+    ascending = [time for time in shown if time is not None] + sorted(waiting) == sorted(times)
+    return ascending and (times == sorted(times)) == (held == 0)
 
 
 def _is_entry(packet: av.Packet[av.VideoStream], context: av.VideoCodecContext) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 from stagebench.errors import MediaError
 from stagebench.types import LoadSettings
 
@@ -25,6 +28,14 @@ def evenly_spaced(total: int, count: int) -> list[int]:
     return [i * (total - 1) // (count - 1) for i in range(count)]
 
 
+def ascend(times: Sequence[float | None]) -> bool:
+    """Whether there is a time for every frame, and each later than the one before: else they are not the frames' own.
+
+    Decoders hand on what the container says, and some containers number frames as they are decoded, not as shown.
+    """
+    return None not in times and all(one < other for one, other in pairwise(times))  # type: ignore[operator]
+
+
 def choose_frames(name: str, seconds: list[float | None], count: int, loading: LoadSettings) -> list[int]:
     """Return indices of `count` evenly spaced frames of those in a window of time.
 
@@ -37,15 +48,18 @@ def choose_frames(name: str, seconds: list[float | None], count: int, loading: L
         loading: the window.
 
     Raises:
-        MediaError: `count` is less than 1, or more than there are in the window; or times are needed and unknown.
+        MediaError: `count` is less than 1, or more than there are in the window; or times are needed, and are unknown
+            or do not ascend.
     """
     inside = list(range(len(seconds)))
     if not loading.whole:
         end = float("inf") if loading.duration is None else round(loading.start + loading.duration, 6)
-        known = [round(time, 6) for time in seconds if time is not None]
-        if len(known) < len(seconds):
-            raise MediaError(f"{name}: must tell the time of every frame to have a part of it read, got none")
-        inside = [i for i, time in enumerate(known) if round(loading.start, 6) <= time < end]
+        if not ascend(seconds):
+            known = [time for time in seconds if time is not None]
+            got = "times that do not ascend" if len(known) == len(seconds) else f"{len(known) or 'none'}"
+            raise MediaError(f"{name}: must tell the time of every frame to have a part of it read, got {got}")
+        known = enumerate(time for time in seconds if time is not None)
+        inside = [i for i, time in known if round(loading.start, 6) <= round(time, 6) < end]
     if len(inside) < count:
         where = "" if loading.whole else f" in {loading.describe_window()}"
         raise MediaError(f"{name}: must have at least {count} frames{where}, got {len(inside)}")

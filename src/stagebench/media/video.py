@@ -25,7 +25,7 @@ from stagebench.errors import MediaError
 from stagebench.media.colour import to_image
 from stagebench.media.container import Track, open_video, read_track, readable
 from stagebench.media.files import size_of
-from stagebench.media.sampling import choose_frames, evenly_spaced
+from stagebench.media.sampling import ascend, choose_frames, evenly_spaced
 from stagebench.types import Image, LoadSettings, Media
 
 _ALL = LoadSettings()
@@ -42,7 +42,7 @@ class _Decoded:
 
     Attributes:
         images: the wanted frames, in display order.
-        times: of these, in units of the stream's time base; None where the clip tells none.
+        times: of these, in units of the stream's time base; None where the clip tells none that can be trusted.
         produced: frames that the decoder made.
     """
 
@@ -66,7 +66,7 @@ def read_video(path: Path, count: int, loading: LoadSettings = _ALL) -> Media:
     Raises:
         MediaError: the file is missing, empty, not a video, without a video stream, truncated or damaged,
             tagged with a colour matrix or an orientation that isn't supported, or has fewer than `count`
-            frames (in the window); or a window is given for a clip that tells no times.
+            frames (in the window); or a window is given for a clip that tells no times, or none that ascend.
     """
     return _read(path, count, loading, keyed=True)
 
@@ -165,7 +165,7 @@ def _decode_in_order(path: Path, track: Track, count: int, loading: LoadSettings
     if chosen != guess:  # a packet may hold two frames or none
         images, times = _decode_all(path, chosen)
         spent += len(times)
-    return _Decoded(images, [times[i] for i in chosen], spent)
+    return _Decoded(images, [times[i] if ascend(times) else None for i in chosen], spent)
 
 
 def _decode_all(path: Path, wanted: list[int]) -> tuple[tuple[Image, ...], list[int | None]]:
