@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stagebench.errors import MediaError
 from stagebench.media.columns import KEYS, Columns, Window, cut_columns
 from stagebench.media.files import require_plausible, size_of
-from stagebench.media.npy import as_array, map_array, read_header
+from stagebench.media.npy import as_array, brief, map_array, read_header
 from stagebench.media.unpickle import unpickle_arrays
 
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, RuntimeError, ValueError)
@@ -33,7 +33,9 @@ def read_npy(path: Path, window: Window) -> Columns:
         if dtype.str == "|O" and shape == ():
             return cut_columns(path.name, unpickle_arrays(path.name, file, KEYS), window)
     if dtype.names is None:
-        raise MediaError(f"{path.name}: must hold a dict or fields x, y, t and p, got {dtype.str!r} of shape {shape}")
+        raise MediaError(
+            f"{path.name}: must hold a dict or fields x, y, t and p, got {dtype.str!r} of shape {brief(shape)}"
+        )
     return cut_columns(path.name, _fields(map_array(path)), window)
 
 
@@ -56,8 +58,10 @@ def read_npz(path: Path, window: Window) -> Columns:
             chosen = [entry for entry in entries if Path(entry.filename).stem in KEYS] or entries[:1]
             arrays = {Path(entry.filename).stem: _unpack(path.name, archive, entry) for entry in chosen}
     except _ZIP_ERRORS as error:
-        why = " ".join(str(error).split()) or type(error).__name__
+        why = brief(" ".join(str(error).split()) or type(error).__name__)
         raise MediaError(f"{path.name}: must be a whole .npz file, got: {why}") from error
+    if len(arrays) < len(chosen):
+        raise MediaError(f"{path.name}: must hold each array once, got {len(chosen)} of {len(arrays)} names")
     only = next(iter(arrays.values())) if len(arrays) == 1 else None
     columns = arrays if only is None or only.dtype.names is None else _fields(only)
     return cut_columns(path.name, columns, window)
@@ -69,7 +73,7 @@ def _unpack(name: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDAr
     with archive.open(entry) as file:
         dtype, shape = read_header(name, file)
         if dtype.hasobject:
-            raise MediaError(f"{name}: {entry.filename} must hold numbers, got {dtype}")
+            raise MediaError(f"{name}: {ascii(entry.filename)[1:-1]} must hold numbers, got {brief(dtype)}")
         return as_array(name, shape, dtype, file.read())
 
 

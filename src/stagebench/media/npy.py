@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import tokenize
+import warnings
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +15,12 @@ from numpy.typing import NDArray
 from stagebench.errors import MediaError
 from stagebench.media.files import size_of
 
+_VERSIONS = {
+    (1, 0): npy_format.read_array_header_1_0,
+    (2, 0): npy_format.read_array_header_2_0,
+    (3, 0): npy_format.read_array_header_2_0,
+}
+_SHOWN = 120  # characters of a type or a shape
 # All that numpy raises on a damaged header.
 _HEADER_ERRORS = (
     ArithmeticError,
@@ -41,14 +48,23 @@ def read_header(name: str, file: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, .
         version = npy_format.read_magic(file)
     except ValueError as error:
         raise MediaError(f"{name}: must be a .npy file, got one that does not begin as such") from error
-    read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
+    if version not in _VERSIONS:
+        raise MediaError(f"{name}: must be a .npy file of version 1 to 3, got {version[0]}.{version[1]}")
     try:
-        shape, _, dtype = read(file)
+        with warnings.catch_warnings():  # about what the damage spells
+            warnings.simplefilter("ignore")
+            shape, _, dtype = _VERSIONS[version](file)
     except _HEADER_ERRORS as error:
         raise MediaError(f"{name}: must be a .npy file, got one with a damaged header") from error
     if any(length < 0 for length in shape):
-        raise MediaError(f"{name}: must be a .npy file, got one of shape {shape}")
+        raise MediaError(f"{name}: must be a .npy file, got one of shape {brief(shape)}")
     return dtype, shape
+
+
+def brief(value: object) -> str:
+    """Show a type or a shape out of a file, however long it is made."""
+    text = str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def map_array(path: Path) -> NDArray[Any]:
@@ -58,14 +74,14 @@ def map_array(path: Path) -> NDArray[Any]:
         A read-only array; one of several dimensions is in C order, whatever the file says.
 
     Raises:
-        MediaError: the file is missing, damaged, shorter than its header says, or holds objects.
+        MediaError: the file is missing, damaged, shorter or longer than its header says, or holds objects.
     """
     size_of(path)
     with path.open("rb") as file:
         dtype, shape = read_header(path.name, file)
         offset = file.tell()
         if dtype.hasobject:
-            raise MediaError(f"{path.name}: must hold numbers, got {dtype}")
+            raise MediaError(f"{path.name}: must hold numbers, got {brief(dtype)}")
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return as_array(path.name, shape, dtype, mapped, offset)
 
@@ -76,9 +92,12 @@ def as_array(
     """Look at bytes as an array, in C order.
 
     Raises:
-        MediaError: there are fewer bytes than that, or no array is like that.
+        MediaError: there are fewer or more bytes than that, or no array is like that.
     """
     try:
-        return np.ndarray(shape, dtype, data, offset)
+        array: NDArray[Any] = np.ndarray(shape, dtype, data, offset)
     except (TypeError, ValueError) as error:
-        raise MediaError(f"{name}: must hold {dtype} of shape {shape}, got fewer bytes") from error
+        raise MediaError(f"{name}: must hold {brief(dtype)} of shape {brief(shape)}, got fewer bytes") from error
+    if behind := len(data) - offset - array.nbytes:
+        raise MediaError(f"{name}: must hold one array, got {behind} bytes behind it")
+    return array
