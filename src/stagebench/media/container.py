@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from heapq import heappush, heappushpop
+from heapq import heappushpop
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
@@ -165,10 +165,9 @@ def _fit_reordering(times: list[int], held: int) -> bool:
     Where it holds back some and the packets ascend as they are, their times are of decoding: Matroska written by OpenCV
     has such, and AVI.
     """
-    waiting: list[int] = []
-    shown = [heappushpop(waiting, time) if len(waiting) == held else heappush(waiting, time) for time in times]
-    ascending = [time for time in shown if time is not None] + sorted(waiting) == sorted(times)
-    return ascending and (times == sorted(times)) == (held == 0)
+    waiting = sorted(times[:held])
+    shown = [heappushpop(waiting, time) for time in times[held:]] + sorted(waiting)
+    return shown == sorted(times) and (times == sorted(times)) == (held == 0)
 
 
 def _is_entry(packet: av.Packet[av.VideoStream], context: av.VideoCodecContext) -> bool:

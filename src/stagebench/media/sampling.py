@@ -33,7 +33,8 @@ def ascend(times: Sequence[float | None]) -> bool:
 
     Decoders hand on what the container says, and some containers number frames as they are decoded, not as shown.
     """
-    return None not in times and all(one < other for one, other in pairwise(times))  # type: ignore[operator]
+    known = [time for time in times if time is not None]
+    return len(known) == len(times) and all(one < other for one, other in pairwise(known))
 
 
 def choose_frames(name: str, seconds: list[float | None], count: int, loading: LoadSettings) -> list[int]:
@@ -54,12 +55,11 @@ def choose_frames(name: str, seconds: list[float | None], count: int, loading: L
     inside = list(range(len(seconds)))
     if not loading.whole:
         end = float("inf") if loading.duration is None else round(loading.start + loading.duration, 6)
+        known = [time for time in seconds if time is not None]
         if not ascend(seconds):
-            known = [time for time in seconds if time is not None]
             got = "times that do not ascend" if len(known) == len(seconds) else f"{len(known) or 'none'}"
             raise MediaError(f"{name}: must tell the time of every frame to have a part of it read, got {got}")
-        known = enumerate(time for time in seconds if time is not None)
-        inside = [i for i, time in known if round(loading.start, 6) <= round(time, 6) < end]
+        inside = [i for i, time in enumerate(known) if round(loading.start, 6) <= round(time, 6) < end]
     if len(inside) < count:
         where = "" if loading.whole else f" in {loading.describe_window()}"
         raise MediaError(f"{name}: must have at least {count} frames{where}, got {len(inside)}")
