@@ -18,8 +18,9 @@ import numpy as np
 from scipy.stats import binomtest
 
 from stagebench import baseline, stats
-from stagebench.gate import REFERENCE, log_ratios
+from stagebench.gate import log_ratios
 from stagebench.gate_rules import Rules, read_rules
+from stagebench.gate_runs import REFERENCE
 from stagebench.json_files import write_json
 
 SLOWDOWNS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)

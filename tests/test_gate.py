@@ -8,6 +8,7 @@ import pytest
 
 from stagebench import gate
 from stagebench.errors import GateError
+from stagebench.gate_counters import judge_counters
 from stagebench.gate_rules import Limit, Rules
 from stagebench.verdict import Verdict, confirmed, exit_code, undecided
 
@@ -46,7 +47,7 @@ def time_verdict(base, head, rules=RULES):
 
 
 def counter_verdict(before, after, rules=RULES):
-    (verdict,) = gate.judge_counters([a_run(work=before)], [a_run(work=after)], rules)
+    (verdict,) = judge_counters([a_run(work=before)], [a_run(work=after)], rules)
     return verdict
 
 
@@ -154,8 +155,9 @@ def test_a_slow_reference_excuses_no_slow_stage():
         ("host_reads", 3, "regression"),
         ("host_reads", 1, "improvement"),
         ("flops", 1001, "regression"),
-        ("steps", 32, "regression"),
-        ("steps", 30, "regression"),  # fewer tokens are other work, not less of it
+        ("steps", 32, "changed"),
+        ("steps", 30, "changed"),  # fewer tokens are other work, not less of it
+        ("steps", 0, "regression"),
     ],
 )
 def test_a_counter_is_exact(counter, now, expected):
@@ -179,7 +181,7 @@ def test_a_counter_that_is_new_passes():
 
 def test_a_counter_that_does_not_repeat_is_inconclusive():
     base = [a_run(), a_run(work=WORK | {"flops": 999})]
-    (verdict,) = gate.judge_counters(base, [a_run()] * 2, RULES)
+    (verdict,) = judge_counters(base, [a_run()] * 2, RULES)
     assert (verdict.verdict, verdict.counter) == ("inconclusive", "flops")
 
 
@@ -281,9 +283,26 @@ def test_a_rule_loosens_one_benchmark():
     assert time_verdict(runs({DECODE: 1}), runs({DECODE: 1.2}, seed=1), rules).verdict == "pass"
 
 
-def test_a_marker_in_the_run_overrides_the_rules():
-    marked = {"info": {"gate": {"threshold": 0.5}}}
-    assert time_verdict(runs({DECODE: 1}), runs({DECODE: 1.2}, seed=1, **marked)).verdict == "pass"
+MARKED = {"info": {"gate": {"threshold": 0.5}}}
+
+
+def test_a_marker_in_both_runs_overrides_the_rules():
+    assert time_verdict(runs({DECODE: 1}, **MARKED), runs({DECODE: 1.2}, seed=1, **MARKED)).verdict == "pass"
+
+
+@pytest.mark.parametrize(("base", "head"), [({}, MARKED), (MARKED, {})])
+def test_the_stricter_of_two_markers_holds_and_that_they_differ_is_told(base, head):
+    base, head = runs({DECODE: 1}, **base), runs({DECODE: 1.2}, seed=1, **head)
+    assert time_verdict(base, head).verdict == "regression"
+    (line,) = gate.differing_markers(base, head)
+    assert line.startswith("the marker of test_stage[m-decode]: threshold")
+
+
+@pytest.mark.parametrize("marked", [{"treshold": 1}, {"threshold": "much"}, {"threshold": float("nan")}, 3, None, []])
+def test_a_marker_of_the_head_that_makes_no_sense_is_told_and_changes_no_limit(marked):
+    base, head = runs({DECODE: 1}), runs({DECODE: 1.2}, seed=1, info={"gate": marked})
+    assert time_verdict(base, head).verdict == "regression"
+    assert "makes no sense in the head" in gate.differing_markers(base, head)[0]
 
 
 def test_a_gate_needs_no_torch():

@@ -1,7 +1,7 @@
 import pytest
 
 from stagebench.errors import GateError
-from stagebench.gate_rules import Limit, Rules, read_rules
+from stagebench.gate_rules import Limit, Rules, read_both, read_rules
 
 DECODE = "benchmarks/test_stages.py::test_stage[eventgpt-decode]"
 
@@ -89,3 +89,88 @@ def test_what_makes_no_sense_is_refused_in_one_line(tmp_path, text, message):
     with pytest.raises(GateError, match=message) as refused:
         rules_of(tmp_path, text)
     assert len(str(refused.value).splitlines()) == 1
+
+
+def both(tmp_path, base, head):
+    paths = [tmp_path / side / "pyproject.toml" for side in ("base", "head")]
+    for path, text in zip(paths, (base, head), strict=True):
+        path.parent.mkdir()
+        path.write_text(text)
+    return read_both(*paths)
+
+
+GATE = "[tool.stagebench.gate]\n"
+
+
+@pytest.mark.parametrize(
+    ("base", "head", "limit", "differ"),
+    [
+        ("", "", Limit(), []),
+        ("", "threshold = 0.5", Limit(), ["threshold 0.05 in the base, 0.5 in the head"]),
+        ("threshold = 0.5", "", Limit(), ["threshold 0.5 in the base, 0.05 in the head"]),
+        ('floor = "1ms"', 'floor = "1s"', Limit(floor=1e-3), ["floor 0.001 s in the base, 1 s in the head"]),
+        (
+            "",
+            "rules = [{match = '*decode*', threshold = 9}]",
+            Limit(),
+            ["rule for *decode*: none in the base, [{'threshold': 9.0}] in the head"],
+        ),
+        (
+            "rules = [{match = '*', threshold = 0.2}]",
+            "rules = [{match = '*', threshold = 0.3}]",
+            Limit(0.2),
+            ["rule for *: [{'threshold': 0.2}] in the base, [{'threshold': 0.3}] in the head"],
+        ),
+        (
+            "rules = [{match = '*decode*', threshold = 0.2}, {match = '*', threshold = 0.3}]",
+            "rules = [{match = '*', threshold = 0.3}, {match = '*decode*', threshold = 0.2}]",
+            Limit(0.2),
+            ["rules: in another order in the head"],
+        ),
+    ],
+)
+def test_the_stricter_of_two_sides_holds_and_a_difference_is_told(tmp_path, base, head, limit, differ):
+    rules, told = both(tmp_path, GATE + base, GATE + head)
+    assert (rules.limit_of(DECODE, {}, {}), told) == (limit, differ)
+
+
+@pytest.mark.parametrize(
+    ("base", "head", "tolerance", "differ"),
+    [
+        ("", "peak_bytes = 9", {"peak_bytes": 0.02}, ["tolerance of peak_bytes: 0.02 in the base, 9.0 in the head"]),
+        ("", "flops = 9", {"peak_bytes": 0.02}, ["tolerance of flops: none in the base, 9.0 in the head"]),
+        ("flops = 9", "", {"peak_bytes": 0.02}, ["tolerance of flops: 9.0 in the base, none in the head"]),
+        (
+            "flops = 2",
+            "flops = 1",
+            {"peak_bytes": 0.02, "flops": 1},
+            ["tolerance of flops: 2.0 in the base, 1.0 in the head"],
+        ),
+    ],
+)
+def test_the_smaller_of_two_tolerances_holds(tmp_path, base, head, tolerance, differ):
+    table = "[tool.stagebench.gate.tolerance]\n"
+    rules, told = both(tmp_path, table + base, table + head)
+    assert (rules.tolerance, told) == (tolerance, differ)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "=",
+        "\x00",
+        GATE + "threshold = -1",
+        GATE + "alpha = 0.5",
+        f"{GATE}threshold = 1{'0' * 400}",
+        "a = " + "[" * 9999,
+    ],
+)
+def test_rules_of_the_head_that_make_no_sense_are_a_difference_in_one_line_and_those_of_the_base_hold(tmp_path, head):
+    rules, (line,) = both(tmp_path, GATE + "threshold = 0.1", head)
+    assert (rules.limit_of(DECODE, {}, {}), len(line.splitlines())) == (Limit(0.1), 1)
+    assert line.startswith("those of the head make no sense: ")
+
+
+def test_rules_of_the_base_that_make_no_sense_are_refused(tmp_path):
+    with pytest.raises(GateError, match="must be TOML"):
+        both(tmp_path, "=", "")

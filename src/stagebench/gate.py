@@ -6,48 +6,44 @@ processes. Time alone can't be trusted below `stats.least_pairs`, and then the v
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from stagebench import baseline, stats
 from stagebench.errors import GateError
-from stagebench.gate_rules import Rules
+from stagebench.gate_counters import does_other_work, judge_counters
+from stagebench.gate_rules import Limit, Rules, differing_limits, makes_sense
+from stagebench.gate_runs import StoredRun, benchmark_of, info_of, is_reference, names_of, shared
 from stagebench.gate_times import Pairs, judge_pairs
 from stagebench.stats import Array
 from stagebench.verdict import Verdict
 
-StoredRun = Mapping[str, Any]
-"""As `baseline.read_run` gives it: one process."""
 
-UNITS = ("images", "images_encoded", "visual_tokens", "prompt_tokens", "new_tokens", "steps")
-"""Counters of what was asked for, not of what it took: with less of them a stage does other work, not less."""
-
-REFERENCE = "test_reference"
-"""The benchmark that no change touches: it tells of the machine, and is never judged."""
-
-
-def judge(base: Sequence[StoredRun], head: Sequence[StoredRun], rules: Rules) -> list[Verdict]:
+def judge(
+    base: Sequence[StoredRun], head: Sequence[StoredRun], rules: Rules, allowed: Collection[str] = ()
+) -> list[Verdict]:
     """Judge a change by everything that its runs hold.
 
     Args:
         base: runs without the change; base[i] was measured right beside head[i].
         head: runs with it.
         rules: thresholds, floors and error rates.
+        allowed: stages whose content, or number of what they work on, may be another one.
 
     Raises:
         GateError: where a run failed, holds no benchmark, or is not comparable with the others.
     """
     require_comparable(base, head)
-    return judge_benchmarks(base, head, rules)
+    return judge_benchmarks(base, head, rules, allowed)
 
 
-def judge_benchmarks(base: Sequence[StoredRun], head: Sequence[StoredRun], rules: Rules) -> list[Verdict]:
-    """Likewise, of runs that are known to be comparable: only their benchmarks are read."""
-    counters = judge_counters(base, head, rules)
+def judge_benchmarks(
+    base: Sequence[StoredRun], head: Sequence[StoredRun], rules: Rules, allowed: Collection[str] = ()
+) -> list[Verdict]:
+    """Judge runs that are known to be comparable: only their benchmarks are read, and the dtype where there is one."""
+    counters = judge_counters(base, head, rules, allowed)
     return [*judge_presence(base, head), *counters, *judge_times(base, head, rules, counters)]
 
 
@@ -76,60 +72,15 @@ def require_comparable(base: Sequence[StoredRun], head: Sequence[StoredRun], cha
 
 def judge_presence(base: Sequence[StoredRun], head: Sequence[StoredRun]) -> list[Verdict]:
     """Name the benchmarks that are not in all runs of both sides. One that only the head has is new, and passes."""
-    before, after = _names(base), _names(head)
+    before, after, everywhere = names_of(base), names_of(head), set(shared(base, head))
     verdicts = []
     for name in before | after:
         if name not in before:
             verdicts.append(Verdict(name, "time", "pass", "new: the base has no such benchmark", 0))
-        elif not all(name in _benchmarks(run) for run in (*base, *head)):
+        elif name not in everywhere:
             where = "the base only" if name not in after else "some of the runs only"
             verdicts.append(Verdict(name, "time", "missing", f"in {where}", 0))
     return verdicts
-
-
-def judge_counters(base: Sequence[StoredRun], head: Sequence[StoredRun], rules: Rules) -> list[Verdict]:
-    """Compare the counted work of each benchmark, over the runs that counted any.
-
-    Returns:
-        A verdict for each counter that is not the same on both sides, and one for each benchmark that has none such.
-    """
-    verdicts = []
-    for name in _shared(base, head):
-        before, after = _work(base, name), _work(head, name)
-        if not before:
-            continue
-        differing = [
-            verdict
-            for counter in before
-            if (verdict := _counter_verdict(name, counter, before[counter], after.get(counter, []), rules)) is not None
-        ]
-        verdicts += differing or [Verdict(name, "counter", "pass", f"all {len(before)} as before", 1)]
-    return verdicts
-
-
-def _counter_verdict(
-    name: str, counter: str, before: Sequence[float], after: Sequence[float], rules: Rules
-) -> Verdict | None:
-    """The verdict on one counter, or None where it is as before."""
-
-    def verdict(kind: str, reason: str) -> Verdict:
-        return Verdict(name, "counter", kind, f"{counter}: {reason}", 1, old, new, counter=counter)
-
-    key = _key(counter)
-    old, new = statistics.median(before), statistics.median(after) if after else None
-    if new is None:
-        return verdict("missing", "no longer counted")
-    tolerance = rules.tolerance.get(key)
-    if tolerance is None and (len(set(before)) > 1 or len(set(after)) > 1):
-        return verdict("inconclusive", "differs between runs of one side, so it does not count exactly")
-    change = f"{old:,.12g} before, {new:,.12g} now"
-    if key in UNITS and new != old:
-        return verdict("regression", f"other work, {change}")
-    if new > old * (1 + (tolerance or 0)):
-        return verdict("regression", change)
-    if new < old * (1 - (tolerance or 0)):
-        return verdict("improvement", f"{change}; accept it as the new baseline")
-    return None
 
 
 def judge_times(
@@ -138,25 +89,44 @@ def judge_times(
     """Judge the times of pairs of processes, all benchmarks at once: the error rate is the suite's.
 
     The times of a benchmark that does other work, by the verdicts on its counters, are not compared: the processes that
-    are timed need not have counted. Where base and head have different numbers of runs, the surplus is left out.
+    are timed need not have counted. Where a person let the other work pass they are, and the verdict says so. Where
+    base and head have different numbers of runs, the surplus is left out.
     """
-    n = min(len(base), len(head))
-    other_work = {v.benchmark for v in counters if _key(v.counter or "") in UNITS}
+    n, counters = min(len(base), len(head)), list(counters)
+    other_work = {v.benchmark for v in counters if does_other_work(v)}
+    let_pass = {v.benchmark for v in counters if v.allowed}
     suite = {
         name: Pairs(
             _seconds(base[:n], name),
             _seconds(head[:n], name),
             log_ratios(base[:n], head[:n], name),
-            rules.limit_of(name, _info(head[0], name).get("gate", {})),
+            _limit(base, head, name, rules),
         )
-        for name in _shared(base, head)
+        for name in shared(base, head)
     }
     judged = {name: pairs for name, pairs in suite.items() if name not in other_work and not is_reference(name)}
     return [
         *(_drift(name, pairs) for name, pairs in suite.items() if is_reference(name)),
         *(suite[name].verdict(name, "incomparable", "does other work") for name in suite if name in other_work),
-        *judge_pairs(judged, rules),
+        *(
+            replace(v, reason=f"{v.reason}; of other content, as allowed") if v.benchmark in let_pass else v
+            for v in judge_pairs(judged, rules)
+        ),
     ]
+
+
+def differing_markers(base: Sequence[StoredRun], head: Sequence[StoredRun]) -> list[str]:
+    """Say where a benchmark's own limits are not those of the base, a line each two that differ alike."""
+    found: dict[str, list[str]] = {}
+    for name in shared(base[:1], head[:1]):
+        old, new = (info_of(side[0], name).get("gate", {}) for side in (base, head))
+        if line := differing_limits(old, new) if makes_sense(new) else f"makes no sense in the head: {new!r:.60}":
+            found.setdefault(line, []).append(name.split("::")[-1])
+    return [f"the marker of {', '.join(names)}: {line}" for line, names in found.items()]
+
+
+def _limit(base: Sequence[StoredRun], head: Sequence[StoredRun], name: str, rules: Rules) -> Limit:
+    return rules.limit_of(name, *(info_of(side[0], name).get("gate", {}) for side in (base, head)))
 
 
 def log_ratios(base: Sequence[StoredRun], head: Sequence[StoredRun], name: str) -> Array:
@@ -168,7 +138,7 @@ def log_ratios(base: Sequence[StoredRun], head: Sequence[StoredRun], name: str) 
     pairs = zip(base, head, strict=True)
     ratios = stats.log_ratios(_seconds(base, name), _seconds(head, name))
     for i, (one, other) in enumerate(pairs):
-        rounds = [np.array(_benchmarks(run)[name]["stats"].get("data", ()), dtype=float) for run in (one, other)]
+        rounds = [np.array(benchmark_of(run, name)["stats"].get("data", ()), dtype=float) for run in (one, other)]
         if len(rounds[0]) == len(rounds[1]) > 0 and all(run["stagebench"].get("turns") for run in (one, other)):
             ratios[i] = np.median(stats.log_ratios(*rounds))
     return ratios
@@ -183,51 +153,6 @@ def _drift(name: str, pairs: Pairs) -> Verdict:
     )
 
 
-def _names(runs: Sequence[StoredRun]) -> dict[str, None]:
-    """Benchmarks of any of the runs, in order."""
-    return {benchmark["fullname"]: None for run in runs for benchmark in run["benchmarks"]}
-
-
-def _shared(base: Sequence[StoredRun], head: Sequence[StoredRun]) -> list[str]:
-    """Benchmarks of all of the runs, in order."""
-    return [name for name in _names(base) if all(name in _benchmarks(run) for run in (*base, *head))]
-
-
-def _benchmarks(run: StoredRun) -> dict[str, Mapping[str, Any]]:
-    return {benchmark["fullname"]: benchmark for benchmark in run["benchmarks"]}
-
-
-def _info(run: StoredRun, name: str) -> Mapping[str, Any]:
-    info: Mapping[str, Any] = _benchmarks(run)[name].get("extra_info", {})
-    return info
-
-
 def _seconds(runs: Sequence[StoredRun], name: str) -> Array:
     """One time a process: the median of its rounds, which are no independent samples."""
-    return np.array([_benchmarks(run)[name]["stats"].get("median") or np.nan for run in runs], dtype=float)
-
-
-def _work(runs: Sequence[StoredRun], name: str) -> dict[str, list[float]]:
-    """Values by counter, over the runs that counted; those of e2e are named stage.counter."""
-    values: dict[str, list[float]] = {}
-    for run in runs:
-        for counter, value in _flat(_info(run, name).get("work", {})):
-            values.setdefault(counter, []).append(value)
-    return values
-
-
-def _flat(work: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for key, value in work.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def _key(counter: str) -> str:
-    return counter.rpartition(".")[-1]
-
-
-def is_reference(name: str) -> bool:
-    """Whether a benchmark is the workload that no change touches."""
-    return name.split("::")[-1].startswith(REFERENCE)
+    return np.array([benchmark_of(run, name)["stats"].get("median") or np.nan for run in runs], dtype=float)

@@ -11,51 +11,73 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from stagebench.verdict import EXIT_CODES, Verdict, exit_code
+from stagebench.verdict import EXIT_CODES, JUDGED, NOT_MEASURED, PASS, Verdict, exit_code
 
 SCHEMA = 1
 _HEAD = ("verdict", "benchmark", "base ms", "head ms", "change", "why")
 _NUMBERS = ("base ms", "head ms", "change")
+_NOT_JUDGED = {"drift": "drift", "uncounted": "not counted"}
 _STYLES = {"pass": "green", "improvement": "cyan", "inconclusive": "yellow"}
 
 
-def to_json(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """The decision with all numbers: seconds, and changes as ratios less one. What has no value is absent."""
+def to_json(verdicts: Sequence[Verdict], rules_differ: Sequence[str] = (), error: str | None = None) -> dict[str, Any]:
+    """The decision with all numbers: seconds, and changes as ratios less one. What has no value is absent.
+
+    Args:
+        verdicts: none where there is an error.
+        rules_differ: how the rules of the head differ from those of the base, which judge.
+        error: why nothing could be decided.
+    """
     return {
         "schema": SCHEMA,
+        "headline": headline(verdicts, error),
+        "rules_differ": list(rules_differ),
+        **({"error": error} if error else {}),
         "exit_code": exit_code(verdicts),
         "verdicts": [{k: v for k, v in asdict(verdict).items() if v is not None} for verdict in verdicts],
     }
 
 
-def to_markdown(verdicts: Sequence[Verdict]) -> str:
-    """The decision in GitHub's Markdown: a headline, what needs eyes, and the rest folded away."""
-    loud = [v for v in verdicts if v.verdict != "pass"]
-    quiet = [v for v in verdicts if v.verdict == "pass"]
-    lines = [f"### {headline(verdicts)}", "", *(_markdown_table(loud) if loud else [])]
+def to_markdown(verdicts: Sequence[Verdict], rules_differ: Sequence[str] = (), error: str | None = None) -> str:
+    """The decision in GitHub's Markdown: other rules, a headline, what needs eyes, and the rest folded away."""
+    quiet = [v for v in verdicts if v.verdict == "pass" and not v.allowed]
+    loud = [v for v in verdicts if v not in quiet]
+    lines = [f"**{_quoted(line)}**\n" for line in _about_rules(rules_differ)]
+    lines += [f"### {headline(verdicts, error)}", "", *(_markdown_table(loud) if loud else [])]
+    lines += [_quoted(error), ""] if error else []
     if quiet:
         lines += [f"<details><summary>{len(quiet)} that pass</summary>", "", *_markdown_table(quiet), "</details>"]
     return "\n".join(lines) + "\n"
 
 
-def to_table(verdicts: Sequence[Verdict]) -> Table:
-    """The decision for a terminal, the worst first."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=headline(verdicts), title_justify="left")
+def to_table(verdicts: Sequence[Verdict], rules_differ: Sequence[str] = ()) -> Table:
+    """The decision for a terminal, the worst first, under how the rules differ."""
+    title = escape("\n".join([*_about_rules(rules_differ), headline(verdicts)]))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     for name in _HEAD:
         table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=name != "why")
     for verdict in _worst_first(verdicts):
-        table.add_row(*map(escape, _cells(verdict)), style=_STYLES.get(verdict.verdict, "red"))
+        table.add_row(
+            *map(escape, _cells(verdict)), style="yellow" if verdict.allowed else _STYLES.get(verdict.verdict, "red")
+        )
     return table
 
 
-def headline(verdicts: Sequence[Verdict]) -> str:
+def headline(verdicts: Sequence[Verdict], error: str | None = None) -> str:
     """The whole in a line: what it comes to, and how many say what."""
-    code = exit_code(verdicts)
-    word = {0: "pass", 1: "regression", 2: "could not be measured", 3: "inconclusive"}[code]
-    counts = Counter(v.verdict for v in verdicts if v.kind != "drift")
-    return (
-        f"stagebench gate: {word} ({', '.join(f'{counts[v]} {v}' for v in EXIT_CODES if counts[v]) or 'nothing ran'})"
-    )
+    counts = Counter(v.verdict if v.kind in JUDGED else v.kind for v in verdicts if v.kind != "drift")
+    gravest = next((verdict for verdict in EXIT_CODES if counts[verdict]), "")
+    word = {NOT_MEASURED: "could not be measured", PASS: "pass"}.get(exit_code(verdicts), gravest)
+    parts = [f"{counts[verdict]} {verdict}" for verdict in EXIT_CODES if counts[verdict]]
+    parts += [f"{counts['uncounted']} not counted"] if counts["uncounted"] else []
+    parts += [f"{n} allowed"] if (n := sum(v.allowed is not None for v in verdicts)) else []
+    return f"stagebench gate: {word} ({', '.join(parts) or ('an error' if error else 'nothing ran')})"
+
+
+def _about_rules(rules_differ: Sequence[str]) -> list[str]:
+    if not rules_differ:
+        return []
+    return [f"the rules differ, and those of the base or the stricter ones hold: {'; '.join(rules_differ)}"]
 
 
 def _worst_first(verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -66,7 +88,7 @@ def _worst_first(verdicts: Sequence[Verdict]) -> list[Verdict]:
 def _cells(verdict: Verdict) -> tuple[str, ...]:
     timed = verdict.kind != "counter"
     return (
-        verdict.verdict if verdict.kind != "drift" else "(drift)",
+        verdict.verdict if verdict.kind in JUDGED else f"({_NOT_JUDGED[verdict.kind]})",
         verdict.benchmark.split("::")[-1],
         f"{verdict.base * 1e3:.2f}" if timed and verdict.base is not None else "",
         f"{verdict.head * 1e3:.2f}" if timed and verdict.head is not None else "",
@@ -76,5 +98,10 @@ def _cells(verdict: Verdict) -> tuple[str, ...]:
 
 
 def _markdown_table(verdicts: Sequence[Verdict]) -> list[str]:
-    rows = (" | ".join(cell.replace("|", "\\|") for cell in _cells(v)) for v in _worst_first(verdicts))
+    rows = (" | ".join(map(_quoted, _cells(v))) for v in _worst_first(verdicts))
     return [f"| {' | '.join(_HEAD)} |", "| --- | --- | ---: | ---: | ---: | --- |", *(f"| {row} |" for row in rows), ""]
+
+
+def _quoted(text: str) -> str:
+    """A text of strangers in one line of Markdown."""
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,4 +1,7 @@
-"""What counts as slower: thresholds, floors and tolerances, out of `[tool.stagebench.gate]` in pyproject.toml."""
+"""What counts as slower: thresholds, floors and tolerances, out of `[tool.stagebench.gate]` in pyproject.toml.
+
+A change does not write the rules that it is judged by: of what the base and the head say, the stricter holds.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from typing import Any
 from stagebench.baseline import INEXACT
 from stagebench.errors import GateError
 
+_NO_NUMBER = 1e300  # TOML has integers of any length
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
@@ -33,6 +37,10 @@ class Limit:
         """The two as one relative limit, for a benchmark that takes so many seconds."""
         return max(self.threshold, self.floor / seconds)
 
+    def stricter(self, other: Limit) -> Limit:
+        """The smaller threshold and the smaller floor of the two."""
+        return Limit(min(self.threshold, other.threshold), min(self.floor, other.floor))
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -44,6 +52,7 @@ class Rules:
         tolerance: by counter, the relative increase allowed for one that does not repeat exactly.
         alpha: how often a suite in which nothing changed may be called a regression.
         confidence: of each benchmark's interval.
+        of_head: what the head says itself, where that is known: no limit is above its own either.
     """
 
     limit: Limit = Limit()
@@ -51,17 +60,25 @@ class Rules:
     tolerance: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(INEXACT, 0.02))
     alpha: float = 0.01
     confidence: float = 0.95
+    of_head: Rules | None = None
 
-    def limit_of(self, benchmark: str, marked: Mapping[str, Any]) -> Limit:
+    def limit_of(self, benchmark: str, marked: Any, marked_in_head: Any = None) -> Limit:
         """The limit of one benchmark: the default, changed by the last rule that matches, changed by its own marker.
 
         Args:
             benchmark: full name; a pattern may also match the part after the file.
-            marked: keyword arguments of `@pytest.mark.gate`, as the run stores them; empty without the marker.
+            marked: keyword arguments of `@pytest.mark.gate`, as the run of the base stores them; empty without one.
+            marked_in_head: those of the head; None where there is no head. They can make the limit stricter.
         """
+        own = self._own_limit(benchmark, marked)
+        if marked_in_head is None or not makes_sense(marked_in_head):
+            return own
+        return own.stricter((self.of_head or self)._own_limit(benchmark, marked_in_head))
+
+    def _own_limit(self, benchmark: str, marked: Any) -> Limit:
         names = (benchmark, benchmark.split("::")[-1])
         matching = [keys for pattern, keys in self.by_glob if any(_matches(name, pattern) for name in names)]
-        own = limit_keys(marked, f"the marker of {benchmark}")
+        own = limit_keys(_table(marked, f"the marker of {benchmark}"), f"the marker of {benchmark}")
         return replace(self.limit, **(dict(matching[-1] if matching else {}) | own))
 
 
@@ -76,8 +93,8 @@ def read_rules(path: Path) -> Rules:
     """
     try:
         tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise GateError(f"{path} must be TOML, got: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise GateError(f"{path} must be TOML, got: {' '.join(str(error).split())}") from error
     where = f"[tool.stagebench.gate] in {path.name}"
     section: Mapping[str, Any] = tables
     for key in ("tool", "stagebench", "gate"):
@@ -89,6 +106,59 @@ def read_rules(path: Path) -> Rules:
         limit=replace(default.limit, **limit_keys(given, where)),
         by_glob=tuple(_rule(rule, where) for rule in _list(section.get("rules", []), f"{where}: rules")),
         tolerance=dict(default.tolerance) | {key: _share(value, f"{where}: {key}") for key, value in tolerance.items()},
+    )
+
+
+def read_both(base: Path, head: Path) -> tuple[Rules, list[str]]:
+    """Read the rules of both sides.
+
+    Returns:
+        What judges: the base's, and no limit or tolerance above the head's own; and how the two differ, a line each.
+
+    Raises:
+        GateError: where the base's make no sense. Where the head's do not, that is a difference.
+    """
+    rules = read_rules(base)
+    try:
+        own = read_rules(head)
+    except GateError as error:
+        return rules, [f"those of the head make no sense: {str(error).replace(str(head), head.name)}"]
+    tolerance = {key: min(share, own.tolerance[key]) for key, share in rules.tolerance.items() if key in own.tolerance}
+    return replace(rules, tolerance=tolerance, of_head=own), _differences(rules, own)
+
+
+def _differences(base: Rules, head: Rules) -> list[str]:
+    """How two sides' rules differ, a line each."""
+    lines = [
+        differing_limits(*({"threshold": s.limit.threshold, "floor": f"{s.limit.floor:g} s"} for s in (base, head)))
+    ]
+    for pattern in dict.fromkeys(pattern for pattern, _ in (*base.by_glob, *head.by_glob)):
+        old, new = ([dict(keys) for of, keys in side.by_glob if of == pattern] for side in (base, head))
+        lines += [f"rule for {pattern}: {old or 'none'} in the base, {new or 'none'} in the head"] if old != new else []
+    if not any(lines[1:]) and base.by_glob != head.by_glob:
+        lines.append("rules: in another order in the head")
+    for counter in sorted(base.tolerance.keys() | head.tolerance.keys()):
+        old_share, new_share = (side.tolerance.get(counter, "none") for side in (base, head))
+        if old_share != new_share:
+            lines.append(f"tolerance of {counter}: {old_share} in the base, {new_share} in the head")
+    return [line for line in lines if line]
+
+
+def makes_sense(marked: Any) -> bool:
+    """Whether a marker that a run stores is one."""
+    try:
+        limit_keys(_table(marked, "a marker"), "a marker")
+    except GateError:
+        return False
+    return True
+
+
+def differing_limits(base: Mapping[str, Any], head: Mapping[str, Any]) -> str:
+    """Say how two tables of a threshold and a floor differ; empty where they do not."""
+    return ", ".join(
+        f"{key} {base.get(key, 'not given')} in the base, {head.get(key, 'not given')} in the head"
+        for key in ("threshold", "floor")
+        if base.get(key) != head.get(key)
     )
 
 
@@ -130,13 +200,13 @@ def _list(value: Any, where: str) -> list[Any]:
 
 
 def _share(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _NO_NUMBER:
         raise GateError(f"{where} must be a number of at least 0 (0.05 is 5 %), got {value!r}")
     return float(value)
 
 
 def _duration(value: Any, where: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|ms|us|ns)", value) if isinstance(value, str) else None
-    if found is None:
+    if found is None or math.isinf(float(found[1])):
         raise GateError(f'{where} must be a time like "20us" or "1.5 ms", got {value!r}')
     return float(found[1]) * SECONDS[found[2]]

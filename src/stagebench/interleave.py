@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from stagebench import baseline, turns
 from stagebench.errors import GateError
-from stagebench.gate import REFERENCE
+from stagebench.gate_runs import REFERENCE
 from stagebench.json_files import write_json
 
 Run = dict[str, Any]

@@ -279,7 +279,7 @@ def _compared(config: pytest.Config) -> list[list[dict[str, Any]]]:
 def _verdicts(config: pytest.Config) -> list[Verdict]:
     """What the gate says of this one process: of its counters, and of what vanished. Its times are a single sample."""
     if _VERDICTS not in config.stash:
-        rules, head = config.stash[_RULES], {"benchmarks": _measured(config)}
+        rules, head = config.stash[_RULES], {"benchmarks": _measured(config), "machine_info": identity(config)}
         config.stash[_VERDICTS] = [
             verdict
             for stored in _compared(config)

@@ -21,7 +21,7 @@ from pytest_benchmark.stats import Stats
 
 from stagebench import baseline
 from stagebench.errors import RecordingError
-from stagebench.gate import is_reference
+from stagebench.gate_runs import is_reference
 from stagebench.interleave import Arm, Run, run_process, selection
 from stagebench.json_files import write_json
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 PASS, REGRESSION, NOT_MEASURED, INCONCLUSIVE = 0, 1, 2, 3
 EXIT_CODES = {
     "regression": REGRESSION,
+    "changed": REGRESSION,
     "missing": NOT_MEASURED,
     "incomparable": NOT_MEASURED,
     "inconclusive": INCONCLUSIVE,
@@ -18,6 +19,8 @@ EXIT_CODES = {
 
 A change that is known to be slower stays so whatever else is missing, and what is missing no further run will decide.
 """
+JUDGED = ("counter", "time")
+"""Kinds of verdicts that count; others are shown."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,9 @@ class Verdict:
 
     Attributes:
         benchmark: its full name.
-        kind: "time" (and whether there is any), "counter", or "drift" for the reference workload, which is shown and
-            never judged.
-        verdict: pass, regression, improvement, inconclusive, missing or incomparable.
+        kind: "time" (and whether there is any) or "counter" (and content); shown and never judged are "drift" of the
+            reference workload, and "uncounted".
+        verdict: one of `EXIT_CODES`.
         reason: why, in words.
         n: pairs of processes.
         base: median seconds, or the counter's value.
@@ -38,6 +41,7 @@ class Verdict:
         threshold: the relative limit.
         floor: the limit in seconds.
         counter: which, where the verdict is about a single one.
+        allowed: the stage whose other content, or other number of what it works on, a person let pass.
     """
 
     benchmark: str
@@ -52,11 +56,12 @@ class Verdict:
     threshold: float | None = None
     floor: float | None = None
     counter: str | None = None
+    allowed: str | None = None
 
 
 def exit_code(verdicts: Iterable[Verdict]) -> int:
     """One code for all: that of the gravest verdict; 2 where there is none at all."""
-    given = {v.verdict for v in verdicts if v.kind != "drift"}
+    given = {v.verdict for v in verdicts if v.kind in JUDGED}
     return next((code for verdict, code in EXIT_CODES.items() if verdict in given), NOT_MEASURED)
 
 

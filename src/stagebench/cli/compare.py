@@ -13,6 +13,7 @@ from stagebench import baseline, gate, gate_report, verdict
 from stagebench.cli.output import append_to, markdown_option, refusals, write_json_to
 from stagebench.errors import GateError
 from stagebench.gate_rules import read_rules
+from stagebench.gate_runs import StoredRun
 
 _PATH = click.Path(path_type=Path)
 
@@ -57,6 +58,6 @@ def command(
     sys.exit(verdict.exit_code(verdicts))
 
 
-def _read(paths: Iterable[Path]) -> list[gate.StoredRun]:
+def _read(paths: Iterable[Path]) -> list[StoredRun]:
     files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
     return [process for file in files for process in baseline.processes_of(baseline.read_run(file))]

@@ -22,7 +22,9 @@ from stagebench import baseline, environment, gate, gate_report
 from stagebench.checkouts import Checkouts, checkouts
 from stagebench.cli.output import append_to, markdown_option, refusals, require_writable, tidy_stop, write_json_to
 from stagebench.errors import GateError
+from stagebench.gate_counters import judge_counters
 from stagebench.gate_rules import Rules, read_rules
+from stagebench.gate_runs import is_reference
 from stagebench.interleave import CLOCKS, PROCESSES, Arm, Plan, Recorder
 from stagebench.interpreter import interpreter_of
 from stagebench.json_files import write_json
@@ -118,7 +120,7 @@ def decide(recorder: Recorder, rules: Rules, changed: Collection[str], say: Call
     if changed:
         mine, others = ({k: run[0]["machine_info"].get(k) for k in changed} for run in (head, base))
         say(f"part of the change: {'; '.join(baseline.differences(mine, others)) or 'nothing that is measured'}")
-    counters = gate.judge_counters(base, head, rules)
+    counters = judge_counters(base, head, rules)
     times: list[Verdict] = []
     if not recorder.plan.counters_only:
         first = recorder.time("first", ["benchmarks"])
@@ -127,7 +129,7 @@ def decide(recorder: Recorder, rules: Rules, changed: Collection[str], say: Call
         times = gate.judge_times(*first, rules, counters)
         if again := undecided(times):
             say(f"not cleared, so measured once more: {', '.join(name.split('::')[-1] for name in again)}")
-            reference = [b["fullname"] for b in base[0]["benchmarks"] if gate.is_reference(b["fullname"])]
+            reference = [b["fullname"] for b in base[0]["benchmarks"] if is_reference(b["fullname"])]
             second = recorder.time("confirmation", [*again, *reference])
             gate.require_comparable(*second, changed)
             times = confirmed(times, gate.judge_times(*second, rules, counters))
