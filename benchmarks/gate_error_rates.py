@@ -17,11 +17,12 @@ import click
 import numpy as np
 from scipy.stats import binomtest
 
-from stagebench import baseline, stats
+from stagebench import stats
 from stagebench.gate import log_ratios
 from stagebench.gate_rules import Rules, read_rules
 from stagebench.gate_runs import REFERENCE
 from stagebench.json_files import write_json
+from stagebench.results import read_run
 
 SLOWDOWNS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 
@@ -48,7 +49,7 @@ def read(folders: tuple[Path, ...], rules: Rules) -> Recording:
     """Pair the processes of each block as they ran: the first two, and the last two."""
     pairs = []
     for folder in folders:
-        runs = [baseline.read_run(path) for path in sorted(folder.glob("first-*.json"))]
+        runs = [read_run(path) for path in sorted(folder.glob("first-*.json"))]
         for one, other in zip(runs[::2], runs[1::2], strict=False):
             arms = {run["stagebench"]["turn"]["arm"]: run for run in (one, other)}
             pairs.append((arms["base"], arms["head"]))

@@ -5,6 +5,7 @@ import pytest
 
 from stagebench import baseline, json_files
 from stagebench.errors import BaselineError, StagebenchError
+from stagebench.results import read_run
 
 ENCODE = "benchmarks/test_stages.py::test_stage[eventgpt-encode]"
 DECODE = "benchmarks/test_stages.py::test_stage[eventgpt-decode]"
@@ -15,7 +16,7 @@ def a_run(**own):
     return {
         "machine_info": HERE,
         "commit_info": {"id": "abc"},
-        "benchmarks": [{"fullname": ENCODE, "stats": {}, "extra_info": {"work": {"tower_forwards": 1}}}],
+        "benchmarks": [{"fullname": ENCODE, "stats": {"median": 0.1}, "extra_info": {"work": {"tower_forwards": 1}}}],
         "stagebench": {"schema": 1, "failed": 0, "exit_status": 0, "regressed": [], "order_seed": 0} | own,
     }
 
@@ -37,7 +38,7 @@ def test_any_difference_gives_another_folder(tmp_path, key):
 def test_an_accepted_run_is_found_again_with_its_reason(tmp_path):
     stored = baseline.accept(write(tmp_path / "out.json", a_run()), tmp_path / "baselines", "the first one")
     assert baseline.find(tmp_path / "baselines", HERE) == stored
-    accepted = baseline.read_run(stored)["stagebench"]["accepted"]
+    accepted = read_run(stored)["stagebench"]["accepted"]
     assert (accepted["reason"], accepted["replaces"]) == ("the first one", None)
 
 
@@ -45,14 +46,14 @@ def test_a_replaced_baseline_is_named_in_the_new_one(tmp_path):
     stored = baseline.accept(write(tmp_path / "out.json", a_run()), tmp_path / "baselines", "first")
     digest = hashlib.sha256(stored.read_bytes()).hexdigest()
     baseline.accept(write(tmp_path / "out.json", a_run()), tmp_path / "baselines", "second")
-    assert baseline.read_run(stored)["stagebench"]["accepted"]["replaces"] == {"commit": "abc", "sha256": digest}
+    assert read_run(stored)["stagebench"]["accepted"]["replaces"] == {"commit": "abc", "sha256": digest}
 
 
 def accepted_in_turn(tmp_path, reasons):
     for reason in reasons:
         run = a_run() | {"commit_info": {"id": f"commit of {reason}"}}
         stored = baseline.accept(write(tmp_path / "out.json", run), tmp_path / "baselines", reason)
-    return baseline.read_run(stored)["stagebench"]["accepted"]
+    return read_run(stored)["stagebench"]["accepted"]
 
 
 def test_a_baseline_remembers_those_before_it_the_latest_first(tmp_path):
@@ -112,41 +113,6 @@ def test_a_key_that_one_side_lacks_is_a_difference():
     assert baseline.differences(HERE, there) == ["torch: '2.11.0' here, 'absent' there"]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "must be JSON"),
-        ("[]", "must be written by stagebench's pytest plugin"),
-        ('{"machine_info": {}}', "must be written by stagebench's pytest plugin"),
-        (json.dumps(a_run(schema=2)), "must have schema 1, got 2"),
-        (
-            json.dumps(a_run() | {"stagebench": {"schema": 1}}),
-            "must say what failed, got no failed, regressed, exit_status",
-        ),
-        (json.dumps(a_run() | {"machine_info": {}}), "must say where it was made"),
-        (
-            json.dumps(a_run() | {"machine_info": HERE | {"device": 1}}),
-            "must say in text where it was made, got another device",
-        ),
-        (json.dumps(a_run() | {"benchmarks": [{}]}), "must list benchmarks with names and stats"),
-        *(
-            (json.dumps(a_run() | {"benchmarks": [{"fullname": ENCODE, "stats": {}} | wrong]}), "must list benchmarks")
-            for wrong in ({"fullname": 1}, {"stats": []}, {"extra_info": None}, {"extra_info": {"work": 3}})
-        ),
-    ],
-)
-def test_what_is_no_run_of_this_version_is_refused(tmp_path, text, message):
-    path = tmp_path / "out.json"
-    path.write_text(text)
-    with pytest.raises(BaselineError, match=message):
-        baseline.read_run(path)
-
-
-def test_a_missing_run_is_refused(tmp_path):
-    with pytest.raises(BaselineError, match="No such file"):
-        baseline.read_run(tmp_path / "out.json")
-
-
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "out.json"
     json_files.write_json(path, {"kept": True})
@@ -175,12 +141,12 @@ def test_a_blank_reason_is_refused(tmp_path):
 
 def test_a_run_with_fewer_benchmarks_replaces_a_baseline_only_when_asked_to(tmp_path):
     both = a_run()
-    both["benchmarks"] = [*both["benchmarks"], {"fullname": DECODE, "stats": {}}]
+    both["benchmarks"] = [*both["benchmarks"], {"fullname": DECODE, "stats": {"median": 0.1}}]
     baseline.accept(write(tmp_path / "both.json", both), tmp_path, "both")
     one = write(tmp_path / "one.json", a_run())
     with pytest.raises(BaselineError, match=r"must hold all benchmarks of the baseline it replaces.*eventgpt-decode"):
         baseline.accept(one, tmp_path, "one")
-    assert len(baseline.read_run(baseline.accept(one, tmp_path, "one", partial=True))["benchmarks"]) == 1
+    assert len(read_run(baseline.accept(one, tmp_path, "one", partial=True))["benchmarks"]) == 1
 
 
 def test_an_unknown_value_equals_nothing():

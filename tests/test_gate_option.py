@@ -144,8 +144,41 @@ def test_compare_fail_keeps_working(stored):
     (path,) = (stored.folder / "baselines").glob("*/*.json")
     run = json.loads(path.read_text())
     for benchmark in run["benchmarks"]:
-        benchmark["stats"]["min"] = 1e-12
+        times = ("min", "q1", "ld15iqr", "median", "mean", "q3", "hd15iqr", "max")
+        benchmark["stats"] |= {"data": [1e-12] * 2, "total": 2e-12} | dict.fromkeys(times, 1e-12)
     path.write_text(json.dumps(run))
     done = gate(stored, "--benchmark-compare-fail=min:5%")
     assert done.ret != 0
     done.stderr.fnmatch_lines(["*Performance has regressed*"])
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "out.json must be JSON, got: Expecting value"),
+        ("[]", "out.json must be written by stagebench's pytest plugin"),
+        ('{"benchmarks": 3}', "out.json must be written by stagebench's pytest plugin"),
+        (
+            None,
+            "out.json: test_stages.py::*: stats: median must be a finite number above 0, got None",
+        ),
+    ],
+)
+@pytest.mark.parametrize("option", ["--benchmark-compare=out.json", "--benchmark-compare"])
+def test_a_damaged_baseline_is_a_usage_error_of_one_line(stored, option, text, complaint):
+    path = stored.folder / "out.json"
+    if text is None:
+        run = json.loads(path.read_text())
+        run["benchmarks"][0]["stats"]["median"] = None
+        text = json.dumps(run)
+    (found,) = (stored.folder / "baselines").glob("*/*.json")
+    (path if "=" in option else found).write_text(text)
+    done = stored(option)
+    assert (done.ret, len(done.stderr.lines)) == (pytest.ExitCode.USAGE_ERROR, 2)
+    done.stderr.fnmatch_lines([f"ERROR: the run *{complaint.replace('out.json', '*.json').replace('[', '?')}*"])
+
+
+def test_a_comparison_with_no_file_is_a_usage_error(pytest_in):
+    done = pytest_in("--benchmark-compare=no/such/run")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    done.stderr.fnmatch_lines(["ERROR: --benchmark-compare must name a run or nothing, got no file no/such/run"])

@@ -28,7 +28,7 @@ def a_run(day, median=0.01, commit=None, data=(), **machine):
         "machine_info": HERE | machine,
         "commit_info": {"id": commit or f"{day:040x}", "dirty": False},
         "datetime": (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=day)).isoformat(),
-        "benchmarks": [{"fullname": ENCODE, "stats": {"median": median, "data": list(data)}}],
+        "benchmarks": [{"fullname": ENCODE, "stats": {"median": float(np.median(data or median)), "data": list(data)}}],
     }
 
 
@@ -105,12 +105,11 @@ def test_a_time_without_a_zone_is_utc(tmp_path):
         {"datetime": None},
         {"datetime": "yesterday"},
         {"benchmarks": [{"fullname": ENCODE, "stats": {}}]},
-        {"benchmarks": [{"fullname": ENCODE, "stats": {"median": 0.0}}]},
     ],
 )
 def test_a_run_without_a_time_or_a_median_is_refused(tmp_path, changed):
     write(tmp_path, a_run(1) | changed)
-    with pytest.raises(BaselineError, match=r"the run .*000.json must hold"):
+    with pytest.raises(BaselineError, match=r"the run .*000.json.* must "):
         history.read_stored(tmp_path / "000.json")
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stagebench.analysis.attribution import Costs, attribute
 from stagebench.analysis.imports.read import read_files
-from stagebench.errors import AnalysisError
+from stagebench.errors import AnalysisError, BaselineError, StagebenchError
 
 BASELINE = next((Path(__file__).parents[1] / "baselines").glob("*-tiny-*/baseline.json"))
 
@@ -146,21 +146,31 @@ def test_a_run_of_our_suite_gives_the_median_of_each_stage():
     assert costs.decode == stats["test_stage[eventgpt-decode]"]
 
 
+def a_run(*benchmarks, **own):
+    return {
+        "machine_info": {"device": "d", "profile": "tiny", "dtype": "float32"},
+        "stagebench": {"schema": 1, "failed": 0, "exit_status": 0, "regressed": []} | own,
+        "benchmarks": list(benchmarks),
+    }
+
+
 def suite(**medians):
     seconds = {"load": 1, "preprocess": 1, "encode": 1, "prefill": 1, "decode": 1, "e2e": 5.1, "generate": 3} | medians
     names = {"e2e": "test_e2e[m]", "generate": "test_generate[m]"}
-    return {
-        "benchmarks": [{"name": "test_load[png-5]", "stats": {"median": 9}, "extra_info": {"units": 5}}]
-        + [
+    load = {"name": "test_load[png-5]", "fullname": "png", "stats": {"median": 9}, "extra_info": {"units": 5}}
+    return a_run(
+        load,
+        *(
             {
                 "name": names.get(stage, f"test_stage[m-{stage}]"),
+                "fullname": stage,
                 "stats": {"median": median},
                 "extra_info": {"model": "m", "new_tokens": 9} | ({} if stage in names else {"stage": stage}),
             }
             for stage, median in seconds.items()
             if median is not None
-        ]
-    }
+        ),
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,7 +179,6 @@ def suite(**medians):
         ({}, []),
         ({"e2e": 6}, ["m: its stages take 5 s, and e2e, which does the same, 6 s"]),
         ({"generate": 2.5}, ["m: encode, prefill, decode take 3 s, and generate, which does the same, 2.5 s"]),
-        ({"encode": 0, "e2e": 4, "generate": 2}, ["m: encode takes 0 s"]),
         ({"e2e": None, "generate": None}, []),
     ],
 )
@@ -181,7 +190,22 @@ def test_a_run_that_lacks_a_stage_or_is_of_another_suite_is_refused(read):
     with pytest.raises(AnalysisError, match="m must have decode, got load, preprocess, encode, prefill, e2e, generate"):
         read(suite(decode=None))
     with pytest.raises(AnalysisError, match="must be a run of our suite, got no stage of a model in it"):
-        read({"benchmarks": [{"name": "test_x", "stats": {"median": 1.0}}]})
+        read(a_run({"name": "test_x", "fullname": "x", "stats": {"median": 1.0}}))
+
+
+@pytest.mark.parametrize(
+    ("run", "complaint"),
+    [
+        ({"benchmarks": []}, "must be written by stagebench's pytest plugin"),
+        (a_run(), "must hold at least one benchmark, got none"),
+        (suite() | a_run(failed=1), "must be one in which nothing failed, got 1 failures"),
+        (suite(encode=0), "encode: stats: median must be a finite number above 0, got 0"),
+        (suite(encode=True), "encode: stats: median must be a finite number above 0, got True"),
+    ],
+)
+def test_a_run_that_is_no_sound_one_is_refused(read, run, complaint):
+    with pytest.raises(BaselineError, match=complaint):
+        read(run)
 
 
 def served(**changes):
@@ -354,5 +378,5 @@ def test_whatever_stands_in_a_file_is_read_or_refused(valid, data, tmp_path_fact
     path = tmp_path_factory.mktemp("fuzz") / "numbers.json"
     wrong = replaced(valid, data.draw(st.sampled_from(list(places(valid)))), data.draw(anything))
     path.write_text(json.dumps(wrong))
-    with suppress(AnalysisError):
+    with suppress(StagebenchError):
         assert all(costs.total > 0 for costs in read_files([path]).costs.values())

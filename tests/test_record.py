@@ -17,6 +17,7 @@ from stagebench.analysis.imports.read import read_files
 from stagebench.cli import main
 from stagebench.errors import BaselineError, RecordingError
 from stagebench.interleave import Arm
+from stagebench.results import processes_of, read_run
 
 ROOT = Path(__file__).parents[1]
 HERE = {"device": "abacus", "profile": "tiny", "dtype": "float32"}
@@ -101,13 +102,13 @@ def test_the_next_process_may_take_as_long_as_the_longest_timing_one_and_else_as
 
 
 def test_results_are_as_many_processes_as_they_hold():
-    processes = baseline.processes_of(combined([0.3, 0.1], proof={"work": {"flops": 8}}))
+    processes = processes_of(combined([0.3, 0.1], proof={"work": {"flops": 8}}))
     assert [p["benchmarks"][0]["stats"]["median"] for p in processes] == [0.3, 0.1]
     assert [p["benchmarks"][0]["extra_info"]["work"] for p in processes] == [{"flops": 8}] * 2
 
 
 def test_any_other_run_is_one_process():
-    assert baseline.processes_of(a_process(1)) == [a_process(1)]
+    assert processes_of(a_process(1)) == [a_process(1)]
 
 
 @pytest.mark.parametrize("data", [[0.1], [0.1, 0.2, 0.3], None])
@@ -115,7 +116,7 @@ def test_results_without_a_time_of_each_process_are_refused(data):
     results = combined([0.3, 0.1])
     results["benchmarks"][0]["stats"]["data"] = data
     with pytest.raises(BaselineError, match="must have a time of each process"):
-        baseline.processes_of(results)
+        processes_of(results)
 
 
 def write(path, run):
@@ -142,7 +143,7 @@ def test_two_results_are_compared_by_their_processes(tmp_path):
 def test_results_become_a_baseline_that_keeps_the_times_of_its_processes(tmp_path):
     path = write(tmp_path / "results.json", combined([0.3, 0.1]))
     stored = baseline.accept(path, tmp_path / "baselines", "first")
-    assert [p["benchmarks"][0]["stats"]["median"] for p in baseline.processes_of(baseline.read_run(stored))] == [
+    assert [p["benchmarks"][0]["stats"]["median"] for p in processes_of(read_run(stored))] == [
         0.3,
         0.1,
     ]
@@ -157,7 +158,7 @@ def test_the_parts_of_a_time_are_told_by_model_and_backend(tmp_path):
     eager = [benchmark(s, "eager", 1.0) for s in ("load", "preprocess", "encode", "prefill", "decode")]
     graph = [benchmark(s, "graph", 0.5) for s in ("encode", "prefill", "decode")]
     others = [benchmark("decode", "graph", 7.0, batch=4, context=512), benchmark("encode", "graph", 7.0, images=8)]
-    path = write(tmp_path / "results.json", {"benchmarks": [*eager, *graph, *others]})
+    path = write(tmp_path / "results.json", a_process(1) | {"benchmarks": [*eager, *graph, *others]})
     assert {name: costs.total for name, costs in read_files([path]).costs.items()} == {"m": 5.0, "m graph": 3.5}
 
 
@@ -202,12 +203,12 @@ def processes(project):
 
 
 def results_of(project, out="out"):
-    return baseline.read_run(project / out / "results.json")
+    return read_run(project / out / "results.json")
 
 
 def test_a_recording_is_a_proof_and_the_processes_whose_medians_are_the_results(recorded):
     assert files(recorded) == {f"processes/0{i}.json" for i in range(3)} | {"results.json", "results.md"}
-    runs = [baseline.read_run(recorded / "out" / "processes" / f"0{i}.json") for i in range(3)]
+    runs = [read_run(recorded / "out" / "processes" / f"0{i}.json") for i in range(3)]
     expected = {
         b["fullname"]: [
             {x["fullname"]: x for x in run["benchmarks"]}[b["fullname"]]["stats"]["median"] for run in runs[1:]
@@ -311,7 +312,7 @@ def test_a_killed_recording_leaves_whole_files_and_goes_on(recorded):
     process.kill()
     process.communicate(timeout=60)
     kept = processes(recorded)
-    assert [len(baseline.read_run(recorded / "out/processes" / name)["benchmarks"]) for name in kept] == [3] * len(kept)
+    assert [len(read_run(recorded / "out/processes" / name)["benchmarks"]) for name in kept] == [3] * len(kept)
     assert record(recorded, "--processes", len(kept) - 1)[0] == 0
     assert processes(recorded) == kept
     assert {b["stats"]["rounds"] for b in results_of(recorded)["benchmarks"]} == {len(kept) - 1}
@@ -429,6 +430,6 @@ def test_our_own_suite_is_recorded_and_accepted(tmp_path):
     )
     assert code == 0, said
     stored = baseline.accept(tmp_path / "out" / "results.json", tmp_path / "baselines", "first")
-    results = baseline.read_run(stored)
+    results = read_run(stored)
     images = {b["name"]: b["extra_info"].get("work", {}).get("images_encoded") for b in results["benchmarks"]}
     assert images == {"test_stage[llava-1.5-encode]": 1, "test_reference": None}

@@ -16,9 +16,9 @@ from typing import Any
 from stagebench import __version__
 from stagebench.environment import UNKNOWN
 from stagebench.errors import BaselineError
-from stagebench.json_files import read_json, write_json
+from stagebench.json_files import write_json
+from stagebench.results import read_run
 
-SCHEMA = 1
 FILE_NAME = "baseline.json"
 INEXACT = ("peak_bytes",)
 """Counters that depend on what ran before in the same process."""
@@ -52,65 +52,6 @@ def closest(root: Path, identity: dict[str, str]) -> str:
         return f"{root.name}/ is empty"
     nearest = min(apart, key=lambda name: len(apart[name]))
     return f"the closest, {nearest}, differs in {'; '.join(apart[nearest])}"
-
-
-def read_run(path: Path) -> dict[str, Any]:
-    """Read a run that `pytest benchmarks --benchmark-json` wrote, or a baseline made of one.
-
-    Raises:
-        BaselineError: where the file is missing, is no such run, or was written by a newer stagebench.
-    """
-    run = read_json(path, f"the run {path}", BaselineError)
-    if not isinstance(run, dict) or not isinstance(run.get("stagebench"), dict):
-        raise BaselineError(f"the run {path} must be written by stagebench's pytest plugin, got none of its keys")
-    if run["stagebench"].get("schema") != SCHEMA:
-        raise BaselineError(f"the run {path} must have schema {SCHEMA}, got {run['stagebench'].get('schema')!r}")
-    if missing := [key for key in ("failed", "regressed", "exit_status") if key not in run["stagebench"]]:
-        raise BaselineError(f"the run {path} must say what failed, got no {', '.join(missing)}")
-    where = run.get("machine_info")
-    if not isinstance(where, dict) or not {"device", "profile", "dtype"} <= where.keys():
-        raise BaselineError(f"the run {path} must say where it was made, got no device, profile and dtype")
-    if wrong := [key for key, value in where.items() if not isinstance(value, str)]:
-        raise BaselineError(f"the run {path} must say in text where it was made, got another {', '.join(wrong)}")
-    benchmarks = run.get("benchmarks")
-    if not isinstance(benchmarks, list) or not all(map(_is_benchmark, benchmarks)):
-        raise BaselineError(f"the run {path} must list benchmarks with names and stats, got something else")
-    return run
-
-
-def _is_benchmark(data: Any) -> bool:
-    """Whether it has a name and statistics, and objects wherever there should be one."""
-    return (
-        isinstance(data, dict)
-        and isinstance(data.get("fullname"), str)
-        and isinstance(data.get("stats"), dict)
-        and isinstance(data.get("extra_info", {}), dict)
-        and isinstance(data.get("extra_info", {}).get("work", {}), dict)
-    )
-
-
-def processes_of(run: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Take what `stagebench record` wrote apart into its processes, each with its own medians.
-
-    Any other run is one process already.
-
-    Raises:
-        BaselineError: where not every benchmark has a time for each process.
-    """
-    counts = {benchmark.get("extra_info", {}).get("processes") for benchmark in run["benchmarks"]}
-    if counts <= {None}:
-        return [dict(run)]
-    times = {b["fullname"]: b["stats"].get("data") or [] for b in run["benchmarks"]}
-    n, *others = {len(medians) for medians in times.values()}
-    if others or counts != {n}:
-        raise BaselineError(
-            f"a recorded benchmark must have a time of each process, got {sorted([n, *others])} times "
-            f"of {', '.join(map(str, counts))} processes"
-        )
-    return [
-        dict(run) | {"benchmarks": [b | {"stats": {"median": times[b["fullname"]][i]}} for b in run["benchmarks"]]}
-        for i in range(n)
-    ]
 
 
 def differences(identity: dict[str, str], other: dict[str, str]) -> list[str]:

@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from stagebench import baseline, turns
+from stagebench import turns
 from stagebench.errors import GateError
 from stagebench.gate_runs import REFERENCE
 from stagebench.json_files import write_json
+from stagebench.results import read_run
 
 Run = dict[str, Any]
-"""As `baseline.read_run` gives it."""
+"""As `results.read_run` gives it."""
 
 ARMS = ("base", "head")
 PROCESSES = 4
@@ -166,7 +167,7 @@ class Recorder:
     def _run(self, group: Sequence[Turn], paths: Sequence[str], more: Sequence[str]) -> list[Run]:
         """Run a process, or both of a pair, and keep what they measured."""
         run_pytest([(self.arms[turn.arm], self._arguments(turn, paths, more)) for turn in group], self.plan.cpu)
-        runs = [baseline.read_run(self._raw(turn)) for turn in group]
+        runs = [read_run(self._raw(turn)) for turn in group]
         if self.plan.in_turns:
             _require_turns(group, runs)
         for turn, run in zip(group, runs, strict=True):
@@ -210,7 +211,7 @@ def run_process(arm: Arm, arguments: Sequence[str], raw: Path) -> Run:
         BaselineError: where it wrote no run.
     """
     run_pytest([(arm, [*arguments, f"--benchmark-json={raw}"])])
-    return baseline.read_run(raw)
+    return read_run(raw)
 
 
 def run_pytest(jobs: Sequence[tuple[Arm, Sequence[str]]], cpu: int | None = None) -> None:

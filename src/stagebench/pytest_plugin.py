@@ -14,6 +14,7 @@ from stagebench import baseline, environment, gate, gate_report
 from stagebench.errors import StagebenchError
 from stagebench.gate_rules import Rules, limit_keys, read_rules
 from stagebench.models.registry import BUILDERS
+from stagebench.results import SCHEMA, read_sound_run, require_sound, validate
 from stagebench.settings import check_backends, check_input, parse_size, resolve_models, resolve_settings
 from stagebench.turns import Turns
 from stagebench.types import (
@@ -173,8 +174,11 @@ def identity(config: pytest.Config) -> dict[str, str]:
 
 def _find_baseline(config: pytest.Config) -> None:
     asked = config.getoption("benchmark_compare", None)
-    if isinstance(asked, str) and asked.endswith(".json") and not Path(asked).is_file():
-        raise pytest.UsageError(f"--benchmark-compare must name a run or nothing, got no file {asked}")
+    if isinstance(asked, str):
+        if Path(asked).is_file():
+            read_sound_run(Path(asked))
+        elif asked.endswith(".json") or len(Path(asked).parts) > 2:
+            raise pytest.UsageError(f"--benchmark-compare must name a run or nothing, got no file {asked}")
     if asked is not True:
         return
     root, here = config.rootpath / config.option.baselines, identity(config)
@@ -185,6 +189,7 @@ def _find_baseline(config: pytest.Config) -> None:
             f"no baseline yet for this environment, so nothing is compared; {baseline.closest(root, here)}"
         )
     else:
+        read_sound_run(found)
         config.option.benchmark_compare = str(found)
         config.stash[_NOTE] = f"comparing with {found.parent.name}/{found.name}"
 
@@ -199,10 +204,10 @@ def pytest_benchmark_compare_machine_info(
     config: pytest.Config, machine_info: dict[str, str], compared_benchmark: dict[str, Any]
 ) -> None:
     """Refuse what is not comparable, where pytest-benchmark would only warn."""
+    path = Path(str(config.getoption("benchmark_compare")))
     try:
-        baseline.require_comparable(
-            machine_info, Path(str(config.getoption("benchmark_compare"))), compared_benchmark["machine_info"]
-        )
+        stored = require_sound(validate(compared_benchmark, f"the run {path}"), f"the run {path}")
+        baseline.require_comparable(machine_info, path, stored["machine_info"])
     except StagebenchError as error:
         raise pytest.UsageError(str(error)) from error
 
@@ -216,7 +221,7 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], o
     """Note what decides whether the run may become a baseline, and pytest-benchmark does not say."""
     session: Any = config.pluginmanager.getplugin("session")
     output_json["stagebench"] = {
-        "schema": baseline.SCHEMA,
+        "schema": SCHEMA,
         "failed": session.testsfailed,
         "exit_status": int(session.exitstatus),
         "regressed": _regressed(config, benchmarks),

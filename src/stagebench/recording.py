@@ -24,6 +24,7 @@ from stagebench.errors import RecordingError
 from stagebench.gate_runs import is_reference
 from stagebench.interleave import Arm, Run, run_process, selection
 from stagebench.json_files import write_json
+from stagebench.results import read_run
 
 PROOF = 0
 """The number of the process that proves; the timing ones count from 1."""
@@ -113,7 +114,7 @@ class Recording:
             BaselineError: where a file is no run.
         """
         paths = {number: self._path(number) for number in range(processes + 1)}
-        runs = {number: baseline.read_run(path) for number, path in paths.items() if path.exists()}
+        runs = {number: read_run(path) for number, path in paths.items() if path.exists()}
         for number, run in runs.items():
             self._require_same_plan(number, run)
             self._require_same_environment(number, run, runs)
@@ -255,7 +256,7 @@ def _combined(proven: Mapping[str, Any], timed: Sequence[Mapping[str, Any]]) -> 
     infos = [benchmark.get("extra_info", {}) for benchmark in timed]
     info = dict(proven.get("extra_info", {})) | _typical(infos) | {"processes": len(timed)}
     if "device_seconds" in info:  # of the rounds of one process
-        info["device_seconds"] = [each["device_median"] for each in infos]
+        info["device_seconds"] = [each["device_median"] for each in infos if "device_median" in each]
     return {**proven, "stats": stats.as_dict() | {"data": stats.data, "iterations": 1}, "extra_info": info}
 
 

@@ -52,6 +52,9 @@ Found = Mapping[tuple[str, str, str, tuple[int | None, ...]], Benchmark]
 Row = tuple[tuple[str, ...], Benchmark]
 """What tells a benchmark from the others in its table, and the benchmark."""
 
+RATES = ("flops", "bandwidth")
+"""What a machine has a ceiling of."""
+
 _PLAIN: tuple[None, ...] = (None,) * len(AXES)
 
 
@@ -76,7 +79,7 @@ def _ceilings(given: Iterable[Mapping[str, Any]]) -> Ceilings | None:
     rates = {
         info["ceiling"]: info["work"]["amount"] / data["stats"]["median"]
         for data in given
-        if "work" in (info := data.get("extra_info", {})) and "ceiling" in info
+        if "amount" in (info := data.get("extra_info", {})).get("work", {}) and info.get("ceiling") in RATES
     }
     return Ceilings(**rates, bandwidth_kind="copy") if len(rates) == 2 else None
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from stagebench import baseline, environment
+from stagebench import environment
 from stagebench.audit import audit as audit_model
 from stagebench.cli.options import load_options, model_options, print_head, sample_of, scene_of, settings_of
 from stagebench.cli.output import refusals, require_writable, write_json_to
@@ -19,6 +19,7 @@ from stagebench.conditions import conditions
 from stagebench.media.scene import Scene
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release
+from stagebench.results import SCHEMA
 from stagebench.types import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 
 
@@ -53,10 +54,10 @@ def command(
                 for row in _audit_model(name, settings, path, scene, questions, generation, loading, console):
                     rows.append(row)
                     if json_path and str(json_path) != "-":  # as it goes: an audit at full size takes many minutes
-                        write_json_to(json_path, {"schema": baseline.SCHEMA, "identity": here, "checks": rows})
+                        write_json_to(json_path, {"schema": SCHEMA, "identity": here, "checks": rows})
                 release()
         if str(json_path) == "-":
-            write_json_to(Path("-"), {"schema": baseline.SCHEMA, "identity": here, "checks": rows})
+            write_json_to(Path("-"), {"schema": SCHEMA, "identity": here, "checks": rows})
         failed = [row for row in rows if not row["held"]]
         console.print(f"{len(rows) - len(failed)} of {len(rows)} claims held")
         sys.exit(1 if failed else 0)

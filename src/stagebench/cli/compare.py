@@ -9,11 +9,12 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from stagebench import baseline, gate, gate_report, verdict
+from stagebench import gate, gate_report, verdict
 from stagebench.cli.output import append_to, markdown_option, refusals, write_json_to
 from stagebench.errors import GateError
 from stagebench.gate_rules import read_rules
 from stagebench.gate_runs import StoredRun
+from stagebench.results import processes_of, read_run
 
 _PATH = click.Path(path_type=Path)
 
@@ -60,4 +61,4 @@ def command(
 
 def _read(paths: Iterable[Path]) -> list[StoredRun]:
     files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
-    return [process for file in files for process in baseline.processes_of(baseline.read_run(file))]
+    return [process for file in files for process in processes_of(read_run(file))]

@@ -16,6 +16,7 @@ from rich.text import Text
 from stagebench import baseline, doctor, environment, telemetry
 from stagebench.cli.output import refusals, write_json_to
 from stagebench.errors import BaselineError
+from stagebench.results import SCHEMA, read_run
 from stagebench.types import GenerationSettings, LoadSettings, ModelSettings
 
 STYLES = {"ok": "green", "warning": "red", "unknown": "yellow"}
@@ -44,7 +45,7 @@ def command(root: Path, processes: int, json_path: Path | None) -> None:
         console.print(f"not fit to time on now: {', '.join(warnings)}" if warnings else "fit to time on")
         if json_path:
             data = {"findings": [asdict(each) for each in findings], "baselines": comparable}
-            write_json_to(json_path, {"schema": baseline.SCHEMA} | data)
+            write_json_to(json_path, {"schema": SCHEMA} | data)
     sys.exit(3 if warnings else 0)
 
 
@@ -67,7 +68,7 @@ def baselines(root: Path) -> dict[str, list[str]]:
     found = {}
     for path in sorted(root.glob(f"*/{baseline.FILE_NAME}")):
         try:
-            there = baseline.read_run(path)["machine_info"]
+            there = read_run(path)["machine_info"]
         except BaselineError as error:
             found[path.parent.name] = [str(error)]
             continue

@@ -16,6 +16,7 @@ from stagebench.errors import BaselineError, RecordingError
 from stagebench.gate_rules import read_rules
 from stagebench.interleave import Arm, Run
 from stagebench.json_files import write_json, write_text
+from stagebench.results import processes_of, read_run
 from stagebench.verdict import INCONCLUSIVE, Verdict, exit_code
 
 
@@ -92,8 +93,8 @@ def _judge(results: Run, root: Path) -> list[Verdict]:
         raise BaselineError(
             f"no baseline yet for this environment, so nothing is judged; {baseline.closest(root, here)}"
         )
-    base = baseline.processes_of(baseline.read_run(found))
-    return gate.judge(base, baseline.processes_of(results), read_rules(Path("pyproject.toml")))
+    base = processes_of(read_run(found))
+    return gate.judge(base, processes_of(results), read_rules(Path("pyproject.toml")))
 
 
 def _exit_code(verdicts: list[Verdict]) -> int:

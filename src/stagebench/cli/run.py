@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from stagebench import baseline, environment, report
+from stagebench import environment, report
 from stagebench.cli.options import load_options, model_options, print_head, sample_of, scene_of, settings_of
 from stagebench.cli.output import refusals, require_writable, write_json_to
 from stagebench.conditions import conditions
@@ -19,6 +19,7 @@ from stagebench.models.registry import build_model
 from stagebench.models.weights import release
 from stagebench.pipeline import timed_run
 from stagebench.proof import Proof, count_reference, prove
+from stagebench.results import SCHEMA
 from stagebench.types import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings, Run
 
 
@@ -66,7 +67,7 @@ def command(
         if json_path:
             runs = [report.runs_as_json(results[name][0], work[name]) for name in models]
             here = environment.identity(settings, generation, question, path, loading)
-            write_json_to(json_path, {"schema": baseline.SCHEMA, "identity": here, "order_seed": seed, "runs": runs})
+            write_json_to(json_path, {"schema": SCHEMA, "identity": here, "order_seed": seed, "runs": runs})
 
 
 def _measure(

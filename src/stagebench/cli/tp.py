@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from stagebench import baseline, environment
+from stagebench import environment
 from stagebench.cli.options import building_options, print_head, sample_of, scene_of, settings_of
 from stagebench.cli.output import refusals, require_writable, write_json_to
 from stagebench.conditions import conditions
@@ -23,6 +23,7 @@ from stagebench.media.scene import Scene
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release
 from stagebench.pipeline import prepared, scored_generate
+from stagebench.results import SCHEMA
 from stagebench.tensor_parallel import certify, interleaved, local_device, process_group, shard, share
 from stagebench.types import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 
@@ -72,7 +73,7 @@ def command(
                 here = environment.identity(settings, generation, DEFAULT_QUESTION, None, LOADING)
                 here |= {"collectives": _collectives()}
                 if json_path:
-                    numbers = {"schema": baseline.SCHEMA, "identity": here, "checks": checks, "rows": rows}
+                    numbers = {"schema": SCHEMA, "identity": here, "checks": checks, "rows": rows}
                     write_json_to(json_path, numbers)
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stagebench import baseline, steadiness
+from stagebench import steadiness
 from stagebench.cli.output import refusals, write_json_to
 from stagebench.history import (
     MIN_SIDE,
@@ -25,6 +25,7 @@ from stagebench.history import (
     recent_slowdowns,
     series_of,
 )
+from stagebench.results import SCHEMA
 
 
 @click.command(name="trend")
@@ -58,7 +59,7 @@ def command(folder: Path, json_path: Path | None, recent: int | None) -> None:
         if json_path:
             unreadable = {str(path): reason for path, reason in history.unreadable.items()}
             environments = [_as_json(*each) for each in looked]
-            data = {"schema": baseline.SCHEMA, "environments": environments, "unreadable": unreadable}
+            data = {"schema": SCHEMA, "environments": environments, "unreadable": unreadable}
             data["slower"] = [_change_as_json(each.benchmark, change) for each, change in slower]
             write_json_to(json_path, data)
     sys.exit(1 if slower else 0)

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from stagebench.baseline import SCHEMA
 from stagebench.errors import StudyError
 from stagebench.json_files import read_json, write_json
+from stagebench.results import SCHEMA
 
 RUN_FILE = "run.json"
 SAMPLES_FILE = "samples.jsonl"

@@ -54,7 +54,7 @@ def read_files(paths: Sequence[Path], format_name: str | None = None) -> Measure
 def _read(path: Path, format_name: str | None) -> Measured:
     if path.suffix == ".jsonl":
         return samples.read(path)
-    data = read_json(path, str(path), AnalysisError)
+    data = read_json(path, str(path), AnalysisError, finite=False)
     if format_name is None:
         format_name = next((name for name, (looks_like, _) in FORMATS.items() if looks_like(data)), None)
     if format_name is None or not FORMATS[format_name][0](data):
