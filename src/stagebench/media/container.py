@@ -19,6 +19,7 @@ from typing import BinaryIO
 import av
 
 from stagebench.errors import MediaError
+from stagebench.media.transport import is_whole
 from stagebench.types import LoadSettings
 
 MAX_PIXELS = 2**26  # of a frame, 8192 x 8192: a header that says more is damaged, and would cost gigabytes
@@ -109,16 +110,19 @@ def read_track(
         loading: the window; what comes after it is not read.
 
     Raises:
-        MediaError: a packet is damaged, or the file was cut off.
+        MediaError: a packet is damaged or missing, or the file was cut off.
         av.error.FFmpegError: FFmpeg can't read on.
     """
     packets: list[av.Packet[av.VideoStream]] = []
     base = stream.time_base or Fraction(1)
     reach = None if loading.duration is None else (loading.start + loading.duration) / base
     end: float | None = None
+    name, flagged = container.format.name, None
     for packet in container.demux(stream):
-        if packet.is_corrupt:
-            raise MediaError(f"{path.name}: must be whole, got a truncated or damaged packet {len(packets)}")
+        if packet.is_corrupt and flagged is None:
+            flagged, reach, end = len(packets), None, None  # all of it is read, to see why
+        if packet.is_corrupt and name != "mpegts":
+            break
         if packet.size == 0:  # the last one, which stands for the end
             continue
         if reach is not None and end is None and packet.pts is not None and not packet.is_discard:
@@ -131,14 +135,18 @@ def read_track(
         if _is_cut(path, path.stat().st_size):
             frames = sum(not packet.is_discard for packet in packets)
             raise MediaError(f"{path.name}: must be whole, got a truncated file with {frames} frames left")
-    return _understand(packets, container.format.name, stream.codec_context, base)
+    whole = flagged is None if name != "mpegts" else is_whole(path, stream.id, packets, flagged is not None)
+    if packets and not whole:
+        lost = ", or one after it is missing" if name == "mpegts" else ""
+        raise MediaError(f"{path.name}: must be whole, got a truncated or damaged packet {flagged or 0}{lost}")
+    return _understand(packets, flagged is None and name in _FORMATS, stream.codec_context, base)
 
 
 def _understand(
-    packets: list[av.Packet[av.VideoStream]], container_format: str, context: av.VideoCodecContext, base: Fraction
+    packets: list[av.Packet[av.VideoStream]], trusted: bool, context: av.VideoCodecContext, base: Fraction
 ) -> Track:
     frames = [i for i, packet in enumerate(packets) if not packet.is_discard]
-    if container_format in _FORMATS and context.codec.canonical_name in _CODECS:
+    if trusted and context.codec.canonical_name in _CODECS:
         times = [packet.pts for packet in packets if packet.pts is not None]
         entries = [i for i, packet in enumerate(packets) if packet.is_keyframe and _is_entry(packet, context)]
         held = context.reorder_depth
