@@ -6,32 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import av
-
 from stagebench.dataset import Dataset, Entry, Problem, one_line
 from stagebench.errors import MediaError, StudyError
 from stagebench.media.events import READERS, load_event_arrays
-from stagebench.media.files import name_of, size_of
+from stagebench.media.video import seconds_shown
 
 
 def seconds_of(path: Path) -> float:
-    """How long a clip or recording is, as its header or its first and last event say.
+    """How long a clip or recording is, as its frames or its first and last event say.
 
     Raises:
-        MediaError: the file can't be read, or does not say.
+        MediaError: the file can't be read, or its frames tell no times.
     """
     if path.suffix.lower() in READERS:
         t = load_event_arrays(path).t
         return (int(t[-1]) - int(t[0])) / 1e6
-    size_of(path)
-    try:
-        with av.open(path, metadata_errors="ignore") as container:
-            length = container.duration
-    except av.error.FFmpegError as error:
-        raise MediaError(f"{path.name}: must be a whole video, got something else ({error.strerror})") from error
-    if not length or length < 0:
-        raise MediaError(f"{name_of(path)}: must say how long it is, got nothing")
-    return length / av.time_base
+    return seconds_shown(path)
 
 
 def cut(dataset: Dataset, clip_window: float | None, recording_window: float | None) -> Dataset:

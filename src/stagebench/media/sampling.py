@@ -37,6 +37,19 @@ def ascend(times: Sequence[float | None]) -> bool:
     return len(known) == len(times) and all(one < other for one, other in pairwise(known))
 
 
+def own_times(name: str, times: Sequence[float | None]) -> list[float]:
+    """Return the times of a clip's frames, in display order, where they are their own.
+
+    Raises:
+        MediaError: some are not known, or do not ascend.
+    """
+    known = [time for time in times if time is not None]
+    if not ascend(times):
+        got = "times that do not ascend" if len(known) == len(times) else f"{len(known) or 'none'}"
+        raise MediaError(f"{name}: must tell the time of every frame to have a part of it read, got {got}")
+    return known
+
+
 def choose_frames(name: str, seconds: list[float | None], count: int, loading: LoadSettings) -> list[int]:
     """Return indices of `count` evenly spaced frames of those in a window of time.
 
@@ -55,10 +68,7 @@ def choose_frames(name: str, seconds: list[float | None], count: int, loading: L
     inside = list(range(len(seconds)))
     if not loading.whole:
         end = float("inf") if loading.duration is None else round(loading.start + loading.duration, 6)
-        known = [time for time in seconds if time is not None]
-        if not ascend(seconds):
-            got = "times that do not ascend" if len(known) == len(seconds) else f"{len(known) or 'none'}"
-            raise MediaError(f"{name}: must tell the time of every frame to have a part of it read, got {got}")
+        known = own_times(name, seconds)
         inside = [i for i, time in enumerate(known) if round(loading.start, 6) <= round(time, 6) < end]
     if len(inside) < count:
         where = "" if loading.whole else f" in {loading.describe_window()}"

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -25,7 +26,7 @@ from stagebench.errors import MediaError
 from stagebench.media.colour import to_image
 from stagebench.media.container import Track, open_video, read_track, readable
 from stagebench.media.files import size_of
-from stagebench.media.sampling import ascend, choose_frames, evenly_spaced
+from stagebench.media.sampling import ascend, choose_frames, evenly_spaced, own_times
 from stagebench.types import Image, LoadSettings, Media
 
 _ALL = LoadSettings()
@@ -88,6 +89,30 @@ def _read(path: Path, count: int, loading: LoadSettings, *, keyed: bool) -> Medi
     first, last = decoded.times[0], decoded.times[-1]
     span = None if first is None or last is None else float((last - first) * track.time_base)
     return Media(decoded.images, "frames", decoded.produced, size, span)
+
+
+def seconds_shown(path: Path) -> float:
+    """How long a clip's frames are shown, from the time of the first to the end of the last.
+
+    A container's own length is that of its clock and of all its streams: sound may begin before and end after.
+
+    Raises:
+        MediaError: as `read_video`; or the clip tells no times of its frames, or not how long its only one is shown.
+    """
+    with readable(path, size_of(path)):
+        with open_video(path) as (container, stream):
+            track = read_track(path, container, stream, _ALL)
+        said: list[tuple[int | None, int | None]] = [(track.times[i], track.packets[i].duration) for i in track.shown]
+        said = said or [(frame.pts, frame.duration) for frame in _frames(path)]
+    times = own_times(path.name, [time for time, _ in said])
+    steps = [other - one for one, other in pairwise(times)]
+    last = float(said[-1][1] or 0) if said else 0
+    if len(set(steps)) == 1:  # which FFmpeg's guess from a frame rate may fall short of
+        last = max(last, steps[0])
+    last = last or sum(steps[-1:])
+    if not last:
+        raise MediaError(f"{path.name}: must say how long its frames are shown, got {len(times)} of no length")
+    return float((Fraction(times[-1]) + Fraction(last) - Fraction(times[0])) * track.time_base)
 
 
 def choose(path: Path, times: Sequence[int | None], base: Fraction, count: int, loading: LoadSettings) -> list[int]:
@@ -173,11 +198,17 @@ def _decode_all(path: Path, wanted: list[int]) -> tuple[tuple[Image, ...], list[
     images: list[Image] = []
     times: list[int | None] = []
     reformatter = VideoReformatter()
-    with open_video(path) as (container, stream):
-        for frame in container.decode(stream):
-            if frame.is_corrupt:
-                raise MediaError(f"{path.name}: must be whole, got a damaged frame {len(times)}")
-            if len(images) < len(wanted) and len(times) == wanted[len(images)]:
-                images.append(to_image(path, frame, reformatter))
-            times.append(frame.pts)
+    for frame in _frames(path):
+        if len(images) < len(wanted) and len(times) == wanted[len(images)]:
+            images.append(to_image(path, frame, reformatter))
+        times.append(frame.pts)
     return tuple(images), times
+
+
+def _frames(path: Path) -> Iterator[av.VideoFrame]:
+    """Decode every frame in display order."""
+    with open_video(path) as (container, stream):
+        for number, frame in enumerate(container.decode(stream)):
+            if frame.is_corrupt:
+                raise MediaError(f"{path.name}: must be whole, got a damaged frame {number}")
+            yield frame
