@@ -168,6 +168,13 @@ def test_the_same_work_and_new_benchmarks_are_no_difference():
     assert baseline.work_differences([*there, {"fullname": DECODE}], there) == []
 
 
+def test_what_is_counted_since_is_no_difference_and_what_is_no_longer_counted_is():
+    before, since = ({"load": {"images": 8}}, {"load": {"images": 8, "packets": 36}})
+    run = [[{"fullname": ENCODE, "extra_info": {"work": work}}] for work in (before, since)]
+    assert baseline.work_differences(run[1], run[0]) == []
+    assert len(baseline.work_differences(run[0], run[1])) == 1
+
+
 def test_peak_memory_is_no_exact_counter():
     here, there = ([{"fullname": ENCODE, "extra_info": {"work": {"peak_bytes": n}}}] for n in (1, 2))
     assert baseline.work_differences(here, there) == []

@@ -20,8 +20,8 @@ NONE = {"tower_forwards": 0, "projector_forwards": 0, "language_model_forwards":
 
 def honest_work():
     return {
-        "load": NONE | {"images": 8},
-        "preprocess": NONE | {"images": 8, "prompt_tokens": 40},
+        "load": NONE | {"images": 8, "bytes_read": 1000, "frames_decoded": 18},
+        "preprocess": NONE | {"images": 8, "prompt_tokens": 40, "images_processed": 8, "resized_pixels": 900},
         "encode": NONE | {"visual_tokens": 8, "tower_forwards": 1, "projector_forwards": 1, "images_encoded": 8},
         "prefill": NONE | {"prompt_tokens": 40, "language_model_forwards": 1},
         "decode": NONE | {"new_tokens": 5, "steps": 4, "language_model_forwards": 4},
@@ -36,6 +36,13 @@ def test_honest_work_passes():
     ("stage", "counter", "value", "message"),
     [
         ("load", "images", 0, "load must do some work, got images = 0"),
+        ("load", "bytes_read", 0, "load must do some work, got bytes_read = 0"),
+        ("preprocess", "images_processed", 0, "preprocess must do some work, got images_processed = 0"),
+        ("load", "resized_pixels", 9, "load must leave the others' work alone, got resized_pixels = 9"),
+        ("encode", "resized_pixels", 9, "encode must leave the others' work alone, got resized_pixels = 9"),
+        ("encode", "images_processed", 8, "encode must leave the others' work alone, got images_processed = 8"),
+        ("preprocess", "frames_decoded", 18, "preprocess must leave the others' work alone, got frames_decoded = 18"),
+        ("decode", "events_drawn", 1, "decode must leave the others' work alone, got events_drawn = 1"),
         ("encode", "tower_forwards", 0, "encode must do some work, got tower_forwards = 0"),
         ("prefill", "tower_forwards", 1, "prefill must leave the others' work alone, got tower_forwards = 1"),
         ("prefill", "projector_forwards", 1, "prefill must leave the others' work alone, got projector_forwards = 1"),

@@ -75,9 +75,18 @@ def work_differences(benchmarks: Sequence[Mapping[str, Any]], baseline: Sequence
     lines = []
     for benchmark in benchmarks:
         before, now = stored.get(benchmark["fullname"]), benchmark.get("extra_info", {}).get("work", {})
-        if before is not None and _exact(before) != _exact(now):
+        if before is not None and _exact(before) != _exact(_named(now, before)):
             lines.append(f"{benchmark['fullname'].split('::')[-1]}: {_exact(before)} there, {_exact(now)} here")
     return lines
+
+
+def _named(work: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
+    """The counters that an older run has too: what is counted since says nothing of it."""
+    return {
+        k: _named(v, names[k]) if isinstance(v, Mapping) and isinstance(names[k], Mapping) else v
+        for k, v in work.items()
+        if k in names
+    }
 
 
 def _exact(work: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -9,17 +10,36 @@ from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from stagebench import meter
 from stagebench.content import Content, Result, content_of
 from stagebench.errors import StageError
 from stagebench.types import STAGES, Work
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_NEEDED = {
+    "load": ("images", "bytes_read"),
+    "preprocess": ("prompt_tokens", "images_processed"),
+    "encode": ("tower_forwards", "projector_forwards"),
+    "prefill": ("language_model_forwards",),
+    "decode": (),
+}
+"""Counters without which a stage has not run: what it returned is a remembered result, or nothing."""
+
+_OWNERS = {
+    "tower_forwards": ("encode",),
+    "projector_forwards": ("encode",),
+    "language_model_forwards": ("prefill", "decode"),
+    "resized_pixels": ("preprocess",),
+} | {name: (stage,) for stage, names in meter.COUNTED.items() for name in names}
+"""The only stages that may do such work."""
 
 ADDITIVE = ("tower_forwards", "projector_forwards", "language_model_forwards", "images_encoded", "flops")
 """Counters whose sum over the stages is what one `generate()` counts."""
@@ -53,13 +73,32 @@ def counted_forwards(parts: Mapping[str, nn.Module]) -> Iterator[Work]:
             handle.remove()
 
 
+@contextmanager
+def counted_resizes() -> Iterator[Work]:
+    """Count the pixels that Pillow makes by scaling an image, inside the block."""
+    counts: Work = {"resized_pixels": 0}
+    plain = Image.Image.resize
+
+    def resize(image: Image.Image, size: tuple[int, int], *args: Any, **kwargs: Any) -> Image.Image:
+        if tuple(size) != image.size or args[1:] or kwargs.get("box"):
+            counts["resized_pixels"] += math.prod(size)
+        return plain(image, size, *args, **kwargs)
+
+    Image.Image.resize = resize  # type: ignore[assignment] # what it takes beside the size is passed on
+    try:
+        yield counts
+    finally:
+        Image.Image.resize = plain  # type: ignore[method-assign] # likewise
+
+
 class OperatorCounter(TorchDispatchMode):
-    """Counts ATen operators by name, host reads, and bytes copied from the host to a device."""
+    """Counts ATen operators by name, host reads, bytes copied from the host to a device, and pixels made by scaling."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # unannotated in torch, and super() names no module
         self.operators: Counter[str] = Counter()
         self.host_to_device_bytes = 0
+        self.resized_pixels = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -67,6 +106,8 @@ class OperatorCounter(TorchDispatchMode):
         copied = [a for a in args[:2] if isinstance(a, Tensor)]  # of copy_ the source is the second
         if isinstance(result, Tensor) and result.is_cuda and copied and not copied[-1].is_cuda:
             self.host_to_device_bytes += copied[-1].nbytes
+        if "upsample_" in str(func) and result.ndim == 4 and result.shape[1] == 3:  # of images, not of positions
+            self.resized_pixels += result.numel() // 3
         return result
 
     @property
@@ -79,9 +120,9 @@ def count_operators(function: Callable[[], T]) -> tuple[T, Work, Counter[str]]:
     """Call a function and count what torch was asked to do.
 
     Returns:
-        Its result; the counters `aten_operators`, `flops`, `host_reads` and, on a GPU, `host_to_device_bytes` and
-        `peak_bytes`; and the operators by name. FLOPs are those that `FlopCounterMode` has a formula for: matrix
-        products, convolutions, and the attention kernels of a GPU.
+        Its result; the counters `aten_operators`, `flops`, `host_reads`, `resized_pixels` and, on a GPU,
+        `host_to_device_bytes` and `peak_bytes`; and the operators by name. FLOPs are those that `FlopCounterMode` has
+        a formula for: matrix products, convolutions, and the attention kernels of a GPU.
     """
     operators, flops = OperatorCounter(), FlopCounterMode(display=False)
     on_gpu = torch.cuda.is_initialized()
@@ -120,6 +161,7 @@ def _operator_work(operators: OperatorCounter, flops: FlopCounterMode) -> Work:
         "aten_operators": operators.operators.total(),
         "flops": int(flops.get_total_flops()),
         "host_reads": operators.host_reads,
+        "resized_pixels": operators.resized_pixels,
     }
 
 
@@ -150,13 +192,17 @@ class WorkCounter:
 
     def __call__(self, stage: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `function` and note what it did."""
-        before = self.replayed()
-        with counted_forwards(self.parts) as forwards:
+        replayed, metered = self.replayed(), meter.so_far()
+        with counted_forwards(self.parts) as forwards, counted_resizes() as resizes:
+            system = meter.SystemMeter()
             result, operators, self.operators[stage] = count_operators(lambda: function(*args, **kwargs))
-        hidden = Counter(self.replayed())
-        hidden.subtract(before)
+            of_files = system.read()
+        done, hidden = meter.since(metered), Counter(self.replayed())
+        hidden.subtract(replayed)
+        hidden.update(resizes)
         seen = forwards | operators
-        self.work[stage] = result.work() | seen | {name: seen[name] + n for name, n in hidden.items()}
+        own = {name: done[name] for name in meter.COUNTED.get(stage, ())}
+        self.work[stage] = result.work() | own | done | seen | of_files | {n: seen[n] + k for n, k in hidden.items()}
         self.content[stage] = content_of(result)
         return result
 
@@ -180,23 +226,16 @@ def check_work(work: Mapping[str, Work]) -> None:
     """Require that each stage did its own work and no other's.
 
     Raises:
-        StageError: where a stage is missing, did nothing, or the tower ran outside encode.
+        StageError: where a stage is missing, did nothing, or something that is another's.
     """
-    rules: dict[str, dict[str, int | None]] = {
-        "load": {"images": None, "tower_forwards": 0, "language_model_forwards": 0},
-        "preprocess": {"prompt_tokens": None, "tower_forwards": 0, "language_model_forwards": 0},
-        "encode": {"tower_forwards": None, "projector_forwards": None, "language_model_forwards": 0},
-        "prefill": {"tower_forwards": 0, "projector_forwards": 0, "language_model_forwards": None},
-        "decode": {"tower_forwards": 0, "projector_forwards": 0},
-    }
     for stage in STAGES:
         if stage not in work:
             raise StageError(f"every stage must run, got no {stage}")
-        for counter, allowed in rules[stage].items():
-            n = work[stage][counter]
-            if allowed is None and n < 1:
+        for counter in _NEEDED[stage]:
+            if not work[stage].get(counter):
                 raise StageError(f"{stage} must do some work, got {counter} = 0")
-            if allowed is not None and n != allowed:
+        for counter, owners in _OWNERS.items():
+            if stage not in owners and (n := work[stage].get(counter)):
                 raise StageError(f"{stage} must leave the others' work alone, got {counter} = {n}")
     steps, forwards = work["decode"]["steps"], work["decode"]["language_model_forwards"]
     if steps + work["decode"].get("overrun", 0) != forwards:

@@ -26,6 +26,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from stagebench import meter
 from stagebench.environment import decoder_version
 from stagebench.errors import MediaError
 from stagebench.types import LoadSettings, Media
@@ -106,6 +107,7 @@ def _read_entry(entry: Path, count: int) -> Media | None:
             frames: NDArray[np.uint8] = np.lib.format.read_array(file, allow_pickle=False)
             note, _, checksum = file.read().partition(b"\n")
             size = file.tell()
+            meter.add("bytes_read", size)
         whole = checksum == _checksum(frames, note) and frames.shape[0] == count
     except (FileNotFoundError, ValueError, EOFError):
         return None

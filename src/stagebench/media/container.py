@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 import av
 
+from stagebench import meter
 from stagebench.errors import MediaError
 from stagebench.media.transport import is_whole
 from stagebench.types import LoadSettings
@@ -88,6 +89,7 @@ def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.Vid
         av.error.FFmpegError: FFmpeg can't read the file.
     """
     with av.open(path, metadata_errors="ignore") as container:
+        meter.add_file(path)
         if not container.streams.video:
             raise MediaError(f"{path.name}: must be a video, got a file with no video stream")
         stream = container.streams.video[0]
@@ -139,6 +141,7 @@ def read_track(
     if packets and not whole:
         lost = ", or one after it is missing" if name == "mpegts" else ""
         raise MediaError(f"{path.name}: must be whole, got a truncated or damaged packet {flagged or 0}{lost}")
+    meter.add("packets", len(packets))
     return _understand(packets, flagged is None and name in _FORMATS, stream.codec_context, base)
 
 

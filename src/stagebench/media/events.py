@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stagebench import meter
 from stagebench.errors import MediaError
 from stagebench.media import event_folder
 from stagebench.media.columns import KEYS, Columns, Window
@@ -143,6 +144,9 @@ def load_event_arrays(path: Path, window: Window | None = None) -> Events:
     if reader is None:
         raise MediaError(f"{name_of(path)}: must be a recording, {', '.join(READERS)}, got {path.suffix!r}")
     columns = reader(path, window or Window())
+    for file in files_of(path):
+        meter.add_file(file)
+    meter.add("events_read", len(columns["t"]))
     x, y, t, p = (columns[key] for key in KEYS)
     p = p.view(np.uint8) if p.dtype == bool else p  # on disk, the byte of a bool may hold anything
     _check_range(path, "x", x, MAX_COORDINATE)
@@ -159,8 +163,12 @@ def load_event_arrays(path: Path, window: Window | None = None) -> Events:
 
 def size_of_recording(path: Path) -> int:
     """Return the size in bytes of the file, or of the files, that a recording is made of."""
-    folder = path.suffix.lower() == event_folder.SUFFIX
-    return sum(size_of(file) for file in (event_folder.column_files(path) if folder else [path]))
+    return sum(size_of(file) for file in files_of(path))
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that a recording is made of."""
+    return event_folder.column_files(path) if path.suffix.lower() == event_folder.SUFFIX else [path]
 
 
 def _check_range(path: Path, key: str, values: NDArray[Any], high: int) -> None:

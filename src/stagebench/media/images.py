@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PillowImage
 
+from stagebench import meter
 from stagebench.errors import MediaError
 from stagebench.media.files import files_in, is_folder, name_of, size_of
 from stagebench.media.sampling import evenly_spaced
@@ -55,6 +56,7 @@ def read_png(path: Path) -> Image:
         MediaError: the file is not a PNG, is damaged, too large to be meant, or has 16 bits a channel.
     """
     try:
+        meter.add_file(path)
         with PillowImage.open(path, formats=["PNG"]) as image:
             if image.mode.startswith("I"):
                 raise MediaError(f"{path.name}: must be a PNG of 8 bits a channel, got mode {image.mode}")

@@ -13,6 +13,7 @@ from types import ModuleType
 import av
 import numpy as np
 
+from stagebench import meter
 from stagebench.errors import MediaError
 from stagebench.media.colour import display_matrix, is_limited_gray
 from stagebench.media.container import Track, open_video, read_track, readable
@@ -35,6 +36,7 @@ def read_video_by(path: Path, count: int, loading: LoadSettings) -> Media:
     chosen = choose(path, times, track.time_base, count, loading)
     try:
         images, seconds = library.read_frames(path, chosen)
+        meter.add("frames_decoded", len(images))
     except library.ERRORS as error:
         why = " ".join(str(error).split())[:200]
         raise MediaError(f"{path.name}: {loading.decoder} can't read it ({why})") from error

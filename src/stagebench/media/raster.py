@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stagebench import meter
 from stagebench.errors import MediaError
 from stagebench.types import Image
 
@@ -45,6 +46,7 @@ def draw_events(x: Integers, y: Integers, p: NDArray[Any], size: tuple[int, int]
     if reach[0] > width or reach[1] > height:
         needed = f"{reach[0]} x {reach[1]}"
         raise MediaError(f"events must lie within an image of {width} x {height}, got some that take {needed}")
+    meter.add("events_drawn", len(x))
     codes = np.zeros(height * width, dtype=np.uint8)
     for start in range(0, len(x), _BLOCK):
         part = slice(start, start + _BLOCK)

@@ -22,6 +22,7 @@ from pathlib import Path
 import av
 from av.video.reformatter import VideoReformatter
 
+from stagebench import meter
 from stagebench.errors import MediaError
 from stagebench.media.colour import to_image
 from stagebench.media.container import Track, open_video, read_track, readable
@@ -133,6 +134,7 @@ def _decode_keyed(path: Path, stream: av.VideoStream, track: Track, count: int, 
     with suppress(av.error.FFmpegError):  # decoding in order will tell what is wrong
         for frame in _needed_frames(stream, track, [track.shown[i] for i in chosen]):
             produced += 1
+            meter.add("frames_decoded")
             if frame.is_corrupt or frame.pts not in known or frame.pts <= latest:
                 break
             latest = frame.pts
@@ -209,6 +211,7 @@ def _frames(path: Path) -> Iterator[av.VideoFrame]:
     """Decode every frame in display order."""
     with open_video(path) as (container, stream):
         for number, frame in enumerate(container.decode(stream)):
+            meter.add("frames_decoded")
             if frame.is_corrupt:
                 raise MediaError(f"{path.name}: must be whole, got a damaged frame {number}")
             yield frame

@@ -21,6 +21,7 @@ from transformers.image_transforms import get_resize_output_image_size
 # Named with its backend: the plain name means torchvision where that is installed, and other pixels.
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from stagebench import meter
 from stagebench.errors import ModelError
 from stagebench.types import Image, ModelSettings
 
@@ -70,6 +71,7 @@ class PilProcessor:
 
     def __call__(self, images: Images) -> Tensor:
         """As the protocol says."""
+        meter.add("images_processed", len(images))
         # Told, not inferred: an image 3 pixels high looks like one with its channels first.
         batch = self.reference(images=list(images), input_data_format="channels_last", return_tensors="pt")
         pixels: Tensor = batch["pixel_values"]
@@ -105,6 +107,7 @@ class TorchProcessor:
 
     def __call__(self, images: Images) -> Tensor:
         """As the protocol says, on the device."""
+        meter.add("images_processed", len(images))
         return self._normalised(self._batched(images, self._cropped))
 
     def _batched(self, images: Images, transform: Callable[[Tensor], Tensor]) -> Tensor:
