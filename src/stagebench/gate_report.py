@@ -8,9 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from stagebench.shown import cell, markdown
 from stagebench.verdict import EXIT_CODES, JUDGED, NOT_MEASURED, PASS, Verdict, exit_code
 
 SCHEMA = 1
@@ -42,9 +43,9 @@ def to_markdown(verdicts: Sequence[Verdict], rules_differ: Sequence[str] = (), e
     """The decision in GitHub's Markdown: other rules, a headline, what needs eyes, and the rest folded away."""
     quiet = [v for v in verdicts if v.verdict == "pass" and not v.allowed]
     loud = [v for v in verdicts if v not in quiet]
-    lines = [f"**{_quoted(line)}**\n" for line in _about_rules(rules_differ)]
+    lines = [f"**{markdown(line)}**\n" for line in _about_rules(rules_differ)]
     lines += [f"### {headline(verdicts, error)}", "", *(_markdown_table(loud) if loud else [])]
-    lines += [_quoted(error), ""] if error else []
+    lines += [markdown(error), ""] if error else []
     if quiet:
         lines += [f"<details><summary>{len(quiet)} that pass</summary>", "", *_markdown_table(quiet), "</details>"]
     return "\n".join(lines) + "\n"
@@ -52,13 +53,13 @@ def to_markdown(verdicts: Sequence[Verdict], rules_differ: Sequence[str] = (), e
 
 def to_table(verdicts: Sequence[Verdict], rules_differ: Sequence[str] = ()) -> Table:
     """The decision for a terminal, the worst first, under how the rules differ."""
-    title = escape("\n".join([*_about_rules(rules_differ), headline(verdicts)]))
+    title = Text("\n").join(map(cell, [*_about_rules(rules_differ), headline(verdicts)]))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     for name in _HEAD:
         table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=name != "why")
     for verdict in _worst_first(verdicts):
         table.add_row(
-            *map(escape, _cells(verdict)), style="yellow" if verdict.allowed else _STYLES.get(verdict.verdict, "red")
+            *map(cell, _cells(verdict)), style="yellow" if verdict.allowed else _STYLES.get(verdict.verdict, "red")
         )
     return table
 
@@ -98,10 +99,5 @@ def _cells(verdict: Verdict) -> tuple[str, ...]:
 
 
 def _markdown_table(verdicts: Sequence[Verdict]) -> list[str]:
-    rows = (" | ".join(map(_quoted, _cells(v))) for v in _worst_first(verdicts))
+    rows = (" | ".join(map(markdown, _cells(v))) for v in _worst_first(verdicts))
     return [f"| {' | '.join(_HEAD)} |", "| --- | --- | ---: | ---: | ---: | --- |", *(f"| {row} |" for row in rows), ""]
-
-
-def _quoted(text: str) -> str:
-    """A text of strangers in one line of Markdown."""
-    return " ".join(text.split()).replace("|", "\\|")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,8 @@ from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, Attribution,
 from stagebench.analysis.comparison import Intervals
 from stagebench.analysis.intervals import Interval
 from stagebench.analysis.wording import in_unit, percent, sentences, unit
+from stagebench.shown import cell
+from stagebench.shown import markdown as quoted
 
 
 def grid(attribution: Attribution, intervals: Intervals | None = None) -> list[list[str]]:
@@ -42,9 +45,9 @@ def table(attribution: Attribution, intervals: Intervals | None = None) -> Table
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     shown.add_column(heads[0], no_wrap=True)
     for head in heads[1:]:
-        shown.add_column(head, justify="right")
+        shown.add_column(cell(head), justify="right")
     for line in factors:
-        shown.add_row(*line, end_section=line is factors[-1])
+        shown.add_row(*map(cell, line), end_section=line is factors[-1])
     shown.add_row(*total)
     return shown
 
@@ -53,8 +56,12 @@ def markdown(attribution: Attribution, intervals: Intervals | None = None) -> st
     """A table and the sentences under it."""
     heads, *lines = grid(attribution, intervals)
     rule = ["---", *["---:"] * (len(heads) - 1)]
-    rows = ["| " + " | ".join(line) + " |" for line in [heads, rule, *lines]]
-    return "\n".join([*rows, "", *(f"- {sentence}" for sentence in sentences(attribution, intervals))])
+    rows = [f"| {' | '.join(line)} |" for line in (_quoted(heads), rule, *map(_quoted, lines))]
+    return "\n".join([*rows, "", *(f"- {quoted(sentence)}" for sentence in sentences(attribution, intervals))])
+
+
+def _quoted(cells: Sequence[str]) -> list[str]:
+    return [quoted(each) for each in cells]
 
 
 def as_json(attribution: Attribution, intervals: Intervals | None = None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from stagebench import environment
@@ -20,6 +21,7 @@ from stagebench.cli.output import refusals
 from stagebench.dataset import Dataset, read_dataset
 from stagebench.errors import StudyError
 from stagebench.media.scene import render_scene
+from stagebench.shown import cell, plain
 from stagebench.study.journal import RUN_FILE, Journal, read_run
 from stagebench.study.plan import Plan, Wanted, make_plan, scene_dataset
 from stagebench.study.report import require_report_extra, write_report
@@ -59,7 +61,7 @@ def command(out: Path, report_only: bool, allow_failures: int, **given: Any) -> 
         complete = report_only or _run(out, **given)
         report = write_report(out)
         for line in report["summary"]:
-            click.echo(line)
+            click.echo(plain(line))
         click.echo(f"wrote {out / 'report.html'}")
         failed = len(report["failures"])
         if failed > allow_failures:
@@ -170,9 +172,9 @@ def _measure(study: Study, journal: Journal, console: Console) -> bool:
         bar = progress.add_task("building and proving the models", total=len(study.tasks), completed=done)
         try:
             for row in measure(study, journal):
-                progress.update(bar, advance=1, description=f"{row['model']}: {row['sample']}"[:60])
+                progress.update(bar, advance=1, description=escape(plain(f"{row['model']}: {row['sample']}", 60)))
                 if "error" in row:
-                    console.print(f"failed: {row['model']}: {row['sample']}: {row['error']}", highlight=False)
+                    console.print(cell(f"failed: {row['model']}: {row['sample']}: {row['error']}"))
         except KeyboardInterrupt:
             if not journal.rows:
                 raise StudyError("interrupted before the first sample was measured, so there is no report") from None

@@ -15,6 +15,7 @@ from stagebench.analysis.imports.read import FORMATS, read_files
 from stagebench.analysis.wording import sentences
 from stagebench.cli.output import refusals, write_json_to
 from stagebench.errors import AnalysisError
+from stagebench.shown import plain
 
 SCHEMA = 1
 OUT = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
@@ -82,6 +83,6 @@ def _print(explained: list[tuple[Attribution, Intervals | None]], doubts: list[s
             continue
         console.print(table(attribution, intervals))
         for sentence in sentences(attribution, intervals):
-            click.echo(sentence)
+            click.echo(plain(sentence))
     for doubt in doubts:
-        click.echo(f"doubt: {doubt}", err=True)
+        click.echo(f"doubt: {plain(doubt)}", err=True)

@@ -20,6 +20,7 @@ from stagebench.media.scene import Scene
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release
 from stagebench.results import SCHEMA
+from stagebench.shown import plain
 from stagebench.types import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 
 
@@ -77,6 +78,6 @@ def _audit_model(
     for question in questions:
         sample = sample_of(path, scene, model.media, question, loading)
         for check in audit_model(model, sample, generation.options(), settings.kernels):
-            line = f"{'held  ' if check.held else 'BROKEN'} {name}: {check.claim} ({check.detail})"
-            click.echo(line, err=console.stderr)
+            line = plain(f"{name}: {check.claim} ({check.detail})")
+            click.echo(f"{'held  ' if check.held else 'BROKEN'} {line}", err=console.stderr)
             yield {"model": name, "question": question} | asdict(check)

@@ -17,6 +17,7 @@ from stagebench import baseline, doctor, environment, telemetry
 from stagebench.cli.output import refusals, write_json_to
 from stagebench.errors import BaselineError
 from stagebench.results import SCHEMA, read_run
+from stagebench.shown import cell
 from stagebench.types import GenerationSettings, LoadSettings, ModelSettings
 
 STYLES = {"ok": "green", "warning": "red", "unknown": "yellow"}
@@ -37,10 +38,10 @@ def command(root: Path, processes: int, json_path: Path | None) -> None:
         console = Console(stderr=str(json_path) == "-", highlight=False)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
         for each in findings:
-            table.add_row(each.name, Text(each.state, style=STYLES[each.state]), Text(each.detail))
+            table.add_row(each.name, Text(each.state, style=STYLES[each.state]), cell(each.detail))
         console.print(table)
         for name, differing in comparable.items():
-            console.print(Text(f"{name}: {'; '.join(differing) or 'comparable, with the settings of its run'}"))
+            console.print(cell(f"{name}: {'; '.join(differing) or 'comparable, with the settings of its run'}"))
         warnings = [each.name for each in findings if each.state == "warning"]
         console.print(f"not fit to time on now: {', '.join(warnings)}" if warnings else "fit to time on")
         if json_path:

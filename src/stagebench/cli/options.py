@@ -17,6 +17,7 @@ from stagebench.cli.output import refusals
 from stagebench.media.scene import Scene, render_scene
 from stagebench.models.registry import BUILDERS
 from stagebench.settings import check_input, parse_size, resolve_models, resolve_settings
+from stagebench.shown import cell
 from stagebench.types import (
     BACKENDS,
     DECODERS,
@@ -133,9 +134,6 @@ def print_head(console: Console, settings: ModelSettings, generation: Generation
     threads = f", {settings.threads} threads" if settings.device == "cpu" else ""
     backend = "" if settings.backend == "eager" else f", {settings.backend} backend"
     built = f"{settings.profile} profile, {settings.dtype} on {settings.device}{threads}{backend}"
-    console.print(
-        f"{built}; {settings.preprocess} preprocessing; {generation.describe()}; {rest}",
-        highlight=False,
-    )
+    console.print(cell(f"{built}; {settings.preprocess} preprocessing; {generation.describe()}; {rest}"))
     if warning := environment.load_warning():
         console.print(warning, style="yellow", highlight=False)

@@ -16,6 +16,7 @@ import click
 
 from stagebench.errors import GateError, StagebenchError
 from stagebench.json_files import write_json
+from stagebench.shown import plain
 
 
 def write_json_to(path: Path, data: dict[str, Any]) -> None:
@@ -72,7 +73,9 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except (StagebenchError, OSError) as error:
-        click.echo(f"stagebench: {error}", err=True)
+        first, _, said = str(error).partition(":\n")  # what a process said keeps its lines
+        lines = [plain(first) + ":" * bool(said), *map(plain, said.splitlines())]
+        click.echo("stagebench: " + "\n".join(lines), err=True)
         sys.exit(2)
 
 

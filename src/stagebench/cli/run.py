@@ -20,6 +20,7 @@ from stagebench.models.weights import release
 from stagebench.pipeline import timed_run
 from stagebench.proof import Proof, count_reference, prove
 from stagebench.results import SCHEMA
+from stagebench.shown import plain
 from stagebench.types import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings, Run
 
 
@@ -63,7 +64,7 @@ def command(
         print_head(console, settings, generation, f"the median of {passes} passes by e2e; models in order {seed}")
         console.print(report.stage_table(list(shown.values()), work, {n: results[n][0] for n in models}))
         for name, median in shown.items():
-            click.echo(f"{name}: {median.text}", err=console.stderr)
+            click.echo(f"{name}: {plain(median.text)}", err=console.stderr)
         if json_path:
             runs = [report.runs_as_json(results[name][0], work[name]) for name in models]
             here = environment.identity(settings, generation, question, path, loading)

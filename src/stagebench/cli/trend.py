@@ -11,7 +11,6 @@ import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from stagebench import steadiness
 from stagebench.cli.output import refusals, write_json_to
@@ -26,6 +25,7 @@ from stagebench.history import (
     series_of,
 )
 from stagebench.results import SCHEMA
+from stagebench.shown import cell
 
 
 @click.command(name="trend")
@@ -49,13 +49,13 @@ def command(folder: Path, json_path: Path | None, recent: int | None) -> None:
         for runs, series, unsteady in looked:
             _print_environment(console, runs, series, unsteady)
         for reason in history.unreadable.values():
-            console.print(Text(f"left out: {reason}"), style="yellow")
+            console.print(cell(f"left out: {reason}"), style="yellow")
         read = sum(map(len, history.environments))
         console.print(f"runs: {read}, environments: {len(looked)}, files left out: {len(history.unreadable)}")
         newest = max(looked, key=lambda each: each[0][-1].when)[1]
         slower = recent_slowdowns(newest, recent) if recent else []
         for each, _ in slower:
-            console.print(Text(f"became slower of late: {_short(each)}", style="red"))
+            console.print(cell(f"became slower of late: {_short(each)}"), style="red")
         if json_path:
             unreadable = {str(path): reason for path, reason in history.unreadable.items()}
             environments = [_as_json(*each) for each in looked]
@@ -80,7 +80,7 @@ def _print_environment(
     console: Console, runs: Sequence[StoredRun], series: Sequence[Series], unsteady: Sequence[dict[str, Any]]
 ) -> None:
     here = runs[0].identity
-    console.print(Text(f"{here['device']}, {here['profile']}, {here['dtype']}: {_span(runs)}", style="bold"))
+    console.print(cell(f"{here['device']}, {here['profile']}, {here['dtype']}: {_span(runs)}"), style="bold")
     if len(runs) < 2 * MIN_SIDE:
         console.print(f"a change is looked for in {2 * MIN_SIDE} runs or more")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -91,7 +91,7 @@ def _print_environment(
         noise = "-" if each.noise is None else f"{each.noise:.1%}"
         changes = ", ".join(f"{change.ratio - 1:+.1%}" for change in each.changes)
         last = f"{each.seconds[-1] * 1e3:.2f}"
-        table.add_row(Text(_short(each)), str(len(each.runs)), last, noise, changes, str(len(each.outliers)))
+        table.add_row(cell(_short(each)), str(len(each.runs)), last, noise, changes, str(len(each.outliers)))
     console.print(table)
     for each in series:
         for change in each.changes:
@@ -113,17 +113,17 @@ def _print_change(console: Console, benchmark: str, change: Change) -> None:
     style = "red" if change.ratio > 1 else "green"
     name, between = benchmark.split("::")[-1], f"{_commit(change.good)} and {_commit(change.bad)}"
     console.print(
-        Text(
+        cell(
             f"{name}: {change.before * 1e3:.2f} to {change.after * 1e3:.2f} ms ({change.ratio - 1:+.1%}) "
-            f"on {change.at.when:%Y-%m-%d}, between {between}",
-            style=style,
-        )
+            f"on {change.at.when:%Y-%m-%d}, between {between}"
+        ),
+        style=style,
     )
     if change.good.dirty or change.bad.dirty:
         console.print("  made of code that was not committed: the range is not the whole truth", style="yellow")
     asked = bisect_command(benchmark, change)
     if asked:
-        console.print(Text(f"  {asked}"), soft_wrap=True)
+        console.print(cell(asked), soft_wrap=True)
     elif change.good.commit == change.bad.commit:
         console.print("  both sides are of one commit: the machine changed, or its noise is not white")
 
@@ -137,7 +137,7 @@ def _print_unsteady(console: Console, last: StoredRun, unsteady: Sequence[dict[s
     for each in of_last:
         drift = "" if each["drift"] is None else f", drifted {each['drift']:+.1%}"
         outliers = f", outliers in rounds {', '.join(map(str, each['outliers']))}" if each["outliers"] else ""
-        console.print(Text(f"last run, {each['benchmark'].split('::')[-1]}{drift}{outliers}", style="yellow"))
+        console.print(cell(f"last run, {each['benchmark'].split('::')[-1]}{drift}{outliers}"), style="yellow")
     if earlier := len(unsteady) - len(of_last):
         console.print(f"{earlier} benchmarks of earlier runs drifted or hold outliers; --json names them")
 

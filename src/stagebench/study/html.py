@@ -6,7 +6,9 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
+from stagebench.shown import plain
 from stagebench.study.document import Figure, Points, Section, Table
 
 _KINDS = {Table: "table", Figure: "figure", Points: "points", str: "text"}
@@ -23,10 +25,11 @@ def to_html(title: str, sections: Sequence[Section], pictures: Mapping[str, byte
     environment = Environment(
         loader=PackageLoader("stagebench.study"),
         autoescape=True,
+        finalize=lambda value: plain(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.tests["of_kind"] = lambda part, kind: _KINDS[type(part)] == kind
-    encoded = {name: b64encode(picture).decode("ascii") for name, picture in pictures.items()}
+    encoded = {name: Markup(b64encode(data).decode("ascii")) for name, data in pictures.items()}  # noqa: S704 # no markup
     return environment.get_template("report.html").render(title=title, sections=sections, pictures=encoded)

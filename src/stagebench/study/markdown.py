@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stagebench.shown import markdown
 from stagebench.study.document import Figure, Part, Points, Section, Table
-
-_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|#"})
 
 
 def to_markdown(title: str, sections: Sequence[Section]) -> str:
     """Write all sections; pictures are left to the HTML."""
-    lines = [f"# {title}", ""]
+    lines = [f"# {markdown(title)}", ""]
     for section in sections:
-        lines += [f"## {section.title}", ""]
+        lines += [f"## {markdown(section.title)}", ""]
         for part in section.parts:
             lines += _part(part)
     return "\n".join(lines)
@@ -23,10 +22,10 @@ def _part(part: Part) -> list[str]:
     if isinstance(part, Figure):
         return []
     if isinstance(part, Points):
-        return [*(f"- {_plain(line)}" for line in part.lines), ""]
+        return [*(f"- {markdown(line)}" for line in part.lines), ""]
     if isinstance(part, Table):
-        return [f"**{_plain(part.caption)}**", "", *_table(part), ""]
-    return [_plain(part), ""]
+        return [f"**{markdown(part.caption)}**", "", *_table(part), ""]
+    return [markdown(part), ""]
 
 
 def _table(table: Table) -> list[str]:
@@ -35,9 +34,4 @@ def _table(table: Table) -> list[str]:
 
 
 def _row(cells: Sequence[str]) -> list[str]:
-    return [_plain(cell) for cell in cells]
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is, in one line."""
-    return " ".join(text.split()).translate(_SPECIAL)
+    return [markdown(cell) for cell in cells]

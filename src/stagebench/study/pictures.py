@@ -29,6 +29,7 @@ STYLE: dict[Any, Any] = {
     "hatch.linewidth": 0.6,
     "svg.hashsalt": "stagebench",  # the same numbers give the same bytes
     "figure.constrained_layout.use": True,
+    "text.parse_math": False,  # a name with $ in it is no formula
 }
 GREYS = ("#ffffff", "#d9d9d9", "#a6a6a6", "#6b6b6b", "#2b2b2b", "#ffffff")
 HATCHES = ("", "", "//", "", "", "..")
