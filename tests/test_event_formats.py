@@ -347,7 +347,7 @@ class TestRefusals:
         ):
             load_event_arrays(tmp_path / "a.aedat4")
 
-    @pytest.mark.parametrize("name", ["dsec.h5", "evt3.raw"])
+    @pytest.mark.parametrize("name", ["dsec.h5", "lz4.aedat4"])
     def test_without_its_library_a_format_says_how_to_get_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:

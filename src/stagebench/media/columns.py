@@ -67,6 +67,18 @@ def cut_columns(
     return {key: np.ascontiguousarray(columns[key][first:after]) for key in KEYS}
 
 
+def require_ascending(name: str, t: NDArray[Any]) -> None:
+    """Refuse times that step back.
+
+    Raises:
+        MediaError: they do, with the first such place.
+    """
+    backwards = np.flatnonzero(t[1:] < t[:-1])
+    if len(backwards):
+        i = int(backwards[0]) + 1
+        raise MediaError(f"{name}: t must ascend, got {t[i]} after {t[i - 1]} at index {i}")
+
+
 def _require_layout(name: str, columns: Mapping[str, Any]) -> Mapping[str, Any]:
     missing = [key for key in KEYS if key not in columns]
     if missing:

@@ -1,4 +1,4 @@
-"""Recordings as cameras write them: Prophesee's EVT2 and EVT3 (`.raw`) and iniVation's AEDAT4, decoded by faery."""
+"""Recordings in iniVation's AEDAT4, decoded by faery."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from stagebench.media.aedat4 import check_sizes
 from stagebench.media.columns import Columns, Window, cut_columns
 from stagebench.media.files import require_plausible, size_of
 
-FILE_TYPES = {".raw": "evt", ".aedat4": "aedat"}
-"""faery's names, by suffix: it would guess from the content."""
-
 
 def read_stream(path: Path, window: Window) -> Columns:
     """Decode a stream from its beginning to the end of the window, the only way there is.
@@ -29,12 +26,11 @@ def read_stream(path: Path, window: Window) -> Columns:
         import faery
     except ImportError as error:
         raise MediaError(f"{path.name}: {path.suffix} needs faery: pip install 'stagebench[events]'") from error
-    if path.suffix.lower() == ".aedat4":
-        check_sizes(path)
+    check_sizes(path)
     packets: list[NDArray[Any]] = []
     held, end = 0, None
     try:
-        for packet in faery.events_stream_from_file(path, file_type=FILE_TYPES[path.suffix.lower()]):
+        for packet in faery.events_stream_from_file(path, file_type="aedat"):
             held += packet.nbytes
             require_plausible(path, held, size)
             packets.append(packet)

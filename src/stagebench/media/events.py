@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from stagebench import meter
 from stagebench.errors import MediaError
 from stagebench.media import event_folder
-from stagebench.media.columns import KEYS, Columns, Window
+from stagebench.media.columns import KEYS, Columns, Window, require_ascending
 from stagebench.media.event_folder import read_folder
 from stagebench.media.event_hdf5 import read_hdf5
 from stagebench.media.event_npy import read_npy, read_npz
 from stagebench.media.event_stream import read_stream
+from stagebench.media.evt import read_evt
 from stagebench.media.files import name_of, size_of
 from stagebench.media.raster import Integers, draw_events, size_of_events
 from stagebench.types import MAX_SIDE, Image, LoadSettings, Media
@@ -31,7 +32,7 @@ READERS: dict[str, Callable[[Path, Window], Columns]] = {
     event_folder.SUFFIX: read_folder,
     ".h5": read_hdf5,
     ".hdf5": read_hdf5,
-    ".raw": read_stream,
+    ".raw": read_evt,
     ".aedat4": read_stream,
 }
 """By suffix; each returns columns of integers, equally long, of which only the window's events were looked at."""
@@ -152,10 +153,7 @@ def load_event_arrays(path: Path, window: Window | None = None) -> Events:
     _check_range(path, "x", x, MAX_COORDINATE)
     _check_range(path, "y", y, MAX_COORDINATE)
     _check_range(path, "p", p, 1)
-    backwards = np.flatnonzero(t[1:] < t[:-1])
-    if len(backwards):
-        i = int(backwards[0]) + 1
-        raise MediaError(f"{path.name}: t must ascend, got {t[i]} after {t[i - 1]} at index {i}")
+    require_ascending(path.name, t)
     if int(t[-1]) > np.iinfo(np.int64).max:
         raise MediaError(f"{path.name}: t is out of range, must be at most {np.iinfo(np.int64).max}, got {t[-1]}")
     return Events(x, y, t.astype(np.int64, copy=False), p.astype(np.uint8, copy=False))
