@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
 
+from stagebench import locks
 from stagebench.checkouts import home_of
 from stagebench.models.registry import build_model
 from stagebench.types import Inputs, ModelSettings
@@ -28,6 +29,14 @@ torch.set_printoptions(threshold=8, edgeitems=1)  # a falsifying example is read
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 QUICK = ("--device=cpu", "--rounds=2", "--new-tokens=4", "-p", "no:cacheprovider")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_machine_of_its_own(tmp_path_factory):
+    """Measure in tests whatever else is measured on this machine: by other tests, by a person."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(locks.FOLDER, str(tmp_path_factory.mktemp("locks")))
+        yield
 
 
 @pytest.fixture(scope="session")

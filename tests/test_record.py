@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from stagebench import baseline, recording
+from stagebench import baseline, locks, recording
 from stagebench.analysis.imports.read import read_files
 from stagebench.cli import main
 from stagebench.errors import BaselineError, RecordingError
@@ -323,6 +323,36 @@ def test_a_stopped_recording_is_told_and_could_not_be_measured(recorded):
     process.terminate()
     said = "".join(process.communicate(timeout=60))
     assert (process.returncode, "stopped by SIGTERM before all processes had run" in said) == (2, True), said
+
+
+def test_a_second_recording_in_the_same_folder_is_refused(recorded, monkeypatch):
+    process = start_and_wait_for_the_next(recorded)
+    monkeypatch.setenv(locks.FOLDER, str(recorded))  # as on a file system that two machines share
+    code, said = record(recorded)
+    process.kill()
+    process.communicate(timeout=60)
+    assert (code, said) == (2, "stagebench: only one recording at a time may write to a folder, got out\n")
+
+
+def test_a_second_recording_on_the_machine_is_refused_and_leaves_nothing(recorded):
+    process = start_and_wait_for_the_next(recorded)
+    code, said = record(recorded, out="other")
+    process.kill()
+    process.communicate(timeout=60)
+    assert (code, len(said.splitlines())) == (2, 1)
+    assert f"got a second beside process {process.pid} (__main__.py record out --rounds 2 --processes 50)" in said
+    assert not (recorded / "other").exists()
+
+
+def test_what_a_killed_recording_was_writing_is_swept_by_the_next_and_nothing_else(recorded):
+    (recorded / "out" / "notes").touch()
+    before = files(recorded)
+    scratch = recorded / "out" / "processes" / ".scratch"
+    scratch.mkdir()
+    for half in (scratch / "run.json", scratch.parent / ".03.json.123", recorded / "out" / ".results.json.123"):
+        half.touch()
+    assert record(recorded, "--processes", 2)[0] == 0
+    assert (files(recorded), scratch.exists()) == (before, False)
 
 
 OWN = "a recording gives rounds, order and what is kept to pytest itself"

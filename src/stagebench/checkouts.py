@@ -5,10 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from stagebench.errors import GateError
+from stagebench.locks import locked
 
 # Inside of a hook these name the hook's repository, whatever folder git is called in.
 _ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
@@ -97,32 +96,12 @@ def _snapshot(top: Path, index: Path) -> str:
     return _git(top, "write-tree", **own).strip()
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock, which the system lets go of however this process ends."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _sweep(top: Path, home: Path) -> None:
     """Remove the checkouts of processes that are no more."""
     for folder in home.glob("run-*"):
         with suppress(OSError), (folder / "lock").open("w") as file:  # held by a living process, or gone meanwhile
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _end_measuring(folder)
             _remove(top, folder)
-
-
-def _end_measuring(folder: Path) -> None:
-    """End what a killed gate was running there: it would write on, and Python makes folders for what it compiles."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # gone meanwhile, or somebody else's
-            inside = (process / "cwd").readlink().is_relative_to(folder.resolve())
-            if inside and b"pytest_benchmark.plugin" in (process / "cmdline").read_bytes():
-                os.kill(int(process.name), signal.SIGKILL)
-                while (process / "cmdline").read_bytes():  # nothing, once it has ended
-                    time.sleep(0.01)
 
 
 def _remove(top: Path, folder: Path) -> None:

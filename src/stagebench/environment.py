@@ -9,6 +9,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+from stagebench import locks
 from stagebench.telemetry import load_nvml
 from stagebench.types import PREPROCESSORS, GenerationSettings, LoadSettings, ModelSettings
 
@@ -80,6 +81,8 @@ def cores() -> int:
 
 def load_warning() -> str | None:
     """One line where other processes keep the cores busy, because then every time measures them too."""
+    if other := locks.beside():
+        return f"something else is measured at the same time, by {other}: times will measure it too"
     busy = os.getloadavg()[0]
     if busy < cores() * 0.7:
         return None

@@ -41,6 +41,10 @@ class RecordingError(StagebenchError):
     """Processes that do not belong to one recording, or do not make up results."""
 
 
+class BusyError(StagebenchError):
+    """A folder, or a machine to measure on, that another process holds."""
+
+
 class DatasetError(StagebenchError):
     """A dataset that can't be read at all; what is wrong with a single sample is listed, not raised."""
 

@@ -7,18 +7,18 @@ import random
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from stagebench import turns
+from stagebench import processes, turns
 from stagebench.errors import GateError
 from stagebench.gate_runs import REFERENCE
 from stagebench.json_files import write_json
 from stagebench.results import read_run
+from stagebench.supervisor import CANNOT_RUN
 
 Run = dict[str, Any]
 """As `results.read_run` gives it."""
@@ -220,53 +220,37 @@ def run_pytest(jobs: Sequence[tuple[Arm, Sequence[str]]], cpu: int | None = None
     Raises:
         GateError: where one failed, with the end of what it said.
     """
-    started: list[Started] = []
     with ExitStack() as stack:
-        stack.callback(_stop, started)
-        # Signals come to this thread, so none of them can make it forget a process that another one has just begun.
-        with turns.pipes() as ends, ThreadPoolExecutor(1) as aside:
+        started: list[Started] = []
+        with turns.pipes() as ends:
             for (arm, arguments), own in zip(jobs, ends, strict=False):
-                taking = turns.variables(own, cpu) if len(jobs) > 1 else {}
-                file = stack.enter_context(tempfile.TemporaryFile())
-                aside.submit(_start, arm, arguments, taking, own if taking else (), file, started).result()
+                taking, given = (turns.variables(own, cpu), own) if len(jobs) > 1 else ({}, ())
+                output: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())
+                process = _started(arm, arguments, env=_environment(arm) | taking, pass_fds=given, stdout=output)
+                started.append((arm, stack.enter_context(process), output))
         for arm, process, output in _as_they_end(started):
             if status := process.wait():
                 output.seek(0)
                 said = "\n".join(output.read().decode(errors="replace").strip().splitlines()[-_LAST_LINES:])
+                if status == CANNOT_RUN:
+                    raise GateError(f"the {arm.name} needs an interpreter that runs, got {arm.python}: {said}")
                 raise GateError(f"the benchmarks of the {arm.name} must pass, got exit status {status}:\n{said}")
 
 
-def _start(
-    arm: Arm,
-    arguments: Sequence[str],
-    taking: Mapping[str, str],
-    ends: Sequence[int],
-    output: IO[bytes],
-    started: list[Started],
-) -> None:
-    """Start pytest with a side's own sources and no plugins but pytest-benchmark: they would cost a second."""
+def _started(arm: Arm, arguments: Sequence[str], **options: Any) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """Start pytest without plugins but pytest-benchmark: they would cost a second."""
     command = [str(arm.python), "-m", "pytest", "-p", "pytest_benchmark.plugin", "-p", "no:cacheprovider", "-q"]
-    environment = {
+    return processes.started([*command, *arguments], cwd=arm.root, stderr=subprocess.STDOUT, **options)
+
+
+def _environment(arm: Arm) -> dict[str, str]:
+    return {
         **os.environ,
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "PYTHONPATH": os.pathsep.join([str(arm.root / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "PYTHONHASHSEED": "0",
         **_KEEP_MEMORY,
-        **taking,
     }
-    try:
-        process = subprocess.Popen(  # noqa: S603 # our own interpreter
-            [*command, *arguments],
-            cwd=arm.root,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            pass_fds=ends,
-        )
-    except OSError as error:
-        raise GateError(f"the {arm.name} needs an interpreter that runs, got {arm.python}: {error.strerror}") from error
-    started.append((arm, process, output))
 
 
 def _as_they_end(started: Sequence[Started]) -> Iterator[Started]:
@@ -277,11 +261,3 @@ def _as_they_end(started: Sequence[Started]) -> Iterator[Started]:
             left.remove(each)
             yield each
         time.sleep(_POLL)
-
-
-def _stop(started: Sequence[Started]) -> None:
-    """End those that still run."""
-    for _, process, _ in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait()

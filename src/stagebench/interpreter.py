@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stagebench.checkouts import locked
+from stagebench import processes
 from stagebench.errors import GateError
+from stagebench.locks import locked
 
 
 def dependencies(root: Path) -> dict[str, Any]:
@@ -73,8 +73,7 @@ def _build(folder: Path, wanted: dict[str, Any]) -> None:
 
 
 def _call(*module: str) -> None:
-    command = [sys.executable, "-m", *module]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 # our own interpreter
-    if done.returncode:
-        complaint = (done.stderr.strip().splitlines() or ["no word"])[-1]
+    status, _, said = processes.run([sys.executable, "-m", *module])
+    if status:
+        complaint = (said.decode(errors="replace").strip().splitlines() or ["no word"])[-1]
         raise GateError(f"can't install what the base depends on, give --base-python instead: {complaint}")

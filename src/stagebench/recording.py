@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+import shutil
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ OWN = ("--rounds", "--times-only", "--order-seed", "--benchmark-")
 
 SELECTING = ("--deselect", "--ignore", "--ignore-glob", "--collect-only", "--co")
 """Options of pytest that choose benchmarks, beside -k and -m."""
+
+_SCRATCH = ".scratch"
 
 _CHOOSES = re.compile("-[hlqsvVx]*[km]")
 """-k and -m, alone or after flags, with the expression behind it or not: `-k`, `-kdecode`, `-qk`."""
@@ -141,8 +144,8 @@ class Recording:
         select = selection(self.plan.select) if self.plan.select else ()
         arguments = ["benchmarks", *self.plan.arguments, *select, *own, f"--order-seed={seed}"]
         began = time.monotonic()
-        with tempfile.TemporaryDirectory() as scratch:
-            run = run_process(replace(self.arm, name=name_of(number)), arguments, Path(scratch, "run.json"))
+        with _scratch(self.folder) as scratch:
+            run = run_process(replace(self.arm, name=name_of(number)), arguments, scratch / "run.json")
         self._require_benchmarks(number, run)
         self._require_same_environment(number, run, others)
         run["stagebench"]["recording"] = self.plan.as_json() | {"process": number, "seconds": time.monotonic() - began}
@@ -172,6 +175,26 @@ class Recording:
         if here != there:  # an unknown driver is no reason to refuse a recording, though it compares with no other one
             differing = "; ".join(baseline.differences(here, there))
             raise RecordingError(f"the {name_of(number)} ran in another environment: {differing}")
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder beside what is kept, absolute because the process runs elsewhere."""
+    scratch = folder.absolute() / _SCRATCH
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        with suppress(OSError):  # where something is kept
+            folder.rmdir()
+
+
+def sweep(out: Path) -> None:
+    """Remove what a killed recording was writing in its folder, half done."""
+    shutil.rmtree(out / "processes" / _SCRATCH, ignore_errors=True)
+    for half in [*out.glob(".results.*.*"), *out.glob("processes/.[0-9]*")]:
+        half.unlink()
 
 
 def name_of(number: int) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import secrets
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from stagebench.cli.options import building_options, load_options, print_head, s
 from stagebench.cli.output import refusals
 from stagebench.dataset import Dataset, read_dataset
 from stagebench.errors import StudyError
+from stagebench.locks import measurement, scratch_folder
 from stagebench.media.scene import render_scene
 from stagebench.shown import cell, plain
 from stagebench.study.journal import RUN_FILE, Journal, read_run
@@ -90,7 +91,8 @@ def _run(
         here = _identity(study, wanted, plan, dataset, question, seed)
         console = Console(stderr=True)
         print_head(console, settings, longest, f"{len(plan.blocks[0].entries)} samples; order {seed}")
-        with Journal(out, here, plan.as_json(models)) as journal:
+        say = partial(console.print, markup=False, highlight=False)
+        with Journal(out, here, plan.as_json(models)) as journal, measurement(say):
             return _measure(study, journal, console)
 
 
@@ -145,8 +147,8 @@ def _dataset(path: Path | None, wanted: Wanted, question: str) -> Iterator[Datas
     if path is not None:
         yield read_dataset(path, question)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        yield scene_dataset(render_scene(Path(folder)), wanted.samples or 1, question)
+    with scratch_folder() as folder:
+        yield scene_dataset(render_scene(folder), wanted.samples or 1, question)
 
 
 def _identity(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
@@ -28,6 +27,7 @@ from stagebench.gate_runs import is_reference
 from stagebench.interleave import CLOCKS, PROCESSES, Arm, Plan, Recorder
 from stagebench.interpreter import interpreter_of
 from stagebench.json_files import write_json
+from stagebench.locks import claimed, measurement
 from stagebench.verdict import Verdict, confirmed, exit_code, undecided
 
 
@@ -81,6 +81,7 @@ def command(
         _keep_to(cpu, in_turns)
         plan = Plan(seed=secrets.randbelow(2**16) if seed is None else seed, in_turns=in_turns, cpu=cpu, **given)
         with (
+            measurement(say),
             checkouts(Path.cwd(), revision) as both,
             _claimed(out or _dated(both)) as folder,
             Progress(console=console) as progress,
@@ -161,22 +162,11 @@ def _dated(both: Checkouts) -> Path:
 
 @contextmanager
 def _claimed(folder: Path) -> Iterator[Path]:
-    """Hold an empty folder for this gate alone, by a lock on it that goes with the process; left empty, it goes too."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        descriptor = os.open(folder, os.O_RDONLY)
-        stack.callback(os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise GateError(f"--out must be a folder that no other gate writes to, got {folder}") from error
+    """Hold an empty folder for this gate alone."""
+    with claimed(folder, "--out must be a folder that no other gate writes to"):
         if any(folder.iterdir()):
             raise GateError(f"--out must be an empty folder, so that no two gates mix, got {folder}")
-        try:
-            yield folder
-        finally:
-            with suppress(OSError):  # where runs are in it
-                folder.rmdir()
+        yield folder
 
 
 def _keep_to(cpu: int | None, in_turns: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.console import Console
 
 from stagebench import environment
 from stagebench.cli.output import refusals
+from stagebench.locks import scratch_folder
 from stagebench.media.scene import Scene, render_scene
 from stagebench.models.registry import BUILDERS
 from stagebench.settings import check_input, parse_size, resolve_models, resolve_settings
@@ -117,8 +117,8 @@ def scene_of(path: Path | None, loading: LoadSettings) -> Iterator[Scene | None]
         check_input(path, loading)
         yield None
         return
-    with tempfile.TemporaryDirectory() as folder:
-        yield render_scene(Path(folder))
+    with scratch_folder() as folder:
+        yield render_scene(folder)
 
 
 def sample_of(path: Path | None, scene: Scene | None, own: str, question: str, loading: LoadSettings) -> Sample:

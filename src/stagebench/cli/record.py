@@ -16,6 +16,7 @@ from stagebench.errors import BaselineError, RecordingError
 from stagebench.gate_rules import read_rules
 from stagebench.interleave import Arm, Run
 from stagebench.json_files import write_json, write_text
+from stagebench.locks import claimed, measurement
 from stagebench.results import processes_of, read_run
 from stagebench.verdict import INCONCLUSIVE, Verdict, exit_code
 
@@ -59,8 +60,10 @@ def command(
         require_writable(out / "results.json")
         plan = recording.Plan(rounds, select, pytest_arguments, recording.digest_of(root))
         arm = Arm("recording", root, Path(sys.executable))
-        runs = recording.record(recording.Recording(out / "processes", arm, plan), processes, limit_minutes, say)
-        verdicts = _report(out, runs, baselines if judged and len(runs) > processes else None)
+        with claimed(out, "only one recording at a time may write to a folder"), measurement(say):
+            recording.sweep(out)
+            runs = recording.record(recording.Recording(out / "processes", arm, plan), processes, limit_minutes, say)
+            verdicts = _report(out, runs, baselines if judged and len(runs) > processes else None)
     if verdicts:
         Console().print(gate_report.to_table(verdicts))
     say(f"{max(len(runs) - 1, 0)} of {processes} timing processes are recorded in {out}")

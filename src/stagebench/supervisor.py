@@ -1,0 +1,107 @@
+"""Runs a command, and ends all that is left of it as soon as the command ends, or whoever asked for it does.
+
+`processes` starts it as a file (`python -I -S supervisor.py COMMAND ...`), so it imports nothing of stagebench. Its
+standard input is a pipe that only the one who asked holds open: however that one ends, the system closes it.
+"""
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+CANNOT_RUN = 126
+"""The exit status where the command can't be run, as a shell has it; the reason is on standard error."""
+
+PATIENCE = 10.0
+"""Seconds for processes to end that were killed; one in the middle of a system call may need some."""
+
+SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36
+"""Of Linux's prctl()."""
+
+ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+
+
+def main(command: list[str]) -> int:
+    """Run the command; its exit status, or 128 and the number of the signal that ended it."""
+    _prctl(SET_CHILD_SUBREAPER, 1)  # what a process of the command leaves behind becomes a child of this one
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told)
+    for number in (signal.SIGCHLD, *ENDING):
+        signal.signal(number, lambda *_: None)
+    child = os.fork()
+    if not child:
+        _become(command, os.getppid())
+    status = None
+    while status is None:
+        ready, _, _ = select.select([sys.stdin, heard], [], [])
+        if sys.stdin in ready or set(os.read(heard, 512)) & {*ENDING}:
+            break
+        status = _reaped().get(child)
+    _end_all(child)
+    code = os.waitstatus_to_exitcode(status) if status is not None else -signal.SIGKILL
+    return code if code >= 0 else 128 - code
+
+
+def _become(command: list[str], supervisor: int) -> None:
+    """Turn the forked process into the command, with signals as a process has them that Python did not start."""
+    os.setpgid(0, 0)
+    _prctl(SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != supervisor:
+        os._exit(CANNOT_RUN)  # it ended before the line above
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    try:
+        os.execvp(command[0], command)  # noqa: S606 # no shell is what is wanted
+    except OSError as error:
+        os.write(2, str(error.strerror).encode())
+    os._exit(CANNOT_RUN)
+
+
+def _prctl(option: int, value: int) -> None:
+    with suppress(AttributeError, OSError):  # no Linux: then the command's process group is all that can be ended
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _end_all(group: int) -> None:
+    """End the command's group, and every descendant: the children of one that ends become our own."""
+    deadline = time.monotonic() + PATIENCE
+    with suppress(OSError):
+        os.killpg(group, signal.SIGKILL)
+    with suppress(ChildProcessError):  # no child is left
+        while time.monotonic() < deadline:
+            for child in _children():
+                with suppress(OSError):
+                    os.kill(child, signal.SIGKILL)
+            _reaped(strict=True)
+            time.sleep(0.005)
+
+
+def _children() -> list[int]:
+    here, found = os.getpid(), []
+    for process in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # gone meanwhile
+            if int(process.read_bytes().rpartition(b")")[2].split()[1]) == here:
+                found.append(int(process.parent.name))
+    return found
+
+
+def _reaped(strict: bool = False) -> dict[int, int]:
+    """The status of each child that has ended; strict, ChildProcessError where there is none, ended or not."""
+    ended: dict[int, int] = {}
+    try:
+        while (each := os.waitpid(-1, os.WNOHANG))[0]:
+            ended |= [each]
+    except ChildProcessError:
+        if strict:
+            raise
+    return ended
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
