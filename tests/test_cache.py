@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stagebench.errors import MediaError
+from stagebench.media import cache
 from stagebench.media.cache import read_cached
 from stagebench.stages.load import load
 from stagebench.types import LoadSettings, Media, Sample
@@ -121,20 +127,75 @@ def flip(data: bytes) -> bytes:
     return data[:150] + bytes([data[150] ^ 1]) + data[151:]
 
 
-def another_shape(data: bytes) -> bytes:
-    return data.replace(b"(3, 4, 6, 3)", b"(3, 6, 4, 3)")
+def signed(
+    head: bytes, pixels: bytes, shape: str = "(3, 4, 6, 3)", note: bytes = b'{"key": "KEY", "span": 0.5}'
+) -> bytes:
+    """An entry with a checksum of its own: only what it says is wrong."""
+    return head + pixels + note + b"\n%08x" % zlib.crc32(shape.encode() + note, zlib.crc32(pixels))
 
 
-DAMAGE = [cut, flip, another_shape, lambda data: b"", lambda data: b"nonsense", lambda data: data + b"0"]
+def as_array(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
 
 
-@pytest.mark.parametrize("damage", DAMAGE, ids=["cut", "flipped", "other shape", "empty", "nonsense", "longer"])
-def test_a_damaged_entry_is_read_and_written_anew(clip: Path, damage: Callable[[bytes], bytes]) -> None:
+def header(said: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(said).to_bytes(2, "little") + said.encode()
+
+
+PIXELS = bytes(3 * 4 * 6 * 3)
+HEAD = as_array(np.zeros((3, 4, 6, 3), np.uint8))[:128]
+HUGE = "{'descr': '|u1', 'fortran_order': False, 'shape': (3, 999999999, 999999999, 3), }\n"
+DAMAGE = {
+    "cut": cut,
+    "flipped": flip,
+    "other shape": lambda data: data.replace(b"(3, 4, 6, 3)", b"(3, 6, 4, 3)"),
+    "empty": lambda data: b"",
+    "nonsense": lambda data: b"nonsense",
+    "longer": lambda data: data + b"0",
+    "only an array": lambda data: data[: 128 + len(PIXELS)],
+    "only a header": lambda data: data[:128],
+    "zeros of its length": lambda data: bytes(len(data)),
+    "a dtype of 16 bits": lambda data: signed(
+        as_array(np.zeros((3, 4, 6, 3), np.uint16))[:128], bytes(2 * len(PIXELS))
+    ),
+    "objects, pickled": lambda data: as_array(np.array([{"a": 1}], dtype=object)),
+    "fewer frames": lambda data: signed(as_array(np.zeros((2, 4, 6, 3), np.uint8))[:128], PIXELS[:144], "(2, 4, 6, 3)"),
+    "four channels": lambda data: signed(as_array(np.zeros((3, 4, 6, 4), np.uint8))[:128], bytes(288), "(3, 4, 6, 4)"),
+    "no height": lambda data: signed(as_array(np.zeros((3, 0, 6, 3), np.uint8))[:128], b"", "(3, 0, 6, 3)"),
+    "a negative size": lambda data: signed(header(HUGE.replace("999999999", "-4")), PIXELS),
+    "gigabytes": lambda data: signed(header(HUGE), PIXELS),
+    "a header of megabytes": lambda data: b"\x93NUMPY\x02\x00" + (2**31 - 1).to_bytes(4, "little") + bytes(2**20),
+    "a nested header": lambda data: header("(" * 60000) + data,
+    "columns first": lambda data: data.replace(b"'fortran_order': False", b"'fortran_order': True "),
+    "a note that is no JSON": lambda data: signed(HEAD, PIXELS, note=b"{"),
+    "a note that is a list": lambda data: signed(HEAD, PIXELS, note=b"[1]"),
+    "a span that is no number": lambda data: signed(HEAD, PIXELS, note=b'{"key": "KEY", "span": NaN}'),
+    "a span that is text": lambda data: signed(HEAD, PIXELS, note=b'{"key": "KEY", "span": "1"}'),
+    "a negative span": lambda data: signed(HEAD, PIXELS, note=b'{"key": "KEY", "span": -1.0}'),
+    "no key": lambda data: signed(HEAD, PIXELS, note=b'{"span": 0.5}'),
+    "another key": lambda data: signed(HEAD, PIXELS),
+}
+
+
+def test_what_is_signed_here_is_an_entry_but_for_what_is_wrong_with_it(clip: Path) -> None:
+    read(clip, Reader())
+    (entry,) = entries(clip)
+    note = b'{"key": "%s", "span": 0.5}' % entry.stem.encode()
+    entry.write_bytes(signed(HEAD, PIXELS, note=note))
+
+    assert read(clip, Reader()).cache_hits == 1
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_or_forged_entry_is_read_and_written_anew(clip: Path, damage: str) -> None:
     reader = Reader()
     expected = read(clip, reader).images
     entry = entries(clip)[0]
     whole = entry.read_bytes()
-    entry.write_bytes(damage(whole))
+    key = b"KEY" if damage == "another key" else entry.stem.encode()
+    entry.write_bytes(DAMAGE[damage](whole).replace(b"KEY", key))
 
     media = read(clip, reader)
 
@@ -142,7 +203,184 @@ def test_a_damaged_entry_is_read_and_written_anew(clip: Path, damage: Callable[[
     assert (2, whole) == (reader.calls, entry.read_bytes())
 
 
-def test_a_damaged_digest_is_taken_anew(clip: Path) -> None:
+def test_an_entry_under_the_name_of_another_is_none(clip: Path) -> None:
+    other = clip.with_name("other.mp4")
+    other.write_bytes(b"b" + CONTENT)
+    settle(other)
+    read(clip, Reader())
+    (entry,) = entries(clip)
+    read(other, Reader())
+    (foreign,) = set(entries(clip)) - {entry}
+    entry.write_bytes(foreign.read_bytes())
+
+    assert read(clip, Reader()).images[0][0, 0, 0] == CONTENT[0]
+
+
+def replace_by_folder(entry: Path) -> None:
+    entry.unlink()
+    entry.mkdir()
+
+
+def replace_by_full_folder(entry: Path) -> None:
+    replace_by_folder(entry)
+    (entry / "file").touch()
+
+
+def replace_by_link(entry: Path) -> None:
+    entry.rename(entry.with_suffix(".elsewhere"))
+    entry.symlink_to(entry.with_suffix(".elsewhere"))
+
+
+def replace_by_pipe(entry: Path) -> None:
+    entry.unlink()
+    os.mkfifo(entry)
+
+
+def replace_by_loop(entry: Path) -> None:
+    entry.unlink()
+    entry.symlink_to(entry.name)
+
+
+@pytest.mark.parametrize("kind", ["*.npy", "*.id"])
+@pytest.mark.parametrize(
+    "other", [replace_by_folder, replace_by_full_folder, replace_by_link, replace_by_pipe, replace_by_loop]
+)
+def test_what_is_no_file_is_no_entry(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, other: Callable[[Path], None], kind: str
+) -> None:
+    monkeypatch.setattr(cache, "_SETTLED", 0)
+    expected = read(clip, Reader()).images
+    (path,) = (clip.parent / "cache").glob(kind)
+    other(path)
+
+    media = read(clip, Reader())
+
+    assert [image.tobytes() for image in expected] == [image.tobytes() for image in media.images]
+    assert other is replace_by_full_folder or (path.is_file() and not path.is_symlink())
+    assert parts(clip) == []
+
+
+def test_an_entry_that_may_not_be_read_is_none(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader()
+    read(clip, reader)
+    opened = Path.open
+
+    def refuse(path: Path, *how: str, **more: str) -> object:
+        if path.suffix == ".npy":
+            raise PermissionError(errno.EACCES, "Permission denied")  # as the system does, but to root too
+        return opened(path, *how, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)
+
+    assert (read(clip, reader).cache_hits, reader.calls) == (0, 2)
+
+
+def parts(path: Path) -> list[Path]:
+    return list((path.parent / "cache").glob("*.part"))
+
+
+@contextmanager
+def no_file_longer_than(size: int) -> Iterator[None]:
+    """As on a full disk, a write fails in the middle; a signal that says so too is ignored by Python."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [0, 10, 128, 200, 344])
+def test_a_disk_that_is_full_costs_the_entry_and_leaves_no_part(clip: Path, size: int) -> None:
+    with no_file_longer_than(size):
+        media = read(clip, Reader())
+
+    assert (len(media.images), media.cache_hits, entries(clip), parts(clip)) == (3, 0, [], [])
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("call", ["tempfile.NamedTemporaryFile", "os.replace", "os.rename", "os.utime"])
+def test_a_folder_that_can_not_be_written_to_costs_the_entry(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    read(clip, Reader())
+    monkeypatch.setattr(call, fail)
+
+    assert (len(read(clip, Reader()).images), len(read(clip, Reader(), count=2).images), parts(clip)) == (3, 2, [])
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_folder_that_a_full_disk_has_no_room_for_costs_the_entry(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+
+    assert len(read(clip, Reader()).images) == 3
+
+
+def test_another_rule_of_choosing_is_another_entry(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader()
+    read(clip, reader)
+    monkeypatch.setattr("stagebench.media.sampling.evenly_spaced", lambda total, count: list(range(count)))
+    read(clip, reader)
+
+    assert reader.calls == 2
+
+
+@pytest.mark.parametrize(
+    "changed", ["stagebench.media.cache._code", "stagebench.media.cache.decoder_version", "av.__version__"]
+)
+def test_other_code_or_another_decoder_is_another_entry(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    reader = Reader()
+    read(clip, reader)
+    monkeypatch.setattr(changed, "0.0" if changed.endswith("__") else lambda *_: "0.0")
+    read(clip, reader)
+
+    assert reader.calls == 2
+
+
+def test_the_code_in_a_key_is_that_of_the_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for source in Path(cache.__file__).parent.glob("*.py"):
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
+    before = cache._code.__wrapped__()
+    (tmp_path / "sampling.py").write_text("def evenly_spaced(total, count): return range(count)")
+
+    assert before == cache._code() != cache._code.__wrapped__()
+
+
+def test_a_clip_named_otherwise_may_be_read_otherwise(clip: Path) -> None:
+    reader = Reader()
+    read(clip, reader)
+    read(clip.rename(clip.with_suffix(".gif")), reader, count=3)
+
+    assert reader.calls == 2
+
+
+def test_a_digest_of_another_file_is_taken_anew(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_SETTLED", 0)
+    other = clip.with_name("other.mp4")
+    other.write_bytes(b"b" + CONTENT)
+    settle(other)
+    read(other, Reader())
+    (foreign,) = (clip.parent / "cache").glob("*.id")
+    read(clip, Reader())
+    (own,) = set((clip.parent / "cache").glob("*.id")) - {foreign}
+    own.write_bytes(foreign.read_bytes())
+
+    assert read(clip, Reader()).images[0][0, 0, 0] == CONTENT[0]
+
+
+def test_a_damaged_digest_is_taken_anew(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_SETTLED", 0)
     reader = Reader()
     read(clip, reader)
     for memo in (clip.parent / "cache").glob("*.id"):
