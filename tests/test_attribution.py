@@ -234,8 +234,8 @@ def test_a_whole_generation_and_one_that_is_taken_apart_are_compared_whole():
 
 
 def test_parts_that_only_one_model_has_are_refused():
-    with pytest.raises(AnalysisError, match="must have the same parts, got ttft for one of them only"):
-        attribute(Costs("a", {"load": 1.0, "ttft": 1.0}, 2, 1.0), Costs("b", {"load": 1.0}, 2, 1.0))
+    with pytest.raises(AnalysisError, match="must have the same parts, got wait for one of them only"):
+        attribute(Costs("a", {"load": 1.0, "wait": 1.0}, 2, 1.0), Costs("b", {"load": 1.0}, 2, 1.0))
 
 
 def test_two_models_of_one_name_are_refused():

@@ -34,17 +34,26 @@ def read_json(path: Path, what: str, error_type: type[StagebenchError], finite: 
     Raises:
         error_type: where the file can't be read, or is no JSON.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
-    except OSError as error:
-        raise error_type(f"can't read {what}: {error.strerror}") from error
-    except ValueError as error:  # a path that can't be one
-        raise error_type(f"can't read {what}: {error}") from error
+    data = read_bytes(path, what, error_type)
     try:
         return parse_json(data, finite)
     except ValueError as error:
         raise error_type(f"{what} must be JSON, got: {' '.join(str(error).split())}") from error
+
+
+def read_bytes(path: Path, what: str, error_type: type[StagebenchError]) -> bytes:
+    """Read a file that may hold JSON, or lines of it, as far as the most that `parse_json` takes.
+
+    Raises:
+        error_type: where the file can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(LARGEST + 1)
+    except OSError as error:
+        raise error_type(f"can't read {what}: {error.strerror}") from error
+    except ValueError as error:  # a path that can't be one
+        raise error_type(f"can't read {what}: {error}") from error
 
 
 def parse_json(data: bytes, finite: bool = True) -> Any:

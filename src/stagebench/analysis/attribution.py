@@ -28,6 +28,8 @@ from stagebench.errors import AnalysisError
 TOKENS = "tokens"
 TIME_PER_TOKEN = "time per token"  # noqa: S105 # no password: a factor's name
 UNATTRIBUTED = "unattributed"
+BEFORE_THE_FIRST = ("encode", "prefill", "ttft")
+"""Parts of a generation that are over when its first token is there."""
 ROUNDING = 1e-12
 """Of a total: less than this is no difference."""
 
@@ -176,9 +178,9 @@ def alike(baseline: Costs, other: Costs) -> tuple[Costs, Costs]:
 
 
 def whole_generation(costs: Costs) -> Costs:
-    """Put encode and prefill back into one generation with decode, which then pays for every token."""
-    inside = [costs.parts[name] for name in ("encode", "prefill") if name in costs.parts]
-    outside = {name: seconds for name, seconds in costs.parts.items() if name not in ("encode", "prefill")}
+    """Put what comes before the first token back into one generation with decode, which then pays for every token."""
+    inside = [costs.parts[name] for name in BEFORE_THE_FIRST if name in costs.parts]
+    outside = {name: seconds for name, seconds in costs.parts.items() if name not in BEFORE_THE_FIRST}
     return replace(costs, parts=outside, decode=costs.decode + sum(inside), prefilled=0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from stagebench.analysis.imports import passes, samples, stage_rows, suite, table, vllm
 from stagebench.analysis.imports.measured import Measured
 from stagebench.errors import AnalysisError
-from stagebench.json_files import read_json
+from stagebench.json_files import parse_json, read_bytes
 
 FORMATS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, str], Measured]]] = {
     "table": (table.looks_like, table.read),
@@ -52,12 +53,25 @@ def read_files(paths: Sequence[Path], format_name: str | None = None) -> Measure
 
 
 def _read(path: Path, format_name: str | None) -> Measured:
-    if path.suffix == ".jsonl":
+    data = _parsed(path)
+    if path.suffix == ".jsonl" and not vllm.looks_like(data):
         return samples.read(path)
-    data = read_json(path, str(path), AnalysisError, finite=False)
     if format_name is None:
         format_name = next((name for name, (looks_like, _) in FORMATS.items() if looks_like(data)), None)
     if format_name is None or not FORMATS[format_name][0](data):
         wanted = format_name or ", ".join(FORMATS)
         raise AnalysisError(f"{path} must be of the format {wanted}, got none of its keys")
     return FORMATS[format_name][1](data, path.name)
+
+
+def _parsed(path: Path) -> Any:
+    """What a file holds: JSON, or lines of it, as tools write that append to a file."""
+    data = read_bytes(path, str(path), AnalysisError)
+    try:
+        return parse_json(data, finite=False)
+    except ValueError as error:
+        with suppress(ValueError):
+            return [parse_json(line, finite=False) for line in data.splitlines() if line.strip()]
+        if path.suffix == ".jsonl":
+            return None  # its reader says which line it is
+        raise AnalysisError(f"{path} must be JSON, got: {' '.join(str(error).split())}") from error
