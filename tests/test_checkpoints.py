@@ -149,7 +149,6 @@ def test_a_config_value_of_another_type_is_refused(saved, checkpoint):
         ("preprocessor_config.json", None, "the image processor of"),
         ("preprocessor_config.json", "{", "the image processor of"),
         ("preprocessor_config.json", '{"crop_size": "big"}', "the image processor of"),
-        ("model.safetensors", None, "the checkpoint"),
         ("model.safetensors", "hello", "the checkpoint"),
     ],
 )
@@ -159,6 +158,12 @@ def test_a_missing_or_damaged_file_is_refused(saved, checkpoint, file, content, 
     else:
         (checkpoint / file).write_text(content)
     assert refusal(saved.name, checkpoint).startswith(f"can't read {what} FOLDER: ")
+
+
+def test_a_checkpoint_without_weights_is_refused(saved, checkpoint):
+    (checkpoint / "model.safetensors").unlink()
+    expected = "the checkpoint FOLDER must hold weights in model.safetensors, got none"
+    assert expected == refusal(saved.name, checkpoint)
 
 
 def test_truncated_weights_are_refused(saved, checkpoint):

@@ -138,6 +138,32 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_attention_heads": 3},
+        {"num_key_value_heads": 3},
+        {"num_hidden_layers": 10**9},
+        {"intermediate_size": 10**10},
+        {"vocab_size": 10**10},
+        {"hidden_size": 10**7},
+    ],
+)
+def test_a_config_that_does_not_fit_itself_or_its_files_is_refused_at_once(
+    checkpoint: Path, values: dict[str, int]
+) -> None:
+    edit_config(checkpoint, lambda config: config.update(values))
+    assert build_refusal(checkpoint).startswith(f"the config of {checkpoint} ")
+
+
+def test_pickled_weights_are_refused_unless_asked_for(checkpoint: Path) -> None:
+    torch.save(load_file(checkpoint / "model.safetensors"), checkpoint / "pytorch_model.bin")
+    (checkpoint / "model.safetensors").unlink()
+    assert build_refusal(checkpoint).endswith("got only pytorch_model.bin: pickles are read with --pickled-weights")
+    settings = ModelSettings(profile="pretrained", weights=str(checkpoint), pickled_weights=True)
+    assert build(settings).eventgpt.model.feature_adaptor is not None
+
+
 def build_refusal(folder: Path) -> str:
     """The message in which `build` alone refuses, which is one line."""
     with pytest.raises(CheckpointError) as caught:

@@ -49,6 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--device", help="cpu or cuda; default: cuda where there is one")
     group.addoption("--profile", choices=PROFILES, help="default: tiny on a CPU, 7b on a GPU")
     group.addoption("--weights", help="checkpoint folder or hub id, for one model")
+    group.addoption("--pickled-weights", action="store_true", help="read weights from .bin too, which is a pickle")
     group.addoption("--dtype", choices=DTYPES, help="default: float32 on a CPU, bfloat16 on a GPU")
     group.addoption("--kernels", choices=KERNELS, default="efficient", help="attention kernels on a GPU")
     group.addoption("--threads", type=int, help="of torch on the CPU; default: 1 for tiny, else torch's own choice")
@@ -117,6 +118,7 @@ def _resolve(config: pytest.Config) -> tuple[tuple[str, ...], ModelSettings, Gen
         option.threads,
         seed=0,
         preprocess=option.preprocess,
+        pickled_weights=option.pickled_weights,
     )
     loading = LoadSettings(
         decoder=option.decoder,

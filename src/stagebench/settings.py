@@ -43,6 +43,7 @@ def resolve_settings(
     seed: int,
     preprocess: str,
     backend: str = "eager",
+    pickled_weights: bool = False,
 ) -> ModelSettings:
     """Fill in what was not given.
 
@@ -73,6 +74,7 @@ def resolve_settings(
         seed=seed,
         preprocess=preprocess,
         backend=backend,
+        pickled_weights=pickled_weights,
     )
 
 

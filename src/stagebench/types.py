@@ -363,6 +363,7 @@ class ModelSettings:
         profile: "tiny" (real architecture and token counts, narrow, random), "7b" (real shapes, random weights made on
             the device) or "pretrained".
         weights: a checkpoint folder or hub id; only with "pretrained".
+        pickled_weights: they lie in pickles (.bin), and may be read from there; else in safetensors only.
         device: a torch device, "cpu" or "cuda".
         dtype: one of `DTYPES`.
         attention: transformers' attention implementation, "sdpa" or "eager".
@@ -384,6 +385,7 @@ class ModelSettings:
     seed: int = 0
     preprocess: str = "pil"
     backend: str = "eager"
+    pickled_weights: bool = False
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:

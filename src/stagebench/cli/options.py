@@ -41,6 +41,9 @@ def building_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--model", "--models", "names", multiple=True, default=tuple(BUILDERS), help=several),
         click.option("--profile", type=click.Choice(PROFILES), help="tiny on a CPU, 7b on a GPU by default."),
         click.option("--weights", help="Checkpoint folder or hub id; for one model."),
+        click.option(
+            "--pickled-weights", is_flag=True, help="Read them from .bin, a pickle; else from safetensors only."
+        ),
         click.option("--device", help="cpu or cuda; by default cuda where there is one."),
         click.option("--dtype", type=click.Choice(DTYPES), help="float32 on a CPU, bfloat16 on a GPU by default."),
         click.option("--kernels", type=click.Choice(KERNELS), default="efficient", show_default=True),

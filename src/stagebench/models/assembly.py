@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
@@ -9,7 +10,9 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTr
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from stagebench.errors import CheckpointError
+from stagebench.models.checkpoint import check_tokens, rehearse, skeleton
 from stagebench.models.pixels import ImageProcessor, PilProcessor, processor_of
+from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.tokenizer import build_tokenizer
 from stagebench.models.weights import (
     check_model_type,
@@ -20,7 +23,9 @@ from stagebench.models.weights import (
 )
 from stagebench.types import ModelSettings
 
+A = TypeVar("A", bound=VisionLanguageModel)
 N = TypeVar("N", bound=PreTrainedModel)
+_ENLARGED = 4  # times the tower's own side that an image may be resized to before it is cropped
 Assembly = tuple[N, PreTrainedTokenizerBase, ImageProcessor]
 
 
@@ -41,11 +46,18 @@ def random_assembly(
     return network, tokenizer, image_processor(config.vision_config.image_size, settings)
 
 
-def pretrained_assembly(cls: type[N], settings: ModelSettings) -> Assembly[N]:
-    """Read the three from a folder or hub id in transformers' own layout.
+def pretrained_adapter(
+    adapter: Callable[[str, N, PreTrainedTokenizerBase, ImageProcessor], A], cls: type[N], settings: ModelSettings
+) -> A:
+    """Read the three from a folder or hub id in transformers' own layout, and put an adapter together from them.
+
+    Args:
+        adapter: of the profile, and of the three.
+        cls: the network's class.
+        settings: with the weights.
 
     Raises:
-        CheckpointError: where it is of another model, or not whole.
+        CheckpointError: where it is of another model, not whole, or its parts contradict each other.
     """
     weights = str(settings.weights)
     with reading(f"the checkpoint {weights}"):
@@ -54,11 +66,17 @@ def pretrained_assembly(cls: type[N], settings: ModelSettings) -> Assembly[N]:
         check_model_type(f"the config of {weights}", found, cls.config_class.model_type)
         config = cls.config_class.from_pretrained(weights)
         with reading(f"the tokenizer of {weights}"):
-            tokenizer = AutoTokenizer.from_pretrained(weights, padding_side="left")
-        processor = pretrained_image_processor(weights, config.vision_config.image_size, settings)
+            tokenizer = AutoTokenizer.from_pretrained(weights, padding_side="left", trust_remote_code=False)
+        bones, side = skeleton(cls, config, settings), config.vision_config.image_size
+        processor = pretrained_image_processor(weights, side, settings)
+        rehearsed = adapter("pretrained", bones, tokenizer, processor)
+        rehearse(rehearsed, weights, side)
+        check_tokens(
+            weights, config, tokenizer, {mark: getattr(config, f"{mark[1:-1]}_token_id") for mark in rehearsed.marks}
+        )
         network = pretrained_network(cls, settings, config=config)
         only_special_tokens(network, tokenizer)
-    return network, tokenizer, processor
+    return adapter("pretrained", network, tokenizer, processor)
 
 
 def image_processor(side: int, settings: ModelSettings) -> ImageProcessor:
@@ -76,10 +94,18 @@ def pretrained_image_processor(source: str, side: int, settings: ModelSettings) 
     """
     with reading(f"the image processor of {source}"):
         reference = CLIPImageProcessorPil.from_pretrained(source)
+        lengths = [each for size in (reference.size, reference.crop_size) for each in dict(size or {}).values()]
+        if any(length is not None and length > _ENLARGED * side for length in lengths):
+            raise CheckpointError(
+                f"the image processor of {source} must give the tower's {side} x {side} pixels, got {max(lengths)}"
+            )
         # Tried, because what it gives depends on more of its settings than one.
-        height, width = PilProcessor(reference)([np.zeros((48, 64, 3), np.uint8)]).shape[-2:]
+        pixels = PilProcessor(reference)([np.zeros((48, 64, 3), np.uint8)])
+    height, width = pixels.shape[-2:]
     if (height, width) != (side, side):
         raise CheckpointError(
             f"the image processor of {source} must give the tower's {side} x {side} pixels, got {height} x {width}"
         )
+    if not pixels.isfinite().all():
+        raise CheckpointError(f"the image processor of {source} must give finite pixels, got {pixels.flatten()[0]}")
     return processor_of(reference, settings)

@@ -28,6 +28,7 @@ from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
 from stagebench.errors import CheckpointError, ModelError, StageError
 from stagebench.models.assembly import image_processor, pretrained_image_processor
+from stagebench.models.checkpoint import check_tokens, rehearse, skeleton
 from stagebench.models.embedding import embed_with_features
 from stagebench.models.pixels import ImageProcessor
 from stagebench.models.protocol import Accelerator
@@ -364,6 +365,10 @@ class EventGPT:
         model = self.eventgpt.model
         return {"tower": self.eventgpt.tower, "projector": model.visual_projector, "language_model": model}
 
+    def visual_tokens(self, images: int) -> int:
+        """As the protocol says."""
+        return self.eventgpt.config.visual_tokens(images)
+
     def preprocess(self, media: Media, question: str) -> Inputs:
         """Resize, crop and normalise the images (their sizes may differ), tokenise, copy to the device.
 
@@ -377,7 +382,7 @@ class EventGPT:
         ids = expand_placeholder(
             prompt_ids(self.tokenizer, question),
             config.placeholder_id,
-            config.visual_tokens(len(media.images)),
+            self.visual_tokens(len(media.images)),
         )
         input_ids = torch.tensor([ids], device=device)
         return Inputs(
@@ -445,15 +450,13 @@ def _build_pretrained(settings: ModelSettings) -> EventGPT:
     with reading(f"the config of {weights}"):
         config = EventGPTConfig.from_pretrained(weights)
     tokenizer = load_tokenizer(weights, config)
+    bones = skeleton(EventGPTForConditionalGeneration, config, settings)
     if config.mm_visual_tower is None:
         raise CheckpointError(f"the config of {weights} must name its CLIP folder in mm_visual_tower, got none")
     source = _tower_source(weights, config.mm_visual_tower)
     processor = pretrained_image_processor(source, cast(int, config.tower.image_size), settings)
-    if config.vocab_size < len(tokenizer):
-        raise CheckpointError(
-            f"the checkpoint {weights} must embed all {len(tokenizer)} tokens of its tokenizer, "
-            f"got vocab_size {config.vocab_size}"
-        )
+    rehearse(EventGPT("pretrained", bones, tokenizer, processor), weights, cast(int, config.tower.image_size))
+    check_tokens(weights, config, tokenizer, {})
     config.event_token_id = _placeholder(tokenizer, config)
     network = pretrained_network(EventGPTForConditionalGeneration, settings, config=config)
     if config.vocab_size > len(tokenizer):

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from stagebench.models.assembly import pretrained_assembly, random_assembly
+from stagebench.models.assembly import pretrained_adapter, random_assembly
 from stagebench.models.embedding import embed_with_features, repeat_placeholder
 from stagebench.models.pixels import ImageProcessor
 from stagebench.models.protocol import Accelerator
@@ -81,14 +81,21 @@ class Llava:
             "language_model": model.language_model,
         }
 
+    def visual_tokens(self, images: int) -> int:
+        """As the protocol says: 576 an image, and CLS too where the config has "full" features."""
+        config = self.network.config
+        patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+        return int(images * (patches + (config.vision_feature_select_strategy == "full")))
+
     def preprocess(self, media: Media, question: str) -> Inputs:
         """Eight images into one grid, normalised, and the prompt with one placeholder a visual token."""
         config = self.network.config
         picture = grid(media.images, config.vision_config.image_size, self.image_processor)
-        visual_tokens = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
         ids = self.tokenizer(PROMPT.format(question=question)).input_ids
         placeholder = self.network.config.image_token_id
-        input_ids = torch.tensor([repeat_placeholder(ids, placeholder, visual_tokens)], device=self.network.device)
+        input_ids = torch.tensor(
+            [repeat_placeholder(ids, placeholder, self.visual_tokens(1))], device=self.network.device
+        )
         return Inputs(
             input_ids=input_ids,
             attention_mask=torch.ones_like(input_ids),
@@ -96,7 +103,7 @@ class Llava:
         )
 
     def encode(self, inputs: Inputs) -> Tensor:
-        """Tower and projector: (batch, 576, hidden size)."""
+        """Tower and projector: (batch, visual tokens, hidden size)."""
         output = self.network.get_image_features(pixel_values=inputs.pixels.flatten(0, 1), return_dict=True)
         features = torch.stack(tuple(output.pooler_output))
         return features.reshape(inputs.pixels.shape[0], -1, features.shape[-1])
@@ -119,10 +126,10 @@ def build(settings: ModelSettings) -> Llava:
     """Build LLaVA-1.5 in one of its profiles; "pretrained" reads a `llava-hf` checkpoint.
 
     Raises:
-        CheckpointError: where a pretrained folder is of another model, or not whole.
+        CheckpointError: where a pretrained folder is of another model, not whole, or contradicts itself.
     """
     if settings.profile == "pretrained":
-        return Llava("pretrained", *pretrained_assembly(LlavaForConditionalGeneration, settings))
+        return pretrained_adapter(Llava, LlavaForConditionalGeneration, settings)
     return build_from_config(config_of(settings.profile), settings)
 
 

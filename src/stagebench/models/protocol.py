@@ -114,6 +114,10 @@ class VisionLanguageModel(Protocol):
         """What runs its encode, prefill and decode; None for its own plain code, which is the reference."""
         ...
 
+    def visual_tokens(self, images: int) -> int:
+        """How many features become of so many images of the tower's size."""
+        ...
+
     def preprocess(self, media: Media, question: str) -> Inputs:
         """Resize, normalise, tokenise and copy to the device; a batch of one."""
         ...

@@ -19,7 +19,7 @@ from transformers import (
     VideoLlavaForConditionalGeneration,
 )
 
-from stagebench.models.assembly import pretrained_assembly, random_assembly
+from stagebench.models.assembly import pretrained_adapter, random_assembly
 from stagebench.models.embedding import embed_with_features, repeat_placeholder
 from stagebench.models.pixels import ImageProcessor
 from stagebench.models.protocol import Accelerator
@@ -54,10 +54,14 @@ class VideoLlava:
             "language_model": model.language_model,
         }
 
+    def visual_tokens(self, images: int) -> int:
+        """As the protocol says: 257 a frame, CLS among them."""
+        vision = self.network.config.vision_config
+        return int(images * ((vision.image_size // vision.patch_size) ** 2 + 1))
+
     def preprocess(self, media: Media, question: str) -> Inputs:
         """Resize, crop and normalise each frame; the prompt with one placeholder a visual token."""
-        vision = self.network.config.vision_config
-        visual_tokens = len(media.images) * ((vision.image_size // vision.patch_size) ** 2 + 1)
+        visual_tokens = self.visual_tokens(len(media.images))
         ids = self.tokenizer(PROMPT.format(question=question)).input_ids
         placeholder = self.network.config.video_token_id
         input_ids = torch.tensor([repeat_placeholder(ids, placeholder, visual_tokens)], device=self.network.device)
@@ -91,10 +95,10 @@ def build(settings: ModelSettings) -> VideoLlava:
     """Build Video-LLaVA in one of its profiles; "pretrained" reads a `LanguageBind/Video-LLaVA-7B-hf` checkpoint.
 
     Raises:
-        CheckpointError: where a pretrained folder is of another model, or not whole.
+        CheckpointError: where a pretrained folder is of another model, not whole, or contradicts itself.
     """
     if settings.profile == "pretrained":
-        return VideoLlava("pretrained", *pretrained_assembly(VideoLlavaForConditionalGeneration, settings))
+        return pretrained_adapter(VideoLlava, VideoLlavaForConditionalGeneration, settings)
     return build_from_config(config_of(settings.profile), settings)
 
 

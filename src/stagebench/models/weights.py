@@ -16,6 +16,8 @@ from stagebench.types import ModelSettings
 
 N = TypeVar("N", bound=PreTrainedModel)
 
+LONGEST = 300
+"""Characters of an error of somebody else's; some quote the whole file."""
 KEYS_NAMED = 3  # of a 7B checkpoint hundreds may be wrong, and the first ones tell what it is
 
 
@@ -46,6 +48,7 @@ def pretrained_network(cls: type[N], settings: ModelSettings, **kwargs: Any) -> 
         dtype=getattr(torch, settings.dtype),
         attn_implementation=settings.attention,
         device_map=settings.device,
+        use_safetensors=not settings.pickled_weights,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # or transformers refuses a wrong shape before it says which key has it
         **kwargs,
@@ -73,11 +76,17 @@ def reading(what: str) -> Iterator[None]:
     except StagebenchError:
         raise
     except Exception as error:  # no narrower: tokenizers, safetensors and huggingface_hub have bases of their own
-        raise CheckpointError(f"can't read {what}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"can't read {what}: {one_line(error)}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+def one_line(error: Exception) -> str:
+    """Say which error it was, in one line that is not too long."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def check_model_type(what: str, config: Mapping[str, Any], *allowed: str) -> None:
@@ -115,13 +124,21 @@ def require_exact_keys(checkpoint: Any, report: Mapping[str, Any]) -> None:
 
 
 def only_special_tokens(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Drop a checkpoint's own sampling defaults, so that all models of a run generate alike; stop tokens stay."""
+    """Drop a checkpoint's own sampling defaults, so that all models of a run generate alike; stop tokens stay.
+
+    Raises:
+        CheckpointError: where a stop token, or another special one, is none of the vocabulary.
+    """
     own = network.generation_config
     eos = own.eos_token_id if own is not None and own.eos_token_id is not None else tokenizer.eos_token_id
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    size = network.config.get_text_config().vocab_size
+    for name, ids in (("eos", eos), ("pad", pad), ("bos", tokenizer.bos_token_id)):
+        for token in ids if isinstance(ids, list) else [ids]:
+            if token is not None and not (type(token) is int and 0 <= token < size):
+                raise CheckpointError(f"{name}_token_id must be of the {size} tokens, got {token!r}")
     network.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=eos,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=eos, pad_token_id=pad
     )
 
 

@@ -1,0 +1,268 @@
+"""Checkpoints whose parts contradict each other, ask for more than they hold, or are pickles: one line at once."""
+
+import contextlib
+import json
+import os
+import runpy
+import shutil
+import struct
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stagebench.errors import CheckpointError
+from stagebench.models.registry import build_model
+from stagebench.stages.decode import decode
+from stagebench.stages.encode import encode
+from stagebench.stages.prefill import prefill
+from stagebench.stages.preprocess import preprocess
+from stagebench.types import Media, ModelSettings
+
+FAMILIES = ("llava-1.5", "video-llava")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def saved(request, tmp_path_factory):
+    """A family's name, and a folder with a tiny checkpoint of it."""
+    model, folder = build_model(request.param, ModelSettings()), tmp_path_factory.mktemp("checkpoint")
+    for part in (model.network, model.tokenizer, model.image_processor.reference):
+        part.save_pretrained(folder)
+    return request.param, folder
+
+
+@pytest.fixture
+def checkpoint(saved, tmp_path):
+    return shutil.copytree(saved[1], tmp_path / "checkpoint")
+
+
+def build(saved, folder, **settings):
+    return build_model(saved[0], ModelSettings(profile="pretrained", weights=str(folder), **settings))
+
+
+def refusal(saved, folder, **settings):
+    """The one short line in which a checkpoint is refused, its path left out."""
+    with pytest.raises(CheckpointError) as caught:
+        build(saved, folder, **settings)
+    message = str(caught.value).replace(str(folder), "FOLDER")
+    assert (message.isprintable(), len(message) < 500) == (True, True)
+    return message
+
+
+def change(path, *keys, **values):
+    """Set values in a JSON file, in the object under the keys."""
+    content = json.loads(path.read_text())
+    inner = content
+    for key in keys:
+        inner = inner[key]
+    inner.update(values)
+    path.write_text(json.dumps(content))
+
+
+def media():
+    images = np.random.default_rng(0).integers(0, 256, (8, 48, 64, 3), dtype=np.uint8)
+    return Media(tuple(images), "frames", 8, 0, None)
+
+
+MARKS = {"llava-1.5": ("<image>", "image_token_id", 511), "video-llava": ("<video>", "video_token_id", 511)}
+
+
+@pytest.mark.parametrize("wrong", [510, 0, 5, 10**6, -200])
+def test_another_id_of_the_mark_than_the_tokenizers_is_refused(saved, checkpoint, wrong):
+    mark, key, right = MARKS[saved[0]]
+    change(checkpoint / "config.json", **{key: wrong})
+    expected = f"the tokenizer of FOLDER must have id {wrong} for {mark}, as its config, got {right}"
+    assert expected == refusal(saved, checkpoint)
+
+
+def test_a_tokenizer_without_the_mark_is_refused(saved, checkpoint):
+    mark, _, right = MARKS[saved[0]]
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (checkpoint / name).read_text()
+        (checkpoint / name).write_text(text.replace(mark, "<other>"))
+    assert refusal(saved, checkpoint).startswith(f"the tokenizer of FOLDER must have id {right} for {mark}, ")
+
+
+def test_more_tokens_than_embeddings_are_refused(saved, checkpoint):
+    change(checkpoint / "config.json", "text_config", vocab_size=400)
+    expected = "the checkpoint FOLDER must embed all 512 tokens of its tokenizer, got vocab_size 400"
+    assert expected == refusal(saved, checkpoint)
+
+
+@pytest.mark.parametrize(("eos", "got"), [(512, 512), ([2, 99_999], 99_999), (-1, -1), ([2, "7"], "'7'"), (2.5, 2.5)])
+def test_a_stop_token_that_is_none_of_the_vocabulary_is_refused(saved, checkpoint, eos, got):
+    change(checkpoint / "generation_config.json", eos_token_id=eos)
+    assert refusal(saved, checkpoint).endswith(f"got {got}")
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        (None, {"vision_feature_layer": 99}),
+        (None, {"vision_feature_layer": -99}),
+        (None, {"vision_feature_layer": [-2, 7]}),
+        (None, {"vision_feature_layer": []}),
+        ("text_config", {"num_attention_heads": 3}),
+        ("text_config", {"num_attention_heads": 0}),
+        ("text_config", {"num_key_value_heads": 3}),
+        ("text_config", {"num_key_value_heads": 0}),
+        ("text_config", {"head_dim": 7}),
+        ("text_config", {"hidden_size": -64}),
+        ("text_config", {"hidden_act": "none"}),
+        ("text_config", {"rope_parameters": {"rope_type": "none"}}),
+        ("vision_config", {"num_attention_heads": 3}),
+        ("vision_config", {"hidden_size": 33}),
+        ("vision_config", {"patch_size": 0}),
+        ("vision_config", {"patch_size": 1000}),
+        ("vision_config", {"num_channels": 4}),
+        ("vision_config", {"image_size": 28}),
+        ("vision_config", {"image_size": 0}),
+        ("vision_config", {"image_size": 10**6}),
+        ("vision_config", {"num_hidden_layers": 10**9}),
+        ("vision_config", {"intermediate_size": 10**9}),
+        ("text_config", {"num_hidden_layers": 10**9}),
+        ("text_config", {"intermediate_size": 10**9}),
+        ("text_config", {"hidden_size": 10**7}),
+        ("text_config", {"hidden_size": 2**62}),
+        ("text_config", {"vocab_size": 10**9}),
+        ("text_config", {"head_dim": 10**9}),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(saved, checkpoint, part, values):
+    change(checkpoint / "config.json", *([part] if part else []), **values)
+    refusal(saved, checkpoint)
+
+
+def test_a_config_that_asks_for_more_than_the_files_hold_is_refused_by_both_numbers(saved, checkpoint):
+    change(checkpoint / "config.json", "text_config", intermediate_size=10**9)
+    message = refusal(saved, checkpoint)
+    assert message.startswith("the config of FOLDER asks for 38")
+    assert f"its files hold {sum(t.numel() for t in load_file(checkpoint / 'model.safetensors').values())}" in message
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"crop_size": {"height": 10**6, "width": 10**6}},
+        {"size": {"shortest_edge": 10**6}},
+        {"size": {"height": 10**6, "width": 10**6}},
+        {"size": {"shortest_edge": 0}},
+        {"crop_size": {"height": 0, "width": 0}},
+        {"do_center_crop": False},
+        {"image_std": [0.0, 0.0, 0.0]},
+        {"image_std": [0.5]},
+        {"image_mean": "grey"},
+        {"rescale_factor": float("nan")},
+    ],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_pixels_that_are_none_of_the_towers_are_refused(saved, checkpoint, values):
+    change(checkpoint / "preprocessor_config.json", **values)
+    assert "the image processor of FOLDER" in refusal(saved, checkpoint)
+
+
+def test_full_features_are_a_token_more_an_image(saved, checkpoint):
+    change(checkpoint / "config.json", vision_feature_select_strategy="full")
+    model = build(saved, checkpoint)
+    inputs, options = preprocess(model, media(), "What moves?"), {"max_new_tokens": 4, "do_sample": False}
+    expected = model.network.generate(**model.reference_inputs(inputs), **options)
+    features = encode(model, inputs)
+    actual = decode(model, prefill(model, inputs, features, options)).token_ids[0]
+    assert {"llava-1.5": 577, "video-llava": 8 * 257}[saved[0]] == features.tokens.shape[1]
+    assert tuple(expected[0, inputs.input_ids.shape[1] :].tolist()) == actual
+
+
+def header(text, claimed=None, data=b""):
+    return struct.pack("<Q", len(text) if claimed is None else claimed) + text + data
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        b"",
+        header(b"{}", claimed=2**63),
+        header(b"{}", claimed=10**6),
+        header(b"{" * 100_000),
+        header(b'{"a":' * 50_000),
+        header(b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}'),
+        header(b'{"a":{"dtype":"F32","shape":[4294967296,4294967296,9],"data_offsets":[0,4]}}', data=bytes(4)),
+        header(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}', data=bytes(4)),
+        header(
+            b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+            data=bytes(4),
+        ),
+        header(b'{"a":{"dtype":"X9","shape":[1],"data_offsets":[0,4]}}', data=bytes(4)),
+        header(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', data=bytes(9)),
+    ],
+)
+def test_a_hostile_header_of_the_weights_is_refused(saved, checkpoint, weights):
+    (checkpoint / "model.safetensors").write_bytes(weights)
+    refusal(saved, checkpoint)
+
+
+@pytest.mark.parametrize(
+    "index",
+    ["[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 7}}', '{"weight_map": {"a": "gone"}}', "{" * 9999, ""],
+)
+def test_a_damaged_index_of_the_weights_is_refused(saved, checkpoint, index):
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "model.safetensors.index.json").write_text(index)
+    refusal(saved, checkpoint)
+
+
+@pytest.fixture
+def pickled(checkpoint):
+    """The checkpoint with its weights as torch pickled them."""
+    torch.save(load_file(checkpoint / "model.safetensors"), checkpoint / "pytorch_model.bin")
+    (checkpoint / "model.safetensors").unlink()
+    return checkpoint
+
+
+def test_pickled_weights_are_refused_unless_asked_for(saved, pickled):
+    expected = (
+        "the checkpoint FOLDER must hold weights in model.safetensors, "
+        "got only pytorch_model.bin: pickles are read with --pickled-weights"
+    )
+    assert expected == refusal(saved, pickled)
+
+
+def test_pickled_weights_are_read_where_asked_for(saved, pickled):
+    expected, actual = (
+        build(saved, folder, pickled_weights=folder == pickled).network.state_dict() for folder in (saved[1], pickled)
+    )
+    assert expected.keys() == actual.keys()
+    assert all(torch.equal(expected[key], actual[key]) for key in expected)
+
+
+class Touches:
+    """Unpickles to a new file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_pickled_weights_run_no_code_even_where_asked_for(saved, pickled, tmp_path):
+    torch.save({"a": Touches(tmp_path / "canary")}, pickled / "pytorch_model.bin")
+    refusal(saved, pickled, pickled_weights=True)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_tokenizer_that_brings_its_own_code_does_not_run_it(saved, checkpoint, tmp_path):
+    (checkpoint / "own.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'canary')!r})\nclass Own: pass\n")
+    change(checkpoint / "tokenizer_config.json", tokenizer_class="Own", auto_map={"AutoTokenizer": ["own.Own", None]})
+    with contextlib.suppress(CheckpointError):  # one family's tokenizer is known to transformers, the other's not
+        build(saved, checkpoint)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_the_given_checkpoints_are_read_or_refused_at_once(cases, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(cases / "checkpoint_disagrees" / "ck.py"))
+    ends = [line.split()[:3] for line in capsys.readouterr().out.splitlines() if line.startswith(("READ", "ERROR"))]
+    refused = {"token_id_off", "shard_missing", "pytorch_bin"}
+    assert all((name in refused) == (end == "ERROR") for end, _, name in ends)
+    assert {"full", *refused} < {name for _, _, name in ends}
