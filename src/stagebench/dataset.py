@@ -16,9 +16,9 @@ from typing import Any
 from stagebench.errors import DatasetError, MediaError
 from stagebench.media.events import READERS
 from stagebench.media.files import files_in, is_folder, size_of
+from stagebench.media.kinds import CLIPS
 from stagebench.types import DEFAULT_QUESTION
 
-CLIPS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".gif")
 MARKS = ("<event>", "<image>", "<video>")
 """Places of media in a question's text; the models have marks of their own."""
 

@@ -82,7 +82,8 @@ def require_ascending(name: str, t: NDArray[Any]) -> None:
 def _require_layout(name: str, columns: Mapping[str, Any]) -> Mapping[str, Any]:
     missing = [key for key in KEYS if key not in columns]
     if missing:
-        raise MediaError(f"{name}: must have the arrays x, y, t and p, got none named {', '.join(missing)}")
+        others = f", but {', '.join(sorted(set(columns) - {*KEYS}))}" if set(columns) - {*KEYS} else ""
+        raise MediaError(f"{name}: must have the arrays x, y, t and p, got none named {', '.join(missing)}{others}")
     for key in KEYS:
         shape, dtype = getattr(columns[key], "shape", None), getattr(columns[key], "dtype", None)
         if shape is None or len(shape) != 1:

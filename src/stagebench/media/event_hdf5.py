@@ -16,6 +16,13 @@ from stagebench.media.files import require_plausible, size_of
 
 _HARD_LINK = 0  # of HDF5's types of links, the one to something in the same file
 _LARGE = 1 << 62  # no clock shows as many microseconds, and a sum of two fits into int64
+_OTHER_LAYOUTS = {
+    "CD/events": "Prophesee's HDF5",
+    "davis/left/events": "MVSEC",
+    "prophesee/left/x": "M3ED",
+    "events/xs": "event_utils",
+    "events/ts": "event_utils",
+}
 # All that h5py raises on a damaged file.
 _HDF5_ERRORS = (
     ArithmeticError,
@@ -71,13 +78,14 @@ def open_hdf5(path: Path) -> Iterator[Any]:
 
 def dataset(path: Path, file: Any, name: str) -> Any:
     """The dataset of a name, its data in this very file and not implausibly large."""
-    found = file
-    for part in name.split("/"):
-        if not _has(found, part):
-            raise MediaError(f"{path.name}: must have the dataset {name}, got none")
-        if found.id.links.get_info(part.encode()).type != _HARD_LINK:
-            raise MediaError(f"{path.name}: {name} must lie in the file, got a link to elsewhere")
-        found = found[part]
+    found, rest = _follow(file, name)
+    if rest and not hasattr(found.id, "links"):
+        kind = type(found).__name__.lower()
+        raise MediaError(f"{path.name}: must have the dataset {name}, got a {kind} named {found.name.strip('/')}")
+    if rest and not _has(found, rest[0]):
+        raise MediaError(f"{path.name}: must have the dataset {name}, got {_instead(file)}")
+    if rest:
+        raise MediaError(f"{path.name}: {name} must lie in the file, got a link to elsewhere")
     if not hasattr(found, "chunks"):
         raise MediaError(f"{path.name}: {name} must be a dataset, got a {type(found).__name__}")
     if found.external or found.is_virtual:
@@ -85,6 +93,25 @@ def dataset(path: Path, file: Any, name: str) -> Any:
     chunk = math.prod(found.chunks or (1,))
     require_plausible(path, max(found.size or 0, chunk) * found.dtype.itemsize, path.stat().st_size)
     return found
+
+
+def _follow(file: Any, name: str) -> tuple[Any, list[str]]:
+    """What a name leads to within the file, and what is left of the name where it leads no further."""
+    found, rest = file, name.split("/")
+    while rest and hasattr(found.id, "links") and _has(found, rest[0]):
+        if found.id.links.get_info(rest[0].encode()).type != _HARD_LINK:
+            break
+        found = found[rest.pop(0)]
+    return found, rest
+
+
+def _instead(file: Any) -> str:
+    """What another layout has, or what lies at the top of a file without `events`."""
+    for name, whose in _OTHER_LAYOUTS.items():
+        if not _follow(file, name)[1]:
+            return f"{name}, as {whose} has it"
+    top = [] if _has(file, "events") else [*file][:5]
+    return f"only {', '.join(top)}" if top else "none"
 
 
 def _has(group: Any, name: str) -> bool:

@@ -23,6 +23,7 @@ from stagebench.media.event_npy import read_npy, read_npz
 from stagebench.media.event_stream import read_stream
 from stagebench.media.evt import read_evt
 from stagebench.media.files import name_of, size_of
+from stagebench.media.kinds import kind_of, require_kind
 from stagebench.media.raster import Integers, draw_events, size_of_events
 from stagebench.types import MAX_SIDE, Image, LoadSettings, Media
 
@@ -30,9 +31,9 @@ READERS: dict[str, Callable[[Path, Window], Columns]] = {
     ".npy": read_npy,
     ".npz": read_npz,
     event_folder.SUFFIX: read_folder,
+    ".raw": read_evt,
     ".h5": read_hdf5,
     ".hdf5": read_hdf5,
-    ".raw": read_evt,
     ".aedat4": read_stream,
 }
 """By suffix; each returns columns of integers, equally long, of which only the window's events were looked at."""
@@ -143,7 +144,9 @@ def load_event_arrays(path: Path, window: Window | None = None) -> Events:
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise MediaError(f"{name_of(path)}: must be a recording, {', '.join(READERS)}, got {path.suffix!r}")
+        got = (kind_of(path) if path.is_file() else None) or repr(path.suffix)
+        raise MediaError(f"{name_of(path)}: must be a recording, {', '.join(READERS)}, got {got}")
+    require_kind(path)
     columns = reader(path, window or Window())
     for file in files_of(path):
         meter.add_file(file)

@@ -12,6 +12,7 @@ from stagebench.media.cache import read_cached
 from stagebench.media.events import READERS, read_events
 from stagebench.media.files import is_folder, name_of, size_of
 from stagebench.media.images import read_images
+from stagebench.media.kinds import CLIPS, kind_of
 from stagebench.media.libraries import read_video_by
 from stagebench.media.video import read_video
 from stagebench.types import Media, Sample
@@ -47,6 +48,8 @@ def load(sample: Sample, images: int) -> Media:
     size_of(path)
     if suffix in REFUSED_SUFFIXES:
         raise MediaError(f"{path.name}: an image must be a PNG, got {suffix}")
+    if suffix not in CLIPS and (kind := kind_of(path)):  # of a text, FFmpeg would draw the letters
+        raise MediaError(f"{path.name}: must be a video, a PNG or a recording ({', '.join(READERS)}), got {kind}")
     loading = sample.loading
     read = read_video if loading.decoder == "pyav" else read_video_by
     return read_cached(path, images, loading, loading.cache, read) if loading.cache else read(path, images, loading)
