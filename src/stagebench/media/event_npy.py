@@ -63,8 +63,8 @@ def read_npz(path: Path, window: Window) -> Columns:
     if len(arrays) < len(chosen):
         raise MediaError(f"{path.name}: must hold each array once, got {len(chosen)} of {len(arrays)} names")
     only = next(iter(arrays.values())) if len(arrays) == 1 else None
-    if not {*arrays} & {*KEYS} and (only is None or only.dtype.names is None):
-        arrays = {Path(entry.filename).stem: only for entry in entries}
+    if only is not None and only.dtype.names is None:
+        arrays |= {Path(entry.filename).stem: only for entry in entries}  # so that an error names them all
     columns = arrays if only is None or only.dtype.names is None else _fields(only)
     return cut_columns(path.name, columns, window)
 

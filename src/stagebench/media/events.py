@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from stagebench import meter
 from stagebench.errors import MediaError
 from stagebench.media import event_folder
+from stagebench.media.aedat4 import read_aedat4
 from stagebench.media.columns import KEYS, Columns, Window, require_ascending
 from stagebench.media.event_folder import read_folder
 from stagebench.media.event_hdf5 import read_hdf5
 from stagebench.media.event_npy import read_npy, read_npz
-from stagebench.media.event_stream import read_stream
 from stagebench.media.evt import read_evt
 from stagebench.media.files import name_of, size_of
 from stagebench.media.kinds import kind_of, require_kind
@@ -34,7 +34,7 @@ READERS: dict[str, Callable[[Path, Window], Columns]] = {
     ".raw": read_evt,
     ".h5": read_hdf5,
     ".hdf5": read_hdf5,
-    ".aedat4": read_stream,
+    ".aedat4": read_aedat4,
 }
 """By suffix; each returns columns of integers, equally long, of which only the window's events were looked at."""
 
