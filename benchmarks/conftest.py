@@ -22,6 +22,7 @@ from stagebench.models.registry import build_model
 from stagebench.models.weights import release
 from stagebench.pipeline import Options
 from stagebench.proof import Proof, Reference, count_reference, prove
+from stagebench.selection import BY_DEFAULT
 from stagebench.types import Sample
 
 
@@ -37,6 +38,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(("plain_model", "model"), pairs, indirect=True, scope="session", ids=ids)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -k and -m, so that what is left out anyway is not laid at their door
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out, for other backends, what is plain code in all of them; and without `--scale`, what takes minutes."""
     timed_plainly = "eager" in pytest_plugin.backends(config)
@@ -46,6 +48,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if (timed_plainly and _is_repeated(item)) or (_is_scale(item) and not config.option.scale)
     ]
     items[:] = [item for item in items if item not in left]
+    for item in left:
+        item.stash[BY_DEFAULT] = True
     config.hook.pytest_deselected(items=left)
 
 
@@ -103,6 +107,8 @@ def pedantic(
 
     On a GPU it notes clocks and power, and repeats what was disturbed.
     """
+    if benchmark.disabled:  # pytest-benchmark calls it once, and times nothing
+        return benchmark.pedantic
     collected = pytestconfig._benchmarksession.benchmarks  # pytest-benchmark puts it there
     watching = functools.partial(watched.pedantic, benchmark, collected, telemetry_of_gpu)
     return set_up.settled(model, watching, rounds, pytest_plugin.turns(pytestconfig).pass_on)
@@ -158,7 +164,8 @@ def proof(model: VisionLanguageModel, reference: Reference | None, pytestconfig:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print how the time to read a clip grows with its length: least squares through the medians."""
     points: dict[str, list[tuple[float, float]]] = {}
-    for benchmark in config._benchmarksession.benchmarks:
+    session = getattr(config, "_benchmarksession", None)  # pytest-benchmark puts it there, if it is loaded
+    for benchmark in session.benchmarks if session else ():
         if "way" in benchmark.extra_info:
             point = (benchmark.extra_info["seconds"], benchmark.stats.median)
             points.setdefault(benchmark.extra_info["way"], []).append(point)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
 
-from stagebench import locks
+from stagebench import baseline, locks
 from stagebench.checkouts import home_of
 from stagebench.models.registry import build_model
 from stagebench.types import Inputs, ModelSettings
@@ -160,3 +160,37 @@ def new_project(git):
         return root
 
     return make
+
+
+QUICK_SUITE = """
+import pytest
+
+@pytest.mark.parametrize("stage", ["encode", "decode"])
+def test_stage(benchmark, stage):
+    benchmark.pedantic(sum, args=([1],), rounds=2)
+    benchmark.extra_info |= {"model": "eventgpt", "work": {"host_reads": 2}}
+"""
+
+
+@pytest.fixture
+def quick_suite(pytester):
+    """Runs pytest in this process, in a folder with a suite that takes no time; its files are the caller's to change.
+
+    A module that uses it needs `pytest_plugins = ("pytester",)`.
+    """
+    pytester.makeconftest("pytest_plugins = ('stagebench.pytest_plugin',)")
+    pytester.makepyfile(test_stages=QUICK_SUITE)
+
+    def run(*arguments):
+        return pytester.runpytest_inprocess("--device=cpu", *arguments)
+
+    run.folder, run.suite = pytester.path, QUICK_SUITE
+    return run
+
+
+@pytest.fixture
+def stored(quick_suite):
+    """The same, with a baseline of both benchmarks."""
+    assert quick_suite("--benchmark-json=out.json").ret == 0
+    baseline.accept(quick_suite.folder / "out.json", quick_suite.folder / "baselines", "the first one")
+    return quick_suite

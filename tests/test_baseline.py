@@ -1,5 +1,7 @@
 import hashlib
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -184,3 +186,24 @@ def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StagebenchError, match="can't write"):
         json_files.write_json(tmp_path / "file" / "out.json", {})
+
+
+def test_two_acceptances_at_once_lose_no_history(tmp_path, monkeypatch):
+    slowly = baseline._acceptance
+    monkeypatch.setattr(baseline, "_acceptance", lambda *given: time.sleep(0.05) or slowly(*given))
+    path = write(tmp_path / "out.json", a_run())
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda reason: baseline.accept(path, tmp_path / "baselines", reason), "abcd"))
+    accepted = baseline.read_run(baseline.find(tmp_path / "baselines", HERE))["stagebench"]["accepted"]
+    assert sorted([accepted["reason"], *(before["reason"] for before in accepted["history"])]) == ["a", "b", "c", "d"]
+
+
+def test_a_run_that_did_not_come_to_its_end_does_not_become_a_baseline(tmp_path):
+    with pytest.raises(BaselineError, match="only if it came to its end, got one that did not in"):
+        baseline.accept(write(tmp_path / "out.json", a_run(complete=False)), tmp_path / "baselines", "try")
+
+
+def test_a_place_for_baselines_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(BaselineError, match="can't write to"):
+        baseline.accept(write(tmp_path / "out.json", a_run()), tmp_path / "file", "try")

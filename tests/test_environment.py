@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from stagebench import environment
+from stagebench import baseline, environment
 from stagebench.environment import fingerprint, identity
 from stagebench.types import MEDIA, GenerationSettings, LoadSettings, ModelSettings
 
 SETTINGS, GENERATION, LOADING = ModelSettings(), GenerationSettings(), LoadSettings()
 KEYS = {
     *("device", "driver", "cpu", "cores", "threads", "profile", "weights", "seed", "dtype", "attention"),
-    *("generation", "question", "preprocess", "input", "loading", "python"),
+    *("gc", "generation", "question", "preprocess", "input", "loading", "python"),
     *("torch", "transformers", "tokenizers", "numpy", "pillow", "av"),
 }
 
@@ -37,6 +37,7 @@ def test_each_setting_changes_its_own_part_of_the_identity(tmp_path):
         "input": identity(SETTINGS, GENERATION, "What moves?", tmp_path / "clip.mp4", LOADING),
         "loading": identity(SETTINGS, GENERATION, "What moves?", None, LoadSettings(start=0.5)),
         "preprocess": identity(ModelSettings(preprocess="torch"), GENERATION, "What moves?", None, LOADING),
+        "gc": identity(SETTINGS, GENERATION, "What moves?", None, LOADING, timed_gc=True),
     }
     assert {key: changed_keys(base, other) for key, other in others.items()} == {key: {key} for key in others}
 
@@ -76,8 +77,27 @@ def test_an_idle_machine_is_not(monkeypatch):
 
 def test_every_stored_baseline_says_all_that_a_run_of_today_says():
     stored = sorted((Path(__file__).parents[1] / "baselines").glob("*/baseline.json"))
-    keys = [set(json.loads(path.read_text())["machine_info"]) for path in stored]
+    keys = [environment.ADDED.keys() | json.loads(path.read_text())["machine_info"].keys() for path in stored]
     assert keys == [KEYS | {"timer"}] * len(stored) != []
+
+
+ROOT = Path(__file__).parents[1] / "baselines"
+STORED = sorted(path.relative_to(ROOT) for path in ROOT.glob("*/baseline.json"))
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.parent.name)
+def test_a_stored_baseline_is_found_by_its_identity_with_and_without_the_keys_that_came_later(path):
+    there = json.loads((ROOT / path).read_text())["machine_info"]
+    whole = environment.ADDED | there
+    assert [baseline.find(ROOT, each) for each in (there, whole)] == [ROOT / path] * 2
+    assert baseline.differences(whole, there) == baseline.differences(there, whole) == []
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.parent.name)
+def test_a_stored_baseline_is_none_of_an_environment_where_no_garbage_is_collected(path):
+    here = json.loads((ROOT / path).read_text())["machine_info"] | {"gc": "off"}
+    assert baseline.find(ROOT, here) is None
+    assert baseline.closest(ROOT, here) == f"the closest, {path.parent.name}, differs in gc: 'off' here, 'on' there"
 
 
 @pytest.mark.parametrize(("pins", "profile"), [("constraints.txt", "tiny"), ("constraints-gpu.txt", "7b")])

@@ -9,36 +9,6 @@ from stagebench.errors import BaselineError
 
 pytest_plugins = ("pytester",)
 
-SUITE = """
-import pytest
-
-@pytest.mark.parametrize("stage", ["encode", "decode"])
-def test_stage(benchmark, stage):
-    benchmark.pedantic(sum, args=([1],), rounds=2)
-    benchmark.extra_info |= {"model": "eventgpt", "work": {"host_reads": 2}}
-"""
-
-
-@pytest.fixture
-def pytest_in(pytester):
-    """Runs pytest in this process, in a folder with the suite; the folder's files are the caller's to change."""
-    pytester.makeconftest("pytest_plugins = ('stagebench.pytest_plugin',)")
-    pytester.makepyfile(test_stages=SUITE)
-
-    def run(*arguments):
-        return pytester.runpytest_inprocess("--device=cpu", *arguments)
-
-    run.folder = pytester.path
-    return run
-
-
-@pytest.fixture
-def stored(pytest_in):
-    """The same, with a baseline of both benchmarks."""
-    assert pytest_in("--benchmark-json=out.json").ret == 0
-    baseline.accept(pytest_in.folder / "out.json", pytest_in.folder / "baselines", "the first one")
-    return pytest_in
-
 
 def rewrite(folder, old, new):
     path = folder / "test_stages.py"
@@ -92,7 +62,7 @@ def test_a_deleted_benchmark_is_missing_though_others_are_left_out(stored):
 
 def test_a_model_left_out_is_not_missing(stored):
     rewrite(stored.folder, '["encode", "decode"]', "[]")
-    (stored.folder / "test_more.py").write_text(SUITE.replace("eventgpt", "llava-1.5"))
+    (stored.folder / "test_more.py").write_text(stored.suite.replace("eventgpt", "llava-1.5"))
     assert gate(stored).ret == 2
     gate(stored, "--models=llava-1.5").stdout.no_fnmatch_line(" missing *")
 
@@ -107,14 +77,14 @@ def test_a_failed_benchmark_fails_the_run_before_any_verdict(stored):
     assert gate(stored).ret == pytest.ExitCode.TESTS_FAILED
 
 
-def test_without_a_baseline_there_is_nothing_to_gate_by(pytest_in):
-    done = gate(pytest_in)
+def test_without_a_baseline_there_is_nothing_to_gate_by(quick_suite):
+    done = gate(quick_suite)
     assert done.ret == pytest.ExitCode.USAGE_ERROR
     done.stderr.fnmatch_lines(["*--gate needs a baseline: no baseline yet for this environment*"])
 
 
-def test_a_gate_needs_a_comparison(pytest_in):
-    done = pytest_in("--gate")
+def test_a_gate_needs_a_comparison(quick_suite):
+    done = quick_suite("--gate")
     assert done.ret == pytest.ExitCode.USAGE_ERROR
     done.stderr.fnmatch_lines(["*--gate needs a baseline: --benchmark-compare names it*"])
 
@@ -126,16 +96,16 @@ def test_rules_that_make_no_sense_are_a_usage_error(stored):
     done.stderr.fnmatch_lines(["*threshold must be a number of at least 0*"])
 
 
-def test_a_marker_is_kept_with_the_numbers(pytest_in):
-    rewrite(pytest_in.folder, "@pytest.mark.par", '@pytest.mark.gate(threshold=0.2, floor="20us")\n@pytest.mark.par')
-    assert pytest_in("--benchmark-json=out.json").ret == 0
-    run = json.loads((pytest_in.folder / "out.json").read_text())
+def test_a_marker_is_kept_with_the_numbers(quick_suite):
+    rewrite(quick_suite.folder, "@pytest.mark.par", '@pytest.mark.gate(threshold=0.2, floor="20us")\n@pytest.mark.par')
+    assert quick_suite("--benchmark-json=out.json").ret == 0
+    run = json.loads((quick_suite.folder / "out.json").read_text())
     assert [b["extra_info"]["gate"] for b in run["benchmarks"]] == [{"threshold": 0.2, "floor": "20us"}] * 2
 
 
-def test_a_marker_that_makes_no_sense_fails_its_benchmark(pytest_in):
-    rewrite(pytest_in.folder, "@pytest.mark.par", "@pytest.mark.gate(treshold=0.2)\n@pytest.mark.par")
-    done = pytest_in()
+def test_a_marker_that_makes_no_sense_fails_its_benchmark(quick_suite):
+    rewrite(quick_suite.folder, "@pytest.mark.par", "@pytest.mark.gate(treshold=0.2)\n@pytest.mark.par")
+    done = quick_suite()
     assert done.ret == pytest.ExitCode.TESTS_FAILED
     done.stdout.fnmatch_lines(["*knows threshold and floor, got treshold*"])
 
@@ -178,7 +148,7 @@ def test_a_damaged_baseline_is_a_usage_error_of_one_line(stored, option, text, c
     done.stderr.fnmatch_lines([f"ERROR: the run *{complaint.replace('out.json', '*.json').replace('[', '?')}*"])
 
 
-def test_a_comparison_with_no_file_is_a_usage_error(pytest_in):
-    done = pytest_in("--benchmark-compare=no/such/run")
+def test_a_comparison_with_no_file_is_a_usage_error(quick_suite):
+    done = quick_suite("--benchmark-compare=no/such/run")
     assert done.ret == pytest.ExitCode.USAGE_ERROR
     done.stderr.fnmatch_lines(["ERROR: --benchmark-compare must name a run or nothing, got no file no/such/run"])

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import getpass
 import hashlib
 import json
+import os
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from stagebench import __version__
-from stagebench.environment import UNKNOWN
+from stagebench.environment import ADDED, UNKNOWN
 from stagebench.errors import BaselineError
 from stagebench.json_files import write_json
 from stagebench.results import read_run
@@ -22,6 +25,8 @@ from stagebench.results import read_run
 FILE_NAME = "baseline.json"
 INEXACT = ("peak_bytes",)
 """Counters that depend on what ran before in the same process."""
+SHOWN = 10
+"""How many names of benchmarks an error holds."""
 HISTORY = 20
 """How many earlier acceptances a baseline remembers; git has the rest."""
 
@@ -30,7 +35,8 @@ def folder_of(root: Path, identity: dict[str, str]) -> Path:
     """Name the folder of an environment: readable, and another one wherever any part of the identity differs."""
     readable = "-".join(identity[key] for key in ("device", "profile", "dtype"))
     slug = re.sub(r"[^a-z0-9.]+", "-", readable.lower()).strip("-")
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    told = {key: value for key, value in identity.items() if ADDED.get(key) != value}  # as it was before these keys
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
     return root / f"{slug}-{digest}"
 
 
@@ -56,6 +62,7 @@ def closest(root: Path, identity: dict[str, str]) -> str:
 
 def differences(identity: dict[str, str], other: dict[str, str]) -> list[str]:
     """Say what makes two environments incomparable, a phrase a key; empty where they are comparable."""
+    identity, other = ADDED | identity, ADDED | other
     keys = sorted(identity.keys() | other.keys())
     return [
         f"{key}: {identity.get(key, 'absent')!r} here, {other.get(key, 'absent')!r} there"
@@ -111,33 +118,71 @@ def accept(run_path: Path, root: Path, reason: str, partial: bool = False) -> Pa
         run_path: what `pytest benchmarks --benchmark-json` wrote.
         root: the folder of all baselines.
         reason: why; kept in the file, with who, when, and what it replaces.
-        partial: let it replace a baseline that has benchmarks which this run has not.
+        partial: take a run of a part of the suite, also where it lacks benchmarks of the baseline that it replaces.
 
     Returns:
         The baseline's path.
 
     Raises:
-        BaselineError: where the run is empty, was interrupted, failed, got slower than was allowed, or lacks benchmarks
-            of the baseline that it would replace.
+        BaselineError: where the run is empty, was interrupted, failed, got slower than was allowed, was of a part of
+            the suite, or lacks benchmarks of the baseline that it would replace.
     """
     run = read_run(run_path)
     _require_acceptable(run, run_path)
     if not reason.strip():
         raise BaselineError(f"a baseline needs a reason, got {reason!r}")
     target = folder_of(root, run["machine_info"]) / FILE_NAME
-    replaced = read_run(target) if target.exists() else None
-    names = {b["fullname"] for b in run["benchmarks"]}
-    lost = sorted({b["fullname"] for b in replaced["benchmarks"]} - names) if replaced else []
-    if lost and not partial:
-        raise BaselineError(
-            f"the run must hold all benchmarks of the baseline it replaces, got none of {', '.join(lost)}"
-        )
-    run["stagebench"]["accepted"] = _acceptance(run, reason) | {
-        "replaces": _replaced(replaced, target) if replaced else None,
-        "history": _history(replaced) if replaced else [],
-    }
-    write_json(target, run)
+    with _locked(root):
+        replaced = read_run(target) if target.exists() else None
+        if not partial:
+            _require_whole(run, replaced)
+        run["stagebench"]["accepted"] = _acceptance(run, reason) | {
+            "replaces": _replaced(replaced, target) if replaced else None,
+            "history": _history(replaced) if replaced else [],
+        }
+        write_json(target, run)
     return target
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one acceptance at a time read and replace what is there, so that no history is lost between the two."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise BaselineError(f"can't write to {folder}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _require_whole(run: Mapping[str, Any], replaced: Mapping[str, Any] | None) -> None:
+    """Refuse a run that lacks benchmarks of what it replaces, or was of a part of the suite, and of another part."""
+    names = {b["fullname"] for b in run["benchmarks"]}
+    if lost := sorted({b["fullname"] for b in replaced["benchmarks"]} - names if replaced else ()):
+        raise BaselineError(
+            f"the run must hold all benchmarks of the baseline it replaces, or be accepted with --partial, "
+            f"got none of {_some(lost)}"
+        )
+    own = run["stagebench"]
+    if own.get("selection") and (replaced is None or _part(own) != _part(replaced["stagebench"])):
+        raise BaselineError(
+            f"a run of a part of the suite becomes a baseline by --partial, got {'; '.join(own['selection'])}, "
+            f"without {_some(own.get('deselected', ())) or 'what that leaves out'}"
+        )
+
+
+def _part(own: Mapping[str, Any]) -> object:
+    """Which part of the suite a run is of; a recording of before says it by its plan alone."""
+    return own.get("recording", {}).get("select") or own.get("selection", [])
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
 
 
 def _acceptance(run: Mapping[str, Any], reason: str) -> dict[str, Any]:
@@ -181,10 +226,12 @@ def _require_acceptable(run: dict[str, Any], path: Path) -> None:
         raise BaselineError(f"a baseline must hold at least one benchmark, got none in {path}")
     if own.get("times_only"):
         raise BaselineError(f"a run becomes a baseline only if its work was proven, got --times-only in {path}")
+    if own["regressed"]:
+        raise BaselineError(f"a regressed run does not become a baseline, got {', '.join(own['regressed'])} in {path}")
     if own["failed"] or own["exit_status"]:
         raise BaselineError(
             f"a run becomes a baseline only if nothing failed, got {own['failed']} failures "
             f"and pytest's exit status {own['exit_status']} in {path}"
         )
-    if own["regressed"]:
-        raise BaselineError(f"a regressed run does not become a baseline, got {', '.join(own['regressed'])} in {path}")
+    if own.get("complete", True) is not True:  # those of before say nothing of it
+        raise BaselineError(f"a run becomes a baseline only if it came to its end, got one that did not in {path}")

@@ -16,13 +16,20 @@ from stagebench.types import PREPROCESSORS, GenerationSettings, LoadSettings, Mo
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "av")
 UNKNOWN = "unknown"
 """Equal to nothing, itself included: see `baseline.differences`."""
+ADDED = {"gc": "on"}
+"""Keys that came later, with the value of the time before: what is stored without one has that value."""
 
 _LARGE = 64 * 2**20
 _PACKAGES = {"pyav": "av", "torchcodec": "torchcodec", "opencv": "opencv-python-headless"}
 
 
 def identity(
-    settings: ModelSettings, generation: GenerationSettings, question: str, media: Path | None, loading: LoadSettings
+    settings: ModelSettings,
+    generation: GenerationSettings,
+    question: str,
+    media: Path | None,
+    loading: LoadSettings,
+    timed_gc: bool = False,
 ) -> dict[str, str]:
     """Describe this machine and these settings.
 
@@ -32,6 +39,7 @@ def identity(
         question: what they are asked.
         media: what they look at; None for the embedded scene.
         loading: how it is read.
+        timed_gc: whether Python's garbage collector may run in what is timed.
 
     Returns:
         Names and values, all text; runs are comparable only where all of them agree.
@@ -49,6 +57,7 @@ def identity(
         "preprocess": PREPROCESSORS[settings.preprocess],
         "input": fingerprint(media) if media else f"scene, {loading.media}",
         "loading": _describe(loading),
+        "gc": "on" if timed_gc else "off",
     }
 
 

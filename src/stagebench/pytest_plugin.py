@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pytest_benchmark.session import PerformanceRegression
+from pytest_benchmark.utils import get_machine_id, load_storage
 from rich.console import Console
 
-from stagebench import baseline, environment, gate, gate_report
+from stagebench import baseline, environment, gate, gate_report, outcome, selection
 from stagebench.errors import StagebenchError
 from stagebench.gate_rules import Rules, limit_keys, read_rules
 from stagebench.models.registry import BUILDERS
@@ -38,7 +42,6 @@ _SETTINGS = pytest.StashKey[tuple[tuple[str, ...], ModelSettings, GenerationSett
 _OTHER_WORK = pytest.StashKey[list[str]]()
 _RULES = pytest.StashKey[Rules]()
 _VERDICTS = pytest.StashKey[list[Verdict]]()
-_DESELECTED = pytest.StashKey[set[str]]()
 _TURNS = pytest.StashKey[Turns]()
 
 
@@ -73,6 +76,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--load-matrix", action="store_true", help="also time loading by length, size and decoder: minutes")
     group.addoption("--question", default=DEFAULT_QUESTION, help="default: %(default)s")
     group.addoption("--rounds", type=int, default=10, help="timed rounds a benchmark; default: %(default)s")
+    group.addoption("--timed-gc", action="store_true", help="let Python collect garbage in timed rounds")
     group.addoption("--baselines", type=Path, default=Path("baselines"), help="default: %(default)s")
     group.addoption(
         "--gate",
@@ -84,6 +88,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--order-seed", type=int, help="shuffles the models; default: drawn, printed and stored")
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int | None, int | None]:
+    """Note in what was saved how the session ended, after everything that could still fail."""
+    try:
+        status = yield
+    except PerformanceRegression:  # pytest-benchmark has said which
+        status = pytest.ExitCode.TESTS_FAILED
+    if status is not None:
+        with _usage_errors():
+            outcome.finish(config, status)
+    return status
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    """Let pytest say our errors in one line."""
+    try:
+        yield
+    except StagebenchError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest-benchmark reads its options
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse settings that make no sense, and let a bare `--benchmark-compare` find its baseline."""
@@ -93,21 +119,22 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "eager: plain code whatever the backend, and so timed once")
     config.option.gate = config.option.gate or config.option.gate_time
     config.stash[_TURNS] = Turns.of_environment()
-    try:
+    if config.option.timed_gc and config.getoption("benchmark_disable_gc", None):
+        raise pytest.UsageError("garbage is collected or not, got --timed-gc and --benchmark-disable-gc")
+    config.option.benchmark_disable_gc = not config.option.timed_gc
+    with _usage_errors():
         config.stash[_SETTINGS] = _resolve(config)
         _find_baseline(config)
+        _require_baseline(config)
         if config.option.gate:
-            _require_baseline(config)
             config.stash[_RULES] = read_rules(config.rootpath / "pyproject.toml")
-    except StagebenchError as error:
-        raise pytest.UsageError(str(error)) from error
 
 
 def _resolve(config: pytest.Config) -> tuple[tuple[str, ...], ModelSettings, GenerationSettings, LoadSettings]:
     option = config.option
     if option.rounds < 1:
         raise pytest.UsageError(f"--rounds must be at least 1, got {option.rounds}")
-    models = resolve_models(name for name in option.models.split(",") if name)
+    models = resolve_models(selection.names(option.models))
     settings = resolve_settings(
         models,
         option.profile,
@@ -142,7 +169,7 @@ def models(config: pytest.Config) -> tuple[str, ...]:
 
 def backends(config: pytest.Config) -> tuple[str, ...]:
     """What runs the stages, each once."""
-    return tuple(dict.fromkeys(name for name in config.option.backends.split(",") if name))
+    return selection.names(config.option.backends)
 
 
 def model_settings(config: pytest.Config) -> ModelSettings:
@@ -169,7 +196,12 @@ def identity(config: pytest.Config) -> dict[str, str]:
     """The environment of this session."""
     option = config.option
     here = environment.identity(
-        model_settings(config), generation_settings(config), option.question, option.input, load_settings(config)
+        model_settings(config),
+        generation_settings(config),
+        option.question,
+        option.input,
+        load_settings(config),
+        option.timed_gc,
     )
     return here | {"timer": str(option.benchmark_timer)}
 
@@ -177,10 +209,7 @@ def identity(config: pytest.Config) -> dict[str, str]:
 def _find_baseline(config: pytest.Config) -> None:
     asked = config.getoption("benchmark_compare", None)
     if isinstance(asked, str):
-        if Path(asked).is_file():
-            read_sound_run(Path(asked))
-        elif asked.endswith(".json") or len(Path(asked).parts) > 2:
-            raise pytest.UsageError(f"--benchmark-compare must name a run or nothing, got no file {asked}")
+        _require_readable(config, asked)
     if asked is not True:
         return
     root, here = config.rootpath / config.option.baselines, identity(config)
@@ -196,36 +225,57 @@ def _find_baseline(config: pytest.Config) -> None:
         config.stash[_NOTE] = f"comparing with {found.parent.name}/{found.name}"
 
 
+def _require_readable(config: pytest.Config, asked: str) -> None:
+    """Refuse what names no stored run: pytest-benchmark would go on and compare with nothing."""
+    option = config.option
+    if option.benchmark_storage.startswith("elasticsearch"):
+        return
+    storage = load_storage(
+        option.benchmark_storage, logger=None, default_machine_id=get_machine_id(), netrc=option.benchmark_netrc
+    )
+    try:
+        named = storage.query(asked) if asked else []
+    except ValueError:  # neither a file nor a pattern
+        named = []
+    if not named:
+        raise pytest.UsageError(f"--benchmark-compare must name a run or nothing, got no file {asked}")
+    for path in named:
+        read_sound_run(path)
+
+
 def _require_baseline(config: pytest.Config) -> None:
-    if not config.getoption("benchmark_compare", None):
+    """Refuse at once what pytest-benchmark would refuse when all is measured."""
+    fails = "--benchmark-compare-fail" if config.getoption("benchmark_compare_fail", None) else None
+    judge = "--gate" if config.option.gate else fails
+    if judge and not config.getoption("benchmark_compare", None):
         note = config.stash.get(_NOTE, "--benchmark-compare names it, or finds the one of this environment")
-        raise pytest.UsageError(f"--gate needs a baseline: {note}")
+        raise pytest.UsageError(f"{judge} needs a baseline: {note}")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_compare_machine_info(
     config: pytest.Config, machine_info: dict[str, str], compared_benchmark: dict[str, Any]
 ) -> None:
     """Refuse what is not comparable, where pytest-benchmark would only warn."""
     path = Path(str(config.getoption("benchmark_compare")))
-    try:
+    with _usage_errors():
         stored = require_sound(validate(compared_benchmark, f"the run {path}"), f"the run {path}")
         baseline.require_comparable(machine_info, path, stored["machine_info"])
-    except StagebenchError as error:
-        raise pytest.UsageError(str(error)) from error
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, str]:
     """Put the identity where pytest-benchmark keeps the machine."""
     return identity(config)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
     """Note what decides whether the run may become a baseline, and pytest-benchmark does not say."""
-    session: Any = config.pluginmanager.getplugin("session")
-    output_json["stagebench"] = {
+    output_json["stagebench"] = outcome.so_far(config) | {
         "schema": SCHEMA,
-        "failed": session.testsfailed,
-        "exit_status": int(session.exitstatus),
+        "selection": selection.described(config),
+        "deselected": selection.deselected(config),
         "regressed": _regressed(config, benchmarks),
         "times_only": config.option.times_only,
         "order_seed": config.option.order_seed,
@@ -254,21 +304,59 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     turns(session.config).begin()
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Refuse to judge what won't be timed."""
+    bench: Any = getattr(session.config, "_benchmarksession", None)  # pytest-benchmark puts it there, if it is loaded
+    if session.config.option.gate and (bench.disabled or bench.skip):
+        raise pytest.UsageError("--gate judges what is timed, got benchmarks that are disabled or skipped")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Note which items ran."""
+    result = yield
+    outcome.note_end(item)
+    return result
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail where a benchmark did other work than in the baseline: its time says nothing then. With `--gate`, judge."""
-    if session.exitstatus == pytest.ExitCode.OK and session.config.option.gate:
-        session.exitstatus = _gate_status(session.config)
+    """With `--gate`, judge. Else fail where a benchmark vanished, or did other work: then its time says nothing."""
+    config = session.config
+    if not _is_compared(config):
         return
-    mine = _measured(session.config)
-    lines: list[str] = []
-    for stored in _compared(session.config):
-        lines += baseline.work_differences(mine, stored)
-        ran = {b["fullname"] for b in mine}
-        lines += [f"{b['name']}: in the baseline only" for b in stored if b["fullname"] not in ran]
-    session.config.stash[_OTHER_WORK] = lines
-    if any("here" in line for line in lines) and session.exitstatus == pytest.ExitCode.OK:
+    if session.exitstatus == pytest.ExitCode.OK and config.option.gate:
+        session.exitstatus = _gate_status(config)
+        return
+    mine = _measured(config)
+    here = {b["fullname"] for b in mine}
+    if session.exitstatus != pytest.ExitCode.OK:  # it failed, or ended before all had run
+        here |= {item.nodeid for item in session.items}
+    wrong: list[str] = []
+    left_out: list[str] = []
+    for stored in _compared(config):
+        only_there = [b for b in stored if b["fullname"] not in here]
+        gone = _asked_for(config, only_there)
+        wrong += baseline.work_differences(mine, stored)
+        wrong += [f"{_short(b)}: in the baseline only, gone or renamed" for b in gone]
+        left_out += [f"{_short(b)}: in the baseline only, left out" for b in only_there if b not in gone]
+    config.stash[_OTHER_WORK] = [*wrong, *left_out]
+    if wrong and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _is_compared(config: pytest.Config) -> bool:
+    """Whether benchmarks were timed, and there is something to hold them against."""
+    bench: Any = getattr(config, "_benchmarksession", None)
+    if bench is None or not bench.compared_mapping or config.option.collectonly or config.option.setuponly:
+        return False
+    if bench.disabled or bench.skip:
+        config.stash[_NOTE] = "nothing was timed, so nothing is compared"
+    return not (bench.disabled or bench.skip)
+
+
+def _short(benchmark: Mapping[str, Any]) -> str:
+    return str(benchmark["fullname"]).split("::")[-1]
 
 
 def _measured(config: pytest.Config) -> list[dict[str, Any]]:
@@ -296,9 +384,8 @@ def _verdicts(config: pytest.Config) -> list[Verdict]:
 
 
 def _asked_for(config: pytest.Config, stored: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The baseline without what was left out on purpose, by -k, -m or --models: that is not missing."""
-    deselected, left_out = config.stash.get(_DESELECTED, set()), set(BUILDERS) - set(models(config))
-    return [b for b in stored if b["fullname"] not in deselected and b["extra_info"].get("model") not in left_out]
+    """The baseline without what was left out on purpose: that is not missing."""
+    return [b for b in stored if not selection.is_left_out(config, b)]
 
 
 def _gate_status(config: pytest.Config) -> int:
@@ -309,8 +396,7 @@ def _gate_status(config: pytest.Config) -> int:
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
     """Note what was left out on purpose."""
-    for item in items:
-        item.config.stash.setdefault(_DESELECTED, set()).add(item.nodeid)
+    selection.note_deselected(items)
 
 
 @pytest.fixture(autouse=True)

@@ -69,7 +69,7 @@ def baselines(root: Path) -> dict[str, list[str]]:
     found = {}
     for path in sorted(root.glob(f"*/{baseline.FILE_NAME}")):
         try:
-            there = read_run(path)["machine_info"]
+            there = environment.ADDED | read_run(path)["machine_info"]
         except BaselineError as error:
             found[path.parent.name] = [str(error)]
             continue
