@@ -456,6 +456,70 @@ def test_passes_that_say_too_little_are_refused(read, changes, complaint):
         read(ran(**changes))
 
 
+def typed(**numbers):
+    """A table of two models, the first with other numbers."""
+    whole = {"load": 1.0, "preprocess": 0.1, "encode": 0.1, "prefill": 0.2, "decode": 2.0, "tokens": 101}
+    one = {key: value for key, value in (whole | numbers).items() if value is not None}
+    return {"models": [{"name": "a", **one}, {"name": "b", **whole}]}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "doubt"),
+    [
+        ({"decode": 0}, "a: decode takes 0 s: a stage that did no work, or was not timed"),
+        ({"tokens": 1, "decode": 4.0}, "a: decode takes time though there is no further token: that can't be"),
+        ({"encode": 0.0}, "a: encode takes 0 s: a stage that did no work, or was not timed"),
+        ({"decode": 1e-7}, "a: a token takes less than 10 us: are the times in seconds?"),
+        ({"decode": 2533.0}, "a: a token takes more than 10 s: are the times in milliseconds?"),
+        (
+            {"decode": None, "encode": None, "prefill": None, "generation": 0},
+            "a: generation takes 0 s: a stage that did no work, or was not timed",
+        ),
+        ({"unattributed": -1.0}, "a: the stages take longer than the whole: that can't be"),
+        ({"e2e": 9.0}, "a: the stages do not add up to e2e: 3.4 s and 9 s"),
+    ],
+)
+def test_what_no_model_takes_is_doubted_in_a_table(read, numbers, doubt):
+    assert doubts(read(typed(**numbers))) == [doubt]
+
+
+@pytest.mark.parametrize("numbers", [{"tokens": 1, "decode": 0}, {"tokens": 1, "decode": 1e-5}, {"tokens": 101.5}])
+def test_what_a_model_may_take_is_not_doubted(read, numbers):
+    assert doubts(read(typed(**numbers))) == []
+
+
+@pytest.mark.parametrize(
+    ("numbers", "complaint"),
+    [
+        ({"load": 10**400}, "numbers.json must be JSON, got: a number of 401 digits"),
+        ({"tokens": 10**400}, "numbers.json must be JSON, got: a number of 401 digits"),
+        ({"load": 1e308}, r"a: load must be at most 1e\+09 s, got 1e\+308"),
+        ({"tokens": 1e12}, r"a: there must be 1 to 1e\+09 tokens, got 1e\+12"),
+        ({"tokens": -3}, "a: there must be at least one token, got -3"),
+        ({"tokens": True}, "a: tokens must be a finite number, got True"),
+        ({"decode": "2 s"}, "a: decode must be a finite number, got '2 s'"),
+        ({"prefill": -0.2}, "a: prefill must be at least 0 s and finite, got -0.2"),
+        (dict.fromkeys(("load", "preprocess", "encode", "prefill", "decode"), 1e-320), "at least 1e-09 s, got 4.9"),
+    ],
+)
+def test_what_can_not_be_reckoned_with_is_refused_in_a_table(read, numbers, complaint):
+    with pytest.raises(AnalysisError, match=complaint):
+        read(typed(**numbers))
+
+
+def test_half_a_token_of_a_sample_is_doubted(read):
+    numbers = {key: value for key, value in typed()["models"][0].items() if key != "name"}
+    samples = [numbers | {"id": 0}, numbers | {"id": 1, "tokens": 7.5}]
+    assert doubts(read({"models": [{"name": "a", "samples": samples}]})) == [
+        "a: the tokens of 1 samples are no whole number: means of several?"
+    ]
+
+
+def test_a_total_of_a_row_that_is_no_number_is_doubted(read):
+    rows = [*ROWS, stage_row(4, egpt_time=float("nan"))]
+    assert doubts(read(rows)) == ["egpt: the total is no number in 1 of 5 rows"]
+
+
 TYPED = {
     "models": [
         {"name": "a", "load": 1, "preprocess": 1, "generation": 1, "tokens": 9, "e2e": 3},

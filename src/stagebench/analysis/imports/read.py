@@ -10,6 +10,7 @@ from typing import Any
 
 from stagebench.analysis.imports import passes, samples, stage_rows, suite, table, vllm
 from stagebench.analysis.imports.measured import Measured
+from stagebench.analysis.imports.plausible import doubts, require_possible
 from stagebench.errors import AnalysisError
 from stagebench.json_files import parse_json, read_bytes
 
@@ -47,6 +48,10 @@ def read_files(paths: Sequence[Path], format_name: str | None = None) -> Measure
             whole.samples[name] = {
                 sample: replace(each, model=name) for sample, each in measured.samples.get(model, {}).items()
             }
+            for each in (costs, *whole.samples[name].values()):
+                require_possible(each)
+            alone = list(whole.samples[name].values()) or [costs]
+            measured.doubts.extend(f"{model}: {doubt}" for doubt in doubts(alone, bool(whole.samples[name])))
         whole.sequences.update(measured.sequences)
         whole.doubts.extend(f"{path.name}: {doubt}" for doubt in measured.doubts)
     return whole

@@ -53,6 +53,8 @@ def read(data: Any, source: str) -> Measured:
             }
             costs[name] = mean_of(list(samples[name].values()))
             doubts += _doubts(name, list(samples[name].values()), given)
+            if broken := sum(each.tokens % 1 != 0 for each in samples[name].values()):
+                doubts.append(f"{name}: the tokens of {broken} samples are no whole number: means of several?")
         else:
             costs[name] = _costs(name, model, f"{source}: {name}")
             doubts += _doubts(name, [costs[name]], [model])
