@@ -38,7 +38,7 @@ from stagebench import meter
 from stagebench.environment import decoder_version
 from stagebench.errors import MediaError
 from stagebench.media import sampling
-from stagebench.media.container import MAX_PIXELS
+from stagebench.media.files import MAX_PIXELS
 from stagebench.types import LoadSettings, Media
 
 MAX_BYTES = 4 * 2**30

@@ -7,6 +7,7 @@ packets don't tell it reliably has no `shown`, and can only be decoded from its 
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ import av
 
 from stagebench import meter
 from stagebench.errors import MediaError
+from stagebench.media.files import MAX_PIXELS, require_pixels
 from stagebench.media.transport import is_whole
 from stagebench.types import LoadSettings
 
-MAX_PIXELS = 2**26  # of a frame, 8192 x 8192: a header that says more is damaged, and would cost gigabytes
-
+_REDRAWN = ("gif", "apng", "webp")  # of which a few bytes draw a whole picture anew, and every one has to be
+_MAX_REDRAWN = 2**31  # pixels of all pictures of one: a thousand of Full HD, two seconds of drawing
 _MP4_STARTS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _EBML, _SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")  # IDs of Matroska's two top-level elements
 _PADDING = 4096  # bytes at the end of a GIF among which the last one is looked for
@@ -76,6 +78,7 @@ def readable(path: Path, size: int) -> Iterator[None]:
     try:
         yield
     except av.error.FFmpegError as error:
+        require_pixels(path, *_gif_size(path), 1)  # FFmpeg only calls the argument invalid
         reason = "a truncated file" if _is_cut(path, size) else "a damaged one or something else"
         raise MediaError(f"{path.name}: must be a whole video, got {reason} ({error.strerror})") from error
 
@@ -85,18 +88,20 @@ def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.Vid
     """Open a file, and its first video stream, ready to be decoded by several threads.
 
     Raises:
-        MediaError: there is none.
+        MediaError: there is none, or none of a size that is read.
         av.error.FFmpegError: FFmpeg can't read the file.
     """
-    with av.open(path, metadata_errors="ignore") as container:
+    limit = {"max_pixels": str(MAX_PIXELS)}  # for what FFmpeg decodes to learn what is in the file, too
+    with av.open(path, options=limit, metadata_errors="ignore") as container:
         meter.add_file(path)
         if not container.streams.video:
             raise MediaError(f"{path.name}: must be a video, got a file with no video stream")
         stream = container.streams.video[0]
         if getattr(stream, "codec_context", None) is None:  # which PyAV's types leave out
             raise MediaError(f"{path.name}: must be in a codec that FFmpeg decodes, got one that it doesn't know")
+        require_pixels(path, stream.codec_context.width, stream.codec_context.height, 1)
         stream.thread_type = "AUTO"
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        stream.codec_context.options = limit
         yield container, stream
 
 
@@ -112,7 +117,7 @@ def read_track(
         loading: the window; what comes after it is not read.
 
     Raises:
-        MediaError: a packet is damaged or missing, or the file was cut off.
+        MediaError: a packet is damaged or missing, the file was cut off, or it is an animation of too many pixels.
         av.error.FFmpegError: FFmpeg can't read on.
     """
     packets: list[av.Packet[av.VideoStream]] = []
@@ -142,6 +147,8 @@ def read_track(
         lost = ", or one after it is missing" if name == "mpegts" else ""
         raise MediaError(f"{path.name}: must be whole, got a truncated or damaged packet {flagged or 0}{lost}")
     meter.add("packets", len(packets))
+    if stream.codec_context.codec.canonical_name in _REDRAWN:
+        require_pixels(path, stream.codec_context.width, stream.codec_context.height, len(packets), _MAX_REDRAWN)
     return _understand(packets, flagged is None and name in _FORMATS, stream.codec_context, base)
 
 
@@ -265,6 +272,13 @@ def _read_size(file: BinaryIO) -> int | None:
     unknown = 2 ** (7 * width) - 1
     number = int.from_bytes(first + file.read(width - 1), "big") & unknown
     return None if number == unknown else number
+
+
+def _gif_size(path: Path) -> tuple[int, int]:
+    """The width and height of a GIF's screen (GIF89a, 18); zeros of what is none."""
+    with path.open("rb") as file:
+        kind, width, height = file.read(4), *struct.unpack("<2xHH", file.read(6).ljust(6, b"\0"))
+    return (width, height) if kind == b"GIF8" else (0, 0)
 
 
 def _is_cut_gif(path: Path, size: int) -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 from stagebench.errors import MediaError
 
 MAX_RATIO = 100  # bytes unpacked for one on disk; recordings have 2 to 10, a bomb a thousand and more
+MAX_PIXELS = 2**26  # of an image, 8192 x 8192: what says more is damaged, or meant to fill the memory
+MAX_TOTAL = 2**28  # of all images that are kept: eight of 8K
 _SMALL = 1 << 20  # bytes that no ratio matters for
 
 
@@ -69,6 +71,24 @@ def require_plausible(path: Path, unpacked: int, size: int) -> None:
     """
     if unpacked > max(MAX_RATIO * size, _SMALL):
         raise MediaError(f"{path.name}: must unpack to at most {MAX_RATIO} times its {size} bytes, got {unpacked}")
+
+
+def require_pixels(path: Path, width: int, height: int, images: int, most: int = MAX_TOTAL) -> None:
+    """Refuse images that say they are larger than any memory is meant for, before they are decoded.
+
+    Args:
+        path: the file, or the first of several.
+        width: of each image, in pixels.
+        height: likewise.
+        images: how many.
+        most: pixels in all of them.
+
+    Raises:
+        MediaError: one has more than `MAX_PIXELS`, or all have more than `most`.
+    """
+    if width * height > MAX_PIXELS or width * height * images > most:
+        limit = f"at most {MAX_PIXELS} pixels an image and {most} in all"
+        raise MediaError(f"{name_of(path)}: must have {limit}, got {images} of {width} x {height}")
 
 
 @contextmanager

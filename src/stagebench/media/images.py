@@ -10,7 +10,7 @@ from PIL import Image as PillowImage
 
 from stagebench import meter
 from stagebench.errors import MediaError
-from stagebench.media.files import files_in, is_folder, name_of, size_of
+from stagebench.media.files import files_in, is_folder, name_of, require_pixels, size_of
 from stagebench.media.sampling import evenly_spaced
 from stagebench.types import Image, Media
 
@@ -33,13 +33,14 @@ def read_images(path: Path, count: int) -> Media:
     """
     folder = is_folder(path)
     files = sorted_pngs(path) if folder else [path]
-    for file in files:
-        _require_png(file)
+    sizes = {file: _size_in_header(file) for file in files}
     if len(files) < count:
         what, got = ("have", str(len(files))) if folder else ("be a folder of", "a single one")
         raise MediaError(f"{name_of(path)}: must {what} at least {count} PNG images, got {got}")
     chosen = [files[i] for i in evenly_spaced(len(files), count)]
     size = sum(size_of(file) for file in chosen)
+    for file in chosen:
+        require_pixels(file, *sizes[file], count)
     images = tuple(read_png(file) for file in chosen)
     return Media(images, "events", frames_decoded=0, bytes_read=size, span=None)
 
@@ -58,6 +59,7 @@ def read_png(path: Path) -> Image:
     try:
         meter.add_file(path)
         with PillowImage.open(path, formats=["PNG"]) as image:
+            require_pixels(path, *image.size, 1)  # a second header may say otherwise than the first
             if image.mode.startswith("I"):
                 raise MediaError(f"{path.name}: must be a PNG of 8 bits a channel, got mode {image.mode}")
             # By way of RGBA where there is transparency: Pillow warns when it drops a palette's.
@@ -68,12 +70,14 @@ def read_png(path: Path) -> Image:
         raise MediaError(f"{path.name}: must be a whole PNG image, got: {why}") from error
 
 
-def _require_png(path: Path) -> None:
+def _size_in_header(path: Path) -> tuple[int, int]:
+    """The width and height of a PNG, as its first 24 bytes say."""
     size_of(path)
     with path.open("rb") as file:
-        start = file.read(len(_SIGNATURE))
+        start, header = file.read(len(_SIGNATURE)), file.read(16)
     if start != _SIGNATURE:
         raise MediaError(f"{path.name}: is not a PNG image, must begin with {_SIGNATURE!r}, got {start!r}")
+    return int.from_bytes(header[8:12], "big"), int.from_bytes(header[12:], "big")
 
 
 def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:

@@ -17,7 +17,7 @@ from stagebench import meter
 from stagebench.errors import MediaError
 from stagebench.media.colour import display_matrix, is_limited_gray
 from stagebench.media.container import Track, open_video, read_track, readable
-from stagebench.media.files import size_of
+from stagebench.media.files import require_pixels, size_of
 from stagebench.media.video import choose
 from stagebench.types import LoadSettings, Media
 
@@ -30,6 +30,7 @@ def read_video_by(path: Path, count: int, loading: LoadSettings) -> Media:
     """
     size, library = size_of(path), _import(loading.decoder)
     with readable(path, size), open_video(path) as (container, stream):
+        require_pixels(path, stream.codec_context.width, stream.codec_context.height, count)
         track = read_track(path, container, stream, loading)
         _require_plain(path, stream, track, loading.decoder)
     times = [track.times[i] for i in track.shown]

@@ -26,7 +26,7 @@ from stagebench import meter
 from stagebench.errors import MediaError
 from stagebench.media.colour import to_image
 from stagebench.media.container import Track, open_video, read_track, readable
-from stagebench.media.files import size_of
+from stagebench.media.files import require_pixels, size_of
 from stagebench.media.sampling import ascend, choose_frames, evenly_spaced, own_times
 from stagebench.types import Image, LoadSettings, Media
 
@@ -66,7 +66,7 @@ def read_video(path: Path, count: int, loading: LoadSettings = _ALL) -> Media:
         made.
 
     Raises:
-        MediaError: the file is missing, empty, not a video, without a video stream, truncated or damaged,
+        MediaError: the file is missing, empty, not a video, without a video stream, too large, truncated or damaged,
             tagged with a colour matrix or an orientation that isn't supported, or has fewer than `count`
             frames (in the window); or a window is given for a clip that tells no times, or none that ascend.
     """
@@ -82,6 +82,7 @@ def _read(path: Path, count: int, loading: LoadSettings, *, keyed: bool) -> Medi
     size = size_of(path)
     with readable(path, size):
         with open_video(path) as (container, stream):
+            require_pixels(path, stream.codec_context.width, stream.codec_context.height, count)
             track = read_track(path, container, stream, loading)
             decoded = _decode_keyed(path, stream, track, count, loading) if keyed and track.shown else None
         if decoded is None or len(decoded.images) < count:
@@ -139,7 +140,7 @@ def _decode_keyed(path: Path, stream: av.VideoStream, track: Track, count: int, 
                 break
             latest = frame.pts
             if frame.pts in wanted:
-                images.append(to_image(path, frame, reformatter))
+                images.append(_to_image(path, frame, reformatter, count))
         else:
             return _Decoded(tuple(images), [times[i] for i in chosen], produced)
     return _Decoded((), [], produced)
@@ -202,9 +203,15 @@ def _decode_all(path: Path, wanted: list[int]) -> tuple[tuple[Image, ...], list[
     reformatter = VideoReformatter()
     for frame in _frames(path):
         if len(images) < len(wanted) and len(times) == wanted[len(images)]:
-            images.append(to_image(path, frame, reformatter))
+            images.append(_to_image(path, frame, reformatter, len(wanted)))
         times.append(frame.pts)
     return tuple(images), times
+
+
+def _to_image(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter, count: int) -> Image:
+    """`to_image`, of a frame of which so many are kept; its size may be another than that of the clip."""
+    require_pixels(path, frame.width, frame.height, count)
+    return to_image(path, frame, reformatter)
 
 
 def _frames(path: Path) -> Iterator[av.VideoFrame]:
