@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 from set_up import about
+from watched import WARM_UPS
 
 from stagebench.content import content_of
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline import Done, counter_of, path
 from stagebench.proof import Proof
+from stagebench.remembered import Rounds
 from stagebench.stages import decode, encode, load, prefill, preprocess
 from stagebench.study.traffic import TrafficCounter
 from stagebench.timing import Stopwatch, synchronize
@@ -32,21 +34,30 @@ def test_stage(benchmark, pedantic, model, stage, sample, options, rounds, proof
     benchmark.group = stage
     steps = path(model, sample, options)
     watch, device_seconds = Stopwatch(model.network.device), []
+    kept = Rounds(stage, *((0, 1) if benchmark.disabled else (WARM_UPS, rounds)))
     done: Done = {}
+    latest: list[Any] = [None]
 
     def fresh_state() -> None:
         """Run the stages before this one: a decode, say, needs a KV cache that no decode has written to."""
         for name in STAGES[: STAGES.index(stage)]:
             if name not in done or name == STAGES[STAGES.index(stage) - 1]:
                 done[name] = steps[name](done)
+
+    def prepare() -> None:
+        """The same for a round: on pictures that no round before it had, lest it be answered from memory."""
+        fresh_state()
+        before = STAGES[STAGES.index(stage) - 1]
+        done[before] = kept.fresh(done.get(before))
         synchronize(model.network.device)
+        kept.begin()
 
     def timed() -> Any:
-        result = watch(stage, steps[stage], done)
+        latest[0] = watch(stage, steps[stage], done)
         device_seconds.extend(watch.device_seconds.values())
-        return result
+        return latest[0]
 
-    result = pedantic(timed, setup=fresh_state)
+    result = pedantic(timed, setup=prepare, teardown=lambda: kept.end(latest[0]))
 
     benchmark.extra_info |= about(model) | {"stage": stage, "unit": UNITS[stage]}
     if device_seconds:
@@ -61,6 +72,7 @@ def test_stage(benchmark, pedantic, model, stage, sample, options, rounds, proof
             proof.require_same_tokens(result)
         fresh_state()
         benchmark.extra_info |= counted(model, stage, steps[stage], done, proof)  # the very function that was timed
+        kept.require(benchmark.extra_info["work"])
 
 
 def counted(

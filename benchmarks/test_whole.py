@@ -5,18 +5,29 @@ from __future__ import annotations
 import pytest
 from set_up import about
 
+from stagebench.errors import StageError
 from stagebench.pipeline import prepared, reference_generate, timed_run
+from stagebench.proof import repeats_itself
+from stagebench.timed import check_passes, outside
 
 WARM_UPS = 1
 """Of seconds each: one sets up what there is to set up."""
 
 
-def test_e2e(benchmark, pedantic, model, sample, options, proof):
+def test_e2e(benchmark, pedantic, model, sample, options, proof, rounds, pytestconfig):
     benchmark.group = "e2e"
-    run = pedantic(timed_run, args=(model, sample, options), warmup_rounds=WARM_UPS)
+    runs = []
 
+    def timed():
+        runs.append(timed_run(model, sample, options))
+        return runs[-1]
+
+    run = pedantic(timed, warmup_rounds=WARM_UPS)
+    judged = proof and repeats_itself(model, pytestconfig.option.kernels)
+    check_passes(model, runs[-rounds:], proof.generation.token_ids if judged else None)
+    if problem := outside(runs[-rounds:]):
+        raise StageError(f"{model.name}: the stages must explain e2e, got {problem}")
     if proof:
-        proof.require_same_tokens(run.generation)
         benchmark.extra_info |= {"work": proof.work, "content": proof.content}
     benchmark.extra_info |= about(model) | {
         "new_tokens": run.new_tokens,

@@ -9,6 +9,9 @@ from stagebench import telemetry
 
 T = TypeVar("T")
 
+WARM_UPS = 2
+"""Untimed rounds before the timed ones."""
+
 
 def pedantic(
     benchmark: Any,
@@ -19,7 +22,8 @@ def pedantic(
     *,
     rounds: int,
     setup: Callable[[], None] | None = None,
-    warmup_rounds: int = 2,
+    teardown: Callable[[], None] = lambda: None,
+    warmup_rounds: int = WARM_UPS,
 ) -> T:
     """pytest-benchmark's `benchmark.pedantic`, with a look at the GPU around each round.
 
@@ -34,18 +38,20 @@ def pedantic(
         args: its arguments.
         rounds: timed ones.
         setup: called before each round, untimed.
+        teardown: called after each, likewise; without `--benchmark-disable`, which has no rounds.
         warmup_rounds: untimed ones before them.
 
     Returns:
         What the last round returned.
     """
     if gpu is None:
-        return cast(T, benchmark.pedantic(function, args, setup=setup, rounds=rounds, warmup_rounds=warmup_rounds))
-    result, kept = _watched(benchmark, gpu, function, args, setup, rounds, warmup_rounds)
+        counts = {"rounds": rounds, "warmup_rounds": warmup_rounds}
+        return cast(T, benchmark.pedantic(function, args, setup=setup, teardown=lambda *_: teardown(), **counts))
+    result, kept = _watched(benchmark, gpu, function, args, setup, teardown, rounds, warmup_rounds)
     if again := bool(kept["disturbed_rounds"]):
         collected.remove(benchmark.stats)
         benchmark._mode = None  # pytest-benchmark lets a fixture be used once
-        result, kept = _watched(benchmark, gpu, function, args, setup, rounds, warmup_rounds)
+        result, kept = _watched(benchmark, gpu, function, args, setup, teardown, rounds, warmup_rounds)
     benchmark.extra_info["gpu"] = kept | {"repeated": again}
     return result
 
@@ -56,6 +62,7 @@ def _watched(
     function: Callable[..., T],
     args: Sequence[Any],
     setup: Callable[[], None] | None,
+    teardown: Callable[[], None],
     rounds: int,
     warmup_rounds: int,
 ) -> tuple[T, dict[str, Any]]:
@@ -66,11 +73,15 @@ def _watched(
             setup()
         meter.start()
 
+    def finish(*_: Any) -> None:
+        meter.stop()
+        teardown()
+
     result = benchmark.pedantic(
         function,
         args,
         setup=prepare,
-        teardown=lambda *_: meter.stop(),
+        teardown=finish,
         rounds=rounds,
         warmup_rounds=warmup_rounds,
     )

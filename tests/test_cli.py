@@ -159,7 +159,7 @@ def test_an_audit_prints_every_claim_and_writes_them_down(scene, tmp_path):
     result = invoke("audit", scene.video, "--model", "llava-1.5", "--device", "cpu", "--new-tokens", "4", "--json", out)
     checks = json.loads(out.read_text())["checks"]
     assert all(check["claim"] in result.output for check in checks)
-    assert f"{sum(check['held'] for check in checks)} of 7 claims held" in result.output
+    assert f"{sum(check['held'] for check in checks)} of 10 claims held" in result.output
 
 
 def test_a_claim_that_does_not_hold_gives_exit_code_one(scene, monkeypatch):

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from stagebench import meter
-from stagebench.counters import counted_resizes
+from stagebench.counters import counted_calls
 from stagebench.media.events import read_events
 from stagebench.media.images import read_images
 from stagebench.media.scene import render_scene
@@ -79,13 +80,20 @@ def test_where_the_system_does_not_count_nothing_is_said(monkeypatch):
     ],
 )
 def test_pixels_made_by_scaling_are_counted(scale, pixels):
-    with counted_resizes() as counts:
+    with counted_calls() as counts:
         scale(Image.fromarray(np.zeros((8, 8, 3), np.uint8)))
-    assert counts == {"resized_pixels": pixels}
+    assert counts["resized_pixels"] == pixels
 
 
-def test_pillow_is_left_as_it_was():
-    plain = Image.Image.resize
-    with counted_resizes():
+@pytest.mark.parametrize(("write", "texts"), [(str, 1), (repr, 1), ("{}".format, 1), (torch.sum, 0), (len, 0)])
+def test_tensors_that_become_text_are_counted(write, texts):
+    with counted_calls() as counts:
+        write(torch.ones(3))
+    assert counts["tensors_formatted"] == texts
+
+
+def test_pillow_and_torch_are_left_as_they_were():
+    before = Image.Image.resize, torch._tensor_str._str
+    with counted_calls():
         pass
-    assert Image.Image.resize is plain
+    assert (Image.Image.resize, torch._tensor_str._str) == before

@@ -5,14 +5,17 @@ Each check is about one way in which such numbers lie, and says in its detail wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
 
 from stagebench.counters import count_kernels, differences, total
 from stagebench.equality import compare, first_divergence
+from stagebench.errors import StageError
+from stagebench.meter import SYSTEM
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline import (
     Options,
@@ -23,6 +26,8 @@ from stagebench.pipeline import (
     timed_run,
 )
 from stagebench.proof import count_reference, expected_work, is_exact, repeats_itself
+from stagebench.remembered import require_forgetful
+from stagebench.timed import check_passes
 from stagebench.types import Generation, Inputs, Sample
 
 MAX_UNATTRIBUTED = 0.05
@@ -30,6 +35,9 @@ MAX_UNATTRIBUTED = 0.05
 
 COUNTED_TOKENS = 16
 """Counting is slow and every step is alike, so it need not go on for long."""
+
+PASSES = 3
+"""Timed ones."""
 
 KERNEL_TOKENS = 2
 """Counting kernels is slower still."""
@@ -63,22 +71,35 @@ def audit(model: VisionLanguageModel, sample: Sample, options: Options, kernels:
     inputs = reference.inputs
     if model.backend is not None:  # what it sets up is not to be counted
         staged_generate(model, inputs, few)
-    generation, counter = counted_run(model, sample, few)
+    claim = "the stages do the work of generate(), once"
+    try:
+        generation, counter = counted_run(model, sample, few)
+    except StageError as error:
+        yield Check(claim, False, str(error))
+        return
     mine = total(counter.work)
     apart = differences(mine, expected_work(model, reference, generation))
     detail = apart or ", ".join(f"{name} {n}" for name, n in mine.items())
     if model.network.device.type == "cuda":
         detail += _kernel_detail(model, inputs, shortened(options, KERNEL_TOKENS))
-    yield Check("the stages do the work of generate(), once", not apart, detail)
+    yield Check(claim, not apart, detail)
+    written = {stage: n for stage, work in counter.work.items() if (n := work.get(SYSTEM[1]))}
+    told = ", ".join(f"{stage} {n} bytes" for stage, n in written.items())
+    yield Check("no stage writes to a file", not written, told or "nothing written")
+    remembers = _refused(lambda: require_forgetful(model, sample, inputs))
+    yield Check("load, preprocess and encode remember nothing", not remembers, remembers or "each did its work again")
     exact = is_exact(model) and repeats_itself(model, kernels)
     tokens = reference_generate(model, inputs, options)
     again, logits = scored_generate(model, inputs, options)
     repeats = _equal("generate() repeats itself", tokens, again)
     yield repeats
-    run = timed_run(model, sample, options)
+    runs = [timed_run(model, sample, options) for _ in range(PASSES)]
+    run = runs[-1]
+    wrong = _refused(lambda: check_passes(model, runs, runs[0].generation.token_ids if exact else None))
+    yield Check("timed passes are what they say, by a second clock", not wrong, wrong or f"{PASSES} passes")
     claim = "the stages give the tokens of generate()"
     yield _same(claim, repeats, exact, tokens, _tokens(run.generation), logits)
-    share = run.unattributed / run.e2e
+    share = median(run.unattributed / run.e2e for run in runs)
     claim = f"the stages explain e2e, all but {MAX_UNATTRIBUTED:.0%}"
     yield Check(claim, share <= MAX_UNATTRIBUTED, f"unattributed {share:.2%}")
     if model.backend is not None:
@@ -91,6 +112,15 @@ def audit(model: VisionLanguageModel, sample: Sample, options: Options, kernels:
     yield _same(claim, repeats, exact, tokens, static_tokens, logits)
     other = _with_other_kernels(model, inputs, options)
     yield _near_tie("other attention kernels part at a near-tie only", tokens, other, logits)
+
+
+def _refused(check: Callable[[], None]) -> str:
+    """What a check has to say; empty where it is content."""
+    try:
+        check()
+    except StageError as error:
+        return str(error)
+    return ""
 
 
 def _kernel_detail(model: VisionLanguageModel, inputs: Inputs, options: Options) -> str:

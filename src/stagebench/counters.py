@@ -7,11 +7,11 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor, _tensor_str, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -74,20 +74,26 @@ def counted_forwards(parts: Mapping[str, nn.Module]) -> Iterator[Work]:
 
 
 @contextmanager
-def counted_resizes() -> Iterator[Work]:
-    """Count the pixels that Pillow makes by scaling an image, inside the block."""
-    counts: Work = {"resized_pixels": 0}
-    plain = Image.Image.resize
+def counted_calls() -> Iterator[Work]:
+    """Count the pixels that Pillow makes by scaling images, and the tensors that become text, inside the block."""
+    counts: Work = {"resized_pixels": 0, "tensors_formatted": 0}
+    plain, to_text = Image.Image.resize, cast(Callable[..., str], _tensor_str._str)
 
     def resize(image: Image.Image, size: tuple[int, int], *args: Any, **kwargs: Any) -> Image.Image:
         if tuple(size) != image.size or args[1:] or kwargs.get("box"):
             counts["resized_pixels"] += math.prod(size)
         return plain(image, size, *args, **kwargs)
 
+    def text(*args: Any, **kwargs: Any) -> str:
+        counts["tensors_formatted"] += 1
+        return to_text(*args, **kwargs)
+
+    _tensor_str._str = text  # it hides its reads from dispatch modes
     Image.Image.resize = resize  # type: ignore[assignment] # what it takes beside the size is passed on
     try:
         yield counts
     finally:
+        _tensor_str._str = to_text
         Image.Image.resize = plain  # type: ignore[method-assign] # likewise
 
 
@@ -193,14 +199,14 @@ class WorkCounter:
     def __call__(self, stage: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `function` and note what it did."""
         replayed, metered = self.replayed(), meter.so_far()
-        with counted_forwards(self.parts) as forwards, counted_resizes() as resizes:
+        with counted_forwards(self.parts) as forwards, counted_calls() as calls:
             system = meter.SystemMeter()
             result, operators, self.operators[stage] = count_operators(lambda: function(*args, **kwargs))
             of_files = system.read()
         done, hidden = meter.since(metered), Counter(self.replayed())
         hidden.subtract(replayed)
-        hidden.update(resizes)
-        seen = forwards | operators
+        hidden.update(calls)
+        seen = Counter(forwards | operators)
         own = {name: done[name] for name in meter.COUNTED.get(stage, ())}
         self.work[stage] = result.work() | own | done | seen | of_files | {n: seen[n] + k for n, k in hidden.items()}
         self.content[stage] = content_of(result)
@@ -234,6 +240,8 @@ def check_work(work: Mapping[str, Work]) -> None:
         for counter in _NEEDED[stage]:
             if not work[stage].get(counter):
                 raise StageError(f"{stage} must do some work, got {counter} = 0")
+        if n := work[stage].get("tensors_formatted"):
+            raise StageError(f"{stage} must not write tensors as text, got tensors_formatted = {n}")
         for counter, owners in _OWNERS.items():
             if stage not in owners and (n := work[stage].get(counter)):
                 raise StageError(f"{stage} must leave the others' work alone, got {counter} = {n}")

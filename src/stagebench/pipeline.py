@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from stagebench import meter
 from stagebench.counters import WorkCounter, check_work, count_operators, counted_forwards
 from stagebench.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel
@@ -63,11 +64,21 @@ def timed_run(model: VisionLanguageModel, sample: Sample, options: Options) -> R
 
 def _timed_walk(model: VisionLanguageModel, sample: Sample, options: Options) -> Run:
     watch = Stopwatch(model.network.device)
+    spans: dict[str, tuple[float, float]] = {}
+    counts: dict[str, Work] = {}
+
+    def through(stage: str, *call: Any) -> Any:
+        before, began = meter.so_far(), time.perf_counter_ns()
+        result = watch(stage, *call)
+        spans[stage] = began / 1e9, time.perf_counter_ns() / 1e9
+        counts[stage] = meter.since(before)
+        return result
+
     start = time.perf_counter()
-    generation = walk(model, sample, options, through=watch)
+    generation = walk(model, sample, options, through=through)
     text = detokenize(model, generation)
     e2e = time.perf_counter() - start
-    return Run(model.name, watch.seconds, watch.device_seconds, e2e, generation, text)
+    return Run(model.name, watch.seconds, watch.device_seconds, e2e, generation, text, spans, counts)
 
 
 def setups(model: VisionLanguageModel) -> int:

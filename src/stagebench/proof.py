@@ -20,6 +20,7 @@ from stagebench.pipeline import (
     scored_generate,
     staged_generate,
 )
+from stagebench.remembered import require_forgetful
 from stagebench.stages.prefill import resolved
 from stagebench.types import Generation, Inputs, Sample, Work
 
@@ -102,7 +103,8 @@ def prove(model: VisionLanguageModel, reference: Reference, kernels: str) -> Pro
         kernels: those that the caller's `conditions` pin.
 
     Raises:
-        StageError: where the tokens, or the forwards, images or FLOPs, are not those of `generate()`.
+        StageError: where the tokens, or the forwards, images or FLOPs, are not those of `generate()`; or a stage gives
+            back what it had made before.
     """
     if model.backend is not None:  # what it sets up is not to be counted
         staged_generate(model, reference.inputs, reference.options)
@@ -112,6 +114,7 @@ def prove(model: VisionLanguageModel, reference: Reference, kernels: str) -> Pro
         raise StageError(f"the stages must do the work of generate(), got {apart}")
     outcome = reference.compare(generation)
     require_tokens(model, outcome, kernels)
+    require_forgetful(model, reference.sample, reference.inputs)
     return Proof(generation, counter.work, reference.work, outcome, counter.content)
 
 

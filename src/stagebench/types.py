@@ -272,6 +272,8 @@ class Run:
         e2e: wall time around all stages and the detokenising.
         generation: of the decode stage.
         text: the new tokens as text, special tokens left out.
+        spans: by stage when it began and ended, by a clock of its own, which the walk around the stages reads.
+        metered: by stage what `meter` counted.
     """
 
     model: str
@@ -280,6 +282,8 @@ class Run:
     e2e: float
     generation: Generation
     text: str
+    spans: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False)
+    metered: dict[str, Work] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         for stage in STAGES:

@@ -17,6 +17,8 @@ DRIFT_P = 0.01
 DRIFT_SHARE = 0.05
 OUTLIER_Z = 3.5
 COLD_RATIO = 1.5
+OUTSIDE = (5e-3, 0.05)
+"""Seconds, or a share of e2e, that may lie outside the stages: to detokenise takes less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Flag:
     """One doubt about a run.
 
     Attributes:
-        kind: "drift", "outliers", "cold cache", "limit" or "ties".
+        kind: "drift", "outliers", "cold cache", "limit", "ties" or "unattributed".
         text: one sentence without its model.
     """
 
@@ -34,7 +36,14 @@ class Flag:
 
 def flags(rows: Sequence[Row]) -> list[Flag]:
     """Look for all of them in the rows of one model; empty where nothing is wrong."""
-    found = [drift(rows), *(outliers(rows, stage) for stage in STAGES), cold_cache(rows), limit(rows), ties(rows)]
+    found = [
+        drift(rows),
+        *(outliers(rows, stage) for stage in STAGES),
+        cold_cache(rows),
+        limit(rows),
+        ties(rows),
+        outside(rows),
+    ]
     return [flag for flag in found if flag is not None]
 
 
@@ -106,6 +115,15 @@ def ties(rows: Sequence[Row]) -> Flag | None:
     """Passes with steps where the two best tokens were nearly tied, where `near_ties` was recorded."""
     tied = sum(bool(row.get("near_ties")) for row in rows)
     return Flag("ties", f"{tied} of {len(rows)} passes went through a near-tie of two tokens") if tied else None
+
+
+def outside(rows: Sequence[Row]) -> Flag | None:
+    """Time between the stages, or after them, in the median pass."""
+    e2e = median(row["e2e"] for row in rows)
+    rest = median(row["e2e"] - sum(row["seconds"].values()) for row in rows)
+    if rest <= max(OUTSIDE[0], OUTSIDE[1] * e2e):
+        return None
+    return Flag("unattributed", f"{rest * 1e3:.1f} ms of {e2e * 1e3:.1f} ms lie outside the stages ({rest / e2e:.0%})")
 
 
 def _seconds(rows: Sequence[Row], stage: str) -> NDArray[np.float64]:

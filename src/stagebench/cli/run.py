@@ -18,9 +18,10 @@ from stagebench.media.scene import Scene
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release
 from stagebench.pipeline import timed_run
-from stagebench.proof import Proof, count_reference, prove
+from stagebench.proof import Proof, count_reference, prove, repeats_itself
 from stagebench.results import SCHEMA
 from stagebench.shown import plain
+from stagebench.timed import COLLECTION, check_passes, outside, without_collection
 from stagebench.types import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings, Run
 
 
@@ -63,12 +64,17 @@ def command(
         work = {name: results[name][1].work for name in models}
         print_head(console, settings, generation, f"the median of {passes} passes by e2e; models in order {seed}")
         console.print(report.stage_table(list(shown.values()), work, {n: results[n][0] for n in models}))
+        for name in models:
+            if problem := outside(results[name][0]):
+                click.echo(f"warning: {name}: {problem}", err=True)
         for name, median in shown.items():
             click.echo(f"{name}: {plain(median.text)}", err=console.stderr)
         if json_path:
             runs = [report.runs_as_json(results[name][0], work[name]) for name in models]
             here = environment.identity(settings, generation, question, path, loading)
-            write_json_to(json_path, {"schema": SCHEMA, "identity": here, "order_seed": seed, "runs": runs})
+            write_json_to(
+                json_path, {"schema": SCHEMA, "identity": here, "order_seed": seed, "runs": runs} | COLLECTION
+            )
 
 
 def _measure(
@@ -89,8 +95,10 @@ def _measure(
     with console.status(f"{name}: warming up, counting, comparing with generate()"):
         proof = prove(model, count_reference(model, sample, options), settings.kernels)
     with console.status(f"{name}: timing"):
-        runs = [timed_run(model, sample, options) for _ in range(passes)]
-    if settings.kernels == "efficient":
-        for timed in runs:
-            proof.require_same_tokens(timed.generation)
+        runs = []
+        for _ in range(passes):
+            with without_collection():
+                runs.append(timed_run(model, sample, options))
+    expected = proof.generation.token_ids if repeats_itself(model, settings.kernels) else None
+    check_passes(model, runs, expected)
     return runs, proof

@@ -20,15 +20,18 @@ from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release
 from stagebench.pipeline import timed_run, walk
-from stagebench.proof import count_reference, prove
+from stagebench.proof import count_reference, prove, repeats_itself
 from stagebench.stages.load import load
 from stagebench.study.journal import Journal, Row
 from stagebench.study.page_cache import drop_from_page_cache
 from stagebench.study.schedule import MAIN, Task
 from stagebench.study.traffic import TrafficCounter
+from stagebench.timed import COLLECTION, check_passes, clock_problems, without_collection
 from stagebench.types import GenerationSettings, LoadSettings, ModelSettings, Run, Sample
 
 Models = dict[str, VisionLanguageModel]
+Texts = dict[tuple[str, Sample, GenerationSettings], tuple[tuple[int, ...], ...]]
+"""Tokens that a first pass gave, a row each, by model, sample and settings."""
 SPARE_MEMORY = 1.3
 """Times a model's weights: what it needs while it works."""
 
@@ -83,18 +86,19 @@ def measure(study: Study, journal: Journal) -> Iterator[Row]:
             "together": None,
             "proofs": {},
             "same_tokens": [],
-        }
+        } | COLLECTION
         journal.begin_session(session)
         vocabularies: dict[str, dict[int, str]] = {}
+        texts: Texts = {}
         for models in _lineups(names, study.settings):
             session["together"] = len(models) == len(names)
-            session["proofs"] |= {name: _prove(study, model) for name, model in models.items()}
+            session["proofs"] |= {name: _prove(study, model, texts) for name, model in models.items()}
             vocabularies |= {name: _ordinary_tokens(model) for name, model in models.items()}
             session["same_tokens"] = _same(vocabularies)
             journal.save_run()
             for task in left:
                 if task.model in models:
-                    row = _row(study, models[task.model], task, session["proofs"][task.model])
+                    row = _row(study, models[task.model], task, session["proofs"][task.model], texts)
                     journal.append(row | {"order": len(journal.rows)})
                     yield row
             models.clear()
@@ -123,7 +127,7 @@ def _free_memory(device: torch.device) -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _prove(study: Study, model: VisionLanguageModel) -> dict[str, Any]:
+def _prove(study: Study, model: VisionLanguageModel, texts: Texts) -> dict[str, Any]:
     """Prove a model in each mode on the first sample that can be read; it warms up too.
 
     Returns:
@@ -131,16 +135,19 @@ def _prove(study: Study, model: VisionLanguageModel) -> dict[str, Any]:
     """
     generations = {task.mode: task.generation for task in study.tasks if task.study == MAIN}
     sample = _readable(study, model)
-    return {mode: _proof(study, model, sample, each) for mode, each in sorted(generations.items())}
+    return {mode: _proof(study, model, sample, each, texts) for mode, each in sorted(generations.items())}
 
 
-def _proof(study: Study, model: VisionLanguageModel, sample: Sample, generation: GenerationSettings) -> dict[str, Any]:
+def _proof(
+    study: Study, model: VisionLanguageModel, sample: Sample, generation: GenerationSettings, texts: Texts
+) -> dict[str, Any]:
     # Of the weights of all models in memory, a model's own peak has to do with its own only.
     device = model.network.device
     others = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     others -= sum(p.nbytes for p in model.network.parameters())
     start = time.perf_counter()
     proof = prove(model, count_reference(model, sample, generation.options()), study.settings.kernels)
+    texts[model.name, sample, generation] = proof.generation.token_ids
     traffic = TrafficCounter(model)
     walk(model, sample, generation.options(), through=traffic)
     found = {
@@ -168,7 +175,7 @@ def _readable(study: Study, model: VisionLanguageModel) -> Sample:
     raise StudyError(f"at least one sample must be readable, got none; the last one: {problem}")
 
 
-def _row(study: Study, model: VisionLanguageModel, task: Task, proofs: Mapping[str, Any]) -> Row:
+def _row(study: Study, model: VisionLanguageModel, task: Task, proofs: Mapping[str, Any], texts: Texts) -> Row:
     about = {
         "study": task.study,
         "value": task.value,
@@ -182,12 +189,26 @@ def _row(study: Study, model: VisionLanguageModel, task: Task, proofs: Mapping[s
         sample = study.sample(task.entry, model)
         cold = _cold_load(model, sample) if task.cold else {}
         load(sample, model.images_per_sample)  # so that the pass finds the file in the page cache
-        run = timed_run(model, sample, task.generation.options())
+        run = _checked_run(study, model, sample, task.generation, texts)
     except (StagebenchError, torch.OutOfMemoryError) as error:
         return about | {"error": one_line(error)}
     peaks = {"peak_bytes": proofs[task.mode]["peak_bytes"]} if "peak_bytes" in proofs.get(task.mode, {}) else {}
     shown = {"path": sample.path.name, "load": "warm"}
     return about | shown | _measured(run) | cold | peaks
+
+
+def _checked_run(
+    study: Study, model: VisionLanguageModel, sample: Sample, generation: GenerationSettings, texts: Texts
+) -> Run:
+    """Time a pass, once more where a second clock says otherwise: a process may be stopped between two looks."""
+    for _ in range(2):
+        with without_collection():
+            run = timed_run(model, sample, generation.options())
+        if not any(clock_problems([run])):
+            break
+    first = texts.setdefault((model.name, sample, generation), run.generation.token_ids)
+    check_passes(model, [run], first if repeats_itself(model, study.settings.kernels) else None)
+    return run
 
 
 def _measured(run: Run) -> Row:

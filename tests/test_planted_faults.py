@@ -1,0 +1,371 @@
+"""Faults planted in the stages, and what names each: the checks that `run`, `audit`, `analyze` and the suite make.
+
+A fault that hides while it is watched looks for torch's dispatch modes and for hooks, and behaves while there are any.
+"""
+
+import time
+from dataclasses import replace
+
+import av
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image as PillowImage
+from torch.nn.functional import interpolate
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from stagebench import pipeline, remembered
+from stagebench.audit import audit
+from stagebench.cli import main
+from stagebench.content import content_of
+from stagebench.errors import StageError
+from stagebench.media.scene import render_scene
+from stagebench.models import llava
+from stagebench.models.llava import Llava
+from stagebench.models.registry import build_model
+from stagebench.pipeline import counted_run, counter_of, path, timed_run
+from stagebench.proof import count_reference, prove
+from stagebench.remembered import Rounds, fingerprint, varied
+from stagebench.stages import load as load_stage
+from stagebench.timed import check_passes, outside
+from stagebench.types import GenerationSettings, Inputs, LoadSettings, Media, ModelSettings, Sample
+
+OPTIONS = GenerationSettings(max_new_tokens=4, fixed_length=True).options()
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    return render_scene(tmp_path_factory.mktemp("scene"))
+
+
+@pytest.fixture(scope="module")
+def sample(scene):
+    return Sample(scene.video)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_model("llava-1.5", ModelSettings())
+
+
+@pytest.fixture(scope="module")
+def honest(model, sample):
+    """A reference, and the counted pass of a model without any fault, both warm."""
+    reference = count_reference(model, sample, OPTIONS)
+    return reference, counted_run(model, sample, OPTIONS)[1]
+
+
+def watched():
+    tower = _get_current_dispatch_mode() is not None
+    return tower or any(m._forward_pre_hooks for m in watched.model.network.modules())
+
+
+def remember(function, key, hides):
+    """The function with a memory: of one result, or of one for each key; none while it is watched, if it hides."""
+    kept = {}
+
+    def remembering(*args):
+        if hides and watched():
+            return function(*args)
+        found = key(*args)
+        if found not in kept:
+            kept[found] = function(*args)
+        return kept[found]
+
+    return remembering
+
+
+def pixels_of(given):
+    pictures = given.images if isinstance(given, Media) else [given.pixels.numpy()]
+    return b"".join(picture.tobytes() for picture in pictures)
+
+
+PLACES = {
+    "load": (pipeline, "load", lambda sample, images: sample.path),
+    "the reader in load": (load_stage, "read_video", lambda path, *_: path),
+    "preprocess": (Llava, "preprocess", lambda model, media, question: pixels_of(media)),
+    "encode": (Llava, "encode", lambda model, inputs: pixels_of(inputs)),
+}
+
+
+@pytest.mark.parametrize("hides", [False, True], ids=["", "hides"])
+@pytest.mark.parametrize("keyed", [False, True], ids=["plain", "keyed"])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_remembered_result_fails_the_proof_that_every_command_makes(
+    model, sample, honest, monkeypatch, place, keyed, hides
+):
+    watched.model = model
+    owner, name, key = PLACES[place]
+    monkeypatch.setattr(owner, name, remember(getattr(owner, name), key if keyed else lambda *_: 0, hides))
+    if place == "load":
+        monkeypatch.setattr(remembered, "load", pipeline.load)
+    stage = place.split()[-1]
+    with pytest.raises(StageError, match=f"{stage} must .*(remembered|work|positions)"):
+        prove(model, count_reference(model, sample, OPTIONS), "efficient")
+
+
+@pytest.mark.parametrize("hides", [False, True], ids=["", "hides"])
+@pytest.mark.parametrize("stage", ["load", "preprocess", "encode"])
+def test_a_remembered_result_fails_its_benchmark_in_the_round_that_has_it(model, sample, monkeypatch, stage, hides):
+    watched.model = model
+    owner, name, _ = PLACES[stage]
+    monkeypatch.setattr(owner, name, remember(getattr(owner, name), lambda *_: 0, hides))
+    with pytest.raises(StageError, match=f"{stage} must .* remembered"):
+        timed_rounds(model, sample, stage)
+
+
+def timed_rounds(model, sample, stage):
+    """As `test_stage` does it: the rounds of one stage, and the counted pass that they are held to."""
+    steps, kept, done = path(model, sample, OPTIONS), Rounds(stage, 1, 2), {}
+    before = {"preprocess": "load", "encode": "preprocess"}.get(stage)
+    for name in list(steps)[: list(steps).index(stage)]:
+        done[name] = steps[name](done)
+    given = done.get(before)
+    for _ in range(3):
+        done[before] = kept.fresh(given)
+        kept.begin()
+        kept.end(steps[stage](done))
+    done[before] = given
+    counter = counter_of(model)
+    counter(stage, steps[stage], done)
+    kept.require(counter.work[stage])
+
+
+@pytest.mark.parametrize("stage", ["load", "preprocess", "encode"])
+def test_the_rounds_of_an_honest_stage_pass(model, sample, honest, stage):
+    timed_rounds(model, sample, stage)
+
+
+def differing(first, second):
+    return {name for name in first if first[name] != second.get(name)}
+
+
+def test_a_second_tower_forward_is_more_work_than_generate_does(model, honest, monkeypatch):
+    once = Llava.encode
+    monkeypatch.setattr(Llava, "encode", lambda self, inputs: (once(self, inputs), once(self, inputs))[1])
+    with pytest.raises(StageError, match=r"must do the work of generate.*tower_forwards 2, not 1"):
+        prove(model, honest[0], "efficient")
+
+
+def contents(model, sample):
+    return {name: value for c in counted_run(model, sample, OPTIONS)[1].content.values() for name, value in c.items()}
+
+
+@pytest.mark.parametrize("kept", [lambda i: 0, lambda i: min(i, 6)], ids=["one image", "the last one twice"])
+def test_an_image_that_is_repeated_shows_in_the_frames_and_all_that_comes_of_them(
+    model, sample, honest, monkeypatch, kept
+):
+    before, load = contents(model, sample), pipeline.load
+
+    def repeat(*args):
+        media = load(*args)
+        return replace(media, images=tuple(media.images[kept(i)] for i in range(len(media.images))))
+
+    monkeypatch.setattr(pipeline, "load", repeat)
+    assert {"frames", "pixels", "features"} <= differing(before, contents(model, sample))
+
+
+def test_a_grid_that_is_cropped_shows_in_the_pixels_and_not_in_the_frames(model, sample, honest, monkeypatch):
+    before, grid = contents(model, sample), llava.grid
+    monkeypatch.setattr(llava, "grid", lambda *args: grid(*args).roll(30, 0))
+    changed = differing(before, contents(model, sample))
+    assert ("frames" in changed, "pixels" in changed, "features" in changed) == (False, True, True)
+
+
+def test_the_first_part_of_a_clip_shows_in_the_frames_and_as_less_work(model, sample, honest):
+    counter = counted_run(model, replace(sample, loading=LoadSettings(duration=0.4)), OPTIONS)[1]
+    assert counter.content["load"] != honest[1].content["load"]
+    assert counter.work["load"]["packets"] < honest[1].work["load"]["packets"]
+
+
+def decode_with_another_library(path):
+    with av.open(path) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+@pytest.mark.parametrize(
+    ("again", "seen"),
+    [
+        (lambda path: load_stage.read_video(path, 8), {"bytes_read", "packets", "frames_decoded", "bytes_from_files"}),
+        (decode_with_another_library, {"bytes_from_files"}),
+        (lambda path: path.read_bytes(), {"bytes_from_files"}),
+    ],
+    ids=["by our reader", "by PyAV", "the bytes alone"],
+)
+def test_a_clip_that_is_read_twice_shows_in_what_was_counted(model, sample, honest, monkeypatch, again, seen):
+    load = pipeline.load
+    monkeypatch.setattr(pipeline, "load", lambda *args: (again(args[0].path), load(*args))[1])
+    work = counted_run(model, sample, OPTIONS)[1].work["load"]
+    assert {name for name in work if work[name] > honest[1].work["load"][name]} == seen
+
+
+def test_a_clip_that_is_read_twice_when_nobody_looks_fails_its_benchmark(model, sample, honest, monkeypatch):
+    watched.model, load = model, pipeline.load
+    hidden = lambda *args: ((watched() or decode_with_another_library(args[0].path)), load(*args))[1]  # noqa: E731
+    monkeypatch.setattr(pipeline, "load", hidden)
+    with pytest.raises(StageError, match=r"load must do as when counted, bytes_from_files .* when timed"):
+        timed_rounds(model, sample, "load")
+
+
+def log_tensors(patch, folder, hides=False):
+    encode = Llava.encode
+
+    def logging(self, inputs):
+        features = encode(self, inputs)
+        if not (hides and watched()):
+            (folder / "log.txt").write_text(f"features {features[0, :2, :4]}\n")
+        return features
+
+    patch.setattr(Llava, "encode", logging)
+
+
+def broken(model, sample):
+    return next((check.claim, check.detail) for check in audit(model, sample, OPTIONS, "efficient") if not check.held)
+
+
+def test_a_text_log_of_tensors_is_refused(model, sample, monkeypatch, tmp_path):
+    log_tensors(monkeypatch, tmp_path)
+    text = "encode must not write tensors as text, got tensors_formatted = 1"
+    with pytest.raises(StageError, match=text):
+        counted_run(model, sample, OPTIONS)
+    assert broken(model, sample) == ("the stages do the work of generate(), once", text)
+
+
+def test_a_text_log_of_numbers_shows_as_bytes_written_and_breaks_the_audit(model, sample, monkeypatch, tmp_path):
+    load = pipeline.load
+    write = lambda: (tmp_path / "log.txt").write_text("8 frames\n")  # noqa: E731
+    monkeypatch.setattr(pipeline, "load", lambda *args: (write(), load(*args))[1])
+    assert counted_run(model, sample, OPTIONS)[1].work["load"]["bytes_to_files"] == 9
+    assert broken(model, sample) == ("no stage writes to a file", "load 9 bytes")
+
+
+def test_what_remembers_while_nobody_looks_breaks_the_audit(model, sample, monkeypatch):
+    watched.model = model
+    monkeypatch.setattr(Llava, "encode", remember(Llava.encode, lambda *_: 0, hides=True))
+    assert broken(model, sample)[0] == "load, preprocess and encode remember nothing"
+
+
+def test_a_text_log_that_is_written_when_nobody_looks_fails_its_benchmark(model, sample, honest, monkeypatch, tmp_path):
+    watched.model = model
+    log_tensors(monkeypatch, tmp_path, hides=True)
+    with pytest.raises(StageError, match=r"encode must do as when counted, bytes_to_files 0, got .* when timed"):
+        timed_rounds(model, sample, "encode")
+
+
+def scale_in_load(patch):
+    load = pipeline.load
+
+    def scaling(*args):
+        media = load(*args)
+        small = [PillowImage.fromarray(image).resize((84, 63)) for image in media.images]
+        return replace(media, images=tuple(map(np.asarray, small)))
+
+    patch.setattr(pipeline, "load", scaling)
+
+
+def scale_in_encode(patch):
+    encode = Llava.encode
+
+    def scaling(self, inputs):
+        interpolate(inputs.pixels[0], (112, 112), mode="bicubic", antialias=True)
+        return encode(self, inputs)
+
+    patch.setattr(Llava, "encode", scaling)
+
+
+@pytest.mark.parametrize(("stage", "plant"), [("load", scale_in_load), ("encode", scale_in_encode)])
+def test_a_resize_in_another_stage_is_anothers_work(model, sample, monkeypatch, stage, plant):
+    plant(monkeypatch)
+    with pytest.raises(StageError, match=f"{stage} must leave the others' work alone, got resized_pixels = "):
+        counted_run(model, sample, OPTIONS)
+
+
+def test_honest_passes_are_what_they_say(model, sample, honest):
+    runs = [timed_run(model, sample, OPTIONS) for _ in range(3)]
+    check_passes(model, runs, [honest[0].tokens])
+    assert set(runs[0].spans) == set(runs[0].seconds)
+
+
+@pytest.mark.parametrize("stage", ["load", "preprocess", "decode"])
+def test_a_timer_that_tells_half_is_contradicted(model, sample, honest, monkeypatch, stage):
+    call = pipeline.Stopwatch.__call__
+
+    def lying(self, name, *args):
+        result = call(self, name, *args)
+        self.seconds[name] *= 0.5 if name == stage else 1
+        return result
+
+    monkeypatch.setattr(pipeline.Stopwatch, "__call__", lying)
+    with pytest.raises(StageError, match=f"{stage} must take what a second clock says"):
+        check_passes(model, [timed_run(model, sample, OPTIONS) for _ in range(3)], [honest[0].tokens])
+
+
+def test_a_text_that_is_cut_is_refused(model, sample, honest, monkeypatch):
+    tell = pipeline.detokenize
+    monkeypatch.setattr(pipeline, "detokenize", lambda *args: tell(*args)[:-1])
+    with pytest.raises(StageError, match="the text must be that of its 4 tokens"):
+        check_passes(model, [timed_run(model, sample, OPTIONS)], [honest[0].tokens])
+
+
+def test_a_timed_pass_with_other_tokens_is_refused(model, sample, honest):
+    run = timed_run(model, sample, OPTIONS)
+    other = ((*honest[0].tokens[:2], 0, 0),)
+    with pytest.raises(StageError, match="every pass must give the tokens of the first, got another token 2"):
+        check_passes(model, [run], other)
+
+
+@pytest.mark.parametrize("ends", [lambda ends: (0.0, *ends[1:]), lambda ends: ends[::-1]], ids=["before", "backwards"])
+def test_tokens_that_come_outside_of_decode_are_refused(model, sample, honest, ends):
+    run = timed_run(model, sample, OPTIONS)
+    odd = replace(run, generation=replace(run.generation, step_ends=ends(run.generation.step_ends)))
+    with pytest.raises(StageError, match="the tokens of decode must come while it runs"):
+        check_passes(model, [odd], [honest[0].tokens])
+
+
+def sleep_between_stages(patch):
+    steps = pipeline.path
+
+    def sleeping(*args):
+        for stage, step in steps(*args).items():
+            if stage == "encode":
+                time.sleep(0.05)
+            yield stage, step
+
+    patch.setattr(pipeline, "path", lambda *args: type("Steps", (), {"items": lambda self: sleeping(*args)})())
+
+
+def test_time_between_the_stages_is_told(model, sample, honest, monkeypatch):
+    assert outside([timed_run(model, sample, OPTIONS) for _ in range(3)]) is None
+    sleep_between_stages(monkeypatch)
+    assert "lie outside the stages" in outside([timed_run(model, sample, OPTIONS) for _ in range(3)])
+
+
+def test_run_warns_of_time_between_the_stages(scene, monkeypatch):
+    sleep_between_stages(monkeypatch)
+    command = ["run", str(scene.video), "--model", "llava-1.5", "--device", "cpu", "--new-tokens", "2", "--passes", "2"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    assert "warning: llava-1.5: 5" in result.stderr
+
+
+def test_noise_goes_into_the_middle_of_copies_and_is_another_for_each_number(model, sample, honest):
+    media, inputs = pipeline.load(sample, 8), honest[0].inputs
+    digests = [content_of(varied(media, number))["frames"] for number in (0, 1, 2, 1)]
+    assert (digests[0], digests[1]) == (content_of(media)["frames"], digests[3])
+    assert len(set(digests)) == 3
+    prints = [fingerprint(varied(inputs, number)) for number in (0, 1, 2, 1)]
+    assert (prints[0], prints[1]) == (fingerprint(inputs), prints[3])
+    assert len(set(prints)) == 3
+
+
+def test_one_pixel_is_middle_enough():
+    tiny = Inputs(torch.ones(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.long), torch.zeros(1, 1, 3, 1, 1))
+    assert fingerprint(varied(tiny, 1)) != fingerprint(tiny)
+
+
+def test_event_images_of_five_sizes_are_varied_each(scene):
+    media = pipeline.load(Sample(scene.events), 5)
+    other = varied(media, 1)
+    assert [a.shape for a in media.images] == [b.shape for b in other.images]
+    assert all((a != b).any() for a, b in zip(media.images, other.images, strict=True))
