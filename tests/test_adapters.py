@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import CompileConfig, DynamicCache, GenerationConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from stagebench.errors import ModelError, StageError
@@ -161,16 +161,49 @@ def test_features_of_another_length_are_refused(model):
     ("options", "message"),
     [
         ({"num_beams": 2}, "only greedy search and sampling can be split into stages, got beam_search"),
-        ({"use_cache": False}, "use_cache must be True, got False"),
-        ({"generation_config": GenerationConfig(use_cache=False)}, "use_cache must be True, got False"),
-        ({"assistant_model": "any"}, r"assistant_model works in the loop of generate\(\), which the stages replace"),
-        ({"streamer": "any"}, r"streamer works in the loop of generate\(\), which the stages replace, got one"),
-        (
-            {"encoder_repetition_penalty": 1.5},
-            "encoder_repetition_penalty can't be split: .* withholds the prompt's token",
+        ({"assistant_early_exit": 1}, "only greedy search and sampling can be split into stages, got assisted_generat"),
+        ({"prompt_lookup_num_tokens": 3}, "only greedy search and sampling can be split into stages, got assisted_gen"),
+        ({"penalty_alpha": 0.5, "top_k": 4}, "only greedy .* got contrastive_search"),
+        ({"dola_layers": "high"}, "only greedy .* got dola_generation"),
+        ({"force_words_ids": [[5]]}, "only greedy .* got constrained_beam_search"),
+        ({"use_cache": False}, "^use_cache can't be split, got False: decode continues from the KV cache$"),
+        ({"generation_config": GenerationConfig(use_cache=False)}, "^use_cache can't be split, got False: "),
+        ({"encoder_repetition_penalty": 1.5}, "^encoder_repetition_penalty can't be split, got 1.5: "),
+        ({"encoder_no_repeat_ngram_size": 2}, "^encoder_no_repeat_ngram_size can't be split, got 2: "),
+        ({"generation_config": GenerationConfig(stop_strings="a")}, "^stop_strings can't be split, got 'a': "),
+        ({"token_healing": True}, "^token_healing can't be split, got True: it rewrites the prompt"),
+        ({"generation_config": GenerationConfig(token_healing=True)}, "^token_healing can't be split, got True: "),
+        ({"cache_implementation": "paged"}, "^cache_implementation can't be split, got 'paged': it must be one of dyn"),
+        ({"cache_implementation": "offloaded"}, "^cache_implementation can't be split, got 'offloaded': "),
+        ({"cache_implementation": "quantized"}, "^cache_implementation can't be split, got 'quantized': "),
+        ({"compile_config": CompileConfig()}, "^compile_config can't be split, got a CompileConfig: "),
+        ({"max_time": 1.0}, "^max_time can't be split, got 1.0: it ends a text by the clock$"),
+        ({"is_assistant": True}, "^is_assistant can't be split, got True: "),
+        *(
+            ({name: value}, f"^{name} can't be split: the stages take options of generation alone")
+            for name, value in {
+                "inputs": torch.zeros(1, 3),
+                "input_ids": torch.zeros(1, 3),
+                "inputs_embeds": torch.zeros(1, 3, 64),
+                "attention_mask": torch.ones(1, 3),
+                "position_ids": torch.zeros(1, 3),
+                "pixel_values": torch.zeros(1, 3, 8, 8),
+                "past_key_values": DynamicCache(),
+                "decoder_input_ids": torch.zeros(1, 3),
+                "encoder_outputs": "any",
+                "negative_prompt_ids": torch.zeros(1, 3),
+                "negative_prompt_attention_mask": torch.ones(1, 3),
+                "logits_to_keep": 3,
+                "custom_generate": print,
+                "assistant_model": "any",
+                "assistant_tokenizer": "any",
+                "streamer": "any",
+                "synced_gpus": True,
+                "trust_remote_code": True,
+                "use_model_defaults": True,
+                "any": 1,
+            }.items()
         ),
-        ({"encoder_no_repeat_ngram_size": 2}, "encoder_no_repeat_ngram_size can't be split: .* the prompt's token ids"),
-        ({"generation_config": GenerationConfig(stop_strings="a")}, "stop_strings can't be split: .* the tokenizer"),
         ({"return_dict_in_generate": True}, "got return_dict_in_generate=True"),
         ({"max_new_tokens": 5000}, "must fit the model's 4096 positions, got"),
     ],
@@ -179,6 +212,25 @@ def test_what_cannot_be_split_is_refused(model, options, message):
     inputs = preprocess(model, media_for(model), "What moves?")
     with pytest.raises(StageError, match=message):
         prefill(model, inputs, encode(model, inputs), OPTIONS | options)
+
+
+@pytest.mark.parametrize("options", [{"max_length": 5}, {"min_length": 6, "eos_token_id": list(range(4, 400))}])
+def test_lengths_count_the_prompt_as_in_generate(model, options):
+    inputs = preprocess(model, media_for(model), "What moves?")
+    prompt = inputs.input_ids.shape[1]
+    lengths = {name: prompt + value for name, value in options.items() if name.endswith("length")}
+    options = {"do_sample": False, "max_new_tokens": None if "max_length" in options else 9} | options | lengths
+    expected = model.network.generate(**model.reference_inputs(inputs), **options)[0, prompt:]
+    actual = decode(model, prefill(model, inputs, encode(model, inputs), options))
+    assert tuple(expected.tolist()) == actual.token_ids[0]
+
+
+def test_what_is_off_of_generate_is_no_option(model):
+    inputs = preprocess(model, media_for(model), "What moves?")
+    off = {"streamer": None, "assistant_model": None, "custom_generate": None, "synced_gpus": False}
+    features = encode(model, inputs)
+    first, second = (decode(model, prefill(model, inputs, features, OPTIONS | more)) for more in ({}, off))
+    assert first.token_ids == second.token_ids
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_random_state_alone():

@@ -13,6 +13,7 @@ from transformers import (
     StoppingCriteriaList,
     StopStringCriteria,
     VideoLlavaConfig,
+    WatermarkingConfig,
 )
 
 from stagebench.backends.backend import Backend, Recipe
@@ -136,9 +137,18 @@ def sampling(draw):
         "top_k": st.sampled_from([1, 5, 50]),
         "top_p": st.sampled_from([0.2, 0.9]),
         "min_p": st.sampled_from([0.01, 0.3]),
+        "top_h": st.sampled_from([0.2, 0.9]),
+        "typical_p": st.sampled_from([0.2, 0.9]),
+        "epsilon_cutoff": st.sampled_from([0.001, 0.1]),
+        "eta_cutoff": st.sampled_from([0.001, 0.1]),
     }
     names = draw(st.sets(st.sampled_from(sorted(choices))))
     return {"do_sample": True, "top_k": 0} | {name: draw(choices[name]) for name in sorted(names)}
+
+
+def some_words(share):
+    """Allows all words but one in `share`, another part of them after each token."""
+    return lambda row, ids: [w for w in range(FIRST_WORD, LAST_WORD + 1) if w % share != int(ids[-1]) % share]
 
 
 @st.composite
@@ -150,6 +160,20 @@ def processors(draw):
         "min_new_tokens": st.integers(1, 12),
         "suppress_tokens": st.lists(WORDS, min_size=1, max_size=20),
         "bad_words_ids": st.lists(st.lists(WORDS, min_size=1, max_size=2), min_size=1, max_size=5),
+        "sequence_bias": st.lists(
+            st.tuples(st.lists(WORDS, min_size=1, max_size=2), st.sampled_from([-9.0, 9.0])).map(list),
+            min_size=1,
+            max_size=5,
+            unique_by=lambda pair: tuple(pair[0]),
+        ),
+        "exponential_decay_length_penalty": st.tuples(st.integers(0, 6), st.sampled_from([1.1, 2.0])),
+        "begin_suppress_tokens": st.lists(WORDS, min_size=1, max_size=20),
+        "forced_eos_token_id": WORDS,
+        "renormalize_logits": st.just(True),
+        "remove_invalid_values": st.just(True),
+        "guidance_scale": st.sampled_from([0.5, 2.0]),
+        "watermarking_config": st.builds(WatermarkingConfig, bias=st.just(4.0)),
+        "prefix_allowed_tokens_fn": st.integers(2, 5).map(some_words),
     }
     names = draw(st.sets(st.sampled_from(sorted(choices)), max_size=3))
     for name in sorted(names):

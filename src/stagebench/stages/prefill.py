@@ -28,12 +28,21 @@ _SPLITTABLE = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 _ARGUMENTS = ("generation_config", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "tokenizer")
 """Of `generate()` itself; what goes to the model (positions, a cache) would not reach a backend's graphs."""
 
-_WITHHELD = (
-    ("encoder_repetition_penalty", 1.0, "the prompt's token ids"),
-    ("encoder_no_repeat_ngram_size", 0, "the prompt's token ids"),
-    ("stop_strings", None, "the tokenizer (a StopStringCriteria among the stopping_criteria has its own)"),
-)
-"""Options, what leaves each of them off, and what it would need: of embeddings it would be dropped, or crash."""
+_OPTIONS = frozenset(name for name in vars(GenerationConfig()) if not name.startswith("_")) | {*_ARGUMENTS}
+_CACHES = ("dynamic", "static", "sliding_window", "hybrid", "hybrid_chunked")
+
+_REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
+    "encoder_repetition_penalty": ((1.0,), "generate() withholds the prompt's token ids from the stages"),
+    "encoder_no_repeat_ngram_size": ((0,), "generate() withholds the prompt's token ids from the stages"),
+    "stop_strings": ((), "generate() withholds the tokenizer (a StopStringCriteria as stopping_criteria has its own)"),
+    "token_healing": ((False,), "it rewrites the prompt, which holds the features already"),
+    "use_cache": ((True,), "decode continues from the KV cache"),
+    "cache_implementation": (_CACHES, f"it must be one of {', '.join(_CACHES)}"),
+    "compile_config": ((), "the stages compile nothing, a backend does"),
+    "is_assistant": ((False,), "the stages assist nobody"),
+    "max_time": ((), "it ends a text by the clock"),
+}
+"""Options, what leaves each of them off, and why another value can't be taken, or would be ignored."""
 
 
 @torch.no_grad()
@@ -47,11 +56,11 @@ def prefill(model: VisionLanguageModel, inputs: Inputs, features: Features, opti
         options: keyword arguments of `generate()` (`max_new_tokens`, `do_sample`, `generation_config`, ...).
 
     Raises:
-        StageError: where an option asks for what can't be split (beam search, assisted decoding), or the prompt and
-            the new tokens exceed the model's positions; before a backend sets anything up. What `generate()` itself
-            refuses (a negative temperature) it refuses later.
+        StageError: where an option asks for what can't be split (beam search, assisted decoding, other inputs), or
+            the prompt and the new tokens exceed the model's positions; before a backend sets anything up. What
+            `generate()` itself refuses (a negative temperature) it refuses later.
     """
-    _refuse_what_would_be_ignored(model.network.generation_config, options)
+    options = _accepted(model.network.generation_config, options)
     embeds = model.embed(inputs, features.tokens)
     given: dict[str, Any] = {"inputs_embeds": embeds, "custom_generate": _first_step}
     if model.backend is not None:
@@ -66,17 +75,23 @@ def prefill(model: VisionLanguageModel, inputs: Inputs, features: Features, opti
     return prefilled
 
 
-def _refuse_what_would_be_ignored(default: GenerationConfig, options: Mapping[str, Any]) -> None:
+def _accepted(default: GenerationConfig, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that `generate()` is to get; refuse those that would be ignored, or can't be split."""
+    for name, value in options.items():
+        if name not in _OPTIONS and value is not None and value is not False:
+            why = "the stages take options of generation alone, and replace the rest of generate()"
+            raise StageError(f"{name} can't be split: {why}")
     given = options.get("generation_config")
-    if options.get("use_cache", getattr(given, "use_cache", None)) is False:  # it is switched on for embeddings
-        raise StageError("decode continues from the KV cache, so use_cache must be True, got False")
-    for name in ("assistant_model", "streamer"):
-        if options.get(name) is not None:
-            raise StageError(f"{name} works in the loop of generate(), which the stages replace, got one")
-    for name, neutral, why in _WITHHELD:
+    for name, (neutral, why) in _REFUSED.items():
         asked = (options.get(name), getattr(given, name, None), getattr(default, name, None))
-        if next((value for value in asked if value is not None), neutral) != neutral:
-            raise StageError(f"{name} can't be split: generate() withholds {why} from the stages")
+        value = next((value for value in asked if value is not None), None)
+        if value is not None and value not in neutral:
+            raise StageError(f"{name} can't be split, got {_brief(value)}: {why}")
+    return {name: value for name, value in options.items() if name in _OPTIONS}
+
+
+def _brief(value: object) -> str:
+    return repr(value) if isinstance(value, bool | int | float | str) else f"a {type(value).__name__}"
 
 
 def resolved(network: PreTrainedModel, input_ids: Tensor, options: Mapping[str, Any]) -> GenerationConfig:
@@ -89,18 +104,13 @@ def resolved(network: PreTrainedModel, input_ids: Tensor, options: Mapping[str, 
 
     Returns:
         Its `max_length` counts the prompt and the new tokens.
-
-    Raises:
-        StageError: for what is no option of generation.
     """
     keywords = {name: option for name, option in options.items() if name not in _ARGUMENTS}
     given = options.get("generation_config")
     # A config is given in any case: without one transformers 5.17 takes 11 ms to look for a legacy of the model's own.
     asked = GenerationConfig() if given is None else copy.deepcopy(given)
-    others = asked.update(**keywords)
+    asked.update(**keywords)
     config, _ = network._prepare_generation_config(asked)
-    if others:
-        raise StageError(f"a backend takes generation options only, got {', '.join(sorted(others))}")
     new_tokens = config.max_new_tokens
     limits = (keywords.get("max_length"), getattr(given, "max_length", None), network.generation_config.max_length)
     if new_tokens is None and all(limit is None for limit in limits):
