@@ -23,8 +23,8 @@ _ENDED = pytest.StashKey[set[str]]()
 
 def so_far(config: pytest.Config) -> dict[str, Any]:
     """What a saved run says of its end while there is none, and the name by which its files are found again."""
-    if (path := config.getoption("benchmark_json")) is not None:
-        config.stash[_JSON] = Path(path).resolve()  # the folder may be another one in the end
+    if (place := config.getoption("benchmark_json")) is not None:  # a path, or before pytest-benchmark 5.3 a file
+        config.stash[_JSON] = Path(getattr(place, "name", place)).resolve()  # the folder may be another one in the end
     name = config.stash.setdefault(_NAME, secrets.token_hex(8))
     return _state(config, config.pluginmanager.getplugin("session").exitstatus) | {"complete": False, "session": name}
 
