@@ -1,0 +1,96 @@
+"""The plugin beside other options of pytest and pytest-benchmark, on a suite that takes no time."""
+
+import json
+
+import pytest
+
+pytest_plugins = ("pytester",)
+
+DISABLED = ("--benchmark-disable", "--benchmark-skip", "--collect-only", "--setup-plan")
+LOOK = """
+import gc
+
+def test_look(benchmark):
+    seen = []
+    benchmark.pedantic(lambda: seen.append(gc.isenabled()), rounds=2, warmup_rounds=1)
+    benchmark.extra_info["seen"] = seen
+"""
+
+
+@pytest.mark.parametrize("option", DISABLED)
+def test_where_nothing_is_timed_nothing_has_vanished(stored, option):
+    assert stored(option, "--benchmark-compare").ret == 0
+
+
+@pytest.mark.parametrize("option", DISABLED[:2])
+def test_where_nothing_is_timed_that_is_said(stored, option):
+    stored(option, "--benchmark-compare").stdout.fnmatch_lines(
+        ["stagebench: nothing was timed, so nothing is compared"]
+    )
+
+
+@pytest.mark.parametrize("option", DISABLED[:2])
+def test_a_gate_needs_times(stored, option):
+    done = stored(option, "--benchmark-compare", "--gate")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    done.stderr.fnmatch_lines(["*--gate judges what is timed, got benchmarks that are disabled or skipped"])
+
+
+def test_a_worker_of_xdist_runs_each_benchmark_once_and_compares_nothing(stored, monkeypatch):
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw1")
+    done = stored("--benchmark-compare")
+    assert done.ret == 0
+    done.assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--collect-only",), ("--gate",)])
+def test_without_pytest_benchmark_the_plugin_disturbs_nobody(quick_suite, arguments):
+    (quick_suite.folder / "test_stages.py").write_text("def test_plain(): pass\n")
+    done = quick_suite("-p", "no:benchmark", *arguments)
+    assert done.ret == (pytest.ExitCode.USAGE_ERROR if "--gate" in arguments else 0)
+    done.stdout.no_fnmatch_line("*INTERNALERROR*")
+
+
+def test_a_limit_without_a_baseline_is_refused_before_anything_is_measured(quick_suite):
+    done = quick_suite("--benchmark-compare", "--benchmark-compare-fail=min:5%")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    done.stderr.fnmatch_lines(["*--benchmark-compare-fail needs a baseline: no baseline yet for this environment*"])
+
+
+@pytest.mark.parametrize(
+    "named", ["", "no-such.json", "0001", "no/such/run", "test_stages.py::test_stage", "baselines"]
+)
+def test_a_comparison_with_what_is_no_run_is_a_usage_error_of_one_line(quick_suite, named):
+    done = quick_suite(f"--benchmark-compare={named}")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    assert [line for line in done.stderr.lines if line] == [
+        f"ERROR: --benchmark-compare must name a run or nothing, got no file {named}"
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"benchmarks": []}', '{"benchmarks": [{"stats": NaN}]}', "\x00"])
+def test_a_damaged_run_of_the_storage_is_a_usage_error_of_one_line(quick_suite, text):
+    assert quick_suite("--benchmark-save=x").ret == 0
+    (path,) = quick_suite.folder.glob(".benchmarks/*/*.json")
+    path.write_text(text)
+    done = quick_suite("--benchmark-compare=0001")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    assert len([line for line in done.stderr.lines if line]) == 1
+
+
+def test_a_run_of_the_storage_is_compared_with_by_its_number(quick_suite):
+    assert quick_suite("--benchmark-save=x").ret == 0
+    assert quick_suite("--benchmark-compare=0001").ret == 0
+
+
+@pytest.mark.parametrize(("arguments", "collects"), [((), False), (("--timed-gc",), True)])
+def test_garbage_is_collected_in_timed_rounds_only_when_asked_for(quick_suite, arguments, collects):
+    (quick_suite.folder / "test_stages.py").write_text(LOOK)
+    assert quick_suite("--benchmark-json=out.json", *arguments).ret == 0
+    run = json.loads((quick_suite.folder / "out.json").read_text())
+    assert run["machine_info"]["gc"] == ("on" if collects else "off")
+    assert run["benchmarks"][0]["extra_info"]["seen"] == [collects] * 3
+
+
+def test_the_garbage_collector_can_not_be_on_and_off(quick_suite):
+    assert quick_suite("--timed-gc", "--benchmark-disable-gc").ret == pytest.ExitCode.USAGE_ERROR
