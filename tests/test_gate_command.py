@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from stagebench import locks
+from stagebench import locks, shown
+from stagebench.cli import main
 from stagebench.cli.output import refusals, tidy_stop
 from stagebench.errors import GateError
 from stagebench.interleave import schedule
@@ -31,8 +33,12 @@ def rewrite(project, old, new):
     path.write_text(path.read_text().replace(old, new))
 
 
+FEW = "from stagebench.cli import gate, main; gate._require_enough_pairs = lambda plan: None; main()"
+"""The command line, in which a block is enough: a test has no time for what decides on times."""
+
+
 def start(project, *arguments, blocks=1):
-    command = [sys.executable, "-m", "stagebench", "gate", "--base", "HEAD", "--rounds", "2"]
+    command = [sys.executable, "-c", FEW, "gate", "--base", "HEAD", "--rounds", "2"]
     command += ["--blocks", str(blocks), "--out", str(project.parent / "out"), *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(SRC), "COLUMNS": "200"}
     return subprocess.Popen(
@@ -112,14 +118,183 @@ def test_a_crashed_benchmark_is_told_with_its_last_lines(project, nothing_is_lef
     rewrite(project, "return", "raise ValueError('boom')\n    return")
     code, _, said = run_gate(project)
     assert code == 2
-    assert "stagebench: the benchmarks of the head must pass, got exit status 1:" in said
-    assert "ValueError: boom" in said
+    kept = project.parent / "out" / "counters-00-1-head.txt"
+    assert said.splitlines()[-1] == (
+        "stagebench: the benchmarks of the head must pass, got test_stage[a]: ValueError: boom (and 1 more); "
+        f"all that it said is in {kept}"
+    )
+    assert "Traceback" not in said
+    assert ">       return sum(range(1000))" in kept.read_text() or "raise ValueError" in kept.read_text()
     assert nothing_is_left(project)
+
+
+def decision_of(project, *arguments):
+    """The exit code, what --json and --markdown hold, and what was said."""
+    told, markdown = project.parent / "told.json", project.parent / "told.md"
+    code, _, said = run_gate(project, "--json", told, "--markdown", markdown, *arguments)
+    return code, json.loads(told.read_text()), markdown.read_text(), said
+
+
+STAGE_ERROR = """
+class StageError(Exception):
+    pass
+
+def work():
+    raise StageError("the stages must do the work of generate(), got images_encoded 10, not 5")
+"""
+REASON = "StageError: the stages must do the work of generate(), got images_encoded 10, not 5"
+
+
+def test_what_a_stage_of_the_head_refuses_is_a_regression_with_its_reason(project, nothing_is_left):
+    (project / "src" / "fake.py").write_text("FRAMES = 8\n" + STAGE_ERROR)
+    code, decision, markdown, said = decision_of(project)
+    assert (code, decision["exit_code"], [(v["verdict"], v["reason"]) for v in decision["verdicts"]]) == (
+        1,
+        1,
+        [("regression", REASON)] * 2,
+    )
+    assert [v["benchmark"] for v in decision["verdicts"]] == [f"benchmarks/test_fake.py::test_stage[{c}]" for c in "ab"]
+    assert (markdown.splitlines()[0], shown.markdown(REASON) in markdown) == (
+        "### stagebench gate: regression (2 regression)",
+        True,
+    )
+    assert "Traceback" not in said
+    assert nothing_is_left(project)
+
+
+def test_what_a_stage_of_the_head_refuses_while_it_is_timed_is_a_regression_too(project):
+    suite = project / "benchmarks" / "test_fake.py"
+    late = "    if pytestconfig.option.times_only:\n        fake.refuse()\n    benchmark.pedantic(function"
+    suite.write_text(suite.read_text().replace("    benchmark.pedantic(function", late))
+    (project / "src" / "fake.py").write_text(
+        "FRAMES = 8\n" + STAGE_ERROR.replace("def work", "def refuse") + "\ndef work():\n    return 1\n"
+    )
+    code, loud, said = run_gate(project)
+    assert (code, loud) == (1, [("test_stage[a]", "regression"), ("test_stage[b]", "regression")]), said
+
+
+def test_what_a_stage_of_the_base_refuses_is_no_verdict_on_the_head(project, git):
+    (project / "src" / "fake.py").write_text("FRAMES = 8\n" + STAGE_ERROR)
+    git(project, "commit", "--quiet", "-am", "refuse")
+    code, decision, _, said = decision_of(project)
+    assert (code, decision["verdicts"]) == (2, [])
+    assert decision["error"].startswith("the base fails, so there is nothing to compare with: ")
+    assert said.splitlines()[-1] == f"stagebench: {decision['error']}"
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "reason"),
+    [
+        ("src/fake.py", "import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("conftest.py", "import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("src/fake.py", "import os\n\ndef work():\n    os.abort()", "a process killed by signal 6, Aborted"),
+        ("pyproject.toml", "=", "exit status 4: ERROR: "),
+    ],
+)
+def test_what_fails_otherwise_is_one_line_in_json_and_markdown_too(project, file, code, reason):
+    with (project / file).open("a") as appended:
+        appended.write(f"\n{code}\n")
+    status, decision, markdown, said = decision_of(project, "--counters-only")
+    assert (status, decision["verdicts"], "Traceback" in said) == (2, [], False)
+    assert decision["error"].startswith("the benchmarks of the head must pass, got ")
+    assert reason in decision["error"]
+    assert said.splitlines()[-1] == f"stagebench: {decision['error']}"
+    assert shown.markdown(decision["error"]) in markdown
+
+
+def test_benchmarks_that_are_all_skipped_ran_none(project):
+    suite = project / "benchmarks" / "test_fake.py"
+    suite.write_text(
+        suite.read_text().replace("import fake", "import fake\nimport pytest\npytestmark = pytest.mark.skip")
+    )
+    code, _, said = run_gate(project, "--counters-only")
+    assert (code, "stagebench: the head must run a benchmark, got none" in said) == (2, True)
+
+
+def test_a_selection_that_leaves_the_reference_alone_matches_nothing(project):
+    code, _, said = run_gate(project, "--counters-only", "--select", "test_stages")
+    assert (code, said.splitlines()[-1]) == (
+        2,
+        "stagebench: --select must match a benchmark of the base, got 'test_stages', which matches none",
+    )
+
+
+def test_benchmarks_without_counters_are_not_counted(project, git):
+    suite = project / "benchmarks" / "test_fake.py"
+    suite.write_text(suite.read_text().replace('{"frames_decoded": fake.FRAMES}', "{}"))
+    git(project, "commit", "--quiet", "-am", "count nothing")
+    code, decision, markdown, _ = decision_of(project, "--counters-only")
+    assert (code, markdown.splitlines()[0]) == (2, "### stagebench gate: could not be measured (2 not counted)")
+    assert [v["kind"] for v in decision["verdicts"]] == ["uncounted"] * 2
+
+
+TOLERANT = "[tool.stagebench.gate.tolerance]\nframes_decoded = 9\n"
+
+
+def test_a_tolerance_that_the_head_raises_lets_nothing_pass_and_is_the_first_line(project):
+    rewrite(project, "8", "16")
+    with (project / "pyproject.toml").open("a") as file:
+        file.write(TOLERANT)
+    code, decision, markdown, said = decision_of(project, "--counters-only")
+    assert (code, decision["rules_differ"]) == (1, ["tolerance of frames_decoded: none in the base, 9.0 in the head"])
+    assert shown.markdown(decision["rules_differ"][0]) in markdown.splitlines()[0]
+    assert "regression" in said
+
+
+def test_what_a_tolerance_of_the_base_let_pass_is_told_with_both_numbers(project, git):
+    with (project / "pyproject.toml").open("a") as file:
+        file.write(TOLERANT)
+    git(project, "commit", "--quiet", "-am", "tolerate")
+    rewrite(project, "8", "16")
+    code, decision, *_ = decision_of(project, "--counters-only")
+    assert (code, decision["rules_differ"]) == (0, [])
+    assert {v["reason"] for v in decision["verdicts"]} == {
+        "frames_decoded: 8 before, 16 now, within its tolerance of 9"
+    }
+
+
+@pytest.mark.parametrize("head", ["limit = 1", "threshold = 'much'", "rules = 3"])
+def test_rules_of_the_head_that_make_no_sense_are_told_and_those_of_the_base_judge(project, head):
+    rewrite(project, "8", "16")
+    with (project / "pyproject.toml").open("a") as file:
+        file.write(f"[tool.stagebench.gate]\n{head}\n")
+    code, decision, *_ = decision_of(project, "--counters-only")
+    assert (code, len(decision["rules_differ"])) == (1, 1)
+    assert decision["rules_differ"][0].startswith("those of the head make no sense: ")
+
+
+def test_other_work_is_changed_until_it_is_allowed(project, git):
+    suite = project / "benchmarks" / "test_fake.py"
+    suite.write_text(suite.read_text().replace("frames_decoded", "images"))
+    git(project, "commit", "--quiet", "-am", "count images")
+    rewrite(project, "8", "4")
+    strict = decision_of(project, "--counters-only")
+    shutil.rmtree(project.parent / "out")
+    (project.parent / "told.md").unlink()
+    allowed = decision_of(project, "--counters-only", "--allow-changed", "load")
+    assert (strict[0], allowed[0]) == (1, 0)
+    assert strict[2].splitlines()[0] == "### stagebench gate: changed (2 changed)"
+    assert allowed[2].splitlines()[0] == "### stagebench gate: pass (2 pass, 2 allowed)"
+    assert {v["reason"] for v in allowed[1]["verdicts"]} == {"images: allowed: other work, 8 before, 4 now"}
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_too_few_blocks_to_decide_are_refused_before_anything_runs(tmp_path, blocks):
+    told = tmp_path / "told.json"
+    done = CliRunner().invoke(main, ["gate", "--base", "nowhere", "--blocks", str(blocks), "--json", str(told)])
+    assert (done.exit_code, json.loads(told.read_text())["exit_code"]) == (2, 2)
+    assert done.stderr == (
+        "stagebench: --blocks must be at least 4, because a time takes 7 pairs of processes and a block has 2, "
+        f"got {blocks}; --counters-only needs none\n"
+    )
 
 
 def test_a_run_without_any_benchmark_could_not_be_measured(project):
     code, _, said = run_gate(project, "--", "--deselect", "benchmarks")
-    assert (code, "got exit status 5" in said) == (2, True)
+    assert (code, "--select must match a benchmark of the base, got 'test_stage', which matches none" in said) == (
+        2,
+        True,
+    )
 
 
 def test_a_head_in_another_dtype_is_refused_and_the_key_named(project):
@@ -142,9 +317,12 @@ def test_a_core_that_is_not_there_is_one_line(project, core):
 
 
 def test_an_unknown_base_is_one_line(project):
-    process = start(project, "--base", "nowhere")
-    said = "".join(process.communicate(timeout=60))
-    assert (process.returncode, len(said.splitlines()), "got 'nowhere'" in said) == (2, 1, True)
+    code, decision, markdown, said = decision_of(project, "--base", "nowhere")
+    assert (code, said) == (2, f"stagebench: {decision['error']}\n")
+    assert "got 'nowhere'" in decision["error"]
+    assert (
+        markdown == f"### stagebench gate: could not be measured (an error)\n\n{shown.markdown(decision['error'])}\n\n"
+    )
 
 
 def test_a_base_interpreter_is_found_from_where_the_gate_was_called(project):
@@ -170,7 +348,7 @@ def test_times_of_other_work_are_not_compared_though_only_the_first_processes_co
     rewrite(project, "8", "16")
     code, loud, said = run_gate(project)
     stages = ("test_stage[a]", "test_stage[b]")
-    expected = [*((name, "regression") for name in stages), *((name, "incomparable") for name in stages)]
+    expected = [*((name, "changed") for name in stages), *((name, "incomparable") for name in stages)]
     assert (code, loud) == (1, expected), said
     assert "not cleared, so measured once more" not in said
 
@@ -250,7 +428,7 @@ def test_a_crash_while_the_other_side_waits_is_told(taking_turns, nothing_is_lef
         suite.read_text().replace("    if not", "    assert not pytestconfig.option.times_only\n    if not")
     )
     code, _, said = run_gate(taking_turns, "--in-turns")
-    assert (code, "stagebench: the benchmarks of the head must pass, got exit status 1:" in said) == (2, True)
+    assert (code, "stagebench: the benchmarks of the head must pass, got test_stage[a]: " in said) == (2, True)
     assert nothing_is_left(taking_turns)
 
 
@@ -270,11 +448,14 @@ def wait_for(file, process):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_gate_decides_nothing_and_leaves_nothing_behind(project, number, nothing_is_left):
-    process = start_and_wait_for_times(project)
+def test_a_stopped_gate_says_so_wherever_it_was_to_write_and_leaves_nothing_behind(project, number, nothing_is_left):
+    process = start_and_wait_for_times(project, "--json", "../told.json", "--markdown", "../told.md")
     process.send_signal(number)
     said = "".join(process.communicate(timeout=60))
     assert (process.returncode, f"stopped by {number.name} before there was a decision" in said) == (2, True)
+    decision = json.loads((project.parent / "told.json").read_text())
+    assert (decision["exit_code"], decision["error"]) == (2, f"stopped by {number.name} before there was a decision")
+    assert shown.markdown(decision["error"]) in (project.parent / "told.md").read_text()
     assert "decision.json" not in files(project)
     assert nothing_is_left(project)
 

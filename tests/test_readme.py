@@ -52,15 +52,27 @@ def folder(tmp_path, monkeypatch):
     shutil.move(scene.video, tmp_path / "clip.mp4")
     shutil.move(scene.events, tmp_path / "recording.npy")
     run = next(ROOT.glob("baselines/*-tiny-*/baseline.json"))
-    (tmp_path / "history").mkdir()
-    (tmp_path / "out").mkdir()
     for copy in ("out.json", "history/one.json", "out/results.json"):
+        (tmp_path / copy).parent.mkdir(exist_ok=True)
         shutil.copy(run, tmp_path / copy)
+    for before in ("before.json", "before/results.json"):
+        (tmp_path / before).parent.mkdir(exist_ok=True)
+        (tmp_path / before).write_text(json.dumps(slower(json.loads(run.read_text()))))
     (tmp_path / "numbers.json").write_text(re.search(r"```json\n(.*?)```", TEXT, flags=re.DOTALL)[1])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
+def slower(run):
+    """Another run: the same work in 1 % more time."""
+    for benchmark in run["benchmarks"]:
+        times = {key: value * 1.01 for key, value in benchmark["stats"].items() if key in TIMES and value is not None}
+        rounds = [value * 1.01 for value in benchmark["stats"].get("data") or []]
+        benchmark["stats"] |= times | ({"data": rounds} if rounds else {})
+    return run
+
+
+TIMES = ("min", "max", "mean", "median", "q1", "q3", "ld15iqr", "hd15iqr", "total")
 RUN_MODELS = ("run", "audit", "analyze")
 EXIT_CODES = {"compare": {3}, "doctor": {0, 3}}  # one pair of processes decides no time; a busy machine is not fit
 

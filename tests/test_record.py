@@ -272,7 +272,7 @@ def test_a_selection_of_no_benchmark_is_refused_and_keeps_nothing(recorded):
     assert (code, said, (recorded / "none").exists()) == (2, expected, False)
 
 
-def test_a_failed_process_is_named_with_its_last_lines_and_the_others_are_kept(recorded):
+def test_a_failed_process_is_named_with_its_reason_and_the_others_are_kept(recorded):
     suite = "import os\nif os.path.exists('break'):\n    raise ValueError('boom')\n"
     path = recorded / "benchmarks" / "test_fake.py"
     path.write_text(suite + path.read_text())
@@ -280,9 +280,9 @@ def test_a_failed_process_is_named_with_its_last_lines_and_the_others_are_kept(r
     (recorded / "break").touch()
     code, said = record(recorded, "--processes", 2, out="other")
     assert code == 2
-    assert "stagebench: the benchmarks of the timing process 2 must pass, got exit status" in said
+    assert "stagebench: the benchmarks of the timing process 2 must pass, got benchmarks.test_fake: " in said
     assert "ValueError: boom" in said
-    assert sorted(p.name for p in (recorded / "other" / "processes").iterdir()) == ["00.json", "01.json"]
+    assert sorted(p.name for p in (recorded / "other" / "processes").iterdir()) == ["00.json", "01.json", "02.txt"]
 
 
 def test_a_limit_starts_no_process_and_tells_of_what_is_there(recorded):

@@ -25,6 +25,7 @@ PLUMBING = (
     "python3 -m venv .venv",
     'cat gate.md >> "$GITHUB_STEP_SUMMARY"',
     'git config user.name "$GITHUB_ACTOR"',
+    'git worktree add --detach "$RUNNER_TEMP/judge" "origin/$BASE"',
 )
 INCONCLUSIVE_PASSES = " || [ $? -eq 3 ]"
 
@@ -217,6 +218,13 @@ def script(tmp_path):
 
 
 COMMENT = {"RUN_ID": "7", "HEAD": "fork:branch", "HEAD_SHA": "abc"}
+
+
+def test_a_pull_request_is_judged_by_the_code_of_its_base():
+    steps = next(iter(read(ROOT / ".github" / "workflows" / "gate.yml")["jobs"].values()))["steps"]
+    (gate,) = (step for step in steps if "tox run -e gate" in step.get("run", ""))
+    assert gate["env"]["PYTHONPATH"] == "${{ runner.temp }}/judge/src"
+    assert "PYTHONPATH" in tox()["testenv:gate"]["pass_env"].split()
 
 
 def test_a_first_comment_quotes_the_gate_and_lets_nothing_in_it_act(script, tmp_path):

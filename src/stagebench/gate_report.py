@@ -43,7 +43,7 @@ def to_markdown(verdicts: Sequence[Verdict], rules_differ: Sequence[str] = (), e
     """The decision in GitHub's Markdown: other rules, a headline, what needs eyes, and the rest folded away."""
     quiet = [v for v in verdicts if v.verdict == "pass" and not v.allowed]
     loud = [v for v in verdicts if v not in quiet]
-    lines = [f"**{markdown(line)}**\n" for line in _about_rules(rules_differ)]
+    lines = [f"**{markdown(line)}**\n" for line in about_rules(rules_differ)]
     lines += [f"### {headline(verdicts, error)}", "", *(_markdown_table(loud) if loud else [])]
     lines += [markdown(error), ""] if error else []
     if quiet:
@@ -53,7 +53,7 @@ def to_markdown(verdicts: Sequence[Verdict], rules_differ: Sequence[str] = (), e
 
 def to_table(verdicts: Sequence[Verdict], rules_differ: Sequence[str] = ()) -> Table:
     """The decision for a terminal, the worst first, under how the rules differ."""
-    title = Text("\n").join(map(cell, [*_about_rules(rules_differ), headline(verdicts)]))
+    title = Text("\n").join(map(cell, [*about_rules(rules_differ), headline(verdicts)]))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     for name in _HEAD:
         table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=name != "why")
@@ -75,7 +75,8 @@ def headline(verdicts: Sequence[Verdict], error: str | None = None) -> str:
     return f"stagebench gate: {word} ({', '.join(parts) or ('an error' if error else 'nothing ran')})"
 
 
-def _about_rules(rules_differ: Sequence[str]) -> list[str]:
+def about_rules(rules_differ: Sequence[str]) -> list[str]:
+    """The line that comes before all others where the head has other rules."""
     if not rules_differ:
         return []
     return [f"the rules differ, and those of the base or the stricter ones hold: {'; '.join(rules_differ)}"]

@@ -17,6 +17,7 @@ from typing import Any
 from stagebench.baseline import INEXACT
 from stagebench.errors import GateError
 
+RULES_FILE = "pyproject.toml"
 _NO_NUMBER = 1e300  # TOML has integers of any length
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from stagebench import processes, turns
+from stagebench import failures, processes, turns
 from stagebench.errors import GateError
+from stagebench.failures import FailedError
 from stagebench.gate_runs import REFERENCE
 from stagebench.json_files import write_json
 from stagebench.results import read_run
@@ -33,7 +34,6 @@ CLOCKS = {"wall": "time.perf_counter", "cpu": "time.process_time"}
 # load, and how much differs from process to process.
 _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
-_LAST_LINES = 15
 _POLL = 0.05
 
 Started = tuple["Arm", subprocess.Popen[bytes], IO[bytes]]
@@ -166,7 +166,17 @@ class Recorder:
 
     def _run(self, group: Sequence[Turn], paths: Sequence[str], more: Sequence[str]) -> list[Run]:
         """Run a process, or both of a pair, and keep what they measured."""
-        run_pytest([(self.arms[turn.arm], self._arguments(turn, paths, more)) for turn in group], self.plan.cpu)
+        jobs = [(self.arms[turn.arm], self._arguments(turn, paths, more)) for turn in group]
+        for turn in group:
+            self._raw(turn).unlink(missing_ok=True)  # of the turn before: a process that measures nothing writes none
+        try:
+            run_pytest(jobs, self.plan.cpu)
+        except FailedError as failed:
+            (turn,) = (turn for turn in group if turn.arm == failed.side)
+            failed.keep((self.folder / turn.file_name).with_suffix(".txt"))
+            raise
+        if empty := [turn.arm for turn in group if not self._raw(turn).exists()]:
+            raise GateError(f"the {empty[0]} must run a benchmark, got none (all skipped?)")
         runs = [read_run(self._raw(turn)) for turn in group]
         if self.plan.in_turns:
             _require_turns(group, runs)
@@ -207,7 +217,7 @@ def run_process(arm: Arm, arguments: Sequence[str], raw: Path) -> Run:
         raw: where pytest-benchmark writes; half a file, if it is killed.
 
     Raises:
-        GateError: where it failed, with the end of what it said.
+        FailedError: where it failed, with the reason.
         BaselineError: where it wrote no run.
     """
     run_pytest([(arm, [*arguments, f"--benchmark-json={raw}"])])
@@ -218,23 +228,26 @@ def run_pytest(jobs: Sequence[tuple[Arm, Sequence[str]]], cpu: int | None = None
     """Run pytest on one side, or on both at once, taking turns on one core if it is named. None outlives this call.
 
     Raises:
-        GateError: where one failed, with the end of what it said.
+        FailedError: where one failed, with the reason.
     """
     with ExitStack() as stack:
         started: list[Started] = []
+        reports = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         with turns.pipes() as ends:
             for (arm, arguments), own in zip(jobs, ends, strict=False):
                 taking, given = (turns.variables(own, cpu), own) if len(jobs) > 1 else ({}, ())
                 output: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())
-                process = _started(arm, arguments, env=_environment(arm) | taking, pass_fds=given, stdout=output)
+                options = {"env": _environment(arm) | taking, "pass_fds": given, "stdout": output}
+                process = _started(arm, [*arguments, *failures.options(reports / f"{arm.name}.xml")], **options)
                 started.append((arm, stack.enter_context(process), output))
         for arm, process, output in _as_they_end(started):
             if status := process.wait():
                 output.seek(0)
-                said = "\n".join(output.read().decode(errors="replace").strip().splitlines()[-_LAST_LINES:])
+                said = output.read()
                 if status == CANNOT_RUN:
-                    raise GateError(f"the {arm.name} needs an interpreter that runs, got {arm.python}: {said}")
-                raise GateError(f"the benchmarks of the {arm.name} must pass, got exit status {status}:\n{said}")
+                    why = said.decode(errors="replace").strip()
+                    raise GateError(f"the {arm.name} needs an interpreter that runs, got {arm.python}: {why}")
+                raise FailedError(arm.name, status, failures.read_failures(reports / f"{arm.name}.xml"), said)
 
 
 def _started(arm: Arm, arguments: Sequence[str], **options: Any) -> AbstractContextManager[subprocess.Popen[bytes]]:

@@ -22,6 +22,7 @@ from pytest_benchmark.stats import Stats
 
 from stagebench import baseline
 from stagebench.errors import RecordingError
+from stagebench.failures import FailedError
 from stagebench.gate_runs import is_reference
 from stagebench.interleave import Arm, Run, run_process, selection
 from stagebench.json_files import write_json
@@ -131,7 +132,7 @@ class Recording:
             others: those that are there already.
 
         Raises:
-            GateError: where a benchmark failed, with the end of what pytest said.
+            FailedError: where a benchmark failed, with the reason; what pytest said is kept beside the others.
             RecordingError: where the code is no longer that of the plan, the environment not that of the others, or no
                 benchmark was selected; then nothing is kept.
         """
@@ -145,7 +146,11 @@ class Recording:
         arguments = ["benchmarks", *self.plan.arguments, *select, *own, f"--order-seed={seed}"]
         began = time.monotonic()
         with _scratch(self.folder) as scratch:
-            run = run_process(replace(self.arm, name=name_of(number)), arguments, scratch / "run.json")
+            try:
+                run = run_process(replace(self.arm, name=name_of(number)), arguments, scratch / "run.json")
+            except FailedError as failed:
+                failed.keep(self._path(number).with_suffix(".txt"))
+                raise
         self._require_benchmarks(number, run)
         self._require_same_environment(number, run, others)
         run["stagebench"]["recording"] = self.plan.as_json() | {"process": number, "seconds": time.monotonic() - began}

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from stagebench import gate, gate_report, verdict
-from stagebench.cli.output import append_to, markdown_option, refusals, write_json_to
+from stagebench import gate
+from stagebench.cli.decision import allow_changed_option, decided
+from stagebench.cli.output import markdown_option, refusals, tidy_stop
 from stagebench.errors import GateError
-from stagebench.gate_rules import read_rules
-from stagebench.gate_runs import StoredRun
+from stagebench.gate_rules import RULES_FILE, read_rules
+from stagebench.gate_runs import StoredRun, require_distinct
 from stagebench.results import processes_of, read_run
 
 _PATH = click.Path(path_type=Path)
@@ -26,6 +25,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--config", type=_PATH, help="Has the limits; pyproject.toml by default, where there is one.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
 @markdown_option
+@allow_changed_option
 def command(
     paths: tuple[Path, ...],
     bases: tuple[Path, ...],
@@ -33,6 +33,7 @@ def command(
     config: Path | None,
     json_path: Path | None,
     markdown: Path | None,
+    allowed: tuple[str, ...],
 ) -> None:
     """Compare runs that `pytest benchmarks --benchmark-json` wrote.
 
@@ -40,25 +41,35 @@ def command(
     record` wrote, or a baseline made of it, is as many processes as it holds. Counters decide between two runs already;
     times need several processes a side, best interleaved as `stagebench gate` runs them.
 
-    The exit code is 0 for a pass, 1 for a regression, 2 for what could not be measured, 3 for what is inconclusive.
+    A process counts once: a file that is there twice, on one side or on both, or equal to another, is refused.
+
+    The exit code is 0 for a pass, 1 for a regression or other content, 2 for what could not be measured, 3 for what is
+    inconclusive. --json and --markdown are written in each case.
     """
-    with refusals():
+    with refusals(), tidy_stop("there was a decision"), decided(json_path, markdown) as decision:
         if len(paths) not in (0, 2):
             raise GateError(
                 f"a comparison has a base and a head, got {len(paths)} paths; more go with --base and --head"
             )
         if config and not config.is_file():
             raise GateError(f"--config must be a file, got {config}")
-        rules = read_rules(config or Path("pyproject.toml"))
-        verdicts = gate.judge(_read([*paths[:1], *bases]), _read([*paths[1:], *heads]), rules)
-        if json_path:
-            write_json_to(json_path, gate_report.to_json(verdicts))
-        if markdown:
-            append_to(markdown, gate_report.to_markdown(verdicts))
-    Console(stderr=str(json_path) == "-").print(gate_report.to_table(verdicts))
-    sys.exit(verdict.exit_code(verdicts))
+        rules = read_rules(config or Path(RULES_FILE))
+        named = _read([*paths[:1], *bases]), _read([*paths[1:], *heads])
+        base, head = ([process for _, process in side] for side in named)
+        gate.require_comparable(base, head)
+        require_distinct(*named)
+        decision.verdicts = gate.judge_benchmarks(base, head, rules, allowed)
+        decision.rules_differ += gate.differing_markers(base, head)
+    decision.show_and_exit()
 
 
-def _read(paths: Iterable[Path]) -> list[StoredRun]:
-    files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
-    return [process for file in files for process in processes_of(read_run(file))]
+def _read(paths: Iterable[Path]) -> list[tuple[str, StoredRun]]:
+    """Read the processes of a side, each with the name that an error has for it."""
+    found: list[tuple[str, StoredRun]] = []
+    for file in (file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])):
+        processes = processes_of(read_run(file))
+        found += [
+            (f"process {i} of {file}" if len(processes) > 1 else str(file), process)
+            for i, process in enumerate(processes, 1)
+        ]
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -17,18 +17,20 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from stagebench import baseline, environment, gate, gate_report
+from stagebench import environment, gate_report, stats
 from stagebench.checkouts import Checkouts, checkouts
-from stagebench.cli.output import append_to, markdown_option, refusals, require_writable, tidy_stop, write_json_to
+from stagebench.cli.decision import allow_changed_option, decided
+from stagebench.cli.output import markdown_option, refusals, tidy_stop
 from stagebench.errors import GateError
-from stagebench.gate_counters import judge_counters
-from stagebench.gate_rules import Rules, read_rules
-from stagebench.gate_runs import is_reference
+from stagebench.gate_phases import Phases
+from stagebench.gate_rules import RULES_FILE, Rules, read_both
 from stagebench.interleave import CLOCKS, PROCESSES, Arm, Plan, Recorder
 from stagebench.interpreter import interpreter_of
 from stagebench.json_files import write_json
 from stagebench.locks import claimed, measurement
-from stagebench.verdict import Verdict, confirmed, exit_code, undecided
+
+_PAIRS = PROCESSES // 2
+"""In a block."""
 
 
 @click.command(name="gate")
@@ -50,6 +52,7 @@ from stagebench.verdict import Verdict, confirmed, exit_code, undecided
     help="Also write the decision there; - for standard output.",
 )
 @markdown_option
+@allow_changed_option
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
 def command(
     revision: str,
@@ -60,6 +63,7 @@ def command(
     out: Path | None,
     json_path: Path | None,
     markdown: Path | None,
+    allowed: tuple[str, ...],
     **given: Any,
 ) -> None:
     """Compare the working tree, as it is, with a revision.
@@ -70,16 +74,18 @@ def command(
     machine down for a second slow both sides: of a pair one waits while the other has a round. It takes the memory of
     both; with --cpu they use the same core, and one thread each.
 
-    Exit code 0 pass, 1 regression, 2 could not be measured, 3 inconclusive.
+    Limits, tolerances and markers are those of the base, or the stricter of both sides. Other content, or another
+    number of images or tokens, fails until --allow-changed lets it pass; less work for the same content passes.
+
+    Exit code 0 pass, 1 regression or changed, 2 could not be measured, 3 inconclusive. --json and --markdown are
+    written in each case.
     """
     console = Console(stderr=True)
     say = partial(console.print, markup=False, highlight=False)  # brackets are part of a benchmark's name
-    with refusals(), tidy_stop("there was a decision"):
-        require_writable(json_path)
-        if markdown and not markdown.exists():  # at one that is there, click has looked
-            require_writable(markdown)
-        _keep_to(cpu, in_turns)
+    with refusals(), tidy_stop("there was a decision"), decided(json_path, markdown) as decision:
         plan = Plan(seed=secrets.randbelow(2**16) if seed is None else seed, in_turns=in_turns, cpu=cpu, **given)
+        _require_enough_pairs(plan)
+        _keep_to(cpu, in_turns)
         with (
             measurement(say),
             checkouts(Path.cwd(), revision) as both,
@@ -87,54 +93,30 @@ def command(
             Progress(console=console) as progress,
         ):
             say("\n".join(_head(both, plan, folder)))
+            decision.more = {"plan": asdict(plan), "base": both.commit, "head": both.head_commit}
+            rules, differ = read_both(both.base / RULES_FILE, both.head / RULES_FILE)
+            decision.rules_differ += differ
+            for line in gate_report.about_rules(differ):
+                say(line)
             arms = _arms(both, base_python, say)
             recorder = Recorder(
                 arms, plan, folder, lambda groups: progress.track(groups, description=groups[0][0].phase)
             )
             changed = () if arms["base"].python == arms["head"].python else ("python", *environment.LIBRARIES)
-            verdicts = decide(recorder, read_rules(both.head / "pyproject.toml"), changed, say)
-            commits = {"base": both.commit, "head": both.head_commit}
-            decision = gate_report.to_json(verdicts) | {"plan": asdict(plan)} | commits
-            write_json(folder / "decision.json", decision | {"dirty": both.dirty})
-        if json_path:
-            write_json_to(json_path, decision)
-        if markdown:
-            append_to(markdown, gate_report.to_markdown(verdicts))
-    Console(stderr=str(json_path) == "-").print(gate_report.to_table(verdicts))
-    sys.exit(exit_code(verdicts))
+            phases = Phases(recorder, rules, changed, allowed, decision.rules_differ, say)
+            decision.verdicts = phases.decide()
+            write_json(folder / "decision.json", decision.as_json() | {"dirty": both.dirty})
+    decision.show_and_exit()
 
 
-def decide(recorder: Recorder, rules: Rules, changed: Collection[str], say: Callable[[str], None]) -> list[Verdict]:
-    """Count, then time, then time once more what the first look did not clear.
-
-    Args:
-        recorder: runs the processes.
-        rules: thresholds, floors and error rates.
-        changed: keys of the environment that are part of the change.
-        say: told of such a change, and of the confirmation.
-
-    Raises:
-        GateError: where a process failed, ran nothing, or in another environment.
-    """
-    base, head = recorder.count()
-    gate.require_comparable(base, head, changed)
-    if changed:
-        mine, others = ({k: run[0]["machine_info"].get(k) for k in changed} for run in (head, base))
-        say(f"part of the change: {'; '.join(baseline.differences(mine, others)) or 'nothing that is measured'}")
-    counters = judge_counters(base, head, rules)
-    times: list[Verdict] = []
-    if not recorder.plan.counters_only:
-        first = recorder.time("first", ["benchmarks"])
-        gate.require_comparable(*first, changed)
-        base, head = [*base, *first[0]], [*head, *first[1]]
-        times = gate.judge_times(*first, rules, counters)
-        if again := undecided(times):
-            say(f"not cleared, so measured once more: {', '.join(name.split('::')[-1] for name in again)}")
-            reference = [b["fullname"] for b in base[0]["benchmarks"] if is_reference(b["fullname"])]
-            second = recorder.time("confirmation", [*again, *reference])
-            gate.require_comparable(*second, changed)
-            times = confirmed(times, gate.judge_times(*second, rules, counters))
-    return [*gate.judge_presence(base, head), *counters, *times]
+def _require_enough_pairs(plan: Plan) -> None:
+    """Refuse, before anything runs, a plan that could not decide on any time."""
+    least = stats.least_pairs(Rules().alpha)
+    if not plan.counters_only and plan.blocks * _PAIRS < least:
+        raise GateError(
+            f"--blocks must be at least {-(-least // _PAIRS)}, because a time takes {least} pairs of processes and "
+            f"a block has {_PAIRS}, got {plan.blocks}; --counters-only needs none"
+        )
 
 
 def _arms(both: Checkouts, base_python: Path | None, say: Callable[[str], None]) -> dict[str, Arm]:
