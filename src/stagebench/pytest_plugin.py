@@ -31,6 +31,7 @@ from stagebench.types import (
     PREPROCESSORS,
     PROFILES,
     SLICES,
+    TIME_UNITS,
     GenerationSettings,
     LoadSettings,
     ModelSettings,
@@ -65,6 +66,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--input", type=Path, help="clip, recording or folder; default: the embedded scene")
     group.addoption("--decoder", choices=DECODERS, default="pyav", help="of video; default: %(default)s")
     group.addoption("--slices", choices=SLICES, default="count", help="of events, equal count or time")
+    group.addoption(
+        "--time-unit", choices=TIME_UNITS, help="of recordings that do not say it; default: us, if it can be"
+    )
     group.addoption("--image-size", metavar="WxH", help="of event images; default: what their events reach")
     group.addoption("--start", type=float, default=0.0, help="seconds into the clip or recording")
     group.addoption("--duration", type=float, help="seconds to read; default: all")
@@ -155,6 +159,7 @@ def _resolve(config: pytest.Config) -> tuple[tuple[str, ...], ModelSettings, Gen
         duration=option.duration,
         cache=option.frame_cache,
         media=option.media,
+        time_unit=option.time_unit,
     )
     check_backends(backends(config), settings.device)
     if option.input is not None:

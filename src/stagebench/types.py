@@ -27,6 +27,7 @@ STAGES = ("load", "preprocess", "encode", "prefill", "decode")
 DECODERS = ("pyav", "torchcodec", "opencv")
 SLICES = ("count", "time")
 MEDIA = ("own", "frames", "events")
+TIME_UNITS = ("s", "ms", "us", "ns")
 MAX_SIDE = 8192  # pixels of an event image: no sensor is larger, and a wrong number would draw one of gigabytes
 
 
@@ -42,6 +43,8 @@ class LoadSettings:
         start: seconds into the clip or recording at which to begin.
         duration: seconds to read from there; None for all.
         cache: a folder that keeps decoded frames; None for no cache.
+        time_unit: what the times of recordings count that do not say it, one of `TIME_UNITS`; None for microseconds,
+            where these are the times of some camera, and otherwise a refusal.
         media: which medium of the embedded scene every model gets: its "own" kind, the clip's "frames" or the "events";
             with one that is not their own, two models see the same pixels.
     """
@@ -53,6 +56,7 @@ class LoadSettings:
     duration: float | None = None
     cache: Path | None = None
     media: str = "own"
+    time_unit: str | None = None
 
     def __post_init__(self) -> None:
         if self.decoder not in DECODERS:
@@ -61,6 +65,8 @@ class LoadSettings:
             raise MediaError(f"slices must be of equal {' or '.join(SLICES)}, got {self.slices!r}")
         if self.media not in MEDIA:
             raise MediaError(f"media must be one of {', '.join(MEDIA)}, got {self.media!r}")
+        if self.time_unit not in (None, *TIME_UNITS):
+            raise MediaError(f"time_unit must be one of {', '.join(TIME_UNITS)}, got {self.time_unit!r}")
         if self.image_size is not None and not all(1 <= side <= MAX_SIDE for side in self.image_size):
             width, height = self.image_size
             raise MediaError(f"image_size must be from 1 x 1 to {MAX_SIDE} x {MAX_SIDE}, got {width} x {height}")
@@ -82,7 +88,8 @@ class LoadSettings:
         """One line for a baseline's identity."""
         size = "own size" if self.image_size is None else "{} x {}".format(*self.image_size)
         cache = ", from the frame cache" if self.cache else ""
-        return f"{self.decoder}; slices of equal {self.slices}, {size}; {self.describe_window()}{cache}"
+        unit = "" if self.time_unit in (None, "us") else f", times in {self.time_unit}"
+        return f"{self.decoder}; slices of equal {self.slices}, {size}; {self.describe_window()}{unit}{cache}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,29 +8,33 @@ from pathlib import Path
 
 from stagebench.dataset import Dataset, Entry, Problem, one_line
 from stagebench.errors import MediaError, StudyError
+from stagebench.media.columns import Window
 from stagebench.media.events import READERS, load_event_arrays
 from stagebench.media.video import seconds_shown
 
 
-def seconds_of(path: Path) -> float:
-    """How long a clip or recording is, as its frames or its first and last event say.
+def seconds_of(path: Path, time_unit: str | None = None) -> float:
+    """How long a clip or recording is, as its frames or its first and last event (in a unit, as `LoadSettings`) say.
 
     Raises:
         MediaError: the file can't be read, or its frames tell no times.
     """
     if path.suffix.lower() in READERS:
-        t = load_event_arrays(path).t
+        t = load_event_arrays(path, Window(unit=time_unit)).t
         return (int(t[-1]) - int(t[0])) / 1e6
     return seconds_shown(path)
 
 
-def cut(dataset: Dataset, clip_window: float | None, recording_window: float | None) -> Dataset:
+def cut(
+    dataset: Dataset, clip_window: float | None, recording_window: float | None, time_unit: str | None = None
+) -> Dataset:
     """Cut samples into consecutive windows that do not overlap; what is left at the end is dropped.
 
     Args:
         dataset: whole samples.
         clip_window: seconds, of samples that have a clip (and of the recording beside it); None leaves them whole.
         recording_window: seconds, of samples that have a recording and no clip; likewise.
+        time_unit: of recordings, as in `LoadSettings`.
 
     Returns:
         The windows, of the same sequences; what is shorter than a window, or a folder of images, stays whole. A file
@@ -41,7 +45,7 @@ def cut(dataset: Dataset, clip_window: float | None, recording_window: float | N
     for entry in dataset.entries:
         window = clip_window if "video" in entry.paths else recording_window if "events" in entry.paths else None
         try:
-            entries += [entry] if window is None else _windows(entry, window)
+            entries += [entry] if window is None else _windows(entry, window, time_unit)
         except MediaError as error:
             broken.append(Problem(entry.id, one_line(error)))
     return replace(dataset, entries=tuple(entries), broken=tuple(broken))
@@ -66,9 +70,9 @@ def spread(entry: Entry, length: float, count: int) -> list[Entry]:
     return [_window(entry, round(start, 6), length) for start in starts]
 
 
-def lasting(entries: Sequence[Entry], seconds: float) -> list[Entry]:
+def lasting(entries: Sequence[Entry], seconds: float, time_unit: str | None = None) -> list[Entry]:
     """The samples that last so long."""
-    return [entry for entry in entries if _length_or_zero(entry) >= seconds]
+    return [entry for entry in entries if _length_or_zero(entry, time_unit) >= seconds]
 
 
 def beginning(entry: Entry, seconds: float) -> Entry:
@@ -76,8 +80,8 @@ def beginning(entry: Entry, seconds: float) -> Entry:
     return _window(entry, 0.0, seconds)
 
 
-def _windows(entry: Entry, length: float) -> list[Entry]:
-    count = int(_seconds_of_entry(entry) / length + 1e-9)
+def _windows(entry: Entry, length: float, time_unit: str | None) -> list[Entry]:
+    count = int(_seconds_of_entry(entry, time_unit) / length + 1e-9)
     return [_window(entry, round(i * length, 6), length) for i in range(count)] if count > 1 else [entry]
 
 
@@ -87,14 +91,14 @@ def _window(entry: Entry, start: float, length: float) -> Entry:
     return replace(entry, id=f"{entry.id}@{start:g}+{length:g}s", paths=paths, start=start, duration=length)
 
 
-def _seconds_of_entry(entry: Entry) -> float:
+def _seconds_of_entry(entry: Entry, time_unit: str | None = None) -> float:
     """The shortest of its clip and its recording, so that a window lies within both."""
-    return min(seconds_of(path) for path in _timed(entry.paths))
+    return min(seconds_of(path, time_unit) for path in _timed(entry.paths))
 
 
-def _length_or_zero(entry: Entry) -> float:
+def _length_or_zero(entry: Entry, time_unit: str | None) -> float:
     try:
-        return _seconds_of_entry(entry)
+        return _seconds_of_entry(entry, time_unit)
     except (MediaError, ValueError):  # a ValueError: nothing in it has a length
         return 0.0
 

@@ -81,7 +81,7 @@ def _run(
     **given: Any,
 ) -> bool:
     """Measure what is not there yet; False where it was interrupted."""
-    wanted = _wanted(given, loading.media, dataset is None)
+    wanted = _wanted(given, loading, dataset is None)
     models, settings, longest = settings_of(names, max(wanted.new_tokens), False, **given)
     seed = _order_seed(out, order_seed)
     with _dataset(dataset, wanted, question) as found:
@@ -96,7 +96,7 @@ def _run(
             return _measure(study, journal, console)
 
 
-def _wanted(given: dict[str, Any], media: str, is_scene: bool) -> Wanted:
+def _wanted(given: dict[str, Any], loading: LoadSettings, is_scene: bool) -> Wanted:
     """Take what says what is measured out of what was given, and read the lists in it."""
     samples = given.pop("samples")
     modes = tuple(dict.fromkeys(given.pop("modes").split(",")))
@@ -106,7 +106,8 @@ def _wanted(given: dict[str, Any], media: str, is_scene: bool) -> Wanted:
         samples=SCENE_SAMPLES if samples is None and is_scene else samples,
         clip_window=given.pop("window"),
         recording_window=given.pop("recording_window"),
-        media=media,
+        media=loading.media,
+        time_unit=loading.time_unit,
         modes=modes,
         new_tokens=_lengths(given.pop("new_tokens")),
         passes=given.pop("passes"),

@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from stagebench.cli.output import refusals
-from stagebench.media.columns import KEYS
+from stagebench.media.columns import KEYS, Window
 from stagebench.media.event_folder import require_free, write_folder
 from stagebench.media.events import load_event_arrays, size_of_recording
 from stagebench.media.rectify import read_rectify_map, rectified
+from stagebench.types import TIME_UNITS
 
 _FILE = click.Path(path_type=Path)
 
@@ -18,15 +19,20 @@ _FILE = click.Path(path_type=Path)
 @click.command(name="convert")
 @click.argument("source", metavar="IN", type=_FILE)
 @click.argument("target", metavar="OUT", type=_FILE)
+@click.option(
+    "--time-unit",
+    type=click.Choice(TIME_UNITS),
+    help="That IN counts, where it does not say it; us by default, if it can be.",
+)
 @click.option("--rectify", type=_FILE, help="DSEC's rectify_map.h5: move events to the rectified image.")
-def command(source: Path, target: Path, rectify: Path | None) -> None:
+def command(source: Path, target: Path, time_unit: str | None, rectify: Path | None) -> None:
     """Write the recording IN as the folder OUT, named NAME.events: each column a file, which loads fastest.
 
     IN is .npy, .npz, .h5 or .hdf5 of DSEC, .raw (EVT2, EVT3), .aedat4, or another .events folder.
     """
     with refusals():
         require_free(target)
-        events = load_event_arrays(source)
+        events = load_event_arrays(source, Window(unit=time_unit))
         columns = {key: getattr(events, key) for key in KEYS}
         if rectify is not None:
             columns = rectified(source.name, columns, read_rectify_map(rectify))

@@ -27,6 +27,7 @@ from stagebench.types import (
     PREPROCESSORS,
     PROFILES,
     SLICES,
+    TIME_UNITS,
     GenerationSettings,
     LoadSettings,
     ModelSettings,
@@ -80,7 +81,7 @@ def load_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def with_loading(*args: Any, image_size: str | None, **given: Any) -> None:
-        names = ("decoder", "slices", "start", "duration", "cache", "media")
+        names = ("decoder", "slices", "start", "duration", "cache", "media", "time_unit")
         with refusals():
             loading = LoadSettings(image_size=parse_size(image_size), **{name: given.pop(name) for name in names})
         command(*args, loading=loading, **given)
@@ -88,6 +89,7 @@ def load_options(command: Callable[..., None]) -> Callable[..., None]:
     options = (
         click.option("--decoder", type=click.Choice(DECODERS), default="pyav", show_default=True, help="Of video."),
         click.option("--slices", type=click.Choice(SLICES), default="count", show_default=True, help="Of events."),
+        click.option("--time-unit", type=click.Choice(TIME_UNITS), help="Of recordings; us by default, if it can be."),
         click.option("--image-size", metavar="WxH", help="Of event images; by default what their events reach."),
         click.option("--start", default=0.0, show_default=True, help="Seconds into the clip or recording."),
         click.option("--duration", type=float, help="Seconds to read; all by default."),

@@ -37,7 +37,7 @@ def read_aedat4(path: Path, window: Window) -> Columns:
         MediaError: the file is missing, damaged, unpacks to more than is plausible, has times that step back, or no
             events in the window; or faery is not installed.
     """
-    size = size_of(path)
+    size, window = size_of(path), window.of_own_clock(path.name)
     try:
         import faery
     except ImportError as error:

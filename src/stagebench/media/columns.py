@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stagebench.errors import MediaError
+from stagebench.media.event_clock import in_microseconds, require_plausible
 
 KEYS = ("x", "y", "t", "p")
 Columns = dict[str, NDArray[Any]]
@@ -23,10 +24,27 @@ class Window:
     Attributes:
         start: seconds at which it begins.
         duration: seconds that it lasts; None to the end.
+        unit: what the recording's times count, one of `types.TIME_UNITS`; None for microseconds, if they can be.
     """
 
     start: float = 0.0
     duration: float | None = None
+    unit: str | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of a recording."""
+        return self.start == 0 and self.duration is None
+
+    def of_own_clock(self, name: str) -> Window:
+        """The same in a recording that counts microseconds by definition.
+
+        Raises:
+            MediaError: another unit was given.
+        """
+        if self.unit not in (None, "us"):
+            raise MediaError(f"{name}: counts microseconds by definition, got --time-unit {self.unit}")
+        return replace(self, unit="us")
 
     def limits(self, first: int) -> tuple[int, int | None]:
         """Its begin and end in microseconds, where the first event is at `first`; None for no end."""
@@ -51,20 +69,27 @@ def cut_columns(
         high: the number of an event that the window's end is not after; None for how many there are.
 
     Returns:
-        Arrays, each in one piece of memory; their values are not checked.
+        Arrays, each in one piece of memory, `t` in microseconds; their values are not checked.
 
     Raises:
-        MediaError: a column is missing, not of integers (bools, for p), or not as long as the others; there are no
-            events, or none in the window.
+        MediaError: a column is missing, not of integers (bools, for p, and floating point, for t of a given unit), or
+            not as long as the others; there are no events, or none in the window; times can't be what they count.
     """
-    t = _require_layout(name, columns)["t"]
-    begin, end = window.limits(int(t[0]))
-    first = bisect_left(t, begin, low, high, key=int) if window.start else 0
-    after = len(t) if end is None else bisect_left(t, end, first, high, key=int)
+
+    def time(value: Any) -> int:
+        return int(in_microseconds(name, np.asarray([value]), window.unit)[0])
+
+    t = _require_layout(name, columns, window.unit)["t"]
+    if window.unit is None:
+        require_plausible(name, t)
+    begin, end = window.limits(time(t[0]))
+    first = bisect_left(t, begin, low, high, key=time) if window.start else 0
+    after = len(t) if end is None else bisect_left(t, end, first, high, key=time)
     if first >= after:
-        last = (int(t[len(t) - 1]) - int(t[0])) / 1e6
+        last = (time(t[len(t) - 1]) - time(t[0])) / 1e6
         raise MediaError(f"{name}: must have events from {window}, got none; the last one is at {last:g} s")
-    return {key: np.ascontiguousarray(columns[key][first:after]) for key in KEYS}
+    cut = {key: np.ascontiguousarray(columns[key][first:after]) for key in KEYS}
+    return cut | {"t": in_microseconds(name, cut["t"], window.unit)}
 
 
 def require_ascending(name: str, t: NDArray[Any]) -> None:
@@ -79,7 +104,7 @@ def require_ascending(name: str, t: NDArray[Any]) -> None:
         raise MediaError(f"{name}: t must ascend, got {t[i]} after {t[i - 1]} at index {i}")
 
 
-def _require_layout(name: str, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+def _require_layout(name: str, columns: Mapping[str, Any], unit: str | None) -> Mapping[str, Any]:
     missing = [key for key in KEYS if key not in columns]
     if missing:
         others = f", but {', '.join(sorted(set(columns) - {*KEYS}))}" if set(columns) - {*KEYS} else ""
@@ -89,7 +114,13 @@ def _require_layout(name: str, columns: Mapping[str, Any]) -> Mapping[str, Any]:
         if shape is None or len(shape) != 1:
             got = f"a {type(columns[key]).__name__}" if shape is None else f"one of shape {shape}"
             raise MediaError(f"{name}: {key} must be an array of one dimension, got {got}")
-        if dtype is None or dtype.kind not in ("iu" if key != "p" else "iub"):
+        if key == "t" and dtype is not None and dtype.kind == "f":
+            if unit is None:
+                code = f"{dtype.kind}{dtype.itemsize}"
+                raise MediaError(
+                    f"{name}: t must be integers, got numpy's type {code!r}; --time-unit says what it counts"
+                )
+        elif dtype is None or dtype.kind not in ("iu" if key != "p" else "iub"):
             raise MediaError(f"{name}: {key} must be integers, got {dtype}")
     lengths = {key: len(columns[key]) for key in KEYS}
     if len(set(lengths.values())) > 1:

@@ -14,6 +14,8 @@ from stagebench.media.files import files_in, is_folder, name_of
 from stagebench.media.npy import map_array
 
 SUFFIX = ".events"
+_UNIT = "unit.txt"
+"""Says of a recording that was converted that its times are microseconds, however they look."""
 _NAMES = "x.npy, y.npy, t.npy and p.npy"
 TYPES = {"x": np.uint16, "y": np.uint16, "t": np.int64, "p": np.uint8}
 """As they are written, 13 bytes an event; any integers are read."""
@@ -36,6 +38,8 @@ def read_folder(path: Path, window: Window) -> Columns:
     found = files_in(path)
     if missing := [file.name for file in column_files(path) if file not in found]:
         raise MediaError(f"{name_of(path)}: must be a folder of {_NAMES}, got no {', '.join(missing)}")
+    if path / _UNIT in found:
+        window = window.of_own_clock(path.name)
     columns = dict(zip(KEYS, map(map_array, column_files(path)), strict=True))
     return cut_columns(path.name, columns, window)
 
@@ -68,6 +72,7 @@ def write_folder(path: Path, columns: Columns) -> None:
         try:
             for file, key in zip(column_files(partial), KEYS, strict=True):
                 np.save(file, columns[key].astype(TYPES[key], copy=False), allow_pickle=False)
+            (partial / _UNIT).write_text("us\n")
             partial.chmod(0o755)  # mkdtemp's is the owner's alone
             partial.rename(path)
         finally:

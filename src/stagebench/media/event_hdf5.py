@@ -12,6 +12,7 @@ import numpy as np
 
 from stagebench.errors import MediaError
 from stagebench.media.columns import KEYS, Columns, Window, cut_columns
+from stagebench.media.event_clock import in_microseconds
 from stagebench.media.files import require_plausible, size_of
 
 _HARD_LINK = 0  # of HDF5's types of links, the one to something in the same file
@@ -51,6 +52,8 @@ def read_hdf5(path: Path, window: Window) -> Columns:
         low, high = _bounds(path, file, events["t"], window)
         columns = cut_columns(path.name, events, window, low, high)
         offset = dataset(path, file, "t_offset")[()] if _has(file, "t_offset") else 0
+    if isinstance(offset, np.integer):
+        offset = int(in_microseconds(path.name, np.asarray([offset]), window.unit)[0])
     if np.shape(offset) != () or not isinstance(offset, int | np.integer) or abs(int(offset)) > _LARGE:
         raise MediaError(f"{path.name}: t_offset must be a number of microseconds, got {offset!r}")
     for time in (columns["t"].min(), columns["t"].max()):
@@ -121,7 +124,7 @@ def _has(group: Any, name: str) -> bool:
 
 def _bounds(path: Path, file: Any, t: Any, window: Window) -> tuple[int, int | None]:
     """Numbers of events between which the window begins and ends, by `ms_to_idx`."""
-    if window == Window() or not _has(file, "ms_to_idx") or len(t) == 0:
+    if window.whole or window.unit not in (None, "us") or not _has(file, "ms_to_idx") or len(t) == 0:
         return 0, None
     index = dataset(path, file, "ms_to_idx")
     if len(index.shape) != 1 or index.dtype.kind not in "iu" or index.size == 0:

@@ -75,7 +75,7 @@ def read_events(path: Path, count: int, loading: LoadSettings | None = None) -> 
             events outside of the size that was asked for.
     """
     loading = loading or LoadSettings()
-    events = load_event_arrays(path, Window(loading.start, loading.duration))
+    events = load_event_arrays(path, Window(loading.start, loading.duration, loading.time_unit))
     if loading.slices == "time":
         parts = slices_of_equal_time(events.t, count)
     elif len(events.t) < count:

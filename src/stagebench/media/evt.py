@@ -35,7 +35,7 @@ def read_evt(path: Path, window: Window) -> Columns:
         MediaError: the file is missing, says no version, another one than EVT2 and EVT3, or contradicts itself; ends
             within a word; has no events in the window, some beyond the sensor, or times that step back.
     """
-    size = size_of(path)
+    size, window = size_of(path), window.of_own_clock(path.name)
     with path.open("rb") as file:
         header, length = _read_header(path.name, file.read(_LONGEST_HEADER))
         decoder = _decoder_of(path.name, header)

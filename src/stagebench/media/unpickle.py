@@ -28,6 +28,7 @@ _MAX_DIMENSIONS = 32
 _LONG = 1000  # bytes: what is longer stays in the file
 # The numbers that an array may be made of. Anything else is named in an error, never built.
 _PLAIN = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
+_TIMES = ("f4", "f8")  # which may be told in seconds
 
 
 def unpickle_arrays(name: str, file: BinaryIO, keys: Iterable[str]) -> dict[str, object]:
@@ -39,7 +40,7 @@ def unpickle_arrays(name: str, file: BinaryIO, keys: Iterable[str]) -> dict[str,
         keys: of the dict.
 
     Returns:
-        Arrays of integers or bools, read-only, as they were.
+        Arrays of integers or bools (or floating point, for `t`), read-only, as they were.
 
     Raises:
         MediaError: the pickle is damaged, is no dict, takes more steps than its arrays need, asks for anything but
@@ -67,7 +68,7 @@ def unpickle_arrays(name: str, file: BinaryIO, keys: Iterable[str]) -> dict[str,
 def _rebuilt(name: str, key: str, value: object, file: BinaryIO) -> NDArray[Any]:
     if not isinstance(value, _Array):
         raise MediaError(f"{name}: {key} must be an array of one dimension, got {_kind(value)}")
-    if value.type.code not in _PLAIN or isinstance(value.data, list):
+    if value.type.code not in (*_PLAIN, *(_TIMES if key == "t" else ())) or isinstance(value.data, list):
         raise MediaError(f"{name}: {key} must be integers, got numpy's type {value.type.code!r}")
     if len(value.shape) != 1:
         raise MediaError(

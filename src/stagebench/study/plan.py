@@ -35,6 +35,7 @@ class Wanted:
         new_tokens: the limit; of several, the largest, and all of them are compared.
         passes: of each sample, model and mode.
         durations: in seconds, to be compared.
+        time_unit: of recordings, as in `LoadSettings`.
     """
 
     samples: int | None
@@ -45,6 +46,7 @@ class Wanted:
     new_tokens: tuple[int, ...]
     passes: int
     durations: tuple[float, ...]
+    time_unit: str | None = None
 
     def generation(self, mode: str) -> GenerationSettings:
         """How text is generated in a mode."""
@@ -88,7 +90,7 @@ def make_plan(dataset: Dataset, wanted: Wanted) -> Plan:
         StudyError: no sample is left.
     """
     whole = _with_media(dataset, wanted.media)
-    windows = cut(whole, wanted.clip_window, wanted.recording_window)
+    windows = cut(whole, wanted.clip_window, wanted.recording_window, wanted.time_unit)
     entries = windows.entries
     if wanted.samples is not None and wanted.samples < len(entries):
         entries = tuple(entries[i] for i in evenly_spaced(len(entries), wanted.samples))
@@ -118,7 +120,7 @@ def _with_media(dataset: Dataset, media: str) -> Dataset:
 
 def _duration_blocks(entries: Sequence[Entry], wanted: Wanted) -> tuple[list[Block], list[Problem]]:
     """The same few samples at each duration, so that nothing but the duration differs: those that last longest."""
-    possible = [seconds for seconds in wanted.durations if lasting(entries, seconds)]
+    possible = [seconds for seconds in wanted.durations if lasting(entries, seconds, wanted.time_unit)]
     short = [
         Problem(f"a duration of {seconds:g} s", "no sample lasts so long")
         for seconds in wanted.durations
@@ -126,7 +128,7 @@ def _duration_blocks(entries: Sequence[Entry], wanted: Wanted) -> tuple[list[Blo
     ]
     if not possible:
         return [], short
-    chosen = _few(lasting(entries, max(possible)))
+    chosen = _few(lasting(entries, max(possible), wanted.time_unit))
     generation = {"fixed": wanted.generation("fixed")}
     return [Block(DURATIONS, s, [beginning(e, s) for e in chosen], generation) for s in possible], short
 
