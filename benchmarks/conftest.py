@@ -108,7 +108,7 @@ def pedantic(
     On a GPU it notes clocks and power, and repeats what was disturbed.
     """
     if benchmark.disabled:  # pytest-benchmark calls it once, and times nothing
-        return benchmark.pedantic
+        return functools.partial(watched.pedantic, benchmark, [], None, rounds=rounds)
     collected = pytestconfig._benchmarksession.benchmarks  # pytest-benchmark puts it there
     watching = functools.partial(watched.pedantic, benchmark, collected, telemetry_of_gpu)
     return set_up.settled(model, watching, rounds, pytest_plugin.turns(pytestconfig).pass_on)

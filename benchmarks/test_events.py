@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from metered import metered
 
-from stagebench.content import content_of
 from stagebench.media.event_folder import write_folder
 from stagebench.media.events import load_event_arrays, read_events, size_of_recording
 from stagebench.media.raster import draw_events
@@ -125,17 +125,17 @@ def test_read(benchmark, path, count, rounds):
 def test_read_and_draw(benchmark, path, count, rounds):
     """What the load stage does with a recording: off the disk, checked, cut, drawn."""
     benchmark.group = f"read and draw {count} events"
-    media = benchmark.pedantic(read_events, args=(path, SLICES), rounds=rounds, warmup_rounds=1)
+    media = metered(benchmark, read_events, (path, SLICES), rounds)
 
     assert len(media.images) == SLICES
-    benchmark.extra_info |= {"work": media.work(), "content": content_of(media), "unit": "events", "units": count}
+    benchmark.extra_info |= {"unit": "events", "units": count}
 
 
 def test_window(benchmark, path, count, rounds):
     """A tenth of a recording."""
     benchmark.group = f"read and draw a tenth of {count} events"
     loading = LoadSettings(start=0.02, duration=0.005)
-    media = benchmark.pedantic(read_events, args=(path, SLICES, loading), rounds=rounds, warmup_rounds=1)
+    media = metered(benchmark, read_events, (path, SLICES, loading), rounds)
 
     assert len(media.images) == SLICES
-    benchmark.extra_info |= {"work": media.work(), "content": content_of(media), "unit": "events", "units": count // 10}
+    benchmark.extra_info |= {"unit": "events", "units": count // 10}

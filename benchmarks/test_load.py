@@ -10,11 +10,11 @@ import functools
 import numpy as np
 import pytest
 from clips import Clip
+from metered import metered
 from page_cache import cached_share, drop
 from PIL import Image
 from readers import LIMITS, READERS
 
-from stagebench.content import content_of
 from stagebench.stages import load
 from stagebench.types import LoadSettings, Sample
 
@@ -37,11 +37,10 @@ def test_load(benchmark, paths, media, images, rounds, pytestconfig):
     if pytestconfig.option.input:
         pytest.skip("compares kinds of media on the embedded scene; with --input, test_stage measures its load")
     benchmark.group = f"load {images} images"
-    result = benchmark.pedantic(load.load, args=(Sample(paths[media]), images), rounds=rounds, warmup_rounds=1)
+    result = metered(benchmark, load.load, (Sample(paths[media]), images), rounds)
 
     assert len(result.images) == images
-    benchmark.extra_info |= {"work": result.work(), "unit": load.UNIT, "units": images}
-    benchmark.extra_info["content"] = content_of(result)
+    benchmark.extra_info |= {"unit": load.UNIT, "units": images}
 
 
 def as_pngs(path, folder):

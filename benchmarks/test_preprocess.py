@@ -7,10 +7,12 @@ from statistics import median
 
 import pytest
 import torch
+from watched import WARM_UPS
 
 from stagebench import pytest_plugin
 from stagebench.content import content_of
 from stagebench.models.pixels import processor_of
+from stagebench.remembered import Rounds
 from stagebench.stages.load import load
 from stagebench.stages.preprocess import UNIT, preprocess
 from stagebench.timing import Stopwatch
@@ -39,7 +41,18 @@ def test_preprocess(benchmark, model, way, sample, rounds, pytestconfig):
         own_seconds.append(watch.seconds["own"])
         return result
 
-    result = benchmark.pedantic(timed, setup=the_other_way, rounds=rounds, warmup_rounds=2)
+    kept = Rounds("preprocess", WARM_UPS, rounds)
+
+    def prepare() -> None:
+        the_other_way()
+        kept.begin()
+
+    def finish(*_: object) -> None:
+        kept.end()
+        kept.judge(None)
+
+    calls = {"setup": prepare, "teardown": finish}
+    result = benchmark.pedantic(timed, rounds=rounds, warmup_rounds=WARM_UPS, **calls)
 
     difference = (result.pixels - preprocess(other, media, sample.question).pixels).abs().float()
     deviation = torch.tensor(reference.image_std, device=difference.device)[:, None, None]
@@ -47,7 +60,7 @@ def test_preprocess(benchmark, model, way, sample, rounds, pytestconfig):
         "model": model.name,
         "preprocess": PREPROCESSORS[way],
         "content": content_of(result),
-        "work": result.work(),
+        "work": result.work() | kept.done,
         "unit": UNIT,
         "units": result.work()[UNIT],
         "times_faster_than_the_other": median(other_seconds[-rounds:]) / median(own_seconds[-rounds:]),

@@ -50,14 +50,13 @@ def test_stage(benchmark, pedantic, model, stage, sample, options, rounds, proof
         before = STAGES[STAGES.index(stage) - 1]
         done[before] = kept.fresh(done.get(before))
         synchronize(model.network.device)
-        kept.begin()
 
     def timed() -> Any:
         latest[0] = watch(stage, steps[stage], done)
         device_seconds.extend(watch.device_seconds.values())
         return latest[0]
 
-    result = pedantic(timed, setup=prepare, teardown=lambda: kept.end(latest[0]))
+    result = pedantic(timed, setup=prepare, around=(kept.begin, kept.end), teardown=lambda: kept.judge(latest[0]))
 
     benchmark.extra_info |= about(model) | {"stage": stage, "unit": UNITS[stage]}
     if device_seconds:

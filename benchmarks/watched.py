@@ -9,8 +9,24 @@ from stagebench import telemetry
 
 T = TypeVar("T")
 
+Look = Callable[[], None]
+
 WARM_UPS = 2
 """Untimed rounds before the timed ones."""
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def _after(*calls: Look | None) -> Callable[..., None]:
+    """One call after the other."""
+
+    def run(*_: Any) -> None:
+        for call in filter(None, calls):
+            call()
+
+    return run
 
 
 def pedantic(
@@ -22,7 +38,8 @@ def pedantic(
     *,
     rounds: int,
     setup: Callable[[], None] | None = None,
-    teardown: Callable[[], None] = lambda: None,
+    around: tuple[Look, Look] = (_nothing, _nothing),
+    teardown: Look = _nothing,
     warmup_rounds: int = WARM_UPS,
 ) -> T:
     """pytest-benchmark's `benchmark.pedantic`, with a look at the GPU around each round.
@@ -38,20 +55,21 @@ def pedantic(
         args: its arguments.
         rounds: timed ones.
         setup: called before each round, untimed.
-        teardown: called after each, likewise; without `--benchmark-disable`, which has no rounds.
+        around: called before and after each round, right beside what is timed: between the looks at the GPU.
+        teardown: called last of all after each.
         warmup_rounds: untimed ones before them.
 
     Returns:
         What the last round returned.
     """
     if gpu is None:
-        counts = {"rounds": rounds, "warmup_rounds": warmup_rounds}
-        return cast(T, benchmark.pedantic(function, args, setup=setup, teardown=lambda *_: teardown(), **counts))
-    result, kept = _watched(benchmark, gpu, function, args, setup, teardown, rounds, warmup_rounds)
+        calls = {"setup": _after(setup, around[0]), "teardown": _after(around[1], teardown)}
+        return cast(T, benchmark.pedantic(function, args, rounds=rounds, warmup_rounds=warmup_rounds, **calls))
+    result, kept = _watched(benchmark, gpu, function, args, setup, around, teardown, rounds, warmup_rounds)
     if again := bool(kept["disturbed_rounds"]):
         collected.remove(benchmark.stats)
         benchmark._mode = None  # pytest-benchmark lets a fixture be used once
-        result, kept = _watched(benchmark, gpu, function, args, setup, teardown, rounds, warmup_rounds)
+        result, kept = _watched(benchmark, gpu, function, args, setup, around, teardown, rounds, warmup_rounds)
     benchmark.extra_info["gpu"] = kept | {"repeated": again}
     return result
 
@@ -62,26 +80,17 @@ def _watched(
     function: Callable[..., T],
     args: Sequence[Any],
     setup: Callable[[], None] | None,
-    teardown: Callable[[], None],
+    around: tuple[Look, Look],
+    teardown: Look,
     rounds: int,
     warmup_rounds: int,
 ) -> tuple[T, dict[str, Any]]:
     meter = telemetry.Meter(gpu)
-
-    def prepare() -> None:
-        if setup:
-            setup()
-        meter.start()
-
-    def finish(*_: Any) -> None:
-        meter.stop()
-        teardown()
-
     result = benchmark.pedantic(
         function,
         args,
-        setup=prepare,
-        teardown=finish,
+        setup=_after(setup, meter.start, around[0]),
+        teardown=_after(around[1], meter.stop, teardown),
         rounds=rounds,
         warmup_rounds=warmup_rounds,
     )

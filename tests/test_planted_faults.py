@@ -125,7 +125,9 @@ def timed_rounds(model, sample, stage):
     for _ in range(3):
         done[before] = kept.fresh(given)
         kept.begin()
-        kept.end(steps[stage](done))
+        result = steps[stage](done)
+        kept.end()
+        kept.judge(result)
     done[before] = given
     counter = counter_of(model)
     counter(stage, steps[stage], done)

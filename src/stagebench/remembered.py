@@ -102,15 +102,24 @@ class Rounds:
         """Look before a round."""
         self._before, self._system = meter.so_far(), meter.SystemMeter()
 
-    def end(self, result: object) -> None:
-        """Look after it.
+    def end(self) -> None:
+        """Look after it."""
+        system, done = self._system.read(), meter.since(self._before)
+        self._seen.append((done, system))
+
+    @property
+    def done(self) -> Work:
+        """What the meter counted in the last round."""
+        done = self._seen[-1][0] if self._seen else {}
+        return {name: done.get(name, 0) for name in meter.COUNTED.get(self.stage, ())}
+
+    def judge(self, result: object) -> None:
+        """Judge it by what it did and what came of it.
 
         Raises:
             StageError: it did nothing, or gave the result of the round before, whose input was another.
         """
-        system, done = self._system.read(), meter.since(self._before)
-        self._seen.append((done, system))
-        require_work(self.stage, done)
+        require_work(self.stage, self._seen[-1][0])
         if (last := fingerprint(result)) is not None and last == self._last:
             raise StageError(f"{self.stage} must give another result for other pixels, got the last: a remembered one")
         self._last = last

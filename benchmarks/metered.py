@@ -1,0 +1,26 @@
+"""Rounds of a load, each held to have done its work, and what that and its images were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from stagebench.content import content_of
+from stagebench.remembered import Rounds
+from stagebench.types import Media
+
+WARM_UPS = 1
+
+
+def metered(benchmark: Any, function: Callable[..., Media], args: tuple[Any, ...], rounds: int) -> Media:
+    """`benchmark.pedantic`, with the work of the last round and the content of its media in `extra_info`."""
+    kept = Rounds("load", WARM_UPS, rounds)
+
+    def finish(*_: Any) -> None:
+        kept.end()
+        kept.judge(None)
+
+    calls = {"setup": kept.begin, "teardown": finish}
+    media: Media = benchmark.pedantic(function, args, rounds=rounds, warmup_rounds=WARM_UPS, **calls)
+    benchmark.extra_info |= {"work": media.work() | kept.done, "content": content_of(media)}
+    return media
