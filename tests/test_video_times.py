@@ -111,6 +111,11 @@ def test_times_of_decoding_do_not_choose_other_frames(tmp_path, reordered, count
     assert numbers(read_video_in_order(path, count)) == numbers(read_video(path, count))
 
 
+@pytest.mark.parametrize("frames", [1, 2])
+def test_so_few_frames_that_none_can_be_shown_out_of_order_are_trusted(tmp_path, frames):
+    assert read_video(write(tmp_path / "a.mp4", times=range(frames)), 1).frames_decoded == 1
+
+
 WITH_TIMES = {
     "MPEG-4 in AVI": ("a.avi", "mpeg4", {"bf": "2", "g": "12"}, None),
     "MPEG-2 in AVI": ("a.avi", "mpeg2video", {"bf": "2", "g": "12"}, None),
