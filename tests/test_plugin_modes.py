@@ -94,3 +94,88 @@ def test_garbage_is_collected_in_timed_rounds_only_when_asked_for(quick_suite, a
 
 def test_the_garbage_collector_can_not_be_on_and_off(quick_suite):
     assert quick_suite("--timed-gc", "--benchmark-disable-gc").ret == pytest.ExitCode.USAGE_ERROR
+
+
+CONTENT = '"content": {"frames": "00ff00ff00ff00ff"}, "stage": "load", "work": {"host_reads": 2}'
+
+
+@pytest.fixture
+def digested(stored):
+    """A suite that tells the content of load, and a run of it."""
+    rewrite(stored, '"work": {"host_reads": 2}', CONTENT)
+    assert stored("--benchmark-json=digested.json").ret == 0
+    return stored
+
+
+def rewrite(run, old, new):
+    path = run.folder / "test_stages.py"
+    path.write_text(path.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize("judge", [(), ("--gate",)])
+@pytest.mark.parametrize(
+    ("allowed", "status"), [((), 1), (("--allow-changed=encode",), 1), (("--allow-changed=load",), 0)]
+)
+def test_other_content_fails_until_it_is_let_pass_by_its_stage(digested, judge, allowed, status):
+    rewrite(digested, "00ff00ff00ff00ff", "11ff00ff00ff00ff")
+    done = digested("--benchmark-compare=digested.json", *judge, *allowed)
+    assert done.ret == status
+    done.stdout.fnmatch_lines(["*frames: *other content, 00ff00ff00ff00ff*"])
+
+
+def test_content_that_is_no_longer_told_fails(digested):
+    rewrite(digested, CONTENT, '"work": {"host_reads": 2}')
+    assert digested("--benchmark-compare=digested.json").ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_content_that_the_baseline_does_not_tell_is_no_difference(stored):
+    rewrite(stored, '"work": {"host_reads": 2}', CONTENT)
+    assert stored("--benchmark-compare").ret == 0
+
+
+def test_other_work_beside_content_that_is_let_pass_still_fails(digested):
+    rewrite(digested, "00ff00ff00ff00ff", "11ff00ff00ff00ff")
+    rewrite(digested, '"host_reads": 2', '"host_reads": 3')
+    assert digested("--benchmark-compare=digested.json", "--allow-changed=load").ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_a_stage_that_is_none_is_refused(quick_suite):
+    assert quick_suite("--allow-changed=loud").ret == pytest.ExitCode.USAGE_ERROR
+
+
+ERRORS = {
+    "of a benchmark": ("    benchmark.pedantic", "    open('no-such-file')\n    benchmark.pedantic"),
+    "of a fixture": ("(benchmark, stage)", "(benchmark, stage, no_such_fixture)"),
+    "of collection": ("import pytest", "import pytest, no_such_module"),
+    "of nothing to run": ("def test_stage", "def stage_test"),
+}
+CHECKS = {
+    "an assertion": "assert False",
+    "a stage": "from stagebench.errors import StageError\n    raise StageError('two towers')",
+    "pytest.fail": "pytest.fail('so')",
+}
+ENDS = {
+    "a hook": "def pytest_sessionfinish(session): 1 / 0",
+    "a summary": "def pytest_terminal_summary(): 1 / 0",
+    "the end": "def pytest_unconfigure(): 1 / 0",
+    "a status": "def pytest_sessionfinish(session): session.exitstatus = 1",
+    "an exit": "import pytest\ndef pytest_runtest_logfinish(): pytest.exit('enough', 1)",
+}
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_under_a_gate_an_error_is_no_verdict(stored, error):
+    rewrite(stored, *ERRORS[error])
+    assert stored("--benchmark-compare", "--gate").ret == 2
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_under_a_gate_a_check_of_a_benchmark_that_fails_is_a_verdict(stored, check):
+    rewrite(stored, "    benchmark.pedantic", f"    {CHECKS[check]}\n    benchmark.pedantic")
+    assert stored("--benchmark-compare", "--gate").ret == 1
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_under_a_gate_what_fails_behind_the_benchmarks_is_no_verdict(stored, end):
+    (stored.folder / "conftest.py").write_text(f"pytest_plugins = ('stagebench.pytest_plugin',)\n{ENDS[end]}\n")
+    assert stored("--benchmark-compare", "--gate").ret == 2

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Generator, Iterator, Mapping
+import traceback
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,91 +15,45 @@ from pytest_benchmark.session import PerformanceRegression
 from pytest_benchmark.utils import get_machine_id, load_storage
 from rich.console import Console
 
-from stagebench import baseline, environment, gate, gate_report, outcome, selection
+from stagebench import baseline, environment, gate_report, outcome, selection, suite_judging, suite_options
 from stagebench.errors import StagebenchError
-from stagebench.gate_rules import Rules, limit_keys, read_rules
-from stagebench.models.registry import BUILDERS
+from stagebench.gate_rules import limit_keys, read_rules
 from stagebench.results import SCHEMA, read_sound_run, require_sound, validate
 from stagebench.settings import check_backends, check_input, parse_size, resolve_models, resolve_settings
 from stagebench.turns import Turns
 from stagebench.types import (
-    BACKENDS,
-    DECODERS,
-    DEFAULT_QUESTION,
-    DTYPES,
-    KERNELS,
-    MEDIA,
-    PREPROCESSORS,
-    PROFILES,
-    SLICES,
-    TIME_UNITS,
     GenerationSettings,
     LoadSettings,
     ModelSettings,
 )
-from stagebench.verdict import Verdict, exit_code
+from stagebench.verdict import NOT_MEASURED
 
 _NOTE = pytest.StashKey[str]()
 _SETTINGS = pytest.StashKey[tuple[tuple[str, ...], ModelSettings, GenerationSettings, LoadSettings]]()
-_OTHER_WORK = pytest.StashKey[list[str]]()
-_RULES = pytest.StashKey[Rules]()
-_VERDICTS = pytest.StashKey[list[Verdict]]()
+_LINES = pytest.StashKey[list[str]]()
 _TURNS = pytest.StashKey[Turns]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of the suite."""
-    group = parser.getgroup("stagebench")
-    group.addoption("--models", default=",".join(BUILDERS), help="comma-separated; default: %(default)s")
-    group.addoption("--device", help="cpu or cuda; default: cuda where there is one")
-    group.addoption("--profile", choices=PROFILES, help="default: tiny on a CPU, 7b on a GPU")
-    group.addoption("--weights", help="checkpoint folder or hub id, for one model")
-    group.addoption("--pickled-weights", action="store_true", help="read weights from .bin too, which is a pickle")
-    group.addoption("--dtype", choices=DTYPES, help="default: float32 on a CPU, bfloat16 on a GPU")
-    group.addoption("--kernels", choices=KERNELS, default="efficient", help="attention kernels on a GPU")
-    group.addoption("--threads", type=int, help="of torch on the CPU; default: 1 for tiny, else torch's own choice")
-    group.addoption("--preprocess", choices=PREPROCESSORS, default="pil", help="images to pixels; default: %(default)s")
-    group.addoption(
-        "--backends", default="eager", help=f"comma-separated, of {', '.join(BACKENDS)}; default: %(default)s"
-    )
-    group.addoption("--new-tokens", type=int, default=32, help="limit of new tokens; default: %(default)s")
-    group.addoption("--natural-length", action="store_true", help="let a model stop early; default: fixed length")
-    group.addoption("--input", type=Path, help="clip, recording or folder; default: the embedded scene")
-    group.addoption("--decoder", choices=DECODERS, default="pyav", help="of video; default: %(default)s")
-    group.addoption("--slices", choices=SLICES, default="count", help="of events, equal count or time")
-    group.addoption(
-        "--time-unit", choices=TIME_UNITS, help="of recordings that do not say it; default: us, if it can be"
-    )
-    group.addoption("--image-size", metavar="WxH", help="of event images; default: what their events reach")
-    group.addoption("--start", type=float, default=0.0, help="seconds into the clip or recording")
-    group.addoption("--duration", type=float, help="seconds to read; default: all")
-    group.addoption("--frame-cache", type=Path, help="keep decoded frames there; default: no cache")
-    group.addoption(
-        "--media", choices=MEDIA, default="own", help="what all models get of the scene; default: %(default)s"
-    )
-    group.addoption("--scale", action="store_true", help="also time stages by images, batch and context: minutes")
-    group.addoption("--load-matrix", action="store_true", help="also time loading by length, size and decoder: minutes")
-    group.addoption("--question", default=DEFAULT_QUESTION, help="default: %(default)s")
-    group.addoption("--rounds", type=int, default=10, help="timed rounds a benchmark; default: %(default)s")
-    group.addoption("--timed-gc", action="store_true", help="let Python collect garbage in timed rounds")
-    group.addoption("--baselines", type=Path, default=Path("baselines"), help="default: %(default)s")
-    group.addoption(
-        "--gate",
-        action="store_true",
-        help="with --benchmark-compare: verdicts, and the exit status of `stagebench gate`",
-    )
-    group.addoption("--gate-time", action="store_true", help="likewise, and an inconclusive time sets exit status 3")
-    group.addoption("--times-only", action="store_true", help="no proof, no counters: this very code was proven before")
-    group.addoption("--order-seed", type=int, help="shuffles the models; default: drawn, printed and stored")
+    suite_options.add(parser.getgroup("stagebench"))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int | None, int | None]:
     """Note in what was saved how the session ended, after everything that could still fail."""
+    judged = config.option.gate or config.option.gate_time
     try:
         status = yield
+        if status is not None and judged:
+            status = suite_judging.as_of_gate(config, status)
     except PerformanceRegression:  # pytest-benchmark has said which
         status = pytest.ExitCode.TESTS_FAILED
+    except Exception as error:
+        if not judged or isinstance(error, pytest.UsageError):
+            raise
+        traceback.print_exc()  # as Python would, but with an exit status that is no verdict
+        return NOT_MEASURED
     if status is not None:
         with _usage_errors():
             outcome.finish(config, status)
@@ -131,7 +86,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _find_baseline(config)
         _require_baseline(config)
         if config.option.gate:
-            config.stash[_RULES] = read_rules(config.rootpath / "pyproject.toml")
+            config.stash[suite_judging.RULES] = read_rules(config.rootpath / "pyproject.toml")
 
 
 def _resolve(config: pytest.Config) -> tuple[tuple[str, ...], ModelSettings, GenerationSettings, LoadSettings]:
@@ -281,26 +236,12 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], o
         "schema": SCHEMA,
         "selection": selection.described(config),
         "deselected": selection.deselected(config),
-        "regressed": _regressed(config, benchmarks),
+        "regressed": suite_judging.regressed(config, identity(config), benchmarks),
         "times_only": config.option.times_only,
         "order_seed": config.option.order_seed,
         "load_warning": environment.load_warning(),
         "turns": turns(config).taken,
     }
-
-
-def _regressed(config: pytest.Config, benchmarks: list[Any]) -> list[str]:
-    """What `--gate` or `--benchmark-compare-fail` is about to fail: pytest-benchmark saves before it checks."""
-    session: Any = config._benchmarksession  # type: ignore[attr-defined] # pytest-benchmark puts it there
-    judged = _verdicts(config) if config.option.gate else []
-    return [v.benchmark for v in judged if v.verdict == "regression"] + [
-        benchmark.fullname
-        for benchmark in benchmarks
-        for stored in session.compared_mapping.values()
-        if benchmark.fullname in stored
-        for check in session.compare_fail or ()
-        if check.fails(benchmark, stored[benchmark.fullname]["stats"])
-    ]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -311,8 +252,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Refuse to judge what won't be timed."""
-    bench: Any = getattr(session.config, "_benchmarksession", None)  # pytest-benchmark puts it there, if it is loaded
-    if session.config.option.gate and (bench.disabled or bench.skip):
+    if session.config.option.gate and suite_judging.is_untimed(session.config):
         raise pytest.UsageError("--gate judges what is timed, got benchmarks that are disabled or skipped")
 
 
@@ -324,79 +264,27 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     return result
 
 
+def pytest_exception_interact(node: pytest.Item | pytest.Collector, call: pytest.CallInfo[Any]) -> None:
+    """Note what failed, because under `--gate` an error is no verdict."""
+    if call.excinfo is not None:
+        suite_judging.note_failure(node.config, call.excinfo.value)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """With `--gate`, judge. Else fail where a benchmark vanished, or did other work: then its time says nothing."""
-    config = session.config
-    if not _is_compared(config):
+    config, passed = session.config, session.exitstatus == pytest.ExitCode.OK
+    if not suite_judging.is_compared(config):
         return
-    if session.exitstatus == pytest.ExitCode.OK and config.option.gate:
-        session.exitstatus = _gate_status(config)
-        return
-    mine = _measured(config)
-    here = {b["fullname"] for b in mine}
-    if session.exitstatus != pytest.ExitCode.OK:  # it failed, or ended before all had run
-        here |= {item.nodeid for item in session.items}
-    wrong: list[str] = []
-    left_out: list[str] = []
-    for stored in _compared(config):
-        only_there = [b for b in stored if b["fullname"] not in here]
-        gone = _asked_for(config, only_there)
-        wrong += baseline.work_differences(mine, stored)
-        wrong += [f"{_short(b)}: in the baseline only, gone or renamed" for b in gone]
-        left_out += [f"{_short(b)}: in the baseline only, left out" for b in only_there if b not in gone]
-    config.stash[_OTHER_WORK] = [*wrong, *left_out]
-    if wrong and session.exitstatus == pytest.ExitCode.OK:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-def _is_compared(config: pytest.Config) -> bool:
-    """Whether benchmarks were timed, and there is something to hold them against."""
-    bench: Any = getattr(config, "_benchmarksession", None)
-    if bench is None or not bench.compared_mapping or config.option.collectonly or config.option.setuponly:
-        return False
-    if bench.disabled or bench.skip:
+    if suite_judging.is_untimed(config):
         config.stash[_NOTE] = "nothing was timed, so nothing is compared"
-    return not (bench.disabled or bench.skip)
-
-
-def _short(benchmark: Mapping[str, Any]) -> str:
-    return str(benchmark["fullname"]).split("::")[-1]
-
-
-def _measured(config: pytest.Config) -> list[dict[str, Any]]:
-    """The benchmarks of this session that did not fail."""
-    session: Any = config._benchmarksession  # type: ignore[attr-defined] # pytest-benchmark puts it there
-    return [b.as_dict(include_data=False) for b in session.benchmarks if not b.has_error]
-
-
-def _compared(config: pytest.Config) -> list[list[dict[str, Any]]]:
-    """The benchmarks of each run that this session is compared with."""
-    session: Any = config._benchmarksession  # type: ignore[attr-defined] # pytest-benchmark puts it there
-    return [list(stored.values()) for stored in session.compared_mapping.values()]
-
-
-def _verdicts(config: pytest.Config) -> list[Verdict]:
-    """What the gate says of this one process: of its counters, and of what vanished. Its times are a single sample."""
-    if _VERDICTS not in config.stash:
-        rules, head = config.stash[_RULES], {"benchmarks": _measured(config), "machine_info": identity(config)}
-        config.stash[_VERDICTS] = [
-            verdict
-            for stored in _compared(config)
-            for verdict in gate.judge_benchmarks([{"benchmarks": _asked_for(config, stored)}], [head], rules)
-        ]
-    return config.stash[_VERDICTS]
-
-
-def _asked_for(config: pytest.Config, stored: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The baseline without what was left out on purpose: that is not missing."""
-    return [b for b in stored if not selection.is_left_out(config, b)]
-
-
-def _gate_status(config: pytest.Config) -> int:
-    """The exit status as of `stagebench gate`; a time that one process can't decide counts with `--gate-time` only."""
-    undecided = [v for v in _verdicts(config) if v.kind == "time" and v.verdict == "inconclusive"]
-    return exit_code(v for v in _verdicts(config) if config.option.gate_time or v not in undecided)
+    elif passed and config.option.gate:
+        session.exitstatus = suite_judging.gate_status(config, identity(config))
+    else:
+        wrong, said = suite_judging.differences(session, identity(config))
+        config.stash[_LINES] = [*wrong, *said]
+        if wrong and passed:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
@@ -426,10 +314,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say under the table what it was compared with (the head has scrolled away), and what does not compare."""
-    for line in [config.stash.get(_NOTE, None), *config.stash.get(_OTHER_WORK, [])]:
+    for line in [config.stash.get(_NOTE, None), *config.stash.get(_LINES, [])]:
         if line:
             terminalreporter.write_line(f"stagebench: {line}", bold=True)
-    if judged := config.stash.get(_VERDICTS, []):
+    if judged := config.stash.get(suite_judging.VERDICTS, []):
         console = Console(width=max(config.get_terminal_writer().fullwidth, 120))
         with console.capture() as shown:
             console.print(gate_report.to_table(judged))
