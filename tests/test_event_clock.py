@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from stagebench.cli import main
 from stagebench.cli.options import load_options
+from stagebench.dataset import Dataset, Entry
 from stagebench.errors import MediaError
 from stagebench.media.columns import Window
 from stagebench.media.event_clock import in_microseconds
 from stagebench.media.events import load_event_arrays, read_events
 from stagebench.types import LoadSettings
-from stagebench.windows import seconds_of
+from stagebench.windows import cut, seconds_of
 
 COUNT = 20_000
 US = np.sort(np.random.default_rng(2).integers(1_000_000, 1_050_000, COUNT))  # 0.4 million events a second
@@ -161,6 +162,8 @@ def test_the_unit_reaches_images_and_lengths(tmp_path: Path) -> None:
     media = read_events(path, 5, LoadSettings(time_unit="s", slices="time", start=0.01, duration=0.02))
     assert media.span == pytest.approx(0.02, abs=1e-4)
     assert seconds_of(path, "s") == pytest.approx((US[-1] - US[0]) / 1e6)
+    whole = Dataset((Entry("a", "a", "?", {"events": path}),))
+    assert (len(cut(whole, None, 0.01, "s").entries), len(cut(whole, None, 0.01).broken)) == (4, 1)
 
 
 def test_the_index_of_milliseconds_is_of_microseconds_alone(tmp_path: Path) -> None:

@@ -233,6 +233,7 @@ class TestHeaders:
             "% format EVT{0};height=480;width=640\n",
             "% Format EVT{0}\r\n% end\r\n",
             "% camera_integrator_name Prophesee\n% evt {0}.0\n% date 2024-01-01 10:00:00\n%  \n% end\n",
+            "% evt {0}.0\n%\n% place\tZ\u00fcrich\n%end\n% end \n",
         ],
     )
     @VERSIONS

@@ -105,7 +105,20 @@ MISSES: dict[str, tuple[bytes, str]] = {
         hdf5(events__xs=PLAIN[0], events__ts=PLAIN[0]),
         "must have the dataset events/x, got events/xs, as event_utils has it",
     ),
-    "top.h5": (hdf5(**COLUMNS), "must have the dataset events/x, got only p, t, x, y"),
+    "top.h5": (hdf5(events_of_p=PLAIN), "must have the dataset events/x, got none, but events_of_p"),
+    "polarity.h5": (
+        hdf5(events__x=PLAIN[0], events__y=PLAIN[0], events__polarity=PLAIN[0], events__timestamp=PLAIN[0]),
+        "must have the dataset events/t, got none, but polarity, timestamp",
+    ),
+    "many.h5": (
+        hdf5(**{f"{i}{'a' * 90}": PLAIN for i in range(9)}),
+        f"must have the dataset events/x, got none, but {', '.join(f'{i}' + 'a' * 39 for i in range(6))}",
+    ),
+    "dict.npy": (
+        saved(np.save, np.array({"xs": PLAIN[0], "ts": PLAIN[0], "p": PLAIN[0]}, dtype=object)),
+        "must have the arrays x, y, t and p, got none named x, y, t, but ts, xs",
+    ),
+    "file.events": (NPZ, "must be a folder of x.npy, y.npy, t.npy and p.npy, got a zip or .npz file"),
     "empty.h5": (hdf5(), "must have the dataset events/x, got none"),
 }
 
@@ -156,7 +169,7 @@ def test_a_link_to_elsewhere_is_not_followed_to_name_a_layout(tmp_path: Path) ->
         file["CD"] = h5py.ExternalLink("/dev/zero", "/")
         file["davis"] = h5py.SoftLink("/davis")
 
-    with pytest.raises(MediaError, match=r"^a\.h5: must have the dataset events/x, got only CD, davis$"):
+    with pytest.raises(MediaError, match=r"^a\.h5: must have the dataset events/x, got none, but CD, davis$"):
         load_event_arrays(tmp_path / "a.h5")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from stagebench.media.event_clock import in_microseconds, require_plausible
 
 KEYS = ("x", "y", "t", "p")
 Columns = dict[str, NDArray[Any]]
+_LONGEST_NAME, _MOST_NAMES = 40, 6  # that an error shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +105,16 @@ def require_ascending(name: str, t: NDArray[Any]) -> None:
         raise MediaError(f"{name}: t must ascend, got {t[i]} after {t[i - 1]} at index {i}")
 
 
+def but_others(names: Iterable[str]) -> str:
+    """What an error says of columns that have other names; nothing where there are none."""
+    others = sorted({*names} - {*KEYS})
+    return f", but {', '.join(name[:_LONGEST_NAME] for name in others[:_MOST_NAMES])}" if others else ""
+
+
 def _require_layout(name: str, columns: Mapping[str, Any], unit: str | None) -> Mapping[str, Any]:
     missing = [key for key in KEYS if key not in columns]
     if missing:
-        others = f", but {', '.join(sorted(set(columns) - {*KEYS}))}" if set(columns) - {*KEYS} else ""
+        others = but_others(columns)
         raise MediaError(f"{name}: must have the arrays x, y, t and p, got none named {', '.join(missing)}{others}")
     for key in KEYS:
         shape, dtype = getattr(columns[key], "shape", None), getattr(columns[key], "dtype", None)

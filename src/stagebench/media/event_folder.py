@@ -11,6 +11,7 @@ import numpy as np
 from stagebench.errors import MediaError
 from stagebench.media.columns import KEYS, Columns, Window, cut_columns
 from stagebench.media.files import files_in, is_folder, name_of
+from stagebench.media.kinds import kind_of
 from stagebench.media.npy import map_array
 
 SUFFIX = ".events"
@@ -34,7 +35,8 @@ def read_folder(path: Path, window: Window) -> Columns:
             the window.
     """
     if not is_folder(path):
-        raise MediaError(f"{name_of(path)}: must be a folder of {_NAMES}, found none")
+        got = f"got {kind_of(path) or 'a file'}" if path.is_file() else "found none"
+        raise MediaError(f"{name_of(path)}: must be a folder of {_NAMES}, {got}")
     found = files_in(path)
     if missing := [file.name for file in column_files(path) if file not in found]:
         raise MediaError(f"{name_of(path)}: must be a folder of {_NAMES}, got no {', '.join(missing)}")

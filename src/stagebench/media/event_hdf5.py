@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stagebench.errors import MediaError
-from stagebench.media.columns import KEYS, Columns, Window, cut_columns
+from stagebench.media.columns import KEYS, Columns, Window, but_others, cut_columns
 from stagebench.media.event_clock import in_microseconds
 from stagebench.media.files import require_plausible, size_of
 
@@ -109,12 +109,12 @@ def _follow(file: Any, name: str) -> tuple[Any, list[str]]:
 
 
 def _instead(file: Any) -> str:
-    """What another layout has, or what lies at the top of a file without `events`."""
+    """What another layout has; or what else lies in the group `events`, or where that is missing, in the file."""
     for name, whose in _OTHER_LAYOUTS.items():
         if not _follow(file, name)[1]:
             return f"{name}, as {whose} has it"
-    top = [] if _has(file, "events") else [*file][:5]
-    return f"only {', '.join(top)}" if top else "none"
+    events, _ = _follow(file, "events")
+    return f"none{but_others(events)}"
 
 
 def _has(group: Any, name: str) -> bool:

@@ -61,17 +61,11 @@ def read_evt(path: Path, window: Window) -> Columns:
 
 def _read_header(name: str, data: bytes) -> tuple[dict[str, str], int]:
     """Read lines such as `% geometry 640x480`, to `% end` or what is no such line; return them and their length."""
-    header: dict[str, str] = {}
-    at = 0
-    while match := re.compile(rb"% ([ -~]*)\r?\n").match(data, at):
-        at = match.end()
-        key, _, value = match[1].decode().strip().partition(" ")
-        if key == "end":
-            break
-        header[key.lower()] = value.strip()
-    if not header:
+    found = re.match(rb"(?s)%.*?\n% end *\r?\n", data) or re.match(rb"(% [ -~]*\r?\n)+", data)
+    if found is None:
         raise MediaError(f"{name}: must say EVT2 or EVT3 in a header, got none")
-    return header, at
+    lines = [line[1:].strip().partition(" ") for line in found[0].decode(errors="replace").splitlines()]
+    return {key.lower(): value.strip() for key, _, value in lines}, found.end()
 
 
 def _decoder_of(name: str, header: dict[str, str]) -> _Evt2 | _Evt3:

@@ -32,7 +32,7 @@ _TIMES = ("f4", "f8")  # which may be told in seconds
 
 
 def unpickle_arrays(name: str, file: BinaryIO, keys: Iterable[str]) -> dict[str, object]:
-    """Read those keys of a pickled dict that it has, as `np.save(path, {...})` wrote it, and no others.
+    """Read those keys of a pickled dict that it has, as `np.save(path, {...})` wrote it.
 
     Args:
         name: what an error calls the file.
@@ -40,7 +40,7 @@ def unpickle_arrays(name: str, file: BinaryIO, keys: Iterable[str]) -> dict[str,
         keys: of the dict.
 
     Returns:
-        Arrays of integers or bools (or floating point, for `t`), read-only, as they were.
+        Arrays of integers or bools (or floating point, for `t`), read-only, as they were; None for all other keys.
 
     Raises:
         MediaError: the pickle is damaged, is no dict, takes more steps than its arrays need, asks for anything but
@@ -62,7 +62,8 @@ def unpickle_arrays(name: str, file: BinaryIO, keys: Iterable[str]) -> dict[str,
         if not isinstance(key, str):
             raise MediaError(f"{name}: must hold a dict of arrays by name, got {_kind(key)} for a name")
         columns[key] = value
-    return {key: _rebuilt(name, key, columns[key], file) for key in keys if key in columns}
+    wanted = {key: _rebuilt(name, key, columns[key], file) for key in keys if key in columns}
+    return wanted | {key: None for key in columns if key not in wanted}
 
 
 def _rebuilt(name: str, key: str, value: object, file: BinaryIO) -> NDArray[Any]:
