@@ -63,9 +63,9 @@ def test_a_gif_of_which_too_much_would_be_kept_is_refused(tmp_path):
     assert refused(gif(tmp_path / "a.gif", 8192, 8192, 8), 8) == f"a.gif: must have {LIMITS}, got 8 of 8192 x 8192"
 
 
-@pytest.mark.parametrize(("side", "frames"), [(8192, 33), (2000, 600), (512, 9000)])
+@pytest.mark.parametrize(("side", "frames"), [(8192, 33), (2000, 537), (512, 8193)])
 def test_a_gif_of_many_large_pictures_is_refused_before_they_are_drawn(tmp_path, side, frames):
-    said = refused(gif(tmp_path / "a.gif", side, side, frames))
+    said = refused(gif(tmp_path / "a.gif", side, side, frames + 100))
 
     assert (
         said

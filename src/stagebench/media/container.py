@@ -6,8 +6,6 @@ packets don't tell it reliably has no `shown`, and can only be decoded from its 
 
 from __future__ import annotations
 
-import os
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +13,6 @@ from fractions import Fraction
 from heapq import heappushpop
 from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO
 
 import av
 
@@ -23,13 +20,11 @@ from stagebench import meter
 from stagebench.errors import MediaError
 from stagebench.media.files import MAX_PIXELS, require_pixels
 from stagebench.media.transport import is_whole
+from stagebench.media.truncation import gif_size, is_cut
 from stagebench.types import LoadSettings
 
 _REDRAWN = ("gif", "apng", "webp")  # of which a few bytes draw a whole picture anew, and every one has to be
 _MAX_REDRAWN = 2**31  # pixels of all pictures of one: a thousand of Full HD, two seconds of drawing
-_MP4_STARTS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-_EBML, _SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")  # IDs of Matroska's two top-level elements
-_PADDING = 4096  # bytes at the end of a GIF among which the last one is looked for
 # Formats that keep a time for every packet, and codecs that make exactly one frame of each and start afresh at a key
 # frame. Of H.264 and HEVC that is so only for some key frames: see `_is_entry`.
 _FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts")
@@ -78,8 +73,8 @@ def readable(path: Path, size: int) -> Iterator[None]:
     try:
         yield
     except av.error.FFmpegError as error:
-        require_pixels(path, *_gif_size(path), 1)  # FFmpeg only calls the argument invalid
-        reason = "a truncated file" if _is_cut(path, size) else "a damaged one or something else"
+        require_pixels(path, *gif_size(path), 1)  # FFmpeg only calls the argument invalid
+        reason = "a truncated file" if is_cut(path, size) else "a damaged one or something else"
         raise MediaError(f"{path.name}: must be a whole video, got {reason} ({error.strerror})") from error
 
 
@@ -124,7 +119,8 @@ def read_track(
     base = stream.time_base or Fraction(1)
     reach = None if loading.duration is None else (loading.start + loading.duration) / base
     end: float | None = None
-    name, flagged = container.format.name, None
+    context, name, flagged = stream.codec_context, container.format.name, None
+    redrawn = context.codec.canonical_name in _REDRAWN
     for packet in container.demux(stream):
         if packet.is_corrupt and flagged is None:
             flagged, reach, end = len(packets), None, None  # all of it is read, to see why
@@ -137,19 +133,29 @@ def read_track(
         if end is not None and not packet.is_discard and packet.dts is not None and packet.dts >= end:
             break  # later ones are shown later still; those that an edit list leaves out have times from anywhere
         packets.append(packet)
+        if redrawn:
+            require_pixels(path, context.width, context.height, len(packets), _MAX_REDRAWN)
     else:
         # FFmpeg reads an MP4 that was cut between two frames without complaint, and the others wherever they were cut.
-        if _is_cut(path, path.stat().st_size):
+        if is_cut(path, path.stat().st_size):
             frames = sum(not packet.is_discard for packet in packets)
             raise MediaError(f"{path.name}: must be whole, got a truncated file with {frames} frames left")
-    whole = flagged is None if name != "mpegts" else is_whole(path, stream.id, packets, flagged is not None)
-    if packets and not whole:
-        lost = ", or one after it is missing" if name == "mpegts" else ""
-        raise MediaError(f"{path.name}: must be whole, got a truncated or damaged packet {flagged or 0}{lost}")
+    _require_whole(path, name, stream.id, packets, flagged)
     meter.add("packets", len(packets))
-    if stream.codec_context.codec.canonical_name in _REDRAWN:
-        require_pixels(path, stream.codec_context.width, stream.codec_context.height, len(packets), _MAX_REDRAWN)
-    return _understand(packets, flagged is None and name in _FORMATS, stream.codec_context, base)
+    return _understand(packets, flagged is None and name in _FORMATS, context, base)
+
+
+def _require_whole(
+    path: Path, container_format: str, stream: int, packets: list[av.Packet[av.VideoStream]], flagged: int | None
+) -> None:
+    """Refuse a stream of which FFmpeg calls packet `flagged` damaged; in a transport stream that may be a mere seam."""
+    if container_format != "mpegts":
+        whole, what = flagged is None, "a truncated or damaged packet"
+    else:
+        whole = is_whole(path, stream, packets, suspected=flagged is not None)
+        what = "a truncated, damaged or missing packet near"
+    if not whole:
+        raise MediaError(f"{path.name}: must be whole, got {what} {flagged or 0}")
 
 
 def _understand(
@@ -212,83 +218,3 @@ def _nal_types(data: bytes, extradata: bytes) -> Iterator[int]:
         while 0 <= at < len(data) - 3:
             yield data[at + 3] & 31
             at = data.find(b"\0\0\1", at + 3)
-
-
-def _is_cut(path: Path, size: int) -> bool:
-    """Whether an MP4, a Matroska or WebM file, or a GIF is shorter than it says; other containers are not judged."""
-    return any(is_cut(path, size) for is_cut in (_is_cut_mp4, _is_cut_matroska, _is_cut_gif))
-
-
-def _is_cut_mp4(path: Path, size: int) -> bool:
-    """Whether a file begins as an MP4 and has a top-level box beyond its end, no index (moov), or nothing else.
-
-    Boxes: ISO/IEC 14496-12, 4.2.
-    """
-    if size < 8:
-        return False
-    start, kinds = 0, set()
-    with path.open("rb") as file:
-        while start + 8 <= size:
-            file.seek(start)
-            head = file.read(16)
-            length, kind = int.from_bytes(head[:4], "big"), head[4:8]
-            if start == 0 and kind not in _MP4_STARTS:
-                return False
-            if length == 1:  # the true length is in the next eight bytes
-                length = int.from_bytes(head[8:], "big")
-            kinds.add(kind)
-            if kind in (b"moov", b"mdat", b"moof") and start + length > size:
-                return True
-            if length < 8:  # 0: up to the end of the file; else not a box
-                break
-            start += length
-    return b"moov" not in kinds or kinds.isdisjoint((b"mdat", b"moof"))
-
-
-def _is_cut_matroska(path: Path, size: int) -> bool:
-    """Whether a file begins as Matroska and its segment, in which all else lies, goes on beyond its end.
-
-    Elements: RFC 8794, 4 to 6. A segment of unknown size, as of a live stream, is not judged.
-    """
-    with path.open("rb") as file:
-        if file.read(4) != _EBML:
-            return False
-        header = _read_size(file) or 0
-        if file.tell() + header > size:
-            return True
-        file.seek(header, os.SEEK_CUR)
-        if file.read(4) != _SEGMENT:
-            return False
-        length = _read_size(file)
-        return length is not None and file.tell() + length > size
-
-
-def _read_size(file: BinaryIO) -> int | None:
-    """The size of an element in bytes; None where it is unknown, a number of which all bits are set.
-
-    The zeros before the number's first bit tell how many bytes it takes.
-    """
-    first = file.read(1) or b"\xff"
-    width = 9 - first[0].bit_length()
-    unknown = 2 ** (7 * width) - 1
-    number = int.from_bytes(first + file.read(width - 1), "big") & unknown
-    return None if number == unknown else number
-
-
-def _gif_size(path: Path) -> tuple[int, int]:
-    """The width and height of a GIF's screen (GIF89a, 18); zeros of what is none."""
-    with path.open("rb") as file:
-        kind, width, height = file.read(4), *struct.unpack("<2xHH", file.read(6).ljust(6, b"\0"))
-    return (width, height) if kind == b"GIF8" else (0, 0)
-
-
-def _is_cut_gif(path: Path, size: int) -> bool:
-    """Whether a file begins as a GIF and does not end with the end of a block and the trailer (GIF89a, 16 and 27).
-
-    Zeros that fill it up may follow.
-    """
-    with path.open("rb") as file:
-        if file.read(6) not in (b"GIF87a", b"GIF89a"):
-            return False
-        file.seek(max(0, size - _PADDING))
-        return not file.read().rstrip(b"\0").endswith(b"\0;")

@@ -20,7 +20,7 @@ _SYNC = 0x47
 _TAIL = 16  # frames before a part's end that are looked at: more than an encoder puts out of order
 
 
-def is_whole(path: Path, stream: int, packets: Sequence[av.Packet[av.VideoStream]], suspected: bool) -> bool:
+def is_whole(path: Path, stream: int, packets: Sequence[av.Packet[av.VideoStream]], *, suspected: bool) -> bool:
     """Whether a stream's counter jumps only where a part begins: at a table and a key frame, with no time left out.
 
     Args:
@@ -29,6 +29,8 @@ def is_whole(path: Path, stream: int, packets: Sequence[av.Packet[av.VideoStream
         packets: its frames, in the order of decoding, from the first.
         suspected: whether FFmpeg calls one of these damaged; else only the first is looked at.
     """
+    if not packets:
+        return not suspected
     found = _heads(path, None if suspected or len(packets) < 2 else (packets[1].pos or 0) + _SIZES[-1])
     if found is None:
         return not suspected
