@@ -64,6 +64,24 @@ def test_media_are_those_of_the_default_decoder(tmp_path: Path, library: ModuleT
     assert (expected.span, expected.bytes_read) == (media.span, media.bytes_read)
 
 
+def test_a_part_has_the_span_of_the_default_decoder_to_the_last_digit(tmp_path: Path, library: ModuleType) -> None:
+    path = write_clip(tmp_path / "a.mp4")
+    spans = [
+        load(Sample(path, loading=LoadSettings(decoder=decoder, start=0.08, duration=0.3)), 3).span
+        for decoder in ("pyav", "opencv")
+    ]
+
+    assert spans[0] == spans[1]
+
+
+def test_fewer_frames_than_were_asked_for_are_refused(tmp_path: Path, library: ModuleType) -> None:
+    whole = library.read_frames
+    library.read_frames = lambda path, indices: whole(path, indices[:-1])
+
+    with pytest.raises(MediaError, match=r"^a\.mp4: opencv must give the frames at \[.*\] s, got those at \["):
+        load(Sample(write_clip(tmp_path / "a.mp4"), loading=BY_OPENCV), 4)
+
+
 def test_frames_of_other_times_are_refused(tmp_path: Path, library: ModuleType) -> None:
     library.late = 1 / RATE
 

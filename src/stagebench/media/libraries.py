@@ -41,10 +41,13 @@ def read_video_by(path: Path, count: int, loading: LoadSettings) -> Media:
     except library.ERRORS as error:
         why = " ".join(str(error).split())[:200]
         raise MediaError(f"{path.name}: {loading.decoder} can't read it ({why})") from error
-    expected = [float(track.times[track.shown[i]] * track.time_base) for i in chosen]
-    if not np.allclose(np.diff(seconds), np.diff(expected), rtol=0, atol=1e-3):
+    expected = [float(times[i] * track.time_base) for i in chosen]
+    if not len(images) == len(seconds) == count or not np.allclose(
+        np.diff(seconds), np.diff(expected), rtol=0, atol=1e-3
+    ):
         raise MediaError(f"{path.name}: {loading.decoder} must give the frames at {expected} s, got those at {seconds}")
-    return Media(tuple(images), "frames", len(images), size, expected[-1] - expected[0])
+    span = float((times[chosen[-1]] - times[chosen[0]]) * track.time_base)
+    return Media(tuple(images), "frames", len(images), size, span)
 
 
 def _import(name: str) -> ModuleType:
