@@ -62,7 +62,7 @@ def start(project, folder, kind, *command):
     """A command in a machine of its own; what it starts bears the folder's name as a mark."""
     folder.mkdir()
     environment = os.environ | {"PYTHONPATH": str(SRC), "BEHIND": kind, "MARK": str(folder), locks.FOLDER: str(folder)}
-    line = [sys.executable, "-m", "stagebench.cli", *command, str(folder / "out")]
+    line = [sys.executable, "-m", "stagebench", *command, str(folder / "out")]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(line, cwd=project, env=environment, start_new_session=True, **quiet)
 

@@ -45,11 +45,10 @@ def measure():
 
 
 def test_a_second_measurement_is_refused_and_the_first_one_named(other):
-    expected = (
-        rf"^one measurement at a time on this machine, got a second beside process {other.pid} \(-c an argument\)$"
-    )
-    with pytest.raises(BusyError, match=expected):
+    expected = "one measurement at a time on this machine, got a second beside process {} (stagebench an argument)"
+    with pytest.raises(BusyError) as refusal:
         measure()
+    assert str(refusal.value) == expected.format(other.pid)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -340,7 +340,7 @@ def test_a_second_recording_on_the_machine_is_refused_and_leaves_nothing(recorde
     process.kill()
     process.communicate(timeout=60)
     assert (code, len(said.splitlines())) == (2, 1)
-    assert f"got a second beside process {process.pid} (__main__.py record out --rounds 2 --processes 50)" in said
+    assert f"got a second beside process {process.pid} (stagebench record out --rounds 2 --processes 50)" in said
     assert not (recorded / "other").exists()
 
 

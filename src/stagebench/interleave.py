@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from stagebench import failures, processes, turns
+from stagebench.checkouts import ELSEWHERE
 from stagebench.errors import GateError
 from stagebench.failures import FailedError
 from stagebench.gate_runs import REFERENCE
@@ -258,7 +259,7 @@ def _started(arm: Arm, arguments: Sequence[str], **options: Any) -> AbstractCont
 
 def _environment(arm: Arm) -> dict[str, str]:
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in ELSEWHERE},
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "PYTHONPATH": os.pathsep.join([str(arm.root / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "PYTHONHASHSEED": "0",

@@ -46,7 +46,7 @@ def measurement(say: Callable[[str], None]) -> Iterator[None]:
     with os.fdopen(descriptor, "rb+", buffering=0) as file:
         if not free:
             raise BusyError(f"one measurement at a time on this machine, got a second beside {_holder(file.read(200))}")
-        me = f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])})"
+        me = f"process {os.getpid()} (stagebench {' '.join(sys.argv[1:])})"
         os.ftruncate(descriptor, 0)
         file.write(me.encode(errors="surrogateescape"))
         os.environ[WITHIN] = me

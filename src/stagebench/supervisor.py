@@ -1,7 +1,8 @@
 """Runs a command, and ends all that is left of it as soon as the command ends, or whoever asked for it does.
 
-`processes` starts it as a file (`python -I -S supervisor.py COMMAND ...`), so it imports nothing of stagebench. Its
-standard input is a pipe that only the one who asked holds open: however that one ends, the system closes it.
+`processes` starts it as a file (`python -I -S supervisor.py COMMAND ...`), so it imports nothing of stagebench, nor
+pathlib, which takes as long as all the rest. Its standard input is a pipe that only the one who asked holds open:
+however that one ends, the system closes it.
 """
 
 import ctypes
@@ -11,7 +12,6 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 
 CANNOT_RUN = 126
 """The exit status where the command can't be run, as a shell has it; the reason is on standard error."""
@@ -84,10 +84,11 @@ def _end_all(group: int) -> None:
 
 def _children() -> list[int]:
     here, found = os.getpid(), []
-    for process in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # gone meanwhile
-            if int(process.read_bytes().rpartition(b")")[2].split()[1]) == here:
-                found.append(int(process.parent.name))
+    with suppress(OSError), os.scandir("/proc") as processes:
+        for each in (each.name for each in processes if each.name.isdigit()):
+            with suppress(OSError), open(f"/proc/{each}/stat", "rb") as file:  # noqa: PTH123 # see above
+                if int(file.read().rpartition(b")")[2].split()[1]) == here:
+                    found.append(int(each))
     return found
 
 

@@ -135,6 +135,8 @@ def _head(both: Checkouts, plan: Plan, folder: Path) -> list[str]:
             f"a process of each side to count, then {plan.blocks * PROCESSES} to time, {plan.rounds} rounds each by "
             f"the {plan.clock} clock{', in turns' * plan.in_turns}, and as many once more for what those do not clear"
         )
+    if both.empty:
+        lines.append(f"submodules that are empty on both sides, as they are here: {', '.join(both.empty)}")
     return [*lines, *filter(None, [environment.load_warning()])]
 
 
