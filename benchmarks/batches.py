@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stagebench.backends.backend import RECIPES
-from stagebench.equality import NEAR_TIE, compare
+from stagebench.equality import NEAR_TIE, compare, describe_ids
 from stagebench.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline import Options
@@ -68,7 +68,8 @@ def require_rows(model: VisionLanguageModel, generation: Generation, expected: R
     for (row, logits), mine in zip(expected, generation.token_ids, strict=True):
         among = compare(first, row, first_logits)
         if repeats_itself(model, kernels) and among.verdict == "different":
-            raise StageError(f"equal rows must give equal tokens, got another token {among.position}")
+            got = describe_ids(model.tokenizer, among.position, among.ids)
+            raise StageError(f"equal rows must give equal tokens, got {got}")
         require_tokens(model, compare(row, [*mine, *[pad] * (len(row) - len(mine))], logits), kernels)
 
 

@@ -68,7 +68,7 @@ def test_stage(benchmark, pedantic, model, stage, sample, options, rounds, proof
     if proof:
         benchmark.extra_info["content"] = content_of(result)
         if isinstance(result, Generation):
-            proof.require_same_tokens(result)
+            proof.require_same_tokens(model, result)
         fresh_state()
         benchmark.extra_info |= counted(model, stage, steps[stage], done, proof)  # the very function that was timed
         kept.require(benchmark.extra_info["work"])

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from stagebench.equality import Comparison, compare, first_divergence, ulp
+from stagebench.equality import Comparison, another_token, compare, describe_ids, first_divergence, ulp
+from stagebench.models.tokenizer import build_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -60,3 +61,19 @@ def test_a_text_that_stops_earlier_is_a_difference():
 def test_a_comparison_says_where_and_by_how_much():
     text = "near-tie: token 7 differs, the reference's logits are 2.00 ulps apart"
     assert str(Comparison("near-tie", 7, 2.0)) == text
+
+
+def test_another_token_is_said_with_its_place_both_ids_and_both_texts():
+    tokenizer = build_tokenizer(200)
+    first, second = tokenizer.convert_tokens_to_ids(["a", "b"])
+    expected = f"another token 1, {second} 'b' in the place of {first} 'a'"
+    assert expected == another_token(tokenizer, [7, first, 9], [7, second])
+    outcome = compare([7, first], [7, second], logits([1.0] * 200, [1.0] * 200))
+    assert expected == describe_ids(tokenizer, outcome.position, outcome.ids)
+
+
+def test_a_text_that_ends_early_or_late_is_said_to():
+    tokenizer = build_tokenizer(200)
+    (first,) = tokenizer.convert_tokens_to_ids(["a"])
+    assert f"another token 1, the end in the place of {first} 'a'" == another_token(tokenizer, [7, first], [7])
+    assert f"another token 1, {first} 'a' in the place of the end" == another_token(tokenizer, [7], [7, first])

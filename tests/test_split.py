@@ -168,7 +168,7 @@ def processors(draw):
         ),
         "exponential_decay_length_penalty": st.tuples(st.integers(0, 6), st.sampled_from([1.1, 2.0])),
         "begin_suppress_tokens": st.lists(WORDS, min_size=1, max_size=20),
-        "forced_eos_token_id": WORDS,
+        "forced_eos_token_id": st.integers(LAST_WORD + 1, VOCABULARY - 4),  # none that another option forbids
         "renormalize_logits": st.just(True),
         "remove_invalid_values": st.just(True),
         "guidance_scale": st.sampled_from([0.5, 2.0]),

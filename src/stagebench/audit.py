@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from stagebench.counters import count_kernels, differences, total
-from stagebench.equality import compare, first_divergence
+from stagebench.equality import another_token, compare, describe_ids
 from stagebench.errors import StageError
 from stagebench.meter import SYSTEM
 from stagebench.models.protocol import VisionLanguageModel
@@ -91,14 +91,14 @@ def audit(model: VisionLanguageModel, sample: Sample, options: Options, kernels:
     exact = is_exact(model) and repeats_itself(model, kernels)
     tokens = reference_generate(model, inputs, options)
     again, logits = scored_generate(model, inputs, options)
-    repeats = _equal("generate() repeats itself", tokens, again)
+    repeats = _equal(model, "generate() repeats itself", tokens, again)
     yield repeats
     runs = [timed_run(model, sample, options) for _ in range(PASSES)]
     run = runs[-1]
     wrong = _refused(lambda: check_passes(model, runs, runs[0].generation.token_ids if exact else None))
     yield Check("timed passes are what they say, by a second clock", not wrong, wrong or f"{PASSES} passes")
     claim = "the stages give the tokens of generate()"
-    yield _same(claim, repeats, exact, tokens, _tokens(run.generation), logits)
+    yield _same(model, claim, repeats, exact, tokens, _tokens(run.generation), logits)
     share = median(run.unattributed / run.e2e for run in runs)
     claim = f"the stages explain e2e, all but {MAX_UNATTRIBUTED:.0%}"
     yield Check(claim, share <= MAX_UNATTRIBUTED, f"unattributed {share:.2%}")
@@ -107,11 +107,11 @@ def audit(model: VisionLanguageModel, sample: Sample, options: Options, kernels:
     static = dict(options) | STATIC
     static_tokens, static_logits = scored_generate(model, inputs, static)
     staged_static = _tokens(staged_generate(model, inputs, static))
-    yield _same("with a static cache too", repeats, exact, static_tokens, staged_static, static_logits)
+    yield _same(model, "with a static cache too", repeats, exact, static_tokens, staged_static, static_logits)
     claim = "the static cache gives the tokens of the dynamic one"
-    yield _same(claim, repeats, exact, tokens, static_tokens, logits)
+    yield _same(model, claim, repeats, exact, tokens, static_tokens, logits)
     other = _with_other_kernels(model, inputs, options)
-    yield _near_tie("other attention kernels part at a near-tie only", tokens, other, logits)
+    yield _near_tie(model, "other attention kernels part at a near-tie only", tokens, other, logits)
 
 
 def _refused(check: Callable[[], None]) -> str:
@@ -150,13 +150,20 @@ def _tokens(generation: Generation) -> torch.Tensor:
     return torch.tensor([generation.token_ids[0]])
 
 
-def _equal(claim: str, first: torch.Tensor, second: torch.Tensor) -> Check:
-    at = first_divergence(first[0].tolist(), second[0].tolist())
-    return Check(claim, at is None, f"{first.shape[1]} tokens equal" if at is None else f"token {at} differs")
+def _equal(model: VisionLanguageModel, claim: str, first: torch.Tensor, second: torch.Tensor) -> Check:
+    mine, other = first[0].tolist(), second[0].tolist()
+    equal = mine == other
+    return Check(claim, equal, f"{len(mine)} tokens equal" if equal else another_token(model.tokenizer, mine, other))
 
 
 def _same(
-    claim: str, repeats: Check, exact: bool, first: torch.Tensor, second: torch.Tensor, logits: list[torch.Tensor]
+    model: VisionLanguageModel,
+    claim: str,
+    repeats: Check,
+    exact: bool,
+    first: torch.Tensor,
+    second: torch.Tensor,
+    logits: list[torch.Tensor],
 ) -> Check:
     """Equal tokens, or with kernels that do not repeat themselves (not `exact`) equal up to a near-tie.
 
@@ -164,9 +171,14 @@ def _same(
     """
     if not repeats.held:
         return Check(claim, False, "not judged: generate() does not repeat itself")
-    return _equal(claim, first, second) if exact else _near_tie(f"{claim}, but for near-ties", first, second, logits)
+    if exact:
+        return _equal(model, claim, first, second)
+    return _near_tie(model, f"{claim}, but for near-ties", first, second, logits)
 
 
-def _near_tie(claim: str, first: torch.Tensor, second: torch.Tensor, logits: list[torch.Tensor]) -> Check:
+def _near_tie(
+    model: VisionLanguageModel, claim: str, first: torch.Tensor, second: torch.Tensor, logits: list[torch.Tensor]
+) -> Check:
     outcome = compare(first[0].tolist(), second[0].tolist(), logits)
-    return Check(claim, outcome.verdict != "different", str(outcome))
+    which = "" if outcome.position is None else f": {describe_ids(model.tokenizer, outcome.position, outcome.ids)}"
+    return Check(claim, outcome.verdict != "different", f"{outcome}{which}")

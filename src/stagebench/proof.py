@@ -9,7 +9,7 @@ import torch
 
 from stagebench.content import Content
 from stagebench.counters import additive, count_operators, differences, total
-from stagebench.equality import Comparison, compare, first_divergence
+from stagebench.equality import Comparison, another_token, compare, describe_ids, first_divergence
 from stagebench.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline import (
@@ -87,11 +87,11 @@ class Proof:
     tokens: Comparison
     content: dict[str, Content]
 
-    def require_same_tokens(self, generation: Generation) -> None:
+    def require_same_tokens(self, model: VisionLanguageModel, generation: Generation) -> None:
         """Refuse a pass that wrote another text than the proven one."""
         if generation.token_ids != self.generation.token_ids:
-            at = first_divergence(self.generation.token_ids[0], generation.token_ids[0])
-            raise StageError(f"every pass must give the tokens of the first, got another token {at}")
+            got = another_token(model.tokenizer, self.generation.token_ids[0], generation.token_ids[0])
+            raise StageError(f"every pass must give the tokens of the first, got {got}")
 
 
 def prove(model: VisionLanguageModel, reference: Reference, kernels: str) -> Proof:
@@ -128,7 +128,8 @@ def require_tokens(model: VisionLanguageModel, outcome: Comparison, kernels: str
         StageError: naming the first other token.
     """
     if repeats_itself(model, kernels) and outcome.verdict not in promised(model):
-        raise StageError(f"the stages must give the tokens of generate(), got another token {outcome.position}")
+        got = describe_ids(model.tokenizer, outcome.position, outcome.ids)
+        raise StageError(f"the stages must give the tokens of generate(), got {got}")
 
 
 def promised(model: VisionLanguageModel) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from statistics import median_low
 
-from stagebench.equality import first_divergence
+from stagebench.equality import another_token
 from stagebench.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.remembered import require_work
@@ -50,18 +50,19 @@ def check_passes(model: VisionLanguageModel, runs: Sequence[Run], expected: Sequ
     for run in runs:
         require_text(model, run)
         if expected is not None:
-            require_tokens(run, expected)
+            require_tokens(model, run, expected)
         for stage, done in run.metered.items():
             require_work(stage, done)
     for problem in clock_problems(runs):
         raise StageError(problem)
 
 
-def require_tokens(run: Run, expected: Sequence[Sequence[int]]) -> None:
+def require_tokens(model: VisionLanguageModel, run: Run, expected: Sequence[Sequence[int]]) -> None:
     """Refuse a pass that wrote another text than the first of its kind."""
     for mine, first in zip(run.generation.token_ids, expected, strict=True):
-        if (at := first_divergence(list(first), list(mine))) is not None:
-            raise StageError(f"every pass must give the tokens of the first, got another token {at}")
+        if mine != tuple(first):
+            got = another_token(model.tokenizer, first, mine)
+            raise StageError(f"every pass must give the tokens of the first, got {got}")
 
 
 def require_text(model: VisionLanguageModel, run: Run) -> None:

@@ -58,7 +58,7 @@ def read_npz(path: Path, window: Window) -> Columns:
             chosen = [entry for entry in entries if Path(entry.filename).stem in KEYS] or entries[:1]
             arrays = {Path(entry.filename).stem: _unpack(path.name, archive, entry) for entry in chosen}
     except _ZIP_ERRORS as error:
-        why = brief(" ".join(str(error).split()) or type(error).__name__)
+        why = brief(str(error) or type(error).__name__)
         raise MediaError(f"{path.name}: must be a whole .npz file, got: {why}") from error
     if len(arrays) < len(chosen):
         raise MediaError(f"{path.name}: must hold each array once, got {len(chosen)} of {len(arrays)} names")
@@ -75,7 +75,7 @@ def _unpack(name: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDAr
     with archive.open(entry) as file:
         dtype, shape = read_header(name, file)
         if dtype.hasobject:
-            raise MediaError(f"{name}: {ascii(entry.filename)[1:-1]} must hold numbers, got {brief(dtype)}")
+            raise MediaError(f"{name}: {brief(entry.filename)} must hold numbers, got {brief(dtype)}")
         return as_array(name, shape, dtype, file.read())
 
 

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from stagebench.errors import MediaError
 from stagebench.media.files import size_of
+from stagebench.shown import plain
 
 _VERSIONS = {
     (1, 0): npy_format.read_array_header_1_0,
     (2, 0): npy_format.read_array_header_2_0,
     (3, 0): npy_format.read_array_header_2_0,
 }
-_SHOWN = 120  # characters of a type or a shape
+_SHOWN = 120  # characters
 # All that numpy raises on a damaged header.
 _HEADER_ERRORS = (
     ArithmeticError,
@@ -62,9 +63,8 @@ def read_header(name: str, file: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, .
 
 
 def brief(value: object) -> str:
-    """Show a type or a shape out of a file, however long it is made."""
-    text = str(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    """Show what came out of a file, however long it is made."""
+    return plain(str(value), _SHOWN)
 
 
 def map_array(path: Path) -> NDArray[Any]:

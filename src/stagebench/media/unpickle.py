@@ -19,11 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stagebench.errors import MediaError
+from stagebench.shown import plain
 
 T = TypeVar("T")
 
 _MAX_OPCODES = 100_000  # a dict of arrays takes about a hundred, each of the rest costs time
-_MAX_LINE = 200  # bytes of a name, characters of an error
+_MAX_LINE = 200  # bytes of a name
+_SHOWN = 200  # characters of what an error quotes
 _MAX_DIMENSIONS = 32
 _LONG = 1000  # bytes: what is longer stays in the file
 # The numbers that an array may be made of. Anything else is named in an error, never built.
@@ -50,7 +52,7 @@ def unpickle_arrays(name: str, file: BinaryIO, keys: Iterable[str]) -> dict[str,
     try:
         loaded = machine.run()
     except (pickle.UnpicklingError, LookupError, ValueError) as error:
-        why = "it refers to what is not there" if isinstance(error, LookupError) else str(error)[:_MAX_LINE]
+        why = "it refers to what is not there" if isinstance(error, LookupError) else plain(str(error), _SHOWN)
         raise MediaError(f"{name}: must be a whole pickled dict, got a damaged one ({why})") from error
     recording = loaded.data[0] if isinstance(loaded, _Array) and isinstance(loaded.data, list) else loaded
     if not isinstance(recording, _Dict):
@@ -70,10 +72,10 @@ def _rebuilt(name: str, key: str, value: object, file: BinaryIO) -> NDArray[Any]
     if not isinstance(value, _Array):
         raise MediaError(f"{name}: {key} must be an array of one dimension, got {_kind(value)}")
     if value.type.code not in (*_PLAIN, *(_TIMES if key == "t" else ())) or isinstance(value.data, list):
-        raise MediaError(f"{name}: {key} must be integers, got numpy's type {value.type.code!r}")
+        raise MediaError(f"{name}: {key} must be integers, got numpy's type '{plain(value.type.code)}'")
     if len(value.shape) != 1:
         raise MediaError(
-            f"{name}: {key} must be an array of one dimension, got one of shape {str(value.shape)[:_MAX_LINE]}"
+            f"{name}: {key} must be an array of one dimension, got one of shape {plain(str(value.shape), _SHOWN)}"
         )
     dtype = np.dtype(value.type.order + value.type.code)
     data = value.data.read(file, value.shape[0] * dtype.itemsize)
@@ -275,8 +277,8 @@ class _Machine:
         """Push a name where it is an allowed one; nothing is imported."""
         wanted = names.replace(" ", ".", 1)
         if wanted not in _NAMES:
-            what = ascii(wanted[:_MAX_LINE])
-            raise MediaError(f"{self._name}: a pickle may load numpy arrays only, refused {what}")
+            what = plain(wanted, _SHOWN)
+            raise MediaError(f"{self._name}: a pickle may load numpy arrays only, refused '{what}'")
         self._stack.append(_Global(wanted))
 
 

@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, Pr
 from transformers.utils import logging as transformers_logging
 
 from stagebench.errors import CheckpointError, StagebenchError
+from stagebench.shown import plain
 from stagebench.types import ModelSettings
 
 N = TypeVar("N", bound=PreTrainedModel)
@@ -85,8 +86,7 @@ def reading(what: str) -> Iterator[None]:
 
 def one_line(error: Exception) -> str:
     """Say which error it was, in one line that is not too long."""
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return plain(f"{type(error).__name__}: {error}", LONGEST)
 
 
 def check_model_type(what: str, config: Mapping[str, Any], *allowed: str) -> None:
