@@ -20,7 +20,7 @@ NONE = {"tower_forwards": 0, "projector_forwards": 0, "language_model_forwards":
 
 def honest_work():
     return {
-        "load": NONE | {"images": 8, "bytes_read": 1000, "frames_decoded": 18},
+        "load": NONE | {"images": 8, "bytes_read": 1000, "packets": 36, "frames_decoded": 18, "images_made": 8},
         "preprocess": NONE | {"images": 8, "prompt_tokens": 40, "images_processed": 8, "resized_pixels": 900},
         "encode": NONE | {"visual_tokens": 8, "tower_forwards": 1, "projector_forwards": 1, "images_encoded": 8},
         "prefill": NONE | {"prompt_tokens": 40, "language_model_forwards": 1},
@@ -38,6 +38,11 @@ def test_honest_work_passes():
         ("load", "images", 0, "load must do some work, got images = 0"),
         ("load", "bytes_read", 0, "load must do some work, got bytes_read = 0"),
         ("preprocess", "images_processed", 0, "preprocess must do some work, got images_processed = 0"),
+        ("load", "packets", 0, "load must do some work, got packets = 0"),
+        ("load", "frames_decoded", 0, "load must do some work, got frames_decoded = 0"),
+        ("load", "events_read", 9, "load must do some work, got events_drawn = 0"),
+        ("load", "images_made", 0, "load must do some work, got images_made = 0"),
+        ("load", "images_made", 7, "load must make each of its 8 images, got images_made = 7"),
         ("load", "resized_pixels", 9, "load must leave the others' work alone, got resized_pixels = 9"),
         ("encode", "resized_pixels", 9, "encode must leave the others' work alone, got resized_pixels = 9"),
         ("encode", "images_processed", 8, "encode must leave the others' work alone, got images_processed = 8"),

@@ -24,12 +24,14 @@ def metered(function, *args):
 
 def test_a_clip_counts_its_packets_its_frames_and_its_size(scene):
     media, done = metered(read_video, scene.video, 8)
-    assert done == {"packets": 36, "frames_decoded": media.frames_decoded, "bytes_read": media.bytes_read}
+    read = {"packets": 36, "frames_decoded": media.frames_decoded, "bytes_read": media.bytes_read}
+    assert done == read | {"images_made": 8}
 
 
 def test_a_clip_that_is_opened_twice_counts_twice(scene):
     _, done = metered(read_video_in_order, scene.video, 8)
-    assert done == {"packets": 36, "frames_decoded": 36, "bytes_read": 2 * scene.video.stat().st_size}
+    size = 2 * scene.video.stat().st_size
+    assert done == {"packets": 36, "frames_decoded": 36, "bytes_read": size, "images_made": 8}
 
 
 def test_a_recording_counts_its_events_read_and_drawn(scene):
@@ -46,7 +48,10 @@ def test_a_window_counts_the_events_in_it(scene):
 
 def test_a_picture_counts_its_size(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    assert metered(read_images, tmp_path, 1)[1] == {"bytes_read": (tmp_path / "a.png").stat().st_size}
+    assert metered(read_images, tmp_path, 1)[1] == {
+        "bytes_read": (tmp_path / "a.png").stat().st_size,
+        "images_made": 1,
+    }
 
 
 def test_what_is_read_and_written_by_whatever_code_is_seen(tmp_path):

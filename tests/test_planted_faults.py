@@ -20,16 +20,18 @@ from stagebench.audit import audit
 from stagebench.cli import main
 from stagebench.content import content_of
 from stagebench.errors import StageError
+from stagebench.media import video
 from stagebench.media.scene import render_scene
 from stagebench.models import llava
 from stagebench.models.llava import Llava
+from stagebench.models.pixels import PilProcessor
 from stagebench.models.registry import build_model
 from stagebench.pipeline import counted_run, counter_of, path, timed_run
 from stagebench.proof import count_reference, prove
 from stagebench.remembered import Rounds, fingerprint, varied
 from stagebench.stages import load as load_stage
 from stagebench.timed import check_passes, outside
-from stagebench.types import GenerationSettings, Inputs, LoadSettings, Media, ModelSettings, Sample
+from stagebench.types import STAGES, GenerationSettings, Inputs, LoadSettings, Media, ModelSettings, Sample
 
 OPTIONS = GenerationSettings(max_new_tokens=4, fixed_length=True).options()
 
@@ -87,6 +89,13 @@ PLACES = {
     "preprocess": (Llava, "preprocess", lambda model, media, question: pixels_of(media)),
     "encode": (Llava, "encode", lambda model, inputs: pixels_of(inputs)),
 }
+OTHERS = {"prefill": (pipeline, "prefill", None), "decode": (pipeline, "decode", None)}
+PARTS = {
+    "packets": (video, "read_track"),
+    "images_made": (video, "to_image"),
+    "frames_decoded": (video, "_decode_keyed"),
+    "images_processed": (PilProcessor, "__call__"),
+}
 
 
 @pytest.mark.parametrize("hides", [False, True], ids=["", "hides"])
@@ -106,35 +115,46 @@ def test_a_remembered_result_fails_the_proof_that_every_command_makes(
 
 
 @pytest.mark.parametrize("hides", [False, True], ids=["", "hides"])
-@pytest.mark.parametrize("stage", ["load", "preprocess", "encode"])
+@pytest.mark.parametrize("stage", ["load", "preprocess", "encode", "prefill", "decode"])
 def test_a_remembered_result_fails_its_benchmark_in_the_round_that_has_it(model, sample, monkeypatch, stage, hides):
     watched.model = model
-    owner, name, _ = PLACES[stage]
+    owner, name, _ = (PLACES | OTHERS)[stage]
     monkeypatch.setattr(owner, name, remember(getattr(owner, name), lambda *_: 0, hides))
     with pytest.raises(StageError, match=f"{stage} must .* remembered"):
         timed_rounds(model, sample, stage)
 
 
+@pytest.mark.parametrize("counter", PARTS)
+def test_a_part_of_a_stage_that_is_remembered_leaves_its_counter_at_nothing(
+    model, sample, honest, monkeypatch, counter
+):
+    owner, name = PARTS[counter]
+    monkeypatch.setattr(owner, name, remember(getattr(owner, name), lambda *_: 0, hides=False))
+    pipeline.prepared(model, sample)
+    with pytest.raises(StageError, match=f"must do some work, got {counter} = 0"):
+        counted_run(model, sample, OPTIONS)
+
+
 def timed_rounds(model, sample, stage):
     """As `test_stage` does it: the rounds of one stage, and the counted pass that they are held to."""
     steps, kept, done = path(model, sample, OPTIONS), Rounds(stage, 1, 2), {}
-    before = {"preprocess": "load", "encode": "preprocess"}.get(stage)
-    for name in list(steps)[: list(steps).index(stage)]:
+    earlier = list(steps)[: list(steps).index(stage)]
+    before = earlier[-1] if earlier else None
+    for name in earlier:
         done[name] = steps[name](done)
-    given = done.get(before)
     for _ in range(3):
-        done[before] = kept.fresh(given)
+        done[before] = kept.fresh(steps[before](done) if earlier else None)
         kept.begin()
         result = steps[stage](done)
         kept.end()
         kept.judge(result)
-    done[before] = given
+    done[before] = steps[before](done) if earlier else None
     counter = counter_of(model)
     counter(stage, steps[stage], done)
     kept.require(counter.work[stage])
 
 
-@pytest.mark.parametrize("stage", ["load", "preprocess", "encode"])
+@pytest.mark.parametrize("stage", list(STAGES))
 def test_the_rounds_of_an_honest_stage_pass(model, sample, honest, stage):
     timed_rounds(model, sample, stage)
 
@@ -189,7 +209,10 @@ def decode_with_another_library(path):
 @pytest.mark.parametrize(
     ("again", "seen"),
     [
-        (lambda path: load_stage.read_video(path, 8), {"bytes_read", "packets", "frames_decoded", "bytes_from_files"}),
+        (
+            lambda path: load_stage.read_video(path, 8),
+            {"bytes_read", "packets", "frames_decoded", "images_made", "bytes_from_files"},
+        ),
         (decode_with_another_library, {"bytes_from_files"}),
         (lambda path: path.read_bytes(), {"bytes_from_files"}),
     ],

@@ -25,8 +25,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _NEEDED = {
-    "load": ("images", "bytes_read"),
-    "preprocess": ("prompt_tokens", "images_processed"),
+    "load": ("images",),
+    "preprocess": ("prompt_tokens",),
     "encode": ("tower_forwards", "projector_forwards"),
     "prefill": ("language_model_forwards",),
     "decode": (),
@@ -237,14 +237,21 @@ def check_work(work: Mapping[str, Work]) -> None:
     for stage in STAGES:
         if stage not in work:
             raise StageError(f"every stage must run, got no {stage}")
-        for counter in _NEEDED[stage]:
-            if not work[stage].get(counter):
-                raise StageError(f"{stage} must do some work, got {counter} = 0")
-        if n := work[stage].get("tensors_formatted"):
-            raise StageError(f"{stage} must not write tensors as text, got tensors_formatted = {n}")
-        for counter, owners in _OWNERS.items():
-            if stage not in owners and (n := work[stage].get(counter)):
-                raise StageError(f"{stage} must leave the others' work alone, got {counter} = {n}")
+        _check_stage(stage, work[stage])
+    images, made = work["load"]["images"], work["load"]["images_made"]
+    if made < images:
+        raise StageError(f"load must make each of its {images} images, got images_made = {made}")
     steps, forwards = work["decode"]["steps"], work["decode"]["language_model_forwards"]
     if steps + work["decode"].get("overrun", 0) != forwards:
         raise StageError(f"decode must run the language model once a step, got {forwards} times in {steps} steps")
+
+
+def _check_stage(stage: str, work: Work) -> None:
+    needed = next((f"{name} = 0" for name in _NEEDED[stage] if not work.get(name)), None)
+    if still := needed or meter.undone(stage, work):
+        raise StageError(f"{stage} must do some work, got {still}")
+    if n := work.get("tensors_formatted"):
+        raise StageError(f"{stage} must not write tensors as text, got tensors_formatted = {n}")
+    for counter, owners in _OWNERS.items():
+        if stage not in owners and (n := work.get(counter)):
+            raise StageError(f"{stage} must leave the others' work alone, got {counter} = {n}")

@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 COUNTED = {
-    "load": ("packets", "frames_decoded", "bytes_read", "events_read", "events_drawn"),
+    "load": ("packets", "frames_decoded", "bytes_read", "events_read", "events_drawn", "images_made"),
     "preprocess": ("images_processed",),
 }
 """Names by the stage whose work they are; a file counts with its size, whatever is read of it."""
+
+_NEEDED = {"load": ("bytes_read", "images_made"), "preprocess": ("images_processed",)}
+_TOGETHER = (("packets", "frames_decoded"), ("events_read", "events_drawn"))
 
 SYSTEM = ("bytes_from_files", "bytes_to_files")
 """Of `SystemMeter`: a file that is read by whatever library, a log that is written."""
@@ -41,6 +44,19 @@ def so_far() -> Mapping[str, int]:
 def since(before: Mapping[str, int]) -> Counter[str]:
     """What was added to them; names of which nothing was added are left out."""
     return Counter({name: n - before.get(name, 0) for name, n in _done.items() if n != before.get(name, 0)})
+
+
+def undone(stage: str, done: Mapping[str, int]) -> str | None:
+    """Name what a stage can't have done without, where it has not done it; None where it has done all.
+
+    Args:
+        stage: its name.
+        done: what was counted while it ran.
+    """
+    pairs = _TOGETHER if stage == "load" else ()
+    needed = [name for pair in pairs if any(map(done.get, pair)) for name in pair]
+    still = [name for name in (*needed, *_NEEDED.get(stage, ())) if not done.get(name)]
+    return f"{still[0]} = 0" if still else None
 
 
 class SystemMeter:

@@ -19,16 +19,14 @@ import torch
 from stagebench import meter
 from stagebench.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel
+from stagebench.stages.decode import cache_of
 from stagebench.stages.encode import encode
 from stagebench.stages.load import load
 from stagebench.stages.preprocess import preprocess
 from stagebench.timing import synchronize
-from stagebench.types import Features, Image, Inputs, Media, Sample, Work
+from stagebench.types import Features, Generation, Image, Inputs, Media, Prefilled, Sample, Work
 
-T = TypeVar("T", bound=Media | Inputs)
-
-SIGN = {"load": "bytes_read", "preprocess": "images_processed"}
-"""The counter of the meter without which a stage has done nothing."""
+T = TypeVar("T", bound=Media | Inputs | Features)
 
 FASTER = 2.5
 """Times: no honest stage takes its last input again so much faster than a new one, at best."""
@@ -41,17 +39,22 @@ _SLACK = (4096, 0.02)  # bytes, or a share of them, that libraries read of their
 
 
 def varied(given: T, number: int) -> T:
-    """Copy what a stage takes, with noise in the middle of each picture: other noise for each number, none for 0."""
+    """Copy what a stage takes, with noise in the middle of each picture: other noise for each number, none for 0.
+
+    Of features, in the middle of a row's tokens and of each token.
+    """
     if isinstance(given, Media):
         draw = np.random.RandomState(number)
         return replace(given, images=tuple(_noisy(image, draw if number else None) for image in given.images))
-    pixels: torch.Tensor = given.pixels.clone()
+    name = "pixels" if isinstance(given, Inputs) else "tokens"
+    tensor: torch.Tensor = getattr(given, name).clone()
     if number:
-        rows, columns = map(_middle, pixels.shape[-2:])
-        middle = pixels[..., rows, columns]
+        rows, columns = map(_middle, tensor.shape[-2:])
+        middle = tensor[..., rows, columns]
         noise = torch.randn(middle.shape, generator=torch.Generator().manual_seed(number))
         middle += noise.to(middle)
-    return replace(given, pixels=pixels)
+    changed: Any = {name: tensor}  # of two types, of which each has one of the names
+    return replace(given, **changed)
 
 
 def _noisy(image: Image, draw: np.random.RandomState | None) -> Image:
@@ -71,18 +74,22 @@ def fingerprint(result: object) -> tuple[float, float] | None:
     """Two numbers of what came of pictures, by which other pictures show; None of what did not."""
     match result:
         case Inputs(pixels=tensor) | Features(tokens=tensor):
-            return float(tensor.sum(dtype=torch.float64)), float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
-    return None
+            pass
+        case Prefilled():
+            tensor = cache_of(result.state).layers[-1].values
+        case _:
+            return None
+    return float(tensor.sum(dtype=torch.float64)), float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
 
 
 def require_work(stage: str, done: Work) -> None:
-    """Refuse a call of a stage in which the meter stood still.
+    """Refuse a call of a stage in which the meter, or a part of it, stood still.
 
     Raises:
         StageError: naming the stage and what it did not do.
     """
-    if stage in SIGN and not done.get(SIGN[stage]):
-        raise StageError(f"{stage} must do its work every time, got {SIGN[stage]} = 0: a remembered result")
+    if still := meter.undone(stage, done):
+        raise StageError(f"{stage} must do its work every time, got {still}: a remembered result")
 
 
 class Rounds:
@@ -96,11 +103,13 @@ class Rounds:
 
     def fresh(self, given: Any) -> Any:
         """The input of the coming round: where it holds pictures another one each time, and the given in the last."""
-        return varied(given, (len(self._seen) + 1) % self._total) if isinstance(given, Media | Inputs) else given
+        plain = not isinstance(given, Media | Inputs | Features)
+        return given if plain else varied(given, (len(self._seen) + 1) % self._total)
 
     def begin(self) -> None:
         """Look before a round."""
         self._before, self._system = meter.so_far(), meter.SystemMeter()
+        self._began = time.perf_counter()
 
     def end(self) -> None:
         """Look after it."""
@@ -120,6 +129,10 @@ class Rounds:
             StageError: it did nothing, or gave the result of the round before, whose input was another.
         """
         require_work(self.stage, self._seen[-1][0])
+        if isinstance(result, Generation) and any(end < self._began for end in result.step_ends):
+            raise StageError(
+                f"{self.stage} must take each step in its own round, got one from before: a remembered one"
+            )
         if (last := fingerprint(result)) is not None and last == self._last:
             raise StageError(f"{self.stage} must give another result for other pixels, got the last: a remembered one")
         self._last = last

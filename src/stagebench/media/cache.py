@@ -152,6 +152,7 @@ def _read_entry(entry: Path, count: int, max_bytes: int) -> Media | None:
         known = span is None or (type(span) is float and 0 <= span < math.inf)
         if not known or note != _note(frames, entry.stem, span):
             return None
+        meter.add("images_made", count)
         with suppress(OSError):  # another process may have removed it, or the disk can't be written to
             os.utime(entry)  # used last
         return Media(tuple(frames), "frames", frames_decoded=0, bytes_read=size, span=span, cache_hits=1)

@@ -10,6 +10,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, VideoReformatter
 
+from stagebench import meter
 from stagebench.errors import MediaError
 from stagebench.types import Image
 
@@ -42,6 +43,7 @@ def to_image(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter) ->
     Raises:
         MediaError: it is tagged with a colour matrix or an orientation that isn't supported.
     """
+    meter.add("images_made")
     return _upright(path, frame, _to_rgb(path, frame, reformatter))
 
 

@@ -58,6 +58,7 @@ def read_png(path: Path) -> Image:
     """
     try:
         meter.add_file(path)
+        meter.add("images_made")
         with PillowImage.open(path, formats=["PNG"]) as image:
             require_pixels(path, *image.size, 1)  # a second header may say otherwise than the first
             if image.mode.startswith("I"):

@@ -38,6 +38,7 @@ def read_video_by(path: Path, count: int, loading: LoadSettings) -> Media:
     try:
         images, seconds = library.read_frames(path, chosen)
         meter.add("frames_decoded", len(images))
+        meter.add("images_made", len(images))
     except library.ERRORS as error:
         why = " ".join(str(error).split())[:200]
         raise MediaError(f"{path.name}: {loading.decoder} can't read it ({why})") from error

@@ -47,6 +47,7 @@ def draw_events(x: Integers, y: Integers, p: NDArray[Any], size: tuple[int, int]
         needed = f"{reach[0]} x {reach[1]}"
         raise MediaError(f"events must lie within an image of {width} x {height}, got some that take {needed}")
     meter.add("events_drawn", len(x))
+    meter.add("images_made")
     codes = np.zeros(height * width, dtype=np.uint8)
     for start in range(0, len(x), _BLOCK):
         part = slice(start, start + _BLOCK)
