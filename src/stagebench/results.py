@@ -15,17 +15,35 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
+from stagebench.checks import (
+    CONTENT,
+    COUNT,
+    FLAG,
+    NUMBER,
+    OBJECT,
+    OBJECTS,
+    POSITIVE,
+    SET_UP,
+    SPREAD,
+    SPREADS,
+    STATUS,
+    TEXT,
+    TEXTS,
+    TIME,
+    TIMES,
+    WORK,
+    check,
+    is_text,
+    or_none,
+)
 from stagebench.errors import BaselineError
 from stagebench.json_files import read_json
 
 SCHEMA = 1
-LONGEST_TEXT = 10_000
 ROUNDING = 1e-6
 """Relative; statistics that are further apart are not of the same times."""
 
 Run = dict[str, Any]
-Check = tuple[Callable[[Any], bool], str]
-"""Whether a value is what it must be, and that in words."""
 
 
 def read_run(path: Path) -> Run:
@@ -80,11 +98,11 @@ def validate(run: Any, where: str) -> Run:
         raise BaselineError(f"{where} must have schema {SCHEMA}, got {short(own.get('schema'))}")
     if missing := [key for key in ("failed", "regressed", "exit_status") if key not in own]:
         raise BaselineError(f"{where} must say what failed, got no {', '.join(missing)}")
-    _check(own, _OWN, f"{where}: stagebench")
-    _check(own.get("recording", {}), _RECORDING, f"{where}: recording")
-    _check(own.get("accepted", {}), _ACCEPTED, f"{where}: accepted")
-    _check(run, _TOP, where)
-    _check(run.get("commit_info") or {}, _COMMIT, f"{where}: commit_info")
+    check(own, _OWN, f"{where}: stagebench", BaselineError)
+    check(own.get("recording", {}), _RECORDING, f"{where}: recording", BaselineError)
+    check(own.get("accepted", {}), _ACCEPTED, f"{where}: accepted", BaselineError)
+    check(run, _TOP, where, BaselineError)
+    check(run.get("commit_info") or {}, _COMMIT, f"{where}: commit_info", BaselineError)
     _validate_place(run.get("machine_info"), where)
     _validate_benchmarks(run.get("benchmarks"), where)
     return run
@@ -93,7 +111,7 @@ def validate(run: Any, where: str) -> Run:
 def _validate_place(place: Any, where: str) -> None:
     if not isinstance(place, dict) or not {"device", "profile", "dtype"} <= place.keys():
         raise BaselineError(f"{where} must say where it was made, got no device, profile and dtype")
-    if wrong := [key for key, value in place.items() if not _is_text(value)]:
+    if wrong := [key for key, value in place.items() if not is_text(value)]:
         raise BaselineError(f"{where} must say in text where it was made, got another {', '.join(wrong)}")
 
 
@@ -102,7 +120,7 @@ def _validate_benchmarks(benchmarks: Any, where: str) -> None:
         raise BaselineError(f"{where} must list benchmarks with names and stats, got {short(benchmarks)}")
     for place, benchmark in enumerate(benchmarks):
         name = benchmark.get("fullname") if isinstance(benchmark, dict) else None
-        if not isinstance(name, str) or not name or not _is_text(name):
+        if not isinstance(name, str) or not name or not is_text(name):
             raise BaselineError(
                 f"{where} must list benchmarks with names and stats, got {short(benchmark)} in place {place}"
             )
@@ -112,11 +130,11 @@ def _validate_benchmarks(benchmarks: Any, where: str) -> None:
 
 
 def _validate_benchmark(benchmark: Mapping[str, Any], where: str) -> None:
-    _check(benchmark, _BENCHMARK, where)
+    check(benchmark, _BENCHMARK, where, BaselineError)
     if "stats" not in benchmark or "median" not in benchmark["stats"]:
         raise BaselineError(f"{where} must have stats with a median, got none")
     stats = benchmark["stats"]
-    _check(stats, _STATS, f"{where}: stats")
+    check(stats, _STATS, f"{where}: stats", BaselineError)
     data = stats.get("data") or []
     for chain in (("min", "q1", "median", "q3", "max"), ("min", "mean", "max")):
         for lower, upper in pairwise([key for key in chain if key in stats]):
@@ -126,72 +144,11 @@ def _validate_benchmark(benchmark: Mapping[str, Any], where: str) -> None:
     for key, value in of_data.items():
         if not math.isclose(stats[key], value, rel_tol=ROUNDING):
             raise BaselineError(f"{where}: {key} must be that of its data, {value}, got {stats[key]}")
-    _check(benchmark.get("extra_info", {}), _INFO, f"{where}: extra_info")
+    check(benchmark.get("extra_info", {}), _INFO, f"{where}: extra_info", BaselineError)
 
 
-def _check(data: Mapping[str, Any], checks: Mapping[str, Check], where: str) -> None:
-    for key, (holds, what) in checks.items():
-        if key in data and not holds(data[key]):
-            raise BaselineError(f"{where}: {key} must be {what}, got {short(data[key])}")
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= LONGEST_TEXT
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _each(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(map(holds, value))
-
-
-def _named(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Objects of such values, or of stages with such objects."""
-
-    def named(value: Any) -> bool:
-        inner = [v for each in value.values() for v in (each.values() if _is_object(each) else [each])]
-        return all(map(holds, inner))
-
-    return lambda value: _is_object(value) and named(value)
-
-
-def _or_none(check: Check) -> Check:
-    holds, what = check
-    return lambda value: value is None or holds(value), f"{what} or null"
-
-
-TEXT: Check = (_is_text, f"a text of at most {LONGEST_TEXT} characters")
-TEXTS: Check = (_each(_is_text), "a list of texts")
-COUNT: Check = (_is_count, "a whole number of at least 0")
-POSITIVE: Check = (lambda value: _is_count(value) and value > 0, "a whole number above 0")
-STATUS: Check = (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number")
-FLAG: Check = (lambda value: isinstance(value, bool), "true or false")
-NUMBER: Check = (_is_number, "a finite number")
-SPREAD: Check = (lambda value: _is_number(value) and value >= 0, "a finite number of at least 0")
-TIME: Check = (lambda value: _is_number(value) and value > 0, "a finite number above 0")
-TIMES: Check = (_each(TIME[0]), "a list of finite numbers above 0")
-SPREADS: Check = (_each(SPREAD[0]), "a list of finite numbers of at least 0")
-OBJECT: Check = (_is_object, "an object")
-OBJECTS: Check = (_each(_is_object), "a list of objects")
-WORK: Check = (_named(_is_count), "counters, whole numbers of at least 0")
-CONTENT: Check = (_named(lambda v: _is_text(v) or _each(_is_number)(v)), "digests: texts, or lists of finite numbers")
-SET_UP: Check = (
-    lambda value: _is_object(value) and all(SPREAD[0](value.get(key)) for key in ("seconds", "bytes", "captures")),
-    "seconds, bytes and captures, numbers of at least 0",
-)
-
-_TOP = {"datetime": TEXT, "commit_info": _or_none(OBJECT)}
-_COMMIT = {"id": _or_none(TEXT), "dirty": _or_none(FLAG)}
+_TOP = {"datetime": TEXT, "commit_info": or_none(OBJECT)}
+_COMMIT = {"id": or_none(TEXT), "dirty": or_none(FLAG)}
 _OWN = {
     "failed": COUNT,
     "exit_status": STATUS,
@@ -201,8 +158,8 @@ _OWN = {
     "selection": TEXTS,
     "deselected": TEXTS,
     "times_only": FLAG,
-    "order_seed": _or_none(STATUS),
-    "load_warning": _or_none(TEXT),
+    "order_seed": or_none(STATUS),
+    "load_warning": or_none(TEXT),
     "turns": COUNT,
     "turn": OBJECT,
     "recording": OBJECT,
@@ -218,16 +175,16 @@ _RECORDING = {
     "seconds": SPREAD,
     "select": TEXT,
 }
-_ACCEPTED = dict.fromkeys(("who", "when", "reason", "commit", "version"), _or_none(TEXT)) | {
+_ACCEPTED = dict.fromkeys(("who", "when", "reason", "commit", "version"), or_none(TEXT)) | {
     "history": OBJECTS,
-    "replaces": _or_none(OBJECT),
+    "replaces": or_none(OBJECT),
 }
-_BENCHMARK = dict.fromkeys(("name", "group", "param"), _or_none(TEXT)) | {"stats": OBJECT, "extra_info": OBJECT}
+_BENCHMARK = dict.fromkeys(("name", "group", "param"), or_none(TEXT)) | {"stats": OBJECT, "extra_info": OBJECT}
 _STATS = {
     **dict.fromkeys(("median", "min", "max", "mean", "q1", "q3", "ld15iqr", "hd15iqr", "total", "ops"), TIME),
     **dict.fromkeys(("stddev", "iqr"), SPREAD),
     **dict.fromkeys(("rounds", "iterations"), POSITIVE),
-    "data": _or_none(TIMES),
+    "data": or_none(TIMES),
 }
 _OF_DATA: Mapping[str, Callable[[Sequence[float]], float]] = {
     "median": statistics.median,
@@ -242,13 +199,13 @@ _INFO = {
     **dict.fromkeys(("images", "batch", "context", "new_tokens"), COUNT),
     **dict.fromkeys(("work", "generate_work", "bytes"), WORK),
     "content": CONTENT,
-    "units": _or_none(COUNT),
+    "units": or_none(COUNT),
     "processes": POSITIVE,
     "device_seconds": SPREADS,
     "device_median": SPREAD,
-    "unattributed_share": _or_none(NUMBER),
+    "unattributed_share": or_none(NUMBER),
     "setup": SET_UP,
-    "gpu": _or_none(OBJECT),
+    "gpu": or_none(OBJECT),
     "gate": OBJECT,
 }
 

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from stagebench.analysis.attribution import UNATTRIBUTED, Costs, mean_of
-from stagebench.errors import AnalysisError
+from stagebench.checks import (
+    COUNT,
+    COUNTS,
+    NUMBER,
+    OBJECT,
+    POSITIVE,
+    SPREAD,
+    SPREADS,
+    TEXT,
+    TIME,
+    Check,
+    check,
+    is_count,
+    is_text,
+    or_none,
+)
+from stagebench.errors import AnalysisError, StagebenchError
+from stagebench.json_files import parse_json, read_bytes
 from stagebench.types import STAGES
 
 Row = Mapping[str, Any]
@@ -17,6 +33,23 @@ Row = Mapping[str, Any]
 `tpot` where it has a meaning, `itl`, `tokens`, `token_ids`, `finish_reason`, `text`, `work` by stage, `peak_bytes` by
 stage and `near_ties` (steps) where known, `load` (cold or warm). Times in seconds."""
 REQUIRED = frozenset({"model", "sample", "seconds", "e2e", "tokens"})
+_NAME: Check = (lambda value: is_text(value) or is_count(value), "a text or a whole number")
+_SECONDS = dict.fromkeys(STAGES, SPREAD)
+_NOTED = {
+    **dict.fromkeys(("model", "mode", "study", "path", "load", "finish_reason", "text", "not_cold", "error"), TEXT),
+    **dict.fromkeys(("sample", "sequence"), _NAME),
+    **dict.fromkeys(("order", "pass"), COUNT),
+    **dict.fromkeys(("seconds", "work", "peak_bytes"), OBJECT),
+    "value": or_none(SPREAD),
+    "e2e": TIME,
+    "ttft": SPREAD,
+    "tpot": or_none(SPREAD),
+    "itl": SPREADS,
+    "unattributed": NUMBER,
+    "cold_load": SPREAD,
+    "tokens": POSITIVE,
+    "token_ids": COUNTS,
+}
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -25,10 +58,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         AnalysisError: where the file can't be read, or another line is no row.
     """
-    try:
-        *lines, last = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise AnalysisError(f"can't read the samples {path}: {error.strerror}") from error
+    *lines, last = read_bytes(path, f"the samples {path}", AnalysisError).split(b"\n")
     rows = [_row(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
     with suppress(AnalysisError):
         rows.append(_row(last, str(path)))
@@ -37,7 +67,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def _row(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row: Any = json.loads(line)
+        row: Any = parse_json(line)
     except ValueError as error:
         raise AnalysisError(f"{where} must be JSON, got: {error}") from error
     if not isinstance(row, dict):
@@ -47,16 +77,28 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
     return row
 
 
-def require_row(row: Row, where: str) -> None:
-    """Check that a row has what every analysis needs.
+def require_row(row: Row, where: str, error_type: type[StagebenchError] = AnalysisError) -> None:
+    """Check that a row has what every analysis needs, and that every number is one.
 
     Raises:
-        AnalysisError: naming what is missing.
+        error_type: naming what is missing, or is something else.
     """
     if missing := sorted(REQUIRED - row.keys()):
-        raise AnalysisError(f"{where} must have {', '.join(sorted(REQUIRED))}, got no {', '.join(missing)}")
+        raise error_type(f"{where} must have {', '.join(sorted(REQUIRED))}, got no {', '.join(missing)}")
+    require_noted(row, where, error_type)
     if missing := [stage for stage in STAGES if stage not in row["seconds"]]:
-        raise AnalysisError(f"{where} must have the seconds of every stage, got none of {', '.join(missing)}")
+        raise error_type(f"{where} must have the seconds of every stage, got none of {', '.join(missing)}")
+    check(row["seconds"], _SECONDS, f"{where}: seconds", error_type)
+    check(row.get("peak_bytes", {}), dict.fromkeys(STAGES, COUNT), f"{where}: peak_bytes", error_type)
+
+
+def require_noted(row: Row, where: str, error_type: type[StagebenchError]) -> None:
+    """Check the keys that are there, as of a sample that failed.
+
+    Raises:
+        error_type: naming the first that is something else.
+    """
+    check(row, _NOTED, where, error_type)
 
 
 def select(rows: Iterable[Row], **wanted: str) -> list[Row]:

@@ -161,7 +161,11 @@ def _cold(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """The load stage from the disk beside the one from the page cache, of the same samples."""
     found: dict[str, dict[str, Any]] = {}
     for model in models_of(rows):
-        pairs = [(row["cold_load"], row["seconds"]["load"]) for row in select(rows, model=model) if "cold_load" in row]
+        pairs = [
+            (row["cold_load"], row["seconds"]["load"])
+            for row in select(rows, model=model)
+            if row.get("cold_load") and row["seconds"]["load"]
+        ]
         if pairs:
             found[model] = {
                 "samples": len(pairs),

@@ -14,8 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from stagebench.analysis.rows import require_noted
 from stagebench.errors import StudyError
-from stagebench.json_files import read_json, write_json
+from stagebench.json_files import parse_json, read_bytes, read_json, write_json
 from stagebench.results import SCHEMA
 
 RUN_FILE = "run.json"
@@ -140,19 +141,17 @@ class Journal:
 
 def _parse(path: Path) -> tuple[list[Row], int]:
     """The whole lines of a file, and where the last one ends, in bytes."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise StudyError(f"can't read the samples {path}: {error.strerror}") from error
+    data = read_bytes(path, f"the samples {path}", StudyError)
     end = data.rfind(b"\n") + 1
     rows = []
     for number, line in enumerate(data[:end].splitlines(), 1):
         try:
-            rows.append(json.loads(line))
+            rows.append(parse_json(line))
         except ValueError as error:
             raise StudyError(f"{path}:{number} must be JSON, got: {error}") from error
         if not isinstance(rows[-1], dict):
             raise StudyError(f"{path}:{number} must be an object, got {type(rows[-1]).__name__}")
+        require_noted(rows[-1], f"{path}:{number}", StudyError)
     return rows, end
 
 

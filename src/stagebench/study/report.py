@@ -9,8 +9,8 @@ from stagebench.errors import StudyError
 from stagebench.json_files import write_json, write_text
 from stagebench.study.document import headlines, sections
 from stagebench.study.findings import findings
-from stagebench.study.journal import read_run, read_samples
 from stagebench.study.markdown import to_markdown
+from stagebench.study.stored import read_stored
 
 
 def require_report_extra() -> None:
@@ -39,8 +39,8 @@ def write_report(folder: Path) -> dict[str, Any]:
     from stagebench.study.html import to_html  # here, because they need the extra
     from stagebench.study.pictures import draw
 
-    rows = read_samples(folder)
-    found = findings(read_run(folder), rows)
+    run, rows = read_stored(folder)
+    found = findings(run, rows)
     report = found | {"summary": headlines(found)}
     laid_out = sections(found)
     title = f"stagebench: {found['identity']['models']} on {found['identity']['device']}"
