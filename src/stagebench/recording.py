@@ -166,6 +166,8 @@ class Recording:
             f"{key}: {here[key]!r} here, {there.get(key)!r} there" for key in here if here[key] != there.get(key)
         ]:
             raise RecordingError(f"{self._path(number)} is of another recording: {'; '.join(differing)}")
+        if "seconds" not in there:
+            raise RecordingError(f"{self._path(number)} must say how long the process took, got nothing of it")
 
     def _require_benchmarks(self, number: int, run: Run) -> None:
         if all(is_reference(benchmark["fullname"]) for benchmark in run["benchmarks"]):

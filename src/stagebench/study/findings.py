@@ -161,11 +161,8 @@ def _cold(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """The load stage from the disk beside the one from the page cache, of the same samples."""
     found: dict[str, dict[str, Any]] = {}
     for model in models_of(rows):
-        pairs = [
-            (row["cold_load"], row["seconds"]["load"])
-            for row in select(rows, model=model)
-            if row.get("cold_load") and row["seconds"]["load"]
-        ]
+        loads = [(row.get("cold_load"), row["seconds"]["load"]) for row in select(rows, model=model)]
+        pairs = [(cold, warm) for cold, warm in loads if cold and warm]
         if pairs:
             found[model] = {
                 "samples": len(pairs),

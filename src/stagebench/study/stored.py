@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ _CEILINGS = {"flops": TIME, "bandwidth": TIME, "bandwidth_kind": TEXT}
 _PROOF = {"seconds": SPREAD, "sample": TEXT, "work": WORK, "bytes": WORK}
 
 
-def read_stored(folder: Path) -> tuple[dict[str, Any], list[Row]]:
+def read_stored(folder: Path) -> tuple[dict[str, Any], Sequence[Row]]:
     """Read a run and its samples.
 
     Raises:
