@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
-from stagebench import gate, shown
+from stagebench import gate, gate_report, shown
 from stagebench.cli import main
+from stagebench.verdict import Verdict
 
 NAME = "benchmarks/test_stages.py::test_stage[m|x-decode]"
 HERE = {"device": "d", "profile": "tiny", "dtype": "float32"}
@@ -267,3 +269,12 @@ def test_markdown_is_appended(sides, tmp_path):
     first = out.read_text()
     compare(*sides, "--markdown", out)
     assert (first.startswith("### stagebench gate"), out.read_text()) == (True, first * 2)
+
+
+def test_the_table_of_a_narrow_terminal_shows_all_of_the_reason():
+    verdicts = [Verdict(NAME, "counter", "regression", "StageError: got tower_forwards 2, not 1", 1)]
+    console = Console(width=50)
+    with console.capture() as shown_there:
+        console.print(gate_report.to_table(verdicts))
+    assert "".join(shown_there.get().split()).count("…") == 0
+    assert "base ms" not in shown_there.get()

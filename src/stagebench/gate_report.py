@@ -55,12 +55,18 @@ def to_table(verdicts: Sequence[Verdict], rules_differ: Sequence[str] = ()) -> T
     """The decision for a terminal, the worst first, under how the rules differ."""
     title = Text("\n").join(map(cell, [*about_rules(rules_differ), headline(verdicts)]))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    for name in _HEAD:
-        table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=name != "why")
-    for verdict in _worst_first(verdicts):
-        table.add_row(
-            *map(cell, _cells(verdict)), style="yellow" if verdict.allowed else _STYLES.get(verdict.verdict, "red")
+    rows = [(_cells(verdict), verdict) for verdict in _worst_first(verdicts)]
+    shown = [i for i, name in enumerate(_HEAD) if name not in _NUMBERS or any(cells[i] for cells, _ in rows)]
+    for name in (_HEAD[i] for i in shown):
+        table.add_column(
+            name,
+            justify="right" if name in _NUMBERS else "left",
+            no_wrap=name in ("verdict", *_NUMBERS),
+            overflow="fold",  # where it is narrow, names give way as reasons do
         )
+    for cells, verdict in rows:
+        style = "yellow" if verdict.allowed else _STYLES.get(verdict.verdict, "red")
+        table.add_row(*(cell(cells[i]) for i in shown), style=style)
     return table
 
 
