@@ -174,6 +174,15 @@ def test_what_a_tolerance_let_pass_is_told_with_both_numbers():
     ]
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [(0, 4096, "pass"), (0, 8192, "regression"), (139_264, 143_360, "pass"), (139_264, 278_528, "regression")],
+)
+def test_a_page_that_a_library_reads_of_its_own_accord_is_let_pass_and_told(before, now, expected):
+    verdict = of(judged(*(a_run(WORK | {"bytes_from_files": n}) for n in (before, now))), "bytes_from_files")
+    assert (verdict.verdict, f"{before:,} before, {now:,} now" in verdict.reason) == (expected, True)
+
+
 def test_content_of_a_stage_within_the_whole_is_of_that_stage():
     whole = [
         {"load": {"frames": frames}, "decode": {"tokens": "0123456789abcdef"}}

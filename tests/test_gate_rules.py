@@ -57,7 +57,7 @@ def test_a_marker_overrides_what_it_names():
 
 def test_a_tolerance_joins_the_default_one(tmp_path):
     rules = rules_of(tmp_path, "[tool.stagebench.gate.tolerance]\nallocations = 0.1")
-    assert rules.tolerance == {"peak_bytes": 0.02, "allocations": 0.1}
+    assert rules.tolerance == {"peak_bytes": 0.02, "bytes_from_files": 0.02, "allocations": 0.1}
 
 
 @pytest.mark.parametrize(("seconds", "limit"), [(1.0, 0.05), (1e-3, 0.05), (1e-4, 0.5)])
@@ -137,13 +137,28 @@ def test_the_stricter_of_two_sides_holds_and_a_difference_is_told(tmp_path, base
 @pytest.mark.parametrize(
     ("base", "head", "tolerance", "differ"),
     [
-        ("", "peak_bytes = 9", {"peak_bytes": 0.02}, ["tolerance of peak_bytes: 0.02 in the base, 9.0 in the head"]),
-        ("", "flops = 9", {"peak_bytes": 0.02}, ["tolerance of flops: none in the base, 9.0 in the head"]),
-        ("flops = 9", "", {"peak_bytes": 0.02}, ["tolerance of flops: 9.0 in the base, none in the head"]),
+        (
+            "",
+            "peak_bytes = 9",
+            {"peak_bytes": 0.02, "bytes_from_files": 0.02},
+            ["tolerance of peak_bytes: 0.02 in the base, 9.0 in the head"],
+        ),
+        (
+            "",
+            "flops = 9",
+            {"peak_bytes": 0.02, "bytes_from_files": 0.02},
+            ["tolerance of flops: none in the base, 9.0 in the head"],
+        ),
+        (
+            "flops = 9",
+            "",
+            {"peak_bytes": 0.02, "bytes_from_files": 0.02},
+            ["tolerance of flops: 9.0 in the base, none in the head"],
+        ),
         (
             "flops = 2",
             "flops = 1",
-            {"peak_bytes": 0.02, "flops": 1},
+            {"peak_bytes": 0.02, "bytes_from_files": 0.02, "flops": 1},
             ["tolerance of flops: 2.0 in the base, 1.0 in the head"],
         ),
     ],
