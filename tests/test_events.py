@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagebench.errors import MediaError
-from stagebench.media import unpickle
+from stagebench.media import pickle_machine
 from stagebench.media.columns import Window
 from stagebench.media.events import load_event_arrays, read_events, slices_of_equal_count, slices_of_equal_time
 from stagebench.media.raster import draw_events
@@ -278,7 +278,7 @@ class TestPickles:
             load_event_arrays(save_pickle(tmp_path / "evil.npy", pickled))
 
     def test_a_pickle_of_endless_steps_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(unpickle, "_MAX_OPCODES", 1000)
+        monkeypatch.setattr(pickle_machine, "MAX_OPCODES", 1000)
         path = save_pickle(tmp_path / "evil.npy", b"\x80\x04" + b"N\x94" * 600 + b".")
 
         with pytest.raises(MediaError, match=r"^evil\.npy: .*more than 1000 steps"):
