@@ -1,6 +1,10 @@
 """`stagebench compare`, and what it prints."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -278,3 +282,19 @@ def test_the_table_of_a_narrow_terminal_shows_all_of_the_reason():
         console.print(gate_report.to_table(verdicts))
     assert "".join(shown_there.get().split()).count("…") == 0
     assert "base ms" not in shown_there.get()
+
+
+@pytest.mark.parametrize(("out", "code"), [("/dev/full", 2), ("/dev/null", 3)])
+def test_a_terminal_without_the_letters_changes_no_verdict_and_a_full_disk_is_none(tmp_path, out, code):
+    files = []
+    for name, time in (("a", 0.1), ("b", 0.2)):
+        run = json.loads(write(tmp_path / f"{name}.json", time).read_text())
+        run["benchmarks"][0]["fullname"] = "b.py::test_stage[m\u00e9-\u65e5\u672c]"
+        files.append(tmp_path / f"{name}.json")
+        files[-1].write_text(json.dumps(run))
+    command = [sys.executable, "-m", "stagebench", "compare", *map(str, files)]
+    with Path(out).open("w") as stdout:
+        done = subprocess.run(
+            command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, stdout=stdout, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, b"Traceback" in done.stderr) == (code, False)

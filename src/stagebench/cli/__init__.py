@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from io import TextIOWrapper
 from typing import cast
 
 import click
 
 from stagebench import __version__
+from stagebench.cli.output import refusals
 
 COMMANDS = {
     "run": "Send one sample through the models and print their stages.",
@@ -34,6 +37,14 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         return cast(click.Command, import_module(f"{__name__}.{name}").command) if name in COMMANDS else None
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command. Letters that a terminal lacks are written out; output that can't be written is no verdict."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        with refusals():
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing any: that takes seconds where one needs torch."""

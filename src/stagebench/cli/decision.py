@@ -60,7 +60,8 @@ class Decision:
 
     def show_and_exit(self) -> NoReturn:
         """Print the table, and end with the exit code of the gravest verdict."""
-        Console(stderr=str(self.json_path) == "-").print(gate_report.to_table(self.verdicts, self.rules_differ))
+        with suppress(SystemExit):  # of rich, where whoever reads has gone, which changes no verdict
+            Console(stderr=str(self.json_path) == "-").print(gate_report.to_table(self.verdicts, self.rules_differ))
         raise SystemExit(exit_code(self.verdicts))
 
 
