@@ -12,7 +12,7 @@ from rich.console import Console
 from stagebench.cli import analyze, main
 from stagebench.cli.output import refusals
 from stagebench.errors import GateError
-from stagebench.shown import LONGEST, cell, markdown, plain
+from stagebench.shown import LONGEST, cell, markdown, plain, teller
 from stagebench.study.document import Figure, Points, Section, Table
 from stagebench.study.html import to_html
 from stagebench.study.markdown import to_markdown as document_to_markdown
@@ -115,6 +115,13 @@ def test_a_refusal_is_one_line_but_for_what_a_process_said(capsys):
     assert (
         capsys.readouterr().err == "stagebench: the benchmarks of a b must pass, got exit status 1:\n\\x1b[1mE x\ny\n"
     )
+
+
+def test_what_is_told_has_its_own_line_ends_and_no_others():
+    console = Console(width=200)
+    with console.capture() as shown:
+        teller(console)("one [/x]\n\x1b[1mtwo\r")
+    assert shown.get() == "one [/x]\n\\x1b[1mtwo\n"
 
 
 def test_plain_text_stays_as_it_is():

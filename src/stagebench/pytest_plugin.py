@@ -20,6 +20,7 @@ from stagebench.errors import StagebenchError
 from stagebench.gate_rules import limit_keys, read_rules
 from stagebench.results import SCHEMA, read_sound_run, require_sound, validate
 from stagebench.settings import check_backends, check_input, parse_size, resolve_models, resolve_settings
+from stagebench.shown import plain
 from stagebench.turns import Turns
 from stagebench.types import (
     GenerationSettings,
@@ -316,7 +317,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """Say under the table what it was compared with (the head has scrolled away), and what does not compare."""
     for line in [config.stash.get(_NOTE, None), *config.stash.get(_LINES, [])]:
         if line:
-            terminalreporter.write_line(f"stagebench: {line}", bold=True)
+            terminalreporter.write_line(f"stagebench: {plain(line)}", bold=True)
     if judged := config.stash.get(suite_judging.VERDICTS, []):
         console = Console(width=max(config.get_terminal_writer().fullwidth, 120))
         with console.capture() as shown:

@@ -6,6 +6,9 @@ the markup of whatever shows it. In HTML the templates escape what `plain` leave
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from rich.console import Console
 from rich.text import Text
 
 LONGEST = 2000
@@ -25,6 +28,11 @@ def plain(text: str, longest: int = LONGEST) -> str:
 def cell(text: str) -> Text:
     """The same for a terminal's tables and messages, where brackets would be markup."""
     return Text(plain(text))
+
+
+def teller(console: Console) -> Callable[[str], None]:
+    """Return what prints such text there, but for line ends, which are ours."""
+    return lambda text: console.print(Text("\n").join(map(cell, text.split("\n"))))
 
 
 def markdown(text: str) -> str:

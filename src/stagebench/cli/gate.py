@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from stagebench.interleave import CLOCKS, PROCESSES, Arm, Plan, Recorder
 from stagebench.interpreter import interpreter_of
 from stagebench.json_files import write_json
 from stagebench.locks import claimed, measurement
+from stagebench.shown import teller
 
 _PAIRS = PROCESSES // 2
 """In a block."""
@@ -81,7 +81,7 @@ def command(
     written in each case.
     """
     console = Console(stderr=True)
-    say = partial(console.print, markup=False, highlight=False)  # brackets are part of a benchmark's name
+    say = teller(console)
     with refusals(), tidy_stop("there was a decision"), decided(json_path, markdown) as decision:
         plan = Plan(seed=secrets.randbelow(2**16) if seed is None else seed, in_turns=in_turns, cpu=cpu, **given)
         _require_enough_pairs(plan)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 import click
@@ -18,6 +17,7 @@ from stagebench.interleave import Arm, Run
 from stagebench.json_files import write_json, write_text
 from stagebench.locks import claimed, measurement
 from stagebench.results import processes_of, read_run
+from stagebench.shown import teller
 from stagebench.verdict import INCONCLUSIVE, Verdict, exit_code
 
 
@@ -52,7 +52,7 @@ def command(
     Exit code 0; 2 where a process failed; 3 where the limit left some of them for later. With --gate, 1 for a
     regression and 2 for what is missing too; a time that can't be decided passes.
     """
-    say = partial(Console(stderr=True).print, markup=False, highlight=False)
+    say = teller(Console(stderr=True))
     root = Path.cwd()
     with refusals(), tidy_stop("all processes had run; those that had are kept"):
         if not Path("benchmarks").is_dir():
