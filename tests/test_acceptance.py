@@ -66,6 +66,13 @@ def test_a_run_that_ended_well_is_accepted_however_it_was_kept(quick_suite, keep
     assert (own["complete"], own["exit_status"], own["failed"], own["selection"]) == (True, 0, 0, [])
 
 
+def test_a_run_is_accepted_from_any_folder(quick_suite):
+    (quick_suite.folder / "a").mkdir()
+    path = quick_suite.folder / "a" / "run.json"
+    assert quick_suite(f"--benchmark-json={path}").ret == 0
+    assert baseline.accept(path, quick_suite.folder / "baselines", "try").is_file()
+
+
 @pytest.mark.parametrize("late", LATE)
 def test_what_fails_after_the_numbers_were_written_is_no_baseline(quick_suite, late):
     add_to_conftest(quick_suite, LATE[late])
@@ -97,7 +104,7 @@ def test_each_of_two_places_says_how_the_run_ended(quick_suite):
     quick_suite(*KEEPERS[:2])
     kept = [quick_suite.folder / "out.json", *quick_suite.folder.glob(".benchmarks/*/*.json")]
     own = [json.loads(path.read_text())["stagebench"] for path in kept]
-    assert [(o["complete"], o["exit_status"]) for o in own] == [(True, 1)] * 2
+    assert [(o["complete"], o["final_status"]) for o in own] == [(True, 1)] * 2
 
 
 def test_other_work_than_in_the_baseline_keeps_a_run_from_becoming_one(stored):

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from stagebench import baseline
+
 pytest_plugins = ("pytester",)
 
 DISABLED = ("--benchmark-disable", "--benchmark-skip", "--collect-only", "--setup-plan")
@@ -179,3 +181,41 @@ def test_under_a_gate_a_check_of_a_benchmark_that_fails_is_a_verdict(stored, che
 def test_under_a_gate_what_fails_behind_the_benchmarks_is_no_verdict(stored, end):
     (stored.folder / "conftest.py").write_text(f"pytest_plugins = ('stagebench.pytest_plugin',)\n{ENDS[end]}\n")
     assert stored("--benchmark-compare", "--gate").ret == 2
+
+
+def without_gc(run):
+    (path,) = (run.folder / "baselines").glob("*/baseline.json")
+    stored = json.loads(path.read_text())
+    del stored["machine_info"]["gc"]
+    path.write_text(json.dumps(stored))
+
+
+@pytest.mark.parametrize("judge", [(), ("--gate",)])
+def test_a_baseline_of_before_is_compared_with_where_garbage_is_collected_as_it_was_then(quick_suite, judge):
+    assert quick_suite("--timed-gc", "--benchmark-json=out.json").ret == 0
+    baseline.accept(quick_suite.folder / "out.json", quick_suite.folder / "baselines", "the first one")
+    without_gc(quick_suite)
+    done = quick_suite("--timed-gc", "--benchmark-compare", *judge)
+    assert done.ret == 0
+    done.stdout.fnmatch_lines(["*stagebench: comparing with *"])
+    quick_suite("--benchmark-compare").stdout.fnmatch_lines(
+        ["*no baseline yet for this environment*differs in gc: 'off' here, 'on' there"]
+    )
+
+
+def test_the_identity_is_there_whichever_plugin_is_loaded_first(quick_suite):
+    (quick_suite.folder / "conftest.py").write_text("")
+    assert quick_suite("-p", "stagebench.pytest_plugin", "--benchmark-json=out.json").ret == 0
+    baseline.accept(quick_suite.folder / "out.json", quick_suite.folder / "baselines", "the first one")
+    assert quick_suite("-p", "stagebench.pytest_plugin", "--benchmark-compare").ret == 0
+
+
+def test_a_run_of_medians_alone_is_no_internal_error(stored):
+    (path,) = (stored.folder / "baselines").glob("*/baseline.json")
+    run = json.loads(path.read_text())
+    for benchmark in run["benchmarks"]:
+        benchmark["stats"] = {"median": 1.0}
+    path.write_text(json.dumps(run))
+    done = stored("--benchmark-compare")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    assert len([line for line in done.stderr.lines if line]) == 1

@@ -153,7 +153,8 @@ def _locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise BaselineError(f"can't write to {folder}: {error.strerror}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without such locks refuses nobody
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
@@ -228,10 +229,11 @@ def _require_acceptable(run: dict[str, Any], path: Path) -> None:
         raise BaselineError(f"a run becomes a baseline only if its work was proven, got --times-only in {path}")
     if own["regressed"]:
         raise BaselineError(f"a regressed run does not become a baseline, got {', '.join(own['regressed'])} in {path}")
-    if own["failed"] or own["exit_status"]:
+    status = own["exit_status"] or own.get("final_status", 0)
+    if own["failed"] or status:
         raise BaselineError(
             f"a run becomes a baseline only if nothing failed, got {own['failed']} failures "
-            f"and pytest's exit status {own['exit_status']} in {path}"
+            f"and pytest's exit status {status} in {path}"
         )
     if own.get("complete", True) is not True:  # those of before say nothing of it
         raise BaselineError(f"a run becomes a baseline only if it came to its end, got one that did not in {path}")

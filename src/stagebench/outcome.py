@@ -24,9 +24,17 @@ _ENDED = pytest.StashKey[set[str]]()
 def so_far(config: pytest.Config) -> dict[str, Any]:
     """What a saved run says of its end while there is none, and the name by which its files are found again."""
     if (place := config.getoption("benchmark_json")) is not None:  # a path, or before pytest-benchmark 5.3 a file
-        config.stash[_JSON] = Path(getattr(place, "name", place)).resolve()  # the folder may be another one in the end
+        config.stash[_JSON] = Path(
+            place if isinstance(place, Path) else place.name
+        ).resolve()  # the folder may be another one in the end
     name = config.stash.setdefault(_NAME, secrets.token_hex(8))
-    return _state(config, config.pluginmanager.getplugin("session").exitstatus) | {"complete": False, "session": name}
+    session: Any = config.pluginmanager.getplugin("session")
+    return {
+        "failed": session.testsfailed,
+        "exit_status": int(session.exitstatus),
+        "complete": False,
+        "session": name,
+    }
 
 
 def note_end(item: pytest.Item) -> None:
@@ -35,7 +43,7 @@ def note_end(item: pytest.Item) -> None:
 
 
 def finish(config: pytest.Config, status: int) -> None:
-    """Write the exit status to all that was saved of this session, each file whole or not at all.
+    """Write the final exit status to all that was saved of this session, each file whole or not at all.
 
     Raises:
         StagebenchError: where a file can't be written.
@@ -43,13 +51,8 @@ def finish(config: pytest.Config, status: int) -> None:
     session: Any = config.pluginmanager.getplugin("session")
     for path, run in _saved(config):
         complete = config.stash.get(_ENDED, set()).issuperset(item.nodeid for item in session.items)
-        run["stagebench"] |= _state(config, status) | {"complete": complete}
+        run["stagebench"] |= {"final_status": int(status), "complete": complete}
         write_text(path, json.dumps(run, indent=4) + "\n")
-
-
-def _state(config: pytest.Config, status: int) -> dict[str, Any]:
-    session: Any = config.pluginmanager.getplugin("session")
-    return {"failed": session.testsfailed, "exit_status": int(status)}
 
 
 def _saved(config: pytest.Config) -> Iterator[tuple[Path, dict[str, Any]]]:

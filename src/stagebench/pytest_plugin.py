@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 from pytest_benchmark.session import PerformanceRegression
-from pytest_benchmark.utils import get_machine_id, load_storage
+from pytest_benchmark.utils import DEFAULT_COLUMNS, get_machine_id, load_storage
 from rich.console import Console
 
 from stagebench import baseline, environment, gate_report, outcome, selection, suite_judging, suite_options
-from stagebench.errors import StagebenchError
+from stagebench.errors import BaselineError, StagebenchError
 from stagebench.gate_rules import limit_keys, read_rules
 from stagebench.results import SCHEMA, read_sound_run, require_sound, validate
 from stagebench.settings import check_backends, check_input, parse_size, resolve_models, resolve_settings
@@ -181,7 +181,7 @@ def _find_baseline(config: pytest.Config) -> None:
             f"no baseline yet for this environment, so nothing is compared; {baseline.closest(root, here)}"
         )
     else:
-        read_sound_run(found)
+        _require_table(found)
         config.option.benchmark_compare = str(found)
         config.stash[_NOTE] = f"comparing with {found.parent.name}/{found.name}"
 
@@ -201,7 +201,17 @@ def _require_readable(config: pytest.Config, asked: str) -> None:
     if not named:
         raise pytest.UsageError(f"--benchmark-compare must name a run or nothing, got no file {asked}")
     for path in named:
-        read_sound_run(path)
+        _require_table(path)
+
+
+def _require_table(path: Path) -> None:
+    """Refuse a run that can't be shown beside this one."""
+    for benchmark in read_sound_run(path)["benchmarks"]:
+        if lacking := [column for column in DEFAULT_COLUMNS if column not in {"ops", *benchmark["stats"]}]:
+            raise BaselineError(
+                f"the run {path}: {benchmark['fullname']}: must have the statistics of pytest-benchmark's table, "
+                f"got no {', '.join(lacking)}"
+            )
 
 
 def _require_baseline(config: pytest.Config) -> None:
@@ -213,7 +223,7 @@ def _require_baseline(config: pytest.Config) -> None:
         raise pytest.UsageError(f"{judge} needs a baseline: {note}")
 
 
-@pytest.hookimpl(optionalhook=True)
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_benchmark_compare_machine_info(
     config: pytest.Config, machine_info: dict[str, str], compared_benchmark: dict[str, Any]
 ) -> None:
@@ -222,9 +232,10 @@ def pytest_benchmark_compare_machine_info(
     with _usage_errors():
         stored = require_sound(validate(compared_benchmark, f"the run {path}"), f"the run {path}")
         baseline.require_comparable(machine_info, path, stored["machine_info"])
+    compared_benchmark["machine_info"] = machine_info  # pytest-benchmark would miss the keys that came later
 
 
-@pytest.hookimpl(optionalhook=True)
+@pytest.hookimpl(optionalhook=True, tryfirst=True)  # the first result counts
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, str]:
     """Put the identity where pytest-benchmark keeps the machine."""
     return identity(config)

@@ -153,6 +153,7 @@ _OWN = {
     "failed": COUNT,
     "exit_status": STATUS,
     "regressed": TEXTS,
+    "final_status": STATUS,
     "complete": FLAG,
     "session": TEXT,
     "selection": TEXTS,
@@ -185,6 +186,7 @@ _STATS = {
     **dict.fromkeys(("stddev", "iqr"), SPREAD),
     **dict.fromkeys(("rounds", "iterations"), POSITIVE),
     "data": or_none(TIMES),
+    "outliers": TEXT,
 }
 _OF_DATA: Mapping[str, Callable[[Sequence[float]], float]] = {
     "median": statistics.median,

@@ -86,7 +86,7 @@ def regressed(config: pytest.Config, place: Place, benchmarks: Sequence[Any]) ->
     """What `--gate` or `--benchmark-compare-fail` is about to fail: pytest-benchmark saves before it checks."""
     bench: Any = _bench(config)
     judged = verdicts(config, place) if config.option.gate else []
-    return [v.benchmark for v in judged if v.verdict == "regression"] + [
+    return [v.benchmark for v in judged if v.verdict in ("regression", "changed")] + [
         benchmark.fullname
         for benchmark in benchmarks
         for stored in bench.compared_mapping.values()

@@ -75,11 +75,17 @@ def _report(out: Path, runs: Mapping[int, Run], baselines: Path | None) -> list[
     if recording.PROOF not in runs or len(runs) < 2:
         return []
     results = recording.combine(runs)
-    _write(out, results)
-    verdicts = _judge(results, baselines) if baselines else []
-    if regressed := sorted({v.benchmark for v in verdicts if v.verdict == "regression"}):
-        results["stagebench"]["regressed"] = regressed  # so that nobody makes it a baseline
+    if baselines is None:
         _write(out, results)
+        return []
+    results["stagebench"]["complete"] = (
+        False  # so that nobody makes it a baseline before it is judged, or if it is worse
+    )
+    _write(out, results)
+    verdicts = _judge(results, baselines)
+    worse = {v.benchmark for v in verdicts if v.verdict in ("regression", "changed")}
+    results["stagebench"] |= {"complete": True, "regressed": sorted(worse)}
+    _write(out, results)
     return verdicts
 
 
