@@ -86,8 +86,9 @@ def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.Vid
         MediaError: there is none, or none of a size that is read.
         av.error.FFmpegError: FFmpeg can't read the file.
     """
-    limit = {"max_pixels": str(MAX_PIXELS)}  # for what FFmpeg decodes to learn what is in the file, too
-    with av.open(path, options=limit, metadata_errors="ignore") as container:
+    # Options here would hold for what FFmpeg decodes to learn what is in the file, too; but PyAV frees as many sets of
+    # them as there are streams in the end, and where it began with fewer (MPEG-PS) that ends the process.
+    with av.open(path, metadata_errors="ignore") as container:
         meter.add_file(path)
         if not container.streams.video:
             raise MediaError(f"{path.name}: must be a video, got a file with no video stream")
@@ -96,7 +97,7 @@ def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.Vid
             raise MediaError(f"{path.name}: must be in a codec that FFmpeg decodes, got one that it doesn't know")
         require_pixels(path, stream.codec_context.width, stream.codec_context.height, 1)
         stream.thread_type = "AUTO"
-        stream.codec_context.options = limit
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         yield container, stream
 
 
