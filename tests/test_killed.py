@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -92,8 +93,23 @@ def test_nothing_outlives_a_recording_that_is_killed_40_times(project, tmp_path)
 
 
 def test_nothing_outlives_a_gate_that_is_killed(project, tmp_path, nothing_is_left):
-    command = ("gate", "--base", "HEAD", "--rounds", "1", "--blocks", "1", "--out")
+    command = ("gate", "--base", "HEAD", "--rounds", "1", "--blocks", "4", "--out")
     assert left_by_kills(project, tmp_path, 6, *command) == []
+
+
+def test_an_analysis_that_is_killed_leaves_nothing_and_the_next_sweeps_its_scratch(project, tmp_path, monkeypatch):
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    process = start(project, tmp_path / "killed", "none", "analyze", "--device", "cpu", "--out")
+    while process.poll() is None and not list(scratch.glob(f"{locks.SCRATCH}*")):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    left = len(list(scratch.glob(f"{locks.SCRATCH}*")))
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    with locks.scratch_folder() as mine:
+        assert (left, alive(str(tmp_path / "killed")), list(scratch.iterdir())) == (1, [], [mine])
 
 
 def test_what_a_process_leaves_behind_ends_with_it(tmp_path):

@@ -7,8 +7,10 @@ import sys
 import tempfile
 
 import pytest
+from click.testing import CliRunner
 
 from stagebench import environment, locks
+from stagebench.cli import main
 from stagebench.errors import BusyError
 
 MEASURING = """
@@ -64,7 +66,7 @@ def test_one_measurement_comes_after_the_other(machine):
 
 def test_what_a_measurement_starts_is_part_of_it(machine):
     with locks.measurement(print):
-        code = "from stagebench import locks; print(locks.beside())"
+        code = "from stagebench import locks\nwith locks.measurement(print): print(locks.beside())"
         said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said == "None\n"
 
@@ -81,6 +83,13 @@ def test_a_note_of_strangers_is_shown_in_one_clean_line(other, machine):
     machine.write_bytes(b"\x1b[31m\nred\xff" + b"x" * 10**6)
     with pytest.raises(BusyError, match=r"beside \?\[31m\?red\ufffdx{190}$"):
         measure()
+
+
+def test_analyze_is_refused_beside_another_measurement_and_leaves_nothing(other, tmp_path):
+    said = CliRunner().invoke(main, ["analyze", "--device", "cpu", "--out", str(tmp_path / "out")])
+    assert (said.exit_code, len(said.stderr.splitlines())) == (2, 1)
+    assert f"got a second beside process {other.pid}" in said.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "link", "file"])

@@ -25,7 +25,7 @@ SCRATCH = "stagebench-scratch-"
 
 @contextmanager
 def measurement(say: Callable[[str], None]) -> Iterator[None]:
-    """Be the only measurement on this machine during the block; a lock that can't be had costs only a warning.
+    """Be the only measurement on this machine during the block, or a part of it; no lock at all costs only a warning.
 
     Args:
         say: told of a lock that can't be had.
@@ -33,6 +33,9 @@ def measurement(say: Callable[[str], None]) -> Iterator[None]:
     Raises:
         BusyError: where there is another one.
     """
+    if WITHIN in os.environ:
+        yield
+        return
     path = _machine()
     try:
         descriptor = _opened(path)

@@ -84,15 +84,15 @@ def _run(
     wanted = _wanted(given, loading, dataset is None)
     models, settings, longest = settings_of(names, max(wanted.new_tokens), False, **given)
     seed = _order_seed(out, order_seed)
-    with _dataset(dataset, wanted, question) as found:
+    console = Console(stderr=True)
+    say = partial(console.print, markup=False, highlight=False)
+    with measurement(say), _dataset(dataset, wanted, question) as found:
         plan = make_plan(found, wanted)
         order = tuple(random.Random(seed).sample(models, len(models)))
         study = Study(order, settings, loading, schedule(plan.blocks, order, seed))
         here = _identity(study, wanted, plan, dataset, question, seed)
-        console = Console(stderr=True)
         print_head(console, settings, longest, f"{len(plan.blocks[0].entries)} samples; order {seed}")
-        say = partial(console.print, markup=False, highlight=False)
-        with Journal(out, here, plan.as_json(models)) as journal, measurement(say):
+        with Journal(out, here, plan.as_json(models)) as journal:
             return _measure(study, journal, console)
 
 
