@@ -69,6 +69,22 @@ def test_decode_reads_its_weights_once_a_step_and_the_positions_written_by_then(
     assert (moved["weights"] % 3, moved["kv"] % sum(prompt + k for k in (1, 2, 3))) == (0, 0)
 
 
+CONTENT = {
+    "load": {"frames"},
+    "preprocess": {"pixels", "prompt"},
+    "encode": {"features"},
+    "prefill": {"tokens"},
+    "decode": {"tokens"},
+}
+
+
+@pytest.mark.parametrize("model", sorted(BUILDERS))
+def test_every_stage_has_a_digest_of_what_it_made_and_the_whole_has_them_all(benchmarks, model):
+    content = {stage: info["content"] for stage, info in stage_info(benchmarks, model).items()}
+    assert {stage: set(found) for stage, found in content.items()} == CONTENT
+    assert benchmarks[f"test_e2e[{model}]"]["extra_info"]["content"] == content
+
+
 @pytest.mark.parametrize("model", sorted(BUILDERS))
 def test_all_images_are_encoded(benchmarks, model):
     stages = stage_info(benchmarks, model)
