@@ -152,3 +152,14 @@ def test_a_comparison_with_no_file_is_a_usage_error(quick_suite):
     done = quick_suite("--benchmark-compare=no/such/run")
     assert done.ret == pytest.ExitCode.USAGE_ERROR
     done.stderr.fnmatch_lines(["ERROR: --benchmark-compare must name a run or nothing, got no file no/such/run"])
+
+
+def test_a_marker_that_the_baseline_has_not_is_the_first_line_of_the_verdict(stored):
+    rewrite(stored.folder, "@pytest.mark.par", "@pytest.mark.gate(threshold=9)\n@pytest.mark.par")
+    gate(stored).stdout.fnmatch_lines(
+        [
+            "the rules differ, *: the marker of *",
+            "*: threshold not given in the base, 9 in the head*",
+            "stagebench gate: *",
+        ]
+    )

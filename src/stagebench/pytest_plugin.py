@@ -332,7 +332,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if judged := config.stash.get(suite_judging.VERDICTS, []):
         console = Console(width=max(config.get_terminal_writer().fullwidth, 120))
         with console.capture() as shown:
-            console.print(gate_report.to_table(judged))
+            console.print(gate_report.to_table(judged, suite_judging.differing_markers(config)))
         terminalreporter.write_line(shown.get())
 
 

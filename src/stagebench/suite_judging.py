@@ -82,6 +82,12 @@ def verdicts(config: pytest.Config, place: Place) -> list[Verdict]:
     return config.stash[VERDICTS]
 
 
+def differing_markers(config: pytest.Config) -> list[str]:
+    """How the markers of this session differ from the baseline's, of which the stricter hold."""
+    here = [{"benchmarks": _measured(config)}]
+    return [line for stored in _compared(config) for line in gate.differing_markers([{"benchmarks": stored}], here)]
+
+
 def regressed(config: pytest.Config, place: Place, benchmarks: Sequence[Any]) -> list[str]:
     """What `--gate` or `--benchmark-compare-fail` is about to fail: pytest-benchmark saves before it checks."""
     bench: Any = _bench(config)
