@@ -94,6 +94,11 @@ def test_runs_of_an_unknown_environment_compare_with_nothing(tmp_path):
     assert [len(runs) for runs in history.read_history(tmp_path).environments] == [1, 1]
 
 
+def test_a_run_of_before_a_key_of_the_identity_is_in_one_series_with_those_that_have_its_value_of_then(tmp_path):
+    write(tmp_path, a_run(1), a_run(2, gc="on"), a_run(3, gc="off"))
+    assert [len(runs) for runs in history.read_history(tmp_path).environments] == [2, 1]
+
+
 def test_a_time_without_a_zone_is_utc(tmp_path):
     write(tmp_path, a_run(1) | {"datetime": "2026-01-02T00:00:00"})
     assert history.read_stored(tmp_path / "000.json").when == datetime(2026, 1, 2, tzinfo=UTC)

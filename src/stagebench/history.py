@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
-from stagebench.environment import UNKNOWN
+from stagebench.environment import ADDED, UNKNOWN
 from stagebench.errors import BaselineError, HistoryError
 from stagebench.results import read_run
 
@@ -166,7 +166,7 @@ def read_stored(path: Path) -> StoredRun:
         when if when.tzinfo else when.replace(tzinfo=UTC),
         commit.get("id"),
         bool(commit.get("dirty")),
-        run["machine_info"],
+        ADDED | run["machine_info"],
         {b["fullname"]: b["stats"].get("data") or [] for b in run["benchmarks"]},
         {b["fullname"]: b["stats"]["median"] for b in run["benchmarks"]},
     )
