@@ -9,8 +9,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
+from stagebench import meter
 from stagebench.gate_rules import Rules
 from stagebench.gate_runs import StoredRun, info_of, is_reference, shared
 from stagebench.verdict import Verdict
@@ -20,8 +22,8 @@ UNITS = ("images", "images_encoded", "visual_tokens", "prompt_tokens", "new_toke
 
 OWN = (
     *UNITS,
-    *("packets", "frames_decoded", "bytes_read", "events_read", "events_drawn", "images_processed", "resized_pixels"),
-    *("tower_forwards", "language_model_forwards"),
+    *chain.from_iterable(meter.COUNTED.values()),
+    *("resized_pixels", "tower_forwards", "language_model_forwards"),
 )
 """Counters of which a stage that has any can't do without: zero of them is a remembered result, not less work."""
 
