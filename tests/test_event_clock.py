@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -25,6 +24,7 @@ from stagebench.media.events import load_event_arrays, read_events
 from stagebench.types import LoadSettings
 from stagebench.windows import cut, seconds_of
 
+h5py = pytest.importorskip("h5py")
 COUNT = 20_000
 US = np.sort(np.random.default_rng(2).integers(1_000_000, 1_050_000, COUNT))  # 0.4 million events a second
 DOUBT = r": t must be microseconds, got 20000 events in .*, as hardly any camera has them; --time-unit s, ms or ns"

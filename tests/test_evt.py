@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-import faery
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -186,6 +185,7 @@ class TestClock:
             load_event_arrays(version.write(tmp_path / "a.raw", words))
 
     def test_faery_reads_the_same_where_no_word_is_missing(self, version: Version, tmp_path: Path) -> None:
+        faery = pytest.importorskip("faery")
         generator = np.random.default_rng(5)
         events = np.zeros(5000, faery.EVENTS_DTYPE)
         events["t"] = np.sort(generator.integers(1_000_000, 9_000_000, 5000))

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -22,6 +21,7 @@ from stagebench.media.events import load_event_arrays
 from stagebench.stages.load import load
 from stagebench.types import Sample
 
+h5py = pytest.importorskip("h5py")
 COLUMNS = {key: np.arange(5, dtype=np.int64) for key in "xyt"} | {"p": np.ones(5, np.int64)}
 PLAIN = np.stack([*COLUMNS.values()], axis=1)
 FIELDS = np.zeros(5, [("timestamp", "<i8"), ("x", "<u2"), ("y", "<u2"), ("polarity", "?")])
