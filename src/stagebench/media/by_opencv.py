@@ -18,7 +18,7 @@ def read_frames(path: Path, indices: list[int]) -> tuple[list[Image], list[float
     """
     images: list[Image] = []
     times: list[float] = []
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
     try:
         for number in range(indices[-1] + 1):
             if not capture.grab():

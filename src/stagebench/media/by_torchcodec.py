@@ -17,6 +17,6 @@ def read_frames(path: Path, indices: list[int]) -> tuple[list[Image], list[float
 
     Exact mode: torchcodec reads all packets first and seeks by their times, not by an assumed frame rate.
     """
-    decoder = VideoDecoder(path, seek_mode="exact", dimension_order="NHWC", num_ffmpeg_threads=0)
+    decoder = VideoDecoder(path.absolute(), seek_mode="exact", dimension_order="NHWC", num_ffmpeg_threads=0)
     batch = decoder.get_frames_at(indices)
     return [np.ascontiguousarray(image) for image in batch.data.numpy()], batch.pts_seconds.tolist()

@@ -6,8 +6,10 @@ packets don't tell it reliably has no `shown`, and can only be decoded from its 
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from heapq import heappushpop
@@ -19,10 +21,25 @@ import av
 from stagebench import meter
 from stagebench.errors import MediaError
 from stagebench.media.files import MAX_PIXELS, require_pixels
+from stagebench.media.kinds import kind_of
 from stagebench.media.transport import is_whole
 from stagebench.media.truncation import gif_size, is_cut
 from stagebench.types import LoadSettings
 
+# Formats that hold what they show. Of others FFmpeg has playlists, which open what they name, here or in the network,
+# devices, and names that stand for many files; and it makes a video of any text.
+_HELD = (
+    "aac,aiff,apng,asf,av1,avi,dhav,dirac,dnxhd,dv,flac,flv,gif,gxf,h261,h263,h264,hevc,ivf,live_flv,m4v,matroska,"
+    "mjpeg,mov,mp3,mpeg,mpegts,mpegvideo,mpjpeg,mxf,nut,obu,ogg,rm,vc1,vvc,wav,webm,wtv,yuv4mpegpipe"
+)
+_PNG = ("png", "apng")  # whose texts FFmpeg unpacks to any length, in the first pictures as it opens a file
+_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\x8aMNG\r\n\x1a\n")
+_MAX_TEXT = 2**20  # bytes of it in a picture, as Pillow's limit
+_OPTIONS = {
+    "format_whitelist": _HELD,
+    "protocol_whitelist": "file",
+    "codec_whitelist": ",".join(sorted(av.codecs_available.difference(_PNG))),
+}
 _REDRAWN = ("gif", "apng", "webp")  # of which a few bytes draw a whole picture anew, and every one has to be
 _MAX_REDRAWN = 2**31  # pixels of all pictures of one: a thousand of Full HD, two seconds of drawing
 # Formats that keep a time for every packet, and codecs that make exactly one frame of each and start afresh at a key
@@ -74,7 +91,7 @@ def readable(path: Path, size: int) -> Iterator[None]:
         yield
     except av.error.FFmpegError as error:
         require_pixels(path, *gif_size(path), 1)  # FFmpeg only calls the argument invalid
-        reason = "a truncated file" if is_cut(path, size) else "a damaged one or something else"
+        reason = kind_of(path) or ("a truncated file" if is_cut(path, size) else "a damaged one or something else")
         raise MediaError(f"{path.name}: must be a whole video, got {reason} ({error.strerror})") from error
 
 
@@ -86,9 +103,10 @@ def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.Vid
         MediaError: there is none, or none of a size that is read.
         av.error.FFmpegError: FFmpeg can't read the file.
     """
-    # Options here would hold for what FFmpeg decodes to learn what is in the file, too; but PyAV frees as many sets of
-    # them as there are streams in the end, and where it began with fewer (MPEG-PS) that ends the process.
-    with av.open(path, metadata_errors="ignore") as container:
+    # A name that is not absolute might be that of a protocol. Options of all streams would hold for what FFmpeg decodes
+    # to learn what is in the file, too; but PyAV frees as many sets of them as there are streams in the end, and where
+    # it began with fewer (MPEG-PS) that ends the process.
+    with av.open(path.absolute(), container_options=_OPTIONS, metadata_errors="ignore") as container:
         meter.add_file(path)
         if not container.streams.video:
             raise MediaError(f"{path.name}: must be a video, got a file with no video stream")
@@ -121,7 +139,6 @@ def read_track(
     reach = None if loading.duration is None else (loading.start + loading.duration) / base
     end: float | None = None
     context, name, flagged = stream.codec_context, container.format.name, None
-    redrawn = context.codec.canonical_name in _REDRAWN
     for packet in container.demux(stream):
         if packet.is_corrupt and flagged is None:
             flagged, reach, end = len(packets), None, None  # all of it is read, to see why
@@ -134,8 +151,7 @@ def read_track(
         if end is not None and not packet.is_discard and packet.dts is not None and packet.dts >= end:
             break  # later ones are shown later still; those that an edit list leaves out have times from anywhere
         packets.append(packet)
-        if redrawn:
-            require_pixels(path, context.width, context.height, len(packets), _MAX_REDRAWN)
+        _require_drawable(path, context, packets)
     else:
         # FFmpeg reads an MP4 that was cut between two frames without complaint, and the others wherever they were cut.
         if is_cut(path, path.stat().st_size):
@@ -144,6 +160,32 @@ def read_track(
     _require_whole(path, name, stream.id, packets, flagged)
     meter.add("packets", len(packets))
     return _understand(packets, flagged is None and name in _FORMATS, context, base)
+
+
+def _require_drawable(path: Path, context: av.VideoCodecContext, packets: list[av.Packet[av.VideoStream]]) -> None:
+    """Refuse a picture, the last of these, that would take more time or memory than any is meant to."""
+    name = context.codec.canonical_name
+    if name in _REDRAWN:
+        require_pixels(path, context.width, context.height, len(packets), _MAX_REDRAWN)
+    if name in _PNG:
+        _require_short_texts(path, bytes(packets[-1]))
+        if len(packets) == 1:
+            _require_short_texts(path, context.extradata or b"")
+
+
+def _require_short_texts(path: Path, picture: bytes) -> None:
+    """Refuse a PNG, or a part of an animated one, whose compressed texts and colour profile unpack to megabytes."""
+    held = 0
+    at = 8 * picture.startswith(_SIGNATURES)
+    while held <= _MAX_TEXT and at + 8 <= len(picture):
+        length, kind = struct.unpack_from(">I4s", picture, at)
+        if kind in (b"zTXt", b"iCCP"):
+            _, _, packed = picture[at + 8 : at + 8 + length].partition(b"\0")
+            with suppress(zlib.error):
+                held += len(zlib.decompressobj().decompress(packed[1:], _MAX_TEXT + 1))
+        at += 12 + length
+    if held > _MAX_TEXT:
+        raise MediaError(f"{path.name}: must have at most {_MAX_TEXT} bytes of compressed text a picture, got more")
 
 
 def _require_whole(

@@ -57,7 +57,8 @@ def read_video(path: Path, count: int, loading: LoadSettings = _ALL) -> Media:
     """Decode what `count` evenly spaced frames of a clip need, and keep these.
 
     Args:
-        path: any file that FFmpeg reads, animated GIFs included; its first video stream is taken.
+        path: any video that FFmpeg reads and that lies in one file, animated GIFs included; its first video stream is
+            taken.
         count: how many frames to keep, chosen by `evenly_spaced`.
         loading: the window, `start` and `duration`, in which to choose, as `choose_frames` says.
 
