@@ -312,7 +312,12 @@ def test_without_a_limit_there_are_as_many_tokens_as_in_generate(plain, inputs):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cache_implementation": "quantized"}, "the backend graph has a static cache, got quantized"),
+        ({"cache_implementation": "sliding_window"}, "the backend graph has a static cache, got sliding_window"),
+        (
+            {"cache_implementation": "quantized"},
+            "cache_implementation can't be split, got 'quantized': it must be one of dynamic, static, sliding_window, "
+            "hybrid, hybrid_chunked",
+        ),
         ({"prefill_chunk_size": 8}, "the backend graph prefills at once, got prefill_chunk_size=8"),
         (
             {"num_return_sequences": 2, "do_sample": True},
@@ -349,8 +354,8 @@ def test_a_limit_that_generate_sees_otherwise_than_the_backend_is_refused(plain,
 @pytest.mark.parametrize("name", ["position_ids", "max_new_token"])
 def test_an_argument_for_the_model_is_refused_before_anything_is_set_up(plain, inputs, name):
     fast = accelerated(plain)
-    with pytest.raises(StageError, match=f"^a backend takes generation options only, got {name}$"):
-        prefill(fast, inputs, encode(plain, inputs), OPTIONS | {name: None})
+    with pytest.raises(StageError, match=f"^{name} can't be split: the stages take options of generation alone"):
+        prefill(fast, inputs, encode(plain, inputs), OPTIONS | {name: 1})
     assert fast.backend.setups == []
 
 
