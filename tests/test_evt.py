@@ -64,6 +64,7 @@ def encode_evt3(events: list[Event], spare: bool) -> list[int]:
         for kind, value in ((8, t >> 12), (6, t % 4096), (0, y)):
             if not spare or state[kind] != value:
                 state[kind] = value
+                state[6] = -1 if kind == 8 else state[6]  # a new high part makes the low one 0
                 words.append(kind << 12 | value % 4096)
         if spare and i % 3 == 0:
             left = max(x - 13, 0)
@@ -224,6 +225,13 @@ class TestWords:
         with pytest.raises(MediaError, match=rf"^a\.raw: must hold whole words of {size} bytes, got \d+ bytes of them"):
             load_event_arrays(path)
 
+    @pytest.mark.parametrize("block", [1, 1 << 15])
+    def test_the_low_part_of_the_time_is_0_where_the_high_one_changes(self, tmp_path: Path, block: int) -> None:
+        words = [0x6009, 0x800A, 0x0005, 0x2001, 0x6FA0, 0x2002, 0x800A, 0x2003, 0x800B, 0x2004, 0x6003, 0x2005]
+
+        times = [10 << 12, (10 << 12) + 0xFA0, (10 << 12) + 0xFA0, 11 << 12, (11 << 12) + 3]
+        assert times == [t for t, *_ in decoded(EVT3.write(tmp_path / "a.raw", words), block)]
+
 
 class TestHeaders:
     @pytest.mark.parametrize(
@@ -250,6 +258,8 @@ class TestHeaders:
             ("% evt 4.0\n% format EVT4\n% end\n", "must be EVT2 or EVT3, got EVT4"),
             ("% evt 1.0\n", "must be EVT2 or EVT3, got EVT1"),
             ("% evt 3.0\n% format EVT2\n% end\n", "must be EVT2 or EVT3, got EVT3 and EVT2"),
+            ("% evt 3.0\n% endianness big\n% end\n", "must be little-endian, got 'big'"),
+            ("% evt 3.0\n% endianness little\n% end\n", None),
             ("% geometry 640x480\n% end\n", "must be EVT2 or EVT3, got a header that does not say"),
             ("", "must say EVT2 or EVT3 in a header, got none"),
             ("% evt 3.0\n% geometry 640\n% end\n", None),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import io
+import pickle
 import struct
 import subprocess
 import sys
@@ -141,6 +142,8 @@ PICKLES: dict[str, bytes] = {
     "text in place of bytes": recording(array(held=text("\u20ac" * 4))),
     "a list in place of bytes": recording(array(held=b"](NNNNe")),
     "an odd flag of order": recording(array(flag=text("C"))),
+    "an array of no objects": pickle.dumps(np.empty(0, object)),
+    "an array of two objects": pickle.dumps(np.array([{}, {}])),
     "no type": recording(array(of=b"N")),
     "a type that is a list": recording(array(of=kind(b"]"))),
     "a type of a long name": recording(array(of=kind(text("u" * 1_000_000)))),

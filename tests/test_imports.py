@@ -249,6 +249,8 @@ def test_what_can_not_hold_in_a_result_of_vllm_is_doubted(read, change, doubt):
         ({"avg_latency": 1.0, "latencies": [1.0]}, "must be of `vllm bench serve`, got totals that know of no first"),
         (served(mean_ttft_ms="fast"), "mean_ttft_ms must be a finite number, got 'fast'"),
         (served(completed=0), "a request must have completed, got 0"),
+        (served(ttfts=5, input_lens=None), "must have one ttft, itl and output_len a request, got: object of type"),
+        ([served(model_id=name) for name in ("a", "a", "a (result 1)")], "two results must have two names, got 'a"),
         (served(ttfts=[0.1]), "must have one ttft, itl and output_len a request"),
         (served(ttfts=[0.1, "x", 0.1]), "must have one ttft, itl and output_len a request"),
         (served(ttfts=[0.1, -1, 0.1]), "llava: ttft must be at least 0 s and finite, got -1"),
@@ -438,6 +440,13 @@ def test_what_a_model_may_take_is_not_doubted(read, numbers):
 def test_what_can_not_be_reckoned_with_is_refused_in_a_table(read, numbers, complaint):
     with pytest.raises(AnalysisError, match=complaint):
         read(typed(**numbers))
+
+
+@pytest.mark.parametrize("beside", [{"load": 9.0}, {"e2e": 9.0}, {"tokesn": 3}])
+def test_numbers_beside_samples_are_refused(read, beside):
+    numbers = {key: value for key, value in typed()["models"][0].items() if key != "name"}
+    with pytest.raises(AnalysisError, match=f"a must have samples alone, got {next(iter(beside))} beside them"):
+        read({"models": [{"name": "a", "samples": [numbers | {"id": 0}], **beside}]})
 
 
 def test_half_a_token_of_a_sample_is_doubted(read):

@@ -105,6 +105,10 @@ MISSES: dict[str, tuple[bytes, str]] = {
         hdf5(events__xs=PLAIN[0], events__ts=PLAIN[0]),
         "must have the dataset events/x, got events/xs, as event_utils has it",
     ),
+    "root.h5": (
+        hdf5(x=PLAIN[0], y=PLAIN[0], t=PLAIN[0], p=PLAIN[0]),
+        "must have the dataset events/x, got t, as a file without the group events has it",
+    ),
     "top.h5": (hdf5(events_of_p=PLAIN), "must have the dataset events/x, got none, but events_of_p"),
     "polarity.h5": (
         hdf5(events__x=PLAIN[0], events__y=PLAIN[0], events__polarity=PLAIN[0], events__timestamp=PLAIN[0]),

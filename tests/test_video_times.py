@@ -80,6 +80,7 @@ def packed_avi(folder):
 
 
 WITHOUT_TIMES = {
+    "MPEG-1 in AVI": lambda folder, _: write(folder / "a.avi", "mpeg1video", {"bf": "2", "g": "12"}),
     "H.264 in AVI": lambda folder, _: write(folder / "a.avi"),
     "MPEG-4 packed in AVI": lambda folder, _: packed_avi(folder),
     "times of decoding in Matroska": lambda folder, clip: retimed(clip, folder / "a.mkv", lambda i: i),

@@ -23,6 +23,7 @@ _OTHER_LAYOUTS = {
     "prophesee/left/x": "M3ED",
     "events/xs": "event_utils",
     "events/ts": "event_utils",
+    "t": "a file without the group events",
 }
 # All that h5py raises on a damaged file.
 _HDF5_ERRORS = (

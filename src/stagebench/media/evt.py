@@ -70,6 +70,8 @@ def _read_header(name: str, data: bytes) -> tuple[dict[str, str], int]:
 
 def _decoder_of(name: str, header: dict[str, str]) -> _Evt2 | _Evt3:
     """Choose by `% evt 3.0` and `% format EVT3;height=480;width=640`; one of them is enough."""
+    if (order := header.get("endianness", "little")) != "little":
+        raise MediaError(f"{name}: must be little-endian, got {order[:40]!r}")
     said = [header["evt"].removesuffix(".0")] if "evt" in header else []
     if "format" in header:
         said.append(header["format"].partition(";")[0].upper().removeprefix("EVT").replace("21", "2.1"))
@@ -121,6 +123,13 @@ class _Clock:
         self._range, self._low_bits = 1 << high_bits, low_bits
         self._high: int | None = None
         self._wraps = 0
+
+    def changes(self, values: NDArray[Any], here: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Whether words are a TIME_HIGH, by the values of those that are `here`, and another one than before."""
+        before = -1 if self._high is None else self._high
+        changed = here.copy()
+        changed[here] = np.diff(values[here].astype(np.int64), prepend=before) != 0
+        return changed
 
     def at(self, which: Which, values: NDArray[Any], here: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Return microseconds at some of the words, by the values of those that are `here`, TIME_HIGH."""
@@ -177,7 +186,9 @@ class _Evt3:
         """Return the events of the next block."""
         kind, value = words >> 12, words & 0xFFF
         which = np.flatnonzero((kind == self._SINGLE) | (kind == self._VECTOR_12) | (kind == self._VECTOR_8))
-        t = self._clock.at(which, value, kind == self._TIME_HIGH) + self._low.at(which, value, kind == self._TIME_LOW)
+        is_high, is_low = kind == self._TIME_HIGH, kind == self._TIME_LOW
+        low = self._low.at(which, value * is_low, is_low | self._clock.changes(value, is_high))
+        t = self._clock.at(which, value, is_high) + low
         rows = np.where(kind == self._ROW, value.astype(np.int64), -1)
         y = self._row.at(which, rows, kind <= self._ROW_OF_OTHERS)
         columns = self._COLUMNS[kind]

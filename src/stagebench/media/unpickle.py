@@ -39,7 +39,9 @@ def unpickle_arrays(name: str, file: BinaryIO, keys: Iterable[str]) -> dict[str,
     except (pickle.UnpicklingError, LookupError, ValueError) as error:
         why = "it refers to what is not there" if isinstance(error, LookupError) else plain(str(error), SHOWN)
         raise MediaError(f"{name}: must be a whole pickled dict, got a damaged one ({why})") from error
-    recording = loaded.data[0] if isinstance(loaded, Array) and isinstance(loaded.data, list) else loaded
+    recording = loaded
+    if isinstance(loaded, Array) and isinstance(loaded.data, list) and len(loaded.data) == 1:
+        recording = loaded.data[0]
     if not isinstance(recording, Dict):
         raise MediaError(f"{name}: must hold a dict of arrays, got {kind_of(recording)}")
     if machine.file.left:

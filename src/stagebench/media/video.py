@@ -218,8 +218,11 @@ def _to_image(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter, c
 def _frames(path: Path) -> Iterator[av.VideoFrame]:
     """Decode every frame in display order."""
     with open_video(path) as (container, stream):
+        # AVI keeps no times, and FFmpeg dates the first frame of MPEG-1 as decoded, all others as shown.
+        guessed = container.format.name == "avi" and stream.codec_context.codec.canonical_name == "mpeg1video"
         for number, frame in enumerate(container.decode(stream)):
             meter.add("frames_decoded")
             if frame.is_corrupt:
                 raise MediaError(f"{path.name}: must be whole, got a damaged frame {number}")
+            frame.pts = None if guessed else frame.pts
             yield frame

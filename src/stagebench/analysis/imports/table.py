@@ -46,6 +46,8 @@ def read(data: Any, source: str) -> Measured:
         if name in costs:
             raise AnalysisError(f"{source}: two models must have two names, got {name!r} twice")
         if "samples" in model:
+            if others := sorted(model.keys() - {"name", "samples"}):
+                raise AnalysisError(f"{source}: {name} must have samples alone, got {', '.join(others)} beside them")
             given = objects(model["samples"], f"{source}: {name}: samples")
             samples[name] = _samples(name, given, source)
             sequences |= {

@@ -54,6 +54,8 @@ def read(data: Any, source: str) -> Measured:
     whole = Measured({})
     for place, (name, result) in enumerate(zip(names, results, strict=True), 1):
         model = f"{name} (result {place})" if names.count(name) > 1 else name
+        if model in whole.costs:
+            raise AnalysisError(f"{source}: two results must have two names, got {model!r} twice")
         _read(model, result, f"{source}, result {place}" if len(results) > 1 else source, whole)
     return whole
 
@@ -114,8 +116,8 @@ def _decode_by_gaps(data: Result, tokens: float, source: str) -> float:
 
 def _requests(model: str, data: Result, source: str) -> dict[str, Costs]:
     """One a request that came back, named by place and length of its prompt: only like requests are compared."""
-    prompts, errors = (data.get(key) or [0] * len(data["ttfts"]) for key in ("input_lens", "errors"))
     try:
+        prompts, errors = (data.get(key) or [0] * len(data["ttfts"]) for key in ("input_lens", "errors"))
         gaps = _gaps_by_request(data["itls"], data["output_lens"])
         rows = zip(data["ttfts"], gaps, data["output_lens"], prompts, errors, strict=True)
         requests = {
