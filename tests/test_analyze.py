@@ -181,14 +181,14 @@ def test_a_run_without_an_order_seed_is_refused_in_one_line(tmp_path, identity):
 
 
 def test_a_sample_that_fails_in_a_stage_does_not_stop_the_others(tmp_path, monkeypatch):
-    honest = runner.timed_run
+    honest = runner.timed_pass
 
     def fails_once(model, sample, options):
         if sample.loading.start == 0.0:
             raise StageError("the stage fell\nover")
         return honest(model, sample, options)
 
-    monkeypatch.setattr(runner, "timed_run", fails_once)
+    monkeypatch.setattr(runner, "timed_pass", fails_once)
     result = analyze(tmp_path, "--samples", "3", "--modes", "fixed", "--new-tokens", "2")
     assert result.exit_code == 2
     rows = read_samples(tmp_path)
@@ -197,7 +197,7 @@ def test_a_sample_that_fails_in_a_stage_does_not_stop_the_others(tmp_path, monke
 
 
 def test_an_interrupted_run_reports_what_there_is_and_goes_on(tmp_path, monkeypatch):
-    honest, calls = runner.timed_run, []
+    honest, calls = runner.timed_pass, []
 
     def interrupted(*arguments):
         calls.append(arguments)
@@ -206,11 +206,11 @@ def test_an_interrupted_run_reports_what_there_is_and_goes_on(tmp_path, monkeypa
         return honest(*arguments)
 
     more = ("--samples", "3", "--modes", "fixed", "--new-tokens", "2")
-    monkeypatch.setattr(runner, "timed_run", interrupted)
+    monkeypatch.setattr(runner, "timed_pass", interrupted)
     result = analyze(tmp_path, *more)
     assert (result.exit_code, "interrupted; the same command goes on" in result.output) == (2, True)
     assert "3 passes measured of 6 planned" in (tmp_path / "report.md").read_text()
-    monkeypatch.setattr(runner, "timed_run", honest)
+    monkeypatch.setattr(runner, "timed_pass", honest)
     assert analyze(tmp_path, *more).exit_code == 0
     rows = read_samples(tmp_path)
     assert len({(row["sample"], row["model"]) for row in rows}) == 6

@@ -147,11 +147,11 @@ def test_a_missing_run_cannot_be_accepted(tmp_path):
 
 def test_the_model_has_been_run_before_it_is_timed(scene, monkeypatch):
     order = []
-    for name in ("prove", "timed_run"):
+    for name in ("prove", "timed_pass"):
         honest = getattr(run, name)
         monkeypatch.setattr(run, name, lambda *a, name=name, honest=honest: order.append(name) or honest(*a))
     assert invoke("run", scene.video, "--model", "llava-1.5", *QUICK, "--passes", "2").exit_code == 0
-    assert order == ["prove", "timed_run", "timed_run"]
+    assert order == ["prove", "timed_pass", "timed_pass"]
 
 
 def test_an_audit_prints_every_claim_and_writes_them_down(scene, tmp_path):

@@ -183,6 +183,20 @@ def test_a_page_that_a_library_reads_of_its_own_accord_is_let_pass_and_told(befo
     assert (verdict.verdict, f"{before:,} before, {now:,} now" in verdict.reason) == (expected, True)
 
 
+@pytest.mark.parametrize(
+    ("now", "expected"), [(0, "changed"), (4096, "changed"), (12288, "improvement"), (139_264, "pass")]
+)
+@pytest.mark.parametrize("counter", ["bytes_from_files", "load.bytes_from_files"])
+def test_a_file_that_load_no_longer_reads_for_the_same_content_is_changed(counter, now, expected):
+    def a_load(n):
+        return a_run(WORK | ({counter: n} if counter == "bytes_from_files" else {"load": {"bytes_from_files": n}}))
+
+    verdicts = judged(a_load(139_264), a_load(now))
+    assert exit_code(verdicts) == (1 if expected == "changed" else 0)
+    assert [v.verdict for v in verdicts if v.counter == counter] == ([expected] if expected != "pass" else [])
+    assert exit_code(judged(a_load(139_264), a_load(now), ["load"])) == 0
+
+
 def test_content_of_a_stage_within_the_whole_is_of_that_stage():
     whole = [
         {"load": {"frames": frames}, "decode": {"tokens": "0123456789abcdef"}}

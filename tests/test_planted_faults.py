@@ -3,6 +3,7 @@
 A fault that hides while it is watched looks for torch's dispatch modes and for hooks, and behaves while there are any.
 """
 
+import gc
 import time
 from dataclasses import replace
 
@@ -269,6 +270,20 @@ def test_what_remembers_while_nobody_looks_breaks_the_audit(model, sample, monke
     watched.model = model
     monkeypatch.setattr(Llava, "encode", remember(Llava.encode, lambda *_: 0, hides=True))
     assert broken(model, sample)[0] == "load, preprocess and encode remember nothing"
+
+
+def test_what_remembers_only_where_garbage_is_not_collected_fails_the_proof(model, sample, honest, monkeypatch):
+    encode, kept = Llava.encode, {}
+
+    def remembering(self, inputs):
+        key = pixels_of(inputs)
+        if key not in kept or gc.isenabled():
+            kept[key] = encode(self, inputs)
+        return kept[key]
+
+    monkeypatch.setattr(Llava, "encode", remembering)
+    with pytest.raises(StageError, match=r"encode must .* remembered"):
+        prove(model, honest[0], "efficient")
 
 
 def test_a_text_log_that_is_written_when_nobody_looks_fails_its_benchmark(model, sample, honest, monkeypatch, tmp_path):

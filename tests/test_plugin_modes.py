@@ -219,3 +219,37 @@ def test_a_run_of_medians_alone_is_no_internal_error(stored):
     done = stored("--benchmark-compare")
     assert done.ret == pytest.ExitCode.USAGE_ERROR
     assert len([line for line in done.stderr.lines if line]) == 1
+
+
+@pytest.mark.parametrize("late", ["pytest.xfail('slow')", "pytest.skip('slow')"])
+def test_what_does_not_pass_after_it_was_timed_has_vanished(stored, late):
+    rewrite(stored, "    benchmark.extra_info |=", f"    stage == 'decode' and {late}\n    benchmark.extra_info |=")
+    assert stored("--benchmark-compare", "--benchmark-json=out.json").ret == 1
+    run = json.loads((stored.folder / "out.json").read_text())
+    assert [b["name"] for b in run["benchmarks"]] == ["test_stage[encode]"]
+    assert stored("--benchmark-compare", "--gate").ret == 2
+
+
+@pytest.mark.parametrize("work", [[2], None, "2"])
+def test_work_that_is_none_is_said_in_one_line(stored, work):
+    rewrite(stored, '{"host_reads": 2}', repr(work))
+    result = stored("--benchmark-compare")
+    assert (result.ret, "INTERNALERROR" in result.stdout.str() + result.stderr.str()) == (1, False)
+    assert f"stagebench: test_stage[encode]: work must be counters, got {work!r}" in result.stdout.str()
+
+
+@pytest.mark.parametrize("option", ["-k encode", "--deselect test_stages.py::test_stage[decode]", "--models=llava-1.5"])
+def test_a_file_of_settings_does_not_choose_what_is_compared(stored, option):
+    if "--models" in option:
+        rewrite(stored, '["encode", "decode"]', '["encode"]')
+    (stored.folder / "pytest.ini").write_text(f"[pytest]\naddopts = {option}\n")
+    assert [stored("--benchmark-compare", *judge).ret for judge in ((), ("--gate",))] == [1, 2]
+    assert stored("--benchmark-compare", "-k", "encode").ret == 0
+
+
+def test_limits_of_a_marker_have_names(quick_suite):
+    (quick_suite.folder / "test_stages.py").write_text(
+        quick_suite.suite.replace("@pytest", "@pytest.mark.gate(0.5)\n@pytest")
+    )
+    result = quick_suite()
+    result.stdout.fnmatch_lines(["*names its limits, got (0.5,) without*"])

@@ -3,7 +3,8 @@ import gc
 import pytest
 
 from stagebench.analysis.flags import outside as flag
-from stagebench.timed import clock_problems, outside, without_collection
+from stagebench.timed import clock_problems, outside
+from stagebench.timing import without_collection
 from stagebench.types import STAGES, Generation, Run
 
 MS = 1e-3
@@ -49,6 +50,18 @@ def test_a_timer_that_another_clock_contradicts_is_named_with_both(ms):
 
 def test_one_pass_of_three_that_was_stopped_between_two_looks_is_no_problem():
     assert list(clock_problems([a_run(), a_run(told={"encode": 80}), a_run()])) == []
+
+
+def test_passes_of_very_different_length_and_one_stop_are_no_problem():
+    def a_pass(ms, told):
+        spans = {stage: (i * ms * MS, (i + 1) * ms * MS) for i, stage in enumerate(STAGES)}
+        seconds = dict.fromkeys(STAGES, ms * MS) | {"encode": told * MS}
+        generation = Generation(((1, 2),), ("length",), 1, (spans["decode"][1],))
+        return Run("m", seconds, {}, 5 * ms * MS, generation, "text", spans, {})
+
+    assert list(clock_problems([a_pass(100, 100), a_pass(200, 150), a_pass(300, 300)])) == []
+    assert list(clock_problems([a_pass(100, 60), a_pass(300, 300)])) == []
+    assert len(list(clock_problems([a_pass(100, 60), a_pass(200, 150), a_pass(300, 300)]))) == 1
 
 
 def test_a_whole_that_is_shorter_than_its_stages_is_a_problem():

@@ -23,11 +23,10 @@ from stagebench.pipeline import (
     reference_generate,
     scored_generate,
     staged_generate,
-    timed_run,
 )
 from stagebench.proof import count_reference, expected_work, is_exact, repeats_itself
 from stagebench.remembered import require_forgetful
-from stagebench.timed import check_passes, without_collection
+from stagebench.timed import check_passes, timed_pass
 from stagebench.types import Generation, Inputs, Sample
 
 MAX_UNATTRIBUTED = 0.05
@@ -93,8 +92,7 @@ def audit(model: VisionLanguageModel, sample: Sample, options: Options, kernels:
     again, logits = scored_generate(model, inputs, options)
     repeats = _equal(model, "generate() repeats itself", tokens, again)
     yield repeats
-    with without_collection():
-        runs = [timed_run(model, sample, options) for _ in range(PASSES)]
+    runs = [timed_pass(model, sample, options) for _ in range(PASSES)]
     run = runs[-1]
     wrong = _refused(lambda: check_passes(model, runs, runs[0].generation.token_ids if exact else None))
     yield Check("timed passes are what they say, by a second clock", not wrong, wrong or f"{PASSES} passes")

@@ -82,7 +82,9 @@ def work_differences(benchmarks: Sequence[Mapping[str, Any]], baseline: Sequence
     lines = []
     for benchmark in benchmarks:
         before, now = stored.get(benchmark["fullname"]), benchmark.get("extra_info", {}).get("work", {})
-        if before is not None and _exact(before) != _exact(_named(now, before)):
+        if not isinstance(now, Mapping):
+            lines.append(f"{benchmark['fullname'].split('::')[-1]}: work must be counters, got {now!r:.40}")
+        elif before is not None and _exact(before) != _exact(_named(now, before)):
             lines.append(f"{benchmark['fullname'].split('::')[-1]}: {_exact(before)} there, {_exact(now)} here")
     return lines
 

@@ -16,7 +16,7 @@ from pytest_benchmark.utils import DEFAULT_COLUMNS, get_machine_id, load_storage
 from rich.console import Console
 
 from stagebench import baseline, environment, gate_report, outcome, selection, suite_judging, suite_options
-from stagebench.errors import BaselineError, StagebenchError
+from stagebench.errors import BaselineError, GateError, StagebenchError
 from stagebench.gate_rules import limit_keys, read_rules
 from stagebench.results import SCHEMA, read_sound_run, require_sound, validate
 from stagebench.settings import check_backends, check_input, parse_size, resolve_models, resolve_settings
@@ -276,6 +276,16 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     return result
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Leave out what was skipped, or failed as a marker allows, after it was timed: its own checks did not pass."""
+    report = yield
+    benchmark = getattr(item, "funcargs", {}).get("benchmark")
+    if report.skipped and benchmark is not None:
+        benchmark.has_error = True  # as pytest-benchmark does with what fails while it is timed
+    return report
+
+
 def pytest_exception_interact(node: pytest.Item | pytest.Collector, call: pytest.CallInfo[Any]) -> None:
     """Note what failed, because under `--gate` an error is no verdict."""
     if call.excinfo is not None:
@@ -309,6 +319,8 @@ def _gate_marker(request: pytest.FixtureRequest) -> None:
     """Keep a benchmark's own limits with its numbers, because a gate sees nothing but these."""
     marker = request.node.get_closest_marker("gate")
     if marker is not None and "benchmark" in request.fixturenames:
+        if marker.args:
+            raise GateError(f"the marker of {request.node.nodeid} names its limits, got {marker.args!r:.60} without")
         limit_keys(marker.kwargs, f"the marker of {request.node.nodeid}")
         request.getfixturevalue("benchmark").extra_info["gate"] = dict(marker.kwargs)
 

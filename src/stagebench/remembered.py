@@ -23,7 +23,7 @@ from stagebench.stages.decode import cache_of
 from stagebench.stages.encode import encode
 from stagebench.stages.load import load
 from stagebench.stages.preprocess import preprocess
-from stagebench.timing import synchronize
+from stagebench.timing import synchronize, without_collection
 from stagebench.types import Features, Generation, Image, Inputs, Media, Prefilled, Sample, Work
 
 T = TypeVar("T", bound=Media | Inputs | Features)
@@ -174,13 +174,14 @@ def require_forgetful(model: VisionLanguageModel, sample: Sample, inputs: Inputs
         require_work(stage, meter.since(before))
         return result
 
-    for _ in range(2):
-        media = metered("load", lambda: load(sample, model.images_per_sample))
     device = model.network.device
-    _require_as_slow(
-        "preprocess", lambda m: metered("preprocess", lambda: preprocess(model, m, sample.question)), media, device
-    )
-    _require_as_slow("encode", lambda given: encode(model, given), inputs, device)
+    with without_collection():  # as where it is timed, which who remembers may look for
+        for _ in range(2):
+            media = metered("load", lambda: load(sample, model.images_per_sample))
+        _require_as_slow(
+            "preprocess", lambda m: metered("preprocess", lambda: preprocess(model, m, sample.question)), media, device
+        )
+        _require_as_slow("encode", lambda given: encode(model, given), inputs, device)
 
 
 def _require_as_slow(stage: str, function: Callable[[T], object], given: T, device: torch.device) -> None:

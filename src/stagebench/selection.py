@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -69,14 +70,28 @@ def is_left_out(config: pytest.Config, benchmark: Mapping[str, Any]) -> bool:
     """Whether a stored benchmark is none of those that this session was asked for."""
     info, name = benchmark.get("extra_info", {}), benchmark["fullname"]
     backend = info.get("backend", "eager" if "model" in info else None)
-    return (
-        name in config.stash.get(_DESELECTED, {})
+    noted = config.stash.get(_DESELECTED, {})
+    if not any(_is_within(config, name, arg) for arg in config.args) or noted.get(name) is False:
+        return True
+    return not _by_file_alone(config) and (
+        name in noted
         or info.get("model") in set(BUILDERS) - set(names(config.option.models))
         or backend in set(BACKENDS) - set(names(config.option.backends))
         or bool(config.getoption("lf", None))
         or _is_ignored(config, config.rootpath / name.partition("::")[0])
-        or not any(_is_within(config, name, arg) for arg in config.args)
     )
+
+
+def _by_file_alone(config: pytest.Config) -> bool:
+    """Whether the project's own file of settings selects, and no person: a change does not choose what judges it."""
+    typed = [*config.invocation_params.args, *shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))]
+    return any(map(_selects, config.getini("addopts"))) and not any(
+        _selects(str(each)) or "::" in str(each) for each in typed
+    )
+
+
+def _selects(argument: str) -> bool:
+    return argument.startswith((*_OPTIONS, "--last-failed", "--sw", "--models", "--backends"))
 
 
 def _is_ignored(config: pytest.Config, path: Path) -> bool:

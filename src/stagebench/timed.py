@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from statistics import median_low
 
 from stagebench.equality import another_token
 from stagebench.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel
+from stagebench.pipeline import Options, timed_run
 from stagebench.remembered import require_work
-from stagebench.types import STAGES, Run
+from stagebench.timing import without_collection
+from stagebench.types import STAGES, Run, Sample
 
 COLLECTION = {"garbage_collection": "off"}
 """What the results say of timed passes: a pause for it would be laid at the door of some stage."""
@@ -21,17 +22,14 @@ _CLOCK = (2e-3, 0.02)  # seconds, or a share of them, by which two clocks around
 _OUTSIDE = (5e-3, 0.05)  # likewise of e2e, that may lie outside the stages
 
 
-@contextmanager
-def without_collection() -> Iterator[None]:
-    """Collect garbage before a timed pass, and not in it."""
-    was_on = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
+def timed_pass(model: VisionLanguageModel, sample: Sample, options: Options) -> Run:
+    """Time a pass, again where a second clock says otherwise: a process may be stopped between two looks."""
+    for _ in range(3):
+        with without_collection():
+            run = timed_run(model, sample, options)
+        if not any(clock_problems([run])):
+            break
+    return run
 
 
 def check_passes(model: VisionLanguageModel, runs: Sequence[Run], expected: Sequence[Sequence[int]] | None) -> None:
@@ -39,8 +37,8 @@ def check_passes(model: VisionLanguageModel, runs: Sequence[Run], expected: Sequ
 
     Args:
         model: that of the passes.
-        runs: all of them; one alone is judged as it is, of several the clocks in the median, because a process may be
-            stopped between two looks at them.
+        runs: all of them; by the pass in the middle, of two by the better one, because a process may be stopped between
+            two looks at its clocks.
         expected: tokens that a proven pass gave, a row each; None where the model does not repeat itself.
 
     Raises:
@@ -73,12 +71,17 @@ def require_text(model: VisionLanguageModel, run: Run) -> None:
 
 
 def clock_problems(runs: Sequence[Run]) -> Iterator[str]:
-    """Say which timers the walk's own clock contradicts in the median pass."""
+    """Say which timers the walk's own clock contradicts, in the pass that lies in the middle by how far they do."""
+
+    def middle(both: Callable[[Run], tuple[float, float]]) -> tuple[float, float]:
+        apart = sorted(map(both, runs), key=lambda clocks: abs(clocks[1] - clocks[0]) / clocks[1])
+        return apart[(len(apart) - 1) // 2]
+
     for stage in STAGES:
-        told, seen = (median_low(each) for each in zip(*(_both(run, stage) for run in runs), strict=True))
+        told, seen = middle(partial(_both, stage=stage))
         if abs(seen - told) > max(_CLOCK[0], _CLOCK[1] * seen):
             yield f"{stage} must take what a second clock says, {seen * 1e3:.2f} ms, got {told * 1e3:.2f} ms"
-    e2e, seen = (median_low(each) for each in zip(*((run.e2e, _walked(run)) for run in runs), strict=True))
+    e2e, seen = middle(lambda run: (run.e2e, _walked(run)))
     if e2e < seen - _CLOCK[0]:
         yield f"e2e must hold all stages, {seen * 1e3:.2f} ms by a second clock, got {e2e * 1e3:.2f} ms"
     if any(_steps_outside(run) for run in runs[:1]):

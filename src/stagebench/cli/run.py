@@ -17,11 +17,10 @@ from stagebench.conditions import conditions
 from stagebench.media.scene import Scene
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release
-from stagebench.pipeline import timed_run
 from stagebench.proof import Proof, count_reference, prove, repeats_itself
 from stagebench.results import SCHEMA
 from stagebench.shown import plain
-from stagebench.timed import COLLECTION, check_passes, outside, without_collection
+from stagebench.timed import COLLECTION, check_passes, outside, timed_pass
 from stagebench.types import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings, Run
 
 
@@ -95,10 +94,7 @@ def _measure(
     with console.status(f"{name}: warming up, counting, comparing with generate()"):
         proof = prove(model, count_reference(model, sample, options), settings.kernels)
     with console.status(f"{name}: timing"):
-        runs = []
-        for _ in range(passes):
-            with without_collection():
-                runs.append(timed_run(model, sample, options))
+        runs = [timed_pass(model, sample, options) for _ in range(passes)]
     expected = proof.generation.token_ids if repeats_itself(model, settings.kernels) else None
     check_passes(model, runs, expected)
     return runs, proof

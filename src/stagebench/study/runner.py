@@ -19,14 +19,14 @@ from stagebench.errors import MediaError, StagebenchError, StudyError
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release
-from stagebench.pipeline import timed_run, walk
+from stagebench.pipeline import walk
 from stagebench.proof import count_reference, prove, repeats_itself
 from stagebench.stages.load import load
 from stagebench.study.journal import Journal, Row
 from stagebench.study.page_cache import drop_from_page_cache
 from stagebench.study.schedule import MAIN, Task
 from stagebench.study.traffic import TrafficCounter
-from stagebench.timed import COLLECTION, check_passes, clock_problems, without_collection
+from stagebench.timed import COLLECTION, check_passes, timed_pass
 from stagebench.types import GenerationSettings, LoadSettings, ModelSettings, Run, Sample
 
 Models = dict[str, VisionLanguageModel]
@@ -200,12 +200,7 @@ def _row(study: Study, model: VisionLanguageModel, task: Task, proofs: Mapping[s
 def _checked_run(
     study: Study, model: VisionLanguageModel, sample: Sample, generation: GenerationSettings, texts: Texts
 ) -> Run:
-    """Time a pass, once more where a second clock says otherwise: a process may be stopped between two looks."""
-    for _ in range(2):
-        with without_collection():
-            run = timed_run(model, sample, generation.options())
-        if not any(clock_problems([run])):
-            break
+    run = timed_pass(model, sample, generation.options())
     first = texts.setdefault((model.name, sample, generation), run.generation.token_ids)
     check_passes(model, [run], first if repeats_itself(model, study.settings.kernels) else None)
     return run
