@@ -161,7 +161,7 @@ def test_another_run_does_not_go_on_in_the_folder(finished, media):
         (("--new-tokens", "1.5"), "--new-tokens must be whole numbers with commas, got '1.5'"),
         (("--durations", "1,-2"), "--durations must be above 0, got '1,-2'"),
         (("--dataset", "no-such-folder"), "can't read the dataset: no-such-folder: can't be read"),
-        (("--report-only",), "can't read the samples"),
+        (("--report-only",), "can't read the run"),
         (("--models", "gpt-9"), "models must be of eventgpt, llava-1.5, video-llava, got gpt-9"),
     ],
 )
