@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from pytest_benchmark.session import PerformanceRegression
-from pytest_benchmark.utils import DEFAULT_COLUMNS, get_machine_id, load_storage
+from pytest_benchmark.utils import get_machine_id, load_storage
 from rich.console import Console
 
 from stagebench import baseline, environment, gate_report, outcome, selection, suite_judging, suite_options
@@ -181,7 +181,7 @@ def _find_baseline(config: pytest.Config) -> None:
             f"no baseline yet for this environment, so nothing is compared; {baseline.closest(root, here)}"
         )
     else:
-        _require_table(found)
+        _require_table(config, found)
         config.option.benchmark_compare = str(found)
         config.stash[_NOTE] = f"comparing with {found.parent.name}/{found.name}"
 
@@ -201,13 +201,14 @@ def _require_readable(config: pytest.Config, asked: str) -> None:
     if not named:
         raise pytest.UsageError(f"--benchmark-compare must name a run or nothing, got no file {asked}")
     for path in named:
-        _require_table(path)
+        _require_table(config, path)
 
 
-def _require_table(path: Path) -> None:
+def _require_table(config: pytest.Config, path: Path) -> None:
     """Refuse a run that can't be shown beside this one."""
+    columns = config.option.benchmark_columns
     for benchmark in read_sound_run(path)["benchmarks"]:
-        if lacking := [column for column in DEFAULT_COLUMNS if column not in {"ops", *benchmark["stats"]}]:
+        if lacking := [column for column in columns if column not in {"ops", *benchmark["stats"]}]:
             raise BaselineError(
                 f"the run {path}: {benchmark['fullname']}: must have the statistics of pytest-benchmark's table, "
                 f"got no {', '.join(lacking)}"
