@@ -20,6 +20,7 @@ import av
 
 from stagebench import meter
 from stagebench.errors import MediaError
+from stagebench.media.damage import Threads
 from stagebench.media.files import MAX_PIXELS, require_pixels
 from stagebench.media.kinds import kind_of
 from stagebench.media.transport import is_whole
@@ -46,6 +47,9 @@ _MAX_REDRAWN = 2**31  # pixels of all pictures of one: a thousand of Full HD, tw
 # frame. Of H.264 and HEVC that is so only for some key frames: see `_is_entry`.
 _FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts")
 _CODECS = ("h264", "hevc", "vp9", "av1", "mjpeg")
+# Codecs of which several threads give what one gives, but for damage that is logged (see `settled`), or that FFmpeg
+# never notices, as in a frame of HEVC. Damaged MPEG-4, VP8 and MPEG-2 become other frames without a word.
+_THREADED = ("h264", "hevc", "vp9", "av1", "prores", "dnxhd", "ffv1", "huffyuv", "utvideo", "png")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +100,8 @@ def readable(path: Path, size: int) -> Iterator[None]:
 
 
 @contextmanager
-def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """Open a file, and its first video stream, ready to be decoded by several threads.
+def open_video(path: Path, threads: Threads = "AUTO") -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """Open a file, and its first video stream, ready to be decoded, by one thread unless more are known to be safe.
 
     Raises:
         MediaError: there is none, or none of a size that is read.
@@ -114,9 +118,12 @@ def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.Vid
         if getattr(stream, "codec_context", None) is None:  # which PyAV's types leave out
             raise MediaError(f"{path.name}: must be in a codec that FFmpeg decodes, got one that it doesn't know")
         require_pixels(path, stream.codec_context.width, stream.codec_context.height, 1)
-        stream.thread_type = "AUTO"
+        stream.thread_type = threads if stream.codec_context.codec.canonical_name in _THREADED else "NONE"
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-        yield container, stream
+        try:
+            yield container, stream
+        finally:  # where threads still decode, PyAV would wait for them holding the lock that they need to log
+            stream.codec_context.flush_buffers()
 
 
 def read_track(

@@ -3,10 +3,10 @@
 The header is not believed: all packets are read in one pass. Where their times can be trusted, only what the wanted
 frames need is decoded: from the last key frame before each, without the pictures to which no other refers. That gives
 the frames of decoding everything in order, bit for bit; wherever it might not, everything is decoded in order, and
-`frames_decoded` tells. Damage in what is not decoded is not noticed.
+`frames_decoded` tells. Damage in what is not decoded is not noticed, nor what FFmpeg lets pass (in a frame of HEVC or
+VP9, for one).
 
-Not done, because players differ or a model wouldn't care: HDR tone mapping, deinterlacing, non-square pixels. PyAV
-keeps FFmpeg's messages from stderr by default; what matters of them is an exception or a flag here.
+Not done, because players differ or a model wouldn't care: HDR tone mapping, deinterlacing, non-square pixels.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from stagebench import meter
 from stagebench.errors import MediaError
 from stagebench.media.colour import to_image
 from stagebench.media.container import Track, open_video, read_track, readable
+from stagebench.media.damage import Threads, settled
 from stagebench.media.files import require_pixels, size_of
 from stagebench.media.sampling import ascend, choose_frames, evenly_spaced, own_times
 from stagebench.types import Image, LoadSettings, Media
@@ -64,7 +66,7 @@ def read_video(path: Path, count: int, loading: LoadSettings = _ALL) -> Media:
 
     Returns:
         `count` uint8 arrays (height, width, 3), RGB; `frames_decoded` counts all frames that the decoder
-        made.
+        made, in the reading that gave these.
 
     Raises:
         MediaError: the file is missing, empty, not a video, without a video stream, too large, truncated or damaged,
@@ -80,15 +82,19 @@ def read_video_in_order(path: Path, count: int, loading: LoadSettings = _ALL) ->
 
 
 def _read(path: Path, count: int, loading: LoadSettings, *, keyed: bool) -> Media:
+    return settled(partial(_read_by, path, count, loading, keyed))
+
+
+def _read_by(path: Path, count: int, loading: LoadSettings, keyed: bool, threads: Threads) -> Media:
     size = size_of(path)
     with readable(path, size):
-        with open_video(path) as (container, stream):
+        with open_video(path, threads) as (container, stream):
             require_pixels(path, stream.codec_context.width, stream.codec_context.height, count)
             track = read_track(path, container, stream, loading)
             decoded = _decode_keyed(path, stream, track, count, loading) if keyed and track.shown else None
         if decoded is None or len(decoded.images) < count:
             spent = decoded.produced if decoded else 0
-            decoded = _decode_in_order(path, track, count, loading, spent)
+            decoded = _decode_in_order(path, threads, track, count, loading, spent)
     first, last = decoded.times[0], decoded.times[-1]
     span = None if first is None or last is None else float((last - first) * track.time_base)
     return Media(decoded.images, "frames", decoded.produced, size, span)
@@ -102,11 +108,15 @@ def seconds_shown(path: Path) -> float:
     Raises:
         MediaError: as `read_video`; or the clip tells no times of its frames, or not how long its only one is shown.
     """
+    return settled(partial(_seconds_shown, path))
+
+
+def _seconds_shown(path: Path, threads: Threads) -> float:
     with readable(path, size_of(path)):
-        with open_video(path) as (container, stream):
+        with open_video(path, threads) as (container, stream):
             track = read_track(path, container, stream, _ALL)
         said: list[tuple[int | None, int | None]] = [(track.times[i], track.packets[i].duration) for i in track.shown]
-        said = said or [(frame.pts, frame.duration) for frame in _frames(path)]
+        said = said or [(frame.pts, frame.duration) for frame in _frames(path, threads)]
     times = own_times(path.name, [time for time, _ in said])
     steps = [other - one for one, other in pairwise(times)]
     last = float(said[-1][1] or 0) if said else 0
@@ -177,32 +187,35 @@ def _stretches(track: Track, targets: list[int]) -> list[tuple[int, int]]:
     return stretches
 
 
-def _decode_in_order(path: Path, track: Track, count: int, loading: LoadSettings, spent: int) -> _Decoded:
+def _decode_in_order(
+    path: Path, threads: Threads, track: Track, count: int, loading: LoadSettings, spent: int
+) -> _Decoded:
     """Decode every frame in display order, and once more where the packets had not told how many there are.
 
     Args:
         path: the clip.
+        threads: to decode by.
         track: its packets.
         count: how many frames to keep.
         loading: the window.
         spent: frames that were decoded in vain before.
     """
     guess = evenly_spaced(track.frames, count) if 1 <= count <= track.frames and loading.whole else []
-    images, times = _decode_all(path, guess)
+    images, times = _decode_all(path, threads, guess)
     spent += len(times)
     chosen = choose(path, times, track.time_base, count, loading)
     if chosen != guess:  # a packet may hold two frames or none
-        images, times = _decode_all(path, chosen)
+        images, times = _decode_all(path, threads, chosen)
         spent += len(times)
     return _Decoded(images, [times[i] if ascend(times) else None for i in chosen], spent)
 
 
-def _decode_all(path: Path, wanted: list[int]) -> tuple[tuple[Image, ...], list[int | None]]:
+def _decode_all(path: Path, threads: Threads, wanted: list[int]) -> tuple[tuple[Image, ...], list[int | None]]:
     """Decode every frame in display order; convert the wanted ones (ascending) as they go by."""
     images: list[Image] = []
     times: list[int | None] = []
     reformatter = VideoReformatter()
-    for frame in _frames(path):
+    for frame in _frames(path, threads):
         if len(images) < len(wanted) and len(times) == wanted[len(images)]:
             images.append(_to_image(path, frame, reformatter, len(wanted)))
         times.append(frame.pts)
@@ -215,9 +228,9 @@ def _to_image(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter, c
     return to_image(path, frame, reformatter)
 
 
-def _frames(path: Path) -> Iterator[av.VideoFrame]:
+def _frames(path: Path, threads: Threads) -> Iterator[av.VideoFrame]:
     """Decode every frame in display order."""
-    with open_video(path) as (container, stream):
+    with open_video(path, threads) as (container, stream):
         # AVI keeps no times, and FFmpeg dates the first frame of MPEG-1 as decoded, all others as shown.
         guessed = container.format.name == "avi" and stream.codec_context.codec.canonical_name == "mpeg1video"
         for number, frame in enumerate(container.decode(stream)):
