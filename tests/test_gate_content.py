@@ -184,7 +184,8 @@ def test_a_page_that_a_library_reads_of_its_own_accord_is_let_pass_and_told(befo
 
 
 @pytest.mark.parametrize(
-    ("now", "expected"), [(0, "changed"), (4096, "changed"), (12288, "improvement"), (139_264, "pass")]
+    ("now", "expected"),
+    [(0, "changed"), (4096, "changed"), (12288, "changed"), (94208, "improvement"), (139_264, "pass")],
 )
 @pytest.mark.parametrize("counter", ["bytes_from_files", "load.bytes_from_files"])
 def test_a_file_that_load_no_longer_reads_for_the_same_content_is_changed(counter, now, expected):

@@ -199,7 +199,7 @@ class _Case:
             within = f"{change}, within its tolerance of {given or 0:.3g}"
             return self._verdict("pass", counter, within, (old, new)) if new != old else None
         own = _SLACK.get(_key(counter), 0) if stage == "load" else 0
-        if new <= own < old / 2:  # a file that is no longer read: the same content came from somewhere
+        if 0 < own < old / 2 and new <= max(own, old / 8):  # as good as nothing: the same content came from elsewhere
             return self._changed(counter, f"{change}: kept in memory from before, or mapped into it", (old, new))
         if of_other:  # less of it says nothing good
             return self._changed(counter, change + suffix, (old, new))
