@@ -196,6 +196,17 @@ def test_a_sample_that_fails_in_a_stage_does_not_stop_the_others(tmp_path, monke
     assert {row["error"] for row in rows if "error" in row} == {"the stage fell over"}
 
 
+def test_a_name_that_is_no_text_is_written_as_one(tmp_path, media):
+    folder = tmp_path / os.fsdecode(b"\xfe")
+    folder.mkdir()
+    shutil.copy(media / "straße_1.mp4", folder / os.fsdecode(b"\xff.mp4"))
+
+    done = analyze(tmp_path / "out", "--dataset", folder, "--modes", "fixed", "--new-tokens", "2")
+
+    assert done.exit_code == 0, done.output
+    assert {row["path"] for row in read_samples(tmp_path / "out")} == {r"\udcff.mp4"}
+
+
 def test_an_interrupted_run_reports_what_there_is_and_goes_on(tmp_path, monkeypatch):
     honest, calls = runner.timed_pass, []
 

@@ -10,7 +10,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from stagebench.errors import CheckpointError
 from stagebench.models.registry import build_model
@@ -148,6 +148,10 @@ def test_a_config_that_asks_for_more_than_the_files_hold_is_refused_by_both_numb
         {"size": {"shortest_edge": 10**6}},
         {"size": {"height": 10**6, "width": 10**6}},
         {"size": {"shortest_edge": 0}},
+        {"size": {"shortest_edge": 10}},
+        {"size": {"height": 336, "width": 10}},
+        {"image_mean": [-9.0, 0.5, 0.5]},
+        {"image_mean": [float("nan")] * 3},
         {"crop_size": {"height": 0, "width": 0}},
         {"do_center_crop": False},
         {"image_std": [0.0, 0.0, 0.0]},
@@ -233,6 +237,29 @@ def test_pickled_weights_are_read_where_asked_for(saved, pickled):
     )
     assert expected.keys() == actual.keys()
     assert all(torch.equal(expected[key], actual[key]) for key in expected)
+
+
+@pytest.mark.parametrize("values", [{"intermediate_size": 10**9}, {"num_hidden_layers": 10**9}])
+def test_a_config_that_asks_for_more_than_pickled_files_can_hold_is_refused(saved, pickled, values):
+    change(pickled / "config.json", "text_config", **values)
+    assert refusal(saved, pickled, pickled_weights=True).startswith("the config of FOLDER asks for ")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(saved, checkpoint, value):
+    weights = load_file(checkpoint / "model.safetensors")
+    name = next(name for name in weights if name.endswith("q_proj.weight") and "language" in name)
+    weights[name][1, 2] = value
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    message = refusal(saved, checkpoint)
+    assert message.startswith("the checkpoint FOLDER must hold finite numbers, got others in model.language_model.")
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [(torch.int8, "I8"), (torch.bool, "BOOL"), (torch.uint8, "U8")])
+def test_weights_of_integers_are_refused(saved, checkpoint, dtype, kind):
+    weights = {name: tensor.to(dtype) for name, tensor in load_file(checkpoint / "model.safetensors").items()}
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    assert refusal(saved, checkpoint).startswith(f"the checkpoint FOLDER must hold floating point, got {kind} for ")
 
 
 class Touches:

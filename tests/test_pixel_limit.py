@@ -73,6 +73,10 @@ def test_a_gif_of_many_large_pictures_is_refused_before_they_are_drawn(tmp_path,
     )
 
 
+def test_a_gif_of_very_many_small_pictures_is_refused(tmp_path):
+    assert refused(gif(tmp_path / "a.gif", 4, 4, 2**15 + 1)) == "a.gif: must have at most 32768 pictures, got more"
+
+
 @pytest.mark.parametrize("sides", [(30000, 30000), (12000, 12000), (2**31 - 1, 2**31 - 1), (8193, 8192), (1, 2**27)])
 @pytest.mark.parametrize("interlaced", [0, 1])
 def test_a_png_larger_than_any_picture_is_refused_without_a_warning(tmp_path, sides, interlaced):

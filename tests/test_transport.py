@@ -80,6 +80,22 @@ def test_packets_of_other_sizes_are_read(tmp_path, parts, before, after):
     assert len(read_video(path, 2 * FRAMES).images) == 2 * FRAMES
 
 
+@pytest.mark.parametrize(("before", "after"), [(b"", b""), (b"time", b""), (b"", bytes(16))], ids=[188, 192, 204])
+def test_a_packet_without_its_first_byte_is_missed(tmp_path, parts, before, after):
+    packets = list(parts[0])
+    at = keys(packets)[1] - 3
+    packets[at] = b"\0" + packets[at][1:]
+
+    with pytest.raises(MediaError, match=r"^joined\.ts: must be whole, got a .*damaged"):
+        read_video(joined(tmp_path, packets, before, after), 8)
+
+
+def test_zeros_that_fill_the_file_up_are_passed_over(tmp_path, parts):
+    path = joined(tmp_path, [*parts[0], bytes(1000)])
+
+    assert len(read_video(path, FRAMES).images) == FRAMES
+
+
 def lost(first, second):
     """What a joined stream may have lost, by name."""
     both = first + second

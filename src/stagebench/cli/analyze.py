@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stagebench import environment
 from stagebench.cli.options import building_options, load_options, print_head, settings_of
 from stagebench.cli.output import refusals
-from stagebench.dataset import Dataset, read_dataset
+from stagebench.dataset import Dataset, one_line, read_dataset
 from stagebench.errors import StudyError
 from stagebench.locks import measurement, scratch_folder
 from stagebench.media.scene import render_scene
@@ -160,7 +160,7 @@ def _identity(
     here = environment.identity(study.settings, wanted.generation("natural"), question, None, study.loading)
     return here | {
         "generation": ", ".join(f"{mode} length: {each.describe()}" for mode, each in generations.items()),
-        "input": "scene" if dataset is None else dataset.name,
+        "input": "scene" if dataset is None else one_line(dataset.name),
         "samples": plan.digest(),
         "media": study.loading.media,
         "models": ", ".join(sorted(study.models)),

@@ -43,6 +43,7 @@ _OPTIONS = {
 }
 _REDRAWN = ("gif", "apng", "webp")  # of which a few bytes draw a whole picture anew, and every one has to be
 _MAX_REDRAWN = 2**31  # pixels of all pictures of one: a thousand of Full HD, two seconds of drawing
+_MOST_REDRAWN = 2**15  # pictures, however small: each takes its time to begin
 # Formats that keep a time for every packet, and codecs that make exactly one frame of each and start afresh at a key
 # frame. Of H.264 and HEVC that is so only for some key frames: see `_is_entry`.
 _FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts")
@@ -174,6 +175,8 @@ def _require_drawable(path: Path, context: av.VideoCodecContext, packets: list[a
     name = context.codec.canonical_name
     if name in _REDRAWN:
         require_pixels(path, context.width, context.height, len(packets), _MAX_REDRAWN)
+        if len(packets) > _MOST_REDRAWN:
+            raise MediaError(f"{path.name}: must have at most {_MOST_REDRAWN} pictures, got more")
     if name in _PNG:
         _require_short_texts(path, bytes(packets[-1]))
         if len(packets) == 1:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 _SIZES = (188, 192, 204)  # of a packet: alone, after a time stamp (Blu-ray), before a checksum
 _SYNC = 0x47
+_FEW = 8  # packets that tell which size they have
 _TAIL = 16  # frames before a part's end that are looked at: more than an encoder puts out of order
 
 
@@ -29,8 +30,8 @@ def is_whole(path: Path, stream: int, packets: Sequence[av.Packet[av.VideoStream
         packets: its frames, in the order of decoding, from the first.
         suspected: whether FFmpeg calls one of these damaged; else only the first is looked at.
     """
-    if not packets:
-        return not suspected
+    if not packets or _loses_step(path, packets[-1].pos):
+        return not packets and not suspected
     found = _heads(path, None if suspected or len(packets) < 2 else (packets[1].pos or 0) + _SIZES[-1])
     if found is None:
         return not suspected
@@ -43,6 +44,16 @@ def is_whole(path: Path, stream: int, packets: Sequence[av.Packet[av.VideoStream
     return not damaged and all(
         b in starts and _new_table(heads, own, tables, a, b) and _goes_on(packets, starts[b]) for a, b in jumps
     )
+
+
+def _loses_step(path: Path, end: int | None) -> bool:
+    """Whether a packet before the byte `end` has lost its sync byte: FFmpeg drops it, and forgets all counters."""
+    data = np.memmap(path, np.uint8, "r")[:end]
+    for size in _SIZES:
+        in_step = data[4 * (size == 192) :: size] == _SYNC
+        if in_step[:_FEW].all() and not in_step.all():
+            return True
+    return False
 
 
 def _heads(path: Path, end: int | None) -> tuple[int, NDArray[np.uint8]] | None:

@@ -95,10 +95,13 @@ def pretrained_image_processor(source: str, side: int, settings: ModelSettings) 
     with reading(f"the image processor of {source}"):
         reference = CLIPImageProcessorPil.from_pretrained(source)
         lengths = [each for size in (reference.size, reference.crop_size) for each in dict(size or {}).values()]
-        if any(length is not None and length > _ENLARGED * side for length in lengths):
+        lengths = [length for length in lengths if length is not None]
+        if lengths and max(lengths) > _ENLARGED * side:
             raise CheckpointError(
                 f"the image processor of {source} must give the tower's {side} x {side} pixels, got {max(lengths)}"
             )
+        if wrong := [mean for mean in reference.image_mean or () if not 0 <= mean <= 1]:
+            raise CheckpointError(f"the image processor of {source} must have a mean of 0 to 1, got {wrong[0]}")
         # Tried, because what it gives depends on more of its settings than one.
         pixels = PilProcessor(reference)([np.zeros((48, 64, 3), np.uint8)])
     height, width = pixels.shape[-2:]
@@ -106,6 +109,8 @@ def pretrained_image_processor(source: str, side: int, settings: ModelSettings) 
         raise CheckpointError(
             f"the image processor of {source} must give the tower's {side} x {side} pixels, got {height} x {width}"
         )
+    if lengths and min(lengths) < side:
+        raise CheckpointError(f"the image processor of {source} must fill {side} x {side} pixels, got {min(lengths)}")
     if not pixels.isfinite().all():
         raise CheckpointError(f"the image processor of {source} must give finite pixels, got {pixels.flatten()[0]}")
     return processor_of(reference, settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from stagebench.types import Inputs, ModelSettings
 N = TypeVar("N", bound=PreTrainedModel)
 
 _MANY = 2  # times what the files hold: where less is missing or too much, the keys are named
+_SMALLEST = 1000  # bytes of a pickle that a layer takes, at least
 _FEW = 1 << 24  # values for which nothing is refused: 64 MiB
 
 
@@ -32,10 +33,16 @@ def skeleton(cls: type[N], config: PretrainedConfig, settings: ModelSettings) ->
         CheckpointError: where the weights are pickled and were not asked for, or are far fewer than the config says.
     """
     weights = str(settings.weights)
-    shapes = None if settings.pickled_weights else _stored_shapes(weights)
+    files = _weight_files(weights, settings.pickled_weights)
+    if settings.pickled_weights:  # what is in them, only reading tells: no more tensors and numbers than fit in so much
+        stored = sum(file.stat().st_size for file in files)
+        tensors = stored // _SMALLEST
+    else:
+        shapes = _stored_shapes(weights, files)
+        stored, tensors = sum(map(torch.Size.numel, shapes.values())), len(shapes)
     layers = config.get_text_config().num_hidden_layers + config.vision_config.num_hidden_layers
-    if shapes is not None and layers > len(shapes):
-        raise CheckpointError(f"the config of {weights} asks for {layers} layers, its files hold {len(shapes)} tensors")
+    if layers > tensors:
+        raise CheckpointError(f"the config of {weights} asks for {layers} layers, its files hold {tensors} tensors")
     with torch.device("meta"):
         network: N = cls._from_config(
             deepcopy(config), dtype=getattr(torch, settings.dtype), attn_implementation=settings.attention
@@ -43,7 +50,7 @@ def skeleton(cls: type[N], config: PretrainedConfig, settings: ModelSettings) ->
     network.eval()
     network.tie_weights()
     asked = sum(parameter.numel() for parameter in network.parameters())
-    if shapes is not None and asked > _FEW + _MANY * (stored := sum(map(torch.Size.numel, shapes.values()))):
+    if asked > _FEW + _MANY * stored:
         raise CheckpointError(f"the config of {weights} asks for {asked} numbers, its files hold {stored}")
     return network
 
@@ -99,24 +106,32 @@ def check_tokens(
             )
 
 
-def _stored_shapes(weights: str) -> dict[str, torch.Size]:
+def _weight_files(weights: str, pickled: bool) -> list[Path]:
+    """The files that hold the weights: one, or those of an index."""
+    whole, index = (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if pickled else (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+    if (single := _file_of(weights, whole)) is not None:
+        return [single]
+    if (found := _file_of(weights, index)) is not None:
+        names = sorted(set(json.loads(found.read_text())["weight_map"].values()))
+        return [file for name in names if (file := _file_of(weights, name)) is not None]
+    others = [name for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if _file_of(weights, name) is not None]
+    but = f"only {others[0]}: pickles are read with --pickled-weights" if others else "none"
+    raise CheckpointError(f"the checkpoint {weights} must hold weights in {whole}, got {but}")
+
+
+def _stored_shapes(weights: str, files: Sequence[Path]) -> dict[str, torch.Size]:
     """The shapes of all tensors, by key, out of the headers of the safetensors files."""
-    if (single := _file_of(weights, SAFE_WEIGHTS_NAME)) is not None:
-        files = [single]
-    elif (index := _file_of(weights, SAFE_WEIGHTS_INDEX_NAME)) is not None:
-        names = sorted(set(json.loads(Path(index).read_text())["weight_map"].values()))
-        files = [found for name in names if (found := _file_of(weights, name)) is not None]
-    else:
-        pickled = [name for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if _file_of(weights, name) is not None]
-        but = f"only {pickled[0]}: pickles are read with --pickled-weights" if pickled else "none"
-        raise CheckpointError(f"the checkpoint {weights} must hold weights in {SAFE_WEIGHTS_NAME}, got {but}")
     shapes: dict[str, torch.Size] = {}
     for file in files:
         with safe_open(file, "pt") as opened:
-            shapes |= {key: torch.Size(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118 - no dict
+            found = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118 - no dict
+            shapes |= {key: torch.Size(tensor.get_shape()) for key, tensor in found.items()}
+        for key, tensor in found.items():
+            if key.endswith(("weight", "bias")) and "F" not in (kind := tensor.get_dtype()):
+                raise CheckpointError(f"the checkpoint {weights} must hold floating point, got {kind} for {key}")
     return shapes
 
 
-def _file_of(weights: str, name: str) -> str | None:
+def _file_of(weights: str, name: str) -> Path | None:
     found: Any = cached_file(weights, name, _raise_exceptions_for_missing_entries=False)
-    return None if found is None else str(found)
+    return None if found is None else Path(found)

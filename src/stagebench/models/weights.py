@@ -55,6 +55,9 @@ def pretrained_network(cls: type[N], settings: ModelSettings, **kwargs: Any) -> 
         **kwargs,
     )
     require_exact_keys(settings.weights, report)
+    for name, values in network.named_parameters():
+        if not torch.stack(torch.aminmax(values.detach())).isfinite().all():
+            raise CheckpointError(f"the checkpoint {settings.weights} must hold finite numbers, got others in {name}")
     network.eval()
     return network
 

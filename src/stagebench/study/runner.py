@@ -152,7 +152,7 @@ def _proof(
     walk(model, sample, generation.options(), through=traffic)
     found = {
         "seconds": time.perf_counter() - start,
-        "sample": sample.path.name,
+        "sample": one_line(sample.path.name),
         "work": proof.work,
         "bytes": traffic.as_json(),
     }
@@ -193,7 +193,7 @@ def _row(study: Study, model: VisionLanguageModel, task: Task, proofs: Mapping[s
     except (StagebenchError, torch.OutOfMemoryError) as error:
         return about | {"error": one_line(error)}
     peaks = {"peak_bytes": proofs[task.mode]["peak_bytes"]} if "peak_bytes" in proofs.get(task.mode, {}) else {}
-    shown = {"path": sample.path.name, "load": "warm"}
+    shown = {"path": one_line(sample.path.name), "load": "warm"}
     return about | shown | _measured(run) | cold | peaks
 
 
