@@ -29,6 +29,9 @@ from stagebench.types import (
 )
 from stagebench.verdict import NOT_MEASURED
 
+_COLUMNS = ("min", "max", "mean", "stddev", "median", "iqr", "outliers", "rounds", "iterations")
+"""What pytest-benchmark's table takes from a stored run; its own list is elsewhere in each of its versions."""
+
 _NOTE = pytest.StashKey[str]()
 _SETTINGS = pytest.StashKey[tuple[tuple[str, ...], ModelSettings, GenerationSettings, LoadSettings]]()
 _LINES = pytest.StashKey[list[str]]()
@@ -181,7 +184,7 @@ def _find_baseline(config: pytest.Config) -> None:
             f"no baseline yet for this environment, so nothing is compared; {baseline.closest(root, here)}"
         )
     else:
-        _require_table(config, found)
+        _require_table(found)
         config.option.benchmark_compare = str(found)
         config.stash[_NOTE] = f"comparing with {found.parent.name}/{found.name}"
 
@@ -201,14 +204,13 @@ def _require_readable(config: pytest.Config, asked: str) -> None:
     if not named:
         raise pytest.UsageError(f"--benchmark-compare must name a run or nothing, got no file {asked}")
     for path in named:
-        _require_table(config, path)
+        _require_table(path)
 
 
-def _require_table(config: pytest.Config, path: Path) -> None:
+def _require_table(path: Path) -> None:
     """Refuse a run that can't be shown beside this one."""
-    columns = config.option.benchmark_columns
     for benchmark in read_sound_run(path)["benchmarks"]:
-        if lacking := [column for column in columns if column not in {"ops", *benchmark["stats"]}]:
+        if lacking := [column for column in _COLUMNS if column not in benchmark["stats"]]:
             raise BaselineError(
                 f"the run {path}: {benchmark['fullname']}: must have the statistics of pytest-benchmark's table, "
                 f"got no {', '.join(lacking)}"
