@@ -78,14 +78,14 @@ def write_gray(path, codec, tag, **options):
     [("libx265", UNTAGGED, 191), ("libx265", FULL, 180), ("ffv1", UNTAGGED, 180), ("ffv1", LIMITED, 191)],
 )
 def test_what_has_no_tag_is_limited_in_video_and_full_in_archives(tmp_path, codec, tag, expected):
-    options = {"x265-params": "log-level=none:pools=1"} if codec == "libx265" else {}
+    options = {"x265-params": "log-level=none:pools=1:bframes=0"} if codec == "libx265" else {}
     path = write_gray(tmp_path / "a.mkv", codec, tag, **options)
     assert expected == read_video(path, 1).images[0][32, 128, 0]
 
 
 def test_limited_gray_by_a_library_that_takes_it_for_full_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("stagebench.media.libraries._import", lambda name: None)
-    path = write_gray(tmp_path / "a.mp4", "libx265", LIMITED, **{"x265-params": "log-level=none:pools=1"})
+    path = write_gray(tmp_path / "a.mp4", "libx265", LIMITED, **{"x265-params": "log-level=none:pools=1:bframes=0"})
     with pytest.raises(MediaError, match=r"^a\.mp4: decoder opencv must have gray of full range, got limited gray$"):
         read_video_by(path, 1, LoadSettings(decoder="opencv"))
 
