@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -83,10 +85,17 @@ def test_a_transparent_palette_becomes_rgb_without_a_warning(tmp_path: Path) -> 
     assert read_images(tmp_path / "a.png", 1).images[0][0, 0].tolist() == [10, 20, 30]
 
 
-def test_a_png_of_16_bits_is_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.full((4, 4), 4000, np.uint16)).save(tmp_path / "deep.png")
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    with pytest.raises(MediaError, match=r"^deep\.png: must be a PNG of 8 bits a channel, got mode I"):
+
+@pytest.mark.parametrize(("colours", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)], ids=["L", "RGB", "LA", "RGBA"])
+def test_a_png_of_16_bits_is_refused(tmp_path: Path, colours: int, channels: int) -> None:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, colours, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress((b"\0" + b"\x12\x34" * 4 * channels) * 4))
+    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
+
+    with pytest.raises(MediaError, match=r"^deep\.png: must be a PNG of 8 bits a channel, got mode \w+;16B$"):
         read_images(tmp_path / "deep.png", 1)
 
 

@@ -61,8 +61,9 @@ def read_png(path: Path) -> Image:
         meter.add("images_made")
         with PillowImage.open(path, formats=["PNG"]) as image:
             require_pixels(path, *image.size, 1)  # a second header may say otherwise than the first
-            if image.mode.startswith("I"):
-                raise MediaError(f"{path.name}: must be a PNG of 8 bits a channel, got mode {image.mode}")
+            stored = "".join(str(tile[3]) for tile in image.tile)  # Pillow's own mode tells of 16 bits for gray only
+            if "16" in stored:
+                raise MediaError(f"{path.name}: must be a PNG of 8 bits a channel, got mode {stored}")
             # By way of RGBA where there is transparency: Pillow warns when it drops a palette's.
             opaque = image.convert("RGBA") if "transparency" in image.info else image
             return np.array(opaque.convert("RGB"))
