@@ -284,8 +284,9 @@ def test_the_table_of_a_narrow_terminal_shows_all_of_the_reason():
     assert "base ms" not in shown_there.get()
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(("out", "code"), [("/dev/full", 2), ("/dev/null", 3)])
-def test_a_terminal_without_the_letters_changes_no_verdict_and_a_full_disk_is_none(tmp_path, out, code):
+def test_a_terminal_without_the_letters_changes_no_verdict_and_a_full_disk_is_none(tmp_path, out, code, unbuffered):
     files = []
     for name, time in (("a", 0.1), ("b", 0.2)):
         run = json.loads(write(tmp_path / f"{name}.json", time).read_text())
@@ -295,6 +296,24 @@ def test_a_terminal_without_the_letters_changes_no_verdict_and_a_full_disk_is_no
     command = [sys.executable, "-m", "stagebench", "compare", *map(str, files)]
     with Path(out).open("w") as stdout:
         done = subprocess.run(
-            command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, stdout=stdout, stderr=subprocess.PIPE, check=False
+            command,
+            env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUNBUFFERED": unbuffered},
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            check=False,
         )
     assert (done.returncode, b"Traceback" in done.stderr) == (code, False)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["--version"]])
+def test_help_that_cannot_be_written_is_an_error_of_one_line(arguments, unbuffered):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "stagebench", *arguments],
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (2, b"stagebench: [Errno 28] No space left on device\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from io import TextIOWrapper
-from typing import cast
+from typing import Any, cast
 
 import click
 
@@ -37,6 +37,11 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         return cast(click.Command, import_module(f"{__name__}.{name}").command) if name in COMMANDS else None
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line; that a page of help can't be written is an error too."""
+        with refusals():
+            return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a command. Letters that a terminal lacks are written out; output that can't be written is no verdict."""

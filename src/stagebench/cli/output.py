@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -71,12 +72,24 @@ def require_writable(path: Path | None) -> None:
 def refusals() -> Iterator[None]:
     """What stagebench refuses is one line and exit code 2, and so is what the system does: 1 is a verdict."""
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
     except (StagebenchError, OSError) as error:
         first, _, said = str(error).partition(":\n")  # what a process said keeps its lines
         lines = [plain(first) + ":" * bool(said), *map(plain, said.splitlines())]
         click.echo("stagebench: " + "\n".join(lines), err=True)
+        _drop_unwritten()
         sys.exit(2)
+
+
+def _drop_unwritten() -> None:
+    """Let go of output that can't be written: Python tries once more when it ends, and would exit with 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
