@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from stagebench.backends.backend import RECIPES
-from stagebench.equality import NEAR_TIE, compare, describe_ids
-from stagebench.errors import StageError
+from stagebench.core.artifacts import Features, Generation, Inputs
+from stagebench.core.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.pipeline import Options
-from stagebench.proof import is_exact, repeats_itself, require_tokens
-from stagebench.stages.encode import encode
-from stagebench.stages.prefill import resolved
-from stagebench.types import Features, Generation, Inputs
+from stagebench.pipeline.encode import encode
+from stagebench.pipeline.prefill import resolved
+from stagebench.pipeline.run_stages import Options
+from stagebench.pipeline.token_match import NEAR_TIE, compare, describe_ids
+from stagebench.pipeline.verify import is_exact, repeats_itself, require_tokens
 
 Rows = list[tuple[list[int], list[Tensor]]]
 """Of each row the new tokens, padded where it stopped early, and the logits of each step, (vocabulary,)."""

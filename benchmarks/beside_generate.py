@@ -30,21 +30,29 @@ from torch import Tensor
 from transformers import StoppingCriteria
 
 from stagebench.cli.output import refusals, require_writable
-from stagebench.conditions import conditions
-from stagebench.environment import identity
-from stagebench.errors import StageError
-from stagebench.json_files import write_json
-from stagebench.media.scene import Scene, render_scene
+from stagebench.core.artifacts import (
+    DEFAULT_QUESTION,
+    PROFILES,
+    GenerationSettings,
+    Inputs,
+    LoadSettings,
+    ModelSettings,
+    Sample,
+)
+from stagebench.core.environment import identity
+from stagebench.core.errors import StageError
+from stagebench.core.json_files import write_json
+from stagebench.core.statistics import RESAMPLES
+from stagebench.media.synthetic_clip import Scene, render_scene
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.models.weights import release
-from stagebench.pipeline import Options, prepared, reference_generate, staged_generate
-from stagebench.stages.decode import advance, decode
-from stagebench.stages.encode import encode
-from stagebench.stages.prefill import prefill
-from stagebench.stats import RESAMPLES
-from stagebench.timing import Stopwatch, synchronize
-from stagebench.types import DEFAULT_QUESTION, PROFILES, GenerationSettings, Inputs, LoadSettings, ModelSettings, Sample
+from stagebench.pipeline.decode import advance, decode
+from stagebench.pipeline.encode import encode
+from stagebench.pipeline.pinned_runtime import conditions
+from stagebench.pipeline.prefill import prefill
+from stagebench.pipeline.run_stages import Options, prepared, reference_generate, staged_generate
+from stagebench.pipeline.timing import Stopwatch, synchronize
 
 Seconds = NDArray[np.float64]
 """Of shape (..., passes, turns), or of what is said of them: (...)."""

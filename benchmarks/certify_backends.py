@@ -17,17 +17,17 @@ import click
 import torch
 
 from stagebench.backends.backend import RECIPES, with_backend
-from stagebench.conditions import conditions
-from stagebench.environment import identity
-from stagebench.equality import compare
-from stagebench.json_files import write_json
-from stagebench.media.scene import Scene, render_scene
+from stagebench.core.artifacts import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings, Sample
+from stagebench.core.environment import identity
+from stagebench.core.json_files import write_json
+from stagebench.media.synthetic_clip import Scene, render_scene
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.models.weights import release
-from stagebench.pipeline import prepared, scored_generate, staged_generate
-from stagebench.proof import promised
-from stagebench.types import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings, Sample
+from stagebench.pipeline.pinned_runtime import conditions
+from stagebench.pipeline.run_stages import prepared, scored_generate, staged_generate
+from stagebench.pipeline.token_match import compare
+from stagebench.pipeline.verify import promised
 
 QUESTIONS = (
     DEFAULT_QUESTION,

@@ -20,8 +20,8 @@ from readers import READERS, Reader
 from rich.console import Console
 from rich.table import Table
 
-from stagebench.stages.load import load
-from stagebench.types import LoadSettings, Sample
+from stagebench.core.artifacts import LoadSettings, Sample
+from stagebench.pipeline.load import load
 
 COUNT = 8
 SIZES, SECONDS, KEYS = ((640, 480), (1440, 1080)), (1, 5, 20), (12, 250)

@@ -13,23 +13,24 @@ import set_up
 import torch
 import watched
 
-from stagebench import pytest_plugin, telemetry
 from stagebench.backends.backend import with_backend
-from stagebench.conditions import conditions
-from stagebench.media.scene import Scene, render_scene
+from stagebench.core import telemetry
+from stagebench.core.artifacts import Sample
+from stagebench.media.synthetic_clip import Scene, render_scene
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release
-from stagebench.pipeline import Options
-from stagebench.proof import Proof, Reference, count_reference, prove
-from stagebench.selection import BY_DEFAULT
-from stagebench.types import Sample
+from stagebench.pipeline.pinned_runtime import conditions
+from stagebench.pipeline.run_stages import Options
+from stagebench.pipeline.verify import Proof, Reference, count_reference, prove
+from stagebench.suite import plugin
+from stagebench.suite.selection import BY_DEFAULT
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrise over the models, in an order that the seed shuffles: none of them always pays for going first."""
     if "model" in metafunc.fixturenames:
-        names, backends = list(pytest_plugin.models(metafunc.config)), list(pytest_plugin.backends(metafunc.config))
+        names, backends = list(plugin.models(metafunc.config)), list(plugin.backends(metafunc.config))
         draw = random.Random(metafunc.config.option.order_seed)
         draw.shuffle(names)
         draw.shuffle(backends)
@@ -41,7 +42,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(tryfirst=True)  # before -k and -m, so that what is left out anyway is not laid at their door
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out, for other backends, what is plain code in all of them; and without `--scale`, what takes minutes."""
-    timed_plainly = "eager" in pytest_plugin.backends(config)
+    timed_plainly = "eager" in plugin.backends(config)
     left = [
         item
         for item in items
@@ -72,7 +73,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 @pytest.fixture(scope="session")
 def options(pytestconfig: pytest.Config) -> Options:
     """Keyword arguments of `generate()`, the same for all models."""
-    return pytest_plugin.generation_settings(pytestconfig).options()
+    return plugin.generation_settings(pytestconfig).options()
 
 
 @pytest.fixture(scope="session")
@@ -86,8 +87,8 @@ def telemetry_of_gpu(pytestconfig: pytest.Config) -> Iterator[telemetry.Gpu | No
 
     None too beside another process: to repeat what was disturbed would put both out of step.
     """
-    device = torch.device(pytest_plugin.model_settings(pytestconfig).device)
-    if device.type != "cuda" or not pytest_plugin.turns(pytestconfig).alone:
+    device = torch.device(plugin.model_settings(pytestconfig).device)
+    if device.type != "cuda" or not plugin.turns(pytestconfig).alone:
         yield None
         return
     uuid = str(torch.cuda.get_device_properties(device).uuid)
@@ -111,13 +112,13 @@ def pedantic(
         return functools.partial(watched.pedantic, benchmark, [], None, rounds=rounds)
     collected = pytestconfig._benchmarksession.benchmarks  # pytest-benchmark puts it there
     watching = functools.partial(watched.pedantic, benchmark, collected, telemetry_of_gpu)
-    return set_up.settled(model, watching, rounds, pytest_plugin.turns(pytestconfig).pass_on)
+    return set_up.settled(model, watching, rounds, plugin.turns(pytestconfig).pass_on)
 
 
 @pytest.fixture(scope="session")
 def plain_model(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterator[VisionLanguageModel]:
     """Each model once a session; pytest frees one before it builds the next."""
-    settings = pytest_plugin.model_settings(pytestconfig)
+    settings = plugin.model_settings(pytestconfig)
     release()  # the model before this one is out of reach by now, but its memory is not yet free
     with conditions(settings):
         yield build_model(request.param, settings)
@@ -133,7 +134,7 @@ def model(request: pytest.FixtureRequest, plain_model: VisionLanguageModel) -> V
 @pytest.fixture(scope="session")
 def sample(plain_model: VisionLanguageModel, scene: Scene, pytestconfig: pytest.Config) -> Sample:
     """What the model looks at: the given input, or the scene in the model's own kind of media or `--media`."""
-    loading = pytest_plugin.load_settings(pytestconfig)
+    loading = plugin.load_settings(pytestconfig)
     path = pytestconfig.option.input or scene.shown(loading.media, plain_model.media)
     return Sample(path, pytestconfig.option.question, loading)
 

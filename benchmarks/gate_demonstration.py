@@ -22,7 +22,7 @@ from typing import Any
 
 import click
 
-from stagebench.json_files import write_json
+from stagebench.core.json_files import write_json
 
 ROOT = Path(__file__).parents[1]
 SOURCES = Path("src", "stagebench")
@@ -64,7 +64,7 @@ EventGPTForConditionalGeneration.get_image_tokens = _tower_twice
 """,
     ),
     "copy": (
-        "stages/preprocess.py",
+        "pipeline/preprocess.py",
         """
 
 _preprocess = preprocess
@@ -78,7 +78,7 @@ def preprocess(*args, **kwargs):
 """,
     ),
     "frames": (
-        "media/video.py",
+        "media/video/frames.py",
         """
 
 _read_video = read_video
@@ -124,7 +124,7 @@ def decisions(stage: str, clock: str) -> list[Decision]:
     slower = [
         Decision(
             f"slower-{share:g}-{i}",
-            f"stages/{stage}.py",
+            f"pipeline/{stage}.py",
             SLOWED.format(clock=timer, stage=stage, share=share),
             f"-{stage}]",
         )

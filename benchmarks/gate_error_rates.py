@@ -17,12 +17,12 @@ import click
 import numpy as np
 from scipy.stats import binomtest
 
-from stagebench import stats
-from stagebench.gate import log_ratios
-from stagebench.gate_rules import Rules, read_rules
-from stagebench.gate_runs import REFERENCE
-from stagebench.json_files import write_json
-from stagebench.results import read_run
+from stagebench.core import statistics
+from stagebench.core.json_files import write_json
+from stagebench.core.results import read_run
+from stagebench.gate.decide import log_ratios
+from stagebench.gate.limits import Rules, read_rules
+from stagebench.gate.runs import REFERENCE
 
 SLOWDOWNS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 
@@ -32,8 +32,8 @@ class Recording:
     """Pairs of processes: names of the m benchmarks, log-ratios of shape (m, pairs), and the log-limit of each."""
 
     names: tuple[str, ...]
-    ratios: stats.Array
-    limits: stats.Array
+    ratios: statistics.Array
+    limits: statistics.Array
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,14 @@ def decide_many(recording: Recording, plan: Plan, decisions: int, slower: np.nda
     ratios = recording.ratios[:, drawn].transpose(1, 0, 2) * swaps[:, None, :] + slower[:, None]
     first, second = ratios[..., : plan.first], ratios[..., plan.first :]
     rules = plan.rules
-    verdicts = stats.decide(stats.weigh(first, rules.confidence), recording.limits, rules.alpha).astype("<U12")
+    verdicts = statistics.decide(statistics.weigh(first, rules.confidence), recording.limits, rules.alpha).astype(
+        "<U12"
+    )
     for i in range(decisions):
         again = np.isin(verdicts[i], ("regression", "inconclusive"))
         if again.any():
-            evidence = stats.weigh(second[i, again], rules.confidence)
-            verdicts[i, again] = stats.decide(evidence, recording.limits[again], rules.alpha)
+            evidence = statistics.weigh(second[i, again], rules.confidence)
+            verdicts[i, again] = statistics.decide(evidence, recording.limits[again], rules.alpha)
     return verdicts
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from stagebench.content import content_of
-from stagebench.remembered import Rounds
-from stagebench.types import Media
+from stagebench.core.artifacts import Media
+from stagebench.core.content import content_of
+from stagebench.pipeline.remembered import Rounds
 
 WARM_UPS = 1
 

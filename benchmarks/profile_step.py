@@ -18,19 +18,19 @@ from step_profile import Kernel, by_name, overlap, parts_of, remaining
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from stagebench.analysis.experiments.bytes_moved import TrafficCounter
 from stagebench.backends.backend import with_backend
-from stagebench.ceilings import measure_ceilings
-from stagebench.conditions import conditions
-from stagebench.media.scene import render_scene
+from stagebench.backends.measured_roofline import measure_ceilings
+from stagebench.core.artifacts import BACKENDS, GenerationSettings, Inputs, ModelSettings, Sample
+from stagebench.media.synthetic_clip import render_scene
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import build_model
-from stagebench.pipeline import prepared
-from stagebench.stages.decode import advance
-from stagebench.stages.encode import encode
-from stagebench.stages.prefill import prefill
-from stagebench.study.traffic import TrafficCounter
-from stagebench.timing import Stopwatch
-from stagebench.types import BACKENDS, GenerationSettings, Inputs, ModelSettings, Sample
+from stagebench.pipeline.decode import advance
+from stagebench.pipeline.encode import encode
+from stagebench.pipeline.pinned_runtime import conditions
+from stagebench.pipeline.prefill import prefill
+from stagebench.pipeline.run_stages import prepared
+from stagebench.pipeline.timing import Stopwatch
 
 STEPS = 16
 SHOWN = 8

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stagebench.media.sampling import evenly_spaced
-from stagebench.media.video import read_video, read_video_in_order
+from stagebench.media.video.frames import read_video, read_video_in_order
 
 Frames = list[NDArray[np.uint8]]
 Reader = Callable[[Path, int], Frames]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.pipeline import setups
+from stagebench.pipeline.run_stages import setups
 
 
 def about(model: VisionLanguageModel) -> dict[str, Any]:

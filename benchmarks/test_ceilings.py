@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stagebench import pytest_plugin
-from stagebench.ceilings import copy_workload, matmul_workload
-from stagebench.conditions import conditions
-from stagebench.timing import synchronize
+from stagebench.backends.measured_roofline import copy_workload, matmul_workload
+from stagebench.pipeline.pinned_runtime import conditions
+from stagebench.pipeline.timing import synchronize
+from stagebench.suite import plugin
 
 
 @pytest.mark.parametrize("ceiling", ["bandwidth", "flops"])
 def test_ceiling(benchmark, ceiling, rounds, pytestconfig):
     benchmark.group = "ceilings"
-    settings = pytest_plugin.model_settings(pytestconfig)
+    settings = plugin.model_settings(pytestconfig)
     device = torch.device(settings.device)
     workload, amount = (
         copy_workload(device) if ceiling == "bandwidth" else matmul_workload(device, getattr(torch, settings.dtype))

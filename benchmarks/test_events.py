@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from metered import metered
 
-from stagebench.media.event_folder import write_folder
-from stagebench.media.events import load_event_arrays, read_events, size_of_recording
-from stagebench.media.raster import draw_events
-from stagebench.types import LoadSettings
+from stagebench.core.artifacts import LoadSettings
+from stagebench.media.events.event_folder import write_folder
+from stagebench.media.events.recordings import load_event_arrays, read_events, size_of_recording
+from stagebench.media.events.render import draw_events
 
 WIDTH, HEIGHT = 640, 480
 SIZES = (100_000, 1_000_000, 10_000_000)

@@ -15,8 +15,8 @@ from page_cache import cached_share, drop
 from PIL import Image
 from readers import LIMITS, READERS
 
-from stagebench.stages import load
-from stagebench.types import LoadSettings, Sample
+from stagebench.core.artifacts import LoadSettings, Sample
+from stagebench.pipeline import load
 
 COUNT = 8
 MATRIX = [Clip(seconds, *size) for size in ((640, 480), (1440, 1080)) for seconds in (0.2, 1, 5, 20)]

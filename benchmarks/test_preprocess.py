@@ -9,21 +9,21 @@ import pytest
 import torch
 from watched import WARM_UPS
 
-from stagebench import pytest_plugin
-from stagebench.content import content_of
+from stagebench.core.artifacts import PREPROCESSORS
+from stagebench.core.content import content_of
 from stagebench.models.pixels import processor_of
-from stagebench.remembered import Rounds
-from stagebench.stages.load import load
-from stagebench.stages.preprocess import UNIT, preprocess
-from stagebench.timing import Stopwatch
-from stagebench.types import PREPROCESSORS
+from stagebench.pipeline.load import load
+from stagebench.pipeline.preprocess import UNIT, preprocess
+from stagebench.pipeline.remembered import Rounds
+from stagebench.pipeline.timing import Stopwatch
+from stagebench.suite import plugin
 
 
 @pytest.mark.eager
 @pytest.mark.parametrize("way", PREPROCESSORS)
 def test_preprocess(benchmark, model, way, sample, rounds, pytestconfig):
     benchmark.group = f"preprocess {model.name}"
-    settings, reference = pytest_plugin.model_settings(pytestconfig), model.image_processor.reference
+    settings, reference = plugin.model_settings(pytestconfig), model.image_processor.reference
     mine, other = (
         replace(model, image_processor=processor_of(reference, replace(settings, preprocess=name)))
         for name in sorted(PREPROCESSORS, key=lambda name: name != way)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from stagebench import pytest_plugin
-from stagebench.conditions import conditions
+from stagebench.pipeline.pinned_runtime import conditions
+from stagebench.suite import plugin
 
 
 def test_reference(benchmark, rounds, pytestconfig):
     benchmark.group = "reference"
-    settings = pytest_plugin.model_settings(pytestconfig)
+    settings = plugin.model_settings(pytestconfig)
     matrix = torch.eye(512, device=settings.device)
 
     def reference() -> float:

@@ -10,13 +10,13 @@ import torch
 from batches import generated, impossible, require_features, require_rows, stretched
 from set_up import about
 
+from stagebench.core.artifacts import Inputs, Prefilled
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.pipeline import prepared
-from stagebench.stages.decode import UNIT, decode
-from stagebench.stages.encode import encode
-from stagebench.stages.prefill import prefill
-from stagebench.timing import synchronize
-from stagebench.types import Inputs, Prefilled
+from stagebench.pipeline.decode import UNIT, decode
+from stagebench.pipeline.encode import encode
+from stagebench.pipeline.prefill import prefill
+from stagebench.pipeline.run_stages import prepared
+from stagebench.pipeline.timing import synchronize
 
 IMAGES = (1, 5, 8)
 BATCHES = (1, 4, 8)

@@ -10,16 +10,16 @@ import pytest
 from set_up import about
 from watched import WARM_UPS
 
-from stagebench.baseline import INEXACT
-from stagebench.content import content_of
+from stagebench.analysis.experiments.bytes_moved import TrafficCounter
+from stagebench.core.artifacts import STAGES, Generation, Work
+from stagebench.core.content import content_of
+from stagebench.gate.baseline import INEXACT
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.pipeline import Done, counter_of, path
-from stagebench.proof import Proof
-from stagebench.remembered import Rounds
-from stagebench.stages import decode, encode, load, prefill, preprocess
-from stagebench.study.traffic import TrafficCounter
-from stagebench.timing import Stopwatch, synchronize
-from stagebench.types import STAGES, Generation, Work
+from stagebench.pipeline import decode, encode, load, prefill, preprocess
+from stagebench.pipeline.remembered import Rounds
+from stagebench.pipeline.run_stages import Done, counter_of, path
+from stagebench.pipeline.timing import Stopwatch, synchronize
+from stagebench.pipeline.verify import Proof
 
 UNITS = {
     "load": load.UNIT,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from set_up import about
 
-from stagebench.errors import StageError
-from stagebench.pipeline import prepared, reference_generate, timed_run
-from stagebench.proof import repeats_itself
-from stagebench.timed import check_passes, outside
+from stagebench.core.errors import StageError
+from stagebench.pipeline.run_stages import prepared, reference_generate, timed_run
+from stagebench.pipeline.timed_pass import check_passes, outside
+from stagebench.pipeline.verify import repeats_itself
 
 WARM_UPS = 1
 """Of seconds each: one sets up what there is to set up."""

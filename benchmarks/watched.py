@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
-from stagebench import telemetry
+from stagebench.core import telemetry
 
 T = TypeVar("T")
 

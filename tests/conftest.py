@@ -12,10 +12,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
 
-from stagebench import baseline, locks
-from stagebench.checkouts import home_of
+from stagebench.core import locks
+from stagebench.core.artifacts import Inputs, ModelSettings
+from stagebench.gate import baseline
+from stagebench.gate.runner.worktrees import home_of
 from stagebench.models.registry import build_model
-from stagebench.types import Inputs, ModelSettings
 
 # Models are built inside the examples: slow to generate is what they are.
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -178,7 +179,7 @@ def quick_suite(pytester):
 
     A module that uses it needs `pytest_plugins = ("pytester",)`.
     """
-    pytester.makeconftest("pytest_plugins = ('stagebench.pytest_plugin',)")
+    pytester.makeconftest("pytest_plugins = ('stagebench.suite.plugin',)")
     pytester.makepyfile(test_stages=QUICK_SUITE)
 
     def run(*arguments):

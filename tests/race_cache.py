@@ -20,9 +20,9 @@ import av
 import numpy as np
 from click import echo
 
-from stagebench.media.cache import read_cached
-from stagebench.media.video import read_video
-from stagebench.types import LoadSettings
+from stagebench.core.artifacts import LoadSettings
+from stagebench.media.frame_cache import read_cached
+from stagebench.media.video.frames import read_video
 
 COUNT = 4
 WIDTH, HEIGHT = 640, 480  # large enough that a kill often comes in the middle of writing

@@ -8,9 +8,9 @@ import os
 import sys
 from pathlib import Path
 
+from stagebench.backends.tensor_parallel import interleaved, local, share
 from stagebench.cli import main, tp
 from stagebench.models import eventgpt
-from stagebench.tensor_parallel import interleaved, local, share
 
 seen = []
 

@@ -5,9 +5,9 @@ from contextlib import suppress
 
 import pytest
 
-from stagebench import baseline
-from stagebench.errors import BaselineError
-from stagebench.results import read_run
+from stagebench.core.errors import BaselineError
+from stagebench.core.results import read_run
+from stagebench.gate import baseline
 
 pytest_plugins = ("pytester",)
 
@@ -47,7 +47,7 @@ def run_of(run):
 
 
 def add_to_conftest(run, text):
-    (run.folder / "conftest.py").write_text(f"import pytest\npytest_plugins = ('stagebench.pytest_plugin',)\n{text}")
+    (run.folder / "conftest.py").write_text(f"import pytest\npytest_plugins = ('stagebench.suite.plugin',)\n{text}")
 
 
 def rewrite(run, old, new):
@@ -190,7 +190,7 @@ def test_what_the_suite_itself_leaves_out_until_asked_for_is_no_part(quick_suite
     add_to_conftest(
         quick_suite,
         """
-from stagebench.selection import BY_DEFAULT
+from stagebench.suite.selection import BY_DEFAULT
 def pytest_collection_modifyitems(config, items):
     slow = items.pop()
     slow.stash[BY_DEFAULT] = True

@@ -6,16 +6,16 @@ import torch
 from transformers import CompileConfig, DynamicCache, GenerationConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from stagebench.errors import ModelError, StageError
+from stagebench.core.artifacts import Features, Inputs, Media, ModelSettings
+from stagebench.core.errors import ModelError, StageError
 from stagebench.models import llava, video_llava
 from stagebench.models.pixels import processor_of
 from stagebench.models.registry import BUILDERS, build_model
-from stagebench.pipeline import detokenize
-from stagebench.stages.decode import decode
-from stagebench.stages.encode import encode
-from stagebench.stages.prefill import prefill
-from stagebench.stages.preprocess import preprocess
-from stagebench.types import Features, Inputs, Media, ModelSettings
+from stagebench.pipeline.decode import decode
+from stagebench.pipeline.encode import encode
+from stagebench.pipeline.prefill import prefill
+from stagebench.pipeline.preprocess import preprocess
+from stagebench.pipeline.run_stages import detokenize
 
 SETTINGS = ModelSettings()
 OPTIONS = {"max_new_tokens": 6, "do_sample": False}

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from stagebench.errors import MediaError
-from stagebench.media.columns import Window
-from stagebench.media.events import load_event_arrays
+from stagebench.core.errors import MediaError
+from stagebench.media.events.event_arrays import Window
+from stagebench.media.events.recordings import load_event_arrays
 
 TIMES = [1000 * (i + 1) for i in range(20)]
 PACKETS = [TIMES[i : i + 5] for i in range(0, 20, 5)]

@@ -12,16 +12,16 @@ from collections import Counter
 import pytest
 from click.testing import CliRunner
 
-from stagebench import ceilings
 from stagebench.analysis.attribution import attribute, mean_of
-from stagebench.analysis.rows import costs_by_sample
+from stagebench.analysis.experiments import runner
+from stagebench.analysis.experiments.page_cache import drop_from_page_cache
+from stagebench.analysis.experiments.sample_log import read_run, read_samples
+from stagebench.analysis.samples import costs_by_sample
+from stagebench.backends import measured_roofline
 from stagebench.cli import main
-from stagebench.errors import StageError
-from stagebench.media.scene import render_scene
-from stagebench.study import runner
-from stagebench.study.journal import read_run, read_samples
-from stagebench.study.page_cache import drop_from_page_cache
-from stagebench.types import STAGES, ModelSettings
+from stagebench.core.artifacts import STAGES, ModelSettings
+from stagebench.core.errors import StageError
+from stagebench.media.synthetic_clip import render_scene
 
 MODELS = ("eventgpt", "llava-1.5")
 QUICK = ("--models", ",".join(MODELS), "--device", "cpu", "--order-seed", "1")
@@ -268,8 +268,8 @@ def test_where_the_cache_cannot_be_controlled_it_is_said(media, monkeypatch):
 
 
 def test_ceilings_are_bytes_and_operations_over_the_fastest_time(monkeypatch):
-    monkeypatch.setattr(ceilings, "_fastest", lambda function, device: function() is None or 0.5)
-    found = ceilings.measure_ceilings(ModelSettings())
+    monkeypatch.setattr(measured_roofline, "_fastest", lambda function, device: function() is None or 0.5)
+    found = measured_roofline.measure_ceilings(ModelSettings())
     assert (found.bandwidth, found.flops, found.bandwidth_kind) == (2 * 2**28 / 0.5, 2 * 1024**3 / 0.5, "copy")
 
 

@@ -13,8 +13,8 @@ from scipy.integrate import quad
 
 from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, Costs, alike, attribute, mean_of, whole_generation
 from stagebench.analysis.display import as_json, grid
-from stagebench.analysis.wording import sentences
-from stagebench.errors import AnalysisError
+from stagebench.analysis.narrative import sentences
+from stagebench.core.errors import AnalysisError
 
 SLOW = Costs("video-llava", {"load": 6.858, "preprocess": 0.072}, 102.4, 2.533, prefilled=0)
 FAST = Costs("eventgpt", {"load": 0.851, "preprocess": 0.023}, 45.5, 0.977, prefilled=0)

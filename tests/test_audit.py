@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stagebench import audit as audit_module
-from stagebench.audit import audit
-from stagebench.counters import count_operators, counted_forwards
-from stagebench.media.scene import render_scene
+from stagebench.core.artifacts import GenerationSettings, ModelSettings, Sample
+from stagebench.media.synthetic_clip import render_scene
 from stagebench.models.registry import BUILDERS, build_model
-from stagebench.pipeline import counted_run, prepared, reference_generate
-from stagebench.types import GenerationSettings, ModelSettings, Sample
+from stagebench.pipeline import claims as audit_module
+from stagebench.pipeline.claims import audit
+from stagebench.pipeline.counters import count_operators, counted_forwards
+from stagebench.pipeline.run_stages import counted_run, prepared, reference_generate
 
 OPTIONS = GenerationSettings(max_new_tokens=8, fixed_length=True).options()
 ENCODE_TO_DECODE = ("encode", "prefill", "decode")

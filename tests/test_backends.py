@@ -15,21 +15,21 @@ import torch
 from transformers import GenerationConfig, StoppingCriteriaList
 from transformers.cache_utils import StaticLayer
 
-from stagebench import proof as proof_module
 from stagebench.backends import backend as backend_module
 from stagebench.backends.backend import RECIPES, Backend, Recipe, with_backend
 from stagebench.backends.loop import LAG, _OnDevice
 from stagebench.backends.static import require_static, set_length
-from stagebench.equality import Comparison
-from stagebench.errors import ModelError, StageError
-from stagebench.media.scene import render_scene
+from stagebench.core.artifacts import BACKENDS, Inputs, ModelSettings, Sample
+from stagebench.core.errors import ModelError, StageError
+from stagebench.media.synthetic_clip import render_scene
 from stagebench.models.registry import BUILDERS, build_model
-from stagebench.pipeline import reference_generate, setups, staged_generate, timed_run
-from stagebench.proof import Reference, count_reference, prove
-from stagebench.stages.decode import advance, cache_of, decode
-from stagebench.stages.encode import encode
-from stagebench.stages.prefill import prefill
-from stagebench.types import BACKENDS, Inputs, ModelSettings, Sample
+from stagebench.pipeline import verify as proof_module
+from stagebench.pipeline.decode import advance, cache_of, decode
+from stagebench.pipeline.encode import encode
+from stagebench.pipeline.prefill import prefill
+from stagebench.pipeline.run_stages import reference_generate, setups, staged_generate, timed_run
+from stagebench.pipeline.token_match import Comparison
+from stagebench.pipeline.verify import Reference, count_reference, prove
 
 OPTIONS = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
 

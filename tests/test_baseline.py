@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from stagebench import baseline, json_files
-from stagebench.errors import BaselineError, StagebenchError
-from stagebench.results import read_run
+from stagebench.core import json_files
+from stagebench.core.errors import BaselineError, StagebenchError
+from stagebench.core.results import read_run
+from stagebench.gate import baseline
 
 ENCODE = "benchmarks/test_stages.py::test_stage[eventgpt-encode]"
 DECODE = "benchmarks/test_stages.py::test_stage[eventgpt-decode]"

@@ -7,13 +7,13 @@ import torch
 from batches import generated, impossible, require_features, require_rows, stretched
 
 from stagebench.backends.backend import RECIPES, Backend
-from stagebench.errors import StageError
-from stagebench.media.scene import render_scene
+from stagebench.core.artifacts import Features, ModelSettings, Sample
+from stagebench.core.errors import StageError
+from stagebench.media.synthetic_clip import render_scene
 from stagebench.models.registry import build_model
-from stagebench.pipeline import prepared
-from stagebench.stages.decode import decode
-from stagebench.stages.prefill import prefill
-from stagebench.types import Features, ModelSettings, Sample
+from stagebench.pipeline.decode import decode
+from stagebench.pipeline.prefill import prefill
+from stagebench.pipeline.run_stages import prepared
 
 OPTIONS = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
 ROWS, CONTEXT = 3, 640

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from stagebench.media.scene import render_scene
+from stagebench.core.artifacts import DEFAULT_QUESTION, GenerationSettings, ModelSettings, Sample
+from stagebench.media.synthetic_clip import render_scene
 from stagebench.models.registry import build_model
-from stagebench.pipeline import prepared
-from stagebench.types import DEFAULT_QUESTION, GenerationSettings, ModelSettings, Sample
+from stagebench.pipeline.run_stages import prepared
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -17,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stagebench.errors import MediaError
-from stagebench.media import cache
-from stagebench.media.cache import read_cached
-from stagebench.stages.load import load
-from stagebench.types import LoadSettings, Media, Sample
+from stagebench.core.artifacts import LoadSettings, Media, Sample
+from stagebench.core.errors import MediaError
+from stagebench.media import frame_cache
+from stagebench.media.frame_cache import read_cached
+from stagebench.pipeline.load import load
 
 CONTENT = b"a clip"
 
@@ -248,7 +249,7 @@ def replace_by_loop(entry: Path) -> None:
 def test_what_is_no_file_is_no_entry(
     clip: Path, monkeypatch: pytest.MonkeyPatch, other: Callable[[Path], None], kind: str
 ) -> None:
-    monkeypatch.setattr(cache, "_SETTLED", 0)
+    monkeypatch.setattr(frame_cache, "_SETTLED", 0)
     expected = read(clip, Reader()).images
     (path,) = (clip.parent / "cache").glob(kind)
     other(path)
@@ -334,7 +335,7 @@ def test_another_rule_of_choosing_is_another_entry(clip: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    "changed", ["stagebench.media.cache._code", "stagebench.media.cache.decoder_version", "av.__version__"]
+    "changed", ["stagebench.media.frame_cache._code", "stagebench.media.frame_cache.decoder_version", "av.__version__"]
 )
 def test_other_code_or_another_decoder_is_another_entry(
     clip: Path, monkeypatch: pytest.MonkeyPatch, changed: str
@@ -348,13 +349,12 @@ def test_other_code_or_another_decoder_is_another_entry(
 
 
 def test_the_code_in_a_key_is_that_of_the_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for source in Path(cache.__file__).parent.glob("*.py"):
-        (tmp_path / source.name).write_bytes(source.read_bytes())
-    monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
-    before = cache._code.__wrapped__()
+    shutil.copytree(Path(frame_cache.__file__).parent, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(frame_cache, "__file__", str(tmp_path / "cache.py"))
+    before = frame_cache._code.__wrapped__()
     (tmp_path / "sampling.py").write_text("def evenly_spaced(total, count): return range(count)")
 
-    assert before == cache._code() != cache._code.__wrapped__()
+    assert before == frame_cache._code() != frame_cache._code.__wrapped__()
 
 
 def test_a_clip_named_otherwise_may_be_read_otherwise(clip: Path) -> None:
@@ -366,7 +366,7 @@ def test_a_clip_named_otherwise_may_be_read_otherwise(clip: Path) -> None:
 
 
 def test_a_digest_of_another_file_is_taken_anew(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_SETTLED", 0)
+    monkeypatch.setattr(frame_cache, "_SETTLED", 0)
     other = clip.with_name("other.mp4")
     other.write_bytes(b"b" + CONTENT)
     settle(other)
@@ -380,7 +380,7 @@ def test_a_digest_of_another_file_is_taken_anew(clip: Path, monkeypatch: pytest.
 
 
 def test_a_damaged_digest_is_taken_anew(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_SETTLED", 0)
+    monkeypatch.setattr(frame_cache, "_SETTLED", 0)
     reader = Reader()
     read(clip, reader)
     for memo in (clip.parent / "cache").glob("*.id"):

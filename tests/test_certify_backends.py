@@ -8,8 +8,8 @@ from certify_backends import QUESTIONS, main, texts
 from click.testing import CliRunner
 
 from stagebench.backends.backend import RECIPES, Backend
-from stagebench.media.scene import render_scene
-from stagebench.types import GenerationSettings
+from stagebench.core.artifacts import GenerationSettings
+from stagebench.media.synthetic_clip import render_scene
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from stagebench.checkouts import checkouts, home_of
-from stagebench.errors import GateError
+from stagebench.core.errors import GateError
+from stagebench.gate.runner.worktrees import checkouts, home_of
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_outside_of_a_repository_it_is_refused(tmp_path):
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next(repository, nothing_is_left):
-    code = "import sys, time\nfrom stagebench.checkouts import checkouts\nfrom pathlib import Path\n"
+    code = "import sys, time\nfrom stagebench.gate.runner.worktrees import checkouts\nfrom pathlib import Path\n"
     code += "with checkouts(Path(sys.argv[1]), 'HEAD'):\n    print('in it', flush=True)\n    time.sleep(60)\n"
     child = subprocess.Popen([sys.executable, "-c", code, repository], stdout=subprocess.PIPE, text=True)
     assert child.stdout.readline() == "in it\n"

@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stagebench.errors import CheckpointError
+from stagebench.core.artifacts import Media, ModelSettings
+from stagebench.core.errors import CheckpointError
 from stagebench.models.registry import build_model
-from stagebench.stages.decode import decode
-from stagebench.stages.encode import encode
-from stagebench.stages.prefill import prefill
-from stagebench.stages.preprocess import preprocess
-from stagebench.types import Media, ModelSettings
+from stagebench.pipeline.decode import decode
+from stagebench.pipeline.encode import encode
+from stagebench.pipeline.prefill import prefill
+from stagebench.pipeline.preprocess import preprocess
 
 FAMILIES = ("llava-1.5", "video-llava")
 
@@ -288,7 +288,10 @@ def test_a_tokenizer_that_brings_its_own_code_does_not_run_it(saved, checkpoint,
 
 def test_the_given_checkpoints_are_read_or_refused_at_once(cases, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(cases / "checkpoint_disagrees" / "ck.py"))
+    script = (cases / "checkpoint_disagrees" / "ck.py").read_text()  # as it was written, where modules lay flat
+    script = script.replace("stagebench.stages.", "stagebench.pipeline.")
+    (tmp_path / "ck.py").write_text(script.replace("stagebench.types", "stagebench.core.artifacts"))
+    runpy.run_path("ck.py")
     ends = [line.split()[:3] for line in capsys.readouterr().out.splitlines() if line.startswith(("READ", "ERROR"))]
     refused = {"token_id_off", "shard_missing", "pytorch_bin"}
     assert all((name in refused) == (end == "ERROR") for end, _, name in ends)

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
-from stagebench.errors import CheckpointError
+from stagebench.core.artifacts import Media, ModelSettings
+from stagebench.core.errors import CheckpointError
 from stagebench.models.registry import build_model
 from stagebench.models.weights import reading, require_exact_keys
-from stagebench.stages.encode import encode
-from stagebench.stages.preprocess import preprocess
-from stagebench.types import Media, ModelSettings
+from stagebench.pipeline.encode import encode
+from stagebench.pipeline.preprocess import preprocess
 
 SIDES = {"llava-1.5": 336, "video-llava": 224}
 

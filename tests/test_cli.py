@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from stagebench import pipeline
-from stagebench.audit import Check
 from stagebench.cli import audit, main, run
 from stagebench.cli.options import sample_of
 from stagebench.cli.output import require_writable
-from stagebench.environment import cores
-from stagebench.media.scene import render_scene
+from stagebench.core.artifacts import STAGES, LoadSettings
+from stagebench.core.environment import cores
+from stagebench.media.synthetic_clip import render_scene
 from stagebench.models.llava import Llava
-from stagebench.stages.load import load
-from stagebench.types import STAGES, LoadSettings
+from stagebench.pipeline import run_stages
+from stagebench.pipeline.claims import Check
+from stagebench.pipeline.load import load
 
 QUICK = ("--device", "cpu", "--new-tokens", "4", "--passes", "1")
 
@@ -77,9 +77,9 @@ def test_all_models_see_the_same_pixels_where_the_medium_is_chosen(scene, kind):
 
 
 def test_a_model_of_events_sees_frames_where_they_are_chosen(monkeypatch, tmp_path):
-    out, seen, honest = tmp_path / "run.json", [], pipeline.preprocess
+    out, seen, honest = tmp_path / "run.json", [], run_stages.preprocess
     monkeypatch.setattr(
-        pipeline, "preprocess", lambda model, media, ask: seen.append(media) or honest(model, media, ask)
+        run_stages, "preprocess", lambda model, media, ask: seen.append(media) or honest(model, media, ask)
     )
     result = invoke("run", "--model", "eventgpt", "--media", "frames", *QUICK, "--json", out)
     assert result.exit_code == 0, result.output
@@ -169,8 +169,8 @@ def test_a_claim_that_does_not_hold_gives_exit_code_one(scene, monkeypatch):
 
 
 def test_a_run_that_parts_from_generate_is_refused(scene, monkeypatch):
-    honest = pipeline.reference_generate
-    monkeypatch.setattr(pipeline, "reference_generate", lambda *a: honest(*a) + 1)
+    honest = run_stages.reference_generate
+    monkeypatch.setattr(run_stages, "reference_generate", lambda *a: honest(*a) + 1)
     result = invoke("run", scene.video, "--model", "llava-1.5", *QUICK)
     assert result.exit_code == 2
     assert "the stages must give the tokens of generate(), got another token 0" in result.output

@@ -11,9 +11,10 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from stagebench import gate, gate_report, shown
 from stagebench.cli import main
-from stagebench.verdict import Verdict
+from stagebench.core import shown
+from stagebench.gate import decide, report
+from stagebench.gate.verdicts import Verdict
 
 NAME = "benchmarks/test_stages.py::test_stage[m|x-decode]"
 HERE = {"device": "d", "profile": "tiny", "dtype": "float32"}
@@ -138,7 +139,7 @@ def test_what_cannot_be_compared_is_told_in_json_and_markdown(tmp_path, argument
 
 
 def test_an_error_of_stagebench_itself_is_no_verdict(sides, tmp_path, monkeypatch):
-    monkeypatch.setattr(gate, "judge_benchmarks", lambda *_: 1 / 0)
+    monkeypatch.setattr(decide, "judge_benchmarks", lambda *_: 1 / 0)
     result = compare(*sides, "--json", tmp_path / "out.json")
     decision = json.loads((tmp_path / "out.json").read_text())
     assert (result.exit_code, decision["error"]) == (
@@ -279,7 +280,7 @@ def test_the_table_of_a_narrow_terminal_shows_all_of_the_reason():
     verdicts = [Verdict(NAME, "counter", "regression", "StageError: got tower_forwards 2, not 1", 1)]
     console = Console(width=50)
     with console.capture() as shown_there:
-        console.print(gate_report.to_table(verdicts))
+        console.print(report.to_table(verdicts))
     assert "".join(shown_there.get().split()).count("…") == 0
     assert "base ms" not in shown_there.get()
 

@@ -7,8 +7,8 @@ from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, Costs, attri
 from stagebench.analysis.comparison import compare
 from stagebench.analysis.display import as_json, grid
 from stagebench.analysis.intervals import Interval, bootstrap
-from stagebench.analysis.wording import sentences
-from stagebench.errors import AnalysisError
+from stagebench.analysis.narrative import sentences
+from stagebench.core.errors import AnalysisError
 
 
 def drawn(model, seed, load, samples=20):

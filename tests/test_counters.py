@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from stagebench.counters import (
+from stagebench.core.artifacts import Features
+from stagebench.core.errors import StageError
+from stagebench.pipeline.counters import (
     OperatorCounter,
     WorkCounter,
     additive,
@@ -12,8 +14,6 @@ from stagebench.counters import (
     counted_forwards,
     total,
 )
-from stagebench.errors import StageError
-from stagebench.types import Features
 
 NONE = {"tower_forwards": 0, "projector_forwards": 0, "language_model_forwards": 0, "images_encoded": 0}
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from av import logging as log
 
-from stagebench.errors import MediaError
-from stagebench.media.damage import settled
-from stagebench.media.video import read_video, seconds_shown
+from stagebench.core.errors import MediaError
+from stagebench.media.video.damage import settled
+from stagebench.media.video.frames import read_video, seconds_shown
 
 TIMES = 12
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagebench.dataset import Problem, one_line, path_shown, read_dataset, sequence_of
-from stagebench.errors import DatasetError
-from stagebench.types import DEFAULT_QUESTION
+from stagebench.analysis.experiments.dataset import Problem, one_line, path_shown, read_dataset, sequence_of
+from stagebench.core.artifacts import DEFAULT_QUESTION
+from stagebench.core.errors import DatasetError
 
 
 def touch(path, data=b"data"):

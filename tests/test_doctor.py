@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from stagebench import doctor, environment, telemetry
 from stagebench.cli import doctor as command
 from stagebench.cli import main
-from stagebench.doctor import Finding, Pressure
-from stagebench.types import GenerationSettings, LoadSettings, ModelSettings
+from stagebench.core import environment, telemetry
+from stagebench.core.artifacts import GenerationSettings, LoadSettings, ModelSettings
+from stagebench.gate import doctor
+from stagebench.gate.doctor import Finding, Pressure
 
 
 def root(folder, **files):

@@ -6,14 +6,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from stagebench.analysis.attribution import Costs
-from stagebench.analysis.drafting import (
-    agreement,
-    best_draft,
-    decode_speedup,
-    drafting,
-    tokens_per_check,
-)
-from stagebench.errors import AnalysisError
+from stagebench.analysis.drafting import agreement, best_draft, decode_speedup, drafting, tokens_per_check
+from stagebench.core.errors import AnalysisError
 
 rates = st.floats(0, 1)
 ratios = st.floats(0, 5)

@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from stagebench import baseline, environment
-from stagebench.environment import fingerprint, identity
-from stagebench.types import MEDIA, GenerationSettings, LoadSettings, ModelSettings
+from stagebench.core import environment
+from stagebench.core.artifacts import MEDIA, GenerationSettings, LoadSettings, ModelSettings
+from stagebench.core.environment import fingerprint, identity
+from stagebench.gate import baseline
 
 SETTINGS, GENERATION, LOADING = ModelSettings(), GenerationSettings(), LoadSettings()
 KEYS = {

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from stagebench.equality import Comparison, another_token, compare, describe_ids, first_divergence, ulp
 from stagebench.models.tokenizer import build_tokenizer
+from stagebench.pipeline.token_match import Comparison, another_token, compare, describe_ids, first_divergence, ulp
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from stagebench.analysis.experiments.clips import cut, seconds_of
+from stagebench.analysis.experiments.dataset import Dataset, Entry
 from stagebench.cli import main
 from stagebench.cli.options import load_options
-from stagebench.dataset import Dataset, Entry
-from stagebench.errors import MediaError
-from stagebench.media.columns import Window
-from stagebench.media.event_clock import in_microseconds
-from stagebench.media.events import load_event_arrays, read_events
-from stagebench.types import LoadSettings
-from stagebench.windows import cut, seconds_of
+from stagebench.core.artifacts import LoadSettings
+from stagebench.core.errors import MediaError
+from stagebench.media.events.event_arrays import Window
+from stagebench.media.events.event_clock import in_microseconds
+from stagebench.media.events.recordings import load_event_arrays, read_events
 
 h5py = pytest.importorskip("h5py")
 COUNT = 20_000

@@ -18,13 +18,13 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from stagebench.cli import main
-from stagebench.errors import MediaError
-from stagebench.media import event_folder
-from stagebench.media.columns import Window
-from stagebench.media.events import load_event_arrays
-from stagebench.media.rectify import rectified
-from stagebench.stages.load import load
-from stagebench.types import LoadSettings, Sample
+from stagebench.core.artifacts import LoadSettings, Sample
+from stagebench.core.errors import MediaError
+from stagebench.media.events import event_folder
+from stagebench.media.events.event_arrays import Window
+from stagebench.media.events.recordings import load_event_arrays
+from stagebench.media.events.rectify import rectified
+from stagebench.pipeline.load import load
 
 h5py, hdf5plugin = pytest.importorskip("h5py"), pytest.importorskip("hdf5plugin")
 Recording = dict[str, NDArray[Any]]

@@ -15,7 +15,8 @@ import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 
-from stagebench.errors import CheckpointError, ModelError, StageError
+from stagebench.core.artifacts import Inputs, Media, ModelSettings
+from stagebench.core.errors import CheckpointError, ModelError, StageError
 from stagebench.models.eventgpt import (
     EVENT_TOKEN_INDEX,
     EventGPT,
@@ -30,7 +31,6 @@ from stagebench.models.eventgpt import (
     prompt_ids,
 )
 from stagebench.models.tokenizer import build_tokenizer
-from stagebench.types import Inputs, Media, ModelSettings
 
 TEXT = "USER: Describe in detail what happened in the scene. ASSISTANT: A chat, helpful and polite answers.\n" * 9
 SIDE = 28

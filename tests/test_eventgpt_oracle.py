@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from stagebench.media.events import read_events
+from stagebench.core.artifacts import Inputs, Media, ModelSettings
+from stagebench.media.events.recordings import read_events
 from stagebench.models.eventgpt import EVENT_TOKEN_INDEX, EventGPT, build, expand_placeholder, prompt_ids
-from stagebench.types import Inputs, Media, ModelSettings
 
 DATA = os.environ.get("STAGEBENCH_DATA")
 ORACLE = Path(DATA).parent / "oracle" / "eventgpt_tiny" if DATA else Path("no-oracle")

@@ -14,12 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagebench.errors import MediaError
-from stagebench.media import pickle_machine
-from stagebench.media.columns import Window
-from stagebench.media.events import load_event_arrays, read_events, slices_of_equal_count, slices_of_equal_time
-from stagebench.media.raster import draw_events
-from stagebench.types import LoadSettings
+from stagebench.core.artifacts import LoadSettings
+from stagebench.core.errors import MediaError
+from stagebench.media.events import pickle_machine
+from stagebench.media.events.event_arrays import Window
+from stagebench.media.events.recordings import (
+    load_event_arrays,
+    read_events,
+    slices_of_equal_count,
+    slices_of_equal_time,
+)
+from stagebench.media.events.render import draw_events
 
 Recording = dict[str, Any]
 

@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagebench.cli import main
-from stagebench.errors import MediaError
-from stagebench.media import evt
-from stagebench.media.columns import Window
-from stagebench.media.events import load_event_arrays, read_events
-from stagebench.types import LoadSettings
+from stagebench.core.artifacts import LoadSettings
+from stagebench.core.errors import MediaError
+from stagebench.media.events import evt
+from stagebench.media.events.event_arrays import Window
+from stagebench.media.events.recordings import load_event_arrays, read_events
 
 Event = tuple[int, int, int, int]  # t, x, y, p
 HEADER = "% evt {0}.0\n% format EVT{0};height=480;width=640\n% geometry 640x480\n% end\n"

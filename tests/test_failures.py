@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from stagebench.failures import FailedError, Failure, options, read_failures
+from stagebench.gate.runner.failures import FailedError, Failure, options, read_failures
 
 pytest_plugins = ("pytester",)
 

@@ -173,20 +173,20 @@ def gate(copy, tmp_path):
     ("select", "file", "code", "verdict", "named"),
     [
         ("llava-1.5-encode", "models/llava.py", TOWER_TWICE, "regression", "must do the work of generate()"),
-        ("llava-1.5-load", "stages/load.py", FIRST_PART, "changed", "frames: other content"),
-        ("eventgpt-load", "stages/load.py", ONE_IMAGE, "changed", "frames: other content"),
+        ("llava-1.5-load", "pipeline/load.py", FIRST_PART, "changed", "frames: other content"),
+        ("eventgpt-load", "pipeline/load.py", ONE_IMAGE, "changed", "frames: other content"),
         ("llava-1.5-preprocess", "models/llava.py", CROPPED, "changed", "pixels: other content"),
-        ("llava-1.5-load", "stages/load.py", REMEMBERED_LOAD, "regression", "bytes_read = 0"),
+        ("llava-1.5-load", "pipeline/load.py", REMEMBERED_LOAD, "regression", "bytes_read = 0"),
         (
             "llava-1.5-preprocess",
-            "stages/preprocess.py",
+            "pipeline/preprocess.py",
             REMEMBERED.format(stage="preprocess"),
             "regression",
             "images_processed = 0",
         ),
-        ("llava-1.5-encode", "stages/encode.py", REMEMBERED.format(stage="encode"), "regression", "remembered"),
-        ("llava-1.5-load", "stages/load.py", DECODED_TWICE, "regression", "bytes_from_files"),
-        ("llava-1.5-encode", "stages/encode.py", LOGGED, "regression", "must not write tensors as text"),
+        ("llava-1.5-encode", "pipeline/encode.py", REMEMBERED.format(stage="encode"), "regression", "remembered"),
+        ("llava-1.5-load", "pipeline/load.py", DECODED_TWICE, "regression", "bytes_from_files"),
+        ("llava-1.5-encode", "pipeline/encode.py", LOGGED, "regression", "must not write tensors as text"),
     ],
     ids=[
         "a second tower forward in the stages",
@@ -210,7 +210,7 @@ def test_the_gate_names_a_planted_fault(gate, select, file, code, verdict, named
 
 def test_a_tolerance_raised_in_the_head_lets_nothing_pass(gate):
     decision, markdown = gate(
-        "llava-1.5-preprocess", {SOURCES / "stages/preprocess.py": CLONED, Path("pyproject.toml"): TOLERANT}
+        "llava-1.5-preprocess", {SOURCES / "pipeline/preprocess.py": CLONED, Path("pyproject.toml"): TOLERANT}
     )
     assert (decision["exit_code"], len(decision["rules_differ"])) == (1, 1)
     assert "aten_operators" in markdown.splitlines()[0].replace("\\", "")

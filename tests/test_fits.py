@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagebench.analysis.ceilings import Ceilings
 from stagebench.analysis.fits import fit_growth, fit_line
-from stagebench.errors import AnalysisError
+from stagebench.analysis.roofline import Ceilings
+from stagebench.core.errors import AnalysisError
 
 
 def test_a_straight_line_is_found_exactly():

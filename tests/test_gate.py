@@ -6,11 +6,11 @@ import sys
 import numpy as np
 import pytest
 
-from stagebench import gate
-from stagebench.errors import GateError
-from stagebench.gate_counters import judge_counters
-from stagebench.gate_rules import Limit, Rules
-from stagebench.verdict import Verdict, confirmed, exit_code, undecided
+from stagebench.core.errors import GateError
+from stagebench.gate import decide
+from stagebench.gate.counters import judge_counters
+from stagebench.gate.limits import Limit, Rules
+from stagebench.gate.verdicts import Verdict, confirmed, exit_code, undecided
 
 DECODE, ENCODE = "b/test_stages.py::test_stage[m-decode]", "b/test_stages.py::test_stage[m-encode]"
 REFERENCE = "b/test_reference.py::test_reference"
@@ -43,7 +43,7 @@ def kinds(verdicts):
 
 
 def time_verdict(base, head, rules=RULES):
-    return next(v for v in gate.judge(base, head, rules) if v.kind == "time")
+    return next(v for v in decide.judge(base, head, rules) if v.kind == "time")
 
 
 def counter_verdict(before, after, rules=RULES):
@@ -64,17 +64,17 @@ def test_rounds_are_compared_with_those_beside_them_where_both_processes_took_tu
     base, head = (a_run({DECODE: np.median(data)}, turns=n) for n, data in zip(turns, ((1, 3, 9), rounds), strict=True))
     for run, data in ((base, [1.0, 3.0, 9.0]), (head, list(rounds))):
         run["benchmarks"][0]["stats"]["data"] = data
-    assert gate.log_ratios([base], [head], DECODE) == pytest.approx([np.log(ratio)])
+    assert decide.log_ratios([base], [head], DECODE) == pytest.approx([np.log(ratio)])
 
 
 def test_an_unchanged_suite_passes():
-    verdicts = gate.judge(runs({DECODE: 1, ENCODE: 1}), runs({DECODE: 1, ENCODE: 1}, seed=1), RULES)
+    verdicts = decide.judge(runs({DECODE: 1, ENCODE: 1}), runs({DECODE: 1, ENCODE: 1}, seed=1), RULES)
     assert {v.verdict for v in verdicts} == {"pass"}
     assert exit_code(verdicts) == 0
 
 
 def test_a_slower_stage_is_named_and_no_other():
-    verdicts = gate.judge(runs({DECODE: 1, ENCODE: 1}), runs({DECODE: 1.2, ENCODE: 1}, seed=1), RULES)
+    verdicts = decide.judge(runs({DECODE: 1, ENCODE: 1}), runs({DECODE: 1.2, ENCODE: 1}, seed=1), RULES)
     assert [v.benchmark for v in verdicts if v.verdict == "regression"] == [DECODE]
     assert exit_code(verdicts) == 1
 
@@ -102,7 +102,7 @@ def test_slower_by_less_than_the_floor_passes():
 def test_a_noisy_time_is_inconclusive():
     base, head = runs({DECODE: 1}, spread=0.2), runs({DECODE: 1.05}, seed=1, spread=0.2)
     assert time_verdict(base, head).verdict == "inconclusive"
-    assert exit_code(gate.judge(base, head, RULES)) == 3
+    assert exit_code(decide.judge(base, head, RULES)) == 3
 
 
 def test_slower_in_most_pairs_may_still_be_chance():
@@ -134,18 +134,18 @@ def test_no_spread_at_all_cannot_decide():
 def test_a_time_that_is_none_cannot_decide_and_spoils_no_other(time):
     base, head = runs({DECODE: 1, ENCODE: 1}), runs({DECODE: 1, ENCODE: 1.3}, seed=1)
     head[3]["benchmarks"][0]["stats"]["median"] = time
-    verdicts = kinds(gate.judge_times(base, head, RULES, []))
+    verdicts = kinds(decide.judge_times(base, head, RULES, []))
     assert verdicts == {(DECODE, "time"): "inconclusive", (ENCODE, "time"): "regression"}
 
 
 def test_the_reference_is_told_as_drift_and_never_judged():
-    verdicts = gate.judge(runs({DECODE: 1, REFERENCE: 1}), runs({DECODE: 1, REFERENCE: 2}, seed=1), RULES)
+    verdicts = decide.judge(runs({DECODE: 1, REFERENCE: 1}), runs({DECODE: 1, REFERENCE: 2}, seed=1), RULES)
     assert kinds(verdicts)[(REFERENCE, "drift")] == "pass"
     assert exit_code(verdicts) == 0
 
 
 def test_a_slow_reference_excuses_no_slow_stage():
-    verdicts = gate.judge(runs({DECODE: 1, REFERENCE: 1}), runs({DECODE: 1.3, REFERENCE: 1.3}, seed=1), RULES)
+    verdicts = decide.judge(runs({DECODE: 1, REFERENCE: 1}), runs({DECODE: 1.3, REFERENCE: 1.3}, seed=1), RULES)
     assert kinds(verdicts)[(DECODE, "time")] == "regression"
 
 
@@ -166,7 +166,7 @@ def test_a_counter_is_exact(counter, now, expected):
 
 
 def test_counters_decide_between_two_single_runs():
-    verdicts = gate.judge([a_run()], [a_run(work=WORK | {"host_reads": 3})], RULES)
+    verdicts = decide.judge([a_run()], [a_run(work=WORK | {"host_reads": 3})], RULES)
     assert kinds(verdicts) == {(DECODE, "counter"): "regression", (DECODE, "time"): "inconclusive"}
     assert exit_code(verdicts) == 1
 
@@ -197,7 +197,7 @@ def test_a_counter_of_a_stage_within_the_whole_is_named():
 
 def test_runs_that_count_nothing_have_times_only():
     times = runs({DECODE: 1}, work={})
-    verdicts = gate.judge([a_run(), *times], [a_run(work=WORK | {"flops": 1001}), *times], RULES)
+    verdicts = decide.judge([a_run(), *times], [a_run(work=WORK | {"flops": 1001}), *times], RULES)
     assert kinds(verdicts)[(DECODE, "counter")] == "regression"
 
 
@@ -207,7 +207,7 @@ def test_the_time_of_other_work_is_incomparable():
 
 
 def test_a_vanished_benchmark_is_missing():
-    verdicts = gate.judge(runs({DECODE: 1, ENCODE: 1}), runs({DECODE: 1}, seed=1), RULES)
+    verdicts = decide.judge(runs({DECODE: 1, ENCODE: 1}), runs({DECODE: 1}, seed=1), RULES)
     assert kinds(verdicts)[(ENCODE, "time")] == "missing"
     assert exit_code(verdicts) == 2
 
@@ -215,11 +215,11 @@ def test_a_vanished_benchmark_is_missing():
 def test_a_benchmark_that_one_process_lacks_is_missing():
     head = runs({DECODE: 1, ENCODE: 1}, seed=1)
     del head[3]["benchmarks"][1]
-    assert kinds(gate.judge(runs({DECODE: 1, ENCODE: 1}), head, RULES))[(ENCODE, "time")] == "missing"
+    assert kinds(decide.judge(runs({DECODE: 1, ENCODE: 1}), head, RULES))[(ENCODE, "time")] == "missing"
 
 
 def test_a_new_benchmark_passes():
-    verdicts = gate.judge(runs({DECODE: 1}), runs({DECODE: 1, ENCODE: 1}, seed=1), RULES)
+    verdicts = decide.judge(runs({DECODE: 1}), runs({DECODE: 1, ENCODE: 1}, seed=1), RULES)
     assert kinds(verdicts)[(ENCODE, "time")] == "pass"
     assert exit_code(verdicts) == 0
 
@@ -229,7 +229,7 @@ def test_another_environment_is_refused_with_the_key():
     with pytest.raises(
         GateError, match=r"run 1 of the head is not comparable.*dtype: 'bfloat16' here, 'float32' there"
     ):
-        gate.judge([a_run()], [other], RULES)
+        decide.judge([a_run()], [other], RULES)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_another_environment_is_refused_with_the_key():
 )
 def test_what_cannot_be_decided_on_is_refused(base, head, message):
     with pytest.raises(GateError, match=message):
-        gate.judge(base, head, RULES)
+        decide.judge(base, head, RULES)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_a_marker_in_both_runs_overrides_the_rules():
 def test_the_stricter_of_two_markers_holds_and_that_they_differ_is_told(base, head):
     base, head = runs({DECODE: 1}, **base), runs({DECODE: 1.2}, seed=1, **head)
     assert time_verdict(base, head).verdict == "regression"
-    (line,) = gate.differing_markers(base, head)
+    (line,) = decide.differing_markers(base, head)
     assert line.startswith("the marker of test_stage[m-decode]: threshold")
 
 
@@ -302,16 +302,17 @@ def test_the_stricter_of_two_markers_holds_and_that_they_differ_is_told(base, he
 def test_a_marker_of_the_head_that_makes_no_sense_is_told_and_changes_no_limit(marked):
     base, head = runs({DECODE: 1}), runs({DECODE: 1.2}, seed=1, info={"gate": marked})
     assert time_verdict(base, head).verdict == "regression"
-    assert "makes no sense in the head" in gate.differing_markers(base, head)[0]
+    assert "makes no sense in the head" in decide.differing_markers(base, head)[0]
 
 
 def test_a_gate_needs_no_torch():
-    code = "import sys, stagebench.gate, stagebench.gate_report, stagebench.cli.compare; print('torch' in sys.modules)"
+    modules = "stagebench.gate.decide, stagebench.gate.report, stagebench.cli.compare"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
 
 def test_a_gate_needs_neither_pytest_nor_click():
-    code = "import sys, stagebench.gate, stagebench.gate_report; print({'pytest', 'click'} & set(sys.modules))"
+    code = "import sys, stagebench.gate.decide, stagebench.gate.report; print({'pytest', 'click'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from stagebench import locks, shown
 from stagebench.cli import main
 from stagebench.cli.output import refusals, tidy_stop
-from stagebench.errors import GateError
-from stagebench.interleave import schedule
+from stagebench.core import locks, shown
+from stagebench.core.errors import GateError
+from stagebench.gate.runner.ab_runner import schedule
 
 SRC = Path(__file__).parents[1] / "src"
 
@@ -370,7 +370,7 @@ def test_runs_of_two_gates_do_not_mix(project):
 
 
 TURNS = """
-from stagebench.turns import Turns
+from stagebench.gate.runner.lockstep import Turns
 turns = Turns.of_environment()
 
 def pytest_runtestloop(session):

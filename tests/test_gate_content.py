@@ -2,10 +2,10 @@
 
 import pytest
 
-from stagebench import gate
-from stagebench.gate_counters import judge_counters
-from stagebench.gate_rules import Rules
-from stagebench.verdict import exit_code
+from stagebench.gate import decide
+from stagebench.gate.counters import judge_counters
+from stagebench.gate.limits import Rules
+from stagebench.gate.verdicts import exit_code
 
 LOAD = "benchmarks/test_stages.py::test_stage[m-load]"
 WORK = {"images": 8, "frames_decoded": 18, "bytes_read": 94752, "aten_operators": 40}
@@ -86,7 +86,7 @@ def test_another_number_of_images_is_changed_whichever_way(images):
 @pytest.mark.parametrize("allowed", [(), ("load", "preprocess", "encode", "prefill", "decode")])
 def test_none_of_a_stages_own_work_is_a_regression_whatever_is_allowed(stage, counter, allowed):
     before, after = (a_run({counter: n, "aten_operators": 3}, stage=stage) for n in (8, 0))
-    verdicts = gate.judge([before], [after], RULES, allowed)
+    verdicts = decide.judge([before], [after], RULES, allowed)
     assert (of(verdicts, counter).verdict, "no work at all, 8 before, 0 now" in of(verdicts, counter).reason) == (
         "regression",
         True,
@@ -119,8 +119,8 @@ def test_what_is_allowed_to_another_stage_lets_nothing_pass():
 
 def test_times_of_other_content_are_incomparable_and_judged_where_it_is_allowed():
     base, head = [a_run(median=0.1 + i * 1e-4) for i in range(8)], [a_run(content=OTHER, median=0.1) for _ in range(8)]
-    (strict,) = (v for v in gate.judge(base, head, RULES) if v.kind == "time")
-    (allowed,) = (v for v in gate.judge(base, head, RULES, ["load"]) if v.kind == "time")
+    (strict,) = (v for v in decide.judge(base, head, RULES) if v.kind == "time")
+    (allowed,) = (v for v in decide.judge(base, head, RULES, ["load"]) if v.kind == "time")
     assert (strict.verdict, allowed.verdict) == ("incomparable", "pass")
     assert allowed.reason.endswith("; of other content, as allowed")
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from stagebench.media import video
-from stagebench.media.scene import render_scene
+from stagebench.core.artifacts import Inputs
+from stagebench.media.synthetic_clip import render_scene
+from stagebench.media.video import frames
 from stagebench.models import eventgpt
-from stagebench.types import Inputs
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,8 +48,8 @@ def test_a_planted_loop_ends_after_its_share_of_the_time_that_the_stage_took(dem
 
 def test_the_planted_frames_are_decoded_and_counted(demonstration, tmp_path):
     clip = render_scene(tmp_path).video
-    more = planted(demonstration.MORE_WORK["frames"][1], vars(video))["read_video"](clip, 8)
-    assert more.frames_decoded == video.read_video(clip, 8).frames_decoded + 8
+    more = planted(demonstration.MORE_WORK["frames"][1], vars(frames))["read_video"](clip, 8)
+    assert more.frames_decoded == frames.read_video(clip, 8).frames_decoded + 8
 
 
 def test_the_planted_copy_is_another_tensor_of_equal_values(demonstration):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from stagebench import baseline
-from stagebench.errors import BaselineError
+from stagebench.core.errors import BaselineError
+from stagebench.gate import baseline
 
 pytest_plugins = ("pytester",)
 

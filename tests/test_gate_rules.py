@@ -1,7 +1,7 @@
 import pytest
 
-from stagebench.errors import GateError
-from stagebench.gate_rules import Limit, Rules, read_both, read_rules
+from stagebench.core.errors import GateError
+from stagebench.gate.limits import Limit, Rules, read_both, read_rules
 
 DECODE = "benchmarks/test_stages.py::test_stage[eventgpt-decode]"
 

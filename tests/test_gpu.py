@@ -9,16 +9,16 @@ import os
 import pytest
 from certify_backends import QUESTIONS
 
-from stagebench.audit import audit
 from stagebench.backends.backend import with_backend
 from stagebench.backends.loop import LAG
-from stagebench.conditions import conditions
-from stagebench.equality import compare
-from stagebench.media.scene import render_scene
+from stagebench.core.artifacts import GenerationSettings, ModelSettings, Sample
+from stagebench.media.synthetic_clip import render_scene
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.models.weights import release
-from stagebench.pipeline import prepared, scored_generate, staged_generate
-from stagebench.types import GenerationSettings, ModelSettings, Sample
+from stagebench.pipeline.claims import audit
+from stagebench.pipeline.pinned_runtime import conditions
+from stagebench.pipeline.run_stages import prepared, scored_generate, staged_generate
+from stagebench.pipeline.token_match import compare
 
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 DTYPES = {"tiny": "float32", "7b": "bfloat16"}

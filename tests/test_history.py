@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from stagebench import history
 from stagebench.cli import main
-from stagebench.errors import BaselineError, HistoryError
+from stagebench.core.errors import BaselineError, HistoryError
+from stagebench.gate import trend
 
 HERE = {"device": "CPU", "profile": "tiny", "dtype": "float32"}
 ENCODE = "benchmarks/test_stages.py::test_stage[eventgpt-encode]"
@@ -51,57 +51,57 @@ def invoke(*arguments):
 @pytest.mark.parametrize("nights", [10, 30, 120])
 def test_noise_alone_shows_a_change_in_less_than_one_series_in_a_hundred(name, nights):
     series = 0.02 * NOISES[name](np.random.default_rng(nights), (1000, nights))
-    assert sum(bool(history.find_changes(each)[0]) for each in series) < 10
+    assert sum(bool(trend.find_changes(each)[0]) for each in series) < 10
 
 
 @pytest.mark.parametrize(("nights", "at"), [(30, 10), (30, 15), (120, 60), (120, 112)])
 def test_a_step_of_a_tenth_in_noise_of_a_fiftieth_is_found_to_within_one_run(nights, at):
     rng, found = np.random.default_rng(at), 0
     for _ in range(200):
-        changes, _ = history.find_changes(rng.normal(0, 0.02, nights) + np.log(1.1) * (np.arange(nights) >= at))
+        changes, _ = trend.find_changes(rng.normal(0, 0.02, nights) + np.log(1.1) * (np.arange(nights) >= at))
         found += len(changes) == 1 and abs(changes[0] - at) <= 1
     assert found >= 0.9 * 200
 
 
 def test_two_steps_are_both_found():
     levels = np.repeat([0.0, 0.2, 0.05], 10)
-    assert history.find_changes(levels + np.random.default_rng(0).normal(0, 0.01, 30))[0] == [10, 20]
+    assert trend.find_changes(levels + np.random.default_rng(0).normal(0, 0.01, 30))[0] == [10, 20]
 
 
 def test_a_series_without_any_noise_has_its_step_found_and_no_other():
-    assert history.find_changes(np.repeat([0.0, 0.1], 10)) == ([10], [])
+    assert trend.find_changes(np.repeat([0.0, 0.1], 10)) == ([10], [])
 
 
 def test_a_night_twenty_times_as_slow_is_an_outlier_and_no_change():
     logs = np.random.default_rng(0).normal(0, 0.02, 30)
     logs[12] += np.log(20)
-    assert history.find_changes(logs) == ([], [12])
+    assert trend.find_changes(logs) == ([], [12])
 
 
 def test_the_noise_of_a_series_is_that_of_its_samples_whatever_its_level():
     logs = np.random.default_rng(0).normal(0, 0.02, 4000) + np.repeat([0.0, 3.0], 2000)
-    assert history.noise(logs) == pytest.approx(0.02, rel=0.05)
+    assert trend.noise(logs) == pytest.approx(0.02, rel=0.05)
 
 
 def test_runs_are_grouped_by_environment_and_ordered_by_time(tmp_path):
     write(tmp_path, a_run(3), a_run(1), a_run(2, dtype="bfloat16"), a_run(2))
-    found = history.read_history(tmp_path).environments
+    found = trend.read_history(tmp_path).environments
     assert [[run.path.name for run in runs] for runs in found] == [["001.json", "003.json", "000.json"], ["002.json"]]
 
 
 def test_runs_of_an_unknown_environment_compare_with_nothing(tmp_path):
     write(tmp_path, a_run(1, driver="unknown"), a_run(2, driver="unknown"))
-    assert [len(runs) for runs in history.read_history(tmp_path).environments] == [1, 1]
+    assert [len(runs) for runs in trend.read_history(tmp_path).environments] == [1, 1]
 
 
 def test_a_run_of_before_a_key_of_the_identity_is_in_one_series_with_those_that_have_its_value_of_then(tmp_path):
     write(tmp_path, a_run(1), a_run(2, gc="on"), a_run(3, gc="off"))
-    assert [len(runs) for runs in history.read_history(tmp_path).environments] == [2, 1]
+    assert [len(runs) for runs in trend.read_history(tmp_path).environments] == [2, 1]
 
 
 def test_a_time_without_a_zone_is_utc(tmp_path):
     write(tmp_path, a_run(1) | {"datetime": "2026-01-02T00:00:00"})
-    assert history.read_stored(tmp_path / "000.json").when == datetime(2026, 1, 2, tzinfo=UTC)
+    assert trend.read_stored(tmp_path / "000.json").when == datetime(2026, 1, 2, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_time_without_a_zone_is_utc(tmp_path):
 def test_a_run_without_a_time_or_a_median_is_refused(tmp_path, changed):
     write(tmp_path, a_run(1) | changed)
     with pytest.raises(BaselineError, match=r"the run .*000.json.* must "):
-        history.read_stored(tmp_path / "000.json")
+        trend.read_stored(tmp_path / "000.json")
 
 
 def test_a_file_that_cannot_be_read_is_named_and_counted(tmp_path):
@@ -148,7 +148,7 @@ def test_of_a_single_run_no_change_is_claimed(tmp_path):
 
 
 def test_a_change_is_told_with_the_commits_on_both_sides_and_one_between(tmp_path):
-    [series] = history.series_of(history.read_history(write(tmp_path, *a_step())).environments[0])
+    [series] = trend.series_of(trend.read_history(write(tmp_path, *a_step())).environments[0])
     [change] = series.changes
     assert (change.at.commit, change.good.commit, change.bad.commit) == (f"{10:040x}", f"{8:040x}", f"{11:040x}")
     assert change.ratio == pytest.approx(1.1, abs=0.01)
@@ -183,7 +183,7 @@ def test_a_slowdown_of_an_environment_that_is_no_more_fails_nothing(tmp_path):
 def test_a_benchmark_that_began_later_has_a_shorter_series(tmp_path):
     late = a_run(5)
     late["benchmarks"].append({"fullname": "late", "stats": {"median": 0.5}})
-    series = history.series_of(history.read_history(write(tmp_path, a_run(1), late)).environments[0])
+    series = trend.series_of(trend.read_history(write(tmp_path, a_run(1), late)).environments[0])
     assert {each.benchmark: each.seconds for each in series} == {ENCODE: [0.01, 0.01], "late": [0.5]}
 
 
@@ -209,7 +209,7 @@ def test_rounds_that_drift_and_stand_out_are_told(tmp_path):
 def test_without_the_extra_it_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ruptures", None)
     with pytest.raises(HistoryError, match="changes are found by the extra 'trend', got no ruptures"):
-        history.find_changes(np.zeros(20))
+        trend.find_changes(np.zeros(20))
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ def test_the_command_line_makes_git_find_the_commit(repository, tmp_path, values
         repository(f"echo {value} > it; echo {i} > number; git add .; git commit -qm {i}")
         hashes.append(repository("git rev-parse HEAD"))
     good, bad = (write_one(tmp_path, commit) for commit in (hashes[0], hashes[-1]))
-    command = history.bisect_command(ENCODE, history.Change(bad, 1.0, ratio, good, bad))
+    command = trend.bisect_command(ENCODE, trend.Change(bad, 1.0, ratio, good, bad))
     output = repository(command)
     assert {i for i, commit in enumerate(hashes) if commit in told(output)} == found
 
@@ -267,4 +267,4 @@ def told(output):
 
 def write_one(folder, commit):
     write(folder, a_run(1, commit=commit))
-    return history.read_stored(folder / "000.json")
+    return trend.read_stored(folder / "000.json")

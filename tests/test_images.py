@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stagebench.errors import MediaError
+from stagebench.core.errors import MediaError
 from stagebench.media.images import read_images
 from stagebench.media.sampling import evenly_spaced
 

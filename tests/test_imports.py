@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagebench.analysis.attribution import Costs, attribute
-from stagebench.analysis.imports.read import read_files
-from stagebench.errors import AnalysisError, BaselineError, StagebenchError
+from stagebench.analysis.importers.read import read_files
+from stagebench.core.errors import AnalysisError, BaselineError, StagebenchError
 
 BASELINE = next((Path(__file__).parents[1] / "baselines").glob("*-tiny-*/baseline.json"))
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from stagebench import interpreter
-from stagebench.errors import GateError
-from stagebench.interpreter import dependencies, interpreter_of
+from stagebench.core.errors import GateError
+from stagebench.gate.runner import base_environment
+from stagebench.gate.runner.base_environment import dependencies, interpreter_of
 
 
 def checkout(folder, *dependencies, constraints=""):
@@ -62,7 +62,7 @@ def test_two_gates_at_once_build_it_once(tmp_path, monkeypatch):
         folder.mkdir()
         (folder / "complete").touch()
 
-    monkeypatch.setattr(interpreter, "_build", build)
+    monkeypatch.setattr(base_environment, "_build", build)
     base, head = checkout(tmp_path / "base", "a"), checkout(tmp_path / "head")
     with ThreadPoolExecutor(2) as both:
         found = list(both.map(lambda _: find(tmp_path, base, head), range(2)))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagebench.errors import StudyError
-from stagebench.study.journal import SAMPLES_FILE, Journal, key_of, read_run, read_samples
+from stagebench.analysis.experiments.sample_log import SAMPLES_FILE, Journal, key_of, read_run, read_samples
+from stagebench.core.errors import StudyError
 
 IDENTITY = {"device": "CPU", "dtype": "float32"}
 PLAN = {"broken": [], "skipped": []}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stagebench import locks, processes
+from stagebench.core import locks, processes
 
 SRC = Path(__file__).parents[1] / "src"
 AT_ONCE = 5

@@ -10,8 +10,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from stagebench.backends.backend import RECIPES, Backend
 from stagebench.backends.layers import compiled_layers
-from stagebench.errors import ModelError
-from stagebench.pipeline import reference_generate, staged_generate
+from stagebench.core.errors import ModelError
+from stagebench.pipeline.run_stages import reference_generate, staged_generate
 
 OPTIONS = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
 

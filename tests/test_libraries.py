@@ -14,10 +14,10 @@ import av
 import numpy as np
 import pytest
 
-from stagebench.errors import MediaError
-from stagebench.media.video import read_video, read_video_in_order
-from stagebench.stages.load import load
-from stagebench.types import LoadSettings, Sample
+from stagebench.core.artifacts import LoadSettings, Sample
+from stagebench.core.errors import MediaError
+from stagebench.media.video.frames import read_video, read_video_in_order
+from stagebench.pipeline.load import load
 
 RATE = 25
 BY_OPENCV = LoadSettings(decoder="opencv")
@@ -38,7 +38,7 @@ def write_clip(path: Path, pix_fmt: str = "yuv420p", frames: int = 12) -> Path:
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Stands in for a library that reads by PyAV, and notes which frames it was asked for."""
-    module = ModuleType("stagebench.media.by_opencv")
+    module = ModuleType("stagebench.media.video.by_opencv")
 
     def read_frames(path: Path, indices: list[int]) -> tuple[list[np.ndarray], list[float]]:
         module.asked = indices
@@ -46,7 +46,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         return [frames[i] for i in indices], [i / RATE + module.late * (i > 5) for i in indices]
 
     module.read_frames, module.ERRORS, module.late = read_frames, (ValueError,), 0.0
-    monkeypatch.setitem(sys.modules, "stagebench.media.by_opencv", module)
+    monkeypatch.setitem(sys.modules, "stagebench.media.video.by_opencv", module)
     return module
 
 
@@ -124,7 +124,7 @@ def test_a_clip_that_tells_no_times_is_refused(tmp_path: Path, library: ModuleTy
 def test_a_library_that_is_not_there_is_named_with_its_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: str
 ) -> None:
-    monkeypatch.delitem(sys.modules, f"stagebench.media.by_{decoder}", raising=False)
+    monkeypatch.delitem(sys.modules, f"stagebench.media.video.by_{decoder}", raising=False)
     for name in ("torchcodec", "torchcodec.decoders", "cv2"):
         monkeypatch.setitem(sys.modules, name, None)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stagebench.errors import MediaError
-from stagebench.stages.load import load
-from stagebench.types import LoadSettings, Sample
+from stagebench.core.artifacts import LoadSettings, Sample
+from stagebench.core.errors import MediaError
+from stagebench.pipeline.load import load
 
 
 def write_gif(path: Path) -> Path:

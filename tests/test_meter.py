@@ -3,13 +3,13 @@ import pytest
 import torch
 from PIL import Image
 
-from stagebench import meter
-from stagebench.counters import counted_calls
-from stagebench.media.events import read_events
+from stagebench.core import meter
+from stagebench.core.artifacts import LoadSettings
+from stagebench.media.events.recordings import read_events
 from stagebench.media.images import read_images
-from stagebench.media.scene import render_scene
-from stagebench.media.video import read_video, read_video_in_order
-from stagebench.types import LoadSettings
+from stagebench.media.synthetic_clip import render_scene
+from stagebench.media.video.frames import read_video, read_video_in_order
+from stagebench.pipeline.counters import counted_calls
 
 
 @pytest.fixture(scope="module")

@@ -15,20 +15,20 @@ from made_up_analysis import rows as sample_rows
 from made_up_analysis import run as analysis_run
 from mutations import mutants
 
-from stagebench.baseline import folder_of
+from stagebench.analysis.experiments.sample_log import Journal
+from stagebench.analysis.report.markdown import to_markdown
+from stagebench.analysis.report.report_data import findings
+from stagebench.analysis.report.sections import sections
+from stagebench.analysis.report.stored import read_stored
 from stagebench.cli import main
 from stagebench.cli.doctor import baselines
 from stagebench.cli.record import _report
-from stagebench.errors import StagebenchError
-from stagebench.interleave import Arm
-from stagebench.json_files import write_json
-from stagebench.recording import Plan, Recording
-from stagebench.results import read_sound_run
-from stagebench.study.document import sections
-from stagebench.study.findings import findings
-from stagebench.study.journal import Journal
-from stagebench.study.markdown import to_markdown
-from stagebench.study.stored import read_stored
+from stagebench.core.errors import StagebenchError
+from stagebench.core.json_files import write_json
+from stagebench.core.results import read_sound_run
+from stagebench.gate.baseline import folder_of
+from stagebench.gate.runner.ab_runner import Arm
+from stagebench.gate.runner.recording import Plan, Recording
 
 HERE = {"device": "a CPU", "cpu": "a CPU", "profile": "tiny", "dtype": "float32"}
 STAGES = ("load", "preprocess", "encode", "prefill", "decode")

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from stagebench import pipeline
+from stagebench.core.artifacts import STAGES
 from stagebench.models.eventgpt import EventGPT
 from stagebench.models.llava import Llava
 from stagebench.models.video_llava import VideoLlava
-from stagebench.stages import decode, prefill
-from stagebench.types import STAGES
+from stagebench.pipeline import decode, prefill, run_stages
 
 ROOT = Path(__file__).parents[1]
 GREEDILY = "tests/test_split.py::test_the_split_equals_generate_greedily"
@@ -94,7 +93,7 @@ def time_a_stage_at_nothing(patch):
         self.seconds = dict.fromkeys(STAGES, 0.0)
         return function(*args)
 
-    patch.setattr(pipeline.Stopwatch, "__call__", lying)
+    patch.setattr(run_stages.Stopwatch, "__call__", lying)
 
 
 class Fault:

@@ -16,10 +16,10 @@ import pytest
 from click.testing import CliRunner
 
 from stagebench.cli import main
-from stagebench.errors import MediaError
-from stagebench.media.events import load_event_arrays
-from stagebench.stages.load import load
-from stagebench.types import Sample
+from stagebench.core.artifacts import Sample
+from stagebench.core.errors import MediaError
+from stagebench.media.events.recordings import load_event_arrays
+from stagebench.pipeline.load import load
 
 h5py = pytest.importorskip("h5py")
 COLUMNS = {key: np.arange(5, dtype=np.int64) for key in "xyt"} | {"p": np.ones(5, np.int64)}

@@ -6,10 +6,10 @@ import zlib
 import av
 import pytest
 
-from stagebench.errors import MediaError
+from stagebench.core.artifacts import Sample
+from stagebench.core.errors import MediaError
 from stagebench.media.files import MAX_PIXELS, MAX_TOTAL, require_pixels
-from stagebench.stages.load import load
-from stagebench.types import Sample
+from stagebench.pipeline.load import load
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

@@ -9,9 +9,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from stagebench.errors import ModelError
+from stagebench.core.artifacts import PREPROCESSORS
+from stagebench.core.errors import ModelError
 from stagebench.models.pixels import PilProcessor, TorchProcessor, resized, resized_in_float
-from stagebench.types import PREPROCESSORS
 
 CPU = torch.device("cpu")
 MOST = 2  # of 255: one from each direction's rounding

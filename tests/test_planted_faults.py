@@ -16,23 +16,23 @@ from PIL import Image as PillowImage
 from torch.nn.functional import interpolate
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from stagebench import pipeline, remembered
-from stagebench.audit import audit
 from stagebench.cli import main
-from stagebench.content import content_of
-from stagebench.errors import StageError
-from stagebench.media import video
-from stagebench.media.scene import render_scene
+from stagebench.core.artifacts import STAGES, GenerationSettings, Inputs, LoadSettings, Media, ModelSettings, Sample
+from stagebench.core.content import content_of
+from stagebench.core.errors import StageError
+from stagebench.media.synthetic_clip import render_scene
+from stagebench.media.video import frames
 from stagebench.models import llava
 from stagebench.models.llava import Llava
 from stagebench.models.pixels import PilProcessor
 from stagebench.models.registry import build_model
-from stagebench.pipeline import counted_run, counter_of, path, timed_run
-from stagebench.proof import count_reference, prove
-from stagebench.remembered import Rounds, fingerprint, varied
-from stagebench.stages import load as load_stage
-from stagebench.timed import check_passes, outside
-from stagebench.types import STAGES, GenerationSettings, Inputs, LoadSettings, Media, ModelSettings, Sample
+from stagebench.pipeline import load as load_stage
+from stagebench.pipeline import remembered, run_stages
+from stagebench.pipeline.claims import audit
+from stagebench.pipeline.remembered import Rounds, fingerprint, varied
+from stagebench.pipeline.run_stages import counted_run, counter_of, path, timed_run
+from stagebench.pipeline.timed_pass import check_passes, outside
+from stagebench.pipeline.verify import count_reference, prove
 
 OPTIONS = GenerationSettings(max_new_tokens=4, fixed_length=True).options()
 
@@ -85,16 +85,16 @@ def pixels_of(given):
 
 
 PLACES = {
-    "load": (pipeline, "load", lambda sample, images: sample.path),
+    "load": (run_stages, "load", lambda sample, images: sample.path),
     "the reader in load": (load_stage, "read_video", lambda path, *_: path),
     "preprocess": (Llava, "preprocess", lambda model, media, question: pixels_of(media)),
     "encode": (Llava, "encode", lambda model, inputs: pixels_of(inputs)),
 }
-OTHERS = {"prefill": (pipeline, "prefill", None), "decode": (pipeline, "decode", None)}
+OTHERS = {"prefill": (run_stages, "prefill", None), "decode": (run_stages, "decode", None)}
 PARTS = {
-    "packets": (video, "read_track"),
-    "images_made": (video, "to_image"),
-    "frames_decoded": (video, "_decode_keyed"),
+    "packets": (frames, "read_track"),
+    "images_made": (frames, "to_image"),
+    "frames_decoded": (frames, "_decode_keyed"),
     "images_processed": (PilProcessor, "__call__"),
 }
 
@@ -109,7 +109,7 @@ def test_a_remembered_result_fails_the_proof_that_every_command_makes(
     owner, name, key = PLACES[place]
     monkeypatch.setattr(owner, name, remember(getattr(owner, name), key if keyed else lambda *_: 0, hides))
     if place == "load":
-        monkeypatch.setattr(remembered, "load", pipeline.load)
+        monkeypatch.setattr(remembered, "load", run_stages.load)
     stage = place.split()[-1]
     with pytest.raises(StageError, match=f"{stage} must .*(remembered|work|positions)"):
         prove(model, count_reference(model, sample, OPTIONS), "efficient")
@@ -131,7 +131,7 @@ def test_a_part_of_a_stage_that_is_remembered_leaves_its_counter_at_nothing(
 ):
     owner, name = PARTS[counter]
     monkeypatch.setattr(owner, name, remember(getattr(owner, name), lambda *_: 0, hides=False))
-    pipeline.prepared(model, sample)
+    run_stages.prepared(model, sample)
     with pytest.raises(StageError, match=f"must do some work, got {counter} = 0"):
         counted_run(model, sample, OPTIONS)
 
@@ -179,13 +179,13 @@ def contents(model, sample):
 def test_an_image_that_is_repeated_shows_in_the_frames_and_all_that_comes_of_them(
     model, sample, honest, monkeypatch, kept
 ):
-    before, load = contents(model, sample), pipeline.load
+    before, load = contents(model, sample), run_stages.load
 
     def repeat(*args):
         media = load(*args)
         return replace(media, images=tuple(media.images[kept(i)] for i in range(len(media.images))))
 
-    monkeypatch.setattr(pipeline, "load", repeat)
+    monkeypatch.setattr(run_stages, "load", repeat)
     assert {"frames", "pixels", "features"} <= differing(before, contents(model, sample))
 
 
@@ -220,16 +220,16 @@ def decode_with_another_library(path):
     ids=["by our reader", "by PyAV", "the bytes alone"],
 )
 def test_a_clip_that_is_read_twice_shows_in_what_was_counted(model, sample, honest, monkeypatch, again, seen):
-    load = pipeline.load
-    monkeypatch.setattr(pipeline, "load", lambda *args: (again(args[0].path), load(*args))[1])
+    load = run_stages.load
+    monkeypatch.setattr(run_stages, "load", lambda *args: (again(args[0].path), load(*args))[1])
     work = counted_run(model, sample, OPTIONS)[1].work["load"]
     assert {name for name in work if work[name] > honest[1].work["load"][name]} == seen
 
 
 def test_a_clip_that_is_read_twice_when_nobody_looks_fails_its_benchmark(model, sample, honest, monkeypatch):
-    watched.model, load = model, pipeline.load
+    watched.model, load = model, run_stages.load
     hidden = lambda *args: ((watched() or decode_with_another_library(args[0].path)), load(*args))[1]  # noqa: E731
-    monkeypatch.setattr(pipeline, "load", hidden)
+    monkeypatch.setattr(run_stages, "load", hidden)
     with pytest.raises(StageError, match=r"load must do as when counted, bytes_from_files .* when timed"):
         timed_rounds(model, sample, "load")
 
@@ -259,9 +259,9 @@ def test_a_text_log_of_tensors_is_refused(model, sample, monkeypatch, tmp_path):
 
 
 def test_a_text_log_of_numbers_shows_as_bytes_written_and_breaks_the_audit(model, sample, monkeypatch, tmp_path):
-    load = pipeline.load
+    load = run_stages.load
     write = lambda: (tmp_path / "log.txt").write_text("8 frames\n")  # noqa: E731
-    monkeypatch.setattr(pipeline, "load", lambda *args: (write(), load(*args))[1])
+    monkeypatch.setattr(run_stages, "load", lambda *args: (write(), load(*args))[1])
     assert counted_run(model, sample, OPTIONS)[1].work["load"]["bytes_to_files"] == 9
     assert broken(model, sample) == ("no stage writes to a file", "load 9 bytes")
 
@@ -294,14 +294,14 @@ def test_a_text_log_that_is_written_when_nobody_looks_fails_its_benchmark(model,
 
 
 def scale_in_load(patch):
-    load = pipeline.load
+    load = run_stages.load
 
     def scaling(*args):
         media = load(*args)
         small = [PillowImage.fromarray(image).resize((84, 63)) for image in media.images]
         return replace(media, images=tuple(map(np.asarray, small)))
 
-    patch.setattr(pipeline, "load", scaling)
+    patch.setattr(run_stages, "load", scaling)
 
 
 def scale_in_encode(patch):
@@ -329,21 +329,21 @@ def test_honest_passes_are_what_they_say(model, sample, honest):
 
 @pytest.mark.parametrize("stage", ["load", "preprocess", "decode"])
 def test_a_timer_that_tells_half_is_contradicted(model, sample, honest, monkeypatch, stage):
-    call = pipeline.Stopwatch.__call__
+    call = run_stages.Stopwatch.__call__
 
     def lying(self, name, *args):
         result = call(self, name, *args)
         self.seconds[name] *= 0.5 if name == stage else 1
         return result
 
-    monkeypatch.setattr(pipeline.Stopwatch, "__call__", lying)
+    monkeypatch.setattr(run_stages.Stopwatch, "__call__", lying)
     with pytest.raises(StageError, match=f"{stage} must take what a second clock says"):
         check_passes(model, [timed_run(model, sample, OPTIONS) for _ in range(3)], [honest[0].tokens])
 
 
 def test_a_text_that_is_cut_is_refused(model, sample, honest, monkeypatch):
-    tell = pipeline.detokenize
-    monkeypatch.setattr(pipeline, "detokenize", lambda *args: tell(*args)[:-1])
+    tell = run_stages.detokenize
+    monkeypatch.setattr(run_stages, "detokenize", lambda *args: tell(*args)[:-1])
     with pytest.raises(StageError, match="the text must be that of its 4 tokens"):
         check_passes(model, [timed_run(model, sample, OPTIONS)], [honest[0].tokens])
 
@@ -367,7 +367,7 @@ def test_tokens_that_come_outside_of_decode_are_refused(model, sample, honest, e
 
 
 def sleep_between_stages(patch):
-    steps = pipeline.path
+    steps = run_stages.path
 
     def sleeping(*args):
         for stage, step in steps(*args).items():
@@ -375,7 +375,7 @@ def sleep_between_stages(patch):
                 time.sleep(0.05)
             yield stage, step
 
-    patch.setattr(pipeline, "path", lambda *args: type("Steps", (), {"items": lambda self: sleeping(*args)})())
+    patch.setattr(run_stages, "path", lambda *args: type("Steps", (), {"items": lambda self: sleeping(*args)})())
 
 
 def test_time_between_the_stages_is_told(model, sample, honest, monkeypatch):
@@ -393,7 +393,7 @@ def test_run_warns_of_time_between_the_stages(scene, monkeypatch):
 
 
 def test_noise_goes_into_the_middle_of_copies_and_is_another_for_each_number(model, sample, honest):
-    media, inputs = pipeline.load(sample, 8), honest[0].inputs
+    media, inputs = run_stages.load(sample, 8), honest[0].inputs
     digests = [content_of(varied(media, number))["frames"] for number in (0, 1, 2, 1)]
     assert (digests[0], digests[1]) == (content_of(media)["frames"], digests[3])
     assert len(set(digests)) == 3
@@ -408,7 +408,7 @@ def test_one_pixel_is_middle_enough():
 
 
 def test_event_images_of_five_sizes_are_varied_each(scene):
-    media = pipeline.load(Sample(scene.events), 5)
+    media = run_stages.load(Sample(scene.events), 5)
     other = varied(media, 1)
     assert [a.shape for a in media.images] == [b.shape for b in other.images]
     assert all((a != b).any() for a, b in zip(media.images, other.images, strict=True))

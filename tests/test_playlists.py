@@ -6,10 +6,10 @@ import av
 import numpy as np
 import pytest
 
-from stagebench.errors import MediaError
-from stagebench.media import container
-from stagebench.stages.load import load
-from stagebench.types import Sample
+from stagebench.core.artifacts import Sample
+from stagebench.core.errors import MediaError
+from stagebench.media.video import container
+from stagebench.pipeline.load import load
 
 XML = "XML, as DASH, IMF and other playlists are, or HTML"
 MPD = """<?xml version="1.0"?>

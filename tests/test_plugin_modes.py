@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stagebench import baseline
+from stagebench.gate import baseline
 
 pytest_plugins = ("pytester",)
 
@@ -153,7 +153,7 @@ ERRORS = {
 }
 CHECKS = {
     "an assertion": "assert False",
-    "a stage": "from stagebench.errors import StageError\n    raise StageError('two towers')",
+    "a stage": "from stagebench.core.errors import StageError\n    raise StageError('two towers')",
     "pytest.fail": "pytest.fail('so')",
 }
 ENDS = {
@@ -179,7 +179,7 @@ def test_under_a_gate_a_check_of_a_benchmark_that_fails_is_a_verdict(stored, che
 
 @pytest.mark.parametrize("end", ENDS)
 def test_under_a_gate_what_fails_behind_the_benchmarks_is_no_verdict(stored, end):
-    (stored.folder / "conftest.py").write_text(f"pytest_plugins = ('stagebench.pytest_plugin',)\n{ENDS[end]}\n")
+    (stored.folder / "conftest.py").write_text(f"pytest_plugins = ('stagebench.suite.plugin',)\n{ENDS[end]}\n")
     assert stored("--benchmark-compare", "--gate").ret == 2
 
 
@@ -205,9 +205,9 @@ def test_a_baseline_of_before_is_compared_with_where_garbage_is_collected_as_it_
 
 def test_the_identity_is_there_whichever_plugin_is_loaded_first(quick_suite):
     (quick_suite.folder / "conftest.py").write_text("")
-    assert quick_suite("-p", "stagebench.pytest_plugin", "--benchmark-json=out.json").ret == 0
+    assert quick_suite("-p", "stagebench.suite.plugin", "--benchmark-json=out.json").ret == 0
     baseline.accept(quick_suite.folder / "out.json", quick_suite.folder / "baselines", "the first one")
-    assert quick_suite("-p", "stagebench.pytest_plugin", "--benchmark-compare").ret == 0
+    assert quick_suite("-p", "stagebench.suite.plugin", "--benchmark-compare").ret == 0
 
 
 def test_a_run_of_medians_alone_is_no_internal_error(stored):

@@ -14,11 +14,11 @@ from beside_generate import ratios
 from click.testing import CliRunner
 from scipy.stats import ttest_1samp
 
-from stagebench.analysis.rows import read_rows, select
+from stagebench.analysis.samples import read_rows, select
 from stagebench.analysis.summary import summarize
 from stagebench.cli import main
-from stagebench.media.scene import render_scene
-from stagebench.types import STAGES
+from stagebench.core.artifacts import STAGES
+from stagebench.media.synthetic_clip import render_scene
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from stagebench import baseline, locks, recording
-from stagebench.analysis.imports.read import read_files
+from stagebench.analysis.importers.read import read_files
 from stagebench.cli import main
-from stagebench.errors import BaselineError, RecordingError
-from stagebench.interleave import Arm
-from stagebench.results import processes_of, read_run
+from stagebench.core import locks
+from stagebench.core.errors import BaselineError, RecordingError
+from stagebench.core.results import processes_of, read_run
+from stagebench.gate import baseline
+from stagebench.gate.runner import recording
+from stagebench.gate.runner.ab_runner import Arm
 
 ROOT = Path(__file__).parents[1]
 HERE = {"device": "abacus", "profile": "tiny", "dtype": "float32"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stagebench import recording_report
+from stagebench.analysis.report import recording_tables
 
 HERE = {"device": "abacus", "profile": "tiny", "dtype": "float32"}
 
@@ -47,7 +47,7 @@ def ceilings(flops, bandwidth):
 
 def section(title, *benchmarks):
     """The lines of one section, without its title."""
-    text = recording_report.to_markdown(results(*benchmarks))
+    text = recording_tables.to_markdown(results(*benchmarks))
     after = text.partition(f"## {title}\n\n")[2]
     return after.partition("\n## ")[0].strip().splitlines()
 
@@ -117,7 +117,7 @@ def test_a_whole_report():
         benchmark("test_generate", 40.0),
         benchmark("test_e2e_generate", 64.0),
     ]
-    text = recording_report.to_markdown(results(*eager, *graph, *whole, {"name": "test_reference", "stats": {}}))
+    text = recording_tables.to_markdown(results(*eager, *graph, *whole, {"name": "test_reference", "stats": {}}))
     assert text == WHOLE
 
 
@@ -236,7 +236,7 @@ def test_what_is_timed_once_stands_for_every_model_and_backend_of_its_own():
 
 
 def test_doubts_stand_at_the_head():
-    text = recording_report.to_markdown(
+    text = recording_tables.to_markdown(
         results(*stages(1.0), *ceilings(7e14, 2.98e12), left_out=["cold"], load_warning="the machine is busy")
     )
     assert text.splitlines()[7:10] == [

@@ -11,12 +11,12 @@ from xml.etree import ElementTree
 import pytest
 from made_up_analysis import MODELS, TEXT, row, rows, run
 
-from stagebench.errors import StudyError
-from stagebench.json_files import write_json
-from stagebench.study.document import Table, ms, sections
-from stagebench.study.findings import findings, shared
-from stagebench.study.journal import read_run, read_samples
-from stagebench.study.report import write_report
+from stagebench.analysis.experiments.sample_log import read_run, read_samples
+from stagebench.analysis.report.report_data import findings, shared
+from stagebench.analysis.report.sections import Table, ms, sections
+from stagebench.analysis.report.write import write_report
+from stagebench.core.errors import StudyError
+from stagebench.core.json_files import write_json
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_without_the_extra_the_error_names_it(folder):
     script = (
         "import sys; sys.modules['jinja2'] = None\n"
         "from pathlib import Path\n"
-        "from stagebench.study.report import write_report\n"
+        "from stagebench.analysis.report.write import write_report\n"
         f"try: write_report(Path({str(folder)!r}))\n"
         "except Exception as error: print(error)"
     )
@@ -182,7 +182,7 @@ def test_a_report_needs_no_torch(folder):
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from stagebench.study.report import write_report\n"
+        "from stagebench.analysis.report.write import write_report\n"
         f"write_report(Path({str(folder)!r}))\n"
         "print('torch' in sys.modules)"
     )

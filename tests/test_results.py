@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from stagebench.errors import BaselineError
-from stagebench.json_files import parse_json
-from stagebench.results import processes_of, read_run, read_sound_run
+from stagebench.core.errors import BaselineError
+from stagebench.core.json_files import parse_json
+from stagebench.core.results import processes_of, read_run, read_sound_run
 
 ROOT = Path(__file__).parents[1]
 STORED = [*ROOT.glob("baselines/*/baseline.json"), *ROOT.glob("docs/results/*/results.json")]

@@ -8,9 +8,9 @@ import av
 import numpy as np
 import pytest
 
-from stagebench.media.events import load_event_arrays, read_events
-from stagebench.media.scene import CONTRAST, DARK, FRAMES, HEIGHT, RATE, WIDTH, Scene, luma, render_scene
-from stagebench.media.video import read_video, read_video_in_order
+from stagebench.media.events.recordings import load_event_arrays, read_events
+from stagebench.media.synthetic_clip import CONTRAST, DARK, FRAMES, HEIGHT, RATE, WIDTH, Scene, luma, render_scene
+from stagebench.media.video.frames import read_video, read_video_in_order
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagebench.dataset import Dataset, Entry, Problem
-from stagebench.errors import StudyError
-from stagebench.media.scene import render_scene
-from stagebench.study.plan import Wanted, make_plan, scene_dataset
-from stagebench.study.schedule import MAIN, Block, schedule
-from stagebench.types import GenerationSettings
-from stagebench.windows import cut, lasting, seconds_of, spread
+from stagebench.analysis.experiments.clips import cut, lasting, seconds_of, spread
+from stagebench.analysis.experiments.dataset import Dataset, Entry, Problem
+from stagebench.analysis.experiments.plan import Wanted, make_plan, scene_dataset
+from stagebench.analysis.experiments.schedule import MAIN, Block, schedule
+from stagebench.core.artifacts import GenerationSettings
+from stagebench.core.errors import StudyError
+from stagebench.media.synthetic_clip import render_scene
 
 MODELS = ("a", "b", "c")
 BOTH = {"natural": GenerationSettings(8), "fixed": GenerationSettings(8, fixed_length=True)}

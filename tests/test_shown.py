@@ -9,13 +9,13 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from stagebench.analysis.report.html import to_html
+from stagebench.analysis.report.markdown import to_markdown as document_to_markdown
+from stagebench.analysis.report.sections import Figure, Points, Section, Table
 from stagebench.cli import analyze, main
 from stagebench.cli.output import refusals
-from stagebench.errors import GateError
-from stagebench.shown import LONGEST, cell, markdown, plain, teller
-from stagebench.study.document import Figure, Points, Section, Table
-from stagebench.study.html import to_html
-from stagebench.study.markdown import to_markdown as document_to_markdown
+from stagebench.core.errors import GateError
+from stagebench.core.shown import LONGEST, cell, markdown, plain, teller
 
 HOSTILE = [
     "[/x]",

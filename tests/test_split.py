@@ -17,11 +17,11 @@ from transformers import (
 )
 
 from stagebench.backends.backend import Backend, Recipe
+from stagebench.core.artifacts import Features, Inputs, ModelSettings
 from stagebench.models import eventgpt, llava, video_llava
-from stagebench.stages.decode import advance, decode
-from stagebench.stages.encode import encode
-from stagebench.stages.prefill import prefill
-from stagebench.types import Features, Inputs, ModelSettings
+from stagebench.pipeline.decode import advance, decode
+from stagebench.pipeline.encode import encode
+from stagebench.pipeline.prefill import prefill
 
 VOCABULARY = 128
 FIRST_WORD = 4  # after <unk>, <s>, </s>, <pad>

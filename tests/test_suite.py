@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from stagebench import baseline
-from stagebench.errors import BaselineError
+from stagebench.core.artifacts import STAGES
+from stagebench.core.errors import BaselineError
+from stagebench.gate import baseline
 from stagebench.models.registry import BUILDERS
-from stagebench.types import STAGES
 
 
 @pytest.fixture(scope="module")

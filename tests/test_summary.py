@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from stagebench.analysis.attribution import UNATTRIBUTED, Costs
-from stagebench.analysis.flags import flags
-from stagebench.analysis.rows import costs_by_sample, costs_of, read_rows, select, sequences
+from stagebench.analysis.samples import costs_by_sample, costs_of, read_rows, select, sequences
 from stagebench.analysis.summary import Percentiles, percentiles, summarize
-from stagebench.errors import AnalysisError
-from stagebench.types import STAGES
+from stagebench.analysis.warnings import flags
+from stagebench.core.artifacts import STAGES
+from stagebench.core.errors import AnalysisError
 
 
 def row(sample="s0", **changes):

@@ -6,7 +6,7 @@ import time
 import pytest
 import watched
 
-from stagebench import telemetry
+from stagebench.core import telemetry
 
 
 class NVMLError(Exception):

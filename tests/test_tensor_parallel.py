@@ -12,14 +12,14 @@ import torch
 from click.testing import CliRunner
 from transformers import LlamaConfig
 
+from stagebench.backends.tensor_parallel import Pass, certify, local_device, require_even_heads, slowest
 from stagebench.cli import main, tp
-from stagebench.errors import ModelError, StageError
-from stagebench.media.scene import render_scene
+from stagebench.core.artifacts import GenerationSettings, ModelSettings, Sample
+from stagebench.core.errors import ModelError, StageError
+from stagebench.media.synthetic_clip import render_scene
 from stagebench.models import eventgpt
 from stagebench.models.registry import BUILDERS, build_model
-from stagebench.pipeline import prepared, reference_generate
-from stagebench.tensor_parallel import Pass, certify, local_device, require_even_heads, slowest
-from stagebench.types import GenerationSettings, ModelSettings, Sample
+from stagebench.pipeline.run_stages import prepared, reference_generate
 
 WORKER = Path(__file__).parent / "tensor_parallel_worker.py"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")  # standalone: on a free port

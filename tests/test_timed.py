@@ -2,10 +2,10 @@ import gc
 
 import pytest
 
-from stagebench.analysis.flags import outside as flag
-from stagebench.timed import clock_problems, outside
-from stagebench.timing import without_collection
-from stagebench.types import STAGES, Generation, Run
+from stagebench.analysis.warnings import outside as flag
+from stagebench.core.artifacts import STAGES, Generation, Run
+from stagebench.pipeline.timed_pass import clock_problems, outside
+from stagebench.pipeline.timing import without_collection
 
 MS = 1e-3
 

@@ -1,6 +1,6 @@
 import torch
 
-from stagebench import timing
+from stagebench.pipeline import timing
 
 CPU = torch.device("cpu")
 

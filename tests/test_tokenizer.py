@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagebench.errors import ModelError
+from stagebench.core.errors import ModelError
 from stagebench.models.tokenizer import build_tokenizer
 
 ADDED = ("<ev_patch>", "<ev_start>", "<ev_end>")

@@ -4,9 +4,9 @@ import av
 import numpy as np
 import pytest
 
-from stagebench.errors import MediaError
-from stagebench.media.video import read_video, read_video_in_order
-from stagebench.types import LoadSettings
+from stagebench.core.artifacts import LoadSettings
+from stagebench.core.errors import MediaError
+from stagebench.media.video.frames import read_video, read_video_in_order
 
 VIDEO, TABLE = 256, 0
 FRAMES = 30

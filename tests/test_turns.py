@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from stagebench.turns import VARIABLE, Turns, pipes, variables
+from stagebench.gate.runner.lockstep import VARIABLE, Turns, pipes, variables
 
 ROUNDS = 5
 
 PROCESS = """
 import os, sys
-from stagebench.turns import Turns
+from stagebench.gate.runner.lockstep import Turns
 name, rounds = sys.argv[1], int(sys.argv[2])
 turns = Turns.of_environment()
 turns.begin()

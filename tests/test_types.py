@@ -6,14 +6,32 @@ import numpy as np
 import pytest
 import torch
 
-from stagebench.errors import MediaError, ModelError, StageError
-from stagebench.types import Features, Generation, GenerationSettings, Inputs, LoadSettings, Media, ModelSettings, Run
+from stagebench.core.artifacts import (
+    Features,
+    Generation,
+    GenerationSettings,
+    Inputs,
+    LoadSettings,
+    Media,
+    ModelSettings,
+    Run,
+)
+from stagebench.core.errors import MediaError, ModelError, StageError
 
 IMAGE = np.zeros((2, 3, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize(
-    "module", ["types", "errors", "baseline", "environment", "report", "recording", "recording_report"]
+    "module",
+    [
+        "core.artifacts",
+        "core.errors",
+        "gate.baseline",
+        "core.environment",
+        "analysis.report.stage_table",
+        "gate.runner.recording",
+        "analysis.report.recording_tables",
+    ],
 )
 def test_what_a_gate_needs_imports_without_torch(module):
     code = f"import sys, stagebench.{module}; sys.exit('torch' in sys.modules)"

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from stagebench.errors import MediaError
+from stagebench.core.errors import MediaError
 from stagebench.media.sampling import evenly_spaced
-from stagebench.media.video import read_video, read_video_in_order
+from stagebench.media.video.frames import read_video, read_video_in_order
 
 Pixels = NDArray[np.uint8]
 HEIGHT, WIDTH = 64, 96

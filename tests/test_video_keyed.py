@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagebench.errors import MediaError
-from stagebench.media.video import read_video, read_video_in_order
-from stagebench.types import LoadSettings, Media
+from stagebench.core.artifacts import LoadSettings, Media
+from stagebench.core.errors import MediaError
+from stagebench.media.video.frames import read_video, read_video_in_order
 
 FRAMES = 40
 
@@ -200,7 +200,7 @@ class TestWork:
     ) -> None:
         path = write_clip(tmp_path / "a.mp4", codec_options={"g": "5", "bf": "0"})
         expected = pixels(read_video(path, 4))
-        monkeypatch.setattr("stagebench.media.container.Track.entry_of", lambda track, target: target)
+        monkeypatch.setattr("stagebench.media.video.container.Track.entry_of", lambda track, target: target)
 
         media = read_video(path, 4)
 
@@ -217,12 +217,14 @@ class TestDamage:
         path = tmp_path / "damaged.webm"
         path.write_bytes(data[:at] + bytes(3) + data[at + 3 :])
 
-        code = f"from pathlib import Path; from stagebench.media.video import *; read_video(Path({str(path)!r}), 3)"
+        code = (
+            f"from pathlib import Path; from stagebench.media.video.frames import *; read_video(Path({str(path)!r}), 3)"
+        )
         ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
         said = "must be a whole video, got a damaged one or something else (Invalid data found when processing input)"
         line = "".join(ended.stderr.splitlines()[-1:])
-        assert (1, f"stagebench.errors.MediaError: damaged.webm: {said}") == (ended.returncode, line)
+        assert (1, f"stagebench.core.errors.MediaError: damaged.webm: {said}") == (ended.returncode, line)
 
 
 class TestWindow:

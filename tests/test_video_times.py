@@ -6,10 +6,10 @@ import av
 import numpy as np
 import pytest
 
-from stagebench.errors import MediaError
+from stagebench.core.artifacts import LoadSettings
+from stagebench.core.errors import MediaError
 from stagebench.media.sampling import ascend
-from stagebench.media.video import read_video, read_video_in_order
-from stagebench.types import LoadSettings
+from stagebench.media.video.frames import read_video, read_video_in_order
 
 FRAMES = 40
 WINDOW = LoadSettings(start=0.2, duration=0.2)

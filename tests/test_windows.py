@@ -7,11 +7,11 @@ import av
 import numpy as np
 import pytest
 
-from stagebench.dataset import Dataset, Entry
-from stagebench.errors import MediaError
-from stagebench.media.video import read_video
-from stagebench.types import LoadSettings
-from stagebench.windows import cut, seconds_of
+from stagebench.analysis.experiments.clips import cut, seconds_of
+from stagebench.analysis.experiments.dataset import Dataset, Entry
+from stagebench.core.artifacts import LoadSettings
+from stagebench.core.errors import MediaError
+from stagebench.media.video.frames import read_video
 
 RATE, FRAMES = 25, 20
 SOUND = {".mp4": "aac", ".mkv": "aac", ".mov": "aac", ".ts": "mp2", ".avi": "mp2", ".flv": "aac", ".webm": "libopus"}

@@ -1,7 +1,7 @@
 """Stage-by-stage benchmarks for vision-language models.
 
-The path, in reading order: a Sample goes through `stages/load.py`, `preprocess.py`, `encode.py`, `prefill.py` and
-`decode.py`; `pipeline.py` runs them in a row; `baseline.py` keeps what they took.
+The path, in reading order: a Sample goes through `pipeline/load.py`, `preprocess.py`, `encode.py`, `prefill.py` and
+`decode.py`; `pipeline/run_stages.py` runs them in a row; `gate/baseline.py` keeps what they took.
 """
 
 __version__ = "0.1.0"

@@ -28,8 +28,8 @@ import hdf5plugin
 import numpy as np
 from PIL import Image
 
-from stagebench.stages.load import load
-from stagebench.types import LoadSettings, Sample
+from stagebench.core.artifacts import LoadSettings, Sample
+from stagebench.pipeline.load import load
 
 COUNT = 2000
 WINDOWS = (

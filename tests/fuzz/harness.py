@@ -25,7 +25,7 @@ from pathlib import Path
 
 from click import echo
 
-from stagebench.errors import MediaError
+from stagebench.core.errors import MediaError
 
 CANARY = "code-ran"  # an input that tries to run code tries to write this file, beside itself
 START_LIMIT = 120.0  # seconds to import everything, on a busy machine

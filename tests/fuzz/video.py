@@ -16,8 +16,8 @@ import av
 import harness
 import numpy as np
 
-from stagebench.stages.load import load
-from stagebench.types import Sample
+from stagebench.core.artifacts import Sample
+from stagebench.pipeline.load import load
 
 # container, codec, options of the codec, options of the container
 SEEDS = (

@@ -1,6 +1,6 @@
 """A run of `stagebench analyze` that was made up: what its run.json and its lines of samples hold."""
 
-from stagebench.types import STAGES
+from stagebench.core.artifacts import STAGES
 
 MODELS = {"quick": 1.0, "slow <b>": 2.5}
 TEXT = "a *car* | a <script>alert(1)</script>"

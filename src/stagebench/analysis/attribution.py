@@ -23,7 +23,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from stagebench.errors import AnalysisError
+from stagebench.core.errors import AnalysisError
 
 TOKENS = "tokens"
 TIME_PER_TOKEN = "time per token"  # noqa: S105 # no password: a factor's name

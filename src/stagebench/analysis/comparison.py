@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stagebench.analysis.attribution import Attribution, Costs, alike, attribute, mean_of
 from stagebench.analysis.intervals import Interval, bootstrap
-from stagebench.errors import AnalysisError
+from stagebench.core.errors import AnalysisError
 
 
 @dataclass(frozen=True, slots=True)

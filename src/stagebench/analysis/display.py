@@ -12,9 +12,9 @@ from rich.table import Table
 from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, Attribution, Costs
 from stagebench.analysis.comparison import Intervals
 from stagebench.analysis.intervals import Interval
-from stagebench.analysis.wording import in_unit, percent, sentences, unit
-from stagebench.shown import cell
-from stagebench.shown import markdown as quoted
+from stagebench.analysis.narrative import in_unit, percent, sentences, unit
+from stagebench.core.shown import cell
+from stagebench.core.shown import markdown as quoted
 
 
 def grid(attribution: Attribution, intervals: Intervals | None = None) -> list[list[str]]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stagebench.analysis.attribution import Costs
-from stagebench.errors import AnalysisError
+from stagebench.core.errors import AnalysisError
 
 MAX_DRAFT = 32
 """Of tokens drafted at once; beyond it a check no longer costs one step."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from stagebench.analysis.intervals import CONFIDENCE, Interval
-from stagebench.errors import AnalysisError
+from stagebench.core.errors import AnalysisError
 
 
 @dataclass(frozen=True, slots=True)

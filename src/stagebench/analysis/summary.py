@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stagebench.analysis.intervals import Interval, bootstrap
-from stagebench.analysis.rows import Row, sequences
-from stagebench.errors import AnalysisError
-from stagebench.types import STAGES
+from stagebench.analysis.samples import Row, sequences
+from stagebench.core.artifacts import STAGES
+from stagebench.core.errors import AnalysisError
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,10 +31,10 @@ from stagebench.backends.static import (
     static_cache,
     step_logits,
 )
-from stagebench.errors import ModelError, StageError
+from stagebench.core.artifacts import Inputs, Prefilled
+from stagebench.core.errors import ModelError, StageError
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.timing import synchronize
-from stagebench.types import Inputs, Prefilled
+from stagebench.pipeline.timing import synchronize
 
 CACHE_BUCKET = 128
 """A cache holds a multiple of so many tokens: prompts of about one length share it, and its graphs."""

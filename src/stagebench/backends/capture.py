@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.cuda import _POOL_HANDLE  # the type of what `graph_pool_handle` gives, which has no public name
 
-from stagebench.counters import count_operators, counted_forwards
-from stagebench.timing import synchronize
-from stagebench.types import Work
+from stagebench.core.artifacts import Work
+from stagebench.pipeline.counters import count_operators, counted_forwards
+from stagebench.pipeline.timing import synchronize
 
 WARM_UPS = 2
 """Calls before the capture: libraries choose kernels and allocate workspaces in their first calls."""

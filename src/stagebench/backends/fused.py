@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, StaticCache
 from transformers.cache_utils import StaticLayer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel
 
-from stagebench.errors import ModelError, StageError
+from stagebench.core.errors import ModelError, StageError
 
 
 class Tiles(NamedTuple):

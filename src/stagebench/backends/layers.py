@@ -19,7 +19,7 @@ from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from stagebench.backends.static import CACHE_ARGUMENT
-from stagebench.errors import ModelError
+from stagebench.core.errors import ModelError
 
 _RECORDERS = "transformers.utils.output_capturing"
 _NUMBER = "layer_idx"

@@ -14,8 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from stagebench.next_token import append_next_token
-from stagebench.types import Prefilled
+from stagebench.core.artifacts import Prefilled
+from stagebench.pipeline.next_token import append_next_token
 
 LAG = 2
 """Steps in flight of a greedy search. Once all rows have stopped, the later ones are in vain: they are counted

@@ -16,7 +16,7 @@ from transformers import AttentionInterface, Cache, LlamaModel, PreTrainedModel,
 from transformers.cache_utils import StaticLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from stagebench.errors import ModelError
+from stagebench.core.errors import ModelError
 
 CACHE_ARGUMENT = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
 """What a forward calls the KV cache; transformers 5.24 renamed it."""

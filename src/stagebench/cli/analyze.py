@@ -15,20 +15,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from stagebench import environment
+from stagebench.analysis.experiments.dataset import Dataset, one_line, read_dataset
+from stagebench.analysis.experiments.plan import Plan, Wanted, make_plan, scene_dataset
+from stagebench.analysis.experiments.runner import Study, measure
+from stagebench.analysis.experiments.sample_log import RUN_FILE, Journal, read_run
+from stagebench.analysis.experiments.schedule import MODES, schedule
+from stagebench.analysis.report.write import require_report_extra, write_report
 from stagebench.cli.options import building_options, load_options, print_head, settings_of
 from stagebench.cli.output import refusals
-from stagebench.dataset import Dataset, one_line, read_dataset
-from stagebench.errors import StudyError
-from stagebench.locks import measurement, scratch_folder
-from stagebench.media.scene import render_scene
-from stagebench.shown import cell, plain
-from stagebench.study.journal import RUN_FILE, Journal, read_run
-from stagebench.study.plan import Plan, Wanted, make_plan, scene_dataset
-from stagebench.study.report import require_report_extra, write_report
-from stagebench.study.runner import Study, measure
-from stagebench.study.schedule import MODES, schedule
-from stagebench.types import DEFAULT_QUESTION, LoadSettings
+from stagebench.core import environment
+from stagebench.core.artifacts import DEFAULT_QUESTION, LoadSettings
+from stagebench.core.errors import StudyError
+from stagebench.core.locks import measurement, scratch_folder
+from stagebench.core.shown import cell, plain
+from stagebench.media.synthetic_clip import render_scene
 
 SCENE_SAMPLES = 8
 

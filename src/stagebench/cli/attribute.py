@@ -10,12 +10,12 @@ from rich.console import Console
 from stagebench.analysis.attribution import Attribution, attribute
 from stagebench.analysis.comparison import Intervals, compare
 from stagebench.analysis.display import as_json, markdown, table
-from stagebench.analysis.imports.measured import Measured
-from stagebench.analysis.imports.read import FORMATS, read_files
-from stagebench.analysis.wording import sentences
+from stagebench.analysis.importers.measured import Measured
+from stagebench.analysis.importers.read import FORMATS, read_files
+from stagebench.analysis.narrative import sentences
 from stagebench.cli.output import refusals, write_json_to
-from stagebench.errors import AnalysisError
-from stagebench.shown import plain
+from stagebench.core.errors import AnalysisError
+from stagebench.core.shown import plain
 
 SCHEMA = 1
 OUT = click.Path(path_type=Path, dir_okay=False, allow_dash=True)

@@ -11,17 +11,17 @@ from typing import Any
 import click
 from rich.console import Console
 
-from stagebench import environment
-from stagebench.audit import audit as audit_model
 from stagebench.cli.options import load_options, model_options, print_head, sample_of, scene_of, settings_of
 from stagebench.cli.output import refusals, require_writable, write_json_to
-from stagebench.conditions import conditions
-from stagebench.media.scene import Scene
+from stagebench.core import environment
+from stagebench.core.artifacts import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
+from stagebench.core.results import SCHEMA
+from stagebench.core.shown import plain
+from stagebench.media.synthetic_clip import Scene
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release
-from stagebench.results import SCHEMA
-from stagebench.shown import plain
-from stagebench.types import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
+from stagebench.pipeline.claims import audit as audit_model
+from stagebench.pipeline.pinned_runtime import conditions
 
 
 @click.command(name="audit")

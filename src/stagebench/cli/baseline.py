@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from stagebench import baseline
 from stagebench.cli.output import refusals
+from stagebench.gate import baseline
 
 
 @click.group(name="baseline")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from stagebench import gate
 from stagebench.cli.decision import allow_changed_option, decided
 from stagebench.cli.output import markdown_option, refusals, tidy_stop
-from stagebench.errors import GateError
-from stagebench.gate_rules import RULES_FILE, read_rules
-from stagebench.gate_runs import StoredRun, require_distinct
-from stagebench.results import processes_of, read_run
+from stagebench.core.errors import GateError
+from stagebench.core.results import processes_of, read_run
+from stagebench.gate import decide
+from stagebench.gate.limits import RULES_FILE, read_rules
+from stagebench.gate.runs import StoredRun, require_distinct
 
 _PATH = click.Path(path_type=Path)
 
@@ -56,10 +56,10 @@ def command(
         rules = read_rules(config or Path(RULES_FILE))
         named = _read([*paths[:1], *bases]), _read([*paths[1:], *heads])
         base, head = ([process for _, process in side] for side in named)
-        gate.require_comparable(base, head)
+        decide.require_comparable(base, head)
         require_distinct(*named)
-        decision.verdicts = gate.judge_benchmarks(base, head, rules, allowed)
-        decision.rules_differ += gate.differing_markers(base, head)
+        decision.verdicts = decide.judge_benchmarks(base, head, rules, allowed)
+        decision.rules_differ += decide.differing_markers(base, head)
     decision.show_and_exit()
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from stagebench.cli.output import refusals
-from stagebench.media.columns import KEYS, Window
-from stagebench.media.event_folder import require_free, write_folder
-from stagebench.media.events import load_event_arrays, size_of_recording
-from stagebench.media.rectify import read_rectify_map, rectified
-from stagebench.types import TIME_UNITS
+from stagebench.core.artifacts import TIME_UNITS
+from stagebench.media.events.event_arrays import KEYS, Window
+from stagebench.media.events.event_folder import require_free, write_folder
+from stagebench.media.events.recordings import load_event_arrays, size_of_recording
+from stagebench.media.events.rectify import read_rectify_map, rectified
 
 _FILE = click.Path(path_type=Path)
 

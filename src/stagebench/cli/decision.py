@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 
-from stagebench import gate_report
 from stagebench.cli.output import append_to, require_writable, write_json_to
-from stagebench.errors import StagebenchError
-from stagebench.gate_counters import STAGES
-from stagebench.verdict import Verdict, exit_code
+from stagebench.core.errors import StagebenchError
+from stagebench.gate import report
+from stagebench.gate.counters import STAGES
+from stagebench.gate.verdicts import Verdict, exit_code
 
 allow_changed_option = click.option(
     "--allow-changed",
@@ -47,13 +47,13 @@ class Decision:
 
     def as_json(self, error: str | None = None) -> dict[str, Any]:
         """All of it, for a machine."""
-        return gate_report.to_json(self.verdicts, self.rules_differ, error) | self.more
+        return report.to_json(self.verdicts, self.rules_differ, error) | self.more
 
     def write(self, error: str | None = None) -> None:
         """Write it where it was asked for; each, whatever becomes of the other."""
         try:
             if self.markdown:
-                append_to(self.markdown, gate_report.to_markdown(self.verdicts, self.rules_differ, error))
+                append_to(self.markdown, report.to_markdown(self.verdicts, self.rules_differ, error))
         finally:
             if self.json_path:
                 write_json_to(self.json_path, self.as_json(error))
@@ -61,7 +61,7 @@ class Decision:
     def show_and_exit(self) -> NoReturn:
         """Print the table, and end with the exit code of the gravest verdict."""
         with suppress(SystemExit):  # of rich, where whoever reads has gone, which changes no verdict
-            Console(stderr=str(self.json_path) == "-").print(gate_report.to_table(self.verdicts, self.rules_differ))
+            Console(stderr=str(self.json_path) == "-").print(report.to_table(self.verdicts, self.rules_differ))
         raise SystemExit(exit_code(self.verdicts))
 
 

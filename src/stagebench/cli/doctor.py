@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stagebench import baseline, doctor, environment, telemetry
 from stagebench.cli.output import refusals, write_json_to
-from stagebench.errors import BaselineError
-from stagebench.results import SCHEMA, read_run
-from stagebench.shown import cell
-from stagebench.types import GenerationSettings, LoadSettings, ModelSettings
+from stagebench.core import environment, telemetry
+from stagebench.core.artifacts import GenerationSettings, LoadSettings, ModelSettings
+from stagebench.core.errors import BaselineError
+from stagebench.core.results import SCHEMA, read_run
+from stagebench.core.shown import cell
+from stagebench.gate import baseline, doctor
 
 STYLES = {"ok": "green", "warning": "red", "unknown": "yellow"}
 

@@ -16,18 +16,19 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from stagebench import environment, gate_report, stats
-from stagebench.checkouts import Checkouts, checkouts
 from stagebench.cli.decision import allow_changed_option, decided
 from stagebench.cli.output import markdown_option, refusals, tidy_stop
-from stagebench.errors import GateError
-from stagebench.gate_phases import Phases
-from stagebench.gate_rules import RULES_FILE, Rules, read_both
-from stagebench.interleave import CLOCKS, PROCESSES, Arm, Plan, Recorder
-from stagebench.interpreter import interpreter_of
-from stagebench.json_files import write_json
-from stagebench.locks import claimed, measurement
-from stagebench.shown import teller
+from stagebench.core import environment, statistics
+from stagebench.core.errors import GateError
+from stagebench.core.json_files import write_json
+from stagebench.core.locks import claimed, measurement
+from stagebench.core.shown import teller
+from stagebench.gate import report
+from stagebench.gate.limits import RULES_FILE, Rules, read_both
+from stagebench.gate.runner.ab_runner import CLOCKS, PROCESSES, Arm, Plan, Recorder
+from stagebench.gate.runner.base_environment import interpreter_of
+from stagebench.gate.runner.phases import Phases
+from stagebench.gate.runner.worktrees import Checkouts, checkouts
 
 _PAIRS = PROCESSES // 2
 """In a block."""
@@ -96,7 +97,7 @@ def command(
             decision.more = {"plan": asdict(plan), "base": both.commit, "head": both.head_commit}
             rules, differ = read_both(both.base / RULES_FILE, both.head / RULES_FILE)
             decision.rules_differ += differ
-            for line in gate_report.about_rules(differ):
+            for line in report.about_rules(differ):
                 say(line)
             arms = _arms(both, base_python, say)
             recorder = Recorder(
@@ -111,7 +112,7 @@ def command(
 
 def _require_enough_pairs(plan: Plan) -> None:
     """Refuse, before anything runs, a plan that could not decide on any time."""
-    least = stats.least_pairs(Rules().alpha)
+    least = statistics.least_pairs(Rules().alpha)
     if not plan.counters_only and plan.blocks * _PAIRS < least:
         raise GateError(
             f"--blocks must be at least {-(-least // _PAIRS)}, because a time takes {least} pairs of processes and "

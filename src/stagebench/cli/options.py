@@ -11,14 +11,9 @@ from typing import Any
 import click
 from rich.console import Console
 
-from stagebench import environment
 from stagebench.cli.output import refusals
-from stagebench.locks import scratch_folder
-from stagebench.media.scene import Scene, render_scene
-from stagebench.models.registry import BUILDERS
-from stagebench.settings import check_input, parse_size, resolve_models, resolve_settings
-from stagebench.shown import cell
-from stagebench.types import (
+from stagebench.core import environment
+from stagebench.core.artifacts import (
     BACKENDS,
     DECODERS,
     DTYPES,
@@ -33,6 +28,11 @@ from stagebench.types import (
     ModelSettings,
     Sample,
 )
+from stagebench.core.locks import scratch_folder
+from stagebench.core.shown import cell
+from stagebench.media.synthetic_clip import Scene, render_scene
+from stagebench.models.registry import BUILDERS
+from stagebench.suite.settings import check_input, parse_size, resolve_models, resolve_settings
 
 
 def building_options(command: Callable[..., None]) -> Callable[..., None]:

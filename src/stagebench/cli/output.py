@@ -15,9 +15,9 @@ from typing import Any
 
 import click
 
-from stagebench.errors import GateError, StagebenchError
-from stagebench.json_files import write_json
-from stagebench.shown import plain
+from stagebench.core.errors import GateError, StagebenchError
+from stagebench.core.json_files import write_json
+from stagebench.core.shown import plain
 
 
 def write_json_to(path: Path, data: dict[str, Any]) -> None:

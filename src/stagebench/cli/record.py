@@ -9,16 +9,18 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from stagebench import baseline, gate, gate_report, recording, recording_report
+from stagebench.analysis.report import recording_tables
 from stagebench.cli.output import refusals, require_writable, tidy_stop
-from stagebench.errors import BaselineError, RecordingError
-from stagebench.gate_rules import read_rules
-from stagebench.interleave import Arm, Run
-from stagebench.json_files import write_json, write_text
-from stagebench.locks import claimed, measurement
-from stagebench.results import processes_of, read_run
-from stagebench.shown import teller
-from stagebench.verdict import INCONCLUSIVE, Verdict, exit_code
+from stagebench.core.errors import BaselineError, RecordingError
+from stagebench.core.json_files import write_json, write_text
+from stagebench.core.locks import claimed, measurement
+from stagebench.core.results import processes_of, read_run
+from stagebench.core.shown import teller
+from stagebench.gate import baseline, decide, report
+from stagebench.gate.limits import read_rules
+from stagebench.gate.runner import recording
+from stagebench.gate.runner.ab_runner import Arm, Run
+from stagebench.gate.verdicts import INCONCLUSIVE, Verdict, exit_code
 
 
 @click.command(name="record")
@@ -65,7 +67,7 @@ def command(
             runs = recording.record(recording.Recording(out / "processes", arm, plan), processes, limit_minutes, say)
             verdicts = _report(out, runs, baselines if judged and len(runs) > processes else None)
     if verdicts:
-        Console().print(gate_report.to_table(verdicts))
+        Console().print(report.to_table(verdicts))
     say(f"{max(len(runs) - 1, 0)} of {processes} timing processes are recorded in {out}")
     sys.exit(_exit_code(verdicts) if len(runs) > processes else INCONCLUSIVE)
 
@@ -91,7 +93,7 @@ def _report(out: Path, runs: Mapping[int, Run], baselines: Path | None) -> list[
 
 def _write(out: Path, results: Run) -> None:
     write_json(out / "results.json", results)
-    write_text(out / "results.md", recording_report.to_markdown(results))
+    write_text(out / "results.md", recording_tables.to_markdown(results))
 
 
 def _judge(results: Run, root: Path) -> list[Verdict]:
@@ -103,7 +105,7 @@ def _judge(results: Run, root: Path) -> list[Verdict]:
             f"no baseline yet for this environment, so nothing is judged; {baseline.closest(root, here)}"
         )
     base = processes_of(read_run(found))
-    return gate.judge(base, processes_of(results), read_rules(Path("pyproject.toml")))
+    return decide.judge(base, processes_of(results), read_rules(Path("pyproject.toml")))
 
 
 def _exit_code(verdicts: list[Verdict]) -> int:

@@ -10,18 +10,19 @@ from typing import Any
 import click
 from rich.console import Console
 
-from stagebench import environment, report
+from stagebench.analysis.report import stage_table
 from stagebench.cli.options import load_options, model_options, print_head, sample_of, scene_of, settings_of
 from stagebench.cli.output import refusals, require_writable, write_json_to
-from stagebench.conditions import conditions
-from stagebench.media.scene import Scene
+from stagebench.core import environment
+from stagebench.core.artifacts import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings, Run
+from stagebench.core.results import SCHEMA
+from stagebench.core.shown import plain
+from stagebench.media.synthetic_clip import Scene
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release
-from stagebench.proof import Proof, count_reference, prove, repeats_itself
-from stagebench.results import SCHEMA
-from stagebench.shown import plain
-from stagebench.timed import COLLECTION, check_passes, outside, timed_pass
-from stagebench.types import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings, Run
+from stagebench.pipeline.pinned_runtime import conditions
+from stagebench.pipeline.timed_pass import COLLECTION, check_passes, outside, timed_pass
+from stagebench.pipeline.verify import Proof, count_reference, prove, repeats_itself
 
 
 @click.command(name="run")
@@ -62,14 +63,14 @@ def command(
         shown = {name: sorted(results[name][0], key=lambda run: run.e2e)[(passes - 1) // 2] for name in models}
         work = {name: results[name][1].work for name in models}
         print_head(console, settings, generation, f"the median of {passes} passes by e2e; models in order {seed}")
-        console.print(report.stage_table(list(shown.values()), work, {n: results[n][0] for n in models}))
+        console.print(stage_table.stage_table(list(shown.values()), work, {n: results[n][0] for n in models}))
         for name in models:
             if problem := outside(results[name][0]):
                 click.echo(f"warning: {name}: {problem}", err=True)
         for name, median in shown.items():
             click.echo(f"{name}: {plain(median.text)}", err=console.stderr)
         if json_path:
-            runs = [report.runs_as_json(results[name][0], work[name]) for name in models]
+            runs = [stage_table.runs_as_json(results[name][0], work[name]) for name in models]
             here = environment.identity(settings, generation, question, path, loading)
             write_json_to(
                 json_path, {"schema": SCHEMA, "identity": here, "order_seed": seed, "runs": runs} | COLLECTION

@@ -14,18 +14,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from stagebench import environment
+from stagebench.backends.tensor_parallel import certify, interleaved, local_device, process_group, shard, share
 from stagebench.cli.options import building_options, print_head, sample_of, scene_of, settings_of
 from stagebench.cli.output import refusals, require_writable, write_json_to
-from stagebench.conditions import conditions
-from stagebench.errors import ModelError
-from stagebench.media.scene import Scene
+from stagebench.core import environment
+from stagebench.core.artifacts import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
+from stagebench.core.errors import ModelError
+from stagebench.core.results import SCHEMA
+from stagebench.media.synthetic_clip import Scene
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release
-from stagebench.pipeline import prepared, scored_generate
-from stagebench.results import SCHEMA
-from stagebench.tensor_parallel import certify, interleaved, local_device, process_group, shard, share
-from stagebench.types import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
+from stagebench.pipeline.pinned_runtime import conditions
+from stagebench.pipeline.run_stages import prepared, scored_generate
 
 SHOWN = ("encode", "prefill", "decode")
 """The stages that the network runs."""

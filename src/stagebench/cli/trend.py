@@ -12,9 +12,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from stagebench import steadiness
 from stagebench.cli.output import refusals, write_json_to
-from stagebench.history import (
+from stagebench.core import stability
+from stagebench.core.results import SCHEMA
+from stagebench.core.shown import cell
+from stagebench.gate.trend import (
     MIN_SIDE,
     Change,
     Series,
@@ -24,8 +26,6 @@ from stagebench.history import (
     recent_slowdowns,
     series_of,
 )
-from stagebench.results import SCHEMA
-from stagebench.shown import cell
 
 
 @click.command(name="trend")
@@ -70,7 +70,7 @@ def _unsteady(runs: Sequence[StoredRun]) -> list[dict[str, Any]]:
     found = []
     for run in runs:
         for name, seconds in run.rounds.items():
-            drift, outliers = steadiness.drift(seconds), steadiness.outliers(seconds)
+            drift, outliers = stability.drift(seconds), stability.outliers(seconds)
             if drift is not None or outliers:
                 found.append({"run": str(run.path), "benchmark": name, "drift": drift, "outliers": outliers})
     return found

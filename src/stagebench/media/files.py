@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stagebench.errors import MediaError
+from stagebench.core.errors import MediaError
 
 MAX_RATIO = 100  # bytes unpacked for one on disk; recordings have 2 to 10, a bomb a thousand and more
 MAX_PIXELS = 2**26  # of an image, 8192 x 8192: what says more is damaged, or meant to fill the memory

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PillowImage
 
-from stagebench import meter
-from stagebench.errors import MediaError
+from stagebench.core import meter
+from stagebench.core.artifacts import Image, Media
+from stagebench.core.errors import MediaError
 from stagebench.media.files import files_in, is_folder, name_of, require_pixels, size_of
 from stagebench.media.sampling import evenly_spaced
-from stagebench.types import Image, Media
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

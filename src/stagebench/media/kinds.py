@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from stagebench.errors import MediaError
+from stagebench.core.errors import MediaError
 from stagebench.media.files import size_of
 
 CLIPS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".gif")

@@ -9,19 +9,13 @@ import numpy as np
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from stagebench.errors import CheckpointError
+from stagebench.core.artifacts import ModelSettings
+from stagebench.core.errors import CheckpointError
 from stagebench.models.checkpoint import check_tokens, rehearse, skeleton
 from stagebench.models.pixels import ImageProcessor, PilProcessor, processor_of
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.tokenizer import build_tokenizer
-from stagebench.models.weights import (
-    check_model_type,
-    only_special_tokens,
-    pretrained_network,
-    random_network,
-    reading,
-)
-from stagebench.types import ModelSettings
+from stagebench.models.weights import check_model_type, only_special_tokens, pretrained_network, random_network, reading
 
 A = TypeVar("A", bound=VisionLanguageModel)
 N = TypeVar("N", bound=PreTrainedModel)

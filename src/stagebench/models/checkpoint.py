@@ -14,10 +14,10 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
-from stagebench.errors import CheckpointError
+from stagebench.core.artifacts import Inputs, ModelSettings
+from stagebench.core.errors import CheckpointError
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.weights import one_line
-from stagebench.types import Inputs, ModelSettings
 
 N = TypeVar("N", bound=PreTrainedModel)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from stagebench.errors import StageError
+from stagebench.core.errors import StageError
 
 
 def repeat_placeholder(ids: list[int], placeholder: int, visual_tokens: int) -> list[int]:

@@ -26,13 +26,14 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
-from stagebench.errors import CheckpointError, ModelError, StageError
+from stagebench.core.artifacts import Inputs, Media, ModelSettings
+from stagebench.core.errors import CheckpointError, ModelError, StageError
 from stagebench.models.assembly import image_processor, pretrained_image_processor
 from stagebench.models.checkpoint import check_tokens, rehearse, skeleton
 from stagebench.models.embedding import embed_with_features
 from stagebench.models.pixels import ImageProcessor
 from stagebench.models.protocol import Accelerator
-from stagebench.models.shapes import text_shape, vision_shape
+from stagebench.models.sizes import text_shape, vision_shape
 from stagebench.models.tokenizer import build_tokenizer
 from stagebench.models.weights import (
     check_model_type,
@@ -42,7 +43,6 @@ from stagebench.models.weights import (
     reading,
     require_exact_keys,
 )
-from stagebench.types import Inputs, Media, ModelSettings
 
 EVENT_TOKEN_INDEX = -200
 """What the authors put into `input_ids` where the event features go."""

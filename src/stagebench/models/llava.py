@@ -20,12 +20,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from stagebench.core.artifacts import Image, Inputs, Media, ModelSettings
 from stagebench.models.assembly import pretrained_adapter, random_assembly
 from stagebench.models.embedding import embed_with_features, repeat_placeholder
 from stagebench.models.pixels import ImageProcessor
 from stagebench.models.protocol import Accelerator
-from stagebench.models.shapes import text_shape, vision_shape
-from stagebench.types import Image, Inputs, Media, ModelSettings
+from stagebench.models.sizes import text_shape, vision_shape
 
 COLUMNS, ROWS = 4, 2
 PROMPT = "USER: <image>\n{question} ASSISTANT:"

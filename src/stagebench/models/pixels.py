@@ -21,9 +21,9 @@ from transformers.image_transforms import get_resize_output_image_size
 # Named with its backend: the plain name means torchvision where that is installed, and other pixels.
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from stagebench import meter
-from stagebench.errors import ModelError
-from stagebench.types import Image, ModelSettings
+from stagebench.core import meter
+from stagebench.core.artifacts import Image, ModelSettings
+from stagebench.core.errors import ModelError
 
 Images = Sequence[Image] | Tensor
 """uint8 (height, width, 3), RGB: in host memory, where they may differ in size, or one tensor of them on the device."""

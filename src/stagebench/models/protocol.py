@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from stagebench.types import Inputs, Media, Prefilled
+from stagebench.core.artifacts import Inputs, Media, Prefilled
 
 
 class Accelerator(Protocol):

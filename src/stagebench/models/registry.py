@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stagebench.backends.backend import with_backend
-from stagebench.errors import ModelError
+from stagebench.core.artifacts import ModelSettings
+from stagebench.core.errors import ModelError
 from stagebench.models import eventgpt, llava, video_llava
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.types import ModelSettings
 
 BUILDERS: dict[str, Callable[[ModelSettings], VisionLanguageModel]] = {
     "eventgpt": eventgpt.build,

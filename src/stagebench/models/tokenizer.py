@@ -13,7 +13,7 @@ from itertools import islice, product
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AddedToken, PreTrainedTokenizerFast
 
-from stagebench.errors import ModelError
+from stagebench.core.errors import ModelError
 
 _WORDS = """
 a about above across after again air all along an and animal answer any appears are area around artificial as assistant

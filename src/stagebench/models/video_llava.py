@@ -19,12 +19,12 @@ from transformers import (
     VideoLlavaForConditionalGeneration,
 )
 
+from stagebench.core.artifacts import Inputs, Media, ModelSettings
 from stagebench.models.assembly import pretrained_adapter, random_assembly
 from stagebench.models.embedding import embed_with_features, repeat_placeholder
 from stagebench.models.pixels import ImageProcessor
 from stagebench.models.protocol import Accelerator
-from stagebench.models.shapes import text_shape, vision_shape
-from stagebench.types import Inputs, Media, ModelSettings
+from stagebench.models.sizes import text_shape, vision_shape
 
 FRAMES = 8
 PROMPT = "USER: <video>\n{question} ASSISTANT:"

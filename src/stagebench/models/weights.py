@@ -11,9 +11,9 @@ import torch
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from stagebench.errors import CheckpointError, StagebenchError
-from stagebench.shown import plain
-from stagebench.types import ModelSettings
+from stagebench.core.artifacts import ModelSettings
+from stagebench.core.errors import CheckpointError, StagebenchError
+from stagebench.core.shown import plain
 
 N = TypeVar("N", bound=PreTrainedModel)
 

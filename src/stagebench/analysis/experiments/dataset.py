@@ -1,0 +1,257 @@
+"""Many samples: a JSON list in the layout of the DSEC instruction sets, or any folder of clips and recordings.
+
+Nothing is decoded here. What can't be a sample is named with the reason, never dropped in silence. Importable without
+torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stagebench.core.artifacts import DEFAULT_QUESTION
+from stagebench.core.errors import DatasetError, MediaError
+from stagebench.media.events.recordings import READERS
+from stagebench.media.files import files_in, is_folder, size_of
+from stagebench.media.kinds import CLIPS
+
+MARKS = ("<event>", "<image>", "<video>")
+"""Places of media in a question's text; the models have marks of their own."""
+
+_FOLDERS = {
+    "event_data": ("event_npy", "events"),
+    "event_image": ("event_image", "images"),
+    "mp4_data": ("mp4", "video"),
+    "video_data": ("video", "video"),
+}
+"""Where each key's files lie, and which kind of media they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One sample of a dataset, whichever model it will be shown to.
+
+    Attributes:
+        id: unique in its dataset.
+        sequence: what it was cut from; samples of one sequence overlap, and are not independent.
+        question: without the marks of media.
+        paths: by kind of media, at least one of "video", "events" and "images" (a folder of PNGs, or one PNG).
+        start: seconds into the clip or recording.
+        duration: seconds to read from there; None for all.
+    """
+
+    id: str
+    sequence: str
+    question: str
+    paths: Mapping[str, Path]
+    start: float = 0.0
+    duration: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is no sample, by name, and why, in one line each."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """What was found.
+
+    Attributes:
+        entries: the samples, in a fixed order.
+        broken: what was meant to be a sample and can't be one; each counts as a failure.
+        skipped: what was never meant to be one, such as a text file beside the clips.
+    """
+
+    entries: tuple[Entry, ...]
+    broken: tuple[Problem, ...] = ()
+    skipped: tuple[Problem, ...] = ()
+
+
+def read_dataset(path: Path, question: str = DEFAULT_QUESTION) -> Dataset:
+    """Read a JSON list, or a folder that holds one, or else a folder of media.
+
+    Args:
+        path: a JSON file beside the folders that it names; a folder with one such file; or a folder of clips,
+            recordings and folders of PNGs, in which files of one name but for the suffix are one sample.
+        question: put to the samples that have none of their own.
+
+    Raises:
+        DatasetError: there is nothing at the path, it holds several JSON files, or the JSON is no list.
+    """
+    try:
+        if not is_folder(path):
+            size_of(path)
+            return _from_json(path, question)
+        lists = sorted(file for file in files_in(path) if file.suffix.lower() == ".json")
+        if len(lists) > 1:
+            raise DatasetError(f"{path.name}: must hold one JSON list, or be given as one of them, got {len(lists)}")
+        return _from_json(lists[0], question) if lists else _from_folder(path, question)
+    except MediaError as error:
+        raise DatasetError(f"can't read the dataset: {error}") from error
+
+
+def path_shown(entry: Entry, media: str, own: str) -> Path | None:
+    """What a model gets of a sample; None where the sample has nothing of the kind.
+
+    Args:
+        entry: the sample.
+        media: "own" (the model's own kind, or else what there is), "frames" or "events", drawn already or not.
+        own: the model's own kind, "video" or "events".
+    """
+    events, frames = ("events", "images"), ("video",)
+    own_first = (*events, *frames) if own == "events" else (*frames, *events)
+    kinds = {"own": own_first, "frames": frames, "events": events}[media]
+    return next((entry.paths[kind] for kind in kinds if kind in entry.paths), None)
+
+
+def sequence_of(name: str) -> str:
+    """The recording that a sample was cut from: its name without the number at the end."""
+    return re.sub(r"[_-]\d+$", "", name) or name
+
+
+def one_line(text: object) -> str:
+    """Text that can be printed and written anywhere: one line, and no half characters."""
+    return " ".join(str(text).encode("utf-8", "backslashreplace").decode().split())
+
+
+def _from_json(path: Path, question: str) -> Dataset:
+    try:
+        rows: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DatasetError(f"{path.name}: must be JSON, got: {one_line(error)}") from error
+    if not isinstance(rows, list):
+        raise DatasetError(f"{path.name}: must be a JSON list of samples, got {type(rows).__name__}")
+    entries: dict[str, Entry] = {}
+    broken: list[Problem] = []
+    for number, row in enumerate(rows):
+        try:
+            entry = _entry(row, path.parent, question)
+        except (DatasetError, MediaError) as error:
+            broken.append(Problem(_name_of(row, number), one_line(error)))
+            continue
+        if entries.setdefault(entry.id, entry) is not entry:
+            broken.append(Problem(entry.id, "its id must be its own, got that of an earlier one"))
+    return Dataset(tuple(entries.values()), tuple(broken))
+
+
+def _name_of(row: Any, number: int) -> str:
+    """The id of a broken sample where it has one, else its place in the list."""
+    name = row.get("id") if isinstance(row, dict) else None
+    return one_line(name) if isinstance(name, str | int) and str(name).strip() else f"number {number}"
+
+
+def _entry(row: Any, root: Path, question: str) -> Entry:
+    if not isinstance(row, dict):
+        raise DatasetError(f"a sample must be an object, got {type(row).__name__}")
+    name = row.get("id")
+    if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
+        raise DatasetError(f"a sample must have an id, got {name!r}")
+    paths: dict[str, Path] = {}
+    for key, (folder, kind) in _FOLDERS.items():
+        if row.get(key):
+            paths.setdefault(kind, _file(root / folder, row[key], key))
+    if not paths:
+        raise DatasetError(f"a sample must name a file under one of {', '.join(_FOLDERS)}, got none")
+    return Entry(one_line(name), sequence_of(one_line(name)), _question(row, question), paths)
+
+
+def _file(folder: Path, value: Any, key: str) -> Path:
+    """The file that a key names, or the folder that all files of a list of PNGs lie in."""
+    names = value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) and name for name in names):
+        raise DatasetError(f"{key} must name files, got {value!r}")
+    if any(Path(name).is_absolute() or ".." in Path(name).parts for name in names):
+        raise DatasetError(f"{key} must name files inside the dataset, got {value!r}")
+    files: list[Path] = [folder / name for name in names]
+    for file in files:
+        _require_data(file)
+    if len(files) == 1:
+        return files[0]
+    parents = {file.parent for file in files}
+    if len(parents) > 1 or {file.name for file in files} != {file.name for file in _pngs(files[0].parent)}:
+        raise DatasetError(f"{key} must list all PNGs of one folder, got {len(files)} files of {len(parents)} folders")
+    return files[0].parent
+
+
+def _require_data(path: Path) -> None:
+    if not is_folder(path):
+        size_of(path)
+    elif path.suffix.lower() not in READERS and not _pngs(path):
+        raise DatasetError(f"{path.name}: must be a folder of PNGs, got none in it")
+
+
+def _question(row: Mapping[str, Any], default: str) -> str:
+    """What the human says first, without the marks; the default where there is no conversation."""
+    conversation = row.get("conversations")
+    if conversation is None:
+        return default
+    if not isinstance(conversation, list) or not all(isinstance(turn, dict) for turn in conversation):
+        raise DatasetError(f"conversations must be a list of turns, got {type(conversation).__name__}")
+    asked = [turn.get("value") for turn in conversation if turn.get("from") == "human"]
+    if not asked or not isinstance(asked[0], str):
+        raise DatasetError("conversations must have a turn from human with a text, got none")
+    text: str = asked[0]
+    for mark in MARKS:
+        text = text.replace(mark, " ")
+    if not text.strip():
+        raise DatasetError(f"the question must not be blank, got {asked[0]!r}")
+    return one_line(text)
+
+
+def _from_folder(root: Path, question: str) -> Dataset:
+    """Files of one name but for the suffix are one sample; what lies deeper is named with its folders."""
+    found: dict[str, dict[str, Path]] = {}
+    broken: list[Problem] = []
+    skipped: list[Problem] = []
+    for path in _candidates(root, set()):
+        shown = one_line(path.relative_to(root).as_posix())
+        kind = _kind(path)
+        if kind is None:
+            skipped.append(Problem(shown, "neither a clip, nor a recording, nor a folder of PNGs"))
+            continue
+        name = shown if kind == "images" else shown.removesuffix(path.suffix)
+        try:
+            _require_data(path)
+        except (DatasetError, MediaError) as error:
+            broken.append(Problem(shown, one_line(error)))
+            continue
+        if found.setdefault(name, {}).setdefault(kind, path) is not path:
+            broken.append(Problem(shown, f"its name must be its own, got that of {found[name][kind].name}"))
+    entries = (Entry(name, sequence_of(name), question, paths) for name, paths in found.items())
+    return Dataset(tuple(entries), tuple(broken), tuple(skipped))
+
+
+def _kind(path: Path) -> str | None:
+    suffix = path.suffix.lower()
+    if suffix in READERS:
+        return "events"
+    if path.is_dir():
+        return "images"
+    return "video" if suffix in CLIPS else None
+
+
+def _candidates(root: Path, seen: set[Path]) -> Iterator[Path]:
+    """All files and folders of PNGs below a folder, by name; PNGs themselves belong to their folder."""
+    seen.add(root.resolve())
+    for path in sorted(files_in(root)):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and path.suffix.lower() not in READERS:  # some recordings are folders
+            if _pngs(path):
+                yield path
+            if path.resolve() not in seen:  # a link may lead back up
+                yield from _candidates(path, seen)
+        elif path.suffix.lower() != ".png":
+            yield path
+
+
+def _pngs(folder: Path) -> list[Path]:
+    return [file for file in files_in(folder) if file.suffix.lower() == ".png"]

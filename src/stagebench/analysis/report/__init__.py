@@ -1,0 +1,1 @@
+"""The report made of a run's lines, on whatever it is printed."""

@@ -1,0 +1,107 @@
+"""A run folder as a report reads it: everything that it shows is there, and is what it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stagebench.analysis.experiments.sample_log import RUN_FILE, SAMPLES_FILE, read_run, read_samples
+from stagebench.analysis.experiments.schedule import DURATIONS, MAIN, MODES, NEW_TOKENS
+from stagebench.analysis.samples import Row, require_row
+from stagebench.core.artifacts import STAGES
+from stagebench.core.checks import (
+    COUNT,
+    FLAG,
+    OBJECT,
+    OBJECTS,
+    SPREAD,
+    TEXT,
+    TIME,
+    WORK,
+    Check,
+    check,
+    each,
+    is_text,
+    or_none,
+)
+from stagebench.core.errors import StudyError
+
+KEYS = ("study", "mode", "ttft", "finish_reason", "text", "token_ids")
+"""Of a row, beside those that every analysis needs."""
+_PAIRS: Check = (each(lambda pair: each(is_text)(pair) and len(pair) == 2), "a list of pairs of texts")
+_IDENTITY = dict.fromkeys(("input", "generation", "media", "loading", "order_seed", "models", "device"), TEXT)
+_PLAN = dict.fromkeys(("passes", "samples", "sequences"), COUNT) | dict.fromkeys(("broken", "skipped"), OBJECTS)
+_PROBLEM = {"name": TEXT, "reason": TEXT}
+_SESSION = {
+    "started": TEXT,
+    "load_warning": or_none(TEXT),
+    "ceilings": OBJECT,
+    "together": or_none(FLAG),
+    "proofs": OBJECT,
+    "same_tokens": _PAIRS,
+}
+_CEILINGS = {"flops": TIME, "bandwidth": TIME, "bandwidth_kind": TEXT}
+_PROOF = {"seconds": SPREAD, "sample": TEXT, "work": WORK, "bytes": WORK}
+
+
+def read_stored(folder: Path) -> tuple[dict[str, Any], Sequence[Row]]:
+    """Read a run and its samples.
+
+    Raises:
+        StudyError: naming what is missing, or is something else.
+    """
+    run, rows = read_run(folder), read_samples(folder)
+    _require_run(run, f"the run {folder / RUN_FILE}")
+    for number, row in enumerate(rows, 1):
+        where = f"{folder / SAMPLES_FILE}:{number}"
+        if "error" in row:
+            _require(row, ("model", "sample"), where)
+            continue
+        require_row(row, where, StudyError)
+        _require(row, KEYS, where)
+        if row["study"] not in (MAIN, DURATIONS, NEW_TOKENS) or row["mode"] not in MODES:
+            raise StudyError(f"{where} must be of a known study and mode, got {row['study']!r} and {row['mode']!r}")
+        if row["study"] != MAIN and not row.get("value"):
+            raise StudyError(f"{where} must have the value that its study varies, got {row.get('value')!r}")
+    return run, rows
+
+
+def _require_run(run: Mapping[str, Any], where: str) -> None:
+    _require_all(run["identity"], _IDENTITY, f"{where}: identity")
+    check(run["identity"], dict.fromkeys(run["identity"], TEXT), f"{where}: identity", StudyError)
+    _require_all(run["plan"], _PLAN, f"{where}: plan")
+    for problem in (*run["plan"]["broken"], *run["plan"]["skipped"]):
+        _require_all(problem, _PROBLEM, f"{where}: plan")
+    if not run["sessions"]:
+        raise StudyError(f"{where} must have at least one session, got none")
+    for session in run["sessions"]:
+        if not isinstance(session, dict):
+            raise StudyError(f"{where}: a session must be an object, got {type(session).__name__}")
+        _require_all(session, _SESSION, f"{where}: a session")
+        _require_all(session["ceilings"], _CEILINGS, f"{where}: ceilings")
+        for proofs in session["proofs"].values():
+            _require_proofs(proofs, f"{where}: proofs")
+
+
+def _require_proofs(proofs: Any, where: str) -> None:
+    if not isinstance(proofs, dict) or not proofs:
+        raise StudyError(f"{where} must be by mode, got {type(proofs).__name__}")
+    for proof in proofs.values():
+        if not isinstance(proof, dict):
+            raise StudyError(f"{where} must be objects, got {type(proof).__name__}")
+        _require_all(proof, _PROOF, where)
+        _require_all(proof["work"], dict.fromkeys(STAGES, OBJECT), f"{where}: work")
+        for stage in STAGES:
+            _require(proof["work"][stage], ("flops",) if stage in ("encode", "prefill", "decode") else (), where)
+        check(proof["bytes"], dict.fromkeys(STAGES, OBJECT), f"{where}: bytes", StudyError)
+
+
+def _require_all(data: Mapping[str, Any], checks: Mapping[str, Check], where: str) -> None:
+    _require(data, tuple(checks), where)
+    check(data, checks, where, StudyError)
+
+
+def _require(data: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
+    if missing := [key for key in keys if key not in data]:
+        raise StudyError(f"{where} must have {', '.join(keys)}, got no {', '.join(missing)}")

@@ -1,0 +1,50 @@
+"""Writes the reports of a run folder: `report.json`, `report.md` and `report.html`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stagebench.analysis.report.markdown import to_markdown
+from stagebench.analysis.report.report_data import findings
+from stagebench.analysis.report.sections import headlines, sections
+from stagebench.analysis.report.stored import read_stored
+from stagebench.core.errors import StudyError
+from stagebench.core.json_files import write_json, write_text
+
+
+def require_report_extra() -> None:
+    """Say early, and in one line, what the HTML needs.
+
+    Raises:
+        StudyError: naming the extra.
+    """
+    try:
+        import jinja2  # noqa: F401 # only whether they are there
+        import matplotlib as mpl  # noqa: F401 # likewise
+    except ImportError as error:
+        raise StudyError(f"a report needs the extra: pip install 'stagebench[report]', got {error}") from error
+
+
+def write_report(folder: Path) -> dict[str, Any]:
+    """Analyse what a run folder holds, finished or not, and write all three reports there.
+
+    Returns:
+        What `report.json` holds.
+
+    Raises:
+        StudyError: the folder is no run, holds no sample, can't be written to, or the extra "report" is missing.
+    """
+    require_report_extra()
+    from stagebench.analysis.report.html import to_html  # here, because they need the extra
+    from stagebench.analysis.report.pictures import draw
+
+    run, rows = read_stored(folder)
+    found = findings(run, rows)
+    report = found | {"summary": headlines(found)}
+    laid_out = sections(found)
+    title = f"stagebench: {found['identity']['models']} on {found['identity']['device']}"
+    write_json(folder / "report.json", report)
+    write_text(folder / "report.md", to_markdown(title, laid_out))
+    write_text(folder / "report.html", to_html(title, laid_out, draw(found, rows)))
+    return report

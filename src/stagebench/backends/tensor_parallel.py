@@ -1,0 +1,212 @@
+"""Tensor parallelism: one network over several processes, each with a part of every layer of the language model.
+
+transformers does it, by the plan that a network brings along: `from_pretrained` cuts the weights it is given, and adds
+the exchange between the processes to the layers' forwards. The stages are those of any other network. The vision tower
+and the projector are in no plan: every process encodes all images itself.
+
+"Rank" is torch's word for the number of a process, from 0.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.distributed import DistributedConfig
+
+from stagebench.core.artifacts import Sample
+from stagebench.core.errors import ModelError, StageError
+from stagebench.models.protocol import VisionLanguageModel
+from stagebench.models.weights import reading, require_exact_keys
+from stagebench.pipeline.run_stages import Options, walk
+from stagebench.pipeline.timing import Stopwatch
+from stagebench.pipeline.token_match import Comparison, compare
+
+Tokens = tuple[int, ...]
+Seconds = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One timed pass.
+
+    Attributes:
+        processes: that the network was spread over.
+        tokens: the new ones, the same on every rank.
+        seconds: by stage; of several processes those of the slowest.
+    """
+
+    processes: int
+    tokens: Tokens
+    seconds: Seconds
+
+
+def local_device(device: str | None) -> str:
+    """The device of this process: its own GPU where there are any, else the CPU.
+
+    Args:
+        device: as asked for; None for either.
+
+    Raises:
+        ModelError: where torchrun did not start several processes, or another device is asked for than transformers
+            will use.
+    """
+    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) < 2:
+        raise ModelError(
+            "tensor parallelism takes several processes: start them with "
+            f"`torchrun --nproc-per-node 2 -m stagebench tp`, got {processes}"
+        )
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in (None, kind):
+        raise ModelError(f"tensor parallelism runs on {kind} here (CUDA_VISIBLE_DEVICES= hides GPUs), got {device}")
+    return f"cuda:{os.environ['LOCAL_RANK']}" if kind == "cuda" else kind
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Run the block with this process joined to the others that torchrun started: NCCL on GPUs, gloo on CPUs."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
+    yield
+    dist.destroy_process_group()  # not after an error: the others may wait for this process in another call
+
+
+def shard(model: VisionLanguageModel) -> VisionLanguageModel:
+    """Spread a model over all processes; each has built the whole of it, with the same weights.
+
+    Args:
+        model: left as it is. The parts are views of its weights where they can be, so that both fit one GPU.
+
+    Raises:
+        ModelError: where the attention heads can't be shared out evenly.
+    """
+    whole, processes = model.network, dist.get_world_size()
+    require_even_heads(whole.config.get_text_config(), processes)
+    plan = dict(whole.tp_plan)
+    if whole.config.get_text_config().vocab_size % processes:
+        plan.pop("lm_head", None)  # an uneven one transformers 5.17 refuses; newer ones shard it nevertheless
+    with reading(f"{model.name}'s weights in {processes} parts"):
+        network, report = type(whole).from_pretrained(
+            None,
+            config=whole.config,
+            state_dict=whole.state_dict(),
+            dtype=whole.dtype,
+            attn_implementation=whole.config._attn_implementation,
+            distributed_config=DistributedConfig(tp_size=processes, tp_plan=plan),
+            output_loading_info=True,
+        )
+        require_exact_keys(model.name, report)
+    network.generation_config = whole.generation_config
+    return cast(VisionLanguageModel, replace(cast(Any, model), network=network))
+
+
+def require_even_heads(config: PretrainedConfig, processes: int) -> None:
+    """Refuse a number of processes that doesn't divide a language model's attention heads.
+
+    Raises:
+        ModelError: naming the heads.
+    """
+    for heads in ("num_attention_heads", "num_key_value_heads"):
+        if (count := getattr(config, heads)) % processes:
+            raise ModelError(f"the processes must divide {heads} {count}, got {processes}")
+
+
+def share(network: PreTrainedModel, whole: PreTrainedModel) -> float:
+    """The share of a network's weights that this process has of it, 0 to 1."""
+    parts, all_of_them = (sum(local(weight).numel() for weight in each.parameters()) for each in (network, whole))
+    return parts / all_of_them
+
+
+def local(weight: Tensor) -> Tensor:
+    """This process's part of a weight; up to transformers 5.15 that is all there is of it."""
+    return weight.to_local() if isinstance(weight, DTensor) else weight
+
+
+def interleaved(
+    whole: VisionLanguageModel, sharded: VisionLanguageModel, sample: Sample, options: Options, rounds: int
+) -> list[Pass]:
+    """Walk the path with one process and with all of them, in turn; to be called on every rank.
+
+    Args:
+        whole: used on rank 0 alone, while the others wait.
+        sharded: the same model, of `shard`.
+        sample: a path and a question.
+        options: keyword arguments of `generate()`, with a fixed length: ranks that stop at different tokens would wait
+            for each other for ever.
+        rounds: passes of each.
+
+    Returns:
+        The passes in order; on the other ranks without those of one process.
+
+    Raises:
+        StageError: where the ranks' tokens differ.
+    """
+    passes = []
+    for _ in range(rounds):
+        if dist.get_rank() == 0:
+            watch = Stopwatch(whole.network.device)
+            generation = walk(whole, sample, options, through=watch)
+            passes.append(Pass(1, generation.token_ids[0], watch.seconds))
+        passes.append(_joint_pass(sharded, sample, options))
+    return passes
+
+
+def _joint_pass(model: VisionLanguageModel, sample: Sample, options: Options) -> Pass:
+    """Walk the path on all ranks at once: a stage starts when all are ready, and lasts until the slowest is done."""
+    watch = Stopwatch(model.network.device)
+
+    def together(stage: str, function: Callable[..., Any], *args: Any) -> Any:
+        dist.barrier()
+        return watch(stage, function, *args)
+
+    generation = walk(model, sample, options, through=together)
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, Pass(len(everyone), generation.token_ids[0], watch.seconds))
+    return slowest(everyone)
+
+
+def slowest(ranks: Sequence[Pass]) -> Pass:
+    """What the ranks of one pass say, as one: for each stage the longest time.
+
+    Raises:
+        StageError: where their tokens differ.
+    """
+    if len(texts := {each.tokens for each in ranks}) > 1:
+        raise StageError(f"every rank must give the same tokens, got {len(texts)} different texts")
+    seconds = {stage: max(each.seconds[stage] for each in ranks) for stage in ranks[0].seconds}
+    return replace(ranks[0], seconds=seconds)
+
+
+def certify(passes: Sequence[Pass], tokens: Tokens, logits: Sequence[Tensor]) -> dict[int, Comparison]:
+    """Compare every pass with `generate()` of the whole model.
+
+    Args:
+        passes: of both kinds.
+        tokens: of `generate()`.
+        logits: its own, as `equality.compare` takes them.
+
+    Returns:
+        By the number of processes what came of it: of their passes the first that is not equal, if any.
+
+    Raises:
+        StageError: where a pass parts from it otherwise than at a near-tie.
+    """
+    found: dict[int, Comparison] = {}
+    for each in passes:
+        outcome = compare(tokens, each.tokens, logits)
+        if outcome.verdict == "different":
+            raise StageError(f"{each.processes} processes must give the tokens of generate(), got {outcome}")
+        if found.setdefault(each.processes, outcome).position is None:
+            found[each.processes] = outcome
+    return found

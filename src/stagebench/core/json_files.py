@@ -1,0 +1,152 @@
+"""JSON and text on disk: read with errors of one line, written so that nobody ever sees half of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from stagebench.core.errors import StagebenchError
+
+LARGEST = 2**28
+"""Bytes; the details of a million requests are fewer."""
+MOST_DIGITS = 30
+"""Of a whole number: of any count, as floating-point operations are, and of none that a float can't hold."""
+MOST_NESTED = 64
+_TOO_DEEP = f"more than {MOST_NESTED} levels of lists and objects"
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""Escapes that only make a character in pairs."""
+
+
+def read_json(path: Path, what: str, error_type: type[StagebenchError], finite: bool = True) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: of the file.
+        what: it is, for an error ("the run out.json").
+        error_type: of the error.
+        finite: refuse NaN and Infinity, which JSON does not know, and some tools write.
+
+    Raises:
+        error_type: where the file can't be read, or is no JSON.
+    """
+    data = read_bytes(path, what, error_type)
+    try:
+        return parse_json(data, finite)
+    except ValueError as error:
+        raise error_type(f"{what} must be JSON, got: {' '.join(str(error).split())}") from error
+
+
+def read_bytes(path: Path, what: str, error_type: type[StagebenchError]) -> bytes:
+    """Read a file that may hold JSON, or lines of it, as far as the most that `parse_json` takes.
+
+    Raises:
+        error_type: where the file can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(LARGEST + 1)
+    except OSError as error:
+        raise error_type(f"can't read {what}: {error.strerror}") from error
+    except ValueError as error:  # a path that can't be one
+        raise error_type(f"can't read {what}: {error}") from error
+
+
+def parse_json(data: bytes, finite: bool = True) -> Any:
+    """Parse JSON as every program reads it: no key twice, no number that is none, no text that can't be written again.
+
+    Args:
+        data: in UTF-8.
+        finite: also refuse NaN and Infinity.
+
+    Raises:
+        ValueError: in few words, where it is something else, or larger or deeper than any file of ours.
+    """
+    if len(data) > LARGEST:
+        raise ValueError(f"more than {LARGEST:,} bytes")
+    text = data.decode("utf-8-sig")
+    constant = _refuse if finite else float
+    try:
+        parsed = json.loads(
+            text, object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=constant
+        )
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    _require_shallow(parsed)
+    if _SURROGATE.search(text):
+        json.dumps(parsed, ensure_ascii=False).encode()
+    return parsed
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f"the key {twice[:100]!r} twice in one object")
+    return made
+
+
+def _integer(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"the number {text[:100]}, which is too large")
+    return value
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"{name}, which is no number")
+
+
+def _require_shallow(parsed: Any) -> None:
+    level = [parsed]
+    for _ in range(MOST_NESTED):
+        level = (
+            [
+                inner
+                for each in level
+                for inner in (each.values() if isinstance(each, dict) else each)
+                if isinstance(inner, dict | list)
+            ]
+            if isinstance(parsed, dict | list)
+            else []
+        )
+        if not level:
+            return
+    raise ValueError(_TOO_DEEP)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON so that nobody ever sees half of it.
+
+    Raises:
+        StagebenchError: where it can't be written.
+    """
+    write_text(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text so that nobody ever sees half of it: to a temporary file beside it, then renamed.
+
+    Raises:
+        StagebenchError: where it can't be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise StagebenchError(f"can't write {path}: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,50 @@
+"""Starts processes that end with the one that started them, however that one ends, and so does all that they start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from stagebench.core import supervisor
+
+
+@contextmanager
+def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command beside the block; with the block, or this process, it ends.
+
+    It has a session of its own: a signal from the terminal comes to this process alone, which passes it on by ending.
+
+    Args:
+        command: and its arguments.
+        options: of `subprocess.Popen`.
+
+    Yields:
+        The process that runs it. Its exit status is the command's, 128 and the number of a signal that ended that, or
+        `supervisor.CANNOT_RUN`.
+    """
+    process = subprocess.Popen(  # noqa: S603 # our own file, and commands of our own making
+        [sys.executable, "-I", "-S", supervisor.__file__, *command],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+        **options,
+    )
+    try:
+        yield process
+    finally:
+        if process.stdin:
+            process.stdin.close()
+        process.wait()
+
+
+def run(command: Sequence[str], **options: Any) -> tuple[int, bytes, bytes]:
+    """Run a command to its end: the exit status, and what it wrote to standard output and standard error."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        with started(command, stdout=out, stderr=err, **options) as process:
+            status = process.wait()
+        out.seek(0)
+        err.seek(0)
+        return status, out.read(), err.read()

@@ -1,0 +1,213 @@
+"""What counts as slower: thresholds, floors and tolerances, out of `[tool.stagebench.gate]` in pyproject.toml.
+
+A change does not write the rules that it is judged by: of what the base and the head say, the stricter holds.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from stagebench.core.errors import GateError
+from stagebench.gate.baseline import INEXACT
+
+RULES_FILE = "pyproject.toml"
+_NO_NUMBER = 1e300  # TOML has integers of any length
+SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How much slower is too much: relative, and in seconds. A benchmark is too slow only where it is above both.
+
+    Attributes:
+        threshold: a ratio less one; 0.05 is 5 % slower.
+        floor: seconds below which a difference matters to nobody.
+    """
+
+    threshold: float = 0.05
+    floor: float = 50e-6
+
+    def of(self, seconds: float) -> float:
+        """The two as one relative limit, for a benchmark that takes so many seconds."""
+        return max(self.threshold, self.floor / seconds)
+
+    def stricter(self, other: Limit) -> Limit:
+        """The smaller threshold and the smaller floor of the two."""
+        return Limit(min(self.threshold, other.threshold), min(self.floor, other.floor))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a gate decides by.
+
+    Attributes:
+        limit: of every benchmark that nothing else names.
+        by_glob: pattern and the keys it changes, in order; the last match wins.
+        tolerance: by counter, the relative increase allowed for one that does not repeat exactly.
+        alpha: how often a suite in which nothing changed may be called a regression.
+        confidence: of each benchmark's interval.
+        of_head: what the head says itself, where that is known: no limit is above its own either.
+    """
+
+    limit: Limit = Limit()
+    by_glob: tuple[tuple[str, Mapping[str, float]], ...] = ()
+    tolerance: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(INEXACT, 0.02))
+    alpha: float = 0.01
+    confidence: float = 0.95
+    of_head: Rules | None = None
+
+    def limit_of(self, benchmark: str, marked: Any, marked_in_head: Any = None) -> Limit:
+        """The limit of one benchmark: the default, changed by the last rule that matches, changed by its own marker.
+
+        Args:
+            benchmark: full name; a pattern may also match the part after the file.
+            marked: keyword arguments of `@pytest.mark.gate`, as the run of the base stores them; empty without one.
+            marked_in_head: those of the head; None where there is no head. They can make the limit stricter.
+        """
+        own = self._own_limit(benchmark, marked)
+        if marked_in_head is None or not makes_sense(marked_in_head):
+            return own
+        return own.stricter((self.of_head or self)._own_limit(benchmark, marked_in_head))
+
+    def _own_limit(self, benchmark: str, marked: Any) -> Limit:
+        names = (benchmark, benchmark.split("::")[-1])
+        matching = [keys for pattern, keys in self.by_glob if any(_matches(name, pattern) for name in names)]
+        own = limit_keys(_table(marked, f"the marker of {benchmark}"), f"the marker of {benchmark}")
+        return replace(self.limit, **(dict(matching[-1] if matching else {}) | own))
+
+
+def read_rules(path: Path) -> Rules:
+    """Read the rules of a project; the defaults where the file or its section is missing.
+
+    Args:
+        path: of pyproject.toml.
+
+    Raises:
+        GateError: naming the key that makes no sense.
+    """
+    try:
+        tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise GateError(f"{path} must be TOML, got: {' '.join(str(error).split())}") from error
+    where = f"[tool.stagebench.gate] in {path.name}"
+    section: Mapping[str, Any] = tables
+    for key in ("tool", "stagebench", "gate"):
+        section = _table(section.get(key, {}), where)
+    given = {key: value for key, value in section.items() if key not in ("rules", "tolerance")}
+    tolerance = _table(section.get("tolerance", {}), f"{where}: tolerance")
+    default = Rules()
+    return Rules(
+        limit=replace(default.limit, **limit_keys(given, where)),
+        by_glob=tuple(_rule(rule, where) for rule in _list(section.get("rules", []), f"{where}: rules")),
+        tolerance=dict(default.tolerance) | {key: _share(value, f"{where}: {key}") for key, value in tolerance.items()},
+    )
+
+
+def read_both(base: Path, head: Path) -> tuple[Rules, list[str]]:
+    """Read the rules of both sides.
+
+    Returns:
+        What judges: the base's, and no limit or tolerance above the head's own; and how the two differ, a line each.
+
+    Raises:
+        GateError: where the base's make no sense. Where the head's do not, that is a difference.
+    """
+    rules = read_rules(base)
+    try:
+        own = read_rules(head)
+    except GateError as error:
+        return rules, [f"those of the head make no sense: {str(error).replace(str(head), head.name)}"]
+    tolerance = {key: min(share, own.tolerance[key]) for key, share in rules.tolerance.items() if key in own.tolerance}
+    return replace(rules, tolerance=tolerance, of_head=own), _differences(rules, own)
+
+
+def _differences(base: Rules, head: Rules) -> list[str]:
+    """How two sides' rules differ, a line each."""
+    lines = [
+        differing_limits(*({"threshold": s.limit.threshold, "floor": f"{s.limit.floor:g} s"} for s in (base, head)))
+    ]
+    for pattern in dict.fromkeys(pattern for pattern, _ in (*base.by_glob, *head.by_glob)):
+        old, new = ([dict(keys) for of, keys in side.by_glob if of == pattern] for side in (base, head))
+        lines += [f"rule for {pattern}: {old or 'none'} in the base, {new or 'none'} in the head"] if old != new else []
+    if not any(lines[1:]) and base.by_glob != head.by_glob:
+        lines.append("rules: in another order in the head")
+    for counter in sorted(base.tolerance.keys() | head.tolerance.keys()):
+        old_share, new_share = (side.tolerance.get(counter, "none") for side in (base, head))
+        if old_share != new_share:
+            lines.append(f"tolerance of {counter}: {old_share} in the base, {new_share} in the head")
+    return [line for line in lines if line]
+
+
+def makes_sense(marked: Any) -> bool:
+    """Whether a marker that a run stores is one."""
+    try:
+        limit_keys(_table(marked, "a marker"), "a marker")
+    except GateError:
+        return False
+    return True
+
+
+def differing_limits(base: Mapping[str, Any], head: Mapping[str, Any]) -> str:
+    """Say how two tables of a threshold and a floor differ; empty where they do not."""
+    return ", ".join(
+        f"{key} {base.get(key, 'not given')} in the base, {head.get(key, 'not given')} in the head"
+        for key in ("threshold", "floor")
+        if base.get(key) != head.get(key)
+    )
+
+
+def limit_keys(given: Mapping[str, Any], where: str) -> dict[str, float]:
+    """Check a threshold and a floor; both may be absent.
+
+    Raises:
+        GateError: for any other key, or a value that is no such number.
+    """
+    if unknown := sorted(given.keys() - {"threshold", "floor"}):
+        raise GateError(f"{where} knows threshold and floor, got {', '.join(unknown)}")
+    checks = {"threshold": _share, "floor": _duration}
+    return {key: checks[key](value, f"{where}: {key}") for key, value in given.items()}
+
+
+def _rule(rule: Any, where: str) -> tuple[str, Mapping[str, float]]:
+    table = dict(_table(rule, f"{where}: a rule"))
+    pattern = table.pop("match", None)
+    if not isinstance(pattern, str) or not pattern:
+        raise GateError(f"{where}: a rule must have a match, got {rule!r}")
+    return pattern, limit_keys(table, f"{where}: the rule {pattern!r}")
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Like the shell, but for brackets: they are in the name of nearly every benchmark, and mean themselves."""
+    return fnmatchcase(name, pattern.replace("[", "[[]"))
+
+
+def _table(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise GateError(f"{where} must be a table, got {value!r}")
+    return value
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise GateError(f"{where} must be a list of tables, got {value!r}")
+    return value
+
+
+def _share(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _NO_NUMBER:
+        raise GateError(f"{where} must be a number of at least 0 (0.05 is 5 %), got {value!r}")
+    return float(value)
+
+
+def _duration(value: Any, where: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|ms|us|ns)", value) if isinstance(value, str) else None
+    if found is None or math.isinf(float(found[1])):
+        raise GateError(f'{where} must be a time like "20us" or "1.5 ms", got {value!r}')
+    return float(found[1]) * SECONDS[found[2]]

@@ -1,0 +1,1 @@
+"""Fresh processes that measure: of one side, or of two by turns."""

@@ -1,0 +1,82 @@
+"""The interpreter of a base whose dependencies are not those of the head: a virtual environment, built once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import tomllib
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from stagebench.core import processes
+from stagebench.core.errors import GateError
+from stagebench.core.locks import locked
+
+
+def dependencies(root: Path) -> dict[str, Any]:
+    """What a checkout asks for: its `dependencies` in pyproject.toml, and the versions that its constraints pin.
+
+    Raises:
+        GateError: where pyproject.toml can't be read.
+    """
+    path = root / "pyproject.toml"
+    try:
+        project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
+    except (OSError, ValueError) as error:
+        raise GateError(f"can't read the dependencies in {path}: {error}") from error
+    pins = root / "benchmarks" / "constraints.txt"
+    return {
+        "dependencies": sorted(project.get("dependencies", [])),
+        "constraints": pins.read_text(encoding="utf-8") if pins.is_file() else "",
+    }
+
+
+def interpreter_of(base: Path, head: Path, home: Path, say: Callable[[str], None]) -> Path:
+    """Find an interpreter for the base.
+
+    Args:
+        base: a checkout.
+        head: a checkout; this interpreter is taken to have what it depends on.
+        home: where virtual environments are kept, one for each set of dependencies.
+        say: told what takes minutes.
+
+    Returns:
+        This interpreter, or that of a virtual environment where the base depends on something else.
+
+    Raises:
+        GateError: where it can't be built.
+    """
+    wanted = given = dependencies(base)
+    with suppress(GateError):  # of a head that nobody can read pytest will say so
+        given = dependencies(head)
+    if wanted == given:
+        return Path(sys.executable)
+    digest = hashlib.sha256(json.dumps([sys.version, wanted], sort_keys=True).encode()).hexdigest()[:12]
+    folder = home / f"python-{digest}"
+    home.mkdir(parents=True, exist_ok=True)
+    with locked(home / f"{folder.name}.lock"):  # two gates would build it at once, each over the other's
+        if not (folder / "complete").is_file():
+            say(f"the base depends on other packages than the head: installing them in {folder}")
+            _build(folder, wanted)
+    return folder / "bin" / "python"
+
+
+def _build(folder: Path, wanted: dict[str, Any]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # half of one, from a build that was interrupted
+    _call("venv", "--without-pip", str(folder))
+    pins = folder / "constraints.txt"
+    pins.write_text(wanted["constraints"], encoding="utf-8")
+    pip = ("pip", "--python", str(folder / "bin" / "python"), "--quiet", "--disable-pip-version-check")
+    _call(*pip, "install", "--constraint", str(pins), *wanted["dependencies"])
+    (folder / "complete").touch()
+
+
+def _call(*module: str) -> None:
+    status, _, said = processes.run([sys.executable, "-m", *module])
+    if status:
+        complaint = (said.decode(errors="replace").strip().splitlines() or ["no word"])[-1]
+        raise GateError(f"can't install what the base depends on, give --base-python instead: {complaint}")

@@ -1,0 +1,242 @@
+"""The two sides of a gate as folders: a revision, and the working tree as it is now. Nothing of them is left behind.
+
+Each is a repository of its own, which borrows the objects, settings and tags of the given one and writes to itself
+alone; the given one is only read. None runs a hook. Filters do run where the base is checked out, as ever; the files of
+the head are copied as they lie. Submodules are repositories of the same kind in both.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from stagebench.core import processes
+from stagebench.core.errors import GateError
+from stagebench.core.locks import locked
+from stagebench.core.supervisor import CANNOT_RUN
+
+# Inside of a hook these name the hook's repository, whatever folder git is called in.
+ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
+
+_NO_PROGRAMS = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
+_HERE = ("--git-dir=.", "--work-tree=.")  # that of a submodule names a working tree, which may be gone
+_SETTINGS = """
+[include]
+\tpath = {config}
+[core]
+\thooksPath = /dev/null
+\tfsmonitor = false
+\tbare = false
+\tworktree = {folder}
+\tsparseCheckout = false
+"""
+"""What comes later counts: everything that the other repository has set, but for these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkouts:
+    """Copies of both sides, and what they are of.
+
+    Attributes:
+        base: the revision.
+        head: HEAD, made what the working tree was: changes that nobody committed are in it.
+        commit: of the base.
+        head_commit: of the head.
+        dirty: whether the head differs from its commit.
+        empty: submodules that are empty folders on both sides, because they are in the working tree.
+        home: the folder that they are in, which stays.
+    """
+
+    base: Path
+    head: Path
+    commit: str
+    head_commit: str
+    dirty: bool
+    empty: tuple[str, ...]
+    home: Path
+
+
+@contextmanager
+def checkouts(repository: Path, revision: str) -> Iterator[Checkouts]:
+    """Copy both sides into the repository's `.git` folder, and remove them whatever happens in the block.
+
+    Both are copies, in folders alike: edits made meanwhile change nothing, and neither side has warmer files. What a
+    killed process left behind is removed first.
+
+    Args:
+        repository: the working tree, or a folder in it.
+        revision: of the base; whatever git understands.
+
+    Raises:
+        GateError: where there is no such repository or revision, or not all of it is here.
+    """
+    top = Path(_line(repository, "rev-parse", "--show-toplevel"))
+    commit = _commit(top, revision, "the base")
+    head_commit = _commit(top, "HEAD", "what is checked out")
+    home = home_of(top)
+    home.mkdir(exist_ok=True)
+    with ExitStack() as stack:
+        with locked(home / "lock"):  # so that a new folder is locked before another process looks at it
+            _sweep(home)
+            folder = Path(tempfile.mkdtemp(prefix="run-", dir=home))
+            stack.enter_context(locked(folder / "lock"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        base, head = folder / "base", folder / "head"
+        empty = tuple(_check_out(_git_folder(top), commit, base, top))
+        _copy(top, head)
+        dirty = bool(_git(head, "status", "--porcelain", "--untracked-files=normal", "--ignore-submodules=none"))
+        yield Checkouts(base, head, commit, head_commit, dirty, empty, home)
+
+
+def home_of(repository: Path) -> Path:
+    """Where the checkouts of a repository are made: in its `.git` folder, so that its own status never shows them."""
+    return _git_folder(repository) / "stagebench-gate"
+
+
+def _git_folder(repository: Path) -> Path:
+    return Path(_line(repository, "rev-parse", "--path-format=absolute", "--git-common-dir"))
+
+
+def _commit(top: Path, revision: str, what: str) -> str:
+    try:
+        return _line(top, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+    except GateError as error:
+        raise GateError(f"{what} must be a revision of {top}, got {revision!r}") from error
+
+
+def _sweep(home: Path) -> None:
+    """Remove the checkouts of processes that are no more."""
+    for folder in home.glob("run-*"):
+        with suppress(OSError), (folder / "lock").open("w") as file:  # held by a living process, or gone meanwhile
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _borrow(git_folder: Path, commit: str | None, folder: Path) -> None:
+    """Make a repository with the objects, settings and tags of another, at a commit if there is one, without files."""
+    form = _line(git_folder, *_HERE, "rev-parse", "--show-object-format")
+    folder.mkdir(parents=True, exist_ok=True)
+    _git(folder, "init", "--quiet", "--template=", f"--object-format={form}")
+    own = folder / ".git"
+    for name in ("shallow", "info/exclude", "info/attributes"):
+        if (git_folder / name).is_file():
+            (own / "info").mkdir(exist_ok=True)
+            shutil.copyfile(git_folder / name, own / name)
+    (own / "objects" / "info" / "alternates").write_bytes(_quoted(git_folder / "objects") + b"\n")
+    tags = _git(git_folder, *_HERE, "for-each-ref", "--format=%(objectname) %(refname)", "refs/tags", "refs/replace")
+    (own / "packed-refs").write_bytes(tags)
+    with (own / "config").open("ab") as config:
+        settings = _SETTINGS.encode().replace(b"{config}", _quoted(git_folder / "config"))
+        config.write(settings.replace(b"{folder}", _quoted(folder)))
+    if commit:
+        (own / "HEAD").write_text(f"{commit}\n")
+
+
+def _quoted(path: Path) -> bytes:
+    """A path as git reads it in its files, whatever characters it has."""
+    escaped = os.fsencode(path).replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
+    return b'"' + escaped + b'"'
+
+
+def _check_out(git_folder: Path, commit: str, folder: Path, tree: Path | None) -> Iterator[str]:
+    """Check out a commit and its submodules, each at the commit that it pins.
+
+    Args:
+        git_folder: with the objects.
+        commit: to be checked out.
+        folder: where.
+        tree: the working tree that shows which submodules are in use; None where there is none.
+
+    Yields:
+        The submodules that are left empty, as they are in the working tree.
+
+    Raises:
+        GateError: where a submodule is not here, or not at that commit.
+    """
+    _borrow(git_folder, commit, folder)
+    _git(folder, "read-tree", "--reset", "-u", "--no-recurse-submodules", commit)
+    used = dict(_submodules(tree)) if tree else {}
+    for path, pinned in _submodules(folder):
+        name, there, kept = os.fsdecode(path), None, git_folder / "modules" / os.fsdecode(path)
+        if tree and (tree / name / ".git").exists():
+            there, kept = tree / name, _git_folder(tree / name)
+        elif path in used:
+            yield name
+            continue
+        if not kept.is_dir() or _status(kept, *_HERE, "cat-file", "-e", f"{pinned}^{{commit}}")[0]:
+            raise GateError(f"the base needs the submodule {name!r} at {pinned[:7]}, which must be fetched first")
+        for below in _check_out(kept, pinned, folder / name, there):
+            yield f"{name}/{below}"
+
+
+def _submodules(tree: Path) -> Iterator[tuple[bytes, str]]:
+    """The submodules in the index of a repository, and the commits that they are pinned to."""
+    for line in _git(tree, "ls-files", "--stage", "-z").split(b"\0"):
+        about, _, path = line.partition(b"\t")
+        if about.startswith(b"160000 "):
+            yield path, about.split()[1].decode()
+
+
+def _copy(tree: Path, folder: Path) -> None:
+    """Copy a working tree, with its submodules and the repositories in it, without what is ignored."""
+    status, said, _ = _status(tree, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+    commit = None if status else said.decode().strip()
+    _borrow(_git_folder(tree), commit, folder)
+    if commit:
+        _git(folder, "read-tree", commit)
+    linked = cache(Path.is_symlink)
+    left_out = []
+    listed = _git(tree, "ls-files", "-t", "-z", "--cached", "--others", "--exclude-standard").split(b"\0")
+    for line in dict.fromkeys(each.removesuffix(b"/") for each in listed if each):
+        path = Path(os.fsdecode(line[2:]))
+        if any(linked(tree / above) for above in path.parents[:-1]):
+            continue  # gone: what a link leads to is somewhere else
+        if line.startswith(b"S ") and not os.path.lexists(tree / path):
+            left_out.append(line[2:])  # of a sparse checkout
+        else:
+            _copy_entry(tree / path, folder / path)
+    if left_out:
+        names = folder / ".git" / "left-out"
+        names.write_bytes(b"\0".join(left_out))
+        given = (f"--pathspec-from-file={names}", "--pathspec-file-nul")
+        _git(folder, "--literal-pathspecs", "checkout", "--quiet", *given)
+
+
+def _copy_entry(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_symlink() or source.is_file():
+        with suppress(FileNotFoundError):  # deleted meanwhile
+            shutil.copy(source, target, follow_symlinks=False)
+    elif (source / ".git").exists():
+        _copy(source, target)
+    elif source.is_dir():
+        target.mkdir(exist_ok=True)  # a submodule that is not in use; or a file became a folder, whose files are listed
+
+
+def _line(where: Path, *arguments: str) -> str:
+    return os.fsdecode(_git(where, *arguments)).removesuffix("\n")
+
+
+def _git(where: Path, *arguments: str) -> bytes:
+    """Run git in a folder; its last line of complaint is ours."""
+    status, said, complaint = _status(where, *arguments)
+    if status:
+        last = (complaint.decode(errors="replace").strip().splitlines() or ["no word"])[-1]
+        raise GateError(f"git {' '.join(arguments[:2])} of {arguments[-1]} failed in {where}: {last}")
+    return said
+
+
+def _status(where: Path, *arguments: str) -> tuple[int, bytes, bytes]:
+    environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
+    command = ["git", "-C", str(where), *_NO_PROGRAMS, *arguments]
+    done = processes.run(command, env=environment | {"GIT_DEFAULT_REF_FORMAT": "files"})
+    if done[0] == CANNOT_RUN:
+        raise GateError(f"git must be there to check out a revision, got {done[2].decode()}")
+    return done

@@ -1,0 +1,1 @@
+"""Event recordings: formats read into four columns, and columns drawn as images."""

@@ -1,0 +1,215 @@
+"""Prophesee's EVT2 and EVT3 (`.raw`), with the times of OpenEB, Prophesee's own decoder.
+
+A clock of 34 or 24 bits comes in two parts, the high one in words of its own, TIME_HIGH. Where TIME_HIGH falls by at
+least half of its range, it wrapped, so words that were lost there do no harm. Any other fall is a step back.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stagebench.core.errors import MediaError
+from stagebench.media.events.event_arrays import KEYS, Columns, Window, cut_columns, require_ascending
+from stagebench.media.events.event_folder import TYPES
+from stagebench.media.files import size_of
+
+_LONGEST_HEADER = 1 << 16  # bytes; cameras write less than a thousand
+_BLOCK = 1 << 15  # words at a time: what is made of them stays in the cache of the processor
+_LARGEST_T0 = 1 << 62
+_NEVER = -(1 << 62)  # microseconds
+
+Which = NDArray[np.intp]
+
+
+def read_evt(path: Path, window: Window) -> Columns:
+    """Decode a recording from its beginning to the end of the window, the only way there is.
+
+    What comes before the first TIME_HIGH, or before the first row, is left out: nothing says when or where it was.
+
+    Raises:
+        MediaError: the file is missing, says no version, another one than EVT2 and EVT3, or contradicts itself; ends
+            within a word; has no events in the window, some beyond the sensor, or times that step back.
+    """
+    size, window = size_of(path), window.of_own_clock(path.name)
+    with path.open("rb") as file:
+        header, length = _read_header(path.name, file.read(_LONGEST_HEADER))
+        decoder = _decoder_of(path.name, header)
+        word = decoder.word.itemsize
+        if (size - length) % word:
+            raise MediaError(f"{path.name}: must hold whole words of {word} bytes, got {size - length} bytes of them")
+        file.seek(length)
+        parts: list[Columns] = []
+        end = None
+        while (end is None or parts[-1]["t"][-1] < end) and (block := file.read(_BLOCK * word)):
+            part = decoder.decode(np.frombuffer(block, decoder.word))
+            if len(part["t"]):
+                parts.append(part)
+                end = window.limits(int(parts[0]["t"][0]))[1]
+    if not parts:
+        raise MediaError(f"{path.name}: must have at least one event with a time, got none")
+    columns = {key: np.concatenate([part[key] for part in parts]) for key in KEYS}
+    _require_on_sensor(path.name, header, columns)
+    require_ascending(path.name, columns["t"])
+    columns["t"] += _number(path.name, header.get("t0", "0"))
+    return cut_columns(path.name, columns, window)
+
+
+def _read_header(name: str, data: bytes) -> tuple[dict[str, str], int]:
+    """Read lines such as `% geometry 640x480`, to `% end` or what is no such line; return them and their length."""
+    found = re.match(rb"(?s)%.*?\n% end *\r?\n", data) or re.match(rb"(% [ -~]*\r?\n)+", data)
+    if found is None:
+        raise MediaError(f"{name}: must say EVT2 or EVT3 in a header, got none")
+    lines = [line[1:].strip().partition(" ") for line in found[0].decode(errors="replace").splitlines()]
+    return {key.lower(): value.strip() for key, _, value in lines}, found.end()
+
+
+def _decoder_of(name: str, header: dict[str, str]) -> _Evt2 | _Evt3:
+    """Choose by `% evt 3.0` and `% format EVT3;height=480;width=640`; one of them is enough."""
+    if (order := header.get("endianness", "little")) != "little":
+        raise MediaError(f"{name}: must be little-endian, got {order[:40]!r}")
+    said = [header["evt"].removesuffix(".0")] if "evt" in header else []
+    if "format" in header:
+        said.append(header["format"].partition(";")[0].upper().removeprefix("EVT").replace("21", "2.1"))
+    versions = [f"EVT{version}" for version in dict.fromkeys(said)]
+    if versions not in (["EVT2"], ["EVT3"]):
+        raise MediaError(f"{name}: must be EVT2 or EVT3, got {' and '.join(versions) or 'a header that does not say'}")
+    return _Evt2() if versions == ["EVT2"] else _Evt3()
+
+
+def _require_on_sensor(name: str, header: dict[str, str], columns: Columns) -> None:
+    options = dict(option.partition("=")[::2] for option in header.get("format", "").split(";"))
+    width, _, height = header.get("geometry", "x").partition("x")
+    for key, sizes in (
+        ("x", {width, options.get("width", ""), header.get("width", "")}),
+        ("y", {height, options.get("height", ""), header.get("height", "")}),
+    ):
+        said = {_number(name, size) for size in sizes if size}
+        if len(said) > 1:
+            raise MediaError(f"{name}: must have one size of sensor, got {' and '.join(map(str, sorted(said)))}")
+        largest = int(columns[key].max())
+        if said and largest >= min(said):
+            raise MediaError(f"{name}: {key} must be below the {min(said)} of its header, got {largest}")
+
+
+def _number(name: str, text: str) -> int:
+    if not text.isdecimal() or int(text[:20]) > _LARGEST_T0:
+        raise MediaError(f"{name}: must have whole numbers in its header, got {text[:40]!r}")
+    return int(text)
+
+
+class _Held:
+    """What words say until another one says otherwise, from block to block."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def at(self, which: Which, values: NDArray[Any], here: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Return what holds at some of the words, by the values of those that are `here`."""
+        held = np.concatenate([[self.value], values[here].astype(np.int64)])
+        self.value = int(held[-1])
+        at_which: NDArray[np.int64] = held[np.cumsum(here)[which]]
+        return at_which
+
+
+class _Clock:
+    """The high part of the time; far below 0 before the first TIME_HIGH, whatever is added."""
+
+    def __init__(self, high_bits: int, low_bits: int) -> None:
+        self._range, self._low_bits = 1 << high_bits, low_bits
+        self._high: int | None = None
+        self._wraps = 0
+
+    def changes(self, values: NDArray[Any], here: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Whether words are a TIME_HIGH, by the values of those that are `here`, and another one than before."""
+        before = -1 if self._high is None else self._high
+        changed = here.copy()
+        changed[here] = np.diff(values[here].astype(np.int64), prepend=before) != 0
+        return changed
+
+    def at(self, which: Which, values: NDArray[Any], here: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Return microseconds at some of the words, by the values of those that are `here`, TIME_HIGH."""
+        highs = values[here].astype(np.int64)
+        known = self._high is not None
+        highs = np.concatenate([[self._high if known else highs[0] if len(highs) else 0], highs])
+        falls = highs[:-1] - highs[1:]
+        # Nearly the whole range up is a step back to before a wrap.
+        wraps = (falls >= self._range // 2).astype(np.int64) - (falls < self._range // 16 - self._range)
+        wraps = self._wraps + np.concatenate([[0], np.cumsum(wraps)])
+        times: NDArray[np.int64] = wraps * self._range + highs << self._low_bits
+        if len(highs) > 1:
+            self._high, self._wraps = int(highs[-1]), int(wraps[-1])
+        if not known:
+            times[0] = _NEVER
+        return times[np.cumsum(here)[which]]
+
+
+class _Evt2:
+    """Words of 32 bits: an event each, or a TIME_HIGH; others are passed over."""
+
+    word = np.dtype("<u4")
+
+    def __init__(self) -> None:
+        self._clock = _Clock(high_bits=28, low_bits=6)
+
+    def decode(self, words: NDArray[Any]) -> Columns:
+        """Return the events of the next block."""
+        kind = words >> 28
+        which = np.flatnonzero(kind <= 1)
+        high = self._clock.at(which, words & (1 << 28) - 1, kind == 8)
+        found = words[which]
+        t = high + (found >> 22 & 0x3F)
+        known = t > _NEVER // 2
+        columns = {"x": found >> 11 & 0x7FF, "y": found & 0x7FF, "t": t, "p": found >> 28}
+        return {key: values[known].astype(TYPES[key], copy=False) for key, values in columns.items()}
+
+
+class _Evt3:
+    """Words of 16 bits: each says one part of what the next event is, as far as it changed."""
+
+    word = np.dtype("<u2")
+    _ROW, _ROW_OF_OTHERS, _SINGLE, _FIRST_X, _VECTOR_12, _VECTOR_8, _TIME_LOW, _TIME_HIGH = 0, 1, 2, 3, 4, 5, 6, 8
+    # How many columns each kind of word says something of: a vector lies right of the one before.
+    _COLUMNS = np.zeros(16, np.int64)
+    _COLUMNS[[_SINGLE, _VECTOR_12, _VECTOR_8]] = 0, 12, 8
+
+    def __init__(self) -> None:
+        self._clock = _Clock(high_bits=12, low_bits=12)
+        self._low, self._first_x = _Held(0), _Held(0)
+        self._row, self._polarity = _Held(-1), _Held(-1)  # not known
+
+    def decode(self, words: NDArray[Any]) -> Columns:
+        """Return the events of the next block."""
+        kind, value = words >> 12, words & 0xFFF
+        which = np.flatnonzero((kind == self._SINGLE) | (kind == self._VECTOR_12) | (kind == self._VECTOR_8))
+        is_high, is_low = kind == self._TIME_HIGH, kind == self._TIME_LOW
+        low = self._low.at(which, value * is_low, is_low | self._clock.changes(value, is_high))
+        t = self._clock.at(which, value, is_high) + low
+        rows = np.where(kind == self._ROW, value.astype(np.int64), -1)
+        y = self._row.at(which, rows, kind <= self._ROW_OF_OTHERS)
+        columns = self._COLUMNS[kind]
+        passed = np.cumsum(columns)
+        x = self._first_x.at(which, (value & 0x7FF) - passed, kind == self._FIRST_X) + (passed - columns)[which]
+        self._first_x.value += int(passed[-1])
+        p = self._polarity.at(which, value >> 11, kind == self._FIRST_X)
+
+        value, columns = value[which], columns[which]
+        single = columns == 0
+        x, p = np.where(single, value & 0x7FF, x), np.where(single, value >> 11, p)
+        event, bit = _set_bits(np.where(single, 1, value & (1 << columns) - 1))
+        known = ((t > _NEVER // 2) & (y >= 0) & (p >= 0))[event]
+        found = {"x": x[event] + bit, "y": y[event], "t": t[event], "p": p[event]}
+        return {key: values[known].astype(TYPES[key], copy=False) for key, values in found.items()}
+
+
+def _set_bits(masks: NDArray[np.int64]) -> tuple[Which, Which]:
+    """Return the number of the mask and that of the bit, of each bit that is set, in order."""
+    if (masks == 1).all():
+        return np.arange(len(masks)), np.zeros(len(masks), np.intp)
+    bits = np.unpackbits(masks.astype("<u2").view(np.uint8), bitorder="little")
+    found = np.flatnonzero(bits.view(np.bool_))
+    return found >> 4, found & 15

@@ -1,0 +1,179 @@
+"""An event recording drawn as images: read by its suffix, checked, and cut into slices of equal count or time.
+
+Slices of equal count are those of the EventGPT authors' `common/common.py` (`get_event_images_list`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stagebench.core import meter
+from stagebench.core.artifacts import MAX_SIDE, Image, LoadSettings, Media
+from stagebench.core.errors import MediaError
+from stagebench.media.events import event_folder
+from stagebench.media.events.aedat4 import read_aedat4
+from stagebench.media.events.event_arrays import KEYS, Columns, Window, require_ascending
+from stagebench.media.events.event_folder import read_folder
+from stagebench.media.events.event_hdf5 import read_hdf5
+from stagebench.media.events.event_npy import read_npy, read_npz
+from stagebench.media.events.evt import read_evt
+from stagebench.media.events.render import Integers, draw_events, size_of_events
+from stagebench.media.files import name_of, size_of
+from stagebench.media.kinds import kind_of, require_kind
+
+READERS: dict[str, Callable[[Path, Window], Columns]] = {
+    ".npy": read_npy,
+    ".npz": read_npz,
+    event_folder.SUFFIX: read_folder,
+    ".raw": read_evt,
+    ".h5": read_hdf5,
+    ".hdf5": read_hdf5,
+    ".aedat4": read_aedat4,
+}
+"""By suffix; each returns columns of integers, equally long, of which only the window's events were looked at."""
+
+MAX_COORDINATE = MAX_SIDE - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """A recording, in the order of time; all four arrays are (events,).
+
+    Attributes:
+        x, y: integers as they were recorded, the pixel's column and row, 0 to `MAX_COORDINATE`.
+        t: int64 microseconds, ascending, from any origin.
+        p: uint8, 1 where the pixel became brighter, 0 where it became darker.
+    """
+
+    x: Integers
+    y: Integers
+    t: NDArray[np.int64]
+    p: NDArray[np.uint8]
+
+
+def read_events(path: Path, count: int, loading: LoadSettings | None = None) -> Media:
+    """Read a recording, or a window of it, and draw it as `count` images.
+
+    Args:
+        path: a recording with one of the suffixes in `READERS`.
+        count: how many images.
+        loading: how it is cut; by default all of it, into slices of equal count.
+
+    Returns:
+        `count` uint8 arrays (height, width, 3), of the size that was asked for, or each as large as its own events
+        reach. A slice of time without events is white, and as large as all of them reach. `span` is the time from
+        the first event to the last.
+
+    Raises:
+        MediaError: see `load_event_arrays`; or there are fewer than `count` events for slices of equal count, or
+            events outside of the size that was asked for.
+    """
+    loading = loading or LoadSettings()
+    events = load_event_arrays(path, Window(loading.start, loading.duration, loading.time_unit))
+    if loading.slices == "time":
+        parts = slices_of_equal_time(events.t, count)
+    elif len(events.t) < count:
+        raise MediaError(f"{path.name}: must have at least {count} events, one an image, got {len(events.t)}")
+    else:
+        parts = slices_of_equal_count(len(events.t), count)
+    try:
+        images = tuple(_draw(events, part, loading.image_size) for part in parts)
+    except MediaError as error:
+        raise MediaError(f"{path.name}: {error}") from error
+    span = (int(events.t[-1]) - int(events.t[0])) / 1e6  # int64 would overflow
+    return Media(images, "events", frames_decoded=0, bytes_read=size_of_recording(path), span=span)
+
+
+def _draw(events: Events, part: slice, size: tuple[int, int] | None) -> Image:
+    if part.start == part.stop:
+        size = size or size_of_events(events.x, events.y)
+    return draw_events(events.x[part], events.y[part], events.p[part], size)
+
+
+def slices_of_equal_count(total: int, count: int) -> list[slice]:
+    """Cut `total` events into `count` slices of `total // count` events, the remainder going to the last.
+
+    Raises:
+        MediaError: `count` is less than 1, or more than `total`: a slice would be empty.
+    """
+    if not 1 <= count <= total:
+        raise MediaError(f"the number of slices must be 1 to {total}, one an event, got {count}")
+    each = total // count
+    return [slice(i * each, (i + 1) * each if i < count - 1 else total) for i in range(count)]
+
+
+def slices_of_equal_time(t: NDArray[np.int64], count: int) -> list[slice]:
+    """Cut the time from the first event to the last into `count` equal parts; a slice may be empty.
+
+    Part i begins at `first + i * (last + 1 - first) // count` microseconds, and ends before the next begins.
+
+    Args:
+        t: ascending microseconds (events,), one at least.
+        count: how many slices.
+
+    Raises:
+        MediaError: `count` is less than 1.
+    """
+    if count < 1:
+        raise MediaError(f"the number of slices must be at least 1, got {count}")
+    first, last = int(t[0]), int(t[-1])
+    begins = [first + i * (last + 1 - first) // count for i in range(count)]
+    bounds = [*np.searchsorted(t, np.array(begins, np.int64)).tolist(), len(t)]
+    return [slice(bounds[i], bounds[i + 1]) for i in range(count)]
+
+
+def load_event_arrays(path: Path, window: Window | None = None) -> Events:
+    """Read and check a recording, or a window of it: what lies outside is not read where the format allows that.
+
+    Args:
+        path: a recording with one of the suffixes in `READERS`.
+        window: what to read; all by default.
+
+    Returns:
+        The recording; `t` may count from 0 or be absolute.
+
+    Raises:
+        MediaError: the suffix is unknown; the file is missing, damaged or of another layout; there are no events in
+            the window; coordinates are out of range, polarities not 0 or 1, or times not ascending.
+    """
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        got = (kind_of(path) if path.is_file() else None) or repr(path.suffix)
+        raise MediaError(f"{name_of(path)}: must be a recording, {', '.join(READERS)}, got {got}")
+    require_kind(path)
+    columns = reader(path, window or Window())
+    for file in files_of(path):
+        meter.add_file(file)
+    meter.add("events_read", len(columns["t"]))
+    x, y, t, p = (columns[key] for key in KEYS)
+    p = p.view(np.uint8) if p.dtype == bool else p  # on disk, the byte of a bool may hold anything
+    _check_range(path, "x", x, MAX_COORDINATE)
+    _check_range(path, "y", y, MAX_COORDINATE)
+    _check_range(path, "p", p, 1)
+    require_ascending(path.name, t)
+    if int(t[-1]) > np.iinfo(np.int64).max:
+        raise MediaError(f"{path.name}: t is out of range, must be at most {np.iinfo(np.int64).max}, got {t[-1]}")
+    return Events(x, y, t.astype(np.int64, copy=False), p.astype(np.uint8, copy=False))
+
+
+def size_of_recording(path: Path) -> int:
+    """Return the size in bytes of the file, or of the files, that a recording is made of."""
+    return sum(size_of(file) for file in files_of(path))
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that a recording is made of."""
+    return event_folder.column_files(path) if path.suffix.lower() == event_folder.SUFFIX else [path]
+
+
+def _check_range(path: Path, key: str, values: NDArray[Any], high: int) -> None:
+    # What has no sign is not below 0: one look at it less.
+    for value in (int(values.max()), int(values.min()) if values.dtype.kind == "i" else 0):
+        if not 0 <= value <= high:
+            raise MediaError(f"{path.name}: {key} is out of range, must be 0 to {high}, got {value}")

@@ -1,0 +1,1 @@
+"""Clips: what a container says, and exact frames of it."""

@@ -1,0 +1,273 @@
+"""What a container says of its video before anything is decoded: every packet, read once, and whether to trust it.
+
+Times are those of the packets, in units of the stream's time base; display order is the order of times. A clip whose
+packets don't tell it reliably has no `shown`, and can only be decoded from its first frame to its last.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from heapq import heappushpop
+from itertools import accumulate
+from pathlib import Path
+
+import av
+
+from stagebench.core import meter
+from stagebench.core.artifacts import LoadSettings
+from stagebench.core.errors import MediaError
+from stagebench.media.files import MAX_PIXELS, require_pixels
+from stagebench.media.kinds import kind_of
+from stagebench.media.video.damage import Threads
+from stagebench.media.video.transport import is_whole
+from stagebench.media.video.truncation import gif_size, is_cut
+
+# Formats that hold what they show. Of others FFmpeg has playlists, which open what they name, here or in the network,
+# devices, and names that stand for many files; and it makes a video of any text.
+_HELD = (
+    "aac,aiff,apng,asf,av1,avi,dhav,dirac,dnxhd,dv,flac,flv,gif,gxf,h261,h263,h264,hevc,ivf,live_flv,m4v,matroska,"
+    "mjpeg,mov,mp3,mpeg,mpegts,mpegvideo,mpjpeg,mxf,nut,obu,ogg,rm,vc1,vvc,wav,webm,wtv,yuv4mpegpipe"
+)
+_PNG = ("png", "apng")  # whose texts FFmpeg unpacks to any length, in the first pictures as it opens a file
+_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\x8aMNG\r\n\x1a\n")
+_MAX_TEXT = 2**20  # bytes of it in a picture, as Pillow's limit
+_OPTIONS = {
+    "format_whitelist": _HELD,
+    "protocol_whitelist": "file",
+    "codec_whitelist": ",".join(sorted(av.codecs_available.difference(_PNG))),
+}
+_REDRAWN = ("gif", "apng", "webp")  # of which a few bytes draw a whole picture anew, and every one has to be
+_MAX_REDRAWN = 2**31  # pixels of all pictures of one: a thousand of Full HD, two seconds of drawing
+_MOST_REDRAWN = 2**15  # pictures, however small: each takes its time to begin
+# Formats that keep a time for every packet, and codecs that make exactly one frame of each and start afresh at a key
+# frame. Of H.264 and HEVC that is so only for some key frames: see `_is_entry`.
+_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts")
+_CODECS = ("h264", "hevc", "vp9", "av1", "mjpeg")
+# Codecs of which several threads give what one gives, but for damage that is logged (see `settled`), or that FFmpeg
+# never notices, as in a frame of HEVC. Damaged MPEG-4, VP8 and MPEG-2 become other frames without a word.
+_THREADED = ("h264", "hevc", "vp9", "av1", "prores", "dnxhd", "ffv1", "huffyuv", "utvideo", "png")
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """The packets of a video stream, in the order of decoding.
+
+    Attributes:
+        packets: those that hold data, up to the end of what is to be read.
+        times: (packets,) when the frame of each is shown, in units of `time_base`; empty where that can't be trusted.
+        entries: indices of the packets at which a decoder may start, ascending.
+        shown: indices of the packets that become frames, in display order; empty likewise.
+        frames: how many of the packets become frames, as far as one can tell.
+        time_base: seconds.
+    """
+
+    packets: list[av.Packet[av.VideoStream]]
+    times: list[int]
+    entries: list[int]
+    shown: list[int]
+    frames: int
+    time_base: Fraction
+
+    def entry_of(self, target: int) -> int:
+        """The last packet at which a decoder may start that is to make a frame of packet `target`.
+
+        What is decoded after a key frame but shown before it may need the key frame before.
+        """
+        return max(i for i in self.entries if i <= target and self.times[i] <= self.times[target])
+
+
+@contextmanager
+def readable(path: Path, size: int) -> Iterator[None]:
+    """Say in one line what FFmpeg could not read.
+
+    Args:
+        path: the file.
+        size: in bytes.
+
+    Raises:
+        MediaError: in place of FFmpeg's error.
+    """
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        require_pixels(path, *gif_size(path), 1)  # FFmpeg only calls the argument invalid
+        reason = kind_of(path) or ("a truncated file" if is_cut(path, size) else "a damaged one or something else")
+        raise MediaError(f"{path.name}: must be a whole video, got {reason} ({error.strerror})") from error
+
+
+@contextmanager
+def open_video(path: Path, threads: Threads = "AUTO") -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """Open a file, and its first video stream, ready to be decoded, by one thread unless more are known to be safe.
+
+    Raises:
+        MediaError: there is none, or none of a size that is read.
+        av.error.FFmpegError: FFmpeg can't read the file.
+    """
+    # A name that is not absolute might be that of a protocol. Options of all streams would hold for what FFmpeg decodes
+    # to learn what is in the file, too; but PyAV frees as many sets of them as there are streams in the end, and where
+    # it began with fewer (MPEG-PS) that ends the process.
+    with av.open(path.absolute(), container_options=_OPTIONS, metadata_errors="ignore") as container:
+        meter.add_file(path)
+        if not container.streams.video:
+            raise MediaError(f"{path.name}: must be a video, got a file with no video stream")
+        stream = container.streams.video[0]
+        if getattr(stream, "codec_context", None) is None:  # which PyAV's types leave out
+            raise MediaError(f"{path.name}: must be in a codec that FFmpeg decodes, got one that it doesn't know")
+        require_pixels(path, stream.codec_context.width, stream.codec_context.height, 1)
+        stream.thread_type = threads if stream.codec_context.codec.canonical_name in _THREADED else "NONE"
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        try:
+            yield container, stream
+        finally:  # where threads still decode, PyAV would wait for them holding the lock that they need to log
+            stream.codec_context.flush_buffers()
+
+
+def read_track(
+    path: Path, container: av.container.InputContainer, stream: av.VideoStream, loading: LoadSettings
+) -> Track:
+    """Read the packets of a stream, up to the window's end; a file that ends inside one is refused.
+
+    Args:
+        path: named in errors.
+        container: as it was opened, nothing read yet.
+        stream: one of its streams.
+        loading: the window; what comes after it is not read.
+
+    Raises:
+        MediaError: a packet is damaged or missing, the file was cut off, or it is an animation of too many pixels.
+        av.error.FFmpegError: FFmpeg can't read on.
+    """
+    packets: list[av.Packet[av.VideoStream]] = []
+    base = stream.time_base or Fraction(1)
+    reach = None if loading.duration is None else (loading.start + loading.duration) / base
+    end: float | None = None
+    context, name, flagged = stream.codec_context, container.format.name, None
+    for packet in container.demux(stream):
+        if packet.is_corrupt and flagged is None:
+            flagged, reach, end = len(packets), None, None  # all of it is read, to see why
+        if packet.is_corrupt and name != "mpegts":
+            break
+        if packet.size == 0:  # the last one, which stands for the end
+            continue
+        if reach is not None and end is None and packet.pts is not None and not packet.is_discard:
+            end = packet.pts + reach
+        if end is not None and not packet.is_discard and packet.dts is not None and packet.dts >= end:
+            break  # later ones are shown later still; those that an edit list leaves out have times from anywhere
+        packets.append(packet)
+        _require_drawable(path, context, packets)
+    else:
+        # FFmpeg reads an MP4 that was cut between two frames without complaint, and the others wherever they were cut.
+        if is_cut(path, path.stat().st_size):
+            frames = sum(not packet.is_discard for packet in packets)
+            raise MediaError(f"{path.name}: must be whole, got a truncated file with {frames} frames left")
+    _require_whole(path, name, stream.id, packets, flagged)
+    meter.add("packets", len(packets))
+    return _understand(packets, flagged is None and name in _FORMATS, context, base)
+
+
+def _require_drawable(path: Path, context: av.VideoCodecContext, packets: list[av.Packet[av.VideoStream]]) -> None:
+    """Refuse a picture, the last of these, that would take more time or memory than any is meant to."""
+    name = context.codec.canonical_name
+    if name in _REDRAWN:
+        require_pixels(path, context.width, context.height, len(packets), _MAX_REDRAWN)
+        if len(packets) > _MOST_REDRAWN:
+            raise MediaError(f"{path.name}: must have at most {_MOST_REDRAWN} pictures, got more")
+    if name in _PNG:
+        _require_short_texts(path, bytes(packets[-1]))
+        if len(packets) == 1:
+            _require_short_texts(path, context.extradata or b"")
+
+
+def _require_short_texts(path: Path, picture: bytes) -> None:
+    """Refuse a PNG, or a part of an animated one, whose compressed texts and colour profile unpack to megabytes."""
+    held = 0
+    at = 8 * picture.startswith(_SIGNATURES)
+    while held <= _MAX_TEXT and at + 8 <= len(picture):
+        length, kind = struct.unpack_from(">I4s", picture, at)
+        if kind in (b"zTXt", b"iCCP"):
+            _, _, packed = picture[at + 8 : at + 8 + length].partition(b"\0")
+            with suppress(zlib.error):
+                held += len(zlib.decompressobj().decompress(packed[1:], _MAX_TEXT + 1))
+        at += 12 + length
+    if held > _MAX_TEXT:
+        raise MediaError(f"{path.name}: must have at most {_MAX_TEXT} bytes of compressed text a picture, got more")
+
+
+def _require_whole(
+    path: Path, container_format: str, stream: int, packets: list[av.Packet[av.VideoStream]], flagged: int | None
+) -> None:
+    """Refuse a stream of which FFmpeg calls packet `flagged` damaged; in a transport stream that may be a mere seam."""
+    if container_format != "mpegts":
+        whole, what = flagged is None, "a truncated or damaged packet"
+    else:
+        whole = is_whole(path, stream, packets, suspected=flagged is not None)
+        what = "a truncated, damaged or missing packet near"
+    if not whole:
+        raise MediaError(f"{path.name}: must be whole, got {what} {flagged or 0}")
+
+
+def _understand(
+    packets: list[av.Packet[av.VideoStream]], trusted: bool, context: av.VideoCodecContext, base: Fraction
+) -> Track:
+    frames = [i for i, packet in enumerate(packets) if not packet.is_discard]
+    if trusted and context.codec.canonical_name in _CODECS:
+        times = [packet.pts for packet in packets if packet.pts is not None]
+        entries = [i for i, packet in enumerate(packets) if packet.is_keyframe and _is_entry(packet, context)]
+        held = context.reorder_depth
+        if len(times) == len(packets) and _are_ordered(times, frames, entries) and _fit_reordering(times, held):
+            return Track(packets, times, entries, sorted(frames, key=times.__getitem__), len(frames), base)
+    return Track(packets, [], [], [], len(frames), base)
+
+
+def _are_ordered(times: list[int], frames: list[int], entries: list[int]) -> bool:
+    """Whether no two frames have one time, and every key frame is shown after all that is decoded before it.
+
+    Where a clip's clock was set back, or its very first frames need a key frame that isn't there, that is not so.
+    """
+    shown = [times[i] for i in frames]
+    if not shown or entries[:1] != [0] or len(set(shown)) < len(shown) or min(shown) < times[0]:
+        return False
+    latest = list(accumulate(times, max))
+    return all(times[entry] > latest[entry - 1] for entry in entries[1:])
+
+
+def _fit_reordering(times: list[int], held: int) -> bool:
+    """Whether a decoder that holds back so many frames, of packets with these times, would show them as they ascend.
+
+    Where it holds back some and the packets ascend as they are, their times are of decoding: Matroska written by OpenCV
+    has such, and AVI.
+    """
+    waiting = sorted(times[:held])
+    shown = [heappushpop(waiting, time) for time in times[held:]] + sorted(waiting)
+    told_apart = len(times) < 3 or (times == sorted(times)) == (held == 0)  # nothing is shown between two frames
+    return shown == sorted(times) and told_apart
+
+
+def _is_entry(packet: av.Packet[av.VideoStream], context: av.VideoCodecContext) -> bool:
+    """Whether nothing from before this key frame is needed to decode what follows it.
+
+    Containers call a frame a key frame from which decoding "recovers"; of H.264 only an IDR picture forgets what was
+    before (ITU-T H.264, 7.4.1.2.4). Of HEVC every kind does, but for what is shown before it.
+    """
+    if context.codec.canonical_name != "h264":
+        return True
+    return any(kind == 5 for kind in _nal_types(bytes(packet), context.extradata or b""))
+
+
+def _nal_types(data: bytes, extradata: bytes) -> Iterator[int]:
+    """The types of the NAL units of an H.264 packet: after start codes, or after lengths (ISO/IEC 14496-15, 5.3)."""
+    if extradata[:1] == b"\x01" and len(extradata) > 4:
+        width, at = (extradata[4] & 3) + 1, 0
+        while at + width < len(data):
+            yield data[at + width] & 31
+            at += width + int.from_bytes(data[at : at + width], "big")
+    else:
+        at = data.find(b"\0\0\1")
+        while 0 <= at < len(data) - 3:
+            yield data[at + 3] & 31
+            at = data.find(b"\0\0\1", at + 3)

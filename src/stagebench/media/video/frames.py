@@ -1,0 +1,241 @@
+"""Frames of a clip: exact, evenly spaced, in display order, coloured and turned as the clip is tagged.
+
+The header is not believed: all packets are read in one pass. Where their times can be trusted, only what the wanted
+frames need is decoded: from the last key frame before each, without the pictures to which no other refers. That gives
+the frames of decoding everything in order, bit for bit; wherever it might not, everything is decoded in order, and
+`frames_decoded` tells. Damage in what is not decoded is not noticed, nor what FFmpeg lets pass (in a frame of HEVC or
+VP9, for one).
+
+Not done, because players differ or a model wouldn't care: HDR tone mapping, deinterlacing, non-square pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import av
+from av.video.reformatter import VideoReformatter
+
+from stagebench.core import meter
+from stagebench.core.artifacts import Image, LoadSettings, Media
+from stagebench.core.errors import MediaError
+from stagebench.media.files import require_pixels, size_of
+from stagebench.media.sampling import ascend, choose_frames, evenly_spaced, own_times
+from stagebench.media.video.colour import to_image
+from stagebench.media.video.container import Track, open_video, read_track, readable
+from stagebench.media.video.damage import Threads, settled
+
+_ALL = LoadSettings()
+_MARKED = ("h264",)  # codecs that mark a picture to which no other refers, so that skipping it changes no other
+# Codecs whose frame threads keep references across a flush: where a damaged key frame follows one, FFmpeg's VP9 decoder
+# predicts from the frames before it, or dies. With slice threads a flush forgets them, and that is an error.
+_NO_FRAME_THREADS = ("vp9",)
+_NEAR = 1  # packets to decode in vain rather than flush the decoder, which lets its threads run dry
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """What a decoder gave.
+
+    Attributes:
+        images: the wanted frames, in display order.
+        times: of these, in units of the stream's time base; None where the clip tells none that can be trusted.
+        produced: frames that the decoder made.
+    """
+
+    images: tuple[Image, ...]
+    times: Sequence[int | None]
+    produced: int
+
+
+def read_video(path: Path, count: int, loading: LoadSettings = _ALL) -> Media:
+    """Decode what `count` evenly spaced frames of a clip need, and keep these.
+
+    Args:
+        path: any video that FFmpeg reads and that lies in one file, animated GIFs included; its first video stream is
+            taken.
+        count: how many frames to keep, chosen by `evenly_spaced`.
+        loading: the window, `start` and `duration`, in which to choose, as `choose_frames` says.
+
+    Returns:
+        `count` uint8 arrays (height, width, 3), RGB; `frames_decoded` counts all frames that the decoder
+        made, in the reading that gave these.
+
+    Raises:
+        MediaError: the file is missing, empty, not a video, without a video stream, too large, truncated or damaged,
+            tagged with a colour matrix or an orientation that isn't supported, or has fewer than `count`
+            frames (in the window); or a window is given for a clip that tells no times, or none that ascend.
+    """
+    return _read(path, count, loading, keyed=True)
+
+
+def read_video_in_order(path: Path, count: int, loading: LoadSettings = _ALL) -> Media:
+    """The reference of `read_video`, of the same contract: decode from the first frame to the last, skip nothing."""
+    return _read(path, count, loading, keyed=False)
+
+
+def _read(path: Path, count: int, loading: LoadSettings, *, keyed: bool) -> Media:
+    return settled(partial(_read_by, path, count, loading, keyed))
+
+
+def _read_by(path: Path, count: int, loading: LoadSettings, keyed: bool, threads: Threads) -> Media:
+    size = size_of(path)
+    with readable(path, size):
+        with open_video(path, threads) as (container, stream):
+            require_pixels(path, stream.codec_context.width, stream.codec_context.height, count)
+            track = read_track(path, container, stream, loading)
+            decoded = _decode_keyed(path, stream, track, count, loading) if keyed and track.shown else None
+        if decoded is None or len(decoded.images) < count:
+            spent = decoded.produced if decoded else 0
+            decoded = _decode_in_order(path, threads, track, count, loading, spent)
+    first, last = decoded.times[0], decoded.times[-1]
+    span = None if first is None or last is None else float((last - first) * track.time_base)
+    return Media(decoded.images, "frames", decoded.produced, size, span)
+
+
+def seconds_shown(path: Path) -> float:
+    """How long a clip's frames are shown, from the time of the first to the end of the last.
+
+    A container's own length is that of its clock and of all its streams: sound may begin before and end after.
+
+    Raises:
+        MediaError: as `read_video`; or the clip tells no times of its frames, or not how long its only one is shown.
+    """
+    return settled(partial(_seconds_shown, path))
+
+
+def _seconds_shown(path: Path, threads: Threads) -> float:
+    with readable(path, size_of(path)):
+        with open_video(path, threads) as (container, stream):
+            track = read_track(path, container, stream, _ALL)
+        said: list[tuple[int | None, int | None]] = [(track.times[i], track.packets[i].duration) for i in track.shown]
+        said = said or [(frame.pts, frame.duration) for frame in _frames(path, threads)]
+    times = own_times(path.name, [time for time, _ in said])
+    steps = [other - one for one, other in pairwise(times)]
+    last = float(said[-1][1] or 0) if said else 0
+    if len(set(steps)) == 1:  # which FFmpeg's guess from a frame rate may fall short of
+        last = max(last, steps[0])
+    last = last or sum(steps[-1:])
+    if not last:
+        raise MediaError(f"{path.name}: must say how long its frames are shown, got {len(times)} of no length")
+    return float((Fraction(times[-1]) + Fraction(last) - Fraction(times[0])) * track.time_base)
+
+
+def choose(path: Path, times: Sequence[int | None], base: Fraction, count: int, loading: LoadSettings) -> list[int]:
+    """`choose_frames`, of frames whose times are given in units of `base` seconds, from any origin."""
+    first = times[0] if times else None
+    seconds = [None if time is None or first is None else float((time - first) * base) for time in times]
+    return choose_frames(path.name, seconds, count, loading)
+
+
+def _decode_keyed(path: Path, stream: av.VideoStream, track: Track, count: int, loading: LoadSettings) -> _Decoded:
+    """Decode what the chosen frames need; fewer images than `count` mean that the track can't be trusted after all."""
+    times = [track.times[i] for i in track.shown]
+    chosen = choose(path, times, track.time_base, count, loading)
+    known, wanted = set(times), {times[i] for i in chosen}
+    images: list[Image] = []
+    reformatter = VideoReformatter()
+    produced, latest = 0, -math.inf
+    with suppress(av.error.FFmpegError):  # decoding in order will tell what is wrong
+        for frame in _needed_frames(stream, track, [track.shown[i] for i in chosen]):
+            produced += 1
+            meter.add("frames_decoded")
+            if frame.is_corrupt or frame.pts not in known or frame.pts <= latest:
+                break
+            latest = frame.pts
+            if frame.pts in wanted:
+                images.append(_to_image(path, frame, reformatter, count))
+        else:
+            return _Decoded(tuple(images), [times[i] for i in chosen], produced)
+    return _Decoded((), [], produced)
+
+
+def _needed_frames(stream: av.VideoStream, track: Track, targets: list[int]) -> Iterator[av.VideoFrame]:
+    """Decode the packets from the entry before each target to the target itself, in display order.
+
+    Every stretch ends with a flush, after which the decoder starts afresh.
+    """
+    context = stream.codec_context
+    if context.codec.canonical_name in _NO_FRAME_THREADS:
+        context.thread_type = "SLICE"
+    skips = context.codec.canonical_name in _MARKED
+    for first, last in _stretches(track, targets):
+        for i in range(first, last + 1):
+            context.skip_frame = "NONREF" if skips and i not in targets else "DEFAULT"
+            yield from stream.decode(track.packets[i])
+        yield from stream.decode(None)
+        context.flush_buffers()
+
+
+def _stretches(track: Track, targets: list[int]) -> list[tuple[int, int]]:
+    """The packets to decode, as first and last of each stretch; targets (in display order) may share one."""
+    stretches: list[tuple[int, int]] = []
+    for target in targets:
+        entry = track.entry_of(target)
+        if stretches and entry <= stretches[-1][1] + _NEAR:
+            first, last = stretches.pop()
+            stretches.append((first, max(last, target)))
+        else:
+            stretches.append((entry, target))
+    return stretches
+
+
+def _decode_in_order(
+    path: Path, threads: Threads, track: Track, count: int, loading: LoadSettings, spent: int
+) -> _Decoded:
+    """Decode every frame in display order, and once more where the packets had not told how many there are.
+
+    Args:
+        path: the clip.
+        threads: to decode by.
+        track: its packets.
+        count: how many frames to keep.
+        loading: the window.
+        spent: frames that were decoded in vain before.
+    """
+    guess = evenly_spaced(track.frames, count) if 1 <= count <= track.frames and loading.whole else []
+    images, times = _decode_all(path, threads, guess)
+    spent += len(times)
+    chosen = choose(path, times, track.time_base, count, loading)
+    if chosen != guess:  # a packet may hold two frames or none
+        images, times = _decode_all(path, threads, chosen)
+        spent += len(times)
+    return _Decoded(images, [times[i] if ascend(times) else None for i in chosen], spent)
+
+
+def _decode_all(path: Path, threads: Threads, wanted: list[int]) -> tuple[tuple[Image, ...], list[int | None]]:
+    """Decode every frame in display order; convert the wanted ones (ascending) as they go by."""
+    images: list[Image] = []
+    times: list[int | None] = []
+    reformatter = VideoReformatter()
+    for frame in _frames(path, threads):
+        if len(images) < len(wanted) and len(times) == wanted[len(images)]:
+            images.append(_to_image(path, frame, reformatter, len(wanted)))
+        times.append(frame.pts)
+    return tuple(images), times
+
+
+def _to_image(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter, count: int) -> Image:
+    """`to_image`, of a frame of which so many are kept; its size may be another than that of the clip."""
+    require_pixels(path, frame.width, frame.height, count)
+    return to_image(path, frame, reformatter)
+
+
+def _frames(path: Path, threads: Threads) -> Iterator[av.VideoFrame]:
+    """Decode every frame in display order."""
+    with open_video(path, threads) as (container, stream):
+        # AVI keeps no times, and FFmpeg dates the first frame of MPEG-1 as decoded, all others as shown.
+        guessed = container.format.name == "avi" and stream.codec_context.codec.canonical_name == "mpeg1video"
+        for number, frame in enumerate(container.decode(stream)):
+            meter.add("frames_decoded")
+            if frame.is_corrupt:
+                raise MediaError(f"{path.name}: must be whole, got a damaged frame {number}")
+            frame.pts = None if guessed else frame.pts
+            yield frame

@@ -1,0 +1,257 @@
+"""Work counters: what each stage really did. Collected in a pass of their own, never while timing."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar, cast
+
+import torch
+from PIL import Image
+from torch import Tensor, _tensor_str, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from stagebench.core import meter
+from stagebench.core.artifacts import STAGES, Work
+from stagebench.core.content import Content, Result, content_of
+from stagebench.core.errors import StageError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_NEEDED = {
+    "load": ("images",),
+    "preprocess": ("prompt_tokens",),
+    "encode": ("tower_forwards", "projector_forwards"),
+    "prefill": ("language_model_forwards",),
+    "decode": (),
+}
+"""Counters without which a stage has not run: what it returned is a remembered result, or nothing."""
+
+_OWNERS = {
+    "tower_forwards": ("encode",),
+    "projector_forwards": ("encode",),
+    "language_model_forwards": ("prefill", "decode"),
+    "resized_pixels": ("preprocess",),
+} | {name: (stage,) for stage, names in meter.COUNTED.items() for name in names}
+"""The only stages that may do such work."""
+
+ADDITIVE = ("tower_forwards", "projector_forwards", "language_model_forwards", "images_encoded", "flops")
+"""Counters whose sum over the stages is what one `generate()` counts."""
+
+# Reading a value back makes the host wait for the device.
+_HOST_READS = ("aten._local_scalar_dense.default", "aten.nonzero.default", "aten.is_nonzero.default")
+
+
+R = TypeVar("R", bound=Result)
+
+
+@contextmanager
+def counted_forwards(parts: Mapping[str, nn.Module]) -> Iterator[Work]:
+    """Count the forwards of the named modules, and the images that the tower saw, inside the block."""
+    counts: Work = {f"{role}_forwards": 0 for role in parts} | {"images_encoded": 0}
+
+    def count(role: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        counts[f"{role}_forwards"] += 1
+        if role == "tower":
+            pixels = args[0] if args else kwargs["pixel_values"]
+            counts["images_encoded"] += pixels.shape[0]
+
+    def hook(role: str) -> Callable[..., None]:
+        return lambda module, args, kwargs: count(role, args, kwargs)
+
+    handles = [part.register_forward_pre_hook(hook(role), with_kwargs=True) for role, part in parts.items()]
+    try:
+        yield counts
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def counted_calls() -> Iterator[Work]:
+    """Count the pixels that Pillow makes by scaling images, and the tensors that become text, inside the block."""
+    counts: Work = {"resized_pixels": 0, "tensors_formatted": 0}
+    plain, to_text = Image.Image.resize, cast(Callable[..., str], _tensor_str._str)
+
+    def resize(image: Image.Image, size: tuple[int, int], *args: Any, **kwargs: Any) -> Image.Image:
+        if tuple(size) != image.size or args[1:] or kwargs.get("box"):
+            counts["resized_pixels"] += math.prod(size)
+        return plain(image, size, *args, **kwargs)
+
+    def text(*args: Any, **kwargs: Any) -> str:
+        counts["tensors_formatted"] += 1
+        return to_text(*args, **kwargs)
+
+    _tensor_str._str = text  # it hides its reads from dispatch modes
+    Image.Image.resize = resize  # type: ignore[assignment] # what it takes beside the size is passed on
+    try:
+        yield counts
+    finally:
+        _tensor_str._str = to_text
+        Image.Image.resize = plain  # type: ignore[method-assign] # likewise
+
+
+class OperatorCounter(TorchDispatchMode):
+    """Counts ATen operators by name, host reads, bytes copied from the host to a device, and pixels made by scaling."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # unannotated in torch, and super() names no module
+        self.operators: Counter[str] = Counter()
+        self.host_to_device_bytes = 0
+        self.resized_pixels = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.operators[str(func)] += 1
+        copied = [a for a in args[:2] if isinstance(a, Tensor)]  # of copy_ the source is the second
+        if isinstance(result, Tensor) and result.is_cuda and copied and not copied[-1].is_cuda:
+            self.host_to_device_bytes += copied[-1].nbytes
+        if "upsample_" in str(func) and result.ndim == 4 and result.shape[1] == 3:  # of images, not of positions
+            self.resized_pixels += result.numel() // 3
+        return result
+
+    @property
+    def host_reads(self) -> int:
+        """How often a value was read back from a tensor; each one is a synchronisation on a GPU."""
+        return sum(self.operators[name] for name in _HOST_READS)
+
+
+def count_operators(function: Callable[[], T]) -> tuple[T, Work, Counter[str]]:
+    """Call a function and count what torch was asked to do.
+
+    Returns:
+        Its result; the counters `aten_operators`, `flops`, `host_reads`, `resized_pixels` and, on a GPU,
+        `host_to_device_bytes` and `peak_bytes`; and the operators by name. FLOPs are those that `FlopCounterMode` has
+        a formula for: matrix products, convolutions, and the attention kernels of a GPU.
+    """
+    operators, flops = OperatorCounter(), FlopCounterMode(display=False)
+    on_gpu = torch.cuda.is_initialized()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    with flops, operators:
+        result = function()
+    work = _operator_work(operators, flops)
+    if on_gpu:
+        work["host_to_device_bytes"] = operators.host_to_device_bytes
+        work["peak_bytes"] = torch.cuda.max_memory_allocated()
+    return result, work, operators.operators
+
+
+def count_kernels(function: Callable[[], object]) -> int:
+    """Call a function and count the kernels that ran on the GPU, copies and fills of memory left out.
+
+    Slow: torch's profiler sorts an event for each of them, so give it a short pass.
+    """
+    profiler = profile(activities=[ProfilerActivity.CUDA], acc_events=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the profiler talks of cycles; here is one
+        with profiler:
+            function()
+            torch.cuda.synchronize()
+        return sum(_is_kernel(event) for event in profiler.events())
+
+
+def _is_kernel(event: Any) -> bool:
+    """Whether a profiler's event is a kernel that ran, not a copy or fill of memory nor something of the host's."""
+    return event.device_type.name == "CUDA" and not event.name.startswith(("Memcpy", "Memset"))
+
+
+def _operator_work(operators: OperatorCounter, flops: FlopCounterMode) -> Work:
+    return {
+        "aten_operators": operators.operators.total(),
+        "flops": int(flops.get_total_flops()),
+        "host_reads": operators.host_reads,
+        "resized_pixels": operators.resized_pixels,
+    }
+
+
+class WorkCounter:
+    """Counts the work of the stages of one pass; called like a `Stopwatch`.
+
+    Attributes:
+        work: counters by stage.
+        operators: ATen operators by stage and name.
+        content: digests of what the stages returned, by stage.
+    """
+
+    def __init__(
+        self, parts: Mapping[str, nn.Module], replayed: Callable[[], Mapping[str, int]] = dict[str, int]
+    ) -> None:
+        """Make one.
+
+        Args:
+            parts: modules whose forwards are counted.
+            replayed: counters so far of what no module and no operator shows: of a CUDA graph those of the plain
+                function, counted once when it was captured, times its calls.
+        """
+        self.parts = parts
+        self.replayed = replayed
+        self.work: dict[str, Work] = {}
+        self.operators: dict[str, Counter[str]] = {}
+        self.content: dict[str, Content] = {}
+
+    def __call__(self, stage: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call `function` and note what it did."""
+        replayed, metered = self.replayed(), meter.so_far()
+        with counted_forwards(self.parts) as forwards, counted_calls() as calls:
+            system = meter.SystemMeter()
+            result, operators, self.operators[stage] = count_operators(lambda: function(*args, **kwargs))
+            of_files = system.read()
+        done, hidden = meter.since(metered), Counter(self.replayed())
+        hidden.subtract(replayed)
+        hidden.update(calls)
+        seen = Counter(forwards | operators)
+        own = {name: done[name] for name in meter.COUNTED.get(stage, ())}
+        self.work[stage] = result.work() | own | done | seen | of_files | {n: seen[n] + k for n, k in hidden.items()}
+        self.content[stage] = content_of(result)
+        return result
+
+
+def total(work: Mapping[str, Work]) -> Work:
+    """Sum the additive counters over the stages."""
+    return {name: sum(counts.get(name, 0) for counts in work.values()) for name in ADDITIVE}
+
+
+def additive(counts: Work) -> Work:
+    """Only the counters that add up over stages."""
+    return {name: counts[name] for name in ADDITIVE}
+
+
+def differences(mine: Work, expected: Work) -> str:
+    """Which counters are others than expected, by name; empty where none is."""
+    return "; ".join(f"{name} {mine[name]}, not {n}" for name, n in expected.items() if mine[name] != n)
+
+
+def check_work(work: Mapping[str, Work]) -> None:
+    """Require that each stage did its own work and no other's.
+
+    Raises:
+        StageError: where a stage is missing, did nothing, or something that is another's.
+    """
+    for stage in STAGES:
+        if stage not in work:
+            raise StageError(f"every stage must run, got no {stage}")
+        _check_stage(stage, work[stage])
+    images, made = work["load"]["images"], work["load"]["images_made"]
+    if made < images:
+        raise StageError(f"load must make each of its {images} images, got images_made = {made}")
+    steps, forwards = work["decode"]["steps"], work["decode"]["language_model_forwards"]
+    if steps + work["decode"].get("overrun", 0) != forwards:
+        raise StageError(f"decode must run the language model once a step, got {forwards} times in {steps} steps")
+
+
+def _check_stage(stage: str, work: Work) -> None:
+    needed = next((f"{name} = 0" for name in _NEEDED[stage] if not work.get(name)), None)
+    if still := needed or meter.undone(stage, work):
+        raise StageError(f"{stage} must do some work, got {still}")
+    if n := work.get("tensors_formatted"):
+        raise StageError(f"{stage} must not write tensors as text, got tensors_formatted = {n}")
+    for counter, owners in _OWNERS.items():
+        if stage not in owners and (n := work.get(counter)):
+            raise StageError(f"{stage} must leave the others' work alone, got {counter} = {n}")

@@ -1,0 +1,105 @@
+"""decode: KV cache and first token -> every further token, until a stop or the limit.
+
+n new tokens are n - 1 steps, because prefill chose the first one. The unit of work is the step.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import MaxLengthCriteria, StoppingCriteriaList
+
+from stagebench.core.artifacts import FinishReason, Generation, Prefilled
+from stagebench.core.errors import StageError
+from stagebench.models.protocol import VisionLanguageModel
+from stagebench.pipeline.next_token import append_next_token
+
+UNIT = "steps"
+
+
+def decode(model: VisionLanguageModel, prefilled: Prefilled) -> Generation:
+    """Run the stage. It writes into the prefilled KV cache, so a `Prefilled` is good for one decode.
+
+    Raises:
+        StageError: where the cache is not that of the tokens chosen so far, as after an earlier decode.
+    """
+    return _generation(advance(model, prefilled))
+
+
+@torch.no_grad()
+def advance(model: VisionLanguageModel, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
+    """Take some decode steps.
+
+    Args:
+        model: any of them.
+        prefilled: where to start; its cache is used up.
+        steps: at most so many; None for as many as there are.
+
+    Returns:
+        Where the steps led; decode can go on from there.
+
+    Raises:
+        StageError: where the cache is not that of the tokens chosen so far.
+    """
+    _require_fresh_cache(prefilled)
+    if model.backend is not None:
+        return model.backend.advance(prefilled, steps)
+    network, state = model.network, prefilled.state
+    sequences, unfinished = prefilled.sequences, prefilled.unfinished
+    was_unfinished: list[Tensor] = []
+    step_ends: list[float] = []
+    going = bool(unfinished.max())
+    while going and len(step_ends) != steps:
+        was_unfinished.append(unfinished)
+        inputs = network.prepare_inputs_for_generation(sequences, next_sequence_length=1, **state)
+        outputs = network(**inputs, return_dict=True)
+        state = network._update_model_kwargs_for_generation(outputs, state)
+        sequences, unfinished = append_next_token(
+            outputs.logits,
+            sequences,
+            unfinished,
+            prefilled.logits_processor,
+            prefilled.stopping_criteria,
+            prefilled.generation_config,
+        )
+        going = bool(unfinished.max())  # the one synchronisation a token that generate() makes as well
+        step_ends.append(time.perf_counter())
+    return replace(
+        prefilled,
+        sequences=sequences,
+        unfinished=unfinished,
+        lengths=torch.stack([prefilled.lengths, *was_unfinished]).sum(dim=0),
+        step_ends=(*prefilled.step_ends, *step_ends),
+        state=state,
+    )
+
+
+def _require_fresh_cache(prefilled: Prefilled) -> None:
+    cached = int(cache_of(prefilled.state).get_seq_length())
+    chosen = prefilled.sequences.shape[1]
+    if cached != chosen - 1:
+        raise StageError(
+            f"decode starts from a cache of all {chosen} tokens but the last, got {cached}: "
+            "a Prefilled is good for one decode"
+        )
+
+
+def cache_of(state: dict[str, Any]) -> Any:
+    """The KV cache; transformers 5.24 renamed it."""
+    return state["cache"] if "cache" in state else state["past_key_values"]
+
+
+def _generation(end: Prefilled) -> Generation:
+    new = end.sequences[:, end.prompt_tokens :]
+    token_ids = tuple(tuple(row[:n]) for row, n in zip(new.tolist(), end.lengths.tolist(), strict=True))
+    # A row that reached the limit may have stopped there by itself: ask all criteria but the limit.
+    stops = StoppingCriteriaList(c for c in end.stopping_criteria if not isinstance(c, MaxLengthCriteria))
+    stopped = stops(end.sequences, None).tolist()
+    reasons: list[FinishReason] = [
+        "stop" if here or len(row) < new.shape[1] else "length" for row, here in zip(token_ids, stopped, strict=True)
+    ]
+    return Generation(token_ids, tuple(reasons), len(end.step_ends), end.step_ends, end.overrun)

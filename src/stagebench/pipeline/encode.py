@@ -1,0 +1,31 @@
+"""encode: pixels -> projected visual features. Tower, projector, adaptor, temporal pooling.
+
+The unit of work is the image.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from stagebench.core.artifacts import Features, Inputs
+from stagebench.core.errors import StageError
+from stagebench.models.protocol import VisionLanguageModel
+
+UNIT = "images_encoded"
+
+
+@torch.no_grad()
+def encode(model: VisionLanguageModel, inputs: Inputs) -> Features:
+    """Run the stage.
+
+    Raises:
+        StageError: where the features are not (batch, visual tokens, hidden size of the language model).
+    """
+    features = Features((model.backend or model).encode(inputs))
+    batch, hidden = inputs.pixels.shape[0], model.network.config.get_text_config().hidden_size
+    if features.tokens.shape[::2] != (batch, hidden):
+        raise StageError(
+            f"{model.name}'s features must be (batch {batch}, visual tokens, hidden {hidden}), "
+            f"got {tuple(features.tokens.shape)}"
+        )
+    return features

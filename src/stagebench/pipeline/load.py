@@ -1,0 +1,55 @@
+"""The load stage: starts with a path on disk, ends with uint8 RGB images (height, width, 3) in host memory.
+
+In it: opening, demuxing, decoding, colour, orientation, drawing events. Not in it: imports, and whatever
+depends on a model (grids, resizing, normalising), which belongs to preprocess. Nothing is written or kept
+between calls, but for the frame cache where one is asked for. Its unit of work is an image that the model will see.
+"""
+
+from __future__ import annotations
+
+from stagebench.core.artifacts import Media, Sample
+from stagebench.core.errors import MediaError
+from stagebench.media.events.recordings import READERS, read_events
+from stagebench.media.files import is_folder, name_of, size_of
+from stagebench.media.frame_cache import read_cached
+from stagebench.media.images import read_images
+from stagebench.media.kinds import CLIPS, kind_of
+from stagebench.media.video.frames import read_video
+from stagebench.media.video.other_decoders import read_video_by
+
+UNIT = "images"
+REFUSED_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".tif", ".tiff", ".webp")  # FFmpeg would make each a video of one frame
+
+
+def load(sample: Sample, images: int) -> Media:
+    """Read what a sample's path leads to, by its suffix: a recording, a PNG, a folder of PNGs, or else a video.
+
+    Args:
+        sample: its path, and how to read it; the question isn't read.
+        images: how many images the model takes.
+
+    Returns:
+        `images` images, exactly.
+
+    Raises:
+        MediaError: there is nothing at the path, or it may not be read, is empty, damaged, of no known kind, or too
+            short.
+    """
+    path = sample.path
+    if images < 1:
+        raise MediaError(f"{name_of(path)}: at least 1 image must be asked for, got {images}")
+    suffix = path.suffix.lower()
+    if suffix in READERS:
+        return read_events(path, images, sample.loading)
+    if is_folder(path) or suffix == ".png":
+        if sample.loading.start or sample.loading.duration is not None:
+            raise MediaError(f"{name_of(path)}: PNGs have no times, so start and duration can't be kept")
+        return read_images(path, images)
+    size_of(path)
+    if suffix in REFUSED_SUFFIXES:
+        raise MediaError(f"{path.name}: an image must be a PNG, got {suffix}")
+    if suffix not in CLIPS and (kind := kind_of(path)):  # of a text, FFmpeg would draw the letters
+        raise MediaError(f"{path.name}: must be a video, a PNG or a recording ({', '.join(READERS)}), got {kind}")
+    loading = sample.loading
+    read = read_video if loading.decoder == "pyav" else read_video_by
+    return read_cached(path, images, loading, loading.cache, read) if loading.cache else read(path, images, loading)

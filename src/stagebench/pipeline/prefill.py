@@ -1,0 +1,192 @@
+"""prefill: features and token ids -> KV cache and the first token. Time to first token ends here.
+
+transformers' own `generate()` prepares the cache, the logits processors and the stopping criteria, and then calls back:
+whatever option a user gives to `generate()` is honoured, and nothing of it is rewritten here. The unit of work is the
+prompt token.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers.generation import GenerationMode
+
+from stagebench.core.artifacts import Features, Inputs, Prefilled
+from stagebench.core.errors import StageError
+from stagebench.models.protocol import VisionLanguageModel
+from stagebench.pipeline.next_token import append_next_token
+
+UNIT = "prompt_tokens"
+
+_SPLITTABLE = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
+_ARGUMENTS = ("generation_config", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "tokenizer")
+"""Of `generate()` itself; what goes to the model (positions, a cache) would not reach a backend's graphs."""
+
+_OPTIONS = frozenset(name for name in vars(GenerationConfig()) if not name.startswith("_")) | {*_ARGUMENTS}
+_CACHES = ("dynamic", "static", "sliding_window", "hybrid", "hybrid_chunked")
+
+_REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
+    "encoder_repetition_penalty": ((1.0,), "generate() withholds the prompt's token ids from the stages"),
+    "encoder_no_repeat_ngram_size": ((0,), "generate() withholds the prompt's token ids from the stages"),
+    "stop_strings": ((), "generate() withholds the tokenizer (a StopStringCriteria as stopping_criteria has its own)"),
+    "token_healing": ((False,), "it rewrites the prompt, which holds the features already"),
+    "use_cache": ((True,), "decode continues from the KV cache"),
+    "cache_implementation": (_CACHES, f"it must be one of {', '.join(_CACHES)}"),
+    "compile_config": ((), "the stages compile nothing, a backend does"),
+    "is_assistant": ((False,), "the stages assist nobody"),
+    "max_time": ((), "it ends a text by the clock"),
+}
+"""Options, what leaves each of them off, and why another value can't be taken, or would be ignored."""
+
+
+@torch.no_grad()
+def prefill(model: VisionLanguageModel, inputs: Inputs, features: Features, options: Mapping[str, Any]) -> Prefilled:
+    """Run the stage.
+
+    Args:
+        model: any of them.
+        inputs: of `preprocess`; only the token ids are read, the pixels are not encoded again.
+        features: of `encode`.
+        options: keyword arguments of `generate()` (`max_new_tokens`, `do_sample`, `generation_config`, ...).
+
+    Raises:
+        StageError: where an option asks for what can't be split (beam search, assisted decoding, other inputs), or
+            the prompt and the new tokens exceed the model's positions; before a backend sets anything up. What
+            `generate()` itself refuses (a negative temperature) it refuses later.
+    """
+    options = _accepted(model.network.generation_config, options)
+    embeds = model.embed(inputs, features.tokens)
+    given: dict[str, Any] = {"inputs_embeds": embeds, "custom_generate": _first_step}
+    if model.backend is not None:
+        # First, so that the device is busy while generate() prepares.
+        generation_config = resolved(model.network, inputs.input_ids, options)
+        _refuse_what_cannot_be_split(model.network, generation_config)
+        ready = model.backend.prompt(embeds, inputs.attention_mask, generation_config)
+        given = {"custom_generate": functools.partial(_first_step, ready=ready, room=generation_config.max_length)}
+    prefilled: Prefilled = model.network.generate(
+        input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, **given, **options
+    )
+    return prefilled
+
+
+def _accepted(default: GenerationConfig, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that `generate()` is to get; refuse those that would be ignored, or can't be split."""
+    for name, value in options.items():
+        if name not in _OPTIONS and value is not None and value is not False:
+            why = "the stages take options of generation alone, and replace the rest of generate()"
+            raise StageError(f"{name} can't be split: {why}")
+    given = options.get("generation_config")
+    for name, (neutral, why) in _REFUSED.items():
+        asked = (options.get(name), getattr(given, name, None), getattr(default, name, None))
+        value = next((value for value in asked if value is not None), None)
+        if value is not None and value not in neutral:
+            raise StageError(f"{name} can't be split, got {_brief(value)}: {why}")
+    return {name: value for name, value in options.items() if name in _OPTIONS}
+
+
+def _brief(value: object) -> str:
+    return repr(value) if isinstance(value, bool | int | float | str) else f"a {type(value).__name__}"
+
+
+def resolved(network: PreTrainedModel, input_ids: Tensor, options: Mapping[str, Any]) -> GenerationConfig:
+    """What `generate()` is about to make of the options, by its own merge: whatever is refused is refused on this.
+
+    Args:
+        network: of a model.
+        input_ids: int64 (batch, prompt tokens).
+        options: keyword arguments of `generate()`.
+
+    Returns:
+        Its `max_length` counts the prompt and the new tokens.
+    """
+    keywords = {name: option for name, option in options.items() if name not in _ARGUMENTS}
+    given = options.get("generation_config")
+    # A config is given in any case: without one transformers 5.17 takes 11 ms to look for a legacy of the model's own.
+    asked = GenerationConfig() if given is None else copy.deepcopy(given)
+    asked.update(**keywords)
+    config, _ = network._prepare_generation_config(asked)
+    new_tokens = config.max_new_tokens
+    limits = (keywords.get("max_length"), getattr(given, "max_length", None), network.generation_config.max_length)
+    if new_tokens is None and all(limit is None for limit in limits):
+        new_tokens = config.max_length  # what it has by default counts new tokens
+    if new_tokens is not None:
+        config.max_length = input_ids.shape[1] + new_tokens
+    return config
+
+
+def _first_step(
+    network: PreTrainedModel,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    ready: tuple[Tensor, dict[str, Any]] | None = None,
+    room: int | None = None,
+    **state: Any,
+) -> Prefilled:
+    _refuse_what_cannot_be_split(network, generation_config)
+    if room is not None and generation_config.max_length > room:
+        raise StageError(f"the backend has room for {room} tokens, got {generation_config.max_length} from generate()")
+    logits, state = ready or _forward(network, input_ids, generation_config, state)
+    unfinished = torch.ones(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
+    sequences, unfinished = append_next_token(
+        logits, input_ids, unfinished, logits_processor, stopping_criteria, generation_config
+    )
+    return Prefilled(
+        sequences=sequences,
+        prompt_tokens=input_ids.shape[1],
+        unfinished=unfinished,
+        lengths=torch.ones_like(unfinished),
+        step_ends=(),
+        state=state,
+        logits_processor=logits_processor,
+        stopping_criteria=stopping_criteria,
+        generation_config=generation_config,
+    )
+
+
+def _forward(
+    network: PreTrainedModel, input_ids: Tensor, generation_config: GenerationConfig, state: dict[str, Any]
+) -> tuple[Tensor, dict[str, Any]]:
+    if generation_config.prefill_chunk_size is None:
+        outputs = network._prefill(input_ids, generation_config, state)
+    else:
+        outputs = _forward_in_chunks(network, input_ids, state, generation_config.prefill_chunk_size)
+    state = network._update_model_kwargs_for_generation(outputs, state)
+    # They served the first forward; kept, they would hold the prompt's embeddings in memory while decoding.
+    state.pop("inputs_embeds", None)
+    return outputs.logits, state
+
+
+def _forward_in_chunks(network: PreTrainedModel, input_ids: Tensor, state: dict[str, Any], size: int) -> Any:
+    """As transformers' chunked prefill, but over the embeddings: over token ids the features would be lost."""
+    embeds, mask, positions = state["inputs_embeds"], state.get("attention_mask"), state.get("position_ids")
+    for start in range(0, input_ids.shape[1], size):
+        end = min(start + size, input_ids.shape[1])
+        chunk = state | {"inputs_embeds": embeds[:, start:end]}
+        if mask is not None:
+            chunk["attention_mask"] = mask[:, :end]
+        if positions is not None:
+            chunk["position_ids"] = positions[..., start:end]
+        inputs = network.prepare_inputs_for_generation(input_ids[:, start:end], is_first_iteration=True, **chunk)
+        outputs = network(**inputs, return_dict=True)
+    return outputs
+
+
+def _refuse_what_cannot_be_split(network: PreTrainedModel, generation_config: GenerationConfig) -> None:
+    mode = generation_config.get_generation_mode()
+    if mode not in _SPLITTABLE:
+        raise StageError(f"only greedy search and sampling can be split into stages, got {mode.value}")
+    if generation_config.return_dict_in_generate:
+        raise StageError("the split returns token ids only, got return_dict_in_generate=True")
+    positions = network.config.get_text_config().max_position_embeddings
+    if generation_config.max_length > positions:
+        raise StageError(
+            f"prompt and new tokens must fit the model's {positions} positions, got {generation_config.max_length}"
+        )

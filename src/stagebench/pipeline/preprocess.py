@@ -1,0 +1,39 @@
+"""preprocess: images and a question in host memory -> model-ready tensors on the device.
+
+Resize, crop, normalise, grid, tokenise, copy. The unit of work is the image.
+"""
+
+from __future__ import annotations
+
+from stagebench.core.artifacts import Inputs, Media
+from stagebench.core.errors import StageError
+from stagebench.models.protocol import VisionLanguageModel
+
+UNIT = "images"
+
+
+def preprocess(model: VisionLanguageModel, media: Media, question: str) -> Inputs:
+    """Run the stage.
+
+    Raises:
+        StageError: where the media do not hold as many images as the model takes, or the question is blank, no
+            Unicode text, or holds what has a meaning of its own in the model's prompt.
+    """
+    if len(media.images) != model.images_per_sample:
+        raise StageError(f"{model.name} takes {model.images_per_sample} images, got {len(media.images)}")
+    if not question.strip():
+        raise StageError(f"the question must not be blank, got {question!r}")
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:  # half a surrogate pair, which no tokenizer takes
+        raise StageError(f"the question must be Unicode text, got {question!r}") from error
+    if special := sorted(token for token in _special_tokens(model) if token in question):
+        raise StageError(
+            f"the question must not hold {model.name}'s special tokens {', '.join(special)}, got {question!r}"
+        )
+    return model.preprocess(media, question)
+
+
+def _special_tokens(model: VisionLanguageModel) -> set[str]:
+    tokens = {*model.marks, *model.tokenizer.all_special_tokens, *model.tokenizer.get_added_vocab()}
+    return {token for token in tokens if token.strip()}  # some tokenizers add runs of blanks

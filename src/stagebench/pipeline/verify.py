@@ -1,0 +1,205 @@
+"""The proof: before anything is timed, the stages gave the tokens of plain `generate()`, and did its work, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from stagebench.core.artifacts import Generation, Inputs, Sample, Work
+from stagebench.core.content import Content
+from stagebench.core.errors import StageError
+from stagebench.models.protocol import VisionLanguageModel
+from stagebench.pipeline.counters import additive, count_operators, differences, total
+from stagebench.pipeline.prefill import resolved
+from stagebench.pipeline.remembered import require_forgetful
+from stagebench.pipeline.run_stages import (
+    Options,
+    counted_reference,
+    counted_run,
+    prepared,
+    scored_generate,
+    staged_generate,
+)
+from stagebench.pipeline.token_match import Comparison, another_token, compare, describe_ids, first_divergence
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What plain `generate()` does with a sample. Counting it is slow, and one serves all backends of a model.
+
+    Attributes:
+        model: the one that was asked; of its own code, whatever its backend.
+        sample: what it looked at.
+        options: keyword arguments of `generate()`.
+        inputs: of the sample.
+        tokens: the new ones.
+        work: its counters.
+    """
+
+    model: VisionLanguageModel
+    sample: Sample
+    options: Options
+    inputs: Inputs
+    tokens: tuple[int, ...]
+    work: Work
+
+    @cached_property
+    def logits(self) -> list[torch.Tensor]:
+        """Of each step, (vocabulary,): asked for only where somebody's tokens are others."""
+        return scored_generate(self.model, self.inputs, self.options)[1]
+
+    @cached_property
+    def forward(self) -> ForwardFlops:
+        """What a forward of its language model costs: asked for only where prompts are padded."""
+        return forward_flops(self.model)
+
+    def compare(self, generation: Generation) -> Comparison:
+        """Compare its tokens with those of the stages."""
+        if first_divergence(self.tokens, generation.token_ids[0]) is None:
+            return Comparison("equal")
+        return compare(self.tokens, generation.token_ids[0], self.logits)
+
+
+def count_reference(model: VisionLanguageModel, sample: Sample, options: Options) -> Reference:
+    """Let plain `generate()` do a sample, and count its work."""
+    inputs = prepared(model, sample)
+    tokens, work, _ = counted_reference(model, inputs, options)
+    return Reference(model, sample, options, inputs, tuple(tokens[0].tolist()), work)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What an untimed pass found, and `generate()` confirmed.
+
+    Attributes:
+        generation: the tokens.
+        work: counters by stage.
+        reference_work: counters of `generate()`.
+        tokens: how they compare with those of `generate()`.
+        content: digests by stage.
+    """
+
+    generation: Generation
+    work: dict[str, Work]
+    reference_work: Work
+    tokens: Comparison
+    content: dict[str, Content]
+
+    def require_same_tokens(self, model: VisionLanguageModel, generation: Generation) -> None:
+        """Refuse a pass that wrote another text than the proven one."""
+        if generation.token_ids != self.generation.token_ids:
+            got = another_token(model.tokenizer, self.generation.token_ids[0], generation.token_ids[0])
+            raise StageError(f"every pass must give the tokens of the first, got {got}")
+
+
+def prove(model: VisionLanguageModel, reference: Reference, kernels: str) -> Proof:
+    """Prove, before anything is timed, that the stages do what `generate()` does; it serves as a warm-up too.
+
+    Args:
+        model: that of the reference, with any backend.
+        reference: what they are held against.
+        kernels: those that the caller's `conditions` pin.
+
+    Raises:
+        StageError: where the tokens, or the forwards, images or FLOPs, are not those of `generate()`; or a stage gives
+            back what it had made before.
+    """
+    if model.backend is not None:  # what it sets up is not to be counted
+        staged_generate(model, reference.inputs, reference.options)
+    generation, counter = counted_run(model, reference.sample, reference.options)
+    apart = differences(total(counter.work), expected_work(model, reference, generation))
+    if apart:
+        raise StageError(f"the stages must do the work of generate(), got {apart}")
+    outcome = reference.compare(generation)
+    require_tokens(model, outcome, kernels)
+    require_forgetful(model, reference.sample, reference.inputs)
+    return Proof(generation, counter.work, reference.work, outcome, counter.content)
+
+
+def require_tokens(model: VisionLanguageModel, outcome: Comparison, kernels: str) -> None:
+    """Refuse other tokens than those of `generate()`.
+
+    A backend with kernels of its own may part from it where the logits of `generate()` are nearly tied. Where
+    `generate()` does not repeat itself, the tokens are not judged.
+
+    Raises:
+        StageError: naming the first other token.
+    """
+    if repeats_itself(model, kernels) and outcome.verdict not in promised(model):
+        got = describe_ids(model.tokenizer, outcome.position, outcome.ids)
+        raise StageError(f"the stages must give the tokens of generate(), got {got}")
+
+
+def promised(model: VisionLanguageModel) -> tuple[str, ...]:
+    """What may come of comparing a model's tokens with those of `generate()`."""
+    return ("equal",) if is_exact(model) else ("equal", "near-tie")
+
+
+def is_exact(model: VisionLanguageModel) -> bool:
+    """Whether a model runs the plain code's own kernels, and so owes its very results."""
+    return model.backend is None or model.backend.exact
+
+
+def repeats_itself(model: VisionLanguageModel, kernels: str) -> bool:
+    """Whether `generate()` does: not with torch's own choice of kernels (`ModelSettings.kernels`) on a GPU."""
+    return kernels == "efficient" or model.network.device.type == "cpu"
+
+
+def expected_work(model: VisionLanguageModel, reference: Reference, generation: Generation) -> Work:
+    """The additive counters that the stages must have: those of `generate()`, and of what a backend does in vain.
+
+    That is known to the last FLOP. A backend pads the prompt; in a step attention goes over the whole static cache,
+    empty slots included; some steps are taken after all rows have stopped; and a text that parts from that of
+    `generate()` at a near-tie may have another length. What a graph does is not seen: its counters are those of the
+    plain function, counted once when it was captured, times its calls.
+    """
+    work = additive(reference.work)
+    if model.backend is None:
+        return work
+    forward, prompt = reference.forward, reference.inputs.input_ids.shape[1]
+    limit = resolved(model.network, reference.inputs.input_ids, reference.options).max_length
+    padded, slots = model.backend.lengths(prompt, limit)
+    taken, needed = generation.steps + generation.overrun, len(reference.tokens) - 1
+    plainly = forward(prompt, prompt) + sum(forward(1, prompt + k) for k in range(1, needed + 1))
+    done = forward(padded, padded) + taken * forward(1, slots)
+    return work | {
+        "language_model_forwards": work["language_model_forwards"] + taken - needed,
+        "flops": work["flops"] - plainly + done,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardFlops:
+    """FLOPs of a forward of a language model, as they are counted.
+
+    Attributes:
+        token: of a token, in all layers.
+        pair: of a query and a key, in all layers; 0 where the attention kernel is not counted, as on a CPU.
+        head: of the logits of one position.
+    """
+
+    token: int
+    pair: int
+    head: int
+
+    def __call__(self, tokens: int, keys: int) -> int:
+        """Of so many tokens that attend to so many keys each, and the logits of the last one."""
+        return tokens * self.token + tokens * keys * self.pair + self.head
+
+
+@torch.no_grad()
+def forward_flops(model: VisionLanguageModel) -> ForwardFlops:
+    """Count forwards of one, two and three tokens, each of which sees all of them, and solve for the three unknowns."""
+    network = model.network
+    embeds = torch.zeros(1, 3, network.config.get_text_config().hidden_size, dtype=network.dtype, device=network.device)
+
+    def flops(tokens: int) -> int:
+        given = {"inputs_embeds": embeds[:, :tokens], "use_cache": False, "logits_to_keep": 1}
+        return count_operators(lambda: network(**given))[1]["flops"]
+
+    one, two, three = (flops(tokens) for tokens in (1, 2, 3))
+    pair = (one - 2 * two + three) // 2
+    token = two - one - 3 * pair
+    return ForwardFlops(token, pair, one - token - pair)

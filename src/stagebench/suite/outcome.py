@@ -1,0 +1,76 @@
+"""How a run ended, in what pytest-benchmark saved of it: that is written before the last hook had its say.
+
+Saved runs say `complete: false` until pytest has its exit status; one that is killed before stays so.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stagebench.core.json_files import write_text
+
+_NAME = pytest.StashKey[str]()
+_JSON = pytest.StashKey[Path]()
+_ENDED = pytest.StashKey[set[str]]()
+
+
+def so_far(config: pytest.Config) -> dict[str, Any]:
+    """What a saved run says of its end while there is none, and the name by which its files are found again."""
+    if (place := config.getoption("benchmark_json")) is not None:  # a path, or before pytest-benchmark 5.3 a file
+        config.stash[_JSON] = Path(
+            place if isinstance(place, Path) else place.name
+        ).resolve()  # the folder may be another one in the end
+    name = config.stash.setdefault(_NAME, secrets.token_hex(8))
+    session: Any = config.pluginmanager.getplugin("session")
+    return {
+        "failed": session.testsfailed,
+        "exit_status": int(session.exitstatus),
+        "complete": False,
+        "session": name,
+    }
+
+
+def note_end(item: pytest.Item) -> None:
+    """Note that an item came to its end, whatever that was: who stops early can still say 0."""
+    item.config.stash.setdefault(_ENDED, set()).add(item.nodeid)
+
+
+def finish(config: pytest.Config, status: int) -> None:
+    """Write the final exit status to all that was saved of this session, each file whole or not at all.
+
+    Raises:
+        StagebenchError: where a file can't be written.
+    """
+    session: Any = config.pluginmanager.getplugin("session")
+    for path, run in _saved(config):
+        complete = config.stash.get(_ENDED, set()).issuperset(item.nodeid for item in session.items)
+        run["stagebench"] |= {"final_status": int(status), "complete": complete}
+        write_text(path, json.dumps(run, indent=4) + "\n")
+
+
+def _saved(config: pytest.Config) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The files of this session: of `--benchmark-json`, and the latest one where it is also kept with others."""
+    for paths in _places(config):
+        for path in paths:
+            with suppress(OSError, ValueError, RecursionError, LookupError, TypeError):  # others' files lie there too
+                run = json.loads(path.read_text(encoding="utf-8"))
+                if run["stagebench"]["session"] == config.stash[_NAME]:
+                    yield path, run
+                    break
+
+
+def _places(config: pytest.Config) -> Iterator[list[Path]]:
+    if _NAME not in config.stash:
+        return
+    if _JSON in config.stash and config.stash[_JSON].is_file():  # a terminal would be waited for
+        yield [config.stash[_JSON]]
+    storage: Any = config._benchmarksession.storage  # type: ignore[attr-defined] # pytest-benchmark puts it there
+    if (config.option.benchmark_save or config.option.benchmark_autosave) and hasattr(storage, "query"):
+        yield storage.query()[::-1]
