@@ -1,0 +1,128 @@
+"""The stages of the path, in order, and all that is known of each without running it. Importable without torch.
+
+Another stage is a descriptor here and a function in `STEPS` of the pipeline. Counters, gates, tables, importers and
+benchmarks read what they need from the descriptors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median_low
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What is known of a stage.
+
+    Attributes:
+        name: in results, test ids and tables.
+        label: with what a sentence about it begins.
+        unit: the counter that says how much of its work there is.
+        content: what it makes, by the names of its digests.
+        asked: counters of what is asked for, not of what it takes; each is named where it first appears.
+        metered: counters that the stage's own code adds to, and no other stage may.
+        counters: further counters that it may touch, and only those stages that name them.
+        needed: counters without which it has not run.
+        in_generate: `generate()` does this too, and a backend may do it faster.
+        in_ttft: its time is part of the time to first token.
+        per_token: its time is that of the tokens after the first.
+    """
+
+    name: str
+    label: str
+    unit: str
+    content: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+    metered: tuple[str, ...] = ()
+    counters: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()
+    in_generate: bool = False
+    in_ttft: bool = False
+    per_token: bool = False
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """All counters that not every stage may touch, and this one may."""
+        return *self.metered, *self.counters
+
+
+LOAD = Stage(
+    "load",
+    "Loading",
+    unit="images",
+    content=("frames",),
+    asked=("images",),
+    metered=("packets", "frames_decoded", "bytes_read", "events_read", "events_drawn", "images_made"),
+    needed=("images", "bytes_read", "images_made"),
+)
+PREPROCESS = Stage(
+    "preprocess",
+    "Preprocessing",
+    unit="images",
+    content=("pixels", "prompt"),
+    asked=("prompt_tokens",),
+    metered=("images_processed",),
+    counters=("resized_pixels",),
+    needed=("prompt_tokens", "images_processed"),
+    in_ttft=True,
+)
+ENCODE = Stage(
+    "encode",
+    "Encoding",
+    unit="images_encoded",
+    content=("features",),
+    asked=("images_encoded", "visual_tokens"),
+    counters=("tower_forwards", "projector_forwards", "images_encoded"),
+    needed=("tower_forwards", "projector_forwards"),
+    in_generate=True,
+    in_ttft=True,
+)
+PREFILL = Stage(
+    "prefill",
+    "Prefill",
+    unit="prompt_tokens",
+    content=("tokens",),
+    counters=("language_model_forwards",),
+    needed=("language_model_forwards",),
+    in_generate=True,
+    in_ttft=True,
+)
+DECODE = Stage(
+    "decode",
+    "Decoding",
+    unit="steps",
+    content=("tokens",),
+    asked=("new_tokens", "steps"),
+    counters=("language_model_forwards",),
+    in_generate=True,
+    per_token=True,
+)
+
+STAGES = (LOAD, PREPROCESS, ENCODE, PREFILL, DECODE)
+
+STAGE = {stage.name: stage for stage in STAGES}
+"""The descriptors by name."""
+
+STAGE_NAMES = tuple(STAGE)
+IN_GENERATE = tuple(stage.name for stage in STAGES if stage.in_generate)
+"""What `generate()` does itself, by name; a backend has no part in the others."""
+
+BEFORE_GENERATE = tuple(stage.name for stage in STAGES if not stage.in_generate)
+IN_TTFT = tuple(stage.name for stage in STAGES if stage.in_ttft)
+ONCE = tuple(stage.name for stage in STAGES if not stage.per_token)
+"""What is done once a sample, by name, however many tokens follow."""
+
+STAGE_OF = {key: stage.name for stage in STAGES for key in (*stage.content, *stage.asked)}
+"""The stage of digests and counters that come without its name; of the tokens it is decode, not prefill."""
+
+OUTSIDE = (5e-3, 0.05)
+"""Seconds, or a share of e2e, that may lie outside the stages: to detokenise takes less."""
+
+
+def time_outside(unattributed: Sequence[float], e2e: Sequence[float]) -> str | None:
+    """Say how many seconds lie outside the stages in the median pass, where it is more than detokenising takes."""
+    rest, whole = median_low(unattributed), median_low(e2e)
+    if rest <= max(OUTSIDE[0], OUTSIDE[1] * whole):
+        return None
+    return f"{rest * 1e3:.1f} ms of {whole * 1e3:.1f} ms lie outside the stages ({rest / whole:.0%})"
