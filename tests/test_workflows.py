@@ -160,6 +160,7 @@ def test_who_may_write_what_is_all_there_is_to_it():
         ("accept-baseline", "accept", "contents"),
         ("comment", "comment", "pull-requests"),
         ("nightly", "issue", "issues"),
+        ("release", "publish", "id-token"),
     }
 
 
