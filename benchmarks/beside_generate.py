@@ -30,18 +30,11 @@ from torch import Tensor
 from transformers import StoppingCriteria
 
 from stagebench.cli.output import refusals, require_writable
-from stagebench.core.artifacts import (
-    DEFAULT_QUESTION,
-    PROFILES,
-    GenerationSettings,
-    Inputs,
-    LoadSettings,
-    ModelSettings,
-    Sample,
-)
+from stagebench.core.artifacts import Inputs, Sample
 from stagebench.core.environment import identity
 from stagebench.core.errors import StageError
 from stagebench.core.json_files import write_json
+from stagebench.core.settings import DEFAULT_QUESTION, PROFILES, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.statistics import RESAMPLES
 from stagebench.media.synthetic_clip import Scene, render_scene
 from stagebench.models.protocol import VisionLanguageModel

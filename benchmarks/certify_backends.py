@@ -17,9 +17,10 @@ import click
 import torch
 
 from stagebench.backends.backend import RECIPES, with_backend
-from stagebench.core.artifacts import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings, Sample
+from stagebench.core.artifacts import Sample
 from stagebench.core.environment import identity
 from stagebench.core.json_files import write_json
+from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.media.synthetic_clip import Scene, render_scene
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import BUILDERS, build_model

@@ -20,7 +20,8 @@ from readers import READERS, Reader
 from rich.console import Console
 from rich.table import Table
 
-from stagebench.core.artifacts import LoadSettings, Sample
+from stagebench.core.artifacts import Sample
+from stagebench.core.settings import LoadSettings
 from stagebench.pipeline.load import load
 
 COUNT = 8

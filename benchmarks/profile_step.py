@@ -21,7 +21,8 @@ from torch.profiler import ProfilerActivity, profile
 from stagebench.analysis.experiments.bytes_moved import TrafficCounter
 from stagebench.backends.backend import with_backend
 from stagebench.backends.measured_roofline import measure_ceilings
-from stagebench.core.artifacts import BACKENDS, GenerationSettings, Inputs, ModelSettings, Sample
+from stagebench.core.artifacts import Inputs, Sample
+from stagebench.core.settings import BACKENDS, GenerationSettings, ModelSettings
 from stagebench.media.synthetic_clip import render_scene
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import build_model

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from metered import metered
 
-from stagebench.core.artifacts import LoadSettings
+from stagebench.core.settings import LoadSettings
 from stagebench.media.events.event_folder import write_folder
 from stagebench.media.events.recordings import load_event_arrays, read_events, size_of_recording
 from stagebench.media.events.render import draw_events

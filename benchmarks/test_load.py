@@ -15,7 +15,8 @@ from page_cache import cached_share, drop
 from PIL import Image
 from readers import LIMITS, READERS
 
-from stagebench.core.artifacts import LoadSettings, Sample
+from stagebench.core.artifacts import Sample
+from stagebench.core.settings import LoadSettings
 from stagebench.pipeline import load
 
 COUNT = 8

@@ -9,8 +9,8 @@ import pytest
 import torch
 from watched import WARM_UPS
 
-from stagebench.core.artifacts import PREPROCESSORS
 from stagebench.core.content import content_of
+from stagebench.core.settings import PREPROCESSORS
 from stagebench.models.pixels import processor_of
 from stagebench.pipeline.load import load
 from stagebench.pipeline.preprocess import UNIT, preprocess

@@ -11,8 +11,9 @@ from set_up import about
 from watched import WARM_UPS
 
 from stagebench.analysis.experiments.bytes_moved import TrafficCounter
-from stagebench.core.artifacts import STAGES, Generation, Work
+from stagebench.core.artifacts import Generation, Work
 from stagebench.core.content import content_of
+from stagebench.core.stages import STAGE_NAMES
 from stagebench.gate.baseline import INEXACT
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline import decode, encode, load, prefill, preprocess
@@ -30,7 +31,7 @@ UNITS = {
 }
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STAGE_NAMES)
 def test_stage(benchmark, pedantic, model, stage, sample, options, rounds, proof):
     benchmark.group = stage
     steps = path(model, sample, options)
@@ -41,14 +42,14 @@ def test_stage(benchmark, pedantic, model, stage, sample, options, rounds, proof
 
     def fresh_state() -> None:
         """Run the stages before this one: a decode, say, needs a KV cache that no decode has written to."""
-        for name in STAGES[: STAGES.index(stage)]:
-            if name not in done or name == STAGES[STAGES.index(stage) - 1]:
+        for name in STAGE_NAMES[: STAGE_NAMES.index(stage)]:
+            if name not in done or name == STAGE_NAMES[STAGE_NAMES.index(stage) - 1]:
                 done[name] = steps[name](done)
 
     def prepare() -> None:
         """The same for a round: on pictures that no round before it had, lest it be answered from memory."""
         fresh_state()
-        before = STAGES[STAGES.index(stage) - 1]
+        before = STAGE_NAMES[STAGE_NAMES.index(stage) - 1]
         done[before] = kept.fresh(done.get(before))
         synchronize(model.network.device)
 

@@ -20,7 +20,7 @@ import av
 import numpy as np
 from click import echo
 
-from stagebench.core.artifacts import LoadSettings
+from stagebench.core.settings import LoadSettings
 from stagebench.media.frame_cache import read_cached
 from stagebench.media.video.frames import read_video
 

@@ -6,8 +6,9 @@ import torch
 from transformers import CompileConfig, DynamicCache, GenerationConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from stagebench.core.artifacts import Features, Inputs, Media, ModelSettings
+from stagebench.core.artifacts import Features, Inputs, Media
 from stagebench.core.errors import ModelError, StageError
+from stagebench.core.settings import ModelSettings
 from stagebench.models import llava, video_llava
 from stagebench.models.pixels import processor_of
 from stagebench.models.registry import BUILDERS, build_model

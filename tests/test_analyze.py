@@ -19,8 +19,9 @@ from stagebench.analysis.experiments.sample_log import read_run, read_samples
 from stagebench.analysis.samples import costs_by_sample
 from stagebench.backends import measured_roofline
 from stagebench.cli import main
-from stagebench.core.artifacts import STAGES, ModelSettings
 from stagebench.core.errors import StageError
+from stagebench.core.settings import ModelSettings
+from stagebench.core.stages import STAGE_NAMES
 from stagebench.media.synthetic_clip import render_scene
 
 MODELS = ("eventgpt", "llava-1.5")
@@ -66,7 +67,7 @@ def test_a_row_explains_its_e2e(finished):
     for row in read_samples(finished[0]):
         if "error" not in row:
             assert sum(row["seconds"].values()) + row["unattributed"] == pytest.approx(row["e2e"])
-            assert (list(row["seconds"]), len(row["token_ids"])) == (list(STAGES), row["tokens"])
+            assert (list(row["seconds"]), len(row["token_ids"])) == (list(STAGE_NAMES), row["tokens"])
 
 
 def test_each_model_gets_its_own_kind_of_media_where_there_is_one(finished):

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stagebench.core.artifacts import GenerationSettings, ModelSettings, Sample
+from stagebench.core.artifacts import Sample
+from stagebench.core.settings import GenerationSettings, ModelSettings
 from stagebench.media.synthetic_clip import render_scene
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.pipeline import claims as audit_module

@@ -19,8 +19,9 @@ from stagebench.backends import backend as backend_module
 from stagebench.backends.backend import RECIPES, Backend, Recipe, with_backend
 from stagebench.backends.loop import LAG, _OnDevice
 from stagebench.backends.static import require_static, set_length
-from stagebench.core.artifacts import BACKENDS, Inputs, ModelSettings, Sample
+from stagebench.core.artifacts import Inputs, Sample
 from stagebench.core.errors import ModelError, StageError
+from stagebench.core.settings import BACKENDS, ModelSettings
 from stagebench.media.synthetic_clip import render_scene
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.pipeline import verify as proof_module

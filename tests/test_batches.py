@@ -7,8 +7,9 @@ import torch
 from batches import generated, impossible, require_features, require_rows, stretched
 
 from stagebench.backends.backend import RECIPES, Backend
-from stagebench.core.artifacts import Features, ModelSettings, Sample
+from stagebench.core.artifacts import Features, Sample
 from stagebench.core.errors import StageError
+from stagebench.core.settings import ModelSettings
 from stagebench.media.synthetic_clip import render_scene
 from stagebench.models.registry import build_model
 from stagebench.pipeline.decode import decode

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from stagebench.core.artifacts import DEFAULT_QUESTION, GenerationSettings, ModelSettings, Sample
+from stagebench.core.artifacts import Sample
+from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, ModelSettings
 from stagebench.media.synthetic_clip import render_scene
 from stagebench.models.registry import build_model
 from stagebench.pipeline.run_stages import prepared

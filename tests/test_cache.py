@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stagebench.core.artifacts import LoadSettings, Media, Sample
+from stagebench.core.artifacts import Media, Sample
 from stagebench.core.errors import MediaError
+from stagebench.core.settings import LoadSettings
 from stagebench.media import frame_cache
 from stagebench.media.frame_cache import read_cached
 from stagebench.pipeline.load import load

@@ -8,7 +8,7 @@ from certify_backends import QUESTIONS, main, texts
 from click.testing import CliRunner
 
 from stagebench.backends.backend import RECIPES, Backend
-from stagebench.core.artifacts import GenerationSettings
+from stagebench.core.settings import GenerationSettings
 from stagebench.media.synthetic_clip import render_scene
 
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stagebench.core.artifacts import Media, ModelSettings
+from stagebench.core.artifacts import Media
 from stagebench.core.errors import CheckpointError
+from stagebench.core.settings import ModelSettings
 from stagebench.models.registry import build_model
 from stagebench.pipeline.decode import decode
 from stagebench.pipeline.encode import encode

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
-from stagebench.core.artifacts import Media, ModelSettings
+from stagebench.core.artifacts import Media
 from stagebench.core.errors import CheckpointError
+from stagebench.core.settings import ModelSettings
 from stagebench.models.registry import build_model
 from stagebench.models.weights import reading, require_exact_keys
 from stagebench.pipeline.encode import encode

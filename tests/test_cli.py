@@ -9,8 +9,9 @@ from click.testing import CliRunner
 from stagebench.cli import audit, main, run
 from stagebench.cli.options import sample_of
 from stagebench.cli.output import require_writable
-from stagebench.core.artifacts import STAGES, LoadSettings
 from stagebench.core.environment import cores
+from stagebench.core.settings import LoadSettings
+from stagebench.core.stages import STAGE_NAMES
 from stagebench.media.synthetic_clip import render_scene
 from stagebench.models.llava import Llava
 from stagebench.pipeline import run_stages
@@ -35,15 +36,15 @@ def test_the_embedded_scene_goes_through_all_models(tmp_path):
     assert result.exit_code == 0, result.output
     runs = json.loads(out.read_text())["runs"]
     assert [run["model"] for run in runs] == ["eventgpt", "llava-1.5", "video-llava"]
-    assert [sorted(run["passes"][0]["seconds"]) for run in runs] == [sorted(STAGES)] * 3
+    assert [sorted(run["passes"][0]["seconds"]) for run in runs] == [sorted(STAGE_NAMES)] * 3
     assert invoke("attribute", out).exit_code == 0
 
 
 def test_the_table_has_a_row_for_everything(scene):
     result = invoke("run", scene.video, "--model", "llava-1.5", *QUICK)
     rows = [line.split("  ")[0].strip() for line in result.output.splitlines()]
-    assert [row for row in rows if row in {*STAGES, "unattributed", "e2e", "tpot", "new tokens"}] == [
-        *STAGES,
+    assert [row for row in rows if row in {*STAGE_NAMES, "unattributed", "e2e", "tpot", "new tokens"}] == [
+        *STAGE_NAMES,
         "unattributed",
         "e2e",
         "tpot",

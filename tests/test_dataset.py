@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagebench.analysis.experiments.dataset import Problem, one_line, path_shown, read_dataset, sequence_of
-from stagebench.core.artifacts import DEFAULT_QUESTION
 from stagebench.core.errors import DatasetError
+from stagebench.core.settings import DEFAULT_QUESTION
 
 
 def touch(path, data=b"data"):

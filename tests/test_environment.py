@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from stagebench.core import environment
-from stagebench.core.artifacts import MEDIA, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.environment import fingerprint, identity
+from stagebench.core.settings import MEDIA, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.gate import baseline
 
 SETTINGS, GENERATION, LOADING = ModelSettings(), GenerationSettings(), LoadSettings()

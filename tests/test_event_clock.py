@@ -18,8 +18,8 @@ from stagebench.analysis.experiments.clips import cut, seconds_of
 from stagebench.analysis.experiments.dataset import Dataset, Entry
 from stagebench.cli import main
 from stagebench.cli.options import load_options
-from stagebench.core.artifacts import LoadSettings
 from stagebench.core.errors import MediaError
+from stagebench.core.settings import LoadSettings
 from stagebench.media.events.event_arrays import Window
 from stagebench.media.events.event_clock import in_microseconds
 from stagebench.media.events.recordings import load_event_arrays, read_events

@@ -18,8 +18,9 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from stagebench.cli import main
-from stagebench.core.artifacts import LoadSettings, Sample
+from stagebench.core.artifacts import Sample
 from stagebench.core.errors import MediaError
+from stagebench.core.settings import LoadSettings
 from stagebench.media.events import event_folder
 from stagebench.media.events.event_arrays import Window
 from stagebench.media.events.recordings import load_event_arrays

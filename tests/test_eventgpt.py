@@ -15,8 +15,9 @@ import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 
-from stagebench.core.artifacts import Inputs, Media, ModelSettings
+from stagebench.core.artifacts import Inputs, Media
 from stagebench.core.errors import CheckpointError, ModelError, StageError
+from stagebench.core.settings import ModelSettings
 from stagebench.models.eventgpt import (
     EVENT_TOKEN_INDEX,
     EventGPT,

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from stagebench.core.artifacts import Inputs, Media, ModelSettings
+from stagebench.core.artifacts import Inputs, Media
+from stagebench.core.settings import ModelSettings
 from stagebench.media.events.recordings import read_events
 from stagebench.models.eventgpt import EVENT_TOKEN_INDEX, EventGPT, build, expand_placeholder, prompt_ids
 

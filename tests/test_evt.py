@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagebench.cli import main
-from stagebench.core.artifacts import LoadSettings
 from stagebench.core.errors import MediaError
+from stagebench.core.settings import LoadSettings
 from stagebench.media.events import evt
 from stagebench.media.events.event_arrays import Window
 from stagebench.media.events.recordings import load_event_arrays, read_events

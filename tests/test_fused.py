@@ -9,8 +9,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, MistralConfig, MistralForCausalLM, StaticCache
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from stagebench.core.artifacts import ModelSettings
 from stagebench.core.errors import ModelError, StageError
+from stagebench.core.settings import ModelSettings
 from stagebench.models.registry import BUILDERS, build_model
 
 pytest.importorskip("triton", reason="needs triton, which comes with torch's CUDA builds or the extra test")

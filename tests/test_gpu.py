@@ -11,7 +11,8 @@ from certify_backends import QUESTIONS
 
 from stagebench.backends.backend import with_backend
 from stagebench.backends.loop import LAG
-from stagebench.core.artifacts import GenerationSettings, ModelSettings, Sample
+from stagebench.core.artifacts import Sample
+from stagebench.core.settings import GenerationSettings, ModelSettings
 from stagebench.media.synthetic_clip import render_scene
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.models.weights import release

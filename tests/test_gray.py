@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
 
-from stagebench.core.artifacts import LoadSettings
 from stagebench.core.errors import MediaError
+from stagebench.core.settings import LoadSettings
 from stagebench.media.video.colour import to_image
 from stagebench.media.video.frames import read_video
 from stagebench.media.video.other_decoders import read_video_by

@@ -14,8 +14,9 @@ import av
 import numpy as np
 import pytest
 
-from stagebench.core.artifacts import LoadSettings, Sample
+from stagebench.core.artifacts import Sample
 from stagebench.core.errors import MediaError
+from stagebench.core.settings import LoadSettings
 from stagebench.media.video.frames import read_video, read_video_in_order
 from stagebench.pipeline.load import load
 

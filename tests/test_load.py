@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stagebench.core.artifacts import LoadSettings, Sample
+from stagebench.core.artifacts import Sample
 from stagebench.core.errors import MediaError
+from stagebench.core.settings import LoadSettings
 from stagebench.pipeline.load import load
 
 

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from stagebench.core import meter
-from stagebench.core.artifacts import LoadSettings
+from stagebench.core.settings import LoadSettings
 from stagebench.media.events.recordings import read_events
 from stagebench.media.images import read_images
 from stagebench.media.synthetic_clip import render_scene

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from stagebench.core.artifacts import STAGES
+from stagebench.core.stages import STAGE_NAMES
 from stagebench.models.eventgpt import EventGPT
 from stagebench.models.llava import Llava
 from stagebench.models.video_llava import VideoLlava
@@ -90,7 +90,7 @@ def drop_the_stop_token(patch):
 
 def time_a_stage_at_nothing(patch):
     def lying(self, stage, function, *args):
-        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.seconds = dict.fromkeys(STAGE_NAMES, 0.0)
         return function(*args)
 
     patch.setattr(run_stages.Stopwatch, "__call__", lying)

@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from stagebench.core.artifacts import PREPROCESSORS
 from stagebench.core.errors import ModelError
+from stagebench.core.settings import PREPROCESSORS
 from stagebench.models.pixels import PilProcessor, TorchProcessor, resized, resized_in_float
 
 CPU = torch.device("cpu")

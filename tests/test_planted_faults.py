@@ -17,9 +17,11 @@ from torch.nn.functional import interpolate
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from stagebench.cli import main
-from stagebench.core.artifacts import STAGES, GenerationSettings, Inputs, LoadSettings, Media, ModelSettings, Sample
+from stagebench.core.artifacts import Inputs, Media, Sample
 from stagebench.core.content import content_of
 from stagebench.core.errors import StageError
+from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
+from stagebench.core.stages import STAGE_NAMES
 from stagebench.media.synthetic_clip import render_scene
 from stagebench.media.video import frames
 from stagebench.models import llava
@@ -155,7 +157,7 @@ def timed_rounds(model, sample, stage):
     kept.require(counter.work[stage])
 
 
-@pytest.mark.parametrize("stage", list(STAGES))
+@pytest.mark.parametrize("stage", list(STAGE_NAMES))
 def test_the_rounds_of_an_honest_stage_pass(model, sample, honest, stage):
     timed_rounds(model, sample, stage)
 

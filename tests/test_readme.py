@@ -17,7 +17,7 @@ from scipy.stats import ttest_1samp
 from stagebench.analysis.samples import read_rows, select
 from stagebench.analysis.summary import summarize
 from stagebench.cli import main
-from stagebench.core.artifacts import STAGES
+from stagebench.core.stages import STAGE_NAMES
 from stagebench.media.synthetic_clip import render_scene
 
 ROOT = Path(__file__).parents[1]
@@ -133,7 +133,7 @@ def test_every_test_that_the_lies_name_exists():
 def test_the_table_of_the_h100_is_that_of_the_samples():
     rows = read_rows(ROOT / "docs" / "results" / "h100-7b-analysis" / "samples.jsonl")
     found = [summarize(select(rows, model=m, mode="fixed", study="main")) for m in ("eventgpt", "video-llava")]
-    spreads = {name: [each.stages[name] for each in found] for name in STAGES} | {"e2e": [s.e2e for s in found]}
+    spreads = {name: [each.stages[name] for each in found] for name in STAGE_NAMES} | {"e2e": [s.e2e for s in found]}
     cells = {
         name: [f"{s.median * 1e3:.1f} ({s.interval.low * 1e3:.1f} to {s.interval.high * 1e3:.1f})" for s in both]
         for name, both in spreads.items()
@@ -263,7 +263,7 @@ def spread(benchmark):
 
 
 def test_the_spread_of_the_processes_is_that_of_the_recording(recorded):
-    of_e2e = [share(recorded, model, STAGES, "test_e2e") for model in MODELS]
+    of_e2e = [share(recorded, model, STAGE_NAMES, "test_e2e") for model in MODELS]
     sentences = [
         f"eager decode step of llava-1.5 took {spread(recorded['test_stage[llava-1.5-decode]'])} ms",
         f"one of eventgpt {spread(recorded['test_stage[eventgpt-decode]'])}, but",
@@ -343,7 +343,7 @@ def test_the_stages_add_up_to_the_whole_path_with_every_backend():
     recorded = recording("h200-7b")
 
     def of_e2e(model, backend):
-        parts = [recorded[f"test_stage[{model}{backend if s in BACKEND_STAGES else ''}-{s}]"] for s in STAGES]
+        parts = [recorded[f"test_stage[{model}{backend if s in BACKEND_STAGES else ''}-{s}]"] for s in STAGE_NAMES]
         whole = recorded[f"test_e2e[{model}{backend}]"]
         return sum(part["stats"]["median"] for part in parts) / whole["stats"]["median"]
 

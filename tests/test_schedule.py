@@ -11,8 +11,8 @@ from stagebench.analysis.experiments.clips import cut, lasting, seconds_of, spre
 from stagebench.analysis.experiments.dataset import Dataset, Entry, Problem
 from stagebench.analysis.experiments.plan import Wanted, make_plan, scene_dataset
 from stagebench.analysis.experiments.schedule import MAIN, Block, schedule
-from stagebench.core.artifacts import GenerationSettings
 from stagebench.core.errors import StudyError
+from stagebench.core.settings import GenerationSettings
 from stagebench.media.synthetic_clip import render_scene
 
 MODELS = ("a", "b", "c")

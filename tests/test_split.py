@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from stagebench.backends.backend import Backend, Recipe
-from stagebench.core.artifacts import Features, Inputs, ModelSettings
+from stagebench.core.artifacts import Features, Inputs
+from stagebench.core.settings import ModelSettings
 from stagebench.models import eventgpt, llava, video_llava
 from stagebench.pipeline.decode import advance, decode
 from stagebench.pipeline.encode import encode

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from stagebench.core.artifacts import STAGES
 from stagebench.core.errors import BaselineError
+from stagebench.core.stages import STAGE_NAMES
 from stagebench.gate import baseline
 from stagebench.models.registry import BUILDERS
 
@@ -25,11 +25,11 @@ def benchmarks(suite):
 
 
 def stage_info(benchmarks, model):
-    return {stage: benchmarks[f"test_stage[{model}-{stage}]"]["extra_info"] for stage in STAGES}
+    return {stage: benchmarks[f"test_stage[{model}-{stage}]"]["extra_info"] for stage in STAGE_NAMES}
 
 
 def test_every_stage_of_every_model_is_there(benchmarks):
-    expected = {f"test_stage[{model}-{stage}]" for model in BUILDERS for stage in STAGES}
+    expected = {f"test_stage[{model}-{stage}]" for model in BUILDERS for stage in STAGE_NAMES}
     assert expected == {name for name in benchmarks if name.startswith("test_stage")}
 
 

@@ -9,13 +9,13 @@ from stagebench.analysis.attribution import UNATTRIBUTED, Costs
 from stagebench.analysis.samples import costs_by_sample, costs_of, read_rows, select, sequences
 from stagebench.analysis.summary import Percentiles, percentiles, summarize
 from stagebench.analysis.warnings import flags
-from stagebench.core.artifacts import STAGES
 from stagebench.core.errors import AnalysisError
+from stagebench.core.stages import STAGE_NAMES
 
 
 def row(sample="s0", **changes):
     """One pass: stages of 10, 20, 30, 40 and 50 ms, and 1 ms more than they explain."""
-    seconds = dict(zip(STAGES, (0.01, 0.02, 0.03, 0.04, 0.05), strict=True)) | changes.pop("seconds", {})
+    seconds = dict(zip(STAGE_NAMES, (0.01, 0.02, 0.03, 0.04, 0.05), strict=True)) | changes.pop("seconds", {})
     e2e = sum(seconds.values()) + 0.001
     whole = {
         "model": "eventgpt",
@@ -26,7 +26,7 @@ def row(sample="s0", **changes):
         "seconds": seconds,
         "unattributed": 0.001,
         "e2e": e2e,
-        "ttft": sum(seconds[stage] for stage in STAGES[1:4]),
+        "ttft": sum(seconds[stage] for stage in STAGE_NAMES[1:4]),
         "tpot": (seconds["decode"] + 0.001) / 10,
         "itl": [0.005] * 9,
         "tokens": 11,
@@ -57,7 +57,7 @@ def test_a_summary_has_the_middle_and_the_spread_of_every_stage():
 
 def test_shares_are_of_the_mean_and_add_up():
     shares = summarize(noisy(10)).shares
-    assert list(shares) == [*STAGES, "unattributed"]
+    assert list(shares) == [*STAGE_NAMES, "unattributed"]
     assert sum(shares.values()) == pytest.approx(1.0)
 
 

@@ -14,8 +14,9 @@ from transformers import LlamaConfig
 
 from stagebench.backends.tensor_parallel import Pass, certify, local_device, require_even_heads, slowest
 from stagebench.cli import main, tp
-from stagebench.core.artifacts import GenerationSettings, ModelSettings, Sample
+from stagebench.core.artifacts import Sample
 from stagebench.core.errors import ModelError, StageError
+from stagebench.core.settings import GenerationSettings, ModelSettings
 from stagebench.media.synthetic_clip import render_scene
 from stagebench.models import eventgpt
 from stagebench.models.registry import BUILDERS, build_model

@@ -3,7 +3,8 @@ import gc
 import pytest
 
 from stagebench.analysis.warnings import outside as flag
-from stagebench.core.artifacts import STAGES, Generation, Run
+from stagebench.core.artifacts import Generation, Run
+from stagebench.core.stages import STAGE_NAMES
 from stagebench.pipeline.timed_pass import clock_problems, outside
 from stagebench.pipeline.timing import without_collection
 
@@ -12,8 +13,8 @@ MS = 1e-3
 
 def a_run(between=0.1, told=None, e2e=None):
     """Stages of 100 ms each by the walk's clock, so many between them; some timers tell others."""
-    spans = {stage: (i * (100 + between) * MS, (i * (100 + between) + 100) * MS) for i, stage in enumerate(STAGES)}
-    seconds = dict.fromkeys(STAGES, 100 * MS) | {stage: ms * MS for stage, ms in (told or {}).items()}
+    spans = {stage: (i * (100 + between) * MS, (i * (100 + between) + 100) * MS) for i, stage in enumerate(STAGE_NAMES)}
+    seconds = dict.fromkeys(STAGE_NAMES, 100 * MS) | {stage: ms * MS for stage, ms in (told or {}).items()}
     walked = 5 * (100 + between) * MS
     end = spans["decode"][1] - 10 * MS
     generation = Generation(((1, 2),), ("length",), 1, (end,))
@@ -54,8 +55,8 @@ def test_one_pass_of_three_that_was_stopped_between_two_looks_is_no_problem():
 
 def test_passes_of_very_different_length_and_one_stop_are_no_problem():
     def a_pass(ms, told):
-        spans = {stage: (i * ms * MS, (i + 1) * ms * MS) for i, stage in enumerate(STAGES)}
-        seconds = dict.fromkeys(STAGES, ms * MS) | {"encode": told * MS}
+        spans = {stage: (i * ms * MS, (i + 1) * ms * MS) for i, stage in enumerate(STAGE_NAMES)}
+        seconds = dict.fromkeys(STAGE_NAMES, ms * MS) | {"encode": told * MS}
         generation = Generation(((1, 2),), ("length",), 1, (spans["decode"][1],))
         return Run("m", seconds, {}, 5 * ms * MS, generation, "text", spans, {})
 

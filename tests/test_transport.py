@@ -4,8 +4,8 @@ import av
 import numpy as np
 import pytest
 
-from stagebench.core.artifacts import LoadSettings
 from stagebench.core.errors import MediaError
+from stagebench.core.settings import LoadSettings
 from stagebench.media.video.frames import read_video, read_video_in_order
 
 VIDEO, TABLE = 256, 0

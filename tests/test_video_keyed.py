@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagebench.core.artifacts import LoadSettings, Media
+from stagebench.core.artifacts import Media
 from stagebench.core.errors import MediaError
+from stagebench.core.settings import LoadSettings
 from stagebench.media.video.frames import read_video, read_video_in_order
 
 FRAMES = 40

@@ -9,8 +9,8 @@ import pytest
 
 from stagebench.analysis.experiments.clips import cut, seconds_of
 from stagebench.analysis.experiments.dataset import Dataset, Entry
-from stagebench.core.artifacts import LoadSettings
 from stagebench.core.errors import MediaError
+from stagebench.core.settings import LoadSettings
 from stagebench.media.video.frames import read_video
 
 RATE, FRAMES = 25, 20

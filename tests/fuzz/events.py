@@ -28,7 +28,8 @@ import hdf5plugin
 import numpy as np
 from PIL import Image
 
-from stagebench.core.artifacts import LoadSettings, Sample
+from stagebench.core.artifacts import Sample
+from stagebench.core.settings import LoadSettings
 from stagebench.pipeline.load import load
 
 COUNT = 2000

@@ -1,6 +1,6 @@
 """A run of `stagebench analyze` that was made up: what its run.json and its lines of samples hold."""
 
-from stagebench.core.artifacts import STAGES
+from stagebench.core.stages import STAGE_NAMES
 
 MODELS = {"quick": 1.0, "slow <b>": 2.5}
 TEXT = "a *car* | a <script>alert(1)</script>"
@@ -8,7 +8,7 @@ TEXT = "a *car* | a <script>alert(1)</script>"
 
 def row(model, i, study="main", value=None, mode="natural", tokens=None):
     factor, tokens = MODELS[model], tokens or 4 + i % 3
-    seconds = {stage: factor * (n + 1 + 0.01 * i) * 1e-3 for n, stage in enumerate(STAGES)}
+    seconds = {stage: factor * (n + 1 + 0.01 * i) * 1e-3 for n, stage in enumerate(STAGE_NAMES)}
     seconds["decode"] = factor * 2e-3 * (tokens - 1)
     seconds["load"] *= 1 if value is None else value
     ttft = sum(seconds[stage] for stage in ("preprocess", "encode", "prefill"))
@@ -40,8 +40,8 @@ def rows():
 
 
 def proof():
-    work = {stage: {"flops": 10**6, "steps": 4} for stage in STAGES}
-    moved = {stage: {"weights": 10**6} for stage in STAGES}
+    work = {stage: {"flops": 10**6, "steps": 4} for stage in STAGE_NAMES}
+    moved = {stage: {"weights": 10**6} for stage in STAGE_NAMES}
     return {mode: {"seconds": 1.0, "sample": "s0", "work": work, "bytes": moved} for mode in ("natural", "fixed")}
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from stagebench.analysis.attribution import UNATTRIBUTED, Costs, mean_of
-from stagebench.core.artifacts import STAGES
 from stagebench.core.checks import (
     COUNT,
     COUNTS,
@@ -27,6 +26,7 @@ from stagebench.core.checks import (
 )
 from stagebench.core.errors import AnalysisError, StagebenchError
 from stagebench.core.json_files import parse_json, read_bytes
+from stagebench.core.stages import STAGE_NAMES
 
 Row = Mapping[str, Any]
 """`model`, `sample`, `sequence`, `mode` (natural or fixed), `order`, `seconds` by stage, `unattributed`, `e2e`, `ttft`,
@@ -34,7 +34,7 @@ Row = Mapping[str, Any]
 stage and `near_ties` (steps) where known, `load` (cold or warm). Times in seconds."""
 REQUIRED = frozenset({"model", "sample", "seconds", "e2e", "tokens"})
 _NAME: Check = (lambda value: is_text(value) or is_count(value), "a text or a whole number")
-_SECONDS = dict.fromkeys(STAGES, SPREAD)
+_SECONDS = dict.fromkeys(STAGE_NAMES, SPREAD)
 _NOTED = {
     **dict.fromkeys(("model", "mode", "study", "path", "load", "finish_reason", "text", "not_cold", "error"), TEXT),
     **dict.fromkeys(("sample", "sequence"), _NAME),
@@ -86,10 +86,10 @@ def require_row(row: Row, where: str, error_type: type[StagebenchError] = Analys
     if missing := sorted(REQUIRED - row.keys()):
         raise error_type(f"{where} must have {', '.join(sorted(REQUIRED))}, got no {', '.join(missing)}")
     require_noted(row, where, error_type)
-    if missing := [stage for stage in STAGES if stage not in row["seconds"]]:
+    if missing := [stage for stage in STAGE_NAMES if stage not in row["seconds"]]:
         raise error_type(f"{where} must have the seconds of every stage, got none of {', '.join(missing)}")
     check(row["seconds"], _SECONDS, f"{where}: seconds", error_type)
-    check(row.get("peak_bytes", {}), dict.fromkeys(STAGES, COUNT), f"{where}: peak_bytes", error_type)
+    check(row.get("peak_bytes", {}), dict.fromkeys(STAGE_NAMES, COUNT), f"{where}: peak_bytes", error_type)
 
 
 def require_noted(row: Row, where: str, error_type: type[StagebenchError]) -> None:
@@ -113,7 +113,7 @@ def sequences(rows: Iterable[Row]) -> dict[str, str]:
 
 def costs_of(row: Row) -> Costs:
     """The costs of one pass; they add up to its `e2e`."""
-    parts = {stage: row["seconds"][stage] for stage in STAGES if stage != "decode"}
+    parts = {stage: row["seconds"][stage] for stage in STAGE_NAMES if stage != "decode"}
     explained = sum(parts.values()) + row["seconds"]["decode"]
     return Costs(row["model"], parts | {UNATTRIBUTED: row["e2e"] - explained}, row["tokens"], row["seconds"]["decode"])
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from stagebench.analysis.intervals import Interval, bootstrap
 from stagebench.analysis.samples import Row, sequences
-from stagebench.core.artifacts import STAGES
 from stagebench.core.errors import AnalysisError
+from stagebench.core.stages import STAGE_NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def summarize(rows: Sequence[Row]) -> Summary:
         raise AnalysisError(f"a summary is of one model, got {', '.join(models) or 'no samples'}")
     of = sequences(rows)
     clusters = [of[str(row["sample"])] for row in rows]
-    columns = {stage: _column([row["seconds"][stage] for row in rows]) for stage in STAGES}
+    columns = {stage: _column([row["seconds"][stage] for row in rows]) for stage in STAGE_NAMES}
     e2e = _column([row["e2e"] for row in rows])
     columns["unattributed"] = e2e - sum(columns.values())
     tokens = _column([row["tokens"] for row in rows])
@@ -158,4 +158,4 @@ def _column(values: Sequence[float]) -> NDArray[np.float64]:
 
 def _peaks(rows: Sequence[Row]) -> dict[str, int]:
     recorded = [row["peak_bytes"] for row in rows if row.get("peak_bytes")]
-    return {stage: max(peak.get(stage, 0) for peak in recorded) for stage in STAGES} if recorded else {}
+    return {stage: max(peak.get(stage, 0) for peak in recorded) for stage in STAGE_NAMES} if recorded else {}

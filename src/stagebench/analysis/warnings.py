@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from stagebench.analysis.samples import Row
-from stagebench.core.artifacts import STAGES
+from stagebench.core.stages import STAGE_NAMES
 
 DRIFT_P = 0.01
 DRIFT_SHARE = 0.05
@@ -38,7 +38,7 @@ def flags(rows: Sequence[Row]) -> list[Flag]:
     """Look for all of them in the rows of one model; empty where nothing is wrong."""
     found = [
         drift(rows),
-        *(outliers(rows, stage) for stage in STAGES),
+        *(outliers(rows, stage) for stage in STAGE_NAMES),
         cold_cache(rows),
         limit(rows),
         ties(rows),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from stagebench.analysis.roofline import Ceilings
-from stagebench.core.artifacts import ModelSettings
+from stagebench.core.settings import ModelSettings
 from stagebench.pipeline.timing import synchronize
 
 ROUNDS = 7

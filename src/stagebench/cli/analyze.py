@@ -24,9 +24,9 @@ from stagebench.analysis.report.write import require_report_extra, write_report
 from stagebench.cli.options import building_options, load_options, print_head, settings_of
 from stagebench.cli.output import refusals
 from stagebench.core import environment
-from stagebench.core.artifacts import DEFAULT_QUESTION, LoadSettings
 from stagebench.core.errors import StudyError
 from stagebench.core.locks import measurement, scratch_folder
+from stagebench.core.settings import DEFAULT_QUESTION, LoadSettings
 from stagebench.core.shown import cell, plain
 from stagebench.media.synthetic_clip import render_scene
 

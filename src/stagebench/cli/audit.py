@@ -14,8 +14,8 @@ from rich.console import Console
 from stagebench.cli.options import load_options, model_options, print_head, sample_of, scene_of, settings_of
 from stagebench.cli.output import refusals, require_writable, write_json_to
 from stagebench.core import environment
-from stagebench.core.artifacts import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.results import SCHEMA
+from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import plain
 from stagebench.media.synthetic_clip import Scene
 from stagebench.models.registry import build_model

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from stagebench.cli.output import refusals
-from stagebench.core.artifacts import TIME_UNITS
+from stagebench.core.settings import TIME_UNITS
 from stagebench.media.events.event_arrays import KEYS, Window
 from stagebench.media.events.event_folder import require_free, write_folder
 from stagebench.media.events.recordings import load_event_arrays, size_of_recording

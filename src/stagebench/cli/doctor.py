@@ -15,9 +15,9 @@ from rich.text import Text
 
 from stagebench.cli.output import refusals, write_json_to
 from stagebench.core import environment, telemetry
-from stagebench.core.artifacts import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.errors import BaselineError
 from stagebench.core.results import SCHEMA, read_run
+from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import cell
 from stagebench.gate import baseline, doctor
 

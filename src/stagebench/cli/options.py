@@ -13,7 +13,9 @@ from rich.console import Console
 
 from stagebench.cli.output import refusals
 from stagebench.core import environment
-from stagebench.core.artifacts import (
+from stagebench.core.artifacts import Sample
+from stagebench.core.locks import scratch_folder
+from stagebench.core.settings import (
     BACKENDS,
     DECODERS,
     DTYPES,
@@ -26,9 +28,7 @@ from stagebench.core.artifacts import (
     GenerationSettings,
     LoadSettings,
     ModelSettings,
-    Sample,
 )
-from stagebench.core.locks import scratch_folder
 from stagebench.core.shown import cell
 from stagebench.media.synthetic_clip import Scene, render_scene
 from stagebench.models.registry import BUILDERS

@@ -18,9 +18,9 @@ from stagebench.backends.tensor_parallel import certify, interleaved, local_devi
 from stagebench.cli.options import building_options, print_head, sample_of, scene_of, settings_of
 from stagebench.cli.output import refusals, require_writable, write_json_to
 from stagebench.core import environment
-from stagebench.core.artifacts import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.errors import ModelError
 from stagebench.core.results import SCHEMA
+from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.media.synthetic_clip import Scene
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from stagebench.core import locks
-from stagebench.core.artifacts import PREPROCESSORS, GenerationSettings, LoadSettings, ModelSettings
+from stagebench.core.settings import PREPROCESSORS, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.telemetry import load_nvml
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "av")

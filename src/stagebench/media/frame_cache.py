@@ -35,9 +35,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stagebench.core import meter
-from stagebench.core.artifacts import LoadSettings, Media
+from stagebench.core.artifacts import Media
 from stagebench.core.environment import decoder_version
 from stagebench.core.errors import MediaError
+from stagebench.core.settings import LoadSettings
 from stagebench.media import sampling
 from stagebench.media.files import MAX_PIXELS
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from stagebench.core.artifacts import LoadSettings
 from stagebench.core.errors import MediaError
+from stagebench.core.settings import LoadSettings
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:

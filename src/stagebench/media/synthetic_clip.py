@@ -45,7 +45,7 @@ class Scene:
         """What a model gets of the scene.
 
         Args:
-            media: one of `types.MEDIA`.
+            media: one of `core.settings.MEDIA`.
             own: the model's own kind, "video" or "events".
         """
         paths = {"video": self.video, "frames": self.video, "events": self.events}

@@ -9,8 +9,8 @@ import numpy as np
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from stagebench.core.artifacts import ModelSettings
 from stagebench.core.errors import CheckpointError
+from stagebench.core.settings import ModelSettings
 from stagebench.models.checkpoint import check_tokens, rehearse, skeleton
 from stagebench.models.pixels import ImageProcessor, PilProcessor, processor_of
 from stagebench.models.protocol import VisionLanguageModel

@@ -14,8 +14,9 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
-from stagebench.core.artifacts import Inputs, ModelSettings
+from stagebench.core.artifacts import Inputs
 from stagebench.core.errors import CheckpointError
+from stagebench.core.settings import ModelSettings
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.weights import one_line
 

@@ -26,8 +26,9 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
-from stagebench.core.artifacts import Inputs, Media, ModelSettings
+from stagebench.core.artifacts import Inputs, Media
 from stagebench.core.errors import CheckpointError, ModelError, StageError
+from stagebench.core.settings import ModelSettings
 from stagebench.models.assembly import image_processor, pretrained_image_processor
 from stagebench.models.checkpoint import check_tokens, rehearse, skeleton
 from stagebench.models.embedding import embed_with_features

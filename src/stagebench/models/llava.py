@@ -20,7 +20,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from stagebench.core.artifacts import Image, Inputs, Media, ModelSettings
+from stagebench.core.artifacts import Image, Inputs, Media
+from stagebench.core.settings import ModelSettings
 from stagebench.models.assembly import pretrained_adapter, random_assembly
 from stagebench.models.embedding import embed_with_features, repeat_placeholder
 from stagebench.models.pixels import ImageProcessor

@@ -22,8 +22,9 @@ from transformers.image_transforms import get_resize_output_image_size
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from stagebench.core import meter
-from stagebench.core.artifacts import Image, ModelSettings
+from stagebench.core.artifacts import Image
 from stagebench.core.errors import ModelError
+from stagebench.core.settings import ModelSettings
 
 Images = Sequence[Image] | Tensor
 """uint8 (height, width, 3), RGB: in host memory, where they may differ in size, or one tensor of them on the device."""

@@ -16,7 +16,7 @@ class Accelerator(Protocol):
 
     @property
     def name(self) -> str:
-        """One of `types.BACKENDS`."""
+        """One of `core.settings.BACKENDS`."""
         ...
 
     @property
@@ -76,7 +76,7 @@ class VisionLanguageModel(Protocol):
 
     @property
     def profile(self) -> str:
-        """One of `types.PROFILES`."""
+        """One of `core.settings.PROFILES`."""
         ...
 
     @property

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stagebench.backends.backend import with_backend
-from stagebench.core.artifacts import ModelSettings
 from stagebench.core.errors import ModelError
+from stagebench.core.settings import ModelSettings
 from stagebench.models import eventgpt, llava, video_llava
 from stagebench.models.protocol import VisionLanguageModel
 

@@ -19,7 +19,8 @@ from transformers import (
     VideoLlavaForConditionalGeneration,
 )
 
-from stagebench.core.artifacts import Inputs, Media, ModelSettings
+from stagebench.core.artifacts import Inputs, Media
+from stagebench.core.settings import ModelSettings
 from stagebench.models.assembly import pretrained_adapter, random_assembly
 from stagebench.models.embedding import embed_with_features, repeat_placeholder
 from stagebench.models.pixels import ImageProcessor

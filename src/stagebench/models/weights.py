@@ -11,8 +11,8 @@ import torch
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from stagebench.core.artifacts import ModelSettings
 from stagebench.core.errors import CheckpointError, StagebenchError
+from stagebench.core.settings import ModelSettings
 from stagebench.core.shown import plain
 
 N = TypeVar("N", bound=PreTrainedModel)

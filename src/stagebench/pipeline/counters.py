@@ -17,9 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from stagebench.core import meter
-from stagebench.core.artifacts import STAGES, Work
+from stagebench.core.artifacts import Work
 from stagebench.core.content import Content, Result, content_of
 from stagebench.core.errors import StageError
+from stagebench.core.stages import STAGE_NAMES
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -234,7 +235,7 @@ def check_work(work: Mapping[str, Work]) -> None:
     Raises:
         StageError: where a stage is missing, did nothing, or something that is another's.
     """
-    for stage in STAGES:
+    for stage in STAGE_NAMES:
         if stage not in work:
             raise StageError(f"every stage must run, got no {stage}")
         _check_stage(stage, work[stage])

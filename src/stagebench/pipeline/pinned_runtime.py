@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from stagebench.core.artifacts import ModelSettings
+from stagebench.core.settings import ModelSettings
 
 
 @contextmanager

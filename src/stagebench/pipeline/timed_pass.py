@@ -7,8 +7,9 @@ from functools import partial
 from itertools import pairwise
 from statistics import median_low
 
-from stagebench.core.artifacts import STAGES, Run, Sample
+from stagebench.core.artifacts import Run, Sample
 from stagebench.core.errors import StageError
+from stagebench.core.stages import STAGE_NAMES
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline.remembered import require_work
 from stagebench.pipeline.run_stages import Options, timed_run
@@ -78,7 +79,7 @@ def clock_problems(runs: Sequence[Run]) -> Iterator[str]:
         apart = sorted(map(both, runs), key=lambda clocks: abs(clocks[1] - clocks[0]) / clocks[1])
         return apart[(len(apart) - 1) // 2]
 
-    for stage in STAGES:
+    for stage in STAGE_NAMES:
         told, seen = middle(partial(_both, stage=stage))
         if abs(seen - told) > max(_CLOCK[0], _CLOCK[1] * seen):
             yield f"{stage} must take what a second clock says, {seen * 1e3:.2f} ms, got {told * 1e3:.2f} ms"
@@ -97,7 +98,7 @@ def _both(run: Run, stage: str) -> tuple[float, float]:
 
 def _walked(run: Run) -> float:
     """Seconds from the first stage's begin to the last one's end."""
-    return run.spans[STAGES[-1]][1] - run.spans[STAGES[0]][0]
+    return run.spans[STAGE_NAMES[-1]][1] - run.spans[STAGE_NAMES[0]][0]
 
 
 def _steps_outside(run: Run) -> bool:

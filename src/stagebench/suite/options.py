@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stagebench.core.artifacts import (
+from stagebench.core.settings import (
     BACKENDS,
     DECODERS,
     DEFAULT_QUESTION,

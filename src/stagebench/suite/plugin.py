@@ -16,9 +16,9 @@ from pytest_benchmark.utils import get_machine_id, load_storage
 from rich.console import Console
 
 from stagebench.core import environment
-from stagebench.core.artifacts import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.errors import BaselineError, GateError, StagebenchError
 from stagebench.core.results import SCHEMA, read_sound_run, require_sound, validate
+from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import plain
 from stagebench.gate import baseline
 from stagebench.gate import report as gate_report

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stagebench.core.artifacts import BACKENDS
+from stagebench.core.settings import BACKENDS
 from stagebench.models.registry import BUILDERS
 
 BY_DEFAULT = pytest.StashKey[bool]()

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from stagebench.core.artifacts import BACKENDS, LoadSettings, ModelSettings, Sample
+from stagebench.core.artifacts import Sample
 from stagebench.core.environment import cores
 from stagebench.core.errors import MediaError, ModelError
+from stagebench.core.settings import BACKENDS, LoadSettings, ModelSettings
 from stagebench.media.files import name_of
 from stagebench.models.registry import BUILDERS
 from stagebench.pipeline.load import load

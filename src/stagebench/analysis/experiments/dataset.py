@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stagebench.core.artifacts import DEFAULT_QUESTION
 from stagebench.core.errors import DatasetError, MediaError
+from stagebench.core.settings import DEFAULT_QUESTION
 from stagebench.media.events.recordings import READERS
 from stagebench.media.files import files_in, is_folder, size_of
 from stagebench.media.kinds import CLIPS

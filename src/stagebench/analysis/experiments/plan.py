@@ -11,8 +11,8 @@ from typing import Any
 from stagebench.analysis.experiments.clips import beginning, cut, lasting, spread
 from stagebench.analysis.experiments.dataset import Dataset, Entry, Problem, path_shown
 from stagebench.analysis.experiments.schedule import DURATIONS, MAIN, NEW_TOKENS, Block
-from stagebench.core.artifacts import GenerationSettings
 from stagebench.core.errors import StudyError
+from stagebench.core.settings import GenerationSettings
 from stagebench.media.sampling import evenly_spaced
 from stagebench.media.synthetic_clip import Scene
 

@@ -19,8 +19,9 @@ from stagebench.analysis.experiments.schedule import MAIN, Task
 from stagebench.analysis.report import stage_table
 from stagebench.backends.measured_roofline import measure_ceilings
 from stagebench.core import environment
-from stagebench.core.artifacts import GenerationSettings, LoadSettings, ModelSettings, Run, Sample
+from stagebench.core.artifacts import Run, Sample
 from stagebench.core.errors import MediaError, StagebenchError, StudyError
+from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stagebench.analysis.experiments.dataset import Entry
-from stagebench.core.artifacts import GenerationSettings
+from stagebench.core.settings import GenerationSettings
 
 MAIN, DURATIONS, NEW_TOKENS = "main", "durations", "new_tokens"
 """The studies of a run: the samples, and how the costs grow with the length of a clip and of the text."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from stagebench.analysis.attribution import UNATTRIBUTED, Costs
 from stagebench.analysis.importers.measured import Measured, averaged, number, objects
-from stagebench.core.artifacts import STAGES
 from stagebench.core.errors import AnalysisError
+from stagebench.core.stages import STAGE_NAMES
 
 
 def looks_like(data: Any) -> bool:
@@ -41,6 +41,6 @@ def read(data: Any, source: str) -> Measured:
 
 
 def _costs(model: str, tokens: int, given: Mapping[str, Any], where: str) -> Costs:
-    parts = {stage: number(given.get("seconds"), stage, where) for stage in STAGES}
+    parts = {stage: number(given.get("seconds"), stage, where) for stage in STAGE_NAMES}
     decode = parts.pop("decode")
     return Costs(model, parts | {UNATTRIBUTED: number(given, UNATTRIBUTED, where)}, tokens, decode)

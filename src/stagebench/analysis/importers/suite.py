@@ -7,9 +7,9 @@ from typing import Any
 
 from stagebench.analysis.attribution import Costs
 from stagebench.analysis.importers.measured import Measured, number
-from stagebench.core.artifacts import STAGES
 from stagebench.core.errors import AnalysisError
 from stagebench.core.results import require_sound, validate
+from stagebench.core.stages import STAGE_NAMES
 
 TOLERANCE = 0.1
 """Stages, e2e and generate() are timed in rounds of their own; they differ by what the machine did meanwhile."""
@@ -74,7 +74,7 @@ def _only(medians: Mapping[str, float], names: Iterable[str]) -> dict[str, float
 
 
 def _costs(model: str, medians: Mapping[str, float], tokens: float, source: str) -> Costs:
-    parts = {stage: number(medians, stage, f"{source}: {model}") for stage in STAGES}
+    parts = {stage: number(medians, stage, f"{source}: {model}") for stage in STAGE_NAMES}
     decode = parts.pop("decode")
     return Costs(model, parts, tokens, decode)
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from stagebench.analysis.attribution import UNATTRIBUTED, Costs, mean_of
 from stagebench.analysis.importers.measured import Measured, number, objects
-from stagebench.core.artifacts import STAGES
 from stagebench.core.errors import AnalysisError
+from stagebench.core.stages import STAGE_NAMES
 
-NUMBERS = frozenset({*STAGES, "generation", UNATTRIBUTED, "tokens", "e2e"})
+NUMBERS = frozenset({*STAGE_NAMES, "generation", UNATTRIBUTED, "tokens", "e2e"})
 WORDS = frozenset({"name", "samples", "id", "sequence"})
 TOLERANCE = 0.01
 """Of a total, by which a sum may differ from it."""

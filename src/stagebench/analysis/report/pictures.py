@@ -15,7 +15,7 @@ from stagebench.analysis.experiments.schedule import DURATIONS, MAIN
 from stagebench.analysis.narrative import subject
 from stagebench.analysis.report.report_data import latencies, models_of, shared
 from stagebench.analysis.samples import select
-from stagebench.core.artifacts import STAGES
+from stagebench.core.stages import STAGE_NAMES
 
 Row = Mapping[str, Any]
 Found = Mapping[str, Any]
@@ -36,7 +36,7 @@ HATCHES = ("", "", "//", "", "", "..")
 LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)))
 MARKERS = ("o", "s", "^", "D", "v", "x")
 INKS = ("#000000", "#5a5a5a", "#8f8f8f")
-PARTS = (*STAGES, UNATTRIBUTED)
+PARTS = (*STAGE_NAMES, UNATTRIBUTED)
 
 
 def draw(found: Found, rows: Sequence[Row]) -> dict[str, bytes]:
@@ -128,9 +128,9 @@ def latency(gaps: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
 def distribution(rows: Sequence[Row]) -> Figure:
     """Boxes of all passes, a panel a stage, a box a model; whiskers reach to 1.5 times the middle half."""
     models = models_of(rows)
-    figure = Figure(figsize=(WIDTH, 1.1 + len(STAGES) * (0.55 + 0.32 * len(models))))
-    panels = figure.subplots(len(STAGES), 1)
-    for stage, axes in zip(STAGES, panels, strict=True):
+    figure = Figure(figsize=(WIDTH, 1.1 + len(STAGE_NAMES) * (0.55 + 0.32 * len(models))))
+    panels = figure.subplots(len(STAGE_NAMES), 1)
+    for stage, axes in zip(STAGE_NAMES, panels, strict=True):
         values = [[row["seconds"][stage] * 1e3 for row in select(rows, model=model)] for model in models]
         boxes = axes.boxplot(
             values,
@@ -154,7 +154,7 @@ def scaling(models: Mapping[str, Any], study: str) -> Figure:
     figure = Figure(figsize=(WIDTH, 1.0 + 3.1 * len(models)))
     panels = figure.subplots(len(models), 1, squeeze=False, sharex=True)[:, 0]
     for axes, (model, curves) in zip(panels, models.items(), strict=True):
-        for i, stage in enumerate(STAGES):
+        for i, stage in enumerate(STAGE_NAMES):
             sizes, seconds = zip(*curves[stage]["points"], strict=True)
             milliseconds = [each * 1e3 for each in seconds]
             axes.plot(

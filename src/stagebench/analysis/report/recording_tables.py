@@ -11,9 +11,9 @@ from stagebench.analysis.importers.suite import AXES, BACKENDLESS, EAGER, GENERA
 from stagebench.analysis.report.markdown import to_markdown as document_to_markdown
 from stagebench.analysis.report.sections import Points, Section, Table
 from stagebench.analysis.roofline import Ceilings
-from stagebench.core.artifacts import STAGES
+from stagebench.core.stages import STAGE_NAMES
 
-ORDER = (*STAGES, "e2e", "generate", "e2e by generate")
+ORDER = (*STAGE_NAMES, "e2e", "generate", "e2e by generate")
 SHARED = (*BACKENDLESS, "generate", "e2e by generate")
 """What is timed once for all backends."""
 FIGURES = ("ms", "min to max", "to eager", "ms a step", "MFU", "MBU")
@@ -128,7 +128,7 @@ def _conditions(results: Mapping[str, Any], ceilings: Ceilings | None) -> list[P
 
 
 def _stages(found: Found, ceilings: Ceilings | None) -> list[Table]:
-    rows = [((b.what, b.backend, _work(b)), b) for b in found.values() if b.axes == _PLAIN and b.what in STAGES]
+    rows = [((b.what, b.backend, _work(b)), b) for b in found.values() if b.axes == _PLAIN and b.what in STAGE_NAMES]
     return _tables(("stage", "backend", "work"), rows, found, ceilings)
 
 
@@ -237,16 +237,16 @@ def _from_file_to_text(found: Found) -> list[Table]:
 
     A stage's share is its own benchmark's time over that of the path; "unattributed" was seen in the path itself.
     """
-    head = ("model", "by", "ms", "min to max", "to generate()", *STAGES, "all stages", "unattributed")
+    head = ("model", "by", "ms", "min to max", "to generate()", *STAGE_NAMES, "all stages", "unattributed")
     rows = []
     for model, backends in _backends(found).items():
         reference = _in_path(found, model, EAGER, "e2e by generate")
         if reference:
-            blank = [""] * (len(STAGES) + 2)
+            blank = [""] * (len(STAGE_NAMES) + 2)
             rows.append((model, "generate()", _ms(reference.seconds), _spread(reference), "1.000", *blank))
         for backend in backends:
             if e2e := _in_path(found, model, backend, "e2e"):
-                stages = [_in_path(found, model, backend, stage) for stage in STAGES]
+                stages = [_in_path(found, model, backend, stage) for stage in STAGE_NAMES]
                 shares = [_share(stage.seconds / e2e.seconds if stage else None) for stage in stages]
                 rest = _ratio(_sum(stages), e2e), _share(e2e.info.get("unattributed_share"))
                 own = _ms(e2e.seconds), _spread(e2e), _ratio(e2e, reference)

@@ -18,8 +18,8 @@ from stagebench.analysis.roofline import Ceilings
 from stagebench.analysis.samples import costs_by_sample, select, sequences
 from stagebench.analysis.summary import percentiles, summarize
 from stagebench.analysis.warnings import flags
-from stagebench.core.artifacts import STAGES
 from stagebench.core.errors import AnalysisError, StudyError
+from stagebench.core.stages import STAGE_NAMES
 
 Row = Mapping[str, Any]
 EXAMPLES = 3
@@ -223,7 +223,7 @@ def _scaling(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         own = by_size(select(rows, model=model))
         found[model] = {
             stage: _curve({value: [_seconds(r, stage) for r in each] for value, each in own.items()})
-            for stage in (*STAGES, "e2e")
+            for stage in (*STAGE_NAMES, "e2e")
         }
     return found
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from stagebench.analysis.experiments.schedule import DURATIONS
 from stagebench.analysis.narrative import percent, subject
-from stagebench.core.artifacts import STAGES
+from stagebench.core.stages import STAGE_NAMES
 
 Found = Mapping[str, Any]
 
@@ -279,7 +279,7 @@ def _machine(found: Found) -> Iterator[Part]:
     peaks = tuple(_peaks(found))
     if peaks:
         title = "Peak device memory by stage, GiB, the model's own weights included"
-        yield Table(title, ("model", "length", *STAGES), peaks)
+        yield Table(title, ("model", "length", *STAGE_NAMES), peaks)
     else:
         yield "Peak memory by stage is measured on a GPU only."
 
@@ -296,7 +296,7 @@ def _peaks(found: Found) -> Iterator[tuple[str, ...]]:
     for mode, each in found["modes"].items():
         for model, summary in each["models"].items():
             if peak := summary["peak_bytes"]:
-                yield model, mode, *(f"{peak[stage] / 2**30:.2f}" for stage in STAGES)
+                yield model, mode, *(f"{peak[stage] / 2**30:.2f}" for stage in STAGE_NAMES)
 
 
 def _cold(found: Found) -> Iterator[Part]:

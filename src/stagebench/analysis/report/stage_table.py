@@ -8,7 +8,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from stagebench.core.artifacts import STAGES, Run, Work
+from stagebench.core.artifacts import Run, Work
+from stagebench.core.stages import STAGE_NAMES
 
 
 def stage_table(
@@ -25,7 +26,7 @@ def stage_table(
     table.add_column("ms")
     for run in runs:
         table.add_column(run.model, justify="right")
-    for stage in STAGES:
+    for stage in STAGE_NAMES:
         table.add_row(stage, *(_share(run.seconds[stage], run.e2e) for run in runs))
     table.add_row("unattributed", *(_share(run.unattributed, run.e2e) for run in runs), end_section=True)
     table.add_row("e2e", *(_ms(run.e2e) for run in runs))

@@ -9,7 +9,6 @@ from typing import Any
 from stagebench.analysis.experiments.sample_log import RUN_FILE, SAMPLES_FILE, read_run, read_samples
 from stagebench.analysis.experiments.schedule import DURATIONS, MAIN, MODES, NEW_TOKENS
 from stagebench.analysis.samples import Row, require_row
-from stagebench.core.artifacts import STAGES
 from stagebench.core.checks import (
     COUNT,
     FLAG,
@@ -26,6 +25,7 @@ from stagebench.core.checks import (
     or_none,
 )
 from stagebench.core.errors import StudyError
+from stagebench.core.stages import STAGE_NAMES
 
 KEYS = ("study", "mode", "ttft", "finish_reason", "text", "token_ids")
 """Of a row, beside those that every analysis needs."""
@@ -91,10 +91,10 @@ def _require_proofs(proofs: Any, where: str) -> None:
         if not isinstance(proof, dict):
             raise StudyError(f"{where} must be objects, got {type(proof).__name__}")
         _require_all(proof, _PROOF, where)
-        _require_all(proof["work"], dict.fromkeys(STAGES, OBJECT), f"{where}: work")
-        for stage in STAGES:
+        _require_all(proof["work"], dict.fromkeys(STAGE_NAMES, OBJECT), f"{where}: work")
+        for stage in STAGE_NAMES:
             _require(proof["work"][stage], ("flops",) if stage in ("encode", "prefill", "decode") else (), where)
-        check(proof["bytes"], dict.fromkeys(STAGES, OBJECT), f"{where}: bytes", StudyError)
+        check(proof["bytes"], dict.fromkeys(STAGE_NAMES, OBJECT), f"{where}: bytes", StudyError)
 
 
 def _require_all(data: Mapping[str, Any], checks: Mapping[str, Check], where: str) -> None:

@@ -25,7 +25,7 @@ class Window:
     Attributes:
         start: seconds at which it begins.
         duration: seconds that it lasts; None to the end.
-        unit: what the recording's times count, one of `types.TIME_UNITS`; None for microseconds, if they can be.
+        unit: what the recording's times count, one of `TIME_UNITS`; None for microseconds, if they can be.
     """
 
     start: float = 0.0

@@ -28,7 +28,7 @@ def in_microseconds(name: str, t: NDArray[Any], unit: str | None) -> NDArray[Any
     Args:
         name: what an error calls the recording.
         t: integers, or floating point.
-        unit: what they count, one of `types.TIME_UNITS`; None for microseconds.
+        unit: what they count, one of `core.settings.TIME_UNITS`; None for microseconds.
 
     Raises:
         MediaError: a time is not finite, or too large; or floating point is too coarse to tell milliseconds apart.

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stagebench.core import meter
-from stagebench.core.artifacts import MAX_SIDE, Image, LoadSettings, Media
+from stagebench.core.artifacts import Image, Media
 from stagebench.core.errors import MediaError
+from stagebench.core.settings import MAX_SIDE, LoadSettings
 from stagebench.media.events import event_folder
 from stagebench.media.events.aedat4 import read_aedat4
 from stagebench.media.events.event_arrays import KEYS, Columns, Window, require_ascending

@@ -19,8 +19,8 @@ from pathlib import Path
 import av
 
 from stagebench.core import meter
-from stagebench.core.artifacts import LoadSettings
 from stagebench.core.errors import MediaError
+from stagebench.core.settings import LoadSettings
 from stagebench.media.files import MAX_PIXELS, require_pixels
 from stagebench.media.kinds import kind_of
 from stagebench.media.video.damage import Threads

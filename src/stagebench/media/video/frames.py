@@ -24,8 +24,9 @@ import av
 from av.video.reformatter import VideoReformatter
 
 from stagebench.core import meter
-from stagebench.core.artifacts import Image, LoadSettings, Media
+from stagebench.core.artifacts import Image, Media
 from stagebench.core.errors import MediaError
+from stagebench.core.settings import LoadSettings
 from stagebench.media.files import require_pixels, size_of
 from stagebench.media.sampling import ascend, choose_frames, evenly_spaced, own_times
 from stagebench.media.video.colour import to_image

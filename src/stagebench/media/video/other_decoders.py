@@ -14,8 +14,9 @@ import av
 import numpy as np
 
 from stagebench.core import meter
-from stagebench.core.artifacts import LoadSettings, Media
+from stagebench.core.artifacts import Media
 from stagebench.core.errors import MediaError
+from stagebench.core.settings import LoadSettings
 from stagebench.media.files import require_pixels, size_of
 from stagebench.media.video.colour import display_matrix, is_limited_gray
 from stagebench.media.video.container import Track, open_video, read_track, readable

@@ -6,17 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from stagebench.core.artifacts import (
-    Features,
-    Generation,
-    GenerationSettings,
-    Inputs,
-    LoadSettings,
-    Media,
-    ModelSettings,
-    Run,
-)
+from stagebench.core.artifacts import Features, Generation, Inputs, Media, Run
 from stagebench.core.errors import MediaError, ModelError, StageError
+from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 
 IMAGE = np.zeros((2, 3, 3), dtype=np.uint8)
 
@@ -25,11 +17,12 @@ IMAGE = np.zeros((2, 3, 3), dtype=np.uint8)
     "module",
     [
         "core.artifacts",
-        "core.errors",
-        "gate.baseline",
+        "core.settings",
+        "core.stages",
         "core.environment",
-        "analysis.report.stage_table",
+        "gate.baseline",
         "gate.runner.recording",
+        "analysis.report.stage_table",
         "analysis.report.recording_tables",
     ],
 )
