@@ -89,7 +89,7 @@ def test_an_entry_is_a_plain_array(clip: Path) -> None:
     assert np.stack(media.images).tobytes() == np.load(entries(clip)[0]).tobytes()
 
 
-@pytest.mark.parametrize("change", [{"start": 0.5}, {"duration": 2.0}, {"decoder": "opencv"}])
+@pytest.mark.parametrize("change", [{"start": 0.5}, {"duration": 2.0}])
 def test_what_is_read_otherwise_is_another_entry(clip: Path, change: dict[str, float]) -> None:
     reader = Reader()
     read(clip, reader)
@@ -130,10 +130,12 @@ def flip(data: bytes) -> bytes:
 
 
 def signed(
-    head: bytes, pixels: bytes, shape: str = "(3, 4, 6, 3)", note: bytes = b'{"key": "KEY", "span": 0.5}'
+    head: bytes, pixels: bytes, shape: str = "[3, 4, 6, 3]", span: str = "0.5", note: str | None = None
 ) -> bytes:
     """An entry with a checksum of its own: only what it says is wrong."""
-    return head + pixels + note + b"\n%08x" % zlib.crc32(shape.encode() + note, zlib.crc32(pixels))
+    said = f'{{"key": "KEY", "shape": {shape}, "span": {span}}}' if note is None else note
+    body = head + pixels + f"\n{said}\n".encode()
+    return body + b"%08x" % zlib.crc32(body)
 
 
 def as_array(array: np.ndarray) -> bytes:
@@ -163,20 +165,22 @@ DAMAGE = {
         as_array(np.zeros((3, 4, 6, 3), np.uint16))[:128], bytes(2 * len(PIXELS))
     ),
     "objects, pickled": lambda data: as_array(np.array([{"a": 1}], dtype=object)),
-    "fewer frames": lambda data: signed(as_array(np.zeros((2, 4, 6, 3), np.uint8))[:128], PIXELS[:144], "(2, 4, 6, 3)"),
-    "four channels": lambda data: signed(as_array(np.zeros((3, 4, 6, 4), np.uint8))[:128], bytes(288), "(3, 4, 6, 4)"),
-    "no height": lambda data: signed(as_array(np.zeros((3, 0, 6, 3), np.uint8))[:128], b"", "(3, 0, 6, 3)"),
-    "a negative size": lambda data: signed(header(HUGE.replace("999999999", "-4")), PIXELS),
-    "gigabytes": lambda data: signed(header(HUGE), PIXELS),
+    "fewer frames": lambda data: signed(as_array(np.zeros((2, 4, 6, 3), np.uint8))[:128], PIXELS[:144], "[2, 4, 6, 3]"),
+    "four channels": lambda data: signed(as_array(np.zeros((3, 4, 6, 4), np.uint8))[:128], bytes(288), "[3, 4, 6, 4]"),
+    "no height": lambda data: signed(as_array(np.zeros((3, 0, 6, 3), np.uint8))[:128], b"", "[3, 0, 6, 3]"),
+    "a negative size": lambda data: signed(header(HUGE.replace("999999999", "-4")), PIXELS, "[3, -4, -6, 3]"),
+    "a size that is left open": lambda data: signed(HEAD, PIXELS, "[3, -1, 6, 3]"),
+    "a size in words": lambda data: signed(HEAD, PIXELS, '[3, "4", 6, 3]'),
+    "gigabytes": lambda data: signed(header(HUGE), PIXELS, "[3, 999999999, 999999999, 3]"),
     "a header of megabytes": lambda data: b"\x93NUMPY\x02\x00" + (2**31 - 1).to_bytes(4, "little") + bytes(2**20),
     "a nested header": lambda data: header("(" * 60000) + data,
-    "columns first": lambda data: data.replace(b"'fortran_order': False", b"'fortran_order': True "),
-    "a note that is no JSON": lambda data: signed(HEAD, PIXELS, note=b"{"),
-    "a note that is a list": lambda data: signed(HEAD, PIXELS, note=b"[1]"),
-    "a span that is no number": lambda data: signed(HEAD, PIXELS, note=b'{"key": "KEY", "span": NaN}'),
-    "a span that is text": lambda data: signed(HEAD, PIXELS, note=b'{"key": "KEY", "span": "1"}'),
-    "a negative span": lambda data: signed(HEAD, PIXELS, note=b'{"key": "KEY", "span": -1.0}'),
-    "no key": lambda data: signed(HEAD, PIXELS, note=b'{"span": 0.5}'),
+    "columns first": lambda data: signed(HEAD.replace(b"'fortran_order': False", b"'fortran_order': True "), PIXELS),
+    "a note that is no JSON": lambda data: signed(HEAD, PIXELS, note="{"),
+    "a note that is a list": lambda data: signed(HEAD, PIXELS, note="[1]"),
+    "a span that is no number": lambda data: signed(HEAD, PIXELS, span="NaN"),
+    "a span that is text": lambda data: signed(HEAD, PIXELS, span='"1"'),
+    "a negative span": lambda data: signed(HEAD, PIXELS, span="-1.0"),
+    "no key": lambda data: signed(HEAD, PIXELS, note='{"shape": [3, 4, 6, 3], "span": 0.5}'),
     "another key": lambda data: signed(HEAD, PIXELS),
 }
 
@@ -184,10 +188,17 @@ DAMAGE = {
 def test_what_is_signed_here_is_an_entry_but_for_what_is_wrong_with_it(clip: Path) -> None:
     read(clip, Reader())
     (entry,) = entries(clip)
-    note = b'{"key": "%s", "span": 0.5}' % entry.stem.encode()
-    entry.write_bytes(signed(HEAD, PIXELS, note=note))
+    entry.write_bytes(signed_for(entry, signed(HEAD, PIXELS)))
 
     assert read(clip, Reader()).cache_hits == 1
+
+
+def signed_for(entry: Path, forged: bytes) -> bytes:
+    """The same with the entry's own key, and the checksum of that."""
+    if b"KEY" not in forged:
+        return forged
+    body = forged[:-8].replace(b"KEY", entry.stem.encode())
+    return body + b"%08x" % zlib.crc32(body)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -196,8 +207,8 @@ def test_a_damaged_or_forged_entry_is_read_and_written_anew(clip: Path, damage: 
     expected = read(clip, reader).images
     entry = entries(clip)[0]
     whole = entry.read_bytes()
-    key = b"KEY" if damage == "another key" else entry.stem.encode()
-    entry.write_bytes(DAMAGE[damage](whole).replace(b"KEY", key))
+    forged = DAMAGE[damage](whole)
+    entry.write_bytes(forged if damage == "another key" else signed_for(entry, forged))
 
     media = read(clip, reader)
 
@@ -335,9 +346,7 @@ def test_another_rule_of_choosing_is_another_entry(clip: Path, monkeypatch: pyte
     assert reader.calls == 2
 
 
-@pytest.mark.parametrize(
-    "changed", ["stagebench.media.frame_cache._code", "stagebench.media.frame_cache.decoder_version", "av.__version__"]
-)
+@pytest.mark.parametrize("changed", ["stagebench.media.frame_cache._code", "av.__version__"])
 def test_other_code_or_another_decoder_is_another_entry(
     clip: Path, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
@@ -401,7 +410,7 @@ def test_the_entries_used_longest_ago_go_first(clip: Path) -> None:
         os.utime(new, (time.time() - age,) * 2)
     oldest = read(clip, reader, count=2)  # used now
 
-    read(clip, reader, count=4, max_bytes=1300)
+    read(clip, reader, count=4, max_bytes=1400)
 
     assert (oldest.cache_hits, [2, 3, 4]) == (1, sorted(len(np.load(entry)) for entry in entries(clip)))
 

@@ -7,11 +7,8 @@ import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
 
-from stagebench.core.errors import MediaError
-from stagebench.core.settings import LoadSettings
 from stagebench.media.video.colour import to_image
 from stagebench.media.video.frames import read_video
-from stagebench.media.video.other_decoders import read_video_by
 
 DEEP = [(f"gray{bits}{order}", bits) for bits in (9, 10, 12, 14, 16) for order in ("le", "be")]
 FORMATS = [("gray", 8), ("ya8", 8), *DEEP, ("ya16le", 16), ("ya16be", 16)]
@@ -81,13 +78,6 @@ def test_what_has_no_tag_is_limited_in_video_and_full_in_archives(tmp_path, code
     options = {"x265-params": "log-level=none:pools=1:bframes=0"} if codec == "libx265" else {}
     path = write_gray(tmp_path / "a.mkv", codec, tag, **options)
     assert expected == read_video(path, 1).images[0][32, 128, 0]
-
-
-def test_limited_gray_by_a_library_that_takes_it_for_full_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("stagebench.media.video.other_decoders._import", lambda name: None)
-    path = write_gray(tmp_path / "a.mp4", "libx265", LIMITED, **{"x265-params": "log-level=none:pools=1:bframes=0"})
-    with pytest.raises(MediaError, match=r"^a\.mp4: decoder opencv must have gray of full range, got limited gray$"):
-        read_video_by(path, 1, LoadSettings(decoder="opencv"))
 
 
 @pytest.mark.parametrize("name", ["g265_tv.mp4", "c_gray_tv.mp4"])

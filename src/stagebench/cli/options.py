@@ -17,7 +17,6 @@ from stagebench.core.artifacts import Sample
 from stagebench.core.locks import scratch_folder
 from stagebench.core.settings import (
     BACKENDS,
-    DECODERS,
     DTYPES,
     KERNELS,
     MEDIA,
@@ -81,13 +80,12 @@ def load_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def with_loading(*args: Any, image_size: str | None, **given: Any) -> None:
-        names = ("decoder", "slices", "start", "duration", "cache", "media", "time_unit")
+        names = ("slices", "start", "duration", "cache", "media", "time_unit")
         with refusals():
             loading = LoadSettings(image_size=parse_size(image_size), **{name: given.pop(name) for name in names})
         command(*args, loading=loading, **given)
 
     options = (
-        click.option("--decoder", type=click.Choice(DECODERS), default="pyav", show_default=True, help="Of video."),
         click.option("--slices", type=click.Choice(SLICES), default="count", show_default=True, help="Of events."),
         click.option("--time-unit", type=click.Choice(TIME_UNITS), help="Of recordings; us by default, if it can be."),
         click.option("--image-size", metavar="WxH", help="Of event images; by default what their events reach."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import platform
@@ -20,7 +19,6 @@ ADDED = {"gc": "on"}
 """Keys that came later, with the value of the time before: what is stored without one has that value."""
 
 _LARGE = 64 * 2**20
-_PACKAGES = {"pyav": "av", "torchcodec": "torchcodec", "opencv": "opencv-python-headless"}
 
 
 def identity(
@@ -56,7 +54,7 @@ def identity(
         "question": question,
         "preprocess": PREPROCESSORS[settings.preprocess],
         "input": fingerprint(media) if media else f"scene, {loading.media}",
-        "loading": _describe(loading),
+        "loading": loading.describe(),
         "gc": "on" if timed_gc else "off",
     }
 
@@ -76,11 +74,6 @@ def machine(device: str) -> dict[str, str]:
         "python": platform.python_version(),
         **{name: _version(name) for name in LIBRARIES},
     }
-
-
-def _describe(loading: LoadSettings) -> str:
-    """PyAV's version is part of the identity anyway."""
-    return loading.describe() + ("" if loading.decoder == "pyav" else f"; {decoder_version(loading.decoder)}")
 
 
 def cores() -> int:
@@ -111,13 +104,6 @@ def fingerprint(path: Path) -> str:
         size = file.stat().st_size
         digest.update(str(size).encode() if size > _LARGE else file.read_bytes())
     return digest.hexdigest()[:12]
-
-
-@functools.cache  # it is asked for in a timed region
-def decoder_version(decoder: str) -> str:
-    """The library behind a decoder of video, and its version."""
-    package = _PACKAGES[decoder]
-    return f"{package} {_version(package)}"
 
 
 def _version(distribution: str) -> str:

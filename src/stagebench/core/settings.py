@@ -10,7 +10,6 @@ from stagebench.core.errors import MediaError, ModelError, StageError
 
 DEFAULT_QUESTION = "Describe in detail what happened in the scene."
 
-DECODERS = ("pyav", "torchcodec", "opencv")
 SLICES = ("count", "time")
 MEDIA = ("own", "frames", "events")
 TIME_UNITS = ("s", "ms", "us", "ns")
@@ -22,7 +21,6 @@ class LoadSettings:
     """How media are read; the same for all models of a run, and part of a baseline's identity.
 
     Attributes:
-        decoder: of video, one of `DECODERS`; all give the same frames.
         slices: events are cut into slices of equal "count" (EventGPT's) or of equal "time".
         image_size: (width, height) of every event image, up to `MAX_SIDE`; None for what the slice's own events
             reach, as upstream.
@@ -35,7 +33,6 @@ class LoadSettings:
             with one that is not their own, two models see the same pixels.
     """
 
-    decoder: str = "pyav"
     slices: str = "count"
     image_size: tuple[int, int] | None = None
     start: float = 0.0
@@ -45,8 +42,6 @@ class LoadSettings:
     time_unit: str | None = None
 
     def __post_init__(self) -> None:
-        if self.decoder not in DECODERS:
-            raise MediaError(f"decoder must be one of {', '.join(DECODERS)}, got {self.decoder!r}")
         if self.slices not in SLICES:
             raise MediaError(f"slices must be of equal {' or '.join(SLICES)}, got {self.slices!r}")
         if self.media not in MEDIA:
@@ -75,7 +70,7 @@ class LoadSettings:
         size = "own size" if self.image_size is None else "{} x {}".format(*self.image_size)
         cache = ", from the frame cache" if self.cache else ""
         unit = "" if self.time_unit in (None, "us") else f", times in {self.time_unit}"
-        return f"{self.decoder}; slices of equal {self.slices}, {size}; {self.describe_window()}{unit}{cache}"
+        return f"pyav; slices of equal {self.slices}, {size}; {self.describe_window()}{unit}{cache}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,10 @@
-"""Frames that were decoded before, kept in a folder: off unless asked for, and a run that used it says so.
+"""Keep decoded frames in a folder: off unless asked for, and a run that used it says so.
 
-An entry is a plain `.npy` of all frames, which `np.load` reads, and behind the array a line of JSON and a checksum of
-both. Its name is a digest of everything that decides what is in it: the clip's content, how frames are chosen, and what
-decodes them. Processes may share a folder: a file is written under another name and then renamed. What is not exactly
-an entry of that name is none, and one that can't be written is not kept: neither costs more than its time. The entries
-used longest ago go first where the folder grows too large.
+An entry is a plain `.npy` of all frames, which `np.load` reads, and behind the array a line of JSON and a checksum. Its
+name is a digest of everything that decides what is in it: the clip's content, how frames are chosen, and what decodes
+them. Processes may share a folder: a file is written under another name and then renamed. What is not exactly an entry
+of that name is none, and one that can't be written is not kept: neither costs more than its time. The entries used
+longest ago go first where the folder grows too large.
 
 To digest a clip costs about a millisecond a megabyte, so digests are kept too, by what the file system says of a file
 (see `_content_of`).
@@ -19,7 +19,6 @@ import io
 import json
 import math
 import os
-import re
 import stat
 import tempfile
 import time
@@ -28,7 +27,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import av
 import numpy as np
@@ -36,20 +35,15 @@ from numpy.typing import NDArray
 
 from stagebench.core import meter
 from stagebench.core.artifacts import Media
-from stagebench.core.environment import decoder_version
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
 from stagebench.media import sampling
-from stagebench.media.files import MAX_PIXELS
 
 MAX_BYTES = 4 * 2**30
 _SETTLED = 2.0  # seconds after which a further change to a file is sure to change its times
 _STALE = 3600.0  # seconds after which an unfinished file is one that a killed process left
 _NOTE = 300  # bytes behind the array, at most
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_SHAPE = re.compile(
-    rb"\x93NUMPY.{4}\{'descr': '\|u1', .*'shape': \((\d{1,9}), (\d{1,9}), (\d{1,9}), 3\), \} *\n", re.DOTALL
-)
 
 Reader = Callable[[Path, int, LoadSettings], Media]
 
@@ -74,7 +68,11 @@ def read_cached(
         MediaError: what `read` raises; or the clip can't be read, or there is no such folder and none can be made.
     """
     try:
-        _make(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno not in _FULL:  # a full disk costs only what would be kept
+                raise
         entry = folder / f"{_key(path, count, loading, folder)}.npy"
     except OSError as error:
         raise MediaError(f"{path.name}: can't be read through the cache {folder}: {error.strerror}") from error
@@ -85,25 +83,16 @@ def read_cached(
     return found
 
 
-def _make(folder: Path) -> None:
-    """Make the folder, but for a full disk: that costs what would be kept in it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-
-
 def _key(path: Path, count: int, loading: LoadSettings, folder: Path) -> str:
-    """A digest of what decides which frames there are: the clip, the rules, the window, and what decodes."""
+    """Digest what decides which frames there are: the clip, the rules, the window, and what decodes."""
     chosen = [sampling.evenly_spaced(total, count) for total in (count, count + 1, 97 * count)]
     clip = (_content_of(path, folder), path.suffix.lower(), count, loading.start, loading.duration)
-    return _digest([*clip, chosen, _code(), av.__version__, av.library_versions, decoder_version(loading.decoder)])
+    return _digest([*clip, chosen, _code(), av.__version__, av.library_versions])
 
 
 @functools.cache
 def _code() -> str:
-    """A digest of the code that chooses, decodes, colours and turns frames: with another, entries are others."""
+    """Digest the code that chooses, decodes, colours and turns frames: with another, entries are others."""
     files = sorted(Path(__file__).parent.rglob("*.py"))
     return hashlib.blake2b(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
@@ -113,7 +102,7 @@ def _digest(parts: list[Any]) -> str:
 
 
 def _content_of(path: Path, folder: Path) -> str:
-    """A digest of a file's bytes; one that was taken before, where device, inode, size and both times are the same.
+    """Digest a file's bytes, or return a digest kept where device, inode, size and both times were the same.
 
     A file that was changed a moment ago may change again within one tick of the file system's clock: its digest is not
     kept. Beside it stands one of both, by which one that was damaged or belongs to another file is known.
@@ -133,7 +122,7 @@ def _content_of(path: Path, folder: Path) -> str:
 
 
 def _size(path: Path) -> int:
-    """The size of a file; 0 where there is anything else of that name, or nothing."""
+    """Return the size of a file; 0 where there is anything else of that name, or nothing."""
     with suppress(OSError):
         status = path.lstat()
         return status.st_size if stat.S_ISREG(status.st_mode) else 0
@@ -141,17 +130,20 @@ def _size(path: Path) -> int:
 
 
 def _read_entry(entry: Path, count: int, max_bytes: int) -> Media | None:
-    """An entry's frames; None where there is nothing that `_keep` would have written under that name."""
-    size = _size(entry)
-    if not 0 < size <= max_bytes + 2 * _NOTE:
+    """Read an entry's frames; None where there is nothing that `_keep` would have written under that name."""
+    if not 0 < (size := _size(entry)) <= max_bytes + 2 * _NOTE:
         return None
-    with suppress(OSError, ValueError, TypeError, KeyError), entry.open("rb") as file:
-        frames = _read_frames(file, size, count)
-        note = file.read()
+    with suppress(OSError, ValueError, TypeError, LookupError), entry.open("rb") as file:
+        data: NDArray[np.uint8] = np.fromfile(file, np.uint8)
         meter.add("bytes_read", size)
-        span = json.loads(note.partition(b"\n")[0])["span"]
+        said = json.loads(data[-_NOTE:].tobytes().split(b"\n")[-2])
+        span, pixels = said["span"], math.prod(said["shape"])
+        begin = len(_parts(np.zeros(0), "", None)[0])
+        frames = data[begin : begin + pixels].reshape(said["shape"])
+        head, _, note = _parts(frames, entry.stem, span)
         known = span is None or (type(span) is float and 0 <= span < math.inf)
-        if not known or note != _note(frames, entry.stem, span):
+        whole = data[:begin].tobytes() == head and data[begin + pixels :].tobytes() == note
+        if not (known and whole and pixels and frames.ndim == 4 and (len(frames), frames.shape[3]) == (count, 3)):
             return None
         meter.add("images_made", count)
         with suppress(OSError):  # another process may have removed it, or the disk can't be written to
@@ -160,45 +152,22 @@ def _read_entry(entry: Path, count: int, max_bytes: int) -> Media | None:
     return None
 
 
-def _read_frames(file: BinaryIO, size: int, count: int) -> NDArray[np.uint8]:
-    """Read the array at the beginning of a file of so many bytes.
-
-    Raises:
-        ValueError: it is no array of `count` frames, or the file is longer or shorter than one.
-    """
-    said = _SHAPE.match(file.read(_NOTE))
-    shape = (*map(int, said.groups()), 3) if said else (0,)
-    head, pixels = _header(shape), math.prod(shape)
-    if shape[0] != count or not 0 < pixels <= 3 * count * MAX_PIXELS or not 0 < size - len(head) - pixels <= _NOTE:
-        raise ValueError(shape)
-    file.seek(0)
-    frames: Any = np.empty(shape, np.uint8)  # a buffer, which numpy's types say from Python 3.12 on
-    if file.read(len(head)) != head or file.readinto(frames) != pixels:  # type: ignore[attr-defined]  # io's types lack it
-        raise ValueError(shape)
-    return cast("NDArray[np.uint8]", frames)
-
-
-def _header(shape: tuple[int, ...]) -> bytes:
-    """What numpy writes before the bytes of such an array."""
-    file = io.BytesIO()
-    said = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, said)
-    return file.getvalue()
-
-
-def _note(frames: NDArray[np.uint8], key: str, span: float | None) -> bytes:
-    """A line of JSON, and the CRC-32 of the pixels, their shape and that line: a digest costs ten times more."""
-    line = json.dumps({"key": key, "span": span}).encode()
+def _parts(frames: NDArray[Any], key: str, span: float | None) -> tuple[bytes, Any, bytes]:
+    """Return what an entry is made of: the array, as numpy writes it, what is said of it, and a CRC-32 of all that."""
+    head = io.BytesIO()
+    said = {"descr": "|u1", "fortran_order": False, "shape": frames.shape}
+    np.lib.format.write_array_header_1_0(head, said)
+    note = b"\n" + json.dumps({"key": key, "shape": frames.shape, "span": span}).encode() + b"\n"
     pixels: Any = frames  # a buffer, which numpy's types say from Python 3.12 on
-    return line + b"\n%08x" % zlib.crc32(f"{frames.shape}".encode() + line, zlib.crc32(pixels))
+    checksum = zlib.crc32(note, zlib.crc32(pixels, zlib.crc32(head.getvalue())))  # a digest costs ten times more
+    return head.getvalue(), pixels, note + b"%08x" % checksum
 
 
 def _keep(entry: Path, media: Media, max_bytes: int) -> None:
     """Write an entry, then remove those used longest ago; frames of several sizes are not kept."""
     if len({image.shape for image in media.images}) > 1 or sum(image.nbytes for image in media.images) > max_bytes:
         return
-    frames = np.stack(media.images)
-    _write(entry, _header(frames.shape), frames, _note(frames, entry.stem, media.span))
+    _write(entry, *_parts(np.stack(media.images), entry.stem, media.span))
     with suppress(OSError):
         _shrink(entry.parent, max_bytes)
 
@@ -210,8 +179,7 @@ def _write(path: Path, *parts: Any) -> None:
         try:
             with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
                 part = Path(file.name)
-                for data in parts:
-                    file.write(data)
+                file.writelines(parts)
             if path.is_dir() and not path.is_symlink():
                 path.rmdir()
             part.replace(path)

@@ -15,7 +15,6 @@ from stagebench.media.frame_cache import read_cached
 from stagebench.media.images import read_images
 from stagebench.media.kinds import CLIPS, kind_of
 from stagebench.media.video.frames import read_video
-from stagebench.media.video.other_decoders import read_video_by
 
 UNIT = "images"
 REFUSED_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".tif", ".tiff", ".webp")  # FFmpeg would make each a video of one frame
@@ -51,5 +50,6 @@ def load(sample: Sample, images: int) -> Media:
     if suffix not in CLIPS and (kind := kind_of(path)):  # of a text, FFmpeg would draw the letters
         raise MediaError(f"{path.name}: must be a video, a PNG or a recording ({', '.join(READERS)}), got {kind}")
     loading = sample.loading
-    read = read_video if loading.decoder == "pyav" else read_video_by
-    return read_cached(path, images, loading, loading.cache, read) if loading.cache else read(path, images, loading)
+    if loading.cache:
+        return read_cached(path, images, loading, loading.cache, read_video)
+    return read_video(path, images, loading)

@@ -8,7 +8,6 @@ import pytest
 
 from stagebench.core.settings import (
     BACKENDS,
-    DECODERS,
     DEFAULT_QUESTION,
     DTYPES,
     KERNELS,
@@ -39,7 +38,6 @@ def add(group: pytest.OptionGroup) -> None:
     group.addoption("--new-tokens", type=int, default=32, help="limit of new tokens; default: %(default)s")
     group.addoption("--natural-length", action="store_true", help="let a model stop early; default: fixed length")
     group.addoption("--input", type=Path, help="clip, recording or folder; default: the embedded scene")
-    group.addoption("--decoder", choices=DECODERS, default="pyav", help="of video; default: %(default)s")
     group.addoption("--slices", choices=SLICES, default="count", help="of events, equal count or time")
     group.addoption(
         "--time-unit", choices=TIME_UNITS, help="of recordings that do not say it; default: us, if it can be"

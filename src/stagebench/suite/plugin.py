@@ -110,7 +110,6 @@ def _resolve(config: pytest.Config) -> tuple[tuple[str, ...], ModelSettings, Gen
         pickled_weights=option.pickled_weights,
     )
     loading = LoadSettings(
-        decoder=option.decoder,
         slices=option.slices,
         image_size=parse_size(option.image_size),
         start=option.start,
