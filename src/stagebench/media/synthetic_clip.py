@@ -1,8 +1,8 @@
-"""A synthetic scene as a clip and as an event recording, to time both kinds of model with no data at hand.
+"""Write a synthetic clip, and the event recording of the same, to time both kinds of model with no data at hand.
 
-Two discs cross a textured background that a camera pans over. Clip and events come from the same `luma(t)`,
-the events by the usual model of an event camera: one each time that a pixel's log intensity has moved by a
-threshold. Everything is computed from fixed numbers: two calls write the same bytes.
+Two discs cross a textured background that a camera pans over. Clip and events come from the same `luma(t)`, the events
+by the usual model of an event camera: one each time that a pixel's log intensity has moved by a threshold. Everything
+is computed from fixed numbers: two calls write the same bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import av
 import numpy as np
@@ -52,8 +52,7 @@ class Scene:
         return paths[own if media == "own" else media]
 
 
-@dataclass(frozen=True, slots=True)
-class _Disc:
+class _Disc(NamedTuple):
     """A textured disc on a straight path: pixels, and pixels a second."""
 
     x: float
@@ -80,21 +79,14 @@ def render_scene(folder: Path) -> Scene:
     """Write `scene.mp4` and `scene.npy` to a folder, which is made where it is missing.
 
     Each file is written under another name and then renamed, so a reader never sees half a file.
-
-    Args:
-        folder: where to; files of these names are replaced.
-
-    Returns:
-        The two paths and the duration.
     """
     folder.mkdir(parents=True, exist_ok=True)
     scene = Scene(folder / "scene.mp4", folder / "scene.npy", FRAMES / RATE)
-    partial = [path.with_name(path.name + ".part") for path in (scene.video, scene.events)]
-    _write_video(partial[0])
-    with partial[1].open("wb") as file:
-        np.save(file, np.array(record_events(), dtype=object))
-    partial[0].replace(scene.video)
-    partial[1].replace(scene.events)
+    for path, write in ((scene.video, _write_video), (scene.events, _write_events)):
+        part = path.with_name(f"{path.name}.part")
+        with part.open("wb") as file:
+            write(file)
+        part.replace(path)
     return scene
 
 
@@ -131,17 +123,11 @@ def record_events() -> dict[str, NDArray[np.integer[Any]]]:
     the log intensity is taken to change evenly.
 
     Returns:
-        x, y: uint16 (events,), column and row; t: int64, microseconds from 0, ascending; p: uint8, 1
-        brighter.
+        x, y: uint16 (events,), column and row; t: int64, microseconds from 0, ascending; p: uint8, 1 brighter.
     """
-    parts = list(_event_steps())
-    x, y, t, p = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return {
-        "x": x.astype(np.uint16),
-        "y": y.astype(np.uint16),
-        "t": t.astype(np.int64),
-        "p": p.astype(np.uint8),
-    }
+    types = {"x": np.uint16, "y": np.uint16, "t": np.int64, "p": np.uint8}
+    columns = zip(*_event_steps(), strict=True)
+    return {key: np.concatenate(parts).astype(types[key]) for key, parts in zip(types, columns, strict=True)}
 
 
 def _event_steps() -> Iterator[tuple[NDArray[Any], ...]]:
@@ -170,9 +156,13 @@ def _log_intensity(time: float) -> NDArray[np.float64]:
     return log.ravel().astype(np.float64)
 
 
-def _write_video(path: Path) -> None:
+def _write_events(file: BinaryIO) -> None:
+    np.save(file, np.array(record_events(), dtype=object))
+
+
+def _write_video(file: BinaryIO) -> None:
     """Encode the frames in one thread, so that the same frames give the same bytes."""
-    with av.open(path, "w", format="mp4") as container:
+    with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=RATE, options={"preset": "veryfast", "crf": "20"})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         context = stream.codec_context
@@ -180,10 +170,8 @@ def _write_video(path: Path) -> None:
         # Limited range and BT.709 throughout, by their numbers in FFmpeg (H.273).
         context.color_range = context.colorspace = context.color_trc = context.color_primaries = 1
         for i in range(FRAMES):
-            for packet in stream.encode(av.VideoFrame.from_ndarray(_yuv420p(i / RATE), format="yuv420p")):
-                container.mux(packet)
-        for packet in stream.encode(None):
-            container.mux(packet)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(_yuv420p(i / RATE), format="yuv420p")))
+        container.mux(stream.encode(None))
 
 
 def _yuv420p(time: float) -> NDArray[np.uint8]:
@@ -197,16 +185,14 @@ def _cover(disc: _Disc, time: float, scale: int) -> tuple[slice, slice, Plane]:
     """Return where a disc lies in a plane 1 / scale as large, and how much of each pixel there it covers."""
     x, y = disc.centre(time)
     reach = disc.radius + 2 * scale
-    top, left = (max(0, int((at - reach) / scale)) for at in (y, x))
-    bottom, right = (
-        min(HEIGHT // scale, int((y + reach) / scale)),
-        min(WIDTH // scale, int((x + reach) / scale)),
+    across, down = (
+        slice(max(0, int((at - reach) / scale)), min(size // scale, int((at + reach) / scale)))
+        for at, size in ((x, WIDTH), (y, HEIGHT))
     )
-    rows, columns = np.ogrid[top:bottom, left:right]
+    rows, columns = np.ogrid[down, across]
     middle = (scale - 1) / 2
     distance = np.hypot(rows * scale + middle - y, columns * scale + middle - x)
-    cover = np.clip((disc.radius - distance) / scale + 0.5, 0, 1).astype(np.float32)
-    return slice(top, bottom), slice(left, right), cover
+    return down, across, np.clip((disc.radius - distance) / scale + 0.5, 0, 1).astype(np.float32)
 
 
 def _cut(texture: Plane, left: float, top: float, height: int, width: int) -> Plane:
