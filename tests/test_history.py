@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,23 +86,23 @@ def test_the_noise_of_a_series_is_that_of_its_samples_whatever_its_level():
 
 def test_runs_are_grouped_by_environment_and_ordered_by_time(tmp_path):
     write(tmp_path, a_run(3), a_run(1), a_run(2, dtype="bfloat16"), a_run(2))
-    found = trend.read_history(tmp_path).environments
+    found = trend.read_history(tmp_path)[0]
     assert [[run.path.name for run in runs] for runs in found] == [["001.json", "003.json", "000.json"], ["002.json"]]
 
 
 def test_runs_of_an_unknown_environment_compare_with_nothing(tmp_path):
     write(tmp_path, a_run(1, driver="unknown"), a_run(2, driver="unknown"))
-    assert [len(runs) for runs in trend.read_history(tmp_path).environments] == [1, 1]
+    assert [len(runs) for runs in trend.read_history(tmp_path)[0]] == [1, 1]
 
 
 def test_a_run_of_before_a_key_of_the_identity_is_in_one_series_with_those_that_have_its_value_of_then(tmp_path):
     write(tmp_path, a_run(1), a_run(2, gc="on"), a_run(3, gc="off"))
-    assert [len(runs) for runs in trend.read_history(tmp_path).environments] == [2, 1]
+    assert [len(runs) for runs in trend.read_history(tmp_path)[0]] == [2, 1]
 
 
 def test_a_time_without_a_zone_is_utc(tmp_path):
     write(tmp_path, a_run(1) | {"datetime": "2026-01-02T00:00:00"})
-    assert trend.read_stored(tmp_path / "000.json").when == datetime(2026, 1, 2, tzinfo=UTC)
+    assert trend.read_entry(tmp_path / "000.json").when == datetime(2026, 1, 2, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_a_time_without_a_zone_is_utc(tmp_path):
 def test_a_run_without_a_time_or_a_median_is_refused(tmp_path, changed):
     write(tmp_path, a_run(1) | changed)
     with pytest.raises(BaselineError, match=r"the run .*000.json.* must "):
-        trend.read_stored(tmp_path / "000.json")
+        trend.read_entry(tmp_path / "000.json")
 
 
 def test_a_file_that_cannot_be_read_is_named_and_counted(tmp_path):
@@ -148,9 +149,9 @@ def test_of_a_single_run_no_change_is_claimed(tmp_path):
 
 
 def test_a_change_is_told_with_the_commits_on_both_sides_and_one_between(tmp_path):
-    [series] = trend.series_of(trend.read_history(write(tmp_path, *a_step())).environments[0])
+    [series] = trend.series_of(trend.read_history(write(tmp_path, *a_step()))[0][0])
     [change] = series.changes
-    assert (change.at.commit, change.good.commit, change.bad.commit) == (f"{10:040x}", f"{8:040x}", f"{11:040x}")
+    assert (Path(change.at).name, change.good, change.bad) == ("010.json", f"{8:040x}", f"{11:040x}")
     assert change.ratio == pytest.approx(1.1, abs=0.01)
 
 
@@ -183,7 +184,7 @@ def test_a_slowdown_of_an_environment_that_is_no_more_fails_nothing(tmp_path):
 def test_a_benchmark_that_began_later_has_a_shorter_series(tmp_path):
     late = a_run(5)
     late["benchmarks"].append({"fullname": "late", "stats": {"median": 0.5}})
-    series = trend.series_of(trend.read_history(write(tmp_path, a_run(1), late)).environments[0])
+    series = trend.series_of(trend.read_history(write(tmp_path, a_run(1), late))[0][0])
     assert {each.benchmark: each.seconds for each in series} == {ENCODE: [0.01, 0.01], "late": [0.5]}
 
 
@@ -247,13 +248,12 @@ def repository(tmp_path):
         ("20 20 20 20 20 20 10 10 10", 0.5, {6}),
     ],
 )
-def test_the_command_line_makes_git_find_the_commit(repository, tmp_path, values, ratio, found):
+def test_the_command_line_makes_git_find_the_commit(repository, values, ratio, found):
     hashes = []
     for i, value in enumerate(values.split()):
         repository(f"echo {value} > it; echo {i} > number; git add .; git commit -qm {i}")
         hashes.append(repository("git rev-parse HEAD"))
-    good, bad = (write_one(tmp_path, commit) for commit in (hashes[0], hashes[-1]))
-    command = trend.bisect_command(ENCODE, trend.Change(bad, 1.0, ratio, good, bad))
+    command = trend.bisect_command(ENCODE, hashes[0], hashes[-1], slower=ratio > 1)
     output = repository(command)
     assert {i for i, commit in enumerate(hashes) if commit in told(output)} == found
 
@@ -263,8 +263,3 @@ def told(output):
     if "The first bad commit could be any of" in output:
         return output.split("The first bad commit could be any of")[1]
     return next(line for line in output.splitlines() if line.endswith("is the first bad commit"))
-
-
-def write_one(folder, commit):
-    write(folder, a_run(1, commit=commit))
-    return trend.read_stored(folder / "000.json")

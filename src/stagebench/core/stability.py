@@ -1,49 +1,91 @@
-"""Whether the rounds of one process were steady: a drift, or outliers among them. Importable without torch."""
+"""Whether numbers that should be alike are: one rule for drift and one for outliers. Importable without torch.
+
+It holds for the rounds of a process, the processes of a recording, the passes of an experiment and the runs of a trend.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import kendalltau, theilslopes
+from numpy.typing import ArrayLike
 
 ALPHA = 1e-3
-"""One benchmark in a thousand drifts by chance alone."""
+"""One series in a thousand drifts by chance alone."""
 
 LEAST_DRIFT = 0.01
-"""Relative, from the first round to the last; less is no matter."""
+"""Relative, from the first number to the last; less does not matter."""
 
 OUTLIER = 5.0
-"""Robust standard deviations above or below the median."""
+"""Robust standard deviations from the centre."""
+
+NORMAL = 1.4826
+"""Makes a median absolute deviation the standard deviation of normal noise."""
 
 
-def drift(seconds: Sequence[float]) -> float | None:
-    """How far the rounds drifted, relative to their median; None where that may be chance.
+@dataclass(frozen=True, slots=True)
+class Unsteady:
+    """A benchmark whose numbers drifted or hold outliers.
 
-    Kendall's rank correlation with the round's number (its exact test, where no rounds tie) says whether, the Theil-Sen
-    slope how far. Seven rounds are the least that can show it.
+    Attributes:
+        benchmark: its full name.
+        drift: relative; None where there is none.
+        outliers: places in the series, from 0.
+    """
+
+    benchmark: str
+    drift: float | None
+    outliers: list[int]
+
+    def __str__(self) -> str:
+        drift = "" if self.drift is None else f", drifted {self.drift:+.1%}"
+        outliers = f", outliers in rounds {', '.join(map(str, self.outliers))}" if self.outliers else ""
+        return f"{self.benchmark.split('::')[-1]}{drift}{outliers}"
+
+
+def drift(values: ArrayLike, places: ArrayLike | None = None) -> float | None:
+    """Return how far the values drifted, relative to their median; None where that may be chance.
+
+    The rank correlation of Mann (1945) and Kendall says whether (its exact test, where no values tie), the Theil-Sen
+    slope how far. Seven values are the fewest that can show it.
 
     Args:
-        seconds: of each round, in order.
+        values: in any order.
+        places: of the values, in time; their order by default.
     """
-    if len(seconds) < 2 or min(seconds) == max(seconds):
+    from scipy.stats import kendalltau, theilslopes  # takes a second to import, and most commands need none of it
+
+    series = np.asarray(values, dtype=float)
+    order = np.arange(len(series)) if places is None else np.asarray(places, dtype=float)
+    if len(series) < 2 or np.ptp(series) == 0 or np.ptp(order) == 0:
         return None
-    number = np.arange(len(seconds))
-    total = float(theilslopes(seconds, number)[0]) * (len(seconds) - 1) / float(np.median(seconds))
-    return total if kendalltau(number, seconds).pvalue < ALPHA and abs(total) >= LEAST_DRIFT else None
+    total = float(theilslopes(series, order)[0] * np.ptp(order) / np.median(series))
+    return total if kendalltau(order, series).pvalue < ALPHA and abs(total) >= LEAST_DRIFT else None
 
 
-def outliers(seconds: Sequence[float]) -> list[int]:
-    """Rounds far from the median, in robust standard deviations: 1.4826 times the median absolute deviation.
+def outliers(values: ArrayLike, centre: ArrayLike | None = None, scale: float | None = None) -> list[int]:
+    """Return the places of the values that lie more than `OUTLIER` standard deviations from their centre.
 
     Args:
-        seconds: of each round, in order.
-
-    Returns:
-        Their numbers; none where more than half of the rounds are equal, because then there is no scale.
+        values: three or more; fewer have no outlier.
+        centre: one for all or one a value; the median by default.
+        scale: the standard deviation; by default a robust one from the median absolute deviation. Where more than half
+            of the values are equal that is 0, and none is an outlier.
     """
-    if len(seconds) < 3:
+    series = np.asarray(values, dtype=float)
+    if len(series) < 3:
         return []
-    away = np.abs(np.asarray(seconds) - np.median(seconds))
-    scale = 1.4826 * float(np.median(away))
-    return [int(i) for i in np.flatnonzero(away > OUTLIER * scale)] if scale else []
+    away = np.abs(series - (np.median(series) if centre is None else centre))
+    deviation = NORMAL * float(np.median(away)) if scale is None else scale
+    return [int(i) for i in np.flatnonzero(away > OUTLIER * deviation)] if deviation else []
+
+
+def unsteady(series: Mapping[str, Sequence[float]]) -> list[Unsteady]:
+    """Return the benchmarks whose numbers drifted or hold outliers.
+
+    Args:
+        series: seconds by benchmark, in the order in which they were measured.
+    """
+    looked = (Unsteady(name, drift(seconds), outliers(seconds)) for name, seconds in series.items())
+    return [each for each in looked if each.drift is not None or each.outliers]
