@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any, TypeVar, cast
 
 from stagebench.core import telemetry
@@ -13,6 +14,49 @@ Look = Callable[[], None]
 
 WARM_UPS = 2
 """Untimed rounds before the timed ones."""
+
+
+class Monitor:
+    """Looks at a GPU before and after each round of a benchmark, outside the timed region.
+
+    Attributes:
+        rounds: the two readings of each round, warm-up included.
+    """
+
+    def __init__(self, gpu: telemetry.Gpu) -> None:
+        self.gpu = gpu
+        self.rounds: list[tuple[telemetry.Reading, telemetry.Reading]] = []
+        self._before: telemetry.Reading | None = None
+
+    def start(self) -> None:
+        """Look before a round."""
+        self._before = self.gpu.read()
+
+    def stop(self) -> None:
+        """Look after it."""
+        assert self._before is not None, "a round is started before it is stopped"
+        self.rounds.append((self._before, self.gpu.read()))
+
+
+def summary(rounds: Sequence[tuple[telemetry.Reading, telemetry.Reading]]) -> dict[str, Any]:
+    """Return what is kept of a benchmark's timed rounds, in JSON's types.
+
+    Returns:
+        `before` the first round and `after` the last one, what each reading holds; `disturbed_rounds`, the numbers of
+        the rounds that began or ended throttled or beside foreign processes; and `joules` over all rounds, what lies
+        between them left out, absent where the GPU does not count.
+    """
+    energy = [
+        after.joules - before.joules
+        for before, after in rounds
+        if before.joules is not None and after.joules is not None
+    ]
+    kept: dict[str, Any] = {
+        "before": asdict(rounds[0][0]),
+        "after": asdict(rounds[-1][1]),
+        "disturbed_rounds": [i for i, pair in enumerate(rounds) if any(reading.disturbed for reading in pair)],
+    }
+    return kept | ({"joules": sum(energy)} if len(energy) == len(rounds) else {})
 
 
 def _nothing() -> None:
@@ -85,13 +129,13 @@ def _watched(
     rounds: int,
     warmup_rounds: int,
 ) -> tuple[T, dict[str, Any]]:
-    meter = telemetry.Meter(gpu)
+    monitor = Monitor(gpu)
     result = benchmark.pedantic(
         function,
         args,
-        setup=_after(setup, meter.start, around[0]),
-        teardown=_after(around[1], meter.stop, teardown),
+        setup=_after(setup, monitor.start, around[0]),
+        teardown=_after(around[1], monitor.stop, teardown),
         rounds=rounds,
         warmup_rounds=warmup_rounds,
     )
-    return result, telemetry.summary(meter.rounds[-rounds:])
+    return result, summary(monitor.rounds[-rounds:])

@@ -95,7 +95,7 @@ def nothing_is_left(git):
 
     def check(repository):
         left = [path.name for path in home_of(repository).iterdir()]
-        return (left, len(git(repository, "worktree", "list").splitlines())) == (["lock"], 1)
+        return (left, len(git(repository, "worktree", "list").splitlines())) == ([], 1)
 
     return check
 

@@ -142,7 +142,7 @@ def test_an_unknown_profile_is_refused():
 
 
 def test_a_missing_run_cannot_be_accepted(tmp_path):
-    result = invoke("baseline", "accept", tmp_path / "out.json", "--reason", "try", "--root", tmp_path)
+    result = invoke("baseline", "accept", tmp_path / "out.json", "--reason", "try", "--baselines", tmp_path)
     assert (result.exit_code, result.output.count("\n")) == (2, 1)
 
 

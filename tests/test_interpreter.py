@@ -59,7 +59,6 @@ def test_other_dependencies_get_an_environment_of_their_own_once(tmp_path, wheel
 def test_two_gates_at_once_build_it_once(tmp_path, monkeypatch):
     def build(folder, wanted):
         time.sleep(0.2)
-        folder.mkdir()
         (folder / "complete").touch()
 
     monkeypatch.setattr(base_environment, "_build", build)

@@ -116,10 +116,10 @@ def test_every_user_may_lock_the_machine(machine):
 
 
 def test_a_folder_is_held_by_one_and_goes_when_it_is_empty(tmp_path):
-    with locks.claimed(tmp_path / "a" / "b", "") as folder:
+    with locks.locked(tmp_path / "a" / "b", "") as folder:
         with (
             pytest.raises(BusyError, match=r"^a folder must be free, got .*b$"),
-            locks.claimed(folder, "a folder must be free"),
+            locks.locked(folder, "a folder must be free"),
         ):
             pass
         assert folder.is_dir()
@@ -127,7 +127,7 @@ def test_a_folder_is_held_by_one_and_goes_when_it_is_empty(tmp_path):
 
 
 def test_a_folder_with_something_in_it_stays(tmp_path):
-    with locks.claimed(tmp_path / "a", "") as folder:
+    with locks.locked(tmp_path / "a", "") as folder:
         (folder / "file").touch()
     assert (folder / "file").exists()
 

@@ -143,7 +143,7 @@ def test_attribute_answers_or_refuses_lines_of_samples(written):
 def test_accept_takes_or_refuses(written, tmp_path):
     for mutant in mutants(a_run(), "accepted", 120):
         where = written("runs/run.json", mutant)
-        assert invoke("baseline", "accept", where, "--reason=x", "--root", tmp_path / "stored").exit_code in (0, 2)
+        assert invoke("baseline", "accept", where, "--reason=x", "--baselines", tmp_path / "stored").exit_code in (0, 2)
 
 
 def test_accept_replaces_or_refuses_what_is_damaged(written, tmp_path):
@@ -151,7 +151,7 @@ def test_accept_replaces_or_refuses_what_is_damaged(written, tmp_path):
     stored = folder_of(tmp_path, HERE).name
     for mutant in mutants(a_run(), "replaced", 120):
         written(f"{stored}/baseline.json", mutant)
-        assert invoke("baseline", "accept", whole, "--reason=x", "--root", tmp_path).exit_code in (0, 2)
+        assert invoke("baseline", "accept", whole, "--reason=x", "--baselines", tmp_path).exit_code in (0, 2)
 
 
 def test_a_comparison_of_pytest_reads_or_refuses(written):

@@ -19,7 +19,7 @@ def command() -> None:
 @click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--reason", required=True, help="Why this run replaces what was there; kept in the file.")
 @click.option("--partial", is_flag=True, help="Take a run of a part of the suite.")
-@click.option("--root", type=click.Path(path_type=Path), default=Path("baselines"), show_default=True)
+@click.option("--baselines", "root", type=click.Path(path_type=Path), default=Path("baselines"), show_default=True)
 def accept(run_path: Path, reason: str, partial: bool, root: Path) -> None:
     """Make RUN, written by `pytest benchmarks --benchmark-json`, the baseline of its environment."""
     with refusals():

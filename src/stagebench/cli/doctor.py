@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -13,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stagebench.cli.output import refusals, write_json_to
+from stagebench.cli.output import refusals
 from stagebench.core import environment, telemetry
 from stagebench.core.errors import BaselineError
-from stagebench.core.results import SCHEMA, read_run
+from stagebench.core.results import read_run
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import cell
 from stagebench.gate import baseline, doctor
@@ -25,18 +24,17 @@ STYLES = {"ok": "green", "warning": "red", "unknown": "yellow"}
 
 
 @click.command(name="doctor")
-@click.option("--root", type=click.Path(path_type=Path), default=Path("baselines"), show_default=True)
+@click.option("--baselines", "root", type=click.Path(path_type=Path), default=Path("baselines"), show_default=True)
 @click.option("--processes", type=click.IntRange(min=2), default=8, show_default=True, help="Of the quick A/A run.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path, allow_dash=True), help="- for standard output.")
-def command(root: Path, processes: int, json_path: Path | None) -> None:
+def command(root: Path, processes: int) -> None:
     """Look at what makes times differ: clocks, load, quotas, the GPU, and the same work in fresh processes.
 
     Exit code 0 where nothing speaks against timing now, 3 where something does: a gate could not decide here. Which
-    baselines are comparable is told, and changes nothing about that.
+    baselines are comparable is shown, and changes nothing about that.
     """
     with refusals():
         findings, comparable = examine(processes), baselines(root)
-        console = Console(stderr=str(json_path) == "-", highlight=False)
+        console = Console(highlight=False)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
         for each in findings:
             table.add_row(each.name, Text(each.state, style=STYLES[each.state]), cell(each.detail))
@@ -45,26 +43,23 @@ def command(root: Path, processes: int, json_path: Path | None) -> None:
             console.print(cell(f"{name}: {'; '.join(differing) or 'comparable, with the settings of its run'}"))
         warnings = [each.name for each in findings if each.state == "warning"]
         console.print(f"not fit to time on now: {', '.join(warnings)}" if warnings else "fit to time on")
-        if json_path:
-            data = {"findings": [asdict(each) for each in findings], "baselines": comparable}
-            write_json_to(json_path, {"schema": SCHEMA} | data)
     sys.exit(3 if warnings else 0)
 
 
 def examine(processes: int) -> list[doctor.Finding]:
-    """All findings about this machine as it is now."""
+    """Return all findings about this machine as it is now."""
     with telemetry.opened(telemetry.load_nvml()) as gpu:
         reading = gpu.read() if gpu else None
     cores = doctor.cores(environment.cores(), os.cpu_count() or 1, doctor.quota())
-    still = [doctor.governor(), doctor.turbo(), doctor.load(), cores, *doctor.gpu(reading)]
     before = doctor.pressure()
-    seconds = doctor.measure(processes)
-    return [*still, *doctor.disturbances(before, doctor.pressure()), doctor.spread(seconds)]
+    spread = doctor.spread(doctor.measure(processes))
+    disturbances = doctor.disturbances(before, doctor.pressure())
+    return [*doctor.clocks(), doctor.load(), cores, *doctor.gpu(reading), *disturbances, spread]
 
 
 def baselines(root: Path) -> dict[str, list[str]]:
-    """By stored baseline, in what this machine differs from that of its run, or why it can't be read."""
-    any_run = environment.identity(ModelSettings(), GenerationSettings(), "", None, LoadSettings())
+    """Return, by stored baseline, in what this machine differs from that of its run, or why it can't be read."""
+    keys = environment.identity(ModelSettings(), GenerationSettings(), "", None, LoadSettings()).keys()
     here = environment.machine("cpu")
     on_gpu = environment.machine("cuda") if _has_gpu() else here
     found = {}
@@ -75,14 +70,13 @@ def baselines(root: Path) -> dict[str, list[str]]:
             found[path.parent.name] = [str(error)]
             continue
         mine = here if there["device"] == there.get("cpu") else on_gpu
-        older = [f"{key}: not told there" for key in any_run.keys() - mine.keys() - there.keys()]  # no run equals it
-        of_machine = {key: there[key] for key in mine if key in there}
-        found[path.parent.name] = [*baseline.differences(mine, of_machine), *sorted(older)]
+        older = sorted(f"{key}: not there" for key in keys - mine.keys() - there.keys())  # no run equals it
+        found[path.parent.name] = baseline.differences(mine, {k: there[k] for k in mine if k in there}) + older
     return found
 
 
 def _has_gpu() -> bool:
-    """Whether torch is here and sees a GPU; a baseline knows it by torch's name."""
+    """Say whether torch is here and sees a GPU; a baseline knows it by torch's name."""
     try:
         import torch
     except ImportError:

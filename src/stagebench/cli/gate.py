@@ -21,7 +21,7 @@ from stagebench.cli.output import markdown_option, refusals, tidy_stop
 from stagebench.core import environment, statistics
 from stagebench.core.errors import GateError
 from stagebench.core.json_files import write_json
-from stagebench.core.locks import claimed, measurement
+from stagebench.core.locks import locked, measurement
 from stagebench.core.shown import teller
 from stagebench.gate import report
 from stagebench.gate.limits import RULES_FILE, Rules, read_both
@@ -148,7 +148,7 @@ def _dated(both: Checkouts) -> Path:
 @contextmanager
 def _claimed(folder: Path) -> Iterator[Path]:
     """Hold an empty folder for this gate alone."""
-    with claimed(folder, "--out must be a folder that no other gate writes to"):
+    with locked(folder, "--out must be a folder that no other gate writes to"):
         if any(folder.iterdir()):
             raise GateError(f"--out must be an empty folder, so that no two gates mix, got {folder}")
         yield folder

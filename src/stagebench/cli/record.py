@@ -13,7 +13,7 @@ from stagebench.analysis.report import recording_tables
 from stagebench.cli.output import refusals, require_writable, tidy_stop
 from stagebench.core.errors import BaselineError, RecordingError
 from stagebench.core.json_files import write_json, write_text
-from stagebench.core.locks import claimed, measurement
+from stagebench.core.locks import locked, measurement
 from stagebench.core.results import processes_of, read_run
 from stagebench.core.shown import teller
 from stagebench.gate import baseline, decide, report
@@ -62,7 +62,7 @@ def command(
         require_writable(out / "results.json")
         plan = recording.Plan(rounds, select, pytest_arguments, recording.digest_of(root))
         arm = Arm("recording", root, Path(sys.executable))
-        with claimed(out, "only one recording at a time may write to a folder"), measurement(say):
+        with locked(out, "only one recording at a time may write to a folder"), measurement(say):
             recording.sweep(out)
             runs = recording.record(recording.Recording(out / "processes", arm, plan), processes, limit_minutes, say)
             verdicts = _report(out, runs, baselines if judged and len(runs) > processes else None)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from stagebench.core.errors import BusyError
@@ -77,94 +77,82 @@ def _machine() -> Path:
 
 def _opened(path: Path) -> int:
     """Open a file that any user may lock; what is there is not made again, which /tmp forbids for another's file."""
-    for _ in range(2):
-        with suppress(FileNotFoundError):
-            return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-        with suppress(FileExistsError):
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL)
-            os.fchmod(descriptor, 0o666)
-            return descriptor
+    with suppress(FileNotFoundError):
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    with suppress(FileExistsError):  # made meanwhile
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL)
+        os.fchmod(descriptor, 0o666)
+        return descriptor
     return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
 
 
-def _taken(descriptor: int) -> bool:
+def _taken(descriptor: int, wait: bool = False) -> bool:
     """Take a lock, unless somebody else has it."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     return True
 
 
 def _holder(noted: bytes) -> str:
-    """What the one who holds the lock noted of itself, in a line."""
+    """Return what the one who holds the lock noted of itself, in a line."""
     shown = "".join(c if c.isprintable() else "?" for c in noted.decode(errors="replace"))
     return shown or "another one"
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock, waiting for it."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _held(folder: Path, wait: bool = False) -> Iterator[bool | None]:
+    """Say whether the folder is this process's for the block; None on a file system without such locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        taken = None
+        with suppress(OSError):
+            taken = _taken(descriptor, wait)
+        yield taken
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
-def claimed(folder: Path, wanted: str) -> Iterator[Path]:
+def locked(folder: Path, refusal: str | None = None) -> Iterator[Path]:
     """Hold a folder for this process alone. It is made where it is missing, and goes again if it is left empty.
 
     Args:
         folder: to be held.
-        wanted: begins the refusal ("--out must be a folder that no other gate writes to").
+        refusal: begins the error ("--out must be a folder that no other gate writes to"); None to wait for it.
 
     Raises:
-        BusyError: where another process holds it.
+        BusyError: where another process holds it, and this one does not wait.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor, free = os.open(folder, os.O_RDONLY), True
-    try:
-        with suppress(OSError):  # a file system without such locks refuses nobody
-            free = _taken(descriptor)
-        if not free:
-            raise BusyError(f"{wanted}, got {folder}")
+    with _held(folder, wait=refusal is None) as free:
+        if free is False:
+            raise BusyError(f"{refusal}, got {folder}")
         try:
             yield folder
         finally:
             with suppress(OSError):  # where something is in it
                 folder.rmdir()
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """Make a temporary folder, which goes at the end; those that killed processes left go now."""
-    home = Path(tempfile.gettempdir())
+def scratch_folder(home: Path | None = None) -> Iterator[Path]:
+    """Make a temporary folder, which goes at the end; those that killed processes left go now.
+
+    Args:
+        home: the folder that it is made in; by default the system's.
+    """
+    home = home or Path(tempfile.gettempdir())
     for left in home.glob(f"{SCRATCH}*"):
-        with suppress(OSError):  # another user's, or gone meanwhile
-            descriptor = os.open(left, os.O_RDONLY)
-            try:
-                if _taken(descriptor):
-                    shutil.rmtree(left, ignore_errors=True)
-            finally:
-                os.close(descriptor)
-    folder, descriptor = _new_scratch(home)
-    try:
+        with suppress(OSError), _held(left) as free:  # another user's, or gone meanwhile
+            if free:
+                shutil.rmtree(left, ignore_errors=True)
+    with ExitStack() as stack:
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=home))
+            with suppress(FileNotFoundError):  # another process took it for a leftover
+                if stack.enter_context(_held(folder)) is not False and folder.exists():
+                    break
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(descriptor)
-
-
-def _new_scratch(home: Path) -> tuple[Path, int]:
-    """A new folder, and the descriptor that holds it, unless another process took it for a leftover before that."""
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=home))
-        with suppress(FileNotFoundError):
-            descriptor = os.open(folder, os.O_RDONLY)
-            with suppress(OSError):  # a file system without such locks sweeps nothing either
-                _taken(descriptor)
-            if folder.exists():
-                return folder, descriptor
-            os.close(descriptor)

@@ -5,9 +5,9 @@ Importable without torch and without NVML; what a GPU or driver does not tell is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -111,69 +111,15 @@ def opened(nvml: Any, uuid: str | None = None, own_processes: int = 0) -> Iterat
     Yields:
         The GPU; None where there is no NVML, no driver, or no such GPU.
     """
-    if nvml is None:
-        yield None
-        return
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError:
-        yield None
-        return
-    try:
-        yield _find(nvml, uuid, own_processes)
-    finally:
-        nvml.nvmlShutdown()
-
-
-def _find(nvml: Any, uuid: str | None, own_processes: int) -> Gpu | None:
-    try:
-        if uuid is None:
-            handle = nvml.nvmlDeviceGetHandleByIndex(0)
-        else:
-            handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid.removeprefix('GPU-')}")
-    except nvml.NVMLError:
-        return None
-    return Gpu(nvml, handle, own_processes)
-
-
-class Meter:
-    """Looks at a GPU before and after each round of a benchmark, outside the timed region.
-
-    Attributes:
-        rounds: the two readings of each round, warm-up included.
-    """
-
-    def __init__(self, gpu: Gpu) -> None:
-        self.gpu = gpu
-        self.rounds: list[tuple[Reading, Reading]] = []
-        self._before: Reading | None = None
-
-    def start(self) -> None:
-        """Look before a round."""
-        self._before = self.gpu.read()
-
-    def stop(self) -> None:
-        """Look after it."""
-        assert self._before is not None, "a round is started before it is stopped"
-        self.rounds.append((self._before, self.gpu.read()))
-
-
-def summary(rounds: Sequence[tuple[Reading, Reading]]) -> dict[str, Any]:
-    """What is kept of a benchmark's timed rounds, in JSON's types.
-
-    Returns:
-        `before` the first round and `after` the last one, what each `Reading` holds; `disturbed_rounds`, the numbers of
-        the rounds that began or ended throttled or beside foreign processes; and `joules` over all rounds, what lies
-        between them left out, absent where the GPU does not count.
-    """
-    energy = [
-        after.joules - before.joules
-        for before, after in rounds
-        if before.joules is not None and after.joules is not None
-    ]
-    kept: dict[str, Any] = {
-        "before": asdict(rounds[0][0]),
-        "after": asdict(rounds[-1][1]),
-        "disturbed_rounds": [i for i, pair in enumerate(rounds) if any(reading.disturbed for reading in pair)],
-    }
-    return kept | ({"joules": sum(energy)} if len(energy) == len(rounds) else {})
+    with ExitStack() as stack:
+        gpu = None
+        if nvml is not None:
+            with suppress(nvml.NVMLError):
+                nvml.nvmlInit()
+                stack.callback(nvml.nvmlShutdown)
+                if uuid is None:
+                    handle = nvml.nvmlDeviceGetHandleByIndex(0)
+                else:
+                    handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid.removeprefix('GPU-')}")
+                gpu = Gpu(nvml, handle, own_processes)
+        yield gpu

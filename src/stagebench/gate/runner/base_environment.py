@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sys
 import tomllib
 from collections.abc import Callable
@@ -57,8 +56,7 @@ def interpreter_of(base: Path, head: Path, home: Path, say: Callable[[str], None
         return Path(sys.executable)
     digest = hashlib.sha256(json.dumps([sys.version, wanted], sort_keys=True).encode()).hexdigest()[:12]
     folder = home / f"python-{digest}"
-    home.mkdir(parents=True, exist_ok=True)
-    with locked(home / f"{folder.name}.lock"):  # two gates would build it at once, each over the other's
+    with locked(folder):  # two gates would build it at once, each over the other's
         if not (folder / "complete").is_file():
             say(f"the base depends on other packages than the head: installing them in {folder}")
             _build(folder, wanted)
@@ -66,8 +64,7 @@ def interpreter_of(base: Path, head: Path, home: Path, say: Callable[[str], None
 
 
 def _build(folder: Path, wanted: dict[str, Any]) -> None:
-    shutil.rmtree(folder, ignore_errors=True)  # half of one, from a build that was interrupted
-    _call("venv", "--without-pip", str(folder))
+    _call("venv", "--clear", "--without-pip", str(folder))  # of what an interrupted build left
     pins = folder / "constraints.txt"
     pins.write_text(wanted["constraints"], encoding="utf-8")
     pip = ("pip", "--python", str(folder / "bin" / "python"), "--quiet", "--disable-pip-version-check")

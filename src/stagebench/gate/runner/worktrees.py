@@ -7,25 +7,25 @@ the head are copied as they lie. Submodules are repositories of the same kind in
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import tempfile
+import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from stagebench.core import processes
 from stagebench.core.errors import GateError
-from stagebench.core.locks import locked
-from stagebench.core.supervisor import CANNOT_RUN
+from stagebench.core.locks import scratch_folder
 
 # Inside of a hook these name the hook's repository, whatever folder git is called in.
 ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
 
 _NO_PROGRAMS = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
+_WRITING = {"checkout", "read-tree"}
+"""What takes as long as there are files, and may run filters: no such git outlives this process."""
 _HERE = ("--git-dir=.", "--work-tree=.")  # that of a submodule names a working tree, which may be gone
 _SETTINGS = """
 [include]
@@ -82,12 +82,7 @@ def checkouts(repository: Path, revision: str) -> Iterator[Checkouts]:
     head_commit = _commit(top, "HEAD", "what is checked out")
     home = home_of(top)
     home.mkdir(exist_ok=True)
-    with ExitStack() as stack:
-        with locked(home / "lock"):  # so that a new folder is locked before another process looks at it
-            _sweep(home)
-            folder = Path(tempfile.mkdtemp(prefix="run-", dir=home))
-            stack.enter_context(locked(folder / "lock"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    with scratch_folder(home) as folder:
         base, head = folder / "base", folder / "head"
         empty = tuple(_check_out(_git_folder(top), commit, base, top))
         _copy(top, head)
@@ -109,14 +104,6 @@ def _commit(top: Path, revision: str, what: str) -> str:
         return _line(top, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
     except GateError as error:
         raise GateError(f"{what} must be a revision of {top}, got {revision!r}") from error
-
-
-def _sweep(home: Path) -> None:
-    """Remove the checkouts of processes that are no more."""
-    for folder in home.glob("run-*"):
-        with suppress(OSError), (folder / "lock").open("w") as file:  # held by a living process, or gone meanwhile
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _borrow(git_folder: Path, commit: str | None, folder: Path) -> None:
@@ -235,8 +222,12 @@ def _git(where: Path, *arguments: str) -> bytes:
 
 def _status(where: Path, *arguments: str) -> tuple[int, bytes, bytes]:
     environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
+    environment |= {"GIT_DEFAULT_REF_FORMAT": "files"}
     command = ["git", "-C", str(where), *_NO_PROGRAMS, *arguments]
-    done = processes.run(command, env=environment | {"GIT_DEFAULT_REF_FORMAT": "files"})
-    if done[0] == CANNOT_RUN:
-        raise GateError(f"git must be there to check out a revision, got {done[2].decode()}")
-    return done
+    if _WRITING & {*arguments}:
+        return processes.run(command, env=environment)
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, check=False)  # noqa: S603 # git
+    except OSError as error:
+        raise GateError(f"git must be there to check out a revision, got {error.strerror}") from error
+    return done.returncode, done.stdout, done.stderr
