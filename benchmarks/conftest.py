@@ -7,11 +7,11 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import gpu_monitored
+import no_capture_guard
 import numpy as np
 import pytest
-import set_up
 import torch
-import watched
 
 from stagebench.backends.backend import with_backend
 from stagebench.core import telemetry
@@ -109,10 +109,10 @@ def pedantic(
     On a GPU it notes clocks and power, and repeats what was disturbed.
     """
     if benchmark.disabled:  # pytest-benchmark calls it once, and times nothing
-        return functools.partial(watched.pedantic, benchmark, [], None, rounds=rounds)
+        return functools.partial(gpu_monitored.pedantic, benchmark, [], None, rounds=rounds)
     collected = pytestconfig._benchmarksession.benchmarks  # pytest-benchmark puts it there
-    watching = functools.partial(watched.pedantic, benchmark, collected, telemetry_of_gpu)
-    return set_up.settled(model, watching, rounds, plugin.turns(pytestconfig).pass_on)
+    watching = functools.partial(gpu_monitored.pedantic, benchmark, collected, telemetry_of_gpu)
+    return no_capture_guard.settled(model, watching, rounds, plugin.turns(pytestconfig).pass_on)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from statistics import median
 
 import pytest
 import torch
-from watched import WARM_UPS
+from gpu_monitored import WARM_UPS
 
 from stagebench.core.content import content_of
 from stagebench.core.settings import PREPROCESSORS

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from batches import generated, impossible, require_features, require_rows, stretched
-from set_up import about
+from batch_inputs import generated, impossible, require_features, require_rows, stretched
+from no_capture_guard import about
 
 from stagebench.core.artifacts import Inputs, Prefilled
 from stagebench.models.protocol import VisionLanguageModel

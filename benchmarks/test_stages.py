@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from set_up import about
-from watched import WARM_UPS
+from gpu_monitored import WARM_UPS
+from no_capture_guard import about
 
 from stagebench.analysis.experiments.bytes_moved import TrafficCounter
 from stagebench.core.artifacts import Generation, Work

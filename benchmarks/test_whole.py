@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from set_up import about
+from no_capture_guard import about
 
 from stagebench.core.errors import StageError
 from stagebench.pipeline.run_stages import prepared, reference_generate, timed_run

@@ -19,7 +19,9 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def demonstration():
-    spec = importlib.util.spec_from_file_location("gate_demonstration", ROOT / "benchmarks" / "gate_demonstration.py")
+    spec = importlib.util.spec_from_file_location(
+        "gate_demonstration", ROOT / "benchmarks" / "experiments" / "gate_demonstration.py"
+    )
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look it up there
     spec.loader.exec_module(module)
     return module

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gate_error_rates.py"
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "experiments" / "gate_error_rates.py"
 NAMES = (
     "test_stages.py::test_stage[m-encode]",
     "test_stages.py::test_stage[m-decode]",

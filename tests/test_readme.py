@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from beside_generate import ratios
 from click.testing import CliRunner
+from generate_overhead import ratios
 from scipy.stats import ttest_1samp
 
 from stagebench.analysis.samples import read_rows, select

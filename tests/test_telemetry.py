@@ -3,8 +3,8 @@
 import json
 import time
 
+import gpu_monitored
 import pytest
-import watched
 
 from stagebench.core import telemetry
 
@@ -157,7 +157,7 @@ def test_a_disturbed_benchmark_is_repeated_once_and_counted_once(
     before, called, prepared = len(collected), [], []
     nvml = FakeNvml(reasons=reasons)
     with telemetry.opened(nvml) as gpu:
-        result = watched.pedantic(
+        result = gpu_monitored.pedantic(
             benchmark, collected, gpu, lambda: called.append(1) or 7, setup=lambda: prepared.append(1), rounds=3
         )
     kept = benchmark.extra_info["gpu"]
@@ -168,7 +168,7 @@ def test_a_disturbed_benchmark_is_repeated_once_and_counted_once(
 
 def test_without_a_gpu_a_benchmark_is_what_it_was(benchmark, pytestconfig):
     collected = pytestconfig._benchmarksession.benchmarks
-    assert watched.pedantic(benchmark, collected, None, lambda: 7, rounds=2) == 7
+    assert gpu_monitored.pedantic(benchmark, collected, None, lambda: 7, rounds=2) == 7
     assert (benchmark.stats.stats.rounds, benchmark.extra_info) == (2, {})
 
 

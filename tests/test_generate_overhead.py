@@ -2,7 +2,7 @@
 
 import json
 
-import beside_generate
+import generate_overhead
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -29,10 +29,10 @@ def inputs(model, tmp_path_factory):
 def test_turn_by_turn_both_ways_write_the_same_tokens(model, inputs, monkeypatch, stages_first, tokens, turns):
     texts = []
     for name in ("decode", "reference_generate"):
-        whole = getattr(beside_generate, name)
-        monkeypatch.setattr(beside_generate, name, lambda *given, whole=whole: texts.append(whole(*given)))
+        whole = getattr(generate_overhead, name)
+        monkeypatch.setattr(generate_overhead, name, lambda *given, whole=whole: texts.append(whole(*given)))
     options = GenerationSettings(tokens, fixed_length=True).options()
-    found = beside_generate.one_pass(model, inputs, options, stages_first=stages_first)
+    found = generate_overhead.one_pass(model, inputs, options, stages_first=stages_first)
     assert [len(found["staged"]), len(found["generate"])] == [turns, turns]
     assert min(found["staged"] + found["generate"]) > 0
     staged, generate = sorted(texts, key=lambda text: hasattr(text, "tolist"))
@@ -42,19 +42,19 @@ def test_turn_by_turn_both_ways_write_the_same_tokens(model, inputs, monkeypatch
 @pytest.fixture
 def calls(monkeypatch):
     """A list that grows by one at each token of either way."""
-    seen, criterion = [], beside_generate.EveryFewTokens.__call__
+    seen, criterion = [], generate_overhead.EveryFewTokens.__call__
     monkeypatch.setattr(
-        beside_generate.EveryFewTokens, "__call__", lambda self, *given: seen.append(0) or criterion(self, *given)
+        generate_overhead.EveryFewTokens, "__call__", lambda self, *given: seen.append(0) or criterion(self, *given)
     )
     return seen
 
 
 def test_a_turn_of_the_stages_is_as_long_as_one_of_generate(model, inputs, calls):
     given = model, inputs, GenerationSettings(20, fixed_length=True).options()
-    after_stages = [len(calls) for _ in beside_generate.staged_turns(*given)]
+    after_stages = [len(calls) for _ in generate_overhead.staged_turns(*given)]
     after_generate = []
     calls.clear()
-    beside_generate.generate_turns(*given, meanwhile=lambda: after_generate.append(len(calls)))
+    generate_overhead.generate_turns(*given, meanwhile=lambda: after_generate.append(len(calls)))
     assert after_stages == [1, 9, 17, 21]  # decode asks once more why a row has ended
     assert [*after_generate, len(calls)] == [1, 9, 17, 20]
 
@@ -72,13 +72,13 @@ def slower(monkeypatch):
         seconds, ratio = 1.0 + len(order) % 7, RATIO[model.name] + 0.001 * (17 * len(order) % 31 - 15)
         return {"staged": [seconds * ratio, seconds * ratio], "generate": [seconds, seconds]}
 
-    monkeypatch.setattr(beside_generate, "one_pass", one_pass)
+    monkeypatch.setattr(generate_overhead, "one_pass", one_pass)
     return order
 
 
 def test_ratios_come_with_their_intervals_and_each_way_begins_in_half_the_passes(slower, tmp_path):
     path = tmp_path / "ratios.json"
-    result = CliRunner().invoke(beside_generate.main, [str(path)])
+    result = CliRunner().invoke(generate_overhead.main, [str(path)])
     assert result.exit_code == 0, result.output
     written = json.loads(path.read_text())
     expected = RATIO | {"over all": 1.05}
@@ -94,7 +94,7 @@ def test_ratios_come_with_their_intervals_and_each_way_begins_in_half_the_passes
 def test_a_turn_counts_by_its_share_of_the_time():
     wobbles = range(-3, 4)
     passes = [{"staged": [1.0 + 0.1 * wobble, 18.0 + wobble], "generate": [1.0, 9.0]} for wobble in wobbles]
-    found = beside_generate.ratios(passes)
+    found = generate_overhead.ratios(passes)
     assert found["of_a_typical_turn"]["ratio"] == pytest.approx(2**0.9)
     assert found["of_all_seconds"]["ratio"] == pytest.approx(1.9)
 
@@ -110,7 +110,7 @@ def noisy(draw, ratio, hiccup):
 @pytest.mark.parametrize("ratio", [0.98, 1.0, 1.02])
 def test_of_noisy_turns_most_intervals_hold_the_ratio(ratio):
     draw = np.random.default_rng(7)
-    found = [beside_generate.ratios([noisy(draw, ratio, 0) for _ in range(20)]) for _ in range(60)]
+    found = [generate_overhead.ratios([noisy(draw, ratio, 0) for _ in range(20)]) for _ in range(60)]
     for what in ("of_a_typical_turn", "of_all_seconds"):
         assert sum(of[what]["low"] <= ratio <= of[what]["high"] for of in found) >= 50
     assert all(of["of_a_typical_turn"]["high"] / of["of_a_typical_turn"]["low"] < 1.03 for of in found)
@@ -118,14 +118,14 @@ def test_of_noisy_turns_most_intervals_hold_the_ratio(ratio):
 
 def test_a_slow_step_now_and_then_shows_in_the_seconds():
     draw = np.random.default_rng(7)
-    found = beside_generate.ratios([noisy(draw, 1.0, 0.1) for _ in range(30)])
+    found = generate_overhead.ratios([noisy(draw, 1.0, 0.1) for _ in range(30)])
     assert found["of_all_seconds"]["low"] > 1.02
     assert found["of_a_typical_turn"]["low"] < 1.01
 
 
 def test_both_ways_take_some_time(tmp_path):
     path = tmp_path / "ratios.json"
-    result = CliRunner().invoke(beside_generate.main, [str(path), "--passes", "10", "--new-tokens", "2"])
+    result = CliRunner().invoke(generate_overhead.main, [str(path), "--passes", "10", "--new-tokens", "2"])
     assert result.exit_code == 0, result.output
     rows = json.loads(path.read_text())["rows"]
     times = [a_pass[way] for row in rows for a_pass in row["passes"] for way in ("staged", "generate")]
@@ -136,15 +136,17 @@ def test_both_ways_take_some_time(tmp_path):
 
 def test_stages_that_write_other_tokens_are_not_timed(monkeypatch, tmp_path):
     other = GenerationSettings(3, fixed_length=True).options()
-    whole = beside_generate.staged_generate
-    monkeypatch.setattr(beside_generate, "staged_generate", lambda model, inputs, options: whole(model, inputs, other))
-    result = CliRunner().invoke(beside_generate.main, [str(tmp_path / "ratios.json"), "--new-tokens", "2"])
+    whole = generate_overhead.staged_generate
+    monkeypatch.setattr(
+        generate_overhead, "staged_generate", lambda model, inputs, options: whole(model, inputs, other)
+    )
+    result = CliRunner().invoke(generate_overhead.main, [str(tmp_path / "ratios.json"), "--new-tokens", "2"])
     assert result.exit_code == 2
     assert "must write the tokens of generate() to be timed beside it, eventgpt wrote others" in result.output
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_timed(monkeypatch, tmp_path):
-    monkeypatch.setattr(beside_generate, "row", None)
+    monkeypatch.setattr(generate_overhead, "row", None)
     (tmp_path / "file").touch()
-    result = CliRunner().invoke(beside_generate.main, [str(tmp_path / "file" / "ratios.json")])
+    result = CliRunner().invoke(generate_overhead.main, [str(tmp_path / "file" / "ratios.json")])
     assert (result.exit_code, result.output.count("\n")) == (2, 1)

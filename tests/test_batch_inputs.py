@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from batches import generated, impossible, require_features, require_rows, stretched
+from batch_inputs import generated, impossible, require_features, require_rows, stretched
 
 from stagebench.backends.backend import RECIPES, Backend
 from stagebench.core.artifacts import Features, Sample

@@ -1,6 +1,6 @@
 """What one decode step is made of, by backend: its kernels, and what they leave above the time to read the weights.
 
-    python benchmarks/profile_step.py [--model llava-1.5] [--backends eager,graph,fused] > profile.md
+    python benchmarks/experiments/profile_step.py [--model llava-1.5] [--backends eager,graph,fused] > profile.md
 
 Needs a GPU. The profiler slows the host down, so the step's own time is taken without it. The weights of `fused` are
 read by kernels that also do the norms and the activation.

@@ -1,6 +1,6 @@
 """Does the gate see what it should, and nothing else? Real decisions about planted changes, and about none.
 
-    python benchmarks/gate_demonstration.py FOLDER [--only aa] [-- OPTIONS OF stagebench gate]
+    python benchmarks/experiments/gate_demonstration.py FOLDER [--only aa] [-- OPTIONS OF stagebench gate]
 
 Every decision is a `stagebench gate` in a clone of this repository's last commit, whose working tree holds the planted
 change. FOLDER keeps what each of them measured and decided; what is there already is not measured again, so that an
@@ -24,7 +24,7 @@ import click
 
 from stagebench.core.json_files import write_json
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = Path("src", "stagebench")
 
 SLOWED = """

@@ -21,7 +21,7 @@ def about(model: VisionLanguageModel) -> dict[str, Any]:
 def settled(
     model: VisionLanguageModel, pedantic: Callable[..., Any], rounds: int, pass_on: Callable[[], None]
 ) -> Callable[..., Any]:
-    """`watched.pedantic`, failing where something was captured or compiled in a timed round.
+    """`gpu_monitored.pedantic`, failing where something was captured or compiled in a timed round.
 
     Before each round's set-up and after the last round comes `pass_on`, so that another process may have its own round.
     """

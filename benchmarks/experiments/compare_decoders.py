@@ -1,6 +1,8 @@
 """How long every way to read eight frames of a clip takes, relative to ours, with all frames checked to be equal.
 
-Run as `python benchmarks/compare_decoders.py`. Clips are generated once, and kept in the folder that `--clips` names.
+    PYTHONPATH=benchmarks python benchmarks/experiments/compare_decoders.py
+
+Clips are generated once, and kept in the folder that `--clips` names.
 In every round each way reads the clip once, in an order drawn afresh; medians are compared.
 """
 

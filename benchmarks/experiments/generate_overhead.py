@@ -1,6 +1,6 @@
 """Do the plain stages take longer than `generate()`? Both in one process, by turns of a few tokens.
 
-    python benchmarks/beside_generate.py ratios.json [--profile 7b --device cuda] [--passes 30]
+    python benchmarks/experiments/generate_overhead.py ratios.json [--profile 7b --device cuda] [--passes 30]
 
 A stopping criterion holds `generate()` up at its first token and at every eighth after it, and the stages go as far:
 first encode and prefill, then eight decode steps a turn. Each turn is timed from one synchronisation to the next. What

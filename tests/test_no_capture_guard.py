@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from set_up import about, settled
+from no_capture_guard import about, settled
 
 WARM_UPS, ROUNDS = 2, 3
 

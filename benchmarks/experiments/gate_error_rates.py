@@ -1,6 +1,6 @@
 """How often the gate is wrong, and what it sees, from recorded processes in which nothing changed.
 
-    python benchmarks/gate_error_rates.py RECORDED... [--json OUT]
+    python benchmarks/experiments/gate_error_rates.py RECORDED... [--json OUT]
 
 RECORDED are folders that `stagebench gate` recorded with the same code on both sides. A simulated decision draws
 pairs out of them, swaps base and head of each pair by a coin, and decides as the gate does: a first look at all

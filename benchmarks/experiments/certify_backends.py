@@ -1,6 +1,6 @@
 """What each backend writes, held against `generate()`: three models, five questions, twice.
 
-    python benchmarks/certify_backends.py tokens.json [--backends graph,compiled,fused] [--new-tokens 128]
+    python benchmarks/experiments/certify_backends.py tokens.json [--backends graph,compiled,fused] [--new-tokens 128]
 
 Needs a GPU; the exit code is 1 where a text is another than the backend promises.
 """
