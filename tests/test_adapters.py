@@ -10,8 +10,10 @@ from stagebench.core.artifacts import Features, Inputs, Media
 from stagebench.core.errors import ModelError, StageError
 from stagebench.core.settings import ModelSettings
 from stagebench.models import llava, video_llava
+from stagebench.models.llava import Llava
 from stagebench.models.pixels import processor_of
 from stagebench.models.registry import BUILDERS, build_model
+from stagebench.models.video_llava import VideoLlava
 from stagebench.pipeline.decode import decode
 from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import prefill
@@ -45,7 +47,7 @@ def test_a_prompt_has_one_placeholder_a_visual_token(model):
     assert features.tokens.shape == (1, VISUAL_TOKENS[model.name], 64)
 
 
-@pytest.mark.parametrize(("name", "prompt"), [("llava-1.5", llava.PROMPT), ("video-llava", video_llava.PROMPT)])
+@pytest.mark.parametrize(("name", "prompt"), [(Llava.name, Llava.prompt), (VideoLlava.name, VideoLlava.prompt)])
 def test_a_prompt_is_tokenised_as_if_the_mark_stood_there_for_each_visual_token(name, prompt):
     model = build_model(name, SETTINGS)
     mark = model.marks[-1]

@@ -141,7 +141,7 @@ def test_more_failures_than_allowed_give_exit_code_two(finished):
 
 
 def test_a_finished_run_measures_nothing_again(finished, media, monkeypatch):
-    monkeypatch.setattr(runner, "build_model", None)  # calling it would raise
+    monkeypatch.setattr(runner, "load_model", None)  # calling it would raise
     before = read_samples(finished[0])
     more = ("--new-tokens", "3,6", "--durations", "0.6,1.2,9", "--allow-failures", "2")
     assert analyze(finished[0], "--dataset", media, *more).exit_code == 0

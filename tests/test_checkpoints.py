@@ -130,7 +130,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused(saved, tmp_path):
 
 
 def test_a_missing_folder_is_refused(saved, tmp_path):
-    assert refusal(saved.name, tmp_path / "nowhere").startswith("can't read the checkpoint FOLDER: OSError: ")
+    assert refusal(saved.name, tmp_path / "nowhere").startswith("can't read the config of FOLDER: OSError: ")
 
 
 def test_a_config_value_of_another_type_is_refused(saved, checkpoint):
@@ -142,7 +142,7 @@ def test_a_config_value_of_another_type_is_refused(saved, checkpoint):
 @pytest.mark.parametrize(
     ("file", "content", "what"),
     [
-        ("config.json", "[]", "the checkpoint"),
+        ("config.json", "[]", "the config of"),
         ("tokenizer.json", None, "the tokenizer of"),
         ("tokenizer.json", "{}", "the tokenizer of"),
         ("tokenizer.json", "{", "the tokenizer of"),

@@ -18,19 +18,9 @@ from safetensors.torch import load_file, save_file
 from stagebench.core.artifacts import Inputs, Media
 from stagebench.core.errors import CheckpointError, ModelError, StageError
 from stagebench.core.settings import ModelSettings
-from stagebench.models.eventgpt import (
-    EVENT_TOKEN_INDEX,
-    EventGPT,
-    EventGPTConfig,
-    EventGPTForConditionalGeneration,
-    SlowLlamaTokenizer,
-    build,
-    build_from_config,
-    config_of,
-    expand_placeholder,
-    load_tokenizer,
-    prompt_ids,
-)
+from stagebench.models.assembly import random_model
+from stagebench.models.eventgpt import EVENT_TOKEN_INDEX, EventGPT, build, config_of, expand_placeholder, prompt_ids
+from stagebench.models.modeling_eventgpt import EventGPTConfig, EventGPTForConditionalGeneration, SlowLlamaTokenizer
 from stagebench.models.tokenizer import build_tokenizer
 
 TEXT = "USER: Describe in detail what happened in the scene. ASSISTANT: A chat, helpful and polite answers.\n" * 9
@@ -63,7 +53,7 @@ def media(seed: int = 0, images: int = 5) -> Media:
 
 @pytest.fixture(scope="module", params=["sdpa", "eager"])
 def model(request: pytest.FixtureRequest) -> EventGPT:
-    return build_from_config(small_config(), ModelSettings(attention=request.param))
+    return random_model(EventGPT, small_config(), ModelSettings(attention=request.param))
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +120,7 @@ def pretrained(folder: Path) -> EventGPT:
 
 
 def refusal(folder: Path) -> str:
-    """The message of the refusal, which is one line; `from_pretrained` and `build` must both refuse."""
-    with pytest.raises(ModelError):
-        EventGPTForConditionalGeneration.from_pretrained(folder)
+    """The message of the refusal, which is one line."""
     with pytest.raises(ModelError) as caught:
         pretrained(folder)
     assert "\n" not in str(caught.value)
@@ -162,7 +150,7 @@ def test_pickled_weights_are_refused_unless_asked_for(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").unlink()
     assert build_refusal(checkpoint).endswith("got only pytorch_model.bin: pickles are read with --pickled-weights")
     settings = ModelSettings(profile="pretrained", weights=str(checkpoint), pickled_weights=True)
-    assert build(settings).eventgpt.model.feature_adaptor is not None
+    assert build(settings).network.model.feature_adaptor is not None
 
 
 def build_refusal(folder: Path) -> str:
@@ -309,7 +297,7 @@ def test_without_event_feature_adaptor_there_is_none(checkpoint: Path) -> None:
 
     edit_config(checkpoint, lambda config: config.pop("event_feature_adaptor"))
     edit_weights(checkpoint, without_adaptor)
-    assert pretrained(checkpoint).eventgpt.model.feature_adaptor is None
+    assert pretrained(checkpoint).network.model.feature_adaptor is None
 
 
 def test_a_vocabulary_too_small_for_the_event_tokens_is_refused(checkpoint: Path) -> None:
@@ -340,7 +328,7 @@ def test_event_tokens_are_those_the_config_asks_for(
     checkpoint: Path, patch: bool, start_end: bool, expected: tuple[str, ...]
 ) -> None:
     config = small_config(mm_use_im_patch_token=patch, mm_use_im_start_end=start_end)
-    tokenizer = load_tokenizer(str(checkpoint), config)
+    tokenizer, _ = EventGPT.read_tokenizer(str(checkpoint), config)
     first = tokenizer.vocab_size
     assert {token: first + i for i, token in enumerate(expected)} == {
         token: i for token, i in tokenizer.get_added_vocab().items() if i >= first
@@ -348,18 +336,18 @@ def test_event_tokens_are_those_the_config_asks_for(
 
 
 def test_without_a_patch_token_the_placeholder_is_unk() -> None:
-    model = build_from_config(small_config(mm_use_im_patch_token=False), ModelSettings())
+    model = random_model(EventGPT, small_config(mm_use_im_patch_token=False), ModelSettings())
     inputs = model.preprocess(media(), "What?")
     expected = VISUAL_TOKENS
     assert expected == int((inputs.input_ids == model.tokenizer.unk_token_id).sum())
 
 
 def test_the_placeholder_is_the_same_whether_or_not_a_tokenizer_named_it(model: EventGPT) -> None:
-    assert small_config().placeholder_id == model.eventgpt.config.placeholder_id
+    assert model.tokenizer.convert_tokens_to_ids("<ev_patch>") == model.placeholder
 
 
 def test_white_space_beside_an_event_token_is_the_sentencepiece_models_affair(checkpoint: Path) -> None:
-    tokenizer = load_tokenizer(str(checkpoint), small_config())
+    tokenizer, _ = EventGPT.read_tokenizer(str(checkpoint), small_config())
     ids = prompt_ids(tokenizer, "What?")
     after = ids[ids.index(EVENT_TOKEN_INDEX) + 1 :]
     expected = ["<ev_end>", "▁", "<0x0A>"]
@@ -400,7 +388,7 @@ def test_the_prompt_is_the_authors_template() -> None:
 
 
 def test_inputs_are_on_the_device_in_the_models_dtype() -> None:
-    model = build_from_config(small_config(), ModelSettings(dtype="bfloat16"))
+    model = random_model(EventGPT, small_config(), ModelSettings(dtype="bfloat16"))
     inputs = model.preprocess(media(), "What?")
     assert ((1, 5, 3, SIDE, SIDE), torch.bfloat16) == (tuple(inputs.pixels.shape), inputs.pixels.dtype)
     assert torch.bfloat16 == model.encode(inputs).dtype
@@ -414,20 +402,20 @@ def test_a_wrong_number_of_placeholders_is_refused(model: EventGPT) -> None:
 
 def test_images_without_a_batch_are_refused(model: EventGPT) -> None:
     with pytest.raises(StageError, match="pixel_values must be \\(batch, images, 3, height, width\\)"):
-        model.eventgpt.get_event_features(torch.zeros(5, 3, SIDE, SIDE))
+        model.network.get_event_features(torch.zeros(5, 3, SIDE, SIDE))
 
 
 @torch.inference_mode()
 def test_images_encoded_together_are_as_one_by_one(model: EventGPT) -> None:
     pixels = model.preprocess(media(), "What?").pixels[0]
-    one_by_one = torch.cat([model.eventgpt.get_image_tokens(image.unsqueeze(0)) for image in pixels])
-    torch.testing.assert_close(model.eventgpt.get_image_tokens(pixels), one_by_one, rtol=1e-5, atol=1e-6)
+    one_by_one = torch.cat([model.network.get_image_tokens(image.unsqueeze(0)) for image in pixels])
+    torch.testing.assert_close(model.network.get_image_tokens(pixels), one_by_one, rtol=1e-5, atol=1e-6)
 
 
 @torch.inference_mode()
 def test_features_are_temporal_tokens_then_spatial_ones(model: EventGPT) -> None:
     inputs = model.preprocess(media(), "What?")
-    tokens = model.eventgpt.get_image_tokens(inputs.pixels[0])
+    tokens = model.network.get_image_tokens(inputs.pixels[0])
     expected = torch.cat([tokens.mean(1), tokens.mean(0)]).unsqueeze(0)
     torch.testing.assert_close(model.encode(inputs), expected)
 
@@ -503,6 +491,6 @@ def test_the_7b_profile_has_the_real_shapes() -> None:
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:
-    first, second = (build_from_config(small_config(), ModelSettings(seed=3)).network for _ in range(2))
+    first, second = (random_model(EventGPT, small_config(), ModelSettings(seed=3)).network for _ in range(2))
     expected, actual = first.state_dict(), second.state_dict()
     assert not different(expected, actual)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from stagebench.models.eventgpt import EventGPTConfig, EventGPTForConditionalGeneration
+from stagebench.models.modeling_eventgpt import EventGPTConfig, EventGPTForConditionalGeneration
 
 STAGES = json.loads((Path(__file__).parent / "fixtures" / "eventgpt_maths.json").read_text())
 

@@ -91,7 +91,7 @@ def test_pixel_values_in_torch_are_the_authors_but_for_two_steps_of_255(
 
 @torch.inference_mode()
 def test_image_tokens_are_the_authors(model: EventGPT, inputs: Inputs, expected: dict[str, np.ndarray]) -> None:
-    assert_close(expected["per_image_features"], model.eventgpt.get_image_tokens(inputs.pixels[0]))
+    assert_close(expected["per_image_features"], model.network.get_image_tokens(inputs.pixels[0]))
 
 
 @torch.inference_mode()

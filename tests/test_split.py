@@ -19,7 +19,11 @@ from transformers import (
 from stagebench.backends.backend import Backend, Recipe
 from stagebench.core.artifacts import Features, Inputs
 from stagebench.core.settings import ModelSettings
-from stagebench.models import eventgpt, llava, video_llava
+from stagebench.models.assembly import random_model
+from stagebench.models.eventgpt import EventGPT
+from stagebench.models.llava import Llava
+from stagebench.models.modeling_eventgpt import EventGPTConfig
+from stagebench.models.video_llava import VideoLlava
 from stagebench.pipeline.decode import advance, decode
 from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import prefill
@@ -61,15 +65,15 @@ def vision_shapes(draw):
 
 
 def build_eventgpt(text, vision, model_settings):
-    config = eventgpt.EventGPTConfig(**text, vision_config=vision, mm_use_im_start_end=True, event_feature_adaptor=True)
-    return eventgpt.build_from_config(config, model_settings)
+    config = EventGPTConfig(**text, vision_config=vision, mm_use_im_start_end=True, event_feature_adaptor=True)
+    return random_model(EventGPT, config, model_settings)
 
 
 def build_llava(text, vision, model_settings):
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**vision), text_config=LlamaConfig(**text), image_token_id=VOCABULARY - 1
     )
-    return llava.build_from_config(config, model_settings)
+    return random_model(Llava, config, model_settings)
 
 
 def build_video_llava(text, vision, model_settings):
@@ -79,7 +83,7 @@ def build_video_llava(text, vision, model_settings):
         image_token_id=VOCABULARY - 2,
         video_token_id=VOCABULARY - 1,
     )
-    return video_llava.build_from_config(config, model_settings)
+    return random_model(VideoLlava, config, model_settings)
 
 
 # Family: how it is built, its placeholder id, the visual tokens of so many images of so many patches.

@@ -19,6 +19,8 @@ from stagebench.core.errors import ModelError, StageError
 from stagebench.core.settings import GenerationSettings, ModelSettings
 from stagebench.media.synthetic_clip import render_scene
 from stagebench.models import eventgpt
+from stagebench.models.assembly import random_model
+from stagebench.models.eventgpt import EventGPT
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.pipeline.run_stages import prepared, reference_generate
 
@@ -49,7 +51,7 @@ def expected(tmp_path_factory):
     tokens = {}
     for name in BUILDERS:
         settings = ModelSettings()
-        model = eventgpt.build_from_config(odd, settings) if name == "eventgpt" else build_model(name, settings)
+        model = random_model(EventGPT, odd, settings) if name == "eventgpt" else build_model(name, settings)
         inputs = prepared(model, Sample(scene.shown("own", model.media)))
         tokens[name] = reference_generate(model, inputs, options)[0].tolist()
     return tokens

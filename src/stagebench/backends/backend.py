@@ -33,7 +33,9 @@ from stagebench.backends.static import (
 )
 from stagebench.core.artifacts import Inputs, Prefilled
 from stagebench.core.errors import ModelError, StageError
+from stagebench.core.settings import ModelSettings
 from stagebench.models.protocol import VisionLanguageModel
+from stagebench.models.registry import build_model
 from stagebench.pipeline.timing import synchronize
 
 CACHE_BUCKET = 128
@@ -91,7 +93,7 @@ class _Session:
 
 @dataclass(eq=False)
 class Backend:
-    """Runs one model's stages fast; see `models.protocol.Accelerator`.
+    """Runs one model's stages fast; see `models.protocol.Backend`.
 
     Attributes:
         model: without a backend; its own code is what is captured.
@@ -134,7 +136,7 @@ class Backend:
         return encoder().clone()
 
     def lengths(self, tokens: int, limit: int) -> tuple[int, int]:
-        """See `models.protocol.Accelerator`."""
+        """See `models.protocol.Backend`."""
         padded = _up(tokens, self._recipe.bucket)
         return padded, _up(max(padded, limit), CACHE_BUCKET)
 
@@ -277,13 +279,22 @@ def _up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
-def with_backend(model: Any, name: str) -> VisionLanguageModel:
+def load_model(name: str, settings: ModelSettings) -> VisionLanguageModel:
+    """Build a model by its name, with the settings' backend.
+
+    Raises:
+        ModelError: for an unknown name, or a backend that the settings' device does not have.
+    """
+    return with_backend(build_model(name, settings), settings.backend)
+
+
+def with_backend(model: VisionLanguageModel, name: str) -> VisionLanguageModel:
     """The same model, its stages run by a backend; "eager" is none.
 
     Raises:
         ModelError: for an unknown name, or a backend that the model's device does not have.
     """
-    plain: VisionLanguageModel = replace(model, backend=None)
+    plain = replace(model, backend=None)
     if name == "eager":
         return plain
     if name not in RECIPES:
@@ -292,5 +303,4 @@ def with_backend(model: Any, name: str) -> VisionLanguageModel:
         raise ModelError(f"the backend {name} needs a CUDA device, got {plain.network.device.type}")
     require_static(plain.network)
     pool = torch.cuda.graph_pool_handle()
-    fast: VisionLanguageModel = replace(model, backend=Backend(plain, name, RECIPES[name], pool))
-    return fast
+    return replace(model, backend=Backend(plain, name, RECIPES[name], pool))

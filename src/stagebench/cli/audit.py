@@ -11,6 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from stagebench.backends.backend import load_model
 from stagebench.cli.options import load_options, model_options, print_head, sample_of, scene_of, settings_of
 from stagebench.cli.output import refusals, require_writable, write_json_to
 from stagebench.core import environment
@@ -18,7 +19,6 @@ from stagebench.core.results import SCHEMA
 from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import plain
 from stagebench.media.synthetic_clip import Scene
-from stagebench.models.registry import build_model
 from stagebench.models.weights import release
 from stagebench.pipeline.claims import audit as audit_model
 from stagebench.pipeline.pinned_runtime import conditions
@@ -74,7 +74,7 @@ def _audit_model(
     loading: LoadSettings,
     console: Console,
 ) -> Iterator[dict[str, Any]]:
-    model = build_model(name, settings)
+    model = load_model(name, settings)
     for question in questions:
         sample = sample_of(path, scene, model.media, question, loading)
         for check in audit_model(model, sample, generation.options(), settings.kernels):

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from stagebench.analysis.report import stage_table
+from stagebench.backends.backend import load_model
 from stagebench.cli.options import load_options, model_options, print_head, sample_of, scene_of, settings_of
 from stagebench.cli.output import refusals, require_writable, write_json_to
 from stagebench.core import environment
@@ -19,7 +20,6 @@ from stagebench.core.results import SCHEMA
 from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import plain
 from stagebench.media.synthetic_clip import Scene
-from stagebench.models.registry import build_model
 from stagebench.models.weights import release
 from stagebench.pipeline.pinned_runtime import conditions
 from stagebench.pipeline.timed_pass import COLLECTION, check_passes, outside, timed_pass
@@ -90,7 +90,7 @@ def _measure(
     console: Console,
 ) -> tuple[list[Run], Proof]:
     with console.status(f"{name}: building"):
-        model = build_model(name, settings)
+        model = load_model(name, settings)
     sample = sample_of(path, scene, model.media, question, loading)
     options = generation.options()
     with console.status(f"{name}: warming up, counting, comparing with generate()"):

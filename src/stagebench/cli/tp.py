@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from stagebench.backends.backend import load_model
 from stagebench.backends.tensor_parallel import certify, interleaved, local_device, process_group, shard, share
 from stagebench.cli.options import building_options, print_head, sample_of, scene_of, settings_of
 from stagebench.cli.output import refusals, require_writable, write_json_to
@@ -22,7 +23,6 @@ from stagebench.core.errors import ModelError
 from stagebench.core.results import SCHEMA
 from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.media.synthetic_clip import Scene
-from stagebench.models.registry import build_model
 from stagebench.models.weights import release
 from stagebench.pipeline.pinned_runtime import conditions
 from stagebench.pipeline.run_stages import prepared, scored_generate
@@ -82,7 +82,7 @@ def _measure(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What held, and a row a stage and number of processes; both are rank 0's to tell, and empty on any other."""
     release()  # the model before this one is out of reach by now, but its memory is not yet free
-    whole = build_model(name, settings)
+    whole = load_model(name, settings)
     sharded = shard(whole)
     sample, options = sample_of(None, scene, whole.media, DEFAULT_QUESTION, LOADING), generation.options()
     done = interleaved(whole, sharded, sample, options, passes + 1)  # the first of each warms up

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +17,7 @@ from stagebench.core.artifacts import Inputs
 from stagebench.core.errors import CheckpointError
 from stagebench.core.settings import ModelSettings
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.models.weights import one_line
+from stagebench.models.weights import from_config, one_line
 
 N = TypeVar("N", bound=PreTrainedModel)
 
@@ -45,10 +44,7 @@ def skeleton(cls: type[N], config: PretrainedConfig, settings: ModelSettings) ->
     if layers > tensors:
         raise CheckpointError(f"the config of {weights} asks for {layers} layers, its files hold {tensors} tensors")
     with torch.device("meta"):
-        network: N = cls._from_config(
-            deepcopy(config), dtype=getattr(torch, settings.dtype), attn_implementation=settings.attention
-        )
-    network.eval()
+        network = from_config(cls, config, settings)
     network.tie_weights()
     asked = sum(parameter.numel() for parameter in network.parameters())
     if asked > _FEW + _MANY * stored:

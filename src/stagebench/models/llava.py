@@ -1,35 +1,63 @@
 """LLaVA-1.5: eight frames as one grid image. A thin adapter over transformers' own class.
 
 Paper: https://arxiv.org/abs/2310.03744. Upstream pads an image to a square with the mean colour before it is resized
-(`expand2square` in the authors' `mm_utils.py`), so that no part of it is cropped away; the grid is treated likewise.
+(`expand2square` in the authors' `mm_utils.py`), so that no part of it is cropped away; so is the grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    PreTrainedTokenizerBase,
-)
+from torch import Tensor
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from stagebench.core.artifacts import Image, Inputs, Media
+from stagebench.core.artifacts import Image, Inputs
 from stagebench.core.settings import ModelSettings
-from stagebench.models.assembly import pretrained_adapter, random_assembly
-from stagebench.models.embedding import embed_with_features, repeat_placeholder
+from stagebench.models.assembly import assemble
 from stagebench.models.pixels import ImageProcessor
-from stagebench.models.protocol import Accelerator
+from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.sizes import text_shape, vision_shape
 
 COLUMNS, ROWS = 4, 2
-PROMPT = "USER: <image>\n{question} ASSISTANT:"
+
+
+class Llava(VisionLanguageModel):
+    """LLaVA-1.5 behind the stages' protocol."""
+
+    name = "llava-1.5"
+    media = "video"
+    images_per_sample = COLUMNS * ROWS
+    marks = ("<image>",)
+    prompt = "USER: <image>\n{question} ASSISTANT:"
+    network_class = LlavaForConditionalGeneration
+    modules: ClassVar = {
+        "tower": "model.vision_tower",
+        "projector": "model.multi_modal_projector",
+        "language_model": "model.language_model",
+    }
+
+    def visual_tokens(self, images: int) -> int:
+        """Count 576 an image, and CLS too where the config has "full" features."""
+        config = self.network.config
+        patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+        return int(images * (patches + (config.vision_feature_select_strategy == "full")))
+
+    def picture(self, images: Sequence[Image]) -> Tensor:
+        """Lay eight images out in one grid, and normalise it."""
+        picture = grid(images, self.network.config.vision_config.image_size, self.image_processor)
+        return self.image_processor(picture.unsqueeze(0))
+
+    def pixel_arguments(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Return the grids of all rows in one batch."""
+        return {"pixel_values": pixels.flatten(0, 1)}
+
+    def encode(self, inputs: Inputs) -> Tensor:
+        """Run tower and projector: (batch, visual tokens, hidden size)."""
+        output = self.network.get_image_features(**self.pixel_arguments(inputs.pixels), return_dict=True)
+        features = torch.stack(tuple(output.pooler_output))
+        return features.reshape(inputs.pixels.shape[0], -1, features.shape[-1])
 
 
 def grid(images: Sequence[Image], side: int, processor: ImageProcessor) -> Tensor:
@@ -58,89 +86,13 @@ def grid(images: Sequence[Image], side: int, processor: ImageProcessor) -> Tenso
     return canvas
 
 
-@dataclass(frozen=True)
-class Llava:
-    """The adapter; see `protocol.VisionLanguageModel`."""
-
-    profile: str
-    network: LlavaForConditionalGeneration
-    tokenizer: PreTrainedTokenizerBase
-    image_processor: ImageProcessor
-    name: str = "llava-1.5"
-    media: str = "video"
-    marks: tuple[str, ...] = ("<image>",)
-    images_per_sample: int = COLUMNS * ROWS
-    backend: Accelerator | None = None
-
-    @property
-    def parts(self) -> Mapping[str, nn.Module]:
-        """The modules whose forwards are counted."""
-        model = self.network.model
-        return {
-            "tower": model.vision_tower,
-            "projector": model.multi_modal_projector,
-            "language_model": model.language_model,
-        }
-
-    def visual_tokens(self, images: int) -> int:
-        """As the protocol says: 576 an image, and CLS too where the config has "full" features."""
-        config = self.network.config
-        patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-        return int(images * (patches + (config.vision_feature_select_strategy == "full")))
-
-    def preprocess(self, media: Media, question: str) -> Inputs:
-        """Eight images into one grid, normalised, and the prompt with one placeholder a visual token."""
-        config = self.network.config
-        picture = grid(media.images, config.vision_config.image_size, self.image_processor)
-        ids = self.tokenizer(PROMPT.format(question=question)).input_ids
-        placeholder = self.network.config.image_token_id
-        input_ids = torch.tensor(
-            [repeat_placeholder(ids, placeholder, self.visual_tokens(1))], device=self.network.device
-        )
-        return Inputs(
-            input_ids=input_ids,
-            attention_mask=torch.ones_like(input_ids),
-            pixels=self.image_processor(picture.unsqueeze(0)).unsqueeze(0).to(self.network.device, self.network.dtype),
-        )
-
-    def encode(self, inputs: Inputs) -> Tensor:
-        """Tower and projector: (batch, visual tokens, hidden size)."""
-        output = self.network.get_image_features(pixel_values=inputs.pixels.flatten(0, 1), return_dict=True)
-        features = torch.stack(tuple(output.pooler_output))
-        return features.reshape(inputs.pixels.shape[0], -1, features.shape[-1])
-
-    def embed(self, inputs: Inputs, features: Tensor) -> Tensor:
-        """The prompt's embeddings with the features in place."""
-        embedding = self.network.get_input_embeddings()
-        return embed_with_features(embedding, inputs.input_ids, self.network.config.image_token_id, features)
-
-    def reference_inputs(self, inputs: Inputs) -> dict[str, Any]:
-        """What plain `generate()` takes."""
-        return {
-            "input_ids": inputs.input_ids,
-            "attention_mask": inputs.attention_mask,
-            "pixel_values": inputs.pixels.flatten(0, 1),
-        }
-
-
 def build(settings: ModelSettings) -> Llava:
-    """Build LLaVA-1.5 in one of its profiles; "pretrained" reads a `llava-hf` checkpoint.
-
-    Raises:
-        CheckpointError: where a pretrained folder is of another model, not whole, or contradicts itself.
-    """
-    if settings.profile == "pretrained":
-        return pretrained_adapter(Llava, LlavaForConditionalGeneration, settings)
-    return build_from_config(config_of(settings.profile), settings)
-
-
-def build_from_config(config: LlavaConfig, settings: ModelSettings) -> Llava:
-    """Build it with random weights and a tokenizer of the config's vocabulary."""
-    return Llava(settings.profile, *random_assembly(LlavaForConditionalGeneration, config, Llava.marks, settings))
+    """Build LLaVA-1.5 in one of its profiles; "pretrained" reads a `llava-hf` checkpoint."""
+    return assemble(Llava, settings, config_of)
 
 
 def config_of(profile: str) -> LlavaConfig:
-    """Real geometry (336 px, 576 visual tokens); "7b" has the shapes of llava-hf/llava-1.5-7b-hf."""
+    """Return the real geometry (336 px, 576 visual tokens); "7b" has the shapes of llava-hf/llava-1.5-7b-hf."""
     vocab = 512 if profile == "tiny" else 32064
     return LlavaConfig(
         vision_config=CLIPVisionConfig(**vision_shape(profile, 336)),

@@ -1,135 +1,196 @@
-"""What a stage may ask of a model. A stage knows this protocol and no concrete model."""
+"""What a stage may ask of a model, and what all families of models share. A stage knows no concrete model."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from stagebench.core.artifacts import Inputs, Media, Prefilled
-
-
-class Accelerator(Protocol):
-    """Runs the stages of one model faster than its plain code does."""
-
-    @property
-    def name(self) -> str:
-        """One of `core.settings.BACKENDS`."""
-        ...
-
-    @property
-    def exact(self) -> bool:
-        """Whether it owes the very tokens of the plain path; else it may part from it at a near-tie."""
-        ...
-
-    @property
-    def setups(self) -> Sequence[Setup]:
-        """All that was set up so far: a pass in which they became more is no measurement."""
-        ...
-
-    def replayed(self) -> Mapping[str, int]:
-        """Counters of all work so far that modules and operators do not show."""
-        ...
-
-    def encode(self, inputs: Inputs) -> Tensor:
-        """As the model's."""
-        ...
-
-    def lengths(self, tokens: int, limit: int) -> tuple[int, int]:
-        """To what a prompt of so many tokens is padded, and how many slots its cache has for texts of up to `limit`."""
-        ...
-
-    def prompt(
-        self, embeds: Tensor, attention_mask: Tensor, generation_config: GenerationConfig
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """The last position's logits (batch, 1, vocabulary), and the state that `advance` continues from."""
-        ...
-
-    def advance(self, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
-        """Take decode steps."""
-        ...
+from stagebench.core.artifacts import Image, Inputs, Media, Prefilled
+from stagebench.core.errors import StageError
+from stagebench.models.pixels import ImageProcessor
 
 
 class Setup(Protocol):
     """What something cost that is done once."""
 
-    @property
-    def seconds(self) -> float:
-        """Wall time."""
-        ...
-
-    @property
-    def nbytes(self) -> int:
-        """Of the device's memory, kept."""
-        ...
+    seconds: float
+    """Wall time."""
+    nbytes: int
+    """Of the device's memory, kept."""
 
 
-class VisionLanguageModel(Protocol):
-    """A vision-language model whose `generate()` can be split into stages."""
+class Backend(Protocol):
+    """Runs encode, prefill and decode of one model faster than its plain code does."""
 
     @property
     def name(self) -> str:
-        """As on the command line ("eventgpt")."""
-        ...
+        """Return one of `types.BACKENDS`."""
 
     @property
-    def profile(self) -> str:
-        """One of `core.settings.PROFILES`."""
-        ...
+    def exact(self) -> bool:
+        """Whether it owes the very tokens of the plain path; else it may part from it at a near-tie."""
 
     @property
-    def media(self) -> str:
-        """Its own kind of media, as `media.scene.Scene` names it: "events" or "video"."""
-        ...
+    def setups(self) -> Sequence[Setup]:
+        """Return all that was set up so far: a pass in which they became more is no measurement."""
 
-    @property
-    def marks(self) -> tuple[str, ...]:
-        """What marks a place in its prompt, and so must not stand in a question ("<image>")."""
-        ...
-
-    @property
-    def images_per_sample(self) -> int:
-        """How many frames or event images `load` hands over."""
-        ...
-
-    @property
-    def network(self) -> PreTrainedModel:
-        """The transformers model; its plain `generate()` is the reference for every stage."""
-        ...
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Decodes what the network generates."""
-        ...
-
-    @property
-    def parts(self) -> Mapping[str, nn.Module]:
-        """The modules whose forwards are counted: "tower", "projector", "language_model"."""
-        ...
-
-    @property
-    def backend(self) -> Accelerator | None:
-        """What runs its encode, prefill and decode; None for its own plain code, which is the reference."""
-        ...
-
-    def visual_tokens(self, images: int) -> int:
-        """How many features become of so many images of the tower's size."""
-        ...
-
-    def preprocess(self, media: Media, question: str) -> Inputs:
-        """Resize, normalise, tokenise and copy to the device; a batch of one."""
-        ...
+    def replayed(self) -> Mapping[str, int]:
+        """Return counters of all work so far that modules and operators do not show."""
 
     def encode(self, inputs: Inputs) -> Tensor:
-        """Tower, projector, adaptor, pooling: (batch, visual tokens, hidden size)."""
-        ...
+        """Encode as the model's own `encode`."""
+
+    def lengths(self, tokens: int, limit: int) -> tuple[int, int]:
+        """Say to what a prompt of `tokens` is padded, and how many slots its cache has for texts of up to `limit`."""
+
+    def prompt(
+        self, embeds: Tensor, attention_mask: Tensor, generation_config: GenerationConfig
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return the last position's logits (batch, 1, vocabulary), and the state that `advance` continues from."""
+
+    def advance(self, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
+        """Take decode steps, as `stages.decode.advance`."""
+
+
+@dataclass(frozen=True, eq=False)
+class VisionLanguageModel(ABC):
+    """A transformers model whose `generate()` can be split into stages. A family is a subclass in a file of its own.
+
+    Attributes:
+        name: as on the command line ("eventgpt").
+        media: what it is shown, as `media.scene.Scene` names it: "events" or "video".
+        images_per_sample: how many frames or event images `load` hands over.
+        marks: what marks a place in its prompt, and so must not stand in a question ("<image>"); the last one is
+            repeated for each visual token.
+        prompt: with one mark, and the place of the "{question}".
+        network_class: transformers' class, or a port.
+        modules: paths in the network of what is counted: "tower", "projector", "language_model".
+        trims_vocabulary: rows of the embedding that no token of a checkpoint's tokenizer has are cut off.
+        profile: one of `types.PROFILES`.
+        network: the transformers model; its plain `generate()` is the reference for every stage.
+        tokenizer: of the prompt, and of what the network generates.
+        image_processor: of images into the tower's pixels.
+        backend: what runs its encode, prefill and decode; None for its own plain code, which is the reference.
+    """
+
+    name: ClassVar[str]
+    media: ClassVar[str]
+    images_per_sample: ClassVar[int]
+    marks: ClassVar[tuple[str, ...]]
+    prompt: ClassVar[str]
+    network_class: ClassVar[type[PreTrainedModel]]
+    modules: ClassVar[Mapping[str, str]]
+    trims_vocabulary: ClassVar[bool] = False
+
+    profile: str
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: ImageProcessor
+    backend: Backend | None = None
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The modules whose forwards are counted."""
+        return {role: self.network.get_submodule(path) for role, path in self.modules.items()}
+
+    @property
+    def placeholder(self) -> int:
+        """The id of the last mark, which stands for one visual token in a prompt."""
+        return int(getattr(self.network.config, _key_of(self.marks[-1])))
+
+    @abstractmethod
+    def visual_tokens(self, images: int) -> int:
+        """Say how many features become of so many images of the tower's size."""
+
+    @abstractmethod
+    def pixel_arguments(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Return what the network's forward takes of the pixels of `Inputs`."""
+
+    @abstractmethod
+    def encode(self, inputs: Inputs) -> Tensor:
+        """Run tower, projector, adaptor and pooling: (batch, visual tokens, hidden size)."""
+
+    def picture(self, images: Sequence[Image]) -> Tensor:
+        """Resize, crop and normalise: float32 (images that the tower sees, 3, side, side)."""
+        return self.image_processor(images)
+
+    def prompt_ids(self, question: str, visual_tokens: int) -> list[int]:
+        """Tokenise the prompt with one mark, and repeat its id for each visual token.
+
+        Of two thousand marks in a text a tokeniser takes milliseconds to find.
+        """
+        ids = self.tokenizer(self.prompt.format(question=question)).input_ids
+        return [each for id_ in ids for each in [id_] * (visual_tokens if id_ == self.placeholder else 1)]
+
+    def preprocess(self, media: Media, question: str) -> Inputs:
+        """Resize, crop, normalise, tokenise and copy to the device.
+
+        Returns:
+            A batch of one, the pixels in the network's dtype.
+
+        Raises:
+            StageError: for a prompt that the model can't have.
+        """
+        device = self.network.device
+        pixels = self.picture(media.images).unsqueeze(0).to(device, self.network.dtype)
+        input_ids = torch.tensor([self.prompt_ids(question, self.visual_tokens(pixels.shape[1]))], device=device)
+        return Inputs(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), pixels=pixels)
 
     def embed(self, inputs: Inputs, features: Tensor) -> Tensor:
-        """The prompt's embeddings with the features in place: (batch, prompt tokens, hidden size)."""
-        ...
+        """Embed the prompt, the features in place of the placeholders: (batch, prompt tokens, hidden size)."""
+        return embed_with_features(self.network.get_input_embeddings(), inputs.input_ids, self.placeholder, features)
 
     def reference_inputs(self, inputs: Inputs) -> dict[str, Any]:
-        """Keyword arguments with which `network.generate()` does all of encode, prefill and decode itself."""
-        ...
+        """Return arguments with which `network.generate()` does all of encode, prefill and decode itself."""
+        given = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
+        return given | self.pixel_arguments(inputs.pixels)
+
+    @classmethod
+    def added_tokens(cls, config: PretrainedConfig) -> tuple[str, ...]:
+        """Return the special tokens of the family, the last ones of the vocabulary."""
+        return cls.marks
+
+    @classmethod
+    def read_tokenizer(cls, weights: str, config: PretrainedConfig) -> tuple[PreTrainedTokenizerBase, dict[str, int]]:
+        """Read a checkpoint's tokenizer, and the ids that its config gives the marks."""
+        tokenizer = AutoTokenizer.from_pretrained(weights, padding_side="left", trust_remote_code=False)
+        return tokenizer, {mark: getattr(config, _key_of(mark)) for mark in cls.marks}
+
+    @classmethod
+    def image_source(cls, weights: str, config: PretrainedConfig) -> str:
+        """Return the folder or hub id of a checkpoint's image processor."""
+        return weights
+
+
+def _key_of(mark: str) -> str:
+    """Name the key that a config has for a mark's id: `image_token_id` for <image>."""
+    return f"{mark[1:-1]}_token_id"
+
+
+def embed_with_features(embedding: nn.Module, input_ids: Tensor, placeholder: int, features: Tensor) -> Tensor:
+    """Embed a prompt and put the visual features where its placeholders are.
+
+    Args:
+        embedding: the language model's token embedding.
+        input_ids: int64 (batch, tokens), with one placeholder id for each visual token.
+        placeholder: that id.
+        features: (batch, visual tokens, hidden size).
+
+    Returns:
+        (batch, tokens, hidden size), in the embedding's dtype.
+
+    Raises:
+        StageError: where placeholders and features differ in number.
+    """
+    embeds: Tensor = embedding(input_ids)
+    mask = input_ids == placeholder
+    expected, got = features.shape[0] * features.shape[1], int(mask.sum())
+    if expected != got:
+        raise StageError(f"the prompt must hold one placeholder for each of {expected} visual tokens, got {got}")
+    return embeds.masked_scatter(mask.unsqueeze(-1), features.to(embeds.dtype))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from copy import deepcopy
+from typing import Any, TypeVar, cast
 
 import torch
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -17,9 +18,17 @@ from stagebench.core.shown import plain
 
 N = TypeVar("N", bound=PreTrainedModel)
 
-LONGEST = 300
-"""Characters of an error of somebody else's; some quote the whole file."""
+LONGEST = 300  # characters of an error of somebody else's; some quote the whole file
 KEYS_NAMED = 3  # of a 7B checkpoint hundreds may be wrong, and the first ones tell what it is
+
+
+def from_config(cls: type[N], config: PretrainedConfig, settings: ModelSettings) -> N:
+    """Build a network on torch's current device, from a copy of the config, in the settings' dtype and attention."""
+    network: N = cls._from_config(
+        deepcopy(config), dtype=getattr(torch, settings.dtype), attn_implementation=settings.attention
+    )
+    network.eval()
+    return network
 
 
 def random_network(cls: type[N], config: PretrainedConfig, settings: ModelSettings) -> N:
@@ -30,36 +39,31 @@ def random_network(cls: type[N], config: PretrainedConfig, settings: ModelSettin
     devices = [torch.device(settings.device)] if settings.device.startswith("cuda") else []
     with torch.random.fork_rng(devices=devices), torch.device(settings.device):
         torch.manual_seed(settings.seed)
-        network: N = cls._from_config(
-            config, dtype=getattr(torch, settings.dtype), attn_implementation=settings.attention
-        )
-    network.eval()
-    return network
+        return from_config(cls, config, settings)
 
 
-def pretrained_network(cls: type[N], settings: ModelSettings, **kwargs: Any) -> N:
+def pretrained_network(cls: type[N], config: PretrainedConfig, settings: ModelSettings) -> N:
     """Read a checkpoint through `from_pretrained`; call it within `reading`.
 
     Raises:
         CheckpointError: where its keys or shapes are not exactly the model's.
     """
-    network: N
     network, report = cls.from_pretrained(
         settings.weights,
+        config=config,
         dtype=getattr(torch, settings.dtype),
         attn_implementation=settings.attention,
         device_map=settings.device,
         use_safetensors=not settings.pickled_weights,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # or transformers refuses a wrong shape before it says which key has it
-        **kwargs,
     )
     require_exact_keys(settings.weights, report)
     for name, values in network.named_parameters():
         if not torch.stack(torch.aminmax(values.detach())).isfinite().all():
             raise CheckpointError(f"the checkpoint {settings.weights} must hold finite numbers, got others in {name}")
     network.eval()
-    return network
+    return cast(N, network)
 
 
 @contextmanager

@@ -17,13 +17,13 @@ from stagebench.analysis.experiments.page_cache import drop_from_page_cache
 from stagebench.analysis.experiments.sample_log import Journal, Row
 from stagebench.analysis.experiments.schedule import MAIN, Task
 from stagebench.analysis.report import stage_table
+from stagebench.backends.backend import load_model
 from stagebench.backends.measured_roofline import measure_ceilings
 from stagebench.core import environment
 from stagebench.core.artifacts import Run, Sample
 from stagebench.core.errors import MediaError, StagebenchError, StudyError
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.models.registry import build_model
 from stagebench.models.weights import release
 from stagebench.pipeline.load import load
 from stagebench.pipeline.pinned_runtime import conditions
@@ -108,19 +108,19 @@ def measure(study: Study, journal: Journal) -> Iterator[Row]:
 
 def _lineups(names: Sequence[str], settings: ModelSettings) -> Iterator[Models]:
     """All models at once where the memory is large enough for as many as the first one, else one after the other."""
-    first = build_model(names[0], settings)
+    first = load_model(names[0], settings)
     weights = sum(p.nbytes for p in first.network.parameters())
     together = weights * (len(names) - 1) * SPARE_MEMORY < _free_memory(first.network.device)
     models = {names[0]: first}
     del first
     if together:
-        models |= {name: build_model(name, settings) for name in names[1:]}
+        models |= {name: load_model(name, settings) for name in names[1:]}
     yield models
     if together:
         return
     for name in names[1:]:
         release()  # the model before this one is out of reach by now, but its memory is not yet free
-        yield {name: build_model(name, settings)}
+        yield {name: load_model(name, settings)}
 
 
 def _free_memory(device: torch.device) -> int:

@@ -1,0 +1,260 @@
+"""EventGPT: five event images, CLIP, a projector, an adaptor, spatio-temporal pooling, Llama.
+
+Our own port of the network of https://github.com/XduSyL/EventGPT, as a transformers model whose plain
+`generate()` takes `pixel_values`. Its state-dict keys are the authors': their checkpoints load as they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM, LlamaModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
+
+from stagebench.core.errors import CheckpointError, ModelError, StageError
+from stagebench.models.protocol import embed_with_features
+from stagebench.models.weights import check_model_type, reading
+
+PATCH_TOKEN, START_TOKEN, END_TOKEN = "<ev_patch>", "<ev_start>", "<ev_end>"
+
+
+class EventGPTConfig(LlamaConfig):
+    """A Llama config with the authors' extra keys and, nested, the config of the CLIP tower.
+
+    The authors keep the tower's config in a folder of its own, which `mm_visual_tower` names; reading their
+    config reads that one too. What we save has it nested, and needs no such folder.
+
+    Attributes:
+        vision_config: of the CLIP tower.
+        mm_visual_tower: a folder beside the checkpoint, an absolute folder, or a hub id.
+        mm_use_im_patch_token: the tokenizer gets `<ev_patch>`.
+        mm_use_im_start_end: the tokenizer gets `<ev_start>` and `<ev_end>`.
+        event_feature_adaptor: a linear layer follows the projector.
+        use_event_qformer: of the authors' experiments; refused, they published no code for it.
+        event_token_id: the placeholder of one visual token; None for `placeholder_id`'s default.
+    """
+
+    model_type = "EventChat_llama"
+    sub_configs = {"vision_config": CLIPVisionConfig}  # noqa: RUF012 - transformers' own form
+
+    vision_config: dict[str, Any] | CLIPVisionConfig | None = None
+    mm_visual_tower: str | None = None
+    # The authors' defaults where their checkpoint says nothing.
+    mm_use_im_patch_token: bool = True
+    mm_use_im_start_end: bool = False
+    event_feature_adaptor: bool = False
+    use_event_qformer: bool = False
+    event_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.vision_config, dict):
+            self.vision_config = CLIPVisionConfig(**self.vision_config)
+        super().__post_init__(**kwargs)
+
+    @property
+    def added_tokens(self) -> tuple[str, ...]:
+        """The event tokens appended to the tokenizer at load time, in the authors' order."""
+        patch = (PATCH_TOKEN,) if self.mm_use_im_patch_token else ()
+        return (*patch, START_TOKEN, END_TOKEN) if self.mm_use_im_start_end else patch
+
+    @property
+    def placeholder_id(self) -> int:
+        """The id that stands for one visual token in `input_ids`.
+
+        `event_token_id`, else that of `<ev_patch>` in a vocabulary ending with the added tokens, else unk's.
+        """
+        if self.event_token_id is not None:
+            return self.event_token_id
+        return self.vocab_size - len(self.added_tokens) if self.mm_use_im_patch_token else 0
+
+    @property
+    def tower(self) -> CLIPVisionConfig:
+        """The CLIP tower's config, or a one-line error where there is none."""
+        if not isinstance(self.vision_config, CLIPVisionConfig):
+            raise ModelError(f"an EventGPT config must hold the CLIP tower's vision_config, got {self.vision_config!r}")
+        return self.vision_config
+
+    def visual_tokens(self, images: int) -> int:
+        """Visual tokens that `images` event images become: one temporal token each, and the spatial ones."""
+        # CLIP's config would take pairs too; its position embedding is square.
+        side = cast(int, self.tower.image_size) // cast(int, self.tower.patch_size)
+        return images + side * side + 1
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], Any]:
+        """As transformers', and the CLIP tower's config from where the authors' layout keeps it."""
+        config, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        check_model_type(f"the config of {pretrained_model_name_or_path}", config, cls.model_type)
+        if not config.get("vision_config") and (tower := config.get("mm_visual_tower")):
+            source = tower_source(pretrained_model_name_or_path, tower)
+            with reading(f"the CLIP config of {source}"):
+                found, _ = CLIPVisionConfig.get_config_dict(source)
+                check_model_type(f"the CLIP config of {source}", found, CLIPVisionConfig.model_type, "clip")
+                config["vision_config"] = CLIPVisionConfig.from_pretrained(source).to_dict()
+        return config, rest
+
+
+class _Clip(CLIPVisionModel):
+    """CLIP's vision model; of its own class transformers renames the keys as it reads and saves, of ours not."""
+
+
+class _VisionModel(nn.Module):
+    """The middle level of the authors' keys `visual_tower.visual_tower.vision_model.*`."""
+
+    def __init__(self, config: CLIPVisionConfig) -> None:
+        super().__init__()
+        self.vision_model = _Clip(config)
+
+
+class _VisualTower(nn.Module):
+    """The outer level of the same keys."""
+
+    def __init__(self, config: CLIPVisionConfig) -> None:
+        super().__init__()
+        self.visual_tower = _VisionModel(config)
+
+
+class EventGPTModel(LlamaModel):
+    """The Llama decoder; it owns the vision side too, as in the authors' keys, but only decodes."""
+
+    config: EventGPTConfig
+
+    def __init__(self, config: EventGPTConfig) -> None:
+        if config.use_event_qformer:
+            raise ModelError("use_event_qformer must be absent or false, got true: the query former is not ported")
+        super().__init__(config)
+        self.visual_tower = _VisualTower(config.tower)
+        self.visual_projector = nn.Sequential(
+            nn.Linear(config.tower.hidden_size, config.hidden_size),
+            nn.GELU(),
+            nn.Linear(config.hidden_size, config.hidden_size),
+        )
+        self.feature_adaptor = (
+            nn.Linear(config.hidden_size, config.hidden_size) if config.event_feature_adaptor else None
+        )
+        self.post_init()
+
+
+class EventGPTForConditionalGeneration(LlamaForCausalLM):
+    """EventGPT for `generate(input_ids=..., pixel_values=..., attention_mask=...)` with all its options."""
+
+    config: EventGPTConfig
+    config_class = EventGPTConfig
+    # Constants that older transformers wrote into checkpoints; computed from the config, never read.
+    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq$", r"embeddings\.position_ids$"]  # noqa: RUF012 - transformers' own form
+
+    def __init__(self, config: EventGPTConfig) -> None:
+        # Past LlamaForCausalLM's own constructor: it would build a second 7B decoder and drop it.
+        super(LlamaForCausalLM, self).__init__(config)
+        self.model = EventGPTModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @property
+    def tower(self) -> CLIPVisionModel:
+        """The CLIP vision model; one forward takes all images of a batch."""
+        return cast(CLIPVisionModel, self.model.visual_tower.visual_tower.vision_model)
+
+    def get_image_tokens(self, pixel_values: Tensor) -> Tensor:
+        """Tower, projector and adaptor, each image on its own.
+
+        Args:
+            pixel_values: (images, 3, height, width); the authors encode one at a time, with the same numbers.
+
+        Returns:
+            (images, tokens per image with CLS first, hidden size), in the model's dtype.
+        """
+        # The encoder's last hidden state: no post_layernorm, CLS kept.
+        hidden: Tensor = self.tower(pixel_values=pixel_values.to(self.tower.dtype)).last_hidden_state
+        tokens: Tensor = self.model.visual_projector(hidden)
+        return tokens if self.model.feature_adaptor is None else cast(Tensor, self.model.feature_adaptor(tokens))
+
+    def get_event_features(self, pixel_values: Tensor) -> Tensor:
+        """Encode and pool the event images.
+
+        Args:
+            pixel_values: (batch, images, 3, height, width).
+
+        Returns:
+            (batch, images + tokens per image, hidden size): of each image the mean over space, then of each
+            token the mean over the images.
+
+        Raises:
+            StageError: where the pixels have another shape.
+        """
+        if pixel_values.ndim != 5:
+            raise StageError(f"pixel_values must be (batch, images, 3, height, width), got {tuple(pixel_values.shape)}")
+        tokens = self.get_image_tokens(pixel_values.flatten(0, 1))
+        tokens = tokens.reshape(*pixel_values.shape[:2], *tokens.shape[1:])
+        return torch.cat([tokens.mean(dim=2), tokens.mean(dim=1)], dim=1)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        pixel_values: Tensor | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Run Llama's forward, after encoding `pixel_values` (batch, images, 3, height, width) where given.
+
+        `generate()` looks for these arguments by name. The KV cache is among `kwargs`, under the name that this
+        transformers has for it.
+        """
+        if pixel_values is not None:
+            if input_ids is None:
+                raise StageError("pixel_values need input_ids with placeholders, got inputs_embeds alone")
+            features, embedding = self.get_event_features(pixel_values), self.get_input_embeddings()
+            inputs_embeds = embed_with_features(embedding, input_ids, self.config.placeholder_id, features)
+            input_ids = None
+        given = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask, **kwargs}
+        outputs: CausalLMOutputWithPast = super().forward(
+            **given, position_ids=position_ids, logits_to_keep=logits_to_keep
+        )
+        return outputs
+
+
+class SlowLlamaTokenizer(SentencePieceBackend):
+    """The sentencepiece Llama tokenizer as it was before transformers 5, `legacy=True`.
+
+    Text is split at the added tokens, and sentencepiece encodes each part on its own: what becomes of white
+    space beside an added token is up to the normaliser inside `tokenizer.model` (Llama's keeps it, others
+    drop it). transformers 5's `LlamaTokenizer` ignores that normaliser, and needs protobuf.
+    """
+
+    padding_side = "left"
+
+    def __init__(self, **kwargs: Any) -> None:
+        for name, token in (("unk_token", "<unk>"), ("bos_token", "<s>"), ("eos_token", "</s>")):
+            kwargs[name] = kwargs.get(name) or token
+        kwargs.update(legacy=True, special_tokens_pattern="bos", token_type_ids_pattern="all_zeros")
+        super().__init__(**kwargs)
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """Join pieces to text; the base class would leave byte pieces (`<0x0A>`) as they are."""
+        text, pieces = "", list[str]()
+        for token in tokens:
+            if token in self.added_tokens_encoder:
+                text, pieces = text + self.sp_model.decode(pieces) + token, []
+            else:
+                pieces.append(token)
+        return text + cast(str, self.sp_model.decode(pieces))
+
+
+def tower_source(checkpoint: Any, tower: str) -> str:
+    """Say where `mm_visual_tower` points: to a folder beside the checkpoint, an absolute folder, or a hub id."""
+    folder = Path(checkpoint) / tower  # of an absolute path only that is left
+    if folder.is_dir():
+        return str(folder)
+    if Path(tower).is_absolute() or tower.startswith(".") or tower.count("/") != 1:
+        raise CheckpointError(
+            f"mm_visual_tower of {checkpoint} must name an existing folder or a hub id, got {tower!r}"
+        )
+    return tower
