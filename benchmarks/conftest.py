@@ -88,7 +88,7 @@ def telemetry_of_gpu(pytestconfig: pytest.Config) -> Iterator[telemetry.Gpu | No
     None too beside another process: to repeat what was disturbed would put both out of step.
     """
     device = torch.device(plugin.model_settings(pytestconfig).device)
-    if device.type != "cuda" or not plugin.turns(pytestconfig).alone:
+    if device.type != "cuda" or not plugin.lockstep(pytestconfig).alone:
         yield None
         return
     uuid = str(torch.cuda.get_device_properties(device).uuid)
@@ -112,7 +112,7 @@ def pedantic(
         return functools.partial(gpu_monitored.pedantic, benchmark, [], None, rounds=rounds)
     collected = pytestconfig._benchmarksession.benchmarks  # pytest-benchmark puts it there
     watching = functools.partial(gpu_monitored.pedantic, benchmark, collected, telemetry_of_gpu)
-    return no_capture_guard.settled(model, watching, rounds, plugin.turns(pytestconfig).pass_on)
+    return no_capture_guard.settled(model, watching, rounds, plugin.lockstep(pytestconfig).pass_on)
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ def test_a_gate_keeps_the_run_of_every_process_and_nothing_else(project, nothing
     turn = run["stagebench"]["turn"]
     assert (turn["phase"], turn["block"], turn["position"], len(run["benchmarks"])) == ("first", 0, 1, 3)
     assert nothing_is_left(project)
-    assert "and as many once more for what those do not clear" in said
+    assert "and as many again for what those do not clear" in said
     assert "not cleared, so measured once more: test_stage[a], test_stage[b]" in said
 
 
@@ -370,17 +370,17 @@ def test_runs_of_two_gates_do_not_mix(project):
 
 
 TURNS = """
-from stagebench.gate.runner.lockstep import Turns
-turns = Turns.of_environment()
+from stagebench.gate.runner.lockstep import Lockstep
+lockstep = Lockstep.of_environment()
 
 def pytest_runtestloop(session):
-    turns.begin()
+    lockstep.begin()
 
 def pytest_runtest_setup(item):
-    turns.pass_on()
+    lockstep.pass_on()
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
-    own = {"schema": 1, "failed": 0, "exit_status": 0, "regressed": [], "turns": turns.taken}
+    own = {"schema": 1, "failed": 0, "exit_status": 0, "regressed": [], "turns": lockstep.turns}
     output_json["stagebench"] = own
 """
 
@@ -395,7 +395,7 @@ def taking_turns(project, git):
 
 
 def test_both_processes_of_a_pair_take_turns(taking_turns, nothing_is_left):
-    code, loud, said = run_gate(taking_turns, "--seed", "5", "--in-turns")
+    code, loud, said = run_gate(taking_turns, "--seed", "5", "--lockstep")
     assert (code, {verdict for _, verdict in loud}) == (3, {"inconclusive"}), said
     runs = [json.loads((taking_turns.parent / "out" / turn.file_name).read_text()) for turn in schedule("first", 1, 5)]
     assert all(run["stagebench"]["turns"] > 2 for run in runs)
@@ -403,8 +403,8 @@ def test_both_processes_of_a_pair_take_turns(taking_turns, nothing_is_left):
 
 
 def test_a_base_that_knows_of_no_turns_is_refused(project, nothing_is_left):
-    code, _, said = run_gate(project, "--in-turns")
-    assert (code, "--in-turns needs a revision that has it on both sides, got an older base" in said) == (2, True)
+    code, _, said = run_gate(project, "--lockstep")
+    assert (code, "--lockstep needs a revision that has it on both sides, got an older base" in said) == (2, True)
     assert not (project.parent / "out").exists()
     assert nothing_is_left(project)
 
@@ -413,12 +413,14 @@ def test_a_base_that_knows_of_no_turns_is_refused(project, nothing_is_left):
 def test_a_base_that_takes_turns_in_another_way_is_refused(taking_turns, git, nothing_is_left, first):
     conftest = taking_turns / "conftest.py"
     ours = conftest.read_text()
-    conftest.write_text(ours.replace("Turns.of_environment()", "Turns(None)"))  # as where VARIABLE has another name
+    conftest.write_text(
+        ours.replace("Lockstep.of_environment()", "Lockstep(None)")
+    )  # as where VARIABLE has another name
     git(taking_turns, "commit", "--quiet", "-am", "take no turns")
     conftest.write_text(ours)
     seed = next(seed for seed in range(100) if schedule("first", 1, seed)[0].arm == first)
-    code, _, said = run_gate(taking_turns, "--in-turns", "--seed", seed)
-    assert (code, "--in-turns needs revisions that take turns in the same way" in said) == (2, True), said
+    code, _, said = run_gate(taking_turns, "--lockstep", "--seed", seed)
+    assert (code, "--lockstep needs revisions that take turns in the same way" in said) == (2, True), said
     assert nothing_is_left(taking_turns)
 
 
@@ -427,7 +429,7 @@ def test_a_crash_while_the_other_side_waits_is_told(taking_turns, nothing_is_lef
     suite.write_text(
         suite.read_text().replace("    if not", "    assert not pytestconfig.option.times_only\n    if not")
     )
-    code, _, said = run_gate(taking_turns, "--in-turns")
+    code, _, said = run_gate(taking_turns, "--lockstep")
     assert (code, "stagebench: the benchmarks of the head must pass, got test_stage[a]: " in said) == (2, True)
     assert nothing_is_left(taking_turns)
 
@@ -516,7 +518,7 @@ def test_a_second_signal_does_not_cut_the_tidying_short():
 
 
 def test_a_stopped_gate_leaves_neither_process_of_a_pair_behind(taking_turns, nothing_is_left):
-    process = start_and_wait_for_times(taking_turns, "--in-turns")
+    process = start_and_wait_for_times(taking_turns, "--lockstep")
     process.terminate()
     process.communicate(timeout=60)
     here = str(taking_turns).encode()

@@ -26,9 +26,9 @@ from stagebench.core.shown import teller
 from stagebench.gate import report
 from stagebench.gate.limits import RULES_FILE, Rules, read_both
 from stagebench.gate.runner.ab_runner import CLOCKS, PROCESSES, Arm, Plan, Recorder
-from stagebench.gate.runner.base_environment import interpreter_of
+from stagebench.gate.runner.base_environment import python_of_base
 from stagebench.gate.runner.phases import Phases
-from stagebench.gate.runner.worktrees import Checkouts, checkouts
+from stagebench.gate.runner.worktrees import Worktrees, worktrees
 
 _PAIRS = PROCESSES // 2
 """In a block."""
@@ -42,7 +42,7 @@ _PAIRS = PROCESSES // 2
 @click.option("--clock", type=click.Choice(list(CLOCKS)), default="wall", show_default=True, help="See above.")
 @click.option("--cpu", type=click.IntRange(min=0), help="Keep what is timed on this core.")
 @click.option("--counters-only", is_flag=True, help="One process a side, nothing timed: exact, and quick.")
-@click.option("--in-turns", is_flag=True, help="Both processes of a pair at once, taking turns round by round.")
+@click.option("--lockstep", is_flag=True, help="Both processes of a pair at once, taking turns round by round.")
 @click.option("--seed", type=int, help="Of all orders; drawn and printed by default.")
 @click.option("--base-python", type=click.Path(path_type=Path, exists=True), help="Interpreter of the base.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the runs of all processes.")
@@ -58,7 +58,7 @@ _PAIRS = PROCESSES // 2
 def command(
     revision: str,
     cpu: int | None,
-    in_turns: bool,
+    lockstep: bool,
     seed: int | None,
     base_python: Path | None,
     out: Path | None,
@@ -71,7 +71,7 @@ def command(
 
     A process of each side proves that it does the work of generate(), and counts it; then fresh processes of both sides
     take turns. What they do not clear is measured once more. On cores shared with others, --clock cpu leaves out the
-    time that those took away, and with it all waiting: for a disk, a GPU, a sleep(). --in-turns lets what slows the
+    time that those took away, and with it all waiting: for a disk, a GPU, a sleep(). --lockstep lets what slows the
     machine down for a second slow both sides: of a pair one waits while the other has a round. It takes the memory of
     both; with --cpu they use the same core, and one thread each.
 
@@ -84,12 +84,12 @@ def command(
     console = Console(stderr=True)
     say = teller(console)
     with refusals(), tidy_stop("there was a decision"), decided(json_path, markdown) as decision:
-        plan = Plan(seed=secrets.randbelow(2**16) if seed is None else seed, in_turns=in_turns, cpu=cpu, **given)
+        plan = Plan(seed=secrets.randbelow(2**16) if seed is None else seed, lockstep=lockstep, cpu=cpu, **given)
         _require_enough_pairs(plan)
-        _keep_to(cpu, in_turns)
+        _keep_to(cpu, lockstep)
         with (
             measurement(say),
-            checkouts(Path.cwd(), revision) as both,
+            worktrees(Path.cwd(), revision) as both,
             _claimed(out or _dated(both)) as folder,
             Progress(console=console) as progress,
         ):
@@ -120,12 +120,12 @@ def _require_enough_pairs(plan: Plan) -> None:
         )
 
 
-def _arms(both: Checkouts, base_python: Path | None, say: Callable[[str], None]) -> dict[str, Arm]:
-    python = base_python.absolute() if base_python else interpreter_of(both.base, both.head, both.home, say)
+def _arms(both: Worktrees, base_python: Path | None, say: Callable[[str], None]) -> dict[str, Arm]:
+    python = base_python.absolute() if base_python else python_of_base(both.base, both.head, both.home, say)
     return {"base": Arm("base", both.base, python), "head": Arm("head", both.head, Path(sys.executable))}
 
 
-def _head(both: Checkouts, plan: Plan, folder: Path) -> list[str]:
+def _head(both: Worktrees, plan: Plan, folder: Path) -> list[str]:
     """Say what is about to be done, so that no confirmation looks like an afterthought."""
     lines = [
         f"the working tree ({both.head_commit[:7]}{', changed' if both.dirty else ''}) against {both.commit[:7]}; "
@@ -134,14 +134,14 @@ def _head(both: Checkouts, plan: Plan, folder: Path) -> list[str]:
     if not plan.counters_only:
         lines.append(
             f"a process of each side to count, then {plan.blocks * PROCESSES} to time, {plan.rounds} rounds each by "
-            f"the {plan.clock} clock{', in turns' * plan.in_turns}, and as many once more for what those do not clear"
+            f"the {plan.clock} clock{', in lockstep' * plan.lockstep}, and as many again for what those do not clear"
         )
     if both.empty:
         lines.append(f"submodules that are empty on both sides, as they are here: {', '.join(both.empty)}")
     return [*lines, *filter(None, [environment.load_warning()])]
 
 
-def _dated(both: Checkouts) -> Path:
+def _dated(both: Worktrees) -> Path:
     return Path(".benchmarks", "gate", f"{datetime.now():%Y%m%d-%H%M%S}-{both.commit[:7]}")
 
 
@@ -154,7 +154,7 @@ def _claimed(folder: Path) -> Iterator[Path]:
         yield folder
 
 
-def _keep_to(cpu: int | None, in_turns: bool) -> None:
+def _keep_to(cpu: int | None, lockstep: bool) -> None:
     """Keep this process and those that it starts on one core; those that take turns go there for their first turn."""
     if cpu is None:
         return
@@ -163,5 +163,5 @@ def _keep_to(cpu: int | None, in_turns: bool) -> None:
         os.sched_setaffinity(0, {cpu})
     except (OSError, OverflowError) as error:
         raise GateError(f"--cpu must be a core of this machine, got {cpu}") from error
-    if in_turns:
+    if lockstep:
         os.sched_setaffinity(0, all_cores)

@@ -17,7 +17,7 @@ class CheckpointError(ModelError):
     """A checkpoint folder whose files or keys are not those of the model."""
 
 
-class HistoryError(StagebenchError):
+class TrendError(StagebenchError):
     """A folder without any run to look back on, or a library missing that looks for changes."""
 
 

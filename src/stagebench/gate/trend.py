@@ -20,7 +20,7 @@ from scipy.ndimage import median_filter
 
 from stagebench.core import stability
 from stagebench.core.environment import ADDED, UNKNOWN
-from stagebench.core.errors import BaselineError, HistoryError
+from stagebench.core.errors import BaselineError, TrendError
 from stagebench.core.results import Run, read_run
 
 MIN_SIDE = 5
@@ -29,7 +29,7 @@ MIN_SIDE = 5
 PENALTY = 45.0
 """What a change must explain, in variances of the noise, to be one.
 
-Chosen by simulation (`tests/test_history.py` repeats a part of it): in 10 to 365 runs of unchanging normal, Laplace or
+Chosen by simulation (`tests/test_trend.py` repeats a part of it): in 10 to 365 runs of unchanging normal, Laplace or
 Student (4 degrees) noise at most 2 series in 1000 show a change, less than 1 from 20 runs on. Only independent noise is
 meant: where much of a night's deviation carries over to the next one, the machine drifts, and steps are seen in it.
 """
@@ -126,10 +126,10 @@ def read_history(folder: Path) -> tuple[list[list[Entry]], dict[str, str]]:
         Runs that are comparable with each other, the oldest first, the most runs first; and by file why it is no run.
 
     Raises:
-        HistoryError: where there is no such folder, or no file is a run.
+        TrendError: where there is no such folder, or no file is a run.
     """
     if not folder.is_dir():
-        raise HistoryError(f"a history must be a folder, got {folder}")
+        raise TrendError(f"a history must be a folder, got {folder}")
     groups: dict[str, list[Entry]] = {}
     unreadable: dict[str, str] = {}
     for path in sorted(folder.rglob("*.json")):
@@ -142,7 +142,7 @@ def read_history(folder: Path) -> tuple[list[list[Entry]], dict[str, str]]:
         alone = f" {path}" if UNKNOWN in identity.values() else ""  # it compares with nothing
         groups.setdefault(json.dumps(identity, sort_keys=True) + alone, []).append(entry)
     if not groups:
-        raise HistoryError(f"a history must hold at least one run, got {len(unreadable)} other files in {folder}")
+        raise TrendError(f"a history must hold at least one run, got {len(unreadable)} other files in {folder}")
     environments = [sorted(entries, key=lambda entry: entry.when) for entries in groups.values()]
     return sorted(environments, key=len, reverse=True), unreadable
 
@@ -165,7 +165,7 @@ def series_of(entries: Sequence[Entry]) -> list[Series]:
     """Look at each benchmark of comparable runs, the oldest run first.
 
     Raises:
-        HistoryError: where there are runs enough to look for changes, and the extra "trend" is not installed.
+        TrendError: where there are runs enough to look for changes, and the extra "trend" is not installed.
     """
     names = {name: None for entry in entries for name in entry.medians}  # in the order of the suite
     return [_series(name, [entry for entry in entries if name in entry.medians]) for name in names]
@@ -227,12 +227,12 @@ def find_changes(logs: NDArray[np.float64]) -> tuple[list[int], list[int]]:
         neighbours (Hampel's filter) before steps are looked for.
 
     Raises:
-        HistoryError: where the extra "trend" is not installed.
+        TrendError: where the extra "trend" is not installed.
     """
     try:
         import ruptures
     except ImportError as error:
-        raise HistoryError(f"changes are found by the extra 'trend', got no {error.name}") from error
+        raise TrendError(f"changes are found by the extra 'trend', got no {error.name}") from error
     deviation, neighbours = noise(logs), median_filter(logs, size=5, mode="nearest")
     outliers, calm = stability.outliers(logs, neighbours, deviation), logs.copy()
     calm[outliers] = neighbours[outliers]

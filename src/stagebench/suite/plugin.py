@@ -23,7 +23,7 @@ from stagebench.core.shown import plain
 from stagebench.gate import baseline
 from stagebench.gate import report as gate_report
 from stagebench.gate.limits import limit_keys, read_rules
-from stagebench.gate.runner.lockstep import Turns
+from stagebench.gate.runner.lockstep import Lockstep
 from stagebench.gate.verdicts import NOT_MEASURED
 from stagebench.suite import judging, options, outcome, selection
 from stagebench.suite.settings import check_backends, check_input, parse_size, resolve_models, resolve_settings
@@ -34,7 +34,7 @@ _COLUMNS = ("min", "max", "mean", "stddev", "median", "iqr", "outliers", "rounds
 _NOTE = pytest.StashKey[str]()
 _SETTINGS = pytest.StashKey[tuple[tuple[str, ...], ModelSettings, GenerationSettings, LoadSettings]]()
 _LINES = pytest.StashKey[list[str]]()
-_TURNS = pytest.StashKey[Turns]()
+_LOCKSTEP = pytest.StashKey[Lockstep]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -80,7 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gate(threshold, floor): how much slower than its baseline is too much")
     config.addinivalue_line("markers", "eager: plain code whatever the backend, and so timed once")
     config.option.gate = config.option.gate or config.option.gate_time
-    config.stash[_TURNS] = Turns.of_environment()
+    config.stash[_LOCKSTEP] = Lockstep.of_environment()
     if config.option.timed_gc and config.getoption("benchmark_disable_gc", None):
         raise pytest.UsageError("garbage is collected or not, got --timed-gc and --benchmark-disable-gc")
     config.option.benchmark_disable_gc = not config.option.timed_gc
@@ -144,9 +144,9 @@ def generation_settings(config: pytest.Config) -> GenerationSettings:
     return config.stash[_SETTINGS][2]
 
 
-def turns(config: pytest.Config) -> Turns:
+def lockstep(config: pytest.Config) -> Lockstep:
     """Those that this process takes with the one that it is held against."""
-    return config.stash[_TURNS]
+    return config.stash[_LOCKSTEP]
 
 
 def load_settings(config: pytest.Config) -> LoadSettings:
@@ -253,14 +253,14 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], o
         "times_only": config.option.times_only,
         "order_seed": config.option.order_seed,
         "load_warning": environment.load_warning(),
-        "turns": turns(config).taken,
+        "turns": lockstep(config).turns,
     }
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Wait for the first turn: while something is timed, only one of two processes is to run."""
-    turns(session.config).begin()
+    lockstep(session.config).begin()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

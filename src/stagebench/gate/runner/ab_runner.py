@@ -68,7 +68,7 @@ class Plan:
         clock: one of `CLOCKS`.
         seed: of all orders.
         counters_only: nothing is timed.
-        in_turns: both processes of a pair live at the same time and take turns, round by round.
+        lockstep: both processes of a pair live at the same time and take turns, round by round.
         cpu: the core that both keep to while they take turns; None for any.
         arguments: further ones of pytest, for all processes.
     """
@@ -79,7 +79,7 @@ class Plan:
     clock: str
     seed: int
     counters_only: bool
-    in_turns: bool
+    lockstep: bool
     cpu: int | None
     arguments: tuple[str, ...]
 
@@ -154,7 +154,7 @@ class Recorder:
             The runs of base and head; those of one position ran one right after the other.
         """
         lockstep = schedule(phase, self.plan.blocks, self.plan.seed)
-        together = 2 if self.plan.in_turns else 1
+        together = 2 if self.plan.lockstep else 1
         groups = [lockstep[i : i + together] for i in range(0, len(lockstep), together)]
         timer = f"--benchmark-timer={CLOCKS[self.plan.clock]}"
         return self._sides(groups, paths, "--times-only", f"--rounds={self.plan.rounds}", timer)
@@ -180,7 +180,7 @@ class Recorder:
         if empty := [turn.arm for turn in group if not self._raw(turn).exists()]:
             raise GateError(f"the {empty[0]} must run a benchmark, got none (all skipped?)")
         runs = [read_run(self._raw(turn)) for turn in group]
-        if self.plan.in_turns:
+        if self.plan.lockstep:
             _require_turns(group, runs)
         for turn, run in zip(group, runs, strict=True):
             run["stagebench"]["turn"] = asdict(turn)
@@ -200,9 +200,9 @@ class Recorder:
 def _require_turns(group: Sequence[Turn], runs: Sequence[Run]) -> None:
     for turn, run in zip(group, runs, strict=True):
         if "turns" not in run["stagebench"]:
-            raise GateError(f"--in-turns needs a revision that has it on both sides, got an older {turn.arm}")
+            raise GateError(f"--lockstep needs a revision that has it on both sides, got an older {turn.arm}")
     if len(group) > 1 and not runs[0]["stagebench"]["turns"]:  # the other one gives it its first turn
-        raise GateError("--in-turns needs revisions that take turns in the same way, got a base or head with another")
+        raise GateError("--lockstep needs revisions that take turns in the same way, got a base or head with another")
 
 
 def selection(select: str) -> tuple[str, str]:

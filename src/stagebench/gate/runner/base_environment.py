@@ -34,7 +34,7 @@ def dependencies(root: Path) -> dict[str, Any]:
     }
 
 
-def interpreter_of(base: Path, head: Path, home: Path, say: Callable[[str], None]) -> Path:
+def python_of_base(base: Path, head: Path, home: Path, say: Callable[[str], None]) -> Path:
     """Find an interpreter for the base.
 
     Args:

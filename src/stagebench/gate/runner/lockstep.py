@@ -21,17 +21,17 @@ Ends = tuple[int, int, int]
 
 
 def variables(ends: Ends, cpu: int | None = None) -> dict[str, str]:
-    """What the environment of a process must hold for it to take turns, on a core of its own choice or on this one."""
+    """Return the variables with which a process takes turns, on a core of its own choice or on this one."""
     if cpu is None:
         return {VARIABLE: ",".join(map(str, ends))}
     return {VARIABLE: ",".join(map(str, (*ends, cpu))), "OMP_NUM_THREADS": "1"}  # a second thread waits for the core
 
 
-class Turns:
+class Lockstep:
     """This process's side.
 
     Attributes:
-        taken: how many turns the other process has given it.
+        turns: how many the other process has given it.
     """
 
     def __init__(self, ends: Ends | None, cpu: int | None = None) -> None:
@@ -43,10 +43,10 @@ class Turns:
         """
         self._ends = ends
         self._cpu = cpu
-        self.taken = 0
+        self.turns = 0
 
     @classmethod
-    def of_environment(cls) -> Turns:
+    def of_environment(cls) -> Lockstep:
         """Take the ends that `VARIABLE` names."""
         given = os.environ.get(VARIABLE)
         if given is None:
@@ -79,7 +79,7 @@ class Turns:
         if self._ends is None:
             return
         if os.read(self._ends[0], 1):
-            self.taken += 1
+            self.turns += 1
         else:
             self._ends = None  # the other is no more
 

@@ -41,7 +41,7 @@ _SETTINGS = """
 
 
 @dataclass(frozen=True, slots=True)
-class Checkouts:
+class Worktrees:
     """Copies of both sides, and what they are of.
 
     Attributes:
@@ -64,7 +64,7 @@ class Checkouts:
 
 
 @contextmanager
-def checkouts(repository: Path, revision: str) -> Iterator[Checkouts]:
+def worktrees(repository: Path, revision: str) -> Iterator[Worktrees]:
     """Copy both sides into the repository's `.git` folder, and remove them whatever happens in the block.
 
     Both are copies, in folders alike: edits made meanwhile change nothing, and neither side has warmer files. What a
@@ -87,11 +87,11 @@ def checkouts(repository: Path, revision: str) -> Iterator[Checkouts]:
         empty = tuple(_check_out(_git_folder(top), commit, base, top))
         _copy(top, head)
         dirty = bool(_git(head, "status", "--porcelain", "--untracked-files=normal", "--ignore-submodules=none"))
-        yield Checkouts(base, head, commit, head_commit, dirty, empty, home)
+        yield Worktrees(base, head, commit, head_commit, dirty, empty, home)
 
 
 def home_of(repository: Path) -> Path:
-    """Where the checkouts of a repository are made: in its `.git` folder, so that its own status never shows them."""
+    """Where the worktrees of a repository are made: in its `.git` folder, so that its own status never shows them."""
     return _git_folder(repository) / "stagebench-gate"
 
 

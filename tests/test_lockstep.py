@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from stagebench.gate.runner.lockstep import VARIABLE, Turns, pipes, variables
+from stagebench.gate.runner.lockstep import VARIABLE, Lockstep, pipes, variables
 
 ROUNDS = 5
 
 PROCESS = """
 import os, sys
-from stagebench.gate.runner.lockstep import Turns
+from stagebench.gate.runner.lockstep import Lockstep
 name, rounds = sys.argv[1], int(sys.argv[2])
-turns = Turns.of_environment()
-turns.begin()
+lockstep = Lockstep.of_environment()
+lockstep.begin()
 for _ in range(rounds):
     os.write(1, name.encode())
-    turns.pass_on()
+    lockstep.pass_on()
 if name == sys.argv[3]:
     os.kill(os.getpid(), 9)
 """
@@ -64,25 +64,25 @@ def test_one_goes_on_alone_when_the_other_is_killed(killed, expected):
 
 def test_a_process_that_runs_alone_never_waits(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
-    turns = Turns.of_environment()
-    turns.begin()
-    turns.pass_on()
-    assert (turns.alone, turns.taken) == (True, 0)
+    lockstep = Lockstep.of_environment()
+    lockstep.begin()
+    lockstep.pass_on()
+    assert (lockstep.alone, lockstep.turns) == (True, 0)
 
 
 def test_the_first_waits_until_the_second_is_ready():
     with pipes() as (first, second):
-        one = Turns(first)
+        one = Lockstep(first)
         beginning = threading.Thread(target=one.begin)
         beginning.start()
         beginning.join(0.1)
         waited = beginning.is_alive()
-        other = threading.Thread(target=Turns(second).begin)
+        other = threading.Thread(target=Lockstep(second).begin)
         other.start()
         beginning.join(60)
         os.write(first[1], b".")  # so that the second may end
         other.join(60)
-        assert (waited, one.alone, one.taken) == (True, False, 1)
+        assert (waited, one.alone, one.turns) == (True, False, 1)
 
 
 def test_a_core_is_kept_to_from_the_first_turn_on(monkeypatch):
@@ -90,10 +90,10 @@ def test_a_core_is_kept_to_from_the_first_turn_on(monkeypatch):
     with pipes() as (first, second):
         for name, value in variables(first, max(cores)).items():
             monkeypatch.setenv(name, value)
-        turns = Turns.of_environment()
+        lockstep = Lockstep.of_environment()
         before = os.sched_getaffinity(0)
         os.write(second[1], b".")  # the other is ready
-        turns.begin()
+        lockstep.begin()
         after = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     assert (before, after) == (cores, {max(cores)})

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from stagebench.cli import main
-from stagebench.core.errors import BaselineError, HistoryError
+from stagebench.core.errors import BaselineError, TrendError
 from stagebench.gate import trend
 
 HERE = {"device": "CPU", "profile": "tiny", "dtype": "float32"}
@@ -209,7 +209,7 @@ def test_rounds_that_drift_and_stand_out_are_told(tmp_path):
 
 def test_without_the_extra_it_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ruptures", None)
-    with pytest.raises(HistoryError, match="changes are found by the extra 'trend', got no ruptures"):
+    with pytest.raises(TrendError, match="changes are found by the extra 'trend', got no ruptures"):
         trend.find_changes(np.zeros(20))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from stagebench.core.errors import GateError
 from stagebench.gate.runner import base_environment
-from stagebench.gate.runner.base_environment import dependencies, interpreter_of
+from stagebench.gate.runner.base_environment import dependencies, python_of_base
 
 
 def checkout(folder, *dependencies, constraints=""):
@@ -37,7 +37,7 @@ def wheel(tmp_path):
 
 def find(tmp_path, base, head):
     said = []
-    return interpreter_of(base, head, tmp_path / "home", said.append), said
+    return python_of_base(base, head, tmp_path / "home", said.append), said
 
 
 def test_equal_dependencies_need_no_other_interpreter(tmp_path):

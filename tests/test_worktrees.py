@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from stagebench.core.errors import GateError
-from stagebench.gate.runner.worktrees import checkouts, home_of
+from stagebench.gate.runner.worktrees import home_of, worktrees
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def repository(tmp_path, git):
 
 
 def test_the_base_is_the_revision_and_the_head_is_what_is_there(repository):
-    with checkouts(repository, "HEAD~1") as both:
+    with worktrees(repository, "HEAD~1") as both:
         assert ((both.base / "a").read_text(), (both.head / "a").read_text(), both.dirty) == ("one", "two", False)
 
 
@@ -33,7 +33,7 @@ def test_changed_deleted_and_new_files_are_in_the_head(repository, git):
     (repository / "a").unlink()
     (repository / "new").mkdir()
     (repository / "new" / "b").write_text("b")
-    with checkouts(repository, "HEAD") as both:
+    with worktrees(repository, "HEAD") as both:
         assert ((both.base / "a").exists(), (both.head / "a").exists()) == (True, False)
         assert ((both.head / "new" / "b").read_text(), both.dirty) == ("b", True)
     assert git(repository, "status", "--short").split() == ["D", "a", "??", "new/"]
@@ -42,7 +42,7 @@ def test_changed_deleted_and_new_files_are_in_the_head(repository, git):
 def test_a_staged_change_is_in_the_head(repository, git):
     (repository / "a").write_text("staged")
     git(repository, "add", "a")
-    with checkouts(repository, "HEAD") as both:
+    with worktrees(repository, "HEAD") as both:
         assert (both.head / "a").read_text() == "staged"
 
 
@@ -50,38 +50,38 @@ def test_a_file_that_became_a_folder_is_one_in_the_head(repository):
     (repository / "a").unlink()
     (repository / "a").mkdir()
     (repository / "a" / "link").symlink_to("nowhere")
-    with checkouts(repository, "HEAD") as both:
+    with worktrees(repository, "HEAD") as both:
         assert ((both.base / "a").read_text(), (both.head / "a" / "link").is_symlink()) == ("two", True)
 
 
 def test_ignored_files_are_left_out(repository):
     (repository / ".gitignore").write_text("big")
     (repository / "big").write_text("big")
-    with checkouts(repository, "HEAD") as both:
+    with worktrees(repository, "HEAD") as both:
         assert not (both.head / "big").exists()
 
 
 def test_a_folder_in_the_repository_will_do(repository):
     (repository / "folder").mkdir()
-    with checkouts(repository / "folder", "HEAD") as both:
+    with worktrees(repository / "folder", "HEAD") as both:
         assert (both.base / "a").read_text() == "two"
 
 
 def test_the_variables_of_a_hook_name_no_other_repository(repository, monkeypatch):
     monkeypatch.setenv("GIT_DIR", "/nowhere")
-    with checkouts(repository, "HEAD") as both:
+    with worktrees(repository, "HEAD") as both:
         assert (both.base / "a").read_text() == "two"
 
 
 def test_the_repository_never_shows_them(repository, git):
-    with checkouts(repository, "HEAD"):
+    with worktrees(repository, "HEAD"):
         assert git(repository, "status", "--short") == ""
 
 
 @pytest.mark.parametrize("end", [None, RuntimeError, KeyboardInterrupt, SystemExit])
 def test_nothing_is_left_however_the_block_ends(repository, end, nothing_is_left):
     try:
-        with checkouts(repository, "HEAD~1"):
+        with worktrees(repository, "HEAD~1"):
             if end:
                 raise end
     except (RuntimeError, KeyboardInterrupt, SystemExit):
@@ -92,33 +92,33 @@ def test_nothing_is_left_however_the_block_ends(repository, end, nothing_is_left
 def test_an_unknown_revision_is_refused_and_leaves_nothing(repository):
     with (
         pytest.raises(GateError, match=r"the base must be a revision of .*, got 'nowhere'"),
-        checkouts(repository, "nowhere"),
+        worktrees(repository, "nowhere"),
     ):
         pass
     assert not home_of(repository).exists()
 
 
 def test_outside_of_a_repository_it_is_refused(tmp_path):
-    with pytest.raises(GateError, match="not a git repository"), checkouts(tmp_path, "HEAD"):
+    with pytest.raises(GateError, match="not a git repository"), worktrees(tmp_path, "HEAD"):
         pass
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next(repository, nothing_is_left):
-    code = "import sys, time\nfrom stagebench.gate.runner.worktrees import checkouts\nfrom pathlib import Path\n"
-    code += "with checkouts(Path(sys.argv[1]), 'HEAD'):\n    print('in it', flush=True)\n    time.sleep(60)\n"
+    code = "import sys, time\nfrom stagebench.gate.runner.worktrees import worktrees\nfrom pathlib import Path\n"
+    code += "with worktrees(Path(sys.argv[1]), 'HEAD'):\n    print('in it', flush=True)\n    time.sleep(60)\n"
     child = subprocess.Popen([sys.executable, "-c", code, repository], stdout=subprocess.PIPE, text=True)
     assert child.stdout.readline() == "in it\n"
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     child.stdout.close()
     left = list(home_of(repository).iterdir())
-    with checkouts(repository, "HEAD") as both:
+    with worktrees(repository, "HEAD") as both:
         assert ([path.exists() for path in left], both.base.exists()) == ([False], True)
     assert nothing_is_left(repository)
 
 
 def test_those_of_a_living_process_are_left_alone(repository, nothing_is_left):
-    with checkouts(repository, "HEAD") as mine, checkouts(repository, "HEAD~1") as another:
+    with worktrees(repository, "HEAD") as mine, worktrees(repository, "HEAD~1") as another:
         assert ((mine.base / "a").read_text(), (another.base / "a").read_text()) == ("two", "one")
     assert nothing_is_left(repository)
 
@@ -147,7 +147,7 @@ def test_the_repository_is_only_read(repository, git):
     (repository / "big").write_bytes(os.urandom(2**20))
     git(repository, "status")
     before = everything(repository / ".git")
-    with checkouts(repository, "HEAD~1") as both:
+    with worktrees(repository, "HEAD~1") as both:
         assert (both.dirty, listing(both.head)) == (True, {b"a", b"big", b"staged"})
         (both.head / "of a benchmark").touch()
         git(both.head, "add", "of a benchmark")
@@ -179,7 +179,7 @@ def test_no_hook_runs(where, repository, git, tmp_path_factory, monkeypatch):
         (folder / "gitconfig").write_text("".join(lines))
         monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(folder / "gitconfig"))
     (repository / "a").write_text("changed")
-    with checkouts(repository, "HEAD~1") as both:
+    with worktrees(repository, "HEAD~1") as both:
         for side in (both.base, both.head):  # as pytest-benchmark asks
             git(side, "describe", "--dirty", "--always", "--long", "--abbrev=40")
     assert [path.name for path in folder.glob("*-ran")] == []
@@ -210,7 +210,7 @@ def with_submodule(repository, git, tmp_path_factory):
 def test_submodules_are_in_both_copies_each_at_its_commit(with_submodule):
     (with_submodule / "libs/sub/new").write_text("new")
     before = everything(with_submodule / ".git")
-    with checkouts(with_submodule, "HEAD~1") as both:
+    with worktrees(with_submodule, "HEAD~1") as both:
         names = {b".gitmodules", b"a", b"libs/sub/.gitmodules", b"libs/sub/b", b"libs/sub/deep/b"}
         assert (listing(both.base), listing(both.head)) == (names, names | {b"libs/sub/new"})
         assert [(side / "libs/sub/b").read_text() for side in (both.base, both.head)] == ["one", "two"]
@@ -219,13 +219,13 @@ def test_submodules_are_in_both_copies_each_at_its_commit(with_submodule):
 
 
 def test_a_submodule_as_it_was_committed_is_no_change(with_submodule):
-    with checkouts(with_submodule, "HEAD") as both:
+    with worktrees(with_submodule, "HEAD") as both:
         assert (both.dirty, listing(both.base)) == (False, listing(both.head))
 
 
 def test_a_submodule_that_is_not_in_use_is_empty_in_both_copies_and_named(with_submodule, git):
     git(with_submodule, "submodule", "--quiet", "deinit", "--force", "libs/sub")
-    with checkouts(with_submodule, "HEAD~1") as both:
+    with worktrees(with_submodule, "HEAD~1") as both:
         assert (both.empty, listing(both.base), listing(both.head)) == (
             ("libs/sub",),
             {b".gitmodules", b"a"},
@@ -236,7 +236,7 @@ def test_a_submodule_that_is_not_in_use_is_empty_in_both_copies_and_named(with_s
 
 def test_a_submodule_that_the_head_no_longer_has_is_in_the_base(with_submodule, git):
     git(with_submodule, "rm", "--quiet", "--force", "libs/sub")
-    with checkouts(with_submodule, "HEAD") as both:
+    with worktrees(with_submodule, "HEAD") as both:
         assert ((both.base / "libs/sub/b").read_text(), (both.head / "libs").exists()) == ("two", False)
 
 
@@ -251,12 +251,12 @@ def test_a_submodule_that_is_not_here_is_refused_by_name(with_submodule, git, go
         git(with_submodule, "rm", "--quiet", "--force", "libs/sub")
         shutil.rmtree(with_submodule / ".git" / "modules")
     expected = f"^the base needs the submodule 'libs/sub' at {unknown[:7]}, which must be fetched first$"
-    with pytest.raises(GateError, match=expected), checkouts(with_submodule, "HEAD"):
+    with pytest.raises(GateError, match=expected), worktrees(with_submodule, "HEAD"):
         pass
 
 
 def test_a_submodule_can_be_gated_itself(with_submodule):
-    with checkouts(with_submodule / "libs" / "sub", "HEAD~1") as both:
+    with worktrees(with_submodule / "libs" / "sub", "HEAD~1") as both:
         assert ((both.base / "b").read_text(), (both.head / "b").read_text()) == ("one", "two")
 
 
@@ -275,7 +275,7 @@ def test_files_of_a_repository_within_are_in_the_head(repository, git, kind):
         git(nested, "add", ".")
         git(nested, "commit", "--quiet", "-m", "one")
     (nested / "c").write_text("c")
-    with checkouts(repository, "HEAD") as both:
+    with worktrees(repository, "HEAD") as both:
         inner = both.head / nested.relative_to(repository)
         assert listing(inner) == {b".gitignore", b"b", b"c"} | ({b"a"} if kind == "a worktree" else set())
         assert both.dirty
@@ -286,7 +286,7 @@ def test_a_change_that_git_was_asked_to_overlook_is_in_the_head(repository, git,
     git(repository, "update-index", flag, "a")
     (repository / "a").write_text("hidden")
     assert git(repository, "status", "--short") == ""
-    with checkouts(repository, "HEAD") as both:
+    with worktrees(repository, "HEAD") as both:
         assert ((both.head / "a").read_text(), both.dirty) == ("hidden", True)
 
 
@@ -299,7 +299,7 @@ def test_what_a_sparse_checkout_leaves_out_is_in_both_copies(repository, git, fo
     git(repository, "commit", "--quiet", "-m", "folders")
     git(repository, "sparse-checkout", "set", "--cone", *form, "in")
     assert not (repository / "out").exists()
-    with checkouts(repository, "HEAD") as both:
+    with worktrees(repository, "HEAD") as both:
         assert listing(both.base) == listing(both.head) == {b"a", b"in/-b\nc", b"out/-b\nc"}
         assert not both.dirty
 
@@ -312,7 +312,7 @@ def test_names_modes_and_links_are_as_they_are(repository):
     (repository / "folder").mkdir()
     (repository / "link").symlink_to("folder")
     (repository / "nowhere").symlink_to("no/where")
-    with checkouts(repository, "HEAD") as both:
+    with worktrees(repository, "HEAD") as both:
         assert listing(both.head) == {b"a", b"link", b"nowhere", *names}
         assert [(both.head / os.fsdecode(name)).read_bytes() for name in names] == names
         assert [os.access(both.head / name, os.X_OK) for name in ("-b", "*")] == [True, False]
@@ -328,7 +328,7 @@ def test_a_folder_that_became_a_link_is_one_and_nothing_is_written_where_it_lead
     shutil.rmtree(repository / "folder")
     (outside / "b").write_text("outside")
     (repository / "folder").symlink_to(outside)
-    with checkouts(repository, "HEAD") as both:
+    with worktrees(repository, "HEAD") as both:
         assert (listing(both.base), listing(both.head)) == ({b"a", b"folder/b"}, {b"a", b"folder"})
     assert [(path.name, path.read_text()) for path in outside.iterdir()] == [("b", "outside")]
 
@@ -346,7 +346,7 @@ def test_the_index_in_any_state_is_left_so_and_the_files_count(repository, git):
     subprocess.run(command, input=f"0 {'0' * 40}\ta\n{index}", text=True, cwd=repository, check=True)
     (repository / "a").write_text("<<<<<<< in conflict")
     before = git(repository, "ls-files", "--stage")
-    with checkouts(repository, "HEAD") as both:
+    with worktrees(repository, "HEAD") as both:
         assert listing(both.head) == {b".gitignore", b"a", b"forced", b"intended"}
         assert (both.head / "a").read_text() == "<<<<<<< in conflict"
     assert git(repository, "ls-files", "--stage") == before
@@ -382,7 +382,7 @@ def test_a_repository_of_any_kind(repository, git, tmp_path_factory, kind):
     if kind == "split index":
         git(folder, "update-index", "--split-index")
     git(folder, "tag", "v1")
-    with checkouts(folder, "HEAD~1") as both:
+    with worktrees(folder, "HEAD~1") as both:
         assert ((both.base / "a").read_text(), (both.head / "a").read_text(), both.dirty) == ("one", "two", False)
         assert git(both.head, "describe", "--tags").strip() == "v1"
         assert both.head_commit == git(both.head, "rev-parse", "HEAD").strip()
@@ -400,7 +400,7 @@ def test_a_repository_without_a_working_tree_at_a_commit_is_refused_in_one_line(
         folder = tmp_path_factory.mktemp("folder")
         git(folder, "init", "--quiet", *(["--bare"] if kind == "bare" else []))
         expected = "must be run in a work tree" if kind == "bare" else "the base must be a revision of .*, got 'v1'"
-    with pytest.raises(GateError, match=expected), checkouts(folder, "v1"):
+    with pytest.raises(GateError, match=expected), worktrees(folder, "v1"):
         pass
 
 
@@ -412,5 +412,5 @@ def test_settings_of_the_repository_hold_in_the_copies(repository, git):
     (repository / ".git" / "info" / "exclude").write_text("excluded\n")
     (repository / "excluded").touch()
     (repository / "a").write_text("TWO")
-    with checkouts(repository, "HEAD~1") as both:
+    with worktrees(repository, "HEAD~1") as both:
         assert ((both.base / "a").read_text(), (both.head / "a").read_text(), both.dirty) == ("ONE", "TWO", False)
