@@ -16,7 +16,7 @@ import torch
 from stagebench.backends.backend import with_backend
 from stagebench.core import telemetry
 from stagebench.core.artifacts import Sample
-from stagebench.media.synthetic_clip import Scene, render_scene
+from stagebench.media.synthetic_clip import SyntheticClip, write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release
@@ -65,9 +65,9 @@ def _is_repeated(item: pytest.Item) -> bool:
 
 
 @pytest.fixture(scope="session")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> SyntheticClip:
     """The embedded default input: one second of one scene, as a clip and as events."""
-    return render_scene(tmp_path_factory.mktemp("scene"))
+    return write_synthetic_clip(tmp_path_factory.mktemp("scene"))
 
 
 @pytest.fixture(scope="session")
@@ -132,10 +132,10 @@ def model(request: pytest.FixtureRequest, plain_model: VisionLanguageModel) -> V
 
 
 @pytest.fixture(scope="session")
-def sample(plain_model: VisionLanguageModel, scene: Scene, pytestconfig: pytest.Config) -> Sample:
-    """What the model looks at: the given input, or the scene in the model's own kind of media or `--media`."""
+def sample(plain_model: VisionLanguageModel, synthetic: SyntheticClip, pytestconfig: pytest.Config) -> Sample:
+    """What the model looks at: the given input, or the synthetic clip in the model's own kind of media or `--media`."""
     loading = plugin.load_settings(pytestconfig)
-    path = pytestconfig.option.input or scene.shown(loading.media, plain_model.media)
+    path = pytestconfig.option.input or synthetic.shown(loading.media, plain_model.media)
     return Sample(path, pytestconfig.option.question, loading)
 
 

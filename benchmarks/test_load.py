@@ -24,19 +24,19 @@ MATRIX = [Clip(seconds, *size) for size in ((640, 480), (1440, 1080)) for second
 
 
 @pytest.fixture(scope="session")
-def paths(scene, tmp_path_factory):
+def paths(synthetic, tmp_path_factory):
     """The same scene as a clip, as raw events, and as event images."""
     folder = tmp_path_factory.mktemp("images")
-    for i, image in enumerate(load.load(Sample(scene.events), 8).images):
+    for i, image in enumerate(load.load(Sample(synthetic.events), 8).images):
         Image.fromarray(np.asarray(image)).save(folder / f"{i}.png")
-    return {"video": scene.video, "events": scene.events, "png": folder}
+    return {"video": synthetic.video, "events": synthetic.events, "png": folder}
 
 
 @pytest.mark.parametrize("images", [5, 8])
 @pytest.mark.parametrize("media", ["video", "events", "png"])
 def test_load(benchmark, paths, media, images, rounds, pytestconfig):
     if pytestconfig.option.input:
-        pytest.skip("compares kinds of media on the embedded scene; with --input, test_stage measures its load")
+        pytest.skip("compares kinds of media on the synthetic clip; with --input, test_stage measures its load")
     benchmark.group = f"load {images} images"
     result = metered(benchmark, load.load, (Sample(paths[media]), images), rounds)
 
@@ -83,8 +83,8 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.fixture(scope="session")
-def clip_path(clip, scene, tmp_path_factory):
-    return clip.write(tmp_path_factory.getbasetemp()) if clip else scene.video
+def clip_path(clip, synthetic, tmp_path_factory):
+    return clip.write(tmp_path_factory.getbasetemp()) if clip else synthetic.video
 
 
 @pytest.mark.parametrize("state", ["warm", "cold"])

@@ -22,7 +22,7 @@ from stagebench.cli import main
 from stagebench.core.errors import StageError
 from stagebench.core.settings import ModelSettings
 from stagebench.core.stages import STAGE_NAMES
-from stagebench.media.synthetic_clip import render_scene
+from stagebench.media.synthetic_clip import write_synthetic_clip
 
 MODELS = ("eventgpt", "llava-1.5")
 QUICK = ("--models", ",".join(MODELS), "--device", "cpu", "--order-seed", "1")
@@ -36,8 +36,8 @@ def analyze(out, *arguments):
 def media(tmp_path_factory):
     """Two good samples, one clip that can't be decoded, one empty one, and a text."""
     folder = tmp_path_factory.mktemp("media")
-    scene = render_scene(folder)
-    shutil.copy(scene.video, folder / "straße_1.mp4")
+    synthetic = write_synthetic_clip(folder)
+    shutil.copy(synthetic.video, folder / "straße_1.mp4")
     (folder / "noise.mp4").write_bytes(bytes(range(256)) * 8)
     (folder / "empty.mp4").touch()
     (folder / "notes.txt").write_text("not a sample")

@@ -8,7 +8,7 @@ import torch
 
 from stagebench.core.artifacts import Sample
 from stagebench.core.settings import GenerationSettings, ModelSettings
-from stagebench.media.synthetic_clip import render_scene
+from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.pipeline import claims as audit_module
 from stagebench.pipeline.claims import audit
@@ -21,7 +21,7 @@ ENCODE_TO_DECODE = ("encode", "prefill", "decode")
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
-    return Sample(render_scene(tmp_path_factory.mktemp("scene")).video)
+    return Sample(write_synthetic_clip(tmp_path_factory.mktemp("scene")).video)
 
 
 @pytest.fixture(scope="module", params=sorted(BUILDERS))

@@ -22,7 +22,7 @@ from stagebench.backends.static import require_static, set_length
 from stagebench.core.artifacts import Inputs, Sample
 from stagebench.core.errors import ModelError, StageError
 from stagebench.core.settings import BACKENDS, ModelSettings
-from stagebench.media.synthetic_clip import render_scene
+from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.pipeline import verify as proof_module
 from stagebench.pipeline.decode import advance, cache_of, decode
@@ -41,13 +41,13 @@ def accelerated(model):
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory):
-    return render_scene(tmp_path_factory.mktemp("scene"))
+def synthetic(tmp_path_factory):
+    return write_synthetic_clip(tmp_path_factory.mktemp("scene"))
 
 
 @pytest.fixture(scope="module")
-def sample(plain, scene):
-    return Sample(scene.shown("own", plain.media))
+def sample(plain, synthetic):
+    return Sample(synthetic.shown("own", plain.media))
 
 
 def test_steps_taken_before_a_stop_was_seen_are_counted(plain, inputs):
@@ -401,9 +401,9 @@ def proof_of(fast, sample, options=OPTIONS):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", sorted(BUILDERS))
-def test_a_backend_is_proven_against_generate_to_the_last_flop(scene, name, attention):
+def test_a_backend_is_proven_against_generate_to_the_last_flop(synthetic, name, attention):
     fast = accelerated(build_model(name, ModelSettings(attention=attention)))
-    proof = proof_of(fast, Sample(scene.shown("own", fast.media)))
+    proof = proof_of(fast, Sample(synthetic.shown("own", fast.media)))
     assert (proof.tokens.verdict, proof.work["decode"]["language_model_forwards"]) == ("equal", 5)
     assert sum(work["flops"] for work in proof.work.values()) > proof.reference_work["flops"]
 

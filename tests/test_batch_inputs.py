@@ -10,7 +10,7 @@ from stagebench.backends.backend import RECIPES, Backend
 from stagebench.core.artifacts import Features, Sample
 from stagebench.core.errors import StageError
 from stagebench.core.settings import ModelSettings
-from stagebench.media.synthetic_clip import render_scene
+from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.registry import build_model
 from stagebench.pipeline.decode import decode
 from stagebench.pipeline.prefill import prefill
@@ -27,7 +27,7 @@ def plain():
 
 @pytest.fixture(scope="module")
 def inputs(plain, tmp_path_factory):
-    return prepared(plain, Sample(render_scene(tmp_path_factory.mktemp("scene")).video))
+    return prepared(plain, Sample(write_synthetic_clip(tmp_path_factory.mktemp("scene")).video))
 
 
 @pytest.fixture(scope="module")

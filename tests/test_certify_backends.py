@@ -9,14 +9,14 @@ from click.testing import CliRunner
 
 from stagebench.backends.backend import RECIPES, Backend
 from stagebench.core.settings import GenerationSettings
-from stagebench.media.synthetic_clip import render_scene
+from stagebench.media.synthetic_clip import write_synthetic_clip
 
 
 @pytest.fixture
 def rows(plain, tmp_path, monkeypatch):
     called = {name: replace(plain, backend=Backend(plain, name, RECIPES["graph"], None)) for name in ("graph", "fused")}
     monkeypatch.setattr(certify_backends, "with_backend", lambda model, name: called[name])
-    return list(texts(plain, render_scene(tmp_path), GenerationSettings(3, fixed_length=True), list(called)))
+    return list(texts(plain, write_synthetic_clip(tmp_path), GenerationSettings(3, fixed_length=True), list(called)))
 
 
 def test_every_question_is_put_to_every_backend(rows):
@@ -35,7 +35,7 @@ def test_another_text_breaks_the_promise_of_an_exact_backend(plain, tmp_path, mo
     monkeypatch.setattr(certify_backends, "compare", lambda *_: replace(outcome, verdict=verdict))
     fast = replace(plain, backend=Backend(plain, "graph", RECIPES["graph"], None))
     monkeypatch.setattr(certify_backends, "with_backend", lambda *_: fast)
-    one = next(texts(plain, render_scene(tmp_path), GenerationSettings(2, fixed_length=True), ["graph"]))
+    one = next(texts(plain, write_synthetic_clip(tmp_path), GenerationSettings(2, fixed_length=True), ["graph"]))
     assert (verdict, False) == (one["verdict"], one["kept"])
 
 

@@ -12,7 +12,7 @@ from stagebench.cli.output import require_writable
 from stagebench.core.environment import cores
 from stagebench.core.settings import LoadSettings
 from stagebench.core.stages import STAGE_NAMES
-from stagebench.media.synthetic_clip import render_scene
+from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.llava import Llava
 from stagebench.pipeline import run_stages
 from stagebench.pipeline.claims import Check
@@ -26,8 +26,8 @@ def invoke(*arguments):
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory):
-    return render_scene(tmp_path_factory.mktemp("scene"))
+def synthetic(tmp_path_factory):
+    return write_synthetic_clip(tmp_path_factory.mktemp("scene"))
 
 
 def test_the_embedded_scene_goes_through_all_models(tmp_path):
@@ -40,8 +40,8 @@ def test_the_embedded_scene_goes_through_all_models(tmp_path):
     assert invoke("attribute", out).exit_code == 0
 
 
-def test_the_table_has_a_row_for_everything(scene):
-    result = invoke("run", scene.video, "--model", "llava-1.5", *QUICK)
+def test_the_table_has_a_row_for_everything(synthetic):
+    result = invoke("run", synthetic.video, "--model", "llava-1.5", *QUICK)
     rows = [line.split("  ")[0].strip() for line in result.output.splitlines()]
     assert [row for row in rows if row in {*STAGE_NAMES, "unattributed", "e2e", "tpot", "new tokens"}] == [
         *STAGE_NAMES,
@@ -52,24 +52,24 @@ def test_the_table_has_a_row_for_everything(scene):
     ]
 
 
-def test_the_stages_and_the_rest_make_up_the_whole(scene, tmp_path):
+def test_the_stages_and_the_rest_make_up_the_whole(synthetic, tmp_path):
     out = tmp_path / "run.json"
-    assert invoke("run", scene.video, "--model", "video-llava", *QUICK, "--json", out).exit_code == 0
+    assert invoke("run", synthetic.video, "--model", "video-llava", *QUICK, "--json", out).exit_code == 0
     run = json.loads(out.read_text())["runs"][0]["passes"][0]
     assert sum(run["seconds"].values()) + run["unattributed"] == pytest.approx(run["e2e"])
 
 
 @pytest.mark.parametrize("media", ["video", "events"])
-def test_any_media_feed_any_model(scene, media):
-    result = invoke("run", getattr(scene, media), *QUICK)
+def test_any_media_feed_any_model(synthetic, media):
+    result = invoke("run", getattr(synthetic, media), *QUICK)
     assert result.exit_code == 0, result.output
 
 
 @pytest.mark.parametrize("kind", ["frames", "events"])
-def test_all_models_see_the_same_pixels_where_the_medium_is_chosen(scene, kind):
+def test_all_models_see_the_same_pixels_where_the_medium_is_chosen(synthetic, kind):
     own_and_count = (("events", 5), ("video", 8), ("video", 5), ("events", 8))
     five, eight, five_too, eight_too = (
-        load(sample_of(None, scene, own, "What moves?", LoadSettings(media=kind)), count)
+        load(sample_of(None, synthetic, own, "What moves?", LoadSettings(media=kind)), count)
         for own, count in own_and_count
     )
     assert {media.kind for media in (five, eight)} == {kind}
@@ -88,30 +88,30 @@ def test_a_model_of_events_sees_frames_where_they_are_chosen(monkeypatch, tmp_pa
     assert json.loads(out.read_text())["identity"]["input"] == "scene, frames"
 
 
-def test_preprocessing_in_torch_is_printed_and_part_of_the_identity(scene, tmp_path):
+def test_preprocessing_in_torch_is_printed_and_part_of_the_identity(synthetic, tmp_path):
     out = tmp_path / "run.json"
-    result = invoke("run", scene.video, "--model", "llava-1.5", *QUICK, "--preprocess", "torch", "--json", out)
+    result = invoke("run", synthetic.video, "--model", "llava-1.5", *QUICK, "--preprocess", "torch", "--json", out)
     assert "torch preprocessing" in " ".join(result.output.split())
     assert json.loads(out.read_text())["identity"]["preprocess"] == "torch: interpolate, bicubic, antialiased"
 
 
 @pytest.mark.parametrize("command", ["run", "audit"])
-def test_a_medium_of_the_scene_and_a_path_are_a_contradiction(scene, command):
-    result = invoke(command, scene.video, "--device", "cpu", "--media", "frames")
+def test_a_medium_of_the_scene_and_a_path_are_a_contradiction(synthetic, command):
+    result = invoke(command, synthetic.video, "--device", "cpu", "--media", "frames")
     lines = [line for line in result.output.splitlines() if line.startswith("stagebench: ")]
-    expected = "stagebench: media chooses what is shown of the embedded scene, got frames and scene.mp4 too"
+    expected = "stagebench: media chooses what is shown of the synthetic clip, got frames and scene.mp4 too"
     assert (result.exit_code, lines) == (2, [expected])
 
 
-def test_a_frame_cache_for_a_recording_is_refused(scene, tmp_path):
-    result = invoke("run", scene.events, "--device", "cpu", "--cache", tmp_path / "cache")
-    expected = f"stagebench: {scene.events.name}: only frames of a video are cached, got a cache for events\n"
+def test_a_frame_cache_for_a_recording_is_refused(synthetic, tmp_path):
+    result = invoke("run", synthetic.events, "--device", "cpu", "--cache", tmp_path / "cache")
+    expected = f"stagebench: {synthetic.events.name}: only frames of a video are cached, got a cache for events\n"
     assert (result.exit_code, result.output) == (2, expected)
 
 
-def test_one_token_has_no_time_per_token(scene, tmp_path):
+def test_one_token_has_no_time_per_token(synthetic, tmp_path):
     out = tmp_path / "run.json"
-    invoke("run", scene.video, "--model", "llava-1.5", "--device", "cpu", "--new-tokens", "1", "--json", out)
+    invoke("run", synthetic.video, "--model", "llava-1.5", "--device", "cpu", "--new-tokens", "1", "--json", out)
     assert "tpot" not in json.loads(out.read_text())["runs"][0]["passes"][0]
 
 
@@ -146,46 +146,48 @@ def test_a_missing_run_cannot_be_accepted(tmp_path):
     assert (result.exit_code, result.output.count("\n")) == (2, 1)
 
 
-def test_the_model_has_been_run_before_it_is_timed(scene, monkeypatch):
+def test_the_model_has_been_run_before_it_is_timed(synthetic, monkeypatch):
     order = []
     for name in ("prove", "timed_pass"):
         honest = getattr(run, name)
         monkeypatch.setattr(run, name, lambda *a, name=name, honest=honest: order.append(name) or honest(*a))
-    assert invoke("run", scene.video, "--model", "llava-1.5", *QUICK, "--passes", "2").exit_code == 0
+    assert invoke("run", synthetic.video, "--model", "llava-1.5", *QUICK, "--passes", "2").exit_code == 0
     assert order == ["prove", "timed_pass", "timed_pass"]
 
 
-def test_an_audit_prints_every_claim_and_writes_them_down(scene, tmp_path):
+def test_an_audit_prints_every_claim_and_writes_them_down(synthetic, tmp_path):
     out = tmp_path / "audit.json"
-    result = invoke("audit", scene.video, "--model", "llava-1.5", "--device", "cpu", "--new-tokens", "4", "--json", out)
+    result = invoke(
+        "audit", synthetic.video, "--model", "llava-1.5", "--device", "cpu", "--new-tokens", "4", "--json", out
+    )
     checks = json.loads(out.read_text())["checks"]
     assert all(check["claim"] in result.output for check in checks)
     assert f"{sum(check['held'] for check in checks)} of 10 claims held" in result.output
 
 
-def test_a_claim_that_does_not_hold_gives_exit_code_one(scene, monkeypatch):
+def test_a_claim_that_does_not_hold_gives_exit_code_one(synthetic, monkeypatch):
     monkeypatch.setattr(audit, "audit_model", lambda *a: [Check("pigs fly", False, "none seen")])
-    result = invoke("audit", scene.video, "--model", "llava-1.5", "--device", "cpu")
+    result = invoke("audit", synthetic.video, "--model", "llava-1.5", "--device", "cpu")
     assert (result.exit_code, "BROKEN llava-1.5: pigs fly (none seen)" in result.output) == (1, True)
 
 
-def test_a_run_that_parts_from_generate_is_refused(scene, monkeypatch):
+def test_a_run_that_parts_from_generate_is_refused(synthetic, monkeypatch):
     honest = run_stages.reference_generate
     monkeypatch.setattr(run_stages, "reference_generate", lambda *a: honest(*a) + 1)
-    result = invoke("run", scene.video, "--model", "llava-1.5", *QUICK)
+    result = invoke("run", synthetic.video, "--model", "llava-1.5", *QUICK)
     assert result.exit_code == 2
     assert "the stages must give the tokens of generate(), got another token 0" in result.output
 
 
-def test_a_tower_that_runs_twice_is_refused(scene, monkeypatch):
+def test_a_tower_that_runs_twice_is_refused(synthetic, monkeypatch):
     once = Llava.encode
     monkeypatch.setattr(Llava, "encode", lambda self, inputs: (once(self, inputs), once(self, inputs))[1])
-    result = invoke("run", scene.video, "--model", "llava-1.5", *QUICK)
+    result = invoke("run", synthetic.video, "--model", "llava-1.5", *QUICK)
     assert (result.exit_code, "the stages must do the work of generate()" in result.output) == (2, True)
 
 
-def test_json_goes_to_standard_output_for_a_dash(scene):
-    result = invoke("run", scene.video, "--model", "llava-1.5", *QUICK, "--json", "-")
+def test_json_goes_to_standard_output_for_a_dash(synthetic):
+    result = invoke("run", synthetic.video, "--model", "llava-1.5", *QUICK, "--json", "-")
     assert json.loads(result.stdout)["runs"][0]["model"] == "llava-1.5"
 
 
@@ -209,11 +211,11 @@ def test_looking_whether_json_can_be_written_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_named_twice_runs_once(scene):
-    result = invoke("run", scene.video, "--model", "llava-1.5", "--model", "llava-1.5", *QUICK)
+def test_a_model_named_twice_runs_once(synthetic):
+    result = invoke("run", synthetic.video, "--model", "llava-1.5", "--model", "llava-1.5", *QUICK)
     assert result.output.count("llava-1.5:") == 1
 
 
-def test_a_given_order_seed_is_printed(scene):
-    result = invoke("run", scene.video, "--model", "llava-1.5", *QUICK, "--order-seed", "7")
+def test_a_given_order_seed_is_printed(synthetic):
+    result = invoke("run", synthetic.video, "--model", "llava-1.5", *QUICK, "--order-seed", "7")
     assert "models in order 7" in " ".join(result.output.split())

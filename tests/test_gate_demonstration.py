@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stagebench.core.artifacts import Inputs
-from stagebench.media.synthetic_clip import render_scene
+from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.media.video import frames
 from stagebench.models import eventgpt
 
@@ -49,7 +49,7 @@ def test_a_planted_loop_ends_after_its_share_of_the_time_that_the_stage_took(dem
 
 
 def test_the_planted_frames_are_decoded_and_counted(demonstration, tmp_path):
-    clip = render_scene(tmp_path).video
+    clip = write_synthetic_clip(tmp_path).video
     more = planted(demonstration.MORE_WORK["frames"][1], vars(frames))["read_video"](clip, 8)
     assert more.frames_decoded == frames.read_video(clip, 8).frames_decoded + 8
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from stagebench.core.artifacts import Sample
 from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, ModelSettings
-from stagebench.media.synthetic_clip import render_scene
+from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.registry import build_model
 from stagebench.pipeline.run_stages import prepared
 
@@ -21,7 +21,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def inputs(model, tmp_path_factory):
-    return prepared(model, Sample(render_scene(tmp_path_factory.mktemp("scene")).video, DEFAULT_QUESTION))
+    return prepared(model, Sample(write_synthetic_clip(tmp_path_factory.mktemp("scene")).video, DEFAULT_QUESTION))
 
 
 @pytest.mark.parametrize("stages_first", [False, True])

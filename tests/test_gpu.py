@@ -13,7 +13,7 @@ from stagebench.backends.backend import with_backend
 from stagebench.backends.loop import LAG
 from stagebench.core.artifacts import Sample
 from stagebench.core.settings import GenerationSettings, ModelSettings
-from stagebench.media.synthetic_clip import render_scene
+from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.models.weights import release
 from stagebench.pipeline.claims import audit
@@ -31,8 +31,8 @@ OPTIONS = GenerationSettings(max_new_tokens=128 if THOROUGH else 32, fixed_lengt
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory):
-    return render_scene(tmp_path_factory.mktemp("scene"))
+def synthetic(tmp_path_factory):
+    return write_synthetic_clip(tmp_path_factory.mktemp("scene"))
 
 
 @pytest.fixture(scope="module", params=MODELS, ids="-".join)
@@ -45,9 +45,9 @@ def model(request, gpu):
 
 
 @pytest.fixture(scope="module")
-def expected(model, scene):
+def expected(model, synthetic):
     """Of each question the inputs, and the tokens and logits of `generate()`."""
-    samples = (Sample(scene.shown("own", model.media), question) for question in ASKED)
+    samples = (Sample(synthetic.shown("own", model.media), question) for question in ASKED)
     found = [(inputs := prepared(model, sample), *scored_generate(model, inputs, OPTIONS)) for sample in samples]
     return [(inputs, tokens[0].tolist(), logits) for inputs, tokens, logits in found]
 
@@ -84,8 +84,8 @@ def test_a_text_that_stops_by_itself_ends_there_with_a_step_in_vain_behind_it(mo
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("question", AUDITED)
-def test_every_claim_but_the_timed_one_holds(model, scene, question):
-    sample = Sample(scene.events if model.name == "eventgpt" else scene.video, question)
+def test_every_claim_but_the_timed_one_holds(model, synthetic, question):
+    sample = Sample(synthetic.events if model.name == "eventgpt" else synthetic.video, question)
     checks = [check for check in audit(model, sample, OPTIONS, "efficient") if not check.held]
     assert [check for check in checks if not check.claim.startswith("the stages explain e2e")] == []
 

@@ -7,14 +7,14 @@ from stagebench.core import meter
 from stagebench.core.settings import LoadSettings
 from stagebench.media.events.recordings import read_events
 from stagebench.media.images import read_images
-from stagebench.media.synthetic_clip import render_scene
+from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.media.video.frames import read_video, read_video_in_order
 from stagebench.pipeline.counters import counted_calls
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory):
-    return render_scene(tmp_path_factory.mktemp("scene"))
+def synthetic(tmp_path_factory):
+    return write_synthetic_clip(tmp_path_factory.mktemp("scene"))
 
 
 def metered(function, *args):
@@ -22,27 +22,27 @@ def metered(function, *args):
     return function(*args), dict(meter.since(before))
 
 
-def test_a_clip_counts_its_packets_its_frames_and_its_size(scene):
-    media, done = metered(read_video, scene.video, 8)
+def test_a_clip_counts_its_packets_its_frames_and_its_size(synthetic):
+    media, done = metered(read_video, synthetic.video, 8)
     read = {"packets": 36, "frames_decoded": media.frames_decoded, "bytes_read": media.bytes_read}
     assert done == read | {"images_made": 8}
 
 
-def test_a_clip_that_is_opened_twice_counts_twice(scene):
-    _, done = metered(read_video_in_order, scene.video, 8)
-    size = 2 * scene.video.stat().st_size
+def test_a_clip_that_is_opened_twice_counts_twice(synthetic):
+    _, done = metered(read_video_in_order, synthetic.video, 8)
+    size = 2 * synthetic.video.stat().st_size
     assert done == {"packets": 36, "frames_decoded": 36, "bytes_read": size, "images_made": 8}
 
 
-def test_a_recording_counts_its_events_read_and_drawn(scene):
-    media, done = metered(read_events, scene.events, 5)
+def test_a_recording_counts_its_events_read_and_drawn(synthetic):
+    media, done = metered(read_events, synthetic.events, 5)
     assert done["bytes_read"] == media.bytes_read
     assert done["events_read"] == done["events_drawn"] > 0
 
 
-def test_a_window_counts_the_events_in_it(scene):
-    _, whole = metered(read_events, scene.events, 5)
-    _, part = metered(read_events, scene.events, 5, LoadSettings(duration=0.2))
+def test_a_window_counts_the_events_in_it(synthetic):
+    _, whole = metered(read_events, synthetic.events, 5)
+    _, part = metered(read_events, synthetic.events, 5, LoadSettings(duration=0.2))
     assert 0 < part["events_read"] < whole["events_read"]
 
 

@@ -22,7 +22,7 @@ from stagebench.core.content import content_of
 from stagebench.core.errors import StageError
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.stages import STAGE_NAMES
-from stagebench.media.synthetic_clip import render_scene
+from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.media.video import frames
 from stagebench.models import llava
 from stagebench.models.llava import Llava
@@ -40,13 +40,13 @@ OPTIONS = GenerationSettings(max_new_tokens=4, fixed_length=True).options()
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory):
-    return render_scene(tmp_path_factory.mktemp("scene"))
+def synthetic(tmp_path_factory):
+    return write_synthetic_clip(tmp_path_factory.mktemp("scene"))
 
 
 @pytest.fixture(scope="module")
-def sample(scene):
-    return Sample(scene.video)
+def sample(synthetic):
+    return Sample(synthetic.video)
 
 
 @pytest.fixture(scope="module")
@@ -386,9 +386,20 @@ def test_time_between_the_stages_is_told(model, sample, honest, monkeypatch):
     assert "lie outside the stages" in outside([timed_run(model, sample, OPTIONS) for _ in range(3)])
 
 
-def test_run_warns_of_time_between_the_stages(scene, monkeypatch):
+def test_run_warns_of_time_between_the_stages(synthetic, monkeypatch):
     sleep_between_stages(monkeypatch)
-    command = ["run", str(scene.video), "--model", "llava-1.5", "--device", "cpu", "--new-tokens", "2", "--passes", "2"]
+    command = [
+        "run",
+        str(synthetic.video),
+        "--model",
+        "llava-1.5",
+        "--device",
+        "cpu",
+        "--new-tokens",
+        "2",
+        "--passes",
+        "2",
+    ]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
     assert "warning: llava-1.5: 5" in result.stderr
@@ -409,8 +420,8 @@ def test_one_pixel_is_middle_enough():
     assert fingerprint(varied(tiny, 1)) != fingerprint(tiny)
 
 
-def test_event_images_of_five_sizes_are_varied_each(scene):
-    media = run_stages.load(Sample(scene.events), 5)
+def test_event_images_of_five_sizes_are_varied_each(synthetic):
+    media = run_stages.load(Sample(synthetic.events), 5)
     other = varied(media, 1)
     assert [a.shape for a in media.images] == [b.shape for b in other.images]
     assert all((a != b).any() for a, b in zip(media.images, other.images, strict=True))

@@ -18,7 +18,7 @@ from stagebench.analysis.samples import read_rows, select
 from stagebench.analysis.summary import summarize
 from stagebench.cli import main
 from stagebench.core.stages import STAGE_NAMES
-from stagebench.media.synthetic_clip import render_scene
+from stagebench.media.synthetic_clip import write_synthetic_clip
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -48,9 +48,9 @@ def test_the_two_commands_run_tox_environments_that_exist():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working directory with the files that the README's examples name."""
-    scene = render_scene(tmp_path)
-    shutil.move(scene.video, tmp_path / "clip.mp4")
-    shutil.move(scene.events, tmp_path / "recording.npy")
+    synthetic = write_synthetic_clip(tmp_path)
+    shutil.move(synthetic.video, tmp_path / "clip.mp4")
+    shutil.move(synthetic.events, tmp_path / "recording.npy")
     run = next(ROOT.glob("baselines/*-tiny-*/baseline.json"))
     for copy in ("out.json", "history/one.json", "out/results.json"):
         (tmp_path / copy).parent.mkdir(exist_ok=True)

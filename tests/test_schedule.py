@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from stagebench.analysis.experiments.clips import cut, lasting, seconds_of, spread
 from stagebench.analysis.experiments.dataset import Dataset, Entry, Problem
-from stagebench.analysis.experiments.plan import Wanted, make_plan, scene_dataset
+from stagebench.analysis.experiments.plan import Wanted, make_plan, synthetic_dataset
 from stagebench.analysis.experiments.schedule import MAIN, Block, schedule
 from stagebench.core.errors import StudyError
 from stagebench.core.settings import GenerationSettings
-from stagebench.media.synthetic_clip import render_scene
+from stagebench.media.synthetic_clip import write_synthetic_clip
 
 MODELS = ("a", "b", "c")
 BOTH = {"natural": GenerationSettings(8), "fixed": GenerationSettings(8, fixed_length=True)}
@@ -24,8 +24,8 @@ def entries(n):
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory):
-    return render_scene(tmp_path_factory.mktemp("scene"))
+def synthetic(tmp_path_factory):
+    return write_synthetic_clip(tmp_path_factory.mktemp("scene"))
 
 
 def wanted(**given):
@@ -75,8 +75,8 @@ def test_a_model_loads_a_sample_cold_once_and_before_anything_else(samples, pass
             assert own == [True] + [False] * (len(own) - 1)
 
 
-def test_a_clip_and_its_recording_are_cut_together(scene):
-    whole = Dataset((Entry("scene", "scene", "?", {"video": scene.video, "events": scene.events}),))
+def test_a_clip_and_its_recording_are_cut_together(synthetic):
+    whole = Dataset((Entry("scene", "scene", "?", {"video": synthetic.video, "events": synthetic.events}),))
     found = cut(whole, 0.5, None).entries
     assert [(e.id, e.sequence, e.start, e.duration) for e in found] == [
         ("scene@0+0.5s", "scene", 0.0, 0.5),
@@ -87,8 +87,8 @@ def test_a_clip_and_its_recording_are_cut_together(scene):
 @pytest.mark.parametrize(
     ("clips", "recordings", "windows"), [(None, None, 1), (0.3, None, 1), (None, 0.3, 3), (9, 9, 1)]
 )
-def test_recordings_have_a_window_of_their_own(scene, clips, recordings, windows):
-    whole = Dataset((Entry("scene", "scene", "?", {"events": scene.events}),))
+def test_recordings_have_a_window_of_their_own(synthetic, clips, recordings, windows):
+    whole = Dataset((Entry("scene", "scene", "?", {"events": synthetic.events}),))
     assert len(cut(whole, clips, recordings).entries) == windows
 
 
@@ -97,9 +97,9 @@ def test_what_has_no_length_stays_whole(tmp_path):
     assert cut(whole, 0.1, 0.1) == whole
 
 
-def test_images_beside_a_clip_are_not_in_its_windows(scene, tmp_path):
-    whole = Dataset((Entry("scene", "scene", "?", {"video": scene.video, "images": tmp_path}),))
-    assert [entry.paths for entry in cut(whole, 0.6, None).entries] == [{"video": scene.video}] * 2
+def test_images_beside_a_clip_are_not_in_its_windows(synthetic, tmp_path):
+    whole = Dataset((Entry("scene", "scene", "?", {"video": synthetic.video, "images": tmp_path}),))
+    assert [entry.paths for entry in cut(whole, 0.6, None).entries] == [{"video": synthetic.video}] * 2
 
 
 def test_a_file_that_cannot_be_cut_is_broken(tmp_path):
@@ -109,42 +109,45 @@ def test_a_file_that_cannot_be_cut_is_broken(tmp_path):
     assert found.broken[0].reason.startswith("clip.mp4: must be a whole video")
 
 
-def test_the_length_is_that_of_the_scene(scene):
-    assert (seconds_of(scene.video), round(seconds_of(scene.events), 2)) == (scene.duration, scene.duration)
+def test_the_length_is_that_of_the_scene(synthetic):
+    assert (seconds_of(synthetic.video), round(seconds_of(synthetic.events), 2)) == (
+        synthetic.duration,
+        synthetic.duration,
+    )
 
 
-def test_windows_of_the_scene_are_one_sequence_from_its_beginning_to_its_end(scene):
-    found = scene_dataset(scene, 5, "What moves?").entries
+def test_windows_of_the_scene_are_one_sequence_from_its_beginning_to_its_end(synthetic):
+    found = synthetic_dataset(synthetic, 5, "What moves?").entries
     assert {(e.sequence, e.question, e.duration) for e in found} == {("scene", "What moves?", 0.4)}
     assert (found[0].start, len({e.start for e in found})) == (0.0, 5)
-    assert found[-1].start + 0.4 == pytest.approx(min(seconds_of(scene.video), seconds_of(scene.events)))
+    assert found[-1].start + 0.4 == pytest.approx(min(seconds_of(synthetic.video), seconds_of(synthetic.events)))
 
 
-def test_a_window_longer_than_its_sample_is_refused(scene):
+def test_a_window_longer_than_its_sample_is_refused(synthetic):
     with pytest.raises(StudyError, match=r"scene lasts 1.20 s, too short for windows of 2 s"):
-        spread(Entry("scene", "scene", "?", {"video": scene.video}), 2.0, 3)
+        spread(Entry("scene", "scene", "?", {"video": synthetic.video}), 2.0, 3)
 
 
-def test_only_what_lasts_long_enough_is_compared_by_duration(scene):
-    one = Entry("scene", "scene", "?", {"video": scene.video})
+def test_only_what_lasts_long_enough_is_compared_by_duration(synthetic):
+    one = Entry("scene", "scene", "?", {"video": synthetic.video})
     assert (lasting([one], 1.0), lasting([one], 1.5)) == ([one], [])
 
 
-def test_every_duration_is_taken_from_the_same_samples(scene, tmp_path):
+def test_every_duration_is_taken_from_the_same_samples(synthetic, tmp_path):
     short = Entry("short", "short", "?", {"images": tmp_path})
-    whole = Dataset((Entry("scene", "scene", "?", {"video": scene.video}), short))
+    whole = Dataset((Entry("scene", "scene", "?", {"video": synthetic.video}), short))
     blocks = make_plan(whole, wanted(durations=(0.5, 1.0))).blocks[1:]
     assert [[e.id for e in block.entries] for block in blocks] == [["scene@0+0.5s"], ["scene@0+1s"]]
 
 
-def test_a_duration_that_nothing_has_is_said(scene):
-    plan = make_plan(scene_dataset(scene, 1, "?"), wanted(durations=(0.5, 20.0)))
+def test_a_duration_that_nothing_has_is_said(synthetic):
+    plan = make_plan(synthetic_dataset(synthetic, 1, "?"), wanted(durations=(0.5, 20.0)))
     assert [(block.study, block.value) for block in plan.blocks] == [("main", None), ("durations", 0.5)]
     assert plan.skipped == (Problem("a duration of 20 s", "no sample lasts so long"),)
 
 
-def test_several_lengths_of_text_are_compared_and_the_longest_is_the_limit(scene):
-    plan = make_plan(scene_dataset(scene, 4, "?"), wanted(new_tokens=(4, 16, 8)))
+def test_several_lengths_of_text_are_compared_and_the_longest_is_the_limit(synthetic):
+    plan = make_plan(synthetic_dataset(synthetic, 4, "?"), wanted(new_tokens=(4, 16, 8)))
     assert plan.blocks[0].generations["natural"] == GenerationSettings(16)
     assert [(block.value, block.generations) for block in plan.blocks[1:]] == [
         (float(n), {"fixed": GenerationSettings(n, fixed_length=True)}) for n in (4, 8, 16)
@@ -167,7 +170,7 @@ def test_fewer_samples_are_drawn_evenly(tmp_path):
     assert [e.id for e in plan.blocks[0].entries] == ["s0", "s4", "s8"]
 
 
-def test_plans_of_other_samples_have_other_digests(scene):
-    plans = [make_plan(scene_dataset(scene, n, "?"), wanted()) for n in (1, 2)]
+def test_plans_of_other_samples_have_other_digests(synthetic):
+    plans = [make_plan(synthetic_dataset(synthetic, n, "?"), wanted()) for n in (1, 2)]
     assert plans[0].digest() != plans[1].digest()
-    assert plans[0].digest() == make_plan(scene_dataset(scene, 1, "?"), wanted()).digest()
+    assert plans[0].digest() == make_plan(synthetic_dataset(synthetic, 1, "?"), wanted()).digest()

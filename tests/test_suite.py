@@ -1,4 +1,4 @@
-"""The benchmark suite as its users run it: in a process of its own, with the embedded scene and the tiny profile."""
+"""The benchmark suite as its users run it: in a process of its own, with the synthetic clip and the tiny profile."""
 
 import json
 
@@ -127,7 +127,7 @@ def test_another_setting_than_the_baselines_is_said_by_name(suite, tmp_path, sui
         (["--device=cuda:7"], "device must be one of cpu"),
         (["--weights=folder"], "weights are those of one model, got 3 models"),
         (["--input=no-such.mp4"], "no-such.mp4"),
-        (["--input=clip.mp4", "--media=events"], "media chooses what is shown of the embedded scene, got events"),
+        (["--input=clip.mp4", "--media=events"], "media chooses what is shown of the synthetic clip, got events"),
         (["--threads=0"], "threads must be at least 1, got 0"),
         (["--rounds=0"], "--rounds must be at least 1, got 0"),
         (["--benchmark-compare=no-such.json"], "got no file no-such.json"),

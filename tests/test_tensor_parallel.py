@@ -17,7 +17,7 @@ from stagebench.cli import main, tp
 from stagebench.core.artifacts import Sample
 from stagebench.core.errors import ModelError, StageError
 from stagebench.core.settings import GenerationSettings, ModelSettings
-from stagebench.media.synthetic_clip import render_scene
+from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models import eventgpt
 from stagebench.models.assembly import random_model
 from stagebench.models.eventgpt import EventGPT
@@ -45,14 +45,17 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
     """Tokens of plain `generate()` by model, in this process; EventGPT's vocabulary is the worker's."""
-    scene, options = render_scene(tmp_path_factory.mktemp("scene")), GenerationSettings(TOKENS, True).options()
+    synthetic, options = (
+        write_synthetic_clip(tmp_path_factory.mktemp("scene")),
+        GenerationSettings(TOKENS, True).options(),
+    )
     odd = eventgpt.config_of("tiny")
     odd.vocab_size = 515
     tokens = {}
     for name in BUILDERS:
         settings = ModelSettings()
         model = random_model(EventGPT, odd, settings) if name == "eventgpt" else build_model(name, settings)
-        inputs = prepared(model, Sample(scene.shown("own", model.media)))
+        inputs = prepared(model, Sample(synthetic.shown("own", model.media)))
         tokens[name] = reference_generate(model, inputs, options)[0].tolist()
     return tokens
 

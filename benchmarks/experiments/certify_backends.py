@@ -21,7 +21,7 @@ from stagebench.core.artifacts import Sample
 from stagebench.core.environment import identity
 from stagebench.core.json_files import write_json
 from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
-from stagebench.media.synthetic_clip import Scene, render_scene
+from stagebench.media.synthetic_clip import SyntheticClip, write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.models.weights import release
@@ -40,12 +40,12 @@ QUESTIONS = (
 
 
 def texts(
-    plain: VisionLanguageModel, scene: Scene, generation: GenerationSettings, backends: list[str]
+    plain: VisionLanguageModel, synthetic: SyntheticClip, generation: GenerationSettings, backends: list[str]
 ) -> Iterator[dict[str, Any]]:
     """One row for each question and backend of a model."""
     fast, options = {name: with_backend(plain, name) for name in backends}, generation.options()
     for question in QUESTIONS:
-        inputs = prepared(plain, Sample(scene.shown("own", plain.media), question))
+        inputs = prepared(plain, Sample(synthetic.shown("own", plain.media), question))
         tokens, logits = scored_generate(plain, inputs, options)
         for name, model in fast.items():
             first, second = (staged_generate(model, inputs, options).token_ids[0] for _ in range(2))
@@ -76,10 +76,10 @@ def main(path: Path, backends: str, new_tokens: int) -> None:
     generation = GenerationSettings(new_tokens, fixed_length=True)
     rows: list[dict[str, Any]] = []
     with conditions(settings), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-        scene = render_scene(Path(folder))
+        synthetic = write_synthetic_clip(Path(folder))
         for name in sorted(BUILDERS):
             release()
-            for row in texts(build_model(name, settings), scene, generation, backends.split(",")):
+            for row in texts(build_model(name, settings), synthetic, generation, backends.split(",")):
                 click.echo(" ".join(str(row[key]) for key in ("model", "backend", "verdict", "gap_ulps", "repeats")))
                 rows.append(row)
     environment = identity(settings, generation, "five questions", None, LoadSettings())

@@ -36,7 +36,7 @@ from stagebench.core.errors import StageError
 from stagebench.core.json_files import write_json
 from stagebench.core.settings import DEFAULT_QUESTION, PROFILES, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.statistics import RESAMPLES
-from stagebench.media.synthetic_clip import Scene, render_scene
+from stagebench.media.synthetic_clip import SyntheticClip, write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import BUILDERS, build_model
 from stagebench.models.weights import release
@@ -157,11 +157,11 @@ def line(name: str, found: dict[str, dict[str, float]]) -> str:
     return f"{name}: " + ", ".join(cell.format(what=what.replace("_", " "), **each) for what, each in found.items())
 
 
-def row(name: str, settings: ModelSettings, scene: Scene, options: Options, passes: int) -> dict[str, Any]:
+def row(name: str, settings: ModelSettings, synthetic: SyntheticClip, options: Options, passes: int) -> dict[str, Any]:
     """A model's ratios and its passes."""
     release()  # the model before this one
     model = build_model(name, settings)
-    inputs = prepared(model, Sample(scene.shown("own", model.media), DEFAULT_QUESTION))
+    inputs = prepared(model, Sample(synthetic.shown("own", model.media), DEFAULT_QUESTION))
     if [list(row) for row in staged_generate(model, inputs, options).token_ids] != (
         reference_generate(model, inputs, options).tolist()
     ):
@@ -191,9 +191,9 @@ def measure(path: Path, profile: str, device: str, passes: int, new_tokens: int)
     generation, rows = GenerationSettings(new_tokens, fixed_length=True), list[dict[str, Any]]()
     environment = identity(settings, generation, DEFAULT_QUESTION, None, LoadSettings())
     with conditions(settings), tempfile.TemporaryDirectory() as folder:
-        scene = render_scene(Path(folder))
+        synthetic = write_synthetic_clip(Path(folder))
         for name in sorted(BUILDERS):
-            rows.append(row(name, settings, scene, generation.options(), passes))
+            rows.append(row(name, settings, synthetic, generation.options(), passes))
             click.echo(line(name, rows[-1]["ratios"]))
             over_all = ratios([of for each in rows for of in each["passes"]])
             write_json(path, {"environment": environment, "rows": rows, "over_all": over_all})

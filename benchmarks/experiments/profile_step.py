@@ -23,7 +23,7 @@ from stagebench.backends.backend import with_backend
 from stagebench.backends.measured_roofline import measure_ceilings
 from stagebench.core.artifacts import Inputs, Sample
 from stagebench.core.settings import BACKENDS, GenerationSettings, ModelSettings
-from stagebench.media.synthetic_clip import render_scene
+from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import build_model
 from stagebench.pipeline.decode import advance
@@ -92,8 +92,8 @@ def main(name: str, backends: str) -> None:
     settings = ModelSettings(profile="7b", device="cuda", dtype="bfloat16")
     with conditions(settings), tempfile.TemporaryDirectory() as folder:
         plain = build_model(name, settings)
-        scene = render_scene(Path(folder))
-        inputs = prepared(plain, Sample(scene.shown("own", plain.media)))
+        synthetic = write_synthetic_clip(Path(folder))
+        inputs = prepared(plain, Sample(synthetic.shown("own", plain.media)))
         ceilings, traffic = measure_ceilings(settings), TrafficCounter(plain)
         prefilled = traffic("prefill", prefill, plain, inputs, encode(plain, inputs), OPTIONS)
         traffic("decode", advance, plain, prefilled, 1)

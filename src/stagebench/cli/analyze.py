@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from stagebench.analysis.experiments.dataset import Dataset, one_line, read_dataset
-from stagebench.analysis.experiments.plan import Plan, Wanted, make_plan, scene_dataset
+from stagebench.analysis.experiments.plan import Plan, Wanted, make_plan, synthetic_dataset
 from stagebench.analysis.experiments.runner import Study, measure
 from stagebench.analysis.experiments.sample_log import RUN_FILE, Journal, read_run
 from stagebench.analysis.experiments.schedule import MODES, schedule
@@ -28,16 +28,16 @@ from stagebench.core.errors import StudyError
 from stagebench.core.locks import measurement, scratch_folder
 from stagebench.core.settings import DEFAULT_QUESTION, LoadSettings
 from stagebench.core.shown import cell, plain
-from stagebench.media.synthetic_clip import render_scene
+from stagebench.media.synthetic_clip import write_synthetic_clip
 
-SCENE_SAMPLES = 8
+SYNTHETIC_SAMPLES = 8
 
 
 @click.command(name="analyze")
 @building_options
 @load_options
-@click.option("--dataset", type=click.Path(path_type=Path), help="JSON list, or folder of media; else the scene.")
-@click.option("--samples", type=click.IntRange(min=1), help=f"At most so many; {SCENE_SAMPLES} of the scene.")
+@click.option("--dataset", type=click.Path(path_type=Path), help="JSON list, or folder of media; else ours.")
+@click.option("--samples", type=click.IntRange(min=1), help=f"At most so many; {SYNTHETIC_SAMPLES} of ours.")
 @click.option(
     "--window", type=click.FloatRange(min=0, min_open=True), help="Cut clips into windows of so many seconds."
 )
@@ -103,7 +103,7 @@ def _wanted(given: dict[str, Any], loading: LoadSettings, is_scene: bool) -> Wan
     if not set(modes) <= set(MODES):
         raise StudyError(f"modes must be of {', '.join(MODES)}, got {', '.join(modes)}")
     return Wanted(
-        samples=SCENE_SAMPLES if samples is None and is_scene else samples,
+        samples=SYNTHETIC_SAMPLES if samples is None and is_scene else samples,
         clip_window=given.pop("window"),
         recording_window=given.pop("recording_window"),
         media=loading.media,
@@ -149,7 +149,7 @@ def _dataset(path: Path | None, wanted: Wanted, question: str) -> Iterator[Datas
         yield read_dataset(path, question)
         return
     with scratch_folder() as folder:
-        yield scene_dataset(render_scene(folder), wanted.samples or 1, question)
+        yield synthetic_dataset(write_synthetic_clip(folder), wanted.samples or 1, question)
 
 
 def _identity(

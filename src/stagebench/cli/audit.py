@@ -12,13 +12,13 @@ import click
 from rich.console import Console
 
 from stagebench.backends.backend import load_model
-from stagebench.cli.options import load_options, model_options, print_head, sample_of, scene_of, settings_of
+from stagebench.cli.options import load_options, model_options, print_head, sample_of, settings_of, synthetic_clip_of
 from stagebench.cli.output import refusals, require_writable, write_json_to
 from stagebench.core import environment
 from stagebench.core.results import SCHEMA
 from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import plain
-from stagebench.media.synthetic_clip import Scene
+from stagebench.media.synthetic_clip import SyntheticClip
 from stagebench.models.weights import release
 from stagebench.pipeline.claims import audit as audit_model
 from stagebench.pipeline.pinned_runtime import conditions
@@ -50,9 +50,9 @@ def command(
         print_head(console, settings, generation, f"{len(questions)} questions")
         here = environment.identity(settings, generation, " / ".join(questions), path, loading)
         rows: list[dict[str, Any]] = []
-        with scene_of(path, loading) as scene, conditions(settings):
+        with synthetic_clip_of(path, loading) as synthetic, conditions(settings):
             for name in models:
-                for row in _audit_model(name, settings, path, scene, questions, generation, loading, console):
+                for row in _audit_model(name, settings, path, synthetic, questions, generation, loading, console):
                     rows.append(row)
                     if json_path and str(json_path) != "-":  # as it goes: an audit at full size takes many minutes
                         write_json_to(json_path, {"schema": SCHEMA, "identity": here, "checks": rows})
@@ -68,7 +68,7 @@ def _audit_model(
     name: str,
     settings: ModelSettings,
     path: Path | None,
-    scene: Scene | None,
+    synthetic: SyntheticClip | None,
     questions: tuple[str, ...],
     generation: GenerationSettings,
     loading: LoadSettings,
@@ -76,7 +76,7 @@ def _audit_model(
 ) -> Iterator[dict[str, Any]]:
     model = load_model(name, settings)
     for question in questions:
-        sample = sample_of(path, scene, model.media, question, loading)
+        sample = sample_of(path, synthetic, model.media, question, loading)
         for check in audit_model(model, sample, generation.options(), settings.kernels):
             line = plain(f"{name}: {check.claim} ({check.detail})")
             click.echo(f"{'held  ' if check.held else 'BROKEN'} {line}", err=console.stderr)

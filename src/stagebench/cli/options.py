@@ -29,7 +29,7 @@ from stagebench.core.settings import (
     ModelSettings,
 )
 from stagebench.core.shown import cell
-from stagebench.media.synthetic_clip import Scene, render_scene
+from stagebench.media.synthetic_clip import SyntheticClip, write_synthetic_clip
 from stagebench.models.registry import BUILDERS
 from stagebench.suite.settings import check_input, parse_size, resolve_models, resolve_settings
 
@@ -114,21 +114,23 @@ def settings_of(
 
 
 @contextmanager
-def scene_of(path: Path | None, loading: LoadSettings) -> Iterator[Scene | None]:
-    """The embedded scene, where no path was given; a given one is read once, before any model is built for it."""
+def synthetic_clip_of(path: Path | None, loading: LoadSettings) -> Iterator[SyntheticClip | None]:
+    """The synthetic clip, where no path was given; a given one is read once, before any model is built for it."""
     if path is not None:
         check_input(path, loading)
         yield None
         return
     with scratch_folder() as folder:
-        yield render_scene(folder)
+        yield write_synthetic_clip(folder)
 
 
-def sample_of(path: Path | None, scene: Scene | None, own: str, question: str, loading: LoadSettings) -> Sample:
-    """The given path, or what a model whose own kind of media is `own` gets of the scene."""
+def sample_of(
+    path: Path | None, synthetic: SyntheticClip | None, own: str, question: str, loading: LoadSettings
+) -> Sample:
+    """The given path, or what a model whose own kind of media is `own` gets of the synthetic clip."""
     if path is None:
-        assert scene is not None  # `scene_of` gives one where no path was given
-        path = scene.shown(loading.media, own)
+        assert synthetic is not None  # `scene_of` gives one where no path was given
+        path = synthetic.shown(loading.media, own)
     return Sample(path, question, loading)
 
 

@@ -12,14 +12,14 @@ from rich.console import Console
 
 from stagebench.analysis.report import stage_table
 from stagebench.backends.backend import load_model
-from stagebench.cli.options import load_options, model_options, print_head, sample_of, scene_of, settings_of
+from stagebench.cli.options import load_options, model_options, print_head, sample_of, settings_of, synthetic_clip_of
 from stagebench.cli.output import refusals, require_writable, write_json_to
 from stagebench.core import environment
 from stagebench.core.artifacts import Run
 from stagebench.core.results import SCHEMA
 from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import plain
-from stagebench.media.synthetic_clip import Scene
+from stagebench.media.synthetic_clip import SyntheticClip
 from stagebench.models.weights import release
 from stagebench.pipeline.pinned_runtime import conditions
 from stagebench.pipeline.timed_pass import COLLECTION, check_passes, outside, timed_pass
@@ -48,7 +48,7 @@ def command(
     """Send one sample through the models and print their stages.
 
     PATH is a clip, an event recording (.npy, .npz, .events, .h5, .raw, .aedat4) or a folder of PNGs; without it, the
-    embedded scene. Before a model is timed, an untimed pass must give the tokens, and do the work, of generate().
+    synthetic clip. Before a model is timed, an untimed pass must give the tokens, and do the work, of generate().
     """
     with refusals():
         require_writable(json_path)
@@ -57,9 +57,11 @@ def command(
         order = random.Random(seed).sample(models, len(models))
         console = Console(stderr=str(json_path) == "-")
         results: dict[str, tuple[list[Run], Proof]] = {}
-        with scene_of(path, loading) as scene, conditions(settings):
+        with synthetic_clip_of(path, loading) as synthetic, conditions(settings):
             for name in order:
-                results[name] = _measure(name, settings, path, scene, question, generation, loading, passes, console)
+                results[name] = _measure(
+                    name, settings, path, synthetic, question, generation, loading, passes, console
+                )
                 release()
         shown = {name: sorted(results[name][0], key=lambda run: run.e2e)[(passes - 1) // 2] for name in models}
         work = {name: results[name][1].work for name in models}
@@ -82,7 +84,7 @@ def _measure(
     name: str,
     settings: ModelSettings,
     path: Path | None,
-    scene: Scene | None,
+    synthetic: SyntheticClip | None,
     question: str,
     generation: GenerationSettings,
     loading: LoadSettings,
@@ -91,7 +93,7 @@ def _measure(
 ) -> tuple[list[Run], Proof]:
     with console.status(f"{name}: building"):
         model = load_model(name, settings)
-    sample = sample_of(path, scene, model.media, question, loading)
+    sample = sample_of(path, synthetic, model.media, question, loading)
     options = generation.options()
     with console.status(f"{name}: warming up, counting, comparing with generate()"):
         proof = prove(model, count_reference(model, sample, options), settings.kernels)

@@ -16,13 +16,13 @@ from rich.table import Table
 
 from stagebench.backends.backend import load_model
 from stagebench.backends.tensor_parallel import certify, interleaved, local_device, process_group, shard, share
-from stagebench.cli.options import building_options, print_head, sample_of, scene_of, settings_of
+from stagebench.cli.options import building_options, print_head, sample_of, settings_of, synthetic_clip_of
 from stagebench.cli.output import refusals, require_writable, write_json_to
 from stagebench.core import environment
 from stagebench.core.errors import ModelError
 from stagebench.core.results import SCHEMA
 from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
-from stagebench.media.synthetic_clip import Scene
+from stagebench.media.synthetic_clip import SyntheticClip
 from stagebench.models.weights import release
 from stagebench.pipeline.pinned_runtime import conditions
 from stagebench.pipeline.run_stages import prepared, scored_generate
@@ -46,7 +46,7 @@ LOADING = LoadSettings()
 def command(
     names: tuple[str, ...], new_tokens: int, passes: int, json_path: Path | None, device: str | None, **given: Any
 ) -> None:
-    """Time the embedded scene's stages on one GPU and, by tensor parallelism, on all of torchrun's processes.
+    """Time the synthetic clip's stages on one GPU and, by tensor parallelism, on all of torchrun's processes.
 
     torchrun --nproc-per-node 2 -m stagebench tp
 
@@ -60,13 +60,13 @@ def command(
         if settings.backend != "eager":
             raise ModelError(f"tensor parallelism spreads what eager runs, got the backend {settings.backend}")
         with (
-            scene_of(None, LOADING) as scene,
+            synthetic_clip_of(None, LOADING) as synthetic,
             conditions(settings),
             process_group(torch.device(device)),
         ):
             console = Console(stderr=str(json_path) == "-", quiet=dist.get_rank() > 0)
             print_head(console, settings, generation, f"medians of {passes} passes; the encoder is not sharded")
-            results = [_measure(name, settings, scene, generation, passes) for name in models]
+            results = [_measure(name, settings, synthetic, generation, passes) for name in models]
             if dist.get_rank() == 0:
                 checks, rows = [check for check, _ in results], [row for _, rows in results for row in rows]
                 _report(console, checks, rows)
@@ -78,13 +78,13 @@ def command(
 
 
 def _measure(
-    name: str, settings: ModelSettings, scene: Scene | None, generation: GenerationSettings, passes: int
+    name: str, settings: ModelSettings, synthetic: SyntheticClip | None, generation: GenerationSettings, passes: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What held, and a row a stage and number of processes; both are rank 0's to tell, and empty on any other."""
     release()  # the model before this one is out of reach by now, but its memory is not yet free
     whole = load_model(name, settings)
     sharded = shard(whole)
-    sample, options = sample_of(None, scene, whole.media, DEFAULT_QUESTION, LOADING), generation.options()
+    sample, options = sample_of(None, synthetic, whole.media, DEFAULT_QUESTION, LOADING), generation.options()
     done = interleaved(whole, sharded, sample, options, passes + 1)  # the first of each warms up
     if dist.get_rank() > 0:
         return {}, []

@@ -35,7 +35,7 @@ def identity(
         settings: how the models are built.
         generation: how they generate.
         question: what they are asked.
-        media: what they look at; None for the embedded scene.
+        media: what they look at; None for the synthetic clip.
         loading: how it is read.
         timed_gc: whether Python's garbage collector may run in what is timed.
 

@@ -29,7 +29,7 @@ class LoadSettings:
         cache: a folder that keeps decoded frames; None for no cache.
         time_unit: what the times of recordings count that do not say it, one of `TIME_UNITS`; None for microseconds,
             where these are the times of some camera, and otherwise a refusal.
-        media: which medium of the embedded scene every model gets: its "own" kind, the clip's "frames" or the "events";
+        media: which medium of the synthetic clip every model gets: its "own" kind, the clip's "frames" or the "events";
             with one that is not their own, two models see the same pixels.
     """
 

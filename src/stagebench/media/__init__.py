@@ -1,1 +1,1 @@
-"""How clips, recordings and event images become uint8 RGB, and the synthetic scene."""
+"""How clips, recordings and event images become uint8 RGB, and the synthetic clip."""

@@ -28,12 +28,12 @@ Plane = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """Where the scene was written.
+class SyntheticClip:
+    """Where the synthetic clip was written.
 
     Attributes:
         video: H.264 in MP4, 640x480, 30 frames a second, BT.709 and limited range, tagged so.
-        events: a `.npy` recording of the same scene, as `load_event_arrays` reads it.
+        events: a `.npy` recording of the same, as `load_event_arrays` reads it.
         duration: seconds of either.
     """
 
@@ -42,7 +42,7 @@ class Scene:
     duration: float
 
     def shown(self, media: str, own: str) -> Path:
-        """What a model gets of the scene.
+        """What a model gets of the synthetic clip.
 
         Args:
             media: one of `core.settings.MEDIA`.
@@ -75,23 +75,23 @@ _DISCS = (
 )
 
 
-def render_scene(folder: Path) -> Scene:
+def write_synthetic_clip(folder: Path) -> SyntheticClip:
     """Write `scene.mp4` and `scene.npy` to a folder, which is made where it is missing.
 
     Each file is written under another name and then renamed, so a reader never sees half a file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    scene = Scene(folder / "scene.mp4", folder / "scene.npy", FRAMES / RATE)
-    for path, write in ((scene.video, _write_video), (scene.events, _write_events)):
+    written = SyntheticClip(folder / "scene.mp4", folder / "scene.npy", FRAMES / RATE)
+    for path, write in ((written.video, _write_video), (written.events, _write_events)):
         part = path.with_name(f"{path.name}.part")
         with part.open("wb") as file:
             write(file)
         part.replace(path)
-    return scene
+    return written
 
 
 def luma(time: float) -> Plane:
-    """Return the scene's light at a time in seconds: float32 (480, 640), 0 black to 1 white."""
+    """Return the light at a time in seconds: float32 (480, 640), 0 black to 1 white."""
     background, texture = _textures()
     image = _cut(background, _PAN[0] * time, _PAN[1] * time, HEIGHT, WIDTH)
     for disc in _DISCS:
@@ -116,7 +116,7 @@ def chroma(time: float) -> tuple[Plane, Plane]:
 
 
 def record_events() -> dict[str, NDArray[np.integer[Any]]]:
-    """Watch the whole scene with a simulated event camera.
+    """Watch all of it with a simulated event camera.
 
     A pixel holds a reference, at first its log intensity at time 0. Each time that the log intensity reaches
     the reference plus or minus `CONTRAST`, there is an event, and the reference moves there. Within a step,

@@ -64,7 +64,7 @@ class VisionLanguageModel(ABC):
 
     Attributes:
         name: as on the command line ("eventgpt").
-        media: what it is shown, as `media.scene.Scene` names it: "events" or "video".
+        media: what it is shown, as `media.synthetic_clip` names it: "events" or "video".
         images_per_sample: how many frames or event images `load` hands over.
         marks: what marks a place in its prompt, and so must not stand in a question ("<image>"); the last one is
             repeated for each visual token.

@@ -37,7 +37,7 @@ def add(group: pytest.OptionGroup) -> None:
     )
     group.addoption("--new-tokens", type=int, default=32, help="limit of new tokens; default: %(default)s")
     group.addoption("--natural-length", action="store_true", help="let a model stop early; default: fixed length")
-    group.addoption("--input", type=Path, help="clip, recording or folder; default: the embedded scene")
+    group.addoption("--input", type=Path, help="clip, recording or folder; default: the synthetic clip")
     group.addoption("--slices", choices=SLICES, default="count", help="of events, equal count or time")
     group.addoption(
         "--time-unit", choices=TIME_UNITS, help="of recordings that do not say it; default: us, if it can be"
@@ -47,7 +47,7 @@ def add(group: pytest.OptionGroup) -> None:
     group.addoption("--duration", type=float, help="seconds to read; default: all")
     group.addoption("--frame-cache", type=Path, help="keep decoded frames there; default: no cache")
     group.addoption(
-        "--media", choices=MEDIA, default="own", help="what all models get of the scene; default: %(default)s"
+        "--media", choices=MEDIA, default="own", help="what all models get of the synthetic clip; default: %(default)s"
     )
     group.addoption("--scale", action="store_true", help="also time stages by images, batch and context: minutes")
     group.addoption("--load-matrix", action="store_true", help="also time loading by length, size and decoder: minutes")

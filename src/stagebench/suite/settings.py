@@ -96,11 +96,11 @@ def check_input(path: Path, loading: LoadSettings) -> None:
     """Read a given path once, before any model is built for it.
 
     Raises:
-        MediaError: where it can't be read, a medium of the embedded scene was chosen too, or a frame cache for what is
+        MediaError: where it can't be read, a medium of the synthetic clip was chosen too, or a frame cache for what is
             no video.
     """
     if loading.media != "own":
-        raise MediaError(f"media chooses what is shown of the embedded scene, got {loading.media} and {path.name} too")
+        raise MediaError(f"media chooses what is shown of the synthetic clip, got {loading.media} and {path.name} too")
     media = load(Sample(path, loading=loading), images=1)
     if loading.cache is not None and media.cache_hits is None:
         raise MediaError(f"{name_of(path)}: only frames of a video are cached, got a cache for {media.kind}")

@@ -14,10 +14,10 @@ from stagebench.analysis.experiments.schedule import DURATIONS, MAIN, NEW_TOKENS
 from stagebench.core.errors import StudyError
 from stagebench.core.settings import GenerationSettings
 from stagebench.media.sampling import evenly_spaced
-from stagebench.media.synthetic_clip import Scene
+from stagebench.media.synthetic_clip import SyntheticClip
 
-SCENE_WINDOW = 0.4
-"""Seconds of the embedded scene in a sample of it: 12 frames, of which the models take 8."""
+SYNTHETIC_WINDOW = 0.4
+"""Seconds of the synthetic clip in a sample of it: 12 frames, of which the models take 8."""
 SCALING_SAMPLES = 3
 """Samples at each point of a scaling curve."""
 
@@ -105,10 +105,10 @@ def make_plan(dataset: Dataset, wanted: Wanted) -> Plan:
     return Plan(blocks, windows.broken, (*windows.skipped, *short))
 
 
-def scene_dataset(scene: Scene, samples: int, question: str) -> Dataset:
-    """Windows of the embedded scene, evenly spaced and overlapping: one sequence, whatever their number."""
-    whole = Entry("scene", "scene", question, {"video": scene.video, "events": scene.events})
-    return Dataset((whole,) if samples == 1 else tuple(spread(whole, SCENE_WINDOW, samples)))
+def synthetic_dataset(synthetic: SyntheticClip, samples: int, question: str) -> Dataset:
+    """Windows of the synthetic clip, evenly spaced and overlapping: one sequence, whatever their number."""
+    whole = Entry("scene", "scene", question, {"video": synthetic.video, "events": synthetic.events})
+    return Dataset((whole,) if samples == 1 else tuple(spread(whole, SYNTHETIC_WINDOW, samples)))
 
 
 def _with_media(dataset: Dataset, media: str) -> Dataset:

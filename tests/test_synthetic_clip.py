@@ -1,0 +1,103 @@
+"""The synthetic clip: repeatable, readable, and the same for both kinds of model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from stagebench.media.events.recordings import load_event_arrays, read_events
+from stagebench.media.synthetic_clip import (
+    CONTRAST,
+    DARK,
+    FRAMES,
+    HEIGHT,
+    RATE,
+    WIDTH,
+    SyntheticClip,
+    luma,
+    write_synthetic_clip,
+)
+from stagebench.media.video.frames import read_video, read_video_in_order
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> SyntheticClip:
+    return write_synthetic_clip(tmp_path_factory.mktemp("media") / "made" / "on the way")
+
+
+def test_two_calls_write_the_same_bytes(synthetic: SyntheticClip, tmp_path: Path) -> None:
+    again = write_synthetic_clip(tmp_path)
+
+    assert synthetic.video.read_bytes() == again.video.read_bytes()
+    assert synthetic.events.read_bytes() == again.events.read_bytes()
+
+
+def test_no_half_written_file_is_left(synthetic: SyntheticClip) -> None:
+    assert sorted(path.name for path in synthetic.video.parent.iterdir()) == ["scene.mp4", "scene.npy"]
+
+
+def test_the_clip_has_all_frames(synthetic: SyntheticClip) -> None:
+    media = read_video_in_order(synthetic.video, 8)
+
+    assert (media.frames_decoded, media.images[0].shape) == (36, (480, 640, 3))
+
+
+def test_the_clip_is_tagged_bt709_in_limited_range(synthetic: SyntheticClip) -> None:
+    with av.open(synthetic.video) as container:
+        context = container.streams.video[0].codec_context
+
+        assert (
+            context.colorspace,
+            context.color_primaries,
+            context.color_trc,
+            context.color_range,
+        ) == (1, 1, 1, 1)
+
+
+def test_the_clip_shows_the_luma_that_the_events_are_made_of(synthetic: SyntheticClip) -> None:
+    for i, image in enumerate(read_video(synthetic.video, FRAMES).images):
+        shown = image.astype(float) @ (0.2126, 0.7152, 0.0722) / 255
+
+        # The discs' colours leave RGB's gamut here and there, and H.264 loses a little.
+        assert np.abs(shown - luma(i / RATE)).mean() < 0.01
+
+
+def test_the_number_of_events_is_that_of_a_recording(synthetic: SyntheticClip) -> None:
+    assert 200_000 <= len(load_event_arrays(synthetic.events).t) <= 600_000
+
+
+def test_events_cover_the_whole_duration(synthetic: SyntheticClip) -> None:
+    events = load_event_arrays(synthetic.events)
+    counts, _ = np.histogram(events.t, bins=12, range=(0, synthetic.duration * 1e6))
+
+    assert synthetic.duration == 1.2
+    assert (counts > 5000).all()
+
+
+def test_events_reach_the_edges_of_the_sensor(synthetic: SyntheticClip) -> None:
+    events = load_event_arrays(synthetic.events)
+
+    assert (events.x.min(), events.x.max(), events.y.min(), events.y.max()) == (0, WIDTH - 1, 0, HEIGHT - 1)
+
+
+def test_the_arrays_are_those_of_a_real_recording(synthetic: SyntheticClip) -> None:
+    events = load_event_arrays(synthetic.events)
+
+    assert (np.dtype(np.uint16), np.dtype(np.uint16)) == (events.x.dtype, events.y.dtype)
+
+
+def test_a_recording_draws_as_five_images(synthetic: SyntheticClip) -> None:
+    assert len(read_events(synthetic.events, 5).images) == 5
+
+
+def test_events_add_up_to_the_change_of_log_intensity(synthetic: SyntheticClip) -> None:
+    events = load_event_arrays(synthetic.events)
+    total = np.zeros((HEIGHT, WIDTH))
+    np.add.at(total, (events.y, events.x), np.where(events.p == 1, CONTRAST, -CONTRAST))
+
+    change = np.log(luma(synthetic.duration) + DARK) - np.log(luma(0.0) + DARK)
+
+    assert np.abs(total - change).max() < CONTRAST * 1.001
