@@ -52,7 +52,7 @@ def test_the_baseline_can_be_named(attribute):
 def test_the_table_adds_up(attribute):
     lines = attribute(TABLE, options=["--markdown"]).stdout.splitlines()
     assert lines[:8] == [
-        "| s | video-llava | eventgpt | saved | share | in logs |",
+        "| factor | video-llava, s | eventgpt, s | saved, s | share | in logs |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
         "| load | 6.858 | 0.851 | 6.007 | 78.9 % | 78.9 % |",
         "| preprocess | 0.072 | 0.023 | 0.049 | 0.6 % | 0.6 % |",

@@ -5,7 +5,7 @@ import pytest
 
 from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, Costs, attribute, mean_of
 from stagebench.analysis.comparison import compare
-from stagebench.analysis.display import as_json, grid
+from stagebench.analysis.display import as_json, table
 from stagebench.analysis.intervals import Interval, bootstrap
 from stagebench.analysis.narrative import sentences
 from stagebench.core.errors import AnalysisError
@@ -87,7 +87,10 @@ def test_intervals_are_in_sentences_tables_and_json():
     load = intervals.shares["load"]
     shown = f"{100 * load.low:.1f} to {100 * load.high:.1f} %"
     assert sentences(result, intervals)[1].endswith(f"; 95 % interval {shown}).")
-    assert [line[-1] for line in grid(result, intervals)[:2]] == ["95 % interval", shown]
+    grid, saved = table(as_json(result, intervals)).grid(), intervals.seconds["load"]
+    assert (
+        dict(zip(grid.heads, grid.rows[0], strict=True))["95 % interval, s"] == f"{saved.low:.3f} to {saved.high:.3f}"
+    )
     assert as_json(result, intervals)["intervals"]["samples"] == 20
 
 

@@ -158,8 +158,7 @@ def test_a_marker_that_the_baseline_has_not_is_the_first_line_of_the_verdict(sto
     rewrite(stored.folder, "@pytest.mark.par", "@pytest.mark.gate(threshold=9)\n@pytest.mark.par")
     gate(stored).stdout.fnmatch_lines(
         [
-            "the rules differ, *: the marker of *",
-            "*: threshold not given in the base, 9 in the head*",
+            "the rules differ, *: the marker of *: threshold not given in the base, 9 in the head*",
             "stagebench gate: *",
         ]
     )

@@ -16,7 +16,7 @@ from made_up_analysis import run as analysis_run
 from mutations import mutants
 
 from stagebench.analysis.experiments.sample_log import Journal
-from stagebench.analysis.report.markdown import to_markdown
+from stagebench.analysis.report.document import to_markdown
 from stagebench.analysis.report.report_data import findings
 from stagebench.analysis.report.sections import sections
 from stagebench.analysis.report.stored import read_stored

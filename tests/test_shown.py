@@ -9,13 +9,13 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from stagebench.analysis.report.html import to_html
-from stagebench.analysis.report.markdown import to_markdown as document_to_markdown
-from stagebench.analysis.report.sections import Figure, Points, Section, Table
+from stagebench.analysis.report.document import Figure, Section, to_html
+from stagebench.analysis.report.document import to_markdown as document_to_markdown
 from stagebench.cli import analyze, main
 from stagebench.cli.output import refusals
 from stagebench.core.errors import GateError
 from stagebench.core.shown import LONGEST, cell, markdown, plain, teller
+from stagebench.core.tables import WORDS, Table
 
 HOSTILE = [
     "[/x]",
@@ -71,8 +71,8 @@ class TestEveryHostileName:
         assert re.findall(r"(?<!\\)(?:\\\\)*[`*_\[\]<>|#~$&]", markdown(name)) == []
 
     def test_is_clean_in_a_report(self, name):
-        table = Table(name, (name, name), ((name, name),))
-        parts = [Section("id", name, (name, Points((name,)), table, Figure("none", name)))]
+        table = Table(name, ((name, WORDS), (name, WORDS)), ((name, name),), (name,))
+        parts = [Section(name, (name, (name,), table, Figure("none", name)))]
         assert UNSEEN.findall(document_to_markdown(name, parts)) == []
         page = to_html(name, parts, {})
         assert (UNSEEN.findall(page), "<script" in page, "<!--" in page) == ([], False, False)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 
-from stagebench.analysis.attribution import Attribution, attribute
-from stagebench.analysis.comparison import Intervals, compare
-from stagebench.analysis.display import as_json, markdown, table
+from stagebench.analysis.attribution import attribute
+from stagebench.analysis.comparison import compare
+from stagebench.analysis.display import as_json, table
 from stagebench.analysis.importers.measured import Measured
 from stagebench.analysis.importers.read import FORMATS, read_files
-from stagebench.analysis.narrative import sentences
 from stagebench.cli.output import refusals, write_json_to
 from stagebench.core.errors import AnalysisError
 from stagebench.core.shown import plain
+from stagebench.core.tables import show, to_markdown
 
 SCHEMA = 1
 OUT = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
@@ -46,8 +47,7 @@ def command(
         explained = [_explain(measured, first, other) for other in others]
         doubts = [*measured.doubts, *filter(None, (_left_out(measured, first, other) for other in others))]
         if json_path:
-            numbers = [as_json(*each) for each in explained]
-            write_json_to(json_path, {"schema": SCHEMA, "attributions": numbers, "doubts": doubts})
+            write_json_to(json_path, {"schema": SCHEMA, "attributions": explained, "doubts": doubts})
         if str(json_path) != "-":
             _print(explained, doubts, as_markdown)
 
@@ -60,12 +60,12 @@ def _baseline(measured: Measured, asked: str | None) -> str:
     return asked
 
 
-def _explain(measured: Measured, baseline: str, other: str) -> tuple[Attribution, Intervals | None]:
+def _explain(measured: Measured, baseline: str, other: str) -> dict[str, Any]:
     """Over the samples that both have; of the averages, where they share none."""
     a, b = measured.samples.get(baseline, {}), measured.samples.get(other, {})
     if a.keys() & b.keys():
-        return compare(a, b, measured.sequences)
-    return attribute(measured.costs[baseline], measured.costs[other]), None
+        return as_json(*compare(a, b, measured.sequences))
+    return as_json(attribute(measured.costs[baseline], measured.costs[other]))
 
 
 def _left_out(measured: Measured, baseline: str, other: str) -> str | None:
@@ -75,14 +75,11 @@ def _left_out(measured: Measured, baseline: str, other: str) -> str | None:
     )
 
 
-def _print(explained: list[tuple[Attribution, Intervals | None]], doubts: list[str], as_markdown: bool) -> None:
-    console = Console()
-    for attribution, intervals in explained:
+def _print(explained: list[dict[str, Any]], doubts: list[str], as_markdown: bool) -> None:
+    for each in explained:
         if as_markdown:
-            click.echo(markdown(attribution, intervals) + "\n")
-            continue
-        console.print(table(attribution, intervals))
-        for sentence in sentences(attribution, intervals):
-            click.echo(plain(sentence))
+            click.echo(to_markdown(table(each)) + "\n")
+        else:
+            show(table(each), Console())
     for doubt in doubts:
         click.echo(f"doubt: {plain(doubt)}", err=True)

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from stagebench.cli.output import append_to, require_writable, write_json_to
 from stagebench.core.errors import StagebenchError
+from stagebench.core.tables import show
 from stagebench.gate import report
 from stagebench.gate.counters import STAGES
 from stagebench.gate.verdicts import Verdict, exit_code
@@ -61,7 +62,7 @@ class Decision:
     def show_and_exit(self) -> NoReturn:
         """Print the table, and end with the exit code of the gravest verdict."""
         with suppress(SystemExit):  # of rich, where whoever reads has gone, which changes no verdict
-            Console(stderr=str(self.json_path) == "-").print(report.to_table(self.verdicts, self.rules_differ))
+            show(report.to_table(self.verdicts, self.rules_differ), Console(stderr=str(self.json_path) == "-"))
         raise SystemExit(exit_code(self.verdicts))
 
 

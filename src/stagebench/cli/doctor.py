@@ -7,10 +7,7 @@ import sys
 from pathlib import Path
 
 import click
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from stagebench.cli.output import refusals
 from stagebench.core import environment, telemetry
@@ -18,6 +15,7 @@ from stagebench.core.errors import BaselineError
 from stagebench.core.results import read_run
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import cell
+from stagebench.core.tables import SENTENCES, WORDS, Table, show
 from stagebench.gate import baseline, doctor
 
 STYLES = {"ok": "green", "warning": "red", "unknown": "yellow"}
@@ -35,10 +33,9 @@ def command(root: Path, processes: int) -> None:
     with refusals():
         findings, comparable = examine(processes), baselines(root)
         console = Console(highlight=False)
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
-        for each in findings:
-            table.add_row(each.name, Text(each.state, style=STYLES[each.state]), cell(each.detail))
-        console.print(table)
+        rows = [(each.name, each.state, each.detail) for each in findings]
+        columns = ("finding", WORDS), ("state", WORDS), ("detail", SENTENCES)
+        show(Table("", columns, rows, styles=[STYLES[each.state] for each in findings]), console)
         for name, differing in comparable.items():
             console.print(cell(f"{name}: {'; '.join(differing) or 'comparable, with the settings of its run'}"))
         warnings = [each.name for each in findings if each.state == "warning"]

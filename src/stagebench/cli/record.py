@@ -16,6 +16,7 @@ from stagebench.core.json_files import write_json, write_text
 from stagebench.core.locks import locked, measurement
 from stagebench.core.results import processes_of, read_run
 from stagebench.core.shown import teller
+from stagebench.core.tables import show
 from stagebench.gate import baseline, decide, report
 from stagebench.gate.limits import read_rules
 from stagebench.gate.runner import recording
@@ -67,7 +68,7 @@ def command(
             runs = recording.record(recording.Recording(out / "processes", arm, plan), processes, limit_minutes, say)
             verdicts = _report(out, runs, baselines if judged and len(runs) > processes else None)
     if verdicts:
-        Console().print(report.to_table(verdicts))
+        show(report.to_table(verdicts), Console())
     say(f"{max(len(runs) - 1, 0)} of {processes} timing processes are recorded in {out}")
     sys.exit(_exit_code(verdicts) if len(runs) > processes else INCONCLUSIVE)
 

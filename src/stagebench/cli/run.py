@@ -19,6 +19,7 @@ from stagebench.core.artifacts import Run
 from stagebench.core.results import SCHEMA
 from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import plain
+from stagebench.core.tables import show
 from stagebench.media.synthetic_clip import SyntheticClip
 from stagebench.models.weights import release
 from stagebench.pipeline.pinned_runtime import conditions
@@ -66,7 +67,7 @@ def command(
         shown = {name: sorted(results[name][0], key=lambda run: run.e2e)[(passes - 1) // 2] for name in models}
         work = {name: results[name][1].work for name in models}
         print_head(console, settings, generation, f"the median of {passes} passes by e2e; models in order {seed}")
-        console.print(stage_table.stage_table(list(shown.values()), work, {n: results[n][0] for n in models}))
+        show(stage_table.stage_table(list(shown.values()), work, {n: results[n][0] for n in models}), console)
         for name in models:
             if problem := outside(results[name][0]):
                 click.echo(f"warning: {name}: {problem}", err=True)

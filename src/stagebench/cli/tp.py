@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 import torch.distributed as dist
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from stagebench.backends.backend import load_model
 from stagebench.backends.tensor_parallel import certify, interleaved, local_device, process_group, shard, share
@@ -22,6 +20,7 @@ from stagebench.core import environment
 from stagebench.core.errors import ModelError
 from stagebench.core.results import SCHEMA
 from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
+from stagebench.core.tables import MS, RATIO, WORDS, Table, show
 from stagebench.media.synthetic_clip import SyntheticClip
 from stagebench.models.weights import release
 from stagebench.pipeline.pinned_runtime import conditions
@@ -106,23 +105,20 @@ def _measure(
 
 def _report(console: Console, checks: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> None:
     processes = dist.get_world_size()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("", "ms"):
-        table.add_column(heading)
-    for heading in ("1 process", f"{processes} processes", "speed-up"):
-        table.add_column(heading, justify="right")
-    for one, several in zip(rows[::2], rows[1::2], strict=True):
-        speed_up = f"{one['median'] / several['median']:.2f}"
-        table.add_row(one["model"], one["stage"], _ms(one["seconds"]), _ms(several["seconds"]), speed_up)
-    console.print(table)
+    times = (("1 process", MS), ("", MS), (f"{processes} processes", MS), ("", MS))
+    cells = [
+        (one["model"], one["stage"], *_spread(one), *_spread(several), one["median"] / several["median"])
+        for one, several in zip(rows[::2], rows[1::2], strict=True)
+    ]
+    show(Table("", (("model", WORDS), ("stage", WORDS), *times, ("speed-up", RATIO)), cells), console)
     for check in checks:
         line = f"{check['model']}: a process holds {check['share_of_weights']:.0%} of the weights"
         console.print(f"{line}; tokens {check['tokens'][str(processes)]}", highlight=False)
 
 
-def _ms(seconds: Sequence[float]) -> str:
+def _spread(row: Mapping[str, Any]) -> tuple[float, tuple[float, float]]:
     """The median and the range."""
-    return "{:.4g} ({:.4g}-{:.4g})".format(*(1e3 * each(seconds) for each in (statistics.median, min, max)))
+    return row["median"], (min(row["seconds"]), max(row["seconds"]))
 
 
 def _collectives() -> str:

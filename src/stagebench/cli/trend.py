@@ -8,14 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from stagebench.cli.output import refusals, write_json_to
 from stagebench.core.results import SCHEMA
 from stagebench.core.shown import cell
 from stagebench.core.stability import unsteady
+from stagebench.core.tables import CHANGE, COUNT, MS, PERCENT, WORDS, Table, show
 from stagebench.gate.trend import MIN_SIDE, Change, Entry, Series, read_history, recent_slowdowns, series_of
 
 
@@ -65,18 +64,13 @@ def _print_environment(console: Console, entries: Sequence[Entry], series: Seque
     console.print(cell(f"{here['device']}, {here['profile']}, {here['dtype']}: {runs}"), style="bold")
     if len(entries) < 2 * MIN_SIDE:
         console.print(f"a change is looked for in {2 * MIN_SIDE} runs or more")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("benchmark", overflow="fold")
-    for column in ("runs", "last, ms", "noise", "changes", "outliers"):
-        table.add_column(column, justify="right")
+    rows = []
     for each in series:
-        noise = "-" if each.noise is None else f"{each.noise:.1%}"
-        changes = ", ".join(f"{change.ratio - 1:+.1%}" for change in each.changes)
-        last = f"{each.seconds[-1] * 1e3:.2f}"
-        table.add_row(
-            cell(_short(each.benchmark)), str(len(each.seconds)), last, noise, changes, str(len(each.outliers))
-        )
-    console.print(table)
+        changes = ", ".join(CHANGE.write(change.ratio - 1) for change in each.changes)
+        row = len(each.seconds), each.seconds[-1], each.noise, changes, len(each.outliers)
+        rows.append((_short(each.benchmark), *row))
+    numbers = ("runs", COUNT), ("last", MS), ("noise", PERCENT), ("changes", CHANGE), ("outliers", COUNT)
+    show(Table("", (("benchmark", WORDS), *numbers), rows), console)
     for change in (change for each in series for change in each.changes):
         _print_change(console, change)
     for found in unsteady(entries[-1].rounds):

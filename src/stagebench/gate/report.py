@@ -7,16 +7,20 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
-from stagebench.core.shown import cell, markdown
+from stagebench.core import tables
+from stagebench.core.shown import markdown
+from stagebench.core.tables import CHANGE, MS, SENTENCES, WORDS, Table, Value
 from stagebench.gate.verdicts import EXIT_CODES, JUDGED, NOT_MEASURED, PASS, Verdict, exit_code
 
 SCHEMA = 1
-_HEAD = ("verdict", "benchmark", "base ms", "head ms", "change", "why")
-_NUMBERS = ("base ms", "head ms", "change")
+_COLUMNS = (
+    ("verdict", WORDS),
+    ("benchmark", WORDS),
+    ("base", MS),
+    ("head", MS),
+    ("change", CHANGE),
+    ("why", SENTENCES),
+)
 _NOT_JUDGED = {"drift": "drift", "uncounted": "not counted"}
 _STYLES = {"pass": "green", "improvement": "cyan", "inconclusive": "yellow"}
 
@@ -40,34 +44,20 @@ def to_json(verdicts: Sequence[Verdict], rules_differ: Sequence[str] = (), error
 
 
 def to_markdown(verdicts: Sequence[Verdict], rules_differ: Sequence[str] = (), error: str | None = None) -> str:
-    """The decision in GitHub's Markdown: other rules, a headline, what needs eyes, and the rest folded away."""
+    """Write the decision in GitHub's Markdown: other rules, a headline, what needs eyes, and the rest folded away."""
     quiet = [v for v in verdicts if v.verdict == "pass" and not v.allowed]
     loud = [v for v in verdicts if v not in quiet]
-    lines = [f"**{markdown(line)}**\n" for line in about_rules(rules_differ)]
-    lines += [f"### {headline(verdicts, error)}", "", *(_markdown_table(loud) if loud else [])]
-    lines += [markdown(error), ""] if error else []
+    blocks = [f"**{markdown(line)}**" for line in about_rules(rules_differ)]
+    blocks += [f"### {headline(verdicts, error)}", tables.to_markdown(_table("", loud)), markdown(error or "")]
     if quiet:
-        lines += [f"<details><summary>{len(quiet)} that pass</summary>", "", *_markdown_table(quiet), "</details>"]
-    return "\n".join(lines) + "\n"
+        blocks += [f"<details><summary>{len(quiet)} that pass</summary>", tables.to_markdown(_table("", quiet))]
+        blocks += ["</details>"]
+    return "\n\n".join(filter(None, blocks)) + "\n\n"
 
 
 def to_table(verdicts: Sequence[Verdict], rules_differ: Sequence[str] = ()) -> Table:
-    """The decision for a terminal, the worst first, under how the rules differ."""
-    title = Text("\n").join(map(cell, [*about_rules(rules_differ), headline(verdicts)]))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    rows = [(_cells(verdict), verdict) for verdict in _worst_first(verdicts)]
-    shown = [i for i, name in enumerate(_HEAD) if name not in _NUMBERS or any(cells[i] for cells, _ in rows)]
-    for name in (_HEAD[i] for i in shown):
-        table.add_column(
-            name,
-            justify="right" if name in _NUMBERS else "left",
-            no_wrap=name in ("verdict", *_NUMBERS),
-            overflow="fold",  # where it is narrow, names give way as reasons do
-        )
-    for cells, verdict in rows:
-        style = "yellow" if verdict.allowed else _STYLES.get(verdict.verdict, "red")
-        table.add_row(*(cell(cells[i]) for i in shown), style=style)
-    return table
+    """Lay out the decision for a terminal, the worst first, under how the rules differ."""
+    return _table("\n".join([*about_rules(rules_differ), headline(verdicts)]), verdicts)
 
 
 def headline(verdicts: Sequence[Verdict], error: str | None = None) -> str:
@@ -88,23 +78,14 @@ def about_rules(rules_differ: Sequence[str]) -> list[str]:
     return [f"the rules differ, and those of the base or the stricter ones hold: {'; '.join(rules_differ)}"]
 
 
-def _worst_first(verdicts: Sequence[Verdict]) -> list[Verdict]:
+def _table(title: str, verdicts: Sequence[Verdict]) -> Table:
     order = list(EXIT_CODES)
-    return sorted(verdicts, key=lambda v: order.index(v.verdict))
+    worst_first = sorted(verdicts, key=lambda v: order.index(v.verdict))
+    styles = ["yellow" if v.allowed else _STYLES.get(v.verdict, "red") for v in worst_first]
+    return Table(title, _COLUMNS, [_row(v) for v in worst_first], styles=styles)
 
 
-def _cells(verdict: Verdict) -> tuple[str, ...]:
-    timed = verdict.kind != "counter"
-    return (
-        verdict.verdict if verdict.kind in JUDGED else f"({_NOT_JUDGED[verdict.kind]})",
-        verdict.benchmark.split("::")[-1],
-        f"{verdict.base * 1e3:.2f}" if timed and verdict.base is not None else "",
-        f"{verdict.head * 1e3:.2f}" if timed and verdict.head is not None else "",
-        f"{verdict.estimate:+.1%}" if verdict.estimate is not None else "",
-        verdict.reason,
-    )
-
-
-def _markdown_table(verdicts: Sequence[Verdict]) -> list[str]:
-    rows = (" | ".join(map(markdown, _cells(v))) for v in _worst_first(verdicts))
-    return [f"| {' | '.join(_HEAD)} |", "| --- | --- | ---: | ---: | ---: | --- |", *(f"| {row} |" for row in rows), ""]
+def _row(verdict: Verdict) -> tuple[Value, ...]:
+    times = (None, None) if verdict.kind == "counter" else (verdict.base, verdict.head)
+    word = verdict.verdict if verdict.kind in JUDGED else f"({_NOT_JUDGED[verdict.kind]})"
+    return word, verdict.benchmark.split("::")[-1], *times, verdict.estimate, verdict.reason

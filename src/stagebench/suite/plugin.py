@@ -20,6 +20,7 @@ from stagebench.core.errors import BaselineError, GateError, StagebenchError
 from stagebench.core.results import SCHEMA, read_sound_run, require_sound, validate
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import plain
+from stagebench.core.tables import show
 from stagebench.gate import baseline
 from stagebench.gate import report as gate_report
 from stagebench.gate.limits import limit_keys, read_rules
@@ -343,9 +344,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         if line:
             terminalreporter.write_line(f"stagebench: {plain(line)}", bold=True)
     if judged := config.stash.get(judging.VERDICTS, []):
-        console = Console(width=max(config.get_terminal_writer().fullwidth, 120))
+        writer = config.get_terminal_writer()
+        console = Console(width=writer.fullwidth, force_terminal=writer.hasmarkup)
         with console.capture() as shown:
-            console.print(gate_report.to_table(judged, judging.differing_markers(config)))
+            show(gate_report.to_table(judged, judging.differing_markers(config)), console)
         terminalreporter.write_line(shown.get())
 
 

@@ -90,8 +90,8 @@ def waterfall(pair: Mapping[str, Any]) -> Figure:
     factors = [(subject(name), seconds * 1e3) for name, seconds in pair["seconds"].items()]
     figure = Figure(figsize=(WIDTH, 0.9 + 0.46 * (len(factors) + 2)))
     axes = figure.add_subplot()
-    names = [pair["baseline"], *(name for name, _ in factors), pair["other"]]
-    level = pair["baseline_seconds"] * 1e3
+    names = [pair["baseline"]["model"], *(name for name, _ in factors), pair["other"]["model"]]
+    level = pair["baseline"]["total"] * 1e3
     axes.barh(0, level, height=0.7, **_fill(3))
     for i, (_, saved) in enumerate(factors, 1):
         axes.barh(i, -saved, left=level, height=0.7, **_fill(0 if saved >= 0 else 2))
@@ -100,7 +100,7 @@ def waterfall(pair: Mapping[str, Any]) -> Figure:
         axes.annotate(
             f"{_signed(-saved)}", (max(level, level + saved), i), xytext=(4, 0), textcoords="offset points", va="center"
         )
-    axes.barh(len(factors) + 1, pair["other_seconds"] * 1e3, height=0.7, **_fill(3))
+    axes.barh(len(factors) + 1, pair["other"]["total"] * 1e3, height=0.7, **_fill(3))
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlim(0, axes.dataLim.xmax * 1.16)

@@ -10,10 +10,10 @@ from typing import Any
 
 from stagebench.analysis.attribution import mean_of
 from stagebench.analysis.comparison import compare
+from stagebench.analysis.display import as_json
 from stagebench.analysis.drafting import agreement, drafting
 from stagebench.analysis.experiments.schedule import DURATIONS, MAIN, MODES, NEW_TOKENS
 from stagebench.analysis.fits import fit_growth, fit_line
-from stagebench.analysis.narrative import sentences
 from stagebench.analysis.roofline import Ceilings
 from stagebench.analysis.samples import costs_by_sample, select, sequences
 from stagebench.analysis.summary import percentiles, summarize
@@ -93,7 +93,7 @@ def _mode(run: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any] | None:
         "sequences": len(set(sequences(kept).values())),
         "left_out": len({row["sample"] for row in rows} - {row["sample"] for row in kept}),
         "models": {model: asdict(summarize(each)) for model, each in by_model.items()},
-        "flags": {model: [asdict(flag) for flag in flags(each)] for model, each in by_model.items()},
+        "warnings": {model: [asdict(flag) for flag in flags(each)] for model, each in by_model.items()},
         "pairs": [_pair(by_model[a], by_model[b]) for a, b in combinations(by_model, 2)],
         "fits": {model: fit for model, each in by_model.items() if (fit := _fit(each))},
         "utilisation": {model: found for model, each in by_model.items() if (found := _utilisation(run, each))},
@@ -101,22 +101,9 @@ def _mode(run: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any] | None:
 
 
 def _pair(a: Sequence[Row], b: Sequence[Row]) -> dict[str, Any]:
-    """Two models, the slower one first."""
+    """Explain two models, the slower one first."""
     costs = sorted((costs_by_sample(a), costs_by_sample(b)), key=lambda each: -mean_of(list(each.values())).total)
-    found, intervals = compare(costs[0], costs[1], sequences([*a, *b]))
-    return {
-        "baseline": found.baseline.model,
-        "other": found.other.model,
-        "baseline_seconds": found.baseline.total,
-        "other_seconds": found.other.total,
-        "saved": found.saved,
-        "speedup": found.speedup,
-        "seconds": found.seconds,
-        "shares": found.shares,
-        "log_shares": found.log_shares,
-        "intervals": asdict(intervals) if intervals else None,
-        "sentences": sentences(found, intervals),
-    }
+    return as_json(*compare(costs[0], costs[1], sequences([*a, *b])))
 
 
 def _fit(rows: Sequence[Row]) -> dict[str, Any] | None:

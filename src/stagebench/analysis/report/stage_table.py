@@ -1,15 +1,12 @@
-"""Tables for a person: milliseconds, one column a model, one row a stage. Importable without torch."""
+"""Show passes of models: side by side for a person, one by one for a machine. Importable without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
 from stagebench.core.artifacts import Run, Work
-from stagebench.core.stages import STAGE_NAMES
+from stagebench.core.tables import COUNT, MS, WORDS, Table, Value
 
 
 def stage_table(
@@ -22,23 +19,25 @@ def stage_table(
         work: counters by model and stage.
         passes: all passes by model, for the spread.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("ms")
-    for run in runs:
-        table.add_column(run.model, justify="right")
-    for stage in STAGE_NAMES:
-        table.add_row(stage, *(_share(run.seconds[stage], run.e2e) for run in runs))
-    table.add_row("unattributed", *(_share(run.unattributed, run.e2e) for run in runs), end_section=True)
-    table.add_row("e2e", *(_ms(run.e2e) for run in runs))
-    table.add_row("e2e of all passes", *(_spread([each.e2e for each in passes[run.model]]) for run in runs))
-    table.add_row("ttft (load excluded)", *(_ms(run.ttft) for run in runs))
-    table.add_row("tpot", *(_ms(run.tpot) for run in runs), end_section=True)
-    table.add_row("images encoded", *(str(work[run.model]["encode"]["images_encoded"]) for run in runs))
-    table.add_row("prompt tokens", *(str(work[run.model]["prefill"]["prompt_tokens"]) for run in runs))
-    table.add_row("new tokens", *(str(run.new_tokens) for run in runs))
-    table.add_row("finished by", *(run.generation.finish_reasons[0] for run in runs))
-    table.add_row("tokens/s (e2e)", *(f"{run.output_throughput:.1f}" for run in runs))
-    return table
+    columns = [_column(run, work[run.model], [each.e2e for each in passes[run.model]]) for run in runs]
+    rows = [(name, *(column[name] for column in columns)) for name in columns[0]]
+    return Table("", (("ms", WORDS), *((run.model, COUNT) for run in runs)), rows)
+
+
+def _column(run: Run, work: Mapping[str, Work], e2e: Sequence[float]) -> dict[str, Value]:
+    parts = run.seconds | {"unattributed": run.unattributed}
+    return {
+        **{name: f"{MS.write(seconds)} {seconds / run.e2e:>4.0%}" for name, seconds in parts.items()},
+        "e2e": MS.write(run.e2e),
+        "e2e of all passes": MS.write((min(e2e), max(e2e))),
+        "ttft (load excluded)": MS.write(run.ttft),
+        "tpot": MS.write(run.tpot),
+        "images encoded": work["encode"]["images_encoded"],
+        "prompt tokens": work["prefill"]["prompt_tokens"],
+        "new tokens": run.new_tokens,
+        "finished by": run.generation.finish_reasons[0],
+        "tokens/s (e2e)": f"{run.output_throughput:.1f}",
+    }
 
 
 def runs_as_json(runs: Sequence[Run], work: Mapping[str, Work]) -> dict[str, Any]:
@@ -64,15 +63,3 @@ def pass_as_json(run: Run) -> dict[str, Any]:
     }
     meaningful = {"device_seconds": run.device_seconds, "tpot": run.tpot, "itl": run.itl}
     return numbers | {name: value for name, value in meaningful.items() if value}
-
-
-def _ms(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1e3:.2f}"
-
-
-def _share(seconds: float, total: float) -> str:
-    return f"{_ms(seconds)} {seconds / total:>4.0%}"
-
-
-def _spread(seconds: Sequence[float]) -> str:
-    return f"{_ms(min(seconds))} to {_ms(max(seconds))}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stagebench.analysis.report.markdown import to_markdown
+from stagebench.analysis.report.document import to_html, to_markdown
 from stagebench.analysis.report.report_data import findings
 from stagebench.analysis.report.sections import headlines, sections
 from stagebench.analysis.report.stored import read_stored
@@ -36,8 +36,7 @@ def write_report(folder: Path) -> dict[str, Any]:
         StudyError: the folder is no run, holds no sample, can't be written to, or the extra "report" is missing.
     """
     require_report_extra()
-    from stagebench.analysis.report.html import to_html  # here, because they need the extra
-    from stagebench.analysis.report.pictures import draw
+    from stagebench.analysis.report.pictures import draw  # here, because it needs the extra
 
     run, rows = read_stored(folder)
     found = findings(run, rows)

@@ -1,0 +1,124 @@
+"""One table: what it leaves out, and how it looks on a terminal, in a log file, in Markdown and in HTML."""
+
+import pytest
+from rich.console import Console
+
+from stagebench.core.tables import CHANGE, COUNT, MS, PERCENT, RATIO, SECONDS, WORDS, Table, show
+from stagebench.core.tables import to_html as html
+from stagebench.core.tables import to_markdown as markdown
+from stagebench.gate import report
+from stagebench.gate.verdicts import Verdict
+
+SMALL = Table("sizes", (("name", WORDS), ("time", MS), ("share", PERCENT)), (("a", 0.0015, 0.25), ("b", 1.5, 0.75)))
+REASON = "slower by 21.0 % (18.0 % to 24.0 %), above the limit of 5 %, in fresh processes of both sides too"
+LONG = "test_stage[video-llava-7b-tensor-parallel-graph-compiled-decode-batch-8-context-2048-uncut]"
+
+
+def shown(table, width=None):
+    """The lines on a terminal of that width, or in a log file."""
+    console = Console(width=width, force_terminal=width is not None, color_system=None)
+    with console.capture() as out:
+        show(table, console)
+    return [line.rstrip() for line in out.get().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "text"),
+    [
+        (MS, 0.0123456, "12.346"),
+        (SECONDS, 1234.5, "1,234.500"),
+        (PERCENT, 0.123, "12.3 %"),
+        (CHANGE, 0.05, "+5.0 %"),
+        (COUNT, 32, "32"),
+        (RATIO, -0.0001, "0.000"),
+        (MS, (0.001, 0.002), "1.000 to 2.000"),
+        (MS, {"low": 0.001, "high": 0.002}, "1.000 to 2.000"),
+        (MS, "none", "none"),
+        (MS, None, ""),
+    ],
+)
+def test_a_value_is_written_in_its_unit(unit, value, text):
+    assert unit.write(value) == text
+
+
+def test_a_log_file_has_a_row_in_a_line():
+    assert shown(SMALL) == [
+        "sizes",
+        "name   time, ms   share",
+        "----  ---------  ------",
+        "a         1.500  25.0 %",
+        "b     1,500.000  75.0 %",
+    ]
+
+
+def test_markdown_aligns_numbers_and_puts_notes_below():
+    noted = Table(SMALL.title, SMALL.columns, SMALL.rows, ("of *both*",))
+    assert markdown(noted).splitlines() == [
+        "**sizes**",
+        "",
+        "| name | time, ms | share |",
+        "| --- | ---: | ---: |",
+        "| a | 1.500 | 25.0 % |",
+        "| b | 1,500.000 | 75.0 % |",
+        "",
+        r"- of \*both\*",
+    ]
+
+
+def test_html_escapes_what_it_shows():
+    page = html(Table("<t>", (("<h>", WORDS), ("n", COUNT)), (("<c>", 1), ("&", 2)), ("<n>",)))
+    for text in ("&lt;t&gt;", "&lt;h&gt;", "&lt;c&gt;", "&lt;n&gt;", "<td>&amp;</td>", '<td class="number">2</td>'):
+        assert text in page
+
+
+COLUMNS = (("name", WORDS), ("size", COUNT), ("place", WORDS))
+
+
+@pytest.mark.parametrize(
+    ("rows", "said", "heads"),
+    [
+        ([("a", 1, "x"), ("b", 2, "y")], "", ["name", "size", "place"]),
+        ([("a", 1, "x"), ("b", 2, "x")], "place: x", ["name", "size"]),
+        ([("a", None, ""), ("b", None, "")], "", ["name"]),
+        ([("a", None, "x")], "", ["name", "place"]),
+        ([("a", 1, "x"), ("a", 1, "x")], "size: 1; place: x", ["name"]),
+        ([("a", None, "x"), ("b", 2, "x")], "place: x", ["name", "size"]),
+    ],
+)
+def test_a_column_that_says_nothing_goes_and_what_was_equal_is_said_above(rows, said, heads):
+    grid = Table("", COLUMNS, rows).grid()
+    assert (grid.said, grid.heads) == (said, heads)
+
+
+def test_a_table_without_rows_is_its_title_and_notes():
+    table = Table("none failed", COLUMNS, (), ("see below",))
+    assert (shown(table), markdown(table)) == (["none failed", "see below"], "**none failed**\n\n- see below")
+
+
+VERDICTS = [
+    Verdict(f"benchmarks/test_stages.py::{LONG}", "time", "regression", REASON, 8, 0.0123, 0.0149, 0.21),
+    Verdict("benchmarks/test_stages.py::test_stage[m-load]", "time", "pass", "within the limits", 8, 0.1, 0.1, 0.0),
+]
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 400, None])
+def test_a_verdict_shows_its_word_its_whole_benchmark_and_its_whole_reason(width):
+    lines = shown(report.to_table(VERDICTS), width)
+    words = " ".join(" ".join(lines).split())
+    assert (REASON in words, LONG in "".join(words.split()), "regression" in words) == (True, True, True)
+    assert "12.300 14.900 +21.0 %" in words
+
+
+def test_a_verdict_at_eighty_columns_is_read_line_by_line():
+    assert shown(report.to_table(VERDICTS[1:]), 80) == [
+        "stagebench gate: pass (1 pass)",
+        "verdict  benchmark           base, ms  head, ms  change  why",
+        "-------  ------------------  --------  --------  ------  -----------------",
+        "pass     test_stage[m-load]   100.000   100.000  +0.0 %  within the limits",
+    ]
+    assert [len(line) <= 80 for line in shown(report.to_table(VERDICTS), 80)].count(False) == 0
+
+
+def test_a_verdict_in_a_log_file_is_one_line():
+    line = next(line for line in shown(report.to_table(VERDICTS)) if LONG in line)
+    assert (line.startswith("regression"), line.endswith(REASON)) == (True, True)
