@@ -23,10 +23,10 @@ Rows = list[tuple[list[int], list[Tensor]]]
 
 def impossible(model: VisionLanguageModel, inputs: Inputs, batch: int, context: int, options: Options) -> str | None:
     """Why a model cannot do so many rows of so many prompt tokens, as is known beforehand; None where it can."""
-    prompt, positions = inputs.input_ids.shape[1], model.network.config.get_text_config().max_position_embeddings
+    prompt, positions = inputs.input_ids.shape[1], model.hf_model.config.get_text_config().max_position_embeddings
     if context < prompt:
         return f"the prompt of {model.name} has {prompt} tokens, more than {context}"
-    new_tokens = resolved(model.network, inputs.input_ids, options).max_length - prompt
+    new_tokens = resolved(model.hf_model, inputs.input_ids, options).max_length - prompt
     if context + new_tokens > positions:
         return f"{model.name} has {positions} positions, fewer than {context} + {new_tokens}"
     if batch > 1 and model.backend is not None and RECIPES[model.backend.name].fused:
@@ -50,7 +50,7 @@ def generated(model: VisionLanguageModel, inputs: Inputs, features: Features, op
     embeds = model.embed(inputs, features.tokens)
     given: dict[str, Any] = {"inputs_embeds": embeds, "attention_mask": inputs.attention_mask}
     asked = dict(options) | {"return_dict_in_generate": True, "output_logits": True}
-    output = model.network.generate(inputs.input_ids, **given, **asked)
+    output = model.hf_model.generate(inputs.input_ids, **given, **asked)
     tokens = output.sequences[:, inputs.input_ids.shape[1] :].tolist()
     return [(row, [step[i].to(embeds.dtype) for step in output.logits]) for i, row in enumerate(tokens)]
 
@@ -63,7 +63,7 @@ def require_rows(model: VisionLanguageModel, generation: Generation, expected: R
     Raises:
         StageError: naming the first other token.
     """
-    pad = model.network.generation_config.pad_token_id
+    pad = model.hf_model.generation_config.pad_token_id
     (first, first_logits), *_ = expected
     for (row, logits), mine in zip(expected, generation.token_ids, strict=True):
         among = compare(first, row, first_logits)

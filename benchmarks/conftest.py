@@ -135,7 +135,7 @@ def model(request: pytest.FixtureRequest, plain_model: VisionLanguageModel) -> V
 def sample(plain_model: VisionLanguageModel, synthetic: SyntheticClip, pytestconfig: pytest.Config) -> Sample:
     """What the model looks at: the given input, or the synthetic clip in the model's own kind of media or `--media`."""
     loading = plugin.load_settings(pytestconfig)
-    path = pytestconfig.option.input or synthetic.shown(loading.media, plain_model.media)
+    path = pytestconfig.option.input or synthetic.shown(loading.media, plain_model.input_kind)
     return Sample(path, pytestconfig.option.question, loading)
 
 

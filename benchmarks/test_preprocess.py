@@ -29,7 +29,7 @@ def test_preprocess(benchmark, model, way, sample, rounds, pytestconfig):
         for name in sorted(PREPROCESSORS, key=lambda name: name != way)
     )
     media = load(sample, model.images_per_sample)
-    watch, own_seconds, other_seconds = Stopwatch(model.network.device), [], []
+    watch, own_seconds, other_seconds = Stopwatch(model.hf_model.device), [], []
 
     def the_other_way():
         """Before each round, so that the ratio of the two is not that of a quiet minute to a busy one."""

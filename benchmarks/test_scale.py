@@ -56,7 +56,7 @@ def test_scale(benchmark, pedantic, model, batch, context, stage, sample, option
 
     def fresh() -> None:
         done[:] = [prefill(model, inputs, features, options)]
-        synchronize(model.network.device)
+        synchronize(model.hf_model.device)
 
     if stage == "prefill":
         result = pedantic(timed(model, prefill, model, inputs, features, options))
@@ -78,7 +78,7 @@ def timed(model: VisionLanguageModel, function: Any, *args: Any) -> Any:
     @functools.wraps(function)
     def run() -> Any:
         result = function(*args)
-        synchronize(model.network.device)
+        synchronize(model.hf_model.device)
         return result
 
     return run

@@ -35,7 +35,7 @@ UNITS = {
 def test_stage(benchmark, pedantic, model, stage, sample, options, rounds, proof):
     benchmark.group = stage
     steps = path(model, sample, options)
-    watch, device_seconds = Stopwatch(model.network.device), []
+    watch, device_seconds = Stopwatch(model.hf_model.device), []
     kept = Rounds(stage, *((0, 1) if benchmark.disabled else (WARM_UPS, rounds)))
     done: Done = {}
     latest: list[Any] = [None]
@@ -51,7 +51,7 @@ def test_stage(benchmark, pedantic, model, stage, sample, options, rounds, proof
         fresh_state()
         before = STAGE_NAMES[STAGE_NAMES.index(stage) - 1]
         done[before] = kept.fresh(done.get(before))
-        synchronize(model.network.device)
+        synchronize(model.hf_model.device)
 
     def timed() -> Any:
         latest[0] = watch(stage, steps[stage], done)

@@ -73,7 +73,7 @@ def plain():
 def inputs(plain):
     """Five random event images and a short prompt, for `plain`."""
     generator = torch.Generator().manual_seed(0)
-    ids = torch.tensor([[1, 5, *[plain.network.config.placeholder_id] * 582, 7, 8]])
+    ids = torch.tensor([[1, 5, *[plain.hf_model.config.placeholder_id] * 582, 7, 8]])
     return Inputs(ids, torch.ones_like(ids), torch.randn(1, 5, 3, 336, 336, generator=generator))
 
 

@@ -16,7 +16,7 @@ seen = []
 
 
 def shape_of_queries(model):
-    weights = dict(model.network.named_parameters())
+    weights = dict(model.hf_model.named_parameters())
     (name,) = [name for name in weights if name.endswith("layers.0.self_attn.q_proj.weight") and "tower" not in name]
     return list(local(weights[name]).shape)
 
@@ -27,7 +27,7 @@ def watched(whole, sharded, *given):
         {
             "model": whole.name,
             "queries": [shape_of_queries(whole), shape_of_queries(sharded)],
-            "share": share(sharded.network, whole.network),
+            "share": share(sharded.hf_model, whole.hf_model),
             "passes": [[each.processes, list(each.tokens)] for each in passes],
         }
     )

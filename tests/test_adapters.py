@@ -12,7 +12,7 @@ from stagebench.core.settings import ModelSettings
 from stagebench.models import llava, video_llava
 from stagebench.models.llava import Llava
 from stagebench.models.pixels import processor_of
-from stagebench.models.registry import BUILDERS, build_model
+from stagebench.models.registry import MODELS, build_model
 from stagebench.models.video_llava import VideoLlava
 from stagebench.pipeline.decode import decode
 from stagebench.pipeline.encode import encode
@@ -36,7 +36,7 @@ def media_for(model, seed=0):
     return Media(images, "frames", model.images_per_sample, 0, None)
 
 
-@pytest.fixture(scope="module", params=sorted(BUILDERS))
+@pytest.fixture(scope="module", params=sorted(MODELS))
 def model(request):
     return build_model(request.param, SETTINGS)
 
@@ -50,7 +50,7 @@ def test_a_prompt_has_one_placeholder_a_visual_token(model):
 @pytest.mark.parametrize(("name", "prompt"), [(Llava.name, Llava.prompt), (VideoLlava.name, VideoLlava.prompt)])
 def test_a_prompt_is_tokenised_as_if_the_mark_stood_there_for_each_visual_token(name, prompt):
     model = build_model(name, SETTINGS)
-    mark = model.marks[-1]
+    mark = model.placeholder_tokens[-1]
     written_out = prompt.replace(mark, mark * VISUAL_TOKENS[name]).format(question="What moves?")
     inputs = preprocess(model, media_for(model), "What moves?")
     assert torch.equal(model.tokenizer(written_out, return_tensors="pt")["input_ids"], inputs.input_ids)
@@ -149,7 +149,7 @@ def test_braces_and_angle_brackets_of_a_question_are_text(model):
 
 def test_each_model_names_its_own_kind_of_media():
     expected = {"eventgpt": "events", "llava-1.5": "video", "video-llava": "video"}
-    assert expected == {name: build_model(name, SETTINGS).media for name in BUILDERS}
+    assert expected == {name: build_model(name, SETTINGS).input_kind for name in MODELS}
 
 
 def test_features_of_another_length_are_refused(model):
@@ -223,7 +223,7 @@ def test_lengths_count_the_prompt_as_in_generate(model, options):
     prompt = inputs.input_ids.shape[1]
     lengths = {name: prompt + value for name, value in options.items() if name.endswith("length")}
     options = {"do_sample": False, "max_new_tokens": None if "max_length" in options else 9} | options | lengths
-    expected = model.network.generate(**model.reference_inputs(inputs), **options)[0, prompt:]
+    expected = model.hf_model.generate(**model.reference_inputs(inputs), **options)[0, prompt:]
     actual = decode(model, prefill(model, inputs, encode(model, inputs), options))
     assert tuple(expected.tolist()) == actual.token_ids[0]
 
@@ -238,7 +238,7 @@ def test_what_is_off_of_generate_is_no_option(model):
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_random_state_alone():
     state = torch.random.get_rng_state()
-    first, second = (build_model("llava-1.5", SETTINGS).network.state_dict() for _ in range(2))
+    first, second = (build_model("llava-1.5", SETTINGS).hf_model.state_dict() for _ in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert torch.equal(torch.random.get_rng_state(), state)
 
@@ -273,7 +273,7 @@ def test_the_grid_keeps_the_proportions_of_a_cell_and_pads_with_the_mean_colour(
     assert rows.count((1, 2, 3)) == 336 - 2 * 24
 
 
-@pytest.mark.parametrize("name", sorted(BUILDERS))
+@pytest.mark.parametrize("name", sorted(MODELS))
 def test_both_ways_of_preprocessing_give_the_model_nearly_the_same(name):
     pil, plain = (build_model(name, ModelSettings(preprocess=way)) for way in ("pil", "torch"))
     expected, actual = (preprocess(model, media_for(model), "What moves?") for model in (pil, plain))

@@ -9,7 +9,7 @@ import torch
 from stagebench.core.artifacts import Sample
 from stagebench.core.settings import GenerationSettings, ModelSettings
 from stagebench.media.synthetic_clip import write_synthetic_clip
-from stagebench.models.registry import BUILDERS, build_model
+from stagebench.models.registry import MODELS, build_model
 from stagebench.pipeline import claims as audit_module
 from stagebench.pipeline.claims import audit
 from stagebench.pipeline.counters import count_operators, counted_forwards
@@ -24,7 +24,7 @@ def sample(tmp_path_factory):
     return Sample(write_synthetic_clip(tmp_path_factory.mktemp("scene")).video)
 
 
-@pytest.fixture(scope="module", params=sorted(BUILDERS))
+@pytest.fixture(scope="module", params=sorted(MODELS))
 def model(request):
     return build_model(request.param, ModelSettings())
 
@@ -109,13 +109,13 @@ def test_the_same_pass_counts_the_same_work_again(model, sample):
 
 def test_the_tower_runs_once_a_sample_in_generate(model, sample):
     inputs = prepared(model, sample)
-    with counted_forwards(model.parts) as forwards:
+    with counted_forwards(model.counted_modules) as forwards:
         reference_generate(model, inputs, OPTIONS)
     assert (forwards["tower_forwards"], forwards["images_encoded"]) == (1, inputs.pixels.shape[1])
 
 
 def test_the_audit_leaves_the_attention_of_the_model_as_it_was(model, sample):
-    before = model.network.config._attn_implementation
+    before = model.hf_model.config._attn_implementation
     list(audit(model, sample, OPTIONS, "efficient"))
-    assert model.network.config._attn_implementation == before
+    assert model.hf_model.config._attn_implementation == before
     assert torch.is_grad_enabled()

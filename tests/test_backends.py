@@ -23,7 +23,7 @@ from stagebench.core.artifacts import Inputs, Sample
 from stagebench.core.errors import ModelError, StageError
 from stagebench.core.settings import BACKENDS, ModelSettings
 from stagebench.media.synthetic_clip import write_synthetic_clip
-from stagebench.models.registry import BUILDERS, build_model
+from stagebench.models.registry import MODELS, build_model
 from stagebench.pipeline import verify as proof_module
 from stagebench.pipeline.decode import advance, cache_of, decode
 from stagebench.pipeline.encode import encode
@@ -47,7 +47,7 @@ def synthetic(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sample(plain, synthetic):
-    return Sample(synthetic.shown("own", plain.media))
+    return Sample(synthetic.shown("own", plain.input_kind))
 
 
 def test_steps_taken_before_a_stop_was_seen_are_counted(plain, inputs):
@@ -178,13 +178,13 @@ def test_a_config_given_beside_options_is_left_as_it_was(plain, inputs):
 
 @pytest.mark.parametrize("ends", ["well", "in an error"])
 def test_the_attention_of_the_model_is_what_it_was_after_a_prompt(plain, inputs, monkeypatch, ends):
-    fast, decoder = accelerated(plain), plain.network.get_decoder()
-    features, before = encode(fast, inputs), plain.network.config.to_dict()
+    fast, decoder = accelerated(plain), plain.hf_model.get_decoder()
+    features, before = encode(fast, inputs), plain.hf_model.config.to_dict()
     if ends == "in an error":
         monkeypatch.setattr(decoder.norm, "forward", lambda _: 1 // 0)
     with pytest.raises(ZeroDivisionError) if ends == "in an error" else nullcontext():
         prefill(fast, inputs, features, OPTIONS)
-    assert (before, "sdpa") == (plain.network.config.to_dict(), decoder.config._attn_implementation)
+    assert (before, "sdpa") == (plain.hf_model.config.to_dict(), decoder.config._attn_implementation)
 
 
 @pytest.mark.parametrize(
@@ -198,12 +198,12 @@ def test_the_attention_of_the_model_is_what_it_was_after_a_prompt(plain, inputs,
     ],
 )
 def test_a_model_that_padding_or_a_static_cache_would_change_is_refused(plain, changed, message):
-    network = copy.copy(plain.network)
-    network.config = copy.deepcopy(network.config)
+    hf_model = copy.copy(plain.hf_model)
+    hf_model.config = copy.deepcopy(hf_model.config)
     for name, value in changed.items():
-        setattr(network.config.get_text_config(), name, value)
+        setattr(hf_model.config.get_text_config(), name, value)
     with pytest.raises(ModelError, match=message):
-        require_static(network)
+        require_static(hf_model)
 
 
 def test_a_prompt_whose_cache_a_later_one_took_is_refused(plain, inputs):
@@ -273,17 +273,17 @@ def test_features_are_not_overwritten_by_the_next_encode(plain, inputs):
     assert torch.equal(encode(plain, inputs).tokens, first)
 
 
-def as_keywords(network, options, monkeypatch):
+def as_keywords(hf_model, options, monkeypatch):
     return options
 
 
-def as_object(network, options, monkeypatch):
+def as_object(hf_model, options, monkeypatch):
     return {"generation_config": GenerationConfig(**options)}
 
 
-def as_the_models_own(network, options, monkeypatch):
+def as_the_models_own(hf_model, options, monkeypatch):
     for name, option in options.items():
-        monkeypatch.setattr(network.generation_config, name, option)
+        monkeypatch.setattr(hf_model.generation_config, name, option)
     return {}
 
 
@@ -293,7 +293,7 @@ GIVEN = pytest.mark.parametrize("given", [as_keywords, as_object, as_the_models_
 @GIVEN
 @pytest.mark.parametrize("limit", [{"max_new_tokens": 7}, {"max_length": 593}])
 def test_a_limit_holds_wherever_it_is_given(plain, inputs, monkeypatch, given, limit):
-    options = given(plain.network, limit | {"do_sample": True, "top_k": 5, "eos_token_id": None}, monkeypatch)
+    options = given(plain.hf_model, limit | {"do_sample": True, "top_k": 5, "eos_token_id": None}, monkeypatch)
     torch.manual_seed(0)
     expected = reference_generate(plain, inputs, options).tolist()
     torch.manual_seed(0)
@@ -341,12 +341,12 @@ def test_what_a_backend_cannot_serve_is_refused_before_anything_is_set_up(
 ):
     fast = accelerated(plain)
     with pytest.raises(StageError, match=f"^{re.escape(message)}$"):
-        prefill(fast, inputs, encode(plain, inputs), given(plain.network, OPTIONS | options, monkeypatch))
+        prefill(fast, inputs, encode(plain, inputs), given(plain.hf_model, OPTIONS | options, monkeypatch))
     assert fast.backend.setups == []
 
 
 def test_a_limit_that_generate_sees_otherwise_than_the_backend_is_refused(plain, inputs, monkeypatch):
-    monkeypatch.setattr(plain.network.generation_config, "max_new_tokens", 9)
+    monkeypatch.setattr(plain.hf_model.generation_config, "max_new_tokens", 9)
     options = {"max_new_tokens": None, "max_length": 666, "do_sample": False}
     with pytest.raises(StageError, match=r"^the backend has room for 595 tokens, got 666 from generate\(\)$"):
         prefill(accelerated(plain), inputs, encode(plain, inputs), options)
@@ -373,7 +373,7 @@ def test_a_static_cache_that_is_asked_for_is_the_backends_own(plain, inputs, mon
     allocated = []
     monkeypatch.setattr(StaticLayer, "lazy_initialization", watched(StaticLayer.lazy_initialization, allocated))
     staged_generate(accelerated(plain), inputs, OPTIONS | {"cache_implementation": "static"})
-    assert len(allocated) == plain.network.config.num_hidden_layers
+    assert len(allocated) == plain.hf_model.config.num_hidden_layers
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -400,10 +400,10 @@ def proof_of(fast, sample, options=OPTIONS):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", sorted(BUILDERS))
+@pytest.mark.parametrize("name", sorted(MODELS))
 def test_a_backend_is_proven_against_generate_to_the_last_flop(synthetic, name, attention):
     fast = accelerated(build_model(name, ModelSettings(attention=attention)))
-    proof = proof_of(fast, Sample(synthetic.shown("own", fast.media)))
+    proof = proof_of(fast, Sample(synthetic.shown("own", fast.input_kind)))
     assert (proof.tokens.verdict, proof.work["decode"]["language_model_forwards"]) == ("equal", 5)
     assert sum(work["flops"] for work in proof.work.values()) > proof.reference_work["flops"]
 
@@ -475,7 +475,7 @@ def twice_unseen(module, monkeypatch):
 @pytest.mark.parametrize("part", ["tower", "projector"])
 def test_a_backend_that_encodes_twice_unseen_is_refused_by_its_flops(plain, sample, part, monkeypatch):
     fast, reference = accelerated(plain), count_reference(plain, sample, OPTIONS)
-    twice_unseen(plain.parts[part], monkeypatch)
+    twice_unseen(plain.counted_modules[part], monkeypatch)
     with pytest.raises(StageError, match=r"the work of generate\(\), got flops \d+, not \d+$"):
         prove(fast, reference, "efficient")
 
@@ -483,11 +483,11 @@ def test_a_backend_that_encodes_twice_unseen_is_refused_by_its_flops(plain, samp
 def test_a_backend_that_decodes_every_step_twice_is_refused(plain, sample, monkeypatch):
     once = backend_module.step_logits
 
-    def twice(network, cache, tokens):
+    def twice(hf_model, cache, tokens):
         length = cache.layers[0].cumulative_length.clone()
-        once(network, cache, tokens)
+        once(hf_model, cache, tokens)
         set_length(cache, length)
-        return once(network, cache, tokens)
+        return once(hf_model, cache, tokens)
 
     monkeypatch.setattr(backend_module, "step_logits", twice)
     with pytest.raises(StageError, match="once a step, got 10 times in 5 steps"):
@@ -496,7 +496,7 @@ def test_a_backend_that_decodes_every_step_twice_is_refused(plain, sample, monke
 
 def test_a_backend_that_decodes_one_layer_twice_unseen_is_refused_by_its_flops(plain, sample, monkeypatch):
     fast, reference = accelerated(plain), count_reference(plain, sample, OPTIONS)
-    mlp = plain.network.get_decoder().layers[0].mlp
+    mlp = plain.hf_model.get_decoder().layers[0].mlp
     once = mlp.forward
     monkeypatch.setattr(mlp, "forward", lambda x: once(x) if x.shape[1] > 1 else (once(x), once(x))[1])
     with pytest.raises(StageError, match=r"the work of generate\(\), got flops \d+, not \d+$"):
@@ -507,8 +507,8 @@ def test_a_prompt_padded_further_than_is_told_is_refused_by_its_flops(plain, sam
     fast = replace(plain, backend=Backend(plain, "graph", Recipe(bucket=1), None))
     reference, once = count_reference(plain, sample, OPTIONS), backend_module.prompt_logits
 
-    def wasteful(network, cache, embeds, length):
-        return once(network, cache, torch.nn.functional.pad(embeds, (0, 0, 0, 10)), length)
+    def wasteful(hf_model, cache, embeds, length):
+        return once(hf_model, cache, torch.nn.functional.pad(embeds, (0, 0, 0, 10)), length)
 
     monkeypatch.setattr(backend_module, "prompt_logits", wasteful)
     with pytest.raises(StageError, match=r"the work of generate\(\), got flops \d+, not \d+$"):

@@ -60,7 +60,7 @@ def test_rows_that_stop_early_are_compared_with_the_padding(plain, batch, expect
     options = {"max_new_tokens": 12, "eos_token_id": [expected[0][0][2]], "do_sample": False}
     rows = generated(plain, *batch, options)
     generation = decode(plain, prefill(plain, *batch, options))
-    padded = [([*row, plain.network.generation_config.pad_token_id], logits) for row, logits in rows]
+    padded = [([*row, plain.hf_model.generation_config.pad_token_id], logits) for row, logits in rows]
     assert generation.steps < 11
     require_rows(plain, generation, padded, "efficient")
 

@@ -57,18 +57,18 @@ def missing_features():
 
 def broken_callback():
     """The contract of `custom_generate`: what it is called with, and that its result comes back as it is."""
-    network = LlamaForCausalLM(
+    hf_model = LlamaForCausalLM(
         LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
     )
     seen = {}
 
-    def callback(network, input_ids, **rest):
+    def callback(hf_model, input_ids, **rest):
         seen.update(rest | {"input_ids": input_ids})
         return "as it is"
 
     ids = torch.tensor([[1, 4, 5]])
-    result = network.generate(
-        input_ids=ids, inputs_embeds=network.get_input_embeddings()(ids), max_new_tokens=2, custom_generate=callback
+    result = hf_model.generate(
+        input_ids=ids, inputs_embeds=hf_model.get_input_embeddings()(ids), max_new_tokens=2, custom_generate=callback
     )
     if result != "as it is":
         yield "generate() does not return what custom_generate returned"

@@ -28,7 +28,7 @@ FAMILIES = ("llava-1.5", "video-llava")
 def saved(request, tmp_path_factory):
     """A family's name, and a folder with a tiny checkpoint of it."""
     model, folder = build_model(request.param, ModelSettings()), tmp_path_factory.mktemp("checkpoint")
-    for part in (model.network, model.tokenizer, model.image_processor.reference):
+    for part in (model.hf_model, model.tokenizer, model.image_processor.reference):
         part.save_pretrained(folder)
     return request.param, folder
 
@@ -171,7 +171,7 @@ def test_full_features_are_a_token_more_an_image(saved, checkpoint):
     change(checkpoint / "config.json", vision_feature_select_strategy="full")
     model = build(saved, checkpoint)
     inputs, options = preprocess(model, media(), "What moves?"), {"max_new_tokens": 4, "do_sample": False}
-    expected = model.network.generate(**model.reference_inputs(inputs), **options)
+    expected = model.hf_model.generate(**model.reference_inputs(inputs), **options)
     features = encode(model, inputs)
     actual = decode(model, prefill(model, inputs, features, options)).token_ids[0]
     assert {"llava-1.5": 577, "video-llava": 8 * 257}[saved[0]] == features.tokens.shape[1]
@@ -234,7 +234,7 @@ def test_pickled_weights_are_refused_unless_asked_for(saved, pickled):
 
 def test_pickled_weights_are_read_where_asked_for(saved, pickled):
     expected, actual = (
-        build(saved, folder, pickled_weights=folder == pickled).network.state_dict() for folder in (saved[1], pickled)
+        build(saved, folder, pickled_weights=folder == pickled).hf_model.state_dict() for folder in (saved[1], pickled)
     )
     assert expected.keys() == actual.keys()
     assert all(torch.equal(expected[key], actual[key]) for key in expected)

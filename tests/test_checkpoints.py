@@ -29,7 +29,7 @@ def saved(request):
 @pytest.fixture(scope="module")
 def original(saved, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
-    for part in (saved.network, saved.tokenizer, saved.image_processor.reference):
+    for part in (saved.hf_model, saved.tokenizer, saved.image_processor.reference):
         part.save_pretrained(folder)
     return folder
 
@@ -74,7 +74,7 @@ def test_a_checkpoint_is_read_back_as_it_was_saved(saved, checkpoint):
 def test_a_checkpoints_own_sampling_defaults_are_dropped(saved, checkpoint):
     changes = {"do_sample": True, "temperature": 0.6, "repetition_penalty": 1.5}
     edit_json(checkpoint / "generation_config.json", lambda config: config.update(changes))
-    own = pretrained(saved.name, checkpoint).network.generation_config
+    own = pretrained(saved.name, checkpoint).hf_model.generation_config
     assert (own.do_sample or False, own.temperature or 1.0, own.repetition_penalty or 1.0) == (False, 1.0, 1.0)
 
 
@@ -120,12 +120,12 @@ def test_the_first_three_keys_are_named_and_the_others_counted(count, expected):
 def test_a_checkpoint_of_another_model_is_refused_before_anything_is_built(saved, checkpoint, found):
     edit_json(checkpoint / "config.json", lambda config: config.update(model_type=found))
     (checkpoint / "model.safetensors").unlink()
-    wanted = saved.network.config.model_type
+    wanted = saved.hf_model.config.model_type
     assert f"the config of FOLDER must have model_type {wanted}, got {found}" == refusal(saved.name, checkpoint)
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(saved, tmp_path):
-    wanted = saved.network.config.model_type
+    wanted = saved.hf_model.config.model_type
     assert f"the config of FOLDER must have model_type {wanted}, got None" == refusal(saved.name, tmp_path)
 
 

@@ -88,8 +88,8 @@ def checkpoint(tmp_path: Path, sentencepiece_model: bytes) -> Path:
     (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model)
     (tmp_path / "tokenizer_config.json").write_text('{"legacy": true, "tokenizer_class": "LlamaTokenizer"}')
     vocab = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model).get_piece_size() + 3
-    network = EventGPTForConditionalGeneration._from_config(small_config(vocab_size=vocab))
-    network.save_pretrained(tmp_path)
+    hf_model = EventGPTForConditionalGeneration._from_config(small_config(vocab_size=vocab))
+    hf_model.save_pretrained(tmp_path)
     (tmp_path / "clip").mkdir()
     size = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
     (tmp_path / "clip" / "preprocessor_config.json").write_text(json.dumps(size))
@@ -150,7 +150,7 @@ def test_pickled_weights_are_refused_unless_asked_for(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").unlink()
     assert build_refusal(checkpoint).endswith("got only pytorch_model.bin: pickles are read with --pickled-weights")
     settings = ModelSettings(profile="pretrained", weights=str(checkpoint), pickled_weights=True)
-    assert build(settings).network.model.feature_adaptor is not None
+    assert build(settings).hf_model.model.feature_adaptor is not None
 
 
 def build_refusal(folder: Path) -> str:
@@ -166,14 +166,14 @@ def build_refusal(folder: Path) -> str:
 
 def test_a_checkpoint_of_the_authors_layout_is_read_whole(checkpoint: Path) -> None:
     expected = load_file(checkpoint / "model.safetensors")
-    actual = pretrained(checkpoint).network.state_dict()
+    actual = pretrained(checkpoint).hf_model.state_dict()
     assert expected.keys() == actual.keys()
     assert not different(expected, actual)
 
 
 def test_saved_and_read_again_the_weights_are_the_same(model: EventGPT, tmp_path: Path) -> None:
-    model.network.save_pretrained(tmp_path)
-    expected = model.network.state_dict()
+    model.hf_model.save_pretrained(tmp_path)
+    expected = model.hf_model.state_dict()
     actual = EventGPTForConditionalGeneration.from_pretrained(tmp_path).state_dict()
     assert expected.keys() == actual.keys() == load_file(tmp_path / "model.safetensors").keys()
     assert not different(expected, actual)
@@ -208,7 +208,7 @@ def test_buffers_of_older_transformers_are_harmless(checkpoint: Path) -> None:
         "model.visual_tower.visual_tower.vision_model.embeddings.position_ids": torch.arange(5).unsqueeze(0),
     }
     edit_weights(checkpoint, lambda weights: weights.update(buffers))
-    assert set(buffers).isdisjoint(pretrained(checkpoint).network.state_dict())
+    assert set(buffers).isdisjoint(pretrained(checkpoint).hf_model.state_dict())
 
 
 def test_a_missing_clip_folder_is_named(checkpoint: Path) -> None:
@@ -297,7 +297,7 @@ def test_without_event_feature_adaptor_there_is_none(checkpoint: Path) -> None:
 
     edit_config(checkpoint, lambda config: config.pop("event_feature_adaptor"))
     edit_weights(checkpoint, without_adaptor)
-    assert pretrained(checkpoint).network.model.feature_adaptor is None
+    assert pretrained(checkpoint).hf_model.model.feature_adaptor is None
 
 
 def test_a_vocabulary_too_small_for_the_event_tokens_is_refused(checkpoint: Path) -> None:
@@ -309,7 +309,7 @@ def test_a_vocabulary_too_small_for_the_event_tokens_is_refused(checkpoint: Path
 def test_rows_of_no_token_are_cut_off_as_the_authors_do(checkpoint: Path) -> None:
     edit_config(checkpoint, lambda config: config.pop("mm_use_im_start_end"))
     model = pretrained(checkpoint)
-    assert len(model.tokenizer) == model.network.get_output_embeddings().weight.shape[0]
+    assert len(model.tokenizer) == model.hf_model.get_output_embeddings().weight.shape[0]
 
 
 # Prompt
@@ -397,25 +397,25 @@ def test_inputs_are_on_the_device_in_the_models_dtype() -> None:
 def test_a_wrong_number_of_placeholders_is_refused(model: EventGPT) -> None:
     inputs = model.preprocess(media(), "What?")
     with pytest.raises(StageError, match=f"one placeholder for each of {VISUAL_TOKENS - 1} visual tokens"):
-        model.network.generate(inputs.input_ids, pixel_values=inputs.pixels[:, 1:], max_new_tokens=2)
+        model.hf_model.generate(inputs.input_ids, pixel_values=inputs.pixels[:, 1:], max_new_tokens=2)
 
 
 def test_images_without_a_batch_are_refused(model: EventGPT) -> None:
     with pytest.raises(StageError, match="pixel_values must be \\(batch, images, 3, height, width\\)"):
-        model.network.get_event_features(torch.zeros(5, 3, SIDE, SIDE))
+        model.hf_model.get_event_features(torch.zeros(5, 3, SIDE, SIDE))
 
 
 @torch.inference_mode()
 def test_images_encoded_together_are_as_one_by_one(model: EventGPT) -> None:
     pixels = model.preprocess(media(), "What?").pixels[0]
-    one_by_one = torch.cat([model.network.get_image_tokens(image.unsqueeze(0)) for image in pixels])
-    torch.testing.assert_close(model.network.get_image_tokens(pixels), one_by_one, rtol=1e-5, atol=1e-6)
+    one_by_one = torch.cat([model.hf_model.get_image_tokens(image.unsqueeze(0)) for image in pixels])
+    torch.testing.assert_close(model.hf_model.get_image_tokens(pixels), one_by_one, rtol=1e-5, atol=1e-6)
 
 
 @torch.inference_mode()
 def test_features_are_temporal_tokens_then_spatial_ones(model: EventGPT) -> None:
     inputs = model.preprocess(media(), "What?")
-    tokens = model.network.get_image_tokens(inputs.pixels[0])
+    tokens = model.hf_model.get_image_tokens(inputs.pixels[0])
     expected = torch.cat([tokens.mean(1), tokens.mean(0)]).unsqueeze(0)
     torch.testing.assert_close(model.encode(inputs), expected)
 
@@ -423,7 +423,8 @@ def test_features_are_temporal_tokens_then_spatial_ones(model: EventGPT) -> None
 def test_parts_are_forwarded_once_a_sample_and_once_a_step(model: EventGPT) -> None:
     inputs, calls = model.preprocess(media(), "What?"), Counter[str]()
     handles = [
-        part.register_forward_hook(lambda *_, role=role: calls.update([role])) for role, part in model.parts.items()
+        part.register_forward_hook(lambda *_, role=role: calls.update([role]))
+        for role, part in model.counted_modules.items()
     ]
     generate(model, inputs, 4)
     for handle in handles:
@@ -434,7 +435,7 @@ def test_parts_are_forwarded_once_a_sample_and_once_a_step(model: EventGPT) -> N
 
 def generate(model: EventGPT, inputs: Inputs, tokens: int = 12, **options: Any) -> list[list[int]]:
     """Greedy new tokens, exactly so many, so that rows of a batch compare."""
-    sequences = model.network.generate(
+    sequences = model.hf_model.generate(
         **model.reference_inputs(inputs),
         do_sample=False,
         max_new_tokens=tokens,
@@ -471,8 +472,8 @@ def test_without_a_cache_the_same_is_written(model: EventGPT) -> None:
 def test_embed_and_encode_give_what_the_forward_of_pixels_gives(model: EventGPT) -> None:
     inputs = model.preprocess(media(), "What?")
     embeds = model.embed(inputs, model.encode(inputs))
-    expected = model.network(**model.reference_inputs(inputs)).logits
-    assert torch.equal(expected, model.network(inputs_embeds=embeds, attention_mask=inputs.attention_mask).logits)
+    expected = model.hf_model(**model.reference_inputs(inputs)).logits
+    assert torch.equal(expected, model.hf_model(inputs_embeds=embeds, attention_mask=inputs.attention_mask).logits)
 
 
 def test_the_tiny_profile_has_the_real_token_counts() -> None:
@@ -484,13 +485,13 @@ def test_the_tiny_profile_has_the_real_token_counts() -> None:
 
 def test_the_7b_profile_has_the_real_shapes() -> None:
     with torch.device("meta"):
-        network = EventGPTForConditionalGeneration(config_of("7b"))
+        hf_model = EventGPTForConditionalGeneration(config_of("7b"))
     clip, projector, adaptor, llama = 303_507_456, 20_979_712, 16_781_312, 6_738_440_192
     expected = clip + projector + adaptor + llama
-    assert expected == sum(p.numel() for p in network.parameters())
+    assert expected == sum(p.numel() for p in hf_model.parameters())
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:
-    first, second = (random_model(EventGPT, small_config(), ModelSettings(seed=3)).network for _ in range(2))
+    first, second = (random_model(EventGPT, small_config(), ModelSettings(seed=3)).hf_model for _ in range(2))
     expected, actual = first.state_dict(), second.state_dict()
     assert not different(expected, actual)

@@ -59,16 +59,16 @@ def closed_form(key: str, shape: tuple[int, ...]) -> Array:
 
 
 @pytest.fixture(scope="module", params=["sdpa", "eager"])
-def network(request: pytest.FixtureRequest) -> EventGPTForConditionalGeneration:
-    network = EventGPTForConditionalGeneration._from_config(config(), attn_implementation=request.param)
-    state = {k: torch.from_numpy(closed_form(k, tuple(v.shape))) for k, v in network.state_dict().items()}
-    network.double().load_state_dict(state)
-    return network.eval()
+def hf_model(request: pytest.FixtureRequest) -> EventGPTForConditionalGeneration:
+    hf_model = EventGPTForConditionalGeneration._from_config(config(), attn_implementation=request.param)
+    state = {k: torch.from_numpy(closed_form(k, tuple(v.shape))) for k, v in hf_model.state_dict().items()}
+    hf_model.double().load_state_dict(state)
+    return hf_model.eval()
 
 
 @pytest.fixture(scope="module")
-def weights(network: EventGPTForConditionalGeneration) -> Weights:
-    return {key: closed_form(key, tuple(value.shape)) for key, value in network.state_dict().items()}
+def weights(hf_model: EventGPTForConditionalGeneration) -> Weights:
+    return {key: closed_form(key, tuple(value.shape)) for key, value in hf_model.state_dict().items()}
 
 
 def linear(w: Weights, name: str, x: Array) -> Array:
@@ -163,12 +163,12 @@ def reference(w: Weights) -> dict[str, Array]:
 
 
 @torch.inference_mode()
-def network_stages(network: EventGPTForConditionalGeneration) -> dict[str, Array]:
+def network_stages(hf_model: EventGPTForConditionalGeneration) -> dict[str, Array]:
     pixels = torch.from_numpy(PIXELS)
-    features = network.get_event_features(pixels.unsqueeze(0))
-    outputs = network(input_ids=torch.from_numpy(IDS).unsqueeze(0), pixel_values=pixels.unsqueeze(0))
+    features = hf_model.get_event_features(pixels.unsqueeze(0))
+    outputs = hf_model(input_ids=torch.from_numpy(IDS).unsqueeze(0), pixel_values=pixels.unsqueeze(0))
     return {
-        "first_image_tokens": network.get_image_tokens(pixels)[0].numpy(),
+        "first_image_tokens": hf_model.get_image_tokens(pixels)[0].numpy(),
         "event_features": features[0].numpy(),
         "last_logits": outputs.logits[0, -1].numpy(),
     }
@@ -180,6 +180,6 @@ def test_numpy_reference_gives_the_committed_numbers(weights: Weights, stage: st
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_network_gives_the_committed_numbers(network: EventGPTForConditionalGeneration, stage: str) -> None:
+def test_network_gives_the_committed_numbers(hf_model: EventGPTForConditionalGeneration, stage: str) -> None:
     # Llama's norms and rotary angles, and eager attention's softmax, are float32 whatever the weights are.
-    np.testing.assert_allclose(network_stages(network)[stage], STAGES[stage], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(network_stages(hf_model)[stage], STAGES[stage], rtol=0, atol=1e-5)

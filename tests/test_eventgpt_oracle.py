@@ -91,7 +91,7 @@ def test_pixel_values_in_torch_are_the_authors_but_for_two_steps_of_255(
 
 @torch.inference_mode()
 def test_image_tokens_are_the_authors(model: EventGPT, inputs: Inputs, expected: dict[str, np.ndarray]) -> None:
-    assert_close(expected["per_image_features"], model.network.get_image_tokens(inputs.pixels[0]))
+    assert_close(expected["per_image_features"], model.hf_model.get_image_tokens(inputs.pixels[0]))
 
 
 @torch.inference_mode()
@@ -107,14 +107,14 @@ def test_prompt_embeddings_are_the_authors(model: EventGPT, inputs: Inputs, expe
 @torch.inference_mode()
 def test_prefill_logits_are_the_authors(model: EventGPT, inputs: Inputs, expected: dict[str, np.ndarray]) -> None:
     embeds = model.embed(inputs, model.encode(inputs))
-    assert_close(expected["prefill_logits"], model.network(inputs_embeds=embeds).logits)
+    assert_close(expected["prefill_logits"], model.hf_model(inputs_embeds=embeds).logits)
 
 
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
 def test_greedy_tokens_are_the_authors(
     model: EventGPT, inputs: Inputs, expected: dict[str, np.ndarray], cache: str
 ) -> None:
-    sequences = model.network.generate(
+    sequences = model.hf_model.generate(
         **model.reference_inputs(inputs),
         do_sample=False,
         max_new_tokens=24,

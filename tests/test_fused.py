@@ -11,7 +11,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from stagebench.core.errors import ModelError, StageError
 from stagebench.core.settings import ModelSettings
-from stagebench.models.registry import BUILDERS, build_model
+from stagebench.models.registry import MODELS, build_model
 
 pytest.importorskip("triton", reason="needs triton, which comes with torch's CUDA builds or the extra test")
 
@@ -37,25 +37,25 @@ def llama(dtype=torch.float32, device=DEVICE, cls=LlamaForCausalLM, config=Llama
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(0)
         settings = {"num_hidden_layers": 2, "initializer_range": 0.3, "rms_norm_eps": 1e-5, **SIZES, **sizes}
-        network = cls._from_config(config(**settings), dtype=dtype).eval()
-        for name, weight in network.named_parameters():
+        hf_model = cls._from_config(config(**settings), dtype=dtype).eval()
+        for name, weight in hf_model.named_parameters():
             if "norm" in name:
                 nn.init.uniform_(weight, 0.5, 1.5)
-    return network
+    return hf_model
 
 
 @torch.no_grad()
-def own_step(network, cache):
-    return lambda tokens: network(**{"input_ids": tokens, CACHE: cache}).logits
+def own_step(hf_model, cache):
+    return lambda tokens: hf_model(**{"input_ids": tokens, CACHE: cache}).logits
 
 
 @torch.no_grad()
-def prefilled(network, length=PROMPT, batch=1, like=None):
+def prefilled(hf_model, length=PROMPT, batch=1, like=None):
     """A cache over a random prompt; with the contents of the cache `like` where given."""
-    cache = StaticCache(config=network.config.get_text_config(), max_cache_len=CAPACITY)
+    cache = StaticCache(config=hf_model.config.get_text_config(), max_cache_len=CAPACITY)
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(4, 500, (batch, length), generator=generator).to(network.device)
-    network.get_decoder()(**{"input_ids": ids, CACHE: cache})
+    ids = torch.randint(4, 500, (batch, length), generator=generator).to(hf_model.device)
+    hf_model.get_decoder()(**{"input_ids": ids, CACHE: cache})
     for layer, other in zip(cache.layers, [] if like is None else like.layers, strict=like is not None):
         layer.keys.copy_(other.keys)
         layer.values.copy_(other.values)
@@ -72,18 +72,18 @@ def relative(found, reference):
     return float((found - reference).norm() / reference.norm())
 
 
-def three_ways(network, tokens):
+def three_ways(hf_model, tokens):
     """The logits of the network's own steps, of fused ones, and of float64 ones, over the same cache and weights."""
-    exact = deepcopy(network).double()
-    own, mine = prefilled(network), prefilled(network)
+    exact = deepcopy(hf_model).double()
+    own, mine = prefilled(hf_model), prefilled(hf_model)
     wide = prefilled(exact, like=own)
-    steps = own_step(network, own), fused.fused_step(network, mine), own_step(exact, wide)
+    steps = own_step(hf_model, own), fused.fused_step(hf_model, mine), own_step(exact, wide)
     return [follow(step, tokens) for step in steps]
 
 
-def errors(network):
+def errors(hf_model):
     """Of the network's own steps and of the fused ones."""
-    own, mine, exact = three_ways(network, torch.arange(7, 11, device=network.device))
+    own, mine, exact = three_ways(hf_model, torch.arange(7, 11, device=hf_model.device))
     return relative(own, exact), relative(mine, exact)
 
 
@@ -95,11 +95,11 @@ def greedy(step, device, count=8):
     return torch.cat(tokens)
 
 
-@pytest.mark.parametrize("family", sorted(BUILDERS))
+@pytest.mark.parametrize("family", sorted(MODELS))
 def test_every_family_says_the_same_as_exactly_with_the_fused_step(family):
-    network = build_model(family, ModelSettings(device=DEVICE)).network
-    text = greedy(own_step(network, prefilled(network)), DEVICE)
-    own, mine, exact = three_ways(network, text)
+    hf_model = build_model(family, ModelSettings(device=DEVICE)).hf_model
+    text = greedy(own_step(hf_model, prefilled(hf_model)), DEVICE)
+    own, mine, exact = three_ways(hf_model, text)
     assert mine.argmax(-1).tolist() == own.argmax(-1).tolist()
     assert len(set(text.tolist())) > len(text) // 2, "a text of one word would show nothing"
     assert relative(mine, exact) <= min(1e-5, 3 * relative(own, exact))
@@ -123,10 +123,10 @@ def test_bfloat16_is_served():
 
 
 def test_the_tiles_of_the_table_compute_the_same(monkeypatch):
-    network = llama(num_hidden_layers=1)
-    tall = follow(fused.fused_step(network, prefilled(network)), torch.tensor([7], device=DEVICE))
+    hf_model = llama(num_hidden_layers=1)
+    tall = follow(fused.fused_step(hf_model, prefilled(hf_model)), torch.tensor([7], device=DEVICE))
     monkeypatch.undo()
-    tiles = follow(fused.fused_step(network, prefilled(network)), torch.tensor([7], device=DEVICE))
+    tiles = follow(fused.fused_step(hf_model, prefilled(hf_model)), torch.tensor([7], device=DEVICE))
     assert relative(tiles, tall) < 1e-6
 
 
@@ -138,25 +138,25 @@ def test_programs_take_several_blocks_of_tokens_in_turn(monkeypatch):
 
 
 def test_the_first_token_of_a_cache_and_its_last_are_served():
-    network = llama()
-    own, mine = prefilled(network, 1), prefilled(network, 1)
+    hf_model = llama()
+    own, mine = prefilled(hf_model, 1), prefilled(hf_model, 1)
     for cache in (own, mine):
         for layer in cache.layers:
             layer.cumulative_length.zero_()
     token = torch.tensor([7], device=DEVICE)
-    first = follow(own_step(network, own), token)
-    assert relative(follow(fused.fused_step(network, mine), token), first) < 1e-5
-    own, mine = prefilled(network, CAPACITY - 1), prefilled(network, CAPACITY - 1)
-    last = follow(own_step(network, own), token)
-    assert relative(follow(fused.fused_step(network, mine), token), last) < 1e-5
+    first = follow(own_step(hf_model, own), token)
+    assert relative(follow(fused.fused_step(hf_model, mine), token), first) < 1e-5
+    own, mine = prefilled(hf_model, CAPACITY - 1), prefilled(hf_model, CAPACITY - 1)
+    last = follow(own_step(hf_model, own), token)
+    assert relative(follow(fused.fused_step(hf_model, mine), token), last) < 1e-5
 
 
 def test_the_cache_holds_what_the_plain_step_writes_and_is_one_token_longer():
-    network = llama(num_key_value_heads=2)
-    own, mine = prefilled(network), prefilled(network)
+    hf_model = llama(num_key_value_heads=2)
+    own, mine = prefilled(hf_model), prefilled(hf_model)
     token = torch.tensor([[7]], device=DEVICE)
-    own_step(network, own)(token)
-    fused.fused_step(network, mine)(token)
+    own_step(hf_model, own)(token)
+    fused.fused_step(hf_model, mine)(token)
     for expected, actual in zip(own.layers, mine.layers, strict=True):
         assert actual.cumulative_length.item() == expected.cumulative_length.item() == PROMPT + 1
         torch.testing.assert_close(actual.keys, expected.keys, rtol=1e-4, atol=1e-5)
@@ -166,10 +166,10 @@ def test_the_cache_holds_what_the_plain_step_writes_and_is_one_token_longer():
 
 
 def test_a_weight_changed_later_is_seen():
-    network = llama()
-    step = fused.fused_step(network, prefilled(network))
+    hf_model = llama()
+    step = fused.fused_step(hf_model, prefilled(hf_model))
     with torch.no_grad():
-        network.lm_head.weight.zero_()
+        hf_model.lm_head.weight.zero_()
     assert step(torch.tensor([[7]], device=DEVICE)).abs().max() == 0
 
 
@@ -192,9 +192,9 @@ REFUSED_CONFIGS = {
 
 @pytest.mark.parametrize("message", REFUSED_CONFIGS)
 def test_a_network_that_the_kernels_would_compute_otherwise_is_refused(message):
-    network = llama(**REFUSED_CONFIGS[message])
+    hf_model = llama(**REFUSED_CONFIGS[message])
     with pytest.raises(ModelError, match=message):
-        fused.fused_step(network, prefilled(network))
+        fused.fused_step(hf_model, prefilled(hf_model))
 
 
 class Adapted(nn.Linear):
@@ -205,30 +205,30 @@ class OtherLayer(LlamaDecoderLayer):
     """Stands for a layer that computes something else."""
 
 
-def adapt(network):
-    network.model.layers[1].self_attn.k_proj.__class__ = Adapted
+def adapt(hf_model):
+    hf_model.model.layers[1].self_attn.k_proj.__class__ = Adapted
 
 
-def shard(network):
-    up = network.model.layers[1].mlp.up_proj
+def shard(hf_model):
+    up = hf_model.model.layers[1].mlp.up_proj
     up.weight = nn.Parameter(up.weight[:32])
 
 
-def transpose(network):
-    down = network.model.layers[0].mlp.down_proj
+def transpose(hf_model):
+    down = hf_model.model.layers[0].mlp.down_proj
     down.weight = nn.Parameter(down.weight.t().contiguous().t())
 
 
-def widen_a_norm(network):
-    network.model.norm.double()
+def widen_a_norm(hf_model):
+    hf_model.model.norm.double()
 
 
-def give_the_head_a_bias(network):
-    network.lm_head.bias = nn.Parameter(torch.zeros(512))
+def give_the_head_a_bias(hf_model):
+    hf_model.lm_head.bias = nn.Parameter(torch.zeros(512))
 
 
-def exchange_a_layer(network):
-    network.model.layers[1].__class__ = OtherLayer
+def exchange_a_layer(hf_model):
+    hf_model.model.layers[1].__class__ = OtherLayer
 
 
 REFUSED_CHANGES = {
@@ -243,17 +243,17 @@ REFUSED_CHANGES = {
 
 @pytest.mark.parametrize("message", REFUSED_CHANGES)
 def test_a_network_changed_beyond_its_config_is_refused(message):
-    network = llama()
-    cache = prefilled(network)
-    REFUSED_CHANGES[message](network)
+    hf_model = llama()
+    cache = prefilled(hf_model)
+    REFUSED_CHANGES[message](hf_model)
     with pytest.raises(ModelError, match=message):
-        fused.fused_step(network, cache)
+        fused.fused_step(hf_model, cache)
 
 
 REFUSED_CACHES = {
-    "a filled StaticCache, got a StaticLayer": lambda network: StaticCache(config=network.config, max_cache_len=100),
-    r"cache of shape \(1, 4, 100, 16\), got \(2, 4, 100, 16\)": lambda network: prefilled(network, batch=2),
-    "2 layers of cache, got 3": lambda network: prefilled(llama(num_hidden_layers=3)),
+    "a filled StaticCache, got a StaticLayer": lambda hf_model: StaticCache(config=hf_model.config, max_cache_len=100),
+    r"cache of shape \(1, 4, 100, 16\), got \(2, 4, 100, 16\)": lambda hf_model: prefilled(hf_model, batch=2),
+    "2 layers of cache, got 3": lambda hf_model: prefilled(llama(num_hidden_layers=3)),
     r"cache of shape \(1, 4, 100, 16\), got \(1, 2, 100, 16\)": lambda _: prefilled(llama(num_key_value_heads=2)),
     "cache in torch.float32 on .*, got torch.float16": lambda _: prefilled(llama(torch.float16)),
 }
@@ -261,15 +261,15 @@ REFUSED_CACHES = {
 
 @pytest.mark.parametrize("message", REFUSED_CACHES)
 def test_another_cache_is_refused(message):
-    network = llama()
+    hf_model = llama()
     with pytest.raises(StageError, match=message):
-        fused.fused_step(network, REFUSED_CACHES[message](network))
+        fused.fused_step(hf_model, REFUSED_CACHES[message](hf_model))
 
 
 @pytest.mark.parametrize("tokens", [torch.zeros(1, 1, dtype=torch.int32), torch.zeros(2, 1, dtype=torch.int64)])
 def test_a_step_takes_one_token_of_one_sequence(tokens):
-    network = llama()
-    step = fused.fused_step(network, prefilled(network))
+    hf_model = llama()
+    step = fused.fused_step(hf_model, prefilled(hf_model))
     with pytest.raises(StageError, match=r"int64 tokens \(1, 1\), got"):
         step(tokens.to(DEVICE))
 
@@ -279,13 +279,13 @@ def test_at_7b_widths_the_captured_step_is_as_exact_as_the_plain_one(gpu, monkey
     """In bfloat16, two layers, the tiles of the table, replayed from a CUDA graph."""
     monkeypatch.undo()
     sizes = {"hidden_size": 4096, "intermediate_size": 11008, "vocab_size": 32064, "num_attention_heads": 32}
-    network = llama(torch.bfloat16, gpu, initializer_range=0.02, **sizes)
-    own, mine = prefilled(network), prefilled(network)
-    exact = deepcopy(network).double()
+    hf_model = llama(torch.bfloat16, gpu, initializer_range=0.02, **sizes)
+    own, mine = prefilled(hf_model), prefilled(hf_model)
+    exact = deepcopy(hf_model).double()
     token = torch.tensor([7], device=gpu)
     reference = follow(own_step(exact, prefilled(exact, like=own)), token)
-    plain = relative(follow(own_step(network, own), token), reference)
-    step, tokens = fused.fused_step(network, mine), token.view(1, 1).clone()
+    plain = relative(follow(own_step(hf_model, own), token), reference)
+    step, tokens = fused.fused_step(hf_model, mine), token.view(1, 1).clone()
     step(tokens)  # compiles
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

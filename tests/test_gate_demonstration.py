@@ -63,10 +63,10 @@ def test_the_planted_copy_is_another_tensor_of_equal_values(demonstration):
 
 def test_the_planted_tower_runs_twice(demonstration, monkeypatch):
     calls = []
-    network = eventgpt.EventGPTForConditionalGeneration
-    monkeypatch.setattr(network, "get_image_tokens", lambda self, pixel_values: calls.append(pixel_values))
+    hf_model = eventgpt.EventGPTForConditionalGeneration
+    monkeypatch.setattr(hf_model, "get_image_tokens", lambda self, pixel_values: calls.append(pixel_values))
     planted(demonstration.MORE_WORK["tower"][1], vars(eventgpt))
-    network.get_image_tokens(None, 7)
+    hf_model.get_image_tokens(None, 7)
     assert calls == [7, 7]
 
 

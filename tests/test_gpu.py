@@ -14,7 +14,7 @@ from stagebench.backends.loop import LAG
 from stagebench.core.artifacts import Sample
 from stagebench.core.settings import GenerationSettings, ModelSettings
 from stagebench.media.synthetic_clip import write_synthetic_clip
-from stagebench.models.registry import BUILDERS, build_model
+from stagebench.models.registry import MODELS, build_model
 from stagebench.models.weights import release
 from stagebench.pipeline.claims import audit
 from stagebench.pipeline.pinned_runtime import conditions
@@ -24,7 +24,7 @@ from stagebench.pipeline.token_match import compare
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 DTYPES = {"tiny": "float32", "7b": "bfloat16"}
 """Padded and unpadded prompts take different matrix kernels; in float32 no token of narrow layers hangs on that."""
-MODELS = [(profile, name) for profile in DTYPES for name in sorted(BUILDERS)]
+CASES = [(profile, name) for profile in DTYPES for name in sorted(MODELS)]
 ASKED = QUESTIONS if THOROUGH else QUESTIONS[:2]
 AUDITED = QUESTIONS if THOROUGH else QUESTIONS[:1]
 OPTIONS = GenerationSettings(max_new_tokens=128 if THOROUGH else 32, fixed_length=True).options()
@@ -35,7 +35,7 @@ def synthetic(tmp_path_factory):
     return write_synthetic_clip(tmp_path_factory.mktemp("scene"))
 
 
-@pytest.fixture(scope="module", params=MODELS, ids="-".join)
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def model(request, gpu):
     release()
     profile, name = request.param
@@ -47,7 +47,7 @@ def model(request, gpu):
 @pytest.fixture(scope="module")
 def expected(model, synthetic):
     """Of each question the inputs, and the tokens and logits of `generate()`."""
-    samples = (Sample(synthetic.shown("own", model.media), question) for question in ASKED)
+    samples = (Sample(synthetic.shown("own", model.input_kind), question) for question in ASKED)
     found = [(inputs := prepared(model, sample), *scored_generate(model, inputs, OPTIONS)) for sample in samples]
     return [(inputs, tokens[0].tolist(), logits) for inputs, tokens, logits in found]
 

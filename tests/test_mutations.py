@@ -32,7 +32,7 @@ def run_the_tower_twice(patch):
 
 def apply_the_adaptor_twice(patch):
     once = EventGPT.encode
-    patch.setattr(EventGPT, "encode", lambda self, inputs: self.network.model.feature_adaptor(once(self, inputs)))
+    patch.setattr(EventGPT, "encode", lambda self, inputs: self.hf_model.model.feature_adaptor(once(self, inputs)))
 
 
 def change_the_state(patch, key, change):
@@ -64,11 +64,11 @@ def let_the_penalty_ignore_the_prompt(patch):
     honest = prefill._first_step
 
     # generate() passes arguments by the names in the signature, so they stand here as they do there.
-    def lying(network, input_ids, logits_processor, stopping_criteria, generation_config, **state):
+    def lying(hf_model, input_ids, logits_processor, stopping_criteria, generation_config, **state):
         def forgetful(ids, scores):
             return logits_processor(ids[:, input_ids.shape[1] :], scores)
 
-        return honest(network, input_ids, forgetful, stopping_criteria, generation_config, **state)
+        return honest(hf_model, input_ids, forgetful, stopping_criteria, generation_config, **state)
 
     patch.setattr(prefill, "_first_step", lying)
 

@@ -63,7 +63,7 @@ def honest(model, sample):
 
 def watched():
     tower = _get_current_dispatch_mode() is not None
-    return tower or any(m._forward_pre_hooks for m in watched.model.network.modules())
+    return tower or any(m._forward_pre_hooks for m in watched.model.hf_model.modules())
 
 
 def remember(function, key, hides):

@@ -224,7 +224,7 @@ def reference(model, inputs, options, make_criteria=StoppingCriteriaList):
     """What plain `generate()` gives: padded rows."""
     torch.manual_seed(0)
     options = options | {"stopping_criteria": make_criteria()}
-    sequences = model.network.generate(**model.reference_inputs(inputs), **options)
+    sequences = model.hf_model.generate(**model.reference_inputs(inputs), **options)
     return sequences[:, inputs.input_ids.shape[1] :].tolist()
 
 

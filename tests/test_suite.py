@@ -7,7 +7,7 @@ import pytest
 from stagebench.core.errors import BaselineError
 from stagebench.core.stages import STAGE_NAMES
 from stagebench.gate import baseline
-from stagebench.models.registry import BUILDERS
+from stagebench.models.registry import MODELS
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def stage_info(benchmarks, model):
 
 
 def test_every_stage_of_every_model_is_there(benchmarks):
-    expected = {f"test_stage[{model}-{stage}]" for model in BUILDERS for stage in STAGE_NAMES}
+    expected = {f"test_stage[{model}-{stage}]" for model in MODELS for stage in STAGE_NAMES}
     assert expected == {name for name in benchmarks if name.startswith("test_stage")}
 
 
@@ -48,20 +48,20 @@ def test_no_benchmark_took_no_time(benchmarks):
     assert [name for name, b in benchmarks.items() if b["stats"]["min"] <= 0] == []
 
 
-@pytest.mark.parametrize("model", sorted(BUILDERS))
+@pytest.mark.parametrize("model", sorted(MODELS))
 def test_the_stages_run_the_tower_as_often_as_generate_does(benchmarks, model):
     stages = stage_info(benchmarks, model)
     towers = sum(info["work"]["tower_forwards"] for info in stages.values())
     assert towers == benchmarks[f"test_generate[{model}]"]["extra_info"]["work"]["tower_forwards"] == 1
 
 
-@pytest.mark.parametrize("model", sorted(BUILDERS))
+@pytest.mark.parametrize("model", sorted(MODELS))
 def test_the_new_tokens_are_prefills_first_and_decodes_steps(benchmarks, model):
     work = stage_info(benchmarks, model)["decode"]["work"]
     assert work["new_tokens"] == work["steps"] + 1 == 4
 
 
-@pytest.mark.parametrize("model", sorted(BUILDERS))
+@pytest.mark.parametrize("model", sorted(MODELS))
 def test_decode_reads_its_weights_once_a_step_and_the_positions_written_by_then(benchmarks, model):
     stages = stage_info(benchmarks, model)
     moved, prompt = stages["decode"]["bytes"], stages["prefill"]["work"]["prompt_tokens"]
@@ -78,14 +78,14 @@ CONTENT = {
 }
 
 
-@pytest.mark.parametrize("model", sorted(BUILDERS))
+@pytest.mark.parametrize("model", sorted(MODELS))
 def test_every_stage_has_a_digest_of_what_it_made_and_the_whole_has_them_all(benchmarks, model):
     content = {stage: info["content"] for stage, info in stage_info(benchmarks, model).items()}
     assert {stage: set(found) for stage, found in content.items()} == CONTENT
     assert benchmarks[f"test_e2e[{model}]"]["extra_info"]["content"] == content
 
 
-@pytest.mark.parametrize("model", sorted(BUILDERS))
+@pytest.mark.parametrize("model", sorted(MODELS))
 def test_all_images_are_encoded(benchmarks, model):
     stages = stage_info(benchmarks, model)
     encoded = {"eventgpt": 5, "llava-1.5": 1, "video-llava": 8}

@@ -21,7 +21,7 @@ from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models import eventgpt
 from stagebench.models.assembly import random_model
 from stagebench.models.eventgpt import EventGPT
-from stagebench.models.registry import BUILDERS, build_model
+from stagebench.models.registry import MODELS, build_model
 from stagebench.pipeline.run_stages import prepared, reference_generate
 
 WORKER = Path(__file__).parent / "tensor_parallel_worker.py"
@@ -52,10 +52,10 @@ def expected(tmp_path_factory):
     odd = eventgpt.config_of("tiny")
     odd.vocab_size = 515
     tokens = {}
-    for name in BUILDERS:
+    for name in MODELS:
         settings = ModelSettings()
         model = random_model(EventGPT, odd, settings) if name == "eventgpt" else build_model(name, settings)
-        inputs = prepared(model, Sample(synthetic.shown("own", model.media)))
+        inputs = prepared(model, Sample(synthetic.shown("own", model.input_kind)))
         tokens[name] = reference_generate(model, inputs, options)[0].tolist()
     return tokens
 
@@ -65,25 +65,25 @@ def test_every_rank_gives_the_tokens_of_generate(run, expected):
     for of_model in ranks[0]:
         tokens = expected[of_model["model"]]
         assert of_model["passes"] == [[1, tokens], [2, tokens]] * 2
-    assert [of_model["passes"] for of_model in ranks[1]] == [[[2, expected[name]]] * 2 for name in BUILDERS]
+    assert [of_model["passes"] for of_model in ranks[1]] == [[[2, expected[name]]] * 2 for name in MODELS]
 
 
 def test_each_rank_holds_half_of_the_language_models_matrices(run):
     _, _, ranks = run
     for of_rank in ranks:
-        assert [of_model["queries"] for of_model in of_rank] == [[[64, 64], [32, 64]]] * len(BUILDERS)
+        assert [of_model["queries"] for of_model in of_rank] == [[[64, 64], [32, 64]]] * len(MODELS)
         assert all(0.5 < of_model["share"] < 0.85 for of_model in of_rank)  # the encoder is whole, and wide in tiny
 
 
 def test_rank_0_alone_reports_a_row_a_stage_and_number_of_processes(run):
     printed, written, _ = run
-    assert printed.count("a process holds") == len(BUILDERS)
+    assert printed.count("a process holds") == len(MODELS)
     assert list(written) == ["out.json"]
     rows, checks = written["out.json"]["rows"], written["out.json"]["checks"]
-    cells = [(name, stage, processes) for name in BUILDERS for stage in tp.SHOWN for processes in (1, 2)]
+    cells = [(name, stage, processes) for name in MODELS for stage in tp.SHOWN for processes in (1, 2)]
     assert [(row["model"], row["stage"], row["tp"]) for row in rows] == cells
     assert all(len(row["seconds"]) == 1 and row["seconds"][0] > 0 for row in rows)
-    assert [check["tokens"] for check in checks] == [{"1": "equal", "2": "equal"}] * len(BUILDERS)
+    assert [check["tokens"] for check in checks] == [{"1": "equal", "2": "equal"}] * len(MODELS)
     assert written["out.json"]["identity"]["collectives"] == "2 processes, gloo"
 
 

@@ -23,7 +23,7 @@ from stagebench.core.json_files import write_json
 from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.media.synthetic_clip import SyntheticClip, write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.models.registry import BUILDERS, build_model
+from stagebench.models.registry import MODELS, build_model
 from stagebench.models.weights import release
 from stagebench.pipeline.pinned_runtime import conditions
 from stagebench.pipeline.run_stages import prepared, scored_generate, staged_generate
@@ -45,7 +45,7 @@ def texts(
     """One row for each question and backend of a model."""
     fast, options = {name: with_backend(plain, name) for name in backends}, generation.options()
     for question in QUESTIONS:
-        inputs = prepared(plain, Sample(synthetic.shown("own", plain.media), question))
+        inputs = prepared(plain, Sample(synthetic.shown("own", plain.input_kind), question))
         tokens, logits = scored_generate(plain, inputs, options)
         for name, model in fast.items():
             first, second = (staged_generate(model, inputs, options).token_ids[0] for _ in range(2))
@@ -77,7 +77,7 @@ def main(path: Path, backends: str, new_tokens: int) -> None:
     rows: list[dict[str, Any]] = []
     with conditions(settings), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         synthetic = write_synthetic_clip(Path(folder))
-        for name in sorted(BUILDERS):
+        for name in sorted(MODELS):
             release()
             for row in texts(build_model(name, settings), synthetic, generation, backends.split(",")):
                 click.echo(" ".join(str(row[key]) for key in ("model", "backend", "verdict", "gap_ulps", "repeats")))

@@ -38,7 +38,7 @@ from stagebench.core.settings import DEFAULT_QUESTION, PROFILES, GenerationSetti
 from stagebench.core.statistics import RESAMPLES
 from stagebench.media.synthetic_clip import SyntheticClip, write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.models.registry import BUILDERS, build_model
+from stagebench.models.registry import MODELS, build_model
 from stagebench.models.weights import release
 from stagebench.pipeline.decode import advance, decode
 from stagebench.pipeline.encode import encode
@@ -71,7 +71,7 @@ class EveryFewTokens(StoppingCriteria):
 
 def staged_turns(model: VisionLanguageModel, inputs: Inputs, options: Options) -> Iterator[float]:
     """The seconds of the stages, turn by turn."""
-    watch = Stopwatch(model.network.device)
+    watch = Stopwatch(model.hf_model.device)
     criterion = EveryFewTokens(pause=lambda: None)
     features = watch("encode", encode, model, inputs)
     prefilled = watch("prefill", prefill, model, inputs, features, {**options, "stopping_criteria": [criterion]})
@@ -92,12 +92,12 @@ def generate_turns(
 
     def pause() -> None:
         nonlocal start
-        synchronize(model.network.device)
+        synchronize(model.hf_model.device)
         seconds.append(time.perf_counter() - start)
         meanwhile()
         start = time.perf_counter()
 
-    synchronize(model.network.device)
+    synchronize(model.hf_model.device)
     start = time.perf_counter()
     reference_generate(model, inputs, {**options, "stopping_criteria": [EveryFewTokens(pause)]})
     return [*seconds, time.perf_counter() - start]
@@ -161,7 +161,7 @@ def row(name: str, settings: ModelSettings, synthetic: SyntheticClip, options: O
     """A model's ratios and its passes."""
     release()  # the model before this one
     model = build_model(name, settings)
-    inputs = prepared(model, Sample(synthetic.shown("own", model.media), DEFAULT_QUESTION))
+    inputs = prepared(model, Sample(synthetic.shown("own", model.input_kind), DEFAULT_QUESTION))
     if [list(row) for row in staged_generate(model, inputs, options).token_ids] != (
         reference_generate(model, inputs, options).tolist()
     ):
@@ -192,7 +192,7 @@ def measure(path: Path, profile: str, device: str, passes: int, new_tokens: int)
     environment = identity(settings, generation, DEFAULT_QUESTION, None, LoadSettings())
     with conditions(settings), tempfile.TemporaryDirectory() as folder:
         synthetic = write_synthetic_clip(Path(folder))
-        for name in sorted(BUILDERS):
+        for name in sorted(MODELS):
             rows.append(row(name, settings, synthetic, generation.options(), passes))
             click.echo(line(name, rows[-1]["ratios"]))
             over_all = ratios([of for each in rows for of in each["passes"]])

@@ -40,7 +40,7 @@ OPTIONS = GenerationSettings(2 * STEPS, fixed_length=True).options()
 
 def step_seconds(model: VisionLanguageModel, inputs: Inputs) -> float:
     """A step's time, of several in a row, after a warm-up."""
-    watch, features = Stopwatch(model.network.device), encode(model, inputs)
+    watch, features = Stopwatch(model.hf_model.device), encode(model, inputs)
     for _ in range(3):
         watch("steps", advance, model, prefill(model, inputs, features, OPTIONS), STEPS)
     return watch.seconds["steps"] / STEPS
@@ -93,7 +93,7 @@ def main(name: str, backends: str) -> None:
     with conditions(settings), tempfile.TemporaryDirectory() as folder:
         plain = build_model(name, settings)
         synthetic = write_synthetic_clip(Path(folder))
-        inputs = prepared(plain, Sample(synthetic.shown("own", plain.media)))
+        inputs = prepared(plain, Sample(synthetic.shown("own", plain.input_kind)))
         ceilings, traffic = measure_ceilings(settings), TrafficCounter(plain)
         prefilled = traffic("prefill", prefill, plain, inputs, encode(plain, inputs), OPTIONS)
         traffic("decode", advance, plain, prefilled, 1)

@@ -206,9 +206,9 @@ class Backend:
         return session
 
     def _new_session(self, batch: int, length: int) -> _Session:
-        cache = static_cache(self.model.network, batch, length)
-        plain = functools.partial(step_logits, self.model.network, cache)
-        inputs = {"tokens": torch.zeros(batch, 1, dtype=torch.long, device=self.model.network.device)}
+        cache = static_cache(self.model.hf_model, batch, length)
+        plain = functools.partial(step_logits, self.model.hf_model, cache)
+        inputs = {"tokens": torch.zeros(batch, 1, dtype=torch.long, device=self.model.hf_model.device)}
         step = self._capture(plain, inputs, self._fused_step(cache) if self._recipe.fused else None, is_step=True)
         step.nbytes += sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
         if len(self._sessions) == KEPT:
@@ -216,14 +216,14 @@ class Backend:
         return _Session(cache, step)
 
     def _release(self, session: _Session) -> None:
-        synchronize(self.model.network.device)  # a graph may still run
+        synchronize(self.model.hf_model.device)  # a graph may still run
         session.owner = None
         self._released += session.captured
         for captured in session.captured:
             captured.release()
 
     def _capture_prompt(self, session: _Session, padded: int, embeds: Tensor) -> Captured:
-        plain = functools.partial(prompt_logits, self.model.network, session.cache)
+        plain = functools.partial(prompt_logits, self.model.hf_model, session.cache)
         length = torch.ones(1, dtype=torch.long, device=embeds.device)
         inputs = {"embeds": embeds.new_zeros(embeds.shape[0], padded, embeds.shape[2]), "length": length}
         session.prompts[padded] = self._capture(plain, inputs)
@@ -234,7 +234,7 @@ class Backend:
             from stagebench.backends.fused import fused_step  # here, because Triton is only there where CUDA is
         except ImportError as error:
             raise ModelError(f"the backend fused needs Triton, got {error}") from error
-        return fused_step(self.model.network, cache)
+        return fused_step(self.model.hf_model, cache)
 
     def _capture(
         self,
@@ -247,7 +247,7 @@ class Backend:
         if fast is None:
             fast = self._compiled(plain, is_step=is_step) if self._recipe.compiled else plain
         with _attention(self._recipe, is_step=is_step):
-            return capture(plain, fast, inputs, self.model.parts, self._pool)
+            return capture(plain, fast, inputs, self.model.counted_modules, self._pool)
 
     def _compiled(self, plain: Callable[..., Tensor], *, is_step: bool) -> Callable[..., Tensor]:
         # Products with one row as fused reductions: they read the weights faster than a library's matrix product.
@@ -255,7 +255,7 @@ class Backend:
         limits = {"recompile_limit": RECOMPILE_LIMIT, "accumulated_recompile_limit": RECOMPILE_LIMIT}
 
         def fast(**inputs: Tensor) -> Tensor:
-            with torch._dynamo.config.patch(limits), compiled_layers(self.model.network, options):
+            with torch._dynamo.config.patch(limits), compiled_layers(self.model.hf_model, options):
                 return plain(**inputs)
 
         return fast
@@ -299,8 +299,8 @@ def with_backend(model: VisionLanguageModel, name: str) -> VisionLanguageModel:
         return plain
     if name not in RECIPES:
         raise ModelError(f"backend must be one of eager, {', '.join(RECIPES)}, got {name!r}")
-    if plain.network.device.type != "cuda":
-        raise ModelError(f"the backend {name} needs a CUDA device, got {plain.network.device.type}")
-    require_static(plain.network)
+    if plain.hf_model.device.type != "cuda":
+        raise ModelError(f"the backend {name} needs a CUDA device, got {plain.hf_model.device.type}")
+    require_static(plain.hf_model)
     pool = torch.cuda.graph_pool_handle()
     return replace(model, backend=Backend(plain, name, RECIPES[name], pool))

@@ -265,11 +265,11 @@ class _Scratch:
         self.dependent = _dependent(layer.keys.device)
 
 
-def fused_step(network: PreTrainedModel, cache: StaticCache) -> Callable[[Tensor], Tensor]:
+def fused_step(hf_model: PreTrainedModel, cache: StaticCache) -> Callable[[Tensor], Tensor]:
     """Prepare a decode step of a network over a cache that its prefill has filled.
 
     Args:
-        network: its decoder is transformers' `LlamaModel`; the weights stay the network's own.
+        hf_model: its decoder is transformers' `LlamaModel`; the weights stay the network's own.
         cache: initialised, for one sequence. Every call appends one token to it; the caller sees to it that it fits.
 
     Returns:
@@ -280,7 +280,7 @@ def fused_step(network: PreTrainedModel, cache: StaticCache) -> Callable[[Tensor
         ModelError: for a network that the kernels don't compute.
         StageError: for a cache that is not this network's, or from the step for other tokens.
     """
-    decoder, head = network.get_decoder(), network.get_output_embeddings()
+    decoder, head = hf_model.get_decoder(), hf_model.get_output_embeddings()
     _check_architecture(decoder)
     _check_weights(decoder, head)
     _check_cache(decoder, cache)

@@ -27,17 +27,17 @@ _HELD = ("keys", "values", "cumulative_length")
 
 
 @contextmanager
-def compiled_layers(network: nn.Module, options: Mapping[str, Any]) -> Iterator[None]:
+def compiled_layers(hf_model: nn.Module, options: Mapping[str, Any]) -> Iterator[None]:
     """Let a network's repeated layers, of its towers too, run compiled inside the block; nothing else may use it then.
 
     Args:
-        network: as transformers builds it: a repeated layer is a `GradientCheckpointingLayer` there.
+        hf_model: as transformers builds it: a repeated layer is a `GradientCheckpointingLayer` there.
         options: of the compiler.
 
     Raises:
         ModelError: for a hook inside a layer, which the code compiled for all of them would not have.
     """
-    layers = [layer for layer in network.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    layers = [layer for layer in hf_model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     own = {layer: vars(layer)["forward"] for layer in layers if "forward" in vars(layer)}
     numbered = {module: module.layer_idx for layer in layers for module in layer.modules() if hasattr(module, _NUMBER)}
     hooked = {module: module._forward_hooks for layer in layers for module in layer.modules() if module is not layer}

@@ -30,14 +30,14 @@ _MASKLESS = "sdpa_without_mask"
 AttentionInterface.register(_MASKLESS, sdpa_attention_forward)
 
 
-def require_static(network: PreTrainedModel) -> None:
+def require_static(hf_model: PreTrainedModel) -> None:
     """Refuse a language model that would compute something else over a static cache, or from a padded prompt.
 
     Raises:
         ModelError: for layers that do not attend to all tokens, or a rotary embedding that depends on the length.
     """
-    text = network.config.get_text_config()
-    kinds = {type(layer).__name__ for layer in StaticCache(config=network.config, max_cache_len=1).layers}
+    text = hf_model.config.get_text_config()
+    kinds = {type(layer).__name__ for layer in StaticCache(config=hf_model.config, max_cache_len=1).layers}
     if kinds != {StaticLayer.__name__}:
         raise ModelError(f"a backend needs layers that attend to all tokens, got a cache of {', '.join(sorted(kinds))}")
     rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
@@ -45,19 +45,19 @@ def require_static(network: PreTrainedModel) -> None:
         raise ModelError(f"a backend needs a rotary embedding that is the same for all lengths, got {rope}")
 
 
-def static_cache(network: PreTrainedModel, batch: int, length: int) -> StaticCache:
+def static_cache(hf_model: PreTrainedModel, batch: int, length: int) -> StaticCache:
     """An empty cache.
 
     Args:
-        network: whose keys and values it shall hold.
+        hf_model: whose keys and values it shall hold.
         batch: rows.
         length: tokens a row.
     """
-    text = network.config.get_text_config()
-    cache = StaticCache(config=network.config, max_cache_len=length)
+    text = hf_model.config.get_text_config()
+    cache = StaticCache(config=hf_model.config, max_cache_len=length)
     heads = text.num_key_value_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    example = torch.empty(batch, heads, 0, size, dtype=network.dtype, device=network.device)
+    example = torch.empty(batch, heads, 0, size, dtype=hf_model.dtype, device=hf_model.device)
     for layer in cache.layers:
         layer.lazy_initialization(example, example)
     return cache
@@ -106,11 +106,11 @@ class _PromptCache(Cache):  # type: ignore[misc] # transformers' class is untype
         return key_states, value_states
 
 
-def prompt_logits(network: PreTrainedModel, cache: StaticCache, embeds: Tensor, length: Tensor) -> Tensor:
+def prompt_logits(hf_model: PreTrainedModel, cache: StaticCache, embeds: Tensor, length: Tensor) -> Tensor:
     """Run a prompt, and leave its keys and values in the cache.
 
     Args:
-        network: a language model that takes embeddings.
+        hf_model: a language model that takes embeddings.
         cache: what was in it is forgotten.
         embeds: (batch, tokens, hidden size), padded on the right; causal attention lets no token see the padding.
         length: int64 (1,), tokens without the padding, one number for all rows.
@@ -120,16 +120,16 @@ def prompt_logits(network: PreTrainedModel, cache: StaticCache, embeds: Tensor, 
     """
     positions = torch.arange(embeds.shape[1], device=embeds.device).unsqueeze(0)
     state = {CACHE_ARGUMENT: _PromptCache(cache), "use_cache": True, "logits_to_keep": length - 1}
-    with _without_mask(network):
-        logits: Tensor = network(inputs_embeds=embeds, position_ids=positions, **state).logits
+    with _without_mask(hf_model):
+        logits: Tensor = hf_model(inputs_embeds=embeds, position_ids=positions, **state).logits
     set_length(cache, length[0])  # the padding's keys and values are overwritten before anything sees them
     return logits
 
 
 @contextmanager
-def _without_mask(network: PreTrainedModel) -> Iterator[None]:
+def _without_mask(hf_model: PreTrainedModel) -> Iterator[None]:
     """Where a stream is being captured transformers makes a causal mask, which flash attention does not take."""
-    config = network.config.get_text_config()
+    config = hf_model.config.get_text_config()
     if config._attn_implementation != "sdpa":
         yield
         return
@@ -140,11 +140,11 @@ def _without_mask(network: PreTrainedModel) -> Iterator[None]:
         config._attn_implementation = {"": "sdpa"}
 
 
-def step_logits(network: PreTrainedModel, cache: StaticCache, tokens: Tensor) -> Tensor:
+def step_logits(hf_model: PreTrainedModel, cache: StaticCache, tokens: Tensor) -> Tensor:
     """Run one more token of each row.
 
     Args:
-        network: a language model.
+        hf_model: a language model.
         cache: of what came before; it becomes one token longer.
         tokens: int64 (batch, 1).
 
@@ -153,16 +153,16 @@ def step_logits(network: PreTrainedModel, cache: StaticCache, tokens: Tensor) ->
     """
     position = cache.layers[0].cumulative_length.clone()  # the layers add to theirs
     slots = torch.arange(cache.layers[0].max_cache_len, device=tokens.device)
-    mask = _as_attention_takes_it(network, (slots <= position).expand(tokens.shape[0], 1, 1, -1))
+    mask = _as_attention_takes_it(hf_model, (slots <= position).expand(tokens.shape[0], 1, 1, -1))
     positions = position.expand(tokens.shape[0], 1)
     state = {CACHE_ARGUMENT: cache, "use_cache": True}
-    logits: Tensor = network(input_ids=tokens, attention_mask=mask, position_ids=positions, **state).logits
+    logits: Tensor = hf_model(input_ids=tokens, attention_mask=mask, position_ids=positions, **state).logits
     return logits
 
 
-def _as_attention_takes_it(network: PreTrainedModel, seen: Tensor) -> Tensor:
+def _as_attention_takes_it(hf_model: PreTrainedModel, seen: Tensor) -> Tensor:
     """A mask, true where a slot is seen: attention written out adds it to its scores."""
-    if network.config.get_text_config()._attn_implementation == "sdpa":
+    if hf_model.config.get_text_config()._attn_implementation == "sdpa":
         return seen
-    least = torch.finfo(network.dtype).min
-    return torch.zeros(seen.shape, dtype=network.dtype, device=seen.device).masked_fill(~seen, least)
+    least = torch.finfo(hf_model.dtype).min
+    return torch.zeros(seen.shape, dtype=hf_model.dtype, device=seen.device).masked_fill(~seen, least)

@@ -91,13 +91,13 @@ def shard(model: VisionLanguageModel) -> VisionLanguageModel:
     Raises:
         ModelError: where the attention heads can't be shared out evenly.
     """
-    whole, processes = model.network, dist.get_world_size()
+    whole, processes = model.hf_model, dist.get_world_size()
     require_even_heads(whole.config.get_text_config(), processes)
     plan = dict(whole.tp_plan)
     if whole.config.get_text_config().vocab_size % processes:
         plan.pop("lm_head", None)  # an uneven one transformers 5.17 refuses; newer ones shard it nevertheless
     with reading(f"{model.name}'s weights in {processes} parts"):
-        network, report = type(whole).from_pretrained(
+        hf_model, report = type(whole).from_pretrained(
             None,
             config=whole.config,
             state_dict=whole.state_dict(),
@@ -107,8 +107,8 @@ def shard(model: VisionLanguageModel) -> VisionLanguageModel:
             output_loading_info=True,
         )
         require_exact_keys(model.name, report)
-    network.generation_config = whole.generation_config
-    return cast(VisionLanguageModel, replace(cast(Any, model), network=network))
+    hf_model.generation_config = whole.generation_config
+    return cast(VisionLanguageModel, replace(cast(Any, model), hf_model=hf_model))
 
 
 def require_even_heads(config: PretrainedConfig, processes: int) -> None:
@@ -122,9 +122,9 @@ def require_even_heads(config: PretrainedConfig, processes: int) -> None:
             raise ModelError(f"the processes must divide {heads} {count}, got {processes}")
 
 
-def share(network: PreTrainedModel, whole: PreTrainedModel) -> float:
+def share(hf_model: PreTrainedModel, whole: PreTrainedModel) -> float:
     """The share of a network's weights that this process has of it, 0 to 1."""
-    parts, all_of_them = (sum(local(weight).numel() for weight in each.parameters()) for each in (network, whole))
+    parts, all_of_them = (sum(local(weight).numel() for weight in each.parameters()) for each in (hf_model, whole))
     return parts / all_of_them
 
 
@@ -155,7 +155,7 @@ def interleaved(
     passes = []
     for _ in range(rounds):
         if dist.get_rank() == 0:
-            watch = Stopwatch(whole.network.device)
+            watch = Stopwatch(whole.hf_model.device)
             generation = walk(whole, sample, options, through=watch)
             passes.append(Pass(1, generation.token_ids[0], watch.seconds))
         passes.append(_joint_pass(sharded, sample, options))
@@ -164,7 +164,7 @@ def interleaved(
 
 def _joint_pass(model: VisionLanguageModel, sample: Sample, options: Options) -> Pass:
     """Walk the path on all ranks at once: a stage starts when all are ready, and lasts until the slowest is done."""
-    watch = Stopwatch(model.network.device)
+    watch = Stopwatch(model.hf_model.device)
 
     def together(stage: str, function: Callable[..., Any], *args: Any) -> Any:
         dist.barrier()

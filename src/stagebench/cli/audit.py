@@ -76,7 +76,7 @@ def _audit_model(
 ) -> Iterator[dict[str, Any]]:
     model = load_model(name, settings)
     for question in questions:
-        sample = sample_of(path, synthetic, model.media, question, loading)
+        sample = sample_of(path, synthetic, model.input_kind, question, loading)
         for check in audit_model(model, sample, generation.options(), settings.kernels):
             line = plain(f"{name}: {check.claim} ({check.detail})")
             click.echo(f"{'held  ' if check.held else 'BROKEN'} {line}", err=console.stderr)

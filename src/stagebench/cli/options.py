@@ -30,7 +30,7 @@ from stagebench.core.settings import (
 )
 from stagebench.core.shown import cell
 from stagebench.media.synthetic_clip import SyntheticClip, write_synthetic_clip
-from stagebench.models.registry import BUILDERS
+from stagebench.models.registry import MODELS
 from stagebench.suite.settings import check_input, parse_size, resolve_models, resolve_settings
 
 
@@ -38,7 +38,7 @@ def building_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say which models there are, and how they are built."""
     several = "Repeatable, or several with commas; all by default."
     options = (
-        click.option("--model", "--models", "names", multiple=True, default=tuple(BUILDERS), help=several),
+        click.option("--model", "--models", "names", multiple=True, default=tuple(MODELS), help=several),
         click.option("--profile", type=click.Choice(PROFILES), help="tiny on a CPU, 7b on a GPU by default."),
         click.option("--weights", help="Checkpoint folder or hub id; for one model."),
         click.option(

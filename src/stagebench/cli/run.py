@@ -94,7 +94,7 @@ def _measure(
 ) -> tuple[list[Run], Proof]:
     with console.status(f"{name}: building"):
         model = load_model(name, settings)
-    sample = sample_of(path, synthetic, model.media, question, loading)
+    sample = sample_of(path, synthetic, model.input_kind, question, loading)
     options = generation.options()
     with console.status(f"{name}: warming up, counting, comparing with generate()"):
         proof = prove(model, count_reference(model, sample, options), settings.kernels)

@@ -83,7 +83,7 @@ def _measure(
     release()  # the model before this one is out of reach by now, but its memory is not yet free
     whole = load_model(name, settings)
     sharded = shard(whole)
-    sample, options = sample_of(None, synthetic, whole.media, DEFAULT_QUESTION, LOADING), generation.options()
+    sample, options = sample_of(None, synthetic, whole.input_kind, DEFAULT_QUESTION, LOADING), generation.options()
     done = interleaved(whole, sharded, sample, options, passes + 1)  # the first of each warms up
     if dist.get_rank() > 0:
         return {}, []
@@ -91,7 +91,7 @@ def _measure(
     outcomes = certify(done, tuple(tokens[0].tolist()), logits)
     check = {
         "model": name,
-        "share_of_weights": share(sharded.network, whole.network),
+        "share_of_weights": share(sharded.hf_model, whole.hf_model),
         "tokens": {str(processes): str(outcome) for processes, outcome in outcomes.items()},
     }
     rows = []

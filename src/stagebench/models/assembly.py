@@ -15,7 +15,13 @@ from stagebench.models.checkpoint import check_tokens, rehearse, skeleton
 from stagebench.models.pixels import ImageProcessor, PilProcessor, processor_of
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.tokenizer import build_tokenizer
-from stagebench.models.weights import check_model_type, only_special_tokens, pretrained_network, random_network, reading
+from stagebench.models.weights import (
+    check_model_type,
+    only_special_tokens,
+    pretrained_hf_model,
+    random_hf_model,
+    reading,
+)
 
 M = TypeVar("M", bound=VisionLanguageModel)
 _ENLARGED = 4  # times the tower's own side that an image may be resized to before it is cropped
@@ -47,31 +53,31 @@ def random_model(family: type[M], config: PretrainedConfig, settings: ModelSetti
         settings: device, dtype, attention and seed; `profile` names the result.
     """
     tokenizer = build_tokenizer(config.get_text_config().vocab_size, family.added_tokens(config))
-    network = random_network(family.network_class, config, settings)
-    only_special_tokens(network, tokenizer)
+    hf_model = random_hf_model(family.hf_class, config, settings)
+    only_special_tokens(hf_model, tokenizer)
     side = config.vision_config.image_size
     processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-    return family(settings.profile, network, tokenizer, processor_of(processor, settings))
+    return family(settings.profile, hf_model, tokenizer, processor_of(processor, settings))
 
 
 def _pretrained(family: type[M], settings: ModelSettings) -> M:
-    weights, network_class = str(settings.weights), family.network_class
+    weights, hf_class = str(settings.weights), family.hf_class
     with reading(f"the config of {weights}"):
         # Before anything is built: of another model's config transformers would make a 7B network of defaults.
-        found, _ = network_class.config_class.get_config_dict(weights)
-        check_model_type(f"the config of {weights}", found, network_class.config_class.model_type)
-        config = network_class.config_class.from_pretrained(weights)
+        found, _ = hf_class.config_class.get_config_dict(weights)
+        check_model_type(f"the config of {weights}", found, hf_class.config_class.model_type)
+        config = hf_class.config_class.from_pretrained(weights)
     with reading(f"the tokenizer of {weights}"):
         tokenizer, ids = family.read_tokenizer(weights, config)
-    bones, side = skeleton(network_class, config, settings), config.vision_config.image_size
+    bones, side = skeleton(hf_class, config, settings), config.vision_config.image_size
     processor = read_image_processor(family.image_source(weights, config), side, settings)
     rehearse(family("pretrained", bones, tokenizer, processor), weights, side)
     check_tokens(weights, config, tokenizer, ids)
-    network = pretrained_network(network_class, config, settings)
+    hf_model = pretrained_hf_model(hf_class, config, settings)
     if family.trims_vocabulary and config.vocab_size > len(tokenizer):
-        network.resize_token_embeddings(len(tokenizer))
-    only_special_tokens(network, tokenizer)
-    return family("pretrained", network, tokenizer, processor)
+        hf_model.resize_token_embeddings(len(tokenizer))
+    only_special_tokens(hf_model, tokenizer)
+    return family("pretrained", hf_model, tokenizer, processor)
 
 
 def read_image_processor(source: str, side: int, settings: ModelSettings) -> ImageProcessor:

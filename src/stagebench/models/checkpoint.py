@@ -44,12 +44,12 @@ def skeleton(cls: type[N], config: PretrainedConfig, settings: ModelSettings) ->
     if layers > tensors:
         raise CheckpointError(f"the config of {weights} asks for {layers} layers, its files hold {tensors} tensors")
     with torch.device("meta"):
-        network = from_config(cls, config, settings)
-    network.tie_weights()
-    asked = sum(parameter.numel() for parameter in network.parameters())
+        hf_model = from_config(cls, config, settings)
+    hf_model.tie_weights()
+    asked = sum(parameter.numel() for parameter in hf_model.parameters())
     if asked > _FEW + _MANY * stored:
         raise CheckpointError(f"the config of {weights} asks for {asked} numbers, its files hold {stored}")
-    return network
+    return hf_model
 
 
 def rehearse(model: VisionLanguageModel, weights: str, side: int) -> None:
@@ -58,14 +58,14 @@ def rehearse(model: VisionLanguageModel, weights: str, side: int) -> None:
     Raises:
         CheckpointError: where the sizes in its config do not fit each other.
     """
-    network, tokens = model.network, model.visual_tokens(1)
-    text = network.config.get_text_config()
+    hf_model, tokens = model.hf_model, model.visual_tokens(1)
+    text = hf_model.config.get_text_config()
     ids = torch.empty(1, 1, dtype=torch.long, device="meta")
-    pixels = torch.empty(1, 1, 3, side, side, dtype=network.dtype, device="meta")
+    pixels = torch.empty(1, 1, 3, side, side, dtype=hf_model.dtype, device="meta")
     try:
         with torch.no_grad():
             features = model.encode(Inputs(ids, ids, pixels))
-            network(inputs_embeds=features)
+            hf_model(inputs_embeds=features)
     except Exception as error:  # no narrower: whatever torch and transformers raise of sizes
         raise CheckpointError(f"the config of {weights} must fit itself, got {one_line(error)}") from error
     if features.shape != (1, tokens, text.hidden_size):

@@ -36,17 +36,17 @@ class EventGPT(VisionLanguageModel):
     """EventGPT behind the stages' protocol."""
 
     name = "eventgpt"
-    media = "events"
+    input_kind = "events"
     images_per_sample = 5
-    marks = (EVENT_MARK, PATCH_TOKEN, START_TOKEN, END_TOKEN)
+    placeholder_tokens = (EVENT_MARK, PATCH_TOKEN, START_TOKEN, END_TOKEN)
     prompt = (
         "A chat between a curious human and an artificial intelligence assistant. "
         "The assistant gives helpful, detailed, and polite answers to the human's questions. "
         "USER: <ev_start><event><ev_end>\n{question} ASSISTANT:"
     )
-    network_class = EventGPTForConditionalGeneration
+    hf_class = EventGPTForConditionalGeneration
     trims_vocabulary = True
-    modules: ClassVar = {
+    module_paths: ClassVar = {
         "tower": "model.visual_tower.visual_tower.vision_model",
         "projector": "model.visual_projector",
         "language_model": "model",
@@ -55,11 +55,11 @@ class EventGPT(VisionLanguageModel):
     @property
     def placeholder(self) -> int:
         """The id of <ev_patch>, or unk's in a tokenizer without it."""
-        return int(self.network.config.placeholder_id)
+        return int(self.hf_model.config.placeholder_id)
 
     def visual_tokens(self, images: int) -> int:
         """Count one temporal token an image, and the spatial ones."""
-        return int(self.network.config.visual_tokens(images))
+        return int(self.hf_model.config.visual_tokens(images))
 
     def prompt_ids(self, question: str, visual_tokens: int) -> list[int]:
         """Tokenise the authors' prompt, and put one placeholder for each visual token where the events go."""
@@ -71,7 +71,7 @@ class EventGPT(VisionLanguageModel):
 
     def encode(self, inputs: Inputs) -> Tensor:
         """Run tower, projector, adaptor and pooling: (batch, images + tokens per image, hidden size)."""
-        features: Tensor = self.network.get_event_features(inputs.pixels)
+        features: Tensor = self.hf_model.get_event_features(inputs.pixels)
         return features
 
     @classmethod

@@ -27,12 +27,12 @@ class Llava(VisionLanguageModel):
     """LLaVA-1.5 behind the stages' protocol."""
 
     name = "llava-1.5"
-    media = "video"
+    input_kind = "video"
     images_per_sample = COLUMNS * ROWS
-    marks = ("<image>",)
+    placeholder_tokens = ("<image>",)
     prompt = "USER: <image>\n{question} ASSISTANT:"
-    network_class = LlavaForConditionalGeneration
-    modules: ClassVar = {
+    hf_class = LlavaForConditionalGeneration
+    module_paths: ClassVar = {
         "tower": "model.vision_tower",
         "projector": "model.multi_modal_projector",
         "language_model": "model.language_model",
@@ -40,13 +40,13 @@ class Llava(VisionLanguageModel):
 
     def visual_tokens(self, images: int) -> int:
         """Count 576 an image, and CLS too where the config has "full" features."""
-        config = self.network.config
+        config = self.hf_model.config
         patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
         return int(images * (patches + (config.vision_feature_select_strategy == "full")))
 
     def picture(self, images: Sequence[Image]) -> Tensor:
         """Lay eight images out in one grid, and normalise it."""
-        picture = grid(images, self.network.config.vision_config.image_size, self.image_processor)
+        picture = grid(images, self.hf_model.config.vision_config.image_size, self.image_processor)
         return self.image_processor(picture.unsqueeze(0))
 
     def pixel_arguments(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -55,7 +55,7 @@ class Llava(VisionLanguageModel):
 
     def encode(self, inputs: Inputs) -> Tensor:
         """Run tower and projector: (batch, visual tokens, hidden size)."""
-        output = self.network.get_image_features(**self.pixel_arguments(inputs.pixels), return_dict=True)
+        output = self.hf_model.get_image_features(**self.pixel_arguments(inputs.pixels), return_dict=True)
         features = torch.stack(tuple(output.pooler_output))
         return features.reshape(inputs.pixels.shape[0], -1, features.shape[-1])
 

@@ -64,45 +64,45 @@ class VisionLanguageModel(ABC):
 
     Attributes:
         name: as on the command line ("eventgpt").
-        media: what it is shown, as `media.synthetic_clip` names it: "events" or "video".
+        input_kind: what it is shown, as `media.synthetic_clip` names it: "events" or "video".
         images_per_sample: how many frames or event images `load` hands over.
-        marks: what marks a place in its prompt, and so must not stand in a question ("<image>"); the last one is
-            repeated for each visual token.
-        prompt: with one mark, and the place of the "{question}".
+        placeholder_tokens: what stands for images in its prompt, and so must not stand in a question ("<image>"); the
+            last one is repeated for each visual token.
+        prompt: with one placeholder, and the place of the "{question}".
         network_class: transformers' class, or a port.
-        modules: paths in the network of what is counted: "tower", "projector", "language_model".
+        module_paths: paths in the network of what is counted: "tower", "projector", "language_model".
         trims_vocabulary: rows of the embedding that no token of a checkpoint's tokenizer has are cut off.
         profile: one of `types.PROFILES`.
-        network: the transformers model; its plain `generate()` is the reference for every stage.
+        hf_model: the transformers model; its plain `generate()` is the reference for every stage.
         tokenizer: of the prompt, and of what the network generates.
         image_processor: of images into the tower's pixels.
         backend: what runs its encode, prefill and decode; None for its own plain code, which is the reference.
     """
 
     name: ClassVar[str]
-    media: ClassVar[str]
+    input_kind: ClassVar[str]
     images_per_sample: ClassVar[int]
-    marks: ClassVar[tuple[str, ...]]
+    placeholder_tokens: ClassVar[tuple[str, ...]]
     prompt: ClassVar[str]
-    network_class: ClassVar[type[PreTrainedModel]]
-    modules: ClassVar[Mapping[str, str]]
+    hf_class: ClassVar[type[PreTrainedModel]]
+    module_paths: ClassVar[Mapping[str, str]]
     trims_vocabulary: ClassVar[bool] = False
 
     profile: str
-    network: PreTrainedModel
+    hf_model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     image_processor: ImageProcessor
     backend: Backend | None = None
 
     @property
-    def parts(self) -> dict[str, nn.Module]:
+    def counted_modules(self) -> dict[str, nn.Module]:
         """The modules whose forwards are counted."""
-        return {role: self.network.get_submodule(path) for role, path in self.modules.items()}
+        return {role: self.hf_model.get_submodule(path) for role, path in self.module_paths.items()}
 
     @property
     def placeholder(self) -> int:
         """The id of the last mark, which stands for one visual token in a prompt."""
-        return int(getattr(self.network.config, _key_of(self.marks[-1])))
+        return int(getattr(self.hf_model.config, _key_of(self.placeholder_tokens[-1])))
 
     @abstractmethod
     def visual_tokens(self, images: int) -> int:
@@ -137,30 +137,30 @@ class VisionLanguageModel(ABC):
         Raises:
             StageError: for a prompt that the model can't have.
         """
-        device = self.network.device
-        pixels = self.picture(media.images).unsqueeze(0).to(device, self.network.dtype)
+        device = self.hf_model.device
+        pixels = self.picture(media.images).unsqueeze(0).to(device, self.hf_model.dtype)
         input_ids = torch.tensor([self.prompt_ids(question, self.visual_tokens(pixels.shape[1]))], device=device)
         return Inputs(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), pixels=pixels)
 
     def embed(self, inputs: Inputs, features: Tensor) -> Tensor:
         """Embed the prompt, the features in place of the placeholders: (batch, prompt tokens, hidden size)."""
-        return embed_with_features(self.network.get_input_embeddings(), inputs.input_ids, self.placeholder, features)
+        return embed_with_features(self.hf_model.get_input_embeddings(), inputs.input_ids, self.placeholder, features)
 
     def reference_inputs(self, inputs: Inputs) -> dict[str, Any]:
-        """Return arguments with which `network.generate()` does all of encode, prefill and decode itself."""
+        """Return arguments with which `hf_model.generate()` does all of encode, prefill and decode itself."""
         given = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
         return given | self.pixel_arguments(inputs.pixels)
 
     @classmethod
     def added_tokens(cls, config: PretrainedConfig) -> tuple[str, ...]:
         """Return the special tokens of the family, the last ones of the vocabulary."""
-        return cls.marks
+        return cls.placeholder_tokens
 
     @classmethod
     def read_tokenizer(cls, weights: str, config: PretrainedConfig) -> tuple[PreTrainedTokenizerBase, dict[str, int]]:
         """Read a checkpoint's tokenizer, and the ids that its config gives the marks."""
         tokenizer = AutoTokenizer.from_pretrained(weights, padding_side="left", trust_remote_code=False)
-        return tokenizer, {mark: getattr(config, _key_of(mark)) for mark in cls.marks}
+        return tokenizer, {mark: getattr(config, _key_of(mark)) for mark in cls.placeholder_tokens}
 
     @classmethod
     def image_source(cls, weights: str, config: PretrainedConfig) -> str:

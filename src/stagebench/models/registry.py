@@ -11,7 +11,7 @@ from stagebench.core.settings import ModelSettings
 if TYPE_CHECKING:
     from stagebench.models.protocol import VisionLanguageModel
 
-BUILDERS = {"eventgpt": "eventgpt", "llava-1.5": "llava", "video-llava": "video_llava"}
+MODELS = {"eventgpt": "eventgpt", "llava-1.5": "llava", "video-llava": "video_llava"}
 """The module of each, which has its `build`. Imported when a model is built: whoever lists them needs no torch."""
 
 
@@ -19,9 +19,9 @@ def build_model(name: str, settings: ModelSettings) -> VisionLanguageModel:
     """Build a model by its name, without a backend.
 
     Raises:
-        ModelError: for a name that is not in `BUILDERS`.
+        ModelError: for a name that is not in `MODELS`.
     """
-    if name not in BUILDERS:
-        raise ModelError(f"model must be one of {', '.join(BUILDERS)}, got {name!r}")
-    model: VisionLanguageModel = import_module(f"stagebench.models.{BUILDERS[name]}").build(settings)
+    if name not in MODELS:
+        raise ModelError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
+    model: VisionLanguageModel = import_module(f"stagebench.models.{MODELS[name]}").build(settings)
     return model

@@ -21,12 +21,12 @@ class VideoLlava(VisionLanguageModel):
     """Video-LLaVA behind the stages' protocol."""
 
     name = "video-llava"
-    media = "video"
+    input_kind = "video"
     images_per_sample = 8
-    marks = ("<image>", "<video>")
+    placeholder_tokens = ("<image>", "<video>")
     prompt = "USER: <video>\n{question} ASSISTANT:"
-    network_class = VideoLlavaForConditionalGeneration
-    modules: ClassVar = {
+    hf_class = VideoLlavaForConditionalGeneration
+    module_paths: ClassVar = {
         "tower": "model.video_tower",
         "projector": "model.multi_modal_projector",
         "language_model": "model.language_model",
@@ -34,7 +34,7 @@ class VideoLlava(VisionLanguageModel):
 
     def visual_tokens(self, images: int) -> int:
         """Count 257 a frame, CLS among them."""
-        vision = self.network.config.vision_config
+        vision = self.hf_model.config.vision_config
         return int(images * ((vision.image_size // vision.patch_size) ** 2 + 1))
 
     def pixel_arguments(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -43,7 +43,7 @@ class VideoLlava(VisionLanguageModel):
 
     def encode(self, inputs: Inputs) -> Tensor:
         """Run video tower and projector: (batch, frames * 257, hidden size)."""
-        output = self.network.model.get_video_features(**self.pixel_arguments(inputs.pixels), return_dict=True)
+        output = self.hf_model.model.get_video_features(**self.pixel_arguments(inputs.pixels), return_dict=True)
         features: Tensor = output.pooler_output
         return features.reshape(inputs.pixels.shape[0], -1, features.shape[-1])
 

@@ -24,14 +24,14 @@ KEYS_NAMED = 3  # of a 7B checkpoint hundreds may be wrong, and the first ones t
 
 def from_config(cls: type[N], config: PretrainedConfig, settings: ModelSettings) -> N:
     """Build a network on torch's current device, from a copy of the config, in the settings' dtype and attention."""
-    network: N = cls._from_config(
+    hf_model: N = cls._from_config(
         deepcopy(config), dtype=getattr(torch, settings.dtype), attn_implementation=settings.attention
     )
-    network.eval()
-    return network
+    hf_model.eval()
+    return hf_model
 
 
-def random_network(cls: type[N], config: PretrainedConfig, settings: ModelSettings) -> N:
+def random_hf_model(cls: type[N], config: PretrainedConfig, settings: ModelSettings) -> N:
     """Build a network with random weights, made directly on the device in its own dtype.
 
     The same settings give the same weights; the global random state is left as it was.
@@ -42,13 +42,13 @@ def random_network(cls: type[N], config: PretrainedConfig, settings: ModelSettin
         return from_config(cls, config, settings)
 
 
-def pretrained_network(cls: type[N], config: PretrainedConfig, settings: ModelSettings) -> N:
+def pretrained_hf_model(cls: type[N], config: PretrainedConfig, settings: ModelSettings) -> N:
     """Read a checkpoint through `from_pretrained`; call it within `reading`.
 
     Raises:
         CheckpointError: where its keys or shapes are not exactly the model's.
     """
-    network, report = cls.from_pretrained(
+    hf_model, report = cls.from_pretrained(
         settings.weights,
         config=config,
         dtype=getattr(torch, settings.dtype),
@@ -59,11 +59,11 @@ def pretrained_network(cls: type[N], config: PretrainedConfig, settings: ModelSe
         ignore_mismatched_sizes=True,  # or transformers refuses a wrong shape before it says which key has it
     )
     require_exact_keys(settings.weights, report)
-    for name, values in network.named_parameters():
+    for name, values in hf_model.named_parameters():
         if not torch.stack(torch.aminmax(values.detach())).isfinite().all():
             raise CheckpointError(f"the checkpoint {settings.weights} must hold finite numbers, got others in {name}")
-    network.eval()
-    return cast(N, network)
+    hf_model.eval()
+    return cast(N, hf_model)
 
 
 @contextmanager
@@ -130,21 +130,21 @@ def require_exact_keys(checkpoint: Any, report: Mapping[str, Any]) -> None:
             )
 
 
-def only_special_tokens(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def only_special_tokens(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Drop a checkpoint's own sampling defaults, so that all models of a run generate alike; stop tokens stay.
 
     Raises:
         CheckpointError: where a stop token, or another special one, is none of the vocabulary.
     """
-    own = network.generation_config
+    own = hf_model.generation_config
     eos = own.eos_token_id if own is not None and own.eos_token_id is not None else tokenizer.eos_token_id
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    size = network.config.get_text_config().vocab_size
+    size = hf_model.config.get_text_config().vocab_size
     for name, ids in (("eos", eos), ("pad", pad), ("bos", tokenizer.bos_token_id)):
         for token in ids if isinstance(ids, list) else [ids]:
             if token is not None and not (type(token) is int and 0 <= token < size):
                 raise CheckpointError(f"{name}_token_id must be of the {size} tokens, got {token!r}")
-    network.generation_config = GenerationConfig(
+    hf_model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=eos, pad_token_id=pad
     )
 

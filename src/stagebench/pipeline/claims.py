@@ -73,7 +73,7 @@ def audit(model: VisionLanguageModel, sample: Sample, options: Options, kernels:
     mine = total(counter.work)
     apart = differences(mine, expected_work(model, reference, generation))
     detail = apart or ", ".join(f"{name} {n}" for name, n in mine.items())
-    if model.network.device.type == "cuda":
+    if model.hf_model.device.type == "cuda":
         detail += _kernel_detail(model, inputs, shortened(options, KERNEL_TOKENS))
     yield Check(claim, not apart, detail)
     written = {stage: n for stage, work in counter.work.items() if (n := work.get(SYSTEM[1]))}
@@ -131,12 +131,12 @@ def shortened(options: Options, tokens: int) -> dict[str, Any]:
 
 def _with_other_kernels(model: VisionLanguageModel, inputs: Inputs, options: Options) -> torch.Tensor:
     """`generate()` with attention written out as matrix products: other kernels for the same mathematics."""
-    before = model.network.config._attn_implementation
-    model.network.set_attn_implementation("eager")
+    before = model.hf_model.config._attn_implementation
+    model.hf_model.set_attn_implementation("eager")
     try:
         return reference_generate(model, inputs, options)
     finally:
-        model.network.set_attn_implementation(before)
+        model.hf_model.set_attn_implementation(before)
 
 
 def _tokens(generation: Generation) -> torch.Tensor:

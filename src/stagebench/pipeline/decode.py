@@ -48,16 +48,16 @@ def advance(model: VisionLanguageModel, prefilled: Prefilled, steps: int | None 
     _require_fresh_cache(prefilled)
     if model.backend is not None:
         return model.backend.advance(prefilled, steps)
-    network, state = model.network, prefilled.state
+    hf_model, state = model.hf_model, prefilled.state
     sequences, unfinished = prefilled.sequences, prefilled.unfinished
     was_unfinished: list[Tensor] = []
     step_ends: list[float] = []
     going = bool(unfinished.max())
     while going and len(step_ends) != steps:
         was_unfinished.append(unfinished)
-        inputs = network.prepare_inputs_for_generation(sequences, next_sequence_length=1, **state)
-        outputs = network(**inputs, return_dict=True)
-        state = network._update_model_kwargs_for_generation(outputs, state)
+        inputs = hf_model.prepare_inputs_for_generation(sequences, next_sequence_length=1, **state)
+        outputs = hf_model(**inputs, return_dict=True)
+        state = hf_model._update_model_kwargs_for_generation(outputs, state)
         sequences, unfinished = append_next_token(
             outputs.logits,
             sequences,

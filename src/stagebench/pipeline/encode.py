@@ -22,7 +22,7 @@ def encode(model: VisionLanguageModel, inputs: Inputs) -> Features:
         StageError: where the features are not (batch, visual tokens, hidden size of the language model).
     """
     features = Features((model.backend or model).encode(inputs))
-    batch, hidden = inputs.pixels.shape[0], model.network.config.get_text_config().hidden_size
+    batch, hidden = inputs.pixels.shape[0], model.hf_model.config.get_text_config().hidden_size
     if features.tokens.shape[::2] != (batch, hidden):
         raise StageError(
             f"{model.name}'s features must be (batch {batch}, visual tokens, hidden {hidden}), "

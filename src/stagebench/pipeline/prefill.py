@@ -60,16 +60,16 @@ def prefill(model: VisionLanguageModel, inputs: Inputs, features: Features, opti
             the prompt and the new tokens exceed the model's positions; before a backend sets anything up. What
             `generate()` itself refuses (a negative temperature) it refuses later.
     """
-    options = _accepted(model.network.generation_config, options)
+    options = _accepted(model.hf_model.generation_config, options)
     embeds = model.embed(inputs, features.tokens)
     given: dict[str, Any] = {"inputs_embeds": embeds, "custom_generate": _first_step}
     if model.backend is not None:
         # First, so that the device is busy while generate() prepares.
-        generation_config = resolved(model.network, inputs.input_ids, options)
-        _refuse_what_cannot_be_split(model.network, generation_config)
+        generation_config = resolved(model.hf_model, inputs.input_ids, options)
+        _refuse_what_cannot_be_split(model.hf_model, generation_config)
         ready = model.backend.prompt(embeds, inputs.attention_mask, generation_config)
         given = {"custom_generate": functools.partial(_first_step, ready=ready, room=generation_config.max_length)}
-    prefilled: Prefilled = model.network.generate(
+    prefilled: Prefilled = model.hf_model.generate(
         input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, **given, **options
     )
     return prefilled
@@ -94,11 +94,11 @@ def _brief(value: object) -> str:
     return repr(value) if isinstance(value, bool | int | float | str) else f"a {type(value).__name__}"
 
 
-def resolved(network: PreTrainedModel, input_ids: Tensor, options: Mapping[str, Any]) -> GenerationConfig:
+def resolved(hf_model: PreTrainedModel, input_ids: Tensor, options: Mapping[str, Any]) -> GenerationConfig:
     """What `generate()` is about to make of the options, by its own merge: whatever is refused is refused on this.
 
     Args:
-        network: of a model.
+        hf_model: of a model.
         input_ids: int64 (batch, prompt tokens).
         options: keyword arguments of `generate()`.
 
@@ -110,9 +110,9 @@ def resolved(network: PreTrainedModel, input_ids: Tensor, options: Mapping[str, 
     # A config is given in any case: without one transformers 5.17 takes 11 ms to look for a legacy of the model's own.
     asked = GenerationConfig() if given is None else copy.deepcopy(given)
     asked.update(**keywords)
-    config, _ = network._prepare_generation_config(asked)
+    config, _ = hf_model._prepare_generation_config(asked)
     new_tokens = config.max_new_tokens
-    limits = (keywords.get("max_length"), getattr(given, "max_length", None), network.generation_config.max_length)
+    limits = (keywords.get("max_length"), getattr(given, "max_length", None), hf_model.generation_config.max_length)
     if new_tokens is None and all(limit is None for limit in limits):
         new_tokens = config.max_length  # what it has by default counts new tokens
     if new_tokens is not None:
@@ -121,7 +121,7 @@ def resolved(network: PreTrainedModel, input_ids: Tensor, options: Mapping[str, 
 
 
 def _first_step(
-    network: PreTrainedModel,
+    hf_model: PreTrainedModel,
     input_ids: Tensor,
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
@@ -130,10 +130,10 @@ def _first_step(
     room: int | None = None,
     **state: Any,
 ) -> Prefilled:
-    _refuse_what_cannot_be_split(network, generation_config)
+    _refuse_what_cannot_be_split(hf_model, generation_config)
     if room is not None and generation_config.max_length > room:
         raise StageError(f"the backend has room for {room} tokens, got {generation_config.max_length} from generate()")
-    logits, state = ready or _forward(network, input_ids, generation_config, state)
+    logits, state = ready or _forward(hf_model, input_ids, generation_config, state)
     unfinished = torch.ones(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
     sequences, unfinished = append_next_token(
         logits, input_ids, unfinished, logits_processor, stopping_criteria, generation_config
@@ -152,19 +152,19 @@ def _first_step(
 
 
 def _forward(
-    network: PreTrainedModel, input_ids: Tensor, generation_config: GenerationConfig, state: dict[str, Any]
+    hf_model: PreTrainedModel, input_ids: Tensor, generation_config: GenerationConfig, state: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Any]]:
     if generation_config.prefill_chunk_size is None:
-        outputs = network._prefill(input_ids, generation_config, state)
+        outputs = hf_model._prefill(input_ids, generation_config, state)
     else:
-        outputs = _forward_in_chunks(network, input_ids, state, generation_config.prefill_chunk_size)
-    state = network._update_model_kwargs_for_generation(outputs, state)
+        outputs = _forward_in_chunks(hf_model, input_ids, state, generation_config.prefill_chunk_size)
+    state = hf_model._update_model_kwargs_for_generation(outputs, state)
     # They served the first forward; kept, they would hold the prompt's embeddings in memory while decoding.
     state.pop("inputs_embeds", None)
     return outputs.logits, state
 
 
-def _forward_in_chunks(network: PreTrainedModel, input_ids: Tensor, state: dict[str, Any], size: int) -> Any:
+def _forward_in_chunks(hf_model: PreTrainedModel, input_ids: Tensor, state: dict[str, Any], size: int) -> Any:
     """As transformers' chunked prefill, but over the embeddings: over token ids the features would be lost."""
     embeds, mask, positions = state["inputs_embeds"], state.get("attention_mask"), state.get("position_ids")
     for start in range(0, input_ids.shape[1], size):
@@ -174,18 +174,18 @@ def _forward_in_chunks(network: PreTrainedModel, input_ids: Tensor, state: dict[
             chunk["attention_mask"] = mask[:, :end]
         if positions is not None:
             chunk["position_ids"] = positions[..., start:end]
-        inputs = network.prepare_inputs_for_generation(input_ids[:, start:end], is_first_iteration=True, **chunk)
-        outputs = network(**inputs, return_dict=True)
+        inputs = hf_model.prepare_inputs_for_generation(input_ids[:, start:end], is_first_iteration=True, **chunk)
+        outputs = hf_model(**inputs, return_dict=True)
     return outputs
 
 
-def _refuse_what_cannot_be_split(network: PreTrainedModel, generation_config: GenerationConfig) -> None:
+def _refuse_what_cannot_be_split(hf_model: PreTrainedModel, generation_config: GenerationConfig) -> None:
     mode = generation_config.get_generation_mode()
     if mode not in _SPLITTABLE:
         raise StageError(f"only greedy search and sampling can be split into stages, got {mode.value}")
     if generation_config.return_dict_in_generate:
         raise StageError("the split returns token ids only, got return_dict_in_generate=True")
-    positions = network.config.get_text_config().max_position_embeddings
+    positions = hf_model.config.get_text_config().max_position_embeddings
     if generation_config.max_length > positions:
         raise StageError(
             f"prompt and new tokens must fit the model's {positions} positions, got {generation_config.max_length}"

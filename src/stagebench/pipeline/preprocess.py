@@ -35,5 +35,5 @@ def preprocess(model: VisionLanguageModel, media: Media, question: str) -> Input
 
 
 def _special_tokens(model: VisionLanguageModel) -> set[str]:
-    tokens = {*model.marks, *model.tokenizer.all_special_tokens, *model.tokenizer.get_added_vocab()}
+    tokens = {*model.placeholder_tokens, *model.tokenizer.all_special_tokens, *model.tokenizer.get_added_vocab()}
     return {token for token in tokens if token.strip()}  # some tokenizers add runs of blanks

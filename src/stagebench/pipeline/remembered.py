@@ -174,7 +174,7 @@ def require_forgetful(model: VisionLanguageModel, sample: Sample, inputs: Inputs
         require_work(stage, meter.since(before))
         return result
 
-    device = model.network.device
+    device = model.hf_model.device
     with without_collection():  # as where it is timed, which who remembers may look for
         for _ in range(2):
             media = metered("load", lambda: load(sample, model.images_per_sample))

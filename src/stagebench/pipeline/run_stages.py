@@ -63,7 +63,7 @@ def timed_run(model: VisionLanguageModel, sample: Sample, options: Options) -> R
 
 
 def _timed_walk(model: VisionLanguageModel, sample: Sample, options: Options) -> Run:
-    watch = Stopwatch(model.network.device)
+    watch = Stopwatch(model.hf_model.device)
     spans: dict[str, tuple[float, float]] = {}
     counts: dict[str, Work] = {}
 
@@ -100,7 +100,7 @@ def counted_run(model: VisionLanguageModel, sample: Sample, options: Options) ->
 
 def counter_of(model: VisionLanguageModel) -> WorkCounter:
     """A counter of a model's work, of what its backend replays too."""
-    return WorkCounter(model.parts) if model.backend is None else WorkCounter(model.parts, model.backend.replayed)
+    return WorkCounter(model.counted_modules, *([] if model.backend is None else [model.backend.replayed]))
 
 
 def prepared(model: VisionLanguageModel, sample: Sample) -> Inputs:
@@ -119,8 +119,8 @@ def reference_generate(model: VisionLanguageModel, inputs: Inputs, options: Opti
     Returns:
         int64 (batch, new tokens), rows that stopped early padded.
     """
-    sequences: torch.Tensor = model.network.generate(**model.reference_inputs(inputs), **options)
-    synchronize(model.network.device)
+    sequences: torch.Tensor = model.hf_model.generate(**model.reference_inputs(inputs), **options)
+    synchronize(model.hf_model.device)
     return sequences[:, inputs.input_ids.shape[1] :]
 
 
@@ -133,8 +133,8 @@ def scored_generate(
         Its new tokens, as `reference_generate`, and the raw logits of each step, (vocabulary,), in the model's dtype.
     """
     scored = dict(options) | {"return_dict_in_generate": True, "output_logits": True}
-    output = model.network.generate(**model.reference_inputs(inputs), **scored)
-    logits = [step[0].to(model.network.dtype) for step in output.logits]
+    output = model.hf_model.generate(**model.reference_inputs(inputs), **scored)
+    logits = [step[0].to(model.hf_model.dtype) for step in output.logits]
     return output.sequences[:, inputs.input_ids.shape[1] :], logits
 
 
@@ -142,7 +142,7 @@ def counted_reference(
     model: VisionLanguageModel, inputs: Inputs, options: Options
 ) -> tuple[torch.Tensor, Work, Counter[str]]:
     """Count the work of plain `generate()`: its tokens, the counters, and the ATen operators by name."""
-    with counted_forwards(model.parts) as forwards:
+    with counted_forwards(model.counted_modules) as forwards:
         tokens, operators, by_name = count_operators(lambda: reference_generate(model, inputs, options))
     return tokens, forwards | operators, by_name
 

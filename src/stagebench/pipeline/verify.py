@@ -144,7 +144,7 @@ def is_exact(model: VisionLanguageModel) -> bool:
 
 def repeats_itself(model: VisionLanguageModel, kernels: str) -> bool:
     """Whether `generate()` does: not with torch's own choice of kernels (`ModelSettings.kernels`) on a GPU."""
-    return kernels == "efficient" or model.network.device.type == "cpu"
+    return kernels == "efficient" or model.hf_model.device.type == "cpu"
 
 
 def expected_work(model: VisionLanguageModel, reference: Reference, generation: Generation) -> Work:
@@ -159,7 +159,7 @@ def expected_work(model: VisionLanguageModel, reference: Reference, generation: 
     if model.backend is None:
         return work
     forward, prompt = reference.forward, reference.inputs.input_ids.shape[1]
-    limit = resolved(model.network, reference.inputs.input_ids, reference.options).max_length
+    limit = resolved(model.hf_model, reference.inputs.input_ids, reference.options).max_length
     padded, slots = model.backend.lengths(prompt, limit)
     taken, needed = generation.steps + generation.overrun, len(reference.tokens) - 1
     plainly = forward(prompt, prompt) + sum(forward(1, prompt + k) for k in range(1, needed + 1))
@@ -192,12 +192,14 @@ class ForwardFlops:
 @torch.no_grad()
 def forward_flops(model: VisionLanguageModel) -> ForwardFlops:
     """Count forwards of one, two and three tokens, each of which sees all of them, and solve for the three unknowns."""
-    network = model.network
-    embeds = torch.zeros(1, 3, network.config.get_text_config().hidden_size, dtype=network.dtype, device=network.device)
+    hf_model = model.hf_model
+    embeds = torch.zeros(
+        1, 3, hf_model.config.get_text_config().hidden_size, dtype=hf_model.dtype, device=hf_model.device
+    )
 
     def flops(tokens: int) -> int:
         given = {"inputs_embeds": embeds[:, :tokens], "use_cache": False, "logits_to_keep": 1}
-        return count_operators(lambda: network(**given))[1]["flops"]
+        return count_operators(lambda: hf_model(**given))[1]["flops"]
 
     one, two, three = (flops(tokens) for tokens in (1, 2, 3))
     pair = (one - 2 * two + three) // 2

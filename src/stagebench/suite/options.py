@@ -18,12 +18,12 @@ from stagebench.core.settings import (
     TIME_UNITS,
 )
 from stagebench.gate.counters import STAGES
-from stagebench.models.registry import BUILDERS
+from stagebench.models.registry import MODELS
 
 
 def add(group: pytest.OptionGroup) -> None:
     """Add all of them."""
-    group.addoption("--models", default=",".join(BUILDERS), help="comma-separated; default: %(default)s")
+    group.addoption("--models", default=",".join(MODELS), help="comma-separated; default: %(default)s")
     group.addoption("--device", help="cpu or cuda; default: cuda where there is one")
     group.addoption("--profile", choices=PROFILES, help="default: tiny on a CPU, 7b on a GPU")
     group.addoption("--weights", help="checkpoint folder or hub id, for one model")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stagebench.core.settings import BACKENDS
-from stagebench.models.registry import BUILDERS
+from stagebench.models.registry import MODELS
 
 BY_DEFAULT = pytest.StashKey[bool]()
 """Of an item that the suite itself leaves out until asked for it: to leave that out is no choice of this session."""
@@ -48,7 +48,7 @@ def described(config: pytest.Config) -> list[str]:
     """The arguments that choose some of the benchmarks; empty where all were run."""
     given = [(name, config.getoption(option, None)) for name, option in _OPTIONS.items()]
     chosen = [name if value is True else shlex.join([name, *_texts(value)]) for name, value in given if value]
-    if left_out := set(BUILDERS) - set(names(config.option.models)):
+    if left_out := set(MODELS) - set(names(config.option.models)):
         chosen.append(f"--models without {', '.join(sorted(left_out))}")
     if "eager" not in names(config.option.backends):
         chosen.append("--backends without eager")
@@ -75,7 +75,7 @@ def is_left_out(config: pytest.Config, benchmark: Mapping[str, Any]) -> bool:
         return True
     return not _by_file_alone(config) and (
         name in noted
-        or info.get("model") in set(BUILDERS) - set(names(config.option.models))
+        or info.get("model") in set(MODELS) - set(names(config.option.models))
         or backend in set(BACKENDS) - set(names(config.option.backends))
         or bool(config.getoption("lf", None))
         or _is_ignored(config, config.rootpath / name.partition("::")[0])

@@ -12,7 +12,7 @@ from stagebench.core.environment import cores
 from stagebench.core.errors import MediaError, ModelError
 from stagebench.core.settings import BACKENDS, LoadSettings, ModelSettings
 from stagebench.media.files import name_of
-from stagebench.models.registry import BUILDERS
+from stagebench.models.registry import MODELS
 from stagebench.pipeline.load import load
 
 ON_CPU = ("eager",)
@@ -27,9 +27,9 @@ def resolve_models(names: Iterable[str]) -> tuple[str, ...]:
         ModelError: for an unknown name, or none at all.
     """
     models = tuple(dict.fromkeys(names))
-    unknown = [name for name in models if name not in BUILDERS]
+    unknown = [name for name in models if name not in MODELS]
     if unknown or not models:
-        raise ModelError(f"models must be of {', '.join(BUILDERS)}, got {', '.join(unknown) or 'none'}")
+        raise ModelError(f"models must be of {', '.join(MODELS)}, got {', '.join(unknown) or 'none'}")
     return models
 
 

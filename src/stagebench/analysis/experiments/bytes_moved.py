@@ -26,7 +26,7 @@ class TrafficCounter:
     """
 
     def __init__(self, model: VisionLanguageModel) -> None:
-        self._network = model.network
+        self._network = model.hf_model
         self.weight_bytes: dict[str, int] = {}
         self.kv_bytes = 0
         self._prompt, self._position = 0, 0

@@ -56,7 +56,7 @@ class Study:
 
     def sample(self, entry: Entry, model: VisionLanguageModel) -> Sample:
         """What a model gets of a sample."""
-        path = path_shown(entry, self.loading.media, model.media)
+        path = path_shown(entry, self.loading.media, model.input_kind)
         if path is None:
             raise StudyError(f"{entry.id} must have {self.loading.media}, got {', '.join(entry.paths)}")
         loading = self.loading
@@ -109,8 +109,8 @@ def measure(study: Study, journal: Journal) -> Iterator[Row]:
 def _lineups(names: Sequence[str], settings: ModelSettings) -> Iterator[Models]:
     """All models at once where the memory is large enough for as many as the first one, else one after the other."""
     first = load_model(names[0], settings)
-    weights = sum(p.nbytes for p in first.network.parameters())
-    together = weights * (len(names) - 1) * SPARE_MEMORY < _free_memory(first.network.device)
+    weights = sum(p.nbytes for p in first.hf_model.parameters())
+    together = weights * (len(names) - 1) * SPARE_MEMORY < _free_memory(first.hf_model.device)
     models = {names[0]: first}
     del first
     if together:
@@ -144,9 +144,9 @@ def _proof(
     study: Study, model: VisionLanguageModel, sample: Sample, generation: GenerationSettings, texts: Texts
 ) -> dict[str, Any]:
     # Of the weights of all models in memory, a model's own peak has to do with its own only.
-    device = model.network.device
+    device = model.hf_model.device
     others = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-    others -= sum(p.nbytes for p in model.network.parameters())
+    others -= sum(p.nbytes for p in model.hf_model.parameters())
     start = time.perf_counter()
     proof = prove(model, count_reference(model, sample, generation.options()), study.settings.kernels)
     texts[model.name, sample, generation] = proof.generation.token_ids
