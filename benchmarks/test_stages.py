@@ -14,7 +14,7 @@ from stagebench.analysis.experiments.bytes_moved import TrafficCounter
 from stagebench.core.artifacts import Generation, Work
 from stagebench.core.content import content_of
 from stagebench.core.stages import STAGE_NAMES
-from stagebench.gate.baseline import INEXACT
+from stagebench.gate.limits import INEXACT
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline import decode, encode, load, prefill, preprocess
 from stagebench.pipeline.remembered import Rounds

@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from stagebench.core.errors import BaselineError
-from stagebench.core.results import read_run
+from stagebench.core.results import read_results
 from stagebench.gate import baseline
 
 pytest_plugins = ("pytester",)
@@ -62,7 +62,7 @@ def accept(run, **more):
 @pytest.mark.parametrize("keeper", KEEPERS)
 def test_a_run_that_ended_well_is_accepted_however_it_was_kept(quick_suite, keeper):
     assert quick_suite(keeper).ret == 0
-    own = read_run(accept(quick_suite))["stagebench"]
+    own = read_results(accept(quick_suite))["stagebench"]
     assert (own["complete"], own["exit_status"], own["failed"], own["selection"]) == (True, 0, 0, [])
 
 

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from stagebench.core import json_files
+from stagebench.core.environment import differences
 from stagebench.core.errors import BaselineError, StagebenchError
-from stagebench.core.results import read_run
+from stagebench.core.results import read_results
 from stagebench.gate import baseline
 
 ENCODE = "benchmarks/test_stages.py::test_stage[eventgpt-encode]"
@@ -41,7 +42,7 @@ def test_any_difference_gives_another_folder(tmp_path, key):
 def test_an_accepted_run_is_found_again_with_its_reason(tmp_path):
     stored = baseline.accept(write(tmp_path / "out.json", a_run()), tmp_path / "baselines", "the first one")
     assert baseline.find(tmp_path / "baselines", HERE) == stored
-    accepted = read_run(stored)["stagebench"]["accepted"]
+    accepted = read_results(stored)["stagebench"]["accepted"]
     assert (accepted["reason"], accepted["replaces"]) == ("the first one", None)
 
 
@@ -49,14 +50,14 @@ def test_a_replaced_baseline_is_named_in_the_new_one(tmp_path):
     stored = baseline.accept(write(tmp_path / "out.json", a_run()), tmp_path / "baselines", "first")
     digest = hashlib.sha256(stored.read_bytes()).hexdigest()
     baseline.accept(write(tmp_path / "out.json", a_run()), tmp_path / "baselines", "second")
-    assert read_run(stored)["stagebench"]["accepted"]["replaces"] == {"commit": "abc", "sha256": digest}
+    assert read_results(stored)["stagebench"]["accepted"]["replaces"] == {"commit": "abc", "sha256": digest}
 
 
 def accepted_in_turn(tmp_path, reasons):
     for reason in reasons:
         run = a_run() | {"commit_info": {"id": f"commit of {reason}"}}
         stored = baseline.accept(write(tmp_path / "out.json", run), tmp_path / "baselines", reason)
-    return read_run(stored)["stagebench"]["accepted"]
+    return read_results(stored)["stagebench"]["accepted"]
 
 
 def test_a_baseline_remembers_those_before_it_the_latest_first(tmp_path):
@@ -105,7 +106,7 @@ def test_an_empty_run_does_not_become_a_baseline(tmp_path):
 
 def test_a_comparison_across_environments_names_every_key():
     other = HERE | {"device": "NVIDIA A100", "torch": "2.10.0"}
-    assert baseline.differences(HERE, other) == [
+    assert differences(HERE, other) == [
         "device: 'NVIDIA H100' here, 'NVIDIA A100' there",
         "torch: '2.11.0' here, '2.10.0' there",
     ]
@@ -113,7 +114,7 @@ def test_a_comparison_across_environments_names_every_key():
 
 def test_a_key_that_one_side_lacks_is_a_difference():
     there = {key: value for key, value in HERE.items() if key != "torch"}
-    assert baseline.differences(HERE, there) == ["torch: '2.11.0' here, 'absent' there"]
+    assert differences(HERE, there) == ["torch: '2.11.0' here, 'absent' there"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -149,38 +150,11 @@ def test_a_run_with_fewer_benchmarks_replaces_a_baseline_only_when_asked_to(tmp_
     one = write(tmp_path / "one.json", a_run())
     with pytest.raises(BaselineError, match=r"must hold all benchmarks of the baseline it replaces.*eventgpt-decode"):
         baseline.accept(one, tmp_path, "one")
-    assert len(read_run(baseline.accept(one, tmp_path, "one", partial=True))["benchmarks"]) == 1
+    assert len(read_results(baseline.accept(one, tmp_path, "one", partial=True))["benchmarks"]) == 1
 
 
 def test_an_unknown_value_equals_nothing():
-    assert baseline.differences({"driver": "unknown"}, {"driver": "unknown"}) == [
-        "driver: 'unknown' here, 'unknown' there"
-    ]
-
-
-def test_other_work_than_the_baselines_is_told_by_benchmark():
-    there = a_run()["benchmarks"]
-    here = [{"fullname": ENCODE, "extra_info": {"work": {"tower_forwards": 2}}}]
-    assert baseline.work_differences(here, there) == [
-        "test_stage[eventgpt-encode]: {'tower_forwards': 1} there, {'tower_forwards': 2} here"
-    ]
-
-
-def test_the_same_work_and_new_benchmarks_are_no_difference():
-    there = a_run()["benchmarks"]
-    assert baseline.work_differences([*there, {"fullname": DECODE}], there) == []
-
-
-def test_what_is_counted_since_is_no_difference_and_what_is_no_longer_counted_is():
-    before, since = ({"load": {"images": 8}}, {"load": {"images": 8, "packets": 36}})
-    run = [[{"fullname": ENCODE, "extra_info": {"work": work}}] for work in (before, since)]
-    assert baseline.work_differences(run[1], run[0]) == []
-    assert len(baseline.work_differences(run[0], run[1])) == 1
-
-
-def test_peak_memory_is_no_exact_counter():
-    here, there = ([{"fullname": ENCODE, "extra_info": {"work": {"peak_bytes": n}}}] for n in (1, 2))
-    assert baseline.work_differences(here, there) == []
+    assert differences({"driver": "unknown"}, {"driver": "unknown"}) == ["driver: 'unknown' here, 'unknown' there"]
 
 
 def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path):
@@ -195,7 +169,7 @@ def test_two_acceptances_at_once_lose_no_history(tmp_path, monkeypatch):
     path = write(tmp_path / "out.json", a_run())
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda reason: baseline.accept(path, tmp_path / "baselines", reason), "abcd"))
-    accepted = baseline.read_run(baseline.find(tmp_path / "baselines", HERE))["stagebench"]["accepted"]
+    accepted = baseline.read_results(baseline.find(tmp_path / "baselines", HERE))["stagebench"]["accepted"]
     assert sorted([accepted["reason"], *(before["reason"] for before in accepted["history"])]) == ["a", "b", "c", "d"]
 
 

@@ -91,7 +91,7 @@ def test_a_stored_baseline_is_found_by_its_identity_with_and_without_the_keys_th
     there = json.loads((ROOT / path).read_text())["machine_info"]
     whole = environment.ADDED | there
     assert [baseline.find(ROOT, each) for each in (there, whole)] == [ROOT / path] * 2
-    assert baseline.differences(whole, there) == baseline.differences(there, whole) == []
+    assert environment.differences(whole, there) == environment.differences(there, whole) == []
 
 
 OF_BEFORE = [path for path in STORED if "gc" not in json.loads((ROOT / path).read_text())["machine_info"]]
@@ -102,7 +102,7 @@ def test_a_baseline_of_before_is_none_of_an_environment_where_no_garbage_is_coll
     there = json.loads((ROOT / path).read_text())["machine_info"]
     here = there | {"gc": "off"}
     assert baseline.find(ROOT, here) != ROOT / path
-    assert baseline.differences(here, there) == ["gc: 'off' here, 'on' there"]
+    assert environment.differences(here, there) == ["gc: 'off' here, 'on' there"]
 
 
 @pytest.mark.parametrize(("pins", "profile"), [("constraints.txt", "tiny"), ("constraints-gpu.txt", "7b")])

@@ -6,10 +6,11 @@ import sys
 import numpy as np
 import pytest
 
-from stagebench.core.errors import GateError
+from stagebench.core.errors import GateError, StagebenchError
 from stagebench.gate import decide
 from stagebench.gate.counters import judge_counters
 from stagebench.gate.limits import Limit, Rules
+from stagebench.gate.times import judge_times, log_ratios
 from stagebench.gate.verdicts import Verdict, confirmed, exit_code, undecided
 
 DECODE, ENCODE = "b/test_stages.py::test_stage[m-decode]", "b/test_stages.py::test_stage[m-encode]"
@@ -64,7 +65,7 @@ def test_rounds_are_compared_with_those_beside_them_where_both_processes_took_tu
     base, head = (a_run({DECODE: np.median(data)}, turns=n) for n, data in zip(turns, ((1, 3, 9), rounds), strict=True))
     for run, data in ((base, [1.0, 3.0, 9.0]), (head, list(rounds))):
         run["benchmarks"][0]["stats"]["data"] = data
-    assert decide.log_ratios([base], [head], DECODE) == pytest.approx([np.log(ratio)])
+    assert log_ratios([base], [head], DECODE) == pytest.approx([np.log(ratio)])
 
 
 def test_an_unchanged_suite_passes():
@@ -134,7 +135,7 @@ def test_no_spread_at_all_cannot_decide():
 def test_a_time_that_is_none_cannot_decide_and_spoils_no_other(time):
     base, head = runs({DECODE: 1, ENCODE: 1}), runs({DECODE: 1, ENCODE: 1.3}, seed=1)
     head[3]["benchmarks"][0]["stats"]["median"] = time
-    verdicts = kinds(decide.judge_times(base, head, RULES, []))
+    verdicts = kinds(judge_times(base, head, RULES, []))
     assert verdicts == {(DECODE, "time"): "inconclusive", (ENCODE, "time"): "regression"}
 
 
@@ -236,13 +237,13 @@ def test_another_environment_is_refused_with_the_key():
     ("base", "head", "message"),
     [
         ([], [a_run()], "needs a run of the base, got none"),
-        ([a_run()], [a_run({})], "at least one benchmark, got none in run 1 of the head"),
-        ([a_run()], [a_run(), a_run(failed=1)], "nothing failed, got 1 failures.* in run 2 of the head"),
-        ([a_run(exit_status=2)], [a_run()], "exit status 2 in run 1 of the base"),
+        ([a_run()], [a_run({})], "run 1 of the head must hold at least one benchmark, got none"),
+        ([a_run()], [a_run(), a_run(failed=1)], "run 2 of the head must be .* nothing failed, got 1 failures"),
+        ([a_run(exit_status=2)], [a_run()], "run 1 of the base .* exit status 2"),
     ],
 )
 def test_what_cannot_be_decided_on_is_refused(base, head, message):
-    with pytest.raises(GateError, match=message):
+    with pytest.raises(StagebenchError, match=message):
         decide.judge(base, head, RULES)
 
 

@@ -236,7 +236,10 @@ def test_a_tolerance_that_the_head_raises_lets_nothing_pass_and_is_the_first_lin
     with (project / "pyproject.toml").open("a") as file:
         file.write(TOLERANT)
     code, decision, markdown, said = decision_of(project, "--counters-only")
-    assert (code, decision["rules_differ"]) == (1, ["tolerance of frames_decoded: none in the base, 9.0 in the head"])
+    assert (code, decision["rules_differ"]) == (
+        1,
+        ["tolerance of frames_decoded: not given in the base, 9.0 in the head"],
+    )
     assert shown.markdown(decision["rules_differ"][0]) in markdown.splitlines()[0]
     assert "regression" in said
 

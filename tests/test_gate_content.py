@@ -145,10 +145,6 @@ def test_content_that_is_no_longer_recorded_is_missing():
         ("float64", [1.0, 0.5, -4.0, 0.005], "changed"),
         ("float32", [1.0, 0.5, -4.0], "changed"),
         ("float32", [], "changed"),
-        ("float32", [1.0, 0.5, -4.0, float("nan")], "changed"),
-        ("float32", [1.0, 0.5, -4.0, float("inf")], "changed"),
-        ("float32", [1.0, 0.5, -4.0, None], "changed"),
-        ("float32", [1.0, 0.5, -4.0, True], "changed"),
         ("float32", "0123456789abcdef", "changed"),
         ("float32", [1.0, -4.0, 0.5, 0.0], "changed"),
     ],
@@ -225,14 +221,6 @@ def test_content_that_does_not_repeat_in_the_base_is_inconclusive_and_in_the_hea
 def test_one_run_of_the_head_that_does_more_than_a_base_that_repeats_itself_is_enough(one, expected):
     head = [a_run(), a_run(WORK | {"frames_decoded": one}), a_run()]
     assert of(judge_counters([a_run()] * 3, head, RULES), "frames_decoded").verdict == expected
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "8", None, True, -1, 10**400, [8]])
-@pytest.mark.parametrize("side", ["base", "head"])
-def test_what_is_no_count_does_not_compare(value, side):
-    runs = {"base": a_run(), "head": a_run()} | {side: a_run(WORK | {"frames_decoded": value})}
-    verdicts = judged(**runs)
-    assert (of(verdicts, "frames_decoded").verdict, exit_code(verdicts)) == ("incomparable", 2)
 
 
 def test_counters_that_one_side_has_not_are_missing_and_named():

@@ -113,7 +113,7 @@ GATE = "[tool.stagebench.gate]\n"
             "",
             "rules = [{match = '*decode*', threshold = 9}]",
             Limit(),
-            ["rule for *decode*: none in the base, [{'threshold': 9.0}] in the head"],
+            ["rule for *decode*: not given in the base, [{'threshold': 9.0}] in the head"],
         ),
         (
             "rules = [{match = '*', threshold = 0.2}]",
@@ -147,13 +147,13 @@ def test_the_stricter_of_two_sides_holds_and_a_difference_is_told(tmp_path, base
             "",
             "flops = 9",
             {"peak_bytes": 0.02, "bytes_from_files": 0.02},
-            ["tolerance of flops: none in the base, 9.0 in the head"],
+            ["tolerance of flops: not given in the base, 9.0 in the head"],
         ),
         (
             "flops = 9",
             "",
             {"peak_bytes": 0.02, "bytes_from_files": 0.02},
-            ["tolerance of flops: 9.0 in the base, none in the head"],
+            ["tolerance of flops: 9.0 in the base, not given in the head"],
         ),
         (
             "flops = 2",

@@ -25,7 +25,7 @@ from stagebench.cli.doctor import baselines
 from stagebench.cli.record import _report
 from stagebench.core.errors import StagebenchError
 from stagebench.core.json_files import write_json
-from stagebench.core.results import read_sound_run
+from stagebench.core.results import read_results, require_sound
 from stagebench.gate.baseline import folder_of
 from stagebench.gate.runner.ab_runner import Arm
 from stagebench.gate.runner.recording import Plan, Recording
@@ -158,7 +158,7 @@ def test_a_comparison_of_pytest_reads_or_refuses(written):
     for mutant in mutants(a_run(), "compared", 300):
         path = written("run.json", mutant)
         with suppress(StagebenchError):
-            assert read_sound_run(path)["benchmarks"]
+            assert require_sound(read_results(path), str(path))["benchmarks"]
 
 
 def test_doctor_says_which_baselines_it_can_not_read(written, tmp_path):

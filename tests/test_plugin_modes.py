@@ -235,7 +235,8 @@ def test_work_that_is_none_is_said_in_one_line(stored, work):
     rewrite(stored, '{"host_reads": 2}', repr(work))
     result = stored("--benchmark-compare")
     assert (result.ret, "INTERNALERROR" in result.stdout.str() + result.stderr.str()) == (1, False)
-    assert f"stagebench: test_stage[encode]: work must be counters, got {work!r}" in result.stdout.str()
+    said = f"stagebench: test_stage[encode]: work must be counters, whole numbers of at least 0, got {work!r}"
+    assert said in result.stdout.str()
 
 
 @pytest.mark.parametrize("option", ["-k encode", "--deselect test_stages.py::test_stage[decode]", "--models=llava-1.5"])

@@ -16,10 +16,11 @@ from stagebench.analysis.importers.read import read_files
 from stagebench.cli import main
 from stagebench.core import locks
 from stagebench.core.errors import BaselineError, RecordingError
-from stagebench.core.results import processes_of, read_run
+from stagebench.core.results import read_results
 from stagebench.gate import baseline
 from stagebench.gate.runner import recording
 from stagebench.gate.runner.ab_runner import Arm
+from stagebench.gate.runs import processes_of
 
 ROOT = Path(__file__).parents[1]
 HERE = {"device": "abacus", "profile": "tiny", "dtype": "float32"}
@@ -145,7 +146,7 @@ def test_two_results_are_compared_by_their_processes(tmp_path):
 def test_results_become_a_baseline_that_keeps_the_times_of_its_processes(tmp_path):
     path = write(tmp_path / "results.json", combined([0.3, 0.1]))
     stored = baseline.accept(path, tmp_path / "baselines", "first")
-    assert [p["benchmarks"][0]["stats"]["median"] for p in processes_of(read_run(stored))] == [
+    assert [p["benchmarks"][0]["stats"]["median"] for p in processes_of(read_results(stored))] == [
         0.3,
         0.1,
     ]
@@ -205,12 +206,12 @@ def processes(project):
 
 
 def results_of(project, out="out"):
-    return read_run(project / out / "results.json")
+    return read_results(project / out / "results.json")
 
 
 def test_a_recording_is_a_proof_and_the_processes_whose_medians_are_the_results(recorded):
     assert files(recorded) == {f"processes/0{i}.json" for i in range(3)} | {"results.json", "results.md"}
-    runs = [read_run(recorded / "out" / "processes" / f"0{i}.json") for i in range(3)]
+    runs = [read_results(recorded / "out" / "processes" / f"0{i}.json") for i in range(3)]
     expected = {
         b["fullname"]: [
             {x["fullname"]: x for x in run["benchmarks"]}[b["fullname"]]["stats"]["median"] for run in runs[1:]
@@ -314,7 +315,7 @@ def test_a_killed_recording_leaves_whole_files_and_goes_on(recorded):
     process.kill()
     process.communicate(timeout=60)
     kept = processes(recorded)
-    assert [len(read_run(recorded / "out/processes" / name)["benchmarks"]) for name in kept] == [3] * len(kept)
+    assert [len(read_results(recorded / "out/processes" / name)["benchmarks"]) for name in kept] == [3] * len(kept)
     assert record(recorded, "--processes", len(kept) - 1)[0] == 0
     assert processes(recorded) == kept
     assert {b["stats"]["rounds"] for b in results_of(recorded)["benchmarks"]} == {len(kept) - 1}
@@ -462,6 +463,6 @@ def test_our_own_suite_is_recorded_and_accepted(tmp_path):
     )
     assert code == 0, said
     stored = baseline.accept(tmp_path / "out" / "results.json", tmp_path / "baselines", "first", partial=True)
-    results = read_run(stored)
+    results = read_results(stored)
     images = {b["name"]: b["extra_info"].get("work", {}).get("images_encoded") for b in results["benchmarks"]}
     assert images == {"test_stage[llava-1.5-encode]": 1, "test_reference": None}

@@ -19,10 +19,9 @@ from scipy.stats import binomtest
 
 from stagebench.core import statistics
 from stagebench.core.json_files import write_json
-from stagebench.core.results import read_run
-from stagebench.gate.decide import log_ratios
+from stagebench.core.results import REFERENCE, read_results
 from stagebench.gate.limits import Rules, read_rules
-from stagebench.gate.runs import REFERENCE
+from stagebench.gate.times import log_ratios
 
 SLOWDOWNS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 
@@ -49,7 +48,7 @@ def read(folders: tuple[Path, ...], rules: Rules) -> Recording:
     """Pair the processes of each block as they ran: the first two, and the last two."""
     pairs = []
     for folder in folders:
-        runs = [read_run(path) for path in sorted(folder.glob("first-*.json"))]
+        runs = [read_results(path) for path in sorted(folder.glob("first-*.json"))]
         for one, other in zip(runs[::2], runs[1::2], strict=False):
             arms = {run["stagebench"]["turn"]["arm"]: run for run in (one, other)}
             pairs.append((arms["base"], arms["head"]))

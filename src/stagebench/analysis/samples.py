@@ -5,51 +5,67 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Required, TypedDict
 
 from stagebench.analysis.attribution import UNATTRIBUTED, Costs, mean_of
 from stagebench.core.checks import (
-    COUNT,
-    COUNTS,
-    NUMBER,
-    OBJECT,
-    POSITIVE,
-    SPREAD,
-    SPREADS,
-    TEXT,
-    TIME,
-    Check,
+    Count,
+    Counts,
+    Must,
+    Number,
+    Object,
+    Positive,
+    Spread,
+    Spreads,
+    Text,
+    Time,
     check,
-    is_count,
+    is_named,
     is_text,
-    or_none,
+    is_whole,
 )
 from stagebench.core.errors import AnalysisError, StagebenchError
 from stagebench.core.json_files import parse_json, read_bytes
 from stagebench.core.stages import STAGE_NAMES
 
 Row = Mapping[str, Any]
-"""`model`, `sample`, `sequence`, `mode` (natural or fixed), `order`, `seconds` by stage, `unattributed`, `e2e`, `ttft`,
-`tpot` where it has a meaning, `itl`, `tokens`, `token_ids`, `finish_reason`, `text`, `work` by stage, `peak_bytes` by
-stage and `near_ties` (steps) where known, `load` (cold or warm). Times in seconds."""
-REQUIRED = frozenset({"model", "sample", "seconds", "e2e", "tokens"})
-_NAME: Check = (lambda value: is_text(value) or is_count(value), "a text or a whole number")
-_SECONDS = dict.fromkeys(STAGE_NAMES, SPREAD)
-_NOTED = {
-    **dict.fromkeys(("model", "mode", "study", "path", "load", "finish_reason", "text", "not_cold", "error"), TEXT),
-    **dict.fromkeys(("sample", "sequence"), _NAME),
-    **dict.fromkeys(("order", "pass"), COUNT),
-    **dict.fromkeys(("seconds", "work", "peak_bytes"), OBJECT),
-    "value": or_none(SPREAD),
-    "e2e": TIME,
-    "ttft": SPREAD,
-    "tpot": or_none(SPREAD),
-    "itl": SPREADS,
-    "unattributed": NUMBER,
-    "cold_load": SPREAD,
-    "tokens": POSITIVE,
-    "token_ids": COUNTS,
-}
+"""A `Sample`, with what else was noted of it."""
+
+Name = Annotated[str | int, Must(lambda v: is_text(v) or is_whole(v, 0), "a text or a whole number")]
+Bytes = Annotated[dict[str, int], Must(lambda v: is_named(v, lambda n: is_whole(n, 0)), "whole numbers by stage")]
+_Pass = TypedDict("_Pass", {"pass": Count}, total=False)
+
+
+class Sample(_Pass, total=False):
+    """One pass of one model over one sample; times in seconds, `work` and `peak_bytes` by stage.
+
+    `mode` is natural or fixed, `load` is cold or warm, `tpot` is there where it has a meaning.
+    """
+
+    model: Required[Text]
+    sample: Required[Name]
+    seconds: Required[Object]
+    e2e: Required[Time]
+    tokens: Required[Positive]
+    sequence: Name
+    mode: Text
+    study: Text
+    path: Text
+    load: Text
+    finish_reason: Text
+    text: Text
+    not_cold: Text
+    error: Text
+    order: Count
+    value: Spread | None
+    ttft: Spread
+    tpot: Spread | None
+    itl: Spreads
+    unattributed: Number
+    cold_load: Spread
+    token_ids: Counts
+    work: Object
+    peak_bytes: Bytes
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -77,28 +93,14 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
     return row
 
 
-def require_row(row: Row, where: str, error_type: type[StagebenchError] = AnalysisError) -> None:
-    """Check that a row has what every analysis needs, and that every number is one.
+def require_row(row: Row, where: str, error_type: type[StagebenchError] = AnalysisError, whole: bool = True) -> None:
+    """Check that a row is a `Sample`; one that failed need not be `whole`.
 
     Raises:
         error_type: naming what is missing, or is something else.
     """
-    if missing := sorted(REQUIRED - row.keys()):
-        raise error_type(f"{where} must have {', '.join(sorted(REQUIRED))}, got no {', '.join(missing)}")
-    require_noted(row, where, error_type)
-    if missing := [stage for stage in STAGE_NAMES if stage not in row["seconds"]]:
-        raise error_type(f"{where} must have the seconds of every stage, got none of {', '.join(missing)}")
-    check(row["seconds"], _SECONDS, f"{where}: seconds", error_type)
-    check(row.get("peak_bytes", {}), dict.fromkeys(STAGE_NAMES, COUNT), f"{where}: peak_bytes", error_type)
-
-
-def require_noted(row: Row, where: str, error_type: type[StagebenchError]) -> None:
-    """Check the keys that are there, as of a sample that failed.
-
-    Raises:
-        error_type: naming the first that is something else.
-    """
-    check(row, _NOTED, where, error_type)
+    check(row, Sample, where, error_type, whole)
+    check(row.get("seconds", {}), dict.fromkeys(STAGE_NAMES, Spread), f"{where}: seconds", error_type, whole)
 
 
 def select(rows: Iterable[Row], **wanted: str) -> list[Row]:

@@ -15,10 +15,10 @@ from stagebench.analysis.importers.measured import Measured
 from stagebench.analysis.importers.read import FORMATS, read_files
 from stagebench.cli.output import refusals, write_json_to
 from stagebench.core.errors import AnalysisError
+from stagebench.core.results import versioned
 from stagebench.core.shown import plain
 from stagebench.core.tables import show, to_markdown
 
-SCHEMA = 1
 OUT = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 
 
@@ -47,7 +47,7 @@ def command(
         explained = [_explain(measured, first, other) for other in others]
         doubts = [*measured.doubts, *filter(None, (_left_out(measured, first, other) for other in others))]
         if json_path:
-            write_json_to(json_path, {"schema": SCHEMA, "attributions": explained, "doubts": doubts})
+            write_json_to(json_path, versioned("report", {"attributions": explained, "doubts": doubts}))
         if str(json_path) != "-":
             _print(explained, doubts, as_markdown)
 

@@ -15,7 +15,7 @@ from stagebench.backends.backend import load_model
 from stagebench.cli.options import load_options, model_options, print_head, sample_of, settings_of, synthetic_clip_of
 from stagebench.cli.output import refusals, require_writable, write_json_to
 from stagebench.core import environment
-from stagebench.core.results import SCHEMA
+from stagebench.core.results import versioned
 from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import plain
 from stagebench.media.synthetic_clip import SyntheticClip
@@ -55,10 +55,10 @@ def command(
                 for row in _audit_model(name, settings, path, synthetic, questions, generation, loading, console):
                     rows.append(row)
                     if json_path and str(json_path) != "-":  # as it goes: an audit at full size takes many minutes
-                        write_json_to(json_path, {"schema": SCHEMA, "identity": here, "checks": rows})
+                        write_json_to(json_path, versioned("verdicts", {"identity": here, "checks": rows}))
                 release()
         if str(json_path) == "-":
-            write_json_to(Path("-"), {"schema": SCHEMA, "identity": here, "checks": rows})
+            write_json_to(Path("-"), versioned("verdicts", {"identity": here, "checks": rows}))
         failed = [row for row in rows if not row["held"]]
         console.print(f"{len(rows) - len(failed)} of {len(rows)} claims held")
         sys.exit(1 if failed else 0)

@@ -10,10 +10,10 @@ import click
 from stagebench.cli.decision import allow_changed_option, decided
 from stagebench.cli.output import markdown_option, refusals, tidy_stop
 from stagebench.core.errors import GateError
-from stagebench.core.results import processes_of, read_run
+from stagebench.core.results import Results, read_results
 from stagebench.gate import decide
 from stagebench.gate.limits import RULES_FILE, read_rules
-from stagebench.gate.runs import StoredRun, require_distinct
+from stagebench.gate.runs import processes_of, require_comparable, require_distinct
 
 _PATH = click.Path(path_type=Path)
 
@@ -56,18 +56,18 @@ def command(
         rules = read_rules(config or Path(RULES_FILE))
         named = _read([*paths[:1], *bases]), _read([*paths[1:], *heads])
         base, head = ([process for _, process in side] for side in named)
-        decide.require_comparable(base, head)
+        require_comparable(base, head)
         require_distinct(*named)
         decision.verdicts = decide.judge_benchmarks(base, head, rules, allowed)
         decision.rules_differ += decide.differing_markers(base, head)
     decision.show_and_exit()
 
 
-def _read(paths: Iterable[Path]) -> list[tuple[str, StoredRun]]:
+def _read(paths: Iterable[Path]) -> list[tuple[str, Results]]:
     """Read the processes of a side, each with the name that an error has for it."""
-    found: list[tuple[str, StoredRun]] = []
+    found: list[tuple[str, Results]] = []
     for file in (file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])):
-        processes = processes_of(read_run(file))
+        processes = processes_of(read_results(file))
         found += [
             (f"process {i} of {file}" if len(processes) > 1 else str(file), process)
             for i, process in enumerate(processes, 1)

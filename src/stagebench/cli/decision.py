@@ -14,16 +14,16 @@ from rich.console import Console
 
 from stagebench.cli.output import append_to, require_writable, write_json_to
 from stagebench.core.errors import StagebenchError
+from stagebench.core.stages import STAGE_NAMES
 from stagebench.core.tables import show
 from stagebench.gate import report
-from stagebench.gate.counters import STAGES
 from stagebench.gate.verdicts import Verdict, exit_code
 
 allow_changed_option = click.option(
     "--allow-changed",
     "allowed",
     multiple=True,
-    type=click.Choice(STAGES),
+    type=click.Choice(STAGE_NAMES),
     help="Let other content, or another number of images, tokens or steps, of this stage pass; repeatable.",
 )
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from stagebench.cli.output import refusals
 from stagebench.core import environment, telemetry
 from stagebench.core.errors import BaselineError
-from stagebench.core.results import read_run
+from stagebench.core.results import read_results
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import cell
 from stagebench.core.tables import SENTENCES, WORDS, Table, show
@@ -62,13 +62,13 @@ def baselines(root: Path) -> dict[str, list[str]]:
     found = {}
     for path in sorted(root.glob(f"*/{baseline.FILE_NAME}")):
         try:
-            there = environment.ADDED | read_run(path)["machine_info"]
+            there = environment.ADDED | read_results(path)["machine_info"]
         except BaselineError as error:
             found[path.parent.name] = [str(error)]
             continue
         mine = here if there["device"] == there.get("cpu") else on_gpu
         older = sorted(f"{key}: not there" for key in keys - mine.keys() - there.keys())  # no run equals it
-        found[path.parent.name] = baseline.differences(mine, {k: there[k] for k in mine if k in there}) + older
+        found[path.parent.name] = environment.differences(mine, {k: there[k] for k in mine if k in there}) + older
     return found
 
 

@@ -12,15 +12,16 @@ from rich.console import Console
 from stagebench.analysis.report import recording_tables
 from stagebench.cli.output import refusals, require_writable, tidy_stop
 from stagebench.core.errors import BaselineError, RecordingError
-from stagebench.core.json_files import write_json, write_text
+from stagebench.core.json_files import write_text
 from stagebench.core.locks import locked, measurement
-from stagebench.core.results import processes_of, read_run
+from stagebench.core.results import Results, read_results, write_results
 from stagebench.core.shown import teller
 from stagebench.core.tables import show
 from stagebench.gate import baseline, decide, report
 from stagebench.gate.limits import read_rules
 from stagebench.gate.runner import recording
-from stagebench.gate.runner.ab_runner import Arm, Run
+from stagebench.gate.runner.ab_runner import Arm
+from stagebench.gate.runs import processes_of
 from stagebench.gate.verdicts import INCONCLUSIVE, Verdict, exit_code
 
 
@@ -73,7 +74,7 @@ def command(
     sys.exit(_exit_code(verdicts) if len(runs) > processes else INCONCLUSIVE)
 
 
-def _report(out: Path, runs: Mapping[int, Run], baselines: Path | None) -> list[Verdict]:
+def _report(out: Path, runs: Mapping[int, Results], baselines: Path | None) -> list[Verdict]:
     """Write what the processes say, as soon as one has proven and one timed; with `baselines`, judge it."""
     if recording.PROOF not in runs or len(runs) < 2:
         return []
@@ -92,12 +93,12 @@ def _report(out: Path, runs: Mapping[int, Run], baselines: Path | None) -> list[
     return verdicts
 
 
-def _write(out: Path, results: Run) -> None:
-    write_json(out / "results.json", results)
+def _write(out: Path, results: Results) -> None:
+    write_results(out / "results.json", results)
     write_text(out / "results.md", recording_tables.to_markdown(results))
 
 
-def _judge(results: Run, root: Path) -> list[Verdict]:
+def _judge(results: Results, root: Path) -> list[Verdict]:
     """Judge them against the baseline of their environment; what differs from day to day is in the difference too."""
     here = results["machine_info"]
     found = baseline.find(root, here)
@@ -105,7 +106,7 @@ def _judge(results: Run, root: Path) -> list[Verdict]:
         raise BaselineError(
             f"no baseline yet for this environment, so nothing is judged; {baseline.closest(root, here)}"
         )
-    base = processes_of(read_run(found))
+    base = processes_of(read_results(found))
     return decide.judge(base, processes_of(results), read_rules(Path("pyproject.toml")))
 
 

@@ -16,7 +16,7 @@ from stagebench.cli.options import load_options, model_options, print_head, samp
 from stagebench.cli.output import refusals, require_writable, write_json_to
 from stagebench.core import environment
 from stagebench.core.artifacts import Run
-from stagebench.core.results import SCHEMA
+from stagebench.core.results import versioned
 from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import plain
 from stagebench.core.tables import show
@@ -77,7 +77,8 @@ def command(
             runs = [stage_table.runs_as_json(results[name][0], work[name]) for name in models]
             here = environment.identity(settings, generation, question, path, loading)
             write_json_to(
-                json_path, {"schema": SCHEMA, "identity": here, "order_seed": seed, "runs": runs} | COLLECTION
+                json_path,
+                versioned("samples", {"identity": here, "order_seed": seed, "runs": runs}) | COLLECTION,
             )
 
 

@@ -18,7 +18,7 @@ from stagebench.cli.options import building_options, print_head, sample_of, sett
 from stagebench.cli.output import refusals, require_writable, write_json_to
 from stagebench.core import environment
 from stagebench.core.errors import ModelError
-from stagebench.core.results import SCHEMA
+from stagebench.core.results import versioned
 from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.tables import MS, RATIO, WORDS, Table, show
 from stagebench.media.synthetic_clip import SyntheticClip
@@ -72,7 +72,7 @@ def command(
                 here = environment.identity(settings, generation, DEFAULT_QUESTION, None, LOADING)
                 here |= {"collectives": _collectives()}
                 if json_path:
-                    numbers = {"schema": SCHEMA, "identity": here, "checks": checks, "rows": rows}
+                    numbers = versioned("samples", {"identity": here, "checks": checks, "rows": rows})
                     write_json_to(json_path, numbers)
 
 

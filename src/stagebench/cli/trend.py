@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from stagebench.cli.output import refusals, write_json_to
-from stagebench.core.results import SCHEMA
+from stagebench.core.results import versioned
 from stagebench.core.shown import cell
 from stagebench.core.stability import unsteady
 from stagebench.core.tables import CHANGE, COUNT, MS, PERCENT, WORDS, Table, show
@@ -53,7 +53,7 @@ def command(folder: Path, json_path: Path | None, recent: int | None) -> None:
                 for entries, series in looked
             ]
             data = {"environments": kept, "unreadable": unreadable, "slower": list(map(asdict, slower))}
-            write_json_to(json_path, {"schema": SCHEMA} | data)
+            write_json_to(json_path, versioned("report", data))
     sys.exit(1 if slower else 0)
 
 

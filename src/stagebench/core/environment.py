@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from stagebench.core.telemetry import load_nvml
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "av")
 UNKNOWN = "unknown"
-"""Equal to nothing, itself included: see `baseline.differences`."""
+"""Equal to nothing, itself included: see `differences`."""
 ADDED = {"gc": "on"}
 """Keys that came later, with the value of the time before: what is stored without one has that value."""
 
@@ -57,6 +58,16 @@ def identity(
         "loading": loading.describe(),
         "gc": "on" if timed_gc else "off",
     }
+
+
+def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
+    """Say what makes two environments incomparable, a phrase a key; empty where they are comparable."""
+    here, there = ADDED | dict(here), ADDED | dict(there)
+    return [
+        f"{key}: {here.get(key, 'absent')!r} here, {there.get(key, 'absent')!r} there"
+        for key in sorted(here.keys() | there.keys())
+        if here.get(key) != there.get(key) or here.get(key) == UNKNOWN
+    ]
 
 
 def machine(device: str) -> dict[str, str]:

@@ -17,26 +17,24 @@ LARGEST = 2**28
 MOST_DIGITS = 30
 """Of a whole number: of any count, as floating-point operations are, and of none that a float can't hold."""
 MOST_NESTED = 64
-_TOO_DEEP = f"more than {MOST_NESTED} levels of lists and objects"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 """Escapes that only make a character in pairs."""
 
 
-def read_json(path: Path, what: str, error_type: type[StagebenchError], finite: bool = True) -> Any:
+def read_json(path: Path, what: str, error_type: type[StagebenchError]) -> Any:
     """Read a JSON file.
 
     Args:
         path: of the file.
         what: it is, for an error ("the run out.json").
         error_type: of the error.
-        finite: refuse NaN and Infinity, which JSON does not know, and some tools write.
 
     Raises:
         error_type: where the file can't be read, or is no JSON.
     """
     data = read_bytes(path, what, error_type)
     try:
-        return parse_json(data, finite)
+        return parse_json(data)
     except ValueError as error:
         raise error_type(f"{what} must be JSON, got: {' '.join(str(error).split())}") from error
 
@@ -50,10 +48,8 @@ def read_bytes(path: Path, what: str, error_type: type[StagebenchError]) -> byte
     try:
         with path.open("rb") as file:
             return file.read(LARGEST + 1)
-    except OSError as error:
-        raise error_type(f"can't read {what}: {error.strerror}") from error
-    except ValueError as error:  # a path that can't be one
-        raise error_type(f"can't read {what}: {error}") from error
+    except (OSError, ValueError) as error:  # a ValueError for what can't be a path
+        raise error_type(f"can't read {what}: {getattr(error, 'strerror', error)}") from error
 
 
 def parse_json(data: bytes, finite: bool = True) -> Any:
@@ -61,7 +57,7 @@ def parse_json(data: bytes, finite: bool = True) -> Any:
 
     Args:
         data: in UTF-8.
-        finite: also refuse NaN and Infinity.
+        finite: refuse NaN and Infinity, which JSON does not know, and some tools write.
 
     Raises:
         ValueError: in few words, where it is something else, or larger or deeper than any file of ours.
@@ -75,8 +71,8 @@ def parse_json(data: bytes, finite: bool = True) -> Any:
             text, object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=constant
         )
     except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
-    _require_shallow(parsed)
+        raise _too_deep() from None
+    _require_shallow(parsed, MOST_NESTED)
     if _SURROGATE.search(text):
         json.dumps(parsed, ensure_ascii=False).encode()
     return parsed
@@ -107,22 +103,21 @@ def _refuse(name: str) -> float:
     raise ValueError(f"{name}, which is no number")
 
 
-def _require_shallow(parsed: Any) -> None:
-    level = [parsed]
-    for _ in range(MOST_NESTED):
-        level = (
-            [
-                inner
-                for each in level
-                for inner in (each.values() if isinstance(each, dict) else each)
-                if isinstance(inner, dict | list)
-            ]
-            if isinstance(parsed, dict | list)
-            else []
-        )
-        if not level:
-            return
-    raise ValueError(_TOO_DEEP)
+def _too_deep() -> ValueError:
+    return ValueError(f"more than {MOST_NESTED} levels of lists and objects")
+
+
+def _require_shallow(parsed: Any, levels: int) -> None:
+    for inner in parsed.values() if isinstance(parsed, dict) else parsed if isinstance(parsed, list) else ():
+        if isinstance(inner, dict | list):
+            if levels == 0:
+                raise _too_deep()
+            _require_shallow(inner, levels - 1)
+
+
+def json_text(data: Any) -> str:
+    """Lay data out as all our files are: equal data make an equal text."""
+    return json.dumps(data, indent=1, sort_keys=True) + "\n"
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -131,7 +126,7 @@ def write_json(path: Path, data: Any) -> None:
     Raises:
         StagebenchError: where it can't be written.
     """
-    write_text(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
+    write_text(path, json_text(data))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,11 +1,13 @@
-"""Results on disk: pytest-benchmark's JSON with our keys. Whatever reads such a file reads it here, and only here.
+"""Results on disk: pytest-benchmark's JSON with our keys. What reads or writes such a file does it here, and only here.
 
-A run, a recording and a baseline are all such files. What a check has let pass needs no further look: names are texts,
-times are finite and above 0, counters are whole numbers, and no benchmark is there twice.
+A run, a process of a recording, a recording, a baseline and an entry of a history are all results. What was read needs
+no further look: names are texts, times are finite and above 0, counters are whole numbers, and no benchmark is there
+twice. Written beside results are samples (of an analysis), verdicts (what was decided) and reports (what people read).
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import statistics
 from collections import Counter
@@ -13,181 +15,287 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any
+from typing import Annotated, Any, Required, TypedDict, cast
 
 from stagebench.core.checks import (
-    CONTENT,
-    COUNT,
-    FLAG,
-    NUMBER,
-    OBJECT,
-    OBJECTS,
-    POSITIVE,
-    SET_UP,
-    SPREAD,
-    SPREADS,
-    STATUS,
-    TEXT,
-    TEXTS,
-    TIME,
-    TIMES,
-    WORK,
+    Content,
+    Count,
+    Flag,
+    Must,
+    Number,
+    Object,
+    Objects,
+    Positive,
+    Spread,
+    Spreads,
+    Text,
+    Texts,
+    Time,
+    Times,
+    Whole,
+    Work,
     check,
+    is_list,
+    is_object,
     is_text,
-    or_none,
 )
+from stagebench.core.environment import ADDED
 from stagebench.core.errors import BaselineError
-from stagebench.core.json_files import read_json
+from stagebench.core.json_files import json_text, read_json, write_text
 
-SCHEMA = 1
+SCHEMAS = {"results": 1, "samples": 1, "verdicts": 1, "report": 1}
+"""All formats that are written, each with its version."""
+
+REFERENCE = "test_reference"
+"""The benchmark that no change touches: it shows what the machine did, and is never judged."""
+
 ROUNDING = 1e-6
 """Relative; statistics that are further apart are not of the same times."""
 
-Run = dict[str, Any]
+Environment = Annotated[
+    dict[str, str],
+    Must(
+        lambda v: is_object(v) and all(map(is_text, v.values())) and {"device", "profile", "dtype"} <= v.keys(),
+        "texts, of the device, profile and dtype among others",
+    ),
+]
 
 
-def read_run(path: Path) -> Run:
-    """Read a run that `pytest benchmarks --benchmark-json` wrote, or a recording or baseline made of such.
+class Setup(TypedDict):
+    """What a backend spent before the first round."""
+
+    seconds: Required[Spread]
+    bytes: Required[Spread]
+    captures: Required[Spread]
+
+
+class Stats(TypedDict, total=False):
+    """Seconds of the rounds of a benchmark, as pytest-benchmark sums them up."""
+
+    median: Required[Time]
+    min: Time
+    max: Time
+    mean: Time
+    q1: Time
+    q3: Time
+    ld15iqr: Time
+    hd15iqr: Time
+    total: Time
+    ops: Time
+    stddev: Spread
+    iqr: Spread
+    rounds: Positive
+    iterations: Positive
+    data: Times | None
+    outliers: Text
+
+
+class Info(TypedDict, total=False):
+    """What a benchmark notes of itself: `work` and `content` by name, or by stage and name."""
+
+    model: Text
+    backend: Text
+    stage: Text
+    unit: Text
+    text: Text
+    finish_reason: Text
+    ceiling: Text
+    images: Count
+    batch: Count
+    context: Count
+    new_tokens: Count
+    units: Count | None
+    work: Work
+    generate_work: Work
+    bytes: Work
+    content: Content
+    processes: Positive
+    device_seconds: Spreads
+    device_median: Spread
+    unattributed_share: Number | None
+    setup: Setup
+    gpu: Object | None
+    gate: Object
+
+
+class Benchmark(TypedDict, total=False):
+    """One benchmark of results."""
+
+    fullname: Required[Text]
+    name: Text | None
+    group: Text | None
+    param: Text | None
+    stats: Required[Stats]
+    extra_info: Info
+
+
+class Process(TypedDict, total=False):
+    """The plan that all processes of a recording run, and the process, or processes, that these results are of."""
+
+    arguments: Texts
+    code: Text
+    left_out: Texts
+    process: Count
+    processes: Positive
+    rounds: Positive
+    seconds: Spread
+    select: Text
+
+
+class Accepted(TypedDict, total=False):
+    """Who made results a baseline, and what they replaced."""
+
+    who: Text | None
+    when: Text | None
+    reason: Text | None
+    commit: Text | None
+    version: Text | None
+    replaces: Object | None
+    history: Objects
+
+
+class Session(TypedDict, total=False):
+    """Our own keys: how the session of pytest ended, and of what it was."""
+
+    schema: Required[Whole]
+    failed: Required[Count]
+    exit_status: Required[Whole]
+    regressed: Required[Texts]
+    final_status: Whole
+    complete: Flag
+    session: Text
+    selection: Texts
+    deselected: Texts
+    times_only: Flag
+    order_seed: Whole | None
+    load_warning: Text | None
+    turns: Count
+    turn: Object
+    recording: Process
+    accepted: Accepted
+
+
+class Commit(TypedDict, total=False):
+    """The code that was measured."""
+
+    id: Text | None
+    dirty: Flag | None
+
+
+class Results(TypedDict, total=False):
+    """Benchmarks, with the environment and the session that they were measured in."""
+
+    stagebench: Required[Session]
+    machine_info: Required[Environment]
+    benchmarks: Required[Annotated[list[Benchmark], Must(lambda v: is_list(v, is_object), "a list of objects")]]
+    datetime: Text
+    commit_info: Commit | None
+
+
+def read_results(path: Path) -> Results:
+    """Read what `pytest benchmarks --benchmark-json` wrote, or a recording or baseline made of such.
 
     Raises:
-        BaselineError: where the file is missing, is no such run, or was written by another stagebench.
+        BaselineError: where the file is missing, holds no results, or was written by another stagebench.
     """
     return validate(read_json(path, f"the run {path}", BaselineError), f"the run {path}")
 
 
-def read_sound_run(path: Path) -> Run:
-    """Read a run that another one can be held against.
+def write_results(path: Path, results: Results) -> None:
+    """Write results so that nobody ever sees half of them.
 
     Raises:
-        BaselineError: also where it holds no benchmark, or something failed in it.
+        StagebenchError: where they can't be written.
     """
-    return require_sound(read_run(path), f"the run {path}")
+    write_text(path, json_text(results))
 
 
-def require_sound(run: Run, where: str) -> Run:
-    """Refuse a run that nothing can be held against.
+def versioned(schema: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Make a document of another of the `SCHEMAS`."""
+    return {"kind": schema, "schema": SCHEMAS[schema], **data}
+
+
+def digest(results: Results) -> str:
+    """Hash results, whatever the layout of their file: 64 hex digits of the SHA-256 of what would be written."""
+    return hashlib.sha256(json_text(results).encode()).hexdigest()
+
+
+def identity(results: Results) -> dict[str, str]:
+    """The environment, with the keys that came later."""
+    return ADDED | results["machine_info"]
+
+
+def by_name(results: Results) -> dict[str, Benchmark]:
+    """The benchmarks by full name, in order."""
+    return {benchmark["fullname"]: benchmark for benchmark in results["benchmarks"]}
+
+
+def is_reference(name: str) -> bool:
+    """Whether a benchmark is the workload that no change touches."""
+    return short_name(name).startswith(REFERENCE)
+
+
+def short_name(name: str) -> str:
+    """The name of a benchmark without its file."""
+    return name.split("::")[-1]
+
+
+def require_sound(results: Results, where: str) -> Results:
+    """Refuse results that nothing can be held against.
 
     Raises:
-        BaselineError: where it holds no benchmark, or something failed in it.
+        BaselineError: where they hold no benchmark, or something failed.
     """
-    own = run["stagebench"]
+    own = results["stagebench"]
     if own["failed"] or own["exit_status"]:
         raise BaselineError(
             f"{where} must be one in which nothing failed, got {own['failed']} failures and pytest's exit status "
             f"{own['exit_status']}"
         )
-    if not run["benchmarks"]:
+    if not results["benchmarks"]:
         raise BaselineError(f"{where} must hold at least one benchmark, got none")
-    return run
+    return results
 
 
-def validate(run: Any, where: str) -> Run:
-    """Check that data are a run: every number is one, every name a text, every benchmark there once.
+def validate(data: Any, where: str) -> Results:
+    """Check that data are results: every number is one, every name a text, every benchmark there once.
 
     Args:
-        run: as JSON holds it.
+        data: as JSON holds it.
         where: it was read, for an error.
 
     Raises:
         BaselineError: naming the first thing that is something else.
     """
-    if not isinstance(run, dict) or not isinstance(run.get("stagebench"), dict):
+    if not isinstance(data, dict) or not isinstance(data.get("stagebench"), dict):
         raise BaselineError(f"{where} must be written by stagebench's pytest plugin, got none of its keys")
-    own = run["stagebench"]
-    if own.get("schema") != SCHEMA or isinstance(own["schema"], bool):
-        raise BaselineError(f"{where} must have schema {SCHEMA}, got {short(own.get('schema'))}")
-    if missing := [key for key in ("failed", "regressed", "exit_status") if key not in own]:
-        raise BaselineError(f"{where} must say what failed, got no {', '.join(missing)}")
-    check(own, _OWN, f"{where}: stagebench", BaselineError)
-    check(own.get("recording", {}), _RECORDING, f"{where}: recording", BaselineError)
-    check(own.get("accepted", {}), _ACCEPTED, f"{where}: accepted", BaselineError)
-    check(run, _TOP, where, BaselineError)
-    check(run.get("commit_info") or {}, _COMMIT, f"{where}: commit_info", BaselineError)
-    _validate_place(run.get("machine_info"), where)
-    _validate_benchmarks(run.get("benchmarks"), where)
-    return run
-
-
-def _validate_place(place: Any, where: str) -> None:
-    if not isinstance(place, dict) or not {"device", "profile", "dtype"} <= place.keys():
-        raise BaselineError(f"{where} must say where it was made, got no device, profile and dtype")
-    if wrong := [key for key, value in place.items() if not is_text(value)]:
-        raise BaselineError(f"{where} must say in text where it was made, got another {', '.join(wrong)}")
-
-
-def _validate_benchmarks(benchmarks: Any, where: str) -> None:
-    if not isinstance(benchmarks, list):
-        raise BaselineError(f"{where} must list benchmarks with names and stats, got {short(benchmarks)}")
-    for place, benchmark in enumerate(benchmarks):
-        name = benchmark.get("fullname") if isinstance(benchmark, dict) else None
-        if not isinstance(name, str) or not name or not is_text(name):
-            raise BaselineError(
-                f"{where} must list benchmarks with names and stats, got {short(benchmark)} in place {place}"
-            )
-        _validate_benchmark(benchmark, f"{where}: {name}")
-    if twice := [name for name, count in Counter(b["fullname"] for b in benchmarks).items() if count > 1]:
+    schema = data["stagebench"].get("schema")
+    if schema != SCHEMAS["results"] or isinstance(schema, bool):
+        raise BaselineError(f"{where} must have schema {SCHEMAS['results']}, got {short(schema)}")
+    check(data, Results, where, BaselineError)
+    for place, benchmark in enumerate(data["benchmarks"]):
+        name = benchmark.get("fullname")
+        here = f"{where}: {name}" if is_text(name) else f"{where}: benchmark {place}"
+        check(benchmark, Benchmark, here, BaselineError)
+        _validate_stats(benchmark["stats"], here)
+    if twice := [name for name, count in Counter(b["fullname"] for b in data["benchmarks"]).items() if count > 1]:
         raise BaselineError(f"{where} must hold every benchmark once, got {', '.join(twice)} more often")
+    return cast("Results", data)
 
 
-def _validate_benchmark(benchmark: Mapping[str, Any], where: str) -> None:
-    check(benchmark, _BENCHMARK, where, BaselineError)
-    if "stats" not in benchmark or "median" not in benchmark["stats"]:
-        raise BaselineError(f"{where} must have stats with a median, got none")
-    stats = benchmark["stats"]
-    check(stats, _STATS, f"{where}: stats", BaselineError)
-    data = stats.get("data") or []
+def _validate_stats(stats: Mapping[str, Any], where: str) -> None:
+    """Check that statistics do not contradict each other, nor their data."""
     for chain in (("min", "q1", "median", "q3", "max"), ("min", "mean", "max")):
         for lower, upper in pairwise([key for key in chain if key in stats]):
             if stats[lower] > stats[upper] * (1 + ROUNDING):
                 raise BaselineError(f"{where}: {lower} must be at most {upper}, got {stats[lower]} and {stats[upper]}")
+    data = stats.get("data") or []
     of_data: Mapping[str, float] = {key: take(data) for key, take in _OF_DATA.items() if data and key in stats}
     for key, value in of_data.items():
         if not math.isclose(stats[key], value, rel_tol=ROUNDING):
             raise BaselineError(f"{where}: {key} must be that of its data, {value}, got {stats[key]}")
-    check(benchmark.get("extra_info", {}), _INFO, f"{where}: extra_info", BaselineError)
 
 
-_TOP = {"datetime": TEXT, "commit_info": or_none(OBJECT)}
-_COMMIT = {"id": or_none(TEXT), "dirty": or_none(FLAG)}
-_OWN = {
-    "failed": COUNT,
-    "exit_status": STATUS,
-    "regressed": TEXTS,
-    "final_status": STATUS,
-    "complete": FLAG,
-    "session": TEXT,
-    "selection": TEXTS,
-    "deselected": TEXTS,
-    "times_only": FLAG,
-    "order_seed": or_none(STATUS),
-    "load_warning": or_none(TEXT),
-    "turns": COUNT,
-    "turn": OBJECT,
-    "recording": OBJECT,
-    "accepted": OBJECT,
-}
-_RECORDING = {
-    "arguments": TEXTS,
-    "code": TEXT,
-    "left_out": TEXTS,
-    "process": COUNT,
-    "processes": POSITIVE,
-    "rounds": POSITIVE,
-    "seconds": SPREAD,
-    "select": TEXT,
-}
-_ACCEPTED = dict.fromkeys(("who", "when", "reason", "commit", "version"), or_none(TEXT)) | {
-    "history": OBJECTS,
-    "replaces": or_none(OBJECT),
-}
-_BENCHMARK = dict.fromkeys(("name", "group", "param"), or_none(TEXT)) | {"stats": OBJECT, "extra_info": OBJECT}
-_STATS = {
-    **dict.fromkeys(("median", "min", "max", "mean", "q1", "q3", "ld15iqr", "hd15iqr", "total", "ops"), TIME),
-    **dict.fromkeys(("stddev", "iqr"), SPREAD),
-    **dict.fromkeys(("rounds", "iterations"), POSITIVE),
-    "data": or_none(TIMES),
-    "outliers": TEXT,
-}
 _OF_DATA: Mapping[str, Callable[[Sequence[float]], float]] = {
     "median": statistics.median,
     "min": min,
@@ -196,41 +304,3 @@ _OF_DATA: Mapping[str, Callable[[Sequence[float]], float]] = {
     "total": math.fsum,
     "rounds": len,
 }
-_INFO = {
-    **dict.fromkeys(("model", "backend", "stage", "unit", "text", "finish_reason", "ceiling"), TEXT),
-    **dict.fromkeys(("images", "batch", "context", "new_tokens"), COUNT),
-    **dict.fromkeys(("work", "generate_work", "bytes"), WORK),
-    "content": CONTENT,
-    "units": or_none(COUNT),
-    "processes": POSITIVE,
-    "device_seconds": SPREADS,
-    "device_median": SPREAD,
-    "unattributed_share": or_none(NUMBER),
-    "setup": SET_UP,
-    "gpu": or_none(OBJECT),
-    "gate": OBJECT,
-}
-
-
-def processes_of(run: Mapping[str, Any]) -> list[Run]:
-    """Take what `stagebench record` wrote apart into its processes, each with its own medians.
-
-    Any other run is one process already.
-
-    Raises:
-        BaselineError: where not every benchmark has a time for each process.
-    """
-    counts = {benchmark.get("extra_info", {}).get("processes") for benchmark in run["benchmarks"]}
-    if counts <= {None}:
-        return [dict(run)]
-    times = {b["fullname"]: b["stats"].get("data") or [] for b in run["benchmarks"]}
-    n, *others = {len(medians) for medians in times.values()}
-    if others or counts != {n}:
-        raise BaselineError(
-            f"a recorded benchmark must have a time of each process, got {sorted([n, *others])} times "
-            f"of {', '.join(map(str, counts))} processes"
-        )
-    return [
-        dict(run) | {"benchmarks": [b | {"stats": {"median": times[b["fullname"]][i]}} for b in run["benchmarks"]]}
-        for i in range(n)
-    ]

@@ -5,7 +5,6 @@ A change does not write the rules that it is judged by: of what the base and the
 
 from __future__ import annotations
 
-import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -15,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from stagebench.core.errors import GateError
-from stagebench.gate.baseline import INEXACT
+from stagebench.core.results import short_name
 
 RULES_FILE = "pyproject.toml"
-_NO_NUMBER = 1e300  # TOML has integers of any length
+INEXACT = ("peak_bytes", "bytes_from_files")
+"""Counters that depend on what ran before in the same process, or on what libraries look up."""
+LARGEST = 1e300  # TOML has integers of any length
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
@@ -68,19 +69,27 @@ class Rules:
 
         Args:
             benchmark: full name; a pattern may also match the part after the file.
-            marked: keyword arguments of `@pytest.mark.gate`, as the run of the base stores them; empty without one.
-            marked_in_head: those of the head; None where there is no head. They can make the limit stricter.
+            marked: keyword arguments of `@pytest.mark.gate`, as the results of the base have them; empty without one.
+            marked_in_head: those of the head; None without a head. They can make the limit stricter.
         """
         own = self._own_limit(benchmark, marked)
-        if marked_in_head is None or not makes_sense(marked_in_head):
+        try:
+            return own.stricter((self.of_head or self)._own_limit(benchmark, marked_in_head))
+        except GateError:  # there is none, or it makes no sense, which changes nothing
             return own
-        return own.stricter((self.of_head or self)._own_limit(benchmark, marked_in_head))
 
     def _own_limit(self, benchmark: str, marked: Any) -> Limit:
-        names = (benchmark, benchmark.split("::")[-1])
+        names = (benchmark, short_name(benchmark))
         matching = [keys for pattern, keys in self.by_glob if any(_matches(name, pattern) for name in names)]
-        own = limit_keys(_table(marked, f"the marker of {benchmark}"), f"the marker of {benchmark}")
+        own = limit_keys(marked, f"the marker of {benchmark}")
         return replace(self.limit, **(dict(matching[-1] if matching else {}) | own))
+
+    def described(self) -> dict[str, Any]:
+        """What is compared with another side's rules, in words."""
+        said: dict[str, Any] = {"threshold": self.limit.threshold, "floor": f"{self.limit.floor:g} s"}
+        for pattern, keys in self.by_glob:
+            said.setdefault(f"rule for {pattern}:", []).append(dict(keys))
+        return said | {f"tolerance of {counter}:": share for counter, share in sorted(self.tolerance.items())}
 
 
 def read_rules(path: Path) -> Rules:
@@ -93,19 +102,21 @@ def read_rules(path: Path) -> Rules:
         GateError: naming the key that makes no sense.
     """
     try:
-        tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        section: Any = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (OSError, ValueError, RecursionError) as error:
         raise GateError(f"{path} must be TOML, got: {' '.join(str(error).split())}") from error
     where = f"[tool.stagebench.gate] in {path.name}"
-    section: Mapping[str, Any] = tables
     for key in ("tool", "stagebench", "gate"):
         section = _table(section.get(key, {}), where)
-    given = {key: value for key, value in section.items() if key not in ("rules", "tolerance")}
+    rules = section.get("rules", [])
+    if not isinstance(rules, list):
+        raise GateError(f"{where}: rules must be a list of tables, got {rules!r}")
     tolerance = _table(section.get("tolerance", {}), f"{where}: tolerance")
+    given = {key: value for key, value in section.items() if key not in ("rules", "tolerance")}
     default = Rules()
     return Rules(
         limit=replace(default.limit, **limit_keys(given, where)),
-        by_glob=tuple(_rule(rule, where) for rule in _list(section.get("rules", []), f"{where}: rules")),
+        by_glob=tuple(_rule(rule, where) for rule in rules),
         tolerance=dict(default.tolerance) | {key: _share(value, f"{where}: {key}") for key, value in tolerance.items()},
     )
 
@@ -124,54 +135,31 @@ def read_both(base: Path, head: Path) -> tuple[Rules, list[str]]:
         own = read_rules(head)
     except GateError as error:
         return rules, [f"those of the head make no sense: {str(error).replace(str(head), head.name)}"]
-    tolerance = {key: min(share, own.tolerance[key]) for key, share in rules.tolerance.items() if key in own.tolerance}
-    return replace(rules, tolerance=tolerance, of_head=own), _differences(rules, own)
-
-
-def _differences(base: Rules, head: Rules) -> list[str]:
-    """How two sides' rules differ, a line each."""
-    lines = [
-        differing_limits(*({"threshold": s.limit.threshold, "floor": f"{s.limit.floor:g} s"} for s in (base, head)))
-    ]
-    for pattern in dict.fromkeys(pattern for pattern, _ in (*base.by_glob, *head.by_glob)):
-        old, new = ([dict(keys) for of, keys in side.by_glob if of == pattern] for side in (base, head))
-        lines += [f"rule for {pattern}: {old or 'none'} in the base, {new or 'none'} in the head"] if old != new else []
-    if not any(lines[1:]) and base.by_glob != head.by_glob:
+    lines = differences(rules.described(), own.described())
+    if not any(line.startswith("rule for ") for line in lines) and rules.by_glob != own.by_glob:
         lines.append("rules: in another order in the head")
-    for counter in sorted(base.tolerance.keys() | head.tolerance.keys()):
-        old_share, new_share = (side.tolerance.get(counter, "none") for side in (base, head))
-        if old_share != new_share:
-            lines.append(f"tolerance of {counter}: {old_share} in the base, {new_share} in the head")
-    return [line for line in lines if line]
+    tolerance = {key: min(share, own.tolerance[key]) for key, share in rules.tolerance.items() if key in own.tolerance}
+    return replace(rules, tolerance=tolerance, of_head=own), lines
 
 
-def makes_sense(marked: Any) -> bool:
-    """Whether a marker that a run stores is one."""
-    try:
-        limit_keys(_table(marked, "a marker"), "a marker")
-    except GateError:
-        return False
-    return True
-
-
-def differing_limits(base: Mapping[str, Any], head: Mapping[str, Any]) -> str:
-    """Say how two tables of a threshold and a floor differ; empty where they do not."""
-    return ", ".join(
+def differences(base: Mapping[str, Any], head: Mapping[str, Any]) -> list[str]:
+    """Say how the limits of two sides differ, a line each."""
+    return [
         f"{key} {base.get(key, 'not given')} in the base, {head.get(key, 'not given')} in the head"
-        for key in ("threshold", "floor")
+        for key in dict.fromkeys((*base, *head))
         if base.get(key) != head.get(key)
-    )
+    ]
 
 
-def limit_keys(given: Mapping[str, Any], where: str) -> dict[str, float]:
-    """Check a threshold and a floor; both may be absent.
+def limit_keys(given: Any, where: str) -> dict[str, float]:
+    """Check a table of a threshold and a floor; both may be absent.
 
     Raises:
         GateError: for any other key, or a value that is no such number.
     """
-    if unknown := sorted(given.keys() - {"threshold", "floor"}):
-        raise GateError(f"{where} knows threshold and floor, got {', '.join(unknown)}")
     checks = {"threshold": _share, "floor": _duration}
+    if unknown := sorted(_table(given, where).keys() - checks.keys()):
+        raise GateError(f"{where} knows {' and '.join(checks)}, got {', '.join(unknown)}")
     return {key: checks[key](value, f"{where}: {key}") for key, value in given.items()}
 
 
@@ -194,20 +182,14 @@ def _table(value: Any, where: str) -> Mapping[str, Any]:
     return value
 
 
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise GateError(f"{where} must be a list of tables, got {value!r}")
-    return value
-
-
 def _share(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _NO_NUMBER:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < LARGEST:
         raise GateError(f"{where} must be a number of at least 0 (0.05 is 5 %), got {value!r}")
     return float(value)
 
 
 def _duration(value: Any, where: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|ms|us|ns)", value) if isinstance(value, str) else None
-    if found is None or math.isinf(float(found[1])):
+    found = re.fullmatch(r"(\d{1,99}(?:\.\d+)?) ?(s|ms|us|ns)", value) if isinstance(value, str) else None
+    if found is None:
         raise GateError(f'{where} must be a time like "20us" or "1.5 ms", got {value!r}')
     return float(found[1]) * SECONDS[found[2]]

@@ -8,11 +8,11 @@ from dataclasses import asdict
 from typing import Any
 
 from stagebench.core import tables
+from stagebench.core.results import versioned
 from stagebench.core.shown import markdown
 from stagebench.core.tables import CHANGE, MS, SENTENCES, WORDS, Table, Value
 from stagebench.gate.verdicts import EXIT_CODES, JUDGED, NOT_MEASURED, PASS, Verdict, exit_code
 
-SCHEMA = 1
 _COLUMNS = (
     ("verdict", WORDS),
     ("benchmark", WORDS),
@@ -33,14 +33,14 @@ def to_json(verdicts: Sequence[Verdict], rules_differ: Sequence[str] = (), error
         rules_differ: how the rules of the head differ from those of the base, which judge.
         error: why nothing could be decided.
     """
-    return {
-        "schema": SCHEMA,
+    numbers = {
         "headline": headline(verdicts, error),
         "rules_differ": list(rules_differ),
         **({"error": error} if error else {}),
         "exit_code": exit_code(verdicts),
         "verdicts": [{k: v for k, v in asdict(verdict).items() if v is not None} for verdict in verdicts],
     }
+    return versioned("verdicts", numbers)
 
 
 def to_markdown(verdicts: Sequence[Verdict], rules_differ: Sequence[str] = (), error: str | None = None) -> str:

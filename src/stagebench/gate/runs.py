@@ -1,48 +1,61 @@
-"""What a gate reads of stored runs: their benchmarks, by name."""
+"""Which results a gate may hold against each other: sound ones, of one environment, each process once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from stagebench.core.errors import GateError
-
-StoredRun = Mapping[str, Any]
-"""One process, as pytest-benchmark writes it with our keys."""
-
-REFERENCE = "test_reference"
-"""The benchmark that no change touches: it tells of the machine, and is never judged."""
+from stagebench.core.environment import differences
+from stagebench.core.errors import BaselineError, GateError
+from stagebench.core.results import Results, by_name, require_sound
 
 
-def names_of(runs: Sequence[StoredRun]) -> dict[str, None]:
-    """Benchmarks of any of the runs, in order."""
-    return {benchmark["fullname"]: None for run in runs for benchmark in run["benchmarks"]}
+def shared(base: Sequence[Results], head: Sequence[Results]) -> list[str]:
+    """Benchmarks of all of the results, in order."""
+    each = [by_name(results) for results in (*base, *head)]
+    return [name for name in each[0] if all(name in names for names in each)]
 
 
-def shared(base: Sequence[StoredRun], head: Sequence[StoredRun]) -> list[str]:
-    """Benchmarks of all of the runs, in order."""
-    each = [names_of([run]) for run in (*base, *head)]
-    return [name for name in names_of(base) if all(name in names for names in each)]
+def require_comparable(base: Sequence[Results], head: Sequence[Results], changed: Collection[str] = ()) -> None:
+    """Refuse what can't be decided on; of the environment, the `changed` keys may differ.
+
+    Raises:
+        GateError: where a side has no results, or some were made in another environment.
+        BaselineError: where something failed, or is empty.
+    """
+    for side, runs in (("base", base), ("head", head)):
+        if not runs:
+            raise GateError(f"a gate needs a run of the {side}, got none")
+        for i, results in enumerate(runs, 1):
+            require_sound(results, f"run {i} of the {side}")
+            mine, first = ({k: v for k, v in r["machine_info"].items() if k not in changed} for r in (results, base[0]))
+            if differing := differences(mine, first):
+                raise GateError(f"run {i} of the {side} is not comparable with the base: {'; '.join(differing)}")
 
 
-def benchmark_of(run: StoredRun, name: str) -> Mapping[str, Any]:
-    """A benchmark of a run that has it."""
-    found: Mapping[str, Any] = next(b for b in run["benchmarks"] if b["fullname"] == name)
-    return found
+def processes_of(results: Results) -> list[Results]:
+    """Take a recording apart into its processes, each with its own medians; any other run is one process already.
+
+    Raises:
+        BaselineError: where not every benchmark has a time for each process.
+    """
+    counts = {benchmark.get("extra_info", {}).get("processes") for benchmark in results["benchmarks"]}
+    if counts <= {None}:
+        return [results]
+    times = {b["fullname"]: b["stats"].get("data") or [] for b in results["benchmarks"]}
+    n, *others = {len(medians) for medians in times.values()}
+    if others or counts != {n}:
+        raise BaselineError(
+            f"a recorded benchmark must have a time of each process, got {sorted([n, *others])} times "
+            f"of {', '.join(map(str, counts))} processes"
+        )
+    return [
+        results | {"benchmarks": [b | {"stats": {"median": times[b["fullname"]][i]}} for b in results["benchmarks"]]}
+        for i in range(n)
+    ]
 
 
-def info_of(run: StoredRun, name: str) -> Mapping[str, Any]:
-    """What a benchmark noted of itself."""
-    info: Mapping[str, Any] = benchmark_of(run, name).get("extra_info") or {}
-    return info
-
-
-def is_reference(name: str) -> bool:
-    """Whether a benchmark is the workload that no change touches."""
-    return name.split("::")[-1].startswith(REFERENCE)
-
-
-def require_distinct(base: Sequence[tuple[str, StoredRun]], head: Sequence[tuple[str, StoredRun]]) -> None:
+def require_distinct(base: Sequence[tuple[str, Results]], head: Sequence[tuple[str, Results]]) -> None:
     """Refuse a process that is there twice.
 
     On one side it is known by its times, which two processes never have all the same: a copy may have another name,
@@ -55,29 +68,27 @@ def require_distinct(base: Sequence[tuple[str, StoredRun]], head: Sequence[tuple
     Raises:
         GateError: naming two that are one.
     """
-    seen: dict[tuple[str, float], list[tuple[int, str, StoredRun]]] = {}
+    seen: dict[tuple[str, float], list[tuple[int, str, Results]]] = {}
     for side, (name, process) in [*((0, each) for each in base), *((1, each) for each in head)]:
         for benchmark in process["benchmarks"]:
             alike = seen.setdefault((benchmark["fullname"], benchmark["stats"]["median"]), [])
             for other_side, other_name, other in alike:
-                if _same_times(process, other) and (side == other_side or _same_work(process, other)):
+                if _are_one(process, other, with_work=side != other_side):
                     same = f"{name} twice" if name == other_name else f"the same times in {other_name} and {name}"
                     raise GateError(f"a process counts once, got {same}")
             alike.append((side, name, process))
 
 
-def _same_times(one: StoredRun, other: StoredRun) -> bool:
-    """Whether all that both timed took the same, to the last digit."""
-    mine, others = ({b["fullname"]: b["stats"] for b in run["benchmarks"]} for run in (one, other))
-    return all(_are_same(mine[name], others[name]) for name in mine.keys() & others.keys())
+def _are_one(one: Results, other: Results, with_work: bool) -> bool:
+    """Whether all that both timed took the same, to the last digit; and whether all that both noted is the same."""
+    mine, others = by_name(one), by_name(other)
+    pairs = [(mine[name], others[name]) for name in mine.keys() & others.keys()]
+    return all(
+        _same_times(a["stats"], b["stats"]) and (not with_work or a.get("extra_info") == b.get("extra_info"))
+        for a, b in pairs
+    )
 
 
-def _are_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _same_times(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     rounds = [sorted(stats["data"]) for stats in (one, other) if stats.get("data")]
-    return one["median"] == other["median"] and (len(rounds) < 2 or rounds[0] == rounds[1])
-
-
-def _same_work(one: StoredRun, other: StoredRun) -> bool:
-    """Whether all that both noted is the same."""
-    mine, others = ({b["fullname"]: b.get("extra_info") for b in run["benchmarks"]} for run in (one, other))
-    return all(mine[name] == others[name] for name in mine.keys() & others.keys())
+    return bool(one["median"] == other["median"]) and (len(rounds) < 2 or rounds[0] == rounds[1])

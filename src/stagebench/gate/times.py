@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from stagebench.core import statistics
+from stagebench.core.results import Results, by_name, is_reference
+from stagebench.core.statistics import Array
+from stagebench.gate.counters import does_other_work
 from stagebench.gate.limits import Limit, Rules
+from stagebench.gate.runs import shared
 from stagebench.gate.verdicts import Verdict
 
 
@@ -18,31 +22,28 @@ class Pairs:
     """The times of one benchmark.
 
     Attributes:
+        name: of the benchmark.
         base: median seconds by process, shape (n,).
-        head: likewise; position i was measured right beside position i of base.
+        head: those of the head; position i was measured right beside position i of base.
         ratios: log of head over base by pair, shape (n,); NaN where a time is no time.
         limit: how much slower is too much.
     """
 
-    base: statistics.Array
-    head: statistics.Array
-    ratios: statistics.Array
+    name: str
+    base: Array
+    head: Array
+    ratios: Array
     limit: Limit
 
-    @property
-    def n(self) -> int:
-        """How many pairs."""
-        return len(self.base)
-
-    def verdict(self, name: str, verdict: str, reason: str, interval: tuple[float, float] | None = None) -> Verdict:
+    def verdict(self, verdict: str, reason: str, interval: tuple[float, float] | None = None) -> Verdict:
         """A verdict that shows these times."""
         shown = bool(np.isfinite(self.ratios).all())
         return Verdict(
-            name,
+            self.name,
             "time",
             verdict,
             reason,
-            self.n,
+            len(self.base),
             base=float(np.median(self.base)) if shown else None,
             head=float(np.median(self.head)) if shown else None,
             estimate=math.expm1(float(np.median(self.ratios))) if shown else None,
@@ -52,49 +53,83 @@ class Pairs:
         )
 
 
-def judge_pairs(suite: Mapping[str, Pairs], rules: Rules) -> list[Verdict]:
-    """Judge the times of a suite.
+def judge_times(
+    base: Sequence[Results], head: Sequence[Results], rules: Rules, counters: Iterable[Verdict]
+) -> list[Verdict]:
+    """Judge the times of pairs of processes, all benchmarks at once: the error rate is the suite's.
 
-    Args:
-        suite: by benchmark; all with the same number of pairs.
-        rules: error rates.
-
-    Returns:
-        A verdict for each benchmark, in order.
+    The times of a benchmark that does other work, by the verdicts on its counters, are not compared: the processes that
+    are timed need not have counted. Where a person let the other work pass they are, and the verdict says so. Where
+    base and head have different numbers of runs, the surplus is left out.
     """
-    least = statistics.least_pairs(rules.alpha)
-    doubts = {name: _doubt(pairs, least) for name, pairs in suite.items()}
-    sound = [name for name in suite if doubts[name] is None]
-    found: dict[str, Verdict] = {}
+    counters = list(counters)
+    other_work = {v.benchmark for v in counters if does_other_work(v)}
+    let_pass = {v.benchmark for v in counters if v.allowed}
+    suite = [_pairs(base, head, name, rules) for name in shared(base, head)]
+    found = {pairs.name: _undecidable(pairs, rules, pairs.name in other_work) for pairs in suite}
+    sound = [pairs for pairs in suite if found[pairs.name] is None]
     if sound:
-        evidence = statistics.weigh(np.stack([suite[name].ratios for name in sound]), rules.confidence)
-        for i, name in enumerate(sound):
-            found[name] = _decide(name, suite[name], evidence.at(i), rules)
+        evidence = statistics.weigh(np.stack([pairs.ratios for pairs in sound]), rules.confidence)
+        found |= {pairs.name: _decide(pairs, evidence.at(i), rules) for i, pairs in enumerate(sound)}
     return [
-        found[name] if doubts[name] is None else pairs.verdict(name, "inconclusive", f"cannot decide: {doubts[name]}")
-        for name, pairs in suite.items()
+        replace(verdict, reason=f"{verdict.reason}; of other content, as allowed") if name in let_pass else verdict
+        for name, verdict in found.items()
+        if verdict is not None
     ]
 
 
-def _doubt(pairs: Pairs, least: int) -> str | None:
-    """Why these pairs can't decide anything, or None where they can."""
-    ratios = pairs.ratios
-    if not np.isfinite(ratios).all():
-        return "a process has no positive, finite time"
-    if pairs.n < least:
-        return f"{pairs.n} pair{'s' * (pairs.n != 1)} of processes, {least} are needed"
-    if np.ptp(ratios) == 0:
-        return f"no spread at all in {pairs.n} pairs, so they are not independent measurements"
-    return None
+def log_ratios(base: Sequence[Results], head: Sequence[Results], name: str) -> Array:
+    """Log of head over base of a benchmark, one number a pair of processes, shape (n,).
+
+    It is that of their medians; where both took turns round by round, the median of that of their rounds, because what
+    slows the machine for a second slows two rounds that run one right after the other.
+    """
+    ratios = statistics.log_ratios(_seconds(base, name), _seconds(head, name))
+    for i, pair in enumerate(zip(base, head, strict=True)):
+        rounds = [np.array(by_name(results)[name]["stats"].get("data") or (), dtype=float) for results in pair]
+        if len(rounds[0]) == len(rounds[1]) > 0 and all(results["stagebench"].get("turns") for results in pair):
+            ratios[i] = np.median(statistics.log_ratios(*rounds))
+    return ratios
 
 
-def _decide(name: str, pairs: Pairs, evidence: statistics.Evidence, rules: Rules) -> Verdict:
+def _pairs(base: Sequence[Results], head: Sequence[Results], name: str, rules: Rules) -> Pairs:
+    n = min(len(base), len(head))
+    markers = (by_name(side[0])[name].get("extra_info", {}).get("gate", {}) for side in (base, head))
+    before, after = base[:n], head[:n]
+    ratios, limit = log_ratios(before, after, name), rules.limit_of(name, *markers)
+    return Pairs(name, _seconds(before, name), _seconds(after, name), ratios, limit)
+
+
+def _seconds(runs: Sequence[Results], name: str) -> Array:
+    """One time a process: the median of its rounds, which are no independent samples."""
+    return np.array([by_name(results)[name]["stats"]["median"] or np.nan for results in runs], dtype=float)
+
+
+def _undecidable(pairs: Pairs, rules: Rules, other_work: bool) -> Verdict | None:
+    """The verdict on times that can't decide anything, or None where they can."""
+    if is_reference(pairs.name):  # it shows what the machine did meanwhile, and corrects nothing
+        every = np.concatenate([pairs.base, pairs.head])
+        drift = f"machine drift: the processes lie {np.ptp(every) / np.median(every):.1%} apart"
+        return replace(pairs.verdict("pass", drift), kind="drift")
+    if other_work:
+        return pairs.verdict("incomparable", "does other work")
+    n, least, why = len(pairs.base), statistics.least_pairs(rules.alpha), None
+    if not np.isfinite(pairs.ratios).all():
+        why = "a process has no positive, finite time"
+    elif n < least:
+        why = f"{n} pair{'s' * (n != 1)} of processes, {least} are needed"
+    elif np.ptp(pairs.ratios) == 0:
+        why = f"no spread at all in {n} pairs, so they are not independent measurements"
+    return pairs.verdict("inconclusive", f"cannot decide: {why}") if why else None
+
+
+def _decide(pairs: Pairs, evidence: statistics.Evidence, rules: Rules) -> Verdict:
     """One benchmark: slower for sure by more than its limit, for sure not, or neither."""
     limit = pairs.limit.of(float(np.median(pairs.base)))
     verdict = str(statistics.decide(evidence, math.log1p(limit), rules.alpha))
     low, high = math.expm1(evidence.low), math.expm1(evidence.high)
     if math.isnan(low) or math.isnan(high):
-        return pairs.verdict(name, verdict, "cannot decide: the bootstrap gives no interval")
+        return pairs.verdict(verdict, "cannot decide: the bootstrap gives no interval")
     reason = {
         "regression": "slower",
         "improvement": "faster",
@@ -102,4 +137,4 @@ def _decide(name: str, pairs: Pairs, evidence: statistics.Evidence, rules: Rules
         "inconclusive": f"may be chance (p = {evidence.p_slower:.2g})" if low > limit else "limit within the interval",
     }[verdict]
     span = f"{rules.confidence:.0%} interval {low:+.1%} to {high:+.1%}, limit {limit:.1%}"
-    return pairs.verdict(name, verdict, f"{reason}: {span}", (low, high))
+    return pairs.verdict(verdict, f"{reason}: {span}", (low, high))

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
 from stagebench.core import stability
-from stagebench.core.environment import ADDED, UNKNOWN
+from stagebench.core.environment import UNKNOWN
 from stagebench.core.errors import BaselineError, TrendError
-from stagebench.core.results import Run, read_run
+from stagebench.core.results import Results, identity, read_results
 
 MIN_SIDE = 5
 """Runs on either side of a change; with fewer, a change is the gate's to find."""
@@ -50,13 +50,12 @@ class Entry:
 
     path: Path
     when: datetime
-    run: Run
+    run: Results
 
     @property
     def commit(self) -> str | None:
         """Of the code; None outside a repository."""
-        commit: str | None = (self.run.get("commit_info") or {}).get("id")
-        return commit
+        return (self.run.get("commit_info") or {}).get("id")
 
     @property
     def medians(self) -> dict[str, float]:
@@ -138,9 +137,9 @@ def read_history(folder: Path) -> tuple[list[list[Entry]], dict[str, str]]:
         except BaselineError as error:
             unreadable[str(path)] = str(error)
             continue
-        identity = ADDED | entry.run["machine_info"]
-        alone = f" {path}" if UNKNOWN in identity.values() else ""  # it compares with nothing
-        groups.setdefault(json.dumps(identity, sort_keys=True) + alone, []).append(entry)
+        here = identity(entry.run)
+        alone = f" {path}" if UNKNOWN in here.values() else ""  # it compares with nothing
+        groups.setdefault(json.dumps(here, sort_keys=True) + alone, []).append(entry)
     if not groups:
         raise TrendError(f"a history must hold at least one run, got {len(unreadable)} other files in {folder}")
     environments = [sorted(entries, key=lambda entry: entry.when) for entries in groups.values()]
@@ -153,7 +152,7 @@ def read_entry(path: Path) -> Entry:
     Raises:
         BaselineError: where the file is no run, or lacks the time.
     """
-    run = read_run(path)
+    run = read_results(path)
     try:
         when = datetime.fromisoformat(run["datetime"])
     except (KeyError, ValueError) as error:

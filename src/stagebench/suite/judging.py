@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
 
-from stagebench.core.errors import StageError
-from stagebench.gate import baseline, decide
+from stagebench.core.checks import check
+from stagebench.core.errors import BaselineError, StageError
+from stagebench.core.results import SCHEMAS, Benchmark, Info, Results, Session, by_name, short_name
+from stagebench.gate import decide
 from stagebench.gate.counters import judge_counters
-from stagebench.gate.limits import Rules
+from stagebench.gate.limits import INEXACT, Rules
 from stagebench.gate.verdicts import NOT_MEASURED, Verdict, exit_code
 from stagebench.suite import selection
 
@@ -19,8 +21,7 @@ VERDICTS = pytest.StashKey[list[Verdict]]()
 _STATUS = pytest.StashKey[int]()
 _BROKEN = pytest.StashKey[bool]()
 
-Benchmark = Mapping[str, Any]
-Place = Mapping[str, str]
+Place = dict[str, str]
 """The identity of this session."""
 
 
@@ -41,52 +42,54 @@ def differences(session: pytest.Session, place: Place) -> tuple[list[str], list[
 
     A benchmark that did not run because the session failed, or was stopped, has not gone.
     """
-    config, mine = session.config, _measured(session.config)
-    here = {b["fullname"] for b in mine}
+    config, mine = session.config, _measured(session.config, place)
+    here = set(by_name(mine))
     if session.exitstatus != pytest.ExitCode.OK:
         here |= {item.nodeid for item in session.items}
     wrong, said = [], []
-    for stored in _compared(config):
-        changes, allowed = _changes(mine, stored, place, config.option.allow_changed)
-        only_there = [b for b in stored if b["fullname"] not in here]
-        gone = _asked_for(config, only_there)
-        wrong += changes + [f"{_short(b['fullname'])}: in the baseline only, gone or renamed" for b in gone]
-        said += allowed
-        said += [f"{_short(b['fullname'])}: in the baseline only, left out" for b in only_there if b not in gone]
+    for stored in _compared(config, place):
+        changes, allowed = _changes(mine, stored, config.option.allow_changed)
+        asked = by_name(_asked_for(config, stored))
+        only_there = [name for name in by_name(stored) if name not in here]
+        wrong += changes + [f"{short_name(n)}: in the baseline only, gone or renamed" for n in only_there if n in asked]
+        said += allowed + [f"{short_name(n)}: in the baseline only, left out" for n in only_there if n not in asked]
     return wrong, said
 
 
-def _changes(
-    mine: Sequence[Benchmark], stored: Sequence[Benchmark], place: Place, allowed: Collection[str]
-) -> tuple[list[str], list[str]]:
-    """Lines on other work and content, and on what a person lets pass of it."""
-    judged = judge_counters([{"benchmarks": stored}], [{"benchmarks": mine, "machine_info": place}], Rules(), allowed)
-    graver = [v for v in judged if v.verdict not in ("pass", "improvement")]
-    let_pass = {v.benchmark for v in judged if v.allowed} - {v.benchmark for v in graver}
-    work = baseline.work_differences([b for b in mine if b["fullname"] not in let_pass], stored)
-    told = {line.partition(": ")[0] for line in work}
-    content = [f"{_short(v.benchmark)}: {v.reason}" for v in graver if _short(v.benchmark) not in told]
-    return work + content, [f"{_short(v.benchmark)}: {v.reason}" for v in judged if v.allowed]
+def _changes(mine: Results, stored: Results, allowed: Collection[str]) -> tuple[list[str], list[str]]:
+    """Lines on other work and content, less of it too, and on what a person lets pass of it."""
+    wrong = []
+    for name, benchmark in by_name(mine).items():
+        try:
+            check(benchmark.get("extra_info", {}), Info, short_name(name), BaselineError)
+        except BaselineError as error:
+            wrong.append(str(error))
+    judged = judge_counters([stored], [mine], Rules(), allowed)
+    wrong += [f"{short_name(v.benchmark)}: {v.reason}" for v in judged if v.verdict != "pass" and not _is_luck(v)]
+    return wrong, [f"{short_name(v.benchmark)}: {v.reason}" for v in judged if v.allowed]
+
+
+def _is_luck(verdict: Verdict) -> bool:
+    """Whether there was less of what depends on what ran before."""
+    return verdict.verdict == "improvement" and (verdict.counter or "").rpartition(".")[-1] in INEXACT
 
 
 def verdicts(config: pytest.Config, place: Place) -> list[Verdict]:
     """What the gate says of this one process: of its counters, and of what vanished. Its times are a single sample."""
     if VERDICTS not in config.stash:
-        head = {"benchmarks": _measured(config), "machine_info": place}
+        head, rules, allowed = [_measured(config, place)], config.stash[RULES], config.option.allow_changed
         config.stash[VERDICTS] = [
             verdict
-            for stored in _compared(config)
-            for verdict in decide.judge_benchmarks(
-                [{"benchmarks": _asked_for(config, stored)}], [head], config.stash[RULES], config.option.allow_changed
-            )
+            for stored in _compared(config, place)
+            for verdict in decide.judge_benchmarks([_asked_for(config, stored)], head, rules, allowed)
         ]
     return config.stash[VERDICTS]
 
 
-def differing_markers(config: pytest.Config) -> list[str]:
+def differing_markers(config: pytest.Config, place: Place) -> list[str]:
     """How the markers of this session differ from the baseline's, of which the stricter hold."""
-    here = [{"benchmarks": _measured(config)}]
-    return [line for stored in _compared(config) for line in decide.differing_markers([{"benchmarks": stored}], here)]
+    here = [_measured(config, place)]
+    return [line for stored in _compared(config, place) for line in decide.differing_markers([stored], here)]
 
 
 def regressed(config: pytest.Config, place: Place, benchmarks: Sequence[Any]) -> list[str]:
@@ -129,20 +132,22 @@ def _bench(config: pytest.Config) -> Any:
     return getattr(config, "_benchmarksession", None)
 
 
-def _measured(config: pytest.Config) -> list[dict[str, Any]]:
+def _measured(config: pytest.Config, place: Place) -> Results:
     """The benchmarks of this session that did not fail."""
-    return [b.as_dict(include_data=False) for b in _bench(config).benchmarks if not b.has_error]
+    return _results([b.as_dict(include_data=False) for b in _bench(config).benchmarks if not b.has_error], place)
 
 
-def _compared(config: pytest.Config) -> list[list[dict[str, Any]]]:
-    """The benchmarks of each run that this session is compared with."""
-    return [list(stored.values()) for stored in _bench(config).compared_mapping.values()]
+def _compared(config: pytest.Config, place: Place) -> list[Results]:
+    """The runs that this session is compared with, which are of the same environment."""
+    return [_results(list(stored.values()), place) for stored in _bench(config).compared_mapping.values()]
 
 
-def _asked_for(config: pytest.Config, stored: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _asked_for(config: pytest.Config, stored: Results) -> Results:
     """The baseline without what was left out on purpose: that is not missing."""
-    return [b for b in stored if not selection.is_left_out(config, b)]
+    asked = [b for b in stored["benchmarks"] if not selection.is_left_out(config, b)]
+    return _results(asked, stored["machine_info"])
 
 
-def _short(name: str) -> str:
-    return name.split("::")[-1]
+def _results(benchmarks: list[Benchmark], place: Place) -> Results:
+    own: Session = {"schema": SCHEMAS["results"], "failed": 0, "exit_status": 0, "regressed": []}
+    return {"benchmarks": benchmarks, "machine_info": place, "stagebench": own}

@@ -17,7 +17,7 @@ from stagebench.core.settings import (
     SLICES,
     TIME_UNITS,
 )
-from stagebench.gate.counters import STAGES
+from stagebench.core.stages import STAGE_NAMES
 from stagebench.models.registry import MODELS
 
 
@@ -63,7 +63,7 @@ def add(group: pytest.OptionGroup) -> None:
     )
     group.addoption("--gate-time", action="store_true", help="likewise, and an inconclusive time sets exit status 3")
     group.addoption(
-        "--allow-changed", action="append", default=[], choices=STAGES, help="whose other content or count passes"
+        "--allow-changed", action="append", default=[], choices=STAGE_NAMES, help="whose other content or count passes"
     )
     group.addoption("--times-only", action="store_true", help="no proof, no counters: this very code was proven before")
     group.addoption("--order-seed", type=int, help="shuffles the models; default: drawn, printed and stored")

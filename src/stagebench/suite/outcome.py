@@ -5,7 +5,6 @@ Saved runs say `complete: false` until pytest has its exit status; one that is k
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from stagebench.core.json_files import write_text
+from stagebench.core.errors import BaselineError
+from stagebench.core.results import SCHEMAS, Results, Session, read_results, write_results
 
 _NAME = pytest.StashKey[str]()
 _JSON = pytest.StashKey[Path]()
 _ENDED = pytest.StashKey[set[str]]()
 
 
-def so_far(config: pytest.Config) -> dict[str, Any]:
+def so_far(config: pytest.Config) -> Session:
     """What a saved run says of its end while there is none, and the name by which its files are found again."""
     if (place := config.getoption("benchmark_json")) is not None:  # a path, or before pytest-benchmark 5.3 a file
         config.stash[_JSON] = Path(
@@ -30,8 +30,10 @@ def so_far(config: pytest.Config) -> dict[str, Any]:
     name = config.stash.setdefault(_NAME, secrets.token_hex(8))
     session: Any = config.pluginmanager.getplugin("session")
     return {
+        "schema": SCHEMAS["results"],
         "failed": session.testsfailed,
         "exit_status": int(session.exitstatus),
+        "regressed": [],
         "complete": False,
         "session": name,
     }
@@ -49,20 +51,20 @@ def finish(config: pytest.Config, status: int) -> None:
         StagebenchError: where a file can't be written.
     """
     session: Any = config.pluginmanager.getplugin("session")
-    for path, run in _saved(config):
-        complete = config.stash.get(_ENDED, set()).issuperset(item.nodeid for item in session.items)
-        run["stagebench"] |= {"final_status": int(status), "complete": complete}
-        write_text(path, json.dumps(run, indent=4) + "\n")
+    complete = config.stash.get(_ENDED, set()).issuperset(item.nodeid for item in session.items)
+    for path, results in _saved(config):
+        results["stagebench"] |= {"final_status": int(status), "complete": complete}
+        write_results(path, results)
 
 
-def _saved(config: pytest.Config) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _saved(config: pytest.Config) -> Iterator[tuple[Path, Results]]:
     """The files of this session: of `--benchmark-json`, and the latest one where it is also kept with others."""
     for paths in _places(config):
         for path in paths:
-            with suppress(OSError, ValueError, RecursionError, LookupError, TypeError):  # others' files lie there too
-                run = json.loads(path.read_text(encoding="utf-8"))
-                if run["stagebench"]["session"] == config.stash[_NAME]:
-                    yield path, run
+            with suppress(BaselineError):  # others' files lie there too
+                results = read_results(path)
+                if results["stagebench"].get("session") == config.stash[_NAME]:
+                    yield path, results
                     break
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from stagebench.core import environment
 from stagebench.core.errors import BaselineError, GateError, StagebenchError
-from stagebench.core.results import SCHEMA, read_sound_run, require_sound, validate
+from stagebench.core.results import read_results, require_sound, validate
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import plain
 from stagebench.core.tables import show
@@ -208,7 +208,7 @@ def _require_readable(config: pytest.Config, asked: str) -> None:
 
 def _require_table(path: Path) -> None:
     """Refuse a run that can't be shown beside this one."""
-    for benchmark in read_sound_run(path)["benchmarks"]:
+    for benchmark in require_sound(read_results(path), f"the run {path}")["benchmarks"]:
         if lacking := [column for column in _COLUMNS if column not in benchmark["stats"]]:
             raise BaselineError(
                 f"the run {path}: {benchmark['fullname']}: must have the statistics of pytest-benchmark's table, "
@@ -233,7 +233,8 @@ def pytest_benchmark_compare_machine_info(
     path = Path(str(config.getoption("benchmark_compare")))
     with _usage_errors():
         stored = require_sound(validate(compared_benchmark, f"the run {path}"), f"the run {path}")
-        baseline.require_comparable(machine_info, path, stored["machine_info"])
+        if differing := environment.differences(machine_info, stored["machine_info"]):
+            raise BaselineError(f"not comparable with {path}: {'; '.join(differing)}")
     compared_benchmark["machine_info"] = machine_info  # pytest-benchmark would miss the keys that came later
 
 
@@ -247,7 +248,6 @@ def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, s
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
     """Note what decides whether the run may become a baseline, and pytest-benchmark does not say."""
     output_json["stagebench"] = outcome.so_far(config) | {
-        "schema": SCHEMA,
         "selection": selection.described(config),
         "deselected": selection.deselected(config),
         "regressed": judging.regressed(config, identity(config), benchmarks),
@@ -347,7 +347,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         writer = config.get_terminal_writer()
         console = Console(width=writer.fullwidth, force_terminal=writer.hasmarkup)
         with console.capture() as shown:
-            show(gate_report.to_table(judged, judging.differing_markers(config)), console)
+            show(gate_report.to_table(judged, judging.differing_markers(config, identity(config))), console)
         terminalreporter.write_line(shown.get())
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stagebench.core.results import Benchmark
 from stagebench.core.settings import BACKENDS
 from stagebench.models.registry import MODELS
 
@@ -66,7 +67,7 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in text.split(",") if name))
 
 
-def is_left_out(config: pytest.Config, benchmark: Mapping[str, Any]) -> bool:
+def is_left_out(config: pytest.Config, benchmark: Benchmark) -> bool:
     """Whether a stored benchmark is none of those that this session was asked for."""
     info, name = benchmark.get("extra_info", {}), benchmark["fullname"]
     backend = info.get("backend", "eager" if "model" in info else None)

@@ -14,10 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from stagebench.analysis.samples import require_noted
+from stagebench.analysis.samples import require_row
 from stagebench.core.errors import StudyError
 from stagebench.core.json_files import parse_json, read_bytes, read_json, write_json
-from stagebench.core.results import SCHEMA
+from stagebench.core.results import SCHEMAS, versioned
 
 RUN_FILE = "run.json"
 SAMPLES_FILE = "samples.jsonl"
@@ -44,8 +44,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     parts = {"identity": dict, "plan": dict, "sessions": list}
     if not isinstance(run, dict) or not all(isinstance(run.get(name), kind) for name, kind in parts.items()):
         raise StudyError(f"the run {path} must have an identity, a plan and sessions, got something else")
-    if run.get("schema") != SCHEMA:
-        raise StudyError(f"the run {path} must have schema {SCHEMA}, got {run.get('schema')!r}")
+    if run.get("schema") != SCHEMAS["samples"]:
+        raise StudyError(f"the run {path} must have schema {SCHEMAS['samples']}, got {run.get('schema')!r}")
     return run
 
 
@@ -81,7 +81,7 @@ class Journal:
         self._file = self._locked(folder)
         try:
             self.rows, end = _parse(folder / SAMPLES_FILE)
-            self.run: dict[str, Any] = {"schema": SCHEMA, "identity": identity, "plan": plan, "sessions": []}
+            self.run: dict[str, Any] = versioned("samples", {"identity": identity, "plan": plan, "sessions": []})
             if (folder / RUN_FILE).exists():
                 there = read_run(folder)  # also where it is replaced: a file that is no run of ours is not
                 if self.rows:
@@ -151,7 +151,7 @@ def _parse(path: Path) -> tuple[list[Row], int]:
             raise StudyError(f"{path}:{number} must be JSON, got: {error}") from error
         if not isinstance(rows[-1], dict):
             raise StudyError(f"{path}:{number} must be an object, got {type(rows[-1]).__name__}")
-        require_noted(rows[-1], f"{path}:{number}", StudyError)
+        require_row(rows[-1], f"{path}:{number}", StudyError, whole=False)
     return rows, end
 
 

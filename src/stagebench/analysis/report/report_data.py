@@ -19,6 +19,7 @@ from stagebench.analysis.samples import costs_by_sample, select, sequences
 from stagebench.analysis.summary import percentiles, summarize
 from stagebench.analysis.warnings import flags
 from stagebench.core.errors import AnalysisError, StudyError
+from stagebench.core.results import versioned
 from stagebench.core.stages import STAGE_NAMES
 
 Row = Mapping[str, Any]
@@ -43,8 +44,7 @@ def findings(run: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     main = select(good, study=MAIN)
     if not main:
         raise StudyError("a report needs at least one sample that went through a model, got none")
-    return {
-        "schema": run["schema"],
+    found = {
         "identity": run["identity"],
         "plan": run["plan"],
         "sessions": run["sessions"],
@@ -56,6 +56,7 @@ def findings(run: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
         "drafting": _drafting(run, main),
         "scaling": {study: _scaling(select(good, study=study)) for study in (DURATIONS, NEW_TOKENS)},
     }
+    return versioned("report", found)
 
 
 def models_of(rows: Sequence[Row]) -> list[str]:

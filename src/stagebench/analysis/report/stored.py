@@ -4,45 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from stagebench.analysis.experiments.sample_log import RUN_FILE, SAMPLES_FILE, read_run, read_samples
 from stagebench.analysis.experiments.schedule import DURATIONS, MAIN, MODES, NEW_TOKENS
 from stagebench.analysis.samples import Row, require_row
 from stagebench.core.checks import (
-    COUNT,
-    FLAG,
-    OBJECT,
-    OBJECTS,
-    SPREAD,
-    TEXT,
-    TIME,
-    WORK,
-    Check,
+    Count,
+    Flag,
+    Must,
+    Object,
+    Objects,
+    Spread,
+    Text,
+    Time,
+    Work,
     check,
-    each,
+    is_list,
     is_text,
-    or_none,
 )
 from stagebench.core.errors import StudyError
 from stagebench.core.stages import STAGE_NAMES
 
 KEYS = ("study", "mode", "ttft", "finish_reason", "text", "token_ids")
 """Of a row, beside those that every analysis needs."""
-_PAIRS: Check = (each(lambda pair: each(is_text)(pair) and len(pair) == 2), "a list of pairs of texts")
-_IDENTITY = dict.fromkeys(("input", "generation", "media", "loading", "order_seed", "models", "device"), TEXT)
-_PLAN = dict.fromkeys(("passes", "samples", "sequences"), COUNT) | dict.fromkeys(("broken", "skipped"), OBJECTS)
-_PROBLEM = {"name": TEXT, "reason": TEXT}
+_PAIRS = Annotated[
+    list[list[str]],
+    Must(lambda v: is_list(v, lambda pair: is_list(pair, is_text) and len(pair) == 2), "a list of pairs of texts"),
+]
+_IDENTITY = dict.fromkeys(("input", "generation", "media", "loading", "order_seed", "models", "device"), Text)
+_PLAN = dict.fromkeys(("passes", "samples", "sequences"), Count) | dict.fromkeys(("broken", "skipped"), Objects)
+_PROBLEM = {"name": Text, "reason": Text}
 _SESSION = {
-    "started": TEXT,
-    "load_warning": or_none(TEXT),
-    "ceilings": OBJECT,
-    "together": or_none(FLAG),
-    "proofs": OBJECT,
+    "started": Text,
+    "load_warning": Text | None,
+    "ceilings": Object,
+    "together": Flag | None,
+    "proofs": Object,
     "same_tokens": _PAIRS,
 }
-_CEILINGS = {"flops": TIME, "bandwidth": TIME, "bandwidth_kind": TEXT}
-_PROOF = {"seconds": SPREAD, "sample": TEXT, "work": WORK, "bytes": WORK}
+_CEILINGS = {"flops": Time, "bandwidth": Time, "bandwidth_kind": Text}
+_PROOF = {"seconds": Spread, "sample": Text, "work": Work, "bytes": Work}
 
 
 def read_stored(folder: Path) -> tuple[dict[str, Any], Sequence[Row]]:
@@ -68,18 +70,15 @@ def read_stored(folder: Path) -> tuple[dict[str, Any], Sequence[Row]]:
 
 
 def _require_run(run: Mapping[str, Any], where: str) -> None:
-    _require_all(run["identity"], _IDENTITY, f"{where}: identity")
-    check(run["identity"], dict.fromkeys(run["identity"], TEXT), f"{where}: identity", StudyError)
-    _require_all(run["plan"], _PLAN, f"{where}: plan")
+    check(run["identity"], dict.fromkeys(run["identity"], Text) | _IDENTITY, f"{where}: identity", StudyError)
+    check(run["plan"], _PLAN, f"{where}: plan", StudyError)
     for problem in (*run["plan"]["broken"], *run["plan"]["skipped"]):
-        _require_all(problem, _PROBLEM, f"{where}: plan")
+        check(problem, _PROBLEM, f"{where}: plan", StudyError)
     if not run["sessions"]:
         raise StudyError(f"{where} must have at least one session, got none")
     for session in run["sessions"]:
-        if not isinstance(session, dict):
-            raise StudyError(f"{where}: a session must be an object, got {type(session).__name__}")
-        _require_all(session, _SESSION, f"{where}: a session")
-        _require_all(session["ceilings"], _CEILINGS, f"{where}: ceilings")
+        check(session, _SESSION, f"{where}: a session", StudyError)
+        check(session["ceilings"], _CEILINGS, f"{where}: ceilings", StudyError)
         for proofs in session["proofs"].values():
             _require_proofs(proofs, f"{where}: proofs")
 
@@ -88,18 +87,11 @@ def _require_proofs(proofs: Any, where: str) -> None:
     if not isinstance(proofs, dict) or not proofs:
         raise StudyError(f"{where} must be by mode, got {type(proofs).__name__}")
     for proof in proofs.values():
-        if not isinstance(proof, dict):
-            raise StudyError(f"{where} must be objects, got {type(proof).__name__}")
-        _require_all(proof, _PROOF, where)
-        _require_all(proof["work"], dict.fromkeys(STAGE_NAMES, OBJECT), f"{where}: work")
+        check(proof, _PROOF, where, StudyError)
+        check(proof["work"], dict.fromkeys(STAGE_NAMES, Object), f"{where}: work", StudyError)
         for stage in STAGE_NAMES:
             _require(proof["work"][stage], ("flops",) if stage in ("encode", "prefill", "decode") else (), where)
-        check(proof["bytes"], dict.fromkeys(STAGE_NAMES, OBJECT), f"{where}: bytes", StudyError)
-
-
-def _require_all(data: Mapping[str, Any], checks: Mapping[str, Check], where: str) -> None:
-    _require(data, tuple(checks), where)
-    check(data, checks, where, StudyError)
+        check(proof["bytes"], dict.fromkeys(STAGE_NAMES, Object), f"{where}: bytes", StudyError, whole=False)
 
 
 def _require(data: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:

@@ -15,16 +15,11 @@ from typing import IO, Any
 
 from stagebench.core import processes
 from stagebench.core.errors import GateError
-from stagebench.core.json_files import write_json
-from stagebench.core.results import read_run
+from stagebench.core.results import REFERENCE, Results, read_results, write_results
 from stagebench.core.supervisor import CANNOT_RUN
 from stagebench.gate.runner import failures, lockstep
 from stagebench.gate.runner.failures import FailedError
 from stagebench.gate.runner.worktrees import ELSEWHERE
-from stagebench.gate.runs import REFERENCE
-
-Run = dict[str, Any]
-"""As `results.read_run` gives it."""
 
 ARMS = ("base", "head")
 PROCESSES = 4
@@ -138,12 +133,12 @@ class Recorder:
     folder: Path
     track: Callable[[Sequence[Sequence[Turn]]], Iterable[Sequence[Turn]]]
 
-    def count(self) -> tuple[list[Run], list[Run]]:
+    def count(self) -> tuple[list[Results], list[Results]]:
         """Run one process a side that proves what it runs and counts its work; its single round is no measurement."""
         lockstep = [Turn("counters", 0, i, arm, self.plan.seed) for i, arm in enumerate(ARMS)]
         return self._sides([(turn,) for turn in lockstep], ["benchmarks"], "--rounds=1")
 
-    def time(self, phase: str, paths: Sequence[str]) -> tuple[list[Run], list[Run]]:
+    def time(self, phase: str, paths: Sequence[str]) -> tuple[list[Results], list[Results]]:
         """Run both sides by turns; nothing is proven again, nor counted.
 
         Args:
@@ -159,14 +154,16 @@ class Recorder:
         timer = f"--benchmark-timer={CLOCKS[self.plan.clock]}"
         return self._sides(groups, paths, "--times-only", f"--rounds={self.plan.rounds}", timer)
 
-    def _sides(self, groups: Sequence[Sequence[Turn]], paths: Sequence[str], *more: str) -> tuple[list[Run], list[Run]]:
-        runs: dict[str, list[Run]] = {arm: [] for arm in ARMS}
+    def _sides(
+        self, groups: Sequence[Sequence[Turn]], paths: Sequence[str], *more: str
+    ) -> tuple[list[Results], list[Results]]:
+        runs: dict[str, list[Results]] = {arm: [] for arm in ARMS}
         for group in self.track(groups):
             for turn, run in zip(group, self._run(group, paths, more), strict=True):
                 runs[turn.arm].append(run)
         return runs["base"], runs["head"]
 
-    def _run(self, group: Sequence[Turn], paths: Sequence[str], more: Sequence[str]) -> list[Run]:
+    def _run(self, group: Sequence[Turn], paths: Sequence[str], more: Sequence[str]) -> list[Results]:
         """Run a process, or both of a pair, and keep what they measured."""
         jobs = [(self.arms[turn.arm], self._arguments(turn, paths, more)) for turn in group]
         for turn in group:
@@ -179,12 +176,12 @@ class Recorder:
             raise
         if empty := [turn.arm for turn in group if not self._raw(turn).exists()]:
             raise GateError(f"the {empty[0]} must run a benchmark, got none (all skipped?)")
-        runs = [read_run(self._raw(turn)) for turn in group]
+        runs = [read_results(self._raw(turn)) for turn in group]
         if self.plan.lockstep:
             _require_turns(group, runs)
         for turn, run in zip(group, runs, strict=True):
             run["stagebench"]["turn"] = asdict(turn)
-            write_json(self.folder / turn.file_name, run)
+            write_results(self.folder / turn.file_name, run)
         return runs
 
     def _raw(self, turn: Turn) -> Path:
@@ -197,7 +194,7 @@ class Recorder:
         return [*shuffled, *own, f"--benchmark-json={self._raw(turn)}"]
 
 
-def _require_turns(group: Sequence[Turn], runs: Sequence[Run]) -> None:
+def _require_turns(group: Sequence[Turn], runs: Sequence[Results]) -> None:
     for turn, run in zip(group, runs, strict=True):
         if "turns" not in run["stagebench"]:
             raise GateError(f"--lockstep needs a revision that has it on both sides, got an older {turn.arm}")
@@ -210,7 +207,7 @@ def selection(select: str) -> tuple[str, str]:
     return "-k", f"({select}) or {REFERENCE}"
 
 
-def run_process(arm: Arm, arguments: Sequence[str], raw: Path) -> Run:
+def run_process(arm: Arm, arguments: Sequence[str], raw: Path) -> Results:
     """Run pytest in a process of its own, and read what it measured.
 
     Args:
@@ -223,7 +220,7 @@ def run_process(arm: Arm, arguments: Sequence[str], raw: Path) -> Run:
         BaselineError: where it wrote no run.
     """
     run_pytest([(arm, [*arguments, f"--benchmark-json={raw}"])])
-    return read_run(raw)
+    return read_results(raw)
 
 
 def run_pytest(jobs: Sequence[tuple[Arm, Sequence[str]]], cpu: int | None = None) -> None:

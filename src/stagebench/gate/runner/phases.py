@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from stagebench.core import environment
 from stagebench.core.errors import GateError
-from stagebench.gate import baseline
+from stagebench.core.results import Results, by_name, is_reference
 from stagebench.gate import decide as gate
 from stagebench.gate.counters import judge_counters
 from stagebench.gate.limits import Rules
-from stagebench.gate.runner.ab_runner import Recorder, Run
+from stagebench.gate.runner.ab_runner import Recorder
 from stagebench.gate.runner.failures import NONE_SELECTED, FailedError
-from stagebench.gate.runs import StoredRun, is_reference, names_of
+from stagebench.gate.runs import require_comparable
+from stagebench.gate.times import judge_times
 from stagebench.gate.verdicts import Verdict, confirmed, undecided
 
 
@@ -60,29 +62,31 @@ class Phases:
             self.say(str(failed))
             return [*counters, *verdicts]
 
-    def _counters(self, base: Sequence[StoredRun], head: Sequence[StoredRun]) -> list[Verdict]:
-        if all(map(is_reference, names_of(base))):
+    def _counters(self, base: Sequence[Results], head: Sequence[Results]) -> list[Verdict]:
+        if all(map(is_reference, by_name(base[0]))):
             raise _nothing_selected(self.recorder.plan.select, "base")
-        gate.require_comparable(base, head, self.changed)
+        require_comparable(base, head, self.changed)
         if self.changed:
-            mine, others = ({k: run[0]["machine_info"].get(k) for k in self.changed} for run in (head, base))
-            differing = "; ".join(baseline.differences(mine, others))
+            mine, others = (
+                {k: v for k, v in side[0]["machine_info"].items() if k in self.changed} for side in (head, base)
+            )
+            differing = "; ".join(environment.differences(mine, others))
             self.say(f"part of the change: {differing or 'nothing that is measured'}")
         self.rules_differ.extend(gate.differing_markers(base, head))
         return judge_counters(base, head, self.rules, self.allowed)
 
-    def _times(self, base: list[Run], head: list[Run], counters: Sequence[Verdict]) -> list[Verdict]:
+    def _times(self, base: list[Results], head: list[Results], counters: Sequence[Verdict]) -> list[Verdict]:
         """Time both sides, and add their runs to those that counted."""
         first = self.recorder.time("first", ["benchmarks"])
-        gate.require_comparable(*first, self.changed)
+        require_comparable(*first, self.changed)
         base += first[0]
         head += first[1]
-        times = gate.judge_times(*first, self.rules, counters)
+        times = judge_times(*first, self.rules, counters)
         if again := undecided(times):
             self.say(f"not cleared, so measured once more: {', '.join(name.split('::')[-1] for name in again)}")
-            second = self.recorder.time("confirmation", [*again, *filter(is_reference, names_of(base[:1]))])
-            gate.require_comparable(*second, self.changed)
-            times = confirmed(times, gate.judge_times(*second, self.rules, counters))
+            second = self.recorder.time("confirmation", [*again, *filter(is_reference, by_name(base[0]))])
+            require_comparable(*second, self.changed)
+            times = confirmed(times, judge_times(*second, self.rules, counters))
         return times
 
 

@@ -14,19 +14,26 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pytest_benchmark.stats import Stats
 
+from stagebench.core import environment
 from stagebench.core.errors import RecordingError
-from stagebench.core.json_files import write_json
-from stagebench.core.results import read_run
-from stagebench.gate import baseline
-from stagebench.gate.runner.ab_runner import Arm, Run, run_process, selection
+from stagebench.core.results import (
+    Benchmark,
+    Info,
+    Process,
+    Results,
+    Session,
+    is_reference,
+    read_results,
+    write_results,
+)
+from stagebench.gate.runner.ab_runner import Arm, run_process, selection
 from stagebench.gate.runner.failures import FailedError
-from stagebench.gate.runs import is_reference
 
 PROOF = 0
 """The number of the process that proves; the timing ones count from 1."""
@@ -66,9 +73,14 @@ class Plan:
         for argument in self.arguments:
             _require_free(argument)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Process:
         """As it is kept with every process."""
-        return asdict(self) | {"arguments": list(self.arguments)}
+        return {
+            "rounds": self.rounds,
+            "select": self.select,
+            "arguments": list(self.arguments),
+            "code": self.code,
+        }
 
 
 def _require_free(argument: str) -> None:
@@ -110,7 +122,7 @@ class Recording:
     arm: Arm
     plan: Plan
 
-    def kept(self, processes: int) -> dict[int, Run]:
+    def kept(self, processes: int) -> dict[int, Results]:
         """The processes that are there already, by number.
 
         Raises:
@@ -118,13 +130,13 @@ class Recording:
             BaselineError: where a file is no run.
         """
         paths = {number: self._path(number) for number in range(processes + 1)}
-        runs = {number: read_run(path) for number, path in paths.items() if path.exists()}
+        runs = {number: read_results(path) for number, path in paths.items() if path.exists()}
         for number, run in runs.items():
             self._require_same_plan(number, run)
             self._require_same_environment(number, run, runs)
         return runs
 
-    def measure(self, number: int, others: Mapping[int, Run]) -> Run:
+    def measure(self, number: int, others: Mapping[int, Results]) -> Results:
         """Run one process, and keep what it measured.
 
         Args:
@@ -153,15 +165,17 @@ class Recording:
                 raise
         self._require_benchmarks(number, run)
         self._require_same_environment(number, run, others)
-        run["stagebench"]["recording"] = self.plan.as_json() | {"process": number, "seconds": time.monotonic() - began}
-        write_json(self._path(number), run)
+        seconds = time.monotonic() - began
+        run["stagebench"]["recording"] = {**self.plan.as_json(), "process": number, "seconds": seconds}
+        write_results(self._path(number), run)
         return run
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:02}.json"
 
-    def _require_same_plan(self, number: int, run: Run) -> None:
-        there, here = run["stagebench"].get("recording", {}), self.plan.as_json()
+    def _require_same_plan(self, number: int, run: Results) -> None:
+        there: Mapping[str, object] = run["stagebench"].get("recording", {})
+        here: Mapping[str, object] = self.plan.as_json()
         if differing := [
             f"{key}: {here[key]!r} here, {there.get(key)!r} there" for key in here if here[key] != there.get(key)
         ]:
@@ -169,18 +183,18 @@ class Recording:
         if "seconds" not in there:
             raise RecordingError(f"{self._path(number)} must say how long the process took, got nothing of it")
 
-    def _require_benchmarks(self, number: int, run: Run) -> None:
+    def _require_benchmarks(self, number: int, run: Results) -> None:
         if all(is_reference(benchmark["fullname"]) for benchmark in run["benchmarks"]):
             select = f" of --select {self.plan.select!r}" if self.plan.select else ""
             raise RecordingError(
                 f"the {name_of(number)} must run a benchmark beside the reference workload, got none{select}"
             )
 
-    def _require_same_environment(self, number: int, run: Run, others: Mapping[int, Run]) -> None:
+    def _require_same_environment(self, number: int, run: Results, others: Mapping[int, Results]) -> None:
         here = run["machine_info"]
         there = next(iter(others.values()), run)["machine_info"]
         if here != there:  # an unknown driver is no reason to refuse a recording, though it compares with no other one
-            differing = "; ".join(baseline.differences(here, there))
+            differing = "; ".join(environment.differences(here, there))
             raise RecordingError(f"the {name_of(number)} ran in another environment: {differing}")
 
 
@@ -209,7 +223,9 @@ def name_of(number: int) -> str:
     return "proving process" if number == PROOF else f"timing process {number}"
 
 
-def record(recording: Recording, processes: int, minutes: float | None, say: Callable[[str], None]) -> dict[int, Run]:
+def record(
+    recording: Recording, processes: int, minutes: float | None, say: Callable[[str], None]
+) -> dict[int, Results]:
     """Run what is not there yet: the proving process, then the timing ones.
 
     Args:
@@ -241,13 +257,13 @@ def _left(began: float, minutes: float | None) -> float:
     return float("inf") if minutes is None else began + minutes * 60 - time.monotonic()
 
 
-def expected_seconds(runs: Mapping[int, Run]) -> float:
+def expected_seconds(runs: Mapping[int, Results]) -> float:
     """How long the next process may take: as the longest timing one, else as the proof; 0 where there is none yet."""
     seconds: dict[int, float] = {number: run["stagebench"]["recording"]["seconds"] for number, run in runs.items()}
     return max((s for number, s in seconds.items() if number != PROOF), default=seconds.get(PROOF, 0.0))
 
 
-def combine(runs: Mapping[int, Run]) -> Run:
+def combine(runs: Mapping[int, Results]) -> Results:
     """Make one run of all processes, in which each benchmark's rounds are the medians of the timing processes.
 
     Args:
@@ -266,20 +282,21 @@ def combine(runs: Mapping[int, Run]) -> Run:
     if not shared:
         raise RecordingError("results need at least one benchmark that ran in every process, got none")
     every = {name: None for run in runs.values() for name in (b["fullname"] for b in run["benchmarks"])}
-    own = proof["stagebench"] | {
+    own: Session = {
+        **proof["stagebench"],
         "load_warning": next((w for run in timed if (w := run["stagebench"].get("load_warning"))), None),
-        "recording": proof["stagebench"]["recording"]
-        | {
+        "recording": {
+            **proof["stagebench"]["recording"],
             "processes": len(timed),
             "seconds": sum(run["stagebench"]["recording"]["seconds"] for run in runs.values()),
             "left_out": [name for name in every if name not in {b["fullname"] for b in shared}],
         },
     }
     benchmarks = [_combined(b, [each[b["fullname"]] for each in found]) for b in shared]
-    return proof | {"benchmarks": benchmarks, "stagebench": own}
+    return {**proof, "benchmarks": benchmarks, "stagebench": own}
 
 
-def _combined(proven: Mapping[str, Any], timed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _combined(proven: Benchmark, timed: Sequence[Benchmark]) -> Benchmark:
     stats = Stats()
     for benchmark in timed:
         stats.update(benchmark["stats"]["median"])
@@ -287,7 +304,11 @@ def _combined(proven: Mapping[str, Any], timed: Sequence[Mapping[str, Any]]) -> 
     info = dict(proven.get("extra_info", {})) | _typical(infos) | {"processes": len(timed)}
     if "device_seconds" in info:  # of the rounds of one process
         info["device_seconds"] = [each["device_median"] for each in infos if "device_median" in each]
-    return {**proven, "stats": stats.as_dict() | {"data": stats.data, "iterations": 1}, "extra_info": info}
+    return {
+        **proven,
+        "stats": stats.as_dict() | {"data": stats.data, "iterations": 1},
+        "extra_info": cast("Info", info),
+    }
 
 
 def _typical(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
