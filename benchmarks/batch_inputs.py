@@ -14,7 +14,7 @@ from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import resolved
 from stagebench.pipeline.run_stages import Options
-from stagebench.pipeline.token_match import NEAR_TIE, compare, describe_ids
+from stagebench.pipeline.token_match import NEAR_TIE, match_tokens
 from stagebench.pipeline.verify import is_exact, repeats_itself, require_tokens
 
 Rows = list[tuple[list[int], list[Tensor]]]
@@ -66,11 +66,11 @@ def require_rows(model: VisionLanguageModel, generation: Generation, expected: R
     pad = model.hf_model.generation_config.pad_token_id
     (first, first_logits), *_ = expected
     for (row, logits), mine in zip(expected, generation.token_ids, strict=True):
-        among = compare(first, row, first_logits)
+        among = match_tokens(first, row, first_logits)
         if repeats_itself(model, kernels) and among.verdict == "different":
-            got = describe_ids(model.tokenizer, among.position, among.ids)
+            got = among.describe(model.tokenizer)
             raise StageError(f"equal rows must give equal tokens, got {got}")
-        require_tokens(model, compare(row, [*mine, *[pad] * (len(row) - len(mine))], logits), kernels)
+        require_tokens(model, match_tokens(row, [*mine, *[pad] * (len(row) - len(mine))], logits), kernels)
 
 
 def require_features(model: VisionLanguageModel, features: Features, expected: Features, kernels: str) -> None:

@@ -1,4 +1,4 @@
-"""Fixtures of the benchmarks: a sample, the models one after the other, and the proof of each."""
+"""Fixtures of the benchmarks: a sample, the models one after the other, and the verification of each."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ import torch
 from stagebench.backends.backend import with_backend
 from stagebench.core import telemetry
 from stagebench.core.artifacts import Sample
+from stagebench.core.stages import BEFORE_GENERATE
 from stagebench.media.synthetic_clip import SyntheticClip, write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import build_model
 from stagebench.models.weights import release
-from stagebench.pipeline.pinned_runtime import conditions
 from stagebench.pipeline.run_stages import Options
-from stagebench.pipeline.verify import Proof, Reference, count_reference, prove
+from stagebench.pipeline.timing import pinned_runtime
+from stagebench.pipeline.verify import Reference, Verification, count_reference, verify
 from stagebench.suite import plugin
 from stagebench.suite.selection import BY_DEFAULT
 
@@ -60,7 +61,7 @@ def _is_scale(item: pytest.Item) -> bool:
 
 def _is_repeated(item: pytest.Item) -> bool:
     params = item.callspec.params if hasattr(item, "callspec") else {}
-    plain = item.get_closest_marker("eager") is not None or params.get("stage") in ("load", "preprocess")
+    plain = item.get_closest_marker("eager") is not None or params.get("stage") in BEFORE_GENERATE
     return plain and params.get("model", "eager") != "eager"
 
 
@@ -120,7 +121,7 @@ def plain_model(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> 
     """Each model once a session; pytest frees one before it builds the next."""
     settings = plugin.model_settings(pytestconfig)
     release()  # the model before this one is out of reach by now, but its memory is not yet free
-    with conditions(settings):
+    with pinned_runtime(settings):
         yield build_model(request.param, settings)
 
 
@@ -151,11 +152,13 @@ def reference(
 
 
 @pytest.fixture(scope="session")
-def proof(model: VisionLanguageModel, reference: Reference | None, pytestconfig: pytest.Config) -> Proof | None:
+def verified(
+    model: VisionLanguageModel, reference: Reference | None, pytestconfig: pytest.Config
+) -> Verification | None:
     """Nothing is timed before an untimed pass gave the tokens, and did the work, of `generate()`."""
     if reference is None:
         return None
-    found = prove(model, reference, pytestconfig.option.kernels)
+    found = verify(model, reference, pytestconfig.option.kernels)
     text = model.tokenizer.decode(found.generation.token_ids[0])
     if model.profile != "pretrained":  # a pretrained tokenizer need not give a text's tokens back
         assert len(model.tokenizer(text, add_special_tokens=False)["input_ids"]) == len(found.generation.token_ids[0])

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rounds import Rounds
+
 from stagebench.core.artifacts import Media
 from stagebench.core.content import content_of
-from stagebench.pipeline.remembered import Rounds
+from stagebench.core.stages import LOAD
 
 WARM_UPS = 1
 
 
 def metered(benchmark: Any, function: Callable[..., Media], args: tuple[Any, ...], rounds: int) -> Media:
     """`benchmark.pedantic`, with the work of the last round and the content of its media in `extra_info`."""
-    kept = Rounds("load", WARM_UPS, rounds)
+    kept = Rounds(LOAD.name, WARM_UPS, rounds)
 
     def finish(*_: Any) -> None:
         kept.end()

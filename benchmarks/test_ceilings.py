@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from stagebench.backends.measured_roofline import copy_workload, matmul_workload
-from stagebench.pipeline.pinned_runtime import conditions
-from stagebench.pipeline.timing import synchronize
+from stagebench.pipeline.timing import pinned_runtime, synchronize
 from stagebench.suite import plugin
 
 
@@ -24,6 +23,6 @@ def test_ceiling(benchmark, ceiling, rounds, pytestconfig):
         workload()
         synchronize(device)
 
-    with conditions(settings):
+    with pinned_runtime(settings):
         benchmark.pedantic(run, setup=lambda: synchronize(device), rounds=rounds, warmup_rounds=2)
     benchmark.extra_info |= {"ceiling": ceiling, "work": {"amount": amount}}

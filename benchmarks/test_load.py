@@ -17,7 +17,8 @@ from readers import LIMITS, READERS
 
 from stagebench.core.artifacts import Sample
 from stagebench.core.settings import LoadSettings
-from stagebench.pipeline import load
+from stagebench.core.stages import LOAD
+from stagebench.pipeline.load import load
 
 COUNT = 8
 MATRIX = [Clip(seconds, *size) for size in ((640, 480), (1440, 1080)) for seconds in (0.2, 1, 5, 20)]
@@ -27,7 +28,7 @@ MATRIX = [Clip(seconds, *size) for size in ((640, 480), (1440, 1080)) for second
 def paths(synthetic, tmp_path_factory):
     """The same scene as a clip, as raw events, and as event images."""
     folder = tmp_path_factory.mktemp("images")
-    for i, image in enumerate(load.load(Sample(synthetic.events), 8).images):
+    for i, image in enumerate(load(Sample(synthetic.events), 8).images):
         Image.fromarray(np.asarray(image)).save(folder / f"{i}.png")
     return {"video": synthetic.video, "events": synthetic.events, "png": folder}
 
@@ -38,17 +39,17 @@ def test_load(benchmark, paths, media, images, rounds, pytestconfig):
     if pytestconfig.option.input:
         pytest.skip("compares kinds of media on the synthetic clip; with --input, test_stage measures its load")
     benchmark.group = f"load {images} images"
-    result = metered(benchmark, load.load, (Sample(paths[media]), images), rounds)
+    result = metered(benchmark, load, (Sample(paths[media]), images), rounds)
 
     assert len(result.images) == images
-    benchmark.extra_info |= {"unit": load.UNIT, "units": images}
+    benchmark.extra_info |= {"unit": LOAD.unit, "units": images}
 
 
 def as_pngs(path, folder):
     """Frames as a folder of PNGs."""
     for i, image in enumerate(READERS["keyed"](path, COUNT)):
         Image.fromarray(image).save(folder / f"{i}.png")
-    return folder, lambda: load.load(Sample(folder), COUNT).images
+    return folder, lambda: load(Sample(folder), COUNT).images
 
 
 def as_array(path, folder):
@@ -60,8 +61,8 @@ def as_array(path, folder):
 def as_hit(path, folder):
     """The clip, by the frame cache, which has its frames."""
     sample = Sample(path, loading=LoadSettings(cache=folder))
-    load.load(sample, COUNT)
-    return folder, lambda: load.load(sample, COUNT).images
+    load(sample, COUNT)
+    return folder, lambda: load(sample, COUNT).images
 
 
 def as_clip(name, path, folder):

@@ -8,13 +8,14 @@ from statistics import median
 import pytest
 import torch
 from gpu_monitored import WARM_UPS
+from rounds import Rounds
 
 from stagebench.core.content import content_of
 from stagebench.core.settings import PREPROCESSORS
+from stagebench.core.stages import PREPROCESS
 from stagebench.models.pixels import processor_of
 from stagebench.pipeline.load import load
-from stagebench.pipeline.preprocess import UNIT, preprocess
-from stagebench.pipeline.remembered import Rounds
+from stagebench.pipeline.preprocess import preprocess
 from stagebench.pipeline.timing import Stopwatch
 from stagebench.suite import plugin
 
@@ -41,7 +42,7 @@ def test_preprocess(benchmark, model, way, sample, rounds, pytestconfig):
         own_seconds.append(watch.seconds["own"])
         return result
 
-    kept = Rounds("preprocess", WARM_UPS, rounds)
+    kept = Rounds(PREPROCESS.name, WARM_UPS, rounds)
 
     def prepare() -> None:
         the_other_way()
@@ -61,8 +62,8 @@ def test_preprocess(benchmark, model, way, sample, rounds, pytestconfig):
         "preprocess": PREPROCESSORS[way],
         "content": content_of(result),
         "work": result.work() | kept.done,
-        "unit": UNIT,
-        "units": result.work()[UNIT],
+        "unit": PREPROCESS.unit,
+        "units": result.work()[PREPROCESS.unit],
         "times_faster_than_the_other": median(other_seconds[-rounds:]) / median(own_seconds[-rounds:]),
         "largest_difference": float(difference.max()),
         "largest_difference_in_255ths": float((difference * deviation).max() * 255),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from stagebench.pipeline.pinned_runtime import conditions
+from stagebench.pipeline.timing import pinned_runtime
 from stagebench.suite import plugin
 
 
@@ -20,7 +20,7 @@ def test_reference(benchmark, rounds, pytestconfig):
             product = product @ matrix
         return float(product.sum()) + sum(i & 1 for i in range(80_000))  # reading the sum waits for the device
 
-    with conditions(settings):
+    with pinned_runtime(settings):
         result = benchmark.pedantic(reference, rounds=rounds, warmup_rounds=2)
 
     assert result == 512 + 40_000

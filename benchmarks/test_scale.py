@@ -11,8 +11,9 @@ from batch_inputs import generated, impossible, require_features, require_rows, 
 from no_capture_guard import about
 
 from stagebench.core.artifacts import Inputs, Prefilled
+from stagebench.core.stages import DECODE, ENCODE, PREFILL
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.pipeline.decode import UNIT, decode
+from stagebench.pipeline.decode import decode
 from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import prefill
 from stagebench.pipeline.run_stages import prepared
@@ -41,10 +42,10 @@ def test_images(benchmark, pedantic, plain_model, model, images, sample, pytestc
 
     if not pytestconfig.option.times_only:
         require_features(model, features, encode(plain_model, some), pytestconfig.option.kernels)
-    benchmark.extra_info |= about(model) | {"stage": "encode", "images": images, "work": features.work()}
+    benchmark.extra_info |= about(model) | {"stage": ENCODE.name, "images": images, "work": features.work()}
 
 
-@pytest.mark.parametrize("stage", ["prefill", "decode"])
+@pytest.mark.parametrize("stage", [PREFILL.name, DECODE.name])
 def test_scale(benchmark, pedantic, model, batch, context, stage, sample, options, pytestconfig):
     """Prefill and decode, of so many rows of the same prompt, stretched to so many tokens."""
     benchmark.group = f"{stage} {batch} x {context}"
@@ -58,12 +59,12 @@ def test_scale(benchmark, pedantic, model, batch, context, stage, sample, option
         done[:] = [prefill(model, inputs, features, options)]
         synchronize(model.hf_model.device)
 
-    if stage == "prefill":
+    if stage == PREFILL.name:
         result = pedantic(timed(model, prefill, model, inputs, features, options))
         benchmark.extra_info |= {"work": result.work()}
     else:
         result = pedantic(timed(model, lambda: decode(model, done[0])), setup=fresh)
-        benchmark.extra_info |= {"work": result.work(), "unit": UNIT, "units": result.steps}
+        benchmark.extra_info |= {"work": result.work(), "unit": DECODE.unit, "units": result.steps}
 
     if not pytestconfig.option.times_only:
         generation = decode(model, result) if isinstance(result, Prefilled) else result

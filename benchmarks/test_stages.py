@@ -9,92 +9,87 @@ from typing import Any
 import pytest
 from gpu_monitored import WARM_UPS
 from no_capture_guard import about
+from rounds import Rounds
 
 from stagebench.analysis.experiments.bytes_moved import TrafficCounter
 from stagebench.core.artifacts import Generation, Work
 from stagebench.core.content import content_of
-from stagebench.core.stages import STAGE_NAMES
+from stagebench.core.stages import DECODE, PREFILL, STAGE, STAGE_NAMES
 from stagebench.gate.limits import INEXACT
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.pipeline import decode, encode, load, prefill, preprocess
-from stagebench.pipeline.remembered import Rounds
-from stagebench.pipeline.run_stages import Done, counter_of, path
+from stagebench.pipeline.counters import counter_of
+from stagebench.pipeline.run_stages import Made, StageOutputs, made_before, path
 from stagebench.pipeline.timing import Stopwatch, synchronize
-from stagebench.pipeline.verify import Proof
-
-UNITS = {
-    "load": load.UNIT,
-    "preprocess": preprocess.UNIT,
-    "encode": encode.UNIT,
-    "prefill": prefill.UNIT,
-    "decode": decode.UNIT,
-}
+from stagebench.pipeline.token_match import require_same_tokens
+from stagebench.pipeline.verify import Verification
 
 
 @pytest.mark.parametrize("stage", STAGE_NAMES)
-def test_stage(benchmark, pedantic, model, stage, sample, options, rounds, proof):
+def test_stage(benchmark, pedantic, model, stage, sample, options, rounds, verified):
     benchmark.group = stage
     steps = path(model, sample, options)
     watch, device_seconds = Stopwatch(model.hf_model.device), []
     kept = Rounds(stage, *((0, 1) if benchmark.disabled else (WARM_UPS, rounds)))
-    done: Done = {}
+    done: StageOutputs = {}
+    earlier = STAGE_NAMES[: STAGE_NAMES.index(stage)]
+    made: list[Made] = [{}]
     latest: list[Any] = [None]
 
     def fresh_state() -> None:
         """Run the stages before this one: a decode, say, needs a KV cache that no decode has written to."""
-        for name in STAGE_NAMES[: STAGE_NAMES.index(stage)]:
-            if name not in done or name == STAGE_NAMES[STAGE_NAMES.index(stage) - 1]:
-                done[name] = steps[name](done)
+        for name in earlier:
+            if name not in done or name == earlier[-1]:
+                done[name] = steps[name](made_before(name, done))
 
     def prepare() -> None:
         """The same for a round: on pictures that no round before it had, lest it be answered from memory."""
         fresh_state()
-        before = STAGE_NAMES[STAGE_NAMES.index(stage) - 1]
-        done[before] = kept.fresh(done.get(before))
+        done.update({name: kept.fresh(done[name]) for name in earlier[-1:]})
+        made[0] = made_before(stage, done)
         synchronize(model.hf_model.device)
 
     def timed() -> Any:
-        latest[0] = watch(stage, steps[stage], done)
+        latest[0] = watch(stage, steps[stage], made[0])
         device_seconds.extend(watch.device_seconds.values())
         return latest[0]
 
     result = pedantic(timed, setup=prepare, around=(kept.begin, kept.end), teardown=lambda: kept.judge(latest[0]))
 
-    benchmark.extra_info |= about(model) | {"stage": stage, "unit": UNITS[stage]}
+    benchmark.extra_info |= about(model) | {"stage": stage, "unit": STAGE[stage].unit}
     if device_seconds:
         benchmark.extra_info["device_seconds"] = device_seconds[-rounds:]
         benchmark.extra_info["device_median"] = statistics.median(device_seconds[-rounds:])
     joules = benchmark.extra_info.get("gpu", {}).get("joules")
     if joules is not None and isinstance(result, Generation) and result.steps:
         benchmark.extra_info["gpu"]["joules_per_token"] = joules / rounds / result.steps
-    if proof:
+    if verified:
         benchmark.extra_info["content"] = content_of(result)
         if isinstance(result, Generation):
-            proof.require_same_tokens(model, result)
+            require_same_tokens(model.tokenizer, result.token_ids, verified.generation.token_ids)
         fresh_state()
-        benchmark.extra_info |= counted(model, stage, steps[stage], done, proof)  # the very function that was timed
+        benchmark.extra_info |= counted(model, stage, steps[stage], done, verified)  # the very function that was timed
         kept.require(benchmark.extra_info["work"])
 
 
 def counted(
-    model: VisionLanguageModel, stage: str, step: Callable[[Done], Any], done: Done, proof: Proof
+    model: VisionLanguageModel, stage: str, step: Callable[[Made], Any], done: StageOutputs, verified: Verification
 ) -> dict[str, Any]:
-    """Of `extra_info`: the work of a stage, which must be what was proven, and the bytes that a plain decode reads."""
-    counter, traffic = counter_of(model), TrafficCounter(model)
-    if stage == "decode":
-        traffic("prefill", lambda: done["prefill"])  # for the size of the cache
-    counter(stage, traffic, stage, step, done)  # both in one pass, because counting is slow
+    """Of `extra_info`: the work of a stage, which must be what was verified, and the bytes that decode reads."""
+    counter, traffic, unit = counter_of(model), TrafficCounter(model), STAGE[stage].unit
+    if stage == DECODE.name:
+        traffic(PREFILL.name, lambda: done[PREFILL.name])  # for the size of the cache
+    counter(stage, traffic, stage, step, made_before(stage, done))  # both in one pass, because counting is slow
     work = counter.work[stage]
-    assert work[UNITS[stage]] > 0, f"{stage} must do some work, got {UNITS[stage]} = 0"
-    assert repeating(work) == repeating(proof.work[stage])
-    moved = {"bytes": traffic.as_json()["decode"]} if stage == "decode" and model.backend is None else {}
+    assert work[unit] > 0, f"{stage} must do some work, got {unit} = 0"
+    assert repeating(work) == repeating(verified.work[stage])
+    moved = {"bytes": traffic.as_json()[stage]} if stage == DECODE.name and model.backend is None else {}
     return moved | {
         "work": work,
-        "units": work[UNITS[stage]],
-        "generate_work": proof.reference_work,
-        "new_tokens": len(proof.generation.token_ids[0]),
-        "finish_reason": proof.generation.finish_reasons[0],
-        "tokens": str(proof.tokens),
+        "units": work[unit],
+        "generate_work": verified.reference_work,
+        "new_tokens": len(verified.generation.token_ids[0]),
+        "finish_reason": verified.generation.finish_reasons[0],
+        "tokens": str(verified.tokens),
     }
 
 

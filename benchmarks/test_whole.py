@@ -6,15 +6,16 @@ import pytest
 from no_capture_guard import about
 
 from stagebench.core.errors import StageError
-from stagebench.pipeline.run_stages import prepared, reference_generate, timed_run
-from stagebench.pipeline.timed_pass import check_passes, outside
+from stagebench.core.stages import time_outside
+from stagebench.pipeline.run_stages import prepared, reference_generate
+from stagebench.pipeline.timed_pass import check_passes, timed_run
 from stagebench.pipeline.verify import repeats_itself
 
 WARM_UPS = 1
 """Of seconds each: one sets up what there is to set up."""
 
 
-def test_e2e(benchmark, pedantic, model, sample, options, proof, rounds, pytestconfig):
+def test_e2e(benchmark, pedantic, model, sample, options, verified, rounds, pytestconfig):
     benchmark.group = "e2e"
     runs = []
 
@@ -23,13 +24,13 @@ def test_e2e(benchmark, pedantic, model, sample, options, proof, rounds, pytestc
         return runs[-1]
 
     run = pedantic(timed, warmup_rounds=WARM_UPS)
-    judged = proof and repeats_itself(model, pytestconfig.option.kernels)
+    judged = verified and repeats_itself(model, pytestconfig.option.kernels)
     passes = runs[-max(rounds, 2) :]  # of one alone a stop of the process may be taken for a fault
-    check_passes(model, passes, proof.generation.token_ids if judged else None)
-    if problem := outside(passes):
+    check_passes(model, passes, verified.generation.token_ids if judged else None)
+    if problem := time_outside([each.unattributed for each in passes], [each.e2e for each in passes]):
         raise StageError(f"{model.name}: the stages must explain e2e, got {problem}")
-    if proof:
-        benchmark.extra_info |= {"work": proof.work, "content": proof.content}
+    if verified:
+        benchmark.extra_info |= {"work": verified.work, "content": verified.content}
     benchmark.extra_info |= about(model) | {
         "new_tokens": run.new_tokens,
         "unattributed_share": run.unattributed / run.e2e,
@@ -38,20 +39,20 @@ def test_e2e(benchmark, pedantic, model, sample, options, proof, rounds, pytestc
 
 
 @pytest.mark.eager
-def test_generate(benchmark, pedantic, model, sample, options, proof):
+def test_generate(benchmark, pedantic, model, sample, options, verified):
     benchmark.group = "generate()"
     inputs = prepared(model, sample)
 
     tokens = pedantic(reference_generate, args=(model, inputs, options), warmup_rounds=WARM_UPS)
 
-    if proof:
-        assert tokens[0].tolist() == list(proof.generation.token_ids[0])
-        benchmark.extra_info["work"] = proof.reference_work
+    if verified:
+        assert tokens[0].tolist() == list(verified.generation.token_ids[0])
+        benchmark.extra_info["work"] = verified.reference_work
     benchmark.extra_info |= {"model": model.name, "new_tokens": tokens.shape[1]}
 
 
 @pytest.mark.eager
-def test_e2e_generate(benchmark, pedantic, model, sample, options, proof):
+def test_e2e_generate(benchmark, pedantic, model, sample, options, verified):
     benchmark.group = "e2e"
 
     def from_file_to_text():
@@ -60,7 +61,7 @@ def test_e2e_generate(benchmark, pedantic, model, sample, options, proof):
 
     tokens, _ = pedantic(from_file_to_text, warmup_rounds=WARM_UPS)
 
-    if proof:
-        assert tokens[0].tolist() == list(proof.generation.token_ids[0])
-        benchmark.extra_info["work"] = proof.reference_work
+    if verified:
+        assert tokens[0].tolist() == list(verified.generation.token_ids[0])
+        benchmark.extra_info["work"] = verified.reference_work
     benchmark.extra_info |= {"model": model.name, "new_tokens": tokens.shape[1]}

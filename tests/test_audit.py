@@ -10,10 +10,10 @@ from stagebench.core.artifacts import Sample
 from stagebench.core.settings import GenerationSettings, ModelSettings
 from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.registry import MODELS, build_model
-from stagebench.pipeline import claims as audit_module
-from stagebench.pipeline.claims import audit
-from stagebench.pipeline.counters import count_operators, counted_forwards
-from stagebench.pipeline.run_stages import counted_run, prepared, reference_generate
+from stagebench.pipeline import claims as claims_module
+from stagebench.pipeline.claims import claims
+from stagebench.pipeline.counters import count_operators, counted_forwards, counted_run
+from stagebench.pipeline.run_stages import prepared, reference_generate
 
 OPTIONS = GenerationSettings(max_new_tokens=8, fixed_length=True).options()
 ENCODE_TO_DECODE = ("encode", "prefill", "decode")
@@ -30,7 +30,7 @@ def model(request):
 
 
 def broken(model, sample):
-    return [check.claim for check in audit(model, sample, OPTIONS, "efficient") if not check.held]
+    return [check.claim for check in claims(model, sample, OPTIONS, "efficient") if not check.held]
 
 
 def without_timing(claims):
@@ -42,9 +42,9 @@ def test_every_claim_but_the_timed_one_holds_for_an_honest_model(model, sample):
 
 
 def test_a_generate_that_does_not_repeat_itself_is_blamed_and_the_split_is_not(model, sample, monkeypatch):
-    monkeypatch.setattr(audit_module, "reference_generate", lambda *a: reference_generate(*a) + 1)
-    checks = {check.claim: check.detail for check in audit(model, sample, OPTIONS, "efficient") if not check.held}
-    assert checks["generate() repeats itself"].startswith("another token 0, ")
+    monkeypatch.setattr(claims_module, "reference_generate", lambda *a: reference_generate(*a) + 1)
+    checks = {check.claim: check.detail for check in claims(model, sample, OPTIONS, "efficient") if not check.held}
+    assert checks["generate() repeats itself"].startswith("different: token 0 differs: another token 0, ")
     assert checks["the stages give the tokens of generate()"] == "not judged: generate() does not repeat itself"
 
 
@@ -52,13 +52,12 @@ def test_a_generate_that_does_not_repeat_itself_is_blamed_and_the_split_is_not(m
 def test_kernels_that_do_not_repeat_themselves_may_part_at_a_near_tie_only(best, held):
     logits = [torch.tensor([best, 2.0])]
     speaker = SimpleNamespace(tokenizer=SimpleNamespace(decode=str))
-    repeats = audit_module.Check("generate() repeats itself", True, "")
-    check = audit_module._same(speaker, "equal", repeats, False, torch.tensor([[0]]), torch.tensor([[1]]), logits)
-    assert (check.claim, check.held) == ("equal, but for near-ties", held)
+    claim = claims_module._same(speaker, "equal", torch.tensor([[0]]), torch.tensor([[1]]), logits)
+    assert claim.held == held
 
 
 def test_what_the_stages_leave_unexplained_breaks_the_audit(model, sample, monkeypatch):
-    monkeypatch.setattr(audit_module, "MAX_UNATTRIBUTED", -1.0)
+    monkeypatch.setattr(claims_module, "MAX_UNATTRIBUTED", -1.0)
     assert any(claim.startswith("the stages explain e2e") for claim in broken(model, sample))
 
 
@@ -116,6 +115,6 @@ def test_the_tower_runs_once_a_sample_in_generate(model, sample):
 
 def test_the_audit_leaves_the_attention_of_the_model_as_it_was(model, sample):
     before = model.hf_model.config._attn_implementation
-    list(audit(model, sample, OPTIONS, "efficient"))
+    list(claims(model, sample, OPTIONS, "efficient"))
     assert model.hf_model.config._attn_implementation == before
     assert torch.is_grad_enabled()

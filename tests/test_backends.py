@@ -24,13 +24,14 @@ from stagebench.core.errors import ModelError, StageError
 from stagebench.core.settings import BACKENDS, ModelSettings
 from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.registry import MODELS, build_model
-from stagebench.pipeline import verify as proof_module
+from stagebench.pipeline import verify as verify_module
 from stagebench.pipeline.decode import advance, cache_of, decode
 from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import prefill
-from stagebench.pipeline.run_stages import reference_generate, setups, staged_generate, timed_run
-from stagebench.pipeline.token_match import Comparison
-from stagebench.pipeline.verify import Reference, count_reference, prove
+from stagebench.pipeline.run_stages import reference_generate, setups, staged_generate
+from stagebench.pipeline.timed_pass import timed_run
+from stagebench.pipeline.token_match import TokenMatch
+from stagebench.pipeline.verify import Reference, count_reference, verify
 
 OPTIONS = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
 
@@ -54,7 +55,7 @@ def test_steps_taken_before_a_stop_was_seen_are_counted(plain, inputs):
     first = staged_generate(plain, inputs, OPTIONS).token_ids[0]
     options = {"max_new_tokens": 12, "eos_token_id": [first[1]], "do_sample": False}
     generation = staged_generate(accelerated(plain), inputs, options)
-    assert ((first[:2],), 1, LAG - 1) == (generation.token_ids, generation.steps, generation.overrun)
+    assert ((first[:2],), 1, LAG - 1) == (generation.token_ids, generation.steps, generation.wasted_steps)
 
 
 class Event:
@@ -93,13 +94,13 @@ def test_a_text_that_is_sampled_draws_no_more_random_numbers_than_in_generate(pl
     options = {"max_new_tokens": 12, "eos_token_id": [first[1]], "do_sample": True}
     expected, state = seeded(reference_generate, plain, inputs, options)
     generation, state_after = seeded(staged_generate, accelerated(plain), inputs, options)
-    assert (expected.tolist(), 0) == (rows(generation), generation.overrun)
+    assert (expected.tolist(), 0) == (rows(generation), generation.wasted_steps)
     assert torch.equal(state, state_after)
 
 
 def test_no_step_is_taken_beyond_the_limit(plain, inputs):
     generation = staged_generate(accelerated(plain), inputs, OPTIONS)
-    assert (generation.steps, generation.overrun) == (5, 0)
+    assert (generation.steps, generation.wasted_steps) == (5, 0)
 
 
 def test_a_shape_is_set_up_once(plain, inputs):
@@ -166,7 +167,7 @@ def test_decoding_goes_on_after_steps_in_vain_where_generate_would(plain, inputs
     stopping = {"max_new_tokens": 12, "eos_token_id": [texts[1]], "do_sample": False}
     stopped = advance(fast, prefill(fast, inputs, encode(fast, inputs), stopping))
     going = replace(stopped, unfinished=torch.ones_like(stopped.unfinished), stopping_criteria=StoppingCriteriaList())
-    assert (texts[:6], LAG - 1) == (tuple(advance(fast, going, 4).sequences[0, -6:].tolist()), stopped.overrun)
+    assert (texts[:6], LAG - 1) == (tuple(advance(fast, going, 4).sequences[0, -6:].tolist()), stopped.wasted_steps)
 
 
 def test_a_config_given_beside_options_is_left_as_it_was(plain, inputs):
@@ -395,32 +396,32 @@ def test_every_backend_has_a_recipe():
     assert ("eager", *RECIPES) == BACKENDS
 
 
-def proof_of(fast, sample, options=OPTIONS):
-    return prove(fast, count_reference(fast, sample, options), "efficient")
+def verified(fast, sample, options=OPTIONS):
+    return verify(fast, count_reference(fast, sample, options), "efficient")
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_a_backend_is_proven_against_generate_to_the_last_flop(synthetic, name, attention):
     fast = accelerated(build_model(name, ModelSettings(attention=attention)))
-    proof = proof_of(fast, Sample(synthetic.shown("own", fast.input_kind)))
+    proof = verified(fast, Sample(synthetic.shown("own", fast.input_kind)))
     assert (proof.tokens.verdict, proof.work["decode"]["language_model_forwards"]) == ("equal", 5)
     assert sum(work["flops"] for work in proof.work.values()) > proof.reference_work["flops"]
 
 
 def test_a_backend_that_takes_steps_in_vain_is_proven_too(plain, sample):
-    first = proof_of(accelerated(plain), sample).generation.token_ids[0]
+    first = verified(accelerated(plain), sample).generation.token_ids[0]
     options = {"max_new_tokens": 12, "eos_token_id": [first[1]], "do_sample": False}
-    generation = proof_of(accelerated(plain), sample, options).generation
-    assert (generation.steps, generation.overrun) == (1, LAG - 1)
+    generation = verified(accelerated(plain), sample, options).generation
+    assert (generation.steps, generation.wasted_steps) == (1, LAG - 1)
 
 
 def test_generate_is_counted_once_for_all_backends(plain, sample, monkeypatch):
-    counted, honest = [], proof_module.counted_reference
-    monkeypatch.setattr(proof_module, "counted_reference", lambda *a: counted.append(a) or honest(*a))
+    counted, honest = [], verify_module.counted_reference
+    monkeypatch.setattr(verify_module, "counted_reference", lambda *a: counted.append(a) or honest(*a))
     reference = count_reference(plain, sample, OPTIONS)
     for model in (plain, accelerated(plain), accelerated(plain)):
-        prove(model, reference, "efficient")
+        verify(model, reference, "efficient")
     assert len(counted) == 1
 
 
@@ -430,9 +431,9 @@ def test_a_near_tie_is_a_text_for_a_backend_with_kernels_of_its_own_only(plain, 
     fast = replace(plain, backend=Backend(plain, "graph" if exact else "fused", recipe, None))
     monkeypatch.setattr(Backend, "_fused_step", lambda *_: None)  # the plain one, in its place
     reference = count_reference(plain, sample, OPTIONS)
-    monkeypatch.setattr(Reference, "compare", lambda *_: Comparison("near-tie", 2, 1.0))
+    monkeypatch.setattr(Reference, "match", lambda *_: TokenMatch("near-tie", 2, 1.0))
     with nullcontext() if accepted else pytest.raises(StageError, match="got another token 2"):
-        assert prove(fast, reference, "efficient").tokens.verdict == "near-tie"
+        assert verify(fast, reference, "efficient").tokens.verdict == "near-tie"
 
 
 def test_a_near_tie_may_end_a_text_earlier(plain, sample, monkeypatch):
@@ -440,22 +441,22 @@ def test_a_near_tie_may_end_a_text_earlier(plain, sample, monkeypatch):
     monkeypatch.setattr(Backend, "_fused_step", lambda *_: None)
     reference = count_reference(plain, sample, {"max_new_tokens": 9, "min_new_tokens": 9, "do_sample": False})
     shorter = replace(reference, options=reference.options | {"min_new_tokens": 4, "eos_token_id": reference.tokens[4]})
-    monkeypatch.setattr(Reference, "compare", lambda *_: Comparison("near-tie", 5, 1.0))
-    assert len(prove(fast, shorter, "efficient").generation.token_ids[0]) < 9
+    monkeypatch.setattr(Reference, "match", lambda *_: TokenMatch("near-tie", 5, 1.0))
+    assert len(verify(fast, shorter, "efficient").generation.token_ids[0]) < 9
 
 
 @pytest.mark.parametrize("limit", ["max_length", "generation_config"])
 def test_a_limit_of_any_kind_can_be_proven(plain, sample, limit):
     prompt = count_reference(plain, sample, OPTIONS).inputs.input_ids.shape[1]
     given = {"max_length": prompt + 4} if limit == "max_length" else {limit: GenerationConfig(max_new_tokens=4)}
-    assert proof_of(accelerated(plain), sample, given).tokens.verdict == "equal"
+    assert verified(accelerated(plain), sample, given).tokens.verdict == "equal"
 
 
 def test_a_backend_that_gives_other_tokens_is_refused(plain, sample):
     fast = accelerated(plain)
     fast.backend.encode = lambda inputs: -plain.encode(inputs)
     with pytest.raises(StageError, match=r"the stages must give the tokens of generate\(\), got another token 0"):
-        proof_of(fast, sample)
+        verified(fast, sample)
 
 
 def test_a_backend_that_runs_the_tower_twice_is_refused(plain, sample):
@@ -463,7 +464,7 @@ def test_a_backend_that_runs_the_tower_twice_is_refused(plain, sample):
     once = fast.backend.encode
     fast.backend.encode = lambda inputs: (once(inputs), once(inputs))[1]
     with pytest.raises(StageError, match="got tower_forwards 2, not 1; projector_forwards 2, not 1; images_encoded 10"):
-        proof_of(fast, sample)
+        verified(fast, sample)
 
 
 def twice_unseen(module, monkeypatch):
@@ -477,7 +478,7 @@ def test_a_backend_that_encodes_twice_unseen_is_refused_by_its_flops(plain, samp
     fast, reference = accelerated(plain), count_reference(plain, sample, OPTIONS)
     twice_unseen(plain.counted_modules[part], monkeypatch)
     with pytest.raises(StageError, match=r"the work of generate\(\), got flops \d+, not \d+$"):
-        prove(fast, reference, "efficient")
+        verify(fast, reference, "efficient")
 
 
 def test_a_backend_that_decodes_every_step_twice_is_refused(plain, sample, monkeypatch):
@@ -491,7 +492,7 @@ def test_a_backend_that_decodes_every_step_twice_is_refused(plain, sample, monke
 
     monkeypatch.setattr(backend_module, "step_logits", twice)
     with pytest.raises(StageError, match="once a step, got 10 times in 5 steps"):
-        proof_of(accelerated(plain), sample)
+        verified(accelerated(plain), sample)
 
 
 def test_a_backend_that_decodes_one_layer_twice_unseen_is_refused_by_its_flops(plain, sample, monkeypatch):
@@ -500,7 +501,7 @@ def test_a_backend_that_decodes_one_layer_twice_unseen_is_refused_by_its_flops(p
     once = mlp.forward
     monkeypatch.setattr(mlp, "forward", lambda x: once(x) if x.shape[1] > 1 else (once(x), once(x))[1])
     with pytest.raises(StageError, match=r"the work of generate\(\), got flops \d+, not \d+$"):
-        prove(fast, reference, "efficient")
+        verify(fast, reference, "efficient")
 
 
 def test_a_prompt_padded_further_than_is_told_is_refused_by_its_flops(plain, sample, monkeypatch):
@@ -512,7 +513,7 @@ def test_a_prompt_padded_further_than_is_told_is_refused_by_its_flops(plain, sam
 
     monkeypatch.setattr(backend_module, "prompt_logits", wasteful)
     with pytest.raises(StageError, match=r"the work of generate\(\), got flops \d+, not \d+$"):
-        prove(fast, reference, "efficient")
+        verify(fast, reference, "efficient")
 
 
 def test_a_backend_that_sets_something_up_in_every_pass_is_refused(plain, sample):

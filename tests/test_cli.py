@@ -14,8 +14,8 @@ from stagebench.core.settings import LoadSettings
 from stagebench.core.stages import STAGE_NAMES
 from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.llava import Llava
-from stagebench.pipeline import run_stages
-from stagebench.pipeline.claims import Check
+from stagebench.pipeline import counters, run_stages
+from stagebench.pipeline.claims import Claim
 from stagebench.pipeline.load import load
 
 QUICK = ("--device", "cpu", "--new-tokens", "4", "--passes", "1")
@@ -148,11 +148,11 @@ def test_a_missing_run_cannot_be_accepted(tmp_path):
 
 def test_the_model_has_been_run_before_it_is_timed(synthetic, monkeypatch):
     order = []
-    for name in ("prove", "timed_pass"):
+    for name in ("verify", "timed_pass"):
         honest = getattr(run, name)
         monkeypatch.setattr(run, name, lambda *a, name=name, honest=honest: order.append(name) or honest(*a))
     assert invoke("run", synthetic.video, "--model", "llava-1.5", *QUICK, "--passes", "2").exit_code == 0
-    assert order == ["prove", "timed_pass", "timed_pass"]
+    assert order == ["verify", "timed_pass", "timed_pass"]
 
 
 def test_an_audit_prints_every_claim_and_writes_them_down(synthetic, tmp_path):
@@ -166,14 +166,14 @@ def test_an_audit_prints_every_claim_and_writes_them_down(synthetic, tmp_path):
 
 
 def test_a_claim_that_does_not_hold_gives_exit_code_one(synthetic, monkeypatch):
-    monkeypatch.setattr(audit, "audit_model", lambda *a: [Check("pigs fly", False, "none seen")])
+    monkeypatch.setattr(audit, "claims", lambda *a: [Claim("pigs fly", False, "none seen")])
     result = invoke("audit", synthetic.video, "--model", "llava-1.5", "--device", "cpu")
     assert (result.exit_code, "BROKEN llava-1.5: pigs fly (none seen)" in result.output) == (1, True)
 
 
 def test_a_run_that_parts_from_generate_is_refused(synthetic, monkeypatch):
-    honest = run_stages.reference_generate
-    monkeypatch.setattr(run_stages, "reference_generate", lambda *a: honest(*a) + 1)
+    honest = counters.reference_generate
+    monkeypatch.setattr(counters, "reference_generate", lambda *a: honest(*a) + 1)
     result = invoke("run", synthetic.video, "--model", "llava-1.5", *QUICK)
     assert result.exit_code == 2
     assert "the stages must give the tokens of generate(), got another token 0" in result.output

@@ -12,7 +12,6 @@ from stagebench.pipeline.counters import (
     count_kernels,
     count_operators,
     counted_forwards,
-    total,
 )
 
 NONE = {"tower_forwards": 0, "projector_forwards": 0, "language_model_forwards": 0, "images_encoded": 0}
@@ -71,7 +70,7 @@ def test_a_stage_that_never_ran_is_an_error():
 
 def test_totals_add_up_the_forwards_and_leave_units_alone():
     forwards = {"tower_forwards": 1, "projector_forwards": 1, "language_model_forwards": 5, "images_encoded": 8}
-    assert total(honest_work()) == forwards | {"flops": 0}
+    assert additive(*honest_work().values()) == forwards | {"flops": 0}
 
 
 def test_forwards_are_counted_inside_the_block_only():

@@ -16,10 +16,10 @@ from stagebench.core.settings import GenerationSettings, ModelSettings
 from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.registry import MODELS, build_model
 from stagebench.models.weights import release
-from stagebench.pipeline.claims import audit
-from stagebench.pipeline.pinned_runtime import conditions
+from stagebench.pipeline.claims import claims
 from stagebench.pipeline.run_stages import prepared, scored_generate, staged_generate
-from stagebench.pipeline.token_match import compare
+from stagebench.pipeline.timing import pinned_runtime
+from stagebench.pipeline.token_match import match_tokens
 
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 DTYPES = {"tiny": "float32", "7b": "bfloat16"}
@@ -40,7 +40,7 @@ def model(request, gpu):
     release()
     profile, name = request.param
     settings = ModelSettings(profile=profile, device=str(gpu), dtype=DTYPES[profile])
-    with conditions(settings):
+    with pinned_runtime(settings):
         yield build_model(name, settings)
 
 
@@ -55,7 +55,7 @@ def expected(model, synthetic):
 def verdicts(fast, expected):
     """How the tokens of a model with a backend compare, by question."""
     return {
-        compare(tokens, staged_generate(fast, inputs, OPTIONS).token_ids[0], logits).verdict
+        match_tokens(tokens, staged_generate(fast, inputs, OPTIONS).token_ids[0], logits).verdict
         for inputs, tokens, logits in expected
     }
 
@@ -79,14 +79,14 @@ def test_a_text_that_stops_by_itself_ends_there_with_a_step_in_vain_behind_it(mo
     stopped = staged_generate(fast, inputs, {"max_new_tokens": 32, "do_sample": False, "eos_token_id": whole[5]})
     taken = whole.index(whole[5], 1) if whole[0] != whole[5] else 0
     assert (stopped.token_ids[0], stopped.finish_reasons[0]) == (whole[: taken + 1], "stop")
-    assert (stopped.steps, stopped.overrun) == (taken, LAG - 1 if taken else 0)
+    assert (stopped.steps, stopped.wasted_steps) == (taken, LAG - 1 if taken else 0)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("question", AUDITED)
 def test_every_claim_but_the_timed_one_holds(model, synthetic, question):
     sample = Sample(synthetic.events if model.name == "eventgpt" else synthetic.video, question)
-    checks = [check for check in audit(model, sample, OPTIONS, "efficient") if not check.held]
+    checks = [check for check in claims(model, sample, OPTIONS, "efficient") if not check.held]
     assert [check for check in checks if not check.claim.startswith("the stages explain e2e")] == []
 
 

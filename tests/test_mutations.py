@@ -14,7 +14,7 @@ from stagebench.core.stages import STAGE_NAMES
 from stagebench.models.eventgpt import EventGPT
 from stagebench.models.llava import Llava
 from stagebench.models.video_llava import VideoLlava
-from stagebench.pipeline import decode, prefill, run_stages
+from stagebench.pipeline import decode, prefill, timed_pass
 
 ROOT = Path(__file__).parents[1]
 GREEDILY = "tests/test_split.py::test_the_split_equals_generate_greedily"
@@ -93,7 +93,7 @@ def time_a_stage_at_nothing(patch):
         self.seconds = dict.fromkeys(STAGE_NAMES, 0.0)
         return function(*args)
 
-    patch.setattr(run_stages.Stopwatch, "__call__", lying)
+    patch.setattr(timed_pass.Stopwatch, "__call__", lying)
 
 
 class Fault:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image as PillowImage
+from rounds import Rounds
 from torch.nn.functional import interpolate
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
@@ -21,7 +22,7 @@ from stagebench.core.artifacts import Inputs, Media, Sample
 from stagebench.core.content import content_of
 from stagebench.core.errors import StageError
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
-from stagebench.core.stages import STAGE_NAMES
+from stagebench.core.stages import STAGE_NAMES, time_outside
 from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.media.video import frames
 from stagebench.models import llava
@@ -29,12 +30,13 @@ from stagebench.models.llava import Llava
 from stagebench.models.pixels import PilProcessor
 from stagebench.models.registry import build_model
 from stagebench.pipeline import load as load_stage
-from stagebench.pipeline import remembered, run_stages
-from stagebench.pipeline.claims import audit
-from stagebench.pipeline.remembered import Rounds, fingerprint, varied
-from stagebench.pipeline.run_stages import counted_run, counter_of, path, timed_run
-from stagebench.pipeline.timed_pass import check_passes, outside
-from stagebench.pipeline.verify import count_reference, prove
+from stagebench.pipeline import run_stages, timed_pass
+from stagebench.pipeline.claims import claims
+from stagebench.pipeline.counters import counted_run, counter_of
+from stagebench.pipeline.remembered import fingerprint, varied
+from stagebench.pipeline.run_stages import made_before, path
+from stagebench.pipeline.timed_pass import check_passes, timed_run
+from stagebench.pipeline.verify import count_reference, verify
 
 OPTIONS = GenerationSettings(max_new_tokens=4, fixed_length=True).options()
 
@@ -110,11 +112,9 @@ def test_a_remembered_result_fails_the_proof_that_every_command_makes(
     watched.model = model
     owner, name, key = PLACES[place]
     monkeypatch.setattr(owner, name, remember(getattr(owner, name), key if keyed else lambda *_: 0, hides))
-    if place == "load":
-        monkeypatch.setattr(remembered, "load", run_stages.load)
     stage = place.split()[-1]
     with pytest.raises(StageError, match=f"{stage} must .*(remembered|work|positions)"):
-        prove(model, count_reference(model, sample, OPTIONS), "efficient")
+        verify(model, count_reference(model, sample, OPTIONS), "efficient")
 
 
 @pytest.mark.parametrize("hides", [False, True], ids=["", "hides"])
@@ -141,19 +141,21 @@ def test_a_part_of_a_stage_that_is_remembered_leaves_its_counter_at_nothing(
 def timed_rounds(model, sample, stage):
     """As `test_stage` does it: the rounds of one stage, and the counted pass that they are held to."""
     steps, kept, done = path(model, sample, OPTIONS), Rounds(stage, 1, 2), {}
-    earlier = list(steps)[: list(steps).index(stage)]
-    before = earlier[-1] if earlier else None
+    earlier = STAGE_NAMES[: STAGE_NAMES.index(stage)]
     for name in earlier:
-        done[name] = steps[name](done)
+        done[name] = steps[name](made_before(name, done))
     for _ in range(3):
-        done[before] = kept.fresh(steps[before](done) if earlier else None)
+        for name in earlier[-1:]:
+            done[name] = kept.fresh(steps[name](made_before(name, done)))
+        made = made_before(stage, done)
         kept.begin()
-        result = steps[stage](done)
+        result = steps[stage](made)
         kept.end()
         kept.judge(result)
-    done[before] = steps[before](done) if earlier else None
+    for name in earlier[-1:]:
+        done[name] = steps[name](made_before(name, done))
     counter = counter_of(model)
-    counter(stage, steps[stage], done)
+    counter(stage, steps[stage], made_before(stage, done))
     kept.require(counter.work[stage])
 
 
@@ -170,7 +172,7 @@ def test_a_second_tower_forward_is_more_work_than_generate_does(model, honest, m
     once = Llava.encode
     monkeypatch.setattr(Llava, "encode", lambda self, inputs: (once(self, inputs), once(self, inputs))[1])
     with pytest.raises(StageError, match=r"must do the work of generate.*tower_forwards 2, not 1"):
-        prove(model, honest[0], "efficient")
+        verify(model, honest[0], "efficient")
 
 
 def contents(model, sample):
@@ -249,7 +251,7 @@ def log_tensors(patch, folder, hides=False):
 
 
 def broken(model, sample):
-    return next((check.claim, check.detail) for check in audit(model, sample, OPTIONS, "efficient") if not check.held)
+    return next((check.claim, check.detail) for check in claims(model, sample, OPTIONS, "efficient") if not check.held)
 
 
 def test_a_text_log_of_tensors_is_refused(model, sample, monkeypatch, tmp_path):
@@ -285,7 +287,7 @@ def test_what_remembers_only_where_garbage_is_not_collected_fails_the_proof(mode
 
     monkeypatch.setattr(Llava, "encode", remembering)
     with pytest.raises(StageError, match=r"encode must .* remembered"):
-        prove(model, honest[0], "efficient")
+        verify(model, honest[0], "efficient")
 
 
 def test_a_text_log_that_is_written_when_nobody_looks_fails_its_benchmark(model, sample, honest, monkeypatch, tmp_path):
@@ -331,21 +333,21 @@ def test_honest_passes_are_what_they_say(model, sample, honest):
 
 @pytest.mark.parametrize("stage", ["load", "preprocess", "decode"])
 def test_a_timer_that_tells_half_is_contradicted(model, sample, honest, monkeypatch, stage):
-    call = run_stages.Stopwatch.__call__
+    call = timed_pass.Stopwatch.__call__
 
     def lying(self, name, *args):
         result = call(self, name, *args)
         self.seconds[name] *= 0.5 if name == stage else 1
         return result
 
-    monkeypatch.setattr(run_stages.Stopwatch, "__call__", lying)
+    monkeypatch.setattr(timed_pass.Stopwatch, "__call__", lying)
     with pytest.raises(StageError, match=f"{stage} must take what a second clock says"):
         check_passes(model, [timed_run(model, sample, OPTIONS) for _ in range(3)], [honest[0].tokens])
 
 
 def test_a_text_that_is_cut_is_refused(model, sample, honest, monkeypatch):
-    tell = run_stages.detokenize
-    monkeypatch.setattr(run_stages, "detokenize", lambda *args: tell(*args)[:-1])
+    tell = timed_pass.detokenize
+    monkeypatch.setattr(timed_pass, "detokenize", lambda *args: tell(*args)[:-1])
     with pytest.raises(StageError, match="the text must be that of its 4 tokens"):
         check_passes(model, [timed_run(model, sample, OPTIONS)], [honest[0].tokens])
 
@@ -368,22 +370,25 @@ def test_tokens_that_come_outside_of_decode_are_refused(model, sample, honest, e
         check_passes(model, [odd], [honest[0].tokens])
 
 
+def outside_of(runs):
+    return time_outside([run.unattributed for run in runs], [run.e2e for run in runs])
+
+
 def sleep_between_stages(patch):
-    steps = run_stages.path
+    made = run_stages.made_before
 
-    def sleeping(*args):
-        for stage, step in steps(*args).items():
-            if stage == "encode":
-                time.sleep(0.05)
-            yield stage, step
+    def sleeping(stage, outputs):
+        if stage == "encode":
+            time.sleep(0.05)
+        return made(stage, outputs)
 
-    patch.setattr(run_stages, "path", lambda *args: type("Steps", (), {"items": lambda self: sleeping(*args)})())
+    patch.setattr(run_stages, "made_before", sleeping)
 
 
 def test_time_between_the_stages_is_told(model, sample, honest, monkeypatch):
-    assert outside([timed_run(model, sample, OPTIONS) for _ in range(3)]) is None
+    assert outside_of([timed_run(model, sample, OPTIONS) for _ in range(3)]) is None
     sleep_between_stages(monkeypatch)
-    assert "lie outside the stages" in outside([timed_run(model, sample, OPTIONS) for _ in range(3)])
+    assert "lie outside the stages" in outside_of([timed_run(model, sample, OPTIONS) for _ in range(3)])
 
 
 def test_run_warns_of_time_between_the_stages(synthetic, monkeypatch):

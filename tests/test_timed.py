@@ -4,8 +4,8 @@ import pytest
 
 from stagebench.analysis.warnings import outside as flag
 from stagebench.core.artifacts import Generation, Run
-from stagebench.core.stages import STAGE_NAMES
-from stagebench.pipeline.timed_pass import clock_problems, outside
+from stagebench.core.stages import STAGE_NAMES, time_outside
+from stagebench.pipeline.timed_pass import clock_problems
 from stagebench.pipeline.timing import without_collection
 
 MS = 1e-3
@@ -75,8 +75,9 @@ def test_a_whole_that_is_shorter_than_its_stages_is_a_problem():
 def test_time_outside_the_stages_is_said_where_it_is_more_than_a_little(between, said):
     run = a_run(between)
     row = {"seconds": run.seconds, "e2e": run.e2e}
-    assert (outside([run]) is not None, flag([row]) is not None) == (said, said)
+    assert (time_outside([run.unattributed], [run.e2e]) is not None, flag([row]) is not None) == (said, said)
 
 
 def test_it_is_said_with_its_share():
-    assert outside([a_run(10)]) == "50.0 ms of 550.0 ms lie outside the stages (9%)"
+    run = a_run(10)
+    assert time_outside([run.unattributed], [run.e2e]) == "50.0 ms of 550.0 ms lie outside the stages (9%)"

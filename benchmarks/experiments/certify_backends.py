@@ -25,9 +25,9 @@ from stagebench.media.synthetic_clip import SyntheticClip, write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import MODELS, build_model
 from stagebench.models.weights import release
-from stagebench.pipeline.pinned_runtime import conditions
 from stagebench.pipeline.run_stages import prepared, scored_generate, staged_generate
-from stagebench.pipeline.token_match import compare
+from stagebench.pipeline.timing import pinned_runtime
+from stagebench.pipeline.token_match import match_tokens
 from stagebench.pipeline.verify import promised
 
 QUESTIONS = (
@@ -49,7 +49,7 @@ def texts(
         tokens, logits = scored_generate(plain, inputs, options)
         for name, model in fast.items():
             first, second = (staged_generate(model, inputs, options).token_ids[0] for _ in range(2))
-            outcome = compare(tokens[0].tolist(), first, logits)
+            outcome = match_tokens(tokens[0].tolist(), first, logits)
             yield {
                 "model": plain.name,
                 "backend": name,
@@ -75,7 +75,7 @@ def main(path: Path, backends: str, new_tokens: int) -> None:
     settings = ModelSettings(profile="7b", device="cuda", dtype="bfloat16")
     generation = GenerationSettings(new_tokens, fixed_length=True)
     rows: list[dict[str, Any]] = []
-    with conditions(settings), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+    with pinned_runtime(settings), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         synthetic = write_synthetic_clip(Path(folder))
         for name in sorted(MODELS):
             release()

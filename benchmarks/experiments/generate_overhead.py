@@ -42,10 +42,9 @@ from stagebench.models.registry import MODELS, build_model
 from stagebench.models.weights import release
 from stagebench.pipeline.decode import advance, decode
 from stagebench.pipeline.encode import encode
-from stagebench.pipeline.pinned_runtime import conditions
 from stagebench.pipeline.prefill import prefill
 from stagebench.pipeline.run_stages import Options, prepared, reference_generate, staged_generate
-from stagebench.pipeline.timing import Stopwatch, synchronize
+from stagebench.pipeline.timing import Stopwatch, pinned_runtime, synchronize
 
 Seconds = NDArray[np.float64]
 """Of shape (..., passes, turns), or of what is said of them: (...)."""
@@ -190,7 +189,7 @@ def measure(path: Path, profile: str, device: str, passes: int, new_tokens: int)
     settings = ModelSettings(profile=profile, device=device, dtype="bfloat16" if device == "cuda" else "float32")
     generation, rows = GenerationSettings(new_tokens, fixed_length=True), list[dict[str, Any]]()
     environment = identity(settings, generation, DEFAULT_QUESTION, None, LoadSettings())
-    with conditions(settings), tempfile.TemporaryDirectory() as folder:
+    with pinned_runtime(settings), tempfile.TemporaryDirectory() as folder:
         synthetic = write_synthetic_clip(Path(folder))
         for name in sorted(MODELS):
             rows.append(row(name, settings, synthetic, generation.options(), passes))

@@ -28,10 +28,9 @@ from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import build_model
 from stagebench.pipeline.decode import advance
 from stagebench.pipeline.encode import encode
-from stagebench.pipeline.pinned_runtime import conditions
 from stagebench.pipeline.prefill import prefill
 from stagebench.pipeline.run_stages import prepared
-from stagebench.pipeline.timing import Stopwatch
+from stagebench.pipeline.timing import Stopwatch, pinned_runtime
 
 STEPS = 16
 SHOWN = 8
@@ -90,7 +89,7 @@ def main(name: str, backends: str) -> None:
     if not torch.cuda.is_available():
         raise click.ClickException("the profile of a step needs a CUDA device, got none")
     settings = ModelSettings(profile="7b", device="cuda", dtype="bfloat16")
-    with conditions(settings), tempfile.TemporaryDirectory() as folder:
+    with pinned_runtime(settings), tempfile.TemporaryDirectory() as folder:
         plain = build_model(name, settings)
         synthetic = write_synthetic_clip(Path(folder))
         inputs = prepared(plain, Sample(synthetic.shown("own", plain.input_kind)))

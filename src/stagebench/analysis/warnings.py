@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from stagebench.analysis.samples import Row
-from stagebench.core.stages import STAGE_NAMES
+from stagebench.core.stages import STAGE_NAMES, time_outside
 
 DRIFT_P = 0.01
 DRIFT_SHARE = 0.05
 OUTLIER_Z = 3.5
 COLD_RATIO = 1.5
-OUTSIDE = (5e-3, 0.05)
-"""Seconds, or a share of e2e, that may lie outside the stages: to detokenise takes less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +117,8 @@ def ties(rows: Sequence[Row]) -> Flag | None:
 
 def outside(rows: Sequence[Row]) -> Flag | None:
     """Time between the stages, or after them, in the median pass."""
-    e2e = median(row["e2e"] for row in rows)
-    rest = median(row["e2e"] - sum(row["seconds"].values()) for row in rows)
-    if rest <= max(OUTSIDE[0], OUTSIDE[1] * e2e):
-        return None
-    return Flag("unattributed", f"{rest * 1e3:.1f} ms of {e2e * 1e3:.1f} ms lie outside the stages ({rest / e2e:.0%})")
+    text = time_outside([row["e2e"] - sum(row["seconds"].values()) for row in rows], [row["e2e"] for row in rows])
+    return Flag("unattributed", text) if text else None
 
 
 def _seconds(rows: Sequence[Row], stage: str) -> NDArray[np.float64]:

@@ -177,7 +177,7 @@ class Backend:
         if session.owner is not prefilled.state["owner"]:
             raise StageError("decode needs the static cache of its own prompt, got one that a later prefill has taken")
         end = advance(session.step, prefilled, steps)
-        if end.overrun:
+        if end.wasted_steps:
             chosen = end.sequences.shape[1]
             set_length(session.cache, torch.tensor(chosen - 1, device=end.sequences.device))
         return end

@@ -2,7 +2,7 @@
 
 A step's launch takes the host less time than the step takes the device. Waiting for each token, to see whether it is a
 stop, would leave the device idle in between; so the host waits for the token before the last one. Only where tokens
-are sampled does it wait for each: a step in vain would draw random numbers, and the next text would be another one.
+are sampled does it wait for each: a wasted step would draw random numbers, and the next text would be another one.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from stagebench.core.artifacts import Prefilled
-from stagebench.pipeline.next_token import append_next_token
+from stagebench.pipeline.decode import append_next_token
 
 LAG = 2
-"""Steps in flight of a greedy search. Once all rows have stopped, the later ones are in vain: they are counted
-(`overrun`)."""
+"""Steps in flight of a greedy search. Once all rows have stopped, the later ones are wasted: they are counted
+(`wasted_steps`)."""
 
 
 class Step(Protocol):
@@ -63,7 +63,7 @@ def advance(step: Step, prefilled: Prefilled, steps: int | None = None) -> Prefi
         unfinished=unfinished,
         lengths=lengths,
         step_ends=(*prefilled.step_ends, *progress.ends(needed)),
-        overrun=prefilled.overrun + taken - needed,
+        wasted_steps=prefilled.wasted_steps + taken - needed,
     )
 
 
@@ -97,7 +97,7 @@ class _OnDevice:
         return bool(self.flags[i])
 
     def ends(self, steps: int) -> list[float]:
-        # Later events, of steps in vain, may not have come to pass yet, and torch times no such event.
+        # Later events, of wasted steps, may not have come to pass yet, and torch times no such event.
         return [self.began + self.start.elapsed_time(event) / 1e3 for event in self.events[:steps]]
 
 

@@ -19,7 +19,7 @@ MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}
 
 
 def measure_ceilings(settings: ModelSettings) -> Ceilings:
-    """Measure them, in the models' dtype, on their device; within `conditions(settings)`, which sets the threads.
+    """Measure them, in the models' dtype, on their device; within `pinned_runtime(settings)`, which sets the threads.
 
     Returns:
         The best of several rounds: of a copy within the device's memory, the bytes read and the bytes written both

@@ -24,11 +24,12 @@ from transformers.distributed import DistributedConfig
 
 from stagebench.core.artifacts import Sample
 from stagebench.core.errors import ModelError, StageError
+from stagebench.core.stages import DECODE
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.weights import reading, require_exact_keys
-from stagebench.pipeline.run_stages import Options, walk
+from stagebench.pipeline.run_stages import Options, run_stages
 from stagebench.pipeline.timing import Stopwatch
-from stagebench.pipeline.token_match import Comparison, compare
+from stagebench.pipeline.token_match import TokenMatch, match_tokens
 
 Tokens = tuple[int, ...]
 Seconds = dict[str, float]
@@ -156,7 +157,7 @@ def interleaved(
     for _ in range(rounds):
         if dist.get_rank() == 0:
             watch = Stopwatch(whole.hf_model.device)
-            generation = walk(whole, sample, options, through=watch)
+            generation = run_stages(whole, sample, options, watch)[DECODE.name]
             passes.append(Pass(1, generation.token_ids[0], watch.seconds))
         passes.append(_joint_pass(sharded, sample, options))
     return passes
@@ -170,7 +171,7 @@ def _joint_pass(model: VisionLanguageModel, sample: Sample, options: Options) ->
         dist.barrier()
         return watch(stage, function, *args)
 
-    generation = walk(model, sample, options, through=together)
+    generation = run_stages(model, sample, options, together)[DECODE.name]
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, Pass(len(everyone), generation.token_ids[0], watch.seconds))
     return slowest(everyone)
@@ -188,13 +189,13 @@ def slowest(ranks: Sequence[Pass]) -> Pass:
     return replace(ranks[0], seconds=seconds)
 
 
-def certify(passes: Sequence[Pass], tokens: Tokens, logits: Sequence[Tensor]) -> dict[int, Comparison]:
+def certify(passes: Sequence[Pass], tokens: Tokens, logits: Sequence[Tensor]) -> dict[int, TokenMatch]:
     """Compare every pass with `generate()` of the whole model.
 
     Args:
         passes: of both kinds.
         tokens: of `generate()`.
-        logits: its own, as `equality.compare` takes them.
+        logits: its own, as `match_tokens` takes them.
 
     Returns:
         By the number of processes what came of it: of their passes the first that is not equal, if any.
@@ -202,9 +203,9 @@ def certify(passes: Sequence[Pass], tokens: Tokens, logits: Sequence[Tensor]) ->
     Raises:
         StageError: where a pass parts from it otherwise than at a near-tie.
     """
-    found: dict[int, Comparison] = {}
+    found: dict[int, TokenMatch] = {}
     for each in passes:
-        outcome = compare(tokens, each.tokens, logits)
+        outcome = match_tokens(tokens, each.tokens, logits)
         if outcome.verdict == "different":
             raise StageError(f"{each.processes} processes must give the tokens of generate(), got {outcome}")
         if found.setdefault(each.processes, outcome).position is None:

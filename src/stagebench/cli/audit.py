@@ -20,8 +20,8 @@ from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadS
 from stagebench.core.shown import plain
 from stagebench.media.synthetic_clip import SyntheticClip
 from stagebench.models.weights import release
-from stagebench.pipeline.claims import audit as audit_model
-from stagebench.pipeline.pinned_runtime import conditions
+from stagebench.pipeline.claims import claims
+from stagebench.pipeline.timing import pinned_runtime
 
 
 @click.command(name="audit")
@@ -50,7 +50,7 @@ def command(
         print_head(console, settings, generation, f"{len(questions)} questions")
         here = environment.identity(settings, generation, " / ".join(questions), path, loading)
         rows: list[dict[str, Any]] = []
-        with synthetic_clip_of(path, loading) as synthetic, conditions(settings):
+        with synthetic_clip_of(path, loading) as synthetic, pinned_runtime(settings):
             for name in models:
                 for row in _audit_model(name, settings, path, synthetic, questions, generation, loading, console):
                     rows.append(row)
@@ -77,7 +77,7 @@ def _audit_model(
     model = load_model(name, settings)
     for question in questions:
         sample = sample_of(path, synthetic, model.input_kind, question, loading)
-        for check in audit_model(model, sample, generation.options(), settings.kernels):
+        for check in claims(model, sample, generation.options(), settings.kernels):
             line = plain(f"{name}: {check.claim} ({check.detail})")
             click.echo(f"{'held  ' if check.held else 'BROKEN'} {line}", err=console.stderr)
             yield {"model": name, "question": question} | asdict(check)

@@ -19,12 +19,13 @@ from stagebench.core.artifacts import Run
 from stagebench.core.results import versioned
 from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import plain
+from stagebench.core.stages import time_outside
 from stagebench.core.tables import show
 from stagebench.media.synthetic_clip import SyntheticClip
 from stagebench.models.weights import release
-from stagebench.pipeline.pinned_runtime import conditions
-from stagebench.pipeline.timed_pass import COLLECTION, check_passes, outside, timed_pass
-from stagebench.pipeline.verify import Proof, count_reference, prove, repeats_itself
+from stagebench.pipeline.timed_pass import COLLECTION, check_passes, timed_pass
+from stagebench.pipeline.timing import pinned_runtime
+from stagebench.pipeline.verify import Verification, count_reference, repeats_itself, verify
 
 
 @click.command(name="run")
@@ -57,8 +58,8 @@ def command(
         seed = secrets.randbelow(2**16) if order_seed is None else order_seed
         order = random.Random(seed).sample(models, len(models))
         console = Console(stderr=str(json_path) == "-")
-        results: dict[str, tuple[list[Run], Proof]] = {}
-        with synthetic_clip_of(path, loading) as synthetic, conditions(settings):
+        results: dict[str, tuple[list[Run], Verification]] = {}
+        with synthetic_clip_of(path, loading) as synthetic, pinned_runtime(settings):
             for name in order:
                 results[name] = _measure(
                     name, settings, path, synthetic, question, generation, loading, passes, console
@@ -69,7 +70,8 @@ def command(
         print_head(console, settings, generation, f"the median of {passes} passes by e2e; models in order {seed}")
         show(stage_table.stage_table(list(shown.values()), work, {n: results[n][0] for n in models}), console)
         for name in models:
-            if problem := outside(results[name][0]):
+            passes_of = results[name][0]
+            if problem := time_outside([run.unattributed for run in passes_of], [run.e2e for run in passes_of]):
                 click.echo(f"warning: {name}: {problem}", err=True)
         for name, median in shown.items():
             click.echo(f"{name}: {plain(median.text)}", err=console.stderr)
@@ -92,15 +94,15 @@ def _measure(
     loading: LoadSettings,
     passes: int,
     console: Console,
-) -> tuple[list[Run], Proof]:
+) -> tuple[list[Run], Verification]:
     with console.status(f"{name}: building"):
         model = load_model(name, settings)
     sample = sample_of(path, synthetic, model.input_kind, question, loading)
     options = generation.options()
     with console.status(f"{name}: warming up, counting, comparing with generate()"):
-        proof = prove(model, count_reference(model, sample, options), settings.kernels)
+        verified = verify(model, count_reference(model, sample, options), settings.kernels)
     with console.status(f"{name}: timing"):
         runs = [timed_pass(model, sample, options) for _ in range(passes)]
-    expected = proof.generation.token_ids if repeats_itself(model, settings.kernels) else None
+    expected = verified.generation.token_ids if repeats_itself(model, settings.kernels) else None
     check_passes(model, runs, expected)
-    return runs, proof
+    return runs, verified

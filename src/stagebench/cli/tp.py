@@ -23,8 +23,8 @@ from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadS
 from stagebench.core.tables import MS, RATIO, WORDS, Table, show
 from stagebench.media.synthetic_clip import SyntheticClip
 from stagebench.models.weights import release
-from stagebench.pipeline.pinned_runtime import conditions
 from stagebench.pipeline.run_stages import prepared, scored_generate
+from stagebench.pipeline.timing import pinned_runtime
 
 SHOWN = ("encode", "prefill", "decode")
 """The stages that the network runs."""
@@ -60,7 +60,7 @@ def command(
             raise ModelError(f"tensor parallelism spreads what eager runs, got the backend {settings.backend}")
         with (
             synthetic_clip_of(None, LOADING) as synthetic,
-            conditions(settings),
+            pinned_runtime(settings),
             process_group(torch.device(device)),
         ):
             console = Console(stderr=str(json_path) == "-", quiet=dist.get_rank() > 0)

@@ -144,7 +144,7 @@ class Prefilled:
         logits_processor: transformers' `LogitsProcessorList`, prepared for this prompt.
         stopping_criteria: transformers' `StoppingCriteriaList`, likewise.
         generation_config: transformers' `GenerationConfig`, with special tokens and lengths resolved.
-        overrun: steps taken in vain after all rows had stopped, where stopping is looked at late.
+        wasted_steps: steps wasted after all rows had stopped, where stopping is looked at late.
     """
 
     sequences: Tensor
@@ -156,7 +156,7 @@ class Prefilled:
     logits_processor: Any
     stopping_criteria: Any
     generation_config: Any
-    overrun: int = 0
+    wasted_steps: int = 0
 
     def work(self) -> Work:
         """What the stage did, as counters."""
@@ -173,14 +173,14 @@ class Generation:
         steps: forwards of the language model in the decode stage.
         step_ends: seconds on a monotonic clock at which each step's token was known, on the host or, where tokens stay
             on the device, there.
-        overrun: further steps, taken in vain before it was seen that all rows had stopped.
+        wasted_steps: further steps, wasted before it was seen that all rows had stopped.
     """
 
     token_ids: tuple[tuple[int, ...], ...]
     finish_reasons: tuple[FinishReason, ...]
     steps: int
     step_ends: tuple[float, ...] = field(repr=False)
-    overrun: int = 0
+    wasted_steps: int = 0
 
     def __post_init__(self) -> None:
         if not self.token_ids or not all(self.token_ids):
@@ -194,8 +194,8 @@ class Generation:
 
     def work(self) -> Work:
         """What the stage did, as counters; the first of the new tokens is prefill's."""
-        overrun = {"overrun": self.overrun} if self.overrun else {}
-        return {"new_tokens": sum(map(len, self.token_ids)), "steps": self.steps, **overrun}
+        wasted_steps = {"wasted_steps": self.wasted_steps} if self.wasted_steps else {}
+        return {"new_tokens": sum(map(len, self.token_ids)), "steps": self.steps, **wasted_steps}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,10 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-COUNTED = {
-    "load": ("packets", "frames_decoded", "bytes_read", "events_read", "events_drawn", "images_made"),
-    "preprocess": ("images_processed",),
-}
-"""Names by the stage whose work they are; a file counts with its size, whatever is read of it."""
+from stagebench.core.stages import STAGE
 
-_NEEDED = {"load": ("bytes_read", "images_made"), "preprocess": ("images_processed",)}
 _TOGETHER = (("packets", "frames_decoded"), ("events_read", "events_drawn"))
+"""Who does one of these has done the other; a file counts with its size, whatever is read of it."""
 
 SYSTEM = ("bytes_from_files", "bytes_to_files")
 """Of `SystemMeter`: a file that is read by whatever library, a log that is written."""
@@ -53,10 +49,10 @@ def undone(stage: str, done: Mapping[str, int]) -> str | None:
         stage: its name.
         done: what was counted while it ran.
     """
-    pairs = _TOGETHER if stage == "load" else ()
-    needed = [name for pair in pairs if any(map(done.get, pair)) for name in pair]
-    still = [name for name in (*needed, *_NEEDED.get(stage, ())) if not done.get(name)]
-    return f"{still[0]} = 0" if still else None
+    own = STAGE[stage]
+    together = [name for pair in _TOGETHER if any(map(done.get, pair)) for name in pair]
+    needed = [name for name in (*together, *own.needed) if name in own.metered]
+    return next((f"{name} = 0" for name in needed if not done.get(name)), None)
 
 
 class SystemMeter:

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
@@ -17,32 +18,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from stagebench.core import meter
-from stagebench.core.artifacts import Work
+from stagebench.core.artifacts import Generation, Inputs, Sample, Work
 from stagebench.core.content import Content, Result, content_of
 from stagebench.core.errors import StageError
-from stagebench.core.stages import STAGE_NAMES
+from stagebench.core.stages import DECODE, LOAD, STAGE, STAGES, Stage
+from stagebench.models.protocol import VisionLanguageModel
+from stagebench.pipeline.run_stages import Options, reference_generate, run_stages
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_NEEDED = {
-    "load": ("images",),
-    "preprocess": ("prompt_tokens",),
-    "encode": ("tower_forwards", "projector_forwards"),
-    "prefill": ("language_model_forwards",),
-    "decode": (),
-}
-"""Counters without which a stage has not run: what it returned is a remembered result, or nothing."""
+_OWNED = tuple(dict.fromkeys(name for stage in STAGES for name in stage.own))
+"""Counters that not every stage may touch."""
 
-_OWNERS = {
-    "tower_forwards": ("encode",),
-    "projector_forwards": ("encode",),
-    "language_model_forwards": ("prefill", "decode"),
-    "resized_pixels": ("preprocess",),
-} | {name: (stage,) for stage, names in meter.COUNTED.items() for name in names}
-"""The only stages that may do such work."""
-
-ADDITIVE = ("tower_forwards", "projector_forwards", "language_model_forwards", "images_encoded", "flops")
+ADDITIVE = (*dict.fromkeys(name for stage in STAGES if stage.in_generate for name in stage.counters), "flops")
 """Counters whose sum over the stages is what one `generate()` counts."""
 
 # Reading a value back makes the host wait for the device.
@@ -57,16 +46,13 @@ def counted_forwards(parts: Mapping[str, nn.Module]) -> Iterator[Work]:
     """Count the forwards of the named modules, and the images that the tower saw, inside the block."""
     counts: Work = {f"{role}_forwards": 0 for role in parts} | {"images_encoded": 0}
 
-    def count(role: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def count(role: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         counts[f"{role}_forwards"] += 1
         if role == "tower":
             pixels = args[0] if args else kwargs["pixel_values"]
             counts["images_encoded"] += pixels.shape[0]
 
-    def hook(role: str) -> Callable[..., None]:
-        return lambda module, args, kwargs: count(role, args, kwargs)
-
-    handles = [part.register_forward_pre_hook(hook(role), with_kwargs=True) for role, part in parts.items()]
+    handles = [part.register_forward_pre_hook(partial(count, role), with_kwargs=True) for role, part in parts.items()]
     try:
         yield counts
     finally:
@@ -117,11 +103,6 @@ class OperatorCounter(TorchDispatchMode):
             self.resized_pixels += result.numel() // 3
         return result
 
-    @property
-    def host_reads(self) -> int:
-        """How often a value was read back from a tensor; each one is a synchronisation on a GPU."""
-        return sum(self.operators[name] for name in _HOST_READS)
-
 
 def count_operators(function: Callable[[], T]) -> tuple[T, Work, Counter[str]]:
     """Call a function and count what torch was asked to do.
@@ -137,7 +118,12 @@ def count_operators(function: Callable[[], T]) -> tuple[T, Work, Counter[str]]:
         torch.cuda.reset_peak_memory_stats()
     with flops, operators:
         result = function()
-    work = _operator_work(operators, flops)
+    work = {
+        "aten_operators": operators.operators.total(),
+        "flops": int(flops.get_total_flops()),
+        "host_reads": sum(operators.operators[name] for name in _HOST_READS),
+        "resized_pixels": operators.resized_pixels,
+    }
     if on_gpu:
         work["host_to_device_bytes"] = operators.host_to_device_bytes
         work["peak_bytes"] = torch.cuda.max_memory_allocated()
@@ -149,27 +135,13 @@ def count_kernels(function: Callable[[], object]) -> int:
 
     Slow: torch's profiler sorts an event for each of them, so give it a short pass.
     """
-    profiler = profile(activities=[ProfilerActivity.CUDA], acc_events=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the profiler talks of cycles; here is one
-        with profiler:
+        with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
             function()
             torch.cuda.synchronize()
-        return sum(_is_kernel(event) for event in profiler.events())
-
-
-def _is_kernel(event: Any) -> bool:
-    """Whether a profiler's event is a kernel that ran, not a copy or fill of memory nor something of the host's."""
-    return event.device_type.name == "CUDA" and not event.name.startswith(("Memcpy", "Memset"))
-
-
-def _operator_work(operators: OperatorCounter, flops: FlopCounterMode) -> Work:
-    return {
-        "aten_operators": operators.operators.total(),
-        "flops": int(flops.get_total_flops()),
-        "host_reads": operators.host_reads,
-        "resized_pixels": operators.resized_pixels,
-    }
+        ran = [event.name for event in profiler.events() if event.device_type.name == "CUDA"]
+    return sum(not name.startswith(("Memcpy", "Memset")) for name in ran)
 
 
 class WorkCounter:
@@ -208,25 +180,45 @@ class WorkCounter:
         hidden.subtract(replayed)
         hidden.update(calls)
         seen = Counter(forwards | operators)
-        own = {name: done[name] for name in meter.COUNTED.get(stage, ())}
+        own = {name: done[name] for name in STAGE[stage].metered}
         self.work[stage] = result.work() | own | done | seen | of_files | {n: seen[n] + k for n, k in hidden.items()}
         self.content[stage] = content_of(result)
         return result
 
 
-def total(work: Mapping[str, Work]) -> Work:
-    """Sum the additive counters over the stages."""
-    return {name: sum(counts.get(name, 0) for counts in work.values()) for name in ADDITIVE}
+def counter_of(model: VisionLanguageModel) -> WorkCounter:
+    """Return a counter of a model's work, of what its backend replays too."""
+    return (
+        WorkCounter(model.counted_modules)
+        if model.backend is None
+        else WorkCounter(model.counted_modules, model.backend.replayed)
+    )
 
 
-def additive(counts: Work) -> Work:
-    """Only the counters that add up over stages."""
-    return {name: counts[name] for name in ADDITIVE}
+def counted_run(model: VisionLanguageModel, sample: Sample, options: Options) -> tuple[Generation, WorkCounter]:
+    """Run the path and count the work of each stage; it serves as a warm-up too.
+
+    Raises:
+        StageError: where a stage did nothing, or another stage's work.
+    """
+    counter = counter_of(model)
+    generation: Generation = run_stages(model, sample, options, counter)[DECODE.name]
+    check_work(counter.work)
+    return generation, counter
 
 
-def differences(mine: Work, expected: Work) -> str:
-    """Which counters are others than expected, by name; empty where none is."""
-    return "; ".join(f"{name} {mine[name]}, not {n}" for name, n in expected.items() if mine[name] != n)
+def counted_reference(
+    model: VisionLanguageModel, inputs: Inputs, options: Options
+) -> tuple[torch.Tensor, Work, Counter[str]]:
+    """Count the work of plain `generate()`: its tokens, the counters, and the ATen operators by name."""
+    with counted_forwards(model.counted_modules) as forwards:
+        tokens, operators, by_name = count_operators(lambda: reference_generate(model, inputs, options))
+    return tokens, forwards | operators, by_name
+
+
+def additive(*counts: Work) -> Work:
+    """Sum the counters that add up over stages."""
+    return {name: sum(each.get(name, 0) for each in counts) for name in ADDITIVE}
 
 
 def check_work(work: Mapping[str, Work]) -> None:
@@ -235,24 +227,24 @@ def check_work(work: Mapping[str, Work]) -> None:
     Raises:
         StageError: where a stage is missing, did nothing, or something that is another's.
     """
-    for stage in STAGE_NAMES:
-        if stage not in work:
-            raise StageError(f"every stage must run, got no {stage}")
-        _check_stage(stage, work[stage])
-    images, made = work["load"]["images"], work["load"]["images_made"]
+    for stage in STAGES:
+        if stage.name not in work:
+            raise StageError(f"every stage must run, got no {stage.name}")
+        _check_stage(stage, work[stage.name])
+    images, made = work[LOAD.name]["images"], work[LOAD.name]["images_made"]
     if made < images:
         raise StageError(f"load must make each of its {images} images, got images_made = {made}")
-    steps, forwards = work["decode"]["steps"], work["decode"]["language_model_forwards"]
-    if steps + work["decode"].get("overrun", 0) != forwards:
+    steps, forwards = work[DECODE.name]["steps"], work[DECODE.name]["language_model_forwards"]
+    if steps + work[DECODE.name].get("wasted_steps", 0) != forwards:
         raise StageError(f"decode must run the language model once a step, got {forwards} times in {steps} steps")
 
 
-def _check_stage(stage: str, work: Work) -> None:
-    needed = next((f"{name} = 0" for name in _NEEDED[stage] if not work.get(name)), None)
-    if still := needed or meter.undone(stage, work):
-        raise StageError(f"{stage} must do some work, got {still}")
+def _check_stage(stage: Stage, work: Work) -> None:
+    lacking = [f"{name} = 0" for name in stage.needed if not work.get(name)]
+    if still := meter.undone(stage.name, work) or next(iter(lacking), None):
+        raise StageError(f"{stage.name} must do some work, got {still}")
     if n := work.get("tensors_formatted"):
-        raise StageError(f"{stage} must not write tensors as text, got tensors_formatted = {n}")
-    for counter, owners in _OWNERS.items():
-        if stage not in owners and (n := work.get(counter)):
-            raise StageError(f"{stage} must leave the others' work alone, got {counter} = {n}")
+        raise StageError(f"{stage.name} must not write tensors as text, got tensors_formatted = {n}")
+    for counter in _OWNED:
+        if counter not in stage.own and (n := work.get(counter)):
+            raise StageError(f"{stage.name} must leave the others' work alone, got {counter} = {n}")

@@ -11,14 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import MaxLengthCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, MaxLengthCriteria, StoppingCriteriaList
 
 from stagebench.core.artifacts import FinishReason, Generation, Prefilled
 from stagebench.core.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.pipeline.next_token import append_next_token
-
-UNIT = "steps"
 
 
 def decode(model: VisionLanguageModel, prefilled: Prefilled) -> Generation:
@@ -89,7 +86,7 @@ def _require_fresh_cache(prefilled: Prefilled) -> None:
 
 
 def cache_of(state: dict[str, Any]) -> Any:
-    """The KV cache; transformers 5.24 renamed it."""
+    """Return the KV cache; transformers 5.24 renamed it."""
     return state["cache"] if "cache" in state else state["past_key_values"]
 
 
@@ -102,4 +99,40 @@ def _generation(end: Prefilled) -> Generation:
     reasons: list[FinishReason] = [
         "stop" if here or len(row) < new.shape[1] else "length" for row, here in zip(token_ids, stopped, strict=True)
     ]
-    return Generation(token_ids, tuple(reasons), len(end.step_ends), end.step_ends, end.overrun)
+    return Generation(token_ids, tuple(reasons), len(end.step_ends), end.step_ends, end.wasted_steps)
+
+
+def append_next_token(
+    logits: Tensor,
+    sequences: Tensor,
+    unfinished: Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+) -> tuple[Tensor, Tensor]:
+    """Choose a token for each row as transformers' `generate()` does (`GenerationMixin._sample`), and say who goes on.
+
+    Args:
+        logits: (batch, positions, vocabulary), any float dtype; the last position counts, in float32.
+        sequences: int64 (batch, tokens), the prompt included.
+        unfinished: int64 (batch,), 1 where the row still goes on; finished rows get the padding id.
+        logits_processor: as prepared by `generate()`.
+        stopping_criteria: likewise.
+        generation_config: likewise.
+
+    Returns:
+        The sequences, one token longer, and the new `unfinished`.
+    """
+    # A copy: a view would keep the logits of the whole prompt alive.
+    scores = logits_processor(sequences, logits[:, -1].to(copy=True, dtype=torch.float32))
+    if generation_config.do_sample:
+        tokens = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(1)
+    else:
+        tokens = torch.argmax(scores, dim=-1)
+    # A sole row that has finished ends the loop: its wasted steps, if any, are cut off, and nothing is to be padded.
+    if len(tokens) > 1 and any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria):
+        padding = generation_config._pad_token_tensor  # on the right device: an int would be copied there at each step
+        tokens = tokens * unfinished + padding * (1 - unfinished)
+    sequences = torch.cat([sequences, tokens[:, None]], dim=-1)
+    unfinished = unfinished & ~stopping_criteria(sequences, None)
+    return sequences, unfinished

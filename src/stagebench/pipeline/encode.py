@@ -11,8 +11,6 @@ from stagebench.core.artifacts import Features, Inputs
 from stagebench.core.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel
 
-UNIT = "images_encoded"
-
 
 @torch.no_grad()
 def encode(model: VisionLanguageModel, inputs: Inputs) -> Features:

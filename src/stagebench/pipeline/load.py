@@ -16,7 +16,6 @@ from stagebench.media.images import read_images
 from stagebench.media.kinds import CLIPS, kind_of
 from stagebench.media.video.frames import read_video
 
-UNIT = "images"
 REFUSED_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".tif", ".tiff", ".webp")  # FFmpeg would make each a video of one frame
 
 

@@ -20,9 +20,7 @@ from transformers.generation import GenerationMode
 from stagebench.core.artifacts import Features, Inputs, Prefilled
 from stagebench.core.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.pipeline.next_token import append_next_token
-
-UNIT = "prompt_tokens"
+from stagebench.pipeline.decode import append_next_token
 
 _SPLITTABLE = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 _ARGUMENTS = ("generation_config", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "tokenizer")

@@ -9,8 +9,6 @@ from stagebench.core.artifacts import Inputs, Media
 from stagebench.core.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel
 
-UNIT = "images"
-
 
 def preprocess(model: VisionLanguageModel, media: Media, question: str) -> Inputs:
     """Run the stage.

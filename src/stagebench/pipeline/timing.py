@@ -1,4 +1,4 @@
-"""Clocks. A stage is timed from one device synchronisation to the next, on a monotonic clock."""
+"""Clocks, and what must stand still while they run. A stage is timed from one device synchronisation to the next."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from stagebench.core.settings import ModelSettings
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -18,6 +21,26 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done all that was asked of it; nothing to wait for on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@contextmanager
+def pinned_runtime(settings: ModelSettings) -> Iterator[None]:
+    """Run the block with the settings' threads and attention kernel; put the threads back afterwards.
+
+    On a GPU "efficient" kernels mean torch's memory-efficient attention, because with torch's own choice even
+    `generate()` does not repeat itself; the mathematical kernel stays allowed for what the efficient one can't do. On a
+    CPU the kernels repeat themselves.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    try:
+        if settings.device.startswith("cuda") and settings.kernels == "efficient":
+            with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+                yield
+        else:
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

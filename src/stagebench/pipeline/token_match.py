@@ -11,18 +11,21 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from stagebench.core.errors import StageError
+
 NEAR_TIE = 8.0
 """Ulps. Either kernel rounds at every layer, so that the logits of both candidates are uncertain by a few of them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """What became of a comparison.
+class TokenMatch:
+    """How the tokens of a text compare with those of its reference.
 
     Attributes:
         verdict: "equal", "near-tie" (they part where the reference's own logits hardly differ) or "different".
         position: of the first token that differs; None where equal.
-        gap: there, the reference's logit of its own token less that of the other's, in ulps of the model's dtype.
+        gap: there, the reference's logit of its own token less that of the other's, in ulps of the model's dtype; None
+            where that was not looked up.
         ids: there, the reference's token and the other's; None where a text is over.
     """
 
@@ -34,47 +37,24 @@ class Comparison:
     def __str__(self) -> str:
         if self.position is None:
             return self.verdict
-        return f"{self.verdict}: token {self.position} differs, the reference's logits are {self.gap:.2f} ulps apart"
+        gap = "" if self.gap is None else f", the reference's logits are {self.gap:.2f} ulps apart"
+        return f"{self.verdict}: token {self.position} differs{gap}"
 
-
-def first_divergence(reference: Sequence[int], other: Sequence[int]) -> int | None:
-    """Where two sequences first differ, one being longer included; None where they are equal."""
-    for i, (a, b) in enumerate(zip(reference, other, strict=False)):
-        if a != b:
-            return i
-    return None if len(reference) == len(other) else min(len(reference), len(other))
-
-
-def another_token(tokenizer: PreTrainedTokenizerBase, reference: Sequence[int], other: Sequence[int]) -> str:
-    """Say where another text parts from the reference's, with which token, and with which the reference goes on."""
-    at = first_divergence(reference, other)
-    assert at is not None  # of equal ones nobody asks
-    return describe_ids(tokenizer, at, _ids_at(at, reference, other))
-
-
-def describe_ids(tokenizer: PreTrainedTokenizerBase, at: int | None, ids: tuple[int | None, int | None]) -> str:
-    """The same, of a comparison."""
-    mine, theirs = ("the end" if i is None else f"{i} {tokenizer.decode([i])!r}" for i in ids)
-    return f"another token {at}, {theirs} in the place of {mine}"
-
-
-def _ids_at(at: int, *texts: Sequence[int]) -> tuple[int | None, int | None]:
-    first, second = (text[at] if at < len(text) else None for text in texts)
-    return first, second
+    def describe(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """Say where the text parts from its reference, with which token, and with which the reference goes on."""
+        mine, theirs = ("the end" if i is None else f"{i} {tokenizer.decode([i])!r}" for i in self.ids)
+        return f"another token {self.position}, {theirs} in the place of {mine}"
 
 
 def ulp(value: float, dtype: torch.dtype) -> float:
-    """The distance from a value to the next larger one of its binade, in a floating dtype."""
+    """Return the distance from a value to the next larger one of its binade, in a floating dtype."""
     epsilon = torch.finfo(dtype).eps
     return epsilon * 2.0 ** math.floor(math.log2(abs(value))) if value else torch.finfo(dtype).tiny
 
 
-def compare(
-    reference: Sequence[int],
-    other: Sequence[int],
-    logits: Sequence[Tensor],
-    limit: float = NEAR_TIE,
-) -> Comparison:
+def match_tokens(
+    reference: Sequence[int], other: Sequence[int], logits: Sequence[Tensor] | None = None, limit: float = NEAR_TIE
+) -> TokenMatch:
     """Compare the tokens of one row, and certify their first difference.
 
     Only the first can be certified: after it the two runs see different texts.
@@ -82,15 +62,34 @@ def compare(
     Args:
         reference: its tokens.
         other: the other's.
-        logits: of the reference, (vocabulary,) a step, in the dtype of the model that computed them.
+        logits: of the reference, (vocabulary,) a step, in the dtype of the model that computed them; without them every
+            difference is one.
         limit: a gap of so many ulps is a near-tie.
     """
-    at = first_divergence(reference, other)
+    shorter, longer = sorted(map(len, (reference, other)))
+    at = next((i for i in range(shorter) if reference[i] != other[i]), None if shorter == longer else shorter)
     if at is None:
-        return Comparison("equal")
-    if at >= min(len(reference), len(other)):
-        return Comparison("different", at, math.inf, _ids_at(at, reference, other))
-    chosen, instead = (float(logits[at][tokens[at]]) for tokens in (reference, other))
+        return TokenMatch("equal")
+    if at == shorter:
+        mine, theirs = (text[at] if at < len(text) else None for text in (reference, other))
+        return TokenMatch("different", at, math.inf, (mine, theirs))
+    ids = reference[at], other[at]
+    if logits is None:
+        return TokenMatch("different", at, None, ids)
+    chosen, instead = (float(logits[at][token]) for token in ids)
     gap = (chosen - instead) / ulp(max(abs(chosen), abs(instead)), logits[at].dtype)
     # Not abs(): a reference that did not take its own best token is no tie but a fault.
-    return Comparison("near-tie" if 0 <= gap <= limit else "different", at, gap, _ids_at(at, reference, other))
+    return TokenMatch("near-tie" if 0 <= gap <= limit else "different", at, gap, ids)
+
+
+def require_same_tokens(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]], first: Sequence[Sequence[int]]
+) -> None:
+    """Refuse a pass that wrote other texts than the first of its kind.
+
+    Raises:
+        StageError: naming the first other token.
+    """
+    for mine, expected in zip(rows, first, strict=True):
+        if (match := match_tokens(expected, mine)).position is not None:
+            raise StageError(f"every pass must give the tokens of the first, got {match.describe(tokenizer)}")

@@ -1,7 +1,8 @@
-"""The proof: before anything is timed, the stages gave the tokens of plain `generate()`, and did its work, once."""
+"""Verify, before anything is timed, that the stages give the tokens of plain `generate()` and do its work, once."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,18 +12,11 @@ from stagebench.core.artifacts import Generation, Inputs, Sample, Work
 from stagebench.core.content import Content
 from stagebench.core.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.pipeline.counters import additive, count_operators, differences, total
+from stagebench.pipeline.counters import additive, count_operators, counted_reference, counted_run
 from stagebench.pipeline.prefill import resolved
 from stagebench.pipeline.remembered import require_forgetful
-from stagebench.pipeline.run_stages import (
-    Options,
-    counted_reference,
-    counted_run,
-    prepared,
-    scored_generate,
-    staged_generate,
-)
-from stagebench.pipeline.token_match import Comparison, another_token, compare, describe_ids, first_divergence
+from stagebench.pipeline.run_stages import Options, prepared, scored_generate, staged_generate
+from stagebench.pipeline.token_match import TokenMatch, match_tokens
 
 
 @dataclass(frozen=True)
@@ -55,11 +49,10 @@ class Reference:
         """What a forward of its language model costs: asked for only where prompts are padded."""
         return forward_flops(self.model)
 
-    def compare(self, generation: Generation) -> Comparison:
+    def match(self, tokens: Sequence[int]) -> TokenMatch:
         """Compare its tokens with those of the stages."""
-        if first_divergence(self.tokens, generation.token_ids[0]) is None:
-            return Comparison("equal")
-        return compare(self.tokens, generation.token_ids[0], self.logits)
+        plainly = match_tokens(self.tokens, tokens)
+        return plainly if plainly.position is None else match_tokens(self.tokens, tokens, self.logits)
 
 
 def count_reference(model: VisionLanguageModel, sample: Sample, options: Options) -> Reference:
@@ -70,7 +63,7 @@ def count_reference(model: VisionLanguageModel, sample: Sample, options: Options
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class Verification:
     """What an untimed pass found, and `generate()` confirmed.
 
     Attributes:
@@ -84,41 +77,45 @@ class Proof:
     generation: Generation
     work: dict[str, Work]
     reference_work: Work
-    tokens: Comparison
+    tokens: TokenMatch
     content: dict[str, Content]
 
-    def require_same_tokens(self, model: VisionLanguageModel, generation: Generation) -> None:
-        """Refuse a pass that wrote another text than the proven one."""
-        if generation.token_ids != self.generation.token_ids:
-            got = another_token(model.tokenizer, self.generation.token_ids[0], generation.token_ids[0])
-            raise StageError(f"every pass must give the tokens of the first, got {got}")
 
-
-def prove(model: VisionLanguageModel, reference: Reference, kernels: str) -> Proof:
-    """Prove, before anything is timed, that the stages do what `generate()` does; it serves as a warm-up too.
+def verify(model: VisionLanguageModel, reference: Reference, kernels: str) -> Verification:
+    """Verify, before anything is timed, that the stages do what `generate()` does; it serves as a warm-up too.
 
     Args:
         model: that of the reference, with any backend.
         reference: what they are held against.
-        kernels: those that the caller's `conditions` pin.
+        kernels: those that the caller's `pinned_runtime` has.
 
     Raises:
         StageError: where the tokens, or the forwards, images or FLOPs, are not those of `generate()`; or a stage gives
             back what it had made before.
     """
+    verified = verify_work(model, reference)
+    require_tokens(model, verified.tokens, kernels)
+    require_forgetful(model, reference.sample, reference.options)
+    return verified
+
+
+def verify_work(model: VisionLanguageModel, reference: Reference) -> Verification:
+    """Count a pass, and require that each stage did its own work and all of them together that of `generate()`.
+
+    Raises:
+        StageError: naming the first counter that says otherwise.
+    """
     if model.backend is not None:  # what it sets up is not to be counted
         staged_generate(model, reference.inputs, reference.options)
     generation, counter = counted_run(model, reference.sample, reference.options)
-    apart = differences(total(counter.work), expected_work(model, reference, generation))
-    if apart:
+    mine, expected = additive(*counter.work.values()), expected_work(model, reference, generation)
+    if apart := "; ".join(f"{name} {mine[name]}, not {n}" for name, n in expected.items() if mine[name] != n):
         raise StageError(f"the stages must do the work of generate(), got {apart}")
-    outcome = reference.compare(generation)
-    require_tokens(model, outcome, kernels)
-    require_forgetful(model, reference.sample, reference.inputs)
-    return Proof(generation, counter.work, reference.work, outcome, counter.content)
+    match = reference.match(generation.token_ids[0])
+    return Verification(generation, counter.work, reference.work, match, counter.content)
 
 
-def require_tokens(model: VisionLanguageModel, outcome: Comparison, kernels: str) -> None:
+def require_tokens(model: VisionLanguageModel, match: TokenMatch, kernels: str) -> None:
     """Refuse other tokens than those of `generate()`.
 
     A backend with kernels of its own may part from it where the logits of `generate()` are nearly tied. Where
@@ -127,13 +124,12 @@ def require_tokens(model: VisionLanguageModel, outcome: Comparison, kernels: str
     Raises:
         StageError: naming the first other token.
     """
-    if repeats_itself(model, kernels) and outcome.verdict not in promised(model):
-        got = describe_ids(model.tokenizer, outcome.position, outcome.ids)
-        raise StageError(f"the stages must give the tokens of generate(), got {got}")
+    if repeats_itself(model, kernels) and match.verdict not in promised(model):
+        raise StageError(f"the stages must give the tokens of generate(), got {match.describe(model.tokenizer)}")
 
 
 def promised(model: VisionLanguageModel) -> tuple[str, ...]:
-    """What may come of comparing a model's tokens with those of `generate()`."""
+    """Return the verdicts that a model's tokens may have beside those of `generate()`."""
     return ("equal",) if is_exact(model) else ("equal", "near-tie")
 
 
@@ -161,7 +157,7 @@ def expected_work(model: VisionLanguageModel, reference: Reference, generation: 
     forward, prompt = reference.forward, reference.inputs.input_ids.shape[1]
     limit = resolved(model.hf_model, reference.inputs.input_ids, reference.options).max_length
     padded, slots = model.backend.lengths(prompt, limit)
-    taken, needed = generation.steps + generation.overrun, len(reference.tokens) - 1
+    taken, needed = generation.steps + generation.wasted_steps, len(reference.tokens) - 1
     plainly = forward(prompt, prompt) + sum(forward(1, prompt + k) for k in range(1, needed + 1))
     done = forward(padded, padded) + taken * forward(1, slots)
     return work | {

@@ -26,10 +26,10 @@ from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSett
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.weights import release
 from stagebench.pipeline.load import load
-from stagebench.pipeline.pinned_runtime import conditions
-from stagebench.pipeline.run_stages import walk
+from stagebench.pipeline.run_stages import run_stages
 from stagebench.pipeline.timed_pass import COLLECTION, check_passes, timed_pass
-from stagebench.pipeline.verify import count_reference, prove, repeats_itself
+from stagebench.pipeline.timing import pinned_runtime
+from stagebench.pipeline.verify import count_reference, repeats_itself, verify
 
 Models = dict[str, VisionLanguageModel]
 Texts = dict[tuple[str, Sample, GenerationSettings], tuple[tuple[int, ...], ...]]
@@ -80,7 +80,7 @@ def measure(study: Study, journal: Journal) -> Iterator[Row]:
     if not left:
         return
     names = [name for name in study.models if any(task.model == name for task in left)]
-    with conditions(study.settings):
+    with pinned_runtime(study.settings):
         session: dict[str, Any] = {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "load_warning": environment.load_warning(),
@@ -148,17 +148,17 @@ def _proof(
     others = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     others -= sum(p.nbytes for p in model.hf_model.parameters())
     start = time.perf_counter()
-    proof = prove(model, count_reference(model, sample, generation.options()), study.settings.kernels)
-    texts[model.name, sample, generation] = proof.generation.token_ids
+    verified = verify(model, count_reference(model, sample, generation.options()), study.settings.kernels)
+    texts[model.name, sample, generation] = verified.generation.token_ids
     traffic = TrafficCounter(model)
-    walk(model, sample, generation.options(), through=traffic)
+    run_stages(model, sample, generation.options(), traffic)
     found = {
         "seconds": time.perf_counter() - start,
         "sample": one_line(sample.path.name),
-        "work": proof.work,
+        "work": verified.work,
         "bytes": traffic.as_json(),
     }
-    peaks = {stage: work["peak_bytes"] - others for stage, work in proof.work.items() if "peak_bytes" in work}
+    peaks = {stage: work["peak_bytes"] - others for stage, work in verified.work.items() if "peak_bytes" in work}
     return found | ({"peak_bytes": peaks} if peaks else {})
 
 
