@@ -31,8 +31,9 @@ from stagebench.suite.selection import BY_DEFAULT
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrise over the models, in an order that the seed shuffles: none of them always pays for going first."""
     if "model" in metafunc.fixturenames:
-        names, backends = list(plugin.models(metafunc.config)), list(plugin.backends(metafunc.config))
-        draw = random.Random(metafunc.config.option.order_seed)
+        settings = plugin.settings(metafunc.config)
+        names, backends = list(settings.models), list(settings.backends)
+        draw = random.Random(metafunc.config.option.stage_order_seed)
         draw.shuffle(names)
         draw.shuffle(backends)
         pairs = [(name, backend) for name in names for backend in backends]
@@ -42,12 +43,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -k and -m, so that what is left out anyway is not laid at their door
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out, for other backends, what is plain code in all of them; and without `--scale`, what takes minutes."""
-    timed_plainly = "eager" in plugin.backends(config)
+    """Leave out plain code for all backends but one, and, without `--stage-scale`, what takes minutes."""
+    timed_plainly = "eager" in plugin.settings(config).backends
     left = [
         item
         for item in items
-        if (timed_plainly and _is_repeated(item)) or (_is_scale(item) and not config.option.scale)
+        if (timed_plainly and _is_repeated(item)) or (_is_scale(item) and not config.option.stage_scale)
     ]
     items[:] = [item for item in items if item not in left]
     for item in left:
@@ -74,12 +75,12 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> SyntheticClip:
 @pytest.fixture(scope="session")
 def options(pytestconfig: pytest.Config) -> Options:
     """Keyword arguments of `generate()`, the same for all models."""
-    return plugin.generation_settings(pytestconfig).options()
+    return plugin.settings(pytestconfig).generation.options()
 
 
 @pytest.fixture(scope="session")
 def rounds(pytestconfig: pytest.Config) -> int:
-    return pytestconfig.option.rounds
+    return pytestconfig.option.stage_rounds
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +89,7 @@ def telemetry_of_gpu(pytestconfig: pytest.Config) -> Iterator[telemetry.Gpu | No
 
     None too beside another process: to repeat what was disturbed would put both out of step.
     """
-    device = torch.device(plugin.model_settings(pytestconfig).device)
+    device = torch.device(plugin.settings(pytestconfig).model.device)
     if device.type != "cuda" or not plugin.lockstep(pytestconfig).alone:
         yield None
         return
@@ -119,7 +120,7 @@ def pedantic(
 @pytest.fixture(scope="session")
 def plain_model(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterator[VisionLanguageModel]:
     """Each model once a session; pytest frees one before it builds the next."""
-    settings = plugin.model_settings(pytestconfig)
+    settings = plugin.settings(pytestconfig).model
     release()  # the model before this one is out of reach by now, but its memory is not yet free
     with pinned_runtime(settings):
         yield build_model(request.param, settings)
@@ -134,10 +135,10 @@ def model(request: pytest.FixtureRequest, plain_model: VisionLanguageModel) -> V
 
 @pytest.fixture(scope="session")
 def sample(plain_model: VisionLanguageModel, synthetic: SyntheticClip, pytestconfig: pytest.Config) -> Sample:
-    """What the model looks at: the given input, or the synthetic clip in the model's own kind of media or `--media`."""
-    loading = plugin.load_settings(pytestconfig)
-    path = pytestconfig.option.input or synthetic.shown(loading.media, plain_model.input_kind)
-    return Sample(path, pytestconfig.option.question, loading)
+    """What the model looks at: the given input, or the synthetic clip as its own kind of media or `--stage-media`."""
+    loading = plugin.settings(pytestconfig).loading
+    path = pytestconfig.option.stage_input or synthetic.shown(loading.media, plain_model.input_kind)
+    return Sample(path, pytestconfig.option.stage_question, loading)
 
 
 @pytest.fixture(scope="session")
@@ -146,9 +147,9 @@ def reference(
 ) -> Reference | None:
     """What all backends of a model are held against, counted once.
 
-    None with `--times-only`: a process before this one has proven the same code.
+    None with `--stage-times-only`: a process before this one has proven the same code.
     """
-    return None if pytestconfig.option.times_only else count_reference(plain_model, sample, options)
+    return None if pytestconfig.option.stage_times_only else count_reference(plain_model, sample, options)
 
 
 @pytest.fixture(scope="session")
@@ -158,7 +159,7 @@ def verified(
     """Nothing is timed before an untimed pass gave the tokens, and did the work, of `generate()`."""
     if reference is None:
         return None
-    found = verify(model, reference, pytestconfig.option.kernels)
+    found = verify(model, reference, pytestconfig.option.stage_kernels)
     text = model.tokenizer.decode(found.generation.token_ids[0])
     if model.profile != "pretrained":  # a pretrained tokenizer need not give a text's tokens back
         assert len(model.tokenizer(text, add_special_tokens=False)["input_ids"]) == len(found.generation.token_ids[0])

@@ -13,7 +13,7 @@ from stagebench.suite import plugin
 @pytest.mark.parametrize("ceiling", ["bandwidth", "flops"])
 def test_ceiling(benchmark, ceiling, rounds, pytestconfig):
     benchmark.group = "ceilings"
-    settings = plugin.model_settings(pytestconfig)
+    settings = plugin.settings(pytestconfig).model
     device = torch.device(settings.device)
     workload, amount = (
         copy_workload(device) if ceiling == "bandwidth" else matmul_workload(device, getattr(torch, settings.dtype))

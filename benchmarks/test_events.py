@@ -1,6 +1,6 @@
 """Event recordings: drawing them, against the loop over events that their models' authors use, and reading each format.
 
-Small by default; `--load-matrix` adds the sizes that real recordings have.
+Small by default; `--stage-scale` adds the sizes that real recordings have.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SLICES = 5
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "count" in metafunc.fixturenames:
-        big = metafunc.config.getoption("--load-matrix", default=False)
+        big = metafunc.config.getoption("--stage-scale", default=False)
         metafunc.parametrize("count", SIZES if big else SIZES[:1], scope="session")
 
 

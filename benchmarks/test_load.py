@@ -36,8 +36,8 @@ def paths(synthetic, tmp_path_factory):
 @pytest.mark.parametrize("images", [5, 8])
 @pytest.mark.parametrize("media", ["video", "events", "png"])
 def test_load(benchmark, paths, media, images, rounds, pytestconfig):
-    if pytestconfig.option.input:
-        pytest.skip("compares kinds of media on the synthetic clip; with --input, test_stage measures its load")
+    if pytestconfig.option.stage_input:
+        pytest.skip("compares kinds of media on the synthetic clip; with --stage-input, test_stage measures its load")
     benchmark.group = f"load {images} images"
     result = metered(benchmark, load, (Sample(paths[media]), images), rounds)
 
@@ -79,7 +79,7 @@ WAYS = {"png": as_pngs, "npy": as_array, "cached": as_hit} | {
 
 def pytest_generate_tests(metafunc):
     if "clip" in metafunc.fixturenames:
-        clips = MATRIX if metafunc.config.option.load_matrix else [None]
+        clips = MATRIX if metafunc.config.option.stage_scale else [None]
         metafunc.parametrize("clip", clips, ids=[clip.name if clip else "scene" for clip in clips], scope="session")
 
 
@@ -91,8 +91,8 @@ def clip_path(clip, synthetic, tmp_path_factory):
 @pytest.mark.parametrize("state", ["warm", "cold"])
 @pytest.mark.parametrize("way", WAYS)
 def test_read(benchmark, clip, clip_path, way, state, rounds, tmp_path, pytestconfig):
-    if pytestconfig.option.input:
-        pytest.skip("compares ways on clips of known length; with --input, test_stage measures its load")
+    if pytestconfig.option.stage_input:
+        pytest.skip("compares ways on clips of known length; with --stage-input, test_stage measures its load")
     try:
         files, read = WAYS[way](clip_path, tmp_path)
         images = read()

@@ -24,7 +24,7 @@ from stagebench.suite import plugin
 @pytest.mark.parametrize("way", PREPROCESSORS)
 def test_preprocess(benchmark, model, way, sample, rounds, pytestconfig):
     benchmark.group = f"preprocess {model.name}"
-    settings, reference = plugin.model_settings(pytestconfig), model.image_processor.reference
+    settings, reference = plugin.settings(pytestconfig).model, model.image_processor.reference
     mine, other = (
         replace(model, image_processor=processor_of(reference, replace(settings, preprocess=name)))
         for name in sorted(PREPROCESSORS, key=lambda name: name != way)

@@ -10,7 +10,7 @@ from stagebench.suite import plugin
 
 def test_reference(benchmark, rounds, pytestconfig):
     benchmark.group = "reference"
-    settings = plugin.model_settings(pytestconfig)
+    settings = plugin.settings(pytestconfig).model
     matrix = torch.eye(512, device=settings.device)
 
     def reference() -> float:

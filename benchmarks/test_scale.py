@@ -1,4 +1,4 @@
-"""How stages grow: encode with the number of images, prefill and decode with batch and context. With `--scale` only."""
+"""How stages grow: encode with images, prefill and decode with batch and context. Only with `--stage-scale`."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_images(benchmark, pedantic, plain_model, model, images, sample, pytestc
 
     features = pedantic(timed(model, encode, model, some))
 
-    if not pytestconfig.option.times_only:
-        require_features(model, features, encode(plain_model, some), pytestconfig.option.kernels)
+    if not pytestconfig.option.stage_times_only:
+        require_features(model, features, encode(plain_model, some), pytestconfig.option.stage_kernels)
     benchmark.extra_info |= about(model) | {"stage": ENCODE.name, "images": images, "work": features.work()}
 
 
@@ -66,9 +66,9 @@ def test_scale(benchmark, pedantic, model, batch, context, stage, sample, option
         result = pedantic(timed(model, lambda: decode(model, done[0])), setup=fresh)
         benchmark.extra_info |= {"work": result.work(), "unit": DECODE.unit, "units": result.steps}
 
-    if not pytestconfig.option.times_only:
+    if not pytestconfig.option.stage_times_only:
         generation = decode(model, result) if isinstance(result, Prefilled) else result
-        require_rows(model, generation, generated(model, inputs, features, options), pytestconfig.option.kernels)
+        require_rows(model, generation, generated(model, inputs, features, options), pytestconfig.option.stage_kernels)
     benchmark.extra_info |= about(model) | {"stage": stage, "batch": batch, "context": context}
     benchmark.extra_info["new_tokens"] = options["max_new_tokens"]
 

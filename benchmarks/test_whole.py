@@ -24,7 +24,7 @@ def test_e2e(benchmark, pedantic, model, sample, options, verified, rounds, pyte
         return runs[-1]
 
     run = pedantic(timed, warmup_rounds=WARM_UPS)
-    judged = verified and repeats_itself(model, pytestconfig.option.kernels)
+    judged = verified and repeats_itself(model, pytestconfig.option.stage_kernels)
     passes = runs[-max(rounds, 2) :]  # of one alone a stop of the process may be taken for a fault
     check_passes(model, passes, verified.generation.token_ids if judged else None)
     if problem := time_outside([each.unattributed for each in passes], [each.e2e for each in passes]):

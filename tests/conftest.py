@@ -30,7 +30,7 @@ torch.set_num_threads(1)  # models this small gain nothing from more, and wait f
 torch.set_printoptions(threshold=8, edgeitems=1)  # a falsifying example is read by people
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
-QUICK = ("--device=cpu", "--rounds=2", "--new-tokens=4", "-p", "no:cacheprovider")
+QUICK = ("--stage-device=cpu", "--stage-rounds=2", "--stage-new-tokens=4", "-p", "no:cacheprovider")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -102,9 +102,9 @@ def nothing_is_left(git):
 
 PROJECT_CONFTEST = """
 def pytest_addoption(parser):
-    for name in ("--order-seed", "--rounds"):
+    for name in ("--stage-order-seed", "--stage-rounds"):
         parser.addoption(name, type=int)
-    parser.addoption("--times-only", action="store_true")
+    parser.addoption("--stage-times-only", action="store_true")
 
 def pytest_benchmark_generate_machine_info():
     import pathlib
@@ -120,8 +120,8 @@ import fake
 import pytest
 
 def measure(benchmark, pytestconfig, function):
-    benchmark.pedantic(function, rounds=pytestconfig.option.rounds)
-    if not pytestconfig.option.times_only:
+    benchmark.pedantic(function, rounds=pytestconfig.option.stage_rounds)
+    if not pytestconfig.option.stage_times_only:
         benchmark.extra_info["work"] = {"frames_decoded": fake.FRAMES}
 
 @pytest.mark.parametrize("name", ["a", "b"])
@@ -129,7 +129,7 @@ def test_stage(benchmark, pytestconfig, name):
     measure(benchmark, pytestconfig, fake.work)
 
 def test_reference(benchmark, pytestconfig):
-    benchmark.pedantic(sum, args=([1] * 1000,), rounds=pytestconfig.option.rounds)
+    benchmark.pedantic(sum, args=([1] * 1000,), rounds=pytestconfig.option.stage_rounds)
 """
 
 PROJECT_SOURCE = """
@@ -184,7 +184,7 @@ def quick_suite(pytester):
     pytester.makepyfile(test_stages=QUICK_SUITE)
 
     def run(*arguments):
-        return pytester.runpytest_inprocess("--device=cpu", *arguments)
+        return pytester.runpytest_inprocess("--stage-device=cpu", *arguments)
 
     run.folder, run.suite = pytester.path, QUICK_SUITE
     return run

@@ -137,8 +137,8 @@ LEFT_OUT = {
     "--ignore": ("--ignore=other", "--deselect=test_stages.py::test_stage[decode]"),
     "--ignore-glob": ("--ignore-glob=*stages.py", "more"),
     "a file": ("more/test_more.py",),
-    "--models": ("--models=llava-1.5",),
-    "--backends": ("--backends=graph", "--device=cuda"),
+    "--stage-model": ("--stage-model=llava-1.5",),
+    "--stage-backend": ("--stage-backend=graph", "--stage-device=cuda"),
 }
 
 
@@ -153,14 +153,16 @@ def marked(stored):
     return stored
 
 
-@pytest.mark.parametrize("arguments", [LEFT_OUT[key] for key in LEFT_OUT if key != "--backends"])
+@pytest.mark.parametrize("arguments", [LEFT_OUT[key] for key in LEFT_OUT if key != "--stage-backend"])
 def test_what_is_left_out_on_purpose_has_not_vanished(marked, arguments):
-    if "--models=llava-1.5" in arguments:
+    if "--stage-model=llava-1.5" in arguments:
         (marked.folder / "test_stages.py").unlink()
     assert marked(*arguments, "--benchmark-compare").ret == 0
 
 
-@pytest.mark.parametrize("arguments", [LEFT_OUT[key] for key in LEFT_OUT if key not in ("--backends", "--ignore-glob")])
+@pytest.mark.parametrize(
+    "arguments", [LEFT_OUT[key] for key in LEFT_OUT if key not in ("--stage-backend", "--ignore-glob")]
+)
 def test_a_run_of_a_part_of_the_suite_becomes_the_first_baseline_only_when_asked_to(marked, arguments):
     assert marked(*arguments, KEEPERS[0]).ret == 0
     root = marked.folder / "others"

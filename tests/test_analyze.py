@@ -25,7 +25,7 @@ from stagebench.core.stages import STAGE_NAMES
 from stagebench.media.synthetic_clip import write_synthetic_clip
 
 MODELS = ("eventgpt", "llava-1.5")
-QUICK = ("--models", ",".join(MODELS), "--device", "cpu", "--order-seed", "1")
+QUICK = ("--model", ",".join(MODELS), "--device", "cpu", "--order-seed", "1")
 
 
 def analyze(out, *arguments):
@@ -163,7 +163,7 @@ def test_another_run_does_not_go_on_in_the_folder(finished, media):
         (("--durations", "1,-2"), "--durations must be above 0, got '1,-2'"),
         (("--dataset", "no-such-folder"), "can't read the dataset: no-such-folder: can't be read"),
         (("--report-only",), "can't read the run"),
-        (("--models", "gpt-9"), "models must be of eventgpt, llava-1.5, video-llava, got gpt-9"),
+        (("--model", "gpt-9"), "models must be of eventgpt, llava-1.5, video-llava, got gpt-9"),
     ],
 )
 def test_what_is_refused_is_one_line_and_exit_code_two(tmp_path, arguments, message):
@@ -275,7 +275,7 @@ def test_ceilings_are_bytes_and_operations_over_the_fastest_time(monkeypatch):
 
 
 def test_killed_in_the_middle_no_sample_is_lost_and_none_is_there_twice(tmp_path):
-    only = ("--models", "eventgpt", "--device", "cpu", "--samples", "16", "--modes", "fixed", "--new-tokens", "2")
+    only = ("--model", "eventgpt", "--device", "cpu", "--samples", "16", "--modes", "fixed", "--new-tokens", "2")
     command = [sys.executable, "-m", "stagebench", "analyze", *only, "--out", str(tmp_path)]
     samples = tmp_path / "samples.jsonl"
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:

@@ -1,4 +1,4 @@
-"""What `--scale` times is what plain `generate()` makes of the batch; what it leaves out is known to be impossible."""
+"""What `--stage-scale` times is what plain `generate()` makes of the batch; what it leaves out is impossible."""
 
 from dataclasses import replace
 

@@ -1,22 +1,22 @@
 """The command line, called in this process."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from stagebench.cli import audit, main, run
-from stagebench.cli.options import sample_of
+from stagebench.cli import main
 from stagebench.cli.output import require_writable
 from stagebench.core.environment import cores
-from stagebench.core.settings import LoadSettings
 from stagebench.core.stages import STAGE_NAMES
 from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.llava import Llava
 from stagebench.pipeline import counters, run_stages
 from stagebench.pipeline.claims import Claim
 from stagebench.pipeline.load import load
+from stagebench.suite import measure
 
 QUICK = ("--device", "cpu", "--new-tokens", "4", "--passes", "1")
 
@@ -66,12 +66,12 @@ def test_any_media_feed_any_model(synthetic, media):
 
 
 @pytest.mark.parametrize("kind", ["frames", "events"])
-def test_all_models_see_the_same_pixels_where_the_medium_is_chosen(synthetic, kind):
+def test_all_models_see_the_same_pixels_where_the_medium_is_chosen(kind):
     own_and_count = (("events", 5), ("video", 8), ("video", 5), ("events", 8))
-    five, eight, five_too, eight_too = (
-        load(sample_of(None, synthetic, own, "What moves?", LoadSettings(media=kind)), count)
-        for own, count in own_and_count
-    )
+    with measure.settings_of(media=kind, device="cpu").samples() as sample_of:
+        five, eight, five_too, eight_too = (
+            load(sample_of(SimpleNamespace(input_kind=own)), count) for own, count in own_and_count
+        )
     assert {media.kind for media in (five, eight)} == {kind}
     assert np.array_equal(five.images, five_too.images)
     assert np.array_equal(eight.images, eight_too.images)
@@ -148,11 +148,11 @@ def test_a_missing_run_cannot_be_accepted(tmp_path):
 
 def test_the_model_has_been_run_before_it_is_timed(synthetic, monkeypatch):
     order = []
-    for name in ("verify", "timed_pass"):
-        honest = getattr(run, name)
-        monkeypatch.setattr(run, name, lambda *a, name=name, honest=honest: order.append(name) or honest(*a))
+    for name in ("verify_model", "timed_pass"):
+        honest = getattr(measure, name)
+        monkeypatch.setattr(measure, name, lambda *a, name=name, honest=honest: order.append(name) or honest(*a))
     assert invoke("run", synthetic.video, "--model", "llava-1.5", *QUICK, "--passes", "2").exit_code == 0
-    assert order == ["verify", "timed_pass", "timed_pass"]
+    assert order == ["verify_model", "timed_pass", "timed_pass"]
 
 
 def test_an_audit_prints_every_claim_and_writes_them_down(synthetic, tmp_path):
@@ -166,7 +166,7 @@ def test_an_audit_prints_every_claim_and_writes_them_down(synthetic, tmp_path):
 
 
 def test_a_claim_that_does_not_hold_gives_exit_code_one(synthetic, monkeypatch):
-    monkeypatch.setattr(audit, "claims", lambda *a: [Claim("pigs fly", False, "none seen")])
+    monkeypatch.setattr(measure, "claims", lambda *a: [Claim("pigs fly", False, "none seen")])
     result = invoke("audit", synthetic.video, "--model", "llava-1.5", "--device", "cpu")
     assert (result.exit_code, "BROKEN llava-1.5: pigs fly (none seen)" in result.output) == (1, True)
 

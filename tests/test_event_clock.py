@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from stagebench.analysis.experiments.clips import cut, seconds_of
 from stagebench.analysis.experiments.dataset import Dataset, Entry
 from stagebench.cli import main
-from stagebench.cli.options import load_options
+from stagebench.cli.options import settings_options
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
 from stagebench.media.events.event_arrays import Window
 from stagebench.media.events.event_clock import in_microseconds
 from stagebench.media.events.recordings import load_event_arrays, read_events
+from stagebench.suite.settings import Settings
 
 h5py = pytest.importorskip("h5py")
 COUNT = 20_000
@@ -221,9 +222,9 @@ def test_another_unit_is_part_of_the_identity_and_the_default_is_as_it_was() -> 
 
 def test_the_commands_that_load_take_the_unit() -> None:
     @click.command()
-    @load_options
-    def show(loading: LoadSettings) -> None:
-        click.echo(loading.time_unit)
+    @settings_options()
+    def show(settings: Settings) -> None:
+        click.echo(settings.loading.time_unit)
 
     assert CliRunner().invoke(show, ["--time-unit", "ms"]).output == "ms\n"
 

@@ -159,9 +159,9 @@ def gate(copy, tmp_path):
                 source.write(code)
         out, markdown = tmp_path / "decision.json", tmp_path / "decision.md"
         options = ["--base", "HEAD", "--counters-only", "--select", select, "--out", tmp_path / "runs"]
-        options += ["--json", out, "--markdown", markdown, "--", "--device=cpu", "--new-tokens=4"]
+        options += ["--json", out, "--markdown", markdown, "--", "--stage-device=cpu", "--stage-new-tokens=4"]
         models = [name for name in ("eventgpt", "llava-1.5") if name in select]
-        done = call(copy, "stagebench", "gate", *options, f"--models={','.join(models)}")
+        done = call(copy, "stagebench", "gate", *options, f"--stage-model={','.join(models)}")
         decision = json.loads(out.read_text())
         assert (done.returncode, "Traceback" in done.stderr) == (decision["exit_code"], False), done.stderr
         return decision, markdown.read_text()
@@ -237,7 +237,7 @@ def test_a_run_that_fails_late_is_not_accepted(copy, tmp_path):
     with (copy / "conftest.py").open("a") as file:
         file.write(FAILS_LATE)
     run = tmp_path / "out.json"
-    quick = ("-q", "-p", "no:cacheprovider", "--rounds=2", f"--benchmark-json={run}")
+    quick = ("-q", "-p", "no:cacheprovider", "--stage-rounds=2", f"--benchmark-json={run}")
     assert call(copy, "pytest", "benchmarks/test_reference.py", *quick).returncode == 1
     done = call(copy, "stagebench", "baseline", "accept", run, "--partial", "--reason", "none")
     assert (done.returncode, done.stderr.count("\n"), "exit status 1" in done.stderr) == (2, 1, True), done.stderr

@@ -164,7 +164,7 @@ def test_what_a_stage_of_the_head_refuses_is_a_regression_with_its_reason(projec
 
 def test_what_a_stage_of_the_head_refuses_while_it_is_timed_is_a_regression_too(project):
     suite = project / "benchmarks" / "test_fake.py"
-    late = "    if pytestconfig.option.times_only:\n        fake.refuse()\n    benchmark.pedantic(function"
+    late = "    if pytestconfig.option.stage_times_only:\n        fake.refuse()\n    benchmark.pedantic(function"
     suite.write_text(suite.read_text().replace("    benchmark.pedantic(function", late))
     (project / "src" / "fake.py").write_text(
         "FRAMES = 8\n" + STAGE_ERROR.replace("def work", "def refuse") + "\ndef work():\n    return 1\n"
@@ -430,7 +430,7 @@ def test_a_base_that_takes_turns_in_another_way_is_refused(taking_turns, git, no
 def test_a_crash_while_the_other_side_waits_is_told(taking_turns, nothing_is_left):
     suite = taking_turns / "benchmarks" / "test_fake.py"
     suite.write_text(
-        suite.read_text().replace("    if not", "    assert not pytestconfig.option.times_only\n    if not")
+        suite.read_text().replace("    if not", "    assert not pytestconfig.option.stage_times_only\n    if not")
     )
     code, _, said = run_gate(taking_turns, "--lockstep")
     assert (code, "stagebench: the benchmarks of the head must pass, got test_stage[a]: " in said) == (2, True)

@@ -1,4 +1,4 @@
-"""`pytest --gate`, on a suite of two benchmarks that take no time."""
+"""`pytest --stage-gate`, on a suite of two benchmarks that take no time."""
 
 import json
 
@@ -16,17 +16,13 @@ def rewrite(folder, old, new):
 
 
 def gate(run, *arguments):
-    return run("--benchmark-compare", "--gate", *arguments)
+    return run("--benchmark-compare", "--stage-gate", *arguments)
 
 
 def test_unchanged_counters_pass_and_the_time_of_one_process_is_called_inconclusive(stored):
     done = gate(stored)
     assert done.ret == 0
     done.stdout.fnmatch_lines(["stagebench gate: inconclusive (2 inconclusive, 2 pass)*", "*cannot decide: 1 pair*"])
-
-
-def test_gate_time_exits_with_3_while_a_time_is_inconclusive(stored):
-    assert stored("--benchmark-compare", "--gate-time").ret == 3
 
 
 @pytest.mark.parametrize(("now", "status", "verdict"), [(3, 1, "regression"), (1, 0, "improvement")])
@@ -64,7 +60,7 @@ def test_a_model_left_out_is_not_missing(stored):
     rewrite(stored.folder, '["encode", "decode"]', "[]")
     (stored.folder / "test_more.py").write_text(stored.suite.replace("eventgpt", "llava-1.5"))
     assert gate(stored).ret == 2
-    gate(stored, "--models=llava-1.5").stdout.no_fnmatch_line(" missing *")
+    gate(stored, "--stage-model=llava-1.5").stdout.no_fnmatch_line(" missing *")
 
 
 def test_a_run_of_no_benchmark_does_not_pass(stored):
@@ -80,13 +76,13 @@ def test_a_failed_benchmark_fails_the_run_before_any_verdict(stored):
 def test_without_a_baseline_there_is_nothing_to_gate_by(quick_suite):
     done = gate(quick_suite)
     assert done.ret == pytest.ExitCode.USAGE_ERROR
-    done.stderr.fnmatch_lines(["*--gate needs a baseline: no baseline yet for this environment*"])
+    done.stderr.fnmatch_lines(["*--stage-gate needs a baseline: no baseline yet for this environment*"])
 
 
 def test_a_gate_needs_a_comparison(quick_suite):
-    done = quick_suite("--gate")
+    done = quick_suite("--stage-gate")
     assert done.ret == pytest.ExitCode.USAGE_ERROR
-    done.stderr.fnmatch_lines(["*--gate needs a baseline: --benchmark-compare names it*"])
+    done.stderr.fnmatch_lines(["*--stage-gate needs a baseline: --benchmark-compare names it*"])
 
 
 def test_rules_that_make_no_sense_are_a_usage_error(stored):

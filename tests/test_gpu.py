@@ -93,9 +93,9 @@ def test_every_claim_but_the_timed_one_holds(model, synthetic, question):
 @pytest.mark.gpu
 def test_the_suite_sets_everything_up_before_it_times_anything(suite_command, tmp_path):
     out = tmp_path / "out.json"
-    on_gpu = ("--device=cuda", "--profile=tiny", "--dtype=float32", "--models=llava-1.5")
+    on_gpu = ("--stage-device=cuda", "--stage-profile=tiny", "--stage-dtype=float32", "--stage-model=llava-1.5")
     done = suite_command(
-        "-k", "test_stage", *on_gpu, "--backends=eager,graph,compiled,fused", f"--benchmark-json={out}"
+        "-k", "test_stage", *on_gpu, "--stage-backend=eager,graph,compiled,fused", f"--benchmark-json={out}"
     )
     assert done.returncode == 0, done.stdout + done.stderr
     infos = [benchmark["extra_info"] for benchmark in json.loads(out.read_text())["benchmarks"]]

@@ -33,9 +33,9 @@ def test_where_nothing_is_timed_that_is_said(stored, option):
 
 @pytest.mark.parametrize("option", DISABLED[:2])
 def test_a_gate_needs_times(stored, option):
-    done = stored(option, "--benchmark-compare", "--gate")
+    done = stored(option, "--benchmark-compare", "--stage-gate")
     assert done.ret == pytest.ExitCode.USAGE_ERROR
-    done.stderr.fnmatch_lines(["*--gate judges what is timed, got benchmarks that are disabled or skipped"])
+    done.stderr.fnmatch_lines(["*--stage-gate judges what is timed, got benchmarks that are disabled or skipped"])
 
 
 def test_a_worker_of_xdist_runs_each_benchmark_once_and_compares_nothing(stored, monkeypatch):
@@ -45,11 +45,11 @@ def test_a_worker_of_xdist_runs_each_benchmark_once_and_compares_nothing(stored,
     done.assert_outcomes(passed=2)
 
 
-@pytest.mark.parametrize("arguments", [(), ("--collect-only",), ("--gate",)])
+@pytest.mark.parametrize("arguments", [(), ("--collect-only",), ("--stage-gate",)])
 def test_without_pytest_benchmark_the_plugin_disturbs_nobody(quick_suite, arguments):
     (quick_suite.folder / "test_stages.py").write_text("def test_plain(): pass\n")
     done = quick_suite("-p", "no:benchmark", *arguments)
-    assert done.ret == (pytest.ExitCode.USAGE_ERROR if "--gate" in arguments else 0)
+    assert done.ret == (pytest.ExitCode.USAGE_ERROR if "--stage-gate" in arguments else 0)
     done.stdout.no_fnmatch_line("*INTERNALERROR*")
 
 
@@ -85,7 +85,7 @@ def test_a_run_of_the_storage_is_compared_with_by_its_number(quick_suite):
     assert quick_suite("--benchmark-compare=0001").ret == 0
 
 
-@pytest.mark.parametrize(("arguments", "collects"), [((), False), (("--timed-gc",), True)])
+@pytest.mark.parametrize(("arguments", "collects"), [((), False), (("--stage-timed-gc",), True)])
 def test_garbage_is_collected_in_timed_rounds_only_when_asked_for(quick_suite, arguments, collects):
     (quick_suite.folder / "test_stages.py").write_text(LOOK)
     assert quick_suite("--benchmark-json=out.json", *arguments).ret == 0
@@ -95,7 +95,7 @@ def test_garbage_is_collected_in_timed_rounds_only_when_asked_for(quick_suite, a
 
 
 def test_the_garbage_collector_can_not_be_on_and_off(quick_suite):
-    assert quick_suite("--timed-gc", "--benchmark-disable-gc").ret == pytest.ExitCode.USAGE_ERROR
+    assert quick_suite("--stage-timed-gc", "--benchmark-disable-gc").ret == pytest.ExitCode.USAGE_ERROR
 
 
 CONTENT = '"content": {"frames": "00ff00ff00ff00ff"}, "stage": "load", "work": {"host_reads": 2}'
@@ -114,9 +114,9 @@ def rewrite(run, old, new):
     path.write_text(path.read_text().replace(old, new))
 
 
-@pytest.mark.parametrize("judge", [(), ("--gate",)])
+@pytest.mark.parametrize("judge", [(), ("--stage-gate",)])
 @pytest.mark.parametrize(
-    ("allowed", "status"), [((), 1), (("--allow-changed=encode",), 1), (("--allow-changed=load",), 0)]
+    ("allowed", "status"), [((), 1), (("--stage-allow-changed=encode",), 1), (("--stage-allow-changed=load",), 0)]
 )
 def test_other_content_fails_until_it_is_let_pass_by_its_stage(digested, judge, allowed, status):
     rewrite(digested, "00ff00ff00ff00ff", "11ff00ff00ff00ff")
@@ -138,11 +138,13 @@ def test_content_that_the_baseline_does_not_tell_is_no_difference(stored):
 def test_other_work_beside_content_that_is_let_pass_still_fails(digested):
     rewrite(digested, "00ff00ff00ff00ff", "11ff00ff00ff00ff")
     rewrite(digested, '"host_reads": 2', '"host_reads": 3')
-    assert digested("--benchmark-compare=digested.json", "--allow-changed=load").ret == pytest.ExitCode.TESTS_FAILED
+    assert (
+        digested("--benchmark-compare=digested.json", "--stage-allow-changed=load").ret == pytest.ExitCode.TESTS_FAILED
+    )
 
 
 def test_a_stage_that_is_none_is_refused(quick_suite):
-    assert quick_suite("--allow-changed=loud").ret == pytest.ExitCode.USAGE_ERROR
+    assert quick_suite("--stage-allow-changed=loud").ret == pytest.ExitCode.USAGE_ERROR
 
 
 ERRORS = {
@@ -168,19 +170,19 @@ ENDS = {
 @pytest.mark.parametrize("error", ERRORS)
 def test_under_a_gate_an_error_is_no_verdict(stored, error):
     rewrite(stored, *ERRORS[error])
-    assert stored("--benchmark-compare", "--gate").ret == 2
+    assert stored("--benchmark-compare", "--stage-gate").ret == 2
 
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_under_a_gate_a_check_of_a_benchmark_that_fails_is_a_verdict(stored, check):
     rewrite(stored, "    benchmark.pedantic", f"    {CHECKS[check]}\n    benchmark.pedantic")
-    assert stored("--benchmark-compare", "--gate").ret == 1
+    assert stored("--benchmark-compare", "--stage-gate").ret == 1
 
 
 @pytest.mark.parametrize("end", ENDS)
 def test_under_a_gate_what_fails_behind_the_benchmarks_is_no_verdict(stored, end):
     (stored.folder / "conftest.py").write_text(f"pytest_plugins = ('stagebench.suite.plugin',)\n{ENDS[end]}\n")
-    assert stored("--benchmark-compare", "--gate").ret == 2
+    assert stored("--benchmark-compare", "--stage-gate").ret == 2
 
 
 def without_gc(run):
@@ -190,12 +192,12 @@ def without_gc(run):
     path.write_text(json.dumps(stored))
 
 
-@pytest.mark.parametrize("judge", [(), ("--gate",)])
+@pytest.mark.parametrize("judge", [(), ("--stage-gate",)])
 def test_a_baseline_of_before_is_compared_with_where_garbage_is_collected_as_it_was_then(quick_suite, judge):
-    assert quick_suite("--timed-gc", "--benchmark-json=out.json").ret == 0
+    assert quick_suite("--stage-timed-gc", "--benchmark-json=out.json").ret == 0
     baseline.accept(quick_suite.folder / "out.json", quick_suite.folder / "baselines", "the first one")
     without_gc(quick_suite)
-    done = quick_suite("--timed-gc", "--benchmark-compare", *judge)
+    done = quick_suite("--stage-timed-gc", "--benchmark-compare", *judge)
     assert done.ret == 0
     done.stdout.fnmatch_lines(["*stagebench: comparing with *"])
     quick_suite("--benchmark-compare").stdout.fnmatch_lines(
@@ -227,7 +229,7 @@ def test_what_does_not_pass_after_it_was_timed_has_vanished(stored, late):
     assert stored("--benchmark-compare", "--benchmark-json=out.json").ret == 1
     run = json.loads((stored.folder / "out.json").read_text())
     assert [b["name"] for b in run["benchmarks"]] == ["test_stage[encode]"]
-    assert stored("--benchmark-compare", "--gate").ret == 2
+    assert stored("--benchmark-compare", "--stage-gate").ret == 2
 
 
 @pytest.mark.parametrize("work", [[2], None, "2"])
@@ -239,12 +241,14 @@ def test_work_that_is_none_is_said_in_one_line(stored, work):
     assert said in result.stdout.str()
 
 
-@pytest.mark.parametrize("option", ["-k encode", "--deselect test_stages.py::test_stage[decode]", "--models=llava-1.5"])
+@pytest.mark.parametrize(
+    "option", ["-k encode", "--deselect test_stages.py::test_stage[decode]", "--stage-model=llava-1.5"]
+)
 def test_a_file_of_settings_does_not_choose_what_is_compared(stored, option):
-    if "--models" in option:
+    if "--stage-model" in option:
         rewrite(stored, '["encode", "decode"]', '["encode"]')
     (stored.folder / "pytest.ini").write_text(f"[pytest]\naddopts = {option}\n")
-    assert [stored("--benchmark-compare", *judge).ret for judge in ((), ("--gate",))] == [1, 2]
+    assert [stored("--benchmark-compare", *judge).ret for judge in ((), ("--stage-gate",))] == [1, 2]
     assert stored("--benchmark-compare", "-k", "encode").ret == 0
 
 

@@ -100,11 +100,11 @@ def test_a_recording_has_the_options_of_the_readme(command, folder):
     """It runs a suite several times: test_record.py does, on a CPU."""
     with main.get_command(None, "record").make_context("record", shlex.split(command)[2:]) as context:
         assert context.params["pytest_arguments"] == tuple(
-            "--device cuda --backends eager,graph,compiled,fused --new-tokens 64".split()
+            "--stage-device cuda --stage-backend eager,graph,compiled,fused --stage-new-tokens 64".split()
         )
 
 
-@pytest.mark.parametrize("command", [c for c in commands("pytest") if "--gate" not in c])  # test_gate_option.py
+@pytest.mark.parametrize("command", [c for c in commands("pytest") if "--stage-gate" not in c])  # test_gate_option.py
 def test_a_pytest_command_runs(command, folder, suite_command):
     arguments = [a.replace("=clip", f"={folder}/clip").replace("=out", f"={folder}/out") for a in shlex.split(command)]
     done = suite_command(*arguments[2:], "-k", "llava-1.5 and encode")  # one benchmark stands for all
@@ -117,7 +117,7 @@ def test_a_pytest_command_runs(command, folder, suite_command):
 def test_a_selection_of_the_readme_selects_something(command, suite_command):
     words = shlex.split(command)
     selected = words[next(i for i, word in enumerate(words) if word in ("-k", "--select")) + 1]
-    matrix = [word for word in words if word == "--load-matrix"]
+    matrix = [word for word in words if word == "--stage-scale"]
     done = suite_command("--collect-only", *matrix, "-k", selected)
     assert done.returncode == pytest.ExitCode.OK, done.stdout + done.stderr
 

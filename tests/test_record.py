@@ -366,12 +366,12 @@ AS_THEY_STAND = "pytest's arguments must be options as they stand"
 @pytest.mark.parametrize(
     ("argument", "reason"),
     [
-        ("--times-only", OWN),
+        ("--stage-times-only", OWN),
         ("--times", OWN),
-        ("--rounds", OWN),
-        ("--rounds=3", OWN),
+        ("--stage-rounds", OWN),
+        ("--stage-rounds=3", OWN),
         ("--rou=3", OWN),
-        ("--order-seed=1", OWN),
+        ("--stage-order-seed=1", OWN),
         ("--benchmark-json=x.json", OWN),
         ("--benchmark-skip", OWN),
         ("--benchmark", OWN),
@@ -392,13 +392,24 @@ def test_an_argument_that_is_not_the_users_to_give_is_refused_before_anything_ru
     tmp_path, monkeypatch, argument, reason
 ):
     monkeypatch.chdir(ROOT)
-    result = run_command("record", tmp_path / "out", "--", "--device", "cpu", argument, "x")
+    result = run_command("record", tmp_path / "out", "--", "--stage-device", "cpu", argument, "x")
     assert (result.exit_code, result.output) == (2, f"stagebench: {reason}, got {argument}\n")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    "argument", ["--models=a", "--backends", "--media", "--kernels=default", "-x", "-rA", "-pmock", "-Werror", "-q"]
+    "argument",
+    [
+        "--stage-model=a",
+        "--stage-backend",
+        "--stage-media",
+        "--stage-kernels=default",
+        "-x",
+        "-rA",
+        "-pmock",
+        "-Werror",
+        "-q",
+    ],
 )
 def test_an_argument_that_says_what_is_run_is_part_of_the_plan(argument):
     assert recording.Plan(1, "", (argument,), "c").as_json()["arguments"] == [argument]
@@ -442,7 +453,7 @@ def test_a_gate_without_a_baseline_is_refused_after_the_results_are_written(reco
 
 
 def test_pytest_compares_with_a_recorded_baseline(stored):
-    command = [sys.executable, "-m", "pytest", "benchmarks", "-q", "--rounds=1", "-p", "pytest_benchmark.plugin"]
+    command = [sys.executable, "-m", "pytest", "benchmarks", "-q", "--stage-rounds=1", "-p", "pytest_benchmark.plugin"]
     environment = os.environ | {"PYTHONPATH": str(stored / "src"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     path = next(stored.glob("baselines/*/baseline.json"))
     done = subprocess.run(
@@ -457,7 +468,7 @@ def test_pytest_compares_with_a_recorded_baseline(stored):
 
 
 def test_our_own_suite_is_recorded_and_accepted(tmp_path):
-    options = ("--device=cpu", "--models=llava-1.5", "--new-tokens=4")
+    options = ("--stage-device=cpu", "--stage-model=llava-1.5", "--stage-new-tokens=4")
     code, said = record(
         ROOT, "--processes", 1, "--select", "test_stage and encode", "--", *options, out=str(tmp_path / "out")
     )

@@ -25,7 +25,7 @@ def results(*benchmarks, left_out=(), **own):
         "processes": 7,
         "rounds": 10,
         "select": "test_stage or test_whole",
-        "arguments": ["--device", "cuda"],
+        "arguments": ["--stage-device", "cuda"],
         "seconds": 630.0,
         "left_out": left_out,
     }
@@ -61,7 +61,7 @@ WHOLE = """\
 - A time is the median of the processes' medians, with the smallest and the largest of them beside it; a ratio is \
 that of two such times.
 - Commit abc, changed: stagebench record out --processes 7 --rounds 10 --select 'test\\_stage or test\\_whole' -- \
---device cuda
+--stage-device cuda
 
 **Environment**
 

@@ -14,7 +14,9 @@ from stagebench.models.registry import MODELS
 def suite(tmp_path_factory, suite_command):
     """One run of the whole suite, and the JSON it wrote."""
     folder = tmp_path_factory.mktemp("suite")
-    done = suite_command(f"--benchmark-json={folder / 'out.json'}", "--benchmark-compare", f"--baselines={folder}")
+    done = suite_command(
+        f"--benchmark-json={folder / 'out.json'}", "--benchmark-compare", f"--stage-baselines={folder}"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done, folder / "out.json"
 
@@ -34,13 +36,15 @@ def test_every_stage_of_every_model_is_there(benchmarks):
 
 
 def test_a_backend_that_needs_a_gpu_is_refused_before_anything_is_built(suite_command):
-    done = suite_command("--backends=eager,graph")
+    done = suite_command("--stage-backend=eager,graph")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "backends on a CPU are eager, got graph" in done.stderr
 
 
 def test_batch_and_context_are_timed_when_asked_for(suite_command):
-    done = suite_command("--scale", "--models=eventgpt", "-k", "batch4 and context640 or images5", "--new-tokens=3")
+    done = suite_command(
+        "--stage-scale", "--stage-model=eventgpt", "-k", "batch4 and context640 or images5", "--stage-new-tokens=3"
+    )
     assert "3 passed" in done.stdout, done.stdout + done.stderr
 
 
@@ -98,14 +102,14 @@ def test_a_first_run_says_that_there_is_nothing_to_compare_with(suite):
 
 def test_an_accepted_run_is_found_and_compared_with(suite, tmp_path, suite_command):
     baseline.accept(suite[1], tmp_path, "the first one")
-    done = suite_command("-k", "llava-1.5 and encode", "--benchmark-compare", f"--baselines={tmp_path}")
+    done = suite_command("-k", "llava-1.5 and encode", "--benchmark-compare", f"--stage-baselines={tmp_path}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "comparing with" in done.stdout
     assert "test_stage[llava-1.5-encode] (NOW)" in done.stdout
 
 
 def test_another_dtype_is_refused_and_named(suite, suite_command):
-    done = suite_command("-k", "encode", "--dtype=bfloat16", f"--benchmark-compare={suite[1]}")
+    done = suite_command("-k", "encode", "--stage-dtype=bfloat16", f"--benchmark-compare={suite[1]}")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "not comparable with" in done.stderr
     assert "dtype: 'bfloat16' here, 'float32' there" in done.stderr
@@ -114,7 +118,7 @@ def test_another_dtype_is_refused_and_named(suite, suite_command):
 def test_another_setting_than_the_baselines_is_said_by_name(suite, tmp_path, suite_command):
     baseline.accept(suite[1], tmp_path, "the first one")
     done = suite_command(
-        "-k", "no such benchmark", "--dtype=bfloat16", "--benchmark-compare", f"--baselines={tmp_path}"
+        "-k", "no such benchmark", "--stage-dtype=bfloat16", "--benchmark-compare", f"--stage-baselines={tmp_path}"
     )
     assert "differs in dtype: 'bfloat16' here, 'float32' there" in done.stdout
 
@@ -122,14 +126,17 @@ def test_another_setting_than_the_baselines_is_said_by_name(suite, tmp_path, sui
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--models=gpt-9"], "models must be of eventgpt, llava-1.5, video-llava, got gpt-9"),
-        (["--models="], "models must be of eventgpt, llava-1.5, video-llava, got none"),
-        (["--device=cuda:7"], "device must be one of cpu"),
-        (["--weights=folder"], "weights are those of one model, got 3 models"),
-        (["--input=no-such.mp4"], "no-such.mp4"),
-        (["--input=clip.mp4", "--media=events"], "media chooses what is shown of the synthetic clip, got events"),
-        (["--threads=0"], "threads must be at least 1, got 0"),
-        (["--rounds=0"], "--rounds must be at least 1, got 0"),
+        (["--stage-model=gpt-9"], "models must be of eventgpt, llava-1.5, video-llava, got gpt-9"),
+        (["--stage-model="], "models must be of eventgpt, llava-1.5, video-llava, got none"),
+        (["--stage-device=cuda:7"], "device must be one of cpu"),
+        (["--stage-weights=folder"], "weights are those of one model, got 3 models"),
+        (["--stage-input=no-such.mp4"], "no-such.mp4"),
+        (
+            ["--stage-input=clip.mp4", "--stage-media=events"],
+            "media chooses what is shown of the synthetic clip, got events",
+        ),
+        (["--stage-threads=0"], "threads must be at least 1, got 0"),
+        (["--stage-rounds=0"], "--stage-rounds must be at least 1, got 0"),
         (["--benchmark-compare=no-such.json"], "got no file no-such.json"),
     ],
 )
@@ -142,26 +149,26 @@ def test_what_makes_no_sense_is_a_usage_error_of_one_line(arguments, message, su
 
 
 def test_a_decode_without_a_step_fails(suite_command):
-    done = suite_command("-k", "test_stage and llava-1.5-decode", "--new-tokens=1")
+    done = suite_command("-k", "test_stage and llava-1.5-decode", "--stage-new-tokens=1")
     assert "decode must do some work, got steps = 0" in done.stdout
 
 
 def test_a_failed_benchmark_keeps_the_run_from_becoming_a_baseline(tmp_path, suite_command):
     out = tmp_path / "out.json"
-    suite_command("-k", "llava-1.5 and (encode or decode)", "--new-tokens=1", f"--benchmark-json={out}")
+    suite_command("-k", "llava-1.5 and (encode or decode)", "--stage-new-tokens=1", f"--benchmark-json={out}")
     with pytest.raises(BaselineError, match="only if nothing failed, got 1 failures and pytest's exit status 1"):
         baseline.accept(out, tmp_path / "baselines", "try")
 
 
 def test_times_alone_have_no_work_and_become_no_baseline(tmp_path, suite_command):
     out = tmp_path / "out.json"
-    done = suite_command("-k", "llava-1.5-encode or reference", "--times-only", f"--benchmark-json={out}")
+    done = suite_command("-k", "llava-1.5-encode or reference", "--stage-times-only", f"--benchmark-json={out}")
     assert done.returncode == pytest.ExitCode.OK, done.stdout
     assert [("work" in b["extra_info"], b["stats"]["rounds"]) for b in json.loads(out.read_text())["benchmarks"]] == [
         (False, 2),
         (False, 2),
     ]
-    with pytest.raises(BaselineError, match="only if its work was proven, got --times-only"):
+    with pytest.raises(BaselineError, match="only if its work was proven, got --stage-times-only"):
         baseline.accept(out, tmp_path / "baselines", "try")
 
 
@@ -199,7 +206,7 @@ def test_counters_are_the_same_in_a_fresh_process(benchmarks, tmp_path, suite_co
 def test_another_seed_gives_another_order_of_models(suite_command):
     orders = set()
     for seed in range(3):
-        lines = suite_command("-k", "encode", "--collect-only", "-q", f"--order-seed={seed}").stdout.splitlines()
+        lines = suite_command("-k", "encode", "--collect-only", "-q", f"--stage-order-seed={seed}").stdout.splitlines()
         orders.add(tuple(line for line in lines if "test_stage" in line))
     assert {frozenset(order) for order in orders} == {frozenset(next(iter(orders)))}
     assert len(orders) > 1

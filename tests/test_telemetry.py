@@ -194,7 +194,7 @@ def test_a_busy_gpu_is_seen_to_be_busy(gpu):
 @pytest.mark.gpu
 def test_the_suite_keeps_clocks_power_and_energy_of_a_decode(suite_command, tmp_path):
     out = tmp_path / "out.json"
-    on_gpu = ("--device=cuda", "--profile=tiny", "--dtype=float32", "--new-tokens=32")
+    on_gpu = ("--stage-device=cuda", "--stage-profile=tiny", "--stage-dtype=float32", "--stage-new-tokens=32")
     done = suite_command("-k", "test_stage and llava-1.5-decode", *on_gpu, f"--benchmark-json={out}")
     assert done.returncode == 0, done.stdout + done.stderr
     [benchmark] = json.loads(out.read_text())["benchmarks"]

@@ -2,53 +2,58 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+import watched_ranks
 from click.testing import CliRunner
 from transformers import LlamaConfig
 
-from stagebench.backends.tensor_parallel import Pass, certify, local_device, require_even_heads, slowest
-from stagebench.cli import main, tp
+from stagebench.backends.tensor_parallel import (
+    Pass,
+    certify,
+    require_devices,
+    require_even_heads,
+    slowest,
+    spread,
+)
+from stagebench.cli import main
 from stagebench.core.artifacts import Sample
 from stagebench.core.errors import ModelError, StageError
 from stagebench.core.settings import GenerationSettings, ModelSettings
+from stagebench.core.stages import IN_GENERATE
 from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models import eventgpt
 from stagebench.models.assembly import random_model
 from stagebench.models.eventgpt import EventGPT
 from stagebench.models.registry import MODELS, build_model
 from stagebench.pipeline.run_stages import prepared, reference_generate
+from stagebench.suite import measure
 
-WORKER = Path(__file__).parent / "tensor_parallel_worker.py"
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")  # standalone: on a free port
 TOKENS = 16
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """`stagebench tp` in two processes: what it printed, what it wrote, and what each rank saw."""
-    seen, numbers = tmp_path_factory.mktemp("seen"), tmp_path_factory.mktemp("numbers")
-    options = (f"--new-tokens={TOKENS}", "--passes=1", f"--json={numbers / 'out.json'}")
-    command = [sys.executable, *TORCHRUN, str(WORKER), str(seen), *options]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert result.returncode == 0, result.stderr
+    """`stagebench run` on two processes: what it printed, what it wrote, and what each rank saw."""
+    seen, out = tmp_path_factory.mktemp("seen"), tmp_path_factory.mktemp("numbers") / "out.json"
+    options = ("--device=cpu", f"--new-tokens={TOKENS}", "--passes=1", f"--json={out}")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "SEEN": str(seen)}.items():
+            patch.setenv(name, value)
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr(measure, "sharded", watched_ranks.watched)
+        result = CliRunner().invoke(main, ["run", "--tensor-parallel", "2", *options])
+    assert result.exit_code == 0, result.output
     ranks = [json.loads((seen / f"{rank}.json").read_text()) for rank in (0, 1)]
-    return result.stdout, {path.name: json.loads(path.read_text()) for path in numbers.iterdir()}, ranks
+    return result.stdout, json.loads(out.read_text()), ranks
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
     """Tokens of plain `generate()` by model, in this process; EventGPT's vocabulary is the worker's."""
-    synthetic, options = (
-        write_synthetic_clip(tmp_path_factory.mktemp("scene")),
-        GenerationSettings(TOKENS, True).options(),
-    )
+    synthetic = write_synthetic_clip(tmp_path_factory.mktemp("scene"))
+    options = GenerationSettings(TOKENS, True).options()
     odd = eventgpt.config_of("tiny")
     odd.vocab_size = 515
     tokens = {}
@@ -75,30 +80,37 @@ def test_each_rank_holds_half_of_the_language_models_matrices(run):
         assert all(0.5 < of_model["share"] < 0.85 for of_model in of_rank)  # the encoder is whole, and wide in tiny
 
 
-def test_rank_0_alone_reports_a_row_a_stage_and_number_of_processes(run):
+def test_there_is_a_row_for_each_stage_and_number_of_processes(run):
     printed, written, _ = run
     assert printed.count("a process holds") == len(MODELS)
-    assert list(written) == ["out.json"]
-    rows, checks = written["out.json"]["rows"], written["out.json"]["checks"]
-    cells = [(name, stage, processes) for name in MODELS for stage in tp.SHOWN for processes in (1, 2)]
+    rows, checks = written["rows"], written["checks"]
+    cells = [(name, stage, processes) for name in MODELS for stage in IN_GENERATE for processes in (1, 2)]
     assert [(row["model"], row["stage"], row["tp"]) for row in rows] == cells
     assert all(len(row["seconds"]) == 1 and row["seconds"][0] > 0 for row in rows)
     assert [check["tokens"] for check in checks] == [{"1": "equal", "2": "equal"}] * len(MODELS)
-    assert written["out.json"]["identity"]["collectives"] == "2 processes, gloo"
+    assert written["identity"]["collectives"] == "2 processes, gloo"
 
 
-def test_without_torchrun_the_command_refuses_in_one_line(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    result = CliRunner().invoke(main, ["tp"])
-    assert (result.exit_code, result.output.count("\n")) == (2, 1)
-    assert "start them with `torchrun --nproc-per-node 2 -m stagebench tp`, got 1" in result.output
+@pytest.mark.parametrize("option", ["--natural-length", "--tensor-parallel=1"])
+def test_what_can_not_be_spread_is_refused(option):
+    result = CliRunner().invoke(main, ["run", "--device=cpu", "--tensor-parallel=2", option])
+    assert result.exit_code == 2
 
 
-def test_another_device_than_transformers_will_take_is_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+def test_an_error_on_one_rank_is_one_of_ours_and_ends_all():
+    with pytest.raises(StageError, match=r"^rank 1 has no room$"):
+        spread(2, watched_ranks.refuse_on_rank_1)
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "message"),
+    [("cpu", 2, "runs on cuda here .*, got cpu"), ("cuda", 1, "at least 2"), ("cuda", 3, "3 processes and 2 GPUs")],
+)
+def test_devices_that_transformers_will_not_take_are_refused(monkeypatch, device, processes, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(ModelError, match=r"runs on cuda here .*, got cpu"):
-        local_device("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ModelError, match=message):
+        require_devices(device, processes)
 
 
 @pytest.mark.parametrize("heads", ["num_attention_heads", "num_key_value_heads"])

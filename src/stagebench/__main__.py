@@ -2,4 +2,5 @@
 
 from stagebench.cli import main
 
-main(prog_name="stagebench")
+if __name__ == "__main__":  # processes that are started for tensor parallelism import it too
+    main(prog_name="stagebench")

@@ -9,21 +9,24 @@ and the projector are in no plan: every process encodes all images itself.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.multiprocessing.spawn import ProcessException, spawn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.distributed import DistributedConfig
 
 from stagebench.core.artifacts import Sample
-from stagebench.core.errors import ModelError, StageError
+from stagebench.core.errors import ModelError, StagebenchError, StageError
 from stagebench.core.stages import DECODE
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.weights import reading, require_exact_keys
@@ -50,37 +53,79 @@ class Pass:
     seconds: Seconds
 
 
-def local_device(device: str | None) -> str:
-    """The device of this process: its own GPU where there are any, else the CPU.
-
-    Args:
-        device: as asked for; None for either.
+def require_devices(device: str, processes: int) -> None:
+    """Refuse, before any process is started, a device that transformers won't use, or fewer GPUs than processes.
 
     Raises:
-        ModelError: where torchrun did not start several processes, or another device is asked for than transformers
-            will use.
+        ModelError: with what there is.
     """
-    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) < 2:
-        raise ModelError(
-            "tensor parallelism takes several processes: start them with "
-            f"`torchrun --nproc-per-node 2 -m stagebench tp`, got {processes}"
-        )
     kind = "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in (None, kind):
+    if device != kind:
         raise ModelError(f"tensor parallelism runs on {kind} here (CUDA_VISIBLE_DEVICES= hides GPUs), got {device}")
-    return f"cuda:{os.environ['LOCAL_RANK']}" if kind == "cuda" else kind
+    if processes < 2:
+        raise ModelError(f"tensor parallelism takes at least 2 processes, got {processes}")
+    if kind == "cuda" and processes > (gpus := torch.cuda.device_count()):
+        raise ModelError(f"tensor parallelism takes a GPU a process, got {processes} processes and {gpus} GPUs")
 
 
-@contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """Run the block with this process joined to the others that torchrun started: NCCL on GPUs, gloo on CPUs."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device)
-    else:
-        dist.init_process_group("gloo")
-    yield
+def spread(processes: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in so many new processes, joined by NCCL on GPUs, one each, and by gloo on CPUs.
+
+    Args:
+        processes: how many.
+        function: of a module, because each process imports it; what it returns must be JSON.
+        arguments: its own.
+
+    Returns:
+        What it returns on rank 0.
+
+    Raises:
+        StageError: what the first process to fail with an error of ours said.
+        ProcessException: where one failed otherwise; none outlives the others.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            spawn(_on_rank, (processes, folder, function, arguments), processes)
+        except ProcessException:
+            for said in sorted(folder.glob("error-*")):
+                raise StageError(said.read_text(encoding="utf-8")) from None
+            raise
+        return json.loads((folder / "result").read_text(encoding="utf-8"))
+
+
+def _on_rank(rank: int, processes: int, folder: Path, function: Callable[..., Any], arguments: Any) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}  # transformers reads them
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(rank)
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        init_method=f"file://{folder / 'store'}",
+        rank=rank,
+        world_size=processes,
+        device_id=torch.device("cuda", rank) if on_gpu else None,
+    )
+    try:
+        result = function(*arguments)
+    except StagebenchError as error:
+        (folder / f"error-{rank}").write_text(str(error), encoding="utf-8")
+        raise
+    if rank == 0:
+        (folder / "result").write_text(json.dumps(result), encoding="utf-8")
     dist.destroy_process_group()  # not after an error: the others may wait for this process in another call
+
+
+def local_device() -> str:
+    """The device of this process: its own GPU where there are any, else the CPU."""
+    return f"cuda:{dist.get_rank()}" if torch.cuda.is_available() else "cpu"
+
+
+def collectives() -> str:
+    """What joins the processes, for the identity of a run."""
+    backend = dist.get_backend()
+    version = f" {'.'.join(map(str, torch.cuda.nccl.version()))}" if backend == "nccl" else ""
+    return f"{dist.get_world_size()} processes, {backend}{version}"
 
 
 def shard(model: VisionLanguageModel) -> VisionLanguageModel:

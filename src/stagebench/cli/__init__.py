@@ -14,7 +14,6 @@ from stagebench.cli.output import refusals
 
 COMMANDS = {
     "run": "Send one sample through the models and print their stages.",
-    "tp": "Time the stages on one GPU, and by tensor parallelism on several.",
     "analyze": "Send many samples through the models, and report.",
     "audit": "Check what the times rest on: same tokens, same work.",
     "attribute": "Say why one model is faster than another.",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import random
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,36 +21,37 @@ from stagebench.analysis.experiments.runner import Study, measure
 from stagebench.analysis.experiments.sample_log import RUN_FILE, Journal, read_run
 from stagebench.analysis.experiments.schedule import MODES, schedule
 from stagebench.analysis.report.write import require_report_extra, write_report
-from stagebench.cli.options import building_options, load_options, print_head, settings_of
+from stagebench.cli.options import options, print_head, settings_options
 from stagebench.cli.output import refusals
-from stagebench.core import environment
 from stagebench.core.errors import StudyError
 from stagebench.core.locks import measurement, scratch_folder
-from stagebench.core.settings import DEFAULT_QUESTION, LoadSettings
+from stagebench.core.settings import LoadSettings
 from stagebench.core.shown import cell, plain
 from stagebench.media.synthetic_clip import write_synthetic_clip
+from stagebench.suite.measure import shuffled
+from stagebench.suite.options import ORDER_SEED
+from stagebench.suite.settings import Settings, split
 
 SYNTHETIC_SAMPLES = 8
+ABOVE_0 = click.FloatRange(min=0, min_open=True)
 
 
 @click.command(name="analyze")
-@building_options
-@load_options
-@click.option("--dataset", type=click.Path(path_type=Path), help="JSON list, or folder of media; else ours.")
-@click.option("--samples", type=click.IntRange(min=1), help=f"At most so many; {SYNTHETIC_SAMPLES} of ours.")
+@settings_options("new-tokens", "natural-length")
+@options(ORDER_SEED)
 @click.option(
-    "--window", type=click.FloatRange(min=0, min_open=True), help="Cut clips into windows of so many seconds."
+    "--dataset", type=click.Path(path_type=Path), help="JSON list, or folder of media; else the synthetic clip"
 )
-@click.option("--recording-window", type=click.FloatRange(min=0, min_open=True), help="Cut recordings likewise.")
-@click.option("--modes", default=",".join(MODES), show_default=True, help="Of generation.")
-@click.option("--new-tokens", default="32", show_default=True, help="The limit; several, with commas, are compared.")
-@click.option("--durations", default="", metavar="SECONDS,...", help="Compare samples that last so long.")
-@click.option("--passes", type=click.IntRange(min=1), default=1, show_default=True, help="Of each sample and mode.")
-@click.option("--question", default=DEFAULT_QUESTION, show_default=True, help="Of samples that have none.")
-@click.option("--order-seed", type=int, help="Shuffles samples, models and modes; drawn and stored by default.")
+@click.option("--samples", type=click.IntRange(min=1), help=f"At most so many; else {SYNTHETIC_SAMPLES} of ours")
+@click.option("--window", type=ABOVE_0, help="Cut clips into windows of so many seconds")
+@click.option("--recording-window", type=ABOVE_0, help="The same of recordings")
+@click.option("--modes", default=",".join(MODES), show_default=True, help="Of generation")
+@click.option("--new-tokens", default="32", show_default=True, help="The limit; several, with commas, are compared")
+@click.option("--durations", default="", metavar="SECONDS,...", help="Compare samples that last so long")
+@click.option("--passes", type=click.IntRange(min=1), default=1, show_default=True, help="Of each sample and mode")
 @click.option("--allow-failures", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Resumed where it exists.")
-@click.option("--report-only", is_flag=True, help="Only write the reports of what --out holds.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Resumed where it exists")
+@click.option("--report-only", is_flag=True, help="Only write the reports of what --out holds")
 def command(out: Path, report_only: bool, allow_failures: int, **given: Any) -> None:
     """Send many samples through the models, and report where the time goes and why one model is faster.
 
@@ -71,65 +72,52 @@ def command(out: Path, report_only: bool, allow_failures: int, **given: Any) -> 
             raise StudyError(f"interrupted; the same command goes on where {out} ends")
 
 
-def _run(
-    out: Path,
-    names: tuple[str, ...],
-    dataset: Path | None,
-    question: str,
-    order_seed: int | None,
-    loading: LoadSettings,
-    **given: Any,
-) -> bool:
+def _run(out: Path, settings: Settings, dataset: Path | None, order_seed: int | None, **given: Any) -> bool:
     """Measure what is not there yet; False where it was interrupted."""
-    wanted = _wanted(given, loading, dataset is None)
-    models, settings, longest = settings_of(names, max(wanted.new_tokens), False, **given)
+    wanted = _wanted(given, settings.loading, dataset is None)
+    longest = replace(settings, generation=wanted.generation("natural"))
     seed = _order_seed(out, order_seed)
     console = Console(stderr=True)
     say = partial(console.print, markup=False, highlight=False)
-    with measurement(say), _dataset(dataset, wanted, question) as found:
+    with measurement(say), _dataset(dataset, wanted, settings.question) as found:
         plan = make_plan(found, wanted)
-        order = tuple(random.Random(seed).sample(models, len(models)))
-        study = Study(order, settings, loading, schedule(plan.blocks, order, seed))
-        here = _identity(study, wanted, plan, dataset, question, seed)
-        print_head(console, settings, longest, f"{len(plan.blocks[0].entries)} samples; order {seed}")
-        with Journal(out, here, plan.as_json(models)) as journal:
+        order = tuple(shuffled(settings.models, seed))
+        study = Study(order, settings.model, settings.loading, schedule(plan.blocks, order, seed))
+        here = _identity(longest, wanted, plan, dataset, seed)
+        print_head(console, longest, f"{len(plan.blocks[0].entries)} samples; order {seed}")
+        with Journal(out, here, plan.as_json(settings.models)) as journal:
             return _measure(study, journal, console)
 
 
-def _wanted(given: dict[str, Any], loading: LoadSettings, is_scene: bool) -> Wanted:
-    """Take what says what is measured out of what was given, and read the lists in it."""
-    samples = given.pop("samples")
-    modes = tuple(dict.fromkeys(given.pop("modes").split(",")))
+def _wanted(given: Mapping[str, Any], loading: LoadSettings, is_synthetic: bool) -> Wanted:
+    """Read what says what is measured, and the lists in it."""
+    modes = tuple(split([given["modes"]]))
     if not set(modes) <= set(MODES):
         raise StudyError(f"modes must be of {', '.join(MODES)}, got {', '.join(modes)}")
+    lengths = _numbers("--new-tokens", given["new_tokens"])
+    if not lengths or any(number % 1 for number in lengths):
+        raise StudyError(f"--new-tokens must be whole numbers with commas, got {given['new_tokens']!r}")
     return Wanted(
-        samples=SYNTHETIC_SAMPLES if samples is None and is_scene else samples,
-        clip_window=given.pop("window"),
-        recording_window=given.pop("recording_window"),
+        samples=SYNTHETIC_SAMPLES if given["samples"] is None and is_synthetic else given["samples"],
+        clip_window=given["window"],
+        recording_window=given["recording_window"],
         media=loading.media,
         time_unit=loading.time_unit,
         modes=modes,
-        new_tokens=_lengths(given.pop("new_tokens")),
-        passes=given.pop("passes"),
-        durations=tuple(dict.fromkeys(_numbers("--durations", given.pop("durations")))),
+        new_tokens=tuple(map(int, lengths)),
+        passes=given["passes"],
+        durations=tuple(_numbers("--durations", given["durations"])),
     )
-
-
-def _lengths(text: str) -> tuple[int, ...]:
-    numbers = _numbers("--new-tokens", text)
-    if not numbers or any(number % 1 for number in numbers):
-        raise StudyError(f"--new-tokens must be whole numbers with commas, got {text!r}")
-    return tuple(map(int, numbers))
 
 
 def _numbers(name: str, text: str) -> list[float]:
     try:
-        numbers = [float(part) for part in text.split(",") if part.strip()]
+        numbers = [float(part) for part in split([text])]
     except ValueError:
         raise StudyError(f"{name} must be numbers with commas, got {text!r}") from None
     if any(not 0 < number < float("inf") for number in numbers):
         raise StudyError(f"{name} must be above 0, got {text!r}")
-    return numbers
+    return list(dict.fromkeys(numbers))
 
 
 def _order_seed(out: Path, given: int | None) -> int:
@@ -152,18 +140,15 @@ def _dataset(path: Path | None, wanted: Wanted, question: str) -> Iterator[Datas
         yield synthetic_dataset(write_synthetic_clip(folder), wanted.samples or 1, question)
 
 
-def _identity(
-    study: Study, wanted: Wanted, plan: Plan, dataset: Path | None, question: str, seed: int
-) -> dict[str, str]:
+def _identity(settings: Settings, wanted: Wanted, plan: Plan, dataset: Path | None, seed: int) -> dict[str, str]:
     """What must be the same for a run to go on."""
     generations = {mode: wanted.generation(mode) for mode in wanted.modes}
-    here = environment.identity(study.settings, wanted.generation("natural"), question, None, study.loading)
-    return here | {
+    return settings.identity() | {
         "generation": ", ".join(f"{mode} length: {each.describe()}" for mode, each in generations.items()),
         "input": "scene" if dataset is None else one_line(dataset.name),
         "samples": plan.digest(),
-        "media": study.loading.media,
-        "models": ", ".join(sorted(study.models)),
+        "media": settings.loading.media,
+        "models": ", ".join(sorted(settings.models)),
         "order_seed": str(seed),
     }
 

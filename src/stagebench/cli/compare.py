@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from stagebench.cli.decision import allow_changed_option, decided
-from stagebench.cli.output import markdown_option, refusals, tidy_stop
+from stagebench.cli.options import markdown_option
+from stagebench.cli.output import refusals, tidy_stop
 from stagebench.core.errors import GateError
 from stagebench.core.results import Results, read_results
 from stagebench.gate import decide

@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from stagebench.cli.decision import allow_changed_option, decided
-from stagebench.cli.output import markdown_option, refusals, tidy_stop
+from stagebench.cli.options import markdown_option
+from stagebench.cli.output import refusals, tidy_stop
 from stagebench.core import environment, statistics
 from stagebench.core.errors import GateError
 from stagebench.core.json_files import write_json

@@ -1,144 +1,91 @@
-"""What the commands that run models share: their options, settings out of them, the sample, the head of a table."""
+"""Options of the commands, made of the one table; settings out of them; the head of what they print."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 from stagebench.cli.output import refusals
 from stagebench.core import environment
-from stagebench.core.artifacts import Sample
-from stagebench.core.locks import scratch_folder
-from stagebench.core.settings import (
-    BACKENDS,
-    DTYPES,
-    KERNELS,
-    MEDIA,
-    PREPROCESSORS,
-    PROFILES,
-    SLICES,
-    TIME_UNITS,
-    GenerationSettings,
-    LoadSettings,
-    ModelSettings,
-)
 from stagebench.core.shown import cell
-from stagebench.media.synthetic_clip import SyntheticClip, write_synthetic_clip
-from stagebench.models.registry import MODELS
-from stagebench.suite.settings import check_input, parse_size, resolve_models, resolve_settings
+from stagebench.suite import options as suite_options
+from stagebench.suite.options import Option
+
+if TYPE_CHECKING:
+    from stagebench.suite.settings import Settings
+
+Command = Callable[..., Any]
+
+json_option = click.option(
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="Also write the numbers there; - for standard output.",
+)
+markdown_option = click.option(
+    "--markdown",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True, allow_dash=True),
+    help="Appended to, as a step summary is; - for standard output.",
+)
 
 
-def building_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say which models there are, and how they are built."""
-    several = "Repeatable, or several with commas; all by default."
-    options = (
-        click.option("--model", "--models", "names", multiple=True, default=tuple(MODELS), help=several),
-        click.option("--profile", type=click.Choice(PROFILES), help="tiny on a CPU, 7b on a GPU by default."),
-        click.option("--weights", help="Checkpoint folder or hub id; for one model."),
-        click.option(
-            "--pickled-weights", is_flag=True, help="Read them from .bin, a pickle; else from safetensors only."
-        ),
-        click.option("--device", help="cpu or cuda; by default cuda where there is one."),
-        click.option("--dtype", type=click.Choice(DTYPES), help="float32 on a CPU, bfloat16 on a GPU by default."),
-        click.option("--kernels", type=click.Choice(KERNELS), default="efficient", show_default=True),
-        click.option("--threads", type=click.IntRange(min=1), help="Of torch on the CPU; 1 for tiny by default."),
-        click.option("--seed", default=0, show_default=True, help="Of random weights."),
-        click.option(
-            "--preprocess", type=click.Choice(PREPROCESSORS), default="pil", show_default=True, help="Images to pixels."
-        ),
-        click.option(
-            "--backend", type=click.Choice(BACKENDS), default="eager", show_default=True, help="How stages run."
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+def options(*table: Option) -> Callable[[Command], Command]:
+    """Add options of the table, each as the argument of its name."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(table):
+            command = _option(option)(command)
+        return command
+
+    return decorate
 
 
-def model_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say how models are built and how they generate."""
-    out = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
-    options = (
-        building_options,
-        click.option("--new-tokens", default=32, show_default=True, help="The limit of new tokens."),
-        click.option("--fixed-length", is_flag=True, help="Go on to the limit whatever the model says."),
-        click.option("--json", "json_path", type=out, help="Also write the numbers there; - for standard output."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+def _option(option: Option) -> Callable[[Command], Command]:
+    help_ = f"{option.described[0].upper()}{option.described[1:]}"
+    if option.is_flag:
+        return click.option(f"--{option.name}", is_flag=True, help=help_)
+    kind = click.Choice(tuple(option.choices)) if option.choices else option.kind
+    return click.option(f"--{option.name}", type=kind, default=option.default, multiple=option.several, help=help_)
 
 
-def load_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say how media are read; the command gets them as `loading`."""
+def settings_options(*left_out: str) -> Callable[[Command], Command]:
+    """Add the options that make settings; the command gets these, with one backend, as `settings`.
 
-    @functools.wraps(command)
-    def with_loading(*args: Any, image_size: str | None, **given: Any) -> None:
-        names = ("slices", "start", "duration", "cache", "media", "time_unit")
-        with refusals():
-            loading = LoadSettings(image_size=parse_size(image_size), **{name: given.pop(name) for name in names})
-        command(*args, loading=loading, **given)
+    Args:
+        left_out: those that have their default, by name; `input` is the command's argument PATH, where it has one.
+    """
+    table = [option for option in suite_options.SETTINGS if option.name not in (*left_out, "input")]
+    defaults = {option.argument: option.default for option in suite_options.SETTINGS}
 
-    options = (
-        click.option("--slices", type=click.Choice(SLICES), default="count", show_default=True, help="Of events."),
-        click.option("--time-unit", type=click.Choice(TIME_UNITS), help="Of recordings; us by default, if it can be."),
-        click.option("--image-size", metavar="WxH", help="Of event images; by default what their events reach."),
-        click.option("--start", default=0.0, show_default=True, help="Seconds into the clip or recording."),
-        click.option("--duration", type=float, help="Seconds to read; all by default."),
-        click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Keep decoded frames there."),
-        click.option(
-            "--media",
-            type=click.Choice(MEDIA),
-            default="own",
-            show_default=True,
-            help="What all models get.",
-        ),
-    )
-    for option in reversed(options):
-        with_loading = option(with_loading)
-    return with_loading
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_settings(**given: Any) -> None:
+            with refusals():
+                from stagebench.suite.settings import resolve  # here, because a page of help need not wait for torch
+
+                typed = {o.argument: given.pop(o.argument) for o in table} | {"input": given.pop("input", None)}
+                settings = resolve(defaults | typed).with_one_backend()
+            command(settings=settings, **given)
+
+        return options(*table)(with_settings)
+
+    return decorate
 
 
-def settings_of(
-    names: tuple[str, ...], new_tokens: int, fixed_length: bool, **given: Any
-) -> tuple[tuple[str, ...], ModelSettings, GenerationSettings]:
-    """Models, how they are built and how they generate, out of the options."""
-    models = resolve_models(name for several in names for name in several.split(","))
-    return models, resolve_settings(models, **given), GenerationSettings(new_tokens, fixed_length)
+input_argument = click.argument("input", metavar="[PATH]", required=False, type=click.Path(path_type=Path))
 
 
-@contextmanager
-def synthetic_clip_of(path: Path | None, loading: LoadSettings) -> Iterator[SyntheticClip | None]:
-    """The synthetic clip, where no path was given; a given one is read once, before any model is built for it."""
-    if path is not None:
-        check_input(path, loading)
-        yield None
-        return
-    with scratch_folder() as folder:
-        yield write_synthetic_clip(folder)
-
-
-def sample_of(
-    path: Path | None, synthetic: SyntheticClip | None, own: str, question: str, loading: LoadSettings
-) -> Sample:
-    """The given path, or what a model whose own kind of media is `own` gets of the synthetic clip."""
-    if path is None:
-        assert synthetic is not None  # `scene_of` gives one where no path was given
-        path = synthetic.shown(loading.media, own)
-    return Sample(path, question, loading)
-
-
-def print_head(console: Console, settings: ModelSettings, generation: GenerationSettings, rest: str) -> None:
+def print_head(console: Console, settings: Settings, rest: str) -> None:
     """Say under which conditions the numbers below were made."""
-    threads = f", {settings.threads} threads" if settings.device == "cpu" else ""
-    backend = "" if settings.backend == "eager" else f", {settings.backend} backend"
-    built = f"{settings.profile} profile, {settings.dtype} on {settings.device}{threads}{backend}"
-    console.print(cell(f"{built}; {settings.preprocess} preprocessing; {generation.describe()}; {rest}"))
+    model = settings.model
+    threads = f", {model.threads} threads" if model.device == "cpu" else ""
+    backend = "" if model.backend == "eager" else f", {model.backend} backend"
+    built = f"{model.profile} profile, {model.dtype} on {model.device}{threads}{backend}"
+    console.print(cell(f"{built}; {model.preprocess} preprocessing; {settings.generation.describe()}; {rest}"))
     if warning := environment.load_warning():
         console.print(warning, style="yellow", highlight=False)

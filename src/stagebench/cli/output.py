@@ -28,13 +28,6 @@ def write_json_to(path: Path, data: dict[str, Any]) -> None:
         write_json(path, data)
 
 
-markdown_option = click.option(
-    "--markdown",
-    type=click.Path(path_type=Path, dir_okay=False, writable=True, allow_dash=True),
-    help="Appended to, as a step summary is; - for standard output.",
-)
-
-
 def append_to(path: Path, text: str) -> None:
     """Append to a file, made with its folders where it is missing, or write to standard output for "-".
 

@@ -49,7 +49,7 @@ def command(
     A first process proves that the stages do the work of generate(), and counts it; each of the others times every
     benchmark, and its median is one sample. The default is the fewest processes with which a comparison can decide on
     times. What is in OUT already is not measured again: the same command goes on where it was stopped. Arguments of
-    pytest say what is run (--models, --backends, --new-tokens ...), not which benchmarks, nor how often.
+    pytest say what is run (--stage-model, --stage-new-tokens ...), not which benchmarks, nor how often.
 
     OUT/results.json is pytest-benchmark's JSON, for `compare`, `baseline accept` and `attribute`.
 
@@ -111,5 +111,5 @@ def _judge(results: Results, root: Path) -> list[Verdict]:
 
 
 def _exit_code(verdicts: list[Verdict]) -> int:
-    """As pytest's own `--gate`: a time that can't be decided is told, and passes."""
+    """As pytest's own `--stage-gate`: a time that can't be decided is told, and passes."""
     return exit_code(v for v in verdicts if (v.kind, v.verdict) != ("time", "inconclusive")) if verdicts else 0

@@ -2,107 +2,98 @@
 
 from __future__ import annotations
 
-import random
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 from stagebench.analysis.report import stage_table
-from stagebench.backends.backend import load_model
-from stagebench.cli.options import load_options, model_options, print_head, sample_of, settings_of, synthetic_clip_of
+from stagebench.cli.options import input_argument, json_option, options, print_head, settings_options
 from stagebench.cli.output import refusals, require_writable, write_json_to
-from stagebench.core import environment
-from stagebench.core.artifacts import Run
 from stagebench.core.results import versioned
-from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import plain
 from stagebench.core.stages import time_outside
-from stagebench.core.tables import show
-from stagebench.media.synthetic_clip import SyntheticClip
-from stagebench.models.weights import release
-from stagebench.pipeline.timed_pass import COLLECTION, check_passes, timed_pass
-from stagebench.pipeline.timing import pinned_runtime
-from stagebench.pipeline.verify import Verification, count_reference, repeats_itself, verify
+from stagebench.core.tables import MS, RATIO, WORDS, Table, show
+from stagebench.suite.options import ORDER_SEED
+
+if TYPE_CHECKING:
+    from stagebench.suite.settings import Settings
 
 
 @click.command(name="run")
-@click.argument("path", required=False, type=click.Path(path_type=Path))
-@model_options
-@load_options
-@click.option("--question", default=DEFAULT_QUESTION, show_default=True)
-@click.option("--passes", type=click.IntRange(min=1), default=3, show_default=True, help="Timed passes.")
-@click.option("--order-seed", type=int, help="Shuffles the models; drawn and printed by default.")
+@input_argument
+@settings_options()
+@options(ORDER_SEED)
+@click.option("--passes", type=click.IntRange(min=1), default=3, show_default=True, help="Timed ones.")
+@click.option("--tensor-parallel", type=click.IntRange(min=2), metavar="N", help="Also spread over N processes.")
+@json_option
 def command(
-    path: Path | None,
-    names: tuple[str, ...],
-    question: str,
-    passes: int,
-    order_seed: int | None,
-    json_path: Path | None,
-    new_tokens: int,
-    fixed_length: bool,
-    loading: LoadSettings,
-    **given: Any,
+    settings: Settings, passes: int, order_seed: int | None, tensor_parallel: int | None, json_path: Path | None
 ) -> None:
     """Send one sample through the models and print their stages.
 
     PATH is a clip, an event recording (.npy, .npz, .events, .h5, .raw, .aedat4) or a folder of PNGs; without it, the
     synthetic clip. Before a model is timed, an untimed pass must give the tokens, and do the work, of generate().
+
+    With --tensor-parallel N the stages of the network are timed on one process and, by the plan that transformers has
+    for the model, on N, which it starts: one a GPU, where there are any. Passes alternate, and a stage lasts until the
+    slowest process is done. Each pass must give the tokens of generate() on one, or part from them at a near-tie.
     """
     with refusals():
         require_writable(json_path)
-        models, settings, generation = settings_of(names, new_tokens, fixed_length, **given)
-        seed = secrets.randbelow(2**16) if order_seed is None else order_seed
-        order = random.Random(seed).sample(models, len(models))
         console = Console(stderr=str(json_path) == "-")
-        results: dict[str, tuple[list[Run], Verification]] = {}
-        with synthetic_clip_of(path, loading) as synthetic, pinned_runtime(settings):
-            for name in order:
-                results[name] = _measure(
-                    name, settings, path, synthetic, question, generation, loading, passes, console
-                )
-                release()
-        shown = {name: sorted(results[name][0], key=lambda run: run.e2e)[(passes - 1) // 2] for name in models}
-        work = {name: results[name][1].work for name in models}
-        print_head(console, settings, generation, f"the median of {passes} passes by e2e; models in order {seed}")
-        show(stage_table.stage_table(list(shown.values()), work, {n: results[n][0] for n in models}), console)
-        for name in models:
-            passes_of = results[name][0]
-            if problem := time_outside([run.unattributed for run in passes_of], [run.e2e for run in passes_of]):
-                click.echo(f"warning: {name}: {problem}", err=True)
-        for name, median in shown.items():
-            click.echo(f"{name}: {plain(median.text)}", err=console.stderr)
+        if tensor_parallel:
+            numbers = _run_sharded(console, settings, passes, tensor_parallel)
+        else:
+            numbers = _run(console, settings, passes, secrets.randbelow(2**16) if order_seed is None else order_seed)
         if json_path:
-            runs = [stage_table.runs_as_json(results[name][0], work[name]) for name in models]
-            here = environment.identity(settings, generation, question, path, loading)
-            write_json_to(
-                json_path,
-                versioned("samples", {"identity": here, "order_seed": seed, "runs": runs}) | COLLECTION,
-            )
+            write_json_to(json_path, versioned("samples", numbers))
 
 
-def _measure(
-    name: str,
-    settings: ModelSettings,
-    path: Path | None,
-    synthetic: SyntheticClip | None,
-    question: str,
-    generation: GenerationSettings,
-    loading: LoadSettings,
-    passes: int,
-    console: Console,
-) -> tuple[list[Run], Verification]:
-    with console.status(f"{name}: building"):
-        model = load_model(name, settings)
-    sample = sample_of(path, synthetic, model.input_kind, question, loading)
-    options = generation.options()
-    with console.status(f"{name}: warming up, counting, comparing with generate()"):
-        verified = verify(model, count_reference(model, sample, options), settings.kernels)
-    with console.status(f"{name}: timing"):
-        runs = [timed_pass(model, sample, options) for _ in range(passes)]
-    expected = verified.generation.token_ids if repeats_itself(model, settings.kernels) else None
-    check_passes(model, runs, expected)
-    return runs, verified
+def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[str, Any]:
+    """Measure and print; what it returns is for a machine."""
+    from stagebench.pipeline.timed_pass import COLLECTION
+    from stagebench.suite.measure import measure  # here, because a page of help need not wait for torch
+
+    found = measure(settings, passes, seed, console.status)
+    print_head(console, settings, f"the median of {passes} passes by e2e; models in order {seed}")
+    work = {name: each.verification.work for name, each in found.items()}
+    runs = {name: each.runs for name, each in found.items()}
+    show(stage_table.stage_table([each.median for each in found.values()], work, runs), console)
+    for name, each in found.items():
+        if problem := time_outside([run.unattributed for run in each.runs], [run.e2e for run in each.runs]):
+            click.echo(f"warning: {name}: {problem}", err=True)
+    for name, each in found.items():
+        click.echo(f"{name}: {plain(each.median.text)}", err=console.stderr)
+    return {
+        "identity": settings.identity(),
+        "order_seed": seed,
+        "runs": [stage_table.runs_as_json(runs[name], work[name]) for name in found],
+    } | COLLECTION
+
+
+def _run_sharded(console: Console, settings: Settings, passes: int, processes: int) -> dict[str, Any]:
+    """Measure on one process and on several, and print; what it returns is for a machine."""
+    from stagebench.suite.measure import measure_sharded
+
+    found = measure_sharded(settings, passes, processes)
+    print_head(console, settings, f"medians of {passes} passes; the encoder is not sharded")
+    times = (("1 process", MS), ("", MS), (f"{processes} processes", MS), ("", MS))
+    cells = [
+        (one["model"], one["stage"], *_spread(one), *_spread(several), one["median"] / several["median"])
+        for one, several in zip(found["rows"][::2], found["rows"][1::2], strict=True)
+    ]
+    show(Table("", (("model", WORDS), ("stage", WORDS), *times, ("speed-up", RATIO)), cells), console)
+    for check in found["checks"]:
+        line = f"{check['model']}: a process holds {check['share_of_weights']:.0%} of the weights"
+        console.print(f"{line}; tokens {check['tokens'][str(processes)]}", highlight=False)
+    identity = settings.identity() | {"collectives": found.pop("collectives")}
+    return {"identity": identity} | found
+
+
+def _spread(row: Mapping[str, Any]) -> tuple[float, tuple[float, float]]:
+    """Return the median and the range."""
+    return row["median"], (min(row["seconds"]), max(row["seconds"]))

@@ -108,7 +108,7 @@ def _require_acceptable(results: Results, path: Path) -> None:
     if not results["benchmarks"]:
         wanted, got = "a baseline must hold", "at least one benchmark, got none"
     elif own.get("times_only"):
-        got = "its work was proven, got --times-only"
+        got = "its work was proven, got --stage-times-only"
     elif own["regressed"]:
         wanted, got = "a regressed run does not become a baseline,", f"got {', '.join(own['regressed'])}"
     elif own["failed"] or status:

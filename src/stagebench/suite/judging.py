@@ -48,7 +48,7 @@ def differences(session: pytest.Session, place: Place) -> tuple[list[str], list[
         here |= {item.nodeid for item in session.items}
     wrong, said = [], []
     for stored in _compared(config, place):
-        changes, allowed = _changes(mine, stored, config.option.allow_changed)
+        changes, allowed = _changes(mine, stored, config.option.stage_allow_changed)
         asked = by_name(_asked_for(config, stored))
         only_there = [name for name in by_name(stored) if name not in here]
         wrong += changes + [f"{short_name(n)}: in the baseline only, gone or renamed" for n in only_there if n in asked]
@@ -77,7 +77,7 @@ def _is_luck(verdict: Verdict) -> bool:
 def verdicts(config: pytest.Config, place: Place) -> list[Verdict]:
     """What the gate says of this one process: of its counters, and of what vanished. Its times are a single sample."""
     if VERDICTS not in config.stash:
-        head, rules, allowed = [_measured(config, place)], config.stash[RULES], config.option.allow_changed
+        head, rules, allowed = [_measured(config, place)], config.stash[RULES], config.option.stage_allow_changed
         config.stash[VERDICTS] = [
             verdict
             for stored in _compared(config, place)
@@ -93,9 +93,9 @@ def differing_markers(config: pytest.Config, place: Place) -> list[str]:
 
 
 def regressed(config: pytest.Config, place: Place, benchmarks: Sequence[Any]) -> list[str]:
-    """What `--gate` or `--benchmark-compare-fail` is about to fail: pytest-benchmark saves before it checks."""
+    """What `--stage-gate` or `--benchmark-compare-fail` is about to fail: pytest-benchmark saves before it checks."""
     bench: Any = _bench(config)
-    judged = verdicts(config, place) if config.option.gate else []
+    judged = verdicts(config, place) if config.option.stage_gate else []
     return [v.benchmark for v in judged if v.verdict in ("regression", "changed")] + [
         benchmark.fullname
         for benchmark in benchmarks
@@ -107,10 +107,9 @@ def regressed(config: pytest.Config, place: Place, benchmarks: Sequence[Any]) ->
 
 
 def gate_status(config: pytest.Config, place: Place) -> int:
-    """The exit status as of `stagebench gate`; a time that one process can't decide counts with `--gate-time` only."""
+    """The exit status as of `stagebench gate`, but for times: one process decides none."""
     judged = verdicts(config, place)
-    undecided = [v for v in judged if v.kind == "time" and v.verdict == "inconclusive"]
-    config.stash[_STATUS] = exit_code(v for v in judged if config.option.gate_time or v not in undecided)
+    config.stash[_STATUS] = exit_code(v for v in judged if (v.kind, v.verdict) != ("time", "inconclusive"))
     return config.stash[_STATUS]
 
 

@@ -12,41 +12,45 @@ from typing import Any
 import pytest
 import torch
 from pytest_benchmark.session import PerformanceRegression
-from pytest_benchmark.utils import get_machine_id, load_storage
 from rich.console import Console
 
 from stagebench.core import environment
 from stagebench.core.errors import BaselineError, GateError, StagebenchError
-from stagebench.core.results import read_results, require_sound, validate
-from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
+from stagebench.core.results import require_sound, validate
 from stagebench.core.shown import plain
 from stagebench.core.tables import show
-from stagebench.gate import baseline
 from stagebench.gate import report as gate_report
 from stagebench.gate.limits import limit_keys, read_rules
 from stagebench.gate.runner.lockstep import Lockstep
 from stagebench.gate.verdicts import NOT_MEASURED
-from stagebench.suite import judging, options, outcome, selection
-from stagebench.suite.settings import check_backends, check_input, parse_size, resolve_models, resolve_settings
+from stagebench.suite import compared_run, judging, outcome, selection
+from stagebench.suite.options import PREFIX, PYTEST, SETTINGS, Option
+from stagebench.suite.settings import Settings, check_input, resolve
 
-_COLUMNS = ("min", "max", "mean", "stddev", "median", "iqr", "outliers", "rounds", "iterations")
-"""What pytest-benchmark's table takes from a stored run; its own list is elsewhere in each of its versions."""
-
-_NOTE = pytest.StashKey[str]()
-_SETTINGS = pytest.StashKey[tuple[tuple[str, ...], ModelSettings, GenerationSettings, LoadSettings]]()
+_NOTE = pytest.StashKey[str | None]()
 _LINES = pytest.StashKey[list[str]]()
 _LOCKSTEP = pytest.StashKey[Lockstep]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of the suite."""
-    options.add(parser.getgroup("stagebench"))
+    group = parser.getgroup("stagebench")
+    for option in PYTEST:
+        group.addoption(PREFIX + option.name, help=option.described, **_declared(option))
+
+
+def _declared(option: Option) -> dict[str, Any]:
+    if option.is_flag:
+        return {"action": "store_true"}
+    choices = {"choices": tuple(option.choices)} if option.choices else {}
+    several = {"action": "append", "default": []} if option.several else {"default": option.default}
+    return {"type": option.kind} | choices | several
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int | None, int | None]:
     """Note in what was saved how the session ended, after everything that could still fail."""
-    judged = config.option.gate or config.option.gate_time
+    judged = config.option.stage_gate
     try:
         status = yield
         if status is not None and judged:
@@ -76,73 +80,31 @@ def _usage_errors() -> Iterator[None]:
 @pytest.hookimpl(tryfirst=True)  # before pytest-benchmark reads its options
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse settings that make no sense, and let a bare `--benchmark-compare` find its baseline."""
-    if config.option.order_seed is None:
-        config.option.order_seed = secrets.randbelow(2**16)
+    option = config.option
+    if option.stage_order_seed is None:
+        option.stage_order_seed = secrets.randbelow(2**16)
     config.addinivalue_line("markers", "gate(threshold, floor): how much slower than its baseline is too much")
     config.addinivalue_line("markers", "eager: plain code whatever the backend, and so timed once")
-    config.option.gate = config.option.gate or config.option.gate_time
     config.stash[_LOCKSTEP] = Lockstep.of_environment()
-    if config.option.timed_gc and config.getoption("benchmark_disable_gc", None):
-        raise pytest.UsageError("garbage is collected or not, got --timed-gc and --benchmark-disable-gc")
-    config.option.benchmark_disable_gc = not config.option.timed_gc
+    if option.stage_timed_gc and config.getoption("benchmark_disable_gc", None):
+        raise pytest.UsageError(f"garbage is collected or not, got {PREFIX}timed-gc and --benchmark-disable-gc")
+    option.benchmark_disable_gc = not option.stage_timed_gc
+    if option.stage_rounds < 1:
+        raise pytest.UsageError(f"{PREFIX}rounds must be at least 1, got {option.stage_rounds}")
     with _usage_errors():
-        config.stash[_SETTINGS] = _resolve(config)
-        _find_baseline(config)
-        _require_baseline(config)
-        if config.option.gate:
+        config.stash[selection.SETTINGS] = resolve(
+            {o.argument: getattr(option, f"stage_{o.argument}") for o in SETTINGS}
+        )
+        if option.stage_input is not None:
+            check_input(option.stage_input, settings(config).loading)
+        config.stash[_NOTE] = compared_run.find(config, lambda: identity(config))
+        if config.option.stage_gate:
             config.stash[judging.RULES] = read_rules(config.rootpath / "pyproject.toml")
 
 
-def _resolve(config: pytest.Config) -> tuple[tuple[str, ...], ModelSettings, GenerationSettings, LoadSettings]:
-    option = config.option
-    if option.rounds < 1:
-        raise pytest.UsageError(f"--rounds must be at least 1, got {option.rounds}")
-    models = resolve_models(selection.names(option.models))
-    settings = resolve_settings(
-        models,
-        option.profile,
-        option.weights,
-        option.device,
-        option.dtype,
-        option.kernels,
-        option.threads,
-        seed=0,
-        preprocess=option.preprocess,
-        pickled_weights=option.pickled_weights,
-    )
-    loading = LoadSettings(
-        slices=option.slices,
-        image_size=parse_size(option.image_size),
-        start=option.start,
-        duration=option.duration,
-        cache=option.frame_cache,
-        media=option.media,
-        time_unit=option.time_unit,
-    )
-    check_backends(backends(config), settings.device)
-    if option.input is not None:
-        check_input(option.input, loading)
-    return models, settings, GenerationSettings(option.new_tokens, fixed_length=not option.natural_length), loading
-
-
-def models(config: pytest.Config) -> tuple[str, ...]:
-    """The models of this session, each once."""
-    return config.stash[_SETTINGS][0]
-
-
-def backends(config: pytest.Config) -> tuple[str, ...]:
-    """What runs the stages, each once."""
-    return selection.names(config.option.backends)
-
-
-def model_settings(config: pytest.Config) -> ModelSettings:
-    """How they are built."""
-    return config.stash[_SETTINGS][1]
-
-
-def generation_settings(config: pytest.Config) -> GenerationSettings:
-    """How text is generated; at fixed length by default, so that runs do equal work."""
-    return config.stash[_SETTINGS][2]
+def settings(config: pytest.Config) -> Settings:
+    """What this session runs, and how; at fixed length by default, so that runs do equal work."""
+    return config.stash[selection.SETTINGS]
 
 
 def lockstep(config: pytest.Config) -> Lockstep:
@@ -150,79 +112,9 @@ def lockstep(config: pytest.Config) -> Lockstep:
     return config.stash[_LOCKSTEP]
 
 
-def load_settings(config: pytest.Config) -> LoadSettings:
-    """How media are read."""
-    return config.stash[_SETTINGS][3]
-
-
 def identity(config: pytest.Config) -> dict[str, str]:
     """The environment of this session."""
-    option = config.option
-    here = environment.identity(
-        model_settings(config),
-        generation_settings(config),
-        option.question,
-        option.input,
-        load_settings(config),
-        option.timed_gc,
-    )
-    return here | {"timer": str(option.benchmark_timer)}
-
-
-def _find_baseline(config: pytest.Config) -> None:
-    asked = config.getoption("benchmark_compare", None)
-    if isinstance(asked, str):
-        _require_readable(config, asked)
-    if asked is not True:
-        return
-    root, here = config.rootpath / config.option.baselines, identity(config)
-    found = baseline.find(root, here)
-    if found is None:
-        config.option.benchmark_compare = []
-        config.stash[_NOTE] = (
-            f"no baseline yet for this environment, so nothing is compared; {baseline.closest(root, here)}"
-        )
-    else:
-        _require_table(found)
-        config.option.benchmark_compare = str(found)
-        config.stash[_NOTE] = f"comparing with {found.parent.name}/{found.name}"
-
-
-def _require_readable(config: pytest.Config, asked: str) -> None:
-    """Refuse what names no stored run: pytest-benchmark would go on and compare with nothing."""
-    option = config.option
-    if option.benchmark_storage.startswith("elasticsearch"):
-        return
-    storage = load_storage(
-        option.benchmark_storage, logger=None, default_machine_id=get_machine_id(), netrc=option.benchmark_netrc
-    )
-    try:
-        named = storage.query(asked) if asked else []
-    except ValueError:  # neither a file nor a pattern
-        named = []
-    if not named:
-        raise pytest.UsageError(f"--benchmark-compare must name a run or nothing, got no file {asked}")
-    for path in named:
-        _require_table(path)
-
-
-def _require_table(path: Path) -> None:
-    """Refuse a run that can't be shown beside this one."""
-    for benchmark in require_sound(read_results(path), f"the run {path}")["benchmarks"]:
-        if lacking := [column for column in _COLUMNS if column not in benchmark["stats"]]:
-            raise BaselineError(
-                f"the run {path}: {benchmark['fullname']}: must have the statistics of pytest-benchmark's table, "
-                f"got no {', '.join(lacking)}"
-            )
-
-
-def _require_baseline(config: pytest.Config) -> None:
-    """Refuse at once what pytest-benchmark would refuse when all is measured."""
-    fails = "--benchmark-compare-fail" if config.getoption("benchmark_compare_fail", None) else None
-    judge = "--gate" if config.option.gate else fails
-    if judge and not config.getoption("benchmark_compare", None):
-        note = config.stash.get(_NOTE, "--benchmark-compare names it, or finds the one of this environment")
-        raise pytest.UsageError(f"{judge} needs a baseline: {note}")
+    return settings(config).identity(config.option.stage_timed_gc) | {"timer": str(config.option.benchmark_timer)}
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
@@ -251,8 +143,8 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], o
         "selection": selection.described(config),
         "deselected": selection.deselected(config),
         "regressed": judging.regressed(config, identity(config), benchmarks),
-        "times_only": config.option.times_only,
-        "order_seed": config.option.order_seed,
+        "times_only": config.option.stage_times_only,
+        "order_seed": config.option.stage_order_seed,
         "load_warning": environment.load_warning(),
         "turns": lockstep(config).turns,
     }
@@ -266,8 +158,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Refuse to judge what won't be timed."""
-    if session.config.option.gate and judging.is_untimed(session.config):
-        raise pytest.UsageError("--gate judges what is timed, got benchmarks that are disabled or skipped")
+    if session.config.option.stage_gate and judging.is_untimed(session.config):
+        raise pytest.UsageError(f"{PREFIX}gate judges what is timed, got benchmarks that are disabled or skipped")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -289,20 +181,20 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_exception_interact(node: pytest.Item | pytest.Collector, call: pytest.CallInfo[Any]) -> None:
-    """Note what failed, because under `--gate` an error is no verdict."""
+    """Note what failed, because under `--stage-gate` an error is no verdict."""
     if call.excinfo is not None:
         judging.note_failure(node.config, call.excinfo.value)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """With `--gate`, judge. Else fail where a benchmark vanished, or did other work: then its time says nothing."""
+    """With `--stage-gate`, judge. Else fail where a benchmark vanished, or did other work."""
     config, passed = session.config, session.exitstatus == pytest.ExitCode.OK
     if not judging.is_compared(config):
         return
     if judging.is_untimed(config):
         config.stash[_NOTE] = "nothing was timed, so nothing is compared"
-    elif passed and config.option.gate:
+    elif passed and config.option.stage_gate:
         session.exitstatus = judging.gate_status(config, identity(config))
     else:
         wrong, said = judging.differences(session, identity(config))
@@ -329,13 +221,12 @@ def _gate_marker(request: pytest.FixtureRequest) -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Print the settings, the order, and which baseline is compared with."""
-    settings = model_settings(config)
-    lines = [
-        f"stagebench: {settings.profile} profile, {settings.dtype} on {settings.device}, {settings.threads} threads, "
-        f"{settings.preprocess} preprocessing; "
-        f"{generation_settings(config).describe()}; models in order {config.option.order_seed}"
-    ]
-    return [*lines, *filter(None, [environment.load_warning(), config.stash.get(_NOTE, None)])]
+    model, generation = settings(config).model, settings(config).generation
+    line = (
+        f"stagebench: {model.profile} profile, {model.dtype} on {model.device}, {model.threads} threads, "
+        f"{model.preprocess} preprocessing; {generation.describe()}; models in order {config.option.stage_order_seed}"
+    )
+    return [line, *filter(None, [environment.load_warning(), config.stash[_NOTE]])]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

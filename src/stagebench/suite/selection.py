@@ -14,6 +14,11 @@ import pytest
 from stagebench.core.results import Benchmark
 from stagebench.core.settings import BACKENDS
 from stagebench.models.registry import MODELS
+from stagebench.suite.options import PREFIX
+from stagebench.suite.settings import Settings
+
+SETTINGS = pytest.StashKey[Settings]()
+"""What the session was asked to run, and how."""
 
 BY_DEFAULT = pytest.StashKey[bool]()
 """Of an item that the suite itself leaves out until asked for it: to leave that out is no choice of this session."""
@@ -49,10 +54,10 @@ def described(config: pytest.Config) -> list[str]:
     """The arguments that choose some of the benchmarks; empty where all were run."""
     given = [(name, config.getoption(option, None)) for name, option in _OPTIONS.items()]
     chosen = [name if value is True else shlex.join([name, *_texts(value)]) for name, value in given if value]
-    if left_out := set(MODELS) - set(names(config.option.models)):
-        chosen.append(f"--models without {', '.join(sorted(left_out))}")
-    if "eager" not in names(config.option.backends):
-        chosen.append("--backends without eager")
+    if left_out := set(MODELS) - set(config.stash[SETTINGS].models):
+        chosen.append(f"{PREFIX}model without {', '.join(sorted(left_out))}")
+    if "eager" not in config.stash[SETTINGS].backends:
+        chosen.append(f"{PREFIX}backend without eager")
     if config.args_source is config.ArgsSource.ARGS:
         chosen += sorted(arg for arg in config.args if "::" in arg or (config.invocation_params.dir / arg).is_file())
     return chosen or ["what a plugin deselects"][: len(deselected(config))]
@@ -60,11 +65,6 @@ def described(config: pytest.Config) -> list[str]:
 
 def _texts(value: Any) -> list[str]:
     return [str(each) for each in value] if isinstance(value, list) else [str(value)]
-
-
-def names(text: str) -> tuple[str, ...]:
-    """Names with commas between them, each once."""
-    return tuple(dict.fromkeys(name for name in text.split(",") if name))
 
 
 def is_left_out(config: pytest.Config, benchmark: Benchmark) -> bool:
@@ -76,8 +76,8 @@ def is_left_out(config: pytest.Config, benchmark: Benchmark) -> bool:
         return True
     return not _by_file_alone(config) and (
         name in noted
-        or info.get("model") in set(MODELS) - set(names(config.option.models))
-        or backend in set(BACKENDS) - set(names(config.option.backends))
+        or info.get("model") in set(MODELS) - set(config.stash[SETTINGS].models)
+        or backend in set(BACKENDS) - set(config.stash[SETTINGS].backends)
         or bool(config.getoption("lf", None))
         or _is_ignored(config, config.rootpath / name.partition("::")[0])
     )
@@ -92,7 +92,7 @@ def _by_file_alone(config: pytest.Config) -> bool:
 
 
 def _selects(argument: str) -> bool:
-    return argument.startswith((*_OPTIONS, "--last-failed", "--sw", "--models", "--backends"))
+    return argument.startswith((*_OPTIONS, "--last-failed", "--sw", f"{PREFIX}model", f"{PREFIX}backend"))
 
 
 def _is_ignored(config: pytest.Config, path: Path) -> bool:

@@ -2,94 +2,156 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from stagebench.core import environment
 from stagebench.core.artifacts import Sample
-from stagebench.core.environment import cores
 from stagebench.core.errors import MediaError, ModelError
-from stagebench.core.settings import BACKENDS, LoadSettings, ModelSettings
+from stagebench.core.locks import scratch_folder
+from stagebench.core.settings import BACKENDS, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.media.files import name_of
+from stagebench.media.synthetic_clip import write_synthetic_clip
+from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import MODELS
 from stagebench.pipeline.load import load
+from stagebench.suite.options import BUILDING, LOADING
 
 ON_CPU = ("eager",)
 """Backends that need no GPU."""
 THREADS_A_CORE = 4  # more only wait for each other, and so many that none can be started end the process
 
 
-def resolve_models(names: Iterable[str]) -> tuple[str, ...]:
-    """The named models, each once, in the order given.
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is run, and how.
 
-    Raises:
-        ModelError: for an unknown name, or none at all.
+    Attributes:
+        models: by name, each once.
+        backends: the same of what runs the stages.
+        model: how models are built, whatever then runs their stages.
+        generation: how they generate.
+        loading: how media are read.
+        question: what they are asked.
+        input: what they look at; None for the synthetic clip.
     """
-    models = tuple(dict.fromkeys(names))
-    unknown = [name for name in models if name not in MODELS]
-    if unknown or not models:
-        raise ModelError(f"models must be of {', '.join(MODELS)}, got {', '.join(unknown) or 'none'}")
-    return models
+
+    models: tuple[str, ...]
+    backends: tuple[str, ...]
+    model: ModelSettings
+    generation: GenerationSettings
+    loading: LoadSettings
+    question: str
+    input: Path | None
+
+    def with_one_backend(self) -> Settings:
+        """Return the same, its models built with the backend.
+
+        Raises:
+            ModelError: for several of them.
+        """
+        if len(self.backends) > 1:
+            raise ModelError(f"one backend runs the stages here, got {', '.join(self.backends)}")
+        return replace(self, model=replace(self.model, backend=self.backends[0]))
+
+    def identity(self, timed_gc: bool = False) -> dict[str, str]:
+        """Describe the environment of what is measured, see `environment.identity`."""
+        return environment.identity(self.model, self.generation, self.question, self.input, self.loading, timed_gc)
+
+    @contextmanager
+    def samples(self) -> Iterator[Callable[[VisionLanguageModel], Sample]]:
+        """Give what each model looks at; a given path is read once, before any model is built for it."""
+        if self.input is not None:
+            check_input(self.input, self.loading)
+            given = Sample(self.input, self.question, self.loading)
+            yield lambda model: given
+            return
+        with scratch_folder() as folder:
+            synthetic = write_synthetic_clip(folder)
+            yield lambda model: Sample(
+                synthetic.shown(self.loading.media, model.input_kind), self.question, self.loading
+            )
 
 
-def resolve_settings(
-    models: tuple[str, ...],
-    profile: str | None,
-    weights: str | None,
-    device: str | None,
-    dtype: str | None,
-    kernels: str,
-    threads: int | None,
-    seed: int,
-    preprocess: str,
-    backend: str = "eager",
-    pickled_weights: bool = False,
-) -> ModelSettings:
+def resolve(given: Mapping[str, Any]) -> Settings:
     """Fill in what was not given.
 
     The device is a GPU where there is one. On a GPU the profile is 7b in bfloat16, on a CPU tiny in float32 with one
     thread: layers so narrow gain nothing from more, and wait for each other where another process takes a core.
 
+    Args:
+        given: values by the names of the options of `options.SETTINGS`.
+
     Raises:
-        ModelError: for a device that is not there, more threads than the cores can serve, weights for several models,
-            or a contradiction.
+        ModelError: for an unknown model or backend, a device that is not there, more threads than the cores can serve,
+            weights for several models, or a contradiction.
+        MediaError: for media that can't be read so.
+        StageError: for a limit of tokens that is none.
     """
-    device = _resolve_device(device)
-    check_backends((backend,), device)
+    loading = {option.argument: given[option.argument] for option in LOADING}
+    settings = Settings(
+        models=_names("models", given["model"], MODELS, MODELS),
+        backends=_names("backends", given["backend"], BACKENDS, ("eager",)),
+        model=_resolve_model({option.argument: given[option.argument] for option in BUILDING}),
+        generation=GenerationSettings(given["new_tokens"], fixed_length=not given["natural_length"]),
+        loading=LoadSettings(**loading | {"image_size": _parse_size(given["image_size"])}),
+        question=given["question"],
+        input=given["input"],
+    )
+    if settings.model.weights is not None and len(settings.models) > 1:
+        names = ", ".join(settings.models)
+        raise ModelError(f"weights are those of one model, got {len(settings.models)} models: {names}")
+    if not settings.model.device.startswith("cuda") and (others := set(settings.backends) - set(ON_CPU)):
+        raise ModelError(f"backends on a CPU are {', '.join(ON_CPU)}, got {', '.join(sorted(others))}")
+    return settings
+
+
+def _names(what: str, given: Iterable[str], known: Iterable[str], default: Iterable[str]) -> tuple[str, ...]:
+    """Read names with commas between them, each once; the default where none were given."""
+    asked = list(given)
+    names = tuple(split(asked)) if asked else tuple(default)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise ModelError(f"{what} must be of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
+    return names
+
+
+def split(texts: Iterable[str]) -> dict[str, None]:
+    """Take texts apart at their commas; each part once, in the order given."""
+    return dict.fromkeys(part for text in texts for part in text.split(",") if part)
+
+
+def _resolve_model(given: Mapping[str, Any]) -> ModelSettings:
+    device = _resolve_device(given["device"])
     on_gpu = device.startswith("cuda")
-    if weights is not None and len(models) > 1:
-        raise ModelError(f"weights are those of one model, got {len(models)} models: {', '.join(models)}")
-    if threads is not None and threads > (limit := THREADS_A_CORE * cores()):
-        raise ModelError(f"threads must be at most {limit} on {cores()} cores, got {threads}")
-    profile = profile or ("pretrained" if weights else "7b" if on_gpu else "tiny")
+    threads, cores = given["threads"], environment.cores()
+    if threads is not None and threads > (limit := THREADS_A_CORE * cores):
+        raise ModelError(f"threads must be at most {limit} on {cores} cores, got {threads}")
+    profile = given["profile"] or ("pretrained" if given["weights"] else "7b" if on_gpu else "tiny")
     if threads is None:
         threads = 1 if profile == "tiny" else torch.get_num_threads()
     return ModelSettings(
         profile=profile,
-        weights=weights,
         device=device,
-        dtype=dtype or ("bfloat16" if on_gpu else "float32"),
-        kernels=kernels,
+        dtype=given["dtype"] or ("bfloat16" if on_gpu else "float32"),
         threads=threads,
-        seed=seed,
-        preprocess=preprocess,
-        backend=backend,
-        pickled_weights=pickled_weights,
+        **{name: given[name] for name in ("weights", "kernels", "seed", "preprocess", "pickled_weights")},
     )
 
 
-def check_backends(names: tuple[str, ...], device: str) -> None:
-    """Refuse backends that a device does not have, before any model is built for them.
-
-    Raises:
-        ModelError: for an unknown name, none at all, or a CPU and what needs a GPU.
-    """
-    has = BACKENDS if device.startswith("cuda") else ON_CPU
-    unknown = [name for name in names if name not in has]
-    if unknown or not names:
-        where = "a GPU" if device.startswith("cuda") else "a CPU"
-        raise ModelError(f"backends on {where} are {', '.join(has)}, got {', '.join(unknown) or 'none'}")
+def _resolve_device(device: str | None) -> str:
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    available = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    available += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if device not in available:
+        raise ModelError(f"device must be one of {', '.join(available)}, got {device!r}")
+    return device
 
 
 def check_input(path: Path, loading: LoadSettings) -> None:
@@ -106,27 +168,11 @@ def check_input(path: Path, loading: LoadSettings) -> None:
         raise MediaError(f"{name_of(path)}: only frames of a video are cached, got a cache for {media.kind}")
 
 
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """Read "640x480" as (640, 480); None stays None.
-
-    Raises:
-        MediaError: for anything else.
-    """
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    """Read "640x480" as (640, 480); None stays None."""
     if text is None:
         return None
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal()):
         raise MediaError(f"image size must be WIDTHxHEIGHT, got {text!r}")
     return int(width), int(height)
-
-
-def _resolve_device(device: str | None) -> str:
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
-        return device
-    available = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    available += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    if device not in available:
-        raise ModelError(f"device must be one of {', '.join(available)}, got {device!r}")
-    return device

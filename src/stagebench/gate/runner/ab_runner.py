@@ -136,7 +136,7 @@ class Recorder:
     def count(self) -> tuple[list[Results], list[Results]]:
         """Run one process a side that proves what it runs and counts its work; its single round is no measurement."""
         lockstep = [Turn("counters", 0, i, arm, self.plan.seed) for i, arm in enumerate(ARMS)]
-        return self._sides([(turn,) for turn in lockstep], ["benchmarks"], "--rounds=1")
+        return self._sides([(turn,) for turn in lockstep], ["benchmarks"], "--stage-rounds=1")
 
     def time(self, phase: str, paths: Sequence[str]) -> tuple[list[Results], list[Results]]:
         """Run both sides by turns; nothing is proven again, nor counted.
@@ -152,7 +152,7 @@ class Recorder:
         together = 2 if self.plan.lockstep else 1
         groups = [lockstep[i : i + together] for i in range(0, len(lockstep), together)]
         timer = f"--benchmark-timer={CLOCKS[self.plan.clock]}"
-        return self._sides(groups, paths, "--times-only", f"--rounds={self.plan.rounds}", timer)
+        return self._sides(groups, paths, "--stage-times-only", f"--stage-rounds={self.plan.rounds}", timer)
 
     def _sides(
         self, groups: Sequence[Sequence[Turn]], paths: Sequence[str], *more: str
@@ -190,7 +190,7 @@ class Recorder:
 
     def _arguments(self, turn: Turn, paths: Sequence[str], more: Sequence[str]) -> list[str]:
         shuffled = random.Random(turn.order_seed).sample(paths, len(paths))
-        own = (*selection(self.plan.select), *more, *self.plan.arguments, f"--order-seed={turn.order_seed}")
+        own = (*selection(self.plan.select), *more, *self.plan.arguments, f"--stage-order-seed={turn.order_seed}")
         return [*shuffled, *own, f"--benchmark-json={self._raw(turn)}"]
 
 

@@ -38,7 +38,7 @@ from stagebench.gate.runner.failures import FailedError
 PROOF = 0
 """The number of the process that proves; the timing ones count from 1."""
 
-OWN = ("--rounds", "--times-only", "--order-seed", "--benchmark-")
+OWN = ("--stage-rounds", "--stage-times-only", "--stage-order-seed", "--benchmark-")
 """Options of pytest that each process gets from here, by how they begin."""
 
 SELECTING = ("--deselect", "--ignore", "--ignore-glob", "--collect-only", "--co")
@@ -153,9 +153,9 @@ class Recording:
                 f"the code in {self.arm.root} must stay as it was while it is recorded, got other files"
             )
         seed = random.Random(f"process {number}").randrange(2**16)
-        own = ("--rounds=1",) if number == PROOF else ("--times-only", f"--rounds={self.plan.rounds}")
+        own = ("--stage-rounds=1",) if number == PROOF else ("--stage-times-only", f"--stage-rounds={self.plan.rounds}")
         select = selection(self.plan.select) if self.plan.select else ()
-        arguments = ["benchmarks", *self.plan.arguments, *select, *own, f"--order-seed={seed}"]
+        arguments = ["benchmarks", *self.plan.arguments, *select, *own, f"--stage-order-seed={seed}"]
         began = time.monotonic()
         with _scratch(self.folder) as scratch:
             try:

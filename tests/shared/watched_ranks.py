@@ -1,0 +1,56 @@
+"""What each process of `stagebench run --tensor-parallel` calls in the tests: the measuring itself, watched.
+
+Each rank writes what it saw to the folder that the variable `SEEN` of the environment names.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import torch.distributed as dist
+
+from stagebench.backends.tensor_parallel import local, share
+from stagebench.models import eventgpt
+from stagebench.suite import measure
+
+measure_honestly, interleaved, config_of = measure.sharded, measure.interleaved, eventgpt.config_of
+
+
+def shape_of_queries(model):
+    weights = dict(model.hf_model.named_parameters())
+    (name,) = [name for name in weights if name.endswith("layers.0.self_attn.q_proj.weight") and "tower" not in name]
+    return list(local(weights[name]).shape)
+
+
+def odd_vocabulary(profile):
+    config = config_of(profile)
+    config.vocab_size = 515  # as that of the real EventGPT, 32003, no multiple of 2
+    return config
+
+
+def watched(settings, passes):
+    seen = []
+
+    def watch(whole, sharded, *given):
+        done = interleaved(whole, sharded, *given)
+        seen.append(
+            {
+                "model": whole.name,
+                "queries": [shape_of_queries(whole), shape_of_queries(sharded)],
+                "share": share(sharded.hf_model, whole.hf_model),
+                "passes": [[each.processes, list(each.tokens)] for each in done],
+            }
+        )
+        return done
+
+    measure.interleaved, eventgpt.config_of = watch, odd_vocabulary
+    result = measure_honestly(settings, passes)
+    (Path(os.environ["SEEN"]) / f"{dist.get_rank()}.json").write_text(json.dumps(seen))
+    return result
+
+
+def refuse_on_rank_1():
+    """Fail on one rank, while the other waits for it."""
+    if dist.get_rank() == 1:
+        raise measure.ModelError("rank 1 has no room")
+    dist.barrier()
