@@ -5,9 +5,10 @@ What strangers wrote is cleaned here, as `shown` does it, so that whoever fills 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -50,7 +51,7 @@ class Unit:
 
 WORDS, SENTENCES = Unit(), Unit(long=True)
 SECONDS, MS = Unit("{:z,.3f}", label="s"), Unit("{:z,.3f}", 1e3, "ms")
-COUNT, RATIO = Unit("{:,.10g}"), Unit("{:z.3f}")
+COUNT, RATIO, MEGA = Unit("{:,.10g}"), Unit("{:z.3f}"), Unit("{:,.2f}", 1e-6, "millions")
 PERCENT, CHANGE = Unit("{:z.1f} %", 100), Unit("{:+.1f} %", 100)
 
 
@@ -92,6 +93,12 @@ class Table:
         said = [f"{heads[i]}: {min(found)}" for i, found in enumerate(values) if i not in shown and found != {""}]
         kept = [[row[i] for i in shown] for row in rows]
         return Grid("; ".join(said), [heads[i] for i in shown], [units[i] for i in shown], kept)
+
+
+def of_records(title: str, columns: Mapping[str, Unit], records: Iterable[Mapping[str, Any]]) -> Table:
+    """Make a table of records by those of their keys that are headings."""
+    rows = [[record.get(key) for key in columns] for record in records]
+    return Table(title, [(key.replace("_", " "), unit) for key, unit in columns.items()], rows)
 
 
 def show(table: Table, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""The pictures of a report, as SVG. Hatches, markers and line styles tell things apart: grey is enough to read them."""
+"""Draw a report's pictures as SVG; hatches, markers and line styles tell things apart, so that grey is enough."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -25,6 +26,8 @@ STYLE: dict[Any, Any] = {
     "font.size": 13,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 13,
     "legend.frameon": False,
     "hatch.linewidth": 0.6,
     "svg.hashsalt": "stagebench",  # the same numbers give the same bytes
@@ -36,18 +39,17 @@ HATCHES = ("", "", "//", "", "", "..")
 LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)))
 MARKERS = ("o", "s", "^", "D", "v", "x")
 INKS = ("#000000", "#5a5a5a", "#8f8f8f")
-PARTS = (*STAGE_NAMES, UNATTRIBUTED)
 
 
 def draw(found: Found, rows: Sequence[Row]) -> dict[str, bytes]:
     """Draw every picture that the run has numbers for.
 
     Args:
-        found: as `findings` gives it.
+        found: as `report_data` gives it.
         rows: the lines that it was made of.
 
     Returns:
-        SVG by the name under which `document` refers to it.
+        SVG by the name under which `sections` refers to it.
     """
     good = [row for row in rows if "error" not in row and row["study"] == MAIN]
     with mpl.rc_context(STYLE):
@@ -69,117 +71,96 @@ def _figures(found: Found, good: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
 
 
 def stages(modes: Mapping[str, Any]) -> Figure:
-    """Stacked bars: the mean milliseconds of each stage, a bar a model and mode."""
+    """Stack the mean milliseconds of each stage, a bar a model and mode."""
     bars = [(f"{model}\n{mode}", each["models"][model]) for mode, each in modes.items() for model in each["models"]]
-    figure = Figure(figsize=(WIDTH, 1.6 + 0.62 * len(bars)))
-    axes = figure.add_subplot()
+    figure, axes = _bars([name for name, _ in bars], 1.6 + 0.62 * len(bars), "ms, mean of a sample")
     left = [0.0] * len(bars)
-    for i, part in enumerate(PARTS):
+    for i, part in enumerate((*STAGE_NAMES, UNATTRIBUTED)):
         widths = [max(summary["stages"][part]["mean"], 0.0) * 1e3 for _, summary in bars]
         axes.barh(range(len(bars)), widths, left=left, height=0.7, label=part, **_fill(i))
         left = [start + width for start, width in zip(left, widths, strict=True)]
-    axes.set_yticks(range(len(bars)), [name for name, _ in bars])
-    axes.invert_yaxis()
-    axes.set_xlabel("ms, mean of a sample")
-    figure.legend(loc="outside lower center", ncols=3, handlelength=1.4, columnspacing=1.2)
+    _legend(figure, axes)
     return figure
 
 
 def waterfall(pair: Mapping[str, Any]) -> Figure:
-    """From one model's mean milliseconds to the other's, a step a factor."""
-    factors = [(subject(name), seconds * 1e3) for name, seconds in pair["seconds"].items()]
-    figure = Figure(figsize=(WIDTH, 0.9 + 0.46 * (len(factors) + 2)))
-    axes = figure.add_subplot()
-    names = [pair["baseline"]["model"], *(name for name, _ in factors), pair["other"]["model"]]
+    """Go from one model's mean milliseconds to the other's, a step a factor."""
+    names = [pair["baseline"]["model"], *map(subject, pair["seconds"]), pair["other"]["model"]]
+    figure, axes = _bars(names, 0.9 + 0.46 * len(names), "ms, mean of a sample; hatched: slower")
     level = pair["baseline"]["total"] * 1e3
-    axes.barh(0, level, height=0.7, **_fill(3))
-    for i, (_, saved) in enumerate(factors, 1):
+    axes.barh([0, len(names) - 1], [level, pair["other"]["total"] * 1e3], height=0.7, **_fill(3))
+    for i, saved in enumerate((seconds * 1e3 for seconds in pair["seconds"].values()), 1):
         axes.barh(i, -saved, left=level, height=0.7, **_fill(0 if saved >= 0 else 2))
         axes.plot([level, level], [i - 1.35, i + 0.35], color="black", linewidth=0.8)
         level -= saved
-        axes.annotate(
-            f"{_signed(-saved)}", (max(level, level + saved), i), xytext=(4, 0), textcoords="offset points", va="center"
-        )
-    axes.barh(len(factors) + 1, pair["other"]["total"] * 1e3, height=0.7, **_fill(3))
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
+        text = f"{-saved:+,.1f}" if abs(saved) >= 0.05 else "0"
+        axes.annotate(text, (max(level, level + saved), i), xytext=(4, 0), textcoords="offset points", va="center")
     axes.set_xlim(0, axes.dataLim.xmax * 1.16)
-    axes.set_xlabel("ms, mean of a sample; hatched: slower")
     return figure
 
 
 def latency(gaps: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """The gap before each token by its position: the median as a line, up to p90 as a band."""
+    """Draw the gap before each token by its position: the median as a line, up to p90 as a band."""
     figure = Figure(figsize=(WIDTH, 3.9))
-    axes = figure.add_subplot()
+    axes = figure.add_subplot(xlabel="token", ylabel="ms since the one before")
     for i, (model, columns) in enumerate(gaps.items()):
         positions = range(3, len(columns) + 3)  # the first gap lies between the second and the third token
         p50, p90 = ([column[name] * 1e3 for column in columns] for name in ("p50", "p90"))
         axes.fill_between(positions, p50, p90, color=INKS[i % 3], alpha=0.18, linewidth=0)
-        axes.plot(positions, p50, linestyle=LINES[i], color=INKS[i % 3], linewidth=1.8, label=model)
+        axes.plot(positions, p50, linestyle=LINES[i % 6], color=INKS[i % 3], linewidth=1.8, label=model)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("token")
-    axes.set_ylabel("ms since the one before")
-    figure.legend(loc="outside lower center", ncols=3)
+    _legend(figure, axes)
     return figure
 
 
 def distribution(rows: Sequence[Row]) -> Figure:
-    """Boxes of all passes, a panel a stage, a box a model; whiskers reach to 1.5 times the middle half."""
+    """Draw boxes of all passes, a panel a stage, a box a model; whiskers reach to 1.5 times the middle half."""
     models = models_of(rows)
     figure = Figure(figsize=(WIDTH, 1.1 + len(STAGE_NAMES) * (0.55 + 0.32 * len(models))))
     panels = figure.subplots(len(STAGE_NAMES), 1)
     for stage, axes in zip(STAGE_NAMES, panels, strict=True):
         values = [[row["seconds"][stage] * 1e3 for row in select(rows, model=model)] for model in models]
+        look = {"medianprops": {"color": "black", "linewidth": 2}, "flierprops": {"marker": "x", "markersize": 5}}
         boxes = axes.boxplot(
-            values,
-            orientation="horizontal",
-            tick_labels=models,
-            patch_artist=True,
-            widths=0.6,
-            medianprops={"color": "black", "linewidth": 2},
-            flierprops={"marker": "x", "markersize": 5},
+            values, orientation="horizontal", tick_labels=models, patch_artist=True, widths=0.6, **look
         )
         for i, box in enumerate(boxes["boxes"]):
-            box.set(**_fill(i))
+            box.set(**_fill(i % 6))
         axes.invert_yaxis()
-        axes.set_title(stage, loc="left", fontsize=13)
+        axes.set_title(stage)
     panels[-1].set_xlabel("ms")
     return figure
 
 
 def scaling(models: Mapping[str, Any], study: str) -> Figure:
-    """Median milliseconds of each stage against the size, on logarithmic axes, a panel a model."""
+    """Draw the median milliseconds of each stage against the size, on logarithmic axes, a panel a model."""
     figure = Figure(figsize=(WIDTH, 1.0 + 3.1 * len(models)))
     panels = figure.subplots(len(models), 1, squeeze=False, sharex=True)[:, 0]
     for axes, (model, curves) in zip(panels, models.items(), strict=True):
         for i, stage in enumerate(STAGE_NAMES):
             sizes, seconds = zip(*curves[stage]["points"], strict=True)
-            milliseconds = [each * 1e3 for each in seconds]
-            axes.plot(
-                sizes,
-                milliseconds,
-                color="black",
-                linestyle=LINES[i],
-                marker=MARKERS[i],
-                markerfacecolor=GREYS[i],
-                label=stage,
-            )
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+            look = {"linestyle": LINES[i], "marker": MARKERS[i], "markerfacecolor": GREYS[i]}
+            axes.plot(sizes, [each * 1e3 for each in seconds], color="black", label=stage, **look)
+        axes.set(xscale="log", yscale="log", title=model, ylabel="ms")
         axes.set_xticks(sizes, [f"{size:g}" for size in sizes], minor=False)
         axes.minorticks_off()
-        axes.set_title(model, loc="left", fontsize=13)
-        axes.set_ylabel("ms")
     panels[-1].set_xlabel("seconds of the clip" if study == DURATIONS else "new tokens")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, columnspacing=1.2)
+    _legend(figure, panels[0])
     return figure
 
 
-def _signed(milliseconds: float) -> str:
-    return f"{milliseconds:+,.1f}" if abs(milliseconds) >= 0.05 else "0"
+def _bars(names: Sequence[str], height: float, label: str) -> tuple[Figure, Axes]:
+    """Make room for horizontal bars, the first one on top."""
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.add_subplot(xlabel=label)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    return figure, axes
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, columnspacing=1.2)
 
 
 def _fill(i: int) -> dict[str, Any]:

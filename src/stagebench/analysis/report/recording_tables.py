@@ -11,14 +11,14 @@ from stagebench.analysis.importers.suite import AXES, BACKENDLESS, EAGER, GENERA
 from stagebench.analysis.report.document import Part, Section
 from stagebench.analysis.report.document import to_markdown as document_to_markdown
 from stagebench.analysis.roofline import Ceilings
-from stagebench.core.stages import STAGE_NAMES
-from stagebench.core.tables import COUNT, MS, PERCENT, RATIO, SECONDS, SENTENCES, WORDS, Table, Unit, Value
+from stagebench.core.stages import DECODE, ENCODE, PREFILL, STAGE_NAMES
+from stagebench.core.tables import COUNT, MEGA, MS, PERCENT, RATIO, WORDS, Table, Unit, Value, of_records
 
 ORDER = (*STAGE_NAMES, "e2e", "generate", "e2e by generate")
-SHARED = (*BACKENDLESS, "generate", "e2e by generate")
-"""What is timed once for all backends."""
-MEGABYTES = Unit("{:,.1f}", 1e-6, "MB")
-OPERATORS = Unit("{:.4f}")
+STAGE_UNITS = {"stage": WORDS} | dict.fromkeys(AXES, COUNT) | {"backend": WORDS, "work": WORDS, "time": MS}
+STAGE_UNITS |= {"min to max": MS, "to eager": RATIO, "a step": MS, "MFU": PERCENT, "MBU": PERCENT}
+PATH_UNITS = {"model": WORDS, "by": WORDS, "time": MS, "min to max": MS, "a token": MS, "to generate()": RATIO}
+SET_UP_UNITS = {"model": WORDS, "backend": WORDS, "seconds": Unit("{:.2f}"), "bytes": MEGA, "captures": COUNT}
 RATES = ("flops", "bandwidth")
 """What a machine has a ceiling of."""
 _PLAIN: tuple[None, ...] = (None,) * len(AXES)
@@ -61,8 +61,8 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     made: dict[str, Iterable[Part]] = {
         "How it was measured": _conditions(results, ceilings),
         "Stages": _stages(in_path, found, ceilings),
-        "Beside generate()": _beside_generate(found),
-        "From file to text": _from_file_to_text(found),
+        "Beside generate()": _beside_generate(found, "generate", "", GENERATION),
+        "From file to text": _beside_generate(found, "e2e by generate", "e2e", STAGE_NAMES),
         "Encode by number of images": _stages(of_images, found, ceilings),
         "Batch and context": _stages(of_batches, found, ceilings),
         "Set-up, outside of what is timed": _set_up(found),
@@ -120,70 +120,80 @@ def _conditions(results: Mapping[str, Any], ceilings: Ceilings | None) -> Iterat
     if warning := results["stagebench"].get("load_warning"):
         lines.append(f"{warning}.")
     yield (*lines, *(f"Left out, because a process skipped it: {name}." for name in recording["left_out"]))
-    yield Table("Environment", (("", WORDS), ("value", SENTENCES)), sorted(results["machine_info"].items()))
+    yield Table("Environment", (("key", WORDS), ("value", WORDS)), sorted(results["machine_info"].items()))
 
 
 def _stages(benchmarks: Sequence[Benchmark], found: Found, ceilings: Ceilings | None) -> Iterator[Part]:
     """Lay out a table a model."""
-    names = ("stage", WORDS), *((axis, COUNT) for axis in AXES), ("backend", WORDS), ("work", WORDS)
-    figures = ("", MS), ("min to max", MS), ("to eager", RATIO), ("a step", MS), ("MFU", PERCENT), ("MBU", PERCENT)
     for model in dict.fromkeys(b.model for b in benchmarks):
-        rows = [
-            (b.what, *b.axes, b.backend, _work(b), *_figures(b, found, ceilings))
-            for b in benchmarks
-            if b.model == model
-        ]
-        yield Table(model, (*names, *figures), rows)
+        yield of_records(model, STAGE_UNITS, [_figures(b, found, ceilings) for b in benchmarks if b.model == model])
 
 
-def _work(benchmark: Benchmark) -> str:
-    """Say how much of what a stage did ("626 prompt tokens"), where it was counted."""
-    units = benchmark.info.get("units")
-    return "" if units is None else f"{units} {benchmark.info.get('unit', '')}".replace("_", " ").strip()
-
-
-def _figures(benchmark: Benchmark, found: Found, ceilings: Ceilings | None) -> tuple[Value, ...]:
-    """Give the values of a benchmark's figures; None where one has no meaning.
+def _figures(benchmark: Benchmark, found: Found, ceilings: Ceilings | None) -> dict[str, Value]:
+    """Give the figures of a benchmark that have a meaning.
 
     MFU of encode and prefill, and MBU of decode, are of the work that eager counted, at this one's time: a replayed
     graph or a kernel of our own does the same work unseen by the counters.
     """
     eager = found.get((benchmark.model, EAGER, benchmark.what, benchmark.axes))
-    to_eager = _over(benchmark.seconds, eager) if benchmark.what not in BACKENDLESS else None
     counted, seconds = (eager or benchmark).info, benchmark.seconds
-    flops = counted.get("work", {}).get("flops", 0) if benchmark.what in ("encode", "prefill") else 0
-    moved = sum(counted.get("bytes", {}).values()) if benchmark.what == "decode" else 0
-    mfu = ceilings.mfu(flops, seconds) if ceilings and flops else None
-    mbu = ceilings.mbu(moved, seconds) if ceilings and moved else None
-    return seconds, benchmark.extremes, to_eager, _a_step(benchmark), mfu, mbu
+    decodes, units = benchmark.what == DECODE.name, benchmark.info.get("units")
+    flops = counted.get("work", {}).get("flops", 0) if benchmark.what in (ENCODE.name, PREFILL.name) else 0
+    moved = sum(counted.get("bytes", {}).values()) if decodes else 0
+    return {
+        "stage": benchmark.what,
+        **dict(zip(AXES, benchmark.axes, strict=True)),
+        "backend": benchmark.backend,
+        "work": "" if units is None else f"{units} {benchmark.info.get('unit', '')}".replace("_", " ").strip(),
+        "time": seconds,
+        "min to max": benchmark.extremes,
+        "to eager": seconds / eager.seconds if eager and benchmark.what not in BACKENDLESS else None,
+        "a step": seconds / units if decodes and units else None,
+        "MFU": ceilings.mfu(flops, seconds) if ceilings and flops else None,
+        "MBU": ceilings.mbu(moved, seconds) if ceilings and moved else None,
+    }
 
 
-def _a_step(benchmark: Benchmark) -> float | None:
-    """Give the seconds of a decode step; None for another stage."""
-    steps = benchmark.info.get("units") if benchmark.what == "decode" else None
-    return benchmark.seconds / steps if steps else None
+def _beside_generate(found: Found, generate: str, whole: str, stages: Sequence[str]) -> Iterator[Part]:
+    """Lay out what a path takes, in all and by token, beside what `generate()` takes for it.
 
-
-def _beside_generate(found: Found) -> Iterator[Part]:
-    """Lay out what a token costs a user of `generate()`, and one of the stages."""
-    rows: list[tuple[Value, ...]] = []
-    for model, backends in _backends(found).items():
-        whole = _in_path(found, model, EAGER, "generate")
-        if whole:
-            token = _a_token(whole.seconds, whole)
-            rows.append((model, "generate()", None, None, whole.seconds, whole.extremes, token, 1.0, None))
-        for backend in backends:
-            if decode := _in_path(found, model, backend, "decode"):
-                to_eager = _over(decode.seconds, _in_path(found, model, EAGER, "decode"))
-                stages = [_in_path(found, model, backend, stage) for stage in GENERATION]
-                seconds, token = _sum(stages), _a_token(_sum(stages), decode)
-                operators = _operators(stages, whole) if backend == EAGER else None
-                own = _a_step(decode), to_eager, seconds, None, token, _over(seconds, whole), operators
-                rows.append((model, backend, *own))
-    step, times = ("decode a step", MS), (" + ".join(GENERATION), MS)
-    spread = ("min to max", MS), ("a token", MS), ("to generate()", RATIO), ("operators, to generate()", OPERATORS)
+    Args:
+        found: all benchmarks.
+        generate: the benchmark of the same with `generate()`.
+        whole: that of the path; "" where the path is the sum of its stages.
+        stages: of the path; the share of each is its own benchmark's time over that of the path.
+    """
+    rows = []
+    for model, backend in dict.fromkeys((b.model, b.backend) for b in found.values()):
+        reference = found.get((model, EAGER, generate, _PLAIN))
+        if reference and backend == EAGER:
+            rows.append({"model": model, "by": "generate()"} | _path(reference, reference.seconds, reference))
+        parts = [_in_path(found, model, backend, stage) for stage in stages]
+        added = sum(b.seconds for b in parts if b) if all(parts) else None
+        one = _in_path(found, model, backend, whole) if whole else parts[-1]
+        seconds = one.seconds if one and whole else added
+        if one and seconds:
+            shares = {stage: b.seconds / seconds for stage, b in zip(stages, parts, strict=True) if b}
+            row = {"model": model, "by": backend} | _path(one, seconds, reference) | shares
+            if not whole:
+                row |= {"min to max": None, "operators": _operators(parts, reference) if backend == EAGER else None}
+            elif added:
+                row["all stages"] = added / seconds
+            rows.append(row)
     if rows:
-        yield Table("Times", (("model", WORDS), ("by", WORDS), step, ("to eager", RATIO), times, *spread), rows)
+        units = PATH_UNITS | dict.fromkeys((*stages, "all stages", "unattributed"), PERCENT)
+        yield of_records("", units | {"operators": Unit("{:.4f}")}, rows)
+
+
+def _path(one: Benchmark, seconds: float, reference: Benchmark | None) -> dict[str, Any]:
+    tokens = one.info.get("new_tokens")
+    return {
+        "time": seconds,
+        "min to max": one.extremes,
+        "a token": seconds / tokens if tokens else None,
+        "to generate()": seconds / reference.seconds if reference else None,
+        "unattributed": one.info.get("unattributed_share"),
+    }
 
 
 def _operators(stages: Sequence[Benchmark | None], whole: Benchmark | None) -> float | None:
@@ -195,57 +205,10 @@ def _operators(stages: Sequence[Benchmark | None], whole: Benchmark | None) -> f
     return float(sum(parts) / reference) if reference and all(parts) else None
 
 
-def _a_token(seconds: float | None, benchmark: Benchmark) -> float | None:
-    """Divide a time by the tokens that a benchmark wrote."""
-    tokens = benchmark.info.get("new_tokens")
-    return seconds / tokens if seconds is not None and tokens else None
-
-
-def _from_file_to_text(found: Found) -> Iterator[Part]:
-    """Lay out the whole path beside the same with `generate()`, and what it is made of.
-
-    A stage's share is its own benchmark's time over that of the path; "unattributed" was seen in the path itself.
-    """
-    rows: list[tuple[Value, ...]] = []
-    for model, backends in _backends(found).items():
-        reference = _in_path(found, model, EAGER, "e2e by generate")
-        if reference:
-            blank = [None] * (len(STAGE_NAMES) + 2)
-            rows.append((model, "generate()", reference.seconds, reference.extremes, 1.0, *blank))
-        for backend in backends:
-            if e2e := _in_path(found, model, backend, "e2e"):
-                stages = [_in_path(found, model, backend, stage) for stage in STAGE_NAMES]
-                shares = [_over(stage.seconds if stage else None, e2e) for stage in stages]
-                rest = _over(_sum(stages), e2e), e2e.info.get("unattributed_share")
-                rows.append((model, backend, e2e.seconds, e2e.extremes, _over(e2e.seconds, reference), *shares, *rest))
-    times = ("", MS), ("min to max", MS), ("to generate()", RATIO)
-    parts = *((stage, PERCENT) for stage in STAGE_NAMES), ("all stages", RATIO), ("unattributed", PERCENT)
-    if rows:
-        yield Table("Times, and shares of them", (("model", WORDS), ("by", WORDS), *times, *parts), rows)
-
-
-def _backends(found: Found) -> dict[str, list[str]]:
-    """Name by model what ran it, eager first."""
-    return {
-        model: list(dict.fromkeys(b.backend for b in found.values() if b.model == model))
-        for model in dict.fromkeys(b.model for b in found.values())
-    }
-
-
 def _in_path(found: Found, model: str, backend: str, what: str) -> Benchmark | None:
     """Find a benchmark of the path as it is; eager's where a backend has no part in it and was not timed itself."""
     own = found.get((model, backend, what, _PLAIN))
-    return own or (found.get((model, EAGER, what, _PLAIN)) if what in SHARED else None)
-
-
-def _sum(benchmarks: Sequence[Benchmark | None]) -> float | None:
-    """Add the times of all of them; None where one is missing."""
-    known = [benchmark.seconds for benchmark in benchmarks if benchmark]
-    return sum(known) if len(known) == len(benchmarks) else None
-
-
-def _over(seconds: float | None, whole: Benchmark | None) -> float | None:
-    return None if seconds is None or whole is None else seconds / whole.seconds
+    return own or (found.get((model, EAGER, what, _PLAIN)) if what in BACKENDLESS else None)
 
 
 def _set_up(found: Found) -> Iterator[Part]:
@@ -255,7 +218,6 @@ def _set_up(found: Found) -> Iterator[Part]:
         if "setup" in b.info:
             key = b.model, b.backend
             costs[key] = max(costs.get(key, b.info["setup"]), b.info["setup"], key=lambda cost: cost["captures"])
-    columns = ("model", WORDS), ("backend", WORDS), ("", SECONDS), ("", MEGABYTES), ("captures", COUNT)
     if costs:
-        rows = [(*key, *(cost[name] for name in ("seconds", "bytes", "captures"))) for key, cost in costs.items()]
-        yield Table("What capture and compilation cost, once a process", columns, rows)
+        rows = [{"model": model, "backend": backend, **cost} for (model, backend), cost in costs.items()]
+        yield of_records("What capture and compilation cost, once a process", SET_UP_UNITS, rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import combinations
+from itertools import combinations, permutations, zip_longest
 from statistics import median
 from typing import Any
 
@@ -20,7 +20,7 @@ from stagebench.analysis.summary import percentiles, summarize
 from stagebench.analysis.warnings import flags
 from stagebench.core.errors import AnalysisError, StudyError
 from stagebench.core.results import versioned
-from stagebench.core.stages import STAGE_NAMES
+from stagebench.core.stages import IN_GENERATE, STAGE, STAGE_NAMES
 
 Row = Mapping[str, Any]
 EXAMPLES = 3
@@ -90,14 +90,12 @@ def _mode(run: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any] | None:
     kept = shared(rows)
     by_model = {model: select(kept, model=model) for model in models_of(kept)}
     return {
-        "samples": len({row["sample"] for row in kept}),
-        "sequences": len(set(sequences(kept).values())),
         "left_out": len({row["sample"] for row in rows} - {row["sample"] for row in kept}),
         "models": {model: asdict(summarize(each)) for model, each in by_model.items()},
         "warnings": {model: [asdict(flag) for flag in flags(each)] for model, each in by_model.items()},
         "pairs": [_pair(by_model[a], by_model[b]) for a, b in combinations(by_model, 2)],
         "fits": {model: fit for model, each in by_model.items() if (fit := _fit(each))},
-        "utilisation": {model: found for model, each in by_model.items() if (found := _utilisation(run, each))},
+        "utilisation": {model: _utilisation(run, each) for model, each in by_model.items()},
     }
 
 
@@ -108,15 +106,15 @@ def _pair(a: Sequence[Row], b: Sequence[Row]) -> dict[str, Any]:
 
 
 def _fit(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """e2e = a + b n over the passes; None where all have the same number of tokens."""
+    """Fit e2e = a + b n over the passes; None where all have the same number of tokens."""
     try:
         return asdict(fit_line([row["tokens"] for row in rows], [row["e2e"] for row in rows]))
     except AnalysisError:
         return None
 
 
-def _utilisation(run: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, dict[str, float]] | None:
-    """MFU and MBU of the stages that compute, at the median of their seconds, against the last measured ceilings.
+def _utilisation(run: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Give MFU and MBU of the stages that compute, at the median of their seconds, by the last measured ceilings.
 
     FLOPs and bytes were counted in the proof, on one sample. Those of decode are taken a step, because texts differ in
     length.
@@ -124,81 +122,67 @@ def _utilisation(run: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, dict[
     model, mode = rows[0]["model"], rows[0]["mode"]
     session = next((each for each in reversed(run["sessions"]) if mode in each["proofs"].get(model, {})), None)
     if session is None:
-        return None
+        return {}
     ceilings, proof = Ceilings(**session["ceilings"]), session["proofs"][model][mode]
     found = {}
-    for stage in ("encode", "prefill", "decode"):
-        times, counted = _unit_times(rows, stage), max(proof["work"][stage].get("steps", 1), 1)
+    for stage in IN_GENERATE:
+        units = [row["tokens"] - 1 if STAGE[stage].per_token else 1 for row in rows]
+        times = [row["seconds"][stage] / n for row, n in zip(rows, units, strict=True) if n]
         if times:
-            flops = proof["work"][stage]["flops"] / counted
-            moved = sum(proof["bytes"].get(stage, {}).values()) / counted
-            seconds = median(times)
-            found[stage] = {"mfu": ceilings.mfu(flops, seconds), "mbu": ceilings.mbu(moved, seconds)}
-            found[stage] |= {"flops": flops, "bytes": moved, "seconds": seconds}
+            work, time = proof["work"][stage], median(times)
+            steps = max(work.get("steps", 1), 1)
+            flops, moved = work["flops"] / steps, sum(proof["bytes"].get(stage, {}).values()) / steps
+            found[stage] = {"flops": flops, "bytes": moved, "time": time}
+            found[stage] |= {"mfu": ceilings.mfu(flops, time), "mbu": ceilings.mbu(moved, time)}
     return found
 
 
-def _unit_times(rows: Sequence[Row], stage: str) -> list[float]:
-    """Seconds of a stage; of decode, of each of its steps."""
-    if stage != "decode":
-        return [row["seconds"][stage] for row in rows]
-    return [row["seconds"]["decode"] / (row["tokens"] - 1) for row in rows if row["tokens"] > 1]
-
-
 def _cold(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """The load stage from the disk beside the one from the page cache, of the same samples."""
+    """Put the load stage from the disk beside the one from the page cache, of the same samples."""
     found: dict[str, dict[str, Any]] = {}
     for model in models_of(rows):
-        loads = [(row.get("cold_load"), row["seconds"]["load"]) for row in select(rows, model=model)]
+        own = select(rows, model=model)
+        loads = [(row.get("cold_load"), row["seconds"]["load"]) for row in own]
         pairs = [(cold, warm) for cold, warm in loads if cold and warm]
+        reasons = {row["not_cold"] for row in own if "not_cold" in row}
+        found[model] = {"samples": len(pairs), "not_cold": sorted(reasons)}
         if pairs:
-            found[model] = {
-                "samples": len(pairs),
-                "cold": median(cold for cold, _ in pairs),
-                "warm": median(warm for _, warm in pairs),
-                "ratio": median(cold / warm for cold, warm in pairs),
-            }
-        if reasons := sorted({row["not_cold"] for row in rows if row["model"] == model and "not_cold" in row}):
-            found.setdefault(model, {"samples": 0})["not_cold"] = reasons
+            found[model]["cold"], found[model]["warm"] = (median(side) for side in zip(*pairs, strict=True))
+            found[model]["ratio"] = median(cold / warm for cold, warm in pairs)
     return found
 
 
 def _texts(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """What the models wrote about the first few samples, in the freest mode there is."""
-    mode = next(mode for mode in MODES if select(rows, mode=mode))
-    kept = shared(select(rows, mode=mode))
-    samples = list(dict.fromkeys(row["sample"] for row in sorted(kept, key=lambda row: str(row["sample"]))))
-    step = max(len(samples) // EXAMPLES, 1)
-    return [
-        {
-            "sample": sample,
-            "mode": mode,
-            "texts": {
-                row["model"]: {k: row[k] for k in ("text", "tokens", "finish_reason")}
-                for row in kept
-                if row["sample"] == sample
-            },
-        }
-        for sample in samples[::step][:EXAMPLES]
-    ]
-
-
-def _drafting(run: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Pairs of models that share a tokenizer, each as the draft of the other, over the texts of natural length."""
-    same = {tuple(pair) for session in run["sessions"] for pair in map(sorted, session["same_tokens"])}
-    kept = shared(select(rows, mode=next(mode for mode in MODES if select(rows, mode=mode))))
+    """Show what the models wrote about the first few samples, in the freest mode there is."""
+    kept = shared(_freest(rows))
+    samples = sorted({str(row["sample"]) for row in kept})
     found = []
-    for a, b in combinations(models_of(kept), 2):
-        if (a, b) in same:
-            found += [_draft(kept, draft, target) for draft, target in ((a, b), (b, a))]
+    for sample in samples[:: max(len(samples) // EXAMPLES, 1)][:EXAMPLES]:
+        own = [row for row in kept if str(row["sample"]) == sample]
+        texts = {row["model"]: {key: row[key] for key in ("text", "tokens", "finish_reason")} for row in own}
+        found.append({"sample": sample, "mode": own[0]["mode"], "texts": texts})
     return found
 
 
+def _freest(rows: Sequence[Row]) -> list[Row]:
+    return next(found for mode in MODES if (found := select(rows, mode=mode)))
+
+
+def _drafting(run: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Take each of two models that share a tokenizer as the draft of the other, over the texts of natural length."""
+    same = {tuple(sorted(pair)) for session in run["sessions"] for pair in session["same_tokens"]}
+    kept = shared(_freest(rows))
+    pairs = permutations(models_of(kept), 2)
+    return [_draft(kept, draft, target) for draft, target in pairs if tuple(sorted((draft, target))) in same]
+
+
 def _draft(rows: Sequence[Row], draft: str, target: str) -> dict[str, Any]:
-    ids = {model: {row["sample"]: row["token_ids"] for row in select(rows, model=model)} for model in (draft, target)}
+    of = {model: select(rows, model=model) for model in (draft, target)}
+    ids = {model: {row["sample"]: row["token_ids"] for row in own} for model, own in of.items()}
     agreed = agreement([(ids[draft][sample], ids[target][sample]) for sample in ids[draft] if sample in ids[target]])
-    entry = {"draft": draft, "target": target, "agreement": asdict(agreed) | {"mean_prefix": agreed.mean_prefix}}
-    costs = {model: mean_of(list(costs_by_sample(select(rows, model=model)).values())) for model in (draft, target)}
+    first = {"first_token": agreed.match_rates[0] if agreed.match_rates else None, "mean_prefix": agreed.mean_prefix}
+    entry = {"draft": draft, "target": target, "agreement": asdict(agreed) | first}
+    costs = {model: mean_of(list(costs_by_sample(own).values())) for model, own in of.items()}
     if agreed.acceptance is not None and all(each.time_per_token for each in costs.values()):
         entry["speculation"] = asdict(drafting(costs[draft], costs[target], agreed.acceptance))
     return entry
@@ -208,36 +192,26 @@ def _scaling(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """By model and stage: the median seconds at each size, and the exponent of their growth."""
     found: dict[str, dict[str, Any]] = {}
     for model in models_of(rows):
-        own = by_size(select(rows, model=model))
-        found[model] = {
-            stage: _curve({value: [_seconds(r, stage) for r in each] for value, each in own.items()})
-            for stage in (*STAGE_NAMES, "e2e")
-        }
+        own = sorted(select(rows, model=model), key=lambda row: float(row["value"]))
+        seconds = [row["seconds"] | {"e2e": row["e2e"]} for row in own]
+        sizes = [row["value"] for row in own]
+        found[model] = {stage: _curve(sizes, [each[stage] for each in seconds]) for stage in (*STAGE_NAMES, "e2e")}
     return found
 
 
-def by_size(rows: Sequence[Row]) -> dict[float, list[Row]]:
-    """The rows of one model by the size that they were made at."""
-    return {value: [row for row in rows if row["value"] == value] for value in sorted({row["value"] for row in rows})}
-
-
-def _seconds(row: Row, stage: str) -> float:
-    return float(row["e2e"] if stage == "e2e" else row["seconds"][stage])
-
-
-def _curve(times: Mapping[float, Sequence[float]]) -> dict[str, Any]:
-    points = [[size, median(seconds)] for size, seconds in times.items()]
-    sizes = [size for size, seconds in times.items() for _ in seconds]
-    growth = asdict(fit_growth(sizes, [s for seconds in times.values() for s in seconds])) if len(points) > 1 else None
-    return {"points": points, "growth": growth}
+def _curve(sizes: Sequence[float], seconds: Sequence[float]) -> dict[str, Any]:
+    at: dict[float, list[float]] = {}
+    for size, each in zip(sizes, seconds, strict=True):
+        at.setdefault(size, []).append(each)
+    growth = asdict(fit_growth(sizes, seconds)) if len(at) > 1 else None
+    return {"points": [[size, median(each)] for size, each in at.items()], "growth": growth}
 
 
 def latencies(rows: Sequence[Row]) -> dict[str, list[dict[str, float]]]:
-    """By model, the quantiles of the gap before each token over all passes that reach it."""
+    """Give by model the quantiles of the gap before each token over all passes that reach it."""
     found = {}
     for model in models_of(rows):
-        gaps = [row.get("itl", []) for row in select(rows, model=model)]
-        longest = max(map(len, gaps), default=0)
-        columns = [percentiles([each[i] for each in gaps if i < len(each)]) for i in range(longest)]
+        by_position = zip_longest(*(row.get("itl", ()) for row in select(rows, model=model)))
+        columns = (percentiles([gap for gap in gaps if gap is not None]) for gaps in by_position)
         found[model] = [asdict(column) for column in columns if column]
     return found

@@ -1,26 +1,28 @@
 """The report as a person reads it: sections of sentences, tables and pictures, whatever they are printed on.
 
-Everything here comes out of `findings`, so that all reports show the same numbers. Importable without torch.
+Everything here comes out of `report_data`, so that all reports show the same numbers. Importable without torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from stagebench.analysis import display
 from stagebench.analysis.experiments.schedule import DURATIONS
 from stagebench.analysis.report.document import Figure, Part, Section
 from stagebench.core.stages import STAGE_NAMES
-from stagebench.core.tables import COUNT, MS, PERCENT, RATIO, SENTENCES, WORDS, Table, Unit
+from stagebench.core.tables import COUNT, MEGA, MS, PERCENT, RATIO, SENTENCES, WORDS, Unit, of_records
 
 Found = Mapping[str, Any]
 
-OF = (("model", WORDS), ("length", WORDS))
+OF = {"model": WORDS, "length": WORDS}
 """The first columns of a table over models and modes."""
-QUANTILES = ("p50", "p90", "p99")
-ONE_DIGIT = Unit("{:,.1f}")
-MEGA, GIBI = Unit("{:,.2f}", 1e-6), Unit("{:.2f}", 2**-30)
+ONE_DIGIT, GIBI = Unit("{:,.1f}"), Unit("{:.2f}", 2**-30, "GiB")
+QUANTILES = {"p50": MS, "p90": MS, "p99": MS, "count": COUNT}
+USE = {"stage": WORDS, "flops": MEGA, "bytes": MEGA, "time": MS, "mfu": PERCENT, "mbu": PERCENT}
+AGREEMENT = {"draft": WORDS, "target": WORDS, "first_token": PERCENT, "acceptance": PERCENT, "mean_prefix": RATIO}
+SPECULATION = {"draft_tokens": COUNT, "decode_speedup": RATIO, "e2e_speedup": RATIO}
 
 
 def sections(found: Found) -> list[Section]:
@@ -54,10 +56,18 @@ def headlines(found: Found) -> list[str]:
     return [*lines, f"{done} passes measured{unfinished}; {len(found['failures'])} samples failed."]
 
 
-def _of(found: Found, what: str) -> Iterator[tuple[tuple[str, str], Any]]:
+def _of(found: Found, what: str) -> Iterator[tuple[dict[str, str], Any]]:
     """Give what there is of every model in every mode, with the cells of the columns `OF`."""
     for mode, each in found["modes"].items():
-        yield from (((model, mode), value) for model, value in each[what].items())
+        yield from (({"model": model, "length": mode}, value) for model, value in each[what].items())
+
+
+def _table(title: str, units: dict[str, Unit], records: Iterable[Mapping[str, Any]], said: str = "") -> Iterator[Part]:
+    """Lay out records by the keys that are headings, after what is said about them; nothing where there are none."""
+    table = of_records(title, units, records)
+    if table.rows:
+        yield from [said] if said else []
+        yield table
 
 
 def _summary(found: Found) -> Iterator[Part]:
@@ -87,35 +97,32 @@ def _compared(found: Found) -> Iterator[Part]:
 
 
 def _warnings(found: Found) -> Iterator[Part]:
-    rows = [(*of, each["kind"], each["text"]) for of, warnings in _of(found, "warnings") for each in warnings]
+    rows = [of | warning for of, warnings in _of(found, "warnings") for warning in warnings]
     lines = sorted({each["load_warning"] for each in found["sessions"] if each["load_warning"]})
     for mode, each in found["modes"].items():
         if each["left_out"]:
             lines.append(f"{mode} length: {each['left_out']} samples that a model lacks are left out for all")
-    if rows:
-        yield Table("Of the numbers", (*OF, ("kind", WORDS), ("what was seen", SENTENCES)), rows)
+    yield from _table("Of the numbers", OF | {"kind": WORDS, "text": SENTENCES}, rows)
     if lines:
         yield tuple(lines)
-    if not rows and not lines:
+    elif not rows:
         yield "None: no drift, outliers, cold cache, cut-off texts, near-ties or busy machine."
 
 
 def _failures(found: Found) -> Iterator[Part]:
-    for title, problems in (("failed", found["failures"]), ("skipped", found["plan"]["skipped"])):
-        if problems:
-            rows = [(each["name"], each["reason"]) for each in problems]
-            yield Table(f"{len(rows)} {title}", (("name", WORDS), ("reason", SENTENCES)), rows)
+    for title, problems in (("Failed", found["failures"]), ("Skipped", found["plan"]["skipped"])):
+        yield from _table(f"{title}: {len(problems)}", {"name": WORDS, "reason": SENTENCES}, problems)
 
 
 def _stages(found: Found) -> Iterator[Part]:
     yield "The share is of the mean e2e; the interval, of 95 %, is of the median, whole sequences drawn."
-    names = ("median", "interval", "mean", "p90", "cv")
-    columns = (("stage", WORDS), *((name, MS) for name in names[:-1]), ("CV", PERCENT), ("share", PERCENT))
-    for (model, mode), summary in _of(found, "models"):
-        spreads = summary["stages"] | {"e2e": summary["e2e"]}
+    times = dict.fromkeys(("median", "interval", "mean", "p90"), MS)
+    for of, summary in _of(found, "models"):
         shares = summary["shares"] | {"e2e": 1.0}
-        rows = [(stage, *(spread[name] for name in names), shares[stage]) for stage, spread in spreads.items()]
-        yield Table(f"{model}, {mode} length, {summary['passes']} passes", columns, rows)
+        spreads = summary["stages"] | {"e2e": summary["e2e"]}
+        rows = [{"stage": stage, "share": shares[stage], **spread} for stage, spread in spreads.items()]
+        title = f"{of['model']}, {of['length']} length, {summary['passes']} passes"
+        yield from _table(title, {"stage": WORDS, **times, "cv": PERCENT, "share": PERCENT}, rows)
     for mode in found["modes"]:
         yield Figure(f"distribution-{mode}", f"All passes of each stage at {mode} length; boxes hold the middle half.")
 
@@ -134,33 +141,30 @@ def _attribution(found: Found) -> Iterator[Part]:
 
 
 def _tokens(found: Found) -> Iterator[Part]:
-    rows = []
-    for of, summary in _of(found, "models"):
-        reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(summary["finish_reasons"].items()))
-        tokens = (summary["tokens"][name] for name in ("median", "mean", "p90"))
-        rows.append((*of, *tokens, reasons, summary["output_throughput"]))
-    numbers = ("median", COUNT), ("mean", ONE_DIGIT), ("p90", COUNT)
-    yield Table("New tokens", (*OF, *numbers, ("finished by", WORDS), ("tokens/s", ONE_DIGIT)), rows)
+    summaries = list(_of(found, "models"))
+    rows = [
+        {
+            **of,
+            **summary["tokens"],
+            "tokens/s": summary["output_throughput"],
+            "finished_by": ", ".join(f"{reason} {n}" for reason, n in sorted(summary["finish_reasons"].items())),
+        }
+        for of, summary in summaries
+    ]
+    numbers = {"median": COUNT, "mean": ONE_DIGIT, "p90": COUNT, "finished_by": WORDS, "tokens/s": ONE_DIGIT}
+    yield from _table("New tokens", OF | numbers, rows)
     titles = {"ttft": "ttft, without load", "tpot": "tpot", "itl": "itl: the gaps between tokens"}
-    columns = (*OF, *((name, MS) for name in QUANTILES), ("values", COUNT))
     for what, title in titles.items():
-        times = [(of, summary[what]) for of, summary in _of(found, "models") if summary[what]]
-        if times:
-            yield Table(title, columns, [(*of, *(each[q] for q in (*QUANTILES, "count"))) for of, each in times])
+        yield from _table(title, OF | QUANTILES, [of | each[what] for of, each in summaries if each[what]])
     for mode in found["modes"]:
         yield Figure(f"latency-{mode}", f"The gap before each token at {mode} length: median, and up to p90.")
 
 
 def _fit(found: Found) -> Iterator[Part]:
-    names = {"intercept": "a", "slope": "b", "slope_interval": "b interval", "robust_slope": "b robust"}
-    rows = [
-        (*of, *(line[name] for name in names), max(map(abs, line["residuals"])), line["r2"])
-        for of, line in _of(found, "fits")
-    ]
-    if rows:
-        yield "n is the number of new tokens; least squares over the passes, and the robust slope of Theil and Sen."
-        times = ((name, MS) for name in (*names.values(), "largest residual"))
-        yield Table("e2e = a + b n", (*OF, *times, ("r²", RATIO)), rows)
+    rows = [of | line | {"largest_residual": max(map(abs, line["residuals"]))} for of, line in _of(found, "fits")]
+    times = dict.fromkeys(("intercept", "slope", "slope_interval", "robust_slope", "largest_residual"), MS)
+    said = "n is the number of new tokens; least squares over the passes, and the robust slope of Theil and Sen."
+    yield from _table("e2e = intercept + slope n", OF | times | {"r2": RATIO}, rows, said)
 
 
 def _machine(found: Found) -> Iterator[Part]:
@@ -171,31 +175,21 @@ def _machine(found: Found) -> Iterator[Part]:
         "The bytes are those of weights and KV cache, read once a forward; a small model stays in a cache and can pass "
         "100 %. On a CPU the FLOPs of attention itself are not counted."
     )
-    units = {"flops": ("MFLOP", MEGA), "bytes": ("MB", MEGA), "seconds": ("", MS)}
-    units |= {"mfu": ("MFU", PERCENT), "mbu": ("MBU", PERCENT)}
-    rows = [
-        (*of, stage, *(use[name] for name in units))
-        for of, stages in _of(found, "utilisation")
-        for stage, use in stages.items()
-    ]
-    if rows:
-        yield Table("Utilisation; of decode, a step", (*OF, ("stage", WORDS), *units.values()), rows)
-    peaks = [(of, summary["peak_bytes"]) for of, summary in _of(found, "models") if summary["peak_bytes"]]
-    if peaks:
-        title = "Peak device memory by stage, GiB, the model's own weights included"
-        columns = (*OF, *((stage, GIBI) for stage in STAGE_NAMES))
-        yield Table(title, columns, [(*of, *(peak[stage] for stage in STAGE_NAMES)) for of, peak in peaks])
-    else:
+    rows = [of | {"stage": name} | use for of, stages in _of(found, "utilisation") for name, use in stages.items()]
+    yield from _table("Utilisation; of decode, a step", OF | USE, rows)
+    peaks = [of | each["peak_bytes"] for of, each in _of(found, "models") if each["peak_bytes"]]
+    yield from _table(
+        "Peak device memory, the model's own weights included", OF | dict.fromkeys(STAGE_NAMES, GIBI), peaks
+    )
+    if not peaks:
         yield "Peak memory by stage is measured on a GPU only."
 
 
 def _cold(found: Found) -> Iterator[Part]:
-    names = ("samples", "cold", "warm", "ratio")
-    rows = [(model, *(cold[n] for n in names)) for model, cold in found["cold"].items() if cold["samples"]]
-    if rows:
-        yield "The load stage with the file dropped from the page cache, beside the one that all other tables show."
-        columns = (("model", WORDS), ("samples", COUNT), ("cold", MS), ("warm", MS), ("cold / warm", RATIO))
-        yield Table("Load, medians", columns, rows)
+    rows = [{"model": model} | cold for model, cold in found["cold"].items() if cold["samples"]]
+    units = {"model": WORDS, "samples": COUNT, "cold": MS, "warm": MS, "ratio": RATIO}
+    said = "The load stage with the file dropped from the page cache, beside the one that all other tables show."
+    yield from _table("Load, medians", units, rows, said)
     reasons = sorted({reason for cold in found["cold"].values() for reason in cold.get("not_cold", ())})
     yield from (f"No cold load was timed for some samples: {reason}." for reason in reasons)
 
@@ -204,43 +198,30 @@ def _scaling(found: Found) -> Iterator[Part]:
     for study, models in found["scaling"].items():
         unit = "seconds of the clip" if study == DURATIONS else "new tokens"
         for model, curves in models.items():
-            sizes = [(f"at {size:g}", MS) for size, _ in curves["e2e"]["points"]]
-            rows = []
-            for name, curve in curves.items():
-                growth = curve["growth"] or {}
-                seconds = (each for _, each in curve["points"])
-                rows.append((name, *seconds, growth.get("exponent"), growth.get("interval")))
-            columns = (("stage", WORDS), *sizes, ("exponent", RATIO), ("interval", RATIO))
-            yield Table(f"{model} against {unit}", columns, rows)
+            at = {stage: {f"at {size:g}": each for size, each in curve["points"]} for stage, curve in curves.items()}
+            rows = [{"stage": stage} | at[stage] | (curve["growth"] or {}) for stage, curve in curves.items()]
+            units = {"stage": WORDS, **dict.fromkeys(at["e2e"], MS), "exponent": RATIO, "interval": RATIO}
+            yield from _table(f"{model} against {unit}", units, rows)
         if models:
             yield Figure(f"scaling-{study}", f"Median seconds of each stage against {unit}, on logarithmic axes.")
 
 
 def _drafting(found: Found) -> Iterator[Part]:
-    rows = []
-    for each in found["drafting"]:
-        agreed, reach = each["agreement"], each.get("speculation", {})
-        first = agreed["match_rates"][0] if agreed["match_rates"] else None
-        speedups = (reach.get(name) for name in ("draft_tokens", "decode_speedup", "e2e_speedup"))
-        rows.append((each["draft"], each["target"], first, agreed["mean_prefix"], agreed["acceptance"], *speedups))
-    if rows:
-        yield (
-            "Where two models share a tokenizer, one could draft for the other. Tokens are compared from the first on; "
-            "the speedups are what speculative decoding could reach at the measured times, against the target alone."
-        )
-        names = ("draft", WORDS), ("target", WORDS)
-        agreement = ("first token equal", PERCENT), ("mean prefix", RATIO), ("acceptance", PERCENT)
-        reach = ("draft length", COUNT), ("decode speedup", RATIO), ("e2e speedup", RATIO)
-        yield Table("Speculative decoding", (*names, *agreement, *reach), rows)
+    said = (
+        "Where two models share a tokenizer, one could draft for the other. Tokens are compared from the first on; the "
+        "speedups are what speculative decoding could reach at the measured times, against the target alone."
+    )
+    rows = [each | each["agreement"] | each.get("speculation", {}) for each in found["drafting"]]
+    yield from _table("Speculative decoding", AGREEMENT | SPECULATION, rows, said)
 
 
 def _texts(found: Found) -> Iterator[Part]:
-    columns = (("model", WORDS), ("tokens", COUNT), ("finished by", WORDS), ("text", SENTENCES))
+    units = {"model": WORDS, "tokens": COUNT, "finish_reason": WORDS, "text": SENTENCES}
     for each in found["texts"]:
-        rows = [(model, t["tokens"], t["finish_reason"], t["text"]) for model, t in each["texts"].items()]
-        yield Table(f"{each['sample']}, {each['mode']} length", columns, rows)
+        rows = [{"model": model} | text for model, text in each["texts"].items()]
+        yield from _table(f"{each['sample']}, {each['mode']} length", units, rows)
 
 
 def _environment(found: Found) -> Iterator[Part]:
-    rows = sorted(found["identity"].items())
-    yield Table("What the times depend on", (("key", WORDS), ("value", SENTENCES)), rows)
+    rows = [{"key": key, "value": value} for key, value in sorted(found["identity"].items())]
+    yield from _table("What the times depend on", {"key": WORDS, "value": SENTENCES}, rows)
