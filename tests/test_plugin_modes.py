@@ -237,7 +237,7 @@ def test_work_that_is_none_is_said_in_one_line(stored, work):
     rewrite(stored, '{"host_reads": 2}', repr(work))
     result = stored("--benchmark-compare")
     assert (result.ret, "INTERNALERROR" in result.stdout.str() + result.stderr.str()) == (1, False)
-    said = f"stagebench: test_stage[encode]: work must be counters, whole numbers of at least 0, got {work!r}"
+    said = f"stagebench: test_stage[encode]: work must be an object, got {work!r}"
     assert said in result.stdout.str()
 
 

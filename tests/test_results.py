@@ -94,21 +94,21 @@ def test_a_missing_run_is_refused(tmp_path):
         ),
         (a_run(failed=False), "stagebench: failed must be a whole number of at least 0, got False"),
         (a_run(exit_status="0"), "stagebench: exit_status must be a whole number, got '0'"),
-        (a_run(regressed=[1]), "stagebench: regressed must be a list of texts, got [1]"),
+        (a_run(regressed=[1]), "stagebench: regressed: 0 must be a text of at most 100000 characters, got 1"),
         (a_run(turns=-1), "stagebench: turns must be a whole number of at least 0, got -1"),
         (a_run(recording={"rounds": 0}), "recording: rounds must be a whole number above 0, got 0"),
-        (a_run(accepted={"history": [3]}), "accepted: history must be a list of objects, got [3]"),
+        (a_run(accepted={"history": [3]}), "accepted: history: 0 must be an object, got 3"),
         (a_run() | {"commit_info": {"id": 7}}, "commit_info: id must be a text of at most 100000 characters or null"),
         (a_run() | {"datetime": 3}, "datetime must be a text of at most 100000 characters, got 3"),
         (
             a_run() | {"machine_info": {}},
-            "profile and dtype among others, got {}",
+            "machine_info must have device, profile, dtype, got no device, profile, dtype",
         ),
         (
             a_run() | {"machine_info": HERE | {"device": 1}},
-            "profile and dtype among others, got {",
+            "machine_info: device must be a text of at most 100000 characters, got 1",
         ),
-        (a_run() | {"benchmarks": None}, "benchmarks must be a list of objects, got None"),
+        (a_run() | {"benchmarks": None}, "benchmarks must be a list, got None"),
         (a_run() | {"benchmarks": [{}]}, "benchmark 0 must have fullname, stats, got no fullname, stats"),
         (a_run() | {"benchmarks": [{"fullname": ENCODE}]}, "must have fullname, stats, got no stats"),
         (a_run() | {"benchmarks": a_run()["benchmarks"] * 2}, f"must hold every benchmark once, got {ENCODE} more"),
@@ -141,8 +141,8 @@ def test_a_number_that_no_float_holds_is_refused_wherever_it_stands(complaint, p
         ({"rounds": 4}, "rounds must be that of its data, 3, got 4"),
         ({"rounds": 3.0}, "stats: rounds must be a whole number above 0, got 3.0"),
         ({"stddev": -1}, "stats: stddev must be a finite number of at least 0, got -1"),
-        ({"data": [0.1, 0.2, -0.3]}, "stats: data must be a list of finite numbers above 0 or null, got "),
-        ({"data": 3}, "stats: data must be a list of finite numbers above 0 or null, got 3"),
+        ({"data": [0.1, 0.2, -0.3]}, "stats: data: 2 must be a finite number above 0, got -0.3"),
+        ({"data": 3}, "stats: data must be a list or null, got 3"),
     ],
 )
 def test_statistics_that_contradict_each_other_are_refused(complaint, stats, expected):
@@ -159,12 +159,12 @@ def test_statistics_without_the_times_of_the_rounds_are_enough(read):
 
 @pytest.mark.parametrize("work", [*({"flops": n} for n in (-1, 1.5, "8", True)), {"load": {"images": None}}, [1]])
 def test_counters_that_count_nothing_are_refused(complaint, work):
-    assert complaint(a_run(info={"work": work})).startswith("extra_info: work must be counters, whole numbers of at ")
+    assert complaint(a_run(info={"work": work})).startswith("extra_info: work")
 
 
 @pytest.mark.parametrize("content", [3, {"frames": 3}, {"encode": {"features": [None]}}, {"a": {"b": {"c": "d"}}}])
 def test_digests_that_are_none_are_refused(complaint, content):
-    assert complaint(a_run(info={"content": content})).startswith("extra_info: content must be digests: texts, or ")
+    assert complaint(a_run(info={"content": content})).startswith("extra_info: content")
 
 
 @pytest.mark.parametrize("content", [{"frames": "0123abcd"}, {"encode": {"features": [0.5, -1]}, "load": {}}])

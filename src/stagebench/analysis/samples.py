@@ -5,25 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Required, TypedDict
+from typing import Any, Required, TypedDict
 
 from stagebench.analysis.attribution import UNATTRIBUTED, Costs, mean_of
-from stagebench.core.checks import (
-    Count,
-    Counts,
-    Must,
-    Number,
-    Object,
-    Positive,
-    Spread,
-    Spreads,
-    Text,
-    Time,
-    check,
-    is_named,
-    is_text,
-    is_whole,
-)
+from stagebench.core.checks import Count, Number, Object, Positive, Spread, Text, Time, check
 from stagebench.core.errors import AnalysisError, StagebenchError
 from stagebench.core.json_files import parse_json, read_bytes
 from stagebench.core.stages import STAGE_NAMES
@@ -31,8 +16,7 @@ from stagebench.core.stages import STAGE_NAMES
 Row = Mapping[str, Any]
 """A `Sample`, with what else was noted of it."""
 
-Name = Annotated[str | int, Must(lambda v: is_text(v) or is_whole(v, 0), "a text or a whole number")]
-Bytes = Annotated[dict[str, int], Must(lambda v: is_named(v, lambda n: is_whole(n, 0)), "whole numbers by stage")]
+Name = Text | Count
 _Pass = TypedDict("_Pass", {"pass": Count}, total=False)
 
 
@@ -44,7 +28,7 @@ class Sample(_Pass, total=False):
 
     model: Required[Text]
     sample: Required[Name]
-    seconds: Required[Object]
+    seconds: Required[dict[str, Spread]]
     e2e: Required[Time]
     tokens: Required[Positive]
     sequence: Name
@@ -60,12 +44,12 @@ class Sample(_Pass, total=False):
     value: Spread | None
     ttft: Spread
     tpot: Spread | None
-    itl: Spreads
+    itl: list[Spread]
     unattributed: Number
     cold_load: Spread
-    token_ids: Counts
+    token_ids: list[Count]
     work: Object
-    peak_bytes: Bytes
+    peak_bytes: dict[str, Count]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -1,14 +1,14 @@
-"""What JSON of a stranger may hold: a TypedDict names the keys, and a type carries its check."""
+"""What JSON of a stranger may hold: types say it, of which the simplest carry a check and the words for an error."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from reprlib import repr as short
-from types import NoneType
-from typing import Annotated, Any, Required, get_args, get_origin, get_type_hints, is_typeddict
+from types import NoneType, UnionType
+from typing import Annotated, Any, Required, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from stagebench.core.errors import StagebenchError
 
@@ -19,54 +19,55 @@ LARGEST, SMALLEST = 1e18, 1e-15
 
 @dataclass(frozen=True, slots=True)
 class Must:
-    """Annotates a type with what JSON's value must be.
-
-    Attributes:
-        holds: whether a value is that.
-        what: it must be, in words.
-    """
+    """Annotates a type: whether JSON's value `holds`, and `what` it must be, in words."""
 
     holds: Callable[[Any], bool]
     what: str
 
 
-def check(
-    data: Any, form: type | Mapping[str, Any], where: str, error_type: type[StagebenchError], whole: bool = True
-) -> None:
-    """Check an object of JSON: the required keys must be there, and those that are there must be of their types.
+def check(data: Any, form: Any, where: str, error_type: type[StagebenchError], whole: bool = True) -> None:
+    """Check data as JSON holds them.
 
     Args:
-        data: as JSON holds it.
-        form: a TypedDict, or types of required keys; nothing is said of other keys.
-        where: the object is, for an error.
+        data: a value.
+        form: its type: a TypedDict, a mapping of required keys to types, or made of those below, list, dict and `|`.
+            Nothing is said of keys that a form does not name.
+        where: the value is, for an error.
         error_type: of the error.
         whole: whether required keys must be there at all.
 
     Raises:
         error_type: naming the first key that is missing, or is something else.
     """
-    if not isinstance(data, dict):
-        raise error_type(f"{where} must be an object, got {short(data)}")
-    required, hints = (list(form), form) if isinstance(form, Mapping) else _keys_of(form)
-    if whole and (missing := [key for key in required if key not in data]):
-        raise error_type(f"{where} must have {', '.join(required)}, got no {', '.join(missing)}")
-    for key, hint in hints.items():
-        if key in data:
-            _check_value(data[key], hint, f"{where}: {key}", error_type)
+    if wrong := next(_wrong(data, form, where, whole), None):
+        raise error_type(wrong)
 
 
-def _check_value(value: Any, hint: Any, where: str, error_type: type[StagebenchError]) -> None:
-    kinds = get_args(hint)
-    if NoneType in kinds:
-        hint, suffix = kinds[0], " or null"
-        if value is None:
-            return
-    else:
-        suffix = ""
-    if is_typeddict(hint):
-        check(value, hint, where, error_type)
-    elif isinstance(must := get_args(hint)[-1], Must) and not must.holds(value):
-        raise error_type(f"{where} must be {must.what}{suffix}, got {short(value)}")
+def _wrong(value: Any, form: Any, where: str, whole: bool) -> Iterator[str]:
+    """Say what is wrong with a value: with itself, or else with what is in it."""
+    kinds = get_args(form) if get_origin(form) in (Union, UnionType) else (form,)
+    fitting = next((kind for kind in kinds if _kind_of(kind).holds(value)), None)
+    if fitting is None:
+        yield f"{where} must be {' or '.join(_kind_of(kind).what for kind in kinds)}, got {short(value)}"
+    elif get_origin(fitting) in (list, dict):
+        inner = get_args(fitting)[-1]
+        holds = _kind_of(inner).holds if get_origin(inner) is Annotated else None  # most lists hold numbers
+        for place, each in enumerate(value) if isinstance(value, list) else value.items():
+            if holds is None or not holds(each):
+                yield from _wrong(each, inner, f"{where}: {place}", whole)
+    elif isinstance(fitting, Mapping) or is_typeddict(fitting):
+        required, hints = (list(fitting), fitting) if isinstance(fitting, Mapping) else _keys_of(fitting)
+        if whole and (missing := [key for key in required if key not in value]):
+            yield f"{where} must have {', '.join(required)}, got no {', '.join(missing)}"
+        for key in [key for key in hints if key in value]:
+            yield from _wrong(value[key], hints[key], f"{where}: {key}", whole)
+
+
+def _kind_of(form: Any) -> Must:
+    """What a value must be itself, whatever is in it."""
+    if isinstance(must := (get_args(form) or (None,))[-1], Must):
+        return must
+    return _NULL if form is NoneType else _LIST if get_origin(form) is list else _OBJECT if form is not Any else _ANY
 
 
 @functools.cache
@@ -92,50 +93,20 @@ def is_whole(value: Any, least: float = -math.inf) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def is_object(value: Any) -> bool:
-    """Whether it is an object."""
-    return isinstance(value, dict)
-
-
-def is_list(value: Any, holds: Callable[[Any], bool]) -> bool:
-    """Whether it is a list of such values."""
-    return isinstance(value, list) and all(map(holds, value))
-
-
-def is_named(value: Any, holds: Callable[[Any], bool]) -> bool:
-    """Whether it is an object of such values, or one of stages with such objects."""
-    return is_object(value) and all(
-        all(map(holds, each.values())) if is_object(each) else holds(each) for each in value.values()
-    )
-
-
-def _is_count(value: Any) -> bool:
-    return is_whole(value, 0)
-
-
-def _is_digest(value: Any) -> bool:
-    return is_text(value) or is_list(value, is_number)
-
-
+_ANY = Must(lambda _: True, "anything")
+_NULL = Must(lambda v: v is None, "null")
+_LIST = Must(lambda v: isinstance(v, list), "a list")
+_OBJECT = Must(lambda v: isinstance(v, dict), "an object")
 Text = Annotated[str, Must(is_text, f"a text of at most {LONGEST_TEXT} characters")]
-Texts = Annotated[list[str], Must(lambda v: is_list(v, is_text), "a list of texts")]
 Flag = Annotated[bool, Must(lambda v: isinstance(v, bool), "true or false")]
 Whole = Annotated[int, Must(is_whole, "a whole number")]
-Count = Annotated[int, Must(_is_count, "a whole number of at least 0")]
-Counts = Annotated[list[int], Must(lambda v: is_list(v, _is_count), "a list of whole numbers of at least 0")]
+Count = Annotated[int, Must(lambda v: is_whole(v, 0), "a whole number of at least 0")]
 Positive = Annotated[int, Must(lambda v: is_whole(v, 1), "a whole number above 0")]
 Number = Annotated[float, Must(is_number, "a finite number")]
 Spread = Annotated[float, Must(lambda v: is_number(v, 0), "a finite number of at least 0")]
-Spreads = Annotated[
-    list[float], Must(lambda v: is_list(v, lambda n: is_number(n, 0)), "a list of finite numbers of at least 0")
-]
 Time = Annotated[float, Must(lambda v: is_number(v, SMALLEST), "a finite number above 0")]
-Times = Annotated[
-    list[float], Must(lambda v: is_list(v, lambda n: is_number(n, SMALLEST)), "a list of finite numbers above 0")
-]
-Object = Annotated[dict[str, Any], Must(is_object, "an object")]
-Objects = Annotated[list[dict[str, Any]], Must(lambda v: is_list(v, is_object), "a list of objects")]
-Work = Annotated[dict[str, Any], Must(lambda v: is_named(v, _is_count), "counters, whole numbers of at least 0")]
-Content = Annotated[
-    dict[str, Any], Must(lambda v: is_named(v, _is_digest), "digests: texts, or lists of finite numbers")
-]
+Object = dict[str, Any]
+Work = dict[str, Count | dict[str, Count]]
+"""Counters by name, or by stage and name."""
+Content = dict[str, Text | list[Number] | dict[str, Text | list[Number]]]
+"""Digests and sketches by name, or by stage and name."""

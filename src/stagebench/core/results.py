@@ -15,28 +15,21 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from reprlib import repr as short
-from typing import Annotated, Any, Required, TypedDict, cast
+from typing import Any, Required, TypedDict, cast
 
 from stagebench.core.checks import (
     Content,
     Count,
     Flag,
-    Must,
     Number,
     Object,
-    Objects,
     Positive,
     Spread,
-    Spreads,
     Text,
-    Texts,
     Time,
-    Times,
     Whole,
     Work,
     check,
-    is_list,
-    is_object,
     is_text,
 )
 from stagebench.core.environment import ADDED
@@ -51,14 +44,6 @@ REFERENCE = "test_reference"
 
 ROUNDING = 1e-6
 """Relative; statistics that are further apart are not of the same times."""
-
-Environment = Annotated[
-    dict[str, str],
-    Must(
-        lambda v: is_object(v) and all(map(is_text, v.values())) and {"device", "profile", "dtype"} <= v.keys(),
-        "texts, of the device, profile and dtype among others",
-    ),
-]
 
 
 class Setup(TypedDict):
@@ -86,7 +71,7 @@ class Stats(TypedDict, total=False):
     iqr: Spread
     rounds: Positive
     iterations: Positive
-    data: Times | None
+    data: list[Time] | None
     outliers: Text
 
 
@@ -110,7 +95,7 @@ class Info(TypedDict, total=False):
     bytes: Work
     content: Content
     processes: Positive
-    device_seconds: Spreads
+    device_seconds: list[Spread]
     device_median: Spread
     unattributed_share: Number | None
     setup: Setup
@@ -132,9 +117,9 @@ class Benchmark(TypedDict, total=False):
 class Process(TypedDict, total=False):
     """The plan that all processes of a recording run, and the process, or processes, that these results are of."""
 
-    arguments: Texts
+    arguments: list[Text]
     code: Text
-    left_out: Texts
+    left_out: list[Text]
     process: Count
     processes: Positive
     rounds: Positive
@@ -151,7 +136,7 @@ class Accepted(TypedDict, total=False):
     commit: Text | None
     version: Text | None
     replaces: Object | None
-    history: Objects
+    history: list[Object]
 
 
 class Session(TypedDict, total=False):
@@ -160,12 +145,12 @@ class Session(TypedDict, total=False):
     schema: Required[Whole]
     failed: Required[Count]
     exit_status: Required[Whole]
-    regressed: Required[Texts]
+    regressed: Required[list[Text]]
     final_status: Whole
     complete: Flag
     session: Text
-    selection: Texts
-    deselected: Texts
+    selection: list[Text]
+    deselected: list[Text]
     times_only: Flag
     order_seed: Whole | None
     load_warning: Text | None
@@ -186,8 +171,8 @@ class Results(TypedDict, total=False):
     """Benchmarks, with the environment and the session that they were measured in."""
 
     stagebench: Required[Session]
-    machine_info: Required[Environment]
-    benchmarks: Required[Annotated[list[Benchmark], Must(lambda v: is_list(v, is_object), "a list of objects")]]
+    machine_info: Required[dict[str, Text]]
+    benchmarks: Required[list[Benchmark]]
     datetime: Text
     commit_info: Commit | None
 
@@ -272,12 +257,19 @@ def validate(data: Any, where: str) -> Results:
     schema = data["stagebench"].get("schema")
     if schema != SCHEMAS["results"] or isinstance(schema, bool):
         raise BaselineError(f"{where} must have schema {SCHEMAS['results']}, got {short(schema)}")
-    check(data, Results, where, BaselineError)
-    for place, benchmark in enumerate(data["benchmarks"]):
-        name = benchmark.get("fullname")
+    benchmarks = data.get("benchmarks")
+    for place, benchmark in enumerate(benchmarks if isinstance(benchmarks, list) else ()):
+        name = benchmark.get("fullname") if isinstance(benchmark, dict) else None
         here = f"{where}: {name}" if is_text(name) else f"{where}: benchmark {place}"
         check(benchmark, Benchmark, here, BaselineError)
         _validate_stats(benchmark["stats"], here)
+    check(data, Results, where, BaselineError)
+    check(
+        data["machine_info"],
+        dict.fromkeys(("device", "profile", "dtype"), Text),
+        f"{where}: machine_info",
+        BaselineError,
+    )
     if twice := [name for name, count in Counter(b["fullname"] for b in data["benchmarks"]).items() if count > 1]:
         raise BaselineError(f"{where} must hold every benchmark once, got {', '.join(twice)} more often")
     return cast("Results", data)
@@ -296,6 +288,7 @@ def _validate_stats(stats: Mapping[str, Any], where: str) -> None:
             raise BaselineError(f"{where}: {key} must be that of its data, {value}, got {stats[key]}")
 
 
+_ENVIRONMENT = dict.fromkeys(("device", "profile", "dtype"), Text)
 _OF_DATA: Mapping[str, Callable[[Sequence[float]], float]] = {
     "median": statistics.median,
     "min": min,

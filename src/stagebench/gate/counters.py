@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stagebench.core.results import Info, Results, by_name, is_reference
+from stagebench.core.results import Benchmark, Results, by_name, is_reference
 from stagebench.core.stages import STAGE_NAMES, STAGE_OF, STAGES
 from stagebench.gate.limits import Rules
 from stagebench.gate.runs import shared
@@ -23,6 +23,8 @@ ASKED = {key for stage in STAGES for key in stage.asked}
 OWN = ASKED.union(*(stage.own for stage in STAGES))
 """Counters of which a stage that has any can't do without: zero of them is a remembered result, not less work."""
 
+CONTENT = {key for stage in STAGES for key in stage.content}
+
 ALIKE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 5e-2}
 """How far features may lie apart by rounding, of the largest number, by dtype; other dtypes as float32."""
 
@@ -30,7 +32,7 @@ FILES, PAGE = "bytes_from_files", 4096
 """A counter that is not ours alone: what libraries read of their own accord, at times, is up to a page."""
 
 Values = Mapping[str, list[Any]]
-"""What the results of a side counted, or digested, for one benchmark: a value each, by name."""
+"""What the results of a side counted, and digested, for one benchmark: a value each, by name."""
 
 
 def judge_counters(
@@ -51,11 +53,11 @@ def judge_counters(
     alike = ALIKE.get(head[0]["machine_info"]["dtype"], ALIKE["float32"])
     found = []
     for name in shared(base, head):
-        before, after = ([by_name(results)[name].get("extra_info", {}) for results in side] for side in (base, head))
-        content = _values(after, "content")
-        stage = after[0].get("stage") or next((STAGE_OF[key] for key in content if key in STAGE_OF), None)
-        case = _Case(name, stage if stage in STAGE_NAMES else None, rules, allowed, alike)
-        found += case.judge(_values(before, "work"), _values(after, "work"), _values(before, "content"), content)
+        before, after = (_values([by_name(results)[name] for results in side]) for side in (base, head))
+        stage = by_name(head[0])[name].get("extra_info", {}).get("stage")
+        if stage not in STAGE_NAMES:
+            stage = next((STAGE_OF[key] for key in after if key in CONTENT), None)
+        found += _Case(name, stage, rules, allowed, alike).judge(before, after)
     return found
 
 
@@ -75,21 +77,21 @@ class _Case:
     allowed: Collection[str]
     alike: float
 
-    def judge(self, before: Values, after: Values, old_content: Values, new_content: Values) -> list[Verdict]:
+    def judge(self, before: Values, after: Values) -> list[Verdict]:
         """Give all verdicts on it: on what it was asked for and what it made first, which the others depend on."""
-        if not (before or after or old_content or new_content):
+        if not (before or after):
             reason = "not counted: it has none of stagebench's counters"
             return [] if is_reference(self.name) else [Verdict(self.name, "uncounted", "pass", reason, 0)]
         both = {key: (before[key], after[key]) for key in before if key in after}
-        asked = {key: pair for key, pair in both.items() if _key(key) in ASKED}
-        made = {key: (old_content[key], new_content[key]) for key in old_content if key in new_content}
-        changes = [v for key, pair in (made | asked).items() if (v := self._asked(key, *pair))]
+        asked = {key: pair for key, pair in both.items() if _key(key) in ASKED | CONTENT}
+        changes = [v for key, pair in asked.items() if (v := self._asked(key, *pair))]
         other = {self._stage_of(v.counter or "") for v in changes if v.verdict == "changed" or v.allowed}
         took = [v for key, pair in both.items() if key not in asked and (v := self._took(key, *pair, other))]
-        lost = [*(key for key in before if key not in after)]
-        lost += [f"content of {key}" for key in old_content if key not in new_content]
-        found = [*self._missing(lost, () if before else after), *changes, *took]
-        return found + self._as_before(before, after, old_content, new_content, found)
+        lost = [f"content of {key}" if _key(key) in CONTENT else key for key in before if key not in after]
+        found = [*self._missing("no longer counted", lost), *changes, *took]
+        if not _counters(before):
+            found += self._missing("not counted in the base", _counters(after))
+        return found + self._as_before(before, after, found)
 
     def _verdict(self, verdict: str, key: str, reason: str, numbers: Sequence[float] = ()) -> Verdict:
         old, new = numbers or (None, None)
@@ -105,14 +107,10 @@ class _Case:
     def _unsteady(self, key: str, side: str) -> Verdict:
         return self._verdict("inconclusive", key, f"differs between runs of the {side}, so it does not count exactly")
 
-    def _missing(self, lost: Sequence[str], gained: Collection[str]) -> list[Verdict]:
-        reasons = {"no longer counted": lost, "not counted in the base": gained}
-        counter = lost[0] if len(lost) == 1 else None
-        return [
-            Verdict(self.name, "counter", "missing", f"{reason}: {', '.join(keys)}", 1, counter=counter)
-            for reason, keys in reasons.items()
-            if keys
-        ]
+    def _missing(self, why: str, keys: Sequence[str]) -> list[Verdict]:
+        counter = keys[0] if len(keys) == 1 else None
+        reason = f"{why}: {', '.join(keys)}"
+        return [Verdict(self.name, "counter", "missing", reason, 1, counter=counter)] if keys else []
 
     def _asked(self, key: str, before: Sequence[Any], after: Sequence[Any]) -> Verdict | None:
         """Compare what was asked for, or what was made; the first of the base stands for all that are like it."""
@@ -164,19 +162,18 @@ class _Case:
             return self._unsteady(key, "head")
         return self._verdict("improvement", key, f"{reason}; accept it as the new baseline", (old, new))
 
-    def _as_before(
-        self, before: Values, after: Values, old_content: Values, new_content: Values, found: Sequence[Verdict]
-    ) -> list[Verdict]:
+    def _as_before(self, before: Values, after: Values, found: Sequence[Verdict]) -> list[Verdict]:
         """Count what is equal, where nothing else is graver than a pass."""
-        said = {v.counter for v in found}
-        equal = [key for key in before if key not in said]
+        said, counters = {v.counter for v in found}, _counters(before)
+        equal = [key for key in counters if key not in said]
         if any(verdict.verdict != "pass" for verdict in found) or (found and not equal):
             return []
-        parts = [f"{'the other' if len(equal) < len(before) else 'all'} {len(equal)} as before"]
-        if new_content:
-            same = "same content" if old_content.keys() - said else "content allowed or within rounding"
-            parts.append(same if old_content else "content not recorded in the base")
-        if new := [key for key in after if key not in before]:
+        parts = [f"{'the other' if len(equal) < len(counters) else 'all'} {len(equal)} as before"]
+        if len(after) > len(_counters(after)):
+            content = before.keys() - counters
+            same = "same content" if content - said else "content allowed or within rounding"
+            parts.append(same if content else "content not recorded in the base")
+        if new := [key for key in _counters(after) if key not in before]:
             parts.append(f"new: {', '.join(new)}")
         return [Verdict(self.name, "counter", "pass", "; ".join(parts), 1)]
 
@@ -186,10 +183,14 @@ class _Case:
         return named if named in STAGE_NAMES else self.stage or STAGE_OF.get(_key(key))
 
 
-def _values(infos: Sequence[Info], kind: str) -> dict[str, list[Any]]:
+def _counters(values: Values) -> list[str]:
+    return [key for key in values if _key(key) not in CONTENT]
+
+
+def _values(benchmarks: Sequence[Benchmark]) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
-    for info in infos:
-        for key, value in _flat(info.get(kind)):
+    for info in [benchmark.get("extra_info", {}) for benchmark in benchmarks]:
+        for key, value in (*_flat(info.get("work")), *_flat(info.get("content"))):
             found.setdefault(key, []).append(value)
     return found
 

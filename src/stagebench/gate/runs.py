@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from itertools import combinations
 
 from stagebench.core.environment import differences
 from stagebench.core.errors import BaselineError, GateError
-from stagebench.core.results import Results, by_name, require_sound
+from stagebench.core.results import Results, Stats, by_name, require_sound
 
 
 def shared(base: Sequence[Results], head: Sequence[Results]) -> list[str]:
@@ -68,27 +68,23 @@ def require_distinct(base: Sequence[tuple[str, Results]], head: Sequence[tuple[s
     Raises:
         GateError: naming two that are one.
     """
-    seen: dict[tuple[str, float], list[tuple[int, str, Results]]] = {}
-    for side, (name, process) in [*((0, each) for each in base), *((1, each) for each in head)]:
-        for benchmark in process["benchmarks"]:
-            alike = seen.setdefault((benchmark["fullname"], benchmark["stats"]["median"]), [])
-            for other_side, other_name, other in alike:
-                if _are_one(process, other, with_work=side != other_side):
-                    same = f"{name} twice" if name == other_name else f"the same times in {other_name} and {name}"
-                    raise GateError(f"a process counts once, got {same}")
-            alike.append((side, name, process))
+    every = [(side, *named) for side, processes in enumerate((base, head)) for named in processes]
+    for (side, name, process), (other_side, other_name, other) in combinations(every, 2):
+        if _are_one(process, other, with_work=side != other_side):
+            same = f"{name} twice" if name == other_name else f"the same times in {name} and {other_name}"
+            raise GateError(f"a process counts once, got {same}")
 
 
 def _are_one(one: Results, other: Results, with_work: bool) -> bool:
     """Whether all that both timed took the same, to the last digit; and whether all that both noted is the same."""
     mine, others = by_name(one), by_name(other)
-    pairs = [(mine[name], others[name]) for name in mine.keys() & others.keys()]
-    return all(
+    pairs = [(mine[name], others[name]) for name in mine if name in others]
+    return len(pairs) > 0 and all(
         _same_times(a["stats"], b["stats"]) and (not with_work or a.get("extra_info") == b.get("extra_info"))
         for a, b in pairs
     )
 
 
-def _same_times(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    rounds = [sorted(stats["data"]) for stats in (one, other) if stats.get("data")]
-    return bool(one["median"] == other["median"]) and (len(rounds) < 2 or rounds[0] == rounds[1])
+def _same_times(one: Stats, other: Stats) -> bool:
+    rounds = [sorted(data) for stats in (one, other) if (data := stats.get("data"))]
+    return one["median"] == other["median"] and (len(rounds) < 2 or rounds[0] == rounds[1])

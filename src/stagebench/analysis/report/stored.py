@@ -9,41 +9,25 @@ from typing import Annotated, Any
 from stagebench.analysis.experiments.sample_log import RUN_FILE, SAMPLES_FILE, read_run, read_samples
 from stagebench.analysis.experiments.schedule import DURATIONS, MAIN, MODES, NEW_TOKENS
 from stagebench.analysis.samples import Row, require_row
-from stagebench.core.checks import (
-    Count,
-    Flag,
-    Must,
-    Object,
-    Objects,
-    Spread,
-    Text,
-    Time,
-    Work,
-    check,
-    is_list,
-    is_text,
-)
+from stagebench.core.checks import Count, Flag, Must, Object, Spread, Text, Time, Work, check
 from stagebench.core.errors import StudyError
 from stagebench.core.stages import STAGE_NAMES
 
 KEYS = ("study", "mode", "ttft", "finish_reason", "text", "token_ids")
 """Of a row, beside those that every analysis needs."""
-_PAIRS = Annotated[
-    list[list[str]],
-    Must(lambda v: is_list(v, lambda pair: is_list(pair, is_text) and len(pair) == 2), "a list of pairs of texts"),
-]
+_PAIR = Annotated[list[str], Must(lambda v: isinstance(v, list) and [*map(type, v)] == [str, str], "a pair of texts")]
 _IDENTITY = dict.fromkeys(("input", "generation", "media", "loading", "order_seed", "models", "device"), Text)
-_PLAN = dict.fromkeys(("passes", "samples", "sequences"), Count) | dict.fromkeys(("broken", "skipped"), Objects)
+_PLAN = dict.fromkeys(("passes", "samples", "sequences"), Count) | dict.fromkeys(("broken", "skipped"), list[Object])
 _PROBLEM = {"name": Text, "reason": Text}
+_CEILINGS = {"flops": Time, "bandwidth": Time, "bandwidth_kind": Text}
 _SESSION = {
     "started": Text,
     "load_warning": Text | None,
-    "ceilings": Object,
+    "ceilings": _CEILINGS,
     "together": Flag | None,
     "proofs": Object,
-    "same_tokens": _PAIRS,
+    "same_tokens": list[_PAIR],
 }
-_CEILINGS = {"flops": Time, "bandwidth": Time, "bandwidth_kind": Text}
 _PROOF = {"seconds": Spread, "sample": Text, "work": Work, "bytes": Work}
 
 
@@ -78,7 +62,6 @@ def _require_run(run: Mapping[str, Any], where: str) -> None:
         raise StudyError(f"{where} must have at least one session, got none")
     for session in run["sessions"]:
         check(session, _SESSION, f"{where}: a session", StudyError)
-        check(session["ceilings"], _CEILINGS, f"{where}: ceilings", StudyError)
         for proofs in session["proofs"].values():
             _require_proofs(proofs, f"{where}: proofs")
 
