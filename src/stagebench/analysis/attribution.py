@@ -24,11 +24,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from stagebench.core.errors import AnalysisError
+from stagebench.core.stages import DECODE, IN_GENERATE
 
 TOKENS = "tokens"
 TIME_PER_TOKEN = "time per token"  # noqa: S105 # no password: a factor's name
 UNATTRIBUTED = "unattributed"
-BEFORE_THE_FIRST = ("encode", "prefill", "ttft")
+BEFORE_THE_FIRST = (*(stage for stage in IN_GENERATE if stage != DECODE.name), "ttft")
 """Parts of a generation that are over when its first token is there."""
 ROUNDING = 1e-12
 """Of a total: less than this is no difference."""
@@ -57,7 +58,7 @@ class Costs:
     prefilled: int = 1
 
     def __post_init__(self) -> None:
-        for name, seconds in {**self.parts, "decode" if self.prefilled else "generation": self.decode}.items():
+        for name, seconds in {**self.parts, DECODE.name if self.prefilled else "generation": self.decode}.items():
             if not math.isfinite(seconds) or (seconds < 0 and name != UNATTRIBUTED):
                 raise AnalysisError(f"{self.model}: {name} must be at least 0 s and finite, got {seconds}")
         if not math.isfinite(self.tokens) or self.tokens < self.prefilled or self.tokens <= 0:

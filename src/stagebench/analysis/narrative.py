@@ -5,12 +5,10 @@ from __future__ import annotations
 from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, UNATTRIBUTED, Attribution
 from stagebench.analysis.comparison import Intervals
 from stagebench.analysis.intervals import Interval
+from stagebench.core.stages import DECODE, STAGES
 
 SUBJECTS = {
-    "load": "Loading",
-    "preprocess": "Preprocessing",
-    "encode": "Encoding",
-    "prefill": "Prefill",
+    **{stage.name: stage.label for stage in STAGES},
     "ttft": "The time to first token",
     TOKENS: "The number of tokens",
     TIME_PER_TOKEN: "The time per token",
@@ -82,7 +80,7 @@ def _tokens_alone(attribution: Attribution) -> list[str]:
     shares = attribution.decode_log_shares
     if shares is None or attribution.decode_speedup is None or not shares[TOKENS]:
         return []
-    what = "decode" if attribution.baseline.prefilled else "generation"
+    what = DECODE.name if attribution.baseline.prefilled else "generation"
     return [
         f"Of {what} alone, {attribution.decode_speedup:.3f} times as fast, {percent(shares[TOKENS])} is the number of "
         f"tokens and {percent(shares[TIME_PER_TOKEN])} the time per token, in logarithms."

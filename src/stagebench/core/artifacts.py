@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stagebench.core.errors import MediaError, StageError
 from stagebench.core.settings import DEFAULT_QUESTION, LoadSettings
-from stagebench.core.stages import STAGE_NAMES
+from stagebench.core.stages import IN_TTFT, ONCE, STAGE_NAMES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -239,15 +239,15 @@ class Run:
 
     @property
     def ttft(self) -> float:
-        """Time to first token, load excluded: preprocess + encode + prefill."""
-        return self.seconds["preprocess"] + self.seconds["encode"] + self.seconds["prefill"]
+        """Time to first token, load excluded."""
+        return sum(self.seconds[stage] for stage in IN_TTFT)
 
     @property
     def tpot(self) -> float | None:
         """Time per output token after the first: (e2e - ttft) / (n - 1), load in neither; None where n is 1."""
         if self.generation.steps == 0:
             return None
-        return (self.e2e - self.seconds["load"] - self.ttft) / self.generation.steps
+        return (self.e2e - sum(self.seconds[stage] for stage in ONCE)) / self.generation.steps
 
     @property
     def itl(self) -> tuple[float, ...]:

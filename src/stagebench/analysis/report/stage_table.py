@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stagebench.core.artifacts import Run, Work
+from stagebench.core.stages import ENCODE, PREFILL
 from stagebench.core.tables import COUNT, MS, WORDS, Table, Value
 
 
@@ -32,8 +33,8 @@ def _column(run: Run, work: Mapping[str, Work], e2e: Sequence[float]) -> dict[st
         "e2e of all passes": MS.write((min(e2e), max(e2e))),
         "ttft (load excluded)": MS.write(run.ttft),
         "tpot": MS.write(run.tpot),
-        "images encoded": work["encode"]["images_encoded"],
-        "prompt tokens": work["prefill"]["prompt_tokens"],
+        "images encoded": work[ENCODE.name][ENCODE.unit],
+        "prompt tokens": work[PREFILL.name][PREFILL.unit],
         "new tokens": run.new_tokens,
         "finished by": run.generation.finish_reasons[0],
         "tokens/s (e2e)": f"{run.output_throughput:.1f}",
