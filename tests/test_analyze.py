@@ -120,7 +120,7 @@ def test_the_attribution_is_that_of_the_rows(finished):
 
 
 def test_the_lines_alone_give_the_attribution_of_the_report(finished):
-    result = CliRunner().invoke(main, ["attribute", str(finished[0] / "samples.jsonl"), "--json", "-"])
+    result = CliRunner().invoke(main, ["explain", str(finished[0] / "samples.jsonl"), "--json", "-"])
     (found,) = json.loads(result.stdout)["attributions"]
     (pair,) = json.loads((finished[0] / "report.json").read_text())["modes"]["natural"]["pairs"]
     assert {key: found[key] for key in ("seconds", "sentences")} == {key: pair[key] for key in ("seconds", "sentences")}

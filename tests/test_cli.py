@@ -37,7 +37,7 @@ def test_the_embedded_scene_goes_through_all_models(tmp_path):
     runs = json.loads(out.read_text())["runs"]
     assert [run["model"] for run in runs] == ["eventgpt", "llava-1.5", "video-llava"]
     assert [sorted(run["passes"][0]["seconds"]) for run in runs] == [sorted(STAGE_NAMES)] * 3
-    assert invoke("attribute", out).exit_code == 0
+    assert invoke("explain", out).exit_code == 0
 
 
 def test_the_table_has_a_row_for_everything(synthetic):
@@ -95,7 +95,7 @@ def test_preprocessing_in_torch_is_printed_and_part_of_the_identity(synthetic, t
     assert json.loads(out.read_text())["identity"]["preprocess"] == "torch: interpolate, bicubic, antialiased"
 
 
-@pytest.mark.parametrize("command", ["run", "audit"])
+@pytest.mark.parametrize("command", ["run", "verify"])
 def test_a_medium_of_the_scene_and_a_path_are_a_contradiction(synthetic, command):
     result = invoke(command, synthetic.video, "--device", "cpu", "--media", "frames")
     lines = [line for line in result.output.splitlines() if line.startswith("stagebench: ")]
@@ -155,10 +155,10 @@ def test_the_model_has_been_run_before_it_is_timed(synthetic, monkeypatch):
     assert order == ["verify_model", "timed_pass", "timed_pass"]
 
 
-def test_an_audit_prints_every_claim_and_writes_them_down(synthetic, tmp_path):
-    out = tmp_path / "audit.json"
+def test_verify_prints_every_claim_and_writes_them_down(synthetic, tmp_path):
+    out = tmp_path / "claims.json"
     result = invoke(
-        "audit", synthetic.video, "--model", "llava-1.5", "--device", "cpu", "--new-tokens", "4", "--json", out
+        "verify", synthetic.video, "--model", "llava-1.5", "--device", "cpu", "--new-tokens", "4", "--json", out
     )
     checks = json.loads(out.read_text())["checks"]
     assert all(check["claim"] in result.output for check in checks)
@@ -167,7 +167,7 @@ def test_an_audit_prints_every_claim_and_writes_them_down(synthetic, tmp_path):
 
 def test_a_claim_that_does_not_hold_gives_exit_code_one(synthetic, monkeypatch):
     monkeypatch.setattr(measure, "claims", lambda *a: [Claim("pigs fly", False, "none seen")])
-    result = invoke("audit", synthetic.video, "--model", "llava-1.5", "--device", "cpu")
+    result = invoke("verify", synthetic.video, "--model", "llava-1.5", "--device", "cpu")
     assert (result.exit_code, "BROKEN llava-1.5: pigs fly (none seen)" in result.output) == (1, True)
 
 
@@ -191,7 +191,7 @@ def test_json_goes_to_standard_output_for_a_dash(synthetic):
     assert json.loads(result.stdout)["runs"][0]["model"] == "llava-1.5"
 
 
-@pytest.mark.parametrize("command", [("run",), ("audit",), ("gate", "--base", "HEAD")])
+@pytest.mark.parametrize("command", [("run",), ("verify",), ("gate", "--base", "HEAD")])
 @pytest.mark.parametrize("name", ["file/out.json", "file/folder/out.json"])
 def test_json_that_cannot_be_written_is_one_line_before_anything_is_measured(tmp_path, command, name):
     (tmp_path / "file").touch()

@@ -190,7 +190,7 @@ def test_a_copy_with_other_work_is_refused_beside_its_original_only(tmp_path):
 
 
 def recording(path, times):
-    """As `stagebench record` writes it: the median of each process."""
+    """As `stagebench bench` writes it: the median of each process."""
     run = json.loads(write(path).read_text())
     run["benchmarks"][0]["stats"] = {"median": sorted(times)[len(times) // 2], "data": times}
     run["benchmarks"][0]["extra_info"]["processes"] = len(times)

@@ -252,7 +252,7 @@ def test_a_baseline_with_nan_is_read_by_no_command(tmp_path):
     commands = [
         ("compare", bad, stored),
         ("compare", stored, bad),
-        ("attribute", bad),
+        ("explain", bad),
         ("baseline", "accept", bad, "--reason", "none"),
     ]
     ended = [call(ROOT, "stagebench", *command) for command in commands]

@@ -1,4 +1,4 @@
-"""On a CUDA device: every backend gives the tokens of `generate()`, in narrow layers and at 7B shapes; the audit holds.
+"""On a CUDA device: every backend gives the tokens of `generate()`, in narrow layers and at 7B shapes; the claims hold.
 
 A release is tested with HYPOTHESIS_PROFILE=thorough: five questions and 128 tokens.
 """

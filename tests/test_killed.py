@@ -89,7 +89,7 @@ def left_by_kills(project, tmp_path, kills, *command):
 
 
 def test_nothing_outlives_a_recording_that_is_killed_40_times(project, tmp_path):
-    assert left_by_kills(project, tmp_path, 40, "record", "--rounds", "1") == []
+    assert left_by_kills(project, tmp_path, 40, "bench", "--rounds", "1") == []
 
 
 def test_nothing_outlives_a_gate_that_is_killed(project, tmp_path, nothing_is_left):
@@ -121,7 +121,7 @@ def test_what_a_process_leaves_behind_ends_with_it(tmp_path):
 
 
 def test_a_recording_that_is_stopped_with_its_whole_group_leaves_nothing_either(project, tmp_path):
-    process = start(project, tmp_path / "out", "daemon", "record")
+    process = start(project, tmp_path / "out", "daemon", "bench")
     while len(alive(str(tmp_path / "out"))) < 4:
         assert process.poll() is None
         time.sleep(0.02)

@@ -21,8 +21,8 @@ from stagebench.analysis.report.report_data import findings
 from stagebench.analysis.report.sections import sections
 from stagebench.analysis.report.stored import read_stored
 from stagebench.cli import main
+from stagebench.cli.bench import _report
 from stagebench.cli.doctor import baselines
-from stagebench.cli.record import _report
 from stagebench.core.errors import StagebenchError
 from stagebench.core.json_files import write_json
 from stagebench.core.results import read_results, require_sound
@@ -126,7 +126,7 @@ def test_compare_answers_or_refuses(written, side, processes):
 def test_attribute_answers_or_refuses(written, whole, name):
     other = written("whole.json", served(model_id="o") if "model_id" in whole else whole)
     for mutant in mutants(whole, name, 120):
-        assert invoke("attribute", written(name, mutant), other).exit_code in (0, 2)
+        assert invoke("explain", written(name, mutant), other).exit_code in (0, 2)
 
 
 def test_attribute_answers_or_refuses_lines_of_samples(written):
@@ -137,7 +137,7 @@ def test_attribute_answers_or_refuses_lines_of_samples(written):
         kept = lines.splitlines()
         kept[draw.randrange(len(kept))] = mutant.decode(errors="surrogateescape")
         path = written("samples.jsonl", "\n".join(kept).encode(errors="surrogateescape"))
-        assert invoke("attribute", path).exit_code in (0, 2)
+        assert invoke("explain", path).exit_code in (0, 2)
 
 
 def test_accept_takes_or_refuses(written, tmp_path):

@@ -19,7 +19,7 @@ from stagebench.pipeline import decode, prefill, timed_pass
 ROOT = Path(__file__).parents[1]
 GREEDILY = "tests/test_split.py::test_the_split_equals_generate_greedily"
 UNDER_EVERY_OPTION = "tests/test_split.py::test_the_split_equals_generate_under_every_option"
-AUDIT = "tests/test_audit.py::test_every_claim_but_the_timed_one_holds_for_an_honest_model[llava-1.5]"
+CLAIMS = "tests/test_claims.py::test_every_claim_but_the_timed_one_holds_for_an_honest_model[llava-1.5]"
 ONE_DECODE = "tests/test_adapters.py::test_a_prefilled_is_good_for_one_decode[llava-1.5]"
 STAGE_TIMES = "tests/test_cli.py::test_the_stages_and_the_rest_make_up_the_whole"
 
@@ -118,7 +118,7 @@ class Fault:
 @pytest.mark.parametrize(
     ("plant", "named_test"),
     [
-        (run_the_tower_twice, AUDIT),
+        (run_the_tower_twice, CLAIMS),
         (apply_the_adaptor_twice, GREEDILY),
         (shift_the_mask, GREEDILY),
         (shift_the_positions, GREEDILY),

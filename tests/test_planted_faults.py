@@ -1,4 +1,4 @@
-"""Faults planted in the stages, and what names each: the checks that `run`, `audit`, `analyze` and the suite make.
+"""Faults planted in the stages, and what names each: the checks that `run`, `verify`, `analyze` and the suite make.
 
 A fault that hides while it is watched looks for torch's dispatch modes and for hooks, and behaves while there are any.
 """
@@ -262,7 +262,7 @@ def test_a_text_log_of_tensors_is_refused(model, sample, monkeypatch, tmp_path):
     assert broken(model, sample) == ("the stages do the work of generate(), once", text)
 
 
-def test_a_text_log_of_numbers_shows_as_bytes_written_and_breaks_the_audit(model, sample, monkeypatch, tmp_path):
+def test_a_text_log_of_numbers_shows_as_bytes_written_and_breaks_a_claim(model, sample, monkeypatch, tmp_path):
     load = run_stages.load
     write = lambda: (tmp_path / "log.txt").write_text("8 frames\n")  # noqa: E731
     monkeypatch.setattr(run_stages, "load", lambda *args: (write(), load(*args))[1])
@@ -270,7 +270,7 @@ def test_a_text_log_of_numbers_shows_as_bytes_written_and_breaks_the_audit(model
     assert broken(model, sample) == ("no stage writes to a file", "load 9 bytes")
 
 
-def test_what_remembers_while_nobody_looks_breaks_the_audit(model, sample, monkeypatch):
+def test_what_remembers_while_nobody_looks_breaks_a_claim(model, sample, monkeypatch):
     watched.model = model
     monkeypatch.setattr(Llava, "encode", remember(Llava.encode, lambda *_: 0, hides=True))
     assert broken(model, sample)[0] == "load, preprocess and encode remember nothing"

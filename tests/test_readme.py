@@ -73,11 +73,11 @@ def slower(run):
 
 
 TIMES = ("min", "max", "mean", "median", "q1", "q3", "ld15iqr", "hd15iqr", "total")
-RUN_MODELS = ("run", "audit", "analyze")
+RUN_MODELS = ("run", "verify", "analyze")
 EXIT_CODES = {"compare": {3}, "doctor": {0, 3}}  # one pair of processes decides no time; a busy machine is not fit
 
 
-RUN_SUITES = (*commands("stagebench gate"), *commands("stagebench record"))
+RUN_SUITES = (*commands("stagebench gate"), *commands("stagebench bench"))
 
 
 @pytest.mark.parametrize("command", [c for c in commands("stagebench") if c not in RUN_SUITES])
@@ -95,10 +95,10 @@ def test_a_gate_has_the_options_of_the_readme(command, folder):
         assert context.params["revision"] in {"main", "HEAD~1"}
 
 
-@pytest.mark.parametrize("command", commands("stagebench record"))
+@pytest.mark.parametrize("command", commands("stagebench bench"))
 def test_a_recording_has_the_options_of_the_readme(command, folder):
     """It runs a suite several times: test_record.py does, on a CPU."""
-    with main.get_command(None, "record").make_context("record", shlex.split(command)[2:]) as context:
+    with main.get_command(None, "bench").make_context("bench", shlex.split(command)[2:]) as context:
         assert context.params["pytest_arguments"] == tuple(
             "--stage-device cuda --stage-backend eager,graph,compiled,fused --stage-new-tokens 64".split()
         )

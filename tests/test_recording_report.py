@@ -1,4 +1,4 @@
-"""The tables of `stagebench record`, from made-up results."""
+"""The tables of `stagebench bench`, from made-up results."""
 
 import pytest
 
@@ -60,7 +60,7 @@ WHOLE = """\
 - Fresh processes: 7, with 10 rounds of every benchmark in each, after one that proved what they run; 10 minutes in all.
 - A time is the median of the processes' medians, with the smallest and the largest of them beside it; a ratio is \
 that of two such times.
-- Commit abc, changed: stagebench record out --processes 7 --rounds 10 --select 'test\\_stage or test\\_whole' -- \
+- Commit abc, changed: stagebench bench out --processes 7 --rounds 10 --select 'test\\_stage or test\\_whole' -- \
 --stage-device cuda
 
 **Environment**

@@ -89,7 +89,7 @@ class TestEveryHostileName:
         models = [{"name": name[:300] + end, **numbers, "load": load} for end, load in (("a", 1), ("b", 2))]
         (tmp_path / "t.json").write_text(json.dumps({"models": models}))
         for options in ((), ("--markdown",), ("--baseline=none",)):
-            assert UNSEEN.findall(invoke("attribute", tmp_path / "t.json", *options)) == []
+            assert UNSEEN.findall(invoke("explain", tmp_path / "t.json", *options)) == []
 
     def test_is_clean_in_compare(self, name, tmp_path):
         for side in ("a", "b"):

@@ -14,14 +14,14 @@ from stagebench.cli.output import refusals
 
 COMMANDS = {
     "run": "Send one sample through the models and print their stages.",
-    "analyze": "Send many samples through the models, and report.",
-    "audit": "Check what the times rest on: same tokens, same work.",
-    "attribute": "Say why one model is faster than another.",
-    "gate": "Compare the working tree, as it is, with a revision.",
-    "compare": "Compare runs that are already stored.",
-    "record": "Run the benchmarks in fresh processes.",
+    "verify": "Check what the times rest on: same tokens, same work.",
+    "bench": "Run the benchmarks in fresh processes.",
     "baseline": "Accept a run as the baseline of its environment.",
+    "compare": "Compare runs that are already stored.",
+    "gate": "Compare the working tree, as it is, with a revision.",
     "trend": "Look for changes in a folder of runs.",
+    "analyze": "Send many samples through the models, and report.",
+    "explain": "Say why one model is faster than another.",
     "doctor": "Look at what makes times differ on this machine.",
     "convert": "Write an event recording as a folder of columns.",
 }

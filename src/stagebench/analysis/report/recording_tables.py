@@ -1,4 +1,4 @@
-"""What `stagebench record` measured, as tables in GitHub's Markdown. Importable without torch."""
+"""What `stagebench bench` measured, as tables in GitHub's Markdown. Importable without torch."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _conditions(results: Mapping[str, Any], ceilings: Ceilings | None) -> Iterat
     select = ("--select", recording["select"]) if recording["select"] else ()
     rounds = recording["rounds"]
     counts = ("--processes", str(recording["processes"]), "--rounds", str(rounds))
-    command = shlex.join(("stagebench", "record", "out", *counts, *select, "--", *recording["arguments"]))
+    command = shlex.join(("stagebench", "bench", "out", *counts, *select, "--", *recording["arguments"]))
     lines = [
         f"Fresh processes: {recording['processes']}, with {rounds} round{'s' * (rounds != 1)} of every benchmark in "
         f"each, after one that proved what they run; {recording['seconds'] / 60:.0f} minutes in all.",

@@ -1,4 +1,4 @@
-"""The audit holds for honest models, and breaks, by name, for those that lie."""
+"""The claims hold for honest models, and break, by name, for those that lie."""
 
 from collections import Counter
 from types import SimpleNamespace
@@ -56,7 +56,7 @@ def test_kernels_that_do_not_repeat_themselves_may_part_at_a_near_tie_only(best,
     assert claim.held == held
 
 
-def test_what_the_stages_leave_unexplained_breaks_the_audit(model, sample, monkeypatch):
+def test_what_the_stages_leave_unexplained_breaks_a_claim(model, sample, monkeypatch):
     monkeypatch.setattr(claims_module, "MAX_UNATTRIBUTED", -1.0)
     assert any(claim.startswith("the stages explain e2e") for claim in broken(model, sample))
 
@@ -113,7 +113,7 @@ def test_the_tower_runs_once_a_sample_in_generate(model, sample):
     assert (forwards["tower_forwards"], forwards["images_encoded"]) == (1, inputs.pixels.shape[1])
 
 
-def test_the_audit_leaves_the_attention_of_the_model_as_it_was(model, sample):
+def test_checking_leaves_the_attention_of_the_model_as_it_was(model, sample):
     before = model.hf_model.config._attn_implementation
     list(claims(model, sample, OPTIONS, "efficient"))
     assert model.hf_model.config._attn_implementation == before

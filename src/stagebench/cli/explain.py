@@ -1,4 +1,4 @@
-"""`stagebench attribute`: why one model is faster than another, from numbers alone."""
+"""`stagebench explain`: why one model is faster than another, from numbers alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stagebench.core.tables import show, to_markdown
 OUT = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 
 
-@click.command(name="attribute")
+@click.command(name="explain")
 @click.argument("paths", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--from", "format_name", type=click.Choice(tuple(FORMATS)), help="By default what the file looks like.")
 @click.option("--baseline", help="The model to explain the others against; the slowest by default.")

@@ -1,4 +1,4 @@
-"""`stagebench audit`: the claims that the times rest on."""
+"""`stagebench verify`: the claims that the times rest on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stagebench.suite.settings import Settings
 
 
-@click.command(name="audit")
+@click.command(name="verify")
 @input_argument
 @settings_options()
 @json_option

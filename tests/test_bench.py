@@ -1,4 +1,4 @@
-"""`stagebench record`: results out of fresh processes, in a small project of its own whose suite needs no torch."""
+"""`stagebench bench`: results out of fresh processes, in a small project of its own whose suite needs no torch."""
 
 import json
 import os
@@ -182,7 +182,7 @@ def recorded(recorded_once, tmp_path):
 
 
 def start(project, *arguments, out="out"):
-    command = [sys.executable, "-m", "stagebench", "record", out, "--rounds", "2", *map(str, arguments)]
+    command = [sys.executable, "-m", "stagebench", "bench", out, "--rounds", "2", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200"}
     return subprocess.Popen(
         command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -343,7 +343,7 @@ def test_a_second_recording_on_the_machine_is_refused_and_leaves_nothing(recorde
     process.kill()
     process.communicate(timeout=60)
     assert (code, len(said.splitlines())) == (2, 1)
-    assert f"got a second beside process {process.pid} (stagebench record out --rounds 2 --processes 50)" in said
+    assert f"got a second beside process {process.pid} (stagebench bench out --rounds 2 --processes 50)" in said
     assert not (recorded / "other").exists()
 
 
@@ -392,7 +392,7 @@ def test_an_argument_that_is_not_the_users_to_give_is_refused_before_anything_ru
     tmp_path, monkeypatch, argument, reason
 ):
     monkeypatch.chdir(ROOT)
-    result = run_command("record", tmp_path / "out", "--", "--stage-device", "cpu", argument, "x")
+    result = run_command("bench", tmp_path / "out", "--", "--stage-device", "cpu", argument, "x")
     assert (result.exit_code, result.output) == (2, f"stagebench: {reason}, got {argument}\n")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""`stagebench attribute`, through the command, on every format that it reads."""
+"""`stagebench explain`, through the command, on every format that it reads."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def attribute(tmp_path):
 
     def run(*data, options=(), name="numbers"):
         files = [write(tmp_path / f"{name}{i or ''}.json", each) for i, each in enumerate(data)]
-        return CliRunner().invoke(main, ["attribute", *files, *options])
+        return CliRunner().invoke(main, ["explain", *files, *options])
 
     return run
 
@@ -90,7 +90,7 @@ def test_torch_is_not_imported(tmp_path):
         "import sys; from stagebench.cli import main; main(sys.argv[1:], standalone_mode=False); "
         "sys.exit('torch' in sys.modules)"
     )
-    command = [sys.executable, "-c", code, "attribute", write(tmp_path / "numbers.json", TABLE)]
+    command = [sys.executable, "-c", code, "explain", write(tmp_path / "numbers.json", TABLE)]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
@@ -133,7 +133,7 @@ def test_a_file_that_is_no_json_is_refused(attribute):
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
-    result = CliRunner().invoke(main, ["attribute", str(tmp_path / "none.json")])
+    result = CliRunner().invoke(main, ["explain", str(tmp_path / "none.json")])
     assert (result.exit_code, result.stderr) == (
         2,
         f"stagebench: can't read {tmp_path}/none.json: No such file or directory\n",
@@ -251,7 +251,7 @@ def test_raw_samples_of_an_analysis_are_read_by_their_ending(tmp_path):
     rows = [sample_row(model, f"s{i}", load) for model, load in (("a", 3.0), ("b", 1.0)) for i in range(4)]
     others = [sample_row("a", "s0", 99.0, mode="fixed"), sample_row("a", "s0", 99.0, load="cold")]
     path = write(tmp_path / "samples.jsonl", "".join(json.dumps(row) + "\n" for row in [*rows, *others]))
-    out = CliRunner().invoke(main, ["attribute", path, "--json=-"]).stdout
+    out = CliRunner().invoke(main, ["explain", path, "--json=-"]).stdout
     (only,) = json.loads(out)["attributions"]
     assert (only["seconds"]["load"], only["saved"], only["intervals"]["samples"]) == pytest.approx((2.0, 2.0, 4))
 
@@ -260,5 +260,5 @@ def test_raw_samples_with_cold_loads_only_are_refused(tmp_path):
     path = write(tmp_path / "samples.jsonl", json.dumps(sample_row("a", "s", 1.0, load="cold")) + "\n")
     assert (
         "samples.jsonl must hold samples with a warm load, got none"
-        in CliRunner().invoke(main, ["attribute", path]).stderr
+        in CliRunner().invoke(main, ["explain", path]).stderr
     )

@@ -1,4 +1,4 @@
-"""`stagebench record`: results, and a run that can become a baseline, out of fresh processes."""
+"""`stagebench bench`: results, and a run that can become a baseline, out of fresh processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from stagebench.gate.runs import processes_of
 from stagebench.gate.verdicts import INCONCLUSIVE, Verdict, exit_code
 
 
-@click.command(name="record")
+@click.command(name="bench")
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--processes", type=click.IntRange(min=1), default=7, show_default=True, help="That time.")
 @click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Of a benchmark, by process.")
@@ -51,7 +51,7 @@ def command(
     times. What is in OUT already is not measured again: the same command goes on where it was stopped. Arguments of
     pytest say what is run (--stage-model, --stage-new-tokens ...), not which benchmarks, nor how often.
 
-    OUT/results.json is pytest-benchmark's JSON, for `compare`, `baseline accept` and `attribute`.
+    OUT/results.json is pytest-benchmark's JSON, for `compare`, `baseline accept` and `explain`.
 
     Exit code 0; 2 where a process failed; 3 where the limit left some of them for later. With --gate, 1 for a
     regression and 2 for what is missing too; a time that can't be decided passes.
