@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stagebench.backends.backend import RECIPES
+from stagebench.backends.graph import RECIPES
 from stagebench.core.artifacts import Features, Generation, Inputs
 from stagebench.core.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel

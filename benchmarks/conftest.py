@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from stagebench.backends.backend import with_backend
+from stagebench.backends.load import with_backend
 from stagebench.core import telemetry
 from stagebench.core.artifacts import Sample
 from stagebench.core.stages import BEFORE_GENERATE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stagebench.backends.measured_roofline import copy_workload, matmul_workload
+from stagebench.analysis.experiments.measured_roofline import copy_workload, matmul_workload
 from stagebench.pipeline.timing import pinned_runtime, synchronize
 from stagebench.suite import plugin
 

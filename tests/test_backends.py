@@ -15,8 +15,9 @@ import torch
 from transformers import GenerationConfig, StoppingCriteriaList
 from transformers.cache_utils import StaticLayer
 
-from stagebench.backends import backend as backend_module
-from stagebench.backends.backend import RECIPES, Backend, Recipe, with_backend
+from stagebench.backends import graph
+from stagebench.backends.graph import RECIPES, GraphBackend, Recipe
+from stagebench.backends.load import with_backend
 from stagebench.backends.loop import LAG, _OnDevice
 from stagebench.backends.static import require_static, set_length
 from stagebench.core.artifacts import Inputs, Sample
@@ -38,7 +39,7 @@ OPTIONS = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
 
 def accelerated(model):
     """A model with a backend that is asked for on a GPU only."""
-    return replace(model, backend=Backend(model, "graph", RECIPES["graph"], None))
+    return replace(model, backend=GraphBackend(model, "graph", RECIPES["graph"], None))
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +219,7 @@ def test_a_prompt_whose_cache_a_later_one_took_is_refused(plain, inputs):
 @pytest.fixture
 def keeps_one(plain, monkeypatch):
     """A model whose backend keeps one static cache."""
-    monkeypatch.setattr(backend_module, "KEPT", 1)
+    monkeypatch.setattr(graph, "KEPT", 1)
     return accelerated(plain)
 
 
@@ -235,7 +236,7 @@ def test_the_cache_unused_for_longest_is_freed(keeps_one, inputs):
 
 
 def test_a_cache_in_use_is_not_the_one_that_is_freed(plain, inputs, monkeypatch):
-    monkeypatch.setattr(backend_module, "KEPT", 2)
+    monkeypatch.setattr(graph, "KEPT", 2)
     fast = accelerated(plain)
     features = encode(fast, inputs)
     for options in (OPTIONS, LONGER, OPTIONS, OPTIONS | {"max_new_tokens": 400}):
@@ -428,8 +429,8 @@ def test_generate_is_counted_once_for_all_backends(plain, sample, monkeypatch):
 @pytest.mark.parametrize(("exact", "accepted"), [(True, False), (False, True)])
 def test_a_near_tie_is_a_text_for_a_backend_with_kernels_of_its_own_only(plain, sample, exact, accepted, monkeypatch):
     recipe = Recipe() if exact else Recipe(fused=True)
-    fast = replace(plain, backend=Backend(plain, "graph" if exact else "fused", recipe, None))
-    monkeypatch.setattr(Backend, "_fused_step", lambda *_: None)  # the plain one, in its place
+    fast = replace(plain, backend=GraphBackend(plain, "graph" if exact else "fused", recipe, None))
+    monkeypatch.setattr(GraphBackend, "_fused_step", lambda *_: None)  # the plain one, in its place
     reference = count_reference(plain, sample, OPTIONS)
     monkeypatch.setattr(Reference, "match", lambda *_: TokenMatch("near-tie", 2, 1.0))
     with nullcontext() if accepted else pytest.raises(StageError, match="got another token 2"):
@@ -437,8 +438,8 @@ def test_a_near_tie_is_a_text_for_a_backend_with_kernels_of_its_own_only(plain, 
 
 
 def test_a_near_tie_may_end_a_text_earlier(plain, sample, monkeypatch):
-    fast = replace(plain, backend=Backend(plain, "fused", Recipe(fused=True), None))
-    monkeypatch.setattr(Backend, "_fused_step", lambda *_: None)
+    fast = replace(plain, backend=GraphBackend(plain, "fused", Recipe(fused=True), None))
+    monkeypatch.setattr(GraphBackend, "_fused_step", lambda *_: None)
     reference = count_reference(plain, sample, {"max_new_tokens": 9, "min_new_tokens": 9, "do_sample": False})
     shorter = replace(reference, options=reference.options | {"min_new_tokens": 4, "eos_token_id": reference.tokens[4]})
     monkeypatch.setattr(Reference, "match", lambda *_: TokenMatch("near-tie", 5, 1.0))
@@ -482,7 +483,7 @@ def test_a_backend_that_encodes_twice_unseen_is_refused_by_its_flops(plain, samp
 
 
 def test_a_backend_that_decodes_every_step_twice_is_refused(plain, sample, monkeypatch):
-    once = backend_module.step_logits
+    once = graph.step_logits
 
     def twice(hf_model, cache, tokens):
         length = cache.layers[0].cumulative_length.clone()
@@ -490,7 +491,7 @@ def test_a_backend_that_decodes_every_step_twice_is_refused(plain, sample, monke
         set_length(cache, length)
         return once(hf_model, cache, tokens)
 
-    monkeypatch.setattr(backend_module, "step_logits", twice)
+    monkeypatch.setattr(graph, "step_logits", twice)
     with pytest.raises(StageError, match="once a step, got 10 times in 5 steps"):
         verified(accelerated(plain), sample)
 
@@ -505,22 +506,22 @@ def test_a_backend_that_decodes_one_layer_twice_unseen_is_refused_by_its_flops(p
 
 
 def test_a_prompt_padded_further_than_is_told_is_refused_by_its_flops(plain, sample, monkeypatch):
-    fast = replace(plain, backend=Backend(plain, "graph", Recipe(bucket=1), None))
-    reference, once = count_reference(plain, sample, OPTIONS), backend_module.prompt_logits
+    fast = replace(plain, backend=GraphBackend(plain, "graph", Recipe(bucket=1), None))
+    reference, once = count_reference(plain, sample, OPTIONS), graph.prompt_logits
 
     def wasteful(hf_model, cache, embeds, length):
         return once(hf_model, cache, torch.nn.functional.pad(embeds, (0, 0, 0, 10)), length)
 
-    monkeypatch.setattr(backend_module, "prompt_logits", wasteful)
+    monkeypatch.setattr(graph, "prompt_logits", wasteful)
     with pytest.raises(StageError, match=r"the work of generate\(\), got flops \d+, not \d+$"):
         verify(fast, reference, "efficient")
 
 
 def test_a_backend_that_sets_something_up_in_every_pass_is_refused(plain, sample):
     fast = accelerated(plain)
-    before = Backend.setups.fget
+    before = GraphBackend.setups.fget
     counts = iter(range(100))
-    grows = type("Grows", (Backend,), {"setups": property(lambda self: before(self) + [None] * next(counts))})
+    grows = type("Grows", (GraphBackend,), {"setups": property(lambda self: before(self) + [None] * next(counts))})
     fast.backend.__class__ = grows
     with pytest.raises(StageError, match="the second pass of an input must find all set up"):
         timed_run(fast, sample, OPTIONS)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from batch_inputs import generated, impossible, require_features, require_rows, stretched
 
-from stagebench.backends.backend import RECIPES, Backend
+from stagebench.backends.graph import RECIPES, GraphBackend
 from stagebench.core.artifacts import Features, Sample
 from stagebench.core.errors import StageError
 from stagebench.core.settings import ModelSettings
@@ -41,7 +41,7 @@ def expected(plain, batch):
 
 
 def run_by(plain, name="graph"):
-    return replace(plain, backend=Backend(plain, name, RECIPES[name], None))
+    return replace(plain, backend=GraphBackend(plain, name, RECIPES[name], None))
 
 
 def staged(model, batch):

@@ -7,14 +7,16 @@ import pytest
 from certify_backends import QUESTIONS, main, texts
 from click.testing import CliRunner
 
-from stagebench.backends.backend import RECIPES, Backend
+from stagebench.backends.graph import RECIPES, GraphBackend
 from stagebench.core.settings import GenerationSettings
 from stagebench.media.synthetic_clip import write_synthetic_clip
 
 
 @pytest.fixture
 def rows(plain, tmp_path, monkeypatch):
-    called = {name: replace(plain, backend=Backend(plain, name, RECIPES["graph"], None)) for name in ("graph", "fused")}
+    called = {
+        name: replace(plain, backend=GraphBackend(plain, name, RECIPES["graph"], None)) for name in ("graph", "fused")
+    }
     monkeypatch.setattr(certify_backends, "with_backend", lambda model, name: called[name])
     return list(texts(plain, write_synthetic_clip(tmp_path), GenerationSettings(3, fixed_length=True), list(called)))
 
@@ -33,7 +35,7 @@ def test_what_repeats_and_equals_generate_keeps_the_promise(rows):
 def test_another_text_breaks_the_promise_of_an_exact_backend(plain, tmp_path, monkeypatch, verdict):
     outcome = certify_backends.compare([1], [1], [])
     monkeypatch.setattr(certify_backends, "compare", lambda *_: replace(outcome, verdict=verdict))
-    fast = replace(plain, backend=Backend(plain, "graph", RECIPES["graph"], None))
+    fast = replace(plain, backend=GraphBackend(plain, "graph", RECIPES["graph"], None))
     monkeypatch.setattr(certify_backends, "with_backend", lambda *_: fast)
     one = next(texts(plain, write_synthetic_clip(tmp_path), GenerationSettings(2, fixed_length=True), ["graph"]))
     assert (verdict, False) == (one["verdict"], one["kept"])

@@ -9,7 +9,7 @@ import os
 import pytest
 from certify_backends import QUESTIONS
 
-from stagebench.backends.backend import with_backend
+from stagebench.backends.load import with_backend
 from stagebench.backends.loop import LAG
 from stagebench.core.artifacts import Sample
 from stagebench.core.settings import GenerationSettings, ModelSettings

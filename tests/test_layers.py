@@ -8,7 +8,7 @@ from torch._dynamo.utils import counters
 from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from stagebench.backends.backend import RECIPES, Backend
+from stagebench.backends.graph import RECIPES, GraphBackend
 from stagebench.backends.layers import compiled_layers
 from stagebench.core.errors import ModelError
 from stagebench.pipeline.run_stages import reference_generate, staged_generate
@@ -21,7 +21,7 @@ def compiled(plain, inputs):
     """How many functions were compiled on the way, and what they gave."""
     torch._dynamo.reset()
     counters.clear()
-    fast = replace(plain, backend=Backend(plain, "compiled", RECIPES["compiled"], None))
+    fast = replace(plain, backend=GraphBackend(plain, "compiled", RECIPES["compiled"], None))
     tokens = staged_generate(fast, inputs, OPTIONS).token_ids
     return counters["stats"]["unique_graphs"], [list(row) for row in tokens]
 

@@ -16,7 +16,7 @@ from transformers import (
     WatermarkingConfig,
 )
 
-from stagebench.backends.backend import Backend, Recipe
+from stagebench.backends.graph import GraphBackend, Recipe
 from stagebench.core.artifacts import Features, Inputs
 from stagebench.core.settings import ModelSettings
 from stagebench.models.assembly import random_model
@@ -343,7 +343,7 @@ def unpadded(draw):
     rows = draw(st.integers(1, 3))
     ids, mask = inputs.input_ids.repeat(rows, 1), inputs.attention_mask.repeat(rows, 1)
     # What a CPU has no graphs for is called there, and is asked for by nobody but tests.
-    fast = replace(plain, backend=Backend(plain, "graph", Recipe(bucket=draw(st.sampled_from([1, 16]))), None))
+    fast = replace(plain, backend=GraphBackend(plain, "graph", Recipe(bucket=draw(st.sampled_from([1, 16]))), None))
     return fast, plain, Inputs(ids, mask, torch.cat([inputs.pixels * (i + 1) for i in range(rows)]))
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import click
 import torch
 
-from stagebench.backends.backend import RECIPES, with_backend
+from stagebench.backends.graph import RECIPES
+from stagebench.backends.load import with_backend
 from stagebench.core.artifacts import Sample
 from stagebench.core.environment import identity
 from stagebench.core.json_files import write_json

@@ -19,8 +19,8 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from stagebench.analysis.experiments.bytes_moved import TrafficCounter
-from stagebench.backends.backend import with_backend
-from stagebench.backends.measured_roofline import measure_ceilings
+from stagebench.analysis.experiments.measured_roofline import measure_ceilings
+from stagebench.backends.load import with_backend
 from stagebench.core.artifacts import Inputs, Sample
 from stagebench.core.settings import BACKENDS, GenerationSettings, ModelSettings
 from stagebench.media.synthetic_clip import write_synthetic_clip

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from stagebench.backends.capture import Captured
 from stagebench.core.artifacts import Prefilled
 from stagebench.pipeline.decode import append_next_token
 
@@ -22,22 +22,12 @@ LAG = 2
 (`wasted_steps`)."""
 
 
-class Step(Protocol):
-    """One decode step over a cache of its own, as `capture.Captured` is one."""
-
-    inputs: dict[str, Tensor]
-
-    def __call__(self) -> Tensor:
-        """The logits (batch, 1, vocabulary) after `inputs["tokens"]`, int64 (batch, 1)."""
-        ...
-
-
-def advance(step: Step, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
+def advance(step: Captured, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
     """Take some decode steps; see `stages.decode.advance`."""
     sequences, unfinished = prefilled.sequences, prefilled.unfinished
     room = prefilled.generation_config.max_length - sequences.shape[1]
     limit = (room if steps is None else min(room, steps)) if bool(unfinished.max()) else 0
-    progress = _progress(sequences.device, limit)
+    progress = _OnDevice(sequences.device, limit) if sequences.device.type == "cuda" else _Progress()
     lag = 1 if prefilled.generation_config.do_sample else LAG
     was_unfinished: list[Tensor] = []
     for i in range(limit):
@@ -67,17 +57,28 @@ def advance(step: Step, prefilled: Prefilled, steps: int | None = None) -> Prefi
     )
 
 
-class _Progress(Protocol):
-    """When each step ended, of those that were waited for, and whether any row went on after it."""
+class _Progress:
+    """When each step ended, of those that were waited for, and whether any row went on after it.
 
-    def note(self, unfinished: Tensor) -> None: ...
+    On a CPU, where nothing runs ahead.
+    """
 
-    def going(self, i: int) -> bool: ...
+    def __init__(self) -> None:
+        self._going: list[bool] = []
+        self._times: list[float] = []
 
-    def ends(self, steps: int) -> list[float]: ...
+    def note(self, unfinished: Tensor) -> None:
+        self._going.append(bool(unfinished.max()))
+        self._times.append(time.perf_counter())
+
+    def going(self, i: int) -> bool:
+        return self._going[i]
+
+    def ends(self, steps: int) -> list[float]:
+        return self._times[:steps]
 
 
-class _OnDevice:
+class _OnDevice(_Progress):
     """Each step's flag is copied to the host as it is made, and an event says when it is there."""
 
     def __init__(self, device: torch.device, limit: int) -> None:
@@ -99,25 +100,3 @@ class _OnDevice:
     def ends(self, steps: int) -> list[float]:
         # Later events, of wasted steps, may not have come to pass yet, and torch times no such event.
         return [self.began + self.start.elapsed_time(event) / 1e3 for event in self.events[:steps]]
-
-
-class _OnHost:
-    """Nothing runs ahead on a CPU."""
-
-    def __init__(self) -> None:
-        self.flags: list[bool] = []
-        self.times: list[float] = []
-
-    def note(self, unfinished: Tensor) -> None:
-        self.flags.append(bool(unfinished.max()))
-        self.times.append(time.perf_counter())
-
-    def going(self, i: int) -> bool:
-        return self.flags[i]
-
-    def ends(self, steps: int) -> list[float]:
-        return self.times[:steps]
-
-
-def _progress(device: torch.device, limit: int) -> _Progress:
-    return _OnDevice(device, limit) if device.type == "cuda" else _OnHost()

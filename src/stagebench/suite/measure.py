@@ -12,7 +12,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from stagebench.backends.backend import load_model as load_network
+from stagebench.backends.load import load_model as load_network
 from stagebench.backends.tensor_parallel import (
     certify,
     collectives,

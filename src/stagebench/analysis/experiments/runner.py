@@ -13,12 +13,12 @@ import torch
 
 from stagebench.analysis.experiments.bytes_moved import TrafficCounter
 from stagebench.analysis.experiments.dataset import Entry, one_line, path_shown
+from stagebench.analysis.experiments.measured_roofline import measure_ceilings
 from stagebench.analysis.experiments.page_cache import drop_from_page_cache
 from stagebench.analysis.experiments.sample_log import Journal, Row
 from stagebench.analysis.experiments.schedule import MAIN, Task
 from stagebench.analysis.report import stage_table
-from stagebench.backends.backend import load_model
-from stagebench.backends.measured_roofline import measure_ceilings
+from stagebench.backends.load import load_model
 from stagebench.core import environment
 from stagebench.core.artifacts import Run, Sample
 from stagebench.core.errors import MediaError, StagebenchError, StudyError

@@ -33,9 +33,7 @@ from stagebench.backends.static import (
 )
 from stagebench.core.artifacts import Inputs, Prefilled
 from stagebench.core.errors import ModelError, StageError
-from stagebench.core.settings import ModelSettings
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.models.registry import build_model
 from stagebench.pipeline.timing import synchronize
 
 CACHE_BUCKET = 128
@@ -92,7 +90,7 @@ class _Session:
 
 
 @dataclass(eq=False)
-class Backend:
+class GraphBackend:
     """Runs one model's stages fast; see `models.protocol.Backend`.
 
     Attributes:
@@ -103,10 +101,22 @@ class Backend:
     model: VisionLanguageModel
     name: str
     _recipe: Recipe
-    _pool: _POOL_HANDLE | None
+    _pool: _POOL_HANDLE | None  # of the graphs' memory; a CPU has none
     _encoders: dict[torch.Size, Captured] = field(default_factory=dict)
     _sessions: dict[tuple[int, int], _Session] = field(default_factory=dict)  # the last used is the last
     _released: list[Captured] = field(default_factory=list)
+
+    @classmethod
+    def on_gpu(cls, model: VisionLanguageModel, name: str) -> GraphBackend:
+        """Return one of the recipes for a model.
+
+        Raises:
+            ModelError: where the model is not on a CUDA device, or is one that a static cache would change.
+        """
+        if model.hf_model.device.type != "cuda":
+            raise ModelError(f"the backend {name} needs a CUDA device, got {model.hf_model.device.type}")
+        require_static(model.hf_model)
+        return cls(model, name, RECIPES[name], torch.cuda.graph_pool_handle())
 
     @property
     def exact(self) -> bool:
@@ -159,7 +169,8 @@ class Backend:
         self._require_servable(attention_mask, generation_config)
         batch, tokens = embeds.shape[:2]
         padded, slots = self.lengths(tokens, generation_config.max_length)
-        session = self._session(batch, slots)
+        session = self._sessions.pop((batch, slots), None) or self._new_session(batch, slots)
+        self._sessions[batch, slots] = session
         prompt = session.prompts.get(padded) or self._capture_prompt(session, padded, embeds)
         prompt.inputs["embeds"][:, :tokens].copy_(embeds)
         prompt.inputs["embeds"][:, tokens:].zero_()  # anything finite: of NaN a masked value would still be NaN
@@ -183,27 +194,18 @@ class Backend:
         return end
 
     def _require_servable(self, attention_mask: Tensor, config: GenerationConfig) -> None:
-        if config.max_length <= attention_mask.shape[1]:
-            tokens = attention_mask.shape[1]
+        (rows, tokens), chunk, texts = attention_mask.shape, config.prefill_chunk_size, config.num_return_sequences
+        if config.max_length <= tokens:
             raise StageError(f"max_length must leave room after the prompt's {tokens} tokens, got {config.max_length}")
-        if config.cache_implementation not in (None, "static"):
-            raise StageError(f"the backend {self.name} has a static cache, got {config.cache_implementation}")
-        if config.prefill_chunk_size is not None:
-            raise StageError(
-                f"the backend {self.name} prefills at once, got prefill_chunk_size={config.prefill_chunk_size}"
-            )
-        if config.num_return_sequences != 1:
-            texts = config.num_return_sequences
-            raise StageError(f"the backend {self.name} gives one text a prompt, got num_return_sequences={texts}")
-        if self._recipe.fused and attention_mask.shape[0] > 1:
-            raise StageError(f"the backend {self.name} decodes one row, got {attention_mask.shape[0]}")
-        if not bool(attention_mask.all()):
-            raise StageError(f"the backend {self.name} takes batches of prompts of one length, got a padded one")
-
-    def _session(self, batch: int, length: int) -> _Session:
-        session = self._sessions.pop((batch, length), None) or self._new_session(batch, length)
-        self._sessions[batch, length] = session
-        return session
+        for held, promise, got in (
+            (config.cache_implementation in (None, "static"), "has a static cache", config.cache_implementation),
+            (chunk is None, "prefills at once", f"prefill_chunk_size={chunk}"),
+            (texts == 1, "gives one text a prompt", f"num_return_sequences={texts}"),
+            (rows == 1 or not self._recipe.fused, "decodes one row", rows),
+            (bool(attention_mask.all()), "takes batches of prompts of one length", "a padded one"),
+        ):
+            if not held:
+                raise StageError(f"the backend {self.name} {promise}, got {got}")
 
     def _new_session(self, batch: int, length: int) -> _Session:
         cache = static_cache(self.model.hf_model, batch, length)
@@ -277,30 +279,3 @@ def _attention(recipe: Recipe, *, is_step: bool) -> Iterator[None]:
 
 def _up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
-
-
-def load_model(name: str, settings: ModelSettings) -> VisionLanguageModel:
-    """Build a model by its name, with the settings' backend.
-
-    Raises:
-        ModelError: for an unknown name, or a backend that the settings' device does not have.
-    """
-    return with_backend(build_model(name, settings), settings.backend)
-
-
-def with_backend(model: VisionLanguageModel, name: str) -> VisionLanguageModel:
-    """The same model, its stages run by a backend; "eager" is none.
-
-    Raises:
-        ModelError: for an unknown name, or a backend that the model's device does not have.
-    """
-    plain = replace(model, backend=None)
-    if name == "eager":
-        return plain
-    if name not in RECIPES:
-        raise ModelError(f"backend must be one of eager, {', '.join(RECIPES)}, got {name!r}")
-    if plain.hf_model.device.type != "cuda":
-        raise ModelError(f"the backend {name} needs a CUDA device, got {plain.hf_model.device.type}")
-    require_static(plain.hf_model)
-    pool = torch.cuda.graph_pool_handle()
-    return replace(model, backend=Backend(plain, name, RECIPES[name], pool))
