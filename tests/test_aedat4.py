@@ -130,7 +130,7 @@ class TestReading:
 
     @COMPRESSIONS
     def test_a_recording_of_no_events_is_refused(self, path: Path, compression: int) -> None:
-        assert refused(path, in_packets([[]], compression)) == "must have at least one event, got none"
+        assert refused(path, in_packets([[]], compression)) == "must have at least one event with a time, got none"
 
 
 class TestOrder:

@@ -87,7 +87,7 @@ UNITS: dict[str, tuple[str, NDArray[Any]]] = {
 def test_another_unit_is_refused_until_it_is_given(tmp_path: Path, name: str, unit: str) -> None:
     WRITERS[name](tmp_path / name, UNITS[unit][1])
 
-    doubt = rf"{DOUBT}|: t must be integers, got numpy's type 'f[48]'; --time-unit says what it counts$"
+    doubt = rf"{DOUBT}|: t must be integers, got float(32|64); --time-unit says what it counts$"
     with pytest.raises(MediaError, match=doubt):
         load_event_arrays(tmp_path / name)
     t = load_event_arrays(tmp_path / name, Window(unit=UNITS[unit][0])).t

@@ -206,7 +206,7 @@ class TestRefusals:
             load_event_arrays(tmp_path / "a.events")
 
     def test_a_folder_that_is_none_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(MediaError, match=r"^a\.events: must be a folder of x\.npy, .* found none$"):
+        with pytest.raises(MediaError, match=r"^a\.events: must be a folder of x\.npy, .* got none$"):
             load_event_arrays(tmp_path / "a.events")
 
     def test_a_column_that_is_shorter_than_it_says_is_refused(self, tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ class TestRefusals:
         file = tmp_path / "a.events" / "y.npy"
         file.write_bytes(file.read_bytes()[:-1])
 
-        with pytest.raises(MediaError, match=r"^y\.npy: must hold uint16 of shape \(3000,\), got fewer bytes$"):
+        with pytest.raises(MediaError, match=r"^y\.npy: .*, got fewer bytes than uint16 of shape \(3000,\)$"):
             load_event_arrays(tmp_path / "a.events")
 
     def test_a_zip_bomb_is_refused_by_what_it_says(self, tmp_path: Path) -> None:
@@ -231,14 +231,14 @@ class TestRefusals:
         (tmp_path / "a.npz").write_bytes(data)
 
         with pytest.raises(
-            MediaError, match=r"^a\.npz: must be a whole \.npz file, got entries larger than the \d+ bytes"
+            MediaError, match=r"^a\.npz: must be a whole \.npz file, got: entries larger than the \d+ bytes"
         ):
             load_event_arrays(tmp_path / "a.npz")
 
     def test_a_zip_with_pickles_is_refused(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "a.npz", **(recording() | {"x": np.array([{}], dtype=object)}))
 
-        with pytest.raises(MediaError, match=r"^a\.npz: x\.npy must hold numbers, got object$"):
+        with pytest.raises(MediaError, match=r"^a\.npz: x\.npy: must hold numbers, got object$"):
             load_event_arrays(tmp_path / "a.npz")
 
     def test_a_zip_of_another_method_is_refused(self, tmp_path: Path) -> None:
@@ -255,11 +255,12 @@ class TestRefusals:
         with pytest.raises(MediaError, match=rf"^a\.h5: must have the dataset {name}, got none$"):
             load_event_arrays(tmp_path / "a.h5")
 
-    def test_hdf5_with_an_index_of_another_recording_is_refused(self, tmp_path: Path) -> None:
+    def test_hdf5_with_an_index_of_another_recording_is_read_without_it(self, tmp_path: Path) -> None:
         write_dsec(tmp_path / "a.h5", ms_to_idx=np.arange(67) * 3)
+        write_dsec(tmp_path / "b.h5")
 
-        with pytest.raises(MediaError, match=r"^a\.h5: ms_to_idx must say where each millisecond of t begins"):
-            load_event_arrays(tmp_path / "a.h5", Window(0.02, 0.01))
+        found, expected = (load_event_arrays(tmp_path / name, Window(0.02, 0.01)) for name in ("a.h5", "b.h5"))
+        assert found.t.tolist() == expected.t.tolist()
 
     def test_hdf5_that_is_enormous_on_paper_is_refused(self, tmp_path: Path) -> None:
         with h5py.File(tmp_path / "a.h5", "w") as file:
@@ -275,7 +276,7 @@ class TestRefusals:
         with h5py.File(tmp_path / "a.h5", "a") as file:
             file["events/x"] = h5py.ExternalLink("other.h5", "events/x")
 
-        with pytest.raises(MediaError, match=r"^a\.h5: events/x must lie in the file, got a link to elsewhere$"):
+        with pytest.raises(MediaError, match=r"^a\.h5: must have the dataset events/x, got a link to elsewhere$"):
             load_event_arrays(tmp_path / "a.h5")
 
     def test_hdf5_whose_data_lie_in_another_file_is_refused(self, tmp_path: Path) -> None:
@@ -283,7 +284,7 @@ class TestRefusals:
         with h5py.File(tmp_path / "a.h5", "a") as file:
             file.create_dataset("events/x", (COUNT,), np.uint16, external=[("other", 0, h5py.h5f.UNLIMITED)])
 
-        with pytest.raises(MediaError, match=r"^a\.h5: events/x must lie in the file, got data elsewhere$"):
+        with pytest.raises(MediaError, match=r"^a\.h5: must have the dataset events/x, got data elsewhere$"):
             load_event_arrays(tmp_path / "a.h5")
 
     @pytest.mark.parametrize("offset", [1.5, 2**63 - 1, np.zeros(3, int)])

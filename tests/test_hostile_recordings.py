@@ -23,7 +23,7 @@ READER = """
 import os, resource, signal, sys
 from pathlib import Path
 from stagebench.core.errors import MediaError
-from stagebench.media.events import load_event_arrays
+from stagebench.media.events.recordings import load_event_arrays
 
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**30, resource.RLIM_INFINITY))

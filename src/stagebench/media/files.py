@@ -1,18 +1,31 @@
-"""Is there something to read at a path? The first check of every reader."""
+"""Check that there is something to read at a path, whole, and no more of it than any memory is meant for."""
 
 from __future__ import annotations
 
+import pickle
 import stat
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from stagebench.core.errors import MediaError
+from stagebench.core.shown import plain
 
 MAX_RATIO = 100  # bytes unpacked for one on disk; recordings have 2 to 10, a bomb a thousand and more
 MAX_PIXELS = 2**26  # of an image, 8192 x 8192: what says more is damaged, or meant to fill the memory
 MAX_TOTAL = 2**28  # of all images that are kept: eight of 8K
 _SMALL = 1 << 20  # bytes that no ratio matters for
+_SHOWN = 200  # characters of what a library says
+# All that numpy, h5py, zipfile, Pillow and what unpacks raise on damaged files.
+_DAMAGE = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError),
+    *(SystemError, TypeError, ValueError, pickle.UnpicklingError, struct.error, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 def name_of(path: Path) -> str:
@@ -26,7 +39,7 @@ def size_of(path: Path) -> int:
     Raises:
         MediaError: there is no such file, it is a folder or device, it is empty, or may not be read.
     """
-    with _one_line_errors(path):
+    with _readable(path):
         status = path.stat()
         if stat.S_ISREG(status.st_mode):  # to open a pipe would wait for its other end
             path.open("rb").close()
@@ -39,23 +52,42 @@ def size_of(path: Path) -> int:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder at `path`.
-
-    Raises:
-        MediaError: the folder that it lies in may not be read.
-    """
-    with _one_line_errors(path):
+    """Return whether there is a folder at `path`; refuse where the folder that it lies in may not be read."""
+    with _readable(path):
         return path.is_dir()
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Return what lies in a folder, in no order.
+    """Return what lies in a folder, in no order; refuse one that may not be read."""
+    with _readable(folder):
+        return list(folder.iterdir())
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # a ValueError: the name holds what no name may
+        raise MediaError(f"{name_of(path)}: can't be read: {getattr(error, 'strerror', error)}") from error
+
+
+@contextmanager
+def whole(name: str, what: str, got: str | None = None) -> Iterator[None]:
+    """Say in one line that a file is damaged, in place of what a library raises.
+
+    Args:
+        name: of the file.
+        what: it must be.
+        got: instead; by default what the library says.
 
     Raises:
-        MediaError: the folder may not be read.
+        MediaError: in place of it.
     """
-    with _one_line_errors(folder):
-        return list(folder.iterdir())
+    try:
+        yield
+    except _DAMAGE as error:
+        said = f" {got}" if got else f": {plain(str(error), _SHOWN) or type(error).__name__}"
+        raise MediaError(f"{name}: must be a whole {what}, got{said}") from error
 
 
 def require_plausible(path: Path, unpacked: int, size: int) -> None:
@@ -79,7 +111,7 @@ def require_pixels(path: Path, width: int, height: int, images: int, most: int =
     Args:
         path: the file, or the first of several.
         width: of each image, in pixels.
-        height: likewise.
+        height: of each, too.
         images: how many.
         most: pixels in all of them.
 
@@ -89,11 +121,3 @@ def require_pixels(path: Path, width: int, height: int, images: int, most: int =
     if width * height > MAX_PIXELS or width * height * images > most:
         limit = f"at most {MAX_PIXELS} pixels an image and {most} in all"
         raise MediaError(f"{name_of(path)}: must have {limit}, got {images} of {width} x {height}")
-
-
-@contextmanager
-def _one_line_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:  # a ValueError: the name holds what no name may
-        raise MediaError(f"{name_of(path)}: can't be read: {getattr(error, 'strerror', error)}") from error

@@ -1,4 +1,4 @@
-"""Recordings in iniVation's AEDAT4.
+"""Read recordings in iniVation's AEDAT4.
 
 The layout is a magic, a flatbuffer `IOHeader`, then packets, each a track, a size and a flatbuffer, packed or not, and
 a flatbuffer that lists them, if the header says where.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 from xml.etree import ElementTree
@@ -18,64 +17,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stagebench.core.errors import MediaError
-from stagebench.media.events.event_arrays import Columns, Window, cut_columns, require_ascending
-from stagebench.media.files import require_plausible, size_of
+from stagebench.media.events.event_arrays import Columns, Window, cut_columns, decode_columns
+from stagebench.media.files import require_plausible, whole
 
 _MAGIC = b"#!AER-DAT4.0\r\n"
 _NONE, _LZ4, _ZSTD = (0,), (1, 2), (3, 4)  # of the header's `compression`; twice of each, with two levels of effort
 _SLICE = 1 << 10  # bytes unpacked at a time, of Zstandard to 32 MiB at most
 _EMPTY = 32  # bytes of a flatbuffer without a vector, at most
 _EVENT = np.dtype(
-    {"names": ["t", "x", "y", "on"], "formats": ["<i8", "<i2", "<i2", "u1"], "offsets": [0, 8, 10, 12], "itemsize": 16}
+    {"names": ["t", "x", "y", "p"], "formats": ["<i8", "<i2", "<i2", "u1"], "offsets": [0, 8, 10, 12], "itemsize": 16}
 )
+_FILE = "AEDAT4 file"
 
 
 def read_aedat4(path: Path, window: Window) -> Columns:
     """Decode the first track of events from its beginning to the end of the window, the only way there is.
 
     Raises:
-        MediaError: the file is missing, damaged, unpacks to more than is plausible, has times that step back, or no
-            events in the window; or it is packed, and what unpacks it is not installed.
+        MediaError: the file is damaged, unpacks to more than is plausible, has times that step back, or no events in
+            the window; or it is packed, and what unpacks it is not installed.
     """
-    size, window = size_of(path), window.of_own_clock(path.name)
-    packets = [np.zeros(0, _EVENT)]
-    held, end = 0, None
+    window = window.of_own_clock(path.name)
     with path.open("rb") as file:
-        compression, places = _find_packets(path, file, size)
-        for at, length in places:
-            file.seek(at)
-            with _whole(path.name, f"packet at byte {at}"):
-                packet = _events(_unpack(path, file.read(length), compression, size))
-            held += packet.nbytes
-            require_plausible(path, held, size)
-            if len(packet):
-                packets.append(packet)
-                end = window.limits(int(packets[1]["t"][0]))[1]
-                if end is not None and packet["t"][-1] >= end:
-                    break
-    events = np.concatenate(packets)
-    require_ascending(path.name, events["t"])
-    if len(events) and events["t"][0] < 0:
-        raise MediaError(f"{path.name}: t must be at least 0, got {events['t'][0]}")
-    return cut_columns(path.name, {"x": events["x"], "y": events["y"], "t": events["t"], "p": events["on"]}, window)
+        columns = decode_columns(path.name, _packets(path, file), window)
+    if columns["t"][0] < 0:
+        raise MediaError(f"{path.name}: t must be at least 0, got {columns['t'][0]}")
+    return cut_columns(path.name, columns, window)
 
 
-@contextmanager
-def _whole(name: str, what: str) -> Iterator[None]:
-    """Say in one line what is damaged."""
-    try:
-        yield
-    except (struct.error, ValueError, SyntaxError, RuntimeError, EOFError) as error:  # of XML, and of what unpacks
-        raise MediaError(f"{name}: must be a whole AEDAT4 file, got one with a damaged {what}") from error
+def _packets(path: Path, file: BinaryIO) -> Iterator[Columns]:
+    size, held = path.stat().st_size, 0
+    compression, places = _find_packets(path, file, size)
+    for at, length in places:
+        file.seek(at)
+        with whole(path.name, _FILE, f"one with a damaged packet at byte {at}"):
+            packet = _events(_unpack(path, file.read(length), compression, size))
+        held += packet.nbytes
+        require_plausible(path, held, size)
+        yield {key: packet[key] for key in packet.dtype.names or ()}
 
 
 def _find_packets(path: Path, file: BinaryIO, size: int) -> tuple[int, list[tuple[int, int]]]:
     """Walk over all packets without unpacking any: the compression, where those of events begin, how long they are."""
     magic, length = file.read(len(_MAGIC)), int.from_bytes(file.read(4), "little")
     if magic != _MAGIC or file.tell() + length > size:
-        raise MediaError(f"{path.name}: must be a whole AEDAT4 file, got one that ends in its header, or without")
+        raise MediaError(f"{path.name}: must be a whole {_FILE}, got one that ends in its header, or without")
     file.seek(len(_MAGIC))
-    with _whole(path.name, "header"):
+    with whole(path.name, _FILE, "one with a damaged header"):
         compression, end, tracks = _read_header(file.read(4 + length))
     of_events = [track for track, kind in tracks.items() if kind == "EVTS"]
     if compression not in _NONE + _LZ4 + _ZSTD or not of_events:
@@ -85,16 +73,16 @@ def _find_packets(path: Path, file: BinaryIO, size: int) -> tuple[int, list[tupl
     while (at := file.tell()) < min(size, size if end < 0 else end):
         track, length = struct.unpack("<iI", file.read(8).ljust(8, b"\xff"))
         if at + 8 + length > size:
-            raise MediaError(f"{path.name}: must be a whole AEDAT4 file, got {size - at} of {8 + length} bytes")
+            raise MediaError(f"{path.name}: must be a whole {_FILE}, got {size - at} of {8 + length} bytes")
         if track not in tracks:
             raise MediaError(f"{path.name}: must have packets of its own tracks, got one of {track} at byte {at}")
         if track == of_events[0]:
             places.append((at + 8, length))
         file.seek(length, os.SEEK_CUR)
     if end >= 0:
-        if at != end or end >= size:
-            raise MediaError(f"{path.name}: must be a whole AEDAT4 file, got one without the table at its end")
-        with _whole(path.name, "table at its end"):
+        with whole(path.name, _FILE, "one without the table at its end"):
+            if at != end:
+                raise ValueError(at)
             _fields(_unpack(path, file.read(), compression, size), b"FTAB")
     return compression, places
 
@@ -155,7 +143,7 @@ def _events(packet: bytes) -> NDArray[Any]:
 
 
 def _fields(buffer: bytes, kind: bytes) -> list[int]:
-    """Where the first three fields of a flatbuffer begin, 0 for one that is left out; its size is in front of it."""
+    """Return where the first three fields of a flatbuffer begin, 0 for one that is left out; its size comes first."""
     if buffer[8:12] != kind or _number("<I", buffer, 0) + 4 != len(buffer):
         raise ValueError(f"not {kind!r} alone")
     table = 4 + _number("<I", buffer, 4)

@@ -1,4 +1,4 @@
-"""The four columns of a recording, x, y, t and p, wherever they lie: their layout, and the part in a span of time."""
+"""Check the four columns of a recording, x, y, t and p, wherever they lie, and cut out the part in a span of time."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from stagebench.core.errors import MediaError
 from stagebench.media.events.event_clock import in_microseconds, require_plausible
 
-KEYS = ("x", "y", "t", "p")
 Columns = dict[str, NDArray[Any]]
+TYPES = {"x": np.uint16, "y": np.uint16, "t": np.int64, "p": np.uint8}
+"""As decoders give columns, 13 bytes an event; of files, any integers are read."""
+KEYS = tuple(TYPES)
 _LONGEST_NAME, _MOST_NAMES = 40, 6  # that an error shows
 
 
@@ -25,30 +27,22 @@ class Window:
     Attributes:
         start: seconds at which it begins.
         duration: seconds that it lasts; None to the end.
-        unit: what the recording's times count, one of `TIME_UNITS`; None for microseconds, if they can be.
+        unit: what the recording's times count, one of `core.settings.TIME_UNITS`; None for microseconds, if they can
+            be.
     """
 
     start: float = 0.0
     duration: float | None = None
     unit: str | None = None
 
-    @property
-    def whole(self) -> bool:
-        """Whether it is all of a recording."""
-        return self.start == 0 and self.duration is None
-
     def of_own_clock(self, name: str) -> Window:
-        """The same in a recording that counts microseconds by definition.
-
-        Raises:
-            MediaError: another unit was given.
-        """
+        """Return the same in a recording that counts microseconds by definition; refuse another unit."""
         if self.unit not in (None, "us"):
             raise MediaError(f"{name}: counts microseconds by definition, got --time-unit {self.unit}")
         return replace(self, unit="us")
 
     def limits(self, first: int) -> tuple[int, int | None]:
-        """Its begin and end in microseconds, where the first event is at `first`; None for no end."""
+        """Return its begin and end in microseconds, where the first event is at `first`; None for no end."""
         begin = first + round(self.start * 1e6)
         return begin, None if self.duration is None else begin + round(self.duration * 1e6)
 
@@ -57,17 +51,13 @@ class Window:
         return f"{self.start:g} s to {end}"
 
 
-def cut_columns(
-    name: str, columns: Mapping[str, Any], window: Window, low: int = 0, high: int | None = None
-) -> Columns:
+def cut_columns(name: str, columns: Mapping[str, Any], window: Window) -> Columns:
     """Check what the columns are made of, then read the part in a window, found by bisecting t.
 
     Args:
         name: what an error calls the recording.
         columns: arrays, memory-mapped or not, or HDF5 datasets; further keys are ignored.
         window: what to read.
-        low: the number of an event that the window's first one is not before.
-        high: the number of an event that the window's end is not after; None for how many there are.
 
     Returns:
         Arrays, each in one piece of memory, `t` in microseconds; their values are not checked.
@@ -80,12 +70,13 @@ def cut_columns(
     def time(value: Any) -> int:
         return int(in_microseconds(name, np.asarray([value]), window.unit)[0])
 
-    t = _require_layout(name, columns, window.unit)["t"]
+    _require_layout(name, columns, window.unit)
+    t = columns["t"]
     if window.unit is None:
         require_plausible(name, t)
     begin, end = window.limits(time(t[0]))
-    first = bisect_left(t, begin, low, high, key=time) if window.start else 0
-    after = len(t) if end is None else bisect_left(t, end, first, high, key=time)
+    first = bisect_left(t, begin, key=time) if window.start else 0
+    after = len(t) if end is None else bisect_left(t, end, first, key=time)
     if first >= after:
         last = (time(t[len(t) - 1]) - time(t[0])) / 1e6
         raise MediaError(f"{name}: must have events from {window}, got none; the last one is at {last:g} s")
@@ -93,12 +84,29 @@ def cut_columns(
     return cut | {"t": in_microseconds(name, cut["t"], window.unit)}
 
 
-def require_ascending(name: str, t: NDArray[Any]) -> None:
-    """Refuse times that step back.
+def decode_columns(name: str, parts: Iterable[Columns], window: Window) -> Columns:
+    """Join the parts of a recording that has to be decoded from its beginning, up to the end of a window.
 
     Raises:
-        MediaError: they do, with the first such place.
+        MediaError: no part has events, or times step back.
     """
+    joined: list[Columns] = []
+    end = None
+    for part in parts:
+        if len(part["t"]):
+            joined.append(part)
+            end = window.limits(int(joined[0]["t"][0]))[1]
+            if end is not None and part["t"][-1] >= end:
+                break
+    if not joined:
+        raise MediaError(f"{name}: must have at least one event with a time, got none")
+    columns = {key: np.concatenate([part[key] for part in joined]) for key in KEYS}
+    require_ascending(name, columns["t"])
+    return columns
+
+
+def require_ascending(name: str, t: NDArray[Any]) -> None:
+    """Refuse times that step back, by the first such place."""
     backwards = np.flatnonzero(t[1:] < t[:-1])
     if len(backwards):
         i = int(backwards[0]) + 1
@@ -106,33 +114,26 @@ def require_ascending(name: str, t: NDArray[Any]) -> None:
 
 
 def but_others(names: Iterable[str]) -> str:
-    """What an error says of columns that have other names; nothing where there are none."""
+    """Return what an error says of columns that have other names; nothing where there are none."""
     others = sorted({*map(str, names)} - {*KEYS})
     return f", but {', '.join(name[:_LONGEST_NAME] for name in others[:_MOST_NAMES])}" if others else ""
 
 
-def _require_layout(name: str, columns: Mapping[str, Any], unit: str | None) -> Mapping[str, Any]:
-    missing = [key for key in KEYS if key not in columns]
-    if missing:
-        others = but_others(columns)
-        raise MediaError(f"{name}: must have the arrays x, y, t and p, got none named {', '.join(missing)}{others}")
+def _require_layout(name: str, columns: Mapping[str, Any], unit: str | None) -> None:
+    if missing := [key for key in KEYS if key not in columns]:
+        got = f"none named {', '.join(missing)}{but_others(columns)}"
+        raise MediaError(f"{name}: must have the arrays x, y, t and p, got {got}")
+    kinds = {"x": "iu", "y": "iu", "t": "iuf" if unit else "iu", "p": "iub"}
     for key in KEYS:
-        shape, dtype = getattr(columns[key], "shape", None), getattr(columns[key], "dtype", None)
-        if shape is None or len(shape) != 1:
-            got = f"a {type(columns[key]).__name__}" if shape is None else f"one of shape {shape}"
-            raise MediaError(f"{name}: {key} must be an array of one dimension, got {got}")
-        if key == "t" and dtype is not None and dtype.kind == "f":
-            if unit is None:
-                code = f"{dtype.kind}{dtype.itemsize}"
-                raise MediaError(
-                    f"{name}: t must be integers, got numpy's type {code!r}; --time-unit says what it counts"
-                )
-        elif dtype is None or dtype.kind not in ("iu" if key != "p" else "iub"):
-            raise MediaError(f"{name}: {key} must be integers, got {dtype}")
+        column = columns[key]
+        if column.shape is None or len(column.shape) != 1:
+            raise MediaError(f"{name}: {key} must be an array of one dimension, got one of shape {column.shape}")
+        if column.dtype.kind not in kinds[key]:
+            unsaid = "; --time-unit says what it counts" if (key, column.dtype.kind) == ("t", "f") else ""
+            raise MediaError(f"{name}: {key} must be integers, got {column.dtype}{unsaid}")
     lengths = {key: len(columns[key]) for key in KEYS}
     if len(set(lengths.values())) > 1:
         got = ", ".join(f"{key} {length}" for key, length in lengths.items())
         raise MediaError(f"{name}: x, y, t and p must be equally long, got {got}")
     if lengths["t"] == 0:
         raise MediaError(f"{name}: must have at least one event, got none")
-    return columns

@@ -11,7 +11,7 @@ from stagebench.core.errors import MediaError
 
 _FACTORS = {"s": 10**6, "ms": 1000, "us": 1, "ns": 1}
 _NANOSECONDS = 1000  # in a microsecond
-_LARGE = 1 << 62  # no clock shows as many microseconds, and a sum of two fits into int64
+LARGEST = 1 << 62  # no clock shows as many microseconds, and a sum of two fits into int64
 _COARSE = 1000.0  # microseconds that floating point must tell apart, at least
 # What hardly any camera does: more events a second, or so few for so long; a clock that is set to after the year 2200.
 _FASTEST, _SLOWEST = 10**9, 10**4
@@ -37,8 +37,8 @@ def in_microseconds(name: str, t: NDArray[Any], unit: str | None) -> NDArray[Any
     if t.dtype.kind == "f":
         with np.errstate(over="ignore"):
             scaled = t.astype(np.float64) * factor / (_NANOSECONDS if unit == "ns" else 1)
-        if not (np.abs(scaled) < _LARGE).all():
-            wrong = t[~(np.abs(scaled) < _LARGE)][0]
+        if not (np.abs(scaled) < LARGEST).all():
+            wrong = t[~(np.abs(scaled) < LARGEST)][0]
             raise MediaError(f"{name}: t is out of range, must be finite and of some century, got {wrong}")
         step = float(np.spacing(np.abs(t).max())) * factor
         if step > _COARSE * (_NANOSECONDS if unit == "ns" else 1):
@@ -49,8 +49,8 @@ def in_microseconds(name: str, t: NDArray[Any], unit: str | None) -> NDArray[Any
     if factor == 1:
         return t
     for extreme in (int(t.min()), int(t.max())):
-        if abs(extreme) * factor > _LARGE:
-            raise MediaError(f"{name}: t is out of range, must be below {_LARGE} microseconds, got {extreme} {unit}")
+        if abs(extreme) * factor > LARGEST:
+            raise MediaError(f"{name}: t is out of range, must be below {LARGEST} microseconds, got {extreme} {unit}")
     return t.astype(np.int64) * factor
 
 

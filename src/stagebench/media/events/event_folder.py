@@ -1,29 +1,24 @@
-"""The fast layout of a recording: a folder `NAME.events` with each column as a `.npy` file, mapped into memory."""
+"""Read and write the fast layout of a recording: a folder `NAME.events`, each column a `.npy` mapped into memory."""
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from stagebench.core.errors import MediaError
-from stagebench.media.events.event_arrays import KEYS, Columns, Window, cut_columns
+from stagebench.media.events.event_arrays import KEYS, TYPES, Columns, Window, cut_columns
 from stagebench.media.events.npy import map_array
 from stagebench.media.files import files_in, is_folder, name_of
 from stagebench.media.kinds import kind_of
 
 SUFFIX = ".events"
-_UNIT = "unit.txt"
-"""Says of a recording that was converted that its times are microseconds, however they look."""
-_NAMES = "x.npy, y.npy, t.npy and p.npy"
-TYPES = {"x": np.uint16, "y": np.uint16, "t": np.int64, "p": np.uint8}
-"""As they are written, 13 bytes an event; any integers are read."""
+_UNIT = "unit.txt"  # says of a recording that was converted that its times are microseconds, however they look
 
 
 def column_files(folder: Path) -> list[Path]:
-    """The files that a recording in the fast layout is made of."""
+    """Return the files that a recording in the fast layout is made of."""
     return [folder / f"{key}.npy" for key in KEYS]
 
 
@@ -34,24 +29,20 @@ def read_folder(path: Path, window: Window) -> Columns:
         MediaError: the path is no folder, a file in it is missing, damaged or no column, or there are no events in
             the window.
     """
+    got = None
     if not is_folder(path):
-        got = f"got {kind_of(path) or 'a file'}" if path.is_file() else "found none"
-        raise MediaError(f"{name_of(path)}: must be a folder of {_NAMES}, {got}")
-    found = files_in(path)
-    if missing := [file.name for file in column_files(path) if file not in found]:
-        raise MediaError(f"{name_of(path)}: must be a folder of {_NAMES}, got no {', '.join(missing)}")
-    if path / _UNIT in found:
+        got = (kind_of(path) or "a file") if path.is_file() else "none"
+    elif missing := [file.name for file in column_files(path) if file not in files_in(path)]:
+        got = f"no {', '.join(missing)}"
+    if got:
+        raise MediaError(f"{name_of(path)}: must be a folder of x.npy, y.npy, t.npy and p.npy, got {got}")
+    if path / _UNIT in files_in(path):
         window = window.of_own_clock(path.name)
-    columns = dict(zip(KEYS, map(map_array, column_files(path)), strict=True))
-    return cut_columns(path.name, columns, window)
+    return cut_columns(path.name, dict(zip(KEYS, map(map_array, column_files(path)), strict=True)), window)
 
 
 def require_free(path: Path) -> None:
-    """Refuse a path that a recording may not be written to.
-
-    Raises:
-        MediaError: the path has another suffix than `.events`, or is taken.
-    """
+    """Refuse a path that a recording may not be written to: of another suffix than `.events`, or taken."""
     if path.suffix != SUFFIX:
         raise MediaError(f"{name_of(path)}: must be named NAME{SUFFIX}, got the suffix {path.suffix!r}")
     if path.exists():
@@ -70,14 +61,12 @@ def write_folder(path: Path, columns: Columns) -> None:
     """
     require_free(path)
     try:
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=path.parent))
-        try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
+            partial = Path(folder, path.name)
+            partial.mkdir()
             for file, key in zip(column_files(partial), KEYS, strict=True):
                 np.save(file, columns[key].astype(TYPES[key], copy=False), allow_pickle=False)
             (partial / _UNIT).write_text("us\n")
-            partial.chmod(0o755)  # mkdtemp's is the owner's alone
             partial.rename(path)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise MediaError(f"{path.name}: can't be written: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""Prophesee's EVT2 and EVT3 (`.raw`), with the times of OpenEB, Prophesee's own decoder.
+"""Decode Prophesee's EVT2 and EVT3 (`.raw`), with the times of OpenEB, Prophesee's own decoder.
 
 A clock of 34 or 24 bits comes in two parts, the high one in words of its own, TIME_HIGH. Where TIME_HIGH falls by at
 least half of its range, it wrapped, so words that were lost there do no harm. Any other fall is a step back.
@@ -14,9 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stagebench.core.errors import MediaError
-from stagebench.media.events.event_arrays import KEYS, Columns, Window, cut_columns, require_ascending
-from stagebench.media.events.event_folder import TYPES
-from stagebench.media.files import size_of
+from stagebench.media.events.event_arrays import TYPES, Columns, Window, cut_columns, decode_columns
 
 _LONGEST_HEADER = 1 << 16  # bytes; cameras write less than a thousand
 _BLOCK = 1 << 15  # words at a time: what is made of them stays in the cache of the processor
@@ -32,29 +30,21 @@ def read_evt(path: Path, window: Window) -> Columns:
     What comes before the first TIME_HIGH, or before the first row, is left out: nothing says when or where it was.
 
     Raises:
-        MediaError: the file is missing, says no version, another one than EVT2 and EVT3, or contradicts itself; ends
+        MediaError: the file says no version, another one than EVT2 and EVT3, or contradicts itself; ends
             within a word; has no events in the window, some beyond the sensor, or times that step back.
     """
-    size, window = size_of(path), window.of_own_clock(path.name)
+    window = window.of_own_clock(path.name)
     with path.open("rb") as file:
         header, length = _read_header(path.name, file.read(_LONGEST_HEADER))
         decoder = _decoder_of(path.name, header)
         word = decoder.word.itemsize
-        if (size - length) % word:
-            raise MediaError(f"{path.name}: must hold whole words of {word} bytes, got {size - length} bytes of them")
+        if rest := (path.stat().st_size - length) % word:
+            raise MediaError(f"{path.name}: must hold whole words of {word} bytes, got {rest} bytes more")
         file.seek(length)
-        parts: list[Columns] = []
-        end = None
-        while (end is None or parts[-1]["t"][-1] < end) and (block := file.read(_BLOCK * word)):
-            part = decoder.decode(np.frombuffer(block, decoder.word))
-            if len(part["t"]):
-                parts.append(part)
-                end = window.limits(int(parts[0]["t"][0]))[1]
-    if not parts:
-        raise MediaError(f"{path.name}: must have at least one event with a time, got none")
-    columns = {key: np.concatenate([part[key] for part in parts]) for key in KEYS}
+        blocks = iter(lambda: file.read(_BLOCK * word), b"")
+        parts = (decoder.decode(np.frombuffer(block, decoder.word)) for block in blocks)
+        columns = decode_columns(path.name, parts, window)
     _require_on_sensor(path.name, header, columns)
-    require_ascending(path.name, columns["t"])
     columns["t"] += _number(path.name, header.get("t0", "0"))
     return cut_columns(path.name, columns, window)
 

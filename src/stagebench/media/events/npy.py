@@ -1,10 +1,10 @@
-"""Headers of numpy's `.npy` files, and their arrays, left on disk until somebody looks at them."""
+"""Read recordings that numpy wrote: `.npy` with a dict or a structured array, `.npz` with four arrays or one such."""
 
 from __future__ import annotations
 
 import mmap
-import tokenize
 import warnings
+import zipfile
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,57 +14,58 @@ from numpy.typing import NDArray
 
 from stagebench.core.errors import MediaError
 from stagebench.core.shown import plain
-from stagebench.media.files import size_of
+from stagebench.media.events.event_arrays import KEYS, Columns, Window, cut_columns
+from stagebench.media.events.unpickle import unpickle_arrays
+from stagebench.media.files import require_plausible, size_of, whole
 
-_VERSIONS = {
+_HEADERS = {
     (1, 0): npy_format.read_array_header_1_0,
     (2, 0): npy_format.read_array_header_2_0,
     (3, 0): npy_format.read_array_header_2_0,
 }
-_SHOWN = 120  # characters
-# All that numpy raises on a damaged header.
-_HEADER_ERRORS = (
-    ArithmeticError,
-    LookupError,
-    MemoryError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    tokenize.TokenError,
-)
+_SHOWN = 120  # characters of what came out of a file
 
 
-def read_header(name: str, file: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """Read the header of a `.npy` file: the type of its elements, and its shape. The data come next.
+def read_npy(path: Path, window: Window) -> Columns:
+    """Read a recording that `np.save` wrote: a dict of arrays (a pickle), or a structured array.
 
-    Args:
-        name: what an error calls the file.
-        file: at its beginning.
+    Of a structured array, only the events in the window are read.
 
     Raises:
-        MediaError: that is no header, or a damaged one.
+        MediaError: the file is damaged, of another layout, or has no events in the window.
     """
-    try:
-        version = npy_format.read_magic(file)
-    except ValueError as error:
-        raise MediaError(f"{name}: must be a .npy file, got one that does not begin as such") from error
-    if version not in _VERSIONS:
-        raise MediaError(f"{name}: must be a .npy file of version 1 to 3, got {version[0]}.{version[1]}")
-    try:
-        with warnings.catch_warnings():  # about what the damage spells
-            warnings.simplefilter("ignore")
-            shape, _, dtype = _VERSIONS[version](file)
-    except _HEADER_ERRORS as error:
-        raise MediaError(f"{name}: must be a .npy file, got one with a damaged header") from error
-    if any(length < 0 for length in shape):
-        raise MediaError(f"{name}: must be a .npy file, got one of shape {brief(shape)}")
-    return dtype, shape
+    with path.open("rb") as file:
+        dtype, shape = _read_header(path.name, file)
+        if dtype.str == "|O" and shape == ():
+            return cut_columns(path.name, unpickle_arrays(path.name, file, KEYS), window)
+    if dtype.names is None:
+        got = f"{dtype.str!r} of shape {_brief(shape)}"
+        raise MediaError(f"{path.name}: must hold a dict or fields x, y, t and p, got {got}")
+    return cut_columns(path.name, _fields(map_array(path)), window)
 
 
-def brief(value: object) -> str:
-    """Show what came out of a file, however long it is made."""
-    return plain(str(value), _SHOWN)
+def read_npz(path: Path, window: Window) -> Columns:
+    """Read a recording that `np.savez` wrote: arrays named x, y, t and p, or one structured array of any name.
+
+    Raises:
+        MediaError: the file is damaged, of another layout, unpacks to more than is plausible, or has no events in the
+            window.
+    """
+    size = path.stat().st_size
+    with whole(path.name, ".npz file"), zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        require_plausible(path, sum(entry.file_size for entry in entries), size)
+        if any(entry.compress_size > size for entry in entries):
+            raise ValueError(f"entries larger than the {size} bytes of it")
+        chosen = [entry for entry in entries if Path(entry.filename).stem in KEYS] or entries[:1]
+        arrays = {Path(entry.filename).stem: _unpack(path.name, archive, entry) for entry in chosen}
+    if len(arrays) < len(chosen):
+        raise MediaError(f"{path.name}: must hold each array once, got {len(chosen)} of {len(arrays)} names")
+    only = next(iter(arrays.values())) if len(arrays) == 1 else None
+    if only is not None and only.dtype.names is not None:
+        return cut_columns(path.name, _fields(only), window)
+    others = dict.fromkeys((Path(entry.filename).stem for entry in entries), only)  # so that an error names them all
+    return cut_columns(path.name, others | arrays, window)
 
 
 def map_array(path: Path) -> NDArray[Any]:
@@ -78,26 +79,45 @@ def map_array(path: Path) -> NDArray[Any]:
     """
     size_of(path)
     with path.open("rb") as file:
-        dtype, shape = read_header(path.name, file)
-        offset = file.tell()
-        if dtype.hasobject:
-            raise MediaError(f"{path.name}: must hold numbers, got {brief(dtype)}")
+        dtype, shape = _read_header(path.name, file)
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return as_array(path.name, shape, dtype, mapped, offset)
+        return _as_array(path.name, dtype, shape, mapped, file.tell())
 
 
-def as_array(
-    name: str, shape: tuple[int, ...], dtype: np.dtype[Any], data: bytes | mmap.mmap, offset: int = 0
+def _unpack(name: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise MediaError(f"{name}: must be stored or deflated, got method {entry.compress_type} of zip")
+    with archive.open(entry) as file:
+        dtype, shape = _read_header(name, file)
+        return _as_array(f"{name}: {_brief(entry.filename)}", dtype, shape, file.read())
+
+
+def _read_header(name: str, file: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Read the type and shape of an array from the header of a `.npy` file; the data come next."""
+    with whole(name, ".npy file", "one with a damaged header"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about what the damage spells
+        shape, _, dtype = _HEADERS[npy_format.read_magic(file)](file)
+        if any(length < 0 for length in shape):
+            raise ValueError(shape)
+    return dtype, shape
+
+
+def _as_array(
+    name: str, dtype: np.dtype[Any], shape: tuple[int, ...], data: bytes | mmap.mmap, offset: int = 0
 ) -> NDArray[Any]:
-    """Look at bytes as an array, in C order.
-
-    Raises:
-        MediaError: there are fewer or more bytes than that, or no array is like that.
-    """
-    try:
+    """Look at bytes as an array of numbers in C order, which must be all of them."""
+    if dtype.hasobject:
+        raise MediaError(f"{name}: must hold numbers, got {_brief(dtype)}")
+    with whole(name, "array", f"fewer bytes than {_brief(dtype)} of shape {_brief(shape)}"):
         array: NDArray[Any] = np.ndarray(shape, dtype, data, offset)
-    except (TypeError, ValueError) as error:
-        raise MediaError(f"{name}: must hold {brief(dtype)} of shape {brief(shape)}, got fewer bytes") from error
     if behind := len(data) - offset - array.nbytes:
         raise MediaError(f"{name}: must hold one array, got {behind} bytes behind it")
     return array
+
+
+def _brief(value: object) -> str:
+    return plain(str(value), _SHOWN)
+
+
+def _fields(events: NDArray[Any]) -> Columns:
+    return {key: events[key] for key in events.dtype.names or ()}

@@ -1,4 +1,4 @@
-"""An event recording drawn as images: read by its suffix, checked, and cut into slices of equal count or time.
+"""Draw an event recording as images: read it by its suffix, check it, cut it into slices of equal count or time.
 
 Slices of equal count are those of the EventGPT authors' `common/common.py` (`get_event_images_list`).
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,8 @@ from stagebench.media.events.aedat4 import read_aedat4
 from stagebench.media.events.event_arrays import KEYS, Columns, Window, require_ascending
 from stagebench.media.events.event_folder import read_folder
 from stagebench.media.events.event_hdf5 import read_hdf5
-from stagebench.media.events.event_npy import read_npy, read_npz
 from stagebench.media.events.evt import read_evt
+from stagebench.media.events.npy import read_npy, read_npz
 from stagebench.media.events.render import Integers, draw_events, size_of_events
 from stagebench.media.files import name_of, size_of
 from stagebench.media.kinds import kind_of, require_kind
@@ -37,7 +36,7 @@ READERS: dict[str, Callable[[Path, Window], Columns]] = {
     ".hdf5": read_hdf5,
     ".aedat4": read_aedat4,
 }
-"""By suffix; each returns columns of integers, equally long, of which only the window's events were looked at."""
+"""By suffix; each reads a file that is there into columns, equally long, and looks at the window's events alone."""
 
 MAX_COORDINATE = MAX_SIDE - 1
 
@@ -77,13 +76,9 @@ def read_events(path: Path, count: int, loading: LoadSettings | None = None) -> 
     """
     loading = loading or LoadSettings()
     events = load_event_arrays(path, Window(loading.start, loading.duration, loading.time_unit))
-    if loading.slices == "time":
-        parts = slices_of_equal_time(events.t, count)
-    elif len(events.t) < count:
-        raise MediaError(f"{path.name}: must have at least {count} events, one an image, got {len(events.t)}")
-    else:
-        parts = slices_of_equal_count(len(events.t), count)
+    by_time = loading.slices == "time"
     try:
+        parts = slices_of_equal_time(events.t, count) if by_time else slices_of_equal_count(len(events.t), count)
         images = tuple(_draw(events, part, loading.image_size) for part in parts)
     except MediaError as error:
         raise MediaError(f"{path.name}: {error}") from error
@@ -104,7 +99,7 @@ def slices_of_equal_count(total: int, count: int) -> list[slice]:
         MediaError: `count` is less than 1, or more than `total`: a slice would be empty.
     """
     if not 1 <= count <= total:
-        raise MediaError(f"the number of slices must be 1 to {total}, one an event, got {count}")
+        raise MediaError(f"must have 1 to {total} slices, an event each, got {count}")
     each = total // count
     return [slice(i * each, (i + 1) * each if i < count - 1 else total) for i in range(count)]
 
@@ -122,7 +117,7 @@ def slices_of_equal_time(t: NDArray[np.int64], count: int) -> list[slice]:
         MediaError: `count` is less than 1.
     """
     if count < 1:
-        raise MediaError(f"the number of slices must be at least 1, got {count}")
+        raise MediaError(f"must have at least 1 slice, got {count}")
     first, last = int(t[0]), int(t[-1])
     begins = [first + i * (last + 1 - first) // count for i in range(count)]
     bounds = [*np.searchsorted(t, np.array(begins, np.int64)).tolist(), len(t)]
@@ -154,9 +149,11 @@ def load_event_arrays(path: Path, window: Window | None = None) -> Events:
     meter.add("events_read", len(columns["t"]))
     x, y, t, p = (columns[key] for key in KEYS)
     p = p.view(np.uint8) if p.dtype == bool else p  # on disk, the byte of a bool may hold anything
-    _check_range(path, "x", x, MAX_COORDINATE)
-    _check_range(path, "y", y, MAX_COORDINATE)
-    _check_range(path, "p", p, 1)
+    for key, values, high in (("x", x, MAX_COORDINATE), ("y", y, MAX_COORDINATE), ("p", p, 1)):
+        # What has no sign is not below 0: one look at it less.
+        for value in (int(values.max()), int(values.min()) if values.dtype.kind == "i" else 0):
+            if not 0 <= value <= high:
+                raise MediaError(f"{path.name}: {key} is out of range, must be 0 to {high}, got {value}")
     require_ascending(path.name, t)
     if int(t[-1]) > np.iinfo(np.int64).max:
         raise MediaError(f"{path.name}: t is out of range, must be at most {np.iinfo(np.int64).max}, got {t[-1]}")
@@ -171,10 +168,3 @@ def size_of_recording(path: Path) -> int:
 def files_of(path: Path) -> list[Path]:
     """Return the files that a recording is made of."""
     return event_folder.column_files(path) if path.suffix.lower() == event_folder.SUFFIX else [path]
-
-
-def _check_range(path: Path, key: str, values: NDArray[Any], high: int) -> None:
-    # What has no sign is not below 0: one look at it less.
-    for value in (int(values.max()), int(values.min()) if values.dtype.kind == "i" else 0):
-        if not 0 <= value <= high:
-            raise MediaError(f"{path.name}: {key} is out of range, must be 0 to {high}, got {value}")
