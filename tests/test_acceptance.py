@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from stagebench.core.errors import BaselineError
+from stagebench.core.errors import ResultsError
 from stagebench.core.results import read_results
 from stagebench.gate import baseline
 
@@ -78,7 +78,7 @@ def test_what_fails_after_the_numbers_were_written_is_no_baseline(quick_suite, l
     add_to_conftest(quick_suite, LATE[late])
     quick_suite(KEEPERS[0])
     assert len(json.loads(run_of(quick_suite).read_text())["benchmarks"]) == 2
-    with pytest.raises(BaselineError, match=r"only if nothing failed|only if it came to its end"):
+    with pytest.raises(ResultsError, match=r"only if nothing failed|only if it came to its end"):
         accept(quick_suite)
 
 
@@ -87,7 +87,7 @@ def test_a_run_that_was_stopped_does_not_become_a_baseline(quick_suite, stop):
     rewrite(quick_suite, *STOPPED[stop])
     with suppress(KeyboardInterrupt):  # pytester raises it once more
         quick_suite("-x", KEEPERS[0])
-    with pytest.raises(BaselineError, match=r"only if nothing failed|only if it came to its end"):
+    with pytest.raises(ResultsError, match=r"only if nothing failed|only if it came to its end"):
         accept(quick_suite)
 
 
@@ -110,7 +110,7 @@ def test_each_of_two_places_says_how_the_run_ended(quick_suite):
 def test_other_work_than_in_the_baseline_keeps_a_run_from_becoming_one(stored):
     rewrite(stored, '"host_reads": 2', '"host_reads": 1')
     assert stored("--benchmark-compare", KEEPERS[0]).ret == pytest.ExitCode.TESTS_FAILED
-    with pytest.raises(BaselineError, match="only if nothing failed, got 0 failures and pytest's exit status 1"):
+    with pytest.raises(ResultsError, match="only if nothing failed, got 0 failures and pytest's exit status 1"):
         accept(stored)
 
 
@@ -120,7 +120,7 @@ def test_a_vanished_or_renamed_benchmark_fails_and_keeps_the_run_from_becoming_a
     done = stored("--benchmark-compare", KEEPERS[0])
     assert done.ret == pytest.ExitCode.TESTS_FAILED
     done.stdout.fnmatch_lines(["stagebench: test_stage?decode?: in the baseline only, gone or renamed"])
-    with pytest.raises(BaselineError, match="only if nothing failed, got 0 failures and pytest's exit status 1"):
+    with pytest.raises(ResultsError, match="only if nothing failed, got 0 failures and pytest's exit status 1"):
         accept(stored, partial=True)
 
 
@@ -166,7 +166,7 @@ def test_what_is_left_out_on_purpose_has_not_vanished(marked, arguments):
 def test_a_run_of_a_part_of_the_suite_becomes_the_first_baseline_only_when_asked_to(marked, arguments):
     assert marked(*arguments, KEEPERS[0]).ret == 0
     root = marked.folder / "others"
-    with pytest.raises(BaselineError, match="of a part of the suite becomes a baseline by --partial"):
+    with pytest.raises(ResultsError, match="of a part of the suite becomes a baseline by --partial"):
         baseline.accept(marked.folder / "out.json", root, "try")
     assert baseline.accept(marked.folder / "out.json", root, "try", partial=True).is_file()
     assert baseline.accept(marked.folder / "out.json", root, "the same part again").is_file()
@@ -174,7 +174,7 @@ def test_a_run_of_a_part_of_the_suite_becomes_the_first_baseline_only_when_asked
 
 def test_what_a_filtered_run_lacks_is_said(quick_suite):
     quick_suite("-k", "encode", KEEPERS[0])
-    with pytest.raises(BaselineError, match=r"got -k encode, without test_stages.py::test_stage\[decode\]"):
+    with pytest.raises(ResultsError, match=r"got -k encode, without test_stages.py::test_stage\[decode\]"):
         accept(quick_suite)
 
 
@@ -184,7 +184,7 @@ def test_what_a_plugin_leaves_out_makes_a_part_too(quick_suite):
         "def pytest_collection_modifyitems(config, items): config.hook.pytest_deselected(items=[items.pop()])",
     )
     quick_suite(KEEPERS[0])
-    with pytest.raises(BaselineError, match=r"got what a plugin deselects, without test_stages.py::test_stage\[decode"):
+    with pytest.raises(ResultsError, match=r"got what a plugin deselects, without test_stages.py::test_stage\[decode"):
         accept(quick_suite)
 
 

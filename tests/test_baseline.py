@@ -7,7 +7,7 @@ import pytest
 
 from stagebench.core import json_files
 from stagebench.core.environment import differences
-from stagebench.core.errors import BaselineError, StagebenchError
+from stagebench.core.errors import ResultsError, StagebenchError
 from stagebench.core.results import read_results
 from stagebench.gate import baseline
 
@@ -94,13 +94,13 @@ def test_there_is_no_baseline_of_another_environment(tmp_path):
 
 
 def test_a_run_with_failures_does_not_become_a_baseline(tmp_path):
-    with pytest.raises(BaselineError, match="only if nothing failed, got 2 failures"):
+    with pytest.raises(ResultsError, match="only if nothing failed, got 2 failures"):
         baseline.accept(write(tmp_path / "out.json", a_run(failed=2)), tmp_path / "baselines", "try")
     assert not (tmp_path / "baselines").exists()
 
 
 def test_an_empty_run_does_not_become_a_baseline(tmp_path):
-    with pytest.raises(BaselineError, match="at least one benchmark, got none"):
+    with pytest.raises(ResultsError, match="at least one benchmark, got none"):
         baseline.accept(write(tmp_path / "out.json", a_run() | {"benchmarks": []}), tmp_path / "baselines", "try")
 
 
@@ -134,12 +134,12 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     ],
 )
 def test_an_interrupted_or_regressed_run_does_not_become_a_baseline(tmp_path, own, message):
-    with pytest.raises(BaselineError, match=message):
+    with pytest.raises(ResultsError, match=message):
         baseline.accept(write(tmp_path / "out.json", a_run(**own)), tmp_path / "baselines", "try")
 
 
 def test_a_blank_reason_is_refused(tmp_path):
-    with pytest.raises(BaselineError, match="a baseline needs a reason, got ' '"):
+    with pytest.raises(ResultsError, match="a baseline needs a reason, got ' '"):
         baseline.accept(write(tmp_path / "out.json", a_run()), tmp_path / "baselines", " ")
 
 
@@ -148,7 +148,7 @@ def test_a_run_with_fewer_benchmarks_replaces_a_baseline_only_when_asked_to(tmp_
     both["benchmarks"] = [*both["benchmarks"], {"fullname": DECODE, "stats": {"median": 0.1}}]
     baseline.accept(write(tmp_path / "both.json", both), tmp_path, "both")
     one = write(tmp_path / "one.json", a_run())
-    with pytest.raises(BaselineError, match=r"must hold all benchmarks of the baseline it replaces.*eventgpt-decode"):
+    with pytest.raises(ResultsError, match=r"must hold all benchmarks of the baseline it replaces.*eventgpt-decode"):
         baseline.accept(one, tmp_path, "one")
     assert len(read_results(baseline.accept(one, tmp_path, "one", partial=True))["benchmarks"]) == 1
 
@@ -174,11 +174,11 @@ def test_two_acceptances_at_once_lose_no_history(tmp_path, monkeypatch):
 
 
 def test_a_run_that_did_not_come_to_its_end_does_not_become_a_baseline(tmp_path):
-    with pytest.raises(BaselineError, match="only if it came to its end, got one that did not in"):
+    with pytest.raises(ResultsError, match="only if it came to its end, got one that did not in"):
         baseline.accept(write(tmp_path / "out.json", a_run(complete=False)), tmp_path / "baselines", "try")
 
 
 def test_a_place_for_baselines_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(BaselineError, match="can't write to"):
+    with pytest.raises(ResultsError, match="can't write to"):
         baseline.accept(write(tmp_path / "out.json", a_run()), tmp_path / "file", "try")

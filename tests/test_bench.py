@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from stagebench.analysis.importers.read import read_files
 from stagebench.cli import main
 from stagebench.core import locks
-from stagebench.core.errors import BaselineError, RecordingError
+from stagebench.core.errors import ResultsError
 from stagebench.core.results import read_results
 from stagebench.gate import baseline
 from stagebench.gate.runner import recording
@@ -93,7 +93,7 @@ def test_a_benchmark_that_a_process_skipped_is_left_out_and_named():
 
 
 def test_processes_that_share_no_benchmark_are_no_results():
-    with pytest.raises(RecordingError, match="at least one benchmark that ran in every process"):
+    with pytest.raises(ResultsError, match="at least one benchmark that ran in every process"):
         recording.combine({0: a_process(0), 1: a_process(1, name="other")})
 
 
@@ -118,7 +118,7 @@ def test_any_other_run_is_one_process():
 def test_results_without_a_time_of_each_process_are_refused(data):
     results = combined([0.3, 0.1])
     results["benchmarks"][0]["stats"]["data"] = data
-    with pytest.raises(BaselineError, match="must have a time of each process"):
+    with pytest.raises(ResultsError, match="must have a time of each process"):
         processes_of(results)
 
 
@@ -248,7 +248,7 @@ def test_code_that_changes_while_it_is_recorded_is_refused_before_it_runs(tmp_pa
     (tmp_path / "conftest.py").write_text("raise ValueError")
     plan = recording.Plan(rounds=1, select="", arguments=(), code=recording.digest_of(tmp_path))
     (tmp_path / "conftest.py").write_text("raise KeyError")
-    with pytest.raises(RecordingError, match="must stay as it was while it is recorded"):
+    with pytest.raises(ResultsError, match="must stay as it was while it is recorded"):
         recording.Recording(tmp_path, Arm("a", tmp_path, Path(sys.executable)), plan).measure(0, {})
 
 
@@ -438,7 +438,7 @@ def test_more_work_fails_the_gate_and_never_becomes_a_baseline(stored):
     path.write_text(path.read_text().replace("8", "16"))
     code, said = record(stored, "--processes", 1, "--gate", out="new")
     assert (code, "frames_decoded: 8 before, 16 now" in said) == (1, True), said
-    with pytest.raises(BaselineError, match="a regressed run does not become a baseline"):
+    with pytest.raises(ResultsError, match="a regressed run does not become a baseline"):
         baseline.accept(stored / "new" / "results.json", stored / "baselines", "slower")
 
 

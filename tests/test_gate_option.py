@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stagebench.core.errors import BaselineError
+from stagebench.core.errors import ResultsError
 from stagebench.gate import baseline
 
 pytest_plugins = ("pytester",)
@@ -36,7 +36,7 @@ def test_more_work_fails_and_less_work_asks_to_be_accepted(stored, now, status, 
 def test_a_run_that_the_gate_calls_a_regression_does_not_become_a_baseline(stored):
     rewrite(stored.folder, '"host_reads": 2', '"host_reads": 3')
     gate(stored, "--benchmark-json=worse.json")
-    with pytest.raises(BaselineError, match="a regressed run does not become a baseline"):
+    with pytest.raises(ResultsError, match="a regressed run does not become a baseline"):
         baseline.accept(stored.folder / "worse.json", stored.folder / "baselines", "try")
 
 

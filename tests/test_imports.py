@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stagebench.analysis.attribution import Costs, attribute
 from stagebench.analysis.importers.read import read_files
-from stagebench.core.errors import AnalysisError, BaselineError, StagebenchError
+from stagebench.core.errors import AnalysisError, ResultsError, StagebenchError
 
 BASELINE = next((Path(__file__).parents[1] / "baselines").glob("*-tiny-*/baseline.json"))
 
@@ -184,7 +184,7 @@ def test_a_run_that_lacks_a_stage_or_is_of_another_suite_is_refused(read):
     ],
 )
 def test_a_run_that_is_no_sound_one_is_refused(read, run, complaint):
-    with pytest.raises(BaselineError, match=complaint):
+    with pytest.raises(ResultsError, match=complaint):
         read(run)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagebench.analysis.experiments.sample_log import SAMPLES_FILE, Journal, key_of, read_run, read_samples
-from stagebench.core.errors import StudyError
+from stagebench.core.errors import ExperimentError
 
 IDENTITY = {"device": "CPU", "dtype": "float32"}
 PLAN = {"broken": [], "skipped": []}
@@ -50,7 +50,7 @@ def test_a_cut_anywhere_loses_only_the_line_in_hand(tmp_path_factory, rows, data
 def test_a_sample_is_not_written_twice(tmp_path):
     with journal(tmp_path) as mine:
         mine.append(row(1))
-        with pytest.raises(StudyError, match="a sample is measured once"):
+        with pytest.raises(ExperimentError, match="a sample is measured once"):
             mine.append(row(1, seconds=2))
 
 
@@ -58,7 +58,7 @@ def test_another_run_is_refused_and_every_key_named(tmp_path):
     with journal(tmp_path) as mine:
         mine.begin_session({})
         mine.append(row(1))
-    with pytest.raises(StudyError) as caught:
+    with pytest.raises(ExperimentError) as caught:
         journal(tmp_path, dtype="bfloat16", seed="1")
     assert str(caught.value) == (
         f"{tmp_path} holds another run, so it is not resumed: "
@@ -70,7 +70,7 @@ def test_a_refused_run_leaves_the_folder_to_others(tmp_path):
     with journal(tmp_path) as mine:
         mine.begin_session({})
         mine.append(row(1))
-    with pytest.raises(StudyError):
+    with pytest.raises(ExperimentError):
         journal(tmp_path, dtype="bfloat16")
     with journal(tmp_path) as mine:
         assert mine.rows == [row(1)]
@@ -87,7 +87,7 @@ def test_a_run_that_ended_before_its_first_line_makes_room_for_another(tmp_path)
 
 def test_a_file_that_is_no_run_is_not_replaced(tmp_path):
     (tmp_path / "run.json").write_text('{"mine": 1}')
-    with pytest.raises(StudyError, match="must have an identity"):
+    with pytest.raises(ExperimentError, match="must have an identity"):
         journal(tmp_path)
     assert (tmp_path / "run.json").read_text() == '{"mine": 1}'
 
@@ -116,7 +116,7 @@ def test_two_processes_do_not_write_to_one_folder(tmp_path):
 def try_to_open(folder, queue):
     try:
         journal(folder)
-    except StudyError as error:
+    except ExperimentError as error:
         queue.put(str(error))
     else:
         queue.put("opened")
@@ -125,7 +125,7 @@ def try_to_open(folder, queue):
 @pytest.mark.parametrize("line", ["{", "[]", "1"])
 def test_a_damaged_line_in_the_middle_is_refused(tmp_path, line):
     (tmp_path / SAMPLES_FILE).write_text(f"{json.dumps(row(1))}\n{line}\n{json.dumps(row(2))}\n")
-    with pytest.raises(StudyError, match=r"samples.jsonl:2 must be"):
+    with pytest.raises(ExperimentError, match=r"samples.jsonl:2 must be"):
         read_samples(tmp_path)
 
 
@@ -141,11 +141,11 @@ def test_a_damaged_line_in_the_middle_is_refused(tmp_path, line):
 )
 def test_a_damaged_run_is_refused_in_one_line(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(StudyError, match="must"):
+    with pytest.raises(ExperimentError, match="must"):
         read_run(tmp_path)
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(StudyError, match="can't write to"):
+    with pytest.raises(ExperimentError, match="can't write to"):
         journal(tmp_path / "file")

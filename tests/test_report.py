@@ -16,7 +16,7 @@ from stagebench.analysis.experiments.sample_log import read_run, read_samples
 from stagebench.analysis.report.report_data import findings, shared
 from stagebench.analysis.report.sections import sections
 from stagebench.analysis.report.write import write_report
-from stagebench.core.errors import StudyError
+from stagebench.core.errors import ExperimentError
 from stagebench.core.json_files import write_json
 from stagebench.core.tables import MS, Table
 
@@ -158,7 +158,7 @@ def test_models_of_one_tokenizer_are_each_others_draft(folder):
 def test_a_run_without_a_sample_has_no_report(tmp_path):
     write_json(tmp_path / "run.json", run())
     (tmp_path / "samples.jsonl").write_text("")
-    with pytest.raises(StudyError, match="at least one sample that went through a model, got none"):
+    with pytest.raises(ExperimentError, match="at least one sample that went through a model, got none"):
         write_report(tmp_path)
 
 

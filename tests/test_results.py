@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stagebench.core.errors import BaselineError
+from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import parse_json
 from stagebench.core.results import digest, read_results, require_sound
 from stagebench.gate.runs import processes_of
@@ -53,7 +53,7 @@ def complaint(read):
     """What reading a run says, without the name of the file."""
 
     def of(run, by=read_results):
-        with pytest.raises(BaselineError) as caught:
+        with pytest.raises(ResultsError) as caught:
             read(run, by)
         first, _, rest = str(caught.value).partition("out.json")
         assert (first.startswith("the run "), "\n" in rest) == (True, False)
@@ -77,7 +77,7 @@ def test_the_digest_of_a_baseline_is_that_of_its_file(path):
 
 
 def test_a_missing_run_is_refused(tmp_path):
-    with pytest.raises(BaselineError, match=r"can't read the run .*out\.json: No such file"):
+    with pytest.raises(ResultsError, match=r"can't read the run .*out\.json: No such file"):
         read_results(tmp_path / "out.json")
 
 

@@ -11,7 +11,7 @@ from stagebench.analysis.experiments.clips import cut, lasting, seconds_of, spre
 from stagebench.analysis.experiments.dataset import Dataset, Entry, Problem
 from stagebench.analysis.experiments.plan import Wanted, make_plan, synthetic_dataset
 from stagebench.analysis.experiments.schedule import MAIN, Block, schedule
-from stagebench.core.errors import StudyError
+from stagebench.core.errors import ExperimentError
 from stagebench.core.settings import GenerationSettings
 from stagebench.media.synthetic_clip import write_synthetic_clip
 
@@ -124,7 +124,7 @@ def test_windows_of_the_scene_are_one_sequence_from_its_beginning_to_its_end(syn
 
 
 def test_a_window_longer_than_its_sample_is_refused(synthetic):
-    with pytest.raises(StudyError, match=r"scene lasts 1.20 s, too short for windows of 2 s"):
+    with pytest.raises(ExperimentError, match=r"scene lasts 1.20 s, too short for windows of 2 s"):
         spread(Entry("scene", "scene", "?", {"video": synthetic.video}), 2.0, 3)
 
 
@@ -161,7 +161,7 @@ def test_samples_without_the_media_are_skipped_and_named(tmp_path):
 
 
 def test_a_dataset_without_a_sample_is_refused_with_the_first_reason():
-    with pytest.raises(StudyError, match="at least one sample, got none; x: is empty"):
+    with pytest.raises(ExperimentError, match="at least one sample, got none; x: is empty"):
         make_plan(Dataset((), broken=(Problem("x", "is empty"),)), wanted())
 
 

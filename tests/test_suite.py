@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stagebench.core.errors import BaselineError
+from stagebench.core.errors import ResultsError
 from stagebench.core.stages import STAGE_NAMES
 from stagebench.gate import baseline
 from stagebench.models.registry import MODELS
@@ -156,7 +156,7 @@ def test_a_decode_without_a_step_fails(suite_command):
 def test_a_failed_benchmark_keeps_the_run_from_becoming_a_baseline(tmp_path, suite_command):
     out = tmp_path / "out.json"
     suite_command("-k", "llava-1.5 and (encode or decode)", "--stage-new-tokens=1", f"--benchmark-json={out}")
-    with pytest.raises(BaselineError, match="only if nothing failed, got 1 failures and pytest's exit status 1"):
+    with pytest.raises(ResultsError, match="only if nothing failed, got 1 failures and pytest's exit status 1"):
         baseline.accept(out, tmp_path / "baselines", "try")
 
 
@@ -168,7 +168,7 @@ def test_times_alone_have_no_work_and_become_no_baseline(tmp_path, suite_command
         (False, 2),
         (False, 2),
     ]
-    with pytest.raises(BaselineError, match="only if its work was proven, got --stage-times-only"):
+    with pytest.raises(ResultsError, match="only if its work was proven, got --stage-times-only"):
         baseline.accept(out, tmp_path / "baselines", "try")
 
 
@@ -181,7 +181,7 @@ def test_a_regressed_run_does_not_become_a_baseline(suite, tmp_path, suite_comma
     compare = (f"--benchmark-compare={tmp_path / 'fast.json'}", "--benchmark-compare-fail=mean:5%")
     done = suite_command("-k", "llava-1.5 and encode", *compare, f"--benchmark-json={tmp_path / 'out.json'}")
     assert done.returncode != pytest.ExitCode.OK
-    with pytest.raises(BaselineError, match="a regressed run does not become a baseline"):
+    with pytest.raises(ResultsError, match="a regressed run does not become a baseline"):
         baseline.accept(tmp_path / "out.json", tmp_path / "baselines", "try")
 
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from stagebench.cli import main
-from stagebench.core.errors import BaselineError, TrendError
+from stagebench.core.errors import ResultsError
 from stagebench.gate import trend
 
 HERE = {"device": "CPU", "profile": "tiny", "dtype": "float32"}
@@ -115,7 +115,7 @@ def test_a_time_without_a_zone_is_utc(tmp_path):
 )
 def test_a_run_without_a_time_or_a_median_is_refused(tmp_path, changed):
     write(tmp_path, a_run(1) | changed)
-    with pytest.raises(BaselineError, match=r"the run .*000.json.* must "):
+    with pytest.raises(ResultsError, match=r"the run .*000.json.* must "):
         trend.read_entry(tmp_path / "000.json")
 
 
@@ -209,7 +209,7 @@ def test_rounds_that_drift_and_stand_out_are_told(tmp_path):
 
 def test_without_the_extra_it_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ruptures", None)
-    with pytest.raises(TrendError, match="changes are found by the extra 'trend', got no ruptures"):
+    with pytest.raises(ResultsError, match="changes are found by the extra 'trend', got no ruptures"):
         trend.find_changes(np.zeros(20))
 
 

@@ -23,7 +23,7 @@ from stagebench.analysis.experiments.schedule import MODES, schedule
 from stagebench.analysis.report.write import require_report_extra, write_report
 from stagebench.cli.options import options, print_head, settings_options
 from stagebench.cli.output import refusals
-from stagebench.core.errors import StudyError
+from stagebench.core.errors import ExperimentError
 from stagebench.core.locks import measurement, scratch_folder
 from stagebench.core.settings import LoadSettings
 from stagebench.core.shown import cell, plain
@@ -67,9 +67,9 @@ def command(out: Path, report_only: bool, allow_failures: int, **given: Any) -> 
         click.echo(f"wrote {out / 'report.html'}")
         failed = len(report["failures"])
         if failed > allow_failures:
-            raise StudyError(f"at most {allow_failures} samples may fail, got {failed}; the report names them")
+            raise ExperimentError(f"at most {allow_failures} samples may fail, got {failed}; the report names them")
         if not complete:
-            raise StudyError(f"interrupted; the same command goes on where {out} ends")
+            raise ExperimentError(f"interrupted; the same command goes on where {out} ends")
 
 
 def _run(out: Path, settings: Settings, dataset: Path | None, order_seed: int | None, **given: Any) -> bool:
@@ -93,10 +93,10 @@ def _wanted(given: Mapping[str, Any], loading: LoadSettings, is_synthetic: bool)
     """Read what says what is measured, and the lists in it."""
     modes = tuple(split([given["modes"]]))
     if not set(modes) <= set(MODES):
-        raise StudyError(f"modes must be of {', '.join(MODES)}, got {', '.join(modes)}")
+        raise ExperimentError(f"modes must be of {', '.join(MODES)}, got {', '.join(modes)}")
     lengths = _numbers("--new-tokens", given["new_tokens"])
     if not lengths or any(number % 1 for number in lengths):
-        raise StudyError(f"--new-tokens must be whole numbers with commas, got {given['new_tokens']!r}")
+        raise ExperimentError(f"--new-tokens must be whole numbers with commas, got {given['new_tokens']!r}")
     return Wanted(
         samples=SYNTHETIC_SAMPLES if given["samples"] is None and is_synthetic else given["samples"],
         clip_window=given["window"],
@@ -114,9 +114,9 @@ def _numbers(name: str, text: str) -> list[float]:
     try:
         numbers = [float(part) for part in split([text])]
     except ValueError:
-        raise StudyError(f"{name} must be numbers with commas, got {text!r}") from None
+        raise ExperimentError(f"{name} must be numbers with commas, got {text!r}") from None
     if any(not 0 < number < float("inf") for number in numbers):
-        raise StudyError(f"{name} must be above 0, got {text!r}")
+        raise ExperimentError(f"{name} must be above 0, got {text!r}")
     return list(dict.fromkeys(numbers))
 
 
@@ -127,7 +127,7 @@ def _order_seed(out: Path, given: int | None) -> int:
         try:
             return int(stored)
         except (TypeError, ValueError):
-            raise StudyError(f"the run in {out} must have an order seed, got {stored!r}") from None
+            raise ExperimentError(f"the run in {out} must have an order seed, got {stored!r}") from None
     return secrets.randbelow(2**16) if given is None else given
 
 
@@ -165,6 +165,6 @@ def _measure(study: Study, journal: Journal, console: Console) -> bool:
                     console.print(cell(f"failed: {row['model']}: {row['sample']}: {row['error']}"))
         except KeyboardInterrupt:
             if not journal.rows:
-                raise StudyError("interrupted before the first sample was measured, so there is no report") from None
+                raise ExperimentError("interrupted before the first sample was measured: there is no report") from None
             return False
     return True

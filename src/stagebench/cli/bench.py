@@ -11,7 +11,7 @@ from rich.console import Console
 
 from stagebench.analysis.report import recording_tables
 from stagebench.cli.output import refusals, require_writable, tidy_stop
-from stagebench.core.errors import BaselineError, RecordingError
+from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import write_text
 from stagebench.core.locks import locked, measurement
 from stagebench.core.results import Results, read_results, write_results
@@ -60,7 +60,7 @@ def command(
     root = Path.cwd()
     with refusals(), tidy_stop("all processes had run; those that had are kept"):
         if not Path("benchmarks").is_dir():
-            raise RecordingError(f"a recording runs in a checkout with benchmarks/, got {root}")
+            raise ResultsError(f"a recording runs in a checkout with benchmarks/, got {root}")
         require_writable(out / "results.json")
         plan = recording.Plan(rounds, select, pytest_arguments, recording.digest_of(root))
         arm = Arm("recording", root, Path(sys.executable))
@@ -103,7 +103,7 @@ def _judge(results: Results, root: Path) -> list[Verdict]:
     here = results["machine_info"]
     found = baseline.find(root, here)
     if found is None:
-        raise BaselineError(
+        raise ResultsError(
             f"no baseline yet for this environment, so nothing is judged; {baseline.closest(root, here)}"
         )
     base = processes_of(read_results(found))

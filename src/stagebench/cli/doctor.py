@@ -11,7 +11,7 @@ from rich.console import Console
 
 from stagebench.cli.output import refusals
 from stagebench.core import environment, telemetry
-from stagebench.core.errors import BaselineError
+from stagebench.core.errors import ResultsError
 from stagebench.core.results import read_results
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import cell
@@ -63,7 +63,7 @@ def baselines(root: Path) -> dict[str, list[str]]:
     for path in sorted(root.glob(f"*/{baseline.FILE_NAME}")):
         try:
             there = environment.ADDED | read_results(path)["machine_info"]
-        except BaselineError as error:
+        except ResultsError as error:
             found[path.parent.name] = [str(error)]
             continue
         mine = here if there["device"] == there.get("cpu") else on_gpu

@@ -17,16 +17,12 @@ class CheckpointError(ModelError):
     """A checkpoint folder whose files or keys are not those of the model."""
 
 
-class TrendError(StagebenchError):
-    """A folder without any run to look back on, or a library missing that looks for changes."""
-
-
 class StageError(StagebenchError):
     """A stage that got, or returned, what its contract forbids."""
 
 
-class BaselineError(StagebenchError):
-    """A baseline that is missing, unreadable, or not comparable with this run."""
+class ResultsError(StagebenchError):
+    """Results, or a baseline, that are missing, unreadable, or don't belong or compare with the others."""
 
 
 class AnalysisError(StagebenchError):
@@ -37,17 +33,9 @@ class GateError(StagebenchError):
     """Runs that a gate can't decide on, or rules that make no sense."""
 
 
-class RecordingError(StagebenchError):
-    """Processes that do not belong to one recording, or do not make up results."""
-
-
 class BusyError(StagebenchError):
     """A folder, or a machine to measure on, that another process holds."""
 
 
-class DatasetError(StagebenchError):
-    """A dataset that can't be read at all; what is wrong with a single sample is listed, not raised."""
-
-
-class StudyError(StagebenchError):
-    """A run folder that belongs to another run, or plans and reports that can't be made."""
+class ExperimentError(StagebenchError):
+    """A dataset, a plan or a run folder that can't be read or used, or belongs to another run."""

@@ -33,7 +33,7 @@ from stagebench.core.checks import (
     is_text,
 )
 from stagebench.core.environment import ADDED
-from stagebench.core.errors import BaselineError
+from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import json_text, read_json, write_text
 
 SCHEMAS = {"results": 1, "samples": 1, "verdicts": 1, "report": 1}
@@ -181,9 +181,9 @@ def read_results(path: Path) -> Results:
     """Read what `pytest benchmarks --benchmark-json` wrote, or a recording or baseline made of such.
 
     Raises:
-        BaselineError: where the file is missing, holds no results, or was written by another stagebench.
+        ResultsError: where the file is missing, holds no results, or was written by another stagebench.
     """
-    return validate(read_json(path, f"the run {path}", BaselineError), f"the run {path}")
+    return validate(read_json(path, f"the run {path}", ResultsError), f"the run {path}")
 
 
 def write_results(path: Path, results: Results) -> None:
@@ -229,16 +229,16 @@ def require_sound(results: Results, where: str) -> Results:
     """Refuse results that nothing can be held against.
 
     Raises:
-        BaselineError: where they hold no benchmark, or something failed.
+        ResultsError: where they hold no benchmark, or something failed.
     """
     own = results["stagebench"]
     if own["failed"] or own["exit_status"]:
-        raise BaselineError(
+        raise ResultsError(
             f"{where} must be one in which nothing failed, got {own['failed']} failures and pytest's exit status "
             f"{own['exit_status']}"
         )
     if not results["benchmarks"]:
-        raise BaselineError(f"{where} must hold at least one benchmark, got none")
+        raise ResultsError(f"{where} must hold at least one benchmark, got none")
     return results
 
 
@@ -250,28 +250,28 @@ def validate(data: Any, where: str) -> Results:
         where: it was read, for an error.
 
     Raises:
-        BaselineError: naming the first thing that is something else.
+        ResultsError: naming the first thing that is something else.
     """
     if not isinstance(data, dict) or not isinstance(data.get("stagebench"), dict):
-        raise BaselineError(f"{where} must be written by stagebench's pytest plugin, got none of its keys")
+        raise ResultsError(f"{where} must be written by stagebench's pytest plugin, got none of its keys")
     schema = data["stagebench"].get("schema")
     if schema != SCHEMAS["results"] or isinstance(schema, bool):
-        raise BaselineError(f"{where} must have schema {SCHEMAS['results']}, got {short(schema)}")
+        raise ResultsError(f"{where} must have schema {SCHEMAS['results']}, got {short(schema)}")
     benchmarks = data.get("benchmarks")
     for place, benchmark in enumerate(benchmarks if isinstance(benchmarks, list) else ()):
         name = benchmark.get("fullname") if isinstance(benchmark, dict) else None
         here = f"{where}: {name}" if is_text(name) else f"{where}: benchmark {place}"
-        check(benchmark, Benchmark, here, BaselineError)
+        check(benchmark, Benchmark, here, ResultsError)
         _validate_stats(benchmark["stats"], here)
-    check(data, Results, where, BaselineError)
+    check(data, Results, where, ResultsError)
     check(
         data["machine_info"],
         dict.fromkeys(("device", "profile", "dtype"), Text),
         f"{where}: machine_info",
-        BaselineError,
+        ResultsError,
     )
     if twice := [name for name, count in Counter(b["fullname"] for b in data["benchmarks"]).items() if count > 1]:
-        raise BaselineError(f"{where} must hold every benchmark once, got {', '.join(twice)} more often")
+        raise ResultsError(f"{where} must hold every benchmark once, got {', '.join(twice)} more often")
     return cast("Results", data)
 
 
@@ -280,12 +280,12 @@ def _validate_stats(stats: Mapping[str, Any], where: str) -> None:
     for chain in (("min", "q1", "median", "q3", "max"), ("min", "mean", "max")):
         for lower, upper in pairwise([key for key in chain if key in stats]):
             if stats[lower] > stats[upper] * (1 + ROUNDING):
-                raise BaselineError(f"{where}: {lower} must be at most {upper}, got {stats[lower]} and {stats[upper]}")
+                raise ResultsError(f"{where}: {lower} must be at most {upper}, got {stats[lower]} and {stats[upper]}")
     data = stats.get("data") or []
     of_data: Mapping[str, float] = {key: take(data) for key, take in _OF_DATA.items() if data and key in stats}
     for key, value in of_data.items():
         if not math.isclose(stats[key], value, rel_tol=ROUNDING):
-            raise BaselineError(f"{where}: {key} must be that of its data, {value}, got {stats[key]}")
+            raise ResultsError(f"{where}: {key} must be that of its data, {value}, got {stats[key]}")
 
 
 _ENVIRONMENT = dict.fromkeys(("device", "profile", "dtype"), Text)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from stagebench import __version__
 from stagebench.core.environment import ADDED, UNKNOWN, differences
-from stagebench.core.errors import BaselineError
+from stagebench.core.errors import ResultsError
 from stagebench.core.results import Accepted, Results, Session, by_name, digest, read_results, write_results
 
 FILE_NAME = "baseline.json"
@@ -47,7 +47,7 @@ def closest(root: Path, identity: Mapping[str, str]) -> str:
     for path in sorted(root.glob(f"*/{FILE_NAME}")):
         try:
             apart[path.parent.name] = differences(identity, read_results(path)["machine_info"])
-        except BaselineError as error:
+        except ResultsError as error:
             return str(error)
     if not apart:
         return f"{root.name}/ is empty"
@@ -68,13 +68,13 @@ def accept(path: Path, root: Path, reason: str, partial: bool = False) -> Path:
         The baseline's path.
 
     Raises:
-        BaselineError: where the run is empty, was interrupted, failed, got slower than was allowed, was of a part of
+        ResultsError: where the run is empty, was interrupted, failed, got slower than was allowed, was of a part of
             the suite, or lacks benchmarks of the baseline that it would replace.
     """
     results = read_results(path)
     _require_acceptable(results, path)
     if not reason.strip():
-        raise BaselineError(f"a baseline needs a reason, got {reason!r}")
+        raise ResultsError(f"a baseline needs a reason, got {reason!r}")
     target = folder_of(root, results["machine_info"]) / FILE_NAME
     with _locked(root):
         replaced = read_results(target) if target.exists() else None
@@ -92,7 +92,7 @@ def _locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise BaselineError(f"can't write to {folder}: {error.strerror}") from error
+        raise ResultsError(f"can't write to {folder}: {error.strerror}") from error
     try:
         with contextlib.suppress(OSError):  # a file system without such locks refuses nobody
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -116,20 +116,20 @@ def _require_acceptable(results: Results, path: Path) -> None:
     elif not own.get("complete", True):  # those of before say nothing of it
         got = "it came to its end, got one that did not"
     if got:
-        raise BaselineError(f"{wanted} {got} in {path}")
+        raise ResultsError(f"{wanted} {got} in {path}")
 
 
 def _require_whole(results: Results, replaced: Results | None) -> None:
     """Refuse results without benchmarks of what they replace, or of a part of the suite, and of another part."""
     there = by_name(replaced) if replaced else {}
     if lost := sorted(there.keys() - by_name(results).keys()):
-        raise BaselineError(
+        raise ResultsError(
             f"the run must hold all benchmarks of the baseline it replaces, or be accepted with --partial, "
             f"got none of {_some(lost)}"
         )
     own = results["stagebench"]
     if own.get("selection") and (replaced is None or _part(own) != _part(replaced["stagebench"])):
-        raise BaselineError(
+        raise ResultsError(
             f"a run of a part of the suite becomes a baseline by --partial, got {'; '.join(own['selection'])}, "
             f"without {_some(own.get('deselected', ())) or 'what that leaves out'}"
         )

@@ -29,7 +29,7 @@ def judge(
         allowed: stages whose content, or number of what they work on, may be another one.
 
     Raises:
-        BaselineError: where something failed, or there is no benchmark.
+        ResultsError: where something failed, or there is no benchmark.
         GateError: where results are not comparable with the others.
     """
     require_comparable(base, head)

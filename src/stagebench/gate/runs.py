@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from itertools import combinations
 
 from stagebench.core.environment import differences
-from stagebench.core.errors import BaselineError, GateError
+from stagebench.core.errors import GateError, ResultsError
 from stagebench.core.results import Results, Stats, by_name, require_sound
 
 
@@ -21,7 +21,7 @@ def require_comparable(base: Sequence[Results], head: Sequence[Results], changed
 
     Raises:
         GateError: where a side has no results, or some were made in another environment.
-        BaselineError: where something failed, or is empty.
+        ResultsError: where something failed, or is empty.
     """
     for side, runs in (("base", base), ("head", head)):
         if not runs:
@@ -37,7 +37,7 @@ def processes_of(results: Results) -> list[Results]:
     """Take a recording apart into its processes, each with its own medians; any other run is one process already.
 
     Raises:
-        BaselineError: where not every benchmark has a time for each process.
+        ResultsError: where not every benchmark has a time for each process.
     """
     counts = {benchmark.get("extra_info", {}).get("processes") for benchmark in results["benchmarks"]}
     if counts <= {None}:
@@ -45,7 +45,7 @@ def processes_of(results: Results) -> list[Results]:
     times = {b["fullname"]: b["stats"].get("data") or [] for b in results["benchmarks"]}
     n, *others = {len(medians) for medians in times.values()}
     if others or counts != {n}:
-        raise BaselineError(
+        raise ResultsError(
             f"a recorded benchmark must have a time of each process, got {sorted([n, *others])} times "
             f"of {', '.join(map(str, counts))} processes"
         )

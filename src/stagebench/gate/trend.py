@@ -20,7 +20,7 @@ from scipy.ndimage import median_filter
 
 from stagebench.core import stability
 from stagebench.core.environment import UNKNOWN
-from stagebench.core.errors import BaselineError, TrendError
+from stagebench.core.errors import ResultsError
 from stagebench.core.results import Results, identity, read_results
 
 MIN_SIDE = 5
@@ -125,23 +125,23 @@ def read_history(folder: Path) -> tuple[list[list[Entry]], dict[str, str]]:
         Runs that are comparable with each other, the oldest first, the most runs first; and by file why it is no run.
 
     Raises:
-        TrendError: where there is no such folder, or no file is a run.
+        ResultsError: where there is no such folder, or no file is a run.
     """
     if not folder.is_dir():
-        raise TrendError(f"a history must be a folder, got {folder}")
+        raise ResultsError(f"a history must be a folder, got {folder}")
     groups: dict[str, list[Entry]] = {}
     unreadable: dict[str, str] = {}
     for path in sorted(folder.rglob("*.json")):
         try:
             entry = read_entry(path)
-        except BaselineError as error:
+        except ResultsError as error:
             unreadable[str(path)] = str(error)
             continue
         here = identity(entry.run)
         alone = f" {path}" if UNKNOWN in here.values() else ""  # it compares with nothing
         groups.setdefault(json.dumps(here, sort_keys=True) + alone, []).append(entry)
     if not groups:
-        raise TrendError(f"a history must hold at least one run, got {len(unreadable)} other files in {folder}")
+        raise ResultsError(f"a history must hold at least one run, got {len(unreadable)} other files in {folder}")
     environments = [sorted(entries, key=lambda entry: entry.when) for entries in groups.values()]
     return sorted(environments, key=len, reverse=True), unreadable
 
@@ -150,13 +150,13 @@ def read_entry(path: Path) -> Entry:
     """Read one run.
 
     Raises:
-        BaselineError: where the file is no run, or lacks the time.
+        ResultsError: where the file is no run, or lacks the time.
     """
     run = read_results(path)
     try:
         when = datetime.fromisoformat(run["datetime"])
     except (KeyError, ValueError) as error:
-        raise BaselineError(f"the run {path} must hold the time when it was made, got {error!r}") from error
+        raise ResultsError(f"the run {path} must hold the time when it was made, got {error!r}") from error
     return Entry(path, when if when.tzinfo else when.replace(tzinfo=UTC), run)
 
 
@@ -164,7 +164,7 @@ def series_of(entries: Sequence[Entry]) -> list[Series]:
     """Look at each benchmark of comparable runs, the oldest run first.
 
     Raises:
-        TrendError: where there are runs enough to look for changes, and the extra "trend" is not installed.
+        ResultsError: where there are runs enough to look for changes, and the extra "trend" is not installed.
     """
     names = {name: None for entry in entries for name in entry.medians}  # in the order of the suite
     return [_series(name, [entry for entry in entries if name in entry.medians]) for name in names]
@@ -226,12 +226,12 @@ def find_changes(logs: NDArray[np.float64]) -> tuple[list[int], list[int]]:
         neighbours (Hampel's filter) before steps are looked for.
 
     Raises:
-        TrendError: where the extra "trend" is not installed.
+        ResultsError: where the extra "trend" is not installed.
     """
     try:
         import ruptures
     except ImportError as error:
-        raise TrendError(f"changes are found by the extra 'trend', got no {error.name}") from error
+        raise ResultsError(f"changes are found by the extra 'trend', got no {error.name}") from error
     deviation, neighbours = noise(logs), median_filter(logs, size=5, mode="nearest")
     outliers, calm = stability.outliers(logs, neighbours, deviation), logs.copy()
     calm[outliers] = neighbours[outliers]

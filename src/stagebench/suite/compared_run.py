@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.utils import get_machine_id, load_storage
 
-from stagebench.core.errors import BaselineError
+from stagebench.core.errors import ResultsError
 from stagebench.core.results import read_results, require_sound
 from stagebench.gate import baseline
 from stagebench.suite.options import PREFIX
@@ -21,7 +21,7 @@ def find(config: pytest.Config, identity: Callable[[], dict[str, str]]) -> str |
     """Let a bare `--benchmark-compare` mean the baseline of this environment; return what to say of it.
 
     Raises:
-        BaselineError: for a run that can't be shown beside this one.
+        ResultsError: for a run that can't be shown beside this one.
         pytest.UsageError: where there is no such run, or none to judge by: pytest-benchmark would go on and compare
             with nothing.
     """
@@ -68,7 +68,7 @@ def _require_table(path: Path) -> None:
     """Refuse a run that can't be shown beside this one."""
     for benchmark in require_sound(read_results(path), f"the run {path}")["benchmarks"]:
         if lacking := [column for column in _COLUMNS if column not in benchmark["stats"]]:
-            raise BaselineError(
+            raise ResultsError(
                 f"the run {path}: {benchmark['fullname']}: must have the statistics of pytest-benchmark's table, "
                 f"got no {', '.join(lacking)}"
             )

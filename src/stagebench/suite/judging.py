@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stagebench.core.checks import check
-from stagebench.core.errors import BaselineError, StageError
+from stagebench.core.errors import ResultsError, StageError
 from stagebench.core.results import SCHEMAS, Benchmark, Info, Results, Session, by_name, short_name
 from stagebench.gate import decide
 from stagebench.gate.counters import judge_counters
@@ -61,8 +61,8 @@ def _changes(mine: Results, stored: Results, allowed: Collection[str]) -> tuple[
     wrong = []
     for name, benchmark in by_name(mine).items():
         try:
-            check(benchmark.get("extra_info", {}), Info, short_name(name), BaselineError)
-        except BaselineError as error:
+            check(benchmark.get("extra_info", {}), Info, short_name(name), ResultsError)
+        except ResultsError as error:
             wrong.append(str(error))
     judged = judge_counters([stored], [mine], Rules(), allowed)
     wrong += [f"{short_name(v.benchmark)}: {v.reason}" for v in judged if v.verdict != "pass" and not _is_luck(v)]

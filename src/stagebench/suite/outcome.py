@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from stagebench.core.errors import BaselineError
+from stagebench.core.errors import ResultsError
 from stagebench.core.results import SCHEMAS, Results, Session, read_results, write_results
 
 _NAME = pytest.StashKey[str]()
@@ -61,7 +61,7 @@ def _saved(config: pytest.Config) -> Iterator[tuple[Path, Results]]:
     """The files of this session: of `--benchmark-json`, and the latest one where it is also kept with others."""
     for paths in _places(config):
         for path in paths:
-            with suppress(BaselineError):  # others' files lie there too
+            with suppress(ResultsError):  # others' files lie there too
                 results = read_results(path)
                 if results["stagebench"].get("session") == config.stash[_NAME]:
                     yield path, results

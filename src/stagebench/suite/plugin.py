@@ -15,7 +15,7 @@ from pytest_benchmark.session import PerformanceRegression
 from rich.console import Console
 
 from stagebench.core import environment
-from stagebench.core.errors import BaselineError, GateError, StagebenchError
+from stagebench.core.errors import GateError, ResultsError, StagebenchError
 from stagebench.core.results import require_sound, validate
 from stagebench.core.shown import plain
 from stagebench.core.tables import show
@@ -126,7 +126,7 @@ def pytest_benchmark_compare_machine_info(
     with _usage_errors():
         stored = require_sound(validate(compared_benchmark, f"the run {path}"), f"the run {path}")
         if differing := environment.differences(machine_info, stored["machine_info"]):
-            raise BaselineError(f"not comparable with {path}: {'; '.join(differing)}")
+            raise ResultsError(f"not comparable with {path}: {'; '.join(differing)}")
     compared_benchmark["machine_info"] = machine_info  # pytest-benchmark would miss the keys that came later
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from stagebench.analysis.experiments.clips import beginning, cut, lasting, spread
 from stagebench.analysis.experiments.dataset import Dataset, Entry, Problem, path_shown
 from stagebench.analysis.experiments.schedule import DURATIONS, MAIN, NEW_TOKENS, Block
-from stagebench.core.errors import StudyError
+from stagebench.core.errors import ExperimentError
 from stagebench.core.settings import GenerationSettings
 from stagebench.media.sampling import evenly_spaced
 from stagebench.media.synthetic_clip import SyntheticClip
@@ -87,7 +87,7 @@ def make_plan(dataset: Dataset, wanted: Wanted) -> Plan:
     """Cut the samples, leave out what has not the media asked for, and lay out the blocks.
 
     Raises:
-        StudyError: no sample is left.
+        ExperimentError: no sample is left.
     """
     whole = _with_media(dataset, wanted.media)
     windows = cut(whole, wanted.clip_window, wanted.recording_window, wanted.time_unit)
@@ -96,7 +96,7 @@ def make_plan(dataset: Dataset, wanted: Wanted) -> Plan:
         entries = tuple(entries[i] for i in evenly_spaced(len(entries), wanted.samples))
     if not entries:
         first = [f"{each.name}: {each.reason}" for each in (*windows.broken, *windows.skipped)][:1]
-        raise StudyError(
+        raise ExperimentError(
             f"there must be at least one sample, got none; {first[0] if first else 'the dataset is empty'}"
         )
     main = Block(MAIN, None, entries, {mode: wanted.generation(mode) for mode in wanted.modes}, wanted.passes)

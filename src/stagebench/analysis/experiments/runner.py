@@ -21,7 +21,7 @@ from stagebench.analysis.report import stage_table
 from stagebench.backends.load import load_model
 from stagebench.core import environment
 from stagebench.core.artifacts import Run, Sample
-from stagebench.core.errors import MediaError, StagebenchError, StudyError
+from stagebench.core.errors import ExperimentError, MediaError, StagebenchError
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.weights import release
@@ -58,7 +58,7 @@ class Study:
         """What a model gets of a sample."""
         path = path_shown(entry, self.loading.media, model.input_kind)
         if path is None:
-            raise StudyError(f"{entry.id} must have {self.loading.media}, got {', '.join(entry.paths)}")
+            raise ExperimentError(f"{entry.id} must have {self.loading.media}, got {', '.join(entry.paths)}")
         loading = self.loading
         if entry.duration is not None:
             loading = replace(loading, start=entry.start, duration=entry.duration)
@@ -174,7 +174,7 @@ def _readable(study: Study, model: VisionLanguageModel) -> Sample:
                 problem = str(error)
             else:
                 return sample
-    raise StudyError(f"at least one sample must be readable, got none; the last one: {problem}")
+    raise ExperimentError(f"at least one sample must be readable, got none; the last one: {problem}")
 
 
 def _row(study: Study, model: VisionLanguageModel, task: Task, proofs: Mapping[str, Any], texts: Texts) -> Row:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from stagebench.analysis.samples import require_row
-from stagebench.core.errors import StudyError
+from stagebench.core.errors import ExperimentError
 from stagebench.core.json_files import parse_json, read_bytes, read_json, write_json
 from stagebench.core.results import SCHEMAS, versioned
 
@@ -37,15 +37,15 @@ def read_run(folder: Path) -> dict[str, Any]:
     """Read `run.json`.
 
     Raises:
-        StudyError: where it is missing or damaged, or of another stagebench.
+        ExperimentError: where it is missing or damaged, or of another stagebench.
     """
     path = folder / RUN_FILE
-    run = read_json(path, f"the run {path}", StudyError)
+    run = read_json(path, f"the run {path}", ExperimentError)
     parts = {"identity": dict, "plan": dict, "sessions": list}
     if not isinstance(run, dict) or not all(isinstance(run.get(name), kind) for name, kind in parts.items()):
-        raise StudyError(f"the run {path} must have an identity, a plan and sessions, got something else")
+        raise ExperimentError(f"the run {path} must have an identity, a plan and sessions, got something else")
     if run.get("schema") != SCHEMAS["samples"]:
-        raise StudyError(f"the run {path} must have schema {SCHEMAS['samples']}, got {run.get('schema')!r}")
+        raise ExperimentError(f"the run {path} must have schema {SCHEMAS['samples']}, got {run.get('schema')!r}")
     return run
 
 
@@ -53,7 +53,7 @@ def read_samples(folder: Path) -> list[Row]:
     """Read the lines, of which the last may have been cut off by a kill.
 
     Raises:
-        StudyError: where the file can't be read, or an earlier line is damaged.
+        ExperimentError: where the file can't be read, or an earlier line is damaged.
     """
     return _parse(folder / SAMPLES_FILE)[0]
 
@@ -75,7 +75,7 @@ class Journal:
             plan: what a reader wants to know of it, kept as it is.
 
         Raises:
-            StudyError: where the folder is in use, or belongs to another run: every key that differs is named.
+            ExperimentError: where the folder is in use, or belongs to another run: every key that differs is named.
         """
         self._folder = folder
         self._file = self._locked(folder)
@@ -109,7 +109,7 @@ class Journal:
     def append(self, row: Row) -> None:
         """Write a line, and wait until it is on the disk."""
         if self.has(key_of(row)):
-            raise StudyError(f"a sample is measured once, got {key_of(row)} twice")
+            raise ExperimentError(f"a sample is measured once, got {key_of(row)} twice")
         self._file.write(json.dumps(row).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -122,12 +122,12 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
             file = (folder / SAMPLES_FILE).open("ab")
         except OSError as error:
-            raise StudyError(f"can't write to {folder}: {error.strerror}") from error
+            raise ExperimentError(f"can't write to {folder}: {error.strerror}") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.close()
-            raise StudyError(f"only one run at a time may write to {folder}, got a second") from error
+            raise ExperimentError(f"only one run at a time may write to {folder}, got a second") from error
         return file
 
     def __enter__(self) -> Self:
@@ -141,17 +141,17 @@ class Journal:
 
 def _parse(path: Path) -> tuple[list[Row], int]:
     """The whole lines of a file, and where the last one ends, in bytes."""
-    data = read_bytes(path, f"the samples {path}", StudyError)
+    data = read_bytes(path, f"the samples {path}", ExperimentError)
     end = data.rfind(b"\n") + 1
     rows = []
     for number, line in enumerate(data[:end].splitlines(), 1):
         try:
             rows.append(parse_json(line))
         except ValueError as error:
-            raise StudyError(f"{path}:{number} must be JSON, got: {error}") from error
+            raise ExperimentError(f"{path}:{number} must be JSON, got: {error}") from error
         if not isinstance(rows[-1], dict):
-            raise StudyError(f"{path}:{number} must be an object, got {type(rows[-1]).__name__}")
-        require_row(rows[-1], f"{path}:{number}", StudyError, whole=False)
+            raise ExperimentError(f"{path}:{number} must be an object, got {type(rows[-1]).__name__}")
+        require_row(rows[-1], f"{path}:{number}", ExperimentError, whole=False)
     return rows, end
 
 
@@ -162,4 +162,4 @@ def _require_same(folder: Path, there: dict[str, str], here: dict[str, str]) -> 
         if here.get(key) != there.get(key)
     ]
     if differing:
-        raise StudyError(f"{folder} holds another run, so it is not resumed: {'; '.join(differing)}")
+        raise ExperimentError(f"{folder} holds another run, so it is not resumed: {'; '.join(differing)}")

@@ -33,7 +33,7 @@ def read(data: Any, source: str) -> Measured:
     """Read a run of `pytest benchmarks`.
 
     Raises:
-        BaselineError: where it is no run of ours, or something failed in it.
+        ResultsError: where it is no run of ours, or something failed in it.
         AnalysisError: where it has no stages, or a model lacks one.
     """
     run = require_sound(validate(data, source), source)

@@ -18,7 +18,7 @@ from stagebench.analysis.roofline import Ceilings
 from stagebench.analysis.samples import costs_by_sample, select, sequences
 from stagebench.analysis.summary import percentiles, summarize
 from stagebench.analysis.warnings import flags
-from stagebench.core.errors import AnalysisError, StudyError
+from stagebench.core.errors import AnalysisError, ExperimentError
 from stagebench.core.results import versioned
 from stagebench.core.stages import IN_GENERATE, STAGE, STAGE_NAMES
 
@@ -38,12 +38,12 @@ def findings(run: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
         JSON, times in seconds. A value that has no meaning is absent or None.
 
     Raises:
-        StudyError: no sample went through any model.
+        ExperimentError: no sample went through any model.
     """
     good = [row for row in rows if "error" not in row]
     main = select(good, study=MAIN)
     if not main:
-        raise StudyError("a report needs at least one sample that went through a model, got none")
+        raise ExperimentError("a report needs at least one sample that went through a model, got none")
     found = {
         "identity": run["identity"],
         "plan": run["plan"],

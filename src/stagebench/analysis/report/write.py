@@ -9,7 +9,7 @@ from stagebench.analysis.report.document import to_html, to_markdown
 from stagebench.analysis.report.report_data import findings
 from stagebench.analysis.report.sections import headlines, sections
 from stagebench.analysis.report.stored import read_stored
-from stagebench.core.errors import StudyError
+from stagebench.core.errors import ExperimentError
 from stagebench.core.json_files import write_json, write_text
 
 
@@ -17,13 +17,13 @@ def require_report_extra() -> None:
     """Say early, and in one line, what the HTML needs.
 
     Raises:
-        StudyError: naming the extra.
+        ExperimentError: naming the extra.
     """
     try:
         import jinja2  # noqa: F401 # only whether they are there
         import matplotlib as mpl  # noqa: F401 # likewise
     except ImportError as error:
-        raise StudyError(f"a report needs the extra: pip install 'stagebench[report]', got {error}") from error
+        raise ExperimentError(f"a report needs the extra: pip install 'stagebench[report]', got {error}") from error
 
 
 def write_report(folder: Path) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def write_report(folder: Path) -> dict[str, Any]:
         What `report.json` holds.
 
     Raises:
-        StudyError: the folder is no run, holds no sample, can't be written to, or the extra "report" is missing.
+        ExperimentError: the folder is no run, holds no sample, can't be written to, or the extra "report" is missing.
     """
     require_report_extra()
     from stagebench.analysis.report.pictures import draw  # here, because it needs the extra

@@ -217,7 +217,7 @@ def run_process(arm: Arm, arguments: Sequence[str], raw: Path) -> Results:
 
     Raises:
         FailedError: where it failed, with the reason.
-        BaselineError: where it wrote no run.
+        ResultsError: where it wrote no run.
     """
     run_pytest([(arm, [*arguments, f"--benchmark-json={raw}"])])
     return read_results(raw)

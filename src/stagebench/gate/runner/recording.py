@@ -21,7 +21,7 @@ from typing import Any, cast
 from pytest_benchmark.stats import Stats
 
 from stagebench.core import environment
-from stagebench.core.errors import RecordingError
+from stagebench.core.errors import ResultsError
 from stagebench.core.results import (
     Benchmark,
     Info,
@@ -61,7 +61,7 @@ class Plan:
         code: digest of what is measured, see `digest_of`.
 
     Raises:
-        RecordingError: for an argument that is the recording's own to give, or chooses benchmarks.
+        ResultsError: for an argument that is the recording's own to give, or chooses benchmarks.
     """
 
     rounds: int
@@ -87,11 +87,11 @@ def _require_free(argument: str) -> None:
     """Refuse an argument in any form that argparse may take: abbreviated, with its value behind it, from a file."""
     name = argument.partition("=")[0]
     if argument == "--" or argument.startswith("@"):
-        raise RecordingError(f"pytest's arguments must be options as they stand, got {argument}")
+        raise ResultsError(f"pytest's arguments must be options as they stand, got {argument}")
     if name.startswith(OWN) or any(_abbreviates(name, option) for option in OWN):
-        raise RecordingError(f"a recording gives rounds, order and what is kept to pytest itself, got {argument}")
+        raise ResultsError(f"a recording gives rounds, order and what is kept to pytest itself, got {argument}")
     if _CHOOSES.match(argument) or any(_abbreviates(name, option) for option in SELECTING):
-        raise RecordingError(f"the benchmarks of a recording are chosen by --select, got {argument}")
+        raise ResultsError(f"the benchmarks of a recording are chosen by --select, got {argument}")
 
 
 def _abbreviates(name: str, option: str) -> bool:
@@ -126,8 +126,7 @@ class Recording:
         """The processes that are there already, by number.
 
         Raises:
-            RecordingError: where one of them ran another plan, or in another environment.
-            BaselineError: where a file is no run.
+            ResultsError: where a file holds no results, or those of another plan or environment.
         """
         paths = {number: self._path(number) for number in range(processes + 1)}
         runs = {number: read_results(path) for number, path in paths.items() if path.exists()}
@@ -145,13 +144,11 @@ class Recording:
 
         Raises:
             FailedError: where a benchmark failed, with the reason; what pytest said is kept beside the others.
-            RecordingError: where the code is no longer that of the plan, the environment not that of the others, or no
+            ResultsError: where the code is no longer that of the plan, the environment not that of the others, or no
                 benchmark was selected; then nothing is kept.
         """
         if digest_of(self.arm.root) != self.plan.code:
-            raise RecordingError(
-                f"the code in {self.arm.root} must stay as it was while it is recorded, got other files"
-            )
+            raise ResultsError(f"the code in {self.arm.root} must stay as it was while it is recorded, got other files")
         seed = random.Random(f"process {number}").randrange(2**16)
         own = ("--stage-rounds=1",) if number == PROOF else ("--stage-times-only", f"--stage-rounds={self.plan.rounds}")
         select = selection(self.plan.select) if self.plan.select else ()
@@ -179,14 +176,14 @@ class Recording:
         if differing := [
             f"{key}: {here[key]!r} here, {there.get(key)!r} there" for key in here if here[key] != there.get(key)
         ]:
-            raise RecordingError(f"{self._path(number)} is of another recording: {'; '.join(differing)}")
+            raise ResultsError(f"{self._path(number)} is of another recording: {'; '.join(differing)}")
         if "seconds" not in there:
-            raise RecordingError(f"{self._path(number)} must say how long the process took, got nothing of it")
+            raise ResultsError(f"{self._path(number)} must say how long the process took, got nothing of it")
 
     def _require_benchmarks(self, number: int, run: Results) -> None:
         if all(is_reference(benchmark["fullname"]) for benchmark in run["benchmarks"]):
             select = f" of --select {self.plan.select!r}" if self.plan.select else ""
-            raise RecordingError(
+            raise ResultsError(
                 f"the {name_of(number)} must run a benchmark beside the reference workload, got none{select}"
             )
 
@@ -195,7 +192,7 @@ class Recording:
         there = next(iter(others.values()), run)["machine_info"]
         if here != there:  # an unknown driver is no reason to refuse a recording, though it compares with no other one
             differing = "; ".join(environment.differences(here, there))
-            raise RecordingError(f"the {name_of(number)} ran in another environment: {differing}")
+            raise ResultsError(f"the {name_of(number)} ran in another environment: {differing}")
 
 
 @contextmanager
@@ -274,13 +271,13 @@ def combine(runs: Mapping[int, Results]) -> Results:
         is named in `stagebench.gate.runner.recording.left_out`, and is not among its benchmarks.
 
     Raises:
-        RecordingError: where no benchmark is in all of them.
+        ResultsError: where no benchmark is in all of them.
     """
     proof, timed = runs[PROOF], [run for number, run in sorted(runs.items()) if number != PROOF]
     found = [{b["fullname"]: b for b in run["benchmarks"]} for run in timed]
     shared = [b for b in proof["benchmarks"] if all(b["fullname"] in each for each in found)]
     if not shared:
-        raise RecordingError("results need at least one benchmark that ran in every process, got none")
+        raise ResultsError("results need at least one benchmark that ran in every process, got none")
     every = {name: None for run in runs.values() for name in (b["fullname"] for b in run["benchmarks"])}
     own: Session = {
         **proof["stagebench"],
