@@ -114,7 +114,7 @@ def test_the_attribution_is_that_of_the_rows(finished):
     rows = [r for r in read_samples(finished[0]) if (r["study"], r["mode"]) == ("main", "fixed") and "error" not in r]
     (pair,) = json.loads((finished[0] / "report.json").read_text())["modes"]["fixed"]["pairs"]
     costs = {m: mean_of(list(costs_by_sample([r for r in rows if r["model"] == m]).values())) for m in MODELS}
-    expected = attribute(costs[pair["baseline"]], costs[pair["other"]])
+    expected = attribute(costs[pair["baseline"]["model"]], costs[pair["other"]["model"]])
     assert pair["seconds"] == pytest.approx(expected.seconds)
     assert (pair["saved"] >= 0, sum(pair["seconds"].values())) == (True, pytest.approx(pair["saved"]))
 
