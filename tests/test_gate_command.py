@@ -62,7 +62,7 @@ def files(project):
 
 def test_a_block_is_base_head_head_base_or_the_other_way_round():
     turns = schedule("first", 40, seed=1)
-    blocks = ["".join(turn.arm[0] for turn in turns[i : i + 4]) for i in range(0, 160, 4)]
+    blocks = ["".join(turn.variant[0] for turn in turns[i : i + 4]) for i in range(0, 160, 4)]
     assert (set(blocks), 8 < blocks.count("bhhb") < 32) == ({"bhhb", "hbbh"}, True)
 
 
@@ -74,7 +74,7 @@ def test_the_order_of_the_benchmarks_is_drawn_by_block_and_one_for_both_sides():
 
 def test_one_seed_gives_one_plan_and_another_for_the_confirmation():
     def arms(phase, seed):
-        return [turn.arm for turn in schedule(phase, 20, seed)]
+        return [turn.variant for turn in schedule(phase, 20, seed)]
 
     assert arms("first", 1) == arms("first", 1) != arms("first", 2)
     assert arms("first", 1) != arms("confirmation", 1)
@@ -89,8 +89,8 @@ def test_a_gate_keeps_the_run_of_every_process_and_nothing_else(project, nothing
         [*order, *again, "counters-00-0-base.json", "counters-00-1-head.json", "decision.json"]
     )
     run = json.loads((project.parent / "out" / order[1]).read_text())
-    turn = run["stagebench"]["turn"]
-    assert (turn["phase"], turn["block"], turn["position"], len(run["benchmarks"])) == ("first", 0, 1, 3)
+    scheduled = run["stagebench"]["scheduled"]
+    assert (scheduled["phase"], scheduled["block"], scheduled["position"], len(run["benchmarks"])) == ("first", 0, 1, 3)
     assert nothing_is_left(project)
     assert "and as many again for what those do not clear" in said
     assert "not cleared, so measured once more: test_stage[a], test_stage[b]" in said
@@ -421,7 +421,7 @@ def test_a_base_that_takes_turns_in_another_way_is_refused(taking_turns, git, no
     )  # as where VARIABLE has another name
     git(taking_turns, "commit", "--quiet", "-am", "take no turns")
     conftest.write_text(ours)
-    seed = next(seed for seed in range(100) if schedule("first", 1, seed)[0].arm == first)
+    seed = next(seed for seed in range(100) if schedule("first", 1, seed)[0].variant == first)
     code, _, said = run_gate(taking_turns, "--lockstep", "--seed", seed)
     assert (code, "--lockstep needs revisions that take turns in the same way" in said) == (2, True), said
     assert nothing_is_left(taking_turns)
@@ -535,7 +535,9 @@ def test_a_killed_gate_leaves_whole_files_and_the_next_one_cleans_up_and_works(p
     process.kill()
     process.communicate(timeout=60)
     kept = files(project)
-    assert [json.loads((project.parent / "out" / name).read_text())["stagebench"]["turn"]["arm"] for name in kept]
+    assert [
+        json.loads((project.parent / "out" / name).read_text())["stagebench"]["scheduled"]["variant"] for name in kept
+    ]
     assert [name for name in kept if name.startswith(".")] == []
     (project.parent / "out").rename(project.parent / "killed")
     assert run_gate(project, "--counters-only")[0] == 0

@@ -22,19 +22,25 @@ def record(folder, blocks, spread=0.01, seed=0):
     folder.mkdir()
     for block in range(blocks):
         first, second = rng.permutation(["base", "head"])
-        for position, arm in enumerate((first, second, second, first)):
+        for position, side in enumerate((first, second, second, first)):
             drift = 1 + 0.02 * block
             outlier = 1.3 if rng.random() < 0.05 else 1.0
             times = 0.1 * drift * outlier * np.exp(rng.normal(0, spread, len(NAMES)))
             run = {
                 "machine_info": {"device": "d", "profile": "tiny", "dtype": "float32"},
-                "stagebench": {"schema": 1, "failed": 0, "exit_status": 0, "regressed": [], "turn": {"arm": arm}},
+                "stagebench": {
+                    "schema": 1,
+                    "failed": 0,
+                    "exit_status": 0,
+                    "regressed": [],
+                    "scheduled": {"variant": side},
+                },
                 "benchmarks": [
                     {"fullname": name, "name": name.split("::")[1], "stats": {"median": time}}
                     for name, time in zip(NAMES, times, strict=True)
                 ],
             }
-            (folder / f"first-{block:02}-{position}-{arm}.json").write_text(json.dumps(run))
+            (folder / f"first-{block:02}-{position}-{side}.json").write_text(json.dumps(run))
 
 
 def simulate(*arguments):

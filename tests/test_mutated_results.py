@@ -27,8 +27,7 @@ from stagebench.core.errors import StagebenchError
 from stagebench.core.json_files import write_json
 from stagebench.core.results import read_results, require_sound
 from stagebench.gate.baseline import folder_of
-from stagebench.gate.runner.ab_runner import Arm
-from stagebench.gate.runner.recording import Plan, Recording
+from stagebench.gate.runner.recording import Recording, RecordingPlan
 
 HERE = {"device": "a CPU", "cpu": "a CPU", "profile": "tiny", "dtype": "float32"}
 STAGES = ("load", "preprocess", "encode", "prefill", "decode")
@@ -168,8 +167,8 @@ def test_doctor_says_which_baselines_it_can_not_read(written, tmp_path):
 
 
 def test_record_goes_on_or_refuses(written, tmp_path):
-    plan = Plan(rounds=2, select="", arguments=("--x",), code="c")
-    recording = Recording(tmp_path / "processes", Arm("recording", tmp_path, tmp_path), plan)
+    plan = RecordingPlan(rounds=2, select="", arguments=("--x",), code="c")
+    recording = Recording(tmp_path / "processes", tmp_path, plan)
     for place, mutant in enumerate(mutants(a_run(), "recorded", 120)):
         for number in range(3):
             written(f"processes/0{number}.json", mutant if number == place % 2 else a_run())

@@ -202,9 +202,7 @@ def test_a_commit_id_that_is_none_gives_no_command_line(tmp_path):
 def test_rounds_that_drift_and_stand_out_are_told(tmp_path):
     drifting, standing_out = [0.01 + 0.001 * i for i in range(10)], [0.01, 0.0101, 0.0099, 0.01005, 0.2]
     assert "test_stage[eventgpt-encode], drifted +62.1%" in invoke(write(tmp_path, a_run(1, data=drifting))).output
-    assert "test_stage[eventgpt-encode], outliers in rounds 4" in (
-        invoke(write(tmp_path, a_run(1, data=standing_out))).output
-    )
+    assert "test_stage[eventgpt-encode], outliers at 4" in (invoke(write(tmp_path, a_run(1, data=standing_out))).output)
 
 
 def test_without_the_extra_it_is_named(tmp_path, monkeypatch):

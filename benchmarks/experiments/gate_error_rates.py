@@ -50,8 +50,8 @@ def read(folders: tuple[Path, ...], rules: Rules) -> Recording:
     for folder in folders:
         runs = [read_results(path) for path in sorted(folder.glob("first-*.json"))]
         for one, other in zip(runs[::2], runs[1::2], strict=False):
-            arms = {run["stagebench"]["turn"]["arm"]: run for run in (one, other)}
-            pairs.append((arms["base"], arms["head"]))
+            sides = {run["stagebench"]["scheduled"]["variant"]: run for run in (one, other)}
+            pairs.append((sides["base"], sides["head"]))
     if not pairs:
         raise click.UsageError(
             f"a simulation needs recorded processes, got no recorded pair in {', '.join(map(str, folders))}"

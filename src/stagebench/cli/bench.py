@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from stagebench.analysis.report import recording_tables
 from stagebench.cli.output import refusals, require_writable, tidy_stop
+from stagebench.core import stability
 from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import write_text
 from stagebench.core.locks import locked, measurement
@@ -20,7 +20,6 @@ from stagebench.core.tables import show
 from stagebench.gate import baseline, decide, report
 from stagebench.gate.limits import read_rules
 from stagebench.gate.runner import recording
-from stagebench.gate.runner.ab_runner import Arm
 from stagebench.gate.runs import processes_of
 from stagebench.gate.verdicts import INCONCLUSIVE, Verdict, exit_code
 
@@ -62,11 +61,11 @@ def command(
         if not Path("benchmarks").is_dir():
             raise ResultsError(f"a recording runs in a checkout with benchmarks/, got {root}")
         require_writable(out / "results.json")
-        plan = recording.Plan(rounds, select, pytest_arguments, recording.digest_of(root))
-        arm = Arm("recording", root, Path(sys.executable))
+        plan = recording.RecordingPlan(rounds, select, pytest_arguments, recording.digest_of(root))
         with locked(out, "only one recording at a time may write to a folder"), measurement(say):
             recording.sweep(out)
-            runs = recording.record(recording.Recording(out / "processes", arm, plan), processes, limit_minutes, say)
+            series = recording.Recording(out / "processes", root, plan)
+            runs = recording.record(series, processes, limit_minutes, say)
             verdicts = _report(out, runs, baselines if judged and len(runs) > processes else None)
     if verdicts:
         show(report.to_table(verdicts), Console())
@@ -79,12 +78,13 @@ def _report(out: Path, runs: Mapping[int, Results], baselines: Path | None) -> l
     if recording.PROOF not in runs or len(runs) < 2:
         return []
     results = recording.combine(runs)
+    for found in stability.unsteady({b["fullname"]: b["stats"].get("data") or [] for b in results["benchmarks"]}):
+        click.echo(f"processes: {found}", err=True)
     if baselines is None:
         _write(out, results)
         return []
-    results["stagebench"]["complete"] = (
-        False  # so that nobody makes it a baseline before it is judged, or if it is worse
-    )
+    # Nobody is to make it a baseline before it is judged, or if it is worse.
+    results["stagebench"]["complete"] = False
     _write(out, results)
     verdicts = _judge(results, baselines)
     worse = {v.benchmark for v in verdicts if v.verdict in ("regression", "changed")}
@@ -94,6 +94,8 @@ def _report(out: Path, runs: Mapping[int, Results], baselines: Path | None) -> l
 
 
 def _write(out: Path, results: Results) -> None:
+    from stagebench.analysis.report import recording_tables  # takes a second to import, which no process waits for
+
     write_results(out / "results.json", results)
     write_text(out / "results.md", recording_tables.to_markdown(results))
 
@@ -106,10 +108,9 @@ def _judge(results: Results, root: Path) -> list[Verdict]:
         raise ResultsError(
             f"no baseline yet for this environment, so nothing is judged; {baseline.closest(root, here)}"
         )
-    base = processes_of(read_results(found))
-    return decide.judge(base, processes_of(results), read_rules(Path("pyproject.toml")))
+    return decide.judge(processes_of(read_results(found)), processes_of(results), read_rules(Path("pyproject.toml")))
 
 
 def _exit_code(verdicts: list[Verdict]) -> int:
-    """As pytest's own `--stage-gate`: a time that can't be decided is told, and passes."""
+    """Return that of pytest's own `--stage-gate`: a time that can't be decided is shown, and passes."""
     return exit_code(v for v in verdicts if (v.kind, v.verdict) != ("time", "inconclusive")) if verdicts else 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from stagebench.cli.decision import allow_changed_option, decided
-from stagebench.cli.options import markdown_option
+from stagebench.cli.options import json_option, markdown_option
 from stagebench.cli.output import refusals, tidy_stop
 from stagebench.core.errors import GateError
 from stagebench.core.results import Results, read_results
@@ -24,7 +24,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--base", "bases", multiple=True, type=_PATH, help="A run, or a folder of runs; repeatable.")
 @click.option("--head", "heads", multiple=True, type=_PATH, help="Likewise; the first is paired with the first base.")
 @click.option("--config", type=_PATH, help="Has the limits; pyproject.toml by default, where there is one.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@json_option
 @markdown_option
 @allow_changed_option
 def command(
@@ -39,7 +39,7 @@ def command(
     """Compare runs that `pytest benchmarks --benchmark-json` wrote.
 
     BASE and HEAD are a run each, or a folder of runs: a process a file, paired by name in order. What `stagebench
-    record` wrote, or a baseline made of it, is as many processes as it holds. Counters decide between two runs already;
+    bench` wrote, or a baseline made of it, is as many processes as it holds. Counters decide between two runs already;
     times need several processes a side, best interleaved as `stagebench gate` runs them.
 
     A process counts once: a file that is there twice, on one side or on both, or equal to another, is refused.

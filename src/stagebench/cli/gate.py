@@ -17,27 +17,29 @@ from rich.console import Console
 from rich.progress import Progress
 
 from stagebench.cli.decision import allow_changed_option, decided
-from stagebench.cli.options import markdown_option
+from stagebench.cli.options import json_option, markdown_option
 from stagebench.cli.output import refusals, tidy_stop
 from stagebench.core import environment, statistics
 from stagebench.core.errors import GateError
 from stagebench.core.json_files import write_json
 from stagebench.core.locks import locked, measurement
 from stagebench.core.shown import teller
-from stagebench.gate import report
 from stagebench.gate.limits import RULES_FILE, Rules, read_both
-from stagebench.gate.runner.ab_runner import CLOCKS, PROCESSES, Arm, Plan, Recorder
+from stagebench.gate.report import about_rules
+from stagebench.gate.runner.ab_runner import BLOCK, CLOCKS, SIDES, ABPlan, ABRunner
 from stagebench.gate.runner.base_environment import python_of_base
+from stagebench.gate.runner.fresh_process import Variant
 from stagebench.gate.runner.phases import Phases
 from stagebench.gate.runner.worktrees import Worktrees, worktrees
+from stagebench.gate.verdicts import Verdict
 
-_PAIRS = PROCESSES // 2
+_PAIRS = BLOCK // 2
 """In a block."""
 
 
 @click.command(name="gate")
 @click.option("--base", "revision", required=True, help="Revision that the working tree is compared with.")
-@click.option("--blocks", type=click.IntRange(min=1), default=6, show_default=True, help=f"Of {PROCESSES} processes.")
+@click.option("--blocks", type=click.IntRange(min=1), default=6, show_default=True, help=f"Of {BLOCK} processes.")
 @click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Of a benchmark, by process.")
 @click.option("--select", default="test_stage", show_default=True, help="Which benchmarks, as pytest's -k.")
 @click.option("--clock", type=click.Choice(list(CLOCKS)), default="wall", show_default=True, help="See above.")
@@ -47,19 +49,12 @@ _PAIRS = PROCESSES // 2
 @click.option("--seed", type=int, help="Of all orders; drawn and printed by default.")
 @click.option("--base-python", type=click.Path(path_type=Path, exists=True), help="Interpreter of the base.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the runs of all processes.")
-@click.option(
-    "--json",
-    "json_path",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    help="Also write the decision there; - for standard output.",
-)
+@json_option
 @markdown_option
 @allow_changed_option
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
 def command(
     revision: str,
-    cpu: int | None,
-    lockstep: bool,
     seed: int | None,
     base_python: Path | None,
     out: Path | None,
@@ -85,33 +80,36 @@ def command(
     console = Console(stderr=True)
     say = teller(console)
     with refusals(), tidy_stop("there was a decision"), decided(json_path, markdown) as decision:
-        plan = Plan(seed=secrets.randbelow(2**16) if seed is None else seed, lockstep=lockstep, cpu=cpu, **given)
+        plan = ABPlan(seed=secrets.randbelow(2**16) if seed is None else seed, **given)
         _require_enough_pairs(plan)
-        _keep_to(cpu, lockstep)
-        with (
-            measurement(say),
-            worktrees(Path.cwd(), revision) as both,
-            _claimed(out or _dated(both)) as folder,
-            Progress(console=console) as progress,
-        ):
+        _keep_to(plan)
+        with measurement(say), worktrees(Path.cwd(), revision) as both, _empty(out or _dated(both)) as folder:
             say("\n".join(_head(both, plan, folder)))
             decision.more = {"plan": asdict(plan), "base": both.commit, "head": both.head_commit}
-            rules, differ = read_both(both.base / RULES_FILE, both.head / RULES_FILE)
-            decision.rules_differ += differ
-            for line in report.about_rules(differ):
-                say(line)
-            arms = _arms(both, base_python, say)
-            recorder = Recorder(
-                arms, plan, folder, lambda groups: progress.track(groups, description=groups[0][0].phase)
-            )
-            changed = () if arms["base"].python == arms["head"].python else ("python", *environment.LIBRARIES)
-            phases = Phases(recorder, rules, changed, allowed, decision.rules_differ, say)
-            decision.verdicts = phases.decide()
+            variants = _variants(both, base_python, say)
+            with Progress(console=console) as progress:
+                runner = ABRunner(
+                    variants, plan, folder, lambda groups: progress.track(groups, description=groups[0][0].phase)
+                )
+                decision.verdicts = _decide(both, runner, allowed, decision.rules_differ, say)
             write_json(folder / "decision.json", decision.as_json() | {"dirty": both.dirty})
     decision.show_and_exit()
 
 
-def _require_enough_pairs(plan: Plan) -> None:
+def _decide(
+    both: Worktrees, runner: ABRunner, allowed: tuple[str, ...], rules_differ: list[str], say: Callable[[str], None]
+) -> list[Verdict]:
+    """Run the phases by the rules of both sides; what differs in these is the first line of the verdict."""
+    rules, differ = read_both(both.base / RULES_FILE, both.head / RULES_FILE)
+    rules_differ += differ
+    for line in about_rules(differ):
+        say(line)
+    base, head = (runner.variants[side] for side in SIDES)
+    changed = () if base.python == head.python else ("python", *environment.LIBRARIES)
+    return Phases(runner, rules, changed, allowed, rules_differ, say).decide()
+
+
+def _require_enough_pairs(plan: ABPlan) -> None:
     """Refuse, before anything runs, a plan that could not decide on any time."""
     least = statistics.least_pairs(Rules().alpha)
     if not plan.counters_only and plan.blocks * _PAIRS < least:
@@ -121,12 +119,12 @@ def _require_enough_pairs(plan: Plan) -> None:
         )
 
 
-def _arms(both: Worktrees, base_python: Path | None, say: Callable[[str], None]) -> dict[str, Arm]:
+def _variants(both: Worktrees, base_python: Path | None, say: Callable[[str], None]) -> dict[str, Variant]:
     python = base_python.absolute() if base_python else python_of_base(both.base, both.head, both.home, say)
-    return {"base": Arm("base", both.base, python), "head": Arm("head", both.head, Path(sys.executable))}
+    return {"base": Variant("base", both.base, python), "head": Variant("head", both.head, Path(sys.executable))}
 
 
-def _head(both: Worktrees, plan: Plan, folder: Path) -> list[str]:
+def _head(both: Worktrees, plan: ABPlan, folder: Path) -> list[str]:
     """Say what is about to be done, so that no confirmation looks like an afterthought."""
     lines = [
         f"the working tree ({both.head_commit[:7]}{', changed' if both.dirty else ''}) against {both.commit[:7]}; "
@@ -134,7 +132,7 @@ def _head(both: Worktrees, plan: Plan, folder: Path) -> list[str]:
     ]
     if not plan.counters_only:
         lines.append(
-            f"a process of each side to count, then {plan.blocks * PROCESSES} to time, {plan.rounds} rounds each by "
+            f"a process of each side to count, then {plan.blocks * BLOCK} to time, {plan.rounds} rounds each by "
             f"the {plan.clock} clock{', in lockstep' * plan.lockstep}, and as many again for what those do not clear"
         )
     if both.empty:
@@ -147,7 +145,7 @@ def _dated(both: Worktrees) -> Path:
 
 
 @contextmanager
-def _claimed(folder: Path) -> Iterator[Path]:
+def _empty(folder: Path) -> Iterator[Path]:
     """Hold an empty folder for this gate alone."""
     with locked(folder, "--out must be a folder that no other gate writes to"):
         if any(folder.iterdir()):
@@ -155,14 +153,14 @@ def _claimed(folder: Path) -> Iterator[Path]:
         yield folder
 
 
-def _keep_to(cpu: int | None, lockstep: bool) -> None:
-    """Keep this process and those that it starts on one core; those that take turns go there for their first turn."""
-    if cpu is None:
+def _keep_to(plan: ABPlan) -> None:
+    """Keep this process and those that it starts on one core; those in lockstep go there for their first turn."""
+    if plan.cpu is None:
         return
     all_cores = os.sched_getaffinity(0)
     try:
-        os.sched_setaffinity(0, {cpu})
+        os.sched_setaffinity(0, {plan.cpu})
     except (OSError, OverflowError) as error:
-        raise GateError(f"--cpu must be a core of this machine, got {cpu}") from error
-    if lockstep:
+        raise GateError(f"--cpu must be a core of this machine, got {plan.cpu}") from error
+    if plan.lockstep:
         os.sched_setaffinity(0, all_cores)

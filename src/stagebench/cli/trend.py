@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from stagebench.cli.options import json_option
 from stagebench.cli.output import refusals, write_json_to
 from stagebench.core.results import versioned
 from stagebench.core.shown import cell
@@ -20,12 +21,7 @@ from stagebench.gate.trend import MIN_SIDE, Change, Entry, Series, read_history,
 
 @click.command(name="trend")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option(
-    "--json",
-    "json_path",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    help="- for standard output.",
-)
+@json_option
 @click.option("--recent", type=click.IntRange(min=1), help="Exit code 1 where a slowdown began in that many last runs.")
 def command(folder: Path, json_path: Path | None, recent: int | None) -> None:
     """Look for changes in the runs that DIR holds, written by `pytest benchmarks --benchmark-json`.
@@ -74,7 +70,7 @@ def _print_environment(console: Console, entries: Sequence[Entry], series: Seque
     for change in (change for each in series for change in each.changes):
         _print_change(console, change)
     for found in unsteady(entries[-1].rounds):
-        console.print(cell(f"last run, {found}"), style="yellow")
+        console.print(cell(f"rounds of the last run: {found}"), style="yellow")
 
 
 def _print_change(console: Console, change: Change) -> None:

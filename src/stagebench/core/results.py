@@ -155,7 +155,7 @@ class Session(TypedDict, total=False):
     order_seed: Whole | None
     load_warning: Text | None
     turns: Count
-    turn: Object
+    scheduled: Object
     recording: Process
     accepted: Accepted
 

@@ -40,7 +40,7 @@ class Unsteady:
 
     def __str__(self) -> str:
         drift = "" if self.drift is None else f", drifted {self.drift:+.1%}"
-        outliers = f", outliers in rounds {', '.join(map(str, self.outliers))}" if self.outliers else ""
+        outliers = f", outliers at {', '.join(map(str, self.outliers))}" if self.outliers else ""
         return f"{self.benchmark.split('::')[-1]}{drift}{outliers}"
 
 

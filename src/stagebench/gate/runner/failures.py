@@ -49,24 +49,13 @@ class FailedError(GateError):
         side: which.
         status: exit status of pytest; as a shell has it, so that of a signal is above 128.
         failures: by name.
-        said: all that it said.
-        kept: where that is kept.
     """
 
-    def __init__(self, side: str, status: int, failures: Sequence[Failure], said: bytes) -> None:
-        super().__init__(side)
-        self.side, self.status, self.failures, self.said = side, status, failures, said
-        self.kept: Path | None = None
-
-    def __str__(self) -> str:
-        kept = f"; all that it said is in {self.kept}" if self.kept else ""
-        return f"the benchmarks of the {self.side} must pass, got {self._what()}{kept}"
-
-    def keep(self, path: Path) -> None:
-        """Keep what it said, and name the file in the error."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self.said)
-        self.kept = path
+    def __init__(self, side: str, status: int, failures: Sequence[Failure], said: bytes, kept: Path | None = None):
+        """Make the error of a process that said this, which is kept there."""
+        self.side, self.status, self.failures = side, status, failures
+        more = f"; all that it said is in {kept}" if kept else ""
+        super().__init__(f"the benchmarks of the {side} must pass, got {self._what(said)}{more}")
 
     def verdicts(self) -> list[Verdict]:
         """A regression for each benchmark that a stage's error failed; beside it, what else failed is missing."""
@@ -76,7 +65,7 @@ class FailedError(GateError):
             if any(other.by_a_stage for other in self.failures)
         ]
 
-    def _what(self) -> str:
+    def _what(self, said: bytes) -> str:
         if self.failures:
             first, *others = self.failures
             more = f" (and {len(others)} more)" if others else ""
@@ -85,7 +74,7 @@ class FailedError(GateError):
             return "none that is selected"
         if (number := self.status - _KILLED) > 0:
             return f"a process killed by signal {number}, {signal.strsignal(number)}"
-        return f"exit status {self.status}: {_last_error(self.said.decode(errors='replace'))}"
+        return f"exit status {self.status}: {_last_error(said.decode(errors='replace'))}"
 
 
 def options(path: Path) -> tuple[str, ...]:

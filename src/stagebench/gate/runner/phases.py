@@ -1,4 +1,4 @@
-"""What a gate measures before it decides: it counts, then times, then times once more what the first look left open."""
+"""Measures for a gate: counts, then times, then times once more what the first look left open."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stagebench.core.results import Results, by_name, is_reference
 from stagebench.gate import decide as gate
 from stagebench.gate.counters import judge_counters
 from stagebench.gate.limits import Rules
-from stagebench.gate.runner.ab_runner import Recorder
+from stagebench.gate.runner.ab_runner import ABRunner
 from stagebench.gate.runner.failures import NONE_SELECTED, FailedError
 from stagebench.gate.runs import require_comparable
 from stagebench.gate.times import judge_times
@@ -23,15 +23,15 @@ class Phases:
     """The phases of one gate.
 
     Attributes:
-        recorder: runs the processes.
+        runner: runs the processes.
         rules: thresholds, floors and error rates.
         changed: keys of the environment that are part of the change.
         allowed: stages whose content may be another one.
         rules_differ: gets how markers of the head differ from those of the base.
-        say: told of a changed environment, and of the confirmation.
+        say: gets a line on a changed environment, and on the confirmation.
     """
 
-    recorder: Recorder
+    runner: ABRunner
     rules: Rules
     changed: Collection[str]
     allowed: Collection[str]
@@ -47,12 +47,12 @@ class Phases:
         """
         counters: list[Verdict] = []
         try:
-            base, head = self.recorder.count()
+            base, head = self.runner.count()
             counters += self._counters(base, head)
-            times = [] if self.recorder.plan.counters_only else self._times(base, head, counters)
+            times = [] if self.runner.plan.counters_only else self._times(base, head, counters)
             return [*gate.judge_presence(base, head), *counters, *times]
         except FailedError as failed:
-            select = self.recorder.plan.select
+            select = self.runner.plan.select
             if failed.status == NONE_SELECTED:
                 raise _nothing_selected(select, failed.side) from failed
             if failed.side == "base":
@@ -64,7 +64,7 @@ class Phases:
 
     def _counters(self, base: Sequence[Results], head: Sequence[Results]) -> list[Verdict]:
         if all(map(is_reference, by_name(base[0]))):
-            raise _nothing_selected(self.recorder.plan.select, "base")
+            raise _nothing_selected(self.runner.plan.select, "base")
         require_comparable(base, head, self.changed)
         if self.changed:
             mine, others = (
@@ -77,14 +77,14 @@ class Phases:
 
     def _times(self, base: list[Results], head: list[Results], counters: Sequence[Verdict]) -> list[Verdict]:
         """Time both sides, and add their runs to those that counted."""
-        first = self.recorder.time("first", ["benchmarks"])
+        first = self.runner.time("first", ["benchmarks"])
         require_comparable(*first, self.changed)
         base += first[0]
         head += first[1]
         times = judge_times(*first, self.rules, counters)
         if again := undecided(times):
             self.say(f"not cleared, so measured once more: {', '.join(name.split('::')[-1] for name in again)}")
-            second = self.recorder.time("confirmation", [*again, *filter(is_reference, by_name(base[0]))])
+            second = self.runner.time("confirmation", [*again, *filter(is_reference, by_name(base[0]))])
             require_comparable(*second, self.changed)
             times = confirmed(times, judge_times(*second, self.rules, counters))
         return times

@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-import shutil
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,8 +31,7 @@ from stagebench.core.results import (
     read_results,
     write_results,
 )
-from stagebench.gate.runner.ab_runner import Arm, run_process, selection
-from stagebench.gate.runner.failures import FailedError
+from stagebench.gate.runner.fresh_process import FreshProcess, Variant, measure, selection
 
 PROOF = 0
 """The number of the process that proves; the timing ones count from 1."""
@@ -44,14 +42,12 @@ OWN = ("--stage-rounds", "--stage-times-only", "--stage-order-seed", "--benchmar
 SELECTING = ("--deselect", "--ignore", "--ignore-glob", "--collect-only", "--co")
 """Options of pytest that choose benchmarks, beside -k and -m."""
 
-_SCRATCH = ".scratch"
-
 _CHOOSES = re.compile("-[hlqsvVx]*[km]")
 """-k and -m, alone or after flags, with the expression behind it or not: `-k`, `-kdecode`, `-qk`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RecordingPlan:
     """What all processes of a recording run; another plan is another recording.
 
     Attributes:
@@ -74,13 +70,8 @@ class Plan:
             _require_free(argument)
 
     def as_json(self) -> Process:
-        """As it is kept with every process."""
-        return {
-            "rounds": self.rounds,
-            "select": self.select,
-            "arguments": list(self.arguments),
-            "code": self.code,
-        }
+        """Return it as it is kept with every process."""
+        return {"rounds": self.rounds, "select": self.select, "arguments": list(self.arguments), "code": self.code}
 
 
 def _require_free(argument: str) -> None:
@@ -99,7 +90,7 @@ def _abbreviates(name: str, option: str) -> bool:
 
 
 def digest_of(root: Path) -> str:
-    """A digest of the Python files of a checkout that a benchmark can depend on."""
+    """Return a digest of the Python files of a checkout that a benchmark can depend on."""
     digest = hashlib.sha256()
     for pattern in ("conftest.py", "benchmarks/**/*.py", "src/**/*.py"):
         for file in sorted(root.glob(pattern)):
@@ -114,25 +105,26 @@ class Recording:
 
     Attributes:
         folder: where they are kept, each as pytest-benchmark's JSON with the plan noted in it.
-        arm: the checkout and its interpreter.
+        root: the checkout that they run in, with this interpreter.
         plan: what they run.
     """
 
     folder: Path
-    arm: Arm
-    plan: Plan
+    root: Path
+    plan: RecordingPlan
 
     def kept(self, processes: int) -> dict[int, Results]:
-        """The processes that are there already, by number.
+        """Read the processes that are there already, by number.
 
         Raises:
-            ResultsError: where a file holds no results, or those of another plan or environment.
+            ResultsError: where one of them ran another plan, or in another environment.
+            ResultsError: where a file is no run.
         """
         paths = {number: self._path(number) for number in range(processes + 1)}
         runs = {number: read_results(path) for number, path in paths.items() if path.exists()}
         for number, run in runs.items():
             self._require_same_plan(number, run)
-            self._require_same_environment(number, run, runs)
+            _require_same_environment(number, run, runs)
         return runs
 
     def measure(self, number: int, others: Mapping[int, Results]) -> Results:
@@ -147,21 +139,21 @@ class Recording:
             ResultsError: where the code is no longer that of the plan, the environment not that of the others, or no
                 benchmark was selected; then nothing is kept.
         """
-        if digest_of(self.arm.root) != self.plan.code:
-            raise ResultsError(f"the code in {self.arm.root} must stay as it was while it is recorded, got other files")
+        if digest_of(self.root) != self.plan.code:
+            raise ResultsError(f"the code in {self.root} must stay as it was while it is recorded, got other files")
         seed = random.Random(f"process {number}").randrange(2**16)
         own = ("--stage-rounds=1",) if number == PROOF else ("--stage-times-only", f"--stage-rounds={self.plan.rounds}")
         select = selection(self.plan.select) if self.plan.select else ()
-        arguments = ["benchmarks", *self.plan.arguments, *select, *own, f"--stage-order-seed={seed}"]
+        arguments = ("benchmarks", *self.plan.arguments, *select, *own, f"--stage-order-seed={seed}")
+        variant = Variant(name_of(number), self.root, Path(sys.executable))
         began = time.monotonic()
-        with _scratch(self.folder) as scratch:
-            try:
-                run = run_process(replace(self.arm, name=name_of(number)), arguments, scratch / "run.json")
-            except FailedError as failed:
-                failed.keep(self._path(number).with_suffix(".txt"))
-                raise
-        self._require_benchmarks(number, run)
-        self._require_same_environment(number, run, others)
+        (run,) = measure([FreshProcess(variant, arguments, self._path(number))])
+        if all(is_reference(benchmark["fullname"]) for benchmark in run["benchmarks"]):
+            chosen = f" of --select {self.plan.select!r}" if self.plan.select else ""
+            raise ResultsError(
+                f"the {variant.name} must run a benchmark beside the reference workload, got none{chosen}"
+            )
+        _require_same_environment(number, run, others)
         seconds = time.monotonic() - began
         run["stagebench"]["recording"] = {**self.plan.as_json(), "process": number, "seconds": seconds}
         write_results(self._path(number), run)
@@ -180,43 +172,23 @@ class Recording:
         if "seconds" not in there:
             raise ResultsError(f"{self._path(number)} must say how long the process took, got nothing of it")
 
-    def _require_benchmarks(self, number: int, run: Results) -> None:
-        if all(is_reference(benchmark["fullname"]) for benchmark in run["benchmarks"]):
-            select = f" of --select {self.plan.select!r}" if self.plan.select else ""
-            raise ResultsError(
-                f"the {name_of(number)} must run a benchmark beside the reference workload, got none{select}"
-            )
 
-    def _require_same_environment(self, number: int, run: Results, others: Mapping[int, Results]) -> None:
-        here = run["machine_info"]
-        there = next(iter(others.values()), run)["machine_info"]
-        if here != there:  # an unknown driver is no reason to refuse a recording, though it compares with no other one
-            differing = "; ".join(environment.differences(here, there))
-            raise ResultsError(f"the {name_of(number)} ran in another environment: {differing}")
-
-
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder beside what is kept, absolute because the process runs elsewhere."""
-    scratch = folder.absolute() / _SCRATCH
-    scratch.mkdir(parents=True)
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        with suppress(OSError):  # where something is kept
-            folder.rmdir()
+def _require_same_environment(number: int, run: Results, others: Mapping[int, Results]) -> None:
+    here = run["machine_info"]
+    there = next(iter(others.values()), run)["machine_info"]
+    if here != there:  # an unknown driver is no reason to refuse a recording, though it compares with no other one
+        differing = "; ".join(environment.differences(here, there))
+        raise ResultsError(f"the {name_of(number)} ran in another environment: {differing}")
 
 
 def sweep(out: Path) -> None:
     """Remove what a killed recording was writing in its folder, half done."""
-    shutil.rmtree(out / "processes" / _SCRATCH, ignore_errors=True)
     for half in [*out.glob(".results.*.*"), *out.glob("processes/.[0-9]*")]:
         half.unlink()
 
 
 def name_of(number: int) -> str:
-    """What a process is called."""
+    """Return what a process is called."""
     return "proving process" if number == PROOF else f"timing process {number}"
 
 
@@ -230,7 +202,7 @@ def record(
         processes: timing ones in all.
         minutes: no process is started that would not end by then, if it takes as long as those before it; None for no
             limit.
-        say: told what is done.
+        say: gets a line on each process.
 
     Returns:
         All processes by number; fewer than were asked for where the time did not suffice.
@@ -255,7 +227,7 @@ def _left(began: float, minutes: float | None) -> float:
 
 
 def expected_seconds(runs: Mapping[int, Results]) -> float:
-    """How long the next process may take: as the longest timing one, else as the proof; 0 where there is none yet."""
+    """Return how long the next process may take: as the longest timing one, else as the proof; 0 for the first."""
     seconds: dict[int, float] = {number: run["stagebench"]["recording"]["seconds"] for number, run in runs.items()}
     return max((s for number, s in seconds.items() if number != PROOF), default=seconds.get(PROOF, 0.0))
 
@@ -268,7 +240,7 @@ def combine(runs: Mapping[int, Results]) -> Results:
 
     Returns:
         A run as pytest-benchmark writes it: the proof's, with the others' times. A benchmark that a process left out
-        is named in `stagebench.gate.runner.recording.left_out`, and is not among its benchmarks.
+        is named in its `left_out`, and is not among its benchmarks.
 
     Raises:
         ResultsError: where no benchmark is in all of them.

@@ -1,0 +1,154 @@
+"""Starts pytest in fresh processes, alone or two in lockstep, and reads what each measured: the process is the sample.
+
+None of them outlives the one that started it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from stagebench.core import processes
+from stagebench.core.errors import GateError
+from stagebench.core.locks import scratch_folder
+from stagebench.core.results import REFERENCE, Results, read_results
+from stagebench.core.supervisor import CANNOT_RUN
+from stagebench.gate.runner import failures, lockstep
+from stagebench.gate.runner.failures import FailedError
+from stagebench.gate.runner.worktrees import ELSEWHERE
+
+# Let the allocator keep what it has: pages handed back after each round and faulted in again cost up to a third of a
+# load, and how much differs from process to process.
+_KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+
+_POLL = 0.05
+
+Popen = subprocess.Popen[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What is measured.
+
+    Attributes:
+        name: "base" or "head", or what else an error is to call it.
+        root: a checkout, with `src`, `benchmarks` and a `conftest.py`.
+        python: the interpreter, with what the checkout depends on.
+    """
+
+    name: str
+    root: Path
+    python: Path
+
+
+@dataclass(frozen=True, slots=True)
+class FreshProcess:
+    """A process to be started.
+
+    Attributes:
+        variant: whose benchmarks it runs.
+        arguments: of pytest.
+        kept: the file that is to keep its run; where it fails, what it said is kept beside that.
+    """
+
+    variant: Variant
+    arguments: Sequence[str]
+    kept: Path
+
+    def at(self, scratch: Path, suffix: str) -> Path:
+        """Return a file of its own in a scratch folder."""
+        return scratch / f"{self.variant.name}{suffix}"
+
+
+def selection(select: str) -> tuple[str, str]:
+    """Return options of pytest for these benchmarks and the reference workload, which is always among them."""
+    return "-k", f"({select}) or {REFERENCE}"
+
+
+def measure(planned: Sequence[FreshProcess], cpu: int | None = None) -> list[Results]:
+    """Run one process, or two at once in lockstep, on one core if it is named.
+
+    Raises:
+        FailedError: where a benchmark failed, with the reason.
+        GateError: where a process can't be started, or ran no benchmark.
+        ResultsError: where it wrote no run.
+    """
+    with scratch_folder() as scratch:
+        with ExitStack() as stack:
+            with lockstep.pipes() as ends:
+                both = ends if len(planned) > 1 else (None,)
+                started = [
+                    (each, stack.enter_context(_started(each, scratch, own, cpu)))
+                    for each, own in zip(planned, both, strict=True)
+                ]
+            for each, process in _as_they_end(started):
+                if status := process.wait():
+                    raise _failure(each, status, scratch)
+        for each in planned:
+            if not each.at(scratch, ".json").exists():
+                raise GateError(f"the {each.variant.name} must run a benchmark, got none (all skipped?)")
+        return [read_results(each.at(scratch, ".json")) for each in planned]
+
+
+@contextmanager
+def _started(each: FreshProcess, scratch: Path, ends: lockstep.Ends | None, cpu: int | None) -> Iterator[Popen]:
+    """Start pytest without plugins but pytest-benchmark, as they would cost a second."""
+    given = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
+    environment = given | {
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTHONPATH": os.pathsep.join([str(each.variant.root / "src"), *filter(None, [given.get("PYTHONPATH")])]),
+        "PYTHONHASHSEED": "0",
+        **_KEEP_MEMORY,
+        **(lockstep.variables(ends, cpu) if ends else {}),
+    }
+    command = [
+        str(each.variant.python),
+        "-m",
+        "pytest",
+        "-p",
+        "pytest_benchmark.plugin",
+        "-p",
+        "no:cacheprovider",
+        "-q",
+    ]
+    command += [*each.arguments, f"--benchmark-json={each.at(scratch, '.json')}"]
+    command += failures.options(each.at(scratch, ".xml"))
+    with (
+        each.at(scratch, ".txt").open("wb") as output,
+        processes.started(
+            command,
+            cwd=each.variant.root,
+            env=environment,
+            pass_fds=ends[:2] if ends else (),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        ) as process,
+    ):
+        yield process
+
+
+def _as_they_end(started: Sequence[tuple[FreshProcess, Popen]]) -> Iterator[tuple[FreshProcess, Popen]]:
+    """Yield those that failed before those that still run: of a pair one would go on alone for nothing."""
+    left = list(started)
+    while left:
+        for each in [each for each in left if each[1].poll() is not None]:
+            left.remove(each)
+            yield each
+        time.sleep(_POLL)
+
+
+def _failure(each: FreshProcess, status: int, scratch: Path) -> GateError:
+    """Return the error of a process that failed, and keep what it said."""
+    name, said = each.variant.name, each.at(scratch, ".txt").read_bytes()
+    if status == CANNOT_RUN:
+        why = said.decode(errors="replace").strip()
+        return GateError(f"the {name} needs an interpreter that runs, got {each.variant.python}: {why}")
+    kept = each.kept.with_suffix(".txt")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(said)
+    return FailedError(name, status, failures.read_failures(each.at(scratch, ".xml")), said, kept)
