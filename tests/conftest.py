@@ -35,8 +35,13 @@ QUICK = ("--stage-device=cpu", "--stage-rounds=2", "--stage-new-tokens=4", "-p",
 
 @pytest.fixture(scope="session", autouse=True)
 def _a_machine_of_its_own(tmp_path_factory):
-    """Measure in tests whatever else is measured on this machine: by other tests, by a person."""
+    """Measure in tests whatever else is measured on this machine: by other tests, by a person.
+
+    What a test starts is no worker of xdist's, even if the test runs in one: pytest-benchmark would time nothing there.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
+            patch.delenv(name)
         patch.setenv(locks.FOLDER, str(tmp_path_factory.mktemp("locks")))
         yield
 

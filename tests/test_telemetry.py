@@ -141,6 +141,13 @@ def test_clocks_before_the_first_and_after_the_last_round_are_kept():
     assert (kept["before"]["sm_mhz"], kept["after"]["sm_mhz"]) == (1, 4)
 
 
+@pytest.fixture
+def timing(benchmark):
+    """A benchmark that times, in a worker of xdist's too: what is checked of it are no times."""
+    benchmark.disabled = False
+    return benchmark
+
+
 @pytest.mark.parametrize(
     ("reasons", "calls", "repeated", "disturbed"),
     [
@@ -151,25 +158,25 @@ def test_clocks_before_the_first_and_after_the_last_round_are_kept():
     ],
 )
 def test_a_disturbed_benchmark_is_repeated_once_and_counted_once(
-    benchmark, pytestconfig, reasons, calls, repeated, disturbed
+    timing, pytestconfig, reasons, calls, repeated, disturbed
 ):
     collected = pytestconfig._benchmarksession.benchmarks
     before, called, prepared = len(collected), [], []
     nvml = FakeNvml(reasons=reasons)
     with telemetry.opened(nvml) as gpu:
         result = gpu_monitored.pedantic(
-            benchmark, collected, gpu, lambda: called.append(1) or 7, setup=lambda: prepared.append(1), rounds=3
+            timing, collected, gpu, lambda: called.append(1) or 7, setup=lambda: prepared.append(1), rounds=3
         )
-    kept = benchmark.extra_info["gpu"]
+    kept = timing.extra_info["gpu"]
     assert (result, len(called), len(prepared)) == (7, calls, calls)
     assert (kept["repeated"], kept["disturbed_rounds"]) == (repeated, disturbed)
-    assert (len(collected), benchmark.stats.stats.rounds) == (before + 1, 3)
+    assert (len(collected), timing.stats.stats.rounds) == (before + 1, 3)
 
 
-def test_without_a_gpu_a_benchmark_is_what_it_was(benchmark, pytestconfig):
+def test_without_a_gpu_a_benchmark_is_what_it_was(timing, pytestconfig):
     collected = pytestconfig._benchmarksession.benchmarks
-    assert gpu_monitored.pedantic(benchmark, collected, None, lambda: 7, rounds=2) == 7
-    assert (benchmark.stats.stats.rounds, benchmark.extra_info) == (2, {})
+    assert gpu_monitored.pedantic(timing, collected, None, lambda: 7, rounds=2) == 7
+    assert (timing.stats.stats.rounds, timing.extra_info) == (2, {})
 
 
 @pytest.mark.gpu
