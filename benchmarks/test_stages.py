@@ -11,7 +11,7 @@ from gpu_monitored import WARM_UPS
 from no_capture_guard import about
 from rounds import Rounds
 
-from stagebench.analysis.experiments.bytes_moved import TrafficCounter
+from stagebench.analysis.experiments.bytes_moved import BytesMoved
 from stagebench.core.artifacts import Generation, Work
 from stagebench.core.content import content_of
 from stagebench.core.stages import DECODE, PREFILL, STAGE, STAGE_NAMES
@@ -75,7 +75,7 @@ def counted(
     model: VisionLanguageModel, stage: str, step: Callable[[Made], Any], done: StageOutputs, verified: Verification
 ) -> dict[str, Any]:
     """Of `extra_info`: the work of a stage, which must be what was verified, and the bytes that decode reads."""
-    counter, traffic, unit = counter_of(model), TrafficCounter(model), STAGE[stage].unit
+    counter, traffic, unit = counter_of(model), BytesMoved(model), STAGE[stage].unit
     if stage == DECODE.name:
         traffic(PREFILL.name, lambda: done[PREFILL.name])  # for the size of the cache
     counter(stage, traffic, stage, step, made_before(stage, done))  # both in one pass, because counting is slow

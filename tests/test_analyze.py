@@ -9,14 +9,14 @@ import sys
 import time
 from collections import Counter
 
+import made_up_analysis
 import pytest
 from click.testing import CliRunner
 
 from stagebench.analysis.attribution import attribute, mean_of
 from stagebench.analysis.experiments import runner
 from stagebench.analysis.experiments.page_cache import drop_from_page_cache
-from stagebench.analysis.experiments.sample_log import read_run, read_samples
-from stagebench.analysis.samples import costs_by_sample
+from stagebench.analysis.samples import SAMPLES_FILE, costs_by_sample, read_run, read_samples
 from stagebench.backends import measured_roofline
 from stagebench.cli import main
 from stagebench.core.errors import StageError
@@ -57,21 +57,23 @@ def test_it_ends_well_where_no_more_failed_than_were_allowed(finished):
 
 
 def test_every_sample_is_measured_once_in_each_mode_and_by_each_model(finished):
-    good = [row for row in read_samples(finished[0]) if row["study"] == "main" and "error" not in row]
+    good = [row for row in read_samples(finished[0] / SAMPLES_FILE) if row["study"] == "main" and "error" not in row]
     assert Counter((row["sample"], row["model"], row["mode"]) for row in good) == Counter(
         (sample, model, mode) for sample in ("scene", "straße_1") for model in MODELS for mode in ("natural", "fixed")
     )
 
 
 def test_a_row_explains_its_e2e(finished):
-    for row in read_samples(finished[0]):
+    for row in read_samples(finished[0] / SAMPLES_FILE):
         if "error" not in row:
             assert sum(row["seconds"].values()) + row["unattributed"] == pytest.approx(row["e2e"])
             assert (list(row["seconds"]), len(row["token_ids"])) == (list(STAGE_NAMES), row["tokens"])
 
 
 def test_each_model_gets_its_own_kind_of_media_where_there_is_one(finished):
-    shown = {(row["model"], row["sample"]): row["path"] for row in read_samples(finished[0]) if "path" in row}
+    shown = {
+        (row["model"], row["sample"]): row["path"] for row in read_samples(finished[0] / SAMPLES_FILE) if "path" in row
+    }
     assert shown["eventgpt", "scene"] == "scene.npy"
     assert shown["llava-1.5", "scene"] == "scene.mp4"
     assert shown["eventgpt", "straße_1"] == "straße_1.mp4"
@@ -111,7 +113,11 @@ def test_a_step_moves_the_weights_once_and_the_cache_so_far(finished):
 
 
 def test_the_attribution_is_that_of_the_rows(finished):
-    rows = [r for r in read_samples(finished[0]) if (r["study"], r["mode"]) == ("main", "fixed") and "error" not in r]
+    rows = [
+        r
+        for r in read_samples(finished[0] / SAMPLES_FILE)
+        if (r["study"], r["mode"]) == ("main", "fixed") and "error" not in r
+    ]
     (pair,) = json.loads((finished[0] / "report.json").read_text())["modes"]["fixed"]["pairs"]
     costs = {m: mean_of(list(costs_by_sample([r for r in rows if r["model"] == m]).values())) for m in MODELS}
     expected = attribute(costs[pair["baseline"]["model"]], costs[pair["other"]["model"]])
@@ -142,10 +148,10 @@ def test_more_failures_than_allowed_give_exit_code_two(finished):
 
 def test_a_finished_run_measures_nothing_again(finished, media, monkeypatch):
     monkeypatch.setattr(runner, "load_model", None)  # calling it would raise
-    before = read_samples(finished[0])
+    before = read_samples(finished[0] / SAMPLES_FILE)
     more = ("--new-tokens", "3,6", "--durations", "0.6,1.2,9", "--allow-failures", "2")
     assert analyze(finished[0], "--dataset", media, *more).exit_code == 0
-    assert read_samples(finished[0]) == before
+    assert read_samples(finished[0] / SAMPLES_FILE) == before
 
 
 def test_another_run_does_not_go_on_in_the_folder(finished, media):
@@ -172,13 +178,13 @@ def test_what_is_refused_is_one_line_and_exit_code_two(tmp_path, arguments, mess
     assert message in result.output
 
 
-@pytest.mark.parametrize("identity", [5, {}, {"order_seed": "first"}])
-def test_a_run_without_an_order_seed_is_refused_in_one_line(tmp_path, identity):
-    run = {"schema": 1, "identity": identity, "plan": {}, "sessions": []}
-    (tmp_path / "run.json").write_text(json.dumps(run))
+@pytest.mark.parametrize("change", [{"order_seed": 5}, {"order_seed": "first"}])
+def test_a_run_without_an_order_seed_is_refused_in_one_line(tmp_path, change):
+    run = made_up_analysis.run()
+    (tmp_path / "run.json").write_text(json.dumps(run | {"identity": run["identity"] | change}))
     result = CliRunner().invoke(main, ["analyze", "--device", "cpu", "--out", str(tmp_path)])
     assert (result.exit_code, len(result.output.splitlines())) == (2, 1), result.output
-    assert "must have an" in result.output
+    assert "order" in result.output
 
 
 def test_a_sample_that_fails_in_a_stage_does_not_stop_the_others(tmp_path, monkeypatch):
@@ -192,7 +198,7 @@ def test_a_sample_that_fails_in_a_stage_does_not_stop_the_others(tmp_path, monke
     monkeypatch.setattr(runner, "timed_pass", fails_once)
     result = analyze(tmp_path, "--samples", "3", "--modes", "fixed", "--new-tokens", "2")
     assert result.exit_code == 2
-    rows = read_samples(tmp_path)
+    rows = read_samples(tmp_path / SAMPLES_FILE)
     assert Counter("error" in row for row in rows) == {True: 2, False: 4}
     assert {row["error"] for row in rows if "error" in row} == {"the stage fell over"}
 
@@ -205,7 +211,7 @@ def test_a_name_that_is_no_text_is_written_as_one(tmp_path, media):
     done = analyze(tmp_path / "out", "--dataset", folder, "--modes", "fixed", "--new-tokens", "2")
 
     assert done.exit_code == 0, done.output
-    assert {row["path"] for row in read_samples(tmp_path / "out")} == {r"\udcff.mp4"}
+    assert {row["path"] for row in read_samples(tmp_path / "out" / SAMPLES_FILE)} == {r"\udcff.mp4"}
 
 
 def test_an_interrupted_run_reports_what_there_is_and_goes_on(tmp_path, monkeypatch):
@@ -224,7 +230,7 @@ def test_an_interrupted_run_reports_what_there_is_and_goes_on(tmp_path, monkeypa
     assert "3 passes measured of 6 planned" in (tmp_path / "report.md").read_text()
     monkeypatch.setattr(runner, "timed_pass", honest)
     assert analyze(tmp_path, *more).exit_code == 0
-    rows = read_samples(tmp_path)
+    rows = read_samples(tmp_path / SAMPLES_FILE)
     assert len({(row["sample"], row["model"]) for row in rows}) == 6
     assert [row["order"] for row in rows] == list(range(6))
 
@@ -235,7 +241,7 @@ def test_interrupted_before_the_first_sample_says_so_and_leaves_the_folder_to_ot
 
     quick = ("--samples", "1", "--modes", "fixed")
     with monkeypatch.context() as patched:
-        patched.setattr(runner, "prove", interrupted)
+        patched.setattr(runner, "verify", interrupted)
         result = analyze(tmp_path, *quick, "--new-tokens", "3")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1].startswith("stagebench: interrupted before the first sample")
@@ -245,14 +251,14 @@ def test_interrupted_before_the_first_sample_says_so_and_leaves_the_folder_to_ot
 def test_models_that_do_not_fit_together_run_one_after_the_other(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "_free_memory", lambda device: 0)
     assert analyze(tmp_path, "--samples", "2", "--modes", "fixed", "--new-tokens", "2").exit_code == 0
-    models = [row["model"] for row in read_samples(tmp_path)]
+    models = [row["model"] for row in read_samples(tmp_path / SAMPLES_FILE)]
     assert sorted(models) == ["eventgpt", "eventgpt", "llava-1.5", "llava-1.5"]
     assert models[0] == models[1]
     assert "one model after the other" in (tmp_path / "report.md").read_text()
 
 
 def test_each_model_loads_each_sample_from_the_disk_once(finished):
-    rows = [row for row in read_samples(finished[0]) if "cold_load" in row or "not_cold" in row]
+    rows = [row for row in read_samples(finished[0] / SAMPLES_FILE) if "cold_load" in row or "not_cold" in row]
     assert Counter((row["sample"], row["model"]) for row in rows) == Counter(
         (sample, model) for sample in ("scene", "straße_1") for model in MODELS
     )
@@ -289,5 +295,5 @@ def test_killed_in_the_middle_no_sample_is_lost_and_none_is_there_twice(tmp_path
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert samples.read_bytes().startswith(before)
-    assert Counter(row["sample"] for row in read_samples(tmp_path)).most_common(1)[0][1] == 1
-    assert len(read_samples(tmp_path)) == 16
+    assert Counter(row["sample"] for row in read_samples(tmp_path / SAMPLES_FILE)).most_common(1)[0][1] == 1
+    assert len(read_samples(tmp_path / SAMPLES_FILE)) == 16

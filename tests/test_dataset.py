@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagebench.analysis.experiments.dataset import Problem, one_line, path_shown, read_dataset, sequence_of
-from stagebench.core.errors import ExperimentError
+from stagebench.core.errors import AnalysisError
 from stagebench.core.settings import DEFAULT_QUESTION
 
 
@@ -63,7 +63,7 @@ def test_a_row_without_a_conversation_is_asked_the_default(root):
         ({"mp4_data": "a_1.mp4"}, "number 0", "a sample must have an id, got None"),
         ({"id": True, "mp4_data": "a_1.mp4"}, "True", "a sample must have an id, got True"),
         (["id"], "number 0", "a sample must be an object, got list"),
-        ({"id": "x", "event_image": ["a_1/0.png"] * 2}, "x", "event_image must list all PNGs of a folder"),
+        ({"id": "x", "event_image": ["a_1/0.png"] * 2}, "x", "event_image must list all PNGs of one folder"),
         (
             {"id": "x", "mp4_data": "a_1.mp4", "conversations": "?"},
             "x",
@@ -92,7 +92,7 @@ def test_of_two_rows_with_one_id_the_second_is_broken(root):
 @pytest.mark.parametrize("text", ["", "{", '{"id": 1}', "[" * 100_000, "\x00"])
 def test_what_is_no_json_list_is_refused_in_one_line(tmp_path, text):
     (tmp_path / "list.json").write_text(text)
-    with pytest.raises(ExperimentError) as caught:
+    with pytest.raises(AnalysisError) as caught:
         read_dataset(tmp_path)
     assert str(caught.value).startswith("list.json: must be ")
     assert "\n" not in str(caught.value)
@@ -101,7 +101,7 @@ def test_what_is_no_json_list_is_refused_in_one_line(tmp_path, text):
 def test_two_lists_in_a_folder_are_refused(tmp_path):
     for name in "ab":
         (tmp_path / f"{name}.json").write_text("[]")
-    with pytest.raises(ExperimentError, match="must hold one JSON list, or be given as one of them, got 2"):
+    with pytest.raises(AnalysisError, match="must hold one JSON list, or be given as one of them, got 2"):
         read_dataset(tmp_path)
 
 

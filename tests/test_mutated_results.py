@@ -10,16 +10,16 @@ from contextlib import suppress
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from foreign_results import ROWS, TYPED, ran, served, summary
+from foreign_results import TYPED, ran, served, summary
 from made_up_analysis import rows as sample_rows
 from made_up_analysis import run as analysis_run
 from mutations import mutants
 
-from stagebench.analysis.experiments.sample_log import Journal
+from stagebench.analysis.experiments.sample_log import open_log
 from stagebench.analysis.report.document import to_markdown
 from stagebench.analysis.report.report_data import findings
 from stagebench.analysis.report.sections import sections
-from stagebench.analysis.report.stored import read_stored
+from stagebench.analysis.samples import SAMPLES_FILE, read_run, read_samples
 from stagebench.cli import main
 from stagebench.cli.bench import _report
 from stagebench.cli.doctor import baselines
@@ -114,7 +114,6 @@ def test_compare_answers_or_refuses(written, side, processes):
     [
         (a_run(), "run.json"),
         (TYPED, "table.json"),
-        (ROWS, "rows.json"),
         (served(), "details.json"),
         (summary(), "summary.json"),
         ([summary(), summary(model_id="other")], "list.json"),
@@ -196,16 +195,16 @@ def test_the_report_of_an_analysis_is_made_or_refused(written, tmp_path, broken)
         written("samples.jsonl", ("\n".join(whole) + "\n").encode(errors="surrogateescape"))
         written("run.json", mutant if broken == "run" else analysis_run())
         with suppress(StagebenchError):
-            run, rows = read_stored(tmp_path)
+            run, rows = read_run(tmp_path), read_samples(tmp_path / SAMPLES_FILE)
             found = findings(run, rows)
             write_json(tmp_path / "report.json", found)
             assert to_markdown("x", sections(found))
 
 
-def test_a_journal_is_taken_up_or_refused(written, tmp_path):
+def test_a_log_is_taken_up_or_refused(written, tmp_path):
     lines = [json.dumps(each) for each in sample_rows()[:6]]
-    for mutant in mutants(sample_rows()[0], "journal", 120):
+    for mutant in mutants(sample_rows()[0], "log", 120):
         written("run.json", analysis_run())
         written("samples.jsonl", b"\n".join([*map(str.encode, lines), mutant]) + b"\n")
-        with suppress(StagebenchError), Journal(tmp_path, analysis_run()["identity"], {}) as journal:
-            assert journal.rows
+        with suppress(StagebenchError), open_log(tmp_path, analysis_run()["identity"], {}) as log:
+            assert log.lines

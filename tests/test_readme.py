@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from generate_overhead import ratios
 from scipy.stats import ttest_1samp
 
-from stagebench.analysis.samples import read_rows, select
+from stagebench.analysis.samples import read_samples, select
 from stagebench.analysis.summary import summarize
 from stagebench.cli import main
 from stagebench.core.stages import STAGE_NAMES
@@ -131,7 +131,7 @@ def test_every_test_that_the_lies_name_exists():
 
 
 def test_the_table_of_the_h100_is_that_of_the_samples():
-    rows = read_rows(ROOT / "docs" / "results" / "h100-7b-analysis" / "samples.jsonl")
+    rows = read_samples(ROOT / "docs" / "results" / "h100-7b-analysis" / "samples.jsonl")
     found = [summarize(select(rows, model=m, mode="fixed", study="main")) for m in ("eventgpt", "video-llava")]
     spreads = {name: [each.stages[name] for each in found] for name in STAGE_NAMES} | {"e2e": [s.e2e for s in found]}
     cells = {

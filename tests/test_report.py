@@ -12,11 +12,11 @@ from xml.etree import ElementTree
 import pytest
 from made_up_analysis import MODELS, TEXT, row, rows, run
 
-from stagebench.analysis.experiments.sample_log import read_run, read_samples
 from stagebench.analysis.report.report_data import findings, shared
 from stagebench.analysis.report.sections import sections
 from stagebench.analysis.report.write import write_report
-from stagebench.core.errors import ExperimentError
+from stagebench.analysis.samples import SAMPLES_FILE, read_run, read_samples
+from stagebench.core.errors import AnalysisError
 from stagebench.core.json_files import write_json
 from stagebench.core.tables import MS, Table
 
@@ -117,7 +117,7 @@ def test_page_markdown_and_json_show_the_same_numbers(folder, page, mode):
 
 
 def test_all_tables_are_on_the_page_and_in_the_markdown(folder, page):
-    laid_out = sections(findings(read_run(folder), read_samples(folder)))
+    laid_out = sections(findings(read_run(folder), read_samples(folder / SAMPLES_FILE)))
     grids = [part.grid() for section in laid_out for part in section.parts if isinstance(part, Table)]
     assert [cell for grid in grids for cells in (grid.heads, *grid.rows) for cell in cells] == page.cells
     lines = [line for line in (folder / "report.md").read_text().splitlines() if line.startswith("| ")]
@@ -158,7 +158,7 @@ def test_models_of_one_tokenizer_are_each_others_draft(folder):
 def test_a_run_without_a_sample_has_no_report(tmp_path):
     write_json(tmp_path / "run.json", run())
     (tmp_path / "samples.jsonl").write_text("")
-    with pytest.raises(ExperimentError, match="at least one sample that went through a model, got none"):
+    with pytest.raises(AnalysisError, match="at least one sample that went through a model, got none"):
         write_report(tmp_path)
 
 

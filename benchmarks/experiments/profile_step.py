@@ -18,7 +18,7 @@ from step_profile import Kernel, by_name, overlap, parts_of, remaining
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from stagebench.analysis.experiments.bytes_moved import TrafficCounter
+from stagebench.analysis.experiments.bytes_moved import BytesMoved
 from stagebench.analysis.experiments.measured_roofline import measure_ceilings
 from stagebench.backends.load import with_backend
 from stagebench.core.artifacts import Inputs, Sample
@@ -93,7 +93,7 @@ def main(name: str, backends: str) -> None:
         plain = build_model(name, settings)
         synthetic = write_synthetic_clip(Path(folder))
         inputs = prepared(plain, Sample(synthetic.shown("own", plain.input_kind)))
-        ceilings, traffic = measure_ceilings(settings), TrafficCounter(plain)
+        ceilings, traffic = measure_ceilings(settings), BytesMoved(plain)
         prefilled = traffic("prefill", prefill, plain, inputs, encode(plain, inputs), OPTIONS)
         traffic("decode", advance, plain, prefilled, 1)
         weights = traffic.weight_bytes["decode"]

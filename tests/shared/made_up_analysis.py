@@ -27,7 +27,6 @@ def row(model, i, study="main", value=None, mode="natural", tokens=None):
         "token_ids": [7, *([3 if i % 2 else 4] if model == "quick" else [3]), *range(2, tokens)],
         "finish_reason": "stop",
         "text": TEXT,
-        "load": "warm",
         "cold_load": seconds["load"] * 2,
     }
 
@@ -35,7 +34,9 @@ def row(model, i, study="main", value=None, mode="natural", tokens=None):
 def rows():
     main = [row(model, i, mode=mode) for i in range(12) for model in MODELS for mode in ("natural", "fixed")]
     grown = [row(model, i, "durations", value, "fixed") for i in range(2) for model in MODELS for value in (1.0, 4.0)]
-    failed = {k: v for k, v in row("quick", 99).items() if k in ("study", "value", "model", "sample", "mode", "pass")}
+    failed = {
+        k: v for k, v in row("quick", 99).items() if k in ("study", "value", "model", "sample", "mode", "pass", "order")
+    }
     return [*main, *grown, failed | {"error": "clip.mp4: must be whole"}]
 
 

@@ -1,112 +1,219 @@
-"""The raw samples of an analysis: one JSON line a sample, model and pass."""
+"""The samples of an experiment as they lie on the disk: what ran, and one JSON line a pass. Read here, and only here.
+
+A folder holds `run.json` (what the run is, and each session in which it was worked on) and `samples.jsonl`, to which
+lines are only ever added. What has been read needs no further look: every key that an analysis takes is there, every
+number is one. Times in seconds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Required, TypedDict
+from typing import Annotated, Any, Required, TypedDict, cast
 
 from stagebench.analysis.attribution import UNATTRIBUTED, Costs, mean_of
-from stagebench.core.checks import Count, Number, Object, Positive, Spread, Text, Time, check
-from stagebench.core.errors import AnalysisError, StagebenchError
-from stagebench.core.json_files import parse_json, read_bytes
-from stagebench.core.stages import STAGE_NAMES
+from stagebench.core.checks import Count, Flag, Must, Number, Object, Positive, Spread, Text, Time, check
+from stagebench.core.errors import AnalysisError
+from stagebench.core.json_files import parse_json, read_bytes, read_json
+from stagebench.core.results import SCHEMAS
+from stagebench.core.stages import DECODE, IN_GENERATE, ONCE, STAGE_NAMES
 
-Row = Mapping[str, Any]
-"""A `Sample`, with what else was noted of it."""
+RUN_FILE = "run.json"
+SAMPLES_FILE = "samples.jsonl"
+MAIN, DURATIONS, NEW_TOKENS = STUDIES = ("main", "durations", "new_tokens")
+"""The studies of an experiment: the samples, and how the costs grow with the length of a clip and of the text."""
+MODES = ("natural", "fixed")
+"""Lengths of generation."""
 
 Name = Text | Count
+Study = Annotated[str, Must(STUDIES.__contains__, f"one of {', '.join(STUDIES)}")]
+Mode = Annotated[str, Must(MODES.__contains__, f"one of {', '.join(MODES)}")]
+Version = Annotated[int, Must(lambda v: v is not True and v == SCHEMAS["samples"], str(SCHEMAS["samples"]))]
 _Pass = TypedDict("_Pass", {"pass": Count}, total=False)
 
 
-class Sample(_Pass, total=False):
-    """One pass of one model over one sample; times in seconds, `work` and `peak_bytes` by stage.
+class FailedLine(_Pass, total=False):
+    """What a pass was to be: a line that says no more holds its `error`.
 
-    `mode` is natural or fixed, `load` is cold or warm, `tpot` is there where it has a meaning.
+    `value` is what the study varies, `sequence` what the sample is cut from.
     """
 
+    study: Required[Study]
     model: Required[Text]
     sample: Required[Name]
+    mode: Required[Mode]
+    value: Spread | None
+    sequence: Name | None
+    path: Text
+    error: Text
+
+
+class SampleLine(FailedLine, total=False):
+    """One pass of one sample through one model, in the `order` of the run; `seconds`, `work` and `peak_bytes` by stage.
+
+    `tpot`, `itl`, `peak_bytes` and `cold_load` (or why it is `not_cold`) are there where they have a meaning.
+    """
+
+    order: Required[Count]
     seconds: Required[dict[str, Spread]]
     e2e: Required[Time]
+    ttft: Required[Spread]
     tokens: Required[Positive]
-    sequence: Name
-    mode: Text
-    study: Text
-    path: Text
-    load: Text
-    finish_reason: Text
-    text: Text
-    not_cold: Text
-    error: Text
-    order: Count
-    value: Spread | None
-    ttft: Spread
+    token_ids: Required[list[Count]]
+    finish_reason: Required[Text]
+    text: Required[Text]
+    unattributed: Number
     tpot: Spread | None
     itl: list[Spread]
-    unattributed: Number
-    cold_load: Spread
-    token_ids: list[Count]
     work: Object
+    peak_bytes: dict[str, Count]
+    cold_load: Spread
+    not_cold: Text
+
+
+class LeftOut(TypedDict, total=False):
+    """What is no sample, or a broken one, and why."""
+
+    name: Required[Text]
+    reason: Required[Text]
+
+
+class PlanNote(TypedDict, total=False):
+    """How much was to be measured, and what could not be."""
+
+    passes: Required[Count]
+    samples: Required[Count]
+    sequences: Required[Count]
+    broken: Required[list[LeftOut]]
+    skipped: Required[list[LeftOut]]
+
+
+class Proof(TypedDict, total=False):
+    """What an untimed pass of a model did, as `generate()` does: counters and bytes by stage."""
+
+    seconds: Required[Spread]
+    sample: Required[Text]
+    work: Required[dict[str, dict[str, Count]]]
+    bytes: Required[dict[str, dict[str, Count]]]
     peak_bytes: dict[str, Count]
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines. A last line that was cut off, as a kill leaves it, is left out, and so are samples that failed.
+class MeasuredCeilings(TypedDict, total=False):
+    """What the machine can do, as `roofline.Ceilings` has it."""
+
+    flops: Required[Time]
+    bandwidth: Required[Time]
+    bandwidth_kind: Required[Text]
+
+
+class Session(TypedDict, total=False):
+    """One call that worked on an experiment; proofs by model and mode, `same_tokens` are pairs of models."""
+
+    started: Required[Text]
+    load_warning: Required[Text | None]
+    ceilings: Required[MeasuredCeilings]
+    together: Required[Flag | None]
+    proofs: Required[dict[str, dict[str, Proof]]]
+    same_tokens: Required[list[list[Text]]]
+    garbage_collection: Text
+
+
+class ExperimentRun(TypedDict, total=False):
+    """What `run.json` holds: the times' environment, what a reader wants to know of the plan, and the sessions."""
+
+    schema: Required[Version]
+    identity: Required[dict[str, Text]]
+    plan: Required[PlanNote]
+    sessions: Required[list[Session]]
+
+
+IDENTITY = ("input", "generation", "media", "loading", "order_seed", "models", "device")
+"""Keys of the identity that a report shows."""
+
+
+def read_samples(path: Path) -> list[SampleLine]:
+    """Read JSON lines, those of passes that failed included.
 
     Raises:
-        AnalysisError: where the file can't be read, or another line is no row.
+        AnalysisError: where the file can't be read, or a line is no sample.
     """
-    *lines, last = read_bytes(path, f"the samples {path}", AnalysisError).split(b"\n")
-    rows = [_row(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+    return parse_samples(read_bytes(path, f"the samples {path}", AnalysisError), str(path))
+
+
+def parse_samples(data: bytes, where: str) -> list[SampleLine]:
+    """Parse JSON lines. A last one without its end, as a kill leaves it, is left out unless it is whole.
+
+    Raises:
+        AnalysisError: where another line is no sample.
+    """
+    *lines, last = data.split(b"\n")
+    found = [_line(line, f"{where}:{number}") for number, line in enumerate(lines, 1)]
     with suppress(AnalysisError):
-        rows.append(_row(last, str(path)))
-    return [row for row in rows if "error" not in row]
+        found.append(_line(last, where))
+    return found
 
 
-def _row(line: bytes, where: str) -> dict[str, Any]:
+def _line(data: bytes, where: str) -> SampleLine:
     try:
-        row: Any = parse_json(line)
+        line: Any = parse_json(data)
     except ValueError as error:
         raise AnalysisError(f"{where} must be JSON, got: {error}") from error
-    if not isinstance(row, dict):
-        raise AnalysisError(f"{where} must be an object, got {type(row).__name__}")
-    if "error" not in row:
-        require_row(row, where)
-    return row
+    failed = isinstance(line, dict) and "error" in line
+    check(line, FailedLine if failed else SampleLine, where, AnalysisError)
+    if not failed:
+        check(line["seconds"], dict.fromkeys(STAGE_NAMES, Spread), f"{where}: seconds", AnalysisError)
+        if line["study"] != MAIN and not line.get("value"):
+            raise AnalysisError(f"{where} must have the value that its study varies, got {line.get('value')!r}")
+    return cast(SampleLine, line)
 
 
-def require_row(row: Row, where: str, error_type: type[StagebenchError] = AnalysisError, whole: bool = True) -> None:
-    """Check that a row is a `Sample`; one that failed need not be `whole`.
+def read_run(folder: Path) -> ExperimentRun:
+    """Read `run.json`.
 
     Raises:
-        error_type: naming what is missing, or is something else.
+        AnalysisError: where it is missing, damaged, or of another stagebench.
     """
-    check(row, Sample, where, error_type, whole)
-    check(row.get("seconds", {}), dict.fromkeys(STAGE_NAMES, Spread), f"{where}: seconds", error_type, whole)
+    where = f"the run {folder / RUN_FILE}"
+    run = read_json(folder / RUN_FILE, where, AnalysisError)
+    check(run, ExperimentRun, where, AnalysisError)
+    check(run["identity"], dict.fromkeys(IDENTITY, Text), f"{where}: identity", AnalysisError)
+    proofs = [by_mode for session in run["sessions"] for by_mode in session["proofs"].values()]
+    if not run["sessions"] or not all(proofs):
+        raise AnalysisError(f"{where} must have at least one session, and proofs by mode, got none")
+    counted = dict.fromkeys(STAGE_NAMES, Object) | {stage: {"flops": Count} for stage in IN_GENERATE}
+    for proof in (each for by_mode in proofs for each in by_mode.values()):
+        check(proof["work"], counted, f"{where}: work", AnalysisError)
+    return cast(ExperimentRun, run)
 
 
-def select(rows: Iterable[Row], **wanted: str) -> list[Row]:
-    """The rows whose keys have these values: `select(rows, model="eventgpt", mode="natural", load="warm")`."""
-    return [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+def select(lines: Iterable[SampleLine], **wanted: object) -> list[SampleLine]:
+    """Return the lines of passes that went through, whose keys have these values: `select(lines, mode="natural")`."""
+    return [
+        line for line in lines if "error" not in line and all(line.get(key) == value for key, value in wanted.items())
+    ]
 
 
-def sequences(rows: Iterable[Row]) -> dict[str, str]:
-    """Which sequence each sample is cut from; a sample that names none is one of its own."""
-    return {str(row["sample"]): str(row.get("sequence") or row["sample"]) for row in rows}
+def models_of(lines: Iterable[SampleLine]) -> list[str]:
+    """Return the models in a fixed order."""
+    return sorted({line["model"] for line in lines})
 
 
-def costs_of(row: Row) -> Costs:
-    """The costs of one pass; they add up to its `e2e`."""
-    parts = {stage: row["seconds"][stage] for stage in STAGE_NAMES if stage != "decode"}
-    explained = sum(parts.values()) + row["seconds"]["decode"]
-    return Costs(row["model"], parts | {UNATTRIBUTED: row["e2e"] - explained}, row["tokens"], row["seconds"]["decode"])
+def sequences(lines: Iterable[SampleLine]) -> dict[str, str]:
+    """Return which sequence each sample is cut from; a sample that names none is one of its own."""
+    return {str(line["sample"]): str(line.get("sequence") or line["sample"]) for line in lines}
 
 
-def costs_by_sample(rows: Sequence[Row]) -> dict[str, Costs]:
-    """The costs of each sample of one model, averaged over its passes."""
+def costs_of(line: SampleLine) -> Costs:
+    """Return the costs of one pass; they add up to its `e2e`."""
+    parts, decode = {stage: line["seconds"][stage] for stage in ONCE}, line["seconds"][DECODE.name]
+    rest = line["e2e"] - sum(parts.values()) - decode
+    return Costs(line["model"], parts | {UNATTRIBUTED: rest}, line["tokens"], decode)
+
+
+def costs_by_sample(lines: Iterable[SampleLine]) -> dict[str, Costs]:
+    """Return the costs of each sample of one model, averaged over its passes."""
     passes: dict[str, list[Costs]] = {}
-    for row in rows:
-        passes.setdefault(str(row["sample"]), []).append(costs_of(row))
+    for line in lines:
+        passes.setdefault(str(line["sample"]), []).append(costs_of(line))
     return {sample: mean_of(costs) for sample, costs in passes.items()}

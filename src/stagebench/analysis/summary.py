@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stagebench.analysis.intervals import Interval, bootstrap
-from stagebench.analysis.samples import Row, sequences
+from stagebench.analysis.samples import SampleLine, sequences
 from stagebench.core.errors import AnalysisError
 from stagebench.core.stages import STAGE_NAMES
 
@@ -81,7 +81,7 @@ class Summary:
     peak_bytes: dict[str, int]
 
 
-def summarize(rows: Sequence[Row]) -> Summary:
+def summarize(rows: Sequence[SampleLine]) -> Summary:
     """Summarize the rows of one model, in one mode, with one kind of load.
 
     Raises:
@@ -107,7 +107,7 @@ def summarize(rows: Sequence[Row]) -> Summary:
         e2e=spreads["e2e"],
         tokens=spreads["tokens"],
         ttft=_percentiles([row["ttft"] for row in rows]),
-        tpot=percentiles([row["tpot"] for row in rows if row.get("tpot") is not None]),
+        tpot=percentiles([tpot for row in rows if (tpot := row.get("tpot")) is not None]),
         itl=percentiles([gap for row in rows for gap in row.get("itl", ())]),
         output_throughput=float(tokens.sum() / e2e.sum()),
         finish_reasons=dict(Counter(row["finish_reason"] for row in rows)),
@@ -156,6 +156,6 @@ def _column(values: Sequence[float]) -> NDArray[np.float64]:
     return np.asarray(values, dtype=np.float64)
 
 
-def _peaks(rows: Sequence[Row]) -> dict[str, int]:
+def _peaks(rows: Sequence[SampleLine]) -> dict[str, int]:
     recorded = [row["peak_bytes"] for row in rows if row.get("peak_bytes")]
     return {stage: max(peak.get(stage, 0) for peak in recorded) for stage in STAGE_NAMES} if recorded else {}

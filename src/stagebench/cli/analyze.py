@@ -16,14 +16,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from stagebench.analysis.experiments.dataset import Dataset, one_line, read_dataset
-from stagebench.analysis.experiments.plan import Plan, Wanted, make_plan, synthetic_dataset
-from stagebench.analysis.experiments.runner import Study, measure
-from stagebench.analysis.experiments.sample_log import RUN_FILE, Journal, read_run
-from stagebench.analysis.experiments.schedule import MODES, schedule
+from stagebench.analysis.experiments.design import Design, Wanted, make_design, synthetic_dataset
+from stagebench.analysis.experiments.runner import Experiment, measure
+from stagebench.analysis.experiments.sample_log import SampleLog, open_log
 from stagebench.analysis.report.write import require_report_extra, write_report
+from stagebench.analysis.samples import MODES, RUN_FILE, read_run
 from stagebench.cli.options import options, print_head, settings_options
 from stagebench.cli.output import refusals
-from stagebench.core.errors import ExperimentError
+from stagebench.core.errors import AnalysisError
 from stagebench.core.locks import measurement, scratch_folder
 from stagebench.core.settings import LoadSettings
 from stagebench.core.shown import cell, plain
@@ -67,9 +67,9 @@ def command(out: Path, report_only: bool, allow_failures: int, **given: Any) -> 
         click.echo(f"wrote {out / 'report.html'}")
         failed = len(report["failures"])
         if failed > allow_failures:
-            raise ExperimentError(f"at most {allow_failures} samples may fail, got {failed}; the report names them")
+            raise AnalysisError(f"at most {allow_failures} samples may fail, got {failed}; the report names them")
         if not complete:
-            raise ExperimentError(f"interrupted; the same command goes on where {out} ends")
+            raise AnalysisError(f"interrupted; the same command goes on where {out} ends")
 
 
 def _run(out: Path, settings: Settings, dataset: Path | None, order_seed: int | None, **given: Any) -> bool:
@@ -80,23 +80,23 @@ def _run(out: Path, settings: Settings, dataset: Path | None, order_seed: int | 
     console = Console(stderr=True)
     say = partial(console.print, markup=False, highlight=False)
     with measurement(say), _dataset(dataset, wanted, settings.question) as found:
-        plan = make_plan(found, wanted)
+        design = make_design(found, wanted)
         order = tuple(shuffled(settings.models, seed))
-        study = Study(order, settings.model, settings.loading, schedule(plan.blocks, order, seed))
-        here = _identity(longest, wanted, plan, dataset, seed)
-        print_head(console, longest, f"{len(plan.blocks[0].entries)} samples; order {seed}")
-        with Journal(out, here, plan.as_json(settings.models)) as journal:
-            return _measure(study, journal, console)
+        experiment = Experiment(order, settings.model, settings.loading, design.schedule(order, seed))
+        here = _identity(longest, wanted, design, dataset, seed)
+        print_head(console, longest, f"{len(design.blocks[0].entries)} samples; order {seed}")
+        with open_log(out, here, design.as_json(settings.models)) as log:
+            return _measure(experiment, log, console)
 
 
 def _wanted(given: Mapping[str, Any], loading: LoadSettings, is_synthetic: bool) -> Wanted:
     """Read what says what is measured, and the lists in it."""
     modes = tuple(split([given["modes"]]))
     if not set(modes) <= set(MODES):
-        raise ExperimentError(f"modes must be of {', '.join(MODES)}, got {', '.join(modes)}")
+        raise AnalysisError(f"modes must be of {', '.join(MODES)}, got {', '.join(modes)}")
     lengths = _numbers("--new-tokens", given["new_tokens"])
     if not lengths or any(number % 1 for number in lengths):
-        raise ExperimentError(f"--new-tokens must be whole numbers with commas, got {given['new_tokens']!r}")
+        raise AnalysisError(f"--new-tokens must be whole numbers with commas, got {given['new_tokens']!r}")
     return Wanted(
         samples=SYNTHETIC_SAMPLES if given["samples"] is None and is_synthetic else given["samples"],
         clip_window=given["window"],
@@ -114,20 +114,20 @@ def _numbers(name: str, text: str) -> list[float]:
     try:
         numbers = [float(part) for part in split([text])]
     except ValueError:
-        raise ExperimentError(f"{name} must be numbers with commas, got {text!r}") from None
+        raise AnalysisError(f"{name} must be numbers with commas, got {text!r}") from None
     if any(not 0 < number < float("inf") for number in numbers):
-        raise ExperimentError(f"{name} must be above 0, got {text!r}")
+        raise AnalysisError(f"{name} must be above 0, got {text!r}")
     return list(dict.fromkeys(numbers))
 
 
 def _order_seed(out: Path, given: int | None) -> int:
     """The given one, or that of the run which is taken up again, or a new one."""
     if given is None and (out / RUN_FILE).exists():
-        stored = read_run(out)["identity"].get("order_seed")
+        stored = read_run(out)["identity"]["order_seed"]
         try:
             return int(stored)
-        except (TypeError, ValueError):
-            raise ExperimentError(f"the run in {out} must have an order seed, got {stored!r}") from None
+        except ValueError:
+            raise AnalysisError(f"the run in {out} must have an order seed, got {stored!r}") from None
     return secrets.randbelow(2**16) if given is None else given
 
 
@@ -140,31 +140,31 @@ def _dataset(path: Path | None, wanted: Wanted, question: str) -> Iterator[Datas
         yield synthetic_dataset(write_synthetic_clip(folder), wanted.samples or 1, question)
 
 
-def _identity(settings: Settings, wanted: Wanted, plan: Plan, dataset: Path | None, seed: int) -> dict[str, str]:
+def _identity(settings: Settings, wanted: Wanted, design: Design, dataset: Path | None, seed: int) -> dict[str, str]:
     """What must be the same for a run to go on."""
     generations = {mode: wanted.generation(mode) for mode in wanted.modes}
     return settings.identity() | {
         "generation": ", ".join(f"{mode} length: {each.describe()}" for mode, each in generations.items()),
         "input": "scene" if dataset is None else one_line(dataset.name),
-        "samples": plan.digest(),
+        "samples": design.digest(),
         "media": settings.loading.media,
         "models": ", ".join(sorted(settings.models)),
         "order_seed": str(seed),
     }
 
 
-def _measure(study: Study, journal: Journal, console: Console) -> bool:
+def _measure(experiment: Experiment, log: SampleLog, console: Console) -> bool:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:
-        done = sum(journal.has(task.key) for task in study.tasks)
-        bar = progress.add_task("building and proving the models", total=len(study.tasks), completed=done)
+        done = sum(log.has(task.key) for task in experiment.tasks)
+        bar = progress.add_task("building and proving the models", total=len(experiment.tasks), completed=done)
         try:
-            for row in measure(study, journal):
-                progress.update(bar, advance=1, description=escape(plain(f"{row['model']}: {row['sample']}", 60)))
-                if "error" in row:
-                    console.print(cell(f"failed: {row['model']}: {row['sample']}: {row['error']}"))
+            for line in measure(experiment, log):
+                progress.update(bar, advance=1, description=escape(plain(f"{line['model']}: {line['sample']}", 60)))
+                if "error" in line:
+                    console.print(cell(f"failed: {line['model']}: {line['sample']}: {line['error']}"))
         except KeyboardInterrupt:
-            if not journal.rows:
-                raise ExperimentError("interrupted before the first sample was measured: there is no report") from None
+            if not log.lines:
+                raise AnalysisError("interrupted before the first sample was measured, so there is no report") from None
             return False
     return True

@@ -33,10 +33,10 @@ def command(
 ) -> None:
     """Say why one model is faster than another, from a table of their stages.
 
-    FILE is a table that you typed in, rows with stage times, a pytest-benchmark run of our suite, what `stagebench run
+    FILE is a table that you typed in, a pytest-benchmark run of our suite, what `stagebench run
     --json` wrote, the raw samples of an analysis (.jsonl), or a result of `vllm bench serve`, one file a model. The
     seconds saved are shared out among the stages, the number of tokens and the time per token, in a way that does not
-    depend on which of them one tells first. What in a file can't hold is said under it.
+    depend on which of them one tells first. What in a file can't hold is printed as a warning.
     """
     with refusals():
         measured = read_files(paths, format_name)
@@ -45,11 +45,11 @@ def command(
         if not others:
             raise AnalysisError(f"two models are needed, got {first} only")
         explained = [_explain(measured, first, other) for other in others]
-        doubts = [*measured.doubts, *filter(None, (_left_out(measured, first, other) for other in others))]
+        warnings = [*measured.warnings, *filter(None, (_left_out(measured, first, other) for other in others))]
         if json_path:
-            write_json_to(json_path, versioned("report", {"attributions": explained, "doubts": doubts}))
+            write_json_to(json_path, versioned("report", {"attributions": explained, "warnings": warnings}))
         if str(json_path) != "-":
-            _print(explained, doubts, as_markdown)
+            _print(explained, warnings, as_markdown)
 
 
 def _baseline(measured: Measured, asked: str | None) -> str:
@@ -75,11 +75,11 @@ def _left_out(measured: Measured, baseline: str, other: str) -> str | None:
     )
 
 
-def _print(explained: list[dict[str, Any]], doubts: list[str], as_markdown: bool) -> None:
+def _print(explained: list[dict[str, Any]], warnings: list[str], as_markdown: bool) -> None:
     for each in explained:
         if as_markdown:
             click.echo(to_markdown(table(each)) + "\n")
         else:
             show(table(each), Console())
-    for doubt in doubts:
-        click.echo(f"doubt: {plain(doubt)}", err=True)
+    for warning in warnings:
+        click.echo(f"warning: {plain(warning)}", err=True)

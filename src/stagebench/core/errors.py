@@ -26,7 +26,7 @@ class ResultsError(StagebenchError):
 
 
 class AnalysisError(StagebenchError):
-    """Numbers of an analysis that are missing, impossible, or can't be set against each other."""
+    """Numbers, samples or datasets of an analysis that are missing, impossible, or can't be set against each other."""
 
 
 class GateError(StagebenchError):
@@ -35,7 +35,3 @@ class GateError(StagebenchError):
 
 class BusyError(StagebenchError):
     """A folder, or a machine to measure on, that another process holds."""
-
-
-class ExperimentError(StagebenchError):
-    """A dataset, a plan or a run folder that can't be read or used, or belongs to another run."""

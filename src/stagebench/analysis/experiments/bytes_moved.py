@@ -15,7 +15,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class TrafficCounter:
+class BytesMoved:
     """Adds up the bytes of one pass, by stage; called like a `Stopwatch`.
 
     Activations are left out, and so is an embedding table, of which a token reads one row.
@@ -26,7 +26,7 @@ class TrafficCounter:
     """
 
     def __init__(self, model: VisionLanguageModel) -> None:
-        self._network = model.hf_model
+        self._parts = [each for each in model.hf_model.modules() if not isinstance(each, nn.Embedding)]
         self.weight_bytes: dict[str, int] = {}
         self.kv_bytes = 0
         self._prompt, self._position = 0, 0
@@ -38,25 +38,20 @@ class TrafficCounter:
         def hook(module: nn.Module, _: Any) -> None:
             self.weight_bytes[stage] += sum(p.nbytes for p in module.parameters(recurse=False))
 
-        parts = (m for m in self._network.modules() if not isinstance(m, nn.Embedding))
-        handles = [part.register_forward_pre_hook(hook) for part in parts]
+        handles = [part.register_forward_pre_hook(hook) for part in self._parts]
         try:
             result = function(*args, **kwargs)
         finally:
             for handle in handles:
                 handle.remove()
         if isinstance(result, Prefilled):
-            self._prompt = result.prompt_tokens
-            self._position = _cache_bytes(result) // result.prompt_tokens
+            cache = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache_of(result.state).layers)
+            self._prompt, self._position = result.prompt_tokens, cache // result.prompt_tokens
         elif isinstance(result, Generation):
             self.kv_bytes = sum(self._position * (self._prompt + k) for k in range(1, result.steps + 1))
         return result
 
     def as_json(self) -> dict[str, dict[str, int]]:
-        """Bytes by stage, under the names "weights" and, in decode, "kv"."""
+        """Return bytes by stage, under the names "weights" and, in decode, "kv"."""
         both = {stage: {"weights": count} for stage, count in self.weight_bytes.items() if count}
         return both | {"decode": {"weights": self.weight_bytes["decode"], "kv": self.kv_bytes}}
-
-
-def _cache_bytes(prefilled: Prefilled) -> int:
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache_of(prefilled.state).layers)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stagebench.analysis.experiments.dataset import Dataset, Entry, Problem, one_line
-from stagebench.core.errors import ExperimentError, MediaError
+from stagebench.core.errors import AnalysisError, MediaError
 from stagebench.media.events.event_arrays import Window
 from stagebench.media.events.recordings import READERS, load_event_arrays
 from stagebench.media.video.frames import seconds_shown
@@ -60,12 +60,12 @@ def spread(entry: Entry, length: float, count: int) -> list[Entry]:
         count: how many.
 
     Raises:
-        ExperimentError: the sample is shorter than that.
+        AnalysisError: the sample is shorter than that.
         MediaError: it can't be read.
     """
     whole = _seconds_of_entry(entry)
     if whole < length:
-        raise ExperimentError(f"{entry.id} lasts {whole:.2f} s, too short for windows of {length:g} s")
+        raise AnalysisError(f"{entry.id} lasts {whole:.2f} s, too short for windows of {length:g} s")
     starts = [i * (whole - length) / max(count - 1, 1) for i in range(count)]
     return [_window(entry, round(start, 6), length) for start in starts]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stagebench.core.errors import ExperimentError, MediaError
+from stagebench.core.errors import AnalysisError, MediaError
 from stagebench.core.settings import DEFAULT_QUESTION
 from stagebench.media.events.recordings import READERS
 from stagebench.media.files import files_in, is_folder, size_of
@@ -84,7 +84,7 @@ def read_dataset(path: Path, question: str = DEFAULT_QUESTION) -> Dataset:
         question: put to the samples that have none of their own.
 
     Raises:
-        ExperimentError: there is nothing at the path, it holds several JSON files, or the JSON is no list.
+        AnalysisError: there is nothing at the path, it holds several JSON files, or the JSON is no list.
     """
     try:
         if not is_folder(path):
@@ -92,10 +92,10 @@ def read_dataset(path: Path, question: str = DEFAULT_QUESTION) -> Dataset:
             return _from_json(path, question)
         lists = sorted(file for file in files_in(path) if file.suffix.lower() == ".json")
         if len(lists) > 1:
-            raise ExperimentError(f"{path.name}: must hold one JSON list, or be given as one of them, got {len(lists)}")
+            raise AnalysisError(f"{path.name}: must hold one JSON list, or be given as one of them, got {len(lists)}")
         return _from_json(lists[0], question) if lists else _from_folder(path, question)
     except MediaError as error:
-        raise ExperimentError(f"can't read the dataset: {error}") from error
+        raise AnalysisError(f"can't read the dataset: {error}") from error
 
 
 def path_shown(entry: Entry, media: str, own: str) -> Path | None:
@@ -126,15 +126,15 @@ def _from_json(path: Path, question: str) -> Dataset:
     try:
         rows: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ExperimentError(f"{path.name}: must be JSON, got: {one_line(error)}") from error
+        raise AnalysisError(f"{path.name}: must be JSON, got: {one_line(error)}") from error
     if not isinstance(rows, list):
-        raise ExperimentError(f"{path.name}: must be a JSON list of samples, got {type(rows).__name__}")
+        raise AnalysisError(f"{path.name}: must be a JSON list of samples, got {type(rows).__name__}")
     entries: dict[str, Entry] = {}
     broken: list[Problem] = []
     for number, row in enumerate(rows):
         try:
             entry = _entry(row, path.parent, question)
-        except (ExperimentError, MediaError) as error:
+        except (AnalysisError, MediaError) as error:
             broken.append(Problem(_name_of(row, number), one_line(error)))
             continue
         if entries.setdefault(entry.id, entry) is not entry:
@@ -150,16 +150,16 @@ def _name_of(row: Any, number: int) -> str:
 
 def _entry(row: Any, root: Path, question: str) -> Entry:
     if not isinstance(row, dict):
-        raise ExperimentError(f"a sample must be an object, got {type(row).__name__}")
+        raise AnalysisError(f"a sample must be an object, got {type(row).__name__}")
     name = row.get("id")
     if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
-        raise ExperimentError(f"a sample must have an id, got {name!r}")
+        raise AnalysisError(f"a sample must have an id, got {name!r}")
     paths: dict[str, Path] = {}
     for key, (folder, kind) in _FOLDERS.items():
         if row.get(key):
             paths.setdefault(kind, _file(root / folder, row[key], key))
     if not paths:
-        raise ExperimentError(f"a sample must name a file under one of {', '.join(_FOLDERS)}, got none")
+        raise AnalysisError(f"a sample must name a file under one of {', '.join(_FOLDERS)}, got none")
     return Entry(one_line(name), sequence_of(one_line(name)), _question(row, question), paths)
 
 
@@ -167,9 +167,9 @@ def _file(folder: Path, value: Any, key: str) -> Path:
     """The file that a key names, or the folder that all files of a list of PNGs lie in."""
     names = value if isinstance(value, list) else [value]
     if not all(isinstance(name, str) and name for name in names):
-        raise ExperimentError(f"{key} must name files, got {value!r}")
+        raise AnalysisError(f"{key} must name files, got {value!r}")
     if any(Path(name).is_absolute() or ".." in Path(name).parts for name in names):
-        raise ExperimentError(f"{key} must name files inside the dataset, got {value!r}")
+        raise AnalysisError(f"{key} must name files inside the dataset, got {value!r}")
     files: list[Path] = [folder / name for name in names]
     for file in files:
         _require_data(file)
@@ -177,7 +177,7 @@ def _file(folder: Path, value: Any, key: str) -> Path:
         return files[0]
     parents = {file.parent for file in files}
     if len(parents) > 1 or {file.name for file in files} != {file.name for file in _pngs(files[0].parent)}:
-        raise ExperimentError(f"{key} must list all PNGs of a folder, got {len(files)} files of {len(parents)} folders")
+        raise AnalysisError(f"{key} must list all PNGs of one folder, got {len(files)} files of {len(parents)} folders")
     return files[0].parent
 
 
@@ -185,7 +185,7 @@ def _require_data(path: Path) -> None:
     if not is_folder(path):
         size_of(path)
     elif path.suffix.lower() not in READERS and not _pngs(path):
-        raise ExperimentError(f"{path.name}: must be a folder of PNGs, got none in it")
+        raise AnalysisError(f"{path.name}: must be a folder of PNGs, got none in it")
 
 
 def _question(row: Mapping[str, Any], default: str) -> str:
@@ -194,15 +194,15 @@ def _question(row: Mapping[str, Any], default: str) -> str:
     if conversation is None:
         return default
     if not isinstance(conversation, list) or not all(isinstance(turn, dict) for turn in conversation):
-        raise ExperimentError(f"conversations must be a list of turns, got {type(conversation).__name__}")
+        raise AnalysisError(f"conversations must be a list of turns, got {type(conversation).__name__}")
     asked = [turn.get("value") for turn in conversation if turn.get("from") == "human"]
     if not asked or not isinstance(asked[0], str):
-        raise ExperimentError("conversations must have a turn from human with a text, got none")
+        raise AnalysisError("conversations must have a turn from human with a text, got none")
     text: str = asked[0]
     for mark in MARKS:
         text = text.replace(mark, " ")
     if not text.strip():
-        raise ExperimentError(f"the question must not be blank, got {asked[0]!r}")
+        raise AnalysisError(f"the question must not be blank, got {asked[0]!r}")
     return one_line(text)
 
 
@@ -220,7 +220,7 @@ def _from_folder(root: Path, question: str) -> Dataset:
         name = shown if kind == "images" else shown.removesuffix(path.suffix)
         try:
             _require_data(path)
-        except (ExperimentError, MediaError) as error:
+        except (AnalysisError, MediaError) as error:
             broken.append(Problem(shown, one_line(error)))
             continue
         if found.setdefault(name, {}).setdefault(kind, path) is not path:

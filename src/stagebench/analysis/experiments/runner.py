@@ -1,4 +1,4 @@
-"""Runs a study: models are built and proven, then every task is measured and written down."""
+"""Runs an experiment: models are built and proven, then every task is measured and written down."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import combinations
 from typing import Any
 
 import torch
 
-from stagebench.analysis.experiments.bytes_moved import TrafficCounter
+from stagebench.analysis.experiments.bytes_moved import BytesMoved
 from stagebench.analysis.experiments.dataset import Entry, one_line, path_shown
+from stagebench.analysis.experiments.design import Task
 from stagebench.analysis.experiments.measured_roofline import measure_ceilings
 from stagebench.analysis.experiments.page_cache import drop_from_page_cache
-from stagebench.analysis.experiments.sample_log import Journal, Row
-from stagebench.analysis.experiments.schedule import MAIN, Task
+from stagebench.analysis.experiments.sample_log import KEY, SampleLog
 from stagebench.analysis.report import stage_table
+from stagebench.analysis.samples import MAIN, SampleLine
 from stagebench.backends.load import load_model
 from stagebench.core import environment
 from stagebench.core.artifacts import Run, Sample
-from stagebench.core.errors import ExperimentError, MediaError, StagebenchError
+from stagebench.core.errors import AnalysisError, MediaError, StagebenchError
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.weights import release
@@ -32,14 +34,12 @@ from stagebench.pipeline.timing import pinned_runtime
 from stagebench.pipeline.verify import count_reference, repeats_itself, verify
 
 Models = dict[str, VisionLanguageModel]
-Texts = dict[tuple[str, Sample, GenerationSettings], tuple[tuple[int, ...], ...]]
-"""Tokens that a first pass gave, a row each, by model, sample and settings."""
 SPARE_MEMORY = 1.3
 """Times a model's weights: what it needs while it works."""
 
 
 @dataclass(frozen=True, slots=True)
-class Study:
+class Experiment:
     """Everything that a run is made of.
 
     Attributes:
@@ -55,61 +55,62 @@ class Study:
     tasks: Sequence[Task]
 
     def sample(self, entry: Entry, model: VisionLanguageModel) -> Sample:
-        """What a model gets of a sample."""
+        """Return what a model gets of a sample."""
         path = path_shown(entry, self.loading.media, model.input_kind)
         if path is None:
-            raise ExperimentError(f"{entry.id} must have {self.loading.media}, got {', '.join(entry.paths)}")
+            raise AnalysisError(f"{entry.id} must have {self.loading.media}, got {', '.join(entry.paths)}")
         loading = self.loading
         if entry.duration is not None:
             loading = replace(loading, start=entry.start, duration=entry.duration)
         return Sample(path, entry.question, loading)
 
 
-def measure(study: Study, journal: Journal) -> Iterator[Row]:
-    """Measure what the journal does not have yet.
+def measure(experiment: Experiment, log: SampleLog) -> Iterator[SampleLine]:
+    """Measure what the log does not have yet.
 
     Before a model is timed, an untimed pass in each mode must give the tokens, and do the work, of `generate()`.
 
     Yields:
-        Each row, once it is on the disk. Of a failed sample it has an `error`.
+        Each line, once it is on the disk. Of a failed sample it has an `error`.
 
     Raises:
         StagebenchError: a model can't be built, or does not pass its proof.
     """
-    left = [task for task in study.tasks if not journal.has(task.key)]
+    left = [task for task in experiment.tasks if not log.has(task.key)]
     if not left:
         return
-    names = [name for name in study.models if any(task.model == name for task in left)]
-    with pinned_runtime(study.settings):
-        session: dict[str, Any] = {
+    names = [name for name in experiment.models if any(task.model == name for task in left)]
+    with pinned_runtime(experiment.settings):
+        session: Any = {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "load_warning": environment.load_warning(),
-            "ceilings": asdict(measure_ceilings(study.settings)),
+            "ceilings": asdict(measure_ceilings(experiment.settings)),
             "together": None,
             "proofs": {},
             "same_tokens": [],
         } | COLLECTION
-        journal.begin_session(session)
+        log.begin_session(session)
         vocabularies: dict[str, dict[int, str]] = {}
-        texts: Texts = {}
-        for models in _lineups(names, study.settings):
+        for models in _lineups(names, experiment.settings):
             session["together"] = len(models) == len(names)
-            session["proofs"] |= {name: _prove(study, model, texts) for name, model in models.items()}
+            workers = {name: _Worker(experiment, model) for name, model in models.items()}
+            session["proofs"] |= {name: worker.prove() for name, worker in workers.items()}
             vocabularies |= {name: _ordinary_tokens(model) for name, model in models.items()}
-            session["same_tokens"] = _same(vocabularies)
-            journal.save_run()
+            session["same_tokens"] = _same_tokens(vocabularies)
+            log.save_run()
             for task in left:
-                if task.model in models:
-                    row = _row(study, models[task.model], task, session["proofs"][task.model], texts)
-                    journal.append(row | {"order": len(journal.rows)})
-                    yield row
+                if task.model in workers:
+                    line = workers[task.model].line(task, len(log.lines))
+                    log.append(line)
+                    yield line
             models.clear()
+            workers.clear()
 
 
 def _lineups(names: Sequence[str], settings: ModelSettings) -> Iterator[Models]:
     """All models at once where the memory is large enough for as many as the first one, else one after the other."""
     first = load_model(names[0], settings)
-    weights = sum(p.nbytes for p in first.hf_model.parameters())
+    weights = _weights(first)
     together = weights * (len(names) - 1) * SPARE_MEMORY < _free_memory(first.hf_model.device)
     models = {names[0]: first}
     del first
@@ -123,92 +124,105 @@ def _lineups(names: Sequence[str], settings: ModelSettings) -> Iterator[Models]:
         yield {name: load_model(name, settings)}
 
 
+def _weights(model: VisionLanguageModel) -> int:
+    return sum(p.nbytes for p in model.hf_model.parameters())
+
+
 def _free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _prove(study: Study, model: VisionLanguageModel, texts: Texts) -> dict[str, Any]:
-    """Prove a model in each mode on the first sample that can be read; it warms up too.
+class _Worker:
+    """One model that is proven, and then measured.
 
-    Returns:
-        By mode: seconds that it took, counters by stage, bytes by stage, and on a GPU peak bytes by stage.
+    Attributes:
+        proofs: by mode, as `run.json` keeps them.
     """
-    generations = {task.mode: task.generation for task in study.tasks if task.study == MAIN}
-    sample = _readable(study, model)
-    return {mode: _proof(study, model, sample, each, texts) for mode, each in sorted(generations.items())}
 
+    def __init__(self, experiment: Experiment, model: VisionLanguageModel) -> None:
+        self._experiment, self._model = experiment, model
+        self._tokens: dict[tuple[Sample, GenerationSettings], tuple[tuple[int, ...], ...]] = {}
+        self.proofs: dict[str, dict[str, Any]] = {}
 
-def _proof(
-    study: Study, model: VisionLanguageModel, sample: Sample, generation: GenerationSettings, texts: Texts
-) -> dict[str, Any]:
-    # Of the weights of all models in memory, a model's own peak has to do with its own only.
-    device = model.hf_model.device
-    others = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-    others -= sum(p.nbytes for p in model.hf_model.parameters())
-    start = time.perf_counter()
-    verified = verify(model, count_reference(model, sample, generation.options()), study.settings.kernels)
-    texts[model.name, sample, generation] = verified.generation.token_ids
-    traffic = TrafficCounter(model)
-    run_stages(model, sample, generation.options(), traffic)
-    found = {
-        "seconds": time.perf_counter() - start,
-        "sample": one_line(sample.path.name),
-        "work": verified.work,
-        "bytes": traffic.as_json(),
-    }
-    peaks = {stage: work["peak_bytes"] - others for stage, work in verified.work.items() if "peak_bytes" in work}
-    return found | ({"peak_bytes": peaks} if peaks else {})
+    def prove(self) -> dict[str, Any]:
+        """Prove the model in each mode on the first sample that can be read; it warms up too.
 
+        Returns:
+            By mode: seconds that it took, counters by stage, bytes by stage, and on a GPU peak bytes by stage.
+        """
+        tasks = [task for task in self._experiment.tasks if task.block.study == MAIN]
+        sample = self._readable(tasks)
+        for mode, generation in sorted({task.mode: task.generation for task in tasks}.items()):
+            self.proofs[mode] = self._proof(sample, generation)
+        return self.proofs
 
-def _readable(study: Study, model: VisionLanguageModel) -> Sample:
-    """The first sample that can be read. One that can't will fail in its turn."""
-    problem = "there is none"
-    for task in study.tasks:
-        if task.study == MAIN:
-            sample = study.sample(task.entry, model)
+    def _readable(self, tasks: Sequence[Task]) -> Sample:
+        """The first sample that can be read. One that can't will fail in its turn."""
+        problem = "there is none"
+        for task in tasks:
+            sample = self._experiment.sample(task.entry, self._model)
             try:
-                load(sample, model.images_per_sample)
+                load(sample, self._model.images_per_sample)
             except MediaError as error:
                 problem = str(error)
             else:
                 return sample
-    raise ExperimentError(f"at least one sample must be readable, got none; the last one: {problem}")
+        raise AnalysisError(f"at least one sample must be readable, got none; the last one: {problem}")
+
+    def _proof(self, sample: Sample, generation: GenerationSettings) -> dict[str, Any]:
+        # Of the weights of all models in memory, a model's own peak has to do with its own only.
+        model, device = self._model, self._model.hf_model.device
+        others = (torch.cuda.memory_allocated(device) if device.type == "cuda" else 0) - _weights(model)
+        start = time.perf_counter()
+        options = generation.options()
+        verified = verify(model, count_reference(model, sample, options), self._experiment.settings.kernels)
+        self._tokens[sample, generation] = verified.generation.token_ids
+        moved = BytesMoved(model)
+        run_stages(model, sample, options, moved)
+        found = {
+            "seconds": time.perf_counter() - start,
+            "sample": one_line(sample.path.name),
+            "work": verified.work,
+            "bytes": moved.as_json(),
+        }
+        peaks = {stage: work["peak_bytes"] - others for stage, work in verified.work.items() if "peak_bytes" in work}
+        return found | ({"peak_bytes": peaks} if peaks else {})
+
+    def line(self, task: Task, order: int) -> SampleLine:
+        """Measure a task, or say why it failed."""
+        line: Any = dict(zip(KEY, task.key, strict=True)) | {"sequence": task.entry.sequence, "order": order}
+        try:
+            sample = self._experiment.sample(task.entry, self._model)
+            line |= self._cold_load(sample) if task.cold else {}
+            load(sample, self._model.images_per_sample)  # so that the pass finds the file in the page cache
+            line |= {"path": one_line(sample.path.name)} | _measured(self._checked_run(sample, task.generation))
+        except (StagebenchError, torch.OutOfMemoryError) as error:
+            line |= {"error": one_line(error)}
+        if "peak_bytes" in (proof := self.proofs.get(task.mode, {})):
+            line["peak_bytes"] = proof["peak_bytes"]
+        done: SampleLine = line
+        return done
+
+    def _cold_load(self, sample: Sample) -> dict[str, Any]:
+        """Time a load from the disk, where the page cache gives the files up."""
+        kept = drop_from_page_cache(sample.path)
+        if kept is not None:
+            return {"not_cold": kept}
+        start = time.perf_counter()
+        load(sample, self._model.images_per_sample)
+        return {"cold_load": time.perf_counter() - start}
+
+    def _checked_run(self, sample: Sample, generation: GenerationSettings) -> Run:
+        run = timed_pass(self._model, sample, generation.options())
+        first = self._tokens.setdefault((sample, generation), run.generation.token_ids)
+        repeats = repeats_itself(self._model, self._experiment.settings.kernels)
+        check_passes(self._model, [run], first if repeats else None)
+        return run
 
 
-def _row(study: Study, model: VisionLanguageModel, task: Task, proofs: Mapping[str, Any], texts: Texts) -> Row:
-    about = {
-        "study": task.study,
-        "value": task.value,
-        "model": task.model,
-        "sample": task.entry.id,
-        "sequence": task.entry.sequence,
-        "mode": task.mode,
-        "pass": task.number,
-    }
-    try:
-        sample = study.sample(task.entry, model)
-        cold = _cold_load(model, sample) if task.cold else {}
-        load(sample, model.images_per_sample)  # so that the pass finds the file in the page cache
-        run = _checked_run(study, model, sample, task.generation, texts)
-    except (StagebenchError, torch.OutOfMemoryError) as error:
-        return about | {"error": one_line(error)}
-    peaks = {"peak_bytes": proofs[task.mode]["peak_bytes"]} if "peak_bytes" in proofs.get(task.mode, {}) else {}
-    shown = {"path": one_line(sample.path.name), "load": "warm"}
-    return about | shown | _measured(run) | cold | peaks
-
-
-def _checked_run(
-    study: Study, model: VisionLanguageModel, sample: Sample, generation: GenerationSettings, texts: Texts
-) -> Run:
-    run = timed_pass(model, sample, generation.options())
-    first = texts.setdefault((model.name, sample, generation), run.generation.token_ids)
-    check_passes(model, [run], first if repeats_itself(model, study.settings.kernels) else None)
-    return run
-
-
-def _measured(run: Run) -> Row:
+def _measured(run: Run) -> dict[str, Any]:
     generation = run.generation
     return stage_table.pass_as_json(run) | {
         "tokens": run.new_tokens,
@@ -219,28 +233,16 @@ def _measured(run: Run) -> Row:
     }
 
 
-def _cold_load(model: VisionLanguageModel, sample: Sample) -> Row:
-    """Time a load from the disk, where the page cache gives the files up."""
-    kept = drop_from_page_cache(sample.path)
-    if kept is not None:
-        return {"not_cold": kept}
-    start = time.perf_counter()
-    load(sample, model.images_per_sample)
-    return {"cold_load": time.perf_counter() - start}
-
-
 def _ordinary_tokens(model: VisionLanguageModel) -> dict[int, str]:
     """The tokenizer's tokens by id, those left out that a model family added."""
     added = model.tokenizer.get_added_vocab()
     return {number: token for token, number in model.tokenizer.get_vocab().items() if token not in added}
 
 
-def _same(vocabularies: Mapping[str, dict[int, str]]) -> list[list[str]]:
+def _same_tokens(vocabularies: Mapping[str, dict[int, str]]) -> list[list[str]]:
     """Pairs of models of which every id means the same ordinary token, as far as both have it."""
-    names = list(vocabularies)
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    return [[a, b] for a, b in pairs if _agree(vocabularies[a], vocabularies[b])]
-
-
-def _agree(a: dict[int, str], b: dict[int, str]) -> bool:
-    return bool(a.keys() & b.keys()) and all(a[number] == b[number] for number in a.keys() & b.keys())
+    return [
+        [a, b]
+        for (a, of_a), (b, of_b) in combinations(vocabularies.items(), 2)
+        if (both := of_a.keys() & of_b.keys()) and all(of_a[number] == of_b[number] for number in both)
+    ]

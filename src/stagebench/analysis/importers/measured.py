@@ -7,43 +7,65 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stagebench.analysis.attribution import Costs, mean_of
+from stagebench.analysis.attribution import Costs
 from stagebench.core.errors import AnalysisError
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """One line of a file: what a model spent on a sample, or on average where no sample is known.
+
+    Attributes:
+        costs: of the model, by the name that the file gives it.
+        sample: its id; None for an average.
+        sequence: what the sample is cut from, where the file says so.
+        e2e: seconds that the file claims for the whole, where it does.
+    """
+
+    costs: Costs
+    sample: str | None = None
+    sequence: str | None = None
+    e2e: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a file of one format says, model by model.
+
+    Attributes:
+        timings: one an average, or one a sample.
+        warnings: what can't hold in it, or should not be relied on; one sentence each.
+    """
+
+    timings: Sequence[Timing]
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
-    """What a file says about models.
+    """What files say about models.
 
     Attributes:
         costs: by model, the average of its samples where there are any.
         samples: by model and sample; empty for a model of which only averages are known.
-        sequences: which sequence a sample is cut from, where the file says so.
-        doubts: what in the file can't hold, or should not be relied on; one sentence each.
+        sequences: which sequence a sample is cut from, where a file says so.
+        warnings: what in the files can't hold, or should not be relied on; one sentence each.
     """
 
-    costs: dict[str, Costs]
+    costs: dict[str, Costs] = field(default_factory=dict)
     samples: dict[str, dict[str, Costs]] = field(default_factory=dict)
     sequences: dict[str, str] = field(default_factory=dict)
-    doubts: list[str] = field(default_factory=list)
-
-
-def averaged(
-    samples: dict[str, dict[str, Costs]], sequences: dict[str, str] | None = None, doubts: list[str] | None = None
-) -> Measured:
-    """What was measured where samples are known: their averages with them."""
-    costs = {model: mean_of(list(each.values())) for model, each in samples.items()}
-    return Measured(costs, samples, sequences or {}, doubts or [])
+    warnings: list[str] = field(default_factory=list)
 
 
 def number(data: Any, key: str, where: str) -> float:
-    """A number of an object in a file.
+    """Return a number of an object in a file.
 
     Raises:
         AnalysisError: where it is missing, or no finite number.
     """
     if not isinstance(data, dict) or key not in data:
-        found = ", ".join(data) if isinstance(data, dict) else _kind(data)
+        found = ", ".join(data) if isinstance(data, dict) else type(data).__name__
         raise AnalysisError(f"{where} must have {key}, got {found or 'nothing'}")
     value = data[key]
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -52,15 +74,28 @@ def number(data: Any, key: str, where: str) -> float:
 
 
 def objects(data: Any, where: str) -> Sequence[Mapping[str, Any]]:
-    """A list of objects of a file, at least one.
+    """Return a list of objects of a file, at least one.
 
     Raises:
         AnalysisError: where it is something else.
     """
     if not isinstance(data, list) or not data or not all(isinstance(each, dict) for each in data):
-        raise AnalysisError(f"{where} must be a list of objects, got {_kind(data)}")
+        raise AnalysisError(
+            f"{where} must be a list of objects, got {'an empty one' if data == [] else type(data).__name__}"
+        )
     return data
 
 
-def _kind(data: Any) -> str:
-    return "an empty one" if data == [] else type(data).__name__
+def names(models: Sequence[Mapping[str, Any]], key: str, source: str) -> list[str]:
+    """Return the names of the models in a file.
+
+    Raises:
+        AnalysisError: where one has no name, or two have the same.
+    """
+    found: list[str] = []
+    for model in models:
+        name = model.get(key)
+        if not isinstance(name, str) or not name or name in found:
+            raise AnalysisError(f"{source}: every model must have a name of its own, got {name!r}")
+        found.append(name)
+    return found

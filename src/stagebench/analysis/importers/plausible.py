@@ -1,10 +1,12 @@
-"""Numbers that no model can have taken, whatever format they come in: the impossible is refused, the odd is doubted."""
+"""Numbers that no model can have taken, in whatever format: the impossible is refused, the odd is warned of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from stagebench.analysis.attribution import UNATTRIBUTED, Costs
+from stagebench.analysis.importers.measured import Timing
 from stagebench.core.errors import AnalysisError
 
 SECONDS = (1e-9, 1e9)
@@ -12,10 +14,8 @@ SECONDS = (1e-9, 1e9)
 MOST_TOKENS = 1e9
 QUICKEST_TOKEN, SLOWEST_TOKEN = 1e-5, 10.0
 """Seconds; the first is a few launches of a kernel."""
-IDLE = 0.01
-"""The share of a whole that decode may take where there is nothing to decode: its call, and its clock."""
-
-Check = Callable[[Costs], bool]
+TOLERANCE = 0.01
+"""Of a whole: what decode may take where there is nothing to decode, and how far its parts may be from it."""
 
 
 def require_possible(costs: Costs) -> None:
@@ -34,45 +34,47 @@ def require_possible(costs: Costs) -> None:
         raise AnalysisError(f"{costs.model}: there must be 1 to {MOST_TOKENS:g} tokens, got {costs.tokens:.6g}")
 
 
-def doubts(costs: Sequence[Costs], samples: bool) -> list[str]:
-    """Say which numbers of a model can hardly hold.
-
-    Args:
-        costs: of its samples, or the only ones that are known.
-        samples: whether each is that of one sample.
-    """
-    decode = "decode" if costs[0].prefilled else "generation"
-    checks: dict[str, Check] = {
-        f"{name} takes 0 s{{}}: a stage that did no work, or was not timed": _is_empty(name)
-        for name in costs[0].parts
-        if name != UNATTRIBUTED
+def warnings(timings: Sequence[Timing]) -> list[str]:
+    """Say which numbers of one model can hardly hold."""
+    first = timings[0].costs
+    decode = "decode" if first.prefilled else "generation"
+    empty = "takes 0 s{}: a stage that did no work, or was not timed"
+    checks: dict[str, Callable[[Costs], bool]] = {
+        f"{name} {empty}": partial(_took_none, name) for name in first.parts if name != UNATTRIBUTED
     }
     checks |= {
-        f"{decode} takes 0 s{{}}: a stage that did no work, or was not timed": _skips,
-        f"{decode} takes time{{}} though there is no further token: that can't be": _idles,
-        "a token takes less than 10 us{}: are the times in seconds?": lambda c: 0 < _per_token(c) < QUICKEST_TOKEN,
-        "a token takes more than 10 s{}: are the times in milliseconds?": lambda c: _per_token(c) > SLOWEST_TOKEN,
-        "the stages take longer than the whole{}: that can't be": _overruns,
+        f"{decode} {empty}": lambda c: c.further > 0 and c.decode == 0,
+        f"{decode} takes time{{}} though there is no further token: that can't be": lambda c: (
+            c.further == 0 and c.decode > TOLERANCE * c.total
+        ),
+        "a token takes less than 10 us{}: are the times in seconds?": lambda c: (
+            0 < (c.time_per_token or 0) < QUICKEST_TOKEN
+        ),
+        "a token takes more than 10 s{}: are the times in milliseconds?": lambda c: (
+            (c.time_per_token or 0) > SLOWEST_TOKEN
+        ),
+        "the stages take longer than the whole{}: that can't be": lambda c: (
+            c.parts.get(UNATTRIBUTED, 0) < -TOLERANCE * c.total
+        ),
     }
-    counts = {text: sum(map(check, costs)) for text, check in checks.items()}
-    return [text.format(f" in {n} of {len(costs)} rows" if samples else "") for text, n in counts.items() if n]
+    if first_is_sample := timings[0].sample is not None:
+        checks["the tokens{} are no whole number: means of several?"] = lambda c: c.tokens % 1 != 0
+    counts = {text: sum(check(each.costs) for each in timings) for text, check in checks.items()}
+    found = [
+        text.format(f" in {n} of {len(timings)} rows" if first_is_sample else "") for text, n in counts.items() if n
+    ]
+    return [*found, *_sums(timings)]
 
 
-def _is_empty(name: str) -> Check:
-    return lambda costs: costs.parts[name] == 0
+def _took_none(part: str, costs: Costs) -> bool:
+    return costs.parts[part] == 0
 
 
-def _skips(costs: Costs) -> bool:
-    return costs.further > 0 and costs.decode == 0
-
-
-def _idles(costs: Costs) -> bool:
-    return costs.further == 0 and costs.decode > IDLE * costs.total
-
-
-def _overruns(costs: Costs) -> bool:
-    return costs.parts.get(UNATTRIBUTED, 0) < -IDLE * costs.total
-
-
-def _per_token(costs: Costs) -> float:
-    return costs.time_per_token or 0.0
+def _sums(timings: Sequence[Timing]) -> list[str]:
+    """Stages that do not make up the whole that the file claims."""
+    both = [(each.costs.total, each.e2e) for each in timings if each.e2e is not None]
+    apart = [(total, e2e) for total, e2e in both if abs(e2e - total) > TOLERANCE * total]
+    if not apart:
+        return []
+    where = f" in {len(apart)} of {len(timings)} rows, first" if len(timings) > 1 else ""
+    return ["the stages do not add up to e2e{}: {:.4g} s and {:.4g} s".format(where, *apart[0])]

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stagebench.analysis.importers import passes, samples, stage_rows, suite, table, vllm
-from stagebench.analysis.importers.measured import Measured
-from stagebench.analysis.importers.plausible import doubts, require_possible
+from stagebench.analysis.attribution import Costs, mean_of
+from stagebench.analysis.importers import passes, samples, suite, table, vllm
+from stagebench.analysis.importers.measured import Measured, Reading, Timing
+from stagebench.analysis.importers.plausible import require_possible, warnings
 from stagebench.core.errors import AnalysisError
 from stagebench.core.json_files import parse_json, read_bytes
 
-FORMATS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, str], Measured]]] = {
+FORMATS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, str], Reading]]] = {
     "table": (table.looks_like, table.read),
-    "rows": (stage_rows.looks_like, stage_rows.read),
     "pytest-benchmark": (suite.looks_like, suite.read),
     "vllm": (vllm.looks_like, vllm.read),
     "passes": (passes.looks_like, passes.read),
 }
-"""Of a JSON file, in the order in which they are tried; `samples` are told by their name, `.jsonl`."""
+"""Of a JSON file, in the order in which they are tried; samples of an experiment are known by their name, `.jsonl`."""
 
 
 def read_files(paths: Sequence[Path], format_name: str | None = None) -> Measured:
@@ -37,36 +38,53 @@ def read_files(paths: Sequence[Path], format_name: str | None = None) -> Measure
         AnalysisError: where a file can't be read, or is not of that format.
     """
     found = {path: _read(path, format_name) for path in paths}
-    names = [model for measured in found.values() for model in measured.costs]
-    whole = Measured({})
-    for path, measured in found.items():
-        for model, costs in measured.costs.items():
-            name = f"{model} ({path.name})" if names.count(model) > 1 else model
+    by_file = {path: _by_model(reading.timings) for path, reading in found.items()}
+    files = Counter(model for models in by_file.values() for model in models)
+    whole = Measured()
+    for path, models in by_file.items():
+        for model, timings in models.items():
+            name = f"{model} ({path.name})" if files[model] > 1 else model
             if name in whole.costs:
                 raise AnalysisError(f"two models must have two names, got {name!r} twice")
-            whole.costs[name] = replace(costs, model=name)
-            whole.samples[name] = {
-                sample: replace(each, model=name) for sample, each in measured.samples.get(model, {}).items()
-            }
-            for each in (costs, *whole.samples[name].values()):
-                require_possible(each)
-            alone = list(whole.samples[name].values()) or [costs]
-            measured.doubts.extend(f"{model}: {doubt}" for doubt in doubts(alone, bool(whole.samples[name])))
-        whole.sequences.update(measured.sequences)
-        whole.doubts.extend(f"{path.name}: {doubt}" for doubt in measured.doubts)
+            _add(whole, name, timings, path.name)
+            whole.warnings.extend(f"{path.name}: {model}: {each}" for each in warnings(timings))
+        whole.warnings.extend(f"{path.name}: {warning}" for warning in found[path].warnings)
     return whole
 
 
-def _read(path: Path, format_name: str | None) -> Measured:
+def _by_model(timings: Sequence[Timing]) -> dict[str, list[Timing]]:
+    models: dict[str, list[Timing]] = {}
+    for timing in timings:
+        models.setdefault(timing.costs.model, []).append(timing)
+    return models
+
+
+def _add(whole: Measured, name: str, timings: Sequence[Timing], source: str) -> None:
+    """Add one model, whose timings are either one average or one a sample."""
+    own: dict[str, Costs] = {}
+    for timing in timings:
+        costs = replace(timing.costs, model=name)
+        require_possible(costs)
+        if timing.sample is None:
+            whole.costs[name] = costs
+        elif not timing.sample or own.setdefault(timing.sample, costs) is not costs:
+            raise AnalysisError(f"{source}: {name}: every sample must have an id of its own, got {timing.sample!r}")
+        elif timing.sequence:
+            whole.sequences[timing.sample] = timing.sequence
+    whole.samples[name] = own
+    if own:
+        whole.costs[name] = mean_of(list(own.values()))
+        require_possible(whole.costs[name])
+
+
+def _read(path: Path, format_name: str | None) -> Reading:
     data = _parsed(path)
     if path.suffix == ".jsonl" and not vllm.looks_like(data):
         return samples.read(path)
-    if format_name is None:
-        format_name = next((name for name, (looks_like, _) in FORMATS.items() if looks_like(data)), None)
-    if format_name is None or not FORMATS[format_name][0](data):
-        wanted = format_name or ", ".join(FORMATS)
-        raise AnalysisError(f"{path} must be of the format {wanted}, got none of its keys")
-    return FORMATS[format_name][1](data, path.name)
+    fits = [name for name, (looks_like, _) in FORMATS.items() if name == (format_name or name) and looks_like(data)]
+    if not fits:
+        raise AnalysisError(f"{path} must be of the format {format_name or ', '.join(FORMATS)}, got none of its keys")
+    return FORMATS[fits[0]][1](data, path.name)
 
 
 def _parsed(path: Path) -> Any:

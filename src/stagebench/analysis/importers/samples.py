@@ -1,25 +1,24 @@
-"""The raw samples that `stagebench analyze` writes: of warm loads, and of natural length where there are such."""
+"""The samples that `stagebench analyze` writes: of warm loads, and of natural length where there are such."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from stagebench.analysis.importers.measured import Measured, averaged
-from stagebench.analysis.samples import costs_by_sample, read_rows, select, sequences
+from stagebench.analysis.importers.measured import Reading, Timing
+from stagebench.analysis.samples import MAIN, costs_by_sample, models_of, read_samples, select, sequences
 from stagebench.core.errors import AnalysisError
 
 
-def read(path: Path) -> Measured:
-    """Read raw samples.
+def read(path: Path) -> Reading:
+    """Read samples, each averaged over its passes.
 
     Raises:
         AnalysisError: where the file can't be read, or holds none.
     """
-    # Beside the samples themselves a run may hold passes at other durations and lengths.
-    main = (row for row in read_rows(path) if row.get("study", "main") == "main")
-    rows = [row for row in main if row.get("load") != "cold"]
-    kept = select(rows, mode="natural") or rows
+    lines = select(read_samples(path), study=MAIN)
+    kept = select(lines, mode="natural") or lines
     if not kept:
-        raise AnalysisError(f"{path.name} must hold samples with a warm load, got none")
-    models = dict.fromkeys(row["model"] for row in kept)
-    return averaged({model: costs_by_sample(select(kept, model=model)) for model in models}, sequences(kept))
+        raise AnalysisError(f"{path.name} must hold samples of the main study, got none")
+    of = sequences(kept)
+    by_model = (costs_by_sample(select(kept, model=model)) for model in models_of(kept))
+    return Reading([Timing(costs, sample, of[sample]) for each in by_model for sample, costs in each.items()])

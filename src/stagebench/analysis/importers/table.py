@@ -1,4 +1,4 @@
-"""A table typed in from a report.
+"""A table of stage times: typed in from a report, or made from somebody's rows.
 
     {"models": [{"name": "a", "load": 6.858, "preprocess": 0.072, "generation": 2.533, "tokens": 102.4}, ...]}
 
@@ -10,93 +10,59 @@ numbers, and the `sequence` that the sample is cut from where there is one. `e2e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from stagebench.analysis.attribution import UNATTRIBUTED, Costs, mean_of
-from stagebench.analysis.importers.measured import Measured, number, objects
+from stagebench.analysis.attribution import UNATTRIBUTED, Costs
+from stagebench.analysis.importers.measured import Reading, Timing, names, number, objects
 from stagebench.core.errors import AnalysisError
 from stagebench.core.stages import STAGE_NAMES
 
 NUMBERS = frozenset({*STAGE_NAMES, "generation", UNATTRIBUTED, "tokens", "e2e"})
-WORDS = frozenset({"name", "samples", "id", "sequence"})
-TOLERANCE = 0.01
-"""Of a total, by which a sum may differ from it."""
+WORDS = frozenset({"name", "id", "sequence"})
 
 
 def looks_like(data: Any) -> bool:
-    """Whether the data are such a table."""
+    """Tell whether the data are such a table."""
     return isinstance(data, dict) and "models" in data
 
 
-def read(data: Any, source: str) -> Measured:
+def read(data: Any, source: str) -> Reading:
     """Read a table.
 
     Raises:
         AnalysisError: where a key is missing or unknown, a number is impossible, or two models have one name.
     """
-    costs: dict[str, Costs] = {}
-    samples: dict[str, dict[str, Costs]] = {}
-    sequences: dict[str, str] = {}
-    doubts: list[str] = []
-    for model in objects(data["models"], f"{source}: models"):
-        name = model.get("name")
-        if not isinstance(name, str) or not name:
-            raise AnalysisError(f"{source}: every model must have a name, got {name!r}")
-        if name in costs:
-            raise AnalysisError(f"{source}: two models must have two names, got {name!r} twice")
-        if "samples" in model:
-            if others := sorted(model.keys() - {"name", "samples"}):
-                raise AnalysisError(f"{source}: {name} must have samples alone, got {', '.join(others)} beside them")
-            given = objects(model["samples"], f"{source}: {name}: samples")
-            samples[name] = _samples(name, given, source)
-            sequences |= {
-                sample: str(row.get("sequence", sample)) for sample, row in zip(samples[name], given, strict=True)
-            }
-            costs[name] = mean_of(list(samples[name].values()))
-            doubts += _doubts(name, list(samples[name].values()), given)
-            if broken := sum(each.tokens % 1 != 0 for each in samples[name].values()):
-                doubts.append(f"{name}: the tokens of {broken} samples are no whole number: means of several?")
-        else:
-            costs[name] = _costs(name, model, f"{source}: {name}")
-            doubts += _doubts(name, [costs[name]], [model])
-    return Measured(costs, samples, sequences, doubts)
+    models = objects(data["models"], f"{source}: models")
+    timings = []
+    for name, model in zip(names(models, "name", source), models, strict=True):
+        if "samples" not in model:
+            timings.append(_timing(name, model, f"{source}: {name}"))
+            continue
+        if others := sorted(model.keys() - {"name", "samples"}):
+            raise AnalysisError(f"{source}: {name} must have samples alone, got {', '.join(others)} beside them")
+        for row in objects(model["samples"], f"{source}: {name}: samples"):
+            sample = str(row.get("id", ""))
+            timings.append(_timing(name, row, f"{source}: {name}, {sample}", sample))
+    return Reading(timings)
 
 
-def _samples(name: str, given: Sequence[Mapping[str, Any]], source: str) -> dict[str, Costs]:
-    samples: dict[str, Costs] = {}
-    for row in given:
-        sample = str(row.get("id", ""))
-        if not sample or sample in samples:
-            raise AnalysisError(f"{source}: {name}: every sample must have an id of its own, got {sample!r}")
-        samples[sample] = _costs(name, row, f"{source}: {name}, {sample}")
-    return samples
-
-
-def _costs(name: str, given: Mapping[str, Any], where: str) -> Costs:
+def _timing(name: str, given: Mapping[str, Any], where: str, sample: str | None = None) -> Timing:
     if unknown := sorted(given.keys() - NUMBERS - WORDS):
         raise AnalysisError(f"{where}: keys must be of {', '.join(sorted(NUMBERS))}, got {', '.join(unknown)}")
-    if ("generation" in given) == ("decode" in given):
-        raise AnalysisError(f"{where} must have either generation or decode, got {', '.join(given)}")
     whole = "generation" in given
+    if whole == ("decode" in given):
+        raise AnalysisError(f"{where} must have either generation or decode, got {', '.join(given)}")
     if whole and "prefill" in given:
         raise AnalysisError(f"{where}: prefill stands beside decode, got it beside generation")
     needed = ("load", "preprocess") if whole else ("load", "preprocess", "encode", "prefill")
-    optional = [key for key in ("encode", UNATTRIBUTED) if key in given]
-    return Costs(
+    parts = dict.fromkeys([*needed, *(key for key in ("encode", UNATTRIBUTED) if key in given)])
+    costs = Costs(
         name,
-        {key: number(given, key, where) for key in dict.fromkeys([*needed, *optional])},
+        {key: number(given, key, where) for key in parts},
         number(given, "tokens", where),
         number(given, "generation" if whole else "decode", where),
         prefilled=0 if whole else 1,
     )
-
-
-def _doubts(name: str, costs: Sequence[Costs], given: Sequence[Mapping[str, Any]]) -> list[str]:
-    told = [(each.total, number(row, "e2e", name)) for each, row in zip(costs, given, strict=True) if "e2e" in row]
-    apart = [(total, e2e) for total, e2e in told if abs(e2e - total) > TOLERANCE * total]
-    if not apart:
-        return []
-    total, e2e = apart[0]
-    where = f" in {len(apart)} of {len(costs)} samples, first" if len(costs) > 1 else ""
-    return [f"{name}: the stages do not add up to e2e{where}: {total:.4g} s and {e2e:.4g} s"]
+    e2e = number(given, "e2e", where) if "e2e" in given else None
+    return Timing(costs, sample, None if sample is None else str(given.get("sequence", sample)), e2e)

@@ -3,7 +3,7 @@
 With the details of each request (`ttfts`, `itls` in seconds, `output_lens`) it is a sample. Without, the means of all
 stand for it, and decode is what a request took after its first token, by the first of these that a file has:
 `mean_e2el_ms` or `latencies`; the mean gap times the gaps; the whole duration, of one request at a time; and mean tpot
-times mean tokens. That last one is a mean of ratios times a mean, so the doubts say how far off it may be.
+times mean tokens. That last one is a mean of ratios times a mean, so a warning says how far off it may be.
 Loading is no part of a request, and preprocess, encode and prefill are one time to first token; where nothing tells
 that one, a request is one generation.
 """
@@ -17,7 +17,8 @@ from statistics import fmean
 from typing import Any
 
 from stagebench.analysis.attribution import Costs, mean_of
-from stagebench.analysis.importers.measured import Measured, number, objects
+from stagebench.analysis.importers.measured import Reading, Timing, number, objects
+from stagebench.core.checks import is_number, is_whole
 from stagebench.core.errors import AnalysisError
 
 TOLERANCE = 0.02
@@ -26,23 +27,23 @@ SATURATED = 0.9
 DETAILS = ("ttfts", "itls", "output_lens")
 NUMBERS = ("completed", "duration", "failed", "num_prompts", "output_throughput", "total_output_tokens")
 _QUANTITY = re.compile(r"(mean|median|std|p(?P<percent>\d+(?:\.\d+)?))_(?P<name>ttft|tpot|itl|e2el)_ms")
-_TOTALS = frozenset({"completed", "total_output_tokens"})
 
 Result = Mapping[str, Any]
 
 
 def looks_like(data: Any) -> bool:
-    """Whether the data are of `vllm bench`, of any of its commands: one result, or a list of them."""
+    """Tell whether the data are of `vllm bench`, of any of its commands: one result, or a list of them."""
     if isinstance(data, list):
         return bool(data) and all(isinstance(each, dict) and _is_served(each) for each in data)
     return isinstance(data, dict) and (_is_served(data) or bool({"avg_latency", "requests_per_second"} & data.keys()))
 
 
 def _is_served(data: Result) -> bool:
-    return data.keys() >= _TOTALS or data.keys() >= set(DETAILS) or any(map(_QUANTITY.fullmatch, data))
+    totals = {"completed", "total_output_tokens"}
+    return data.keys() >= totals or data.keys() >= set(DETAILS) or any(map(_QUANTITY.fullmatch, data))
 
 
-def read(data: Any, source: str) -> Measured:
+def read(data: Any, source: str) -> Reading:
     """Read one result, or several of one file, each as a model.
 
     Raises:
@@ -51,175 +52,98 @@ def read(data: Any, source: str) -> Measured:
     """
     results = objects(data if isinstance(data, list) else [data], source)
     names = [str(each.get("model_id") or each.get("model") or source) for each in results]
-    whole = Measured({})
+    timings, warnings = list[Timing](), list[str]()
     for place, (name, result) in enumerate(zip(names, results, strict=True), 1):
         model = f"{name} (result {place})" if names.count(name) > 1 else name
-        if model in whole.costs:
+        if model in (each.costs.model for each in timings):
             raise AnalysisError(f"{source}: two results must have two names, got {model!r} twice")
-        _read(model, result, f"{source}, result {place}" if len(results) > 1 else source, whole)
-    return whole
+        own, odd = _read(model, result, f"{source}, result {place}" if len(results) > 1 else source)
+        timings += own
+        warnings += [f"{model}: {each}" for each in odd]
+    return Reading(timings, warnings)
 
 
-def _read(model: str, given: Result, source: str, whole: Measured) -> None:
+def _read(model: str, given: Result, source: str) -> tuple[list[Timing], list[str]]:
+    data = _checked(given, source)
+    if all(data.get(key) for key in DETAILS):
+        requests = _requests(model, data, source)
+        warnings = [*_counts(data, requests), *_claims(data, list(requests.values()))]
+        means = mean_of(list(requests.values()))
+    else:
+        requests = {}
+        means, warning = _means(model, data, source)
+        warnings = [warning] if warning else []
+    in_flight = _in_flight(data, means, len(requests) or data["completed"])
+    if in_flight > 1 + TOLERANCE:
+        warnings.append(
+            f"{in_flight:.1f} requests were in flight on average: ttft has waiting in it, and a token's time is shared"
+        )
+    timings = [Timing(costs, name) for name, costs in requests.items()] or [Timing(means)]
+    return timings, [*_totals(data), *_order(data), *warnings]
+
+
+def _checked(given: Result, source: str) -> Result:
+    """By vllm's names, with every number that is used checked, and no latencies that are not all numbers."""
     if not _is_served(given):
         raise AnalysisError(f"{source} must be of `vllm bench serve`, got totals that know of no first token")
-    data = {key.replace("_e2e_latency_", "_e2el_"): value for key, value in given.items()}
-    data = {key: value for key, value in data.items() if value is not None}
+    data = {key.replace("_e2e_latency_", "_e2el_"): value for key, value in given.items() if value is not None}
     for key in data:
         if (key in NUMBERS or _QUANTITY.fullmatch(key)) and number(data, key, source) < 0:
             raise AnalysisError(f"{source}: {key} must be at least 0, got {data[key]}")
     if number(data, "completed", source) <= 0:
         raise AnalysisError(f"{source}: a request must have completed, got {data['completed']}")
     number(data, "total_output_tokens", source)
-    requests = _requests(model, data, source) if all(data.get(key) for key in DETAILS) else {}
-    whole.costs[model] = means = mean_of(list(requests.values())) if requests else _means(model, data, source)
-    whole.samples.update({model: requests} if requests else {})
-    whole.doubts.extend(f"{model}: {doubt}" for doubt in _doubts(data, means, requests))
+    latencies = data.pop("latencies", None)
+    if isinstance(latencies, list) and all(map(is_number, latencies)):
+        data["latencies"] = latencies
+    return data
 
 
-def _means(model: str, data: Result, source: str) -> Costs:
+def _means(model: str, data: Result, source: str) -> tuple[Costs, str | None]:
+    """The costs of a mean request, and what speaks against them."""
     tokens, e2e = data["total_output_tokens"] / data["completed"], _mean_e2e(data)
     if "mean_ttft_ms" not in data:
         if e2e is None:
             raise AnalysisError(f"{source} must have mean_ttft_ms or mean_e2el_ms, got no time of a request")
-        return Costs(model, {}, tokens, e2e, prefilled=0)
-    ttft = data["mean_ttft_ms"] / 1e3
+        warning = "nothing tells the time to first token, so a request is taken as one generation"
+        return Costs(model, {}, tokens, e2e, prefilled=0), warning
+    parts, has_gaps = {"ttft": data["mean_ttft_ms"] / 1e3}, "mean_itl_ms" in data
     if e2e is None:
-        return Costs(model, {"ttft": ttft}, tokens, _decode_by_gaps(data, tokens, source))
-    decode = 0.0 if tokens == 1 and abs(e2e - ttft) <= TOLERANCE * e2e else e2e - ttft
-    return Costs(model, {"ttft": ttft}, tokens, decode)
+        gap = number(data, "mean_itl_ms" if has_gaps else "mean_tpot_ms", source) / 1e3
+        means = Costs(model, parts, tokens, gap * (tokens - 1))
+        return means, (_of_gaps(data, means) if has_gaps else _of_ratios(data)) if means.further else None
+    rest = e2e - parts["ttft"]
+    means = Costs(model, parts, tokens, 0.0 if tokens == 1 and abs(rest) <= TOLERANCE * e2e else rest)
+    ratio = data["mean_itl_ms"] / 1e3 * means.further / means.decode if has_gaps and means.decode else 1.0
+    if abs(ratio - 1) > TOLERANCE:
+        return means, f"the gaps make {ratio:.2f} times decode: several tokens came at once, or the count is wrong"
+    return means, None
 
 
 def _mean_e2e(data: Result) -> float | None:
     """Seconds of a request; None where the file does not tell."""
     if "mean_e2el_ms" in data:
         return float(data["mean_e2el_ms"]) / 1e3
-    latencies = data.get("latencies")
-    if isinstance(latencies, list) and all(map(_is_time, latencies)):
-        came_back = [seconds for seconds in latencies if seconds > 0]  # one that failed has none
-        if came_back and len(came_back) == data.get("completed"):
-            return fmean(came_back)
-    if "mean_itl_ms" not in data and data.get("duration") and _alone(data):
+    came_back = [seconds for seconds in data.get("latencies", ()) if seconds > 0]  # one that failed has none
+    if came_back and len(came_back) == data["completed"]:
+        return fmean(came_back)
+    one_at_a_time = data.get("max_concurrency") == 1 and _at_any_rate(data)
+    if "mean_itl_ms" not in data and data.get("duration") and one_at_a_time:
         return float(data["duration"] / data["completed"])
     return None
 
 
-def _alone(data: Result) -> bool:
-    """Whether one request followed right after the other."""
-    return data.get("max_concurrency") == 1 and data.get("request_rate", "inf") in ("inf", float("inf"))
-
-
-def _decode_by_gaps(data: Result, tokens: float, source: str) -> float:
-    gap = "mean_itl_ms" if "mean_itl_ms" in data else "mean_tpot_ms"
-    return number(data, gap, source) / 1e3 * (tokens - 1)
-
-
-def _requests(model: str, data: Result, source: str) -> dict[str, Costs]:
-    """One a request that came back, named by place and length of its prompt: only like requests are compared."""
-    try:
-        prompts, errors = (data.get(key) or [0] * len(data["ttfts"]) for key in ("input_lens", "errors"))
-        gaps = _gaps_by_request(data["itls"], data["output_lens"])
-        rows = zip(data["ttfts"], gaps, data["output_lens"], prompts, errors, strict=True)
-        requests = {
-            f"{place} ({prompt})": Costs(model, {"ttft": _time(ttft)}, _count(tokens), sum(map(_time, own)))
-            for place, (ttft, own, tokens, prompt, error) in enumerate(rows)
-            if tokens and not error
-        }
-    except (TypeError, ValueError) as error:
-        raise AnalysisError(f"{source} must have one ttft, itl and output_len a request, got: {error}") from error
-    if not requests:
-        raise AnalysisError(f"{source}: a request must have completed, got none")
-    return requests
-
-
-def _gaps_by_request(gaps: Any, lengths: Sequence[int]) -> Sequence[Sequence[float]]:
-    """Gaps as they are, or cut out of one list of all of them, where each token but the first of a request has one."""
-    if not isinstance(gaps, list) or any(isinstance(each, list) for each in gaps):
-        return list(gaps)
-    counts = [max(_count(length) - 1, 0) for length in lengths]
-    if sum(counts) != len(gaps):
-        raise ValueError(f"{len(gaps)} gaps in one list, where {sum(counts)} are between the tokens")
-    following = iter(gaps)
-    return [[next(following) for _ in range(count)] for count in counts]
-
-
-def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _time(value: Any) -> float:
-    if not _is_time(value):
-        raise TypeError(f"{value!r} for a time")
-    return float(value)
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{value!r} for a number of tokens")
-    return value
-
-
-def _doubts(data: Result, means: Costs, requests: Mapping[str, Costs]) -> list[str]:
-    checks = (
-        _failures(data),
-        _total(data, requests),
-        _rate(data),
-        _gaps(data, requests) if requests else _estimate(data, means),
-        *_claims(data, list(requests.values())),
-        *_order(data),
-        _overlap(data, means, len(requests)),
-    )
-    return [doubt for doubt in checks if doubt]
-
-
-def _failures(data: Result) -> str | None:
-    errors = data.get("errors")
-    counted = sum(map(bool, errors)) if isinstance(errors, list) else 0
-    lost = data.get("num_prompts", 0) - data["completed"]
-    failed = data.get("failed") or counted or max(lost, 0)
-    return f"{failed} requests failed" if failed else None
-
-
-def _total(data: Result, requests: Mapping[str, Costs]) -> str | None:
-    counted, total = sum(request.tokens for request in requests.values()), data["total_output_tokens"]
-    if not requests or counted == total:
-        return None
-    return f"the requests have {counted} new tokens, total_output_tokens says {total}"
-
-
-def _rate(data: Result) -> str | None:
-    if not {"output_throughput", "duration"} <= data.keys():
-        return None
-    rate, duration, total = data["output_throughput"], data["duration"], data["total_output_tokens"]
-    if abs(rate * duration - total) <= TOLERANCE * total:
-        return None
-    return f"{rate:.4g} tokens/s for {duration:.4g} s are not {total} tokens"
-
-
-def _estimate(data: Result, means: Costs) -> str | None:
-    """What the time of decode rests on, where it is no sum of what each request took, and what speaks against it."""
-    if not means.prefilled:
-        return "nothing tells the time to first token, so a request is taken as one generation"
-    exact, further = _mean_e2e(data) is not None, means.further
-    gap = "mean_itl_ms" if "mean_itl_ms" in data else "mean_tpot_ms"
-    if exact and gap in data and means.decode:
-        ratio = data[gap] / 1e3 * further / means.decode
-        if gap == "mean_itl_ms" and abs(ratio - 1) > TOLERANCE:
-            return f"the gaps make {ratio:.2f} times decode: several tokens came at once, or the count is wrong"
-        whole = (means.parts["ttft"] + data[gap] / 1e3 * further) / means.total
-        if gap == "mean_tpot_ms" and "mean_e2el_ms" in data and abs(whole - 1) > TOLERANCE:
-            return f"ttft and tokens x tpot make {whole:.2f} times e2el: a mean of ratios, or a wrong count of tokens"
-    if exact or not further:
-        return None
-    return _of_gaps(data, means) if gap == "mean_itl_ms" else _of_ratios(data)
+def _at_any_rate(data: Result) -> bool:
+    """Whether requests were sent as fast as they may be in flight."""
+    return data.get("request_rate", "inf") in ("inf", float("inf"))
 
 
 def _of_gaps(data: Result, means: Costs) -> str | None:
     limit = data.get("max_concurrency")
-    reach = _in_flight(data, means, data["completed"]) / limit if _is_time(limit) and limit else 0.0
+    reach = _in_flight(data, means, data["completed"]) / limit if is_number(limit) and limit else 0.0
     if reach > 1 + TOLERANCE:
         return f"decode is up to {reach:.2f} times too long: by its gaps more requests were in flight than could be"
-    if reach >= SATURATED and data.get("request_rate", "inf") in ("inf", float("inf")):
+    if reach >= SATURATED and _at_any_rate(data):
         return None
     return "decode is the mean gap times the further tokens: too long where several tokens came at once"
 
@@ -236,17 +160,55 @@ def _of_ratios(data: Result) -> str | None:
     )
 
 
-def _gaps(data: Result, requests: Mapping[str, Costs]) -> str | None:
-    gaps, lengths = _gaps_by_request(data["itls"], data["output_lens"]), data["output_lens"]
-    wrong = sum(len(own) != tokens - 1 for own, tokens in zip(gaps, lengths, strict=True) if tokens)
+def _requests(model: str, data: Result, source: str) -> dict[str, Costs]:
+    """One a request that came back, named by place and length of its prompt: only like requests are compared."""
+    try:
+        prompts, errors = (data.get(key) or [0] * len(data["ttfts"]) for key in ("input_lens", "errors"))
+        rows = list(zip(*(data[key] for key in DETAILS), prompts, errors, strict=True))
+        if not all(is_number(ttft) and all(map(is_number, gaps)) and is_whole(n, 0) for ttft, gaps, n, _, _ in rows):
+            raise TypeError("something else")  # noqa: TRY301 # as where there is no list
+    except (TypeError, ValueError) as error:
+        raise AnalysisError(f"{source} must have one ttft, itl and output_len a request, got: {error}") from error
+    requests = {
+        f"{place} ({prompt})": Costs(model, {"ttft": ttft}, tokens, sum(gaps))
+        for place, (ttft, gaps, tokens, prompt, error) in enumerate(rows)
+        if tokens and not error
+    }
+    if not requests:
+        raise AnalysisError(f"{source}: a request must have completed, got none")
+    return requests
+
+
+def _totals(data: Result) -> list[str]:
+    """Requests that failed, and a rate that is not that of the totals."""
+    errors = data.get("errors")
+    counted = sum(map(bool, errors)) if isinstance(errors, list) else 0
+    failed = data.get("failed") or counted or max(data.get("num_prompts", 0) - data["completed"], 0)
+    found = [f"{failed} requests failed"] if failed else []
+    if {"output_throughput", "duration"} <= data.keys():
+        rate, duration, total = data["output_throughput"], data["duration"], data["total_output_tokens"]
+        if abs(rate * duration - total) > TOLERANCE * total:
+            found.append(f"{rate:.4g} tokens/s for {duration:.4g} s are not {total} tokens")
+    return found
+
+
+def _counts(data: Result, requests: Mapping[str, Costs]) -> list[str]:
+    """Tokens, gaps and latencies of the requests that contradict each other."""
+    found, lengths, latencies = [], data["output_lens"], data.get("latencies", ())
+    counted, total = sum(request.tokens for request in requests.values()), data["total_output_tokens"]
+    if counted != total:
+        found.append(f"the requests have {counted} new tokens, total_output_tokens says {total}")
+    wrong = sum(len(gaps) != tokens - 1 for gaps, tokens in zip(data["itls"], lengths, strict=True) if tokens)
     if wrong:
-        return f"{wrong} requests have not one gap fewer than tokens: several came at once, or the count is wrong"
-    latencies = data.get("latencies")
-    if not isinstance(latencies, list) or len(latencies) != len(lengths) or not all(map(_is_time, latencies)):
-        return None
-    pairs = [(each.total, latencies[int(place.split(" ")[0])]) for place, each in requests.items()]
-    apart = sum(abs(total - latency) > TOLERANCE * total for total, latency in pairs)
-    return f"ttft and gaps do not make the latency of {apart} requests" if apart else None
+        return [
+            *found,
+            f"{wrong} requests have not one gap fewer than tokens: several came at once, or the count is wrong",
+        ]
+    if len(latencies) == len(lengths):
+        pairs = [(each.total, latencies[int(place.split(" ")[0])]) for place, each in requests.items()]
+        if apart := sum(abs(total - latency) > TOLERANCE * total for total, latency in pairs):
+            found.append(f"ttft and gaps do not make the latency of {apart} requests")
+    return found
 
 
 def _claims(data: Result, requests: Sequence[Costs]) -> list[str]:
@@ -266,30 +228,19 @@ def _claims(data: Result, requests: Sequence[Costs]) -> list[str]:
 
 def _order(data: Result) -> list[str]:
     """Percentiles that fall where they must rise; the median is the 50th."""
-    known: dict[str, list[tuple[float, str]]] = {}
+    known: dict[str, list[tuple[float, str, str]]] = {}
     for key in data:
-        if found := _QUANTITY.fullmatch(key):
-            percent = 50.0 if key.startswith("median") else float(found["percent"] or -1)
-            known.setdefault(found["name"], []).append((percent, key))
+        if (found := _QUANTITY.fullmatch(key)) and (key.startswith("median") or found["percent"]):
+            rank = f"the {float(found['percent']):g}th percentile" if found["percent"] else "the median"
+            known.setdefault(found["name"], []).append((float(found["percent"] or 50), rank, key))
     return [
-        f"{_called(lower, name)} is above its {upper[0]:g}th percentile: that can't be"
+        f"{lower[1]} of {name} is above its {upper[0]:g}th percentile: that can't be"
         for name, keys in known.items()
-        for lower, upper in pairwise(sorted(each for each in keys if each[0] >= 0))
-        if data[lower[1]] > data[upper[1]]
+        for lower, upper in pairwise(sorted(keys))
+        if data[lower[2]] > data[upper[2]]
     ]
-
-
-def _called(rank: tuple[float, str], name: str) -> str:
-    return f"the median of {name}" if rank[1].startswith("median") else f"the {rank[0]:g}th percentile of {name}"
 
 
 def _in_flight(data: Result, means: Costs, completed: float) -> float:
     """By Little's law (1961), requests in flight are their rate times their latency."""
     return means.total * completed / data["duration"] if data.get("duration") else 0.0
-
-
-def _overlap(data: Result, means: Costs, requests: int) -> str | None:
-    in_flight = _in_flight(data, means, requests or data["completed"])
-    if in_flight <= 1 + TOLERANCE:
-        return None
-    return f"{in_flight:.1f} requests were in flight on average: ttft has waiting in it, and a token's time is shared"

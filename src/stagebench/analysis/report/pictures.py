@@ -12,13 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from stagebench.analysis.attribution import UNATTRIBUTED
-from stagebench.analysis.experiments.schedule import DURATIONS, MAIN
 from stagebench.analysis.narrative import subject
-from stagebench.analysis.report.report_data import latencies, models_of, shared
-from stagebench.analysis.samples import select
+from stagebench.analysis.report.report_data import latencies, shared
+from stagebench.analysis.samples import DURATIONS, MAIN, SampleLine, models_of, select
 from stagebench.core.stages import STAGE_NAMES
 
-Row = Mapping[str, Any]
 Found = Mapping[str, Any]
 
 WIDTH = 6.4
@@ -41,7 +39,7 @@ MARKERS = ("o", "s", "^", "D", "v", "x")
 INKS = ("#000000", "#5a5a5a", "#8f8f8f")
 
 
-def draw(found: Found, rows: Sequence[Row]) -> dict[str, bytes]:
+def draw(found: Found, rows: Sequence[SampleLine]) -> dict[str, bytes]:
     """Draw every picture that the run has numbers for.
 
     Args:
@@ -56,7 +54,7 @@ def draw(found: Found, rows: Sequence[Row]) -> dict[str, bytes]:
         return {name: _svg(figure) for name, figure in _figures(found, good)}
 
 
-def _figures(found: Found, good: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
+def _figures(found: Found, good: Sequence[SampleLine]) -> Iterator[tuple[str, Figure]]:
     yield "stages", stages(found["modes"])
     for mode, each in found["modes"].items():
         kept = shared(select(good, mode=mode))
@@ -114,7 +112,7 @@ def latency(gaps: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     return figure
 
 
-def distribution(rows: Sequence[Row]) -> Figure:
+def distribution(rows: Sequence[SampleLine]) -> Figure:
     """Draw boxes of all passes, a panel a stage, a box a model; whiskers reach to 1.5 times the middle half."""
     models = models_of(rows)
     figure = Figure(figsize=(WIDTH, 1.1 + len(STAGE_NAMES) * (0.55 + 0.32 * len(models))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import combinations, permutations, zip_longest
 from statistics import median
@@ -12,38 +12,47 @@ from stagebench.analysis.attribution import mean_of
 from stagebench.analysis.comparison import compare
 from stagebench.analysis.display import as_json
 from stagebench.analysis.drafting import agreement, drafting
-from stagebench.analysis.experiments.schedule import DURATIONS, MAIN, MODES, NEW_TOKENS
 from stagebench.analysis.fits import fit_growth, fit_line
 from stagebench.analysis.roofline import Ceilings
-from stagebench.analysis.samples import costs_by_sample, select, sequences
+from stagebench.analysis.samples import (
+    DURATIONS,
+    MAIN,
+    MODES,
+    NEW_TOKENS,
+    ExperimentRun,
+    SampleLine,
+    costs_by_sample,
+    models_of,
+    select,
+    sequences,
+)
 from stagebench.analysis.summary import percentiles, summarize
-from stagebench.analysis.warnings import flags
-from stagebench.core.errors import AnalysisError, ExperimentError
+from stagebench.analysis.warnings import warnings
+from stagebench.core.errors import AnalysisError
 from stagebench.core.results import versioned
 from stagebench.core.stages import IN_GENERATE, STAGE, STAGE_NAMES
 
-Row = Mapping[str, Any]
 EXAMPLES = 3
 """Samples whose texts are shown."""
 
 
-def findings(run: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
+def findings(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, Any]:
     """Analyse a run, finished or not.
 
     Args:
-        run: as `journal.read_run` gives it.
-        rows: as `journal.read_samples` gives them.
+        run: as `samples.read_run` gives it.
+        rows: as `samples.read_samples` gives them.
 
     Returns:
         JSON, times in seconds. A value that has no meaning is absent or None.
 
     Raises:
-        ExperimentError: no sample went through any model.
+        AnalysisError: no sample went through any model.
     """
     good = [row for row in rows if "error" not in row]
     main = select(good, study=MAIN)
     if not main:
-        raise ExperimentError("a report needs at least one sample that went through a model, got none")
+        raise AnalysisError("a report needs at least one sample that went through a model, got none")
     found = {
         "identity": run["identity"],
         "plan": run["plan"],
@@ -59,12 +68,7 @@ def findings(run: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     return versioned("report", found)
 
 
-def models_of(rows: Sequence[Row]) -> list[str]:
-    """The models in a fixed order."""
-    return sorted({row["model"] for row in rows})
-
-
-def shared(rows: Sequence[Row]) -> list[Row]:
+def shared(rows: Sequence[SampleLine]) -> list[SampleLine]:
     """The rows of the samples that every model has as many of; all rows where there is no such sample.
 
     What failed for one model is left out for all, so that their numbers are of the same samples.
@@ -75,16 +79,16 @@ def shared(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["sample"] in common] or list(rows)
 
 
-def _failures(run: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, str]]:
+def _failures(run: ExperimentRun, rows: Sequence[SampleLine]) -> list[dict[str, str]]:
     """Each sample that failed, once, whether before the run or in it."""
     failed = {each["name"]: each["reason"] for each in run["plan"]["broken"]}
     for row in rows:
         if "error" in row:
-            failed.setdefault(row["sample"], f"{row['model']}: {row['error']}")
+            failed.setdefault(str(row["sample"]), f"{row['model']}: {row['error']}")
     return [{"name": name, "reason": reason} for name, reason in failed.items()]
 
 
-def _mode(run: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any] | None:
+def _mode(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, Any] | None:
     if not rows:
         return None
     kept = shared(rows)
@@ -92,20 +96,20 @@ def _mode(run: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any] | None:
     return {
         "left_out": len({row["sample"] for row in rows} - {row["sample"] for row in kept}),
         "models": {model: asdict(summarize(each)) for model, each in by_model.items()},
-        "warnings": {model: [asdict(flag) for flag in flags(each)] for model, each in by_model.items()},
+        "warnings": {model: [asdict(warning) for warning in warnings(each)] for model, each in by_model.items()},
         "pairs": [_pair(by_model[a], by_model[b]) for a, b in combinations(by_model, 2)],
         "fits": {model: fit for model, each in by_model.items() if (fit := _fit(each))},
         "utilisation": {model: _utilisation(run, each) for model, each in by_model.items()},
     }
 
 
-def _pair(a: Sequence[Row], b: Sequence[Row]) -> dict[str, Any]:
+def _pair(a: Sequence[SampleLine], b: Sequence[SampleLine]) -> dict[str, Any]:
     """Explain two models, the slower one first."""
     costs = sorted((costs_by_sample(a), costs_by_sample(b)), key=lambda each: -mean_of(list(each.values())).total)
     return as_json(*compare(costs[0], costs[1], sequences([*a, *b])))
 
 
-def _fit(rows: Sequence[Row]) -> dict[str, Any] | None:
+def _fit(rows: Sequence[SampleLine]) -> dict[str, Any] | None:
     """Fit e2e = a + b n over the passes; None where all have the same number of tokens."""
     try:
         return asdict(fit_line([row["tokens"] for row in rows], [row["e2e"] for row in rows]))
@@ -113,7 +117,7 @@ def _fit(rows: Sequence[Row]) -> dict[str, Any] | None:
         return None
 
 
-def _utilisation(run: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+def _utilisation(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, dict[str, float]]:
     """Give MFU and MBU of the stages that compute, at the median of their seconds, by the last measured ceilings.
 
     FLOPs and bytes were counted in the proof, on one sample. Those of decode are taken a step, because texts differ in
@@ -137,7 +141,7 @@ def _utilisation(run: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, dict[
     return found
 
 
-def _cold(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+def _cold(rows: Sequence[SampleLine]) -> dict[str, dict[str, Any]]:
     """Put the load stage from the disk beside the one from the page cache, of the same samples."""
     found: dict[str, dict[str, Any]] = {}
     for model in models_of(rows):
@@ -152,7 +156,7 @@ def _cold(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _texts(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _texts(rows: Sequence[SampleLine]) -> list[dict[str, Any]]:
     """Show what the models wrote about the first few samples, in the freest mode there is."""
     kept = shared(_freest(rows))
     samples = sorted({str(row["sample"]) for row in kept})
@@ -164,11 +168,11 @@ def _texts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def _freest(rows: Sequence[Row]) -> list[Row]:
+def _freest(rows: Sequence[SampleLine]) -> list[SampleLine]:
     return next(found for mode in MODES if (found := select(rows, mode=mode)))
 
 
-def _drafting(run: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _drafting(run: ExperimentRun, rows: Sequence[SampleLine]) -> list[dict[str, Any]]:
     """Take each of two models that share a tokenizer as the draft of the other, over the texts of natural length."""
     same = {tuple(sorted(pair)) for session in run["sessions"] for pair in session["same_tokens"]}
     kept = shared(_freest(rows))
@@ -176,7 +180,7 @@ def _drafting(run: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, Any
     return [_draft(kept, draft, target) for draft, target in pairs if tuple(sorted((draft, target))) in same]
 
 
-def _draft(rows: Sequence[Row], draft: str, target: str) -> dict[str, Any]:
+def _draft(rows: Sequence[SampleLine], draft: str, target: str) -> dict[str, Any]:
     of = {model: select(rows, model=model) for model in (draft, target)}
     ids = {model: {row["sample"]: row["token_ids"] for row in own} for model, own in of.items()}
     agreed = agreement([(ids[draft][sample], ids[target][sample]) for sample in ids[draft] if sample in ids[target]])
@@ -188,13 +192,13 @@ def _draft(rows: Sequence[Row], draft: str, target: str) -> dict[str, Any]:
     return entry
 
 
-def _scaling(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+def _scaling(rows: Sequence[SampleLine]) -> dict[str, dict[str, Any]]:
     """By model and stage: the median seconds at each size, and the exponent of their growth."""
     found: dict[str, dict[str, Any]] = {}
     for model in models_of(rows):
-        own = sorted(select(rows, model=model), key=lambda row: float(row["value"]))
+        own = sorted(select(rows, model=model), key=lambda row: row["value"] or 0.0)
         seconds = [row["seconds"] | {"e2e": row["e2e"]} for row in own]
-        sizes = [row["value"] for row in own]
+        sizes = [row["value"] or 0.0 for row in own]
         found[model] = {stage: _curve(sizes, [each[stage] for each in seconds]) for stage in (*STAGE_NAMES, "e2e")}
     return found
 
@@ -207,7 +211,7 @@ def _curve(sizes: Sequence[float], seconds: Sequence[float]) -> dict[str, Any]:
     return {"points": [[size, median(each)] for size, each in at.items()], "growth": growth}
 
 
-def latencies(rows: Sequence[Row]) -> dict[str, list[dict[str, float]]]:
+def latencies(rows: Sequence[SampleLine]) -> dict[str, list[dict[str, float]]]:
     """Give by model the quantiles of the gap before each token over all passes that reach it."""
     found = {}
     for model in models_of(rows):

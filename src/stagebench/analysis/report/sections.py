@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from stagebench.analysis import display
-from stagebench.analysis.experiments.schedule import DURATIONS
 from stagebench.analysis.report.document import Figure, Part, Section
+from stagebench.analysis.samples import DURATIONS
 from stagebench.core.stages import STAGE_NAMES
 from stagebench.core.tables import COUNT, MEGA, MS, PERCENT, RATIO, SENTENCES, WORDS, Unit, of_records
 

@@ -8,8 +8,8 @@ from typing import Any
 from stagebench.analysis.report.document import to_html, to_markdown
 from stagebench.analysis.report.report_data import findings
 from stagebench.analysis.report.sections import headlines, sections
-from stagebench.analysis.report.stored import read_stored
-from stagebench.core.errors import ExperimentError
+from stagebench.analysis.samples import SAMPLES_FILE, read_run, read_samples
+from stagebench.core.errors import AnalysisError
 from stagebench.core.json_files import write_json, write_text
 
 
@@ -17,13 +17,13 @@ def require_report_extra() -> None:
     """Say early, and in one line, what the HTML needs.
 
     Raises:
-        ExperimentError: naming the extra.
+        AnalysisError: naming the extra.
     """
     try:
         import jinja2  # noqa: F401 # only whether they are there
         import matplotlib as mpl  # noqa: F401 # likewise
     except ImportError as error:
-        raise ExperimentError(f"a report needs the extra: pip install 'stagebench[report]', got {error}") from error
+        raise AnalysisError(f"a report needs the extra: pip install 'stagebench[report]', got {error}") from error
 
 
 def write_report(folder: Path) -> dict[str, Any]:
@@ -33,12 +33,12 @@ def write_report(folder: Path) -> dict[str, Any]:
         What `report.json` holds.
 
     Raises:
-        ExperimentError: the folder is no run, holds no sample, can't be written to, or the extra "report" is missing.
+        AnalysisError: the folder is no run, holds no sample, can't be written to, or the extra "report" is missing.
     """
     require_report_extra()
     from stagebench.analysis.report.pictures import draw  # here, because it needs the extra
 
-    run, rows = read_stored(folder)
+    run, rows = read_run(folder), read_samples(folder / SAMPLES_FILE)
     found = findings(run, rows)
     report = found | {"summary": headlines(found)}
     laid_out = sections(found)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from stagebench.analysis.experiments.clips import cut, lasting, seconds_of, spread
 from stagebench.analysis.experiments.dataset import Dataset, Entry, Problem
-from stagebench.analysis.experiments.plan import Wanted, make_plan, synthetic_dataset
-from stagebench.analysis.experiments.schedule import MAIN, Block, schedule
-from stagebench.core.errors import ExperimentError
+from stagebench.analysis.experiments.design import Block, Design, Wanted, make_design, synthetic_dataset
+from stagebench.analysis.samples import MAIN
+from stagebench.core.errors import AnalysisError
 from stagebench.core.settings import GenerationSettings
 from stagebench.media.synthetic_clip import write_synthetic_clip
 
@@ -26,6 +26,10 @@ def entries(n):
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory):
     return write_synthetic_clip(tmp_path_factory.mktemp("scene"))
+
+
+def schedule(block, models, seed):
+    return Design((block,), (), ()).schedule(models, seed)
 
 
 def wanted(**given):
@@ -44,7 +48,7 @@ def wanted(**given):
 
 @given(samples=st.integers(1, 5), passes=st.integers(1, 3), seed=st.integers(0, 99))
 def test_everything_is_done_once(samples, passes, seed):
-    tasks = schedule([Block(MAIN, None, entries(samples), BOTH, passes)], MODELS, seed)
+    tasks = schedule(Block(MAIN, None, entries(samples), BOTH, passes), MODELS, seed)
     assert Counter(task.key for task in tasks) == Counter(
         (MAIN, None, model, f"s{i}", mode, number)
         for model in MODELS
@@ -56,19 +60,19 @@ def test_everything_is_done_once(samples, passes, seed):
 
 @given(seed=st.integers(0, 99))
 def test_the_same_seed_gives_the_same_order(seed):
-    blocks = [Block(MAIN, None, entries(4), BOTH)]
-    assert schedule(blocks, MODELS, seed) == schedule(blocks, MODELS, seed)
+    block = Block(MAIN, None, entries(4), BOTH)
+    assert schedule(block, MODELS, seed) == schedule(block, MODELS, seed)
 
 
 def test_no_model_always_goes_first():
-    tasks = schedule([Block(MAIN, None, entries(300), BOTH)], MODELS, seed=1)
+    tasks = schedule(Block(MAIN, None, entries(300), BOTH), MODELS, seed=1)
     first = Counter(tasks[i].model for i in range(0, len(tasks), len(MODELS) * len(BOTH)))
     assert all(70 <= first[model] <= 130 for model in MODELS)
 
 
 @given(samples=st.integers(1, 5), passes=st.integers(1, 3), seed=st.integers(0, 99))
 def test_a_model_loads_a_sample_cold_once_and_before_anything_else(samples, passes, seed):
-    tasks = schedule([Block(MAIN, None, entries(samples), BOTH, passes)], MODELS, seed)
+    tasks = schedule(Block(MAIN, None, entries(samples), BOTH, passes), MODELS, seed)
     for model in MODELS:
         for i in range(samples):
             own = [task.cold for task in tasks if (task.model, task.entry.id) == (model, f"s{i}")]
@@ -124,7 +128,7 @@ def test_windows_of_the_scene_are_one_sequence_from_its_beginning_to_its_end(syn
 
 
 def test_a_window_longer_than_its_sample_is_refused(synthetic):
-    with pytest.raises(ExperimentError, match=r"scene lasts 1.20 s, too short for windows of 2 s"):
+    with pytest.raises(AnalysisError, match=r"scene lasts 1.20 s, too short for windows of 2 s"):
         spread(Entry("scene", "scene", "?", {"video": synthetic.video}), 2.0, 3)
 
 
@@ -136,41 +140,41 @@ def test_only_what_lasts_long_enough_is_compared_by_duration(synthetic):
 def test_every_duration_is_taken_from_the_same_samples(synthetic, tmp_path):
     short = Entry("short", "short", "?", {"images": tmp_path})
     whole = Dataset((Entry("scene", "scene", "?", {"video": synthetic.video}), short))
-    blocks = make_plan(whole, wanted(durations=(0.5, 1.0))).blocks[1:]
+    blocks = make_design(whole, wanted(durations=(0.5, 1.0))).blocks[1:]
     assert [[e.id for e in block.entries] for block in blocks] == [["scene@0+0.5s"], ["scene@0+1s"]]
 
 
 def test_a_duration_that_nothing_has_is_said(synthetic):
-    plan = make_plan(synthetic_dataset(synthetic, 1, "?"), wanted(durations=(0.5, 20.0)))
-    assert [(block.study, block.value) for block in plan.blocks] == [("main", None), ("durations", 0.5)]
-    assert plan.skipped == (Problem("a duration of 20 s", "no sample lasts so long"),)
+    found = make_design(synthetic_dataset(synthetic, 1, "?"), wanted(durations=(0.5, 20.0)))
+    assert [(block.study, block.value) for block in found.blocks] == [("main", None), ("durations", 0.5)]
+    assert found.skipped == (Problem("a duration of 20 s", "no sample lasts so long"),)
 
 
 def test_several_lengths_of_text_are_compared_and_the_longest_is_the_limit(synthetic):
-    plan = make_plan(synthetic_dataset(synthetic, 4, "?"), wanted(new_tokens=(4, 16, 8)))
-    assert plan.blocks[0].generations["natural"] == GenerationSettings(16)
-    assert [(block.value, block.generations) for block in plan.blocks[1:]] == [
+    found = make_design(synthetic_dataset(synthetic, 4, "?"), wanted(new_tokens=(4, 16, 8)))
+    assert found.blocks[0].generations["natural"] == GenerationSettings(16)
+    assert [(block.value, block.generations) for block in found.blocks[1:]] == [
         (float(n), {"fixed": GenerationSettings(n, fixed_length=True)}) for n in (4, 8, 16)
     ]
 
 
 def test_samples_without_the_media_are_skipped_and_named(tmp_path):
     clip, recording = Entry("c", "c", "?", {"video": tmp_path}), Entry("r", "r", "?", {"events": tmp_path})
-    plan = make_plan(Dataset((clip, recording)), wanted(media="events"))
-    assert ([e.id for e in plan.blocks[0].entries], plan.skipped) == (["r"], (Problem("c", "has no events"),))
+    found = make_design(Dataset((clip, recording)), wanted(media="events"))
+    assert ([e.id for e in found.blocks[0].entries], found.skipped) == (["r"], (Problem("c", "has no events"),))
 
 
 def test_a_dataset_without_a_sample_is_refused_with_the_first_reason():
-    with pytest.raises(ExperimentError, match="at least one sample, got none; x: is empty"):
-        make_plan(Dataset((), broken=(Problem("x", "is empty"),)), wanted())
+    with pytest.raises(AnalysisError, match="at least one sample, got none; x: is empty"):
+        make_design(Dataset((), broken=(Problem("x", "is empty"),)), wanted())
 
 
 def test_fewer_samples_are_drawn_evenly(tmp_path):
-    plan = make_plan(Dataset(tuple(entries(9))), wanted(samples=3))
-    assert [e.id for e in plan.blocks[0].entries] == ["s0", "s4", "s8"]
+    found = make_design(Dataset(tuple(entries(9))), wanted(samples=3))
+    assert [e.id for e in found.blocks[0].entries] == ["s0", "s4", "s8"]
 
 
-def test_plans_of_other_samples_have_other_digests(synthetic):
-    plans = [make_plan(synthetic_dataset(synthetic, n, "?"), wanted()) for n in (1, 2)]
-    assert plans[0].digest() != plans[1].digest()
-    assert plans[0].digest() == make_plan(synthetic_dataset(synthetic, 1, "?"), wanted()).digest()
+def test_designs_of_other_samples_have_other_digests(synthetic):
+    designs = [make_design(synthetic_dataset(synthetic, n, "?"), wanted()) for n in (1, 2)]
+    assert designs[0].digest() != designs[1].digest()
+    assert designs[0].digest() == make_design(synthetic_dataset(synthetic, 1, "?"), wanted()).digest()
