@@ -17,7 +17,7 @@ from stagebench.core.content import content_of
 from stagebench.core.stages import DECODE, PREFILL, STAGE, STAGE_NAMES
 from stagebench.gate.limits import INEXACT
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.pipeline.counters import counter_of
+from stagebench.pipeline.counters import WorkCounter
 from stagebench.pipeline.run_stages import Made, StageOutputs, made_before, path
 from stagebench.pipeline.timing import Stopwatch, synchronize
 from stagebench.pipeline.token_match import require_same_tokens
@@ -75,7 +75,7 @@ def counted(
     model: VisionLanguageModel, stage: str, step: Callable[[Made], Any], done: StageOutputs, verified: Verification
 ) -> dict[str, Any]:
     """Of `extra_info`: the work of a stage, which must be what was verified, and the bytes that decode reads."""
-    counter, traffic, unit = counter_of(model), BytesMoved(model), STAGE[stage].unit
+    counter, traffic, unit = WorkCounter(model.counted_modules, model.backend), BytesMoved(model), STAGE[stage].unit
     if stage == DECODE.name:
         traffic(PREFILL.name, lambda: done[PREFILL.name])  # for the size of the cache
     counter(stage, traffic, stage, step, made_before(stage, done))  # both in one pass, because counting is slow

@@ -12,7 +12,7 @@ from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.registry import MODELS, build_model
 from stagebench.pipeline import claims as claims_module
 from stagebench.pipeline.claims import claims
-from stagebench.pipeline.counters import count_operators, counted_forwards, counted_run
+from stagebench.pipeline.counters import count_work, counted_forwards, counted_run
 from stagebench.pipeline.run_stages import prepared, reference_generate
 
 OPTIONS = GenerationSettings(max_new_tokens=8, fixed_length=True).options()
@@ -94,7 +94,7 @@ EXPLAINED = {
 def test_operators_differ_from_generates_only_where_it_is_explained(model, sample):
     _, counter = counted_run(model, sample, OPTIONS)
     inputs = prepared(model, sample)
-    tokens, _, theirs = count_operators(lambda: reference_generate(model, inputs, OPTIONS))
+    tokens, _, theirs = count_work(lambda: reference_generate(model, inputs, OPTIONS))
     padding = {name: times * tokens.shape[1] for name, times in PADDING.items()}
     mine = sum((counter.operators[stage] for stage in ENCODE_TO_DECODE), Counter(padding))
     differing = {name for name in mine | theirs if mine[name] != theirs[name]}

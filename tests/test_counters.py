@@ -10,7 +10,7 @@ from stagebench.pipeline.counters import (
     additive,
     check_work,
     count_kernels,
-    count_operators,
+    count_work,
     counted_forwards,
 )
 
@@ -84,20 +84,20 @@ def test_forwards_are_counted_inside_the_block_only():
 
 def test_a_counter_notes_units_and_forwards_of_a_stage():
     counter = WorkCounter({"projector": nn.Identity()})
-    counter("encode", lambda: Features(counter.parts["projector"](torch.zeros(1, 6, 2))))
+    counter("encode", lambda: Features(counter.modules["projector"](torch.zeros(1, 6, 2))))
     assert counter.work["encode"]["visual_tokens"] == 6
     assert counter.work["encode"]["projector_forwards"] == 1
 
 
 def test_operators_and_flops_of_a_matrix_product():
     a, b = torch.ones(3, 4), torch.ones(4, 5)
-    product, work, operators = count_operators(lambda: a @ b)
+    product, work, operators = count_work(lambda: a @ b)
     assert torch.equal(product, torch.full((3, 5), 4.0))
     assert (work["flops"], operators) == (2 * 3 * 4 * 5, {"aten.mm.default": 1})
 
 
 def test_a_value_read_back_is_a_host_read():
-    _, work, _ = count_operators(lambda: bool(torch.ones(2).max()))
+    _, work, _ = count_work(lambda: bool(torch.ones(2).max()))
     assert work["host_reads"] == 1
 
 

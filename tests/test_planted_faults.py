@@ -32,7 +32,7 @@ from stagebench.models.registry import build_model
 from stagebench.pipeline import load as load_stage
 from stagebench.pipeline import run_stages, timed_pass
 from stagebench.pipeline.claims import claims
-from stagebench.pipeline.counters import counted_run, counter_of
+from stagebench.pipeline.counters import WorkCounter, counted_run
 from stagebench.pipeline.remembered import fingerprint, varied
 from stagebench.pipeline.run_stages import made_before, path
 from stagebench.pipeline.timed_pass import check_passes, timed_run
@@ -154,7 +154,7 @@ def timed_rounds(model, sample, stage):
         kept.judge(result)
     for name in earlier[-1:]:
         done[name] = steps[name](made_before(name, done))
-    counter = counter_of(model)
+    counter = WorkCounter(model.counted_modules, model.backend)
     counter(stage, steps[stage], made_before(stage, done))
     kept.require(counter.work[stage])
 

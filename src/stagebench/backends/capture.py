@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.cuda import _POOL_HANDLE  # the type of what `graph_pool_handle` gives, which has no public name
 
 from stagebench.core.artifacts import Work
-from stagebench.pipeline.counters import count_operators, counted_forwards
+from stagebench.pipeline.counters import ADDITIVE, count_work
 from stagebench.pipeline.timing import synchronize
 
 WARM_UPS = 2
@@ -74,11 +74,10 @@ def capture(
     synchronize(device)
     before, start = _reserved(device), time.perf_counter()
     with torch.no_grad():
-        with counted_forwards(parts) as forwards:
-            output, operators, _ = count_operators(lambda: plain(**inputs))
+        output, counted, _ = count_work(lambda: plain(**inputs), parts)
         work: Work = {}
         if device.type == "cuda":
-            work = forwards | {"flops": operators["flops"]}
+            work = {name: n for name, n in counted.items() if name in ADDITIVE}
             output, replay = _as_graph(lambda: fast(**inputs), pool)
         else:
             replay = _as_call(lambda: fast(**inputs), output)

@@ -22,7 +22,7 @@ from stagebench.core.artifacts import Generation, Inputs, Sample, Work
 from stagebench.core.content import Content, Result, content_of
 from stagebench.core.errors import StageError
 from stagebench.core.stages import DECODE, LOAD, STAGE, STAGES, Stage
-from stagebench.models.protocol import VisionLanguageModel
+from stagebench.models.protocol import Backend, VisionLanguageModel
 from stagebench.pipeline.run_stages import Options, reference_generate, run_stages
 
 P = ParamSpec("P")
@@ -104,21 +104,23 @@ class OperatorCounter(TorchDispatchMode):
         return result
 
 
-def count_operators(function: Callable[[], T]) -> tuple[T, Work, Counter[str]]:
-    """Call a function and count what torch was asked to do.
+def count_work(
+    function: Callable[[], T], modules: Mapping[str, nn.Module] | None = None
+) -> tuple[T, Work, Counter[str]]:
+    """Call a function and count what modules and torch were asked to do.
 
     Returns:
-        Its result; the counters `aten_operators`, `flops`, `host_reads`, `resized_pixels` and, on a GPU,
-        `host_to_device_bytes` and `peak_bytes`; and the operators by name. FLOPs are those that `FlopCounterMode` has
-        a formula for: matrix products, convolutions, and the attention kernels of a GPU.
+        Its result; counters, on a GPU `host_to_device_bytes` and `peak_bytes` among them; and the ATen operators by
+        name. FLOPs are those that `FlopCounterMode` has a formula for: matrix products, convolutions, and the attention
+        kernels of a GPU.
     """
     operators, flops = OperatorCounter(), FlopCounterMode(display=False)
     on_gpu = torch.cuda.is_initialized()
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    with flops, operators:
+    with counted_forwards(modules or {}) as forwards, flops, operators:
         result = function()
-    work = {
+    work = forwards | {
         "aten_operators": operators.operators.total(),
         "flops": int(flops.get_total_flops()),
         "host_reads": sum(operators.operators[name] for name in _HOST_READS),
@@ -148,23 +150,17 @@ class WorkCounter:
     """Counts the work of the stages of one pass; called like a `Stopwatch`.
 
     Attributes:
+        modules: those whose forwards are counted.
+        replayed: counters so far of what no module and no operator shows: of a CUDA graph those of the plain function,
+            counted once when it was captured, times its calls.
         work: counters by stage.
         operators: ATen operators by stage and name.
         content: digests of what the stages returned, by stage.
     """
 
-    def __init__(
-        self, parts: Mapping[str, nn.Module], replayed: Callable[[], Mapping[str, int]] = dict[str, int]
-    ) -> None:
-        """Make one.
-
-        Args:
-            parts: modules whose forwards are counted.
-            replayed: counters so far of what no module and no operator shows: of a CUDA graph those of the plain
-                function, counted once when it was captured, times its calls.
-        """
-        self.parts = parts
-        self.replayed = replayed
+    def __init__(self, modules: Mapping[str, nn.Module], backend: Backend | None = None) -> None:
+        self.modules = modules
+        self.replayed = dict[str, int] if backend is None else backend.replayed
         self.work: dict[str, Work] = {}
         self.operators: dict[str, Counter[str]] = {}
         self.content: dict[str, Content] = {}
@@ -172,27 +168,18 @@ class WorkCounter:
     def __call__(self, stage: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `function` and note what it did."""
         replayed, metered = self.replayed(), meter.so_far()
-        with counted_forwards(self.parts) as forwards, counted_calls() as calls:
+        with counted_calls() as calls:
             system = meter.SystemMeter()
-            result, operators, self.operators[stage] = count_operators(lambda: function(*args, **kwargs))
+            result, work, self.operators[stage] = count_work(lambda: function(*args, **kwargs), self.modules)
             of_files = system.read()
-        done, hidden = meter.since(metered), Counter(self.replayed())
-        hidden.subtract(replayed)
-        hidden.update(calls)
-        seen = Counter(forwards | operators)
+        seen, done = Counter(work), meter.since(metered)
+        for counts in (calls, self.replayed()):
+            seen.update(counts)
+        seen.subtract(replayed)
         own = {name: done[name] for name in STAGE[stage].metered}
-        self.work[stage] = result.work() | own | done | seen | of_files | {n: seen[n] + k for n, k in hidden.items()}
+        self.work[stage] = result.work() | own | done | seen | of_files
         self.content[stage] = content_of(result)
         return result
-
-
-def counter_of(model: VisionLanguageModel) -> WorkCounter:
-    """Return a counter of a model's work, of what its backend replays too."""
-    return (
-        WorkCounter(model.counted_modules)
-        if model.backend is None
-        else WorkCounter(model.counted_modules, model.backend.replayed)
-    )
 
 
 def counted_run(model: VisionLanguageModel, sample: Sample, options: Options) -> tuple[Generation, WorkCounter]:
@@ -201,19 +188,16 @@ def counted_run(model: VisionLanguageModel, sample: Sample, options: Options) ->
     Raises:
         StageError: where a stage did nothing, or another stage's work.
     """
-    counter = counter_of(model)
+    counter = WorkCounter(model.counted_modules, model.backend)
     generation: Generation = run_stages(model, sample, options, counter)[DECODE.name]
     check_work(counter.work)
     return generation, counter
 
 
-def counted_reference(
-    model: VisionLanguageModel, inputs: Inputs, options: Options
-) -> tuple[torch.Tensor, Work, Counter[str]]:
-    """Count the work of plain `generate()`: its tokens, the counters, and the ATen operators by name."""
-    with counted_forwards(model.counted_modules) as forwards:
-        tokens, operators, by_name = count_operators(lambda: reference_generate(model, inputs, options))
-    return tokens, forwards | operators, by_name
+def counted_reference(model: VisionLanguageModel, inputs: Inputs, options: Options) -> tuple[torch.Tensor, Work]:
+    """Let plain `generate()` encode, prefill and decode, and count its work."""
+    tokens, work, _ = count_work(lambda: reference_generate(model, inputs, options), model.counted_modules)
+    return tokens, work
 
 
 def additive(*counts: Work) -> Work:

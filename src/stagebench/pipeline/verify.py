@@ -12,7 +12,7 @@ from stagebench.core.artifacts import Generation, Inputs, Sample, Work
 from stagebench.core.content import Content
 from stagebench.core.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.pipeline.counters import additive, count_operators, counted_reference, counted_run
+from stagebench.pipeline.counters import additive, count_work, counted_reference, counted_run
 from stagebench.pipeline.prefill import resolved
 from stagebench.pipeline.remembered import require_forgetful
 from stagebench.pipeline.run_stages import Options, prepared, scored_generate, staged_generate
@@ -58,7 +58,7 @@ class Reference:
 def count_reference(model: VisionLanguageModel, sample: Sample, options: Options) -> Reference:
     """Let plain `generate()` do a sample, and count its work."""
     inputs = prepared(model, sample)
-    tokens, work, _ = counted_reference(model, inputs, options)
+    tokens, work = counted_reference(model, inputs, options)
     return Reference(model, sample, options, inputs, tuple(tokens[0].tolist()), work)
 
 
@@ -195,7 +195,7 @@ def forward_flops(model: VisionLanguageModel) -> ForwardFlops:
 
     def flops(tokens: int) -> int:
         given = {"inputs_embeds": embeds[:, :tokens], "use_cache": False, "logits_to_keep": 1}
-        return count_operators(lambda: hf_model(**given))[1]["flops"]
+        return count_work(lambda: hf_model(**given))[1]["flops"]
 
     one, two, three = (flops(tokens) for tokens in (1, 2, 3))
     pair = (one - 2 * two + three) // 2
