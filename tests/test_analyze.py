@@ -14,10 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from stagebench.analysis.attribution import attribute, mean_of
-from stagebench.analysis.experiments import runner
+from stagebench.analysis.experiments import measured_roofline, runner
 from stagebench.analysis.experiments.page_cache import drop_from_page_cache
 from stagebench.analysis.samples import SAMPLES_FILE, costs_by_sample, read_run, read_samples
-from stagebench.backends import measured_roofline
 from stagebench.cli import main
 from stagebench.core.errors import StageError
 from stagebench.core.settings import ModelSettings
