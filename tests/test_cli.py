@@ -17,6 +17,7 @@ from stagebench.pipeline import counters, run_stages
 from stagebench.pipeline.claims import Claim
 from stagebench.pipeline.load import load
 from stagebench.suite import measure
+from stagebench.suite.settings import settings_of
 
 QUICK = ("--device", "cpu", "--new-tokens", "4", "--passes", "1")
 
@@ -68,7 +69,7 @@ def test_any_media_feed_any_model(synthetic, media):
 @pytest.mark.parametrize("kind", ["frames", "events"])
 def test_all_models_see_the_same_pixels_where_the_medium_is_chosen(kind):
     own_and_count = (("events", 5), ("video", 8), ("video", 5), ("events", 8))
-    with measure.settings_of(media=kind, device="cpu").samples() as sample_of:
+    with settings_of(media=kind, device="cpu").samples() as sample_of:
         five, eight, five_too, eight_too = (
             load(sample_of(SimpleNamespace(input_kind=own)), count) for own, count in own_and_count
         )

@@ -42,7 +42,7 @@ def run(tmp_path_factory):
         for name, value in {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "SEEN": str(seen)}.items():
             patch.setenv(name, value)
         patch.setattr(torch.cuda, "is_available", lambda: False)
-        patch.setattr(measure, "sharded", watched_ranks.watched)
+        patch.setattr(measure, "on_each_rank", watched_ranks.watched)
         result = CliRunner().invoke(main, ["run", "--tensor-parallel", "2", *options])
     assert result.exit_code == 0, result.output
     ranks = [json.loads((seen / f"{rank}.json").read_text()) for rank in (0, 1)]

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from stagebench.backends import tensor_parallel
 from stagebench.backends.tensor_parallel import local, share
 from stagebench.models import eventgpt
 from stagebench.suite import measure
 
-measure_honestly, interleaved, config_of = measure.sharded, measure.interleaved, eventgpt.config_of
+measure_honestly, interleaved, config_of = measure.on_each_rank, tensor_parallel.interleaved, eventgpt.config_of
 
 
 def shape_of_queries(model):
@@ -43,7 +44,7 @@ def watched(settings, passes):
         )
         return done
 
-    measure.interleaved, eventgpt.config_of = watch, odd_vocabulary
+    tensor_parallel.interleaved, eventgpt.config_of = watch, odd_vocabulary
     result = measure_honestly(settings, passes)
     (Path(os.environ["SEEN"]) / f"{dist.get_rank()}.json").write_text(json.dumps(seen))
     return result

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -27,30 +28,22 @@ from transformers.distributed import DistributedConfig
 
 from stagebench.core.artifacts import Sample
 from stagebench.core.errors import ModelError, StagebenchError, StageError
-from stagebench.core.stages import DECODE
+from stagebench.core.stages import DECODE, IN_GENERATE
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.weights import reading, require_exact_keys
-from stagebench.pipeline.run_stages import Options, run_stages
+from stagebench.pipeline.run_stages import Options, prepared, run_stages, scored_generate
 from stagebench.pipeline.timing import Stopwatch
 from stagebench.pipeline.token_match import TokenMatch, match_tokens
 
 Tokens = tuple[int, ...]
-Seconds = dict[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """One timed pass.
-
-    Attributes:
-        processes: that the network was spread over.
-        tokens: the new ones, the same on every rank.
-        seconds: by stage; of several processes those of the slowest.
-    """
+class Pass(NamedTuple):
+    """One timed pass: how many processes, the new tokens, and the seconds by stage, of the slowest process each."""
 
     processes: int
     tokens: Tokens
-    seconds: Seconds
+    seconds: dict[str, float]
 
 
 def require_devices(device: str, processes: int) -> None:
@@ -73,11 +66,8 @@ def spread(processes: int, function: Callable[..., Any], *arguments: Any) -> Any
 
     Args:
         processes: how many.
-        function: of a module, because each process imports it; what it returns must be JSON.
+        function: of a module, because each process imports it; what it returns on rank 0, JSON, is what this returns.
         arguments: its own.
-
-    Returns:
-        What it returns on rank 0.
 
     Raises:
         StageError: what the first process to fail with an error of ours said.
@@ -179,25 +169,51 @@ def local(weight: Tensor) -> Tensor:
     return weight.to_local() if isinstance(weight, DTensor) else weight
 
 
-def interleaved(
-    whole: VisionLanguageModel, sharded: VisionLanguageModel, sample: Sample, options: Options, rounds: int
-) -> list[Pass]:
-    """Walk the path with one process and with all of them, in turn; to be called on every rank.
+def beside_one_process(
+    whole: VisionLanguageModel, sample: Sample, options: Options, rounds: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Time a model on one process and on all of them, in turn; to be called on every rank.
 
     Args:
         whole: used on rank 0 alone, while the others wait.
-        sharded: the same model, of `shard`.
         sample: a path and a question.
         options: keyword arguments of `generate()`, with a fixed length: ranks that stop at different tokens would wait
             for each other for ever.
-        rounds: passes of each.
+        rounds: timed passes of each, after one that warms up.
 
     Returns:
-        The passes in order; on the other ranks without those of one process.
+        On rank 0 the share of the weights that a process holds, and how the tokens compare with those of `generate()`;
+        and a row a stage and number of processes, with its seconds. Nothing on any other rank.
 
     Raises:
-        StageError: where the ranks' tokens differ.
+        StageError: where the ranks' tokens differ, or part from those of `generate()` otherwise than at a near-tie.
     """
+    parts = shard(whole)
+    done = interleaved(whole, parts, sample, options, rounds + 1)
+    if dist.get_rank() > 0:
+        return {}, []
+    tokens, logits = scored_generate(whole, prepared(whole, sample), options)
+    outcomes = certify(done, tuple(tokens[0].tolist()), logits)
+    check = {
+        "model": whole.name,
+        "share_of_weights": share(parts.hf_model, whole.hf_model),
+        "tokens": {str(processes): str(outcome) for processes, outcome in outcomes.items()},
+    }
+    seconds = {
+        (stage, n): [each.seconds[stage] for each in done if each.processes == n][1:]
+        for stage in IN_GENERATE
+        for n in (1, dist.get_world_size())
+    }
+    return check, [
+        {"model": whole.name, "stage": stage, "tp": n, "seconds": s, "median": statistics.median(s)}
+        for (stage, n), s in seconds.items()
+    ]
+
+
+def interleaved(
+    whole: VisionLanguageModel, sharded: VisionLanguageModel, sample: Sample, options: Options, rounds: int
+) -> list[Pass]:
+    """Return passes of one process, on rank 0 alone, and of all of them, in turn."""
     passes = []
     for _ in range(rounds):
         if dist.get_rank() == 0:
@@ -231,16 +247,11 @@ def slowest(ranks: Sequence[Pass]) -> Pass:
     if len(texts := {each.tokens for each in ranks}) > 1:
         raise StageError(f"every rank must give the same tokens, got {len(texts)} different texts")
     seconds = {stage: max(each.seconds[stage] for each in ranks) for stage in ranks[0].seconds}
-    return replace(ranks[0], seconds=seconds)
+    return ranks[0]._replace(seconds=seconds)
 
 
 def certify(passes: Sequence[Pass], tokens: Tokens, logits: Sequence[Tensor]) -> dict[int, TokenMatch]:
     """Compare every pass with `generate()` of the whole model.
-
-    Args:
-        passes: of both kinds.
-        tokens: of `generate()`.
-        logits: its own, as `match_tokens` takes them.
 
     Returns:
         By the number of processes what came of it: of their passes the first that is not equal, if any.

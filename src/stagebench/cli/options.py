@@ -60,16 +60,17 @@ def settings_options(*left_out: str) -> Callable[[Command], Command]:
         left_out: those that have their default, by name; `input` is the command's argument PATH, where it has one.
     """
     table = [option for option in suite_options.SETTINGS if option.name not in (*left_out, "input")]
-    defaults = {option.argument: option.default for option in suite_options.SETTINGS}
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def with_settings(**given: Any) -> None:
             with refusals():
-                from stagebench.suite.settings import resolve  # here, because a page of help need not wait for torch
+                from stagebench.suite.settings import (
+                    settings_of,  # here, because a page of help need not wait for torch
+                )
 
-                typed = {o.argument: given.pop(o.argument) for o in table} | {"input": given.pop("input", None)}
-                settings = resolve(defaults | typed).with_one_backend()
+                typed = {option.argument: given.pop(option.argument) for option in table}
+                settings = settings_of(input=given.pop("input", None), **typed)
             command(settings=settings, **given)
 
         return options(*table)(with_settings)

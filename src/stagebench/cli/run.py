@@ -56,15 +56,15 @@ def command(
 def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[str, Any]:
     """Measure and print; what it returns is for a machine."""
     from stagebench.pipeline.timed_pass import COLLECTION
-    from stagebench.suite.measure import measure  # here, because a page of help need not wait for torch
+    from stagebench.suite.measure import run  # here, because a page of help need not wait for torch
 
-    found = measure(settings, passes, seed, console.status)
+    found = run(settings, passes, seed, console.status)
     print_head(console, settings, f"the median of {passes} passes by e2e; models in order {seed}")
     work = {name: each.verification.work for name, each in found.items()}
     runs = {name: each.runs for name, each in found.items()}
     show(stage_table.stage_table([each.median for each in found.values()], work, runs), console)
     for name, each in found.items():
-        if problem := time_outside([run.unattributed for run in each.runs], [run.e2e for run in each.runs]):
+        if problem := time_outside([one.unattributed for one in each.runs], [one.e2e for one in each.runs]):
             click.echo(f"warning: {name}: {problem}", err=True)
     for name, each in found.items():
         click.echo(f"{name}: {plain(each.median.text)}", err=console.stderr)
@@ -77,9 +77,9 @@ def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[s
 
 def _run_sharded(console: Console, settings: Settings, passes: int, processes: int) -> dict[str, Any]:
     """Measure on one process and on several, and print; what it returns is for a machine."""
-    from stagebench.suite.measure import measure_sharded
+    from stagebench.suite.measure import run_sharded
 
-    found = measure_sharded(settings, passes, processes)
+    found = run_sharded(settings, passes, processes)
     print_head(console, settings, f"medians of {passes} passes; the encoder is not sharded")
     times = (("1 process", MS), ("", MS), (f"{processes} processes", MS), ("", MS))
     cells = [

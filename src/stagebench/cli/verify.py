@@ -28,7 +28,7 @@ def command(settings: Settings, json_path: Path | None) -> None:
 
     Exit code 1 where a claim did not hold.
     """
-    from stagebench.suite.measure import claims_of  # here, because a page of help need not wait for torch
+    from stagebench.suite.measure import verify  # here, because a page of help need not wait for torch
 
     with refusals():
         require_writable(json_path)
@@ -36,7 +36,7 @@ def command(settings: Settings, json_path: Path | None) -> None:
         print_head(console, settings, settings.question)
         rows: list[dict[str, Any]] = []
         numbers = versioned("verdicts", {"identity": settings.identity(), "checks": rows})
-        for name, check in claims_of(settings):
+        for name, check in verify(settings):
             line = plain(f"{name}: {check.claim} ({check.detail})")
             click.echo(f"{'held  ' if check.held else 'BROKEN'} {line}", err=console.stderr)
             rows.append({"model": name, "question": settings.question} | asdict(check))

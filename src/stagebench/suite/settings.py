@@ -20,7 +20,7 @@ from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import MODELS
 from stagebench.pipeline.load import load
-from stagebench.suite.options import BUILDING, LOADING
+from stagebench.suite.options import BUILDING, LOADING, SETTINGS
 
 ON_CPU = ("eager",)
 """Backends that need no GPU."""
@@ -78,6 +78,19 @@ class Settings:
             )
 
 
+def settings_of(**options: Any) -> Settings:
+    """Make settings of options by their names on the command line, with underscores, for models with one backend.
+
+    Raises:
+        ModelError: for a name that is no option, or several backends.
+        StagebenchError: as `resolve`.
+    """
+    known = {option.argument: option.default for option in SETTINGS}
+    if unknown := options.keys() - known.keys():
+        raise ModelError(f"options must be of {', '.join(known)}, got {', '.join(sorted(unknown))}")
+    return resolve(known | options).with_one_backend()
+
+
 def resolve(given: Mapping[str, Any]) -> Settings:
     """Fill in what was not given.
 
@@ -85,7 +98,7 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     thread: layers so narrow gain nothing from more, and wait for each other where another process takes a core.
 
     Args:
-        given: values by the names of the options of `options.SETTINGS`.
+        given: values by the names of all options of `options.SETTINGS`.
 
     Raises:
         ModelError: for an unknown model or backend, a device that is not there, more threads than the cores can serve,
@@ -101,7 +114,7 @@ def resolve(given: Mapping[str, Any]) -> Settings:
         generation=GenerationSettings(given["new_tokens"], fixed_length=not given["natural_length"]),
         loading=LoadSettings(**loading | {"image_size": _parse_size(given["image_size"])}),
         question=given["question"],
-        input=given["input"],
+        input=None if given["input"] is None else Path(given["input"]),
     )
     if settings.model.weights is not None and len(settings.models) > 1:
         names = ", ".join(settings.models)
@@ -113,7 +126,7 @@ def resolve(given: Mapping[str, Any]) -> Settings:
 
 def _names(what: str, given: Iterable[str], known: Iterable[str], default: Iterable[str]) -> tuple[str, ...]:
     """Read names with commas between them, each once; the default where none were given."""
-    asked = list(given)
+    asked = [given] if isinstance(given, str) else list(given)
     names = tuple(split(asked)) if asked else tuple(default)
     unknown = [name for name in names if name not in known]
     if unknown or not names:
