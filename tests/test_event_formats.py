@@ -23,8 +23,8 @@ from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
 from stagebench.media.events import event_folder
 from stagebench.media.events.event_arrays import Window
+from stagebench.media.events.event_hdf5 import rectified
 from stagebench.media.events.recordings import load_event_arrays
-from stagebench.media.events.rectify import rectified
 from stagebench.pipeline.load import load
 
 h5py, hdf5plugin = pytest.importorskip("h5py"), pytest.importorskip("hdf5plugin")

@@ -1,8 +1,9 @@
-"""Which images of many are shown to a model: one rule for frames of a clip and for images of a folder."""
+"""Choose which images of many are shown to a model: one rule for frames of a clip and for images of a folder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import pairwise
 
 from stagebench.core.errors import MediaError
@@ -23,13 +24,11 @@ def evenly_spaced(total: int, count: int) -> list[int]:
         raise MediaError(f"at least 1 image must be asked for, got {count}")
     if total < count:
         raise MediaError(f"{count} images need as many to choose from, got {total}")
-    if count == 1:
-        return [0]
-    return [i * (total - 1) // (count - 1) for i in range(count)]
+    return [i * (total - 1) // max(count - 1, 1) for i in range(count)]
 
 
-def ascend(times: Sequence[float | None]) -> bool:
-    """Whether there is a time for every frame, and each later than the one before: else they are not the frames' own.
+def ascend(times: Sequence[int | None]) -> bool:
+    """Return whether every frame has a time, later than the one before: else they are not the frames' own.
 
     Decoders hand on what the container says, and some containers number frames as they are decoded, not as shown.
     """
@@ -37,12 +36,8 @@ def ascend(times: Sequence[float | None]) -> bool:
     return len(known) == len(times) and all(one < other for one, other in pairwise(known))
 
 
-def own_times(name: str, times: Sequence[float | None]) -> list[float]:
-    """Return the times of a clip's frames, in display order, where they are their own.
-
-    Raises:
-        MediaError: some are not known, or do not ascend.
-    """
+def own_times(name: str, times: Sequence[int | None]) -> list[int]:
+    """Return the times of a clip's frames, in display order; refuse what some do not have, or what does not ascend."""
     known = [time for time in times if time is not None]
     if not ascend(times):
         got = "times that do not ascend" if len(known) == len(times) else f"{len(known) or 'none'}"
@@ -50,14 +45,17 @@ def own_times(name: str, times: Sequence[float | None]) -> list[float]:
     return known
 
 
-def choose_frames(name: str, seconds: list[float | None], count: int, loading: LoadSettings) -> list[int]:
+def choose_frames(
+    name: str, times: Sequence[int | None], base: Fraction, count: int, loading: LoadSettings
+) -> list[int]:
     """Return indices of `count` evenly spaced frames of those in a window of time.
 
     A frame is in it where start <= time < start + duration, all to a microsecond, counted from the first frame.
 
     Args:
         name: of the clip, for errors.
-        seconds: (frames,) since the first frame, in display order; None where the clip doesn't tell.
+        times: of its frames, in display order, from any origin; None where the clip doesn't tell.
+        base: seconds that a time counts.
         count: how many.
         loading: the window.
 
@@ -65,12 +63,14 @@ def choose_frames(name: str, seconds: list[float | None], count: int, loading: L
         MediaError: `count` is less than 1, or more than there are in the window; or times are needed, and are unknown
             or do not ascend.
     """
-    inside = list(range(len(seconds)))
+    inside = list(range(len(times)))
+    where = ""
     if not loading.whole:
+        known = own_times(name, times)
+        seconds = [round(float((time - known[0]) * base), 6) for time in known]
         end = float("inf") if loading.duration is None else round(loading.start + loading.duration, 6)
-        known = own_times(name, seconds)
-        inside = [i for i, time in enumerate(known) if round(loading.start, 6) <= round(time, 6) < end]
+        inside = [i for i, time in enumerate(seconds) if round(loading.start, 6) <= time < end]
+        where = f" in {loading.describe_window()}"
     if len(inside) < count:
-        where = "" if loading.whole else f" in {loading.describe_window()}"
         raise MediaError(f"{name}: must have at least {count} frames{where}, got {len(inside)}")
     return [inside[i] for i in evenly_spaced(len(inside), count)]

@@ -1,4 +1,4 @@
-"""Read recordings of DSEC in HDF5: `events/{x,y,t,p}`, blosc-compressed, and `t_offset`.
+"""Read recordings of DSEC in HDF5, `events/{x,y,t,p}`, blosc-compressed, and `t_offset`; and its rectify maps.
 
 Its index `ms_to_idx` is not needed: times are bisected, which takes about as long, and can't be led astray.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stagebench.core.errors import MediaError
 from stagebench.media.events.event_arrays import KEYS, Columns, Window, but_others, cut_columns
@@ -36,9 +37,9 @@ def read_hdf5(path: Path, window: Window) -> Columns:
         MediaError: the file is damaged, of another layout, or unpacks to more than is plausible; there are no events
             in the window; or h5py is not installed.
     """
-    with open_hdf5(path) as file:
-        columns = cut_columns(path.name, {key: dataset(path, file, f"events/{key}") for key in KEYS}, window)
-        offset = dataset(path, file, "t_offset")[()] if _has(file, "t_offset") else np.int64(0)
+    with _open(path) as file:
+        columns = cut_columns(path.name, {key: _dataset(path, file, f"events/{key}") for key in KEYS}, window)
+        offset = _dataset(path, file, "t_offset")[()] if _has(file, "t_offset") else np.int64(0)
     t = columns["t"]
     if not isinstance(offset, np.integer) or abs(int(offset)) > LARGEST:
         raise MediaError(f"{path.name}: t_offset must be a number of microseconds, got {offset!r}")
@@ -48,8 +49,45 @@ def read_hdf5(path: Path, window: Window) -> Columns:
     return columns | {"t": t.astype(np.int64) + shift}
 
 
+def read_rectify_map(path: Path) -> NDArray[np.float32]:
+    """Read where each pixel of the sensor lies in the rectified image: float32 (height, width, 2), x and y.
+
+    Raises:
+        MediaError: the file is missing, damaged, or has no such `rectify_map`; or h5py is not installed.
+    """
+    with _open(path) as file:
+        found = _dataset(path, file, "rectify_map")
+        if len(found.shape) != 3 or found.shape[2] != 2 or found.dtype.kind != "f":
+            raise MediaError(f"{path.name}: rectify_map must be floats (height, width, 2), got {found.shape}")
+        return np.asarray(found[()], dtype=np.float32)
+
+
+def rectified(name: str, columns: Columns, rectify_map: NDArray[np.float32]) -> Columns:
+    """Move every event to the nearest pixel of the rectified image, and drop those that leave it.
+
+    Args:
+        name: what an error calls the recording.
+        columns: checked events.
+        rectify_map: as `read_rectify_map` returns it; the rectified image is as large as the sensor.
+
+    Raises:
+        MediaError: an event lies outside of the map, or none stays in the image.
+    """
+    height, width = rectify_map.shape[:2]
+    x, y = columns["x"], columns["y"]
+    if int(x.max()) >= width or int(y.max()) >= height:
+        raise MediaError(f"{name}: must lie within a rectify map of {width} x {height}, got ({x.max()}, {y.max()})")
+    moved = np.rint(rectify_map[y, x])
+    stay = ((moved >= 0) & (moved < (width, height))).all(axis=1)  # a NaN is neither
+    if not stay.any():
+        raise MediaError(f"{name}: must have events within the rectified image, got none")
+    kept = {key: columns[key][stay] for key in KEYS}
+    new_x, new_y = moved[stay].astype(np.uint16).T
+    return kept | {"x": new_x, "y": new_y}
+
+
 @contextmanager
-def open_hdf5(path: Path) -> Iterator[Any]:
+def _open(path: Path) -> Iterator[Any]:
     """Open an HDF5 file; what goes wrong while it is read is one line."""
     size_of(path)
     try:
@@ -61,7 +99,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
         yield file
 
 
-def dataset(path: Path, file: Any, name: str) -> Any:
+def _dataset(path: Path, file: Any, name: str) -> Any:
     """Return the dataset of a name, its data in this very file and not implausibly large."""
     found, rest = _follow(file, name)
     got = None

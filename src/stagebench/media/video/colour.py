@@ -1,4 +1,4 @@
-"""A decoded frame becomes uint8 RGB: coloured as it is tagged, and turned upright."""
+"""Turn a decoded frame into uint8 RGB: coloured as it is tagged, and turned upright."""
 
 from __future__ import annotations
 
@@ -13,25 +13,15 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from stagebench.core import meter
 from stagebench.core.artifacts import Image
 from stagebench.core.errors import MediaError
+from stagebench.media.files import require_pixels
 
-# swscale's numbers; PyAV before 18 has no name for all of them.
-_BT709, _FCC, _BT601, _SMPTE240M, _BT2020 = 1, 4, 5, 7, 9
-_UNTAGGED = 2
+_BT709, _BT601, _UNTAGGED = 1, 5, 2  # swscale's numbers
 # A stream's tag (H.273, matrix coefficients) -> swscale's matrix; of an untagged one BT.601, swscale's default.
-_MATRICES = {
-    1: _BT709,
-    _UNTAGGED: _BT601,
-    4: _FCC,
-    5: _BT601,
-    6: _BT601,
-    7: _SMPTE240M,
-    9: _BT2020,
-    10: _BT2020,
-}
+_MATRICES = {1: _BT709, _UNTAGGED: _BT601, 4: 4, 5: _BT601, 6: _BT601, 7: 7, 9: 9, 10: 9}
 _GRAY = re.compile(r"(gray|ya)(8|9|1\d)?(le|be)?")  # with or without alpha; those in floating point are not meant
 
 
-def to_image(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter) -> Image:
+def to_image(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter, count: int = 1) -> Image:
     """Return a frame as uint8 (height, width, 3), RGB, upright.
 
     Args:
@@ -39,10 +29,12 @@ def to_image(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter) ->
         frame: as it was decoded.
         reformatter: one for all frames of a clip: it keeps what swscale has prepared. (One of a frame's own, on as many
             threads as there are cores, takes several times longer, and its threads live on until they are collected.)
+        count: how many such frames are kept.
 
     Raises:
-        MediaError: it is tagged with a colour matrix or an orientation that isn't supported.
+        MediaError: it is too large, or tagged with a colour matrix or an orientation that isn't supported.
     """
+    require_pixels(path, frame.width, frame.height, count)  # which may be another size than the clip's
     meter.add("images_made")
     return _upright(path, frame, _to_rgb(path, frame, reformatter))
 
@@ -53,9 +45,12 @@ def _to_rgb(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter) -> 
     PyAV sets swscale's matrix only where source and destination differ. The destination's matrix is never used, RGB has
     none, so it is chosen to differ.
     """
-    if is_limited_gray(frame):
+    gray = _GRAY.fullmatch(frame.format.name) is not None
+    if gray and frame.color_range == ColorRange.MPEG:
+        # Black is at 16 (of 8 bits), as video has it; swscale takes gray for full range. So is gray without a tag:
+        # FFmpeg tags that of video codecs (HEVC, AV1) by their standard's default, not that of images and archives.
         frame = _with_neutral_chroma(frame, reformatter)
-    elif frame.format.is_rgb or frame.format.has_palette or _GRAY.fullmatch(frame.format.name):
+    elif gray or frame.format.is_rgb or frame.format.has_palette:
         return cast(Image, reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray())
     matrix = _MATRICES.get(int(frame.colorspace))
     if matrix is None:
@@ -74,15 +69,6 @@ def _to_rgb(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter) -> 
         threads=1,
     )
     return cast(Image, rgb.to_ndarray())
-
-
-def is_limited_gray(frame: av.VideoFrame) -> bool:
-    """Whether a frame has no colour and black at 16 (of 8 bits), as video has it; swscale takes that for full range.
-
-    Untagged gray is full range: FFmpeg's decoders tag that of video codecs (HEVC, AV1) by their standard's default, so
-    what has no tag is of a codec for images or archives.
-    """
-    return frame.color_range == ColorRange.MPEG and _GRAY.fullmatch(frame.format.name) is not None
 
 
 def _with_neutral_chroma(frame: av.VideoFrame, reformatter: VideoReformatter) -> av.VideoFrame:
@@ -106,24 +92,15 @@ def _upright(path: Path, frame: av.VideoFrame, image: Image) -> Image:
     The matrix maps a pixel (x, y) to (a x + c y, b x + d y), y downwards (ISO/IEC 14496-12, 6.2.2).
     `frame.rotation` is not enough: it calls a mirrored clip one that is turned by 180 degrees.
     """
-    matrix = display_matrix(frame)
-    if matrix is None:
+    side_data = cast("bytes | None", frame.side_data.get("DISPLAYMATRIX"))
+    if side_data is None:
         return image
-    a, b, c, d = matrix
+    a, b, _, c, d = np.frombuffer(side_data, np.int32)[:5].tolist()
     if b == c == 0 and a and d:
         turned = image[:: 1 if d > 0 else -1, :: 1 if a > 0 else -1]
     elif a == d == 0 and b and c:
         turned = image.transpose(1, 0, 2)[:: 1 if b > 0 else -1, :: 1 if c > 0 else -1]
     else:
-        got = [round(value / 65536, 3) for value in matrix]
+        got = [round(value / 65536, 3) for value in (a, b, c, d)]
         raise MediaError(f"{path.name}: its rotation must be a multiple of 90 degrees, got the matrix {got}")
     return np.ascontiguousarray(turned)
-
-
-def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
-    """How a frame is to be turned: a, b, c, d in 65536ths, as in `_upright`; None where it isn't."""
-    side_data = cast("bytes | None", frame.side_data.get("DISPLAYMATRIX"))
-    if side_data is None:
-        return None
-    a, b, _, c, d = np.frombuffer(side_data, np.int32)[:5].tolist()
-    return a, b, c, d

@@ -1,4 +1,4 @@
-"""What a container says of its video before anything is decoded: every packet, read once, and whether to trust it.
+"""Read what a container says of its video before anything is decoded: every packet, once, and whether to trust it.
 
 Times are those of the packets, in units of the stream's time base; display order is the order of times. A clip whose
 packets don't tell it reliably has no `shown`, and can only be decoded from its first frame to its last.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from heapq import heappushpop
 from itertools import accumulate
 from pathlib import Path
+from typing import TypeAlias
 
 import av
 
@@ -53,28 +54,31 @@ _CODECS = ("h264", "hevc", "vp9", "av1", "mjpeg")
 _THREADED = ("h264", "hevc", "vp9", "av1", "prores", "dnxhd", "ffv1", "huffyuv", "utvideo", "png")
 
 
+Packet: TypeAlias = "av.Packet[av.VideoStream]"
+
+
 @dataclass(frozen=True, slots=True)
 class Track:
     """The packets of a video stream, in the order of decoding.
 
     Attributes:
         packets: those that hold data, up to the end of what is to be read.
-        times: (packets,) when the frame of each is shown, in units of `time_base`; empty where that can't be trusted.
-        entries: indices of the packets at which a decoder may start, ascending.
-        shown: indices of the packets that become frames, in display order; empty likewise.
         frames: how many of the packets become frames, as far as one can tell.
         time_base: seconds.
+        times: (packets,) when the frame of each is shown, in units of `time_base`; empty where that can't be trusted.
+        entries: indices of the packets at which a decoder may start, ascending; empty then, too.
+        shown: indices of the packets that become frames, in display order; empty then, too.
     """
 
-    packets: list[av.Packet[av.VideoStream]]
-    times: list[int]
-    entries: list[int]
-    shown: list[int]
+    packets: list[Packet]
     frames: int
     time_base: Fraction
+    times: Sequence[int] = ()
+    entries: Sequence[int] = ()
+    shown: Sequence[int] = ()
 
     def entry_of(self, target: int) -> int:
-        """The last packet at which a decoder may start that is to make a frame of packet `target`.
+        """Return the last packet at which a decoder may start that is to make a frame of packet `target`.
 
         What is decoded after a key frame but shown before it may need the key frame before.
         """
@@ -82,21 +86,13 @@ class Track:
 
 
 @contextmanager
-def readable(path: Path, size: int) -> Iterator[None]:
-    """Say in one line what FFmpeg could not read.
-
-    Args:
-        path: the file.
-        size: in bytes.
-
-    Raises:
-        MediaError: in place of FFmpeg's error.
-    """
+def readable(path: Path) -> Iterator[None]:
+    """Say in one line, a `MediaError` in place of FFmpeg's, what could not be read."""
     try:
         yield
     except av.error.FFmpegError as error:
         require_pixels(path, *gif_size(path), 1)  # FFmpeg only calls the argument invalid
-        reason = kind_of(path) or ("a truncated file" if is_cut(path, size) else "a damaged one or something else")
+        reason = kind_of(path) or ("a truncated file" if is_cut(path) else "a damaged one or something else")
         raise MediaError(f"{path.name}: must be a whole video, got {reason} ({error.strerror})") from error
 
 
@@ -142,7 +138,7 @@ def read_track(
         MediaError: a packet is damaged or missing, the file was cut off, or it is an animation of too many pixels.
         av.error.FFmpegError: FFmpeg can't read on.
     """
-    packets: list[av.Packet[av.VideoStream]] = []
+    packets: list[Packet] = []
     base = stream.time_base or Fraction(1)
     reach = None if loading.duration is None else (loading.start + loading.duration) / base
     end: float | None = None
@@ -162,7 +158,7 @@ def read_track(
         _require_drawable(path, context, packets)
     else:
         # FFmpeg reads an MP4 that was cut between two frames without complaint, and the others wherever they were cut.
-        if is_cut(path, path.stat().st_size):
+        if is_cut(path):
             frames = sum(not packet.is_discard for packet in packets)
             raise MediaError(f"{path.name}: must be whole, got a truncated file with {frames} frames left")
     _require_whole(path, name, stream.id, packets, flagged)
@@ -170,7 +166,7 @@ def read_track(
     return _understand(packets, flagged is None and name in _FORMATS, context, base)
 
 
-def _require_drawable(path: Path, context: av.VideoCodecContext, packets: list[av.Packet[av.VideoStream]]) -> None:
+def _require_drawable(path: Path, context: av.VideoCodecContext, packets: list[Packet]) -> None:
     """Refuse a picture, the last of these, that would take more time or memory than any is meant to."""
     name = context.codec.canonical_name
     if name in _REDRAWN:
@@ -198,9 +194,7 @@ def _require_short_texts(path: Path, picture: bytes) -> None:
         raise MediaError(f"{path.name}: must have at most {_MAX_TEXT} bytes of compressed text a picture, got more")
 
 
-def _require_whole(
-    path: Path, container_format: str, stream: int, packets: list[av.Packet[av.VideoStream]], flagged: int | None
-) -> None:
+def _require_whole(path: Path, container_format: str, stream: int, packets: list[Packet], flagged: int | None) -> None:
     """Refuse a stream of which FFmpeg calls packet `flagged` damaged; in a transport stream that may be a mere seam."""
     if container_format != "mpegts":
         whole, what = flagged is None, "a truncated or damaged packet"
@@ -211,21 +205,19 @@ def _require_whole(
         raise MediaError(f"{path.name}: must be whole, got {what} {flagged or 0}")
 
 
-def _understand(
-    packets: list[av.Packet[av.VideoStream]], trusted: bool, context: av.VideoCodecContext, base: Fraction
-) -> Track:
+def _understand(packets: list[Packet], trusted: bool, context: av.VideoCodecContext, base: Fraction) -> Track:
     frames = [i for i, packet in enumerate(packets) if not packet.is_discard]
     if trusted and context.codec.canonical_name in _CODECS:
         times = [packet.pts for packet in packets if packet.pts is not None]
         entries = [i for i, packet in enumerate(packets) if packet.is_keyframe and _is_entry(packet, context)]
         held = context.reorder_depth
         if len(times) == len(packets) and _are_ordered(times, frames, entries) and _fit_reordering(times, held):
-            return Track(packets, times, entries, sorted(frames, key=times.__getitem__), len(frames), base)
-    return Track(packets, [], [], [], len(frames), base)
+            return Track(packets, len(frames), base, times, entries, sorted(frames, key=times.__getitem__))
+    return Track(packets, len(frames), base)
 
 
 def _are_ordered(times: list[int], frames: list[int], entries: list[int]) -> bool:
-    """Whether no two frames have one time, and every key frame is shown after all that is decoded before it.
+    """Return whether no two frames have one time, and every key frame is shown after all that is decoded before it.
 
     Where a clip's clock was set back, or its very first frames need a key frame that isn't there, that is not so.
     """
@@ -237,7 +229,7 @@ def _are_ordered(times: list[int], frames: list[int], entries: list[int]) -> boo
 
 
 def _fit_reordering(times: list[int], held: int) -> bool:
-    """Whether a decoder that holds back so many frames, of packets with these times, would show them as they ascend.
+    """Return whether a decoder that holds back so many frames, of packets of these times, shows them as they ascend.
 
     Where it holds back some and the packets ascend as they are, their times are of decoding: Matroska written by OpenCV
     has such, and AVI.
@@ -248,8 +240,8 @@ def _fit_reordering(times: list[int], held: int) -> bool:
     return shown == sorted(times) and told_apart
 
 
-def _is_entry(packet: av.Packet[av.VideoStream], context: av.VideoCodecContext) -> bool:
-    """Whether nothing from before this key frame is needed to decode what follows it.
+def _is_entry(packet: Packet, context: av.VideoCodecContext) -> bool:
+    """Return whether nothing from before this key frame is needed to decode what follows it.
 
     Containers call a frame a key frame from which decoding "recovers"; of H.264 only an IDR picture forgets what was
     before (ITU-T H.264, 7.4.1.2.4). Of HEVC every kind does, but for what is shown before it.
@@ -260,7 +252,7 @@ def _is_entry(packet: av.Packet[av.VideoStream], context: av.VideoCodecContext) 
 
 
 def _nal_types(data: bytes, extradata: bytes) -> Iterator[int]:
-    """The types of the NAL units of an H.264 packet: after start codes, or after lengths (ISO/IEC 14496-15, 5.3)."""
+    """Yield the types of the NAL units of an H.264 packet: after start codes, or lengths (ISO/IEC 14496-15, 5.3)."""
     if extradata[:1] == b"\x01" and len(extradata) > 4:
         width, at = (extradata[4] & 3) + 1, 0
         while at + width < len(data):

@@ -1,4 +1,4 @@
-"""Frames of a clip: exact, evenly spaced, in display order, coloured and turned as the clip is tagged.
+"""Read frames of a clip: exact, evenly spaced, in display order, coloured and turned as the clip is tagged.
 
 The header is not believed: all packets are read in one pass. Where their times can be trusted, only what the wanted
 frames need is decoded: from the last key frame before each, without the pictures to which no other refers. That gives
@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
@@ -38,22 +37,11 @@ _MARKED = ("h264",)  # codecs that mark a picture to which no other refers, so t
 # Codecs whose frame threads keep references across a flush: where a damaged key frame follows one, FFmpeg's VP9 decoder
 # predicts from the frames before it, or dies. With slice threads a flush forgets them, and that is an error.
 _NO_FRAME_THREADS = ("vp9",)
-_NEAR = 1  # packets to decode in vain rather than flush the decoder, which lets its threads run dry
+_NEAR = 1  # packets to decode for nothing rather than flush the decoder, which lets its threads run dry
 
 
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """What a decoder gave.
-
-    Attributes:
-        images: the wanted frames, in display order.
-        times: of these, in units of the stream's time base; None where the clip tells none that can be trusted.
-        produced: frames that the decoder made.
-    """
-
-    images: tuple[Image, ...]
-    times: Sequence[int | None]
-    produced: int
+_Decoded = tuple[Sequence[Image], Sequence[int | None], int]
+"""The wanted frames in display order, their times (None where none can be trusted), how many the decoder made."""
 
 
 def read_video(path: Path, count: int, loading: LoadSettings = _ALL) -> Media:
@@ -74,31 +62,29 @@ def read_video(path: Path, count: int, loading: LoadSettings = _ALL) -> Media:
             tagged with a colour matrix or an orientation that isn't supported, or has fewer than `count`
             frames (in the window); or a window is given for a clip that tells no times, or none that ascend.
     """
-    return _read(path, count, loading, keyed=True)
+    return settled(partial(_read, path, count, loading, True))
 
 
 def read_video_in_order(path: Path, count: int, loading: LoadSettings = _ALL) -> Media:
-    """The reference of `read_video`, of the same contract: decode from the first frame to the last, skip nothing."""
-    return _read(path, count, loading, keyed=False)
+    """Decode from the first frame to the last, skip nothing: the reference of `read_video`, of the same contract."""
+    return settled(partial(_read, path, count, loading, False))
 
 
-def _read(path: Path, count: int, loading: LoadSettings, *, keyed: bool) -> Media:
-    return settled(partial(_read_by, path, count, loading, keyed))
-
-
-def _read_by(path: Path, count: int, loading: LoadSettings, keyed: bool, threads: Threads) -> Media:
+def _read(path: Path, count: int, loading: LoadSettings, keyed: bool, threads: Threads) -> Media:
     size = size_of(path)
-    with readable(path, size):
+    decoded: _Decoded = ((), (), 0)
+    with readable(path):
         with open_video(path, threads) as (container, stream):
             require_pixels(path, stream.codec_context.width, stream.codec_context.height, count)
             track = read_track(path, container, stream, loading)
-            decoded = _decode_keyed(path, stream, track, count, loading) if keyed and track.shown else None
-        if decoded is None or len(decoded.images) < count:
-            spent = decoded.produced if decoded else 0
-            decoded = _decode_in_order(path, threads, track, count, loading, spent)
-    first, last = decoded.times[0], decoded.times[-1]
+            if keyed and track.shown:
+                decoded = _decode_keyed(path, stream, track, count, loading)
+        if len(decoded[0]) < max(count, 1):
+            decoded = _decode_in_order(path, threads, track, count, loading, spent=decoded[2])
+    images, times, produced = decoded
+    first, last = times[0], times[-1]
     span = None if first is None or last is None else float((last - first) * track.time_base)
-    return Media(decoded.images, "frames", decoded.produced, size, span)
+    return Media(tuple(images), "frames", produced, size, span)
 
 
 def seconds_shown(path: Path) -> float:
@@ -113,7 +99,8 @@ def seconds_shown(path: Path) -> float:
 
 
 def _seconds_shown(path: Path, threads: Threads) -> float:
-    with readable(path, size_of(path)):
+    size_of(path)
+    with readable(path):
         with open_video(path, threads) as (container, stream):
             track = read_track(path, container, stream, _ALL)
         said: list[tuple[int | None, int | None]] = [(track.times[i], track.packets[i].duration) for i in track.shown]
@@ -129,17 +116,10 @@ def _seconds_shown(path: Path, threads: Threads) -> float:
     return float((Fraction(times[-1]) + Fraction(last) - Fraction(times[0])) * track.time_base)
 
 
-def choose(path: Path, times: Sequence[int | None], base: Fraction, count: int, loading: LoadSettings) -> list[int]:
-    """`choose_frames`, of frames whose times are given in units of `base` seconds, from any origin."""
-    first = times[0] if times else None
-    seconds = [None if time is None or first is None else float((time - first) * base) for time in times]
-    return choose_frames(path.name, seconds, count, loading)
-
-
 def _decode_keyed(path: Path, stream: av.VideoStream, track: Track, count: int, loading: LoadSettings) -> _Decoded:
     """Decode what the chosen frames need; fewer images than `count` mean that the track can't be trusted after all."""
     times = [track.times[i] for i in track.shown]
-    chosen = choose(path, times, track.time_base, count, loading)
+    chosen = choose_frames(path.name, times, track.time_base, count, loading)
     known, wanted = set(times), {times[i] for i in chosen}
     images: list[Image] = []
     reformatter = VideoReformatter()
@@ -152,10 +132,10 @@ def _decode_keyed(path: Path, stream: av.VideoStream, track: Track, count: int, 
                 break
             latest = frame.pts
             if frame.pts in wanted:
-                images.append(_to_image(path, frame, reformatter, count))
+                images.append(to_image(path, frame, reformatter, count))
         else:
-            return _Decoded(tuple(images), [times[i] for i in chosen], produced)
-    return _Decoded((), [], produced)
+            return images, [times[i] for i in chosen], produced
+    return [], [], produced
 
 
 def _needed_frames(stream: av.VideoStream, track: Track, targets: list[int]) -> Iterator[av.VideoFrame]:
@@ -191,42 +171,28 @@ def _stretches(track: Track, targets: list[int]) -> list[tuple[int, int]]:
 def _decode_in_order(
     path: Path, threads: Threads, track: Track, count: int, loading: LoadSettings, spent: int
 ) -> _Decoded:
-    """Decode every frame in display order, and once more where the packets had not told how many there are.
-
-    Args:
-        path: the clip.
-        threads: to decode by.
-        track: its packets.
-        count: how many frames to keep.
-        loading: the window.
-        spent: frames that were decoded in vain before.
-    """
+    """Decode every frame in display order, and once more where the packets had not told how many there are."""
     guess = evenly_spaced(track.frames, count) if 1 <= count <= track.frames and loading.whole else []
     images, times = _decode_all(path, threads, guess)
-    spent += len(times)
-    chosen = choose(path, times, track.time_base, count, loading)
+    produced = spent + len(times)
+    chosen = choose_frames(path.name, times, track.time_base, count, loading)
     if chosen != guess:  # a packet may hold two frames or none
         images, times = _decode_all(path, threads, chosen)
-        spent += len(times)
-    return _Decoded(images, [times[i] if ascend(times) else None for i in chosen], spent)
+        produced += len(times)
+    trusted = ascend(times)
+    return images, [times[i] if trusted else None for i in chosen], produced
 
 
-def _decode_all(path: Path, threads: Threads, wanted: list[int]) -> tuple[tuple[Image, ...], list[int | None]]:
+def _decode_all(path: Path, threads: Threads, wanted: list[int]) -> tuple[list[Image], list[int | None]]:
     """Decode every frame in display order; convert the wanted ones (ascending) as they go by."""
     images: list[Image] = []
     times: list[int | None] = []
     reformatter = VideoReformatter()
     for frame in _frames(path, threads):
         if len(images) < len(wanted) and len(times) == wanted[len(images)]:
-            images.append(_to_image(path, frame, reformatter, len(wanted)))
+            images.append(to_image(path, frame, reformatter, len(wanted)))
         times.append(frame.pts)
-    return tuple(images), times
-
-
-def _to_image(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter, count: int) -> Image:
-    """`to_image`, of a frame of which so many are kept; its size may be another than that of the clip."""
-    require_pixels(path, frame.width, frame.height, count)
-    return to_image(path, frame, reformatter)
+    return images, times
 
 
 def _frames(path: Path, threads: Threads) -> Iterator[av.VideoFrame]:

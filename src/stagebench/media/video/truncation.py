@@ -1,92 +1,71 @@
-"""Files that end before they say they do: FFmpeg reads some of them up to there without complaint."""
+"""Tell files that end before they say they do: FFmpeg reads some of them up to there without complaint."""
 
 from __future__ import annotations
 
-import os
-import struct
+import mmap
 from pathlib import Path
-from typing import BinaryIO
 
 _MP4_STARTS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _EBML, _SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")  # IDs of Matroska's two top-level elements
 _PADDING = 4096  # bytes at the end of a GIF among which the last one is looked for
 
 
-def is_cut(path: Path, size: int) -> bool:
-    """Whether an MP4, a Matroska or WebM file, or a GIF is shorter than it says; other containers are not judged."""
-    return any(judge(path, size) for judge in (_is_cut_mp4, _is_cut_matroska, _is_cut_gif))
+def is_cut(path: Path) -> bool:
+    """Return whether an MP4, a Matroska or WebM file, or a GIF is shorter than it says; others are not judged.
 
-
-def _is_cut_mp4(path: Path, size: int) -> bool:
-    """Whether a file begins as an MP4 and has a top-level box beyond its end, no index (moov), or nothing else.
-
-    Boxes: ISO/IEC 14496-12, 4.2.
+    A GIF ends with the end of a block and the trailer (GIF89a, 16 and 27); zeros that fill it up may follow.
     """
-    if size < 8:
-        return False
-    start, kinds = 0, set()
-    with path.open("rb") as file:
-        while start + 8 <= size:
-            file.seek(start)
-            head = file.read(16)
-            length, kind = int.from_bytes(head[:4], "big"), head[4:8]
-            if start == 0 and kind not in _MP4_STARTS:
-                return False
-            if length == 1:  # the true length is in the next eight bytes
-                length = int.from_bytes(head[8:], "big")
-            kinds.add(kind)
-            if kind in (b"moov", b"mdat", b"moof") and start + length > size:
-                return True
-            if length < 8:  # 0: up to the end of the file; else not a box
-                break
-            start += length
-    return b"moov" not in kinds or kinds.isdisjoint((b"mdat", b"moof"))
-
-
-def _is_cut_matroska(path: Path, size: int) -> bool:
-    """Whether a file begins as Matroska and its segment, in which all else lies, goes on beyond its end.
-
-    Elements: RFC 8794, 4 to 6. A segment of unknown size, as of a live stream, is not judged.
-    """
-    with path.open("rb") as file:
-        if file.read(4) != _EBML:
-            return False
-        header = _read_size(file) or 0
-        if file.tell() + header > size:
-            return True
-        file.seek(header, os.SEEK_CUR)
-        if file.read(4) != _SEGMENT:
-            return False
-        length = _read_size(file)
-        return length is not None and file.tell() + length > size
-
-
-def _read_size(file: BinaryIO) -> int | None:
-    """The size of an element in bytes; None where it is unknown, a number of which all bits are set.
-
-    The zeros before the number's first bit tell how many bytes it takes.
-    """
-    first = file.read(1) or b"\xff"
-    width = 9 - first[0].bit_length()
-    unknown = 2 ** (7 * width) - 1
-    number = int.from_bytes(first + file.read(width - 1), "big") & unknown
-    return None if number == unknown else number
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data[4:8] in _MP4_STARTS:
+            return _is_cut_mp4(data)
+        if data[:4] == _EBML:
+            return _is_cut_matroska(data)
+        return data[:6] in (b"GIF87a", b"GIF89a") and not data[-_PADDING:].rstrip(b"\0").endswith(b"\0;")
 
 
 def gif_size(path: Path) -> tuple[int, int]:
-    """The width and height of a GIF's screen (GIF89a, 18); zeros of what is none."""
+    """Return the width and height of a GIF's screen (GIF89a, 18); zeros of what is none."""
     with path.open("rb") as file:
-        kind, width, height = file.read(4), *struct.unpack("<2xHH", file.read(6).ljust(6, b"\0"))
-    return (width, height) if kind == b"GIF8" else (0, 0)
+        head = file.read(10)
+    sides = (int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:], "little"))
+    return sides if head.startswith(b"GIF8") else (0, 0)
 
 
-def _is_cut_gif(path: Path, size: int) -> bool:
-    """Whether a file begins as a GIF and does not end with the end of a block and the trailer (GIF89a, 16 and 27).
+def _is_cut_mp4(data: mmap.mmap) -> bool:
+    """Return whether a top-level box (ISO/IEC 14496-12, 4.2) goes on beyond the end, or there is no index (moov)."""
+    start, kinds = 0, set()
+    while start + 8 <= len(data):
+        length, kind = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
+        if length == 1:  # the true length is in the next eight bytes
+            length = int.from_bytes(data[start + 8 : start + 16], "big")
+        kinds.add(kind)
+        if kind in (b"moov", b"mdat", b"moof") and start + length > len(data):
+            return True
+        if length < 8:  # 0: up to the end of the file; else not a box
+            break
+        start += length
+    return b"moov" not in kinds or kinds.isdisjoint((b"mdat", b"moof"))
 
-    Zeros that fill it up may follow.
+
+def _is_cut_matroska(data: mmap.mmap) -> bool:
+    """Return whether the segment, in which all else lies, goes on beyond the end (RFC 8794, 4 to 6).
+
+    A segment of unknown size, as of a live stream, is not judged.
     """
-    with path.open("rb") as file:
-        if file.read(6) not in (b"GIF87a", b"GIF89a"):
-            return False
-        file.seek(max(0, size - _PADDING))
-        return not file.read().rstrip(b"\0").endswith(b"\0;")
+    at, header = _size_at(data, 4)
+    at += header or 0
+    if data[at : at + 4] != _SEGMENT:
+        return at > len(data)
+    at, length = _size_at(data, at + 4)
+    return length is not None and at + length > len(data)
+
+
+def _size_at(data: mmap.mmap, at: int) -> tuple[int, int | None]:
+    """Read the size of an element in bytes: where it ends, and what it is; None where it is unknown, all bits set.
+
+    The zeros before the number's first bit tell how many bytes it takes.
+    """
+    width = 9 - (data[at : at + 1] or b"\xff")[0].bit_length()
+    unknown = 2 ** (7 * width) - 1
+    number = int.from_bytes(data[at : at + width], "big") & unknown
+    return at + width, None if number == unknown else number
