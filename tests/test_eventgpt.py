@@ -184,7 +184,7 @@ def test_saved_and_read_again_the_config_is_the_same(tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)
     actual = EventGPTConfig.from_pretrained(tmp_path)
     assert config.to_diff_dict() == actual.to_diff_dict()
-    assert config.tower.to_diff_dict() == actual.tower.to_diff_dict()
+    assert config.vision_config.to_diff_dict() == actual.vision_config.to_diff_dict()
 
 
 def test_a_missing_key_is_named(checkpoint: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_missing_clip_folder_is_named(checkpoint: Path) -> None:
 def test_the_clip_folder_may_be_absolute(checkpoint: Path) -> None:
     edit_config(checkpoint, lambda config: config.update(mm_visual_tower=str(checkpoint / "clip")))
     expected = SIDE
-    assert expected == EventGPTConfig.from_pretrained(checkpoint).tower.image_size
+    assert expected == EventGPTConfig.from_pretrained(checkpoint).vision_config.image_size
 
 
 def test_a_clip_folder_without_a_config_is_named(checkpoint: Path) -> None:

@@ -11,7 +11,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from stagebench.core.errors import ModelError
 from stagebench.core.settings import PREPROCESSORS
-from stagebench.models.pixels import PilProcessor, TorchProcessor, resized, resized_in_float
+from stagebench.models.pixels import ImageProcessor, TorchProcessor, resized, resized_in_float
 
 CPU = torch.device("cpu")
 MOST = 2  # of 255: one from each direction's rounding
@@ -20,7 +20,7 @@ MOST = 2  # of 255: one from each direction's rounding
 def processors(**settings):
     """Both, with the same settings."""
     reference = CLIPImageProcessorPil(**settings)
-    return PilProcessor(reference), TorchProcessor(reference, CPU)
+    return ImageProcessor(reference), TorchProcessor(reference, CPU)
 
 
 def square(side):

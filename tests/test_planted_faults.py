@@ -27,7 +27,7 @@ from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.media.video import frames
 from stagebench.models import llava
 from stagebench.models.llava import Llava
-from stagebench.models.pixels import PilProcessor
+from stagebench.models.pixels import ImageProcessor
 from stagebench.models.registry import build_model
 from stagebench.pipeline import load as load_stage
 from stagebench.pipeline import run_stages, timed_pass
@@ -99,7 +99,7 @@ PARTS = {
     "packets": (frames, "read_track"),
     "images_made": (frames, "to_image"),
     "frames_decoded": (frames, "_decode_keyed"),
-    "images_processed": (PilProcessor, "__call__"),
+    "images_processed": (ImageProcessor, "__call__"),
 }
 
 

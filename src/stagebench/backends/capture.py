@@ -47,7 +47,7 @@ class Captured:
         return self.output
 
     def release(self) -> None:
-        """Free the graph and its buffers; how long it took and what it did stays told."""
+        """Free the graph and its buffers; how long it took and what it did stays known."""
         self.nbytes = 0
         self.inputs.clear()
         self.output = self.output.new_empty(0)
@@ -58,7 +58,7 @@ def capture(
     plain: Callable[..., Tensor],
     fast: Callable[..., Tensor],
     inputs: Mapping[str, Tensor],
-    parts: Mapping[str, nn.Module],
+    modules: Mapping[str, nn.Module],
     pool: _POOL_HANDLE | None,
 ) -> Captured:
     """Prepare a function for one shape. On a CPU, which has no graphs, calling it calls the function.
@@ -67,14 +67,14 @@ def capture(
         plain: the function as its model has it; called once, to count its work.
         fast: what is captured: the same function, or a faster one that gives the same.
         inputs: examples of its arguments, by name; they become the buffers.
-        parts: modules whose forwards are counted.
+        modules: whose forwards are counted.
         pool: of memory, shared by functions that never run at the same time; None for one of its own.
     """
     device = next(iter(inputs.values())).device
     synchronize(device)
     before, start = _reserved(device), time.perf_counter()
     with torch.no_grad():
-        output, counted, _ = count_work(lambda: plain(**inputs), parts)
+        output, counted, _ = count_work(lambda: plain(**inputs), modules)
         work: Work = {}
         if device.type == "cuda":
             work = {name: n for name, n in counted.items() if name in ADDITIVE}

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -125,28 +125,29 @@ class GraphBackend:
 
     @property
     def setups(self) -> list[Captured]:
-        """All that was set up so far, with what it cost."""
+        """Return all that was set up so far, with what it cost."""
         in_sessions = (captured for session in self._sessions.values() for captured in session.captured)
         return [*self._encoders.values(), *in_sessions, *self._released]
 
     def replayed(self) -> Counter[str]:
-        """The work of all calls so far: counters see no module and no operator in a graph."""
+        """Return the work of all calls so far: counters see no module and no operator in a graph."""
         work: Counter[str] = Counter()
         for captured in self.setups:
             work.update({name: n * captured.calls for name, n in captured.work.items()})
         return work
 
     def encode(self, inputs: Inputs) -> Tensor:
-        """As the model's own `encode`."""
+        """Encode as the model's own `encode`."""
         encoder = self._encoders.get(inputs.pixels.shape)
         if encoder is None:
-            plain = functools.partial(_encode, self.model, inputs)
-            encoder = self._encoders[inputs.pixels.shape] = self._capture(plain, {"pixels": inputs.pixels.clone()})
+            encoder = self._encoders[inputs.pixels.shape] = self._capture(
+                lambda pixels: self.model.encode(replace(inputs, pixels=pixels)), {"pixels": inputs.pixels.clone()}
+            )
         encoder.inputs["pixels"].copy_(inputs.pixels)
         return encoder().clone()
 
     def lengths(self, tokens: int, limit: int) -> tuple[int, int]:
-        """See `models.protocol.Backend`."""
+        """Pad a prompt to the recipe's bucket, and a cache to `CACHE_BUCKET`; see `models.protocol.Backend`."""
         padded = _up(tokens, self._recipe.bucket)
         return padded, _up(max(padded, limit), CACHE_BUCKET)
 
@@ -179,7 +180,7 @@ class GraphBackend:
         return prompt(), {CACHE_ARGUMENT: session.cache, "session": session, "owner": session.owner}
 
     def advance(self, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
-        """As `stages.decode.advance`.
+        """Take decode steps as `pipeline.decode.advance`.
 
         Raises:
             StageError: where a later prompt has taken the cache.
@@ -248,7 +249,9 @@ class GraphBackend:
     ) -> Captured:
         if fast is None:
             fast = self._compiled(plain, is_step=is_step) if self._recipe.compiled else plain
-        with _attention(self._recipe, is_step=is_step):
+        kernels = ATTENTION if is_step else [SDPBackend.CUDNN_ATTENTION, *ATTENTION]
+        # What owes no exact tokens may use the fastest attention, which the caller's pinned runtime may exclude.
+        with nullcontext() if self.exact else sdpa_kernel(kernels, set_priority=True):
             return capture(plain, fast, inputs, self.model.counted_modules, self._pool)
 
     def _compiled(self, plain: Callable[..., Tensor], *, is_step: bool) -> Callable[..., Tensor]:
@@ -261,20 +264,6 @@ class GraphBackend:
                 return plain(**inputs)
 
         return fast
-
-
-def _encode(model: VisionLanguageModel, inputs: Inputs, pixels: Tensor) -> Tensor:
-    return model.encode(replace(inputs, pixels=pixels))
-
-
-@contextmanager
-def _attention(recipe: Recipe, *, is_step: bool) -> Iterator[None]:
-    """Let what owes no exact tokens use the fastest attention, which the caller's conditions may exclude."""
-    if recipe.exact:
-        yield
-    else:
-        with sdpa_kernel(ATTENTION if is_step else [SDPBackend.CUDNN_ATTENTION, *ATTENTION], set_priority=True):
-            yield
 
 
 def _up(n: int, multiple: int) -> int:

@@ -2,14 +2,15 @@
 
 Compiled as one function, 32 decoder layers take the compiler a minute and a half. One by one they would be compiled as
 often as there are layers, because each knows its own number, and the cache's tensors by their addresses; so a layer is
-given a cache of its own layer only, in which every layer is the first.
+given a cache of its own layer only, in which every layer is the first. accelerate's `compile_regions` does not do that:
+with 4 layers each in tower and decoder it compiles 20 functions where 3 are enough, and most of 7B's 32 one by one.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,33 +39,28 @@ def compiled_layers(hf_model: nn.Module, options: Mapping[str, Any]) -> Iterator
         ModelError: for a hook inside a layer, which the code compiled for all of them would not have.
     """
     layers = [layer for layer in hf_model.modules() if isinstance(layer, GradientCheckpointingLayer)]
-    own = {layer: vars(layer)["forward"] for layer in layers if "forward" in vars(layer)}
-    numbered = {module: module.layer_idx for layer in layers for module in layer.modules() if hasattr(module, _NUMBER)}
-    hooked = {module: module._forward_hooks for layer in layers for module in layer.modules() if module is not layer}
-    for module, hooks in hooked.items():
-        _refuse_hooks(module, [*hooks.values(), *module._forward_pre_hooks.values()])
+    inside = [module for layer in layers for module in layer.modules() if module is not layer]
+    before = [(vars(module), dict(vars(module))) for module in (*layers, *inside)]
+    for module in inside:
+        _refuse_hooks(module)
     try:
         for layer in layers:
-            number = next((numbered[module] for module in layer.modules() if module in numbered), 0)
+            number = next((module.layer_idx for module in layer.modules() if hasattr(module, _NUMBER)), 0)
             layer.forward = _forward(layer, number, options)
-        for module in numbered:
-            module.layer_idx = 0
-        for module in hooked:  # torch 2.11 can't compile the recorders
-            module._forward_hooks = OrderedDict()
+        for module in inside:
+            module._forward_hooks = OrderedDict()  # torch 2.11 can't compile the recorders
+            if hasattr(module, _NUMBER):
+                module.layer_idx = 0
         yield
     finally:
-        for layer in layers:
-            vars(layer).pop("forward", None)  # the class's own again
-            vars(layer).update({"forward": own[layer]} if layer in own else {})
-        for module, number in numbered.items():
-            module.layer_idx = number
-        for module, hooks in hooked.items():
-            module._forward_hooks = hooks
+        for attributes, kept in before:
+            attributes.clear()
+            attributes.update(kept)
 
 
-def _refuse_hooks(module: nn.Module, hooks: Sequence[Callable[..., Any]]) -> None:
-    """Only transformers' own may be there, which record what nobody asks for here."""
-    for hook in hooks:
+def _refuse_hooks(module: nn.Module) -> None:
+    """Refuse hooks but transformers' own, which record what nobody asks for here."""
+    for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
         if getattr(hook, "__module__", None) != _RECORDERS:
             raise ModelError(f"a compiled layer takes no hooks inside, got {hook} on a {type(module).__name__}")
 

@@ -46,13 +46,7 @@ def require_static(hf_model: PreTrainedModel) -> None:
 
 
 def static_cache(hf_model: PreTrainedModel, batch: int, length: int) -> StaticCache:
-    """An empty cache.
-
-    Args:
-        hf_model: whose keys and values it shall hold.
-        batch: rows.
-        length: tokens a row.
-    """
+    """Allocate an empty cache for the keys and values of so many rows of so many tokens."""
     text = hf_model.config.get_text_config()
     cache = StaticCache(config=hf_model.config, max_cache_len=length)
     heads = text.num_key_value_heads
@@ -64,17 +58,8 @@ def static_cache(hf_model: PreTrainedModel, batch: int, length: int) -> StaticCa
 
 
 def set_length(cache: StaticCache, length: Tensor) -> None:
-    """Say how many tokens the cache holds.
-
-    Args:
-        cache: of any length.
-        length: int64, no dimensions, on the cache's device.
-    """
-    torch._foreach_copy_(_lengths(cache), [length] * len(cache.layers))
-
-
-def _lengths(cache: StaticCache) -> list[Tensor]:
-    return [layer.cumulative_length for layer in cache.layers]
+    """Say how many tokens the cache holds: int64, no dimensions, on its device."""
+    torch._foreach_copy_([layer.cumulative_length for layer in cache.layers], [length] * len(cache.layers))
 
 
 class _PromptCache(Cache):  # type: ignore[misc] # transformers' class is untyped
@@ -141,16 +126,7 @@ def _without_mask(hf_model: PreTrainedModel) -> Iterator[None]:
 
 
 def step_logits(hf_model: PreTrainedModel, cache: StaticCache, tokens: Tensor) -> Tensor:
-    """Run one more token of each row.
-
-    Args:
-        hf_model: a language model.
-        cache: of what came before; it becomes one token longer.
-        tokens: int64 (batch, 1).
-
-    Returns:
-        (batch, 1, vocabulary).
-    """
+    """Run one more token of each row, int64 (batch, 1), which makes the cache one longer: (batch, 1, vocabulary)."""
     position = cache.layers[0].cumulative_length.clone()  # the layers add to theirs
     slots = torch.arange(cache.layers[0].max_cache_len, device=tokens.device)
     mask = _as_attention_takes_it(hf_model, (slots <= position).expand(tokens.shape[0], 1, 1, -1))

@@ -12,7 +12,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from stagebench.core.errors import CheckpointError
 from stagebench.core.settings import ModelSettings
 from stagebench.models.checkpoint import check_tokens, rehearse, skeleton
-from stagebench.models.pixels import ImageProcessor, PilProcessor, processor_of
+from stagebench.models.pixels import ImageProcessor, processor_of
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.tokenizer import build_tokenizer
 from stagebench.models.weights import (
@@ -97,7 +97,7 @@ def read_image_processor(source: str, side: int, settings: ModelSettings) -> Ima
         if wrong := [mean for mean in reference.image_mean or () if not 0 <= mean <= 1]:
             raise CheckpointError(f"{what} must have a mean of 0 to 1, got {wrong[0]}")
         # Tried, because what it gives depends on more of its settings than one.
-        pixels = PilProcessor(reference)([np.zeros((48, 64, 3), np.uint8)])
+        pixels = ImageProcessor(reference)([np.zeros((48, 64, 3), np.uint8)])
     height, width = pixels.shape[-2:]
     if (height, width) != (side, side):
         raise CheckpointError(f"{what} must give {sides}, got {height} x {width}")

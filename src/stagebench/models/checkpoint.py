@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,8 +38,8 @@ def skeleton(cls: type[N], config: PretrainedConfig, settings: ModelSettings) ->
         stored = sum(file.stat().st_size for file in files)
         tensors = stored // _SMALLEST
     else:
-        shapes = _stored_shapes(weights, files)
-        stored, tensors = sum(map(torch.Size.numel, shapes.values())), len(shapes)
+        shapes = [shape for file in files for shape in _stored_shapes(weights, file)]
+        stored, tensors = sum(map(torch.Size.numel, shapes)), len(shapes)
     layers = config.get_text_config().num_hidden_layers + config.vision_config.num_hidden_layers
     if layers > tensors:
         raise CheckpointError(f"the config of {weights} asks for {layers} layers, its files hold {tensors} tensors")
@@ -59,7 +59,7 @@ def rehearse(model: VisionLanguageModel, weights: str, side: int) -> None:
         CheckpointError: where the sizes in its config do not fit each other.
     """
     hf_model, tokens = model.hf_model, model.visual_tokens(1)
-    text = hf_model.config.get_text_config()
+    size = hf_model.config.get_text_config().hidden_size
     ids = torch.empty(1, 1, dtype=torch.long, device="meta")
     pixels = torch.empty(1, 1, 3, side, side, dtype=hf_model.dtype, device="meta")
     try:
@@ -68,43 +68,31 @@ def rehearse(model: VisionLanguageModel, weights: str, side: int) -> None:
             hf_model(inputs_embeds=features)
     except Exception as error:  # no narrower: whatever torch and transformers raise of sizes
         raise CheckpointError(f"the config of {weights} must fit itself, got {one_line(error)}") from error
-    if features.shape != (1, tokens, text.hidden_size):
-        raise CheckpointError(
-            f"the config of {weights} must give an image {tokens} features of {text.hidden_size} numbers, "
-            f"got {tuple(features.shape[1:])}"
-        )
+    if features.shape != (1, tokens, size):
+        needs, got = f"{tokens} features of {size} numbers", tuple(features.shape[1:])
+        raise CheckpointError(f"the config of {weights} must give an image {needs}, got {got}")
 
 
 def check_tokens(
     weights: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, ids: Mapping[str, int]
 ) -> None:
-    """Refuse a tokenizer with other marks than the config's, or more tokens than the network embeds.
-
-    Args:
-        weights: the checkpoint.
-        config: of the network.
-        tokenizer: of the checkpoint.
-        ids: the config's, by mark ("<image>").
+    """Refuse a tokenizer with more tokens than the network embeds, or with other ids of the placeholders than given.
 
     Raises:
         CheckpointError: naming both numbers.
     """
-    embedded = config.get_text_config().vocab_size
-    highest = max(tokenizer.get_vocab().values())
-    if highest >= embedded:
-        raise CheckpointError(
-            f"the checkpoint {weights} must embed all {highest + 1} tokens of its tokenizer, got vocab_size {embedded}"
-        )
-    for mark, expected in ids.items():
-        if tokenizer(mark).input_ids.count(expected) != 1:
-            got = tokenizer.convert_tokens_to_ids(mark)
-            raise CheckpointError(
-                f"the tokenizer of {weights} must have id {expected} for {mark}, as its config, got {got}"
-            )
+    embedded, tokens = config.get_text_config().vocab_size, max(tokenizer.get_vocab().values()) + 1
+    if tokens > embedded:
+        needs = f"all {tokens} tokens of its tokenizer"
+        raise CheckpointError(f"the checkpoint {weights} must embed {needs}, got vocab_size {embedded}")
+    for token, expected in ids.items():
+        if tokenizer(token).input_ids.count(expected) != 1:
+            needs, got = f"id {expected} for {token}, as its config", tokenizer.convert_tokens_to_ids(token)
+            raise CheckpointError(f"the tokenizer of {weights} must have {needs}, got {got}")
 
 
 def _weight_files(weights: str, pickled: bool) -> list[Path]:
-    """The files that hold the weights: one, or those of an index."""
+    """Find the files that hold the weights: one, or those of an index."""
     whole, index = (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if pickled else (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
     if (single := _file_of(weights, whole)) is not None:
         return [single]
@@ -116,17 +104,14 @@ def _weight_files(weights: str, pickled: bool) -> list[Path]:
     raise CheckpointError(f"the checkpoint {weights} must hold weights in {whole}, got {but}")
 
 
-def _stored_shapes(weights: str, files: Sequence[Path]) -> dict[str, torch.Size]:
-    """The shapes of all tensors, by key, out of the headers of the safetensors files."""
-    shapes: dict[str, torch.Size] = {}
-    for file in files:
-        with safe_open(file, "pt") as opened:
-            found = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118 - no dict
-            shapes |= {key: torch.Size(tensor.get_shape()) for key, tensor in found.items()}
-        for key, tensor in found.items():
+def _stored_shapes(weights: str, file: Path) -> Iterator[torch.Size]:
+    """Yield the shapes of all tensors out of the header of a safetensors file."""
+    with safe_open(file, "pt") as opened:
+        for key in opened.keys():  # noqa: SIM118 - no dict
+            tensor = opened.get_slice(key)
             if key.endswith(("weight", "bias")) and "F" not in (kind := tensor.get_dtype()):
                 raise CheckpointError(f"the checkpoint {weights} must hold floating point, got {kind} for {key}")
-    return shapes
+            yield torch.Size(tensor.get_shape())
 
 
 def _file_of(weights: str, name: str) -> Path | None:

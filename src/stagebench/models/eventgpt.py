@@ -29,7 +29,7 @@ EVENT_TOKEN_INDEX = -200
 MAX_PROMPT_TOKENS = 2048
 """The authors cut the embedded prompt off here without a word; we refuse to."""
 
-EVENT_MARK = "<event>"
+EVENT = "<event>"
 
 
 class EventGPT(VisionLanguageModel):
@@ -38,7 +38,7 @@ class EventGPT(VisionLanguageModel):
     name = "eventgpt"
     input_kind = "events"
     images_per_sample = 5
-    placeholder_tokens = (EVENT_MARK, PATCH_TOKEN, START_TOKEN, END_TOKEN)
+    placeholder_tokens = (EVENT, PATCH_TOKEN, START_TOKEN, END_TOKEN)
     prompt = (
         "A chat between a curious human and an artificial intelligence assistant. "
         "The assistant gives helpful, detailed, and polite answers to the human's questions. "
@@ -59,7 +59,8 @@ class EventGPT(VisionLanguageModel):
 
     def visual_tokens(self, images: int) -> int:
         """Count one temporal token an image, and the spatial ones."""
-        return int(self.hf_model.config.visual_tokens(images))
+        vision = self.hf_model.config.vision_config
+        return int(images + (vision.image_size // vision.patch_size) ** 2 + 1)
 
     def prompt_ids(self, question: str, visual_tokens: int) -> list[int]:
         """Tokenise the authors' prompt, and put one placeholder for each visual token where the events go."""
@@ -101,7 +102,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
 
     The template is split at `<event>` and each part tokenised on its own; the second part's BOS is dropped.
     """
-    parts = EventGPT.prompt.split(EVENT_MARK)
+    parts = EventGPT.prompt.split(EVENT)
     before, after = (tokenizer(part.format(question=question)).input_ids for part in parts)
     return [*before, EVENT_TOKEN_INDEX, *(after[1:] if after[0] == tokenizer.bos_token_id else after)]
 
@@ -116,10 +117,8 @@ def expand_placeholder(ids: list[int], placeholder: int, visual_tokens: int) -> 
         raise StageError(f"a prompt must hold the placeholder id {placeholder} only for events, got it in the text")
     length = len(ids) - 1 + visual_tokens
     if length > MAX_PROMPT_TOKENS:
-        raise StageError(
-            f"a prompt must be at most {MAX_PROMPT_TOKENS} tokens long, got {length}, "
-            f"{visual_tokens} visual tokens among them"
-        )
+        got = f"{length}, {visual_tokens} visual tokens among them"
+        raise StageError(f"a prompt must be at most {MAX_PROMPT_TOKENS} tokens long, got {got}")
     at = ids.index(EVENT_TOKEN_INDEX)
     return [*ids[:at], *[placeholder] * visual_tokens, *ids[at + 1 :]]
 

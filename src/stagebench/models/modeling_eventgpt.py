@@ -71,22 +71,9 @@ class EventGPTConfig(LlamaConfig):
             return self.event_token_id
         return self.vocab_size - len(self.added_tokens) if self.mm_use_im_patch_token else 0
 
-    @property
-    def tower(self) -> CLIPVisionConfig:
-        """The CLIP tower's config, or a one-line error where there is none."""
-        if not isinstance(self.vision_config, CLIPVisionConfig):
-            raise ModelError(f"an EventGPT config must hold the CLIP tower's vision_config, got {self.vision_config!r}")
-        return self.vision_config
-
-    def visual_tokens(self, images: int) -> int:
-        """Visual tokens that `images` event images become: one temporal token each, and the spatial ones."""
-        # CLIP's config would take pairs too; its position embedding is square.
-        side = cast(int, self.tower.image_size) // cast(int, self.tower.patch_size)
-        return images + side * side + 1
-
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], Any]:
-        """As transformers', and the CLIP tower's config from where the authors' layout keeps it."""
+        """Read it as transformers does, and the CLIP tower's from where the authors' layout keeps it."""
         config, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         check_model_type(f"the config of {pretrained_model_name_or_path}", config, cls.model_type)
         if not config.get("vision_config") and (tower := config.get("mm_visual_tower")):
@@ -102,22 +89,6 @@ class _Clip(CLIPVisionModel):
     """CLIP's vision model; of its own class transformers renames the keys as it reads and saves, of ours not."""
 
 
-class _VisionModel(nn.Module):
-    """The middle level of the authors' keys `visual_tower.visual_tower.vision_model.*`."""
-
-    def __init__(self, config: CLIPVisionConfig) -> None:
-        super().__init__()
-        self.vision_model = _Clip(config)
-
-
-class _VisualTower(nn.Module):
-    """The outer level of the same keys."""
-
-    def __init__(self, config: CLIPVisionConfig) -> None:
-        super().__init__()
-        self.visual_tower = _VisionModel(config)
-
-
 class EventGPTModel(LlamaModel):
     """The Llama decoder; it owns the vision side too, as in the authors' keys, but only decodes."""
 
@@ -126,16 +97,14 @@ class EventGPTModel(LlamaModel):
     def __init__(self, config: EventGPTConfig) -> None:
         if config.use_event_qformer:
             raise ModelError("use_event_qformer must be absent or false, got true: the query former is not ported")
+        if not isinstance(clip := config.vision_config, CLIPVisionConfig):
+            raise ModelError(f"an EventGPT config must hold the CLIP tower's vision_config, got {clip!r}")
         super().__init__(config)
-        self.visual_tower = _VisualTower(config.tower)
-        self.visual_projector = nn.Sequential(
-            nn.Linear(config.tower.hidden_size, config.hidden_size),
-            nn.GELU(),
-            nn.Linear(config.hidden_size, config.hidden_size),
-        )
-        self.feature_adaptor = (
-            nn.Linear(config.hidden_size, config.hidden_size) if config.event_feature_adaptor else None
-        )
+        size = config.hidden_size
+        # Nested as the authors' keys are: `visual_tower.visual_tower.vision_model.*`.
+        self.visual_tower = nn.ModuleDict({"visual_tower": nn.ModuleDict({"vision_model": _Clip(clip)})})
+        self.visual_projector = nn.Sequential(nn.Linear(clip.hidden_size, size), nn.GELU(), nn.Linear(size, size))
+        self.feature_adaptor = nn.Linear(size, size) if config.event_feature_adaptor else None
         self.post_init()
 
 
@@ -158,13 +127,13 @@ class EventGPTForConditionalGeneration(LlamaForCausalLM):
     @property
     def tower(self) -> CLIPVisionModel:
         """The CLIP vision model; one forward takes all images of a batch."""
-        return cast(CLIPVisionModel, self.model.visual_tower.visual_tower.vision_model)
+        return self.get_submodule("model.visual_tower.visual_tower.vision_model")
 
     def get_image_tokens(self, pixel_values: Tensor) -> Tensor:
-        """Tower, projector and adaptor, each image on its own.
+        """Run tower, projector and adaptor, each image on its own; the authors encode one at a time.
 
         Args:
-            pixel_values: (images, 3, height, width); the authors encode one at a time, with the same numbers.
+            pixel_values: (images, 3, height, width).
 
         Returns:
             (images, tokens per image with CLS first, hidden size), in the model's dtype.
@@ -214,10 +183,9 @@ class EventGPTForConditionalGeneration(LlamaForCausalLM):
             features, embedding = self.get_event_features(pixel_values), self.get_input_embeddings()
             inputs_embeds = embed_with_features(embedding, input_ids, self.config.placeholder_id, features)
             input_ids = None
-        given = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask, **kwargs}
-        outputs: CausalLMOutputWithPast = super().forward(
-            **given, position_ids=position_ids, logits_to_keep=logits_to_keep
-        )
+        kwargs |= {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
+        kwargs |= {"position_ids": position_ids, "logits_to_keep": logits_to_keep}
+        outputs: CausalLMOutputWithPast = super().forward(**kwargs)
         return outputs
 
 

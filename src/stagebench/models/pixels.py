@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,93 +30,71 @@ Images = Sequence[Image] | Tensor
 """uint8 (height, width, 3), RGB: in host memory, where they may differ in size, or one tensor of them on the device."""
 
 
-class ImageProcessor(Protocol):
-    """What a model asks of either."""
+@dataclass(frozen=True, slots=True)
+class ImageProcessor:
+    """Resizes, crops and normalises with transformers' own processor, on the CPU, image by image."""
 
-    @property
-    def reference(self) -> CLIPImageProcessorPil:
-        """Transformers' processor, whose settings count."""
-        ...
+    reference: CLIPImageProcessorPil
 
     def resize(self, images: Sequence[Image], height: int, width: int) -> Tensor:
         """Scale by antialiased bicubic interpolation: uint8 (images, height, width, 3)."""
-        ...
+        bicubic = PILImage.Resampling.BICUBIC
+        resized = [np.asarray(PILImage.fromarray(image).resize((width, height), bicubic)) for image in images]
+        return torch.from_numpy(np.stack(resized))
 
     def __call__(self, images: Images) -> Tensor:
         """Resize, crop and normalise: float32 (images, 3, side, side)."""
-        ...
+        meter.add("images_processed", len(images))
+        # Said, not inferred: an image 3 pixels high looks like one with its channels first.
+        batch = self.reference(images=list(images), input_data_format="channels_last", return_tensors="pt")
+        pixels: Tensor = batch["pixel_values"]
+        return pixels
 
 
 def processor_of(reference: CLIPImageProcessorPil, settings: ModelSettings) -> ImageProcessor:
-    """The one that the settings name.
+    """Return the processor that the settings name.
 
     Raises:
         ModelError: where it does not know one of the reference's own settings.
     """
     if settings.preprocess == "torch":
         return TorchProcessor(reference, torch.device(settings.device))
-    return PilProcessor(reference)
+    return ImageProcessor(reference)
 
 
 @dataclass(frozen=True, slots=True)
-class PilProcessor:
-    """Transformers' own, on the CPU, image by image."""
-
-    reference: CLIPImageProcessorPil
-
-    def resize(self, images: Sequence[Image], height: int, width: int) -> Tensor:
-        """As the protocol says."""
-        bicubic = PILImage.Resampling.BICUBIC
-        resized = [np.asarray(PILImage.fromarray(image).resize((width, height), bicubic)) for image in images]
-        return torch.from_numpy(np.stack(resized))
-
-    def __call__(self, images: Images) -> Tensor:
-        """As the protocol says."""
-        meter.add("images_processed", len(images))
-        # Told, not inferred: an image 3 pixels high looks like one with its channels first.
-        batch = self.reference(images=list(images), input_data_format="channels_last", return_tensors="pt")
-        pixels: Tensor = batch["pixel_values"]
-        return pixels
-
-
-@dataclass(frozen=True, slots=True)
-class TorchProcessor:
+class TorchProcessor(ImageProcessor):
     """The same in plain torch, on any device: images of one size in one batch, within 2/255 of PIL's.
 
     Raises:
         ModelError: at once, where the reference has a setting that this one does not know.
     """
 
-    reference: CLIPImageProcessorPil
     device: torch.device
 
     def __post_init__(self) -> None:
-        known = {"shortest_edge"}, {"height", "width"}
         got: Any = self.reference
+        must, size = "preprocessing in torch must", dict(got.size or {})
         if got.do_resize and got.resample != PILImage.Resampling.BICUBIC:
-            raise ModelError(f"preprocessing in torch must resize bicubically, got resample {got.resample!r}")
-        if got.do_resize and set(dict(got.size)) not in known:
-            raise ModelError(
-                f"preprocessing in torch must resize to a shortest_edge or to height and width, got {dict(got.size)}"
-            )
+            raise ModelError(f"{must} resize bicubically, got resample {got.resample!r}")
+        if got.do_resize and set(size) not in ({"shortest_edge"}, {"height", "width"}):
+            raise ModelError(f"{must} resize to a shortest_edge or to height and width, got {size}")
         if got.do_pad:
-            raise ModelError(f"preprocessing in torch must pad by its crop only, got do_pad {got.do_pad!r}")
+            raise ModelError(f"{must} pad by its crop only, got do_pad {got.do_pad!r}")
 
     def resize(self, images: Sequence[Image], height: int, width: int) -> Tensor:
-        """As the protocol says, on the device."""
+        """Scale on the device."""
         return self._batched(images, lambda batch: resized(batch, height, width)).movedim(1, -1)
 
     def __call__(self, images: Images) -> Tensor:
-        """As the protocol says, on the device."""
+        """Resize, crop and normalise on the device."""
         meter.add("images_processed", len(images))
         return self._normalised(self._batched(images, self._cropped))
 
     def _batched(self, images: Images, transform: Callable[[Tensor], Tensor]) -> Tensor:
         """Transform all images of one size together, and put the results, which have one size, back in order.
 
-        Args:
-            images: of any sizes.
-            transform: of uint8 (images, 3, height, width), channels last in memory.
+        The transform gets uint8 (images, 3, height, width), channels last in memory.
         """
         sizes = [tuple(image.shape) for image in images]
         results: dict[int, Tensor] = {}
@@ -146,20 +124,14 @@ class TorchProcessor:
 
 
 def resized(batch: Tensor, height: int, width: int) -> Tensor:
-    """Scale by antialiased bicubic interpolation, with torch's uint8 operator; a GPU has none.
-
-    Args:
-        batch: uint8 (images, 3, height, width).
-        height: of the result.
-        width: of the result.
-    """
+    """Scale uint8 (images, 3, ...), antialiased and bicubic, with torch's uint8 operator; a GPU has none."""
     if batch.device.type == "cpu":
         return interpolate(batch, (height, width), mode="bicubic", antialias=True)
     return resized_in_float(batch, height, width)
 
 
 def resized_in_float(batch: Tensor, height: int, width: int) -> Tensor:
-    """The same in float32, for any device: width first, then height, rounded and cut off at 0 and 255 after each.
+    """Scale in float32, on any device: width first, then height, rounded and cut off at 0 and 255 after each.
 
     As the uint8 operator does, and PIL: up to Pillow 12 always, since 13 height first where that is less work. Both
     directions at once, as torchvision has it on a GPU, part from all of these at hard edges, by 10 of 255 and more.
@@ -181,7 +153,7 @@ def center_cropped(batch: Tensor, height: int, width: int) -> Tensor:
 
 
 def _output_size(batch: Tensor, size: dict[str, int]) -> tuple[int, int]:
-    """Height and width after the resize; transformers' own rule for the longer edge, its rounding included."""
+    """Return height and width after the resize by transformers' own rule for the longer edge, its rounding included."""
     if "shortest_edge" not in size:
         return size["height"], size["width"]
     height, width = get_resize_output_image_size(

@@ -17,12 +17,10 @@ from stagebench.models.pixels import ImageProcessor
 
 
 class Setup(Protocol):
-    """What something cost that is done once."""
+    """What something cost that is done once: wall time, and bytes of the device's memory that are kept."""
 
     seconds: float
-    """Wall time."""
     nbytes: int
-    """Of the device's memory, kept."""
 
 
 class Backend(Protocol):
@@ -101,7 +99,7 @@ class VisionLanguageModel(ABC):
 
     @property
     def placeholder(self) -> int:
-        """The id of the last mark, which stands for one visual token in a prompt."""
+        """The id that stands for one visual token in a prompt."""
         return int(getattr(self.hf_model.config, _key_of(self.placeholder_tokens[-1])))
 
     @abstractmethod
@@ -121,10 +119,7 @@ class VisionLanguageModel(ABC):
         return self.image_processor(images)
 
     def prompt_ids(self, question: str, visual_tokens: int) -> list[int]:
-        """Tokenise the prompt with one mark, and repeat its id for each visual token.
-
-        Of two thousand marks in a text a tokeniser takes milliseconds to find.
-        """
+        """Tokenise the prompt with one placeholder, and repeat its id: to find two thousand takes milliseconds."""
         ids = self.tokenizer(self.prompt.format(question=question)).input_ids
         return [each for id_ in ids for each in [id_] * (visual_tokens if id_ == self.placeholder else 1)]
 
@@ -158,9 +153,9 @@ class VisionLanguageModel(ABC):
 
     @classmethod
     def read_tokenizer(cls, weights: str, config: PretrainedConfig) -> tuple[PreTrainedTokenizerBase, dict[str, int]]:
-        """Read a checkpoint's tokenizer, and the ids that its config gives the marks."""
+        """Read a checkpoint's tokenizer, and the ids that its config gives the placeholders."""
         tokenizer = AutoTokenizer.from_pretrained(weights, padding_side="left", trust_remote_code=False)
-        return tokenizer, {mark: getattr(config, _key_of(mark)) for mark in cls.placeholder_tokens}
+        return tokenizer, {token: getattr(config, _key_of(token)) for token in cls.placeholder_tokens}
 
     @classmethod
     def image_source(cls, weights: str, config: PretrainedConfig) -> str:
@@ -168,9 +163,9 @@ class VisionLanguageModel(ABC):
         return weights
 
 
-def _key_of(mark: str) -> str:
-    """Name the key that a config has for a mark's id: `image_token_id` for <image>."""
-    return f"{mark[1:-1]}_token_id"
+def _key_of(token: str) -> str:
+    """Name the key that a config has for a placeholder's id: `image_token_id` for <image>."""
+    return f"{token[1:-1]}_token_id"
 
 
 def embed_with_features(embedding: nn.Module, input_ids: Tensor, placeholder: int, features: Tensor) -> Tensor:
@@ -178,12 +173,9 @@ def embed_with_features(embedding: nn.Module, input_ids: Tensor, placeholder: in
 
     Args:
         embedding: the language model's token embedding.
-        input_ids: int64 (batch, tokens), with one placeholder id for each visual token.
-        placeholder: that id.
-        features: (batch, visual tokens, hidden size).
-
-    Returns:
-        (batch, tokens, hidden size), in the embedding's dtype.
+        input_ids: int64 (batch, tokens), with one placeholder for each visual token.
+        placeholder: its id.
+        features: (batch, visual tokens, hidden size), in any dtype; the result has the embedding's.
 
     Raises:
         StageError: where placeholders and features differ in number.

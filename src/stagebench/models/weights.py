@@ -24,11 +24,8 @@ KEYS_NAMED = 3  # of a 7B checkpoint hundreds may be wrong, and the first ones t
 
 def from_config(cls: type[N], config: PretrainedConfig, settings: ModelSettings) -> N:
     """Build a network on torch's current device, from a copy of the config, in the settings' dtype and attention."""
-    hf_model: N = cls._from_config(
-        deepcopy(config), dtype=getattr(torch, settings.dtype), attn_implementation=settings.attention
-    )
-    hf_model.eval()
-    return hf_model
+    given = {"dtype": getattr(torch, settings.dtype), "attn_implementation": settings.attention}
+    return cast(N, cls._from_config(deepcopy(config), **given).eval())
 
 
 def random_hf_model(cls: type[N], config: PretrainedConfig, settings: ModelSettings) -> N:
@@ -62,19 +59,15 @@ def pretrained_hf_model(cls: type[N], config: PretrainedConfig, settings: ModelS
     for name, values in hf_model.named_parameters():
         if not torch.stack(torch.aminmax(values.detach())).isfinite().all():
             raise CheckpointError(f"the checkpoint {settings.weights} must hold finite numbers, got others in {name}")
-    hf_model.eval()
-    return cast(N, hf_model)
+    return cast(N, hf_model.eval())
 
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
     """Turn whatever is raised about a file into one line, and keep transformers from printing meanwhile.
 
-    Args:
-        what: is being read ("the tokenizer of /models/llava").
-
     Raises:
-        CheckpointError: for any error but one of ours, which passes.
+        CheckpointError: naming `what` is being read, for any error but one of ours, which passes.
     """
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(transformers_logging.CRITICAL)
@@ -99,24 +92,15 @@ def one_line(error: Exception) -> str:
 def check_model_type(what: str, config: Mapping[str, Any], *allowed: str) -> None:
     """Refuse another model's config, and the empty one that transformers makes of a folder without any.
 
-    Args:
-        what: it is the config of.
-        config: as it stands in the file.
-        allowed: values of `model_type`.
-
     Raises:
-        CheckpointError: naming the `model_type` found.
+        CheckpointError: naming what it is ("the config of /models/llava"), and its `model_type`.
     """
-    if config.get("model_type") not in allowed:
-        raise CheckpointError(f"{what} must have model_type {' or '.join(allowed)}, got {config.get('model_type')}")
+    if (found := config.get("model_type")) not in allowed:
+        raise CheckpointError(f"{what} must have model_type {' or '.join(allowed)}, got {found}")
 
 
 def require_exact_keys(checkpoint: Any, report: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint that lacks a key, has one too many, or one of another shape.
-
-    Args:
-        checkpoint: its name.
-        report: the loading info of `from_pretrained`.
+    """Refuse a checkpoint that lacks a key, has one too many, or one of another shape, by `from_pretrained`'s report.
 
     Raises:
         CheckpointError: naming the first `KEYS_NAMED` keys and the number of the others.
@@ -124,10 +108,8 @@ def require_exact_keys(checkpoint: Any, report: Mapping[str, Any]) -> None:
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if keys := sorted(map(_describe_key, report.get(problem, ()))):
             more = f" and {len(keys) - KEYS_NAMED} more" if len(keys) > KEYS_NAMED else ""
-            raise CheckpointError(
-                f"the checkpoint {checkpoint} must hold exactly the model's keys, "
-                f"got {problem.replace('_', ' ')}: {', '.join(keys[:KEYS_NAMED])}{more}"
-            )
+            got = f"{problem.replace('_', ' ')}: {', '.join(keys[:KEYS_NAMED])}{more}"
+            raise CheckpointError(f"the checkpoint {checkpoint} must hold exactly the model's keys, got {got}")
 
 
 def only_special_tokens(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -136,17 +118,16 @@ def only_special_tokens(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenize
     Raises:
         CheckpointError: where a stop token, or another special one, is none of the vocabulary.
     """
-    own = hf_model.generation_config
-    eos = own.eos_token_id if own is not None and own.eos_token_id is not None else tokenizer.eos_token_id
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    own = getattr(hf_model.generation_config, "eos_token_id", None)
+    eos = tokenizer.eos_token_id if own is None else own
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": eos, "pad_token_id": pad}
     size = hf_model.config.get_text_config().vocab_size
-    for name, ids in (("eos", eos), ("pad", pad), ("bos", tokenizer.bos_token_id)):
+    for name, ids in special.items():
         for token in ids if isinstance(ids, list) else [ids]:
             if token is not None and not (type(token) is int and 0 <= token < size):
-                raise CheckpointError(f"{name}_token_id must be of the {size} tokens, got {token!r}")
-    hf_model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=eos, pad_token_id=pad
-    )
+                raise CheckpointError(f"{name} must be of the {size} tokens, got {token!r}")
+    hf_model.generation_config = GenerationConfig(**special)
 
 
 def release() -> None:
