@@ -64,8 +64,7 @@ def command(
         plan = recording.RecordingPlan(rounds, select, pytest_arguments, recording.digest_of(root))
         with locked(out, "only one recording at a time may write to a folder"), measurement(say):
             recording.sweep(out)
-            series = recording.Recording(out / "processes", root, plan)
-            runs = recording.record(series, processes, limit_minutes, say)
+            runs = recording.Recording(out / "processes", root, plan).record(processes, limit_minutes, say)
             verdicts = _report(out, runs, baselines if judged and len(runs) > processes else None)
     if verdicts:
         show(report.to_table(verdicts), Console())

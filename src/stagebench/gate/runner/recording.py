@@ -27,6 +27,7 @@ from stagebench.core.results import (
     Process,
     Results,
     Session,
+    by_name,
     is_reference,
     read_results,
     write_results,
@@ -36,14 +37,11 @@ from stagebench.gate.runner.fresh_process import FreshProcess, Variant, measure,
 PROOF = 0
 """The number of the process that proves; the timing ones count from 1."""
 
-OWN = ("--stage-rounds", "--stage-times-only", "--stage-order-seed", "--benchmark-")
-"""Options of pytest that each process gets from here, by how they begin."""
+OWN = ("--stage-rounds", "--stage-times-only", "--stage-order-seed", "--benchmark-", "@")
+"""How arguments of pytest begin that each process gets from here."""
 
-SELECTING = ("--deselect", "--ignore", "--ignore-glob", "--collect-only", "--co")
-"""Options of pytest that choose benchmarks, beside -k and -m."""
-
-_CHOOSES = re.compile("-[hlqsvVx]*[km]")
-"""-k and -m, alone or after flags, with the expression behind it or not: `-k`, `-kdecode`, `-qk`."""
+CHOOSING = re.compile(r"-[hlqsvVx]*[km]|--(deselect|ignore|ignore-glob|collect-only|co)?(=|$)")
+"""Arguments that choose benchmarks, alone or after flags, with a value or not: `-k`, `-kdecode`, `-qk`, `--`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,26 +65,14 @@ class RecordingPlan:
 
     def __post_init__(self) -> None:
         for argument in self.arguments:
-            _require_free(argument)
+            if argument.startswith(OWN):
+                raise ResultsError(f"a recording gives rounds, order and what is kept to pytest itself, got {argument}")
+            if CHOOSING.match(argument):
+                raise ResultsError(f"the benchmarks of a recording are chosen by --select, got {argument}")
 
     def as_json(self) -> Process:
         """Return it as it is kept with every process."""
         return {"rounds": self.rounds, "select": self.select, "arguments": list(self.arguments), "code": self.code}
-
-
-def _require_free(argument: str) -> None:
-    """Refuse an argument in any form that argparse may take: abbreviated, with its value behind it, from a file."""
-    name = argument.partition("=")[0]
-    if argument == "--" or argument.startswith("@"):
-        raise ResultsError(f"pytest's arguments must be options as they stand, got {argument}")
-    if name.startswith(OWN) or any(_abbreviates(name, option) for option in OWN):
-        raise ResultsError(f"a recording gives rounds, order and what is kept to pytest itself, got {argument}")
-    if _CHOOSES.match(argument) or any(_abbreviates(name, option) for option in SELECTING):
-        raise ResultsError(f"the benchmarks of a recording are chosen by --select, got {argument}")
-
-
-def _abbreviates(name: str, option: str) -> bool:
-    return name.startswith("--") and option.startswith(name)
 
 
 def digest_of(root: Path) -> str:
@@ -113,31 +99,54 @@ class Recording:
     root: Path
     plan: RecordingPlan
 
-    def kept(self, processes: int) -> dict[int, Results]:
-        """Read the processes that are there already, by number.
+    def record(self, processes: int, minutes: float | None, say: Callable[[str], None]) -> dict[int, Results]:
+        """Run what is not there yet: the proving process, then the timing ones.
+
+        Args:
+            processes: timing ones in all.
+            minutes: no process is started that would not end by then, if it takes as long as those before it; None for
+                no limit.
+            say: gets a line on each process.
+
+        Returns:
+            All processes by number; fewer than were asked for where the time did not suffice.
 
         Raises:
-            ResultsError: where one of them ran another plan, or in another environment.
-            ResultsError: where a file is no run.
+            FailedError: where a benchmark failed, with the reason; what pytest said is kept beside the others.
+            ResultsError: where a process is of another plan or environment, or the code changed meanwhile.
         """
+        until = float("inf") if minutes is None else time.monotonic() + minutes * 60
+        runs = self.kept(processes)
+        for number in range(processes + 1):
+            if number in runs:
+                say(f"{name_of(number)} is there already")
+                continue
+            left, needed = until - time.monotonic(), expected_seconds(runs)
+            if left < needed:
+                say(f"{name_of(number)} would take {needed:.0f} s, {left:.0f} s are left: the same command goes on")
+                break
+            runs[number] = self.measure(number, runs)
+            say(f"{name_of(number)} took {_seconds(runs[number]):.0f} s")
+        return runs
+
+    def kept(self, processes: int) -> dict[int, Results]:
+        """Read the processes that are there already, by number."""
         paths = {number: self._path(number) for number in range(processes + 1)}
         runs = {number: read_results(path) for number, path in paths.items() if path.exists()}
+        here: Mapping[str, object] = self.plan.as_json()
         for number, run in runs.items():
-            self._require_same_plan(number, run)
+            there: Mapping[str, object] = run["stagebench"].get("recording", {})
+            if other := [f"{k}: {here[k]!r} here, {there.get(k)!r} there" for k in here if here[k] != there.get(k)]:
+                raise ResultsError(f"{self._path(number)} is of another recording: {'; '.join(other)}")
             _require_same_environment(number, run, runs)
         return runs
 
     def measure(self, number: int, others: Mapping[int, Results]) -> Results:
-        """Run one process, and keep what it measured.
+        """Run one process, and keep what it measured; nothing where it is not one of this recording.
 
         Args:
             number: `PROOF`, or from 1.
             others: those that are there already.
-
-        Raises:
-            FailedError: where a benchmark failed, with the reason; what pytest said is kept beside the others.
-            ResultsError: where the code is no longer that of the plan, the environment not that of the others, or no
-                benchmark was selected; then nothing is kept.
         """
         if digest_of(self.root) != self.plan.code:
             raise ResultsError(f"the code in {self.root} must stay as it was while it is recorded, got other files")
@@ -148,7 +157,7 @@ class Recording:
         variant = Variant(name_of(number), self.root, Path(sys.executable))
         began = time.monotonic()
         (run,) = measure([FreshProcess(variant, arguments, self._path(number))])
-        if all(is_reference(benchmark["fullname"]) for benchmark in run["benchmarks"]):
+        if all(map(is_reference, by_name(run))):
             chosen = f" of --select {self.plan.select!r}" if self.plan.select else ""
             raise ResultsError(
                 f"the {variant.name} must run a benchmark beside the reference workload, got none{chosen}"
@@ -162,20 +171,9 @@ class Recording:
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:02}.json"
 
-    def _require_same_plan(self, number: int, run: Results) -> None:
-        there: Mapping[str, object] = run["stagebench"].get("recording", {})
-        here: Mapping[str, object] = self.plan.as_json()
-        if differing := [
-            f"{key}: {here[key]!r} here, {there.get(key)!r} there" for key in here if here[key] != there.get(key)
-        ]:
-            raise ResultsError(f"{self._path(number)} is of another recording: {'; '.join(differing)}")
-        if "seconds" not in there:
-            raise ResultsError(f"{self._path(number)} must say how long the process took, got nothing of it")
-
 
 def _require_same_environment(number: int, run: Results, others: Mapping[int, Results]) -> None:
-    here = run["machine_info"]
-    there = next(iter(others.values()), run)["machine_info"]
+    here, there = run["machine_info"], next(iter(others.values()), run)["machine_info"]
     if here != there:  # an unknown driver is no reason to refuse a recording, though it compares with no other one
         differing = "; ".join(environment.differences(here, there))
         raise ResultsError(f"the {name_of(number)} ran in another environment: {differing}")
@@ -192,44 +190,14 @@ def name_of(number: int) -> str:
     return "proving process" if number == PROOF else f"timing process {number}"
 
 
-def record(
-    recording: Recording, processes: int, minutes: float | None, say: Callable[[str], None]
-) -> dict[int, Results]:
-    """Run what is not there yet: the proving process, then the timing ones.
-
-    Args:
-        recording: where, and what.
-        processes: timing ones in all.
-        minutes: no process is started that would not end by then, if it takes as long as those before it; None for no
-            limit.
-        say: gets a line on each process.
-
-    Returns:
-        All processes by number; fewer than were asked for where the time did not suffice.
-    """
-    began = time.monotonic()
-    runs = recording.kept(processes)
-    for number in range(processes + 1):
-        if number in runs:
-            say(f"{name_of(number)} is there already")
-            continue
-        left, needed = _left(began, minutes), expected_seconds(runs)
-        if left < needed:
-            say(f"{name_of(number)} would take {needed:.0f} s, {left:.0f} s are left: the same command goes on later")
-            break
-        runs[number] = recording.measure(number, runs)
-        say(f"{name_of(number)} took {runs[number]['stagebench']['recording']['seconds']:.0f} s")
-    return runs
-
-
-def _left(began: float, minutes: float | None) -> float:
-    return float("inf") if minutes is None else began + minutes * 60 - time.monotonic()
-
-
 def expected_seconds(runs: Mapping[int, Results]) -> float:
     """Return how long the next process may take: as the longest timing one, else as the proof; 0 for the first."""
-    seconds: dict[int, float] = {number: run["stagebench"]["recording"]["seconds"] for number, run in runs.items()}
+    seconds = {number: _seconds(run) for number, run in runs.items()}
     return max((s for number, s in seconds.items() if number != PROOF), default=seconds.get(PROOF, 0.0))
+
+
+def _seconds(run: Results) -> float:
+    return run["stagebench"]["recording"].get("seconds", 0.0)
 
 
 def combine(runs: Mapping[int, Results]) -> Results:
@@ -246,26 +214,25 @@ def combine(runs: Mapping[int, Results]) -> Results:
         ResultsError: where no benchmark is in all of them.
     """
     proof, timed = runs[PROOF], [run for number, run in sorted(runs.items()) if number != PROOF]
-    found = [{b["fullname"]: b for b in run["benchmarks"]} for run in timed]
-    shared = [b for b in proof["benchmarks"] if all(b["fullname"] in each for each in found)]
+    named = [by_name(run) for run in (proof, *timed)]
+    shared = [name for name in named[0] if all(name in each for each in named)]
     if not shared:
         raise ResultsError("results need at least one benchmark that ran in every process, got none")
-    every = {name: None for run in runs.values() for name in (b["fullname"] for b in run["benchmarks"])}
     own: Session = {
         **proof["stagebench"],
         "load_warning": next((w for run in timed if (w := run["stagebench"].get("load_warning"))), None),
         "recording": {
             **proof["stagebench"]["recording"],
             "processes": len(timed),
-            "seconds": sum(run["stagebench"]["recording"]["seconds"] for run in runs.values()),
-            "left_out": [name for name in every if name not in {b["fullname"] for b in shared}],
+            "seconds": sum(map(_seconds, runs.values())),
+            "left_out": list(dict.fromkeys(name for each in named for name in each if name not in shared)),
         },
     }
-    benchmarks = [_combined(b, [each[b["fullname"]] for each in found]) for b in shared]
+    benchmarks = [_combined(*(each[name] for each in named)) for name in shared]
     return {**proof, "benchmarks": benchmarks, "stagebench": own}
 
 
-def _combined(proven: Benchmark, timed: Sequence[Benchmark]) -> Benchmark:
+def _combined(proven: Benchmark, *timed: Benchmark) -> Benchmark:
     stats = Stats()
     for benchmark in timed:
         stats.update(benchmark["stats"]["median"])
