@@ -28,8 +28,8 @@ def test_a_system_that_tells_nothing_is_unknown_and_not_unfit(tmp_path):
     nothing = doctor.pressure(tmp_path)
     assert nothing == {}
     assert doctor.quota(tmp_path) is None
-    findings = [*doctor.clocks(tmp_path), *doctor.disturbances(nothing, nothing)]
-    assert [each.state for each in [*findings, *doctor.gpu(None)]] == ["unknown"] * 6
+    findings = [doctor.governor(tmp_path), *doctor.disturbances(nothing, nothing)]
+    assert [each.state for each in [*findings, *doctor.gpu(None)]] == ["unknown"] * 5
 
 
 @pytest.mark.parametrize(
@@ -42,21 +42,7 @@ def test_a_system_that_tells_nothing_is_unknown_and_not_unfit(tmp_path):
 def test_every_core_must_have_the_performance_governor(tmp_path, names, state, detail):
     for i, name in enumerate(names):
         root(tmp_path, **{f"sys__devices__system__cpu__cpu{i}__cpufreq__scaling_governor": name})
-    assert doctor.clocks(tmp_path)[0] == Finding("CPU governor", state, detail)
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "on"),
-    [
-        ("intel_pstate__no_turbo", "0", True),
-        ("intel_pstate__no_turbo", "1", False),
-        ("cpufreq__boost", "1", True),
-        ("cpufreq__boost", "0", False),
-    ],
-)
-def test_turbo_is_read_the_right_way_round(tmp_path, name, text, on):
-    _, found = doctor.clocks(root(tmp_path, **{f"sys__devices__system__cpu__{name}": text}))
-    assert (found.state, found.detail.startswith("on")) == ("ok", on)
+    assert doctor.governor(tmp_path) == Finding("CPU governor", state, detail)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +179,7 @@ def test_a_key_that_a_baseline_does_not_have_yet_is_told(tmp_path):
     [("ok", 0, "fit to time on"), ("unknown", 0, "fit to time on"), ("warning", 3, "not fit")],
 )
 def test_one_warning_gives_exit_code_three(monkeypatch, tmp_path, state, code, last):
-    findings = [Finding("load", state, "said so"), Finding("turbo", "unknown", "silent")]
+    findings = [Finding("load", state, "said so"), Finding("steal", "unknown", "silent")]
     monkeypatch.setattr(command, "examine", lambda processes: findings)
     result = CliRunner().invoke(main, ["doctor", "--baselines", str(tmp_path)])
     assert (result.exit_code, result.output.splitlines()[-1].startswith(last)) == (code, True)
@@ -203,4 +189,4 @@ def test_one_warning_gives_exit_code_three(monkeypatch, tmp_path, state, code, l
 
 def test_the_whole_examination_runs_here():
     names = [finding.name for finding in command.examine(processes=2)]
-    assert {"CPU governor", "turbo", "load", "cores", "steal", "CPU quota", "swapping", "quick A/A run"} <= set(names)
+    assert {"CPU governor", "load", "cores", "steal", "CPU quota", "swapping", "quick A/A run"} <= set(names)

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,7 +150,7 @@ def test_of_a_single_run_no_change_is_claimed(tmp_path):
 def test_a_change_is_told_with_the_commits_on_both_sides_and_one_between(tmp_path):
     [series] = trend.series_of(trend.read_history(write(tmp_path, *a_step()))[0][0])
     [change] = series.changes
-    assert (Path(change.at).name, change.good, change.bad) == ("010.json", f"{8:040x}", f"{11:040x}")
+    assert (change.when[:10], change.good, change.bad) == ("2026-01-11", f"{8:040x}", f"{11:040x}")
     assert change.ratio == pytest.approx(1.1, abs=0.01)
 
 

@@ -51,7 +51,7 @@ def examine(processes: int) -> list[doctor.Finding]:
     before = doctor.pressure()
     spread = doctor.spread(doctor.measure(processes))
     disturbances = doctor.disturbances(before, doctor.pressure())
-    return [*doctor.clocks(), doctor.load(), cores, *doctor.gpu(reading), *disturbances, spread]
+    return [doctor.governor(), doctor.load(), cores, *doctor.gpu(reading), *disturbances, spread]
 
 
 def baselines(root: Path) -> dict[str, list[str]]:

@@ -67,17 +67,11 @@ def _found(name: str, wrong: bool | None, detail: str) -> Finding:
     return Finding(name, "warning" if wrong else "ok", detail)
 
 
-def clocks(root: Path = Path("/")) -> list[Finding]:
-    """Say which policy sets the clocks of the CPU, and whether they depend on heat and on what the other cores do."""
-    cpu = root / "sys/devices/system/cpu"
-    governors = sorted({_read(file) or "" for file in cpu.glob("cpu[0-9]*/cpufreq/scaling_governor")} - {""})
-    intel, others = _read(cpu / "intel_pstate/no_turbo"), _read(cpu / "cpufreq/boost")
-    on = others == "1" if intel is None else intel == "0"
-    turbo = "on: the clock depends on heat and on the other cores" if on else "off"
-    return [
-        _found("CPU governor", governors != ["performance"] if governors else None, ", ".join(governors)),
-        _found("turbo", None if intel is None and others is None else False, turbo),
-    ]
+def governor(root: Path = Path("/")) -> Finding:
+    """Say which policy sets the clocks of the CPU."""
+    files = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")
+    found = sorted({_read(file) or "" for file in files} - {""})
+    return _found("CPU governor", found != ["performance"] if found else None, ", ".join(found))
 
 
 def load() -> Finding:

@@ -21,7 +21,7 @@ from scipy.ndimage import median_filter
 from stagebench.core import stability
 from stagebench.core.environment import UNKNOWN
 from stagebench.core.errors import ResultsError
-from stagebench.core.results import Results, identity, read_results
+from stagebench.core.results import Results, by_name, identity, read_results
 
 MIN_SIDE = 5
 """Runs on either side of a change; with fewer, a change is the gate's to find."""
@@ -60,12 +60,12 @@ class Entry:
     @property
     def medians(self) -> dict[str, float]:
         """Seconds by benchmark."""
-        return {b["fullname"]: b["stats"]["median"] for b in self.run["benchmarks"]}
+        return {name: benchmark["stats"]["median"] for name, benchmark in by_name(self.run).items()}
 
     @property
     def rounds(self) -> dict[str, list[float]]:
         """Seconds of each timed round by benchmark; empty where the file leaves them out."""
-        return {b["fullname"]: b["stats"].get("data") or [] for b in self.run["benchmarks"]}
+        return {name: benchmark["stats"].get("data") or [] for name, benchmark in by_name(self.run).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,7 @@ class Change:
 
     Attributes:
         benchmark: its full name.
-        at: path of the first run after it.
-        when: that run began.
+        when: the first run after it began.
         age: how many runs were made since, with that one.
         before: median of the runs between this change and the one before, in seconds.
         after: median of those after it.
@@ -87,7 +86,6 @@ class Change:
     """
 
     benchmark: str
-    at: str
     when: str
     age: int
     before: float
@@ -188,7 +186,6 @@ def _change(benchmark: str, entries: Sequence[Entry], place: int, before: float,
     at, good, bad = entries[place], entries[max(place - 2, 0)], entries[min(place + 1, len(entries) - 1)]
     return Change(
         benchmark,
-        at=str(at.path),
         when=at.when.isoformat(),
         age=len(entries) - place,
         before=before,
