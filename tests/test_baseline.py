@@ -180,5 +180,5 @@ def test_a_run_that_did_not_come_to_its_end_does_not_become_a_baseline(tmp_path)
 
 def test_a_place_for_baselines_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ResultsError, match="can't write to"):
+    with pytest.raises(StagebenchError, match="can't write to"):
         baseline.accept(write(tmp_path / "out.json", a_run()), tmp_path / "file", "try")

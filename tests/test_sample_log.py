@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stagebench.analysis.experiments.sample_log import key_of, open_log
 from stagebench.analysis.samples import SAMPLES_FILE, read_run, read_samples
-from stagebench.core.errors import AnalysisError
+from stagebench.core.errors import AnalysisError, StagebenchError
 
 RUN = made_up_analysis.run()
 (SESSION,) = RUN["sessions"]
@@ -114,14 +114,14 @@ def test_two_processes_do_not_write_to_one_folder(tmp_path):
         process.join()
         queue.close()
         queue.join_thread()
-    assert message == f"only one run at a time may write to {tmp_path}, got a second"
+    assert message == f"only one run at a time may write to a folder, got {tmp_path}"
 
 
 def try_to_open(folder, queue):
     try:
         with opened(folder):
             queue.put("opened")
-    except AnalysisError as error:
+    except StagebenchError as error:
         queue.put(str(error))
 
 
@@ -150,5 +150,5 @@ def test_a_damaged_run_is_refused_in_one_line(tmp_path, text):
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(AnalysisError, match="can't write to"), opened(tmp_path / "file"):
+    with pytest.raises(StagebenchError, match="can't write to"), opened(tmp_path / "file"):
         pass

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from stagebench.core.errors import BusyError
+from stagebench.core.errors import BusyError, StagebenchError
 
 FOLDER = "STAGEBENCH_LOCKS"
 """Of the environment: the folder of the machine's lock; by default the one that all users of a system share."""
@@ -124,8 +124,12 @@ def locked(folder: Path, refusal: str | None = None) -> Iterator[Path]:
 
     Raises:
         BusyError: where another process holds it, and this one does not wait.
+        StagebenchError: where it can't be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StagebenchError(f"can't write to {folder}: {error.strerror}") from error
     with _held(folder, wait=refusal is None) as free:
         if free is False:
             raise BusyError(f"{refusal}, got {folder}")

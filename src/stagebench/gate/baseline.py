@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import getpass
 import hashlib
 import json
-import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from stagebench import __version__
 from stagebench.core.environment import ADDED, UNKNOWN, differences
 from stagebench.core.errors import ResultsError
+from stagebench.core.locks import locked
 from stagebench.core.results import Accepted, Results, Session, by_name, digest, read_results, write_results
 
 FILE_NAME = "baseline.json"
@@ -76,29 +74,13 @@ def accept(path: Path, root: Path, reason: str, partial: bool = False) -> Path:
     if not reason.strip():
         raise ResultsError(f"a baseline needs a reason, got {reason!r}")
     target = folder_of(root, results["machine_info"]) / FILE_NAME
-    with _locked(root):
+    with locked(root):  # no history is lost between reading what is there and replacing it
         replaced = read_results(target) if target.exists() else None
         if not partial:
             _require_whole(results, replaced)
         results["stagebench"]["accepted"] = _acceptance(results, replaced, reason)
         write_results(target, results)
     return target
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one acceptance at a time read and replace what is there, so that no history is lost between the two."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise ResultsError(f"can't write to {folder}: {error.strerror}") from error
-    try:
-        with contextlib.suppress(OSError):  # a file system without such locks refuses nobody
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _require_acceptable(results: Results, path: Path) -> None:
@@ -170,11 +152,11 @@ def _commit(results: Results) -> str | None:
 
 def _who() -> str:
     """The name that git signs commits with, else the user's."""
-    with contextlib.suppress(OSError):  # no git
+    with suppress(OSError):  # no git
         command = ("git", "config", "user.name")
         asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 # a constant
         if name := asked.stdout.strip():
             return name
-    with contextlib.suppress(OSError, KeyError):  # a user without a name, as in some containers
+    with suppress(OSError, KeyError):  # a user without a name, as in some containers
         return getpass.getuser()
     return UNKNOWN

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from stagebench.analysis.samples import (
 )
 from stagebench.core.errors import AnalysisError
 from stagebench.core.json_files import read_bytes, write_json
+from stagebench.core.locks import locked
 from stagebench.core.results import versioned
 
 KEY = ("study", "value", "model", "sample", "mode", "pass")
@@ -85,8 +85,8 @@ def open_log(folder: Path, identity: dict[str, str], plan: dict[str, Any]) -> It
         AnalysisError: where the folder is in use, is damaged, or belongs to another run: every key that differs is
             named.
     """
-    with _locked(folder) as file:
-        path = folder / SAMPLES_FILE
+    path = folder / SAMPLES_FILE
+    with locked(folder, "only one run at a time may write to a folder"), path.open("ab") as file:
         data = read_bytes(path, f"the samples {path}", AnalysisError)
         end = data.rfind(b"\n") + 1
         lines = parse_samples(data[:end], str(path))
@@ -98,21 +98,6 @@ def open_log(folder: Path, identity: dict[str, str], plan: dict[str, Any]) -> It
                 run = there
         file.truncate(end)  # half a line, or one that a kill left without its end
         yield SampleLog(folder, file, run, lines)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[Any]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / SAMPLES_FILE).open("ab")
-    except OSError as error:
-        raise AnalysisError(f"can't write to {folder}: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise AnalysisError(f"only one run at a time may write to {folder}, got a second") from error
-        yield file
 
 
 def _require_same(folder: Path, there: dict[str, str], here: dict[str, str]) -> None:
