@@ -169,7 +169,8 @@ def test_verify_prints_every_claim_and_writes_them_down(synthetic, tmp_path):
 def test_a_claim_that_does_not_hold_gives_exit_code_one(synthetic, monkeypatch):
     monkeypatch.setattr(measure, "claims", lambda *a: [Claim("pigs fly", False, "none seen")])
     result = invoke("verify", synthetic.video, "--model", "llava-1.5", "--device", "cpu")
-    assert (result.exit_code, "BROKEN llava-1.5: pigs fly (none seen)" in result.output) == (1, True)
+    words = " ".join(result.output.split())
+    assert (result.exit_code, "llava-1.5" in words, "BROKEN pigs fly none seen" in words) == (1, True, True)
 
 
 def test_a_run_that_parts_from_generate_is_refused(synthetic, monkeypatch):

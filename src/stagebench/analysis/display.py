@@ -11,20 +11,16 @@ from stagebench.analysis.comparison import Intervals
 from stagebench.analysis.narrative import sentences
 from stagebench.core.tables import MS, PERCENT, SECONDS, WORDS, Table, Value
 
+NUMBERS = ("saved", "speedup", "seconds", "logs", "shares", "log_shares", "decode_speedup", "decode_log_shares")
+"""Attributes of an attribution, some of them None."""
+
 
 def as_json(attribution: Attribution, intervals: Intervals | None = None) -> dict[str, Any]:
     """Return it for a machine; times in seconds, and what has no meaning is absent."""
     numbers = {
         "baseline": _costs(attribution.baseline),
         "other": _costs(attribution.other),
-        "saved": attribution.saved,
-        "speedup": attribution.speedup,
-        "seconds": attribution.seconds,
-        "logs": attribution.logs,
-        "shares": attribution.shares,
-        "log_shares": attribution.log_shares,
-        "decode_speedup": attribution.decode_speedup,
-        "decode_log_shares": attribution.decode_log_shares,
+        **{name: getattr(attribution, name) for name in NUMBERS},
         "intervals": asdict(intervals) if intervals else None,
         "sentences": sentences(attribution, intervals),
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ from rich.console import Console
 from stagebench.cli.options import input_argument, json_option, print_head, settings_options
 from stagebench.cli.output import refusals, require_writable, write_json_to
 from stagebench.core.results import versioned
-from stagebench.core.shown import plain
+from stagebench.core.tables import SENTENCES, WORDS, Table, show
 
 if TYPE_CHECKING:
     from stagebench.suite.settings import Settings
@@ -36,12 +38,14 @@ def command(settings: Settings, json_path: Path | None) -> None:
         print_head(console, settings, settings.question)
         rows: list[dict[str, Any]] = []
         numbers = versioned("verdicts", {"identity": settings.identity(), "checks": rows})
-        for name, check in verify(settings):
-            line = plain(f"{name}: {check.claim} ({check.detail})")
-            click.echo(f"{'held  ' if check.held else 'BROKEN'} {line}", err=console.stderr)
-            rows.append({"model": name, "question": settings.question} | asdict(check))
-            if json_path and str(json_path) != "-":  # as it goes: at full size it takes many minutes
-                write_json_to(json_path, numbers)
+        for name, checks in groupby(verify(settings), key=itemgetter(0)):
+            before = len(rows)
+            for _, check in checks:
+                rows.append({"model": name, "question": settings.question} | asdict(check))
+                if json_path and str(json_path) != "-":  # as it goes: at full size it takes many minutes
+                    write_json_to(json_path, numbers)
+            cells = [("held" if row["held"] else "BROKEN", row["claim"], row["detail"]) for row in rows[before:]]
+            show(Table(name, (("", WORDS), ("claim", WORDS), ("what was seen", SENTENCES)), cells), console)
         if str(json_path) == "-":
             write_json_to(Path("-"), numbers)
         failed = [row for row in rows if not row["held"]]

@@ -90,7 +90,8 @@ class Table:
         rows = [[plain(unit.write(v)) for unit, v in zip(units, row, strict=True)] for row in self.rows]
         values = [{row[i] for row in rows} for i in range(len(units))]
         shown = [i for i, found in enumerate(values) if found != {""} and (len(found) > 1 or len(rows) < 2)] or [0]
-        said = [f"{heads[i]}: {min(found)}" for i, found in enumerate(values) if i not in shown and found != {""}]
+        gone = [i for i, found in enumerate(values) if i not in shown and found != {""}]
+        said = [": ".join(filter(None, (heads[i], *values[i]))) for i in gone]
         kept = [[row[i] for i in shown] for row in rows]
         return Grid("; ".join(said), [heads[i] for i in shown], [units[i] for i in shown], kept)
 
