@@ -128,7 +128,8 @@ def test_a_faster_model_is_explained_by_it(edited, seen):
         "model": "fast",
         "passes": [p | {"seconds": p["seconds"] | {"compress": 0.0}} for p in slow["passes"]],
     }
-    costs = passes.read({"runs": [slow, fast]}, "made up").costs
+    timings = passes.read({"runs": [slow, fast]}, "made up").timings
+    costs = {timing.costs.model: timing.costs for timing in timings}
     found = attribution.attribute(costs["slow"], costs["fast"])
     saved = {name: seconds for name, seconds in found.seconds.items() if seconds}
     assert list(saved) == ["compress"]

@@ -35,6 +35,7 @@ from stagebench.core.environment import identity
 from stagebench.core.errors import StageError
 from stagebench.core.json_files import write_json
 from stagebench.core.settings import DEFAULT_QUESTION, PROFILES, GenerationSettings, LoadSettings, ModelSettings
+from stagebench.core.stages import DECODE, ENCODE, PREFILL
 from stagebench.core.statistics import RESAMPLES
 from stagebench.media.synthetic_clip import SyntheticClip, write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
@@ -72,14 +73,14 @@ def staged_turns(model: VisionLanguageModel, inputs: Inputs, options: Options) -
     """The seconds of the stages, turn by turn."""
     watch = Stopwatch(model.hf_model.device)
     criterion = EveryFewTokens(pause=lambda: None)
-    features = watch("encode", encode, model, inputs)
-    prefilled = watch("prefill", prefill, model, inputs, features, {**options, "stopping_criteria": [criterion]})
-    yield watch.seconds["encode"] + watch.seconds["prefill"]
+    features = watch(ENCODE.name, encode, model, inputs)
+    prefilled = watch(PREFILL.name, prefill, model, inputs, features, {**options, "stopping_criteria": [criterion]})
+    yield watch.seconds[ENCODE.name] + watch.seconds[PREFILL.name]
     for _ in range(TOKENS_A_TURN, options["max_new_tokens"], TOKENS_A_TURN):
-        prefilled = watch("decode", advance, model, prefilled, TOKENS_A_TURN)
-        yield watch.seconds["decode"]
-    watch("decode", decode, model, prefilled)
-    yield watch.seconds["decode"]
+        prefilled = watch(DECODE.name, advance, model, prefilled, TOKENS_A_TURN)
+        yield watch.seconds[DECODE.name]
+    watch(DECODE.name, decode, model, prefilled)
+    yield watch.seconds[DECODE.name]
 
 
 def generate_turns(

@@ -23,6 +23,7 @@ from stagebench.analysis.experiments.measured_roofline import measure_ceilings
 from stagebench.backends.load import with_backend
 from stagebench.core.artifacts import Inputs, Sample
 from stagebench.core.settings import BACKENDS, GenerationSettings, ModelSettings
+from stagebench.core.stages import DECODE, PREFILL
 from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import build_model
@@ -94,9 +95,9 @@ def main(name: str, backends: str) -> None:
         synthetic = write_synthetic_clip(Path(folder))
         inputs = prepared(plain, Sample(synthetic.shown("own", plain.input_kind)))
         ceilings, traffic = measure_ceilings(settings), BytesMoved(plain)
-        prefilled = traffic("prefill", prefill, plain, inputs, encode(plain, inputs), OPTIONS)
-        traffic("decode", advance, plain, prefilled, 1)
-        weights = traffic.weight_bytes["decode"]
+        prefilled = traffic(PREFILL.name, prefill, plain, inputs, encode(plain, inputs), OPTIONS)
+        traffic(DECODE.name, advance, plain, prefilled, 1)
+        weights = traffic.weight_bytes[DECODE.name]
         floor = weights / ceilings.bandwidth
         click.echo(
             f"# One decode step of {name}\n\n{torch.cuda.get_device_name()}, torch {torch.__version__}, bfloat16, "

@@ -8,7 +8,7 @@ from statistics import median
 
 from stagebench.analysis.samples import SampleLine
 from stagebench.core import stability
-from stagebench.core.stages import IN_GENERATE, STAGE_NAMES, time_outside
+from stagebench.core.stages import DECODE, IN_GENERATE, LOAD, STAGE_NAMES, time_outside
 
 COLD_RATIO = 1.5
 
@@ -67,7 +67,7 @@ def cold_cache(lines: Sequence[SampleLine]) -> str | None:
     """Say that first loads take at least half as long again as the later ones of the same samples, in the median."""
     loads: dict[str, list[float]] = {}
     for line in sorted(lines, key=lambda line: line["order"]):
-        loads.setdefault(str(line["sample"]), []).append(line["seconds"]["load"])
+        loads.setdefault(str(line["sample"]), []).append(line["seconds"][LOAD.name])
     ratios = [first / median(later) for first, *later in loads.values() if later]
     if not ratios or median(ratios) < COLD_RATIO:
         return None
@@ -87,7 +87,7 @@ def _rest(line: SampleLine) -> float:
 
 def _seconds(lines: Sequence[SampleLine], stage: str) -> list[float]:
     """Of each pass; those of decode by its steps, where there are any."""
-    steps = (max(line["tokens"] - 1, 1) if stage == "decode" else 1 for line in lines)
+    steps = (max(line["tokens"] - 1, 1) if stage == DECODE.name else 1 for line in lines)
     return [line["seconds"][stage] / n for line, n in zip(lines, steps, strict=True)]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stagebench.core.results import Benchmark, Results, by_name, is_reference
-from stagebench.core.stages import STAGE_NAMES, STAGE_OF, STAGES
+from stagebench.core.stages import LOAD, STAGE_NAMES, STAGE_OF, STAGES
 from stagebench.gate.limits import Rules
 from stagebench.gate.runs import shared
 from stagebench.gate.verdicts import Verdict
@@ -153,7 +153,7 @@ class _Case:
         if new >= old - slack:
             within = f"{_apart(old, new)}, within its tolerance of {tolerance or 0:.3g}"
             return self._verdict("pass", key, within, (old, new)) if new != old else None
-        if stage == "load" and name == FILES and old > 2 * PAGE and new <= max(PAGE, old / 8):
+        if stage == LOAD.name and name == FILES and old > 2 * PAGE and new <= max(PAGE, old / 8):
             reason = f"{_apart(old, new)}: kept in memory from before, or mapped into it"
             return self._changed(key, reason, (old, new))  # as good as nothing, for the same content
         if of_other:  # less of it says nothing good

@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 from torch import nn
 
 from stagebench.core.artifacts import Generation, Prefilled
+from stagebench.core.stages import DECODE
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline.decode import cache_of
 
@@ -54,4 +55,4 @@ class BytesMoved:
     def as_json(self) -> dict[str, dict[str, int]]:
         """Return bytes by stage, under the names "weights" and, in decode, "kv"."""
         both = {stage: {"weights": count} for stage, count in self.weight_bytes.items() if count}
-        return both | {"decode": {"weights": self.weight_bytes["decode"], "kv": self.kv_bytes}}
+        return both | {DECODE.name: {"weights": self.weight_bytes[DECODE.name], "kv": self.kv_bytes}}

@@ -25,6 +25,7 @@ from stagebench.core import environment
 from stagebench.core.artifacts import Run, Sample
 from stagebench.core.errors import AnalysisError, MediaError, StagebenchError
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
+from stagebench.core.stages import DECODE
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.weights import release
 from stagebench.pipeline.load import load
@@ -229,7 +230,7 @@ def _measured(run: Run) -> dict[str, Any]:
         "token_ids": list(generation.token_ids[0]),
         "finish_reason": generation.finish_reasons[0],
         "text": run.text,
-        "work": {"decode": generation.work()},
+        "work": {DECODE.name: generation.work()},
     }
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from stagebench.analysis.attribution import UNATTRIBUTED, Costs
 from stagebench.analysis.importers.measured import Timing
 from stagebench.core.errors import AnalysisError
+from stagebench.core.stages import DECODE
 
 SECONDS = (1e-9, 1e9)
 """Of a whole: from the shortest time that a clock tells to thirty years."""
@@ -25,7 +26,7 @@ def require_possible(costs: Costs) -> None:
         AnalysisError: naming the number.
     """
     least, most = SECONDS
-    for name, seconds in {**costs.parts, "decode": costs.decode}.items():
+    for name, seconds in {**costs.parts, DECODE.name: costs.decode}.items():
         if abs(seconds) > most:
             raise AnalysisError(f"{costs.model}: {name} must be at most {most:g} s, got {seconds:.6g}")
     if costs.total < least:
@@ -37,7 +38,7 @@ def require_possible(costs: Costs) -> None:
 def warnings(timings: Sequence[Timing]) -> list[str]:
     """Say which numbers of one model can hardly hold."""
     first = timings[0].costs
-    decode = "decode" if first.prefilled else "generation"
+    decode = DECODE.name if first.prefilled else "generation"
     empty = "takes 0 s{}: a stage that did no work, or was not timed"
     checks: dict[str, Callable[[Costs], bool]] = {
         f"{name} {empty}": partial(_took_none, name) for name in first.parts if name != UNATTRIBUTED

@@ -9,16 +9,12 @@ from stagebench.analysis.attribution import Costs
 from stagebench.analysis.importers.measured import Reading, Timing, number
 from stagebench.core.errors import AnalysisError
 from stagebench.core.results import require_sound, validate
-from stagebench.core.stages import STAGE_NAMES
+from stagebench.core.stages import BEFORE_GENERATE, IN_GENERATE, STAGE_NAMES
 
 TOLERANCE = 0.1
 """Stages, e2e and generate() are timed in rounds of their own; they differ by what the machine did meanwhile."""
-GENERATION = ("encode", "prefill", "decode")
-"""What `generate()` does."""
 EAGER = "eager"
 """The backend of a benchmark that names none."""
-BACKENDLESS = ("load", "preprocess")
-"""What a backend has no part in: where it isn't timed beside one, the eager path's time stands for it."""
 WHOLE = {"test_e2e": "e2e", "test_generate": "generate", "test_e2e_generate": "e2e by generate"}
 """The benchmarks of no single stage."""
 AXES = ("images", "batch", "context")
@@ -50,7 +46,8 @@ def read(data: Any, source: str) -> Reading:
     timings, warnings = [], list[str]()
     for (model, backend), own in found.items():
         eager, column = found.get((model, EAGER), {}), column_of(model, backend)
-        medians = {stage: eager[stage] for stage in BACKENDLESS if stage in eager} | own
+        # What isn't timed beside a backend, because it has no part in it, takes the time of the eager path.
+        medians = {stage: eager[stage] for stage in BEFORE_GENERATE if stage in eager} | own
         *parts, decode = (number(medians, stage, f"{source}: {column}") for stage in STAGE_NAMES)
         costs = Costs(column, dict(zip(STAGE_NAMES, parts, strict=False)), tokens[model, backend], decode)
         timings.append(Timing(costs))
@@ -73,8 +70,8 @@ def column_of(model: str, backend: str) -> str:
 
 def _sums(costs: Costs, medians: Mapping[str, float]) -> list[str]:
     """Stages that do not make up what is timed as a whole too."""
-    generation = sum(medians[stage] for stage in GENERATION)
-    sums = {"e2e": ("its stages", costs.total), "generate": (", ".join(GENERATION), generation)}
+    generation = sum(medians[stage] for stage in IN_GENERATE)
+    sums = {"e2e": ("its stages", costs.total), "generate": (", ".join(IN_GENERATE), generation)}
     return [
         f"{costs.model}: {what} take {stages:.4g} s, and {name}, which does the same, {medians[name]:.4g} s"
         for name, (what, stages) in sums.items()

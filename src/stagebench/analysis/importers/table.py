@@ -16,7 +16,7 @@ from typing import Any
 from stagebench.analysis.attribution import UNATTRIBUTED, Costs
 from stagebench.analysis.importers.measured import Reading, Timing, names, number, objects
 from stagebench.core.errors import AnalysisError
-from stagebench.core.stages import STAGE_NAMES
+from stagebench.core.stages import BEFORE_GENERATE, DECODE, ENCODE, ONCE, PREFILL, STAGE_NAMES
 
 NUMBERS = frozenset({*STAGE_NAMES, "generation", UNATTRIBUTED, "tokens", "e2e"})
 WORDS = frozenset({"name", "id", "sequence"})
@@ -51,17 +51,17 @@ def _timing(name: str, given: Mapping[str, Any], where: str, sample: str | None 
     if unknown := sorted(given.keys() - NUMBERS - WORDS):
         raise AnalysisError(f"{where}: keys must be of {', '.join(sorted(NUMBERS))}, got {', '.join(unknown)}")
     whole = "generation" in given
-    if whole == ("decode" in given):
+    if whole == (DECODE.name in given):
         raise AnalysisError(f"{where} must have either generation or decode, got {', '.join(given)}")
-    if whole and "prefill" in given:
+    if whole and PREFILL.name in given:
         raise AnalysisError(f"{where}: prefill stands beside decode, got it beside generation")
-    needed = ("load", "preprocess") if whole else ("load", "preprocess", "encode", "prefill")
-    parts = dict.fromkeys([*needed, *(key for key in ("encode", UNATTRIBUTED) if key in given)])
+    needed = BEFORE_GENERATE if whole else ONCE
+    parts = dict.fromkeys([*needed, *(key for key in (ENCODE.name, UNATTRIBUTED) if key in given)])
     costs = Costs(
         name,
         {key: number(given, key, where) for key in parts},
         number(given, "tokens", where),
-        number(given, "generation" if whole else "decode", where),
+        number(given, "generation" if whole else DECODE.name, where),
         prefilled=0 if whole else 1,
     )
     e2e = number(given, "e2e", where) if "e2e" in given else None

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stagebench.analysis.importers.suite import AXES, BACKENDLESS, EAGER, GENERATION, measured_by
+from stagebench.analysis.importers.suite import AXES, EAGER, measured_by
 from stagebench.analysis.report.document import Part, Section
 from stagebench.analysis.report.document import to_markdown as document_to_markdown
 from stagebench.analysis.roofline import Ceilings
-from stagebench.core.stages import DECODE, ENCODE, PREFILL, STAGE_NAMES
+from stagebench.core.stages import BEFORE_GENERATE, DECODE, ENCODE, IN_GENERATE, PREFILL, STAGE_NAMES
 from stagebench.core.tables import COUNT, MEGA, MS, PERCENT, RATIO, WORDS, Table, Unit, Value, of_records
 
 ORDER = (*STAGE_NAMES, "e2e", "generate", "e2e by generate")
@@ -61,7 +61,7 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     made: dict[str, Iterable[Part]] = {
         "How it was measured": _conditions(results, ceilings),
         "Stages": _stages(in_path, found, ceilings),
-        "Beside generate()": _beside_generate(found, "generate", "", GENERATION),
+        "Beside generate()": _beside_generate(found, "generate", "", IN_GENERATE),
         "From file to text": _beside_generate(found, "e2e by generate", "e2e", STAGE_NAMES),
         "Encode by number of images": _stages(of_images, found, ceilings),
         "Batch and context": _stages(of_batches, found, ceilings),
@@ -147,7 +147,7 @@ def _figures(benchmark: Benchmark, found: Found, ceilings: Ceilings | None) -> d
         "work": "" if units is None else f"{units} {benchmark.info.get('unit', '')}".replace("_", " ").strip(),
         "time": seconds,
         "min to max": benchmark.extremes,
-        "to eager": seconds / eager.seconds if eager and benchmark.what not in BACKENDLESS else None,
+        "to eager": seconds / eager.seconds if eager and benchmark.what not in BEFORE_GENERATE else None,
         "a step": seconds / units if decodes and units else None,
         "MFU": ceilings.mfu(flops, seconds) if ceilings and flops else None,
         "MBU": ceilings.mbu(moved, seconds) if ceilings and moved else None,
@@ -208,7 +208,7 @@ def _operators(stages: Sequence[Benchmark | None], whole: Benchmark | None) -> f
 def _in_path(found: Found, model: str, backend: str, what: str) -> Benchmark | None:
     """Find a benchmark of the path as it is; eager's where a backend has no part in it and was not timed itself."""
     own = found.get((model, backend, what, _PLAIN))
-    return own or (found.get((model, EAGER, what, _PLAIN)) if what in BACKENDLESS else None)
+    return own or (found.get((model, EAGER, what, _PLAIN)) if what in BEFORE_GENERATE else None)
 
 
 def _set_up(found: Found) -> Iterator[Part]:

@@ -30,7 +30,7 @@ from stagebench.analysis.summary import percentiles, summarize
 from stagebench.analysis.warnings import warnings
 from stagebench.core.errors import AnalysisError
 from stagebench.core.results import versioned
-from stagebench.core.stages import IN_GENERATE, STAGE, STAGE_NAMES
+from stagebench.core.stages import IN_GENERATE, LOAD, STAGE, STAGE_NAMES
 
 EXAMPLES = 3
 """Samples whose texts are shown."""
@@ -146,7 +146,7 @@ def _cold(rows: Sequence[SampleLine]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for model in models_of(rows):
         own = select(rows, model=model)
-        loads = [(row.get("cold_load"), row["seconds"]["load"]) for row in own]
+        loads = [(row.get("cold_load"), row["seconds"][LOAD.name]) for row in own]
         pairs = [(cold, warm) for cold, warm in loads if cold and warm]
         reasons = {row["not_cold"] for row in own if "not_cold" in row}
         found[model] = {"samples": len(pairs), "not_cold": sorted(reasons)}
