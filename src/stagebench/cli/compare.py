@@ -7,9 +7,7 @@ from pathlib import Path
 
 import click
 
-from stagebench.cli.decision import allow_changed_option, decided
-from stagebench.cli.options import json_option, markdown_option
-from stagebench.cli.output import refusals, tidy_stop
+from stagebench.cli.decision import Decision, deciding
 from stagebench.core.errors import GateError
 from stagebench.core.results import Results, read_results
 from stagebench.gate import decide
@@ -24,17 +22,13 @@ _PATH = click.Path(path_type=Path)
 @click.option("--base", "bases", multiple=True, type=_PATH, help="A run, or a folder of runs; repeatable.")
 @click.option("--head", "heads", multiple=True, type=_PATH, help="Likewise; the first is paired with the first base.")
 @click.option("--config", type=_PATH, help="Has the limits; pyproject.toml by default, where there is one.")
-@json_option
-@markdown_option
-@allow_changed_option
+@deciding
 def command(
+    decision: Decision,
     paths: tuple[Path, ...],
     bases: tuple[Path, ...],
     heads: tuple[Path, ...],
     config: Path | None,
-    json_path: Path | None,
-    markdown: Path | None,
-    allowed: tuple[str, ...],
 ) -> None:
     """Compare runs that `pytest benchmarks --benchmark-json` wrote.
 
@@ -47,21 +41,17 @@ def command(
     The exit code is 0 for a pass, 1 for a regression or other content, 2 for what could not be measured, 3 for what is
     inconclusive. --json and --markdown are written in each case.
     """
-    with refusals(), tidy_stop("there was a decision"), decided(json_path, markdown) as decision:
-        if len(paths) not in (0, 2):
-            raise GateError(
-                f"a comparison has a base and a head, got {len(paths)} paths; more go with --base and --head"
-            )
-        if config and not config.is_file():
-            raise GateError(f"--config must be a file, got {config}")
-        rules = read_rules(config or Path(RULES_FILE))
-        named = _read([*paths[:1], *bases]), _read([*paths[1:], *heads])
-        base, head = ([process for _, process in side] for side in named)
-        require_comparable(base, head)
-        require_distinct(*named)
-        decision.verdicts = decide.judge_benchmarks(base, head, rules, allowed)
-        decision.rules_differ += decide.differing_markers(base, head)
-    decision.show_and_exit()
+    if len(paths) not in (0, 2):
+        raise GateError(f"a comparison has a base and a head, got {len(paths)} paths; more go with --base and --head")
+    if config and not config.is_file():
+        raise GateError(f"--config must be a file, got {config}")
+    rules = read_rules(config or Path(RULES_FILE))
+    named = _read([*paths[:1], *bases]), _read([*paths[1:], *heads])
+    base, head = ([process for _, process in side] for side in named)
+    require_comparable(base, head)
+    require_distinct(*named)
+    decision.verdicts = decide.judge_benchmarks(base, head, rules, decision.allowed)
+    decision.rules_differ += decide.differing_markers(base, head)
 
 
 def _read(paths: Iterable[Path]) -> list[tuple[str, Results]]:

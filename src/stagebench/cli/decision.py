@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 from rich.console import Console
 
-from stagebench.cli.output import append_to, require_writable, write_json_to
+from stagebench.cli.options import json_option, markdown_option
+from stagebench.cli.output import append_to, refusals, require_writable, tidy_stop, write_json_to
 from stagebench.core.errors import StagebenchError
 from stagebench.core.stages import STAGE_NAMES
 from stagebench.core.tables import show
 from stagebench.gate import report
 from stagebench.gate.verdicts import Verdict, exit_code
-
-allow_changed_option = click.option(
-    "--allow-changed",
-    "allowed",
-    multiple=True,
-    type=click.Choice(STAGE_NAMES),
-    help="Let other content, or another number of images, tokens or steps, of this stage pass; repeatable.",
-)
 
 
 @dataclass
@@ -33,41 +27,46 @@ class Decision:
     """A decision in the making.
 
     Attributes:
-        json_path: where to write it, "-" for standard output, or None.
-        markdown: likewise, appended to.
+        allowed: stages whose other content, or other number of what they work on, passes.
         verdicts: none where there is an error.
         rules_differ: how the head's rules differ from those that judge.
         more: what else its JSON holds.
     """
 
-    json_path: Path | None
-    markdown: Path | None
+    allowed: tuple[str, ...] = ()
     verdicts: list[Verdict] = field(default_factory=list)
     rules_differ: list[str] = field(default_factory=list)
     more: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self, error: str | None = None) -> dict[str, Any]:
-        """All of it, for a machine."""
+        """Return all of it, for a machine."""
         return report.to_json(self.verdicts, self.rules_differ, error) | self.more
 
-    def write(self, error: str | None = None) -> None:
-        """Write it where it was asked for; each, whatever becomes of the other."""
-        try:
-            if self.markdown:
-                append_to(self.markdown, report.to_markdown(self.verdicts, self.rules_differ, error))
-        finally:
-            if self.json_path:
-                write_json_to(self.json_path, self.as_json(error))
 
-    def show_and_exit(self) -> NoReturn:
-        """Print the table, and end with the exit code of the gravest verdict."""
+def deciding(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command fill the `Decision` that it gets first, which is shown, written, and gives the exit code."""
+
+    @functools.wraps(command)
+    def decide(json_path: Path | None, markdown: Path | None, allowed: tuple[str, ...], **given: Any) -> None:
+        decision = Decision(allowed)
+        with refusals(), tidy_stop("there was a decision"), _written(decision, json_path, markdown):
+            command(decision, **given)
         with suppress(SystemExit):  # of rich, where whoever reads has gone, which changes no verdict
-            show(report.to_table(self.verdicts, self.rules_differ), Console(stderr=str(self.json_path) == "-"))
-        raise SystemExit(exit_code(self.verdicts))
+            show(report.to_table(decision.verdicts, decision.rules_differ), Console(stderr=str(json_path) == "-"))
+        raise SystemExit(exit_code(decision.verdicts))
+
+    allow_changed = click.option(
+        "--allow-changed",
+        "allowed",
+        multiple=True,
+        type=click.Choice(STAGE_NAMES),
+        help="Let other content, or another number of images, tokens or steps, of this stage pass; repeatable.",
+    )
+    return json_option(markdown_option(allow_changed(decide)))
 
 
 @contextmanager
-def decided(json_path: Path | None, markdown: Path | None) -> Iterator[Decision]:
+def _written(decision: Decision, json_path: Path | None, markdown: Path | None) -> Iterator[None]:
     """Write what is decided in the block, or the error that it ends with.
 
     Raises:
@@ -76,9 +75,17 @@ def decided(json_path: Path | None, markdown: Path | None) -> Iterator[Decision]
     require_writable(json_path)
     if markdown and not markdown.exists():  # at one that is there, click has looked
         require_writable(markdown)
-    decision = Decision(json_path, markdown)
+
+    def write(error: str | None = None) -> None:
+        try:
+            if markdown:
+                append_to(markdown, report.to_markdown(decision.verdicts, decision.rules_differ, error))
+        finally:
+            if json_path:
+                write_json_to(json_path, decision.as_json(error))
+
     try:
-        yield decision
+        yield
     except Exception as error:
         if isinstance(error, StagebenchError | OSError):
             reason = str(error)
@@ -86,7 +93,7 @@ def decided(json_path: Path | None, markdown: Path | None) -> Iterator[Decision]
             traceback.print_exc()
             reason = f"an error of stagebench itself, {type(error).__name__}: {' '.join(str(error).split())}"
         decision.verdicts = []
-        with suppress(StagebenchError, OSError):  # the first error is the one to tell
-            decision.write(reason)
+        with suppress(StagebenchError, OSError):  # the first error is the one to show
+            write(reason)
         raise StagebenchError(reason) from error
-    decision.write()
+    write()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -16,9 +16,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from stagebench.cli.decision import allow_changed_option, decided
-from stagebench.cli.options import json_option, markdown_option
-from stagebench.cli.output import refusals, tidy_stop
+from stagebench.cli.decision import Decision, deciding
 from stagebench.core import environment, statistics
 from stagebench.core.errors import GateError
 from stagebench.core.json_files import write_json
@@ -26,12 +24,11 @@ from stagebench.core.locks import locked, measurement
 from stagebench.core.shown import teller
 from stagebench.gate.limits import RULES_FILE, Rules, read_both
 from stagebench.gate.report import about_rules
-from stagebench.gate.runner.ab_runner import BLOCK, CLOCKS, SIDES, ABPlan, ABRunner
+from stagebench.gate.runner.ab_runner import BLOCK, CLOCKS, ABPlan, ABRunner
 from stagebench.gate.runner.base_environment import python_of_base
 from stagebench.gate.runner.fresh_process import Variant
 from stagebench.gate.runner.phases import Phases
 from stagebench.gate.runner.worktrees import Worktrees, worktrees
-from stagebench.gate.verdicts import Verdict
 
 _PAIRS = BLOCK // 2
 """In a block."""
@@ -49,18 +46,14 @@ _PAIRS = BLOCK // 2
 @click.option("--seed", type=int, help="Of all orders; drawn and printed by default.")
 @click.option("--base-python", type=click.Path(path_type=Path, exists=True), help="Interpreter of the base.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the runs of all processes.")
-@json_option
-@markdown_option
-@allow_changed_option
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
+@deciding
 def command(
+    decision: Decision,
     revision: str,
     seed: int | None,
     base_python: Path | None,
     out: Path | None,
-    json_path: Path | None,
-    markdown: Path | None,
-    allowed: tuple[str, ...],
     **given: Any,
 ) -> None:
     """Compare the working tree, as it is, with a revision.
@@ -79,34 +72,27 @@ def command(
     """
     console = Console(stderr=True)
     say = teller(console)
-    with refusals(), tidy_stop("there was a decision"), decided(json_path, markdown) as decision:
-        plan = ABPlan(seed=secrets.randbelow(2**16) if seed is None else seed, **given)
-        _require_enough_pairs(plan)
-        _keep_to(plan)
-        with measurement(say), worktrees(Path.cwd(), revision) as both, _empty(out or _dated(both)) as folder:
-            say("\n".join(_head(both, plan, folder)))
-            decision.more = {"plan": asdict(plan), "base": both.commit, "head": both.head_commit}
-            variants = _variants(both, base_python, say)
-            with Progress(console=console) as progress:
-                runner = ABRunner(
-                    variants, plan, folder, lambda groups: progress.track(groups, description=groups[0][0].phase)
-                )
-                decision.verdicts = _decide(both, runner, allowed, decision.rules_differ, say)
-            write_json(folder / "decision.json", decision.as_json() | {"dirty": both.dirty})
-    decision.show_and_exit()
-
-
-def _decide(
-    both: Worktrees, runner: ABRunner, allowed: tuple[str, ...], rules_differ: list[str], say: Callable[[str], None]
-) -> list[Verdict]:
-    """Run the phases by the rules of both sides; what differs in these is the first line of the verdict."""
-    rules, differ = read_both(both.base / RULES_FILE, both.head / RULES_FILE)
-    rules_differ += differ
-    for line in about_rules(differ):
-        say(line)
-    base, head = (runner.variants[side] for side in SIDES)
-    changed = () if base.python == head.python else ("python", *environment.LIBRARIES)
-    return Phases(runner, rules, changed, allowed, rules_differ, say).decide()
+    plan = ABPlan(seed=secrets.randbelow(2**16) if seed is None else seed, **given)
+    _require_enough_pairs(plan)
+    _keep_to(plan)
+    with measurement(say), worktrees(Path.cwd(), revision) as both, _empty(out, both) as folder:
+        say("\n".join(_head(both, plan, folder)))
+        decision.more = {"plan": asdict(plan), "base": both.commit, "head": both.head_commit}
+        rules, differ = read_both(both.base / RULES_FILE, both.head / RULES_FILE)
+        decision.rules_differ += differ
+        for line in about_rules(differ):
+            say(line)
+        python = base_python.absolute() if base_python else python_of_base(both.base, both.head, both.home, say)
+        own = Path(sys.executable)
+        variants = {"base": Variant("base", both.base, python), "head": Variant("head", both.head, own)}
+        changed = () if python == own else ("python", *environment.LIBRARIES)
+        with Progress(console=console) as progress:
+            runner = ABRunner(
+                variants, plan, folder, lambda groups: progress.track(groups, description=groups[0][0].phase)
+            )
+            phases = Phases(runner, rules, changed, decision.allowed, decision.rules_differ, say)
+            decision.verdicts = phases.decide()
+        write_json(folder / "decision.json", decision.as_json() | {"dirty": both.dirty})
 
 
 def _require_enough_pairs(plan: ABPlan) -> None:
@@ -117,11 +103,6 @@ def _require_enough_pairs(plan: ABPlan) -> None:
             f"--blocks must be at least {-(-least // _PAIRS)}, because a time takes {least} pairs of processes and "
             f"a block has {_PAIRS}, got {plan.blocks}; --counters-only needs none"
         )
-
-
-def _variants(both: Worktrees, base_python: Path | None, say: Callable[[str], None]) -> dict[str, Variant]:
-    python = base_python.absolute() if base_python else python_of_base(both.base, both.head, both.home, say)
-    return {"base": Variant("base", both.base, python), "head": Variant("head", both.head, Path(sys.executable))}
 
 
 def _head(both: Worktrees, plan: ABPlan, folder: Path) -> list[str]:
@@ -140,13 +121,10 @@ def _head(both: Worktrees, plan: ABPlan, folder: Path) -> list[str]:
     return [*lines, *filter(None, [environment.load_warning()])]
 
 
-def _dated(both: Worktrees) -> Path:
-    return Path(".benchmarks", "gate", f"{datetime.now():%Y%m%d-%H%M%S}-{both.commit[:7]}")
-
-
 @contextmanager
-def _empty(folder: Path) -> Iterator[Path]:
-    """Hold an empty folder for this gate alone."""
+def _empty(out: Path | None, both: Worktrees) -> Iterator[Path]:
+    """Hold an empty folder for this gate alone; by default one that is named by date and base."""
+    folder = out or Path(".benchmarks", "gate", f"{datetime.now():%Y%m%d-%H%M%S}-{both.commit[:7]}")
     with locked(folder, "--out must be a folder that no other gate writes to"):
         if any(folder.iterdir()):
             raise GateError(f"--out must be an empty folder, so that no two gates mix, got {folder}")
