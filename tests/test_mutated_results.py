@@ -17,7 +17,7 @@ from mutations import mutants
 
 from stagebench.analysis.experiments.sample_log import open_log
 from stagebench.analysis.report.document import to_markdown
-from stagebench.analysis.report.report_data import findings
+from stagebench.analysis.report.report_data import report_data
 from stagebench.analysis.report.sections import sections
 from stagebench.analysis.samples import SAMPLES_FILE, read_run, read_samples
 from stagebench.cli import main
@@ -196,7 +196,7 @@ def test_the_report_of_an_analysis_is_made_or_refused(written, tmp_path, broken)
         written("run.json", mutant if broken == "run" else analysis_run())
         with suppress(StagebenchError):
             run, rows = read_run(tmp_path), read_samples(tmp_path / SAMPLES_FILE)
-            found = findings(run, rows)
+            found = report_data(run, rows)
             write_json(tmp_path / "report.json", found)
             assert to_markdown("x", sections(found))
 

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from made_up_analysis import MODELS, TEXT, row, rows, run
 
-from stagebench.analysis.report.report_data import findings, shared
+from stagebench.analysis.report.report_data import report_data, shared
 from stagebench.analysis.report.sections import sections
 from stagebench.analysis.report.write import write_report
 from stagebench.analysis.samples import SAMPLES_FILE, read_run, read_samples
@@ -117,7 +117,7 @@ def test_page_markdown_and_json_show_the_same_numbers(folder, page, mode):
 
 
 def test_all_tables_are_on_the_page_and_in_the_markdown(folder, page):
-    laid_out = sections(findings(read_run(folder), read_samples(folder / SAMPLES_FILE)))
+    laid_out = sections(report_data(read_run(folder), read_samples(folder / SAMPLES_FILE)))
     grids = [part.grid() for section in laid_out for part in section.parts if isinstance(part, Table)]
     assert [cell for grid in grids for cells in (grid.heads, *grid.rows) for cell in cells] == page.cells
     lines = [line for line in (folder / "report.md").read_text().splitlines() if line.startswith("| ")]

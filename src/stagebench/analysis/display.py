@@ -8,8 +8,8 @@ from typing import Any
 
 from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, Attribution, Costs
 from stagebench.analysis.comparison import Intervals
-from stagebench.analysis.narrative import sentences
-from stagebench.core.tables import MS, PERCENT, SECONDS, WORDS, Table, Value
+from stagebench.analysis.narrative import sentences, unit
+from stagebench.core.tables import MS, PERCENT, WORDS, Table, Value
 
 NUMBERS = ("saved", "speedup", "seconds", "logs", "shares", "log_shares", "decode_speedup", "decode_log_shares")
 """Attributes of an attribution, some of them None."""
@@ -36,16 +36,9 @@ def table(found: Mapping[str, Any], title: str = "") -> Table:
     a, b = found["baseline"], found["other"]
     shares, logs = found.get("shares", {}), found.get("log_shares", {})
     intervals = found.get("intervals", {}).get("seconds", {})
-    unit = SECONDS if max(a["total"], b["total"]) >= 1 else MS
-    columns = (
-        ("factor", WORDS),
-        (a["model"], unit),
-        (b["model"], unit),
-        ("saved", unit),
-        ("95 % interval", unit),
-        ("share", PERCENT),
-        ("in logs", PERCENT),
-    )
+    of = unit(a["total"], b["total"])
+    times = (a["model"], of), (b["model"], of), ("saved", of), ("95 % interval", of)
+    columns = (("factor", WORDS), *times, ("share", PERCENT), ("in logs", PERCENT))
     rows: list[tuple[Value, ...]] = [
         (name, _value(a, name), _value(b, name), saved, intervals.get(name), shares.get(name), logs.get(name))
         for name, saved in found["seconds"].items()

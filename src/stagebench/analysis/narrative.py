@@ -6,6 +6,7 @@ from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, UNATTRIBUTED
 from stagebench.analysis.comparison import Intervals
 from stagebench.analysis.intervals import Interval
 from stagebench.core.stages import DECODE, STAGES
+from stagebench.core.tables import MS, SECONDS, Unit
 
 SUBJECTS = {
     **{stage.name: stage.label for stage in STAGES},
@@ -28,14 +29,9 @@ def sentences(attribution: Attribution, intervals: Intervals | None = None) -> l
     return [_whole(attribution, intervals), *factors, *_tokens_alone(attribution)]
 
 
-def unit(attribution: Attribution) -> str:
-    """What a person reads it in: s where one of the totals reaches 1 s, else ms."""
-    return "s" if max(attribution.baseline.total, attribution.other.total) >= 1 else "ms"
-
-
-def in_unit(seconds: float, unit: str) -> str:
-    """Seconds as a number in s or ms."""
-    return f"{seconds * (1 if unit == 's' else 1e3):.3f}"
+def unit(*totals: float) -> Unit:
+    """Choose what a person reads times in: s where one of the totals reaches 1 s, else ms."""
+    return SECONDS if max(totals) >= 1 else MS
 
 
 def percent(share: float, interval: Interval | None = None) -> str:
@@ -50,29 +46,31 @@ def subject(factor: str) -> str:
 
 
 def _whole(attribution: Attribution, intervals: Intervals | None) -> str:
-    a, b, of = attribution.baseline, attribution.other, unit(attribution)
+    a, b = attribution.baseline, attribution.other
+    of = unit(a.total, b.total)
     times, how = attribution.speedup, "fast"
     spread = [intervals.speedup.low, intervals.speedup.high] if intervals else []
     if times < 1:
         times, how, spread = 1 / times, "slow", [1 / each for each in reversed(spread)]
     interval = f" (95 % interval {spread[0]:.2f} to {spread[1]:.2f})" if spread else ""
     return (
-        f"{b.model} takes {in_unit(b.total, of)} {of} where {a.model} takes {in_unit(a.total, of)} {of}: "
+        f"{b.model} takes {of.write(b.total)} {of.label} where {a.model} takes {of.write(a.total)} {of.label}: "
         f"{times:.2f} times as {how}{interval}."
     )
 
 
 def _factor(attribution: Attribution, name: str, intervals: Intervals | None) -> str:
-    seconds, shares, of = attribution.seconds[name], attribution.shares, unit(attribution)
-    amount = in_unit(abs(seconds), of)
+    seconds, shares = attribution.seconds[name], attribution.shares
+    of = unit(attribution.baseline.total, attribution.other.total)
+    amount = of.write(abs(seconds))
     if seconds == 0:
         return f"{subject(name)} makes no difference."
     if shares is None:
-        return f"{subject(name)} {'saves' if seconds > 0 else 'loses'} {amount} {of}."
+        return f"{subject(name)} {'saves' if seconds > 0 else 'loses'} {amount} {of.label}."
     share = percent(shares[name], intervals.shares[name] if intervals and intervals.shares else None)
     if shares[name] < 0:
-        return f"{subject(name)} goes the other way, by {amount} {of} ({share})."
-    whole = f"{in_unit(abs(attribution.saved), of)} {of} {'saved' if attribution.saved > 0 else 'lost'}"
+        return f"{subject(name)} goes the other way, by {amount} {of.label} ({share})."
+    whole = f"{of.write(abs(attribution.saved))} {of.label} {'saved' if attribution.saved > 0 else 'lost'}"
     return f"{subject(name)} explains {amount} of the {whole} ({share})."
 
 

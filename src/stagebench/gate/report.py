@@ -1,4 +1,4 @@
-"""A decision for a person (a table), for a step summary or a comment (Markdown), and for a machine (JSON)."""
+"""Show a decision to a person (a table), in a step summary or a comment (Markdown), and to a machine (JSON)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,13 @@ from stagebench.core.shown import markdown
 from stagebench.core.tables import CHANGE, MS, SENTENCES, WORDS, Table, Value
 from stagebench.gate.verdicts import EXIT_CODES, JUDGED, NOT_MEASURED, PASS, Verdict, exit_code
 
-_COLUMNS = (
-    ("verdict", WORDS),
-    ("benchmark", WORDS),
-    ("base", MS),
-    ("head", MS),
-    ("change", CHANGE),
-    ("why", SENTENCES),
-)
+_COLUMNS = {"verdict": WORDS, "benchmark": WORDS, "base": MS, "head": MS, "change": CHANGE, "why": SENTENCES}
 _NOT_JUDGED = {"drift": "drift", "uncounted": "not counted"}
 _STYLES = {"pass": "green", "improvement": "cyan", "inconclusive": "yellow"}
 
 
 def to_json(verdicts: Sequence[Verdict], rules_differ: Sequence[str] = (), error: str | None = None) -> dict[str, Any]:
-    """The decision with all numbers: seconds, and changes as ratios less one. What has no value is absent.
+    """Return the decision with all numbers: seconds, and changes as ratios less one. What has no value is absent.
 
     Args:
         verdicts: none where there is an error.
@@ -61,7 +54,7 @@ def to_table(verdicts: Sequence[Verdict], rules_differ: Sequence[str] = ()) -> T
 
 
 def headline(verdicts: Sequence[Verdict], error: str | None = None) -> str:
-    """The whole in a line: what it comes to, and how many say what."""
+    """Say the whole in a line: what it comes to, and how many say what."""
     counts = Counter(v.verdict if v.kind in JUDGED else v.kind for v in verdicts if v.kind != "drift")
     gravest = next((verdict for verdict in EXIT_CODES if counts[verdict]), "")
     word = {NOT_MEASURED: "could not be measured", PASS: "pass"}.get(exit_code(verdicts), gravest)
@@ -72,17 +65,16 @@ def headline(verdicts: Sequence[Verdict], error: str | None = None) -> str:
 
 
 def about_rules(rules_differ: Sequence[str]) -> list[str]:
-    """The line that comes before all others where the head has other rules."""
-    if not rules_differ:
-        return []
-    return [f"the rules differ, and those of the base or the stricter ones hold: {'; '.join(rules_differ)}"]
+    """Give the line that comes before all others where the head has other rules."""
+    line = f"the rules differ, and those of the base or the stricter ones hold: {'; '.join(rules_differ)}"
+    return [line] if rules_differ else []
 
 
 def _table(title: str, verdicts: Sequence[Verdict]) -> Table:
     order = list(EXIT_CODES)
     worst_first = sorted(verdicts, key=lambda v: order.index(v.verdict))
     styles = ["yellow" if v.allowed else _STYLES.get(v.verdict, "red") for v in worst_first]
-    return Table(title, _COLUMNS, [_row(v) for v in worst_first], styles=styles)
+    return Table(title, tuple(_COLUMNS.items()), [_row(v) for v in worst_first], styles=styles)
 
 
 def _row(verdict: Verdict) -> tuple[Value, ...]:

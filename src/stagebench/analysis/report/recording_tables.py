@@ -14,7 +14,6 @@ from stagebench.analysis.roofline import Ceilings
 from stagebench.core.stages import BEFORE_GENERATE, DECODE, ENCODE, IN_GENERATE, PREFILL, STAGE_NAMES
 from stagebench.core.tables import COUNT, MEGA, MS, PERCENT, RATIO, WORDS, Table, Unit, Value, of_records
 
-ORDER = (*STAGE_NAMES, "e2e", "generate", "e2e by generate")
 STAGE_UNITS = {"stage": WORDS} | dict.fromkeys(AXES, COUNT) | {"backend": WORDS, "work": WORDS, "time": MS}
 STAGE_UNITS |= {"min to max": MS, "to eager": RATIO, "a step": MS, "MFU": PERCENT, "MBU": PERCENT}
 PATH_UNITS = {"model": WORDS, "by": WORDS, "time": MS, "min to max": MS, "a token": MS, "to generate()": RATIO}
@@ -26,16 +25,9 @@ _PLAIN: tuple[None, ...] = (None,) * len(AXES)
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """One benchmark.
+    """A benchmark of a stage, of "e2e" or of "generate": the median, smallest and largest of its processes' medians.
 
-    Attributes:
-        model: its name.
-        backend: what ran it.
-        what: a stage, "e2e" or "generate".
-        axes: images, batch and context, each None where it is what the path has.
-        seconds: the median over the medians of the processes.
-        extremes: the smallest and the largest of these.
-        info: its `extra_info`.
+    Images, batch and context are `axes`, each None where it is what the path has; `info` is its `extra_info`.
     """
 
     model: str
@@ -48,7 +40,7 @@ class Benchmark:
 
 
 Found = Mapping[tuple[str, str, str, tuple[int | None, ...]], Benchmark]
-"""By model, backend, what and axes: the models and backends in the order of the run, of which eager comes first."""
+"""By model, backend, what and axes: in the order of the run, but stages in theirs, and eager first."""
 
 
 def to_markdown(results: Mapping[str, Any]) -> str:
@@ -85,18 +77,13 @@ def _benchmarks(given: Iterable[Mapping[str, Any]]) -> Found:
     for data in given:
         info, stats = data.get("extra_info", {}), data["stats"]
         if (what := measured_by(data, info)) is not None:
-            axes, extremes = tuple(info.get(axis) for axis in AXES), (stats["min"], stats["max"])
-            backend = info.get("backend", EAGER)
-            benchmarks.append(Benchmark(info["model"], backend, what, axes, stats["median"], extremes, info))
-    models = list(dict.fromkeys(b.model for b in benchmarks))
-    backends = list(dict.fromkeys(b.backend for b in benchmarks))
-
-    def place(benchmark: Benchmark) -> tuple[Any, ...]:
-        stage = ORDER.index(benchmark.what) if benchmark.what in ORDER else len(ORDER)
-        axes = tuple(axis or 0 for axis in benchmark.axes)
-        return models.index(benchmark.model), stage, axes, benchmark.backend != EAGER, backends.index(benchmark.backend)
-
-    return {(b.model, b.backend, b.what, b.axes): b for b in sorted(benchmarks, key=place)}
+            of = info["model"], info.get("backend", EAGER), what, tuple(info.get(axis) for axis in AXES)
+            benchmarks.append(Benchmark(*of, stats["median"], (stats["min"], stats["max"]), info))
+    models, axes = [b.model for b in benchmarks], range(len(AXES))
+    stages = (*STAGE_NAMES, *(b.what for b in benchmarks))
+    benchmarks.sort(key=lambda b: b.backend != EAGER)
+    benchmarks.sort(key=lambda b: (models.index(b.model), stages.index(b.what), [b.axes[i] or 0 for i in axes]))
+    return {(b.model, b.backend, b.what, b.axes): b for b in benchmarks}
 
 
 def _conditions(results: Mapping[str, Any], ceilings: Ceilings | None) -> Iterator[Part]:

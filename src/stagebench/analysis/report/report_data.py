@@ -36,7 +36,7 @@ EXAMPLES = 3
 """Samples whose texts are shown."""
 
 
-def findings(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, Any]:
+def report_data(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, Any]:
     """Analyse a run, finished or not.
 
     Args:

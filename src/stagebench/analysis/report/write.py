@@ -1,12 +1,13 @@
-"""Writes the reports of a run folder: `report.json`, `report.md` and `report.html`."""
+"""Write the reports of a run folder: `report.json`, `report.md` and `report.html`."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from stagebench.analysis.report.document import to_html, to_markdown
-from stagebench.analysis.report.report_data import findings
+from stagebench.analysis.report.report_data import report_data
 from stagebench.analysis.report.sections import headlines, sections
 from stagebench.analysis.samples import SAMPLES_FILE, read_run, read_samples
 from stagebench.core.errors import AnalysisError
@@ -20,8 +21,8 @@ def require_report_extra() -> None:
         AnalysisError: naming the extra.
     """
     try:
-        import jinja2  # noqa: F401 # only whether they are there
-        import matplotlib as mpl  # noqa: F401 # likewise
+        import_module("jinja2")
+        import_module("matplotlib")
     except ImportError as error:
         raise AnalysisError(f"a report needs the extra: pip install 'stagebench[report]', got {error}") from error
 
@@ -39,7 +40,7 @@ def write_report(folder: Path) -> dict[str, Any]:
     from stagebench.analysis.report.pictures import draw  # here, because it needs the extra
 
     run, rows = read_run(folder), read_samples(folder / SAMPLES_FILE)
-    found = findings(run, rows)
+    found = report_data(run, rows)
     report = found | {"summary": headlines(found)}
     laid_out = sections(found)
     title = f"stagebench: {found['identity']['models']} on {found['identity']['device']}"
