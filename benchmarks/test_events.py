@@ -14,7 +14,7 @@ import pytest
 from metered import metered
 
 from stagebench.core.settings import LoadSettings
-from stagebench.media.events.event_folder import write_folder
+from stagebench.media.events.npy import write_folder
 from stagebench.media.events.recordings import load_event_arrays, read_events, size_of_recording
 from stagebench.media.events.render import draw_events
 

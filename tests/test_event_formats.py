@@ -21,7 +21,7 @@ from stagebench.cli import main
 from stagebench.core.artifacts import Sample
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
-from stagebench.media.events import event_folder
+from stagebench.media.events import npy as npy_reader
 from stagebench.media.events.event_arrays import Window
 from stagebench.media.events.event_hdf5 import rectified
 from stagebench.media.events.recordings import load_event_arrays
@@ -386,7 +386,7 @@ class TestConverting:
         def fail(*_: object, **__: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(event_folder.np, "save", fail)
+        monkeypatch.setattr(npy_reader.np, "save", fail)
         result = convert(tmp_path / "a.npy", tmp_path / "a.events")
 
         assert result.output == "stagebench: a.events: can't be written: No space left on device\n"

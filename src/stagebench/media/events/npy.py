@@ -1,8 +1,12 @@
-"""Read recordings that numpy wrote: `.npy` with a dict or a structured array, `.npz` with four arrays or one such."""
+"""Read recordings that numpy wrote: `.npy` with a dict or a structured array, `.npz` with four arrays or one such.
+
+And the fast layout, `NAME.events`: a folder, each column a `.npy` that is mapped into memory.
+"""
 
 from __future__ import annotations
 
 import mmap
+import tempfile
 import warnings
 import zipfile
 from pathlib import Path
@@ -14,15 +18,18 @@ from numpy.typing import NDArray
 
 from stagebench.core.errors import MediaError
 from stagebench.core.shown import plain
-from stagebench.media.events.event_arrays import KEYS, Columns, Window, cut_columns
+from stagebench.media.events.event_arrays import KEYS, TYPES, Columns, Window, cut_columns
 from stagebench.media.events.unpickle import unpickle_arrays
-from stagebench.media.files import require_plausible, size_of, whole
+from stagebench.media.files import files_in, is_folder, name_of, require_plausible, size_of, whole
+from stagebench.media.kinds import kind_of
 
 _HEADERS = {
     (1, 0): npy_format.read_array_header_1_0,
     (2, 0): npy_format.read_array_header_2_0,
     (3, 0): npy_format.read_array_header_2_0,
 }
+FOLDER = ".events"
+_UNIT = "unit.txt"  # says of a folder that was converted that its times are microseconds, however they look
 _SHOWN = 120  # characters of what came out of a file
 
 
@@ -41,7 +48,7 @@ def read_npy(path: Path, window: Window) -> Columns:
     if dtype.names is None:
         got = f"{dtype.str!r} of shape {_brief(shape)}"
         raise MediaError(f"{path.name}: must hold a dict or fields x, y, t and p, got {got}")
-    return cut_columns(path.name, _fields(map_array(path)), window)
+    return cut_columns(path.name, _fields(_map_array(path)), window)
 
 
 def read_npz(path: Path, window: Window) -> Columns:
@@ -68,7 +75,62 @@ def read_npz(path: Path, window: Window) -> Columns:
     return cut_columns(path.name, others | arrays, window)
 
 
-def map_array(path: Path) -> NDArray[Any]:
+def column_files(folder: Path) -> list[Path]:
+    """Return the files that a recording in the fast layout is made of."""
+    return [folder / f"{key}.npy" for key in KEYS]
+
+
+def read_folder(path: Path, window: Window) -> Columns:
+    """Read the events in a window; the others stay on disk.
+
+    Raises:
+        MediaError: the path is no folder, a file in it is missing, damaged or no column, or there are no events in
+            the window.
+    """
+    got = None
+    if not is_folder(path):
+        got = (kind_of(path) or "a file") if path.is_file() else "none"
+    elif missing := [file.name for file in column_files(path) if file not in files_in(path)]:
+        got = f"no {', '.join(missing)}"
+    if got:
+        raise MediaError(f"{name_of(path)}: must be a folder of x.npy, y.npy, t.npy and p.npy, got {got}")
+    if path / _UNIT in files_in(path):
+        window = window.of_own_clock(path.name)
+    return cut_columns(path.name, dict(zip(KEYS, map(_map_array, column_files(path)), strict=True)), window)
+
+
+def require_free(path: Path) -> None:
+    """Refuse a path that a recording may not be written to: of another suffix than `.events`, or taken."""
+    if path.suffix != FOLDER:
+        raise MediaError(f"{name_of(path)}: must be named NAME{FOLDER}, got the suffix {path.suffix!r}")
+    if path.exists():
+        raise MediaError(f"{path.name}: must be new, but there is one already")
+
+
+def write_folder(path: Path, columns: Columns) -> None:
+    """Write a recording in the fast layout: to a folder of another name, renamed when it is whole.
+
+    Args:
+        path: a folder that is not there yet, as `require_free` wants it.
+        columns: checked events, x, y, t and p, each (events,).
+
+    Raises:
+        MediaError: it is not, or can't be written.
+    """
+    require_free(path)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
+            partial = Path(folder, path.name)
+            partial.mkdir()
+            for file, key in zip(column_files(partial), KEYS, strict=True):
+                np.save(file, columns[key].astype(TYPES[key], copy=False), allow_pickle=False)
+            (partial / _UNIT).write_text("us\n")
+            partial.rename(path)
+    except OSError as error:
+        raise MediaError(f"{path.name}: can't be written: {error.strerror}") from error
+
+
+def _map_array(path: Path) -> NDArray[Any]:
     """Map the array of a `.npy` file into memory, so that only what is looked at is read.
 
     Returns:

@@ -16,13 +16,11 @@ from stagebench.core import meter
 from stagebench.core.artifacts import Image, Media
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import MAX_SIDE, LoadSettings
-from stagebench.media.events import event_folder
 from stagebench.media.events.aedat4 import read_aedat4
 from stagebench.media.events.event_arrays import KEYS, Columns, Window, require_ascending
-from stagebench.media.events.event_folder import read_folder
 from stagebench.media.events.event_hdf5 import read_hdf5
 from stagebench.media.events.evt import read_evt
-from stagebench.media.events.npy import read_npy, read_npz
+from stagebench.media.events.npy import FOLDER, column_files, read_folder, read_npy, read_npz
 from stagebench.media.events.render import Integers, draw_events, size_of_events
 from stagebench.media.files import name_of, size_of
 from stagebench.media.kinds import kind_of, require_kind
@@ -30,7 +28,7 @@ from stagebench.media.kinds import kind_of, require_kind
 READERS: dict[str, Callable[[Path, Window], Columns]] = {
     ".npy": read_npy,
     ".npz": read_npz,
-    event_folder.SUFFIX: read_folder,
+    FOLDER: read_folder,
     ".raw": read_evt,
     ".h5": read_hdf5,
     ".hdf5": read_hdf5,
@@ -167,4 +165,4 @@ def size_of_recording(path: Path) -> int:
 
 def files_of(path: Path) -> list[Path]:
     """Return the files that a recording is made of."""
-    return event_folder.column_files(path) if path.suffix.lower() == event_folder.SUFFIX else [path]
+    return column_files(path) if path.suffix.lower() == FOLDER else [path]
