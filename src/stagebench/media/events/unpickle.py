@@ -1,19 +1,20 @@
 """Read dicts of arrays out of pickles, which can run any code when loaded; out of these, none.
 
-Python's own unpickler builds whatever it is asked for, however large or deep. Here the few opcodes that numpy's pickles
-consist of are carried out and counted, on stand-ins that are never hashed, compared as a whole, or printed; nothing is
-imported.
+Python's own unpickler builds whatever it is asked for, however large or deep. Of its version in Python, only the few
+opcodes are left that numpy's pickles consist of. They are counted, nothing is imported, and what they build are
+stand-ins, never hashed, compared as a whole, or printed.
 """
 
 from __future__ import annotations
 
 import math
 import mmap
-import pickletools
+import pickle
+import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pickle import UnpicklingError
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,6 @@ from numpy.typing import NDArray
 from stagebench.core.errors import MediaError
 from stagebench.core.shown import plain
 from stagebench.media.files import whole
-
-T = TypeVar("T")
 
 MAX_OPCODES = 100_000  # a dict of arrays takes about a hundred, each of the rest costs time
 _SHOWN = 200  # characters of what an error quotes
@@ -50,7 +49,7 @@ def unpickle_arrays(name: str, file: BinaryIO, keys: Iterable[str]) -> dict[str,
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pickled:
         pickled.seek(file.tell())
         with whole(name, "pickled dict"):
-            recording = _Machine(name).run(pickled)
+            recording = _Machine(name, pickled).load()
         behind = len(pickled) - pickled.tell()
     if isinstance(recording, _Array) and isinstance(recording.data, list) and len(recording.data) == 1:
         recording = recording.data[0]
@@ -90,22 +89,15 @@ def _kind_of(value: object) -> str:
     return name if value is None else f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Global:
-    """Stands for a name that a pickle asked for, and was allowed to."""
-
-    name: str
+class _Dict(list[Any]):
+    """Holds keys and values in turn. Nothing is hashed: what hashes alike costs no more than other keys."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Encoded:
     """Stands for bytes that protocol 2 has as a text, in Latin-1; they are made once, of a column."""
 
     text: str
-
-
-class _Dict(list[Any]):
-    """Holds keys and values in turn. Nothing is hashed: what hashes alike costs no more than other keys."""
 
 
 @dataclass(slots=True, eq=False)
@@ -120,149 +112,126 @@ class _Type:
 class _Array:
     """Stands for an array; its data are a list where it is one of objects."""
 
-    shape: tuple[Any, ...]
-    type: _Type
-    data: bytes | bytearray | _Encoded | list[Any]
+    shape: tuple[Any, ...] = ()
+    type: _Type = field(default_factory=_Type)
+    data: bytes | bytearray | _Encoded | list[Any] = b""
+
+    def of(self, shape: object, kind: object, data: object) -> _Array:
+        """Return it made of these, checked."""
+        if not isinstance(shape, tuple) or len(shape) > _MAX_DIMENSIONS:
+            raise UnpicklingError(f"the shape of an array is no tuple of at most {_MAX_DIMENSIONS} lengths")
+        if not all(type(length) is int and 0 <= length < 2**63 for length in shape):
+            raise UnpicklingError("the shape of an array is not made of lengths")
+        if not isinstance(kind, _Type) or not isinstance(data, bytes | bytearray | _Encoded | list):
+            raise UnpicklingError("an array has no type or no data")
+        if isinstance(data, list) and math.prod(shape) != len(data):
+            raise UnpicklingError(f"an array of shape {shape} has {len(data)} objects")
+        self.shape, self.type, self.data = shape, kind, data
+        return self
 
 
-def _array(shape: object, kind: object, data: object) -> _Array:
-    """Check what an array is said to be."""
-    if not isinstance(shape, tuple) or len(shape) > _MAX_DIMENSIONS:
-        raise UnpicklingError(f"the shape of an array is no tuple of at most {_MAX_DIMENSIONS} lengths")
-    if not all(type(length) is int and 0 <= length < 2**63 for length in shape):
-        raise UnpicklingError("the shape of an array is not made of lengths")
-    if not isinstance(kind, _Type) or not isinstance(data, bytes | bytearray | _Encoded | list):
-        raise UnpicklingError("an array has no type or no data")
-    if isinstance(data, list) and math.prod(shape) != len(data):
-        raise UnpicklingError(f"an array of shape {shape} has {len(data)} objects")
-    return _Array(shape, kind, data)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Global:
+    """Stands for what numpy rebuilds arrays with."""
 
+    name: str
 
-def _call(function: _Global, arguments: tuple[object, ...]) -> object:
-    """Stand in for the functions with which numpy rebuilds arrays."""
-    match function.name.rpartition(".")[2], arguments:
-        case "dtype", (str(code), int(), int()) if len(code) < _LONGEST_CODE:
-            return _Type(code)
-        case "_reconstruct", (_Global("numpy.ndarray"), tuple(), bytes() | str() | _Encoded()):
-            return _Array((), _Type(), b"")
-        case "encode", (str(text), "latin1"):
-            return _Encoded(text)
-        case "_frombuffer", (data, kind, shape, "C" | "F"):
-            return _array(shape, kind, data)
-        case "scalar", (_Type(), bytes() | _Encoded()):
-            return math.nan  # a single number, which a recording has no use for
-    raise UnpicklingError(f"{function.name} called with other arguments than numpy's")
-
-
-def _set_state(state: tuple[object, ...], target: object) -> None:
-    """Give a type its byte order, an array what it is made of."""
-    match target, state:
-        case _Type(), (int(), "<" | ">" | "=" | "|" as order, *_):
-            target.order = order if order in "<>" else "="
-        case _Array(), (int(), shape, kind, int(), data):
-            made = _array(shape, kind, data)
-            target.shape, target.type, target.data = made.shape, made.type, made.data
-        case _:
-            raise UnpicklingError(f"another state of {_kind_of(target)} than numpy's")
+    def __call__(self, *arguments: object) -> object:
+        match self.name, arguments:
+            case "dtype", (str(code), int(), int()) if len(code) < _LONGEST_CODE:
+                return _Type(code)
+            case "_reconstruct", (_Global("ndarray"), tuple(), bytes() | str() | _Encoded()):
+                return _Array()
+            case "encode", (str(text), "latin1"):
+                return _Encoded(text)
+            case "_frombuffer", (data, kind, shape, "C" | "F"):
+                return _Array().of(shape, kind, data)
+            case "scalar", (_Type(), bytes() | _Encoded()):
+                return math.nan  # a single number, which a recording has no use for
+        raise UnpicklingError(f"{self.name} called with other arguments than numpy's")
 
 
 # numpy 2 renamed numpy.core to numpy._core.
-_NAMES = {"numpy.ndarray", "numpy.dtype", "_codecs.encode"} | {
+_GLOBALS = {"numpy.ndarray", "numpy.dtype", "_codecs.encode"} | {
     f"numpy.{core}.{name}"
     for core in ("core", "_core")
     for name in ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")
 }
-_VALUES = (
-    *("NONE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-)
-_NEW: dict[str, Callable[[], object]] = {"EMPTY_LIST": list, "EMPTY_SET": list, "EMPTY_DICT": _Dict}
-_CONSTANTS = {"NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_TAKES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2}
 
 
-class _Machine:
-    """Carries out a pickle of protocol 2 to 5."""
+class _Machine(pickle._Unpickler):
+    """Carries out a pickle of protocol 2 to 5; it ends where the file is then."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._stack: list[Any] = []
-        self._marks: list[int] = []
-        self._memo: dict[int, object] = {}
+    read: Callable[[int], bytes]
+    stack: list[Any]
 
-    def run(self, pickled: mmap.mmap) -> object:
-        """Return what a pickle is made of; it ends where the file is then."""
-        opcodes = pickletools.genops(pickled)  # type: ignore[arg-type] # of a file it needs three methods alone
-        for step, (opcode, argument, _) in enumerate(opcodes):
-            if step >= MAX_OPCODES:
-                raise UnpicklingError(f"more than {MAX_OPCODES} steps")
-            if isinstance(argument, int) and not -(2**63) <= argument < 2**64:
-                raise UnpicklingError("an integer of more than 64 bits")
-            if opcode.name == "FRAME" and int(argument or 0) > (left := len(pickled) - pickled.tell()):
-                raise UnpicklingError(f"FRAME {argument} where {left} bytes are left")
-            self._step(opcode.name, argument)
-        return self._pop(object)
+    def __init__(self, name: str, pickled: mmap.mmap) -> None:
+        super().__init__(pickled)
+        self._name, self._pickled = name, pickled
+        self.dispatch = _Opcodes(_OPCODES)  # type: ignore[misc]  # of each its own, because they are counted
 
-    def _step(self, opcode: str, argument: Any) -> None:
-        if opcode in _VALUES:
-            self._stack.append(argument)
-        elif opcode in _CONSTANTS:
-            self._stack.append(_CONSTANTS[opcode])
-        elif opcode in _NEW:
-            self._stack.append(_NEW[opcode]())
-        elif opcode in ("TUPLE", "FROZENSET", "TUPLE1", "TUPLE2", "TUPLE3"):
-            self._stack.append(tuple(self._take(opcode)))
-        elif opcode in ("APPEND", "APPENDS", "ADDITEMS", "SETITEM", "SETITEMS"):
-            self._extend(self._take(opcode))
-        elif opcode not in ("FRAME", "PROTO", "STOP"):
-            self._act(opcode, argument)
-
-    def _act(self, opcode: str, argument: Any) -> None:
-        """Do what an opcode is for that does not just push or collect values."""
-        match opcode:
-            case "MARK":
-                self._marks.append(len(self._stack))
-            case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
-                self._memo[len(self._memo) if argument is None else argument] = self._stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                self._stack.append(self._memo[argument])
-            case "GLOBAL" | "STACK_GLOBAL":
-                self._name_global(argument or f"{self._pop(str, 2)} {self._pop(str)}")
-            case "REDUCE":
-                arguments, function = self._pop(tuple), self._pop(_Global)
-                self._stack.append(_call(function, arguments))
-            case "BUILD":
-                _set_state(self._pop(tuple), self._stack[-1])
-            case _:
-                raise UnpicklingError(f"opcode {opcode}, which no recording has")
-
-    def _pop(self, kind: type[T], place: int = 1) -> T:
-        """Take from the stack what must be of a kind: the topmost, or the one under it."""
-        if not isinstance(value := self._stack.pop(-place), kind):
-            raise UnpicklingError(f"{_kind_of(value)} in the place of {kind.__name__.strip('_').lower()!r}")
-        return value
-
-    def _take(self, opcode: str) -> list[Any]:
-        """Take from the stack what an opcode works on: so many, or down to the last mark."""
-        count = _TAKES.get(opcode)
-        at = self._marks.pop() if count is None else len(self._stack) - count
-        items = self._stack[at:]
-        del self._stack[at:]
-        if len(items) < (count or 0):
-            raise UnpicklingError("too few items on the stack")
-        return items
-
-    def _extend(self, items: list[Any]) -> None:
-        """Append to a list, or to a dict keys and values in turn."""
-        target = self._stack[-1]
-        if not isinstance(target, list) or (isinstance(target, _Dict) and len(items) % 2):
-            raise UnpicklingError(f"{len(items)} items for {_kind_of(target)}")
-        target.extend(items)
-
-    def _name_global(self, names: str) -> None:
-        """Push a name where it is an allowed one; nothing is imported."""
-        wanted = names.replace(" ", ".", 1)
-        if wanted not in _NAMES:
+    def find_class(self, module: str, name: str) -> _Global:
+        """Return what stands for a name, where it is an allowed one; nothing is imported."""
+        wanted = f"{module}.{name}"
+        if wanted not in _GLOBALS:
             what = plain(wanted, _SHOWN)
             raise MediaError(f"{self._name}: a pickle may load numpy arrays only, refused '{what}'")
-        self._stack.append(_Global(wanted))
+        return _Global(wanted.rpartition(".")[2])
+
+    def frame(self) -> None:
+        """Read past the beginning of a frame, which may not be larger than the file."""
+        (size,) = struct.unpack("<Q", self.read(8))
+        if size > (left := len(self._pickled) - self._pickled.tell()):
+            raise UnpicklingError(f"FRAME {size} where {left} bytes are left")
+
+    def set_item(self) -> None:
+        """Append a key and a value to a dict."""
+        value, key = self.stack.pop(), self.stack.pop()
+        self.stack[-1].extend((key, value))
+
+    def build(self) -> None:
+        """Give a type its byte order, an array what it is made of."""
+        match self.stack.pop(), self.stack[-1]:
+            case (int(), "<" | ">" | "=" | "|" as order, *_), _Type() as kind:
+                kind.order = order if order in "<>" else "="
+            case (int(), shape, kind, int(), data), _Array() as array:
+                array.of(shape, kind, data)
+            case _, other:
+                raise UnpicklingError(f"another state of {_kind_of(other)} than numpy's")
+
+
+class _Opcodes(dict[int, Callable[[Any], None]]):
+    """Says how each opcode is carried out, so many times."""
+
+    steps = 0
+
+    def __getitem__(self, code: int) -> Callable[[Any], None]:
+        self.steps += 1
+        if self.steps > MAX_OPCODES:
+            raise UnpicklingError(f"more than {MAX_OPCODES} steps")
+        if code not in self:
+            raise UnpicklingError(f"opcode {bytes([code])!r}, which no recording has")
+        return super().__getitem__(code)
+
+
+_KEPT = (
+    "PROTO STOP MARK BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 "
+    "BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 "
+    "TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS GLOBAL STACK_GLOBAL REDUCE"
+)
+_AS_OTHERS = {  # so that nothing is hashed, and nothing is made before its bytes are there
+    "SETITEMS": "APPENDS",
+    "ADDITEMS": "APPENDS",
+    "EMPTY_SET": "EMPTY_LIST",
+    "FROZENSET": "TUPLE",
+    "BYTEARRAY8": "BINBYTES8",
+}
+_OPCODES: dict[int, Callable[[Any], None]] = {
+    getattr(pickle, name)[0]: _Machine.dispatch[getattr(pickle, other)[0]]
+    for name, other in ({kept: kept for kept in _KEPT.split()} | _AS_OTHERS).items()
+} | {
+    pickle.FRAME[0]: _Machine.frame,
+    pickle.EMPTY_DICT[0]: lambda machine: machine.stack.append(_Dict()),
+    pickle.SETITEM[0]: _Machine.set_item,
+    pickle.BUILD[0]: _Machine.build,
+}

@@ -161,9 +161,12 @@ def read_track(
         if is_cut(path):
             frames = sum(not packet.is_discard for packet in packets)
             raise MediaError(f"{path.name}: must be whole, got a truncated file with {frames} frames left")
-    _require_whole(path, name, stream.id, packets, flagged)
+    unflagged = flagged is None
+    # FFmpeg calls a packet of a transport stream damaged at a mere seam, too.
+    if not (is_whole(path, stream.id, packets, suspected=not unflagged) if name == "mpegts" else unflagged):
+        raise MediaError(f"{path.name}: must be whole, got a truncated, damaged or missing packet near {flagged or 0}")
     meter.add("packets", len(packets))
-    return _understand(packets, flagged is None and name in _FORMATS, context, base)
+    return _understand(packets, unflagged and name in _FORMATS, context, base)
 
 
 def _require_drawable(path: Path, context: av.VideoCodecContext, packets: list[Packet]) -> None:
@@ -192,17 +195,6 @@ def _require_short_texts(path: Path, picture: bytes) -> None:
         at += 12 + length
     if held > _MAX_TEXT:
         raise MediaError(f"{path.name}: must have at most {_MAX_TEXT} bytes of compressed text a picture, got more")
-
-
-def _require_whole(path: Path, container_format: str, stream: int, packets: list[Packet], flagged: int | None) -> None:
-    """Refuse a stream of which FFmpeg calls packet `flagged` damaged; in a transport stream that may be a mere seam."""
-    if container_format != "mpegts":
-        whole, what = flagged is None, "a truncated or damaged packet"
-    else:
-        whole = is_whole(path, stream, packets, suspected=flagged is not None)
-        what = "a truncated, damaged or missing packet near"
-    if not whole:
-        raise MediaError(f"{path.name}: must be whole, got {what} {flagged or 0}")
 
 
 def _understand(packets: list[Packet], trusted: bool, context: av.VideoCodecContext, base: Fraction) -> Track:
