@@ -14,6 +14,7 @@ import pytest
 from metered import metered
 
 from stagebench.core.settings import LoadSettings
+from stagebench.media.events.event_arrays import EventArrays
 from stagebench.media.events.npy import write_folder
 from stagebench.media.events.recordings import load_event_arrays, read_events, size_of_recording
 from stagebench.media.events.render import draw_events
@@ -99,7 +100,7 @@ WRITERS: dict[str, Callable[[Path, dict[str, Any]], object]] = {
     "structured.npy": lambda path, made: np.save(path, structured(made)),
     "arrays.npz": lambda path, made: np.savez(path, **made),
     "compressed.npz": lambda path, made: np.savez_compressed(path, **made),
-    "columns.events": write_folder,
+    "columns.events": lambda path, made: write_folder(path, EventArrays(**made)),
     "dsec.h5": write_hdf5,
     "evt3.raw": write_camera,
     "lz4.aedat4": write_camera,

@@ -22,7 +22,7 @@ from stagebench.core.artifacts import Sample
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
 from stagebench.media.events import npy as npy_reader
-from stagebench.media.events.event_arrays import Window
+from stagebench.media.events.event_arrays import EventArrays, Window
 from stagebench.media.events.event_hdf5 import rectified
 from stagebench.media.events.recordings import load_event_arrays
 from stagebench.pipeline.load import load
@@ -416,7 +416,7 @@ class TestConverting:
     )
     def test_a_map_that_does_not_fit_is_refused(self, rectify_map: NDArray[np.float32], message: str) -> None:
         with pytest.raises(MediaError, match=f"^a: {message}$"):
-            rectified("a", recording(), rectify_map)
+            rectified("a", EventArrays(**recording()), rectify_map)
 
     def test_a_file_without_a_map_is_refused(self, tmp_path: Path) -> None:
         write_dsec(tmp_path / "a.h5")

@@ -83,8 +83,8 @@ VERSIONS = pytest.mark.parametrize("version", [EVT2, EVT3], ids=["evt2", "evt3"]
 
 def decoded(path: Path, block: int = 1 << 15) -> list[Event]:
     with mock.patch.object(evt, "_BLOCK", block):
-        columns = evt.read_evt(path, Window())
-    return list(zip(*(columns[key].tolist() for key in "txyp"), strict=True))
+        x, y, t, p = evt.read_evt(path, Window())
+    return list(zip(*(values.tolist() for values in (t, x, y, p)), strict=True))
 
 
 @st.composite

@@ -8,7 +8,7 @@ import click
 
 from stagebench.cli.output import refusals
 from stagebench.core.settings import TIME_UNITS
-from stagebench.media.events.event_arrays import KEYS, Window
+from stagebench.media.events.event_arrays import Window
 from stagebench.media.events.event_hdf5 import read_rectify_map, rectified
 from stagebench.media.events.npy import require_free, write_folder
 from stagebench.media.events.recordings import load_event_arrays, size_of_recording
@@ -33,8 +33,7 @@ def command(source: Path, target: Path, time_unit: str | None, rectify: Path | N
     with refusals():
         require_free(target)
         events = load_event_arrays(source, Window(unit=time_unit))
-        columns = {key: getattr(events, key) for key in KEYS}
         if rectify is not None:
-            columns = rectified(source.name, columns, read_rectify_map(rectify))
-        write_folder(target, columns)
-        click.echo(f"{target}: {len(columns['t'])} events, {size_of_recording(target)} bytes")
+            events = rectified(source.name, events, read_rectify_map(rectify))
+        write_folder(target, events)
+        click.echo(f"{target}: {len(events.t)} events, {size_of_recording(target)} bytes")

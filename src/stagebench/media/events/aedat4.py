@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stagebench.core.errors import MediaError
-from stagebench.media.events.event_arrays import Columns, Window, cut_columns, decode_columns
+from stagebench.media.events.event_arrays import KEYS, EventArrays, Window, cut_events, join_events
 from stagebench.media.files import require_plausible, whole
 
 _MAGIC = b"#!AER-DAT4.0\r\n"
@@ -30,7 +30,7 @@ _EVENT = np.dtype(
 _FILE = "AEDAT4 file"
 
 
-def read_aedat4(path: Path, window: Window) -> Columns:
+def read_aedat4(path: Path, window: Window) -> EventArrays:
     """Decode the first track of events from its beginning to the end of the window, the only way there is.
 
     Raises:
@@ -39,13 +39,13 @@ def read_aedat4(path: Path, window: Window) -> Columns:
     """
     window = window.of_own_clock(path.name)
     with path.open("rb") as file:
-        columns = decode_columns(path.name, _packets(path, file), window)
-    if columns["t"][0] < 0:
-        raise MediaError(f"{path.name}: t must be at least 0, got {columns['t'][0]}")
-    return cut_columns(path.name, columns, window)
+        events = join_events(path.name, _packets(path, file), window)
+    if events.t[0] < 0:
+        raise MediaError(f"{path.name}: t must be at least 0, got {events.t[0]}")
+    return cut_events(path.name, events._asdict(), window)
 
 
-def _packets(path: Path, file: BinaryIO) -> Iterator[Columns]:
+def _packets(path: Path, file: BinaryIO) -> Iterator[EventArrays]:
     size, held = path.stat().st_size, 0
     compression, places = _find_packets(path, file, size)
     for at, length in places:
@@ -54,7 +54,7 @@ def _packets(path: Path, file: BinaryIO) -> Iterator[Columns]:
             packet = _events(_unpack(path, file.read(length), compression, size))
         held += packet.nbytes
         require_plausible(path, held, size)
-        yield {key: packet[key] for key in packet.dtype.names or ()}
+        yield EventArrays(*(packet[key] for key in KEYS))
 
 
 def _find_packets(path: Path, file: BinaryIO, size: int) -> tuple[int, list[tuple[int, int]]]:

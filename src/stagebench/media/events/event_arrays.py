@@ -1,11 +1,11 @@
-"""Check the four columns of a recording, x, y, t and p, wherever they lie, and cut out the part in a span of time."""
+"""Hold the events of a recording, and check and cut out those in a span of time, wherever their columns lie."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,26 @@ from numpy.typing import NDArray
 from stagebench.core.errors import MediaError
 from stagebench.media.events.event_clock import in_microseconds, require_plausible
 
-Columns = dict[str, NDArray[Any]]
 TYPES = {"x": np.uint16, "y": np.uint16, "t": np.int64, "p": np.uint8}
-"""As decoders give columns, 13 bytes an event; of files, any integers are read."""
+"""As decoders give the columns, 13 bytes an event; of files, any integers are read."""
 KEYS = tuple(TYPES)
 _LONGEST_NAME, _MOST_NAMES = 40, 6  # that an error shows
+
+
+class EventArrays(NamedTuple):
+    """A recording, or a part of it; all four arrays are (events,).
+
+    Attributes:
+        x: integers as they were recorded, the pixel's column.
+        y: its row, too.
+        t: microseconds, from any origin; int64 and ascending once they are checked.
+        p: 1 where the pixel became brighter, 0 where it became darker; uint8 once they are checked.
+    """
+
+    x: NDArray[Any]
+    y: NDArray[Any]
+    t: NDArray[Any]
+    p: NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +66,7 @@ class Window:
         return f"{self.start:g} s to {end}"
 
 
-def cut_columns(name: str, columns: Mapping[str, Any], window: Window) -> Columns:
+def cut_events(name: str, columns: Mapping[str, Any], window: Window) -> EventArrays:
     """Check what the columns are made of, then read the part in a window, found by bisecting t.
 
     Args:
@@ -80,29 +95,28 @@ def cut_columns(name: str, columns: Mapping[str, Any], window: Window) -> Column
     if first >= after:
         last = (time(t[len(t) - 1]) - time(t[0])) / 1e6
         raise MediaError(f"{name}: must have events from {window}, got none; the last one is at {last:g} s")
-    cut = {key: np.ascontiguousarray(columns[key][first:after]) for key in KEYS}
-    return cut | {"t": in_microseconds(name, cut["t"], window.unit)}
+    cut = EventArrays(*(np.ascontiguousarray(columns[key][first:after]) for key in KEYS))
+    return cut._replace(t=in_microseconds(name, cut.t, window.unit))
 
 
-def decode_columns(name: str, parts: Iterable[Columns], window: Window) -> Columns:
+def join_events(name: str, parts: Iterable[EventArrays], window: Window) -> EventArrays:
     """Join the parts of a recording that has to be decoded from its beginning, up to the end of a window.
 
     Raises:
         MediaError: no part has events, or times step back.
     """
-    joined: list[Columns] = []
-    end = None
+    joined: list[EventArrays] = []
     for part in parts:
-        if len(part["t"]):
+        if len(part.t):
             joined.append(part)
-            end = window.limits(int(joined[0]["t"][0]))[1]
-            if end is not None and part["t"][-1] >= end:
+            _, end = window.limits(int(joined[0].t[0]))
+            if end is not None and part.t[-1] >= end:
                 break
     if not joined:
         raise MediaError(f"{name}: must have at least one event with a time, got none")
-    columns = {key: np.concatenate([part[key] for part in joined]) for key in KEYS}
-    require_ascending(name, columns["t"])
-    return columns
+    events = EventArrays(*map(np.concatenate, zip(*joined, strict=True)))
+    require_ascending(name, events.t)
+    return events
 
 
 def require_ascending(name: str, t: NDArray[Any]) -> None:

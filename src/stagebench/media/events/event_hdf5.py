@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stagebench.core.errors import MediaError
-from stagebench.media.events.event_arrays import KEYS, Columns, Window, but_others, cut_columns
+from stagebench.media.events.event_arrays import KEYS, EventArrays, Window, but_others, cut_events
 from stagebench.media.events.event_clock import LARGEST, in_microseconds
 from stagebench.media.files import require_plausible, size_of, whole
 
@@ -30,7 +30,7 @@ _OTHER_LAYOUTS = {
 }
 
 
-def read_hdf5(path: Path, window: Window) -> Columns:
+def read_hdf5(path: Path, window: Window) -> EventArrays:
     """Read the events in a window, their times those of the camera's clock: `t_offset`, where there is one, is added.
 
     Raises:
@@ -38,15 +38,15 @@ def read_hdf5(path: Path, window: Window) -> Columns:
             in the window; or h5py is not installed.
     """
     with _open(path) as file:
-        columns = cut_columns(path.name, {key: _dataset(path, file, f"events/{key}") for key in KEYS}, window)
+        events = cut_events(path.name, {key: _dataset(path, file, f"events/{key}") for key in KEYS}, window)
         offset = _dataset(path, file, "t_offset")[()] if _has(file, "t_offset") else np.int64(0)
-    t = columns["t"]
+    t = events.t
     if not isinstance(offset, np.integer) or abs(int(offset)) > LARGEST:
         raise MediaError(f"{path.name}: t_offset must be a number of microseconds, got {offset!r}")
     if max(abs(int(t.min())), abs(int(t.max()))) > LARGEST:
         raise MediaError(f"{path.name}: t is out of range, must be {-LARGEST} to {LARGEST}, got {t.min()} to {t.max()}")
     shift = int(in_microseconds(path.name, np.asarray([offset]), window.unit)[0])
-    return columns | {"t": t.astype(np.int64) + shift}
+    return events._replace(t=t.astype(np.int64) + shift)
 
 
 def read_rectify_map(path: Path) -> NDArray[np.float32]:
@@ -62,28 +62,27 @@ def read_rectify_map(path: Path) -> NDArray[np.float32]:
         return np.asarray(found[()], dtype=np.float32)
 
 
-def rectified(name: str, columns: Columns, rectify_map: NDArray[np.float32]) -> Columns:
+def rectified(name: str, events: EventArrays, rectify_map: NDArray[np.float32]) -> EventArrays:
     """Move every event to the nearest pixel of the rectified image, and drop those that leave it.
 
     Args:
         name: what an error calls the recording.
-        columns: checked events.
+        events: checked.
         rectify_map: as `read_rectify_map` returns it; the rectified image is as large as the sensor.
 
     Raises:
         MediaError: an event lies outside of the map, or none stays in the image.
     """
     height, width = rectify_map.shape[:2]
-    x, y = columns["x"], columns["y"]
+    x, y = events.x, events.y
     if int(x.max()) >= width or int(y.max()) >= height:
         raise MediaError(f"{name}: must lie within a rectify map of {width} x {height}, got ({x.max()}, {y.max()})")
     moved = np.rint(rectify_map[y, x])
     stay = ((moved >= 0) & (moved < (width, height))).all(axis=1)  # a NaN is neither
     if not stay.any():
         raise MediaError(f"{name}: must have events within the rectified image, got none")
-    kept = {key: columns[key][stay] for key in KEYS}
     new_x, new_y = moved[stay].astype(np.uint16).T
-    return kept | {"x": new_x, "y": new_y}
+    return EventArrays(new_x, new_y, events.t[stay], events.p[stay])
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stagebench.core.errors import MediaError
-from stagebench.media.events.event_arrays import TYPES, Columns, Window, cut_columns, decode_columns
+from stagebench.media.events.event_arrays import TYPES, EventArrays, Window, cut_events, join_events
 
 _LONGEST_HEADER = 1 << 16  # bytes; cameras write less than a thousand
 _BLOCK = 1 << 15  # words at a time: what is made of them stays in the cache of the processor
@@ -24,7 +24,7 @@ _NEVER = -(1 << 62)  # microseconds
 Which = NDArray[np.intp]
 
 
-def read_evt(path: Path, window: Window) -> Columns:
+def read_evt(path: Path, window: Window) -> EventArrays:
     """Decode a recording from its beginning to the end of the window, the only way there is.
 
     What comes before the first TIME_HIGH, or before the first row, is left out: nothing says when or where it was.
@@ -43,10 +43,10 @@ def read_evt(path: Path, window: Window) -> Columns:
         file.seek(length)
         blocks = iter(lambda: file.read(_BLOCK * word), b"")
         parts = (decoder.decode(np.frombuffer(block, decoder.word)) for block in blocks)
-        columns = decode_columns(path.name, parts, window)
-    _require_on_sensor(path.name, header, columns)
-    columns["t"] += _number(path.name, header.get("t0", "0"))
-    return cut_columns(path.name, columns, window)
+        events = join_events(path.name, parts, window)
+    _require_on_sensor(path.name, header, events)
+    events = events._replace(t=events.t + _number(path.name, header.get("t0", "0")))
+    return cut_events(path.name, events._asdict(), window)
 
 
 def _read_header(name: str, data: bytes) -> tuple[dict[str, str], int]:
@@ -71,17 +71,17 @@ def _decoder_of(name: str, header: dict[str, str]) -> _Evt2 | _Evt3:
     return _Evt2() if versions == ["EVT2"] else _Evt3()
 
 
-def _require_on_sensor(name: str, header: dict[str, str], columns: Columns) -> None:
+def _require_on_sensor(name: str, header: dict[str, str], events: EventArrays) -> None:
     options = dict(option.partition("=")[::2] for option in header.get("format", "").split(";"))
     width, _, height = header.get("geometry", "x").partition("x")
-    for key, sizes in (
-        ("x", {width, options.get("width", ""), header.get("width", "")}),
-        ("y", {height, options.get("height", ""), header.get("height", "")}),
+    for key, values, sizes in (
+        ("x", events.x, {width, options.get("width", ""), header.get("width", "")}),
+        ("y", events.y, {height, options.get("height", ""), header.get("height", "")}),
     ):
         said = {_number(name, size) for size in sizes if size}
         if len(said) > 1:
             raise MediaError(f"{name}: must have one size of sensor, got {' and '.join(map(str, sorted(said)))}")
-        largest = int(columns[key].max())
+        largest = int(values.max())
         if said and largest >= min(said):
             raise MediaError(f"{name}: {key} must be below the {min(said)} of its header, got {largest}")
 
@@ -146,7 +146,7 @@ class _Evt2:
     def __init__(self) -> None:
         self._clock = _Clock(high_bits=28, low_bits=6)
 
-    def decode(self, words: NDArray[Any]) -> Columns:
+    def decode(self, words: NDArray[Any]) -> EventArrays:
         """Return the events of the next block."""
         kind = words >> 28
         which = np.flatnonzero(kind <= 1)
@@ -154,8 +154,7 @@ class _Evt2:
         found = words[which]
         t = high + (found >> 22 & 0x3F)
         known = t > _NEVER // 2
-        columns = {"x": found >> 11 & 0x7FF, "y": found & 0x7FF, "t": t, "p": found >> 28}
-        return {key: values[known].astype(TYPES[key], copy=False) for key, values in columns.items()}
+        return _typed(known, found >> 11 & 0x7FF, found & 0x7FF, t, found >> 28)
 
 
 class _Evt3:
@@ -172,7 +171,7 @@ class _Evt3:
         self._low, self._first_x = _Held(0), _Held(0)
         self._row, self._polarity = _Held(-1), _Held(-1)  # not known
 
-    def decode(self, words: NDArray[Any]) -> Columns:
+    def decode(self, words: NDArray[Any]) -> EventArrays:
         """Return the events of the next block."""
         kind, value = words >> 12, words & 0xFFF
         which = np.flatnonzero((kind == self._SINGLE) | (kind == self._VECTOR_12) | (kind == self._VECTOR_8))
@@ -192,8 +191,12 @@ class _Evt3:
         x, p = np.where(single, value & 0x7FF, x), np.where(single, value >> 11, p)
         event, bit = _set_bits(np.where(single, 1, value & (1 << columns) - 1))
         known = ((t > _NEVER // 2) & (y >= 0) & (p >= 0))[event]
-        found = {"x": x[event] + bit, "y": y[event], "t": t[event], "p": p[event]}
-        return {key: values[known].astype(TYPES[key], copy=False) for key, values in found.items()}
+        return _typed(known, x[event] + bit, y[event], t[event], p[event])
+
+
+def _typed(known: NDArray[np.bool_], *columns: NDArray[Any]) -> EventArrays:
+    columns_of_types = zip(columns, TYPES.values(), strict=True)
+    return EventArrays(*(values[known].astype(dtype, copy=False) for values, dtype in columns_of_types))
 
 
 def _set_bits(masks: NDArray[np.int64]) -> tuple[Which, Which]:

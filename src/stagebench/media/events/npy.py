@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from stagebench.core.errors import MediaError
 from stagebench.core.shown import plain
-from stagebench.media.events.event_arrays import KEYS, TYPES, Columns, Window, cut_columns
+from stagebench.media.events.event_arrays import KEYS, TYPES, EventArrays, Window, cut_events
 from stagebench.media.events.unpickle import unpickle_arrays
 from stagebench.media.files import files_in, is_folder, name_of, require_plausible, size_of, whole
 from stagebench.media.kinds import kind_of
@@ -33,7 +33,7 @@ _UNIT = "unit.txt"  # says of a folder that was converted that its times are mic
 _SHOWN = 120  # characters of what came out of a file
 
 
-def read_npy(path: Path, window: Window) -> Columns:
+def read_npy(path: Path, window: Window) -> EventArrays:
     """Read a recording that `np.save` wrote: a dict of arrays (a pickle), or a structured array.
 
     Of a structured array, only the events in the window are read.
@@ -44,14 +44,14 @@ def read_npy(path: Path, window: Window) -> Columns:
     with path.open("rb") as file:
         dtype, shape = _read_header(path.name, file)
         if dtype.str == "|O" and shape == ():
-            return cut_columns(path.name, unpickle_arrays(path.name, file, KEYS), window)
+            return cut_events(path.name, unpickle_arrays(path.name, file, KEYS), window)
     if dtype.names is None:
         got = f"{dtype.str!r} of shape {_brief(shape)}"
         raise MediaError(f"{path.name}: must hold a dict or fields x, y, t and p, got {got}")
-    return cut_columns(path.name, _fields(_map_array(path)), window)
+    return cut_events(path.name, _fields(_map_array(path)), window)
 
 
-def read_npz(path: Path, window: Window) -> Columns:
+def read_npz(path: Path, window: Window) -> EventArrays:
     """Read a recording that `np.savez` wrote: arrays named x, y, t and p, or one structured array of any name.
 
     Raises:
@@ -70,9 +70,9 @@ def read_npz(path: Path, window: Window) -> Columns:
         raise MediaError(f"{path.name}: must hold each array once, got {len(chosen)} of {len(arrays)} names")
     only = next(iter(arrays.values())) if len(arrays) == 1 else None
     if only is not None and only.dtype.names is not None:
-        return cut_columns(path.name, _fields(only), window)
+        return cut_events(path.name, _fields(only), window)
     others = dict.fromkeys((Path(entry.filename).stem for entry in entries), only)  # so that an error names them all
-    return cut_columns(path.name, others | arrays, window)
+    return cut_events(path.name, others | arrays, window)
 
 
 def column_files(folder: Path) -> list[Path]:
@@ -80,7 +80,7 @@ def column_files(folder: Path) -> list[Path]:
     return [folder / f"{key}.npy" for key in KEYS]
 
 
-def read_folder(path: Path, window: Window) -> Columns:
+def read_folder(path: Path, window: Window) -> EventArrays:
     """Read the events in a window; the others stay on disk.
 
     Raises:
@@ -96,7 +96,7 @@ def read_folder(path: Path, window: Window) -> Columns:
         raise MediaError(f"{name_of(path)}: must be a folder of x.npy, y.npy, t.npy and p.npy, got {got}")
     if path / _UNIT in files_in(path):
         window = window.of_own_clock(path.name)
-    return cut_columns(path.name, dict(zip(KEYS, map(_map_array, column_files(path)), strict=True)), window)
+    return cut_events(path.name, dict(zip(KEYS, map(_map_array, column_files(path)), strict=True)), window)
 
 
 def require_free(path: Path) -> None:
@@ -107,12 +107,12 @@ def require_free(path: Path) -> None:
         raise MediaError(f"{path.name}: must be new, but there is one already")
 
 
-def write_folder(path: Path, columns: Columns) -> None:
+def write_folder(path: Path, events: EventArrays) -> None:
     """Write a recording in the fast layout: to a folder of another name, renamed when it is whole.
 
     Args:
         path: a folder that is not there yet, as `require_free` wants it.
-        columns: checked events, x, y, t and p, each (events,).
+        events: checked.
 
     Raises:
         MediaError: it is not, or can't be written.
@@ -122,8 +122,8 @@ def write_folder(path: Path, columns: Columns) -> None:
         with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
             partial = Path(folder, path.name)
             partial.mkdir()
-            for file, key in zip(column_files(partial), KEYS, strict=True):
-                np.save(file, columns[key].astype(TYPES[key], copy=False), allow_pickle=False)
+            for file, values, dtype in zip(column_files(partial), events, TYPES.values(), strict=True):
+                np.save(file, values.astype(dtype, copy=False), allow_pickle=False)
             (partial / _UNIT).write_text("us\n")
             partial.rename(path)
     except OSError as error:
@@ -181,5 +181,5 @@ def _brief(value: object) -> str:
     return plain(str(value), _SHOWN)
 
 
-def _fields(events: NDArray[Any]) -> Columns:
+def _fields(events: NDArray[Any]) -> dict[str, NDArray[Any]]:
     return {key: events[key] for key in events.dtype.names or ()}

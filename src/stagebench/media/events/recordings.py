@@ -6,7 +6,6 @@ Slices of equal count are those of the EventGPT authors' `common/common.py` (`ge
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +16,15 @@ from stagebench.core.artifacts import Image, Media
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import MAX_SIDE, LoadSettings
 from stagebench.media.events.aedat4 import read_aedat4
-from stagebench.media.events.event_arrays import KEYS, Columns, Window, require_ascending
+from stagebench.media.events.event_arrays import EventArrays, Window, require_ascending
 from stagebench.media.events.event_hdf5 import read_hdf5
 from stagebench.media.events.evt import read_evt
 from stagebench.media.events.npy import FOLDER, column_files, read_folder, read_npy, read_npz
-from stagebench.media.events.render import Integers, draw_events, size_of_events
+from stagebench.media.events.render import draw_events, size_of_events
 from stagebench.media.files import name_of, size_of
 from stagebench.media.kinds import kind_of, require_kind
 
-READERS: dict[str, Callable[[Path, Window], Columns]] = {
+READERS: dict[str, Callable[[Path, Window], EventArrays]] = {
     ".npy": read_npy,
     ".npz": read_npz,
     FOLDER: read_folder,
@@ -37,22 +36,6 @@ READERS: dict[str, Callable[[Path, Window], Columns]] = {
 """By suffix; each reads a file that is there into columns, equally long, and looks at the window's events alone."""
 
 MAX_COORDINATE = MAX_SIDE - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Events:
-    """A recording, in the order of time; all four arrays are (events,).
-
-    Attributes:
-        x, y: integers as they were recorded, the pixel's column and row, 0 to `MAX_COORDINATE`.
-        t: int64 microseconds, ascending, from any origin.
-        p: uint8, 1 where the pixel became brighter, 0 where it became darker.
-    """
-
-    x: Integers
-    y: Integers
-    t: NDArray[np.int64]
-    p: NDArray[np.uint8]
 
 
 def read_events(path: Path, count: int, loading: LoadSettings | None = None) -> Media:
@@ -84,7 +67,7 @@ def read_events(path: Path, count: int, loading: LoadSettings | None = None) -> 
     return Media(images, "events", frames_decoded=0, bytes_read=size_of_recording(path), span=span)
 
 
-def _draw(events: Events, part: slice, size: tuple[int, int] | None) -> Image:
+def _draw(events: EventArrays, part: slice, size: tuple[int, int] | None) -> Image:
     if part.start == part.stop:
         size = size or size_of_events(events.x, events.y)
     return draw_events(events.x[part], events.y[part], events.p[part], size)
@@ -122,7 +105,7 @@ def slices_of_equal_time(t: NDArray[np.int64], count: int) -> list[slice]:
     return [slice(bounds[i], bounds[i + 1]) for i in range(count)]
 
 
-def load_event_arrays(path: Path, window: Window | None = None) -> Events:
+def load_event_arrays(path: Path, window: Window | None = None) -> EventArrays:
     """Read and check a recording, or a window of it: what lies outside is not read where the format allows that.
 
     Args:
@@ -130,7 +113,7 @@ def load_event_arrays(path: Path, window: Window | None = None) -> Events:
         window: what to read; all by default.
 
     Returns:
-        The recording; `t` may count from 0 or be absolute.
+        The recording, its `x` and `y` 0 to `MAX_COORDINATE`; `t` may count from 0 or be absolute.
 
     Raises:
         MediaError: the suffix is unknown; the file is missing, damaged or of another layout; there are no events in
@@ -141,11 +124,10 @@ def load_event_arrays(path: Path, window: Window | None = None) -> Events:
         got = (kind_of(path) if path.is_file() else None) or repr(path.suffix)
         raise MediaError(f"{name_of(path)}: must be a recording, {', '.join(READERS)}, got {got}")
     require_kind(path)
-    columns = reader(path, window or Window())
+    x, y, t, p = reader(path, window or Window())
     for file in files_of(path):
         meter.add_file(file)
-    meter.add("events_read", len(columns["t"]))
-    x, y, t, p = (columns[key] for key in KEYS)
+    meter.add("events_read", len(t))
     p = p.view(np.uint8) if p.dtype == bool else p  # on disk, the byte of a bool may hold anything
     for key, values, high in (("x", x, MAX_COORDINATE), ("y", y, MAX_COORDINATE), ("p", p, 1)):
         # What has no sign is not below 0: one look at it less.
@@ -155,7 +137,7 @@ def load_event_arrays(path: Path, window: Window | None = None) -> Events:
     require_ascending(path.name, t)
     if int(t[-1]) > np.iinfo(np.int64).max:
         raise MediaError(f"{path.name}: t is out of range, must be at most {np.iinfo(np.int64).max}, got {t[-1]}")
-    return Events(x, y, t.astype(np.int64, copy=False), p.astype(np.uint8, copy=False))
+    return EventArrays(x, y, t.astype(np.int64, copy=False), p.astype(np.uint8, copy=False))
 
 
 def size_of_recording(path: Path) -> int:
