@@ -19,9 +19,8 @@ from stagebench.core.artifacts import Inputs, Media
 from stagebench.core.errors import CheckpointError, ModelError, StageError
 from stagebench.core.settings import ModelSettings
 from stagebench.models.assembly import random_model
-from stagebench.models.eventgpt import EVENT_TOKEN_INDEX, EventGPT, build, config_of, expand_placeholder, prompt_ids
+from stagebench.models.eventgpt import EventGPT, build, config_of
 from stagebench.models.modeling_eventgpt import EventGPTConfig, EventGPTForConditionalGeneration, SlowLlamaTokenizer
-from stagebench.models.tokenizer import build_tokenizer
 
 TEXT = "USER: Describe in detail what happened in the scene. ASSISTANT: A chat, helpful and polite answers.\n" * 9
 SIDE = 28
@@ -347,11 +346,10 @@ def test_the_placeholder_is_the_same_whether_or_not_a_tokenizer_named_it(model: 
 
 
 def test_white_space_beside_an_event_token_is_the_sentencepiece_models_affair(checkpoint: Path) -> None:
-    tokenizer, _ = EventGPT.read_tokenizer(str(checkpoint), small_config())
-    ids = prompt_ids(tokenizer, "What?")
-    after = ids[ids.index(EVENT_TOKEN_INDEX) + 1 :]
-    expected = ["<ev_end>", "▁", "<0x0A>"]
-    assert expected == tokenizer.convert_ids_to_tokens(after[:3])
+    tokenizer = pretrained(checkpoint).tokenizer
+    tokens = tokenizer.convert_ids_to_tokens(pretrained(checkpoint).prompt_ids("What?", 1))
+    expected = ["<ev_start>", "<ev_patch>", "<ev_end>", "▁", "<0x0A>"]
+    assert expected == tokens[tokens.index("<ev_start>") :][:5]
 
 
 def test_pieces_of_bytes_are_decoded_to_text(checkpoint: Path) -> None:
@@ -365,23 +363,23 @@ def test_a_question_with_the_placeholder_is_refused(model: EventGPT) -> None:
         model.preprocess(media(), "What is an <ev_patch> ?")
 
 
-def test_a_prompt_may_be_2048_tokens_long() -> None:
-    ids = [1] * 2000 + [EVENT_TOKEN_INDEX]
+def test_a_prompt_may_be_2048_tokens_long(model: EventGPT) -> None:
+    text = len(model.prompt_ids("What?", 0))
     expected = 2048
-    assert expected == len(expand_placeholder(ids, 7, 48))
+    assert expected == len(model.prompt_ids("What?", 2048 - text))
 
 
-def test_a_prompt_that_the_authors_would_cut_is_refused() -> None:
-    with pytest.raises(StageError, match="at most 2048 tokens long, got 2049, 48 visual"):
-        expand_placeholder([1] * 2001 + [EVENT_TOKEN_INDEX], 7, 48)
+def test_a_prompt_that_the_authors_would_cut_is_refused(model: EventGPT) -> None:
+    text = len(model.prompt_ids("What?", 0))
+    with pytest.raises(StageError, match=f"at most 2048 tokens long, got 2049, {2049 - text} visual"):
+        model.prompt_ids("What?", 2049 - text)
 
 
-def test_the_prompt_is_the_authors_template() -> None:
-    ids = prompt_ids(build_tokenizer(512, ("<ev_patch>", "<ev_start>", "<ev_end>")), "What?")
-    expected = (1, 1, 0)
-    assert expected == (ids[0], ids.count(1), ids.index(EVENT_TOKEN_INDEX) - ids.index(510) - 1)
-    expected = 511
-    assert expected == ids[ids.index(EVENT_TOKEN_INDEX) + 1]
+def test_the_prompt_is_the_authors_template(model: EventGPT) -> None:
+    ids = model.prompt_ids("What?", 3)
+    start, end = model.tokenizer.convert_tokens_to_ids(["<ev_start>", "<ev_end>"])
+    expected = (1, 1, [start, *[model.placeholder] * 3, end])
+    assert expected == (ids[0], ids.count(1), ids[ids.index(start) :][:5])
 
 
 # The network

@@ -1,6 +1,9 @@
 """The split is `generate()`, token for token, over the models, batches and options that Hypothesis draws."""
 
+import os
+import random
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from hypothesis import event, given
@@ -28,6 +31,7 @@ from stagebench.pipeline.decode import advance, decode
 from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import prefill
 
+MODELS = 1000 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 48  # all tests and examples share them
 VOCABULARY = 128
 FIRST_WORD = 4  # after <unk>, <s>, </s>, <pad>
 LAST_WORD = 120  # before the added tokens of any family
@@ -35,30 +39,28 @@ PAD = 3
 WORDS = st.integers(FIRST_WORD, LAST_WORD)
 
 
-@st.composite
-def text_shapes(draw):
-    heads = draw(st.sampled_from([1, 2, 4]))
+def text_sizes(choose):
+    heads = choose([1, 2, 4])
     return {
         "vocab_size": VOCABULARY,
         "hidden_size": 32,
-        "intermediate_size": draw(st.sampled_from([16, 48])),
-        "num_hidden_layers": draw(st.integers(1, 3)),
+        "intermediate_size": choose([16, 48]),
+        "num_hidden_layers": choose([1, 2, 3]),
         "num_attention_heads": heads,
-        "num_key_value_heads": draw(st.sampled_from([n for n in (1, 2, 4) if heads % n == 0])),
+        "num_key_value_heads": choose([n for n in (1, 2, 4) if heads % n == 0]),
         "max_position_embeddings": 256,
-        "initializer_range": draw(st.sampled_from([0.2, 0.5, 1.0])),
+        "initializer_range": choose([0.2, 0.5, 1.0]),
         "pad_token_id": PAD,
     }
 
 
-@st.composite
-def vision_shapes(draw):
+def vision_sizes(choose):
     return {
         "hidden_size": 16,
         "intermediate_size": 24,
-        "num_hidden_layers": draw(st.integers(2, 4)),
-        "num_attention_heads": draw(st.sampled_from([1, 2])),
-        "image_size": draw(st.sampled_from([14, 28])),
+        "num_hidden_layers": choose([2, 3, 4]),
+        "num_attention_heads": choose([1, 2]),
+        "image_size": choose([14, 28]),
         "patch_size": 14,
         "initializer_range": 0.3,
     }
@@ -94,15 +96,20 @@ FAMILIES = {
 }
 
 
+@lru_cache(maxsize=MODELS)
+def random_tiny_model(number):
+    """A model of any family, of any sizes and weights, and its side in pixels: all that the number says."""
+    choose = random.Random(number).choice
+    vision, attention = vision_sizes(choose), choose(["eager", "sdpa"])
+    build = FAMILIES[sorted(FAMILIES)[number % 3]][0]
+    return build(text_sizes(choose), vision, ModelSettings(attention=attention, seed=number)), attention, vision
+
+
 @st.composite
 def models_and_inputs(draw, max_batch=4):
     """A random tiny model, and a left-padded batch for it, one or several images a row."""
-    family = draw(st.sampled_from(sorted(FAMILIES)))
-    build, placeholder, visual_tokens = FAMILIES[family]
-    vision = draw(vision_shapes())
-    attention = draw(st.sampled_from(["eager", "sdpa"]))
-    seed = draw(st.integers(0, 2**16))
-    model = build(draw(text_shapes()), vision, ModelSettings(attention=attention, seed=seed))
+    model, attention, vision = random_tiny_model(draw(st.integers(0, MODELS - 1)))
+    family, (_, placeholder, visual_tokens) = model.name, FAMILIES[model.name]
     images = draw(st.integers(1, 4))
     visual = [placeholder] * visual_tokens(images, (vision["image_size"] // vision["patch_size"]) ** 2)
     texts = st.lists(WORDS, min_size=1, max_size=6)
@@ -110,7 +117,7 @@ def models_and_inputs(draw, max_batch=4):
     width = max(map(len, rows))
     input_ids = torch.tensor([[PAD] * (width - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
     pixels = torch.randn(len(rows), images, 3, vision["image_size"], vision["image_size"], generator=generator)
     event(f"family: {family}")
     event(f"attention: {attention}")

@@ -65,11 +65,6 @@ class Recipe:
     fused: bool = False
     bucket: int = 64
 
-    @property
-    def exact(self) -> bool:
-        """Whether it runs the plain path's own code, the prompt padded, and is held to its very tokens."""
-        return not (self.compiled or self.fused)
-
 
 RECIPES = {"graph": Recipe(), "compiled": Recipe(compiled=True), "fused": Recipe(compiled=True, fused=True)}
 """`eager` is none of these: it is what the stages do without a backend."""
@@ -120,8 +115,8 @@ class GraphBackend:
 
     @property
     def exact(self) -> bool:
-        """Whether it owes the very tokens of the plain path; else it may part from it at a near-tie."""
-        return self._recipe.exact
+        """Whether it runs the plain path's own code, the prompt padded, and owes its very tokens."""
+        return not (self._recipe.compiled or self._recipe.fused)
 
     @property
     def setups(self) -> list[Captured]:

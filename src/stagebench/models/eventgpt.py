@@ -23,9 +23,6 @@ from stagebench.models.modeling_eventgpt import (
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.sizes import text_shape, vision_shape
 
-EVENT_TOKEN_INDEX = -200
-"""What the authors put into `input_ids` where the event features go."""
-
 MAX_PROMPT_TOKENS = 2048
 """The authors cut the embedded prompt off here without a word; we refuse to."""
 
@@ -63,8 +60,21 @@ class EventGPT(VisionLanguageModel):
         return int(images + (vision.image_size // vision.patch_size) ** 2 + 1)
 
     def prompt_ids(self, question: str, visual_tokens: int) -> list[int]:
-        """Tokenise the authors' prompt, and put one placeholder for each visual token where the events go."""
-        return expand_placeholder(prompt_ids(self.tokenizer, question), self.placeholder, visual_tokens)
+        """Tokenise what stands before and after the events on its own, as the authors do, with one BOS.
+
+        Raises:
+            StageError: where the text holds the placeholder, or the prompt is longer than `MAX_PROMPT_TOKENS`.
+        """
+        parts = (part.format(question=question) for part in self.prompt.split(EVENT))
+        before, after = (self.tokenizer(part).input_ids for part in parts)
+        after = after[1:] if after[0] == self.tokenizer.bos_token_id else after
+        placeholder, length = self.placeholder, len(before) + visual_tokens + len(after)
+        if placeholder in (*before, *after):
+            raise StageError(f"a prompt must hold the placeholder id {placeholder} only for events, got it in the text")
+        if length > MAX_PROMPT_TOKENS:
+            got = f"{length}, {visual_tokens} visual tokens among them"
+            raise StageError(f"a prompt must be at most {MAX_PROMPT_TOKENS} tokens long, got {got}")
+        return [*before, *[placeholder] * visual_tokens, *after]
 
     def pixel_arguments(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return the pixels as they are."""
@@ -95,32 +105,6 @@ class EventGPT(VisionLanguageModel):
         if config.mm_visual_tower is None:
             raise CheckpointError(f"the config of {weights} must name its CLIP folder in mm_visual_tower, got none")
         return tower_source(weights, config.mm_visual_tower)
-
-
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
-    """Tokenise the prompt in the authors' form: BOS first, one `EVENT_TOKEN_INDEX` where the events go.
-
-    The template is split at `<event>` and each part tokenised on its own; the second part's BOS is dropped.
-    """
-    parts = EventGPT.prompt.split(EVENT)
-    before, after = (tokenizer(part.format(question=question)).input_ids for part in parts)
-    return [*before, EVENT_TOKEN_INDEX, *(after[1:] if after[0] == tokenizer.bos_token_id else after)]
-
-
-def expand_placeholder(ids: list[int], placeholder: int, visual_tokens: int) -> list[int]:
-    """Turn the authors' form of a prompt into ours: one placeholder id for each visual token.
-
-    Raises:
-        StageError: where the prompt holds the placeholder otherwise, or is longer than `MAX_PROMPT_TOKENS`.
-    """
-    if placeholder in ids:
-        raise StageError(f"a prompt must hold the placeholder id {placeholder} only for events, got it in the text")
-    length = len(ids) - 1 + visual_tokens
-    if length > MAX_PROMPT_TOKENS:
-        got = f"{length}, {visual_tokens} visual tokens among them"
-        raise StageError(f"a prompt must be at most {MAX_PROMPT_TOKENS} tokens long, got {got}")
-    at = ids.index(EVENT_TOKEN_INDEX)
-    return [*ids[:at], *[placeholder] * visual_tokens, *ids[at + 1 :]]
 
 
 def build(settings: ModelSettings) -> EventGPT:
