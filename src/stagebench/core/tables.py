@@ -20,6 +20,8 @@ from stagebench.core.shown import markdown, plain
 Value = str | float | tuple[float, float] | Mapping[str, float] | None
 """A text, a number in its base unit, a range (a pair, or an interval as JSON has it: low and high), or nothing."""
 GAP = "  "
+NARROWEST, RULE = 12, 60
+"""Characters of a column of words on a narrow terminal, at least; of the line below a heading, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,40 +105,51 @@ def of_records(title: str, columns: Mapping[str, Unit], records: Iterable[Mappin
 
 
 def show(table: Table, console: Console) -> None:
-    """Print a table: in a log file a row is a line, and on a narrow terminal what does not fit goes below its row."""
+    """Print a table: in a log file a row is a line; where a terminal is narrow, sentences go below their rows."""
     grid, room = table.grid(), console.width if console.is_terminal else None
     above = [*table.title.splitlines(), grid.said] if grid.said else table.title.splitlines()
     for line in above:
         console.print(Text(plain(line), "bold"), soft_wrap=room is None)
     if grid.rows:
         widths = [max(map(cell_len, column)) for column in zip(grid.heads, *grid.rows, strict=True)]
-        across = _across(widths, grid.units, room)
-        styles = table.styles or [""] * len(grid.rows)
-        rule = ["-" * min(width, 60) for width in widths]
-        for row, style in zip((grid.heads, rule, *grid.rows), ("", "", *styles), strict=True):
-            cells = [_padded(row[i], widths[i], grid.units[i]) for i in across]
-            console.print(Text(GAP.join(cells).rstrip(), style), soft_wrap=True)
-            below = [] if row is grid.heads or row is rule else [row[i] for i in range(len(row)) if i not in across]
-            for cell in filter(None, below):
-                console.print(Padding.indent(Text(cell, style), len(GAP)))
+        across = _fit(widths, grid.units, room)
+        rule = ["-" * min(width, RULE) for width in widths]
+        console.print(_side_by_side(grid.heads, widths, grid.units, across), soft_wrap=True)
+        console.print(_side_by_side(rule, widths, grid.units, across), soft_wrap=True)
+        for row, style in zip(grid.rows, table.styles or [""] * len(grid.rows), strict=True):
+            console.print(_side_by_side(row, widths, grid.units, across, style), soft_wrap=True)
+            for below in (row[i] for i in range(len(row)) if i not in across and row[i]):
+                console.print(Padding.indent(Text(below, style), len(GAP)))
     for note in table.notes:
         console.print(Text(plain(note)), soft_wrap=room is None)
 
 
-def _across(widths: Sequence[int], units: Sequence[Unit], room: int | None) -> list[int]:
-    """Choose the columns that stand side by side: sentences give way first, then what is widest, and never numbers."""
+def _fit(widths: list[int], units: Sequence[Unit], room: int | None) -> list[int]:
+    """Choose the columns that stand side by side, and narrow the widest of words where these have no room."""
     across = list(range(len(widths)))
-    while room is not None and sum(widths[i] + len(GAP) for i in across) - len(GAP) > room:
+    if room is not None and sum(widths) + len(GAP) * (len(widths) - 1) > room:
+        across = [i for i in across if not units[i].long] or across
+        excess = sum(widths[i] + len(GAP) for i in across) - len(GAP) - room
         words = [i for i in across if not units[i].form]
-        if not words or len(across) == 1:
-            break
-        across.remove(max(words, key=lambda i: (units[i].long, widths[i])))
+        if excess > 0 and words:
+            widest = max(words, key=lambda i: widths[i])
+            widths[widest] = max(widths[widest] - excess, NARROWEST)
     return across
 
 
-def _padded(cell: str, width: int, unit: Unit) -> str:
-    blanks = " " * (width - cell_len(cell))
-    return blanks + cell if unit.form else cell + blanks
+def _side_by_side(
+    cells: Sequence[str], widths: Sequence[int], units: Sequence[Unit], across: Sequence[int], style: str = ""
+) -> Text:
+    """Pad cells to their columns; what is wider than its column has the line to itself, and the row goes on below."""
+    lines, start = [""], 0
+    for i in across:
+        if cell_len(lines[-1]) > start:
+            lines.append("")
+        lines[-1] += " " * (start - cell_len(lines[-1]))
+        blanks = " " * (widths[i] - cell_len(cells[i]))
+        lines[-1] += blanks + cells[i] if units[i].form else cells[i]
+        start += widths[i] + len(GAP)
+    return Text("\n".join(lines), style)
 
 
 def to_markdown(table: Table) -> str:
