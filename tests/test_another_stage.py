@@ -120,16 +120,17 @@ def test_it_has_a_row_in_the_table_of_a_run(edited, seen):
 
 
 def test_a_faster_model_is_explained_by_it(edited, seen):
-    passes, attribution = edited("analysis.importers.passes"), edited("analysis.attribution")
-    table, narrative = edited("analysis.report.stage_table"), edited("analysis.narrative")
-    slow = table.runs_as_json(seen.runs, seen.verified.work) | {"model": "slow"}
-    fast = {
-        **slow,
-        "model": "fast",
-        "passes": [p | {"seconds": p["seconds"] | {"compress": 0.0}} for p in slow["passes"]],
-    }
-    timings = passes.read({"runs": [slow, fast]}, "made up").timings
-    costs = {timing.costs.model: timing.costs for timing in timings}
+    samples, importers = edited("analysis.samples"), edited("analysis.importers.samples")
+    attribution, narrative = edited("analysis.attribution"), edited("analysis.narrative")
+    slow = [samples.sample_of(run, "fixed") | {"model": "slow", "sample": "x", "order": 0} for run in seen.runs]
+    fast = [
+        row
+        | {"model": "fast", "e2e": row["e2e"] - row["seconds"]["compress"]}
+        | {"seconds": row["seconds"] | {"compress": 0.0}}
+        for row in slow
+    ]
+    reading = importers.read({"samples": [*slow, *fast]}, "made up")
+    costs = {timing.costs.model: timing.costs for timing in reading.timings}
     found = attribution.attribute(costs["slow"], costs["fast"])
     saved = {name: seconds for name, seconds in found.seconds.items() if seconds}
     assert list(saved) == ["compress"]

@@ -35,9 +35,9 @@ def test_the_embedded_scene_goes_through_all_models(tmp_path):
     out = tmp_path / "run.json"
     result = invoke("run", *QUICK, "--json", out)
     assert result.exit_code == 0, result.output
-    runs = json.loads(out.read_text())["runs"]
-    assert [run["model"] for run in runs] == ["eventgpt", "llava-1.5", "video-llava"]
-    assert [sorted(run["passes"][0]["seconds"]) for run in runs] == [sorted(STAGE_NAMES)] * 3
+    rows = json.loads(out.read_text())["samples"]
+    assert [row["model"] for row in rows] == ["eventgpt", "llava-1.5", "video-llava"]
+    assert [sorted(row["seconds"]) for row in rows] == [sorted(STAGE_NAMES)] * 3
     assert invoke("explain", out).exit_code == 0
 
 
@@ -56,8 +56,8 @@ def test_the_table_has_a_row_for_everything(synthetic):
 def test_the_stages_and_the_rest_make_up_the_whole(synthetic, tmp_path):
     out = tmp_path / "run.json"
     assert invoke("run", synthetic.video, "--model", "video-llava", *QUICK, "--json", out).exit_code == 0
-    run = json.loads(out.read_text())["runs"][0]["passes"][0]
-    assert sum(run["seconds"].values()) + run["unattributed"] == pytest.approx(run["e2e"])
+    (row,) = json.loads(out.read_text())["samples"]
+    assert sum(row["seconds"].values()) + row["unattributed"] == pytest.approx(row["e2e"])
 
 
 @pytest.mark.parametrize("media", ["video", "events"])
@@ -113,7 +113,7 @@ def test_a_frame_cache_for_a_recording_is_refused(synthetic, tmp_path):
 def test_one_token_has_no_time_per_token(synthetic, tmp_path):
     out = tmp_path / "run.json"
     invoke("run", synthetic.video, "--model", "llava-1.5", "--device", "cpu", "--new-tokens", "1", "--json", out)
-    assert "tpot" not in json.loads(out.read_text())["runs"][0]["passes"][0]
+    assert "tpot" not in json.loads(out.read_text())["samples"][0]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_tower_that_runs_twice_is_refused(synthetic, monkeypatch):
 
 def test_json_goes_to_standard_output_for_a_dash(synthetic):
     result = invoke("run", synthetic.video, "--model", "llava-1.5", *QUICK, "--json", "-")
-    assert json.loads(result.stdout)["runs"][0]["model"] == "llava-1.5"
+    assert json.loads(result.stdout)["samples"][0]["model"] == "llava-1.5"
 
 
 @pytest.mark.parametrize("command", [("run",), ("verify",), ("gate", "--base", "HEAD")])

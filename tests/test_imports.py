@@ -328,28 +328,30 @@ def test_requests_with_other_prompts_are_not_compared(tmp_path):
     assert set(samples["llava (a.json)"]) & set(samples["llava (b.json)"]) == {"0 (10)", "1 (20)"}
 
 
-def test_passes_of_a_run_are_samples_of_one_sequence(read):
+def test_passes_of_a_run_are_those_of_one_sample(read):
     measured = read(ran())
     assert measured.costs["a"] == Costs(
         "a", {"load": 1.5, "preprocess": 2.5, "encode": 3.5, "prefill": 4.5, "unattributed": 0.5}, 3, 5.5
     )
-    assert list(measured.samples["b"]) == ["scene, pass 1", "scene, pass 2"]
-    assert set(measured.sequences.values()) == {"scene"}
+    assert (list(measured.samples["b"]), measured.sequences) == (["scene"], {"scene": "scene"})
 
 
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"model": ""}, "every model must have a name of its own, got ''"),
-        ({"model": "a"}, "every model must have a name of its own, got 'a'"),
-        ({"token_ids": 3}, "a must have a list of token_ids, got int"),
-        ({"passes": []}, "a: passes must be a list of objects, got an empty one"),
-        ({"passes": [{}]}, "a, pass 1 must have load, got NoneType"),
+        ({"tokens": 0}, "sample 1: tokens must be a whole number above 0, got 0"),
+        ({"e2e": None}, "sample 1: e2e must be a finite number above 0, got None"),
+        ({"seconds": {}}, "sample 1: seconds must have load, .*, got no load"),
     ],
 )
 def test_passes_that_say_too_little_are_refused(read, changes, complaint):
     with pytest.raises(AnalysisError, match=complaint):
         read(ran(**changes))
+
+
+def test_a_run_without_a_pass_is_refused(read):
+    with pytest.raises(AnalysisError, match="samples must be a list of objects, got an empty one"):
+        read(ran() | {"samples": []})
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,30 @@ def ran(**changes):
     """As `stagebench run --json` writes it, the second pass of each model slower by 1 s a stage."""
     seconds = {"load": 1.0, "preprocess": 2.0, "encode": 3.0, "prefill": 4.0, "decode": 5.0}
     slower = {stage: each + 1 for stage, each in seconds.items()}
-    passes = [{"seconds": each, "unattributed": 0.5, "e2e": sum(each.values()) + 0.5} for each in (seconds, slower)]
-    run = {"token_ids": [7, 8, 9], "passes": passes} | changes
-    return {"schema": 1, "identity": {"input": "scene"}, "runs": [{"model": "a"} | run, {"model": "b"} | run]}
+    said = {
+        "study": "main",
+        "mode": "fixed",
+        "token_ids": [7, 8, 9],
+        "tokens": 3,
+        "finish_reason": "length",
+        "text": "x",
+    }
+    rows = [
+        {
+            "model": model,
+            "sample": "scene",
+            "pass": i,
+            "order": i,
+            "seconds": each,
+            "ttft": 9.0,
+            "text": "x",
+            "e2e": 15.5 + 5 * i,
+        }
+        for model in ("a", "b")
+        for i, each in enumerate((seconds, slower))
+    ]
+    rows = [row | said | changes for row in rows]
+    return {"kind": "samples", "schema": 1, "identity": {"input": "scene"}, "samples": rows}
 
 
 def typed(**numbers):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Required, TypedDict, cast
 
 from stagebench.analysis.attribution import UNATTRIBUTED, Costs, mean_of
+from stagebench.core.artifacts import Run
 from stagebench.core.checks import Count, Flag, Must, Number, Object, Positive, Spread, Text, Time, check
 from stagebench.core.errors import AnalysisError
 from stagebench.core.json_files import parse_json, read_bytes, read_json
@@ -132,6 +133,26 @@ IDENTITY = ("input", "generation", "media", "loading", "order_seed", "models", "
 """Keys of the identity that a report shows."""
 
 
+def sample_of(run: Run, mode: str) -> dict[str, Any]:
+    """Note what was measured in a pass; a value without meaning is absent."""
+    line = {
+        "study": MAIN,
+        "mode": mode,
+        "model": run.model,
+        "seconds": run.seconds,
+        "unattributed": run.unattributed,
+        "e2e": run.e2e,
+        "ttft": run.ttft,
+        "output_throughput": run.output_throughput,
+        "tokens": run.new_tokens,
+        "token_ids": list(run.generation.token_ids[0]),
+        "finish_reason": run.generation.finish_reasons[0],
+        "text": run.text,
+    }
+    meaningful = {"device_seconds": run.device_seconds, "tpot": run.tpot, "itl": list(run.itl)}
+    return line | {name: value for name, value in meaningful.items() if value}
+
+
 def read_samples(path: Path) -> list[SampleLine]:
     """Read JSON lines, those of passes that failed included.
 
@@ -159,6 +180,15 @@ def _line(data: bytes, where: str) -> SampleLine:
         line: Any = parse_json(data)
     except ValueError as error:
         raise AnalysisError(f"{where} must be JSON, got: {error}") from error
+    return require_sample(line, where)
+
+
+def require_sample(line: Any, where: str) -> SampleLine:
+    """Check what JSON holds of a pass.
+
+    Raises:
+        AnalysisError: naming what is missing, or is something else.
+    """
     failed = isinstance(line, dict) and "error" in line
     check(line, FailedLine if failed else SampleLine, where, AnalysisError)
     if not failed:

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from stagebench.analysis.report import stage_table
+from stagebench.analysis.samples import MODES, sample_of
 from stagebench.cli.options import input_argument, json_option, options, print_head, settings_options
 from stagebench.cli.output import refusals, require_writable, write_json_to
 from stagebench.core.results import versioned
@@ -68,10 +69,16 @@ def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[s
             click.echo(f"warning: {name}: {problem}", err=True)
     for name, each in found.items():
         click.echo(f"{name}: {plain(each.median.text)}", err=console.stderr)
+    identity = settings.identity()
+    shown, mode = identity["input"], MODES[settings.generation.fixed_length]
     return {
-        "identity": settings.identity(),
+        "identity": identity,
         "order_seed": seed,
-        "runs": [stage_table.runs_as_json(runs[name], work[name]) for name in found],
+        "samples": [
+            sample_of(one, mode) | {"sample": shown, "pass": i, "order": i, "work": work[name]}
+            for name in found
+            for i, one in enumerate(runs[name])
+        ],
     } | COLLECTION
 
 

@@ -18,8 +18,7 @@ from stagebench.analysis.experiments.design import Task
 from stagebench.analysis.experiments.measured_roofline import measure_ceilings
 from stagebench.analysis.experiments.page_cache import drop_from_page_cache
 from stagebench.analysis.experiments.sample_log import KEY, SampleLog
-from stagebench.analysis.report import stage_table
-from stagebench.analysis.samples import MAIN, SampleLine
+from stagebench.analysis.samples import MAIN, SampleLine, sample_of
 from stagebench.backends.load import load_model
 from stagebench.core import environment
 from stagebench.core.artifacts import Run, Sample
@@ -198,7 +197,9 @@ class _Worker:
             sample = self._experiment.sample(task.entry, self._model)
             line |= self._cold_load(sample) if task.cold else {}
             load(sample, self._model.images_per_sample)  # so that the pass finds the file in the page cache
-            line |= {"path": one_line(sample.path.name)} | _measured(self._checked_run(sample, task.generation))
+            run = self._checked_run(sample, task.generation)
+            line = sample_of(run, task.mode) | line | {"path": one_line(sample.path.name)}
+            line["work"] = {DECODE.name: run.generation.work()}
         except (StagebenchError, torch.OutOfMemoryError) as error:
             line |= {"error": one_line(error)}
         if "peak_bytes" in (proof := self.proofs.get(task.mode, {})):
@@ -221,17 +222,6 @@ class _Worker:
         repeats = repeats_itself(self._model, self._experiment.settings.kernels)
         check_passes(self._model, [run], first if repeats else None)
         return run
-
-
-def _measured(run: Run) -> dict[str, Any]:
-    generation = run.generation
-    return stage_table.pass_as_json(run) | {
-        "tokens": run.new_tokens,
-        "token_ids": list(generation.token_ids[0]),
-        "finish_reason": generation.finish_reasons[0],
-        "text": run.text,
-        "work": {DECODE.name: generation.work()},
-    }
 
 
 def _ordinary_tokens(model: VisionLanguageModel) -> dict[int, str]:

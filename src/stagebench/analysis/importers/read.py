@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stagebench.analysis.attribution import Costs, mean_of
-from stagebench.analysis.importers import passes, samples, suite, table, vllm
+from stagebench.analysis.importers import samples, suite, table, vllm
 from stagebench.analysis.importers.measured import Measured, Reading, Timing
 from stagebench.analysis.importers.plausible import require_possible, warnings
 from stagebench.core.errors import AnalysisError
@@ -20,9 +20,9 @@ FORMATS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, str], Reading]]] 
     "table": (table.looks_like, table.read),
     "pytest-benchmark": (suite.looks_like, suite.read),
     "vllm": (vllm.looks_like, vllm.read),
-    "passes": (passes.looks_like, passes.read),
+    "samples": (samples.looks_like, samples.read),
 }
-"""Of a JSON file, in the order in which they are tried; samples of an experiment are known by their name, `.jsonl`."""
+"""Of a JSON file, in the order in which they are tried; lines of samples are known by their name, `.jsonl`."""
 
 
 def read_files(paths: Sequence[Path], format_name: str | None = None) -> Measured:
@@ -80,7 +80,7 @@ def _add(whole: Measured, name: str, timings: Sequence[Timing], source: str) -> 
 def _read(path: Path, format_name: str | None) -> Reading:
     data = _parsed(path)
     if path.suffix == ".jsonl" and not vllm.looks_like(data):
-        return samples.read(path)
+        return samples.read_lines(path)
     fits = [name for name, (looks_like, _) in FORMATS.items() if name == (format_name or name) and looks_like(data)]
     if not fits:
         raise AnalysisError(f"{path} must be of the format {format_name or ', '.join(FORMATS)}, got none of its keys")

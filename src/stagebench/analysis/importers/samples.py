@@ -1,24 +1,54 @@
-"""The samples that `stagebench analyze` writes: of warm loads, and of natural length where there are such."""
+"""Samples, as `stagebench analyze` and `run` write them: warm loads, and natural length where there are such."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from stagebench.analysis.importers.measured import Reading, Timing
-from stagebench.analysis.samples import MAIN, costs_by_sample, models_of, read_samples, select, sequences
+from stagebench.analysis.importers.measured import Reading, Timing, objects
+from stagebench.analysis.samples import (
+    MAIN,
+    SampleLine,
+    costs_by_sample,
+    models_of,
+    read_samples,
+    require_sample,
+    select,
+    sequences,
+)
 from stagebench.core.errors import AnalysisError
 
 
-def read(path: Path) -> Reading:
-    """Read samples, each averaged over its passes.
+def looks_like(data: Any) -> bool:
+    """Tell whether the data hold samples in one list."""
+    return isinstance(data, dict) and "samples" in data and "models" not in data
+
+
+def read(data: Any, source: str) -> Reading:
+    """Read the samples of one document, each averaged over its passes.
+
+    Raises:
+        AnalysisError: where one of them is none.
+    """
+    given = enumerate(objects(data["samples"], f"{source}: samples"), 1)
+    return _reading([require_sample(each, f"{source}: sample {number}") for number, each in given], source)
+
+
+def read_lines(path: Path) -> Reading:
+    """Read lines of samples, each averaged over its passes.
 
     Raises:
         AnalysisError: where the file can't be read, or holds none.
     """
-    lines = select(read_samples(path), study=MAIN)
+    return _reading(read_samples(path), path.name)
+
+
+def _reading(samples: Sequence[SampleLine], source: str) -> Reading:
+    lines = select(samples, study=MAIN)
     kept = select(lines, mode="natural") or lines
     if not kept:
-        raise AnalysisError(f"{path.name} must hold samples of the main study, got none")
+        raise AnalysisError(f"{source} must hold samples of the main study, got none")
     of = sequences(kept)
     by_model = (costs_by_sample(select(kept, model=model)) for model in models_of(kept))
     return Reading([Timing(costs, sample, of[sample]) for each in by_model for sample, costs in each.items()])

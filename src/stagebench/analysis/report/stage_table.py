@@ -1,9 +1,8 @@
-"""Show passes of models: side by side for a person, one by one for a machine. Importable without torch."""
+"""Show passes of models: side by side. Importable without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from stagebench.core.artifacts import Run, Work
 from stagebench.core.stages import ENCODE, PREFILL
@@ -39,28 +38,3 @@ def _column(run: Run, work: Mapping[str, Work], e2e: Sequence[float]) -> dict[st
         "finished by": run.generation.finish_reasons[0],
         "tokens/s (e2e)": f"{run.output_throughput:.1f}",
     }
-
-
-def runs_as_json(runs: Sequence[Run], work: Mapping[str, Work]) -> dict[str, Any]:
-    """The passes of one model for a machine: seconds, counters, tokens and text. A value without meaning is absent."""
-    return {
-        "model": runs[0].model,
-        "work": work,
-        "token_ids": list(runs[0].generation.token_ids[0]),
-        "finish_reason": runs[0].generation.finish_reasons[0],
-        "text": runs[0].text,
-        "passes": [pass_as_json(run) for run in runs],
-    }
-
-
-def pass_as_json(run: Run) -> dict[str, Any]:
-    """The times of one pass."""
-    numbers = {
-        "seconds": run.seconds,
-        "unattributed": run.unattributed,
-        "e2e": run.e2e,
-        "ttft": run.ttft,
-        "output_throughput": run.output_throughput,
-    }
-    meaningful = {"device_seconds": run.device_seconds, "tpot": run.tpot, "itl": run.itl}
-    return numbers | {name: value for name, value in meaningful.items() if value}
