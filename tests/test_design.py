@@ -13,7 +13,7 @@ from stagebench.analysis.experiments.design import Block, Design, Wanted, make_d
 from stagebench.analysis.samples import MAIN
 from stagebench.core.errors import AnalysisError
 from stagebench.core.settings import GenerationSettings
-from stagebench.media.synthetic_clip import write_synthetic_clip
+from stagebench.media.synthetic_clip import FRAMES, RATE, write_synthetic_clip
 
 MODELS = ("a", "b", "c")
 BOTH = {"natural": GenerationSettings(8), "fixed": GenerationSettings(8, fixed_length=True)}
@@ -115,8 +115,8 @@ def test_a_file_that_cannot_be_cut_is_broken(tmp_path):
 
 def test_the_length_is_that_of_the_scene(synthetic):
     assert (seconds_of(synthetic.video), round(seconds_of(synthetic.events), 2)) == (
-        synthetic.duration,
-        synthetic.duration,
+        FRAMES / RATE,
+        FRAMES / RATE,
     )
 
 

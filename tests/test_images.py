@@ -105,7 +105,7 @@ def test_a_folder_with_fewer_images_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_single_png_for_two_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match=r"^img0\.png: must be a folder of at least 2 PNG images, got a single one$"):
+    with pytest.raises(MediaError, match=r"^img0\.png: must have at least 2 PNG images, got 1$"):
         read_images(write_pngs(tmp_path, 1) / "img0.png", 2)
 
 

@@ -58,10 +58,13 @@ def hdf5(**datasets: Any) -> bytes:
 MISSES: dict[str, tuple[bytes, str]] = {
     "dat.raw": (DAT, "must be Prophesee's EVT2 or EVT3, got Prophesee's DAT"),
     "text.raw": (TEXT, "must be Prophesee's EVT2 or EVT3, got a text of numbers"),
-    "gzip.raw": (gzip.compress(RAW), "must be Prophesee's EVT2 or EVT3, got a gzip file"),
+    "gzip.raw": (
+        gzip.compress(RAW),
+        "must be Prophesee's EVT2 or EVT3, got a gzip, bzip2, xz or Zstandard file",
+    ),
     "none.raw": (RAW[16:], "must say EVT2 or EVT3 in a header, got none"),
-    "aedat3.aedat4": (AEDAT3, "must be AEDAT4, got AEDAT 3"),
-    "aedat2.aedat4": (AEDAT3.replace(b"3.1", b"2.0"), "must be AEDAT4, got AEDAT 2"),
+    "aedat3.aedat4": (AEDAT3, "must be AEDAT4, got AEDAT 1, 2 or 3"),
+    "aedat2.aedat4": (AEDAT3.replace(b"3.1", b"2.0"), "must be AEDAT4, got AEDAT 1, 2 or 3"),
     "raw.aedat4": (RAW, "must be AEDAT4, got Prophesee's EVT2 or EVT3"),
     "raw.npy": (RAW, "must be a .npy file, got Prophesee's EVT2 or EVT3"),
     "npz.npy": (NPZ, "must be a .npy file, got a zip or .npz file"),
@@ -140,7 +143,7 @@ def test_a_file_of_another_format_than_its_suffix_says_is_named(tmp_path: Path, 
 
 OTHERS = {
     "a.dat": (DAT, "Prophesee's DAT"),
-    "a.aedat": (AEDAT3, "AEDAT 3"),
+    "a.aedat": (AEDAT3, "AEDAT 1, 2 or 3"),
     "a.bag": (b"#ROSBAG V2.0\n" + bytes(80), "a ROS bag"),
     "a.db3": (b"SQLite format 3\0" + bytes(80), "an SQLite file, as bags of ROS 2 are"),
     "a.es": (b"Event Stream\2\0\0\1" + bytes(80), "an Event Stream (.es)"),
@@ -148,7 +151,7 @@ OTHERS = {
     "a.csv": (b"# t, x, y, p\n" + TEXT.replace(b" ", b","), "a text of numbers"),
     "notes.txt": (b"Nothing moves.\n", "text"),
     "a.zip": (zipped("a.txt", TEXT), "a zip or .npz file"),
-    "a.npz.gz": (gzip.compress(NPZ), "a gzip file"),
+    "a.npz.gz": (gzip.compress(NPZ), "a gzip, bzip2, xz or Zstandard file"),
     "a.evt3": (RAW, "Prophesee's EVT2 or EVT3"),
     "a": (NPZ, "a zip or .npz file"),
 }

@@ -18,11 +18,11 @@ MPD = """<?xml version="1.0"?>
 </AdaptationSet></Period></MPD>"""
 SDP = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=video {1} RTP/AVP 96\r\n"
 PLAYLISTS = {
-    "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{0}\n#EXT-X-ENDLIST\n": "a playlist, M3U or HLS",
-    "\ufeff#EXTM3U\r\n{0}\r\n": "a playlist, M3U or HLS",
-    "ffconcat version 1.0\nfile {0}\n": "a playlist of FFmpeg's (ffconcat)",
-    "[playlist]\nFile1={0}\n": "a playlist, PLS or ASX",
-    "[Reference]\nRef1={0}\n": "a playlist, PLS or ASX",
+    "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{0}\n#EXT-X-ENDLIST\n": "a playlist",
+    "\ufeff#EXTM3U\r\n{0}\r\n": "a playlist",
+    "ffconcat version 1.0\nfile {0}\n": "a playlist",
+    "[playlist]\nFile1={0}\n": "a playlist",
+    "[Reference]\nRef1={0}\n": "a playlist",
     "{0}\n": "an address",
     SDP: "a description of a stream elsewhere (SDP)",
     MPD: XML,

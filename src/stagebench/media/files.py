@@ -91,16 +91,7 @@ def whole(name: str, what: str, got: str | None = None) -> Iterator[None]:
 
 
 def require_plausible(path: Path, unpacked: int, size: int) -> None:
-    """Refuse a compressed file that says it holds far more than any recording of its size does.
-
-    Args:
-        path: the file.
-        unpacked: bytes that it says it holds.
-        size: bytes that it takes on disk.
-
-    Raises:
-        MediaError: it is more than `MAX_RATIO` to one.
-    """
+    """Refuse a compressed file of so many bytes that says it holds more than `MAX_RATIO` times as many."""
     if unpacked > max(MAX_RATIO * size, _SMALL):
         raise MediaError(f"{path.name}: must unpack to at most {MAX_RATIO} times its {size} bytes, got {unpacked}")
 
@@ -108,15 +99,7 @@ def require_plausible(path: Path, unpacked: int, size: int) -> None:
 def require_pixels(path: Path, width: int, height: int, images: int, most: int = MAX_TOTAL) -> None:
     """Refuse images that say they are larger than any memory is meant for, before they are decoded.
 
-    Args:
-        path: the file, or the first of several.
-        width: of each image, in pixels.
-        height: of each, too.
-        images: how many.
-        most: pixels in all of them.
-
-    Raises:
-        MediaError: one has more than `MAX_PIXELS`, or all have more than `most`.
+    Each may have `MAX_PIXELS`, all of them `most`; `path` is the file, or the first of several.
     """
     if width * height > MAX_PIXELS or width * height * images > most:
         limit = f"at most {MAX_PIXELS} pixels an image and {most} in all"

@@ -31,18 +31,15 @@ def read_images(path: Path, count: int) -> Media:
         MediaError: the path is missing or may not be read, a file is not a PNG, there are fewer than `count`, or a
             chosen one isn't a whole one of 8 bits.
     """
-    folder = is_folder(path)
-    files = sorted_pngs(path) if folder else [path]
-    sizes = {file: _size_in_header(file) for file in files}
+    files = sorted_pngs(path) if is_folder(path) else [path]
+    sides = {file: _size_in_header(file) for file in files}
     if len(files) < count:
-        what, got = ("have", str(len(files))) if folder else ("be a folder of", "a single one")
-        raise MediaError(f"{name_of(path)}: must {what} at least {count} PNG images, got {got}")
+        raise MediaError(f"{name_of(path)}: must have at least {count} PNG images, got {len(files)}")
     chosen = [files[i] for i in evenly_spaced(len(files), count)]
-    size = sum(size_of(file) for file in chosen)
     for file in chosen:
-        require_pixels(file, *sizes[file], count)
-    images = tuple(read_png(file) for file in chosen)
-    return Media(images, "events", frames_decoded=0, bytes_read=size, span=None)
+        require_pixels(file, *sides[file], count)
+    images = tuple(map(read_png, chosen))
+    return Media(images, "events", frames_decoded=0, bytes_read=sum(map(size_of, chosen)), span=None)
 
 
 def sorted_pngs(folder: Path) -> list[Path]:

@@ -34,12 +34,10 @@ class SyntheticClip:
     Attributes:
         video: H.264 in MP4, 640x480, 30 frames a second, BT.709 and limited range, tagged so.
         events: a `.npy` recording of the same, as `load_event_arrays` reads it.
-        duration: seconds of either.
     """
 
     video: Path
     events: Path
-    duration: float
 
     def shown(self, media: str, own: str) -> Path:
         """What a model gets of the synthetic clip.
@@ -81,7 +79,7 @@ def write_synthetic_clip(folder: Path) -> SyntheticClip:
     Each file is written under another name and then renamed, so a reader never sees half a file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = SyntheticClip(folder / "scene.mp4", folder / "scene.npy", FRAMES / RATE)
+    written = SyntheticClip(folder / "scene.mp4", folder / "scene.npy")
     for path, write in ((written.video, _write_video), (written.events, _write_events)):
         part = path.with_name(f"{path.name}.part")
         with part.open("wb") as file:

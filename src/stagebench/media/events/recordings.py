@@ -90,12 +90,7 @@ def slices_of_equal_time(t: NDArray[np.int64], count: int) -> list[slice]:
 
     Part i begins at `first + i * (last + 1 - first) // count` microseconds, and ends before the next begins.
 
-    Args:
-        t: ascending microseconds (events,), one at least.
-        count: how many slices.
-
-    Raises:
-        MediaError: `count` is less than 1.
+    `t` are ascending microseconds (events,), one at least; a `count` below 1 is refused.
     """
     if count < 1:
         raise MediaError(f"must have at least 1 slice, got {count}")
@@ -125,8 +120,7 @@ def load_event_arrays(path: Path, window: Window | None = None) -> EventArrays:
         raise MediaError(f"{name_of(path)}: must be a recording, {', '.join(READERS)}, got {got}")
     require_kind(path)
     x, y, t, p = reader(path, window or Window())
-    for file in files_of(path):
-        meter.add_file(file)
+    meter.add("bytes_read", size_of_recording(path))
     meter.add("events_read", len(t))
     p = p.view(np.uint8) if p.dtype == bool else p  # on disk, the byte of a bool may hold anything
     for key, values, high in (("x", x, MAX_COORDINATE), ("y", y, MAX_COORDINATE), ("p", p, 1)):
@@ -142,9 +136,4 @@ def load_event_arrays(path: Path, window: Window | None = None) -> EventArrays:
 
 def size_of_recording(path: Path) -> int:
     """Return the size in bytes of the file, or of the files, that a recording is made of."""
-    return sum(size_of(file) for file in files_of(path))
-
-
-def files_of(path: Path) -> list[Path]:
-    """Return the files that a recording is made of."""
-    return column_files(path) if path.suffix.lower() == FOLDER else [path]
+    return sum(map(size_of, column_files(path) if path.suffix.lower() == FOLDER else [path]))
