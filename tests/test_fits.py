@@ -13,7 +13,7 @@ from stagebench.core.errors import AnalysisError
 def test_a_straight_line_is_found_exactly():
     line = fit_line([1, 2, 4, 8], [3.5, 4.0, 5.0, 7.0])
     assert (line.intercept, line.slope, line.r2, line.robust_slope) == pytest.approx((3.0, 0.5, 1.0, 0.5))
-    assert line.residuals == pytest.approx((0, 0, 0, 0), abs=1e-12)
+    assert line.largest_residual == pytest.approx(0, abs=1e-12)
 
 
 def test_the_robust_slope_does_not_follow_an_outlier():
@@ -23,7 +23,7 @@ def test_the_robust_slope_does_not_follow_an_outlier():
 
 def test_two_points_have_a_line_and_no_interval():
     line = fit_line([1, 2], [1, 3])
-    assert (line.slope, line.intercept_interval, line.slope_interval) == (2.0, None, None)
+    assert (line.slope, line.slope_interval) == (2.0, None)
 
 
 def test_what_does_not_vary_has_a_flat_line_and_no_r2():
@@ -36,7 +36,6 @@ def test_nineteen_in_twenty_intervals_hold_the_true_slope():
     x = np.arange(20.0)
     lines = [fit_line(x, 3 + 0.5 * x + rng.normal(0, 1, 20)) for _ in range(400)]
     assert np.mean([0.5 in line.slope_interval for line in lines]) == pytest.approx(0.95, abs=0.03)
-    assert np.mean([3.0 in line.intercept_interval for line in lines]) == pytest.approx(0.95, abs=0.03)
 
 
 @given(st.floats(-3, 3), st.floats(1e-6, 1e6))
@@ -44,7 +43,6 @@ def test_the_exponent_of_a_power_is_found(exponent, coefficient):
     sizes = [0.2, 1.0, 5.0, 20.0]
     growth = fit_growth(sizes, [coefficient * size**exponent for size in sizes])
     assert growth.exponent == pytest.approx(exponent, abs=1e-9)
-    assert growth.coefficient == pytest.approx(coefficient, rel=1e-9)
 
 
 @given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))

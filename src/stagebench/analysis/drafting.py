@@ -8,9 +8,10 @@ takes as long as one step of the target, and the bookkeeping takes nothing.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from statistics import fmean
 
 from stagebench.analysis.attribution import Costs
 from stagebench.core.errors import AnalysisError
@@ -25,26 +26,20 @@ class Agreement:
 
     Attributes:
         samples: pairs compared.
-        match_rates: by position from 0, the share of pairs with equal tokens there, among those that reach it.
-        pairs_at: by position, how many reach it.
-        prefixes: how many pairs agree in exactly so many tokens before they part, or one of them ends.
+        match_rates: by position, the share of pairs with equal tokens there among those that reach it. Two texts may
+            have parted before: these are no acceptance rates.
+        mean_prefix: tokens that agree before two texts part, or one of them ends.
         acceptance: of a token, given that all before it agreed; None where no pair has a token.
     """
 
     samples: int
     match_rates: tuple[float, ...]
-    pairs_at: tuple[int, ...]
-    prefixes: dict[int, int]
+    mean_prefix: float
     acceptance: float | None
-
-    @property
-    def mean_prefix(self) -> float:
-        """Tokens that agree before two texts part."""
-        return sum(length * count for length, count in self.prefixes.items()) / self.samples
 
 
 @dataclass(frozen=True, slots=True)
-class Drafting:
+class Speculation:
     """What speculative decoding could reach at measured times and rates, against the target alone.
 
     Attributes:
@@ -54,7 +49,6 @@ class Drafting:
         tokens_per_check: expected, the target's own among them.
         decode_speedup: of the decode stage alone.
         e2e_speedup: of the whole path, the draft's load, preprocess, encode and prefill before the target's.
-        e2e_speedup_hidden: likewise, those of the draft run beside the target's and cost only what is longer.
     """
 
     acceptance: float
@@ -63,51 +57,32 @@ class Drafting:
     tokens_per_check: float
     decode_speedup: float
     e2e_speedup: float
-    e2e_speedup_hidden: float
 
 
-def agreement(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], bos: int | None = None) -> Agreement:
+def agreement(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Agreement:
     """Compare token ids of draft and target, one pair a sample.
 
-    Rates by position compare texts that may have parted long before: they are no acceptance rate. `acceptance` uses the
-    common prefixes only, where both models saw the same tokens: agreed / (agreed + parted), the maximum likelihood
-    estimate of a geometric length that is cut off where a text ends.
-
-    Args:
-        pairs: ids of the new tokens.
-        bos: the id of a beginning-of-sequence token to leave out at the head: it always agrees and says nothing.
+    `acceptance` uses the common prefixes only, where both models saw the same tokens: agreed / (agreed + parted), the
+    maximum likelihood estimate of a geometric length that is cut off where a text ends.
 
     Raises:
         AnalysisError: where there is no pair.
     """
     if not pairs:
         raise AnalysisError("an agreement needs at least one pair of texts, got none")
-    bare = [(_without_bos(draft, bos), _without_bos(target, bos)) for draft, target in pairs]
-    longest = max(min(len(draft), len(target)) for draft, target in bare)
-    matched, reached = [0] * longest, [0] * longest
-    prefixes: Counter[int] = Counter()
-    parted = 0
-    for draft, target in bare:
-        equal = [a == b for a, b in zip(draft, target, strict=False)]
-        for position, each in enumerate(equal):
-            matched[position] += each
-            reached[position] += 1
-        parted += not all(equal)
-        prefixes[equal.index(False) if not all(equal) else len(equal)] += 1
-    agreed = sum(length * count for length, count in prefixes.items())
+    equal = [[a == b for a, b in zip(draft, target, strict=False)] for draft, target in pairs]
+    agreed = sum([*each, False].index(False) for each in equal)
+    parted = sum(not all(each) for each in equal)
     return Agreement(
-        samples=len(bare),
-        match_rates=tuple(hits / of for hits, of in zip(matched, reached, strict=True)),
-        pairs_at=tuple(reached),
-        prefixes=dict(sorted(prefixes.items())),
+        samples=len(pairs),
+        match_rates=tuple(fmean(hit for hit in hits if hit is not None) for hits in zip_longest(*equal)),
+        mean_prefix=agreed / len(pairs),
         acceptance=agreed / (agreed + parted) if agreed + parted else None,
     )
 
 
 def tokens_per_check(acceptance: float, draft_tokens: int) -> float:
-    """Expected tokens of one check, (1 - a^(k + 1)) / (1 - a); equation (1) of the paper. Between 1 and k + 1.
-
-    Summed up as 1 + a + ... + a^k, which is the same, and right at a = 1 too.
+    """Return the expected tokens of one check, 1 + a + ... + a^k; equation (1) of the paper.
 
     Raises:
         AnalysisError: where the acceptance is not from 0 to 1, or the number drafted is negative.
@@ -120,7 +95,7 @@ def tokens_per_check(acceptance: float, draft_tokens: int) -> float:
 
 
 def decode_speedup(acceptance: float, cost_ratio: float, draft_tokens: int) -> float:
-    """Tokens of one check over its cost in steps of the target, k c + 1; theorem 3.8 of the paper.
+    """Return the tokens of one check over its cost in steps of the target, k c + 1; theorem 3.8 of the paper.
 
     Raises:
         AnalysisError: where the cost ratio is negative, or `tokens_per_check` refuses the rest.
@@ -130,41 +105,23 @@ def decode_speedup(acceptance: float, cost_ratio: float, draft_tokens: int) -> f
     return tokens_per_check(acceptance, draft_tokens) / (draft_tokens * cost_ratio + 1)
 
 
-def best_draft(acceptance: float, cost_ratio: float, most: int = MAX_DRAFT) -> int:
-    """How many tokens to draft at once, the fewest of the fastest: 0 unless acceptance exceeds the cost ratio."""
-    return max(range(most + 1), key=lambda k: decode_speedup(acceptance, cost_ratio, k))
+def best_draft(acceptance: float, cost_ratio: float) -> int:
+    """Return how many tokens to draft at once, the fewest of the fastest; 0 unless acceptance exceeds the cost."""
+    return max(range(MAX_DRAFT + 1), key=lambda k: decode_speedup(acceptance, cost_ratio, k))
 
 
-def drafting(draft: Costs, target: Costs, acceptance: float, most: int = MAX_DRAFT) -> Drafting:
-    """What the target would gain if the draft wrote for it.
-
-    Args:
-        draft: average costs, with prefill apart.
-        target: likewise.
-        acceptance: of one drafted token.
-        most: tokens drafted at once.
+def drafting(draft: Costs, target: Costs, acceptance: float) -> Speculation:
+    """Estimate what the target would gain if the draft wrote for it, out of the average costs of both.
 
     Raises:
         AnalysisError: where one of them has no time per further token.
     """
-    for costs in (draft, target):
-        if not costs.time_per_token:
-            raise AnalysisError(f"drafting needs a time per further token, got none of {costs.model}")
-    cost_ratio = (draft.time_per_token or 0.0) / (target.time_per_token or 1.0)
-    k = best_draft(acceptance, cost_ratio, most)
+    if not (draft.time_per_token and target.time_per_token):
+        of = target.model if draft.time_per_token else draft.model
+        raise AnalysisError(f"drafting needs a time per further token, got none of {of}")
+    cost_ratio = draft.time_per_token / target.time_per_token
+    k = best_draft(acceptance, cost_ratio)
     gain = decode_speedup(acceptance, cost_ratio, k)
-    fixed = (sum(draft.parts.values()) if k else 0.0, sum(target.parts.values()))
-    decode = target.decode / gain
-    return Drafting(
-        acceptance=acceptance,
-        cost_ratio=cost_ratio,
-        draft_tokens=k,
-        tokens_per_check=tokens_per_check(acceptance, k),
-        decode_speedup=gain,
-        e2e_speedup=target.total / (sum(fixed) + decode),
-        e2e_speedup_hidden=target.total / (max(fixed) + decode),
-    )
-
-
-def _without_bos(ids: Sequence[int], bos: int | None) -> Sequence[int]:
-    return ids[1:] if ids and ids[0] == bos else ids
+    before = sum(target.parts.values()) + (sum(draft.parts.values()) if k else 0.0)
+    e2e = target.total / (before + target.decode / gain)
+    return Speculation(acceptance, cost_ratio, k, tokens_per_check(acceptance, k), gain, e2e)

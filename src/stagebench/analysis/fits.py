@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from stagebench.analysis.intervals import CONFIDENCE, Interval
@@ -22,20 +21,18 @@ class Line:
         intercept: in units of y.
         slope: in units of y by x.
         r2: share of y's variance that the line explains; None where y does not vary.
-        intercept_interval: 95 %, by Student's t, as of independent points; None for two points.
-        slope_interval: likewise.
+        slope_interval: 95 %, by Student's t, as of independent points; None for two points.
         robust_slope: of Theil (1950) and Sen (1968), the median of all slopes between two points: outliers
             can't turn it.
-        residuals: y less the line, in the order of the points.
+        largest_residual: of all points, how far one lies from the line at most.
     """
 
     intercept: float
     slope: float
     r2: float | None
-    intercept_interval: Interval | None
     slope_interval: Interval | None
     robust_slope: float
-    residuals: tuple[float, ...]
+    largest_residual: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +41,11 @@ class Growth:
 
     Attributes:
         exponent: 0 for a cost that stays, 1 for one in proportion, 2 for a quadratic one.
-        coefficient: the cost at size 1.
         interval: of the exponent, 95 %; None for two points.
-        r2: of the logarithms; None where the cost does not vary.
     """
 
     exponent: float
-    coefficient: float
     interval: Interval | None
-    r2: float | None
 
 
 def fit_line(x: Sequence[float], y: Sequence[float]) -> Line:
@@ -61,17 +54,23 @@ def fit_line(x: Sequence[float], y: Sequence[float]) -> Line:
     Raises:
         AnalysisError: where there are fewer than two different x, a number is not finite, or the lengths differ.
     """
-    across, up = _points(x, y)
+    if len(x) != len(y):
+        raise AnalysisError(f"a line needs as many x as y, got {len(x)} and {len(y)}")
+    across, up = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if not np.isfinite([across, up]).all():
+        raise AnalysisError("a line needs finite points, got one that is not")
+    if (different := len(np.unique(across))) < 2:
+        raise AnalysisError(f"a line needs at least two different x, got {different}")
     fit = stats.linregress(across, up)
-    margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(across) - 2)) if len(across) > 2 else None
+    margin = float(fit.stderr * stats.t.ppf((1 + CONFIDENCE) / 2, len(across) - 2)) if len(across) > 2 else None
+    slope = float(fit.slope)
     return Line(
         intercept=float(fit.intercept),
-        slope=float(fit.slope),
+        slope=slope,
         r2=float(fit.rvalue**2) if np.ptp(up) else None,
-        intercept_interval=_around(fit.intercept, fit.intercept_stderr, margin),
-        slope_interval=_around(fit.slope, fit.stderr, margin),
+        slope_interval=None if margin is None else Interval(slope - margin, slope + margin),
         robust_slope=float(stats.theilslopes(up, across).slope),
-        residuals=tuple((up - (fit.intercept + fit.slope * across)).tolist()),
+        largest_residual=float(np.abs(up - (fit.intercept + slope * across)).max()),
     )
 
 
@@ -86,19 +85,4 @@ def fit_growth(sizes: Sequence[float], costs: Sequence[float]) -> Growth:
     if any(not each > 0 for each in [*sizes, *costs]):
         raise AnalysisError("a power law needs sizes and costs above 0, got one that is not")
     line = fit_line([math.log(size) for size in sizes], [math.log(cost) for cost in costs])
-    return Growth(line.slope, math.exp(line.intercept), line.slope_interval, line.r2)
-
-
-def _points(x: Sequence[float], y: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    if len(x) != len(y):
-        raise AnalysisError(f"a line needs as many x as y, got {len(x)} and {len(y)}")
-    across, up = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if not (np.isfinite(across).all() and np.isfinite(up).all()):
-        raise AnalysisError("a line needs finite points, got one that is not")
-    if len(set(across.tolist())) < 2:
-        raise AnalysisError(f"a line needs at least two different x, got {len(set(across.tolist()))}")
-    return across, up
-
-
-def _around(value: float, error: float, margin: float | None) -> Interval | None:
-    return None if margin is None else Interval(float(value - margin * error), float(value + margin * error))
+    return Growth(line.slope, line.slope_interval)

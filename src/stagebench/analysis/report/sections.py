@@ -161,7 +161,7 @@ def _tokens(found: Found) -> Iterator[Part]:
 
 
 def _fit(found: Found) -> Iterator[Part]:
-    rows = [of | line | {"largest_residual": max(map(abs, line["residuals"]))} for of, line in _of(found, "fits")]
+    rows = [of | line for of, line in _of(found, "fits")]
     times = dict.fromkeys(("intercept", "slope", "slope_interval", "robust_slope", "largest_residual"), MS)
     said = "n is the number of new tokens; least squares over the passes, and the robust slope of Theil and Sen."
     yield from _table("e2e = intercept + slope n", OF | times | {"r2": RATIO}, rows, said)
