@@ -183,16 +183,11 @@ def test_requests_that_came_back_empty_are_left_out(read):
     [
         ({"failed": 4}, "llava: 4 requests failed"),
         ({"output_lens": [3, 5, 8]}, "llava: the requests have 16 new tokens, total_output_tokens says 15"),
-        ({"output_throughput": 9.0}, "llava: 9 tokens/s for 2 s are not 15 tokens"),
-        ({"mean_tpot_ms": 80.0}, "llava: mean_tpot_ms says 80, its requests make 50"),
-        ({"latencies": [0.2, 0.3, 0.9]}, "llava: ttft and gaps do not make the latency of 1 requests"),
         ({"num_prompts": 5}, "llava: 2 requests failed"),
-        ({"p90_itl_ms": 60.0, "p95_itl_ms": 50.0}, "llava: the 90th percentile of itl is above its 95th percentile"),
         (
             {"itls": [[0.1], [0.1] * 2, [0.1] * 3]},
             "llava: 3 requests have not one gap fewer than tokens: several came at once, or the count is wrong",
         ),
-        ({"median_ttft_ms": 101.0}, "llava: the median of ttft is above its 99th percentile: that can't be"),
         (
             {"duration": 0.3, "output_throughput": 50.0},
             "llava: 3.0 requests were in flight on average: ttft has waiting in it, and a token's time is shared",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stagebench.analysis.intervals import Interval, bootstrap
-from stagebench.analysis.samples import SampleLine, sequences
+from stagebench.analysis.samples import SampleLine, models_of, sequences
 from stagebench.core.errors import AnalysisError
 from stagebench.core.stages import STAGE_NAMES
 
@@ -51,10 +51,10 @@ class Summary:
     Attributes:
         model: its name.
         samples: different ones.
-        passes: rows in all.
+        passes: lines in all.
         sequences: that the samples are cut from.
         stages: by stage, `unattributed` after the five.
-        shares: of the mean e2e, likewise; they add up to 1.
+        shares: of the mean e2e, by stage too; they add up to 1.
         e2e: around the whole path.
         tokens: new tokens a pass.
         ttft: time to first token, load excluded.
@@ -73,7 +73,7 @@ class Summary:
     shares: dict[str, float]
     e2e: Spread
     tokens: Spread
-    ttft: Percentiles
+    ttft: Percentiles | None
     tpot: Percentiles | None
     itl: Percentiles | None
     output_throughput: float
@@ -81,81 +81,58 @@ class Summary:
     peak_bytes: dict[str, int]
 
 
-def summarize(rows: Sequence[SampleLine]) -> Summary:
-    """Summarize the rows of one model, in one mode, with one kind of load.
+def summarize(lines: Sequence[SampleLine]) -> Summary:
+    """Summarize the lines of one model, in one mode.
 
     Raises:
-        AnalysisError: where there is no row, or they are of several models.
+        AnalysisError: where there is no line, or they are of several models.
     """
-    models = sorted({row["model"] for row in rows})
+    models = models_of(lines)
     if len(models) != 1:
         raise AnalysisError(f"a summary is of one model, got {', '.join(models) or 'no samples'}")
-    of = sequences(rows)
-    clusters = [of[str(row["sample"])] for row in rows]
-    columns = {stage: _column([row["seconds"][stage] for row in rows]) for stage in STAGE_NAMES}
-    e2e = _column([row["e2e"] for row in rows])
+    of = sequences(lines)
+    clusters = [of[str(line["sample"])] for line in lines]
+    columns = {stage: np.array([line["seconds"][stage] for line in lines], dtype=np.float64) for stage in STAGE_NAMES}
+    e2e = np.array([line["e2e"] for line in lines], dtype=np.float64)
+    tokens = np.array([line["tokens"] for line in lines], dtype=np.float64)
     columns["unattributed"] = e2e - sum(columns.values())
-    tokens = _column([row["tokens"] for row in rows])
-    spreads = spread(columns | {"e2e": e2e, "tokens": tokens}, clusters)
+    *stages, whole, written = _spreads([*columns.values(), e2e, tokens], clusters)
+    by_stage = dict(zip(columns, stages, strict=True))
+    peaks = [line["peak_bytes"] for line in lines if line.get("peak_bytes")]
     return Summary(
         model=models[0],
         samples=len(of),
-        passes=len(rows),
+        passes=len(lines),
         sequences=len(set(clusters)),
-        stages={name: spreads[name] for name in columns},
-        shares={name: spreads[name].mean / spreads["e2e"].mean for name in columns},
-        e2e=spreads["e2e"],
-        tokens=spreads["tokens"],
-        ttft=_percentiles([row["ttft"] for row in rows]),
-        tpot=percentiles([tpot for row in rows if (tpot := row.get("tpot")) is not None]),
-        itl=percentiles([gap for row in rows for gap in row.get("itl", ())]),
+        stages=by_stage,
+        shares={name: each.mean / whole.mean for name, each in by_stage.items()},
+        e2e=whole,
+        tokens=written,
+        ttft=percentiles([line["ttft"] for line in lines]),
+        tpot=percentiles([tpot for line in lines if (tpot := line.get("tpot")) is not None]),
+        itl=percentiles([gap for line in lines for gap in line.get("itl", ())]),
         output_throughput=float(tokens.sum() / e2e.sum()),
-        finish_reasons=dict(Counter(row["finish_reason"] for row in rows)),
-        peak_bytes=_peaks(rows),
+        finish_reasons=dict(Counter(line["finish_reason"] for line in lines)),
+        peak_bytes={name: max(peak.get(name, 0) for peak in peaks) for name in STAGE_NAMES} if peaks else {},
     )
 
 
-def spread(columns: Mapping[str, NDArray[np.float64]], clusters: Sequence[str]) -> dict[str, Spread]:
-    """Median and spread of several quantities of the same passes.
-
-    Args:
-        columns: by name, shape (passes,).
-        clusters: the sequence of each pass.
-    """
-    table = np.stack(list(columns.values()), axis=1)
-    found = bootstrap(clusters, lambda chosen: np.median(table[chosen], axis=0))
-    return {
-        name: Spread(
-            median=float(np.median(values)),
-            mean=float(values.mean()),
-            p90=float(np.quantile(values, 0.9)),
-            cv=coefficient_of_variation(values),
-            interval=found[i] if found else None,
-        )
-        for i, (name, values) in enumerate(columns.items())
-    }
-
-
-def coefficient_of_variation(values: NDArray[np.float64]) -> float | None:
-    """Standard deviation (n - 1 in the denominator) over the mean; None for one value or a mean of 0."""
-    mean = float(values.mean())
-    return float(values.std(ddof=1)) / abs(mean) if len(values) > 1 and mean else None
-
-
 def percentiles(values: Sequence[float]) -> Percentiles | None:
-    """The 50th, 90th and 99th, interpolated; None where there is no value."""
-    return _percentiles(values) if values else None
-
-
-def _percentiles(values: Sequence[float]) -> Percentiles:
-    p50, p90, p99 = np.quantile(_column(values), (0.5, 0.9, 0.99)).tolist()
+    """Return the 50th, 90th and 99th, interpolated; None where there is no value."""
+    if not values:
+        return None
+    p50, p90, p99 = np.quantile(np.asarray(values, dtype=np.float64), (0.5, 0.9, 0.99)).tolist()
     return Percentiles(p50, p90, p99, len(values))
 
 
-def _column(values: Sequence[float]) -> NDArray[np.float64]:
-    return np.asarray(values, dtype=np.float64)
+def _spreads(columns: Sequence[NDArray[np.float64]], clusters: Sequence[str]) -> list[Spread]:
+    """Median and spread of several quantities of the same passes, each of shape (passes,)."""
+    table = np.stack(columns, axis=1)
+    found = bootstrap(clusters, lambda chosen: np.median(table[chosen], axis=0)) or [None] * len(columns)
+    return [_spread(values, interval) for values, interval in zip(columns, found, strict=True)]
 
 
-def _peaks(rows: Sequence[SampleLine]) -> dict[str, int]:
-    recorded = [row["peak_bytes"] for row in rows if row.get("peak_bytes")]
-    return {stage: max(peak.get(stage, 0) for peak in recorded) for stage in STAGE_NAMES} if recorded else {}
+def _spread(values: NDArray[np.float64], interval: Interval | None) -> Spread:
+    mean = float(values.mean())
+    cv = float(values.std(ddof=1)) / abs(mean) if len(values) > 1 and mean else None
+    return Spread(float(np.median(values)), mean, float(np.quantile(values, 0.9)), cv, interval)

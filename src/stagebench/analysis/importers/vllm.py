@@ -11,8 +11,7 @@ that one, a request is one generation.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
@@ -25,8 +24,8 @@ TOLERANCE = 0.02
 SATURATED = 0.9
 """Of the requests that may be in flight, so many were: then their number checks their times."""
 DETAILS = ("ttfts", "itls", "output_lens")
-NUMBERS = ("completed", "duration", "failed", "num_prompts", "output_throughput", "total_output_tokens")
-_QUANTITY = re.compile(r"(mean|median|std|p(?P<percent>\d+(?:\.\d+)?))_(?P<name>ttft|tpot|itl|e2el)_ms")
+NUMBERS = ("completed", "duration", "failed", "num_prompts", "total_output_tokens")
+_QUANTITY = re.compile(r"(mean|median|std|p\d+(\.\d+)?)_(ttft|tpot|itl|e2el)_ms")
 
 Result = Mapping[str, Any]
 
@@ -65,21 +64,28 @@ def read(data: Any, source: str) -> Reading:
 
 def _read(model: str, given: Result, source: str) -> tuple[list[Timing], list[str]]:
     data = _checked(given, source)
+    requests, warnings = dict[str, Costs](), list[str]()
+    if failed := _failed(data):
+        warnings.append(f"{failed} requests failed")
     if all(data.get(key) for key in DETAILS):
         requests = _requests(model, data, source)
-        warnings = [*_counts(data, requests), *_claims(data, list(requests.values()))]
         means = mean_of(list(requests.values()))
+        warnings += _counts(data, requests)
     else:
-        requests = {}
         means, warning = _means(model, data, source)
-        warnings = [warning] if warning else []
+        warnings += [warning] if warning else []
     in_flight = _in_flight(data, means, len(requests) or data["completed"])
     if in_flight > 1 + TOLERANCE:
         warnings.append(
             f"{in_flight:.1f} requests were in flight on average: ttft has waiting in it, and a token's time is shared"
         )
-    timings = [Timing(costs, name) for name, costs in requests.items()] or [Timing(means)]
-    return timings, [*_totals(data), *_order(data), *warnings]
+    return [Timing(costs, name) for name, costs in requests.items()] or [Timing(means)], warnings
+
+
+def _failed(data: Result) -> int:
+    errors = data.get("errors")
+    counted = sum(map(bool, errors)) if isinstance(errors, list) else 0
+    return int(data.get("failed") or counted or max(data.get("num_prompts", 0) - data["completed"], 0))
 
 
 def _checked(given: Result, source: str) -> Result:
@@ -179,66 +185,19 @@ def _requests(model: str, data: Result, source: str) -> dict[str, Costs]:
     return requests
 
 
-def _totals(data: Result) -> list[str]:
-    """Requests that failed, and a rate that is not that of the totals."""
-    errors = data.get("errors")
-    counted = sum(map(bool, errors)) if isinstance(errors, list) else 0
-    failed = data.get("failed") or counted or max(data.get("num_prompts", 0) - data["completed"], 0)
-    found = [f"{failed} requests failed"] if failed else []
-    if {"output_throughput", "duration"} <= data.keys():
-        rate, duration, total = data["output_throughput"], data["duration"], data["total_output_tokens"]
-        if abs(rate * duration - total) > TOLERANCE * total:
-            found.append(f"{rate:.4g} tokens/s for {duration:.4g} s are not {total} tokens")
-    return found
-
-
 def _counts(data: Result, requests: Mapping[str, Costs]) -> list[str]:
-    """Tokens, gaps and latencies of the requests that contradict each other."""
-    found, lengths, latencies = [], data["output_lens"], data.get("latencies", ())
-    counted, total = sum(request.tokens for request in requests.values()), data["total_output_tokens"]
+    """Tokens and gaps of the requests that contradict each other, or the totals."""
+    found, counted, total = [], sum(each.tokens for each in requests.values()), data["total_output_tokens"]
     if counted != total:
         found.append(f"the requests have {counted} new tokens, total_output_tokens says {total}")
-    wrong = sum(len(gaps) != tokens - 1 for gaps, tokens in zip(data["itls"], lengths, strict=True) if tokens)
+    wrong = sum(
+        len(gaps) != tokens - 1 for gaps, tokens in zip(data["itls"], data["output_lens"], strict=True) if tokens
+    )
     if wrong:
-        return [
-            *found,
-            f"{wrong} requests have not one gap fewer than tokens: several came at once, or the count is wrong",
-        ]
-    if len(latencies) == len(lengths):
-        pairs = [(each.total, latencies[int(place.split(" ")[0])]) for place, each in requests.items()]
-        if apart := sum(abs(total - latency) > TOLERANCE * total for total, latency in pairs):
-            found.append(f"ttft and gaps do not make the latency of {apart} requests")
+        found.append(
+            f"{wrong} requests have not one gap fewer than tokens: several came at once, or the count is wrong"
+        )
     return found
-
-
-def _claims(data: Result, requests: Sequence[Costs]) -> list[str]:
-    """Means in the file that are not those of its requests."""
-    made = {
-        "ttft": [each.parts["ttft"] for each in requests],
-        "tpot": [seconds for each in requests if (seconds := each.time_per_token) is not None],
-        "e2el": [each.total for each in requests],
-    }
-    means = {f"mean_{name}_ms": fmean(values) * 1e3 for name, values in made.items() if values}
-    return [
-        f"{key} says {data[key]:.4g}, its requests make {mean:.4g}"
-        for key, mean in means.items()
-        if key in data and abs(data[key] - mean) > TOLERANCE * mean
-    ]
-
-
-def _order(data: Result) -> list[str]:
-    """Percentiles that fall where they must rise; the median is the 50th."""
-    known: dict[str, list[tuple[float, str, str]]] = {}
-    for key in data:
-        if (found := _QUANTITY.fullmatch(key)) and (key.startswith("median") or found["percent"]):
-            rank = f"the {float(found['percent']):g}th percentile" if found["percent"] else "the median"
-            known.setdefault(found["name"], []).append((float(found["percent"] or 50), rank, key))
-    return [
-        f"{lower[1]} of {name} is above its {upper[0]:g}th percentile: that can't be"
-        for name, keys in known.items()
-        for lower, upper in pairwise(sorted(keys))
-        if data[lower[2]] > data[upper[2]]
-    ]
 
 
 def _in_flight(data: Result, means: Costs, completed: float) -> float:
