@@ -58,16 +58,24 @@ def test_a_row_without_a_conversation_is_asked_the_default(root):
         ({"id": "x", "mp4_data": "no.mp4"}, "x", "no.mp4: can't be read: No such file or directory"),
         ({"id": "x", "mp4_data": "empty.mp4"}, "x", "empty.mp4: must hold data, got an empty file"),
         ({"id": "x", "mp4_data": "../list.json"}, "x", "mp4_data must name files inside the dataset"),
-        ({"id": "x", "mp4_data": 5}, "x", "mp4_data must name files, got 5"),
+        (
+            {"id": "x", "mp4_data": 5},
+            "x",
+            "a sample: mp4_data must be a text of at most 100000 characters or a list or null, got 5",
+        ),
         ({"id": "x"}, "x", "a sample must name a file under one of event_data"),
-        ({"mp4_data": "a_1.mp4"}, "number 0", "a sample must have an id, got None"),
-        ({"id": True, "mp4_data": "a_1.mp4"}, "True", "a sample must have an id, got True"),
-        (["id"], "number 0", "a sample must be an object, got list"),
-        ({"id": "x", "event_image": ["a_1/0.png"] * 2}, "x", "event_image must list all PNGs of one folder"),
+        ({"mp4_data": "a_1.mp4"}, "number 0", "a sample must have id, got no id"),
+        (
+            {"id": True, "mp4_data": "a_1.mp4"},
+            "True",
+            "a sample: id must be a text of at most 100000 characters or a whole number of at least 0, got True",
+        ),
+        (["id"], "number 0", "a sample must be an object, got ['id']"),
+        ({"id": "x", "event_image": ["a_1/0.png"] * 2}, "x", "event_image must list all PNGs of a folder"),
         (
             {"id": "x", "mp4_data": "a_1.mp4", "conversations": "?"},
             "x",
-            "conversations must be a list of turns, got str",
+            "a sample: conversations must be a list or null, got '?'",
         ),
         ({"id": "x", "mp4_data": "a_1.mp4", "conversations": []}, "x", "conversations must have a turn from human"),
         (
@@ -94,7 +102,7 @@ def test_what_is_no_json_list_is_refused_in_one_line(tmp_path, text):
     (tmp_path / "list.json").write_text(text)
     with pytest.raises(AnalysisError) as caught:
         read_dataset(tmp_path)
-    assert str(caught.value).startswith("list.json: must be ")
+    assert str(caught.value).startswith("list.json must be ")
     assert "\n" not in str(caught.value)
 
 
@@ -161,7 +169,7 @@ def test_a_sample_without_the_media_shows_nothing(root):
 
 
 NAMES = st.text(min_size=1, max_size=8) | st.sampled_from(["a_1.mp4", "a_1.npy", "b.mkv", "empty.mp4", "a_1/0.png"])
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | NAMES, st.lists, max_leaves=4)
+JSON = st.recursive(st.none() | st.booleans() | st.integers(-9, 99) | st.floats(-9, 9) | NAMES, st.lists, max_leaves=4)
 ROWS = JSON | st.fixed_dictionaries(
     {},
     optional={

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagebench.analysis.experiments.clips import cut, lasting, seconds_of, spread
+from stagebench.analysis.experiments.clips import cut, length_of, seconds_of, spread
 from stagebench.analysis.experiments.dataset import Dataset, Entry, Problem
 from stagebench.analysis.experiments.design import Block, Design, Wanted, make_design, synthetic_dataset
 from stagebench.analysis.samples import MAIN
@@ -132,9 +132,9 @@ def test_a_window_longer_than_its_sample_is_refused(synthetic):
         spread(Entry("scene", "scene", "?", {"video": synthetic.video}), 2.0, 3)
 
 
-def test_only_what_lasts_long_enough_is_compared_by_duration(synthetic):
-    one = Entry("scene", "scene", "?", {"video": synthetic.video})
-    assert (lasting([one], 1.0), lasting([one], 1.5)) == ([one], [])
+def test_what_has_no_times_has_no_length(synthetic, tmp_path):
+    both = Entry("scene", "scene", "?", {"video": synthetic.video, "images": tmp_path})
+    assert (length_of(both), length_of(Entry("drawn", "drawn", "?", {"images": tmp_path}))) == (1.2, 0.0)
 
 
 def test_every_duration_is_taken_from_the_same_samples(synthetic, tmp_path):

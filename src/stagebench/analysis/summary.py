@@ -128,8 +128,8 @@ def percentiles(values: Sequence[float]) -> Percentiles | None:
 def _spreads(columns: Sequence[NDArray[np.float64]], clusters: Sequence[str]) -> list[Spread]:
     """Median and spread of several quantities of the same passes, each of shape (passes,)."""
     table = np.stack(columns, axis=1)
-    found = bootstrap(clusters, lambda chosen: np.median(table[chosen], axis=0)) or [None] * len(columns)
-    return [_spread(values, interval) for values, interval in zip(columns, found, strict=True)]
+    found = bootstrap(clusters, lambda chosen: np.median(table[chosen], axis=0))
+    return [_spread(values, found[i] if found else None) for i, values in enumerate(columns)]
 
 
 def _spread(values: NDArray[np.float64], interval: Interval | None) -> Spread:

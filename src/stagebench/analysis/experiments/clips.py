@@ -1,8 +1,7 @@
-"""Short samples out of long ones: consecutive windows of clips and recordings, through `LoadSettings`."""
+"""Short samples out of long ones: windows of clips and recordings, through `LoadSettings`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from stagebench.media.video.frames import seconds_shown
 
 
 def seconds_of(path: Path, time_unit: str | None = None) -> float:
-    """How long a clip or recording is, as its frames or its first and last event (in a unit, as `LoadSettings`) say.
+    """Return how long a clip or recording is, by its frames or its first and last event (in a unit of `LoadSettings`).
 
     Raises:
         MediaError: the file can't be read, or its frames tell no times.
@@ -25,6 +24,15 @@ def seconds_of(path: Path, time_unit: str | None = None) -> float:
     return seconds_shown(path)
 
 
+def length_of(entry: Entry, time_unit: str | None = None) -> float:
+    """Return how long a sample is, by the shorter of its clip and its recording; 0 where it has neither.
+
+    Raises:
+        MediaError: as `seconds_of`.
+    """
+    return min((seconds_of(path, time_unit) for path in _timed(entry).values()), default=0.0)
+
+
 def cut(
     dataset: Dataset, clip_window: float | None, recording_window: float | None, time_unit: str | None = None
 ) -> Dataset:
@@ -33,7 +41,7 @@ def cut(
     Args:
         dataset: whole samples.
         clip_window: seconds, of samples that have a clip (and of the recording beside it); None leaves them whole.
-        recording_window: seconds, of samples that have a recording and no clip; likewise.
+        recording_window: seconds, of samples that have a recording and no clip; None leaves them whole too.
         time_unit: of recordings, as in `LoadSettings`.
 
     Returns:
@@ -43,70 +51,35 @@ def cut(
     entries: list[Entry] = []
     broken = list(dataset.broken)
     for entry in dataset.entries:
-        window = clip_window if "video" in entry.paths else recording_window if "events" in entry.paths else None
+        length = clip_window if "video" in entry.paths else recording_window if "events" in entry.paths else None
         try:
-            entries += [entry] if window is None else _windows(entry, window, time_unit)
+            count = int(length_of(entry, time_unit) / length + 1e-9) if length else 0
         except MediaError as error:
             broken.append(Problem(entry.id, one_line(error)))
+            continue
+        entries += [window(entry, i * length, length) for i in range(count)] if length and count > 1 else [entry]
     return replace(dataset, entries=tuple(entries), broken=tuple(broken))
 
 
 def spread(entry: Entry, length: float, count: int) -> list[Entry]:
-    """`count` windows of one sample, evenly spaced, its beginning and its end included; they may overlap.
-
-    Args:
-        entry: with a length of its own (no folder of images).
-        length: of each, in seconds.
-        count: how many.
+    """Return `count` windows of a sample, evenly spaced, its beginning and its end included; they may overlap.
 
     Raises:
-        AnalysisError: the sample is shorter than that.
+        AnalysisError: the sample is shorter than a window of that length, in seconds.
         MediaError: it can't be read.
     """
-    whole = _seconds_of_entry(entry)
+    whole = length_of(entry)
     if whole < length:
         raise AnalysisError(f"{entry.id} lasts {whole:.2f} s, too short for windows of {length:g} s")
-    starts = [i * (whole - length) / max(count - 1, 1) for i in range(count)]
-    return [_window(entry, round(start, 6), length) for start in starts]
+    return [window(entry, i * (whole - length) / max(count - 1, 1), length) for i in range(count)]
 
 
-def lasting(entries: Sequence[Entry], seconds: float, time_unit: str | None = None) -> list[Entry]:
-    """The samples that last so long."""
-    return [entry for entry in entries if _length_or_zero(entry, time_unit) >= seconds]
+def window(entry: Entry, start: float, length: float) -> Entry:
+    """Return so many seconds of a sample, without the images beside it, which have no times to cut at."""
+    start = round(start, 6)
+    return replace(entry, id=f"{entry.id}@{start:g}+{length:g}s", paths=_timed(entry), start=start, duration=length)
 
 
-def beginning(entry: Entry, seconds: float) -> Entry:
-    """The first `seconds` of a sample."""
-    return _window(entry, 0.0, seconds)
-
-
-def _windows(entry: Entry, length: float, time_unit: str | None) -> list[Entry]:
-    count = int(_seconds_of_entry(entry, time_unit) / length + 1e-9)
-    return [_window(entry, round(i * length, 6), length) for i in range(count)] if count > 1 else [entry]
-
-
-def _window(entry: Entry, start: float, length: float) -> Entry:
-    # Without the images beside it, which have no times to cut at.
-    paths = {kind: path for kind, path in entry.paths.items() if path in _timed(entry.paths)}
-    return replace(entry, id=f"{entry.id}@{start:g}+{length:g}s", paths=paths, start=start, duration=length)
-
-
-def _seconds_of_entry(entry: Entry, time_unit: str | None = None) -> float:
-    """The shortest of its clip and its recording, so that a window lies within both."""
-    return min(seconds_of(path, time_unit) for path in _timed(entry.paths))
-
-
-def _length_or_zero(entry: Entry, time_unit: str | None) -> float:
-    try:
-        return _seconds_of_entry(entry, time_unit)
-    except (MediaError, ValueError):  # a ValueError: nothing in it has a length
-        return 0.0
-
-
-def _timed(paths: Mapping[str, Path]) -> list[Path]:
-    """Those that have a length: a folder of frames has none."""
-    return [
-        path
-        for path in paths.values()
-        if path.suffix.lower() in READERS or (path.is_file() and path.suffix.lower() != ".png")
-    ]
+def _timed(entry: Entry) -> dict[str, Path]:
+    """The paths that have a length: images have none."""
+    return {kind: path for kind, path in entry.paths.items() if kind != "images"}

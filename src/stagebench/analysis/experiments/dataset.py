@@ -6,14 +6,15 @@ torch.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict
 
+from stagebench.core.checks import Count, Text, check
 from stagebench.core.errors import AnalysisError, MediaError
+from stagebench.core.json_files import read_json
 from stagebench.core.settings import DEFAULT_QUESTION
 from stagebench.media.events.recordings import READERS
 from stagebench.media.files import files_in, is_folder, size_of
@@ -29,6 +30,21 @@ _FOLDERS = {
     "video_data": ("video", "video"),
 }
 """Where each key's files lie, and which kind of media they are."""
+
+
+Files = Text | list[Text] | None
+_Turn = TypedDict("_Turn", {"from": Text, "value": Text}, total=False)
+
+
+class DsecRow(TypedDict, total=False):
+    """A sample in the layout of the DSEC instruction sets; files by the keys of `_FOLDERS`."""
+
+    id: Required[Text | Count]
+    event_data: Files
+    event_image: Files
+    mp4_data: Files
+    video_data: Files
+    conversations: list[_Turn] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +139,9 @@ def one_line(text: object) -> str:
 
 
 def _from_json(path: Path, question: str) -> Dataset:
-    try:
-        rows: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise AnalysisError(f"{path.name}: must be JSON, got: {one_line(error)}") from error
+    rows = read_json(path, path.name, AnalysisError)
     if not isinstance(rows, list):
-        raise AnalysisError(f"{path.name}: must be a JSON list of samples, got {type(rows).__name__}")
+        raise AnalysisError(f"{path.name} must be a JSON list of samples, got {type(rows).__name__}")
     entries: dict[str, Entry] = {}
     broken: list[Problem] = []
     for number, row in enumerate(rows):
@@ -149,35 +162,32 @@ def _name_of(row: Any, number: int) -> str:
 
 
 def _entry(row: Any, root: Path, question: str) -> Entry:
-    if not isinstance(row, dict):
-        raise AnalysisError(f"a sample must be an object, got {type(row).__name__}")
-    name = row.get("id")
-    if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
-        raise AnalysisError(f"a sample must have an id, got {name!r}")
+    check(row, DsecRow, "a sample", AnalysisError)
+    name = one_line(row["id"])
+    if not name:
+        raise AnalysisError(f"a sample must have an id, got {row['id']!r}")
     paths: dict[str, Path] = {}
     for key, (folder, kind) in _FOLDERS.items():
         if row.get(key):
             paths.setdefault(kind, _file(root / folder, row[key], key))
     if not paths:
         raise AnalysisError(f"a sample must name a file under one of {', '.join(_FOLDERS)}, got none")
-    return Entry(one_line(name), sequence_of(one_line(name)), _question(row, question), paths)
+    return Entry(name, sequence_of(name), _question(row, question), paths)
 
 
-def _file(folder: Path, value: Any, key: str) -> Path:
+def _file(folder: Path, value: str | list[str], key: str) -> Path:
     """The file that a key names, or the folder that all files of a list of PNGs lie in."""
     names = value if isinstance(value, list) else [value]
-    if not all(isinstance(name, str) and name for name in names):
-        raise AnalysisError(f"{key} must name files, got {value!r}")
-    if any(Path(name).is_absolute() or ".." in Path(name).parts for name in names):
+    if any(not name or Path(name).is_absolute() or ".." in Path(name).parts for name in names):
         raise AnalysisError(f"{key} must name files inside the dataset, got {value!r}")
-    files: list[Path] = [folder / name for name in names]
+    files = [folder / name for name in names]
     for file in files:
         _require_data(file)
     if len(files) == 1:
         return files[0]
     parents = {file.parent for file in files}
     if len(parents) > 1 or {file.name for file in files} != {file.name for file in _pngs(files[0].parent)}:
-        raise AnalysisError(f"{key} must list all PNGs of one folder, got {len(files)} files of {len(parents)} folders")
+        raise AnalysisError(f"{key} must list all PNGs of a folder, got {len(files)} files of {len(parents)} folders")
     return files[0].parent
 
 
@@ -190,20 +200,15 @@ def _require_data(path: Path) -> None:
 
 def _question(row: Mapping[str, Any], default: str) -> str:
     """What the human says first, without the marks; the default where there is no conversation."""
-    conversation = row.get("conversations")
-    if conversation is None:
+    if row.get("conversations") is None:
         return default
-    if not isinstance(conversation, list) or not all(isinstance(turn, dict) for turn in conversation):
-        raise AnalysisError(f"conversations must be a list of turns, got {type(conversation).__name__}")
-    asked = [turn.get("value") for turn in conversation if turn.get("from") == "human"]
-    if not asked or not isinstance(asked[0], str):
+    asked = next((turn.get("value") for turn in row["conversations"] if turn.get("from") == "human"), None)
+    if asked is None:
         raise AnalysisError("conversations must have a turn from human with a text, got none")
-    text: str = asked[0]
-    for mark in MARKS:
-        text = text.replace(mark, " ")
-    if not text.strip():
-        raise AnalysisError(f"the question must not be blank, got {asked[0]!r}")
-    return one_line(text)
+    text = one_line(re.sub("|".join(MARKS), " ", asked))
+    if not text:
+        raise AnalysisError(f"the question must not be blank, got {asked!r}")
+    return text
 
 
 def _from_folder(root: Path, question: str) -> Dataset:

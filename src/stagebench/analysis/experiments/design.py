@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from stagebench.analysis.experiments.clips import beginning, cut, lasting, spread
+from stagebench.analysis.experiments.clips import cut, length_of, spread, window
 from stagebench.analysis.experiments.dataset import Dataset, Entry, Problem, path_shown
 from stagebench.analysis.samples import DURATIONS, MAIN, NEW_TOKENS
-from stagebench.core.errors import AnalysisError
+from stagebench.core.errors import AnalysisError, MediaError
 from stagebench.core.settings import GenerationSettings
 from stagebench.media.sampling import evenly_spaced
 from stagebench.media.synthetic_clip import SyntheticClip
@@ -198,20 +198,27 @@ def _with_media(dataset: Dataset, media: str) -> Dataset:
 
 def _duration_blocks(entries: Sequence[Entry], wanted: Wanted) -> tuple[list[Block], list[Problem]]:
     """The same few samples at each duration, so that nothing but the duration differs: those that last longest."""
-    long_enough = {seconds: lasting(entries, seconds, wanted.time_unit) for seconds in wanted.durations}
-    possible = [seconds for seconds, enough in long_enough.items() if enough]
+    lengths = [_length_or_zero(entry, wanted.time_unit) for entry in entries] if wanted.durations else []
+    possible = [seconds for seconds in wanted.durations if seconds <= max(lengths, default=0.0)]
     short = [
         Problem(f"a duration of {seconds:g} s", "no sample lasts so long")
         for seconds in wanted.durations
         if seconds not in possible
     ]
-    chosen = _few(long_enough[max(possible)], SCALING_SAMPLES) if possible else ()
-    generation = {"fixed": wanted.generation("fixed")}
-    return [Block(DURATIONS, s, [beginning(e, s) for e in chosen], generation) for s in possible], short
+    longest = [e for e, length in zip(entries, lengths, strict=False) if possible and length >= max(possible)]
+    chosen, generation = _few(longest, SCALING_SAMPLES), {"fixed": wanted.generation("fixed")}
+    return [Block(DURATIONS, s, [window(e, 0.0, s) for e in chosen], generation) for s in possible], short
+
+
+def _length_or_zero(entry: Entry, time_unit: str | None) -> float:
+    try:
+        return length_of(entry, time_unit)
+    except MediaError:
+        return 0.0
 
 
 def _few(entries: Sequence[Entry], count: int) -> tuple[Entry, ...]:
-    return tuple(entries[i] for i in evenly_spaced(len(entries), min(count, len(entries))))
+    return tuple(entries[i] for i in evenly_spaced(len(entries), min(count, len(entries)))) if entries else ()
 
 
 def _entry_as_json(entry: Entry) -> list[Any]:
