@@ -42,7 +42,8 @@ def test_every_claim_but_the_timed_one_holds_for_an_honest_model(model, sample):
 
 
 def test_a_generate_that_does_not_repeat_itself_is_blamed_and_the_split_is_not(model, sample, monkeypatch):
-    monkeypatch.setattr(claims_module, "reference_generate", lambda *a: reference_generate(*a) + 1)
+    honest = claims_module.scored_generate
+    monkeypatch.setattr(claims_module, "scored_generate", lambda *a: (honest(*a)[0] + 1, honest(*a)[1]))
     checks = {check.claim: check.detail for check in claims(model, sample, OPTIONS, "efficient") if not check.held}
     assert checks["generate() repeats itself"].startswith("different: token 0 differs: another token 0, ")
     assert checks["the stages give the tokens of generate()"] == "not judged: generate() does not repeat itself"
@@ -52,7 +53,7 @@ def test_a_generate_that_does_not_repeat_itself_is_blamed_and_the_split_is_not(m
 def test_kernels_that_do_not_repeat_themselves_may_part_at_a_near_tie_only(best, held):
     logits = [torch.tensor([best, 2.0])]
     speaker = SimpleNamespace(tokenizer=SimpleNamespace(decode=str))
-    claim = claims_module._same(speaker, "equal", torch.tensor([[0]]), torch.tensor([[1]]), logits)
+    claim = claims_module._same(speaker, "equal", [0], [1], logits)
     assert claim.held == held
 
 

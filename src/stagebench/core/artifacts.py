@@ -67,14 +67,10 @@ class Media:
                 )
 
     def work(self) -> Work:
-        """What the stage did, as counters."""
+        """Return what the stage did, as counters."""
+        read = {"frames_decoded": self.frames_decoded, "bytes_read": self.bytes_read}
         cached = {} if self.cache_hits is None else {"cache_hits": self.cache_hits}
-        return {
-            "images": len(self.images),
-            "frames_decoded": self.frames_decoded,
-            "bytes_read": self.bytes_read,
-            **cached,
-        }
+        return {"images": len(self.images)} | read | cached
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +100,9 @@ class Inputs:
             )
 
     def work(self) -> Work:
-        """What the stage did, as counters."""
-        return {
-            "images": self.pixels.shape[0] * self.pixels.shape[1],
-            "prompt_tokens": self.input_ids.numel(),
-        }
+        """Return what the stage did, as counters."""
+        batch, images = self.pixels.shape[:2]
+        return {"images": batch * images, "prompt_tokens": self.input_ids.numel()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +120,7 @@ class Features:
             raise StageError(f"features must be (batch, visual tokens, hidden size), got {tuple(self.tokens.shape)}")
 
     def work(self) -> Work:
-        """What the stage did, as counters."""
+        """Return what the stage did, as counters."""
         return {"visual_tokens": self.tokens.shape[0] * self.tokens.shape[1]}
 
 
@@ -159,7 +153,7 @@ class Prefilled:
     wasted_steps: int = 0
 
     def work(self) -> Work:
-        """What the stage did, as counters."""
+        """Return what the stage did, as counters."""
         return {"prompt_tokens": self.sequences.shape[0] * self.prompt_tokens}
 
 
@@ -193,9 +187,9 @@ class Generation:
             )
 
     def work(self) -> Work:
-        """What the stage did, as counters; the first of the new tokens is prefill's."""
-        wasted_steps = {"wasted_steps": self.wasted_steps} if self.wasted_steps else {}
-        return {"new_tokens": sum(map(len, self.token_ids)), "steps": self.steps, **wasted_steps}
+        """Return what the stage did, as counters; the first of the new tokens is prefill's."""
+        wasted = {"wasted_steps": self.wasted_steps} if self.wasted_steps else {}
+        return {"new_tokens": sum(map(len, self.token_ids)), "steps": self.steps} | wasted
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +203,7 @@ class Run:
         e2e: wall time around all stages and the detokenising.
         generation: of the decode stage.
         text: the new tokens as text, special tokens left out.
-        spans: by stage when it began and ended, by a clock of its own, which the walk around the stages reads.
+        spans: by stage when it began and ended, by a second clock, read around the first.
         metered: by stage what `meter` counted.
     """
 
@@ -229,33 +223,33 @@ class Run:
 
     @property
     def new_tokens(self) -> int:
-        """The first token and a stop token included."""
+        """Count them, the first token and a stop token included."""
         return self.generation.work()["new_tokens"]
 
     @property
     def unattributed(self) -> float:
-        """What the stages do not explain: detokenising, and what happens between them."""
+        """Return what the stages do not explain: detokenising, and what happens between them."""
         return self.e2e - sum(self.seconds.values())
 
     @property
     def ttft(self) -> float:
-        """Time to first token, load excluded."""
+        """Add up the time to first token, load excluded."""
         return sum(self.seconds[stage] for stage in IN_TTFT)
 
     @property
     def tpot(self) -> float | None:
-        """Time per output token after the first: (e2e - ttft) / (n - 1), load in neither; None where n is 1."""
+        """Return the time per output token: (e2e - ttft) / (n - 1), load in neither; None where n is 1."""
         if self.generation.steps == 0:
             return None
         return (self.e2e - sum(self.seconds[stage] for stage in ONCE)) / self.generation.steps
 
     @property
     def itl(self) -> tuple[float, ...]:
-        """Inter-token latencies: the raw gaps between one decode step's token and the next."""
+        """Return inter-token latencies: the raw gaps between one decode step's token and the next."""
         ends = self.generation.step_ends
         return tuple(after - before for before, after in pairwise(ends))
 
     @property
     def output_throughput(self) -> float:
-        """New tokens a second over the whole path, load included."""
+        """Return new tokens a second over the whole path, load included."""
         return self.new_tokens / self.e2e

@@ -58,15 +58,15 @@ class LoadSettings:
 
     @property
     def whole(self) -> bool:
-        """Whether all of it is read."""
+        """Tell whether all of it is read."""
         return self.start == 0 and self.duration is None
 
     def describe_window(self) -> str:
-        """Which part is read."""
+        """Say which part is read."""
         return f"{'all' if self.duration is None else f'{self.duration:g} s'} from {self.start:g} s"
 
     def describe(self) -> str:
-        """One line for a baseline's identity."""
+        """Write one line for a baseline's identity."""
         size = "own size" if self.image_size is None else "{} x {}".format(*self.image_size)
         cache = ", from the frame cache" if self.cache else ""
         unit = "" if self.time_unit in (None, "us") else f", times in {self.time_unit}"
@@ -90,12 +90,12 @@ class GenerationSettings:
             raise StageError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
 
     def options(self) -> dict[str, Any]:
-        """The same as keyword arguments of transformers' `generate()`."""
+        """Return the same as keyword arguments of transformers' `generate()`."""
         minimum = {"min_new_tokens": self.max_new_tokens} if self.fixed_length else {}
         return {"max_new_tokens": self.max_new_tokens, "do_sample": False, **minimum}
 
     def describe(self) -> str:
-        """One line for the head of a table."""
+        """Write one line for the head of a table."""
         return f"greedy, {'exactly' if self.fixed_length else 'up to'} {self.max_new_tokens} new tokens"
 
 
@@ -141,16 +141,10 @@ class ModelSettings:
     pickled_weights: bool = False
 
     def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise ModelError(f"backend must be one of {', '.join(BACKENDS)}, got {self.backend!r}")
-        if self.profile not in PROFILES:
-            raise ModelError(f"profile must be one of {', '.join(PROFILES)}, got {self.profile!r}")
-        if self.dtype not in DTYPES:
-            raise ModelError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
-        if self.kernels not in KERNELS:
-            raise ModelError(f"kernels must be one of {', '.join(KERNELS)}, got {self.kernels!r}")
-        if self.preprocess not in PREPROCESSORS:
-            raise ModelError(f"preprocess must be one of {', '.join(PREPROCESSORS)}, got {self.preprocess!r}")
+        choices = {"backend": BACKENDS, "profile": PROFILES, "dtype": DTYPES, "kernels": KERNELS}
+        for name, allowed in (choices | {"preprocess": tuple(PREPROCESSORS)}).items():
+            if getattr(self, name) not in allowed:
+                raise ModelError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if self.threads < 1:
             raise ModelError(f"threads must be at least 1, got {self.threads}")
         if not 0 <= self.seed < 2**63:

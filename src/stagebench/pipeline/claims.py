@@ -5,33 +5,29 @@ Each check is about one way in which such numbers lie, and says in its detail wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from stagebench.core.artifacts import Generation, Inputs, Sample
+from stagebench.core.artifacts import Inputs, Sample
 from stagebench.core.errors import StageError
 from stagebench.core.meter import SYSTEM
+from stagebench.core.settings import GenerationSettings
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline.counters import additive, count_kernels
 from stagebench.pipeline.remembered import require_forgetful
 from stagebench.pipeline.run_stages import Options, reference_generate, scored_generate, staged_generate
 from stagebench.pipeline.timed_pass import check_passes, timed_pass
 from stagebench.pipeline.token_match import match_tokens
-from stagebench.pipeline.verify import count_reference, is_exact, repeats_itself, verify_work
+from stagebench.pipeline.verify import Reference, count_reference, is_exact, repeats_itself, verify_work
 
 MAX_UNATTRIBUTED = 0.05
 """The share of e2e that the stages may leave unexplained."""
 
-COUNTED_TOKENS = 16
-"""Counting is slow and every step is alike, so it need not go on for long."""
-
 KERNEL_TOKENS = 2
-"""Counting kernels is slower still."""
+"""Counting kernels is slow, and every step is alike."""
 
 PASSES = 3
 """Timed ones."""
@@ -60,9 +56,7 @@ def claims(model: VisionLanguageModel, sample: Sample, options: Options, kernels
     Yields:
         One claim after the other, as they are checked; none after work that is not that of `generate()`.
     """
-    few = shortened(options, COUNTED_TOKENS)
-    reference = count_reference(model, sample, few)
-    inputs = reference.inputs
+    reference = count_reference(model, sample, options)
     claim = "the stages do the work of generate(), once"
     try:
         verified = verify_work(model, reference)
@@ -70,21 +64,19 @@ def claims(model: VisionLanguageModel, sample: Sample, options: Options, kernels
         yield Claim(claim, False, str(error))
         return
     detail = ", ".join(f"{name} {n}" for name, n in additive(*verified.work.values()).items())
-    yield Claim(claim, True, detail + _kernels(model, inputs, shortened(options, KERNEL_TOKENS)))
+    yield Claim(claim, True, detail + _kernels(model, reference.inputs))
     written = [f"{stage} {n} bytes" for stage, work in verified.work.items() if (n := work.get(SYSTEM[1]))]
     yield Claim("no stage writes to a file", not written, ", ".join(written) or "nothing written")
     claim = "load, preprocess and encode remember nothing"
     yield _checked(claim, lambda: require_forgetful(model, sample, options), "each did its work again")
-    yield from _claims_of_tokens(model, sample, inputs, options, kernels)
+    yield from _claims_of_texts(model, reference, kernels)
 
 
-def _claims_of_tokens(
-    model: VisionLanguageModel, sample: Sample, inputs: Inputs, options: Options, kernels: str
-) -> Iterator[Claim]:
-    """Check all that takes texts of full length, the timed passes among it."""
-    tokens = reference_generate(model, inputs, options)
+def _claims_of_texts(model: VisionLanguageModel, reference: Reference, kernels: str) -> Iterator[Claim]:
+    """Check all that takes further texts, the timed passes among it."""
+    sample, inputs, options = reference.sample, reference.inputs, reference.options
     again, logits = scored_generate(model, inputs, options)
-    repeats = _same(model, "generate() repeats itself", tokens, again)
+    repeats = _same(model, "generate() repeats itself", reference.tokens, _tokens(again))
     yield repeats
     exact = is_exact(model) and repeats_itself(model, kernels)
     runs = [timed_pass(model, sample, options) for _ in range(PASSES)]
@@ -92,25 +84,27 @@ def _claims_of_tokens(
     claim = "timed passes are what they say, by a second clock"
     yield _checked(claim, lambda: check_passes(model, runs, expected), f"{PASSES} passes")
 
-    def equal(claim: str, first: Tensor, second: Tensor, logits: list[Tensor]) -> Claim:
+    def equal(claim: str, first: Sequence[int], second: Sequence[int], logits: list[Tensor]) -> Claim:
         """Where the reference is seen not to repeat itself, nobody else is to blame for not equalling it."""
         if not repeats.held:
             return Claim(claim, False, "not judged: generate() does not repeat itself")
         return _same(model, claim, first, second, None if exact else logits)
 
-    yield equal("the stages give the tokens of generate()", tokens, _tokens(runs[-1].generation), logits)
+    timed = runs[-1].generation.token_ids[0]
+    yield equal("the stages give the tokens of generate()", reference.tokens, timed, logits)
     share = median(run.unattributed / run.e2e for run in runs)
     claim = f"the stages explain e2e, all but {MAX_UNATTRIBUTED:.0%}"
     yield Claim(claim, share <= MAX_UNATTRIBUTED, f"unattributed {share:.2%}")
     if model.backend is not None:
         return  # what follows is about the plain path
     static = dict(options) | STATIC
-    static_tokens, static_logits = scored_generate(model, inputs, static)
-    staged_static = _tokens(staged_generate(model, inputs, static))
-    yield equal("with a static cache too", static_tokens, staged_static, static_logits)
-    yield equal("the static cache gives the tokens of the dynamic one", tokens, static_tokens, logits)
+    expected_static, static_logits = scored_generate(model, inputs, static)
+    staged_static = staged_generate(model, inputs, static).token_ids[0]
+    yield equal("with a static cache too", _tokens(expected_static), staged_static, static_logits)
+    claim = "the static cache gives the tokens of the dynamic one"
+    yield equal(claim, reference.tokens, _tokens(expected_static), logits)
     other = _with_other_kernels(model, inputs, options)
-    yield _same(model, "other attention kernels part at a near-tie only", tokens, other, logits)
+    yield _same(model, "other attention kernels part at a near-tie only", reference.tokens, _tokens(other), logits)
 
 
 def _checked(claim: str, check: Callable[[], None], detail: str) -> Claim:
@@ -122,28 +116,32 @@ def _checked(claim: str, check: Callable[[], None], detail: str) -> Claim:
 
 
 def _same(
-    model: VisionLanguageModel, claim: str, first: Tensor, second: Tensor, logits: list[Tensor] | None = None
+    model: VisionLanguageModel,
+    claim: str,
+    first: Sequence[int],
+    second: Sequence[int],
+    logits: list[Tensor] | None = None,
 ) -> Claim:
     """Claim equal tokens, or where there are logits, equal but for a near-tie."""
-    match = match_tokens(first[0].tolist(), second[0].tolist(), logits)
+    match = match_tokens(first, second, logits)
     if match.position is None:
-        return Claim(claim, True, f"{first.shape[1]} tokens equal")
+        return Claim(claim, True, f"{len(first)} tokens equal")
     return Claim(claim, match.verdict == "near-tie", f"{match}: {match.describe(model.tokenizer)}")
 
 
-def _kernels(model: VisionLanguageModel, inputs: Inputs, options: Options) -> str:
+def _tokens(rows: Tensor) -> list[int]:
+    first: list[int] = rows[0].tolist()
+    return first
+
+
+def _kernels(model: VisionLanguageModel, inputs: Inputs) -> str:
     """Count kernels, unjudged: beside the models' kernels both launch a few of their own, for stop tests and such."""
     if model.hf_model.device.type != "cuda":
         return ""
+    options = GenerationSettings(KERNEL_TOKENS, fixed_length=True).options()
     mine = count_kernels(lambda: staged_generate(model, inputs, options))
     theirs = count_kernels(lambda: reference_generate(model, inputs, options))
-    return f"; {mine} kernels for {options['max_new_tokens']} tokens, {theirs} in generate()"
-
-
-def shortened(options: Options, tokens: int) -> dict[str, Any]:
-    """Return the same options for at most so many new tokens."""
-    lengths = {name: min(options[name], tokens) for name in ("max_new_tokens", "min_new_tokens") if name in options}
-    return dict(options) | lengths
+    return f"; {mine} kernels for {KERNEL_TOKENS} tokens, {theirs} in generate()"
 
 
 def _with_other_kernels(model: VisionLanguageModel, inputs: Inputs, options: Options) -> Tensor:
@@ -154,7 +152,3 @@ def _with_other_kernels(model: VisionLanguageModel, inputs: Inputs, options: Opt
         return reference_generate(model, inputs, options)
     finally:
         model.hf_model.set_attn_implementation(before)
-
-
-def _tokens(generation: Generation) -> Tensor:
-    return torch.tensor([generation.token_ids[0]])

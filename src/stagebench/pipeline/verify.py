@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,12 +41,12 @@ class Reference:
 
     @cached_property
     def logits(self) -> list[torch.Tensor]:
-        """Of each step, (vocabulary,): asked for only where somebody's tokens are others."""
+        """Ask for those of each step, (vocabulary,), only where somebody's tokens are others."""
         return scored_generate(self.model, self.inputs, self.options)[1]
 
     @cached_property
-    def forward(self) -> ForwardFlops:
-        """What a forward of its language model costs: asked for only where prompts are padded."""
+    def forward(self) -> Callable[[int, int], int]:
+        """Count what a forward of its language model costs, only where prompts are padded."""
         return forward_flops(self.model)
 
     def match(self, tokens: Sequence[int]) -> TokenMatch:
@@ -134,17 +134,17 @@ def promised(model: VisionLanguageModel) -> tuple[str, ...]:
 
 
 def is_exact(model: VisionLanguageModel) -> bool:
-    """Whether a model runs the plain code's own kernels, and so owes its very results."""
+    """Tell whether a model runs the plain code's own kernels, and so owes its very results."""
     return model.backend is None or model.backend.exact
 
 
 def repeats_itself(model: VisionLanguageModel, kernels: str) -> bool:
-    """Whether `generate()` does: not with torch's own choice of kernels (`ModelSettings.kernels`) on a GPU."""
+    """Tell whether `generate()` does: not with torch's own choice of kernels (`ModelSettings.kernels`) on a GPU."""
     return kernels == "efficient" or model.hf_model.device.type == "cpu"
 
 
 def expected_work(model: VisionLanguageModel, reference: Reference, generation: Generation) -> Work:
-    """The additive counters that the stages must have: those of `generate()`, and of what a backend does in vain.
+    """Return the additive counters that the stages must have: those of `generate()`, and what a backend wastes.
 
     That is known to the last FLOP. A backend pads the prompt; in a step attention goes over the whole static cache,
     empty slots included; some steps are taken after all rows have stopped; and a text that parts from that of
@@ -166,32 +166,19 @@ def expected_work(model: VisionLanguageModel, reference: Reference, generation: 
     }
 
 
-@dataclass(frozen=True, slots=True)
-class ForwardFlops:
-    """FLOPs of a forward of a language model, as they are counted.
-
-    Attributes:
-        token: of a token, in all layers.
-        pair: of a query and a key, in all layers; 0 where the attention kernel is not counted, as on a CPU.
-        head: of the logits of one position.
-    """
-
-    token: int
-    pair: int
-    head: int
-
-    def __call__(self, tokens: int, keys: int) -> int:
-        """Of so many tokens that attend to so many keys each, and the logits of the last one."""
-        return tokens * self.token + tokens * keys * self.pair + self.head
-
-
 @torch.no_grad()
-def forward_flops(model: VisionLanguageModel) -> ForwardFlops:
-    """Count forwards of one, two and three tokens, each of which sees all of them, and solve for the three unknowns."""
+def forward_flops(model: VisionLanguageModel) -> Callable[[int, int], int]:
+    """Count what a forward of the language model costs, in a few of one, two and three tokens.
+
+    Three tokens that see each other tell three unknowns apart: the FLOPs of a token, of a query and a key (0 where the
+    attention kernel is not counted, as on a CPU), and of the logits of one position.
+
+    Returns:
+        The FLOPs of a forward of so many tokens that attend to so many keys each, with the logits of the last one.
+    """
     hf_model = model.hf_model
-    embeds = torch.zeros(
-        1, 3, hf_model.config.get_text_config().hidden_size, dtype=hf_model.dtype, device=hf_model.device
-    )
+    size = hf_model.config.get_text_config().hidden_size
+    embeds = torch.zeros(1, 3, size, dtype=hf_model.dtype, device=hf_model.device)
 
     def flops(tokens: int) -> int:
         given = {"inputs_embeds": embeds[:, :tokens], "use_cache": False, "logits_to_keep": 1}
@@ -200,4 +187,4 @@ def forward_flops(model: VisionLanguageModel) -> ForwardFlops:
     one, two, three = (flops(tokens) for tokens in (1, 2, 3))
     pair = (one - 2 * two + three) // 2
     token = two - one - 3 * pair
-    return ForwardFlops(token, pair, one - token - pair)
+    return lambda tokens, keys: tokens * token + tokens * keys * pair + one - token - pair
