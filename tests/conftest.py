@@ -69,6 +69,20 @@ def suite_command():
 
 
 @pytest.fixture(scope="session")
+def gpu():
+    """A CUDA device; a test that asks for it, or is marked so, is skipped where there is none."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device, found none")
+    return torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def _gpu_marker(request):
+    if request.node.get_closest_marker("gpu"):
+        request.getfixturevalue("gpu")
+
+
+@pytest.fixture(scope="session")
 def plain():
     """EventGPT in narrow layers, without a backend."""
     return build_model("eventgpt", ModelSettings())

@@ -161,11 +161,10 @@ def test_another_run_does_not_go_on_in_the_folder(finished, media):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--modes", "slow"), "modes must be of natural, fixed, got slow"),
-        (("--new-tokens", "many"), "--new-tokens must be numbers with commas, got 'many'"),
-        (("--new-tokens", ""), "--new-tokens must be whole numbers with commas, got ''"),
-        (("--new-tokens", "1.5"), "--new-tokens must be whole numbers with commas, got '1.5'"),
-        (("--durations", "1,-2"), "--durations must be above 0, got '1,-2'"),
+        (("--new-tokens", "many"), "--new-tokens must be whole numbers above 0 with commas, got 'many'"),
+        (("--new-tokens", ""), "--new-tokens must be whole numbers above 0 with commas, got ''"),
+        (("--new-tokens", "1.5"), "--new-tokens must be whole numbers above 0 with commas, got '1.5'"),
+        (("--durations", "1,-2"), "--durations must be numbers above 0 with commas, got '1,-2'"),
         (("--dataset", "no-such-folder"), "can't read the dataset: no-such-folder: can't be read"),
         (("--report-only",), "can't read the run"),
         (("--model", "gpt-9"), "models must be of eventgpt, llava-1.5, video-llava, got gpt-9"),
@@ -195,7 +194,7 @@ def test_a_sample_that_fails_in_a_stage_does_not_stop_the_others(tmp_path, monke
         return honest(model, sample, options)
 
     monkeypatch.setattr(runner, "timed_pass", fails_once)
-    result = analyze(tmp_path, "--samples", "3", "--modes", "fixed", "--new-tokens", "2")
+    result = analyze(tmp_path, "--samples", "3", "--mode", "fixed", "--new-tokens", "2")
     assert result.exit_code == 2
     rows = read_samples(tmp_path / SAMPLES_FILE)
     assert Counter("error" in row for row in rows) == {True: 2, False: 4}
@@ -207,7 +206,7 @@ def test_a_name_that_is_no_text_is_written_as_one(tmp_path, media):
     folder.mkdir()
     shutil.copy(media / "straße_1.mp4", folder / os.fsdecode(b"\xff.mp4"))
 
-    done = analyze(tmp_path / "out", "--dataset", folder, "--modes", "fixed", "--new-tokens", "2")
+    done = analyze(tmp_path / "out", "--dataset", folder, "--mode", "fixed", "--new-tokens", "2")
 
     assert done.exit_code == 0, done.output
     assert {row["path"] for row in read_samples(tmp_path / "out" / SAMPLES_FILE)} == {r"\udcff.mp4"}
@@ -222,7 +221,7 @@ def test_an_interrupted_run_reports_what_there_is_and_goes_on(tmp_path, monkeypa
             raise KeyboardInterrupt
         return honest(*arguments)
 
-    more = ("--samples", "3", "--modes", "fixed", "--new-tokens", "2")
+    more = ("--samples", "3", "--mode", "fixed", "--new-tokens", "2")
     monkeypatch.setattr(runner, "timed_pass", interrupted)
     result = analyze(tmp_path, *more)
     assert (result.exit_code, "interrupted; the same command goes on" in result.output) == (2, True)
@@ -238,7 +237,7 @@ def test_interrupted_before_the_first_sample_says_so_and_leaves_the_folder_to_ot
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    quick = ("--samples", "1", "--modes", "fixed")
+    quick = ("--samples", "1", "--mode", "fixed")
     with monkeypatch.context() as patched:
         patched.setattr(runner, "verify", interrupted)
         result = analyze(tmp_path, *quick, "--new-tokens", "3")
@@ -249,7 +248,7 @@ def test_interrupted_before_the_first_sample_says_so_and_leaves_the_folder_to_ot
 
 def test_models_that_do_not_fit_together_run_one_after_the_other(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "_free_memory", lambda device: 0)
-    assert analyze(tmp_path, "--samples", "2", "--modes", "fixed", "--new-tokens", "2").exit_code == 0
+    assert analyze(tmp_path, "--samples", "2", "--mode", "fixed", "--new-tokens", "2").exit_code == 0
     models = [row["model"] for row in read_samples(tmp_path / SAMPLES_FILE)]
     assert sorted(models) == ["eventgpt", "eventgpt", "llava-1.5", "llava-1.5"]
     assert models[0] == models[1]
@@ -280,7 +279,7 @@ def test_ceilings_are_bytes_and_operations_over_the_fastest_time(monkeypatch):
 
 
 def test_killed_in_the_middle_no_sample_is_lost_and_none_is_there_twice(tmp_path):
-    only = ("--model", "eventgpt", "--device", "cpu", "--samples", "16", "--modes", "fixed", "--new-tokens", "2")
+    only = ("--model", "eventgpt", "--device", "cpu", "--samples", "16", "--mode", "fixed", "--new-tokens", "2")
     command = [sys.executable, "-m", "stagebench", "analyze", *only, "--out", str(tmp_path)]
     samples = tmp_path / "samples.jsonl"
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,6 @@ from stagebench.cli.options import options, print_head, settings_options
 from stagebench.cli.output import refusals
 from stagebench.core.errors import AnalysisError
 from stagebench.core.locks import measurement, scratch_folder
-from stagebench.core.settings import LoadSettings
 from stagebench.core.shown import cell, plain
 from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.suite.measure import shuffled
@@ -33,21 +32,35 @@ from stagebench.suite.options import ORDER_SEED
 from stagebench.suite.settings import Settings, split
 
 SYNTHETIC_SAMPLES = 8
-ABOVE_0 = click.FloatRange(min=0, min_open=True)
+
+
+def _numbers(name: str, kind: Callable[[str], float]) -> Callable[[str], tuple[float, ...]]:
+    """Return what reads numbers with commas between them, each once."""
+
+    def read(text: str) -> tuple[float, ...]:
+        try:
+            numbers = tuple(map(kind, split([text])))
+        except ValueError:
+            numbers = ()
+        if not numbers or not all(0 < number < float("inf") for number in numbers):
+            whole = "whole " * (kind is int)
+            raise AnalysisError(f"{name} must be {whole}numbers above 0 with commas, got {text!r}")
+        return numbers
+
+    return read
 
 
 @click.command(name="analyze")
 @settings_options("new-tokens", "natural-length")
 @options(ORDER_SEED)
-@click.option(
-    "--dataset", type=click.Path(path_type=Path), help="JSON list, or folder of media; else the synthetic clip"
-)
+@click.option("--dataset", type=click.Path(path_type=Path), help="JSON list, or folder of media; else ours")
 @click.option("--samples", type=click.IntRange(min=1), help=f"At most so many; else {SYNTHETIC_SAMPLES} of ours")
-@click.option("--window", type=ABOVE_0, help="Cut clips into windows of so many seconds")
-@click.option("--recording-window", type=ABOVE_0, help="The same of recordings")
-@click.option("--modes", default=",".join(MODES), show_default=True, help="Of generation")
-@click.option("--new-tokens", default="32", show_default=True, help="The limit; several, with commas, are compared")
-@click.option("--durations", default="", metavar="SECONDS,...", help="Compare samples that last so long")
+@click.option("--window", type=click.FloatRange(min=0, min_open=True), help="Cut samples into so many seconds each")
+@click.option("--mode", "modes", multiple=True, type=click.Choice(MODES), default=MODES, help="Of length; else both")
+@click.option(
+    "--new-tokens", type=_numbers("--new-tokens", int), default="32", help="The limit, 32; or several to compare"
+)
+@click.option("--durations", type=_numbers("--durations", float), help="Compare samples that last so many seconds")
 @click.option("--passes", type=click.IntRange(min=1), default=1, show_default=True, help="Of each sample and mode")
 @click.option("--allow-failures", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Resumed where it exists")
@@ -74,7 +87,9 @@ def command(out: Path, report_only: bool, allow_failures: int, **given: Any) -> 
 
 def _run(out: Path, settings: Settings, dataset: Path | None, order_seed: int | None, **given: Any) -> bool:
     """Measure what is not there yet; False where it was interrupted."""
-    wanted = _wanted(given, settings.loading, dataset is None)
+    window, durations = given.pop("window"), given.pop("durations") or ()
+    loading, samples = settings.loading, given.pop("samples") or (SYNTHETIC_SAMPLES if dataset is None else None)
+    wanted = Wanted(samples, window, window, loading.media, durations=durations, time_unit=loading.time_unit, **given)
     longest = replace(settings, generation=wanted.generation("natural"))
     seed = _order_seed(out, order_seed)
     console = Console(stderr=True)
@@ -87,37 +102,6 @@ def _run(out: Path, settings: Settings, dataset: Path | None, order_seed: int | 
         print_head(console, longest, f"{len(design.blocks[0].entries)} samples; order {seed}")
         with open_log(out, here, design.as_json(settings.models)) as log:
             return _measure(experiment, log, console)
-
-
-def _wanted(given: Mapping[str, Any], loading: LoadSettings, is_synthetic: bool) -> Wanted:
-    """Read what says what is measured, and the lists in it."""
-    modes = tuple(split([given["modes"]]))
-    if not set(modes) <= set(MODES):
-        raise AnalysisError(f"modes must be of {', '.join(MODES)}, got {', '.join(modes)}")
-    lengths = _numbers("--new-tokens", given["new_tokens"])
-    if not lengths or any(number % 1 for number in lengths):
-        raise AnalysisError(f"--new-tokens must be whole numbers with commas, got {given['new_tokens']!r}")
-    return Wanted(
-        samples=SYNTHETIC_SAMPLES if given["samples"] is None and is_synthetic else given["samples"],
-        clip_window=given["window"],
-        recording_window=given["recording_window"],
-        media=loading.media,
-        time_unit=loading.time_unit,
-        modes=modes,
-        new_tokens=tuple(map(int, lengths)),
-        passes=given["passes"],
-        durations=tuple(_numbers("--durations", given["durations"])),
-    )
-
-
-def _numbers(name: str, text: str) -> list[float]:
-    try:
-        numbers = [float(part) for part in split([text])]
-    except ValueError:
-        raise AnalysisError(f"{name} must be numbers with commas, got {text!r}") from None
-    if any(not 0 < number < float("inf") for number in numbers):
-        raise AnalysisError(f"{name} must be above 0, got {text!r}")
-    return list(dict.fromkeys(numbers))
 
 
 def _order_seed(out: Path, given: int | None) -> int:

@@ -1,4 +1,4 @@
-"""The pytest side: options, the GPU marker, the identity in pytest-benchmark's JSON, and the right baseline."""
+"""The pytest side: options, the identity in pytest-benchmark's JSON, the baseline, and what is said of both."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from pytest_benchmark.session import PerformanceRegression
 from rich.console import Console
 
@@ -240,20 +239,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         with console.capture() as shown:
             show(gate_report.to_table(judged, judging.differing_markers(config, identity(config))), console)
         terminalreporter.write_line(shown.get())
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked `gpu`, with a reason, where there is no GPU."""
-    if torch.cuda.is_available():
-        return
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, found none"))
-
-
-@pytest.fixture(scope="session")
-def gpu() -> torch.device:
-    """A CUDA device; a test that asks for it is skipped where there is none."""
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device, found none")
-    return torch.device("cuda")
