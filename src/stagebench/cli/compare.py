@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
 from stagebench.cli.decision import Decision, deciding
 from stagebench.core.errors import GateError
-from stagebench.core.results import Results, read_results
 from stagebench.gate import decide
 from stagebench.gate.limits import RULES_FILE, read_rules
-from stagebench.gate.runs import processes_of, require_comparable, require_distinct
+from stagebench.gate.runs import read_sides
 
 _PATH = click.Path(path_type=Path)
 
 
 @click.command(name="compare")
-@click.argument("paths", metavar="[BASE HEAD]", nargs=-1, type=_PATH)
-@click.option("--base", "bases", multiple=True, type=_PATH, help="A run, or a folder of runs; repeatable.")
-@click.option("--head", "heads", multiple=True, type=_PATH, help="Likewise; the first is paired with the first base.")
+@click.argument("paths", metavar="BASE HEAD", nargs=-1, type=_PATH)
 @click.option("--config", type=_PATH, help="Has the limits; pyproject.toml by default, where there is one.")
 @deciding
-def command(
-    decision: Decision,
-    paths: tuple[Path, ...],
-    bases: tuple[Path, ...],
-    heads: tuple[Path, ...],
-    config: Path | None,
-) -> None:
+def command(decision: Decision, paths: tuple[Path, ...], config: Path | None) -> None:
     """Compare runs that `pytest benchmarks --benchmark-json` wrote.
 
     BASE and HEAD are a run each, or a folder of runs: a process a file, paired by name in order. What `stagebench
@@ -41,26 +31,11 @@ def command(
     The exit code is 0 for a pass, 1 for a regression or other content, 2 for what could not be measured, 3 for what is
     inconclusive. --json and --markdown are written in each case.
     """
-    if len(paths) not in (0, 2):
-        raise GateError(f"a comparison has a base and a head, got {len(paths)} paths; more go with --base and --head")
+    if len(paths) != 2:
+        raise GateError(f"a comparison has a base and a head, got {len(paths)} paths")
     if config and not config.is_file():
         raise GateError(f"--config must be a file, got {config}")
     rules = read_rules(config or Path(RULES_FILE))
-    named = _read([*paths[:1], *bases]), _read([*paths[1:], *heads])
-    base, head = ([process for _, process in side] for side in named)
-    require_comparable(base, head)
-    require_distinct(*named)
+    base, head = read_sides(*paths)
     decision.verdicts = decide.judge_benchmarks(base, head, rules, decision.allowed)
     decision.rules_differ += decide.differing_markers(base, head)
-
-
-def _read(paths: Iterable[Path]) -> list[tuple[str, Results]]:
-    """Read the processes of a side, each with the name that an error has for it."""
-    found: list[tuple[str, Results]] = []
-    for file in (file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])):
-        processes = processes_of(read_results(file))
-        found += [
-            (f"process {i} of {file}" if len(processes) > 1 else str(file), process)
-            for i, process in enumerate(processes, 1)
-        ]
-    return found

@@ -10,16 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import click
 from rich.console import Console
 
-from stagebench.cli.options import json_option, markdown_option
+from stagebench.cli.options import json_option, markdown_option, options
 from stagebench.cli.output import append_to, refusals, require_writable, tidy_stop, write_json_to
 from stagebench.core.errors import StagebenchError
-from stagebench.core.stages import STAGE_NAMES
 from stagebench.core.tables import show
 from stagebench.gate import report
 from stagebench.gate.verdicts import Verdict, exit_code
+from stagebench.suite.options import ALLOW_CHANGED
 
 
 @dataclass
@@ -47,22 +46,15 @@ def deciding(command: Callable[..., None]) -> Callable[..., None]:
     """Let a command fill the `Decision` that it gets first, which is shown, written, and gives the exit code."""
 
     @functools.wraps(command)
-    def decide(json_path: Path | None, markdown: Path | None, allowed: tuple[str, ...], **given: Any) -> None:
-        decision = Decision(allowed)
+    def decide(json_path: Path | None, markdown: Path | None, allow_changed: tuple[str, ...], **given: Any) -> None:
+        decision = Decision(allow_changed)
         with refusals(), tidy_stop("there was a decision"), _written(decision, json_path, markdown):
             command(decision, **given)
         with suppress(SystemExit):  # of rich, where whoever reads has gone, which changes no verdict
             show(report.to_table(decision.verdicts, decision.rules_differ), Console(stderr=str(json_path) == "-"))
         raise SystemExit(exit_code(decision.verdicts))
 
-    allow_changed = click.option(
-        "--allow-changed",
-        "allowed",
-        multiple=True,
-        type=click.Choice(STAGE_NAMES),
-        help="Let other content, or another number of images, tokens or steps, of this stage pass; repeatable.",
-    )
-    return json_option(markdown_option(allow_changed(decide)))
+    return json_option(markdown_option(options(ALLOW_CHANGED)(decide)))
 
 
 @contextmanager

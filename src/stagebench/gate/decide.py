@@ -7,12 +7,13 @@ processes. Time alone can't be trusted below `stats.least_pairs`, and then the v
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from stagebench.core.errors import GateError
 from stagebench.core.results import Results, by_name, short_name
 from stagebench.gate.counters import judge_counters
 from stagebench.gate.limits import Rules, differences, limit_keys
-from stagebench.gate.runs import require_comparable, shared
+from stagebench.gate.runs import read_sides, require_comparable, shared
 from stagebench.gate.times import judge_times
 from stagebench.gate.verdicts import Verdict
 
@@ -34,6 +35,12 @@ def judge(
     """
     require_comparable(base, head)
     return judge_benchmarks(base, head, rules, allowed)
+
+
+def compare(base: Path, head: Path, rules: Rules | None = None) -> list[Verdict]:
+    """Judge stored results, see `runs.read_sides`; without rules of a project by the default ones."""
+    before, after = read_sides(base, head)
+    return judge_benchmarks(before, after, rules or Rules())
 
 
 def judge_benchmarks(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from itertools import combinations
+from pathlib import Path
 
 from stagebench.core.environment import differences
 from stagebench.core.errors import GateError, ResultsError
-from stagebench.core.results import Results, Stats, by_name, require_sound
+from stagebench.core.results import Results, Stats, by_name, read_results, require_sound
 
 
 def shared(base: Sequence[Results], head: Sequence[Results]) -> list[str]:
@@ -53,6 +54,28 @@ def processes_of(results: Results) -> list[Results]:
         results | {"benchmarks": [b | {"stats": {"median": times[b["fullname"]][i]}} for b in results["benchmarks"]]}
         for i in range(n)
     ]
+
+
+def read_sides(base: Path, head: Path) -> tuple[list[Results], list[Results]]:
+    """Read the processes of both sides, each a file, or a folder of files that are paired by name in order.
+
+    Raises:
+        GateError: where they can't be compared, or a process counts twice.
+        StagebenchError: for a file that can't be read, or holds no sound results.
+    """
+    named = [
+        [
+            (f"process {i} of {file}" if len(processes) > 1 else str(file), process)
+            for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])
+            for processes in [processes_of(read_results(file))]
+            for i, process in enumerate(processes, 1)
+        ]
+        for path in (base, head)
+    ]
+    before, after = ([process for _, process in side] for side in named)
+    require_comparable(before, after)
+    require_distinct(*named)
+    return before, after
 
 
 def require_distinct(base: Sequence[tuple[str, Results]], head: Sequence[tuple[str, Results]]) -> None:
