@@ -13,8 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from stagebench.analysis.attribution import UNATTRIBUTED
 from stagebench.analysis.narrative import subject
-from stagebench.analysis.report.report_data import latencies, shared
-from stagebench.analysis.samples import DURATIONS, MAIN, SampleLine, models_of, select
+from stagebench.analysis.report.report_data import by_model, latencies, shared
+from stagebench.analysis.samples import DURATIONS, MAIN, SampleLine, select
 from stagebench.core.stages import STAGE_NAMES
 
 Found = Mapping[str, Any]
@@ -114,15 +114,17 @@ def latency(gaps: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
 
 def distribution(rows: Sequence[SampleLine]) -> Figure:
     """Draw boxes of all passes, a panel a stage, a box a model; whiskers reach to 1.5 times the middle half."""
-    models = models_of(rows)
+    models = by_model(rows)
     figure = Figure(figsize=(WIDTH, 1.1 + len(STAGE_NAMES) * (0.55 + 0.32 * len(models))))
     panels = figure.subplots(len(STAGE_NAMES), 1)
     for stage, axes in zip(STAGE_NAMES, panels, strict=True):
-        values = [[row["seconds"][stage] * 1e3 for row in select(rows, model=model)] for model in models]
-        look = {"medianprops": {"color": "black", "linewidth": 2}, "flierprops": {"marker": "x", "markersize": 5}}
-        boxes = axes.boxplot(
-            values, orientation="horizontal", tick_labels=models, patch_artist=True, widths=0.6, **look
-        )
+        values = [[row["seconds"][stage] * 1e3 for row in own] for own in models.values()]
+        look: dict[str, Any] = {
+            "medianprops": {"color": "black", "linewidth": 2},
+            "flierprops": {"marker": "x", "markersize": 5},
+        }
+        look |= {"patch_artist": True, "orientation": "horizontal", "tick_labels": list(models), "widths": 0.6}
+        boxes = axes.boxplot(values, **look)
         for i, box in enumerate(boxes["boxes"]):
             box.set(**_fill(i % 6))
         axes.invert_yaxis()

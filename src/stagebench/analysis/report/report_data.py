@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import combinations, permutations, zip_longest
@@ -68,19 +69,23 @@ def report_data(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, Any
     return versioned("report", found)
 
 
+def by_model(rows: Sequence[SampleLine]) -> dict[str, list[SampleLine]]:
+    """Part the rows by model."""
+    return {model: select(rows, model=model) for model in models_of(rows)}
+
+
 def shared(rows: Sequence[SampleLine]) -> list[SampleLine]:
-    """The rows of the samples that every model has as many of; all rows where there is no such sample.
+    """Keep the rows of the samples that every model has as many of; all rows where there is no such sample.
 
     What failed for one model is left out for all, so that their numbers are of the same samples.
     """
-    passes = {model: [row["sample"] for row in rows if row["model"] == model] for model in models_of(rows)}
-    counts = [{sample: each.count(sample) for sample in set(each)} for each in passes.values()]
-    common = {sample for sample, n in counts[0].items() if all(other.get(sample) == n for other in counts)}
+    counts = [Counter(row["sample"] for row in own) for own in by_model(rows).values()]
+    common = {sample for sample in counts[0] if len({each[sample] for each in counts}) == 1}
     return [row for row in rows if row["sample"] in common] or list(rows)
 
 
 def _failures(run: ExperimentRun, rows: Sequence[SampleLine]) -> list[dict[str, str]]:
-    """Each sample that failed, once, whether before the run or in it."""
+    """Name each sample that failed, once, whether before the run or in it."""
     failed = {each["name"]: each["reason"] for each in run["plan"]["broken"]}
     for row in rows:
         if "error" in row:
@@ -92,14 +97,14 @@ def _mode(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, Any] | No
     if not rows:
         return None
     kept = shared(rows)
-    by_model = {model: select(kept, model=model) for model in models_of(kept)}
+    models = by_model(kept)
     return {
         "left_out": len({row["sample"] for row in rows} - {row["sample"] for row in kept}),
-        "models": {model: asdict(summarize(each)) for model, each in by_model.items()},
-        "warnings": {model: [asdict(warning) for warning in warnings(each)] for model, each in by_model.items()},
-        "pairs": [_pair(by_model[a], by_model[b]) for a, b in combinations(by_model, 2)],
-        "fits": {model: fit for model, each in by_model.items() if (fit := _fit(each))},
-        "utilisation": {model: _utilisation(run, each) for model, each in by_model.items()},
+        "models": {model: asdict(summarize(each)) for model, each in models.items()},
+        "warnings": {model: [asdict(warning) for warning in warnings(each)] for model, each in models.items()},
+        "pairs": [_pair(models[a], models[b]) for a, b in combinations(models, 2)],
+        "fits": {model: fit for model, each in models.items() if (fit := _fit(each))},
+        "utilisation": {model: _utilisation(run, each) for model, each in models.items()},
     }
 
 
@@ -144,8 +149,7 @@ def _utilisation(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, di
 def _cold(rows: Sequence[SampleLine]) -> dict[str, dict[str, Any]]:
     """Put the load stage from the disk beside the one from the page cache, of the same samples."""
     found: dict[str, dict[str, Any]] = {}
-    for model in models_of(rows):
-        own = select(rows, model=model)
+    for model, own in by_model(rows).items():
         loads = [(row.get("cold_load"), row["seconds"][LOAD.name]) for row in own]
         pairs = [(cold, warm) for cold, warm in loads if cold and warm]
         reasons = {row["not_cold"] for row in own if "not_cold" in row}
@@ -193,29 +197,23 @@ def _draft(rows: Sequence[SampleLine], draft: str, target: str) -> dict[str, Any
 
 
 def _scaling(rows: Sequence[SampleLine]) -> dict[str, dict[str, Any]]:
-    """By model and stage: the median seconds at each size, and the exponent of their growth."""
+    """Give by model and stage the median seconds at each size, and the exponent of their growth."""
     found: dict[str, dict[str, Any]] = {}
-    for model in models_of(rows):
-        own = sorted(select(rows, model=model), key=lambda row: row["value"] or 0.0)
-        seconds = [row["seconds"] | {"e2e": row["e2e"]} for row in own]
-        sizes = [row["value"] or 0.0 for row in own]
-        found[model] = {stage: _curve(sizes, [each[stage] for each in seconds]) for stage in (*STAGE_NAMES, "e2e")}
+    for model, own in by_model(rows).items():
+        found[model] = {}
+        for stage in (*STAGE_NAMES, "e2e"):
+            times = sorted((row["value"] or 0.0, (row["seconds"] | {"e2e": row["e2e"]})[stage]) for row in own)
+            points = {size: median(seconds for other, seconds in times if other == size) for size, _ in times}
+            growth = asdict(fit_growth(*zip(*times, strict=True))) if len(points) > 1 else None
+            found[model][stage] = {"points": list(points.items()), "growth": growth}
     return found
-
-
-def _curve(sizes: Sequence[float], seconds: Sequence[float]) -> dict[str, Any]:
-    at: dict[float, list[float]] = {}
-    for size, each in zip(sizes, seconds, strict=True):
-        at.setdefault(size, []).append(each)
-    growth = asdict(fit_growth(sizes, seconds)) if len(at) > 1 else None
-    return {"points": [[size, median(each)] for size, each in at.items()], "growth": growth}
 
 
 def latencies(rows: Sequence[SampleLine]) -> dict[str, list[dict[str, float]]]:
     """Give by model the quantiles of the gap before each token over all passes that reach it."""
     found = {}
-    for model in models_of(rows):
-        by_position = zip_longest(*(row.get("itl", ()) for row in select(rows, model=model)))
+    for model, own in by_model(rows).items():
+        by_position = zip_longest(*(row.get("itl", ()) for row in own))
         columns = (percentiles([gap for gap in gaps if gap is not None]) for gaps in by_position)
         found[model] = [asdict(column) for column in columns if column]
     return found
