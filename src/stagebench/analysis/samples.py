@@ -224,9 +224,10 @@ def select(lines: Iterable[SampleLine], **wanted: object) -> list[SampleLine]:
     ]
 
 
-def models_of(lines: Iterable[SampleLine]) -> list[str]:
-    """Return the models in a fixed order."""
-    return sorted({line["model"] for line in lines})
+def by_model(lines: Iterable[SampleLine]) -> dict[str, list[SampleLine]]:
+    """Part the lines by model, in a fixed order."""
+    kept = list(lines)
+    return {model: select(kept, model=model) for model in sorted({line["model"] for line in kept})}
 
 
 def sequences(lines: Iterable[SampleLine]) -> dict[str, str]:

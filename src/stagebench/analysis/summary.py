@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stagebench.analysis.intervals import Interval, bootstrap
-from stagebench.analysis.samples import SampleLine, models_of, sequences
+from stagebench.analysis.samples import SampleLine, by_model, sequences
 from stagebench.core.errors import AnalysisError
 from stagebench.core.stages import STAGE_NAMES
 
@@ -87,7 +87,7 @@ def summarize(lines: Sequence[SampleLine]) -> Summary:
     Raises:
         AnalysisError: where there is no line, or they are of several models.
     """
-    models = models_of(lines)
+    models = list(by_model(lines))
     if len(models) != 1:
         raise AnalysisError(f"a summary is of one model, got {', '.join(models) or 'no samples'}")
     of = sequences(lines)

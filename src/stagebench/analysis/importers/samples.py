@@ -10,8 +10,8 @@ from stagebench.analysis.importers.measured import Reading, Timing, objects
 from stagebench.analysis.samples import (
     MAIN,
     SampleLine,
+    by_model,
     costs_by_sample,
-    models_of,
     read_samples,
     require_sample,
     select,
@@ -50,5 +50,5 @@ def _reading(samples: Sequence[SampleLine], source: str) -> Reading:
     if not kept:
         raise AnalysisError(f"{source} must hold samples of the main study, got none")
     of = sequences(kept)
-    by_model = (costs_by_sample(select(kept, model=model)) for model in models_of(kept))
-    return Reading([Timing(costs, sample, of[sample]) for each in by_model for sample, costs in each.items()])
+    found = map(costs_by_sample, by_model(kept).values())
+    return Reading([Timing(costs, sample, of[sample]) for each in found for sample, costs in each.items()])

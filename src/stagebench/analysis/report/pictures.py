@@ -13,8 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from stagebench.analysis.attribution import UNATTRIBUTED
 from stagebench.analysis.narrative import subject
-from stagebench.analysis.report.report_data import by_model, latencies, shared
-from stagebench.analysis.samples import DURATIONS, MAIN, SampleLine, select
+from stagebench.analysis.report.report_data import latencies, shared
+from stagebench.analysis.samples import DURATIONS, MAIN, SampleLine, by_model, select
 from stagebench.core.stages import STAGE_NAMES
 
 Found = Mapping[str, Any]

@@ -22,8 +22,8 @@ from stagebench.analysis.samples import (
     NEW_TOKENS,
     ExperimentRun,
     SampleLine,
+    by_model,
     costs_by_sample,
-    models_of,
     select,
     sequences,
 )
@@ -67,11 +67,6 @@ def report_data(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, Any
         "scaling": {study: _scaling(select(good, study=study)) for study in (DURATIONS, NEW_TOKENS)},
     }
     return versioned("report", found)
-
-
-def by_model(rows: Sequence[SampleLine]) -> dict[str, list[SampleLine]]:
-    """Part the rows by model."""
-    return {model: select(rows, model=model) for model in models_of(rows)}
 
 
 def shared(rows: Sequence[SampleLine]) -> list[SampleLine]:
@@ -180,7 +175,7 @@ def _drafting(run: ExperimentRun, rows: Sequence[SampleLine]) -> list[dict[str, 
     """Take each of two models that share a tokenizer as the draft of the other, over the texts of natural length."""
     same = {tuple(sorted(pair)) for session in run["sessions"] for pair in session["same_tokens"]}
     kept = shared(_freest(rows))
-    pairs = permutations(models_of(kept), 2)
+    pairs = permutations(by_model(kept), 2)
     return [_draft(kept, draft, target) for draft, target in pairs if tuple(sorted((draft, target))) in same]
 
 
