@@ -80,13 +80,11 @@ def confirmed(first: Sequence[Verdict], second: Sequence[Verdict]) -> list[Verdi
         first: verdicts of the first look.
         second: of the confirmation, over the benchmarks that `undecided` named.
     """
-    open_times = set(undecided(first))
     again = {v.benchmark: v for v in second if v.kind == "time"}
-
-    def final(verdict: Verdict) -> Verdict:
-        if verdict.kind != "time" or verdict.benchmark not in open_times:
-            return verdict
-        lost = replace(verdict, verdict="missing", reason="not in the confirmation")
-        return again.get(verdict.benchmark, lost)
-
-    return [final(verdict) for verdict in first]
+    unclear = set(undecided(first))
+    return [
+        again.get(v.benchmark, replace(v, verdict="missing", reason="not in the confirmation"))
+        if v.kind == "time" and v.benchmark in unclear
+        else v
+        for v in first
+    ]
