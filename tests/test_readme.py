@@ -300,7 +300,7 @@ def test_what_the_gate_sees_on_a_good_and_on_a_bad_day_is_that_of_the_simulation
 
 
 def test_the_real_decisions_of_the_gate_are_those_made():
-    made = result("gate-demonstration.json")
+    made = result("gate-demonstration.json")["outcomes"]
     assert {kind: sum(each["right"] for each in decisions) for kind, decisions in made.items()} == {
         "aa": 6,
         "slower-0.1": 3,

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import parse_json
-from stagebench.core.results import digest, read_results, require_sound
+from stagebench.core.results import SCHEMAS, digest, read_results, require_sound
 from stagebench.gate.runs import processes_of
 
 ROOT = Path(__file__).parents[1]
@@ -230,3 +231,10 @@ def test_other_json_is_read(data, expected):
 def test_a_recording_is_as_many_processes_as_it_has_times(read):
     run = read(a_run(info={"processes": 3}))
     assert [p["benchmarks"][0]["stats"] for p in processes_of(run)] == [{"median": t} for t in (0.1, 0.2, 0.3)]
+
+
+def test_what_is_written_is_of_one_of_four_schemas():
+    sources = [path for folder in ("src", "benchmarks") for path in ROOT.glob(f"{folder}/**/*.py")]
+    written = {path.stem: re.findall(r'versioned\(\s*"(\w+)"', path.read_text(encoding="utf-8")) for path in sources}
+    assert set(SCHEMAS) == {"results", *(schema for schemas in written.values() for schema in schemas)}
+    assert len(SCHEMAS) == 4

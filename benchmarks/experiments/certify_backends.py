@@ -21,6 +21,7 @@ from stagebench.backends.load import with_backend
 from stagebench.core.artifacts import Sample
 from stagebench.core.environment import identity
 from stagebench.core.json_files import write_json
+from stagebench.core.results import versioned
 from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.media.synthetic_clip import SyntheticClip, write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
@@ -84,7 +85,7 @@ def main(path: Path, backends: str, new_tokens: int) -> None:
                 click.echo(" ".join(str(row[key]) for key in ("model", "backend", "verdict", "gap_ulps", "repeats")))
                 rows.append(row)
     environment = identity(settings, generation, "five questions", None, LoadSettings())
-    write_json(path, {"environment": environment, "rows": rows})
+    write_json(path, versioned("report", {"environment": environment, "rows": rows}))
     sys.exit(not all(row["kept"] for row in rows))
 
 

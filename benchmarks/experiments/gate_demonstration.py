@@ -23,6 +23,7 @@ from typing import Any
 import click
 
 from stagebench.core.json_files import write_json
+from stagebench.core.results import versioned
 
 ROOT = Path(__file__).parents[2]
 SOURCES = Path("src", "stagebench")
@@ -217,7 +218,7 @@ def main(folder: Path, only: str, stage: str, clock: str, json_path: Path | None
     for kind, of_kind in outcomes.items():
         click.echo(f"{kind}: {sum(each['right'] for each in of_kind)} of {len(of_kind)} as expected")
     if json_path:
-        write_json(json_path, outcomes)
+        write_json(json_path, versioned("report", {"outcomes": outcomes}))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from scipy.stats import binomtest
 
 from stagebench.core import statistics
 from stagebench.core.json_files import write_json
-from stagebench.core.results import REFERENCE, read_results
+from stagebench.core.results import REFERENCE, read_results, versioned
 from stagebench.gate.limits import Rules, read_rules
 from stagebench.gate.times import log_ratios
 
@@ -146,7 +146,7 @@ def main(folders, first, second, decisions, power_decisions, config, json_path):
         out["power"][name] = {str(s): rate for s, rate in found.items()}
         click.echo(f"{name.split('::')[-1]:60}" + "".join(f"{rate['rate']:>6.0%}" for rate in found.values()))
     if json_path:
-        write_json(json_path, out)
+        write_json(json_path, versioned("report", out))
 
 
 def _power(recording, plan, decisions, benchmark, slowdown):

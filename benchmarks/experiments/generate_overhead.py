@@ -34,6 +34,7 @@ from stagebench.core.artifacts import Inputs, Sample
 from stagebench.core.environment import identity
 from stagebench.core.errors import StageError
 from stagebench.core.json_files import write_json
+from stagebench.core.results import versioned
 from stagebench.core.settings import DEFAULT_QUESTION, PROFILES, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.stages import DECODE, ENCODE, PREFILL
 from stagebench.core.statistics import RESAMPLES
@@ -196,7 +197,7 @@ def measure(path: Path, profile: str, device: str, passes: int, new_tokens: int)
             rows.append(row(name, settings, synthetic, generation.options(), passes))
             click.echo(line(name, rows[-1]["ratios"]))
             over_all = ratios([of for each in rows for of in each["passes"]])
-            write_json(path, {"environment": environment, "rows": rows, "over_all": over_all})
+            write_json(path, versioned("report", {"environment": environment, "rows": rows, "over_all": over_all}))
     click.echo(line("over all", over_all))
 
 

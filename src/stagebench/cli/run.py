@@ -51,7 +51,7 @@ def command(
         else:
             numbers = _run(console, settings, passes, secrets.randbelow(2**16) if order_seed is None else order_seed)
         if json_path:
-            write_json_to(json_path, versioned("samples", numbers))
+            write_json_to(json_path, numbers)
 
 
 def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[s
         click.echo(f"{name}: {plain(each.median.text)}", err=console.stderr)
     identity = settings.identity()
     shown, mode = identity["input"], MODES[settings.generation.fixed_length]
-    return {
+    numbers = {
         "identity": identity,
         "order_seed": seed,
         "samples": [
@@ -79,7 +79,8 @@ def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[s
             for name in found
             for i, one in enumerate(runs[name])
         ],
-    } | COLLECTION
+    }
+    return versioned("samples", numbers | COLLECTION)
 
 
 def _run_sharded(console: Console, settings: Settings, passes: int, processes: int) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def _run_sharded(console: Console, settings: Settings, passes: int, processes: i
         line = f"{check['model']}: a process holds {check['share_of_weights']:.0%} of the weights"
         console.print(f"{line}; tokens {check['tokens'][str(processes)]}", highlight=False)
     identity = settings.identity() | {"collectives": found.pop("collectives")}
-    return {"identity": identity} | found
+    return versioned("report", {"identity": identity} | found)
 
 
 def _spread(row: Mapping[str, Any]) -> tuple[float, tuple[float, float]]:

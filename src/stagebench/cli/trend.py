@@ -12,7 +12,7 @@ from rich.console import Console
 
 from stagebench.cli.options import json_option
 from stagebench.cli.output import refusals, write_json_to
-from stagebench.core.results import versioned
+from stagebench.core.results import short_name, versioned
 from stagebench.core.shown import cell
 from stagebench.core.stability import unsteady
 from stagebench.core.tables import CHANGE, COUNT, MS, PERCENT, WORDS, Table, show
@@ -41,7 +41,7 @@ def command(folder: Path, json_path: Path | None, recent: int | None) -> None:
         newest = max(looked, key=lambda each: each[0][-1].when)[1]
         slower = recent_slowdowns(newest, recent) if recent else []
         for change in slower:
-            console.print(cell(f"became slower of late: {_short(change.benchmark)}"), style="red")
+            console.print(cell(f"became slower of late: {short_name(change.benchmark)}"), style="red")
         if json_path:
             kept = [
                 {"identity": entries[0].run["machine_info"], "runs": [str(entry.path) for entry in entries]}
@@ -64,7 +64,7 @@ def _print_environment(console: Console, entries: Sequence[Entry], series: Seque
     for each in series:
         changes = ", ".join(CHANGE.write(change.ratio - 1) for change in each.changes)
         row = len(each.seconds), each.seconds[-1], each.noise, changes, len(each.outliers)
-        rows.append((_short(each.benchmark), *row))
+        rows.append((short_name(each.benchmark), *row))
     numbers = ("runs", COUNT), ("last", MS), ("noise", PERCENT), ("changes", CHANGE), ("outliers", COUNT)
     show(Table("", (("benchmark", WORDS), *numbers), rows), console)
     for change in (change for each in series for change in each.changes):
@@ -77,7 +77,7 @@ def _print_change(console: Console, change: Change) -> None:
     good, bad = ((commit or "no commit")[:12] for commit in (change.good, change.bad))
     step = f"{change.before * 1e3:.2f} to {change.after * 1e3:.2f} ms ({change.ratio - 1:+.1%})"
     console.print(
-        cell(f"{_short(change.benchmark)}: {step} on {change.when[:10]}, between {good} and {bad}"),
+        cell(f"{short_name(change.benchmark)}: {step} on {change.when[:10]}, between {good} and {bad}"),
         style="red" if change.ratio > 1 else "green",
     )
     if change.dirty:
@@ -86,7 +86,3 @@ def _print_change(console: Console, change: Change) -> None:
         console.print(cell(change.bisect), soft_wrap=True)
     elif change.good == change.bad:
         console.print("  both sides are of one commit: the machine changed, or its noise is not white")
-
-
-def _short(benchmark: str) -> str:
-    return benchmark.split("::")[-1]

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from stagebench.core import tables
-from stagebench.core.results import versioned
+from stagebench.core.results import short_name, versioned
 from stagebench.core.shown import markdown
 from stagebench.core.tables import CHANGE, MS, SENTENCES, WORDS, Table, Value
 from stagebench.gate.verdicts import EXIT_CODES, JUDGED, NOT_MEASURED, PASS, Verdict, exit_code
@@ -80,4 +80,4 @@ def _table(title: str, verdicts: Sequence[Verdict]) -> Table:
 def _row(verdict: Verdict) -> tuple[Value, ...]:
     times = (None, None) if verdict.kind == "counter" else (verdict.base, verdict.head)
     word = verdict.verdict if verdict.kind in JUDGED else f"({_NOT_JUDGED[verdict.kind]})"
-    return word, verdict.benchmark.split("::")[-1], *times, verdict.estimate, verdict.reason
+    return word, short_name(verdict.benchmark), *times, verdict.estimate, verdict.reason

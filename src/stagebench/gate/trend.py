@@ -21,7 +21,7 @@ from scipy.ndimage import median_filter
 from stagebench.core import stability
 from stagebench.core.environment import UNKNOWN
 from stagebench.core.errors import ResultsError
-from stagebench.core.results import Results, by_name, identity, read_results
+from stagebench.core.results import Results, by_name, identity, read_results, short_name
 
 MIN_SIDE = 5
 """Runs on either side of a change; with fewer, a change is the gate's to find."""
@@ -246,5 +246,5 @@ def bisect_command(benchmark: str, good: str | None, bad: str | None, slower: bo
     if good == bad or not all(commit and re.fullmatch("[0-9a-f]{7,64}", commit) for commit in (good, bad)):
         return None
     verdict = '"$@" || exit $(( $? > 1 ? 125 : 1 ))' if slower else '"$@" && exit 1; exit $(( $? > 1 ? 125 : 0 ))'
-    gate = ["stagebench", "gate", "--base", str(good if slower else bad), "--select", benchmark.split("::")[-1]]
+    gate = ["stagebench", "gate", "--base", str(good if slower else bad), "--select", short_name(benchmark)]
     return f"git bisect start {bad} {good} && git bisect run {shlex.join(['sh', '-c', verdict, 'gate', *gate])}"
