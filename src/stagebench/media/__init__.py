@@ -1,1 +1,1 @@
-"""How clips, recordings and event images become uint8 RGB, and the synthetic clip."""
+"""Turn clips, recordings and event images into uint8 RGB, and write the synthetic clip."""

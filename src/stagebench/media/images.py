@@ -1,4 +1,4 @@
-"""Event images that somebody has drawn already: a PNG, or a folder of them."""
+"""Read event images that somebody has drawn already: a PNG, or a folder of them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def read_png(path: Path) -> Image:
 
 
 def _size_in_header(path: Path) -> tuple[int, int]:
-    """The width and height of a PNG, as its first 24 bytes say."""
+    """Read the width and height of a PNG in its first 24 bytes."""
     size_of(path)
     with path.open("rb") as file:
         start, header = file.read(len(_SIGNATURE)), file.read(16)
@@ -80,6 +80,6 @@ def _size_in_header(path: Path) -> tuple[int, int]:
 
 
 def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
-    """Sort key: runs of digits by value, all else as text; the name itself settles img1 against img01."""
+    """Return a sort key: runs of digits by value, all else as text; the name itself settles img1 against img01."""
     parts = re.findall(r"[0-9]+|[^0-9]+", path.name.lower())
     return [(int(part), "") if part[0] in "0123456789" else (-1, part) for part in parts], path.name

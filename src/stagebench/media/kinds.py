@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever its suffix says: to name a near miss, not to choose how it is read."""
+"""Name what a file is by its first bytes, whatever its suffix says: near misses, not how it is read."""
 
 from __future__ import annotations
 

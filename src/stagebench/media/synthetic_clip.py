@@ -40,7 +40,7 @@ class SyntheticClip:
     events: Path
 
     def shown(self, media: str, own: str) -> Path:
-        """What a model gets of the synthetic clip.
+        """Return what a model gets of the synthetic clip.
 
         Args:
             media: one of `core.settings.MEDIA`.

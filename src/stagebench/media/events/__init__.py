@@ -1,1 +1,1 @@
-"""Event recordings: formats read into four columns, and columns drawn as images."""
+"""Read event recordings of many formats into four columns, and draw these as images."""

@@ -1,4 +1,4 @@
-"""Times of events in microseconds, whatever a recording counts, and whether a camera can have counted them."""
+"""Bring times of events to microseconds, whatever a recording counts, and refuse what no camera can have counted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COARSE = 1000.0  # microseconds that floating point must tell apart, at least
 _FASTEST, _SLOWEST = 10**9, 10**4
 _LONG, _LATEST = 45 * 10**6, 230 * 365 * 86400 * 10**6
 _FEW = 100  # events, that any rate may be of
-# Microseconds told in nanoseconds are thousands. A simulation's may be, too, but then it has far more events, or fewer.
+# Microseconds given in nanoseconds are thousands. A simulation's may be, too, but has far more events then, or fewer.
 _RATE_OF_THOUSANDS, _LONG_OF_THOUSANDS = range(1001, 10**5), 10**7
 _SAMPLE = 1000  # events
 

@@ -115,7 +115,7 @@ class _Clock:
         self._wraps = 0
 
     def changes(self, values: NDArray[Any], here: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Whether words are a TIME_HIGH, by the values of those that are `here`, and another one than before."""
+        """Return whether words are a TIME_HIGH, by the values of those that are `here`, and another than before."""
         before = -1 if self._high is None else self._high
         changed = here.copy()
         changed[here] = np.diff(values[here].astype(np.int64), prepend=before) != 0

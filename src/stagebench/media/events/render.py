@@ -1,4 +1,4 @@
-"""Events drawn as an image: on white, red where a pixel became brighter, blue where darker, the last event on top.
+"""Draw events as an image: on white, red where a pixel became brighter, blue where darker, the last event on top.
 
 The arithmetic is that of the EventGPT authors' `common/common.py` (`generate_event_image`), bit for bit, without a
 loop over events.

@@ -1,1 +1,1 @@
-"""Clips: what a container says, and exact frames of it."""
+"""Read what the container of a clip says, and exact frames of it."""

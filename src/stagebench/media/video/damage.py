@@ -1,4 +1,4 @@
-"""Whether a clip is damaged, told the same way every time.
+"""Find whether a clip is damaged, with the same outcome every time.
 
 With frame threads FFmpeg loses the flags of damaged H.264 frames in a race, and with slice threads it never notices a
 missing slice. One thread notices both, but is slow; so all are used until FFmpeg's log tells of anything wrong, which
@@ -42,7 +42,7 @@ def settled(read: Callable[[Threads], T]) -> T:
 
 @contextmanager
 def _heard() -> Iterator[list[tuple[int, str, str]]]:
-    """What FFmpeg logs meanwhile, as level, name and message; a damaged frame that is concealed is mere information."""
+    """Collect what FFmpeg logs: level, name and message; a damaged frame that is concealed is mere information."""
     level, skipping = log.get_level(), log.get_skip_repeated()
     log.set_skip_repeated(False)  # by which it would miss what was said last by an earlier clip
     log.set_level(log.INFO)

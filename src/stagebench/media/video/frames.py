@@ -88,7 +88,7 @@ def _read(path: Path, count: int, loading: LoadSettings, keyed: bool, threads: T
 
 
 def seconds_shown(path: Path) -> float:
-    """How long a clip's frames are shown, from the time of the first to the end of the last.
+    """Return how many seconds a clip's frames are shown, from the time of the first to the end of the last.
 
     A container's own length is that of its clock and of all its streams: sound may begin before and end after.
 
@@ -156,7 +156,7 @@ def _needed_frames(stream: av.VideoStream, track: Track, targets: list[int]) -> 
 
 
 def _stretches(track: Track, targets: list[int]) -> list[tuple[int, int]]:
-    """The packets to decode, as first and last of each stretch; targets (in display order) may share one."""
+    """Return the packets to decode, as first and last of each stretch; targets (in display order) may share one."""
     stretches: list[tuple[int, int]] = []
     for target in targets:
         entry = track.entry_of(target)
@@ -171,7 +171,7 @@ def _stretches(track: Track, targets: list[int]) -> list[tuple[int, int]]:
 def _decode_in_order(
     path: Path, threads: Threads, track: Track, count: int, loading: LoadSettings, spent: int
 ) -> _Decoded:
-    """Decode every frame in display order, and once more where the packets had not told how many there are."""
+    """Decode every frame in display order, and once more where the packets had not said how many there are."""
     guess = evenly_spaced(track.frames, count) if 1 <= count <= track.frames and loading.whole else []
     images, times = _decode_all(path, threads, guess)
     produced = spent + len(times)

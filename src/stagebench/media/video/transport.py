@@ -1,4 +1,4 @@
-"""Packets that an MPEG transport stream lost, told from whole parts that were joined.
+"""Tell packets that an MPEG transport stream lost from whole parts that were joined.
 
 Each packet has a counter of four bits of its stream (ISO/IEC 13818-1, 2.4.3.2). FFmpeg calls the frame before a jump of
 it damaged, and none where it is in the first. Where whole streams were written one behind the other all counters jump,
@@ -22,7 +22,7 @@ _TAIL = 16  # frames before a part's end that are looked at: more than an encode
 
 
 def is_whole(path: Path, stream: int, packets: Sequence[av.Packet[av.VideoStream]], *, suspected: bool) -> bool:
-    """Whether a stream's counter jumps only where a part begins: at a table and a key frame, with no time left out.
+    """Return whether a stream's counter jumps only where a part begins: at a table and a key frame, no time left out.
 
     Args:
         path: the file.
@@ -47,7 +47,7 @@ def is_whole(path: Path, stream: int, packets: Sequence[av.Packet[av.VideoStream
 
 
 def _loses_step(path: Path, end: int | None) -> bool:
-    """Whether a packet before the byte `end` has lost its sync byte: FFmpeg drops it, and forgets all counters."""
+    """Return whether a packet before the byte `end` lost its sync byte: FFmpeg drops it, and forgets all counters."""
     data = np.memmap(path, np.uint8, "r")[:end]
     for size in _SIZES:
         in_step = data[4 * (size == 192) :: size] == _SYNC
@@ -57,7 +57,7 @@ def _loses_step(path: Path, end: int | None) -> bool:
 
 
 def _heads(path: Path, end: int | None) -> tuple[int, NDArray[np.uint8]] | None:
-    """The size of a packet, and the first six bytes of each, from its sync byte on; None for an unknown size.
+    """Return the size of a packet, and the first six bytes of each, from its sync byte on; None for an unknown size.
 
     Only packets before the byte `end` are read.
     """
@@ -71,27 +71,27 @@ def _heads(path: Path, end: int | None) -> tuple[int, NDArray[np.uint8]] | None:
 
 
 def _of(heads: NDArray[np.uint8], stream: int) -> list[int]:
-    """The packets of a stream that carry something: only these are counted."""
+    """Return the packets of a stream that carry something: only these are counted."""
     number = (heads[:, 1].astype(int) & 31) << 8 | heads[:, 2]
     return np.flatnonzero((number == stream) & (heads[:, 3] & 16 > 0)).tolist()
 
 
 def _jumps(heads: NDArray[np.uint8], one: int, other: int) -> bool:
-    """Whether the counter does not go on from one packet to the other, and no flag of the latter says that it may."""
+    """Return whether the counter does not go on from one packet to the other, and no flag of it says that it may."""
     _, _, _, flags, length, more = heads[other].tolist()
     announced = flags & 32 and length and more & 128
     return (flags - int(heads[one, 3])) % 16 != 1 and not announced
 
 
 def _new_table(heads: NDArray[np.uint8], own: list[int], tables: list[int], one: int, other: int) -> bool:
-    """Whether a table lies between two packets, and its counter jumps too or is, as theirs, that of the beginning."""
+    """Return whether a table lies between two packets, its counter jumping too or, as theirs, that of the beginning."""
     between = [(a, b) for a, b in pairwise(tables) if one < b < other]
     anew = (heads[[*tables[:1], own[0]], 3] & 15).tolist()
     return any(_jumps(heads, a, b) or (heads[[b, other], 3] & 15).tolist() == anew for a, b in between)
 
 
 def _goes_on(packets: Sequence[av.Packet[av.VideoStream]], start: int) -> bool:
-    """Whether no frame is missing at the end of a part: their times are evenly spaced there, up to what is shown next.
+    """Return whether no frame is missing at the end of a part: times are evenly spaced there, up to what is shown next.
 
     What begins there at an earlier time is another clip, and tells nothing of the one before.
     """

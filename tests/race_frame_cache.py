@@ -1,6 +1,6 @@
 """Two processes read the same clips through one cache, one of them is killed over and over: is any frame ever wrong?
 
-Run as `python tests/race_cache.py --clips 200 --kills 40`. Every clip is a flat colour of its own, so that a frame of
+Run as `python tests/race_frame_cache.py --clips 200 --kills 40`. Every clip is a flat colour of its own, so a frame of
 another clip, or half a frame, is seen. The cache is small: entries are evicted all the time. The exit code is 1 where a
 frame was wrong, or an entry under its final name is not whole.
 """

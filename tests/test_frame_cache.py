@@ -452,8 +452,8 @@ def test_an_error_of_the_reader_is_not_kept(clip: Path) -> None:
 
 
 def test_no_wrong_frame_where_processes_race_and_one_is_killed(tmp_path: Path) -> None:
-    """The small version of `tests/race_cache.py`."""
-    command = [sys.executable, Path(__file__).with_name("race_cache.py"), "--clips", "12", "--kills", "3"]
+    """The small version of `tests/race_frame_cache.py`."""
+    command = [sys.executable, Path(__file__).with_name("race_frame_cache.py"), "--clips", "12", "--kills", "3"]
     result = subprocess.run([*command, "--folder", tmp_path], capture_output=True, text=True, check=False)
 
     assert (result.returncode, result.stderr) == (0, "")
