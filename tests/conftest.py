@@ -3,6 +3,7 @@
 A small project stands in for ours where a command runs a whole suite several times: its benchmarks need no torch.
 """
 
+import functools
 import os
 import subprocess
 import sys
@@ -83,9 +84,15 @@ def _gpu_marker(request):
 
 
 @pytest.fixture(scope="session")
-def plain():
-    """EventGPT in narrow layers, without a backend."""
-    return build_model("eventgpt", ModelSettings())
+def tiny_model():
+    """Builds a model in narrow layers, without a backend, once for all tests, which leave it as it was."""
+    return functools.cache(lambda name: build_model(name, ModelSettings()))
+
+
+@pytest.fixture(scope="session")
+def plain(tiny_model):
+    """EventGPT, so built."""
+    return tiny_model("eventgpt")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from stagebench.core.artifacts import Features, Inputs, Media
 from stagebench.core.errors import ModelError, StageError
 from stagebench.core.settings import ModelSettings
-from stagebench.models import llava, video_llava
+from stagebench.models import llava
 from stagebench.models.llava import Llava
 from stagebench.models.pixels import processor_of
 from stagebench.models.registry import MODELS, build_model
@@ -37,8 +37,8 @@ def media_for(model, seed=0):
 
 
 @pytest.fixture(scope="module", params=sorted(MODELS))
-def model(request):
-    return build_model(request.param, SETTINGS)
+def model(request, tiny_model):
+    return tiny_model(request.param)
 
 
 def test_a_prompt_has_one_placeholder_a_visual_token(model):
@@ -48,8 +48,8 @@ def test_a_prompt_has_one_placeholder_a_visual_token(model):
 
 
 @pytest.mark.parametrize(("name", "prompt"), [(Llava.name, Llava.prompt), (VideoLlava.name, VideoLlava.prompt)])
-def test_a_prompt_is_tokenised_as_if_the_mark_stood_there_for_each_visual_token(name, prompt):
-    model = build_model(name, SETTINGS)
+def test_a_prompt_is_tokenised_as_if_the_mark_stood_there_for_each_visual_token(name, prompt, tiny_model):
+    model = tiny_model(name)
     mark = model.placeholder_tokens[-1]
     written_out = prompt.replace(mark, mark * VISUAL_TOKENS[name]).format(question="What moves?")
     inputs = preprocess(model, media_for(model), "What moves?")
@@ -128,8 +128,8 @@ MARKS = {
 
 
 @pytest.mark.parametrize(("name", "mark"), [(name, mark) for name, marks in MARKS.items() for mark in marks])
-def test_a_question_with_a_mark_of_the_model_is_refused(name, mark):
-    adapter = build_model(name, SETTINGS)
+def test_a_question_with_a_mark_of_the_model_is_refused(name, mark, tiny_model):
+    adapter = tiny_model(name)
     with pytest.raises(StageError) as caught:
         preprocess(adapter, media_for(adapter), f"What is an{mark}?")
     assert f"the question must not hold {name}'s special tokens {mark}, got 'What is an{mark}?'" == str(caught.value)
@@ -147,9 +147,9 @@ def test_braces_and_angle_brackets_of_a_question_are_text(model):
     assert asked in [ids[i : i + len(asked)] for i in range(len(ids))]
 
 
-def test_each_model_names_its_own_kind_of_media():
+def test_each_model_names_its_own_kind_of_media(tiny_model):
     expected = {"eventgpt": "events", "llava-1.5": "video", "video-llava": "video"}
-    assert expected == {name: build_model(name, SETTINGS).input_kind for name in MODELS}
+    assert expected == {name: tiny_model(name).input_kind for name in MODELS}
 
 
 def test_features_of_another_length_are_refused(model):
@@ -243,9 +243,9 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_random_state_alone(
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_the_grid_shows_all_eight_images_to_the_model():
+def test_the_grid_shows_all_eight_images_to_the_model(tiny_model):
     """A plain centre crop would show the middle 3/8 of it."""
-    adapter = llava.build(SETTINGS)
+    adapter = tiny_model("llava-1.5")
     pixels = preprocess(adapter, Media(plain_images(8), "frames", 8, 0, None), "What moves?").pixels[0, 0, 0]
     reference = adapter.image_processor.reference
     mean, std = reference.image_mean[0], reference.image_std[0]
@@ -285,8 +285,8 @@ def test_both_ways_of_preprocessing_give_the_model_nearly_the_same(name):
     assert type(pil.image_processor) is not type(plain.image_processor)
 
 
-def test_video_llava_sees_the_frames_in_order():
-    adapter = video_llava.build(SETTINGS)
+def test_video_llava_sees_the_frames_in_order(tiny_model):
+    adapter = tiny_model("video-llava")
     pixels = preprocess(adapter, Media(plain_images(8), "frames", 8, 0, None), "What moves?").pixels
     means = pixels.mean(dim=(0, 2, 3, 4))
     assert torch.equal(means, means.sort().values)

@@ -16,10 +16,10 @@ from transformers import GenerationConfig, StoppingCriteriaList
 from transformers.cache_utils import StaticLayer
 
 from stagebench.backends import graph
+from stagebench.backends.decode_loop import LAG, _OnDevice
 from stagebench.backends.graph import RECIPES, GraphBackend, Recipe
 from stagebench.backends.load import with_backend
-from stagebench.backends.loop import LAG, _OnDevice
-from stagebench.backends.static import require_static, set_length
+from stagebench.backends.static_cache import require_static, set_length
 from stagebench.core.artifacts import Inputs, Sample
 from stagebench.core.errors import ModelError, StageError
 from stagebench.core.settings import BACKENDS, ModelSettings

@@ -9,9 +9,7 @@ from batch_inputs import generated, impossible, require_features, require_rows, 
 from stagebench.backends.graph import RECIPES, GraphBackend
 from stagebench.core.artifacts import Features, Sample
 from stagebench.core.errors import StageError
-from stagebench.core.settings import ModelSettings
 from stagebench.media.synthetic_clip import write_synthetic_clip
-from stagebench.models.registry import build_model
 from stagebench.pipeline.decode import decode
 from stagebench.pipeline.prefill import prefill
 from stagebench.pipeline.run_stages import prepared
@@ -21,8 +19,8 @@ ROWS, CONTEXT = 3, 640
 
 
 @pytest.fixture(scope="module")
-def plain():
-    return build_model("llava-1.5", ModelSettings())
+def plain(tiny_model):
+    return tiny_model("llava-1.5")
 
 
 @pytest.fixture(scope="module")

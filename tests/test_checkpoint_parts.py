@@ -25,9 +25,9 @@ FAMILIES = ("llava-1.5", "video-llava")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def saved(request, tmp_path_factory):
+def saved(request, tiny_model, tmp_path_factory):
     """A family's name, and a folder with a tiny checkpoint of it."""
-    model, folder = build_model(request.param, ModelSettings()), tmp_path_factory.mktemp("checkpoint")
+    model, folder = tiny_model(request.param), tmp_path_factory.mktemp("checkpoint")
     for part in (model.hf_model, model.tokenizer, model.image_processor.reference):
         part.save_pretrained(folder)
     return request.param, folder

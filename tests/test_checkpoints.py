@@ -22,8 +22,8 @@ SIDES = {"llava-1.5": 336, "video-llava": 224}
 
 
 @pytest.fixture(scope="module", params=sorted(SIDES))
-def saved(request):
-    return build_model(request.param, ModelSettings())
+def saved(request, tiny_model):
+    return tiny_model(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from stagebench.core.artifacts import Sample
-from stagebench.core.settings import GenerationSettings, ModelSettings
+from stagebench.core.settings import GenerationSettings
 from stagebench.media.synthetic_clip import write_synthetic_clip
-from stagebench.models.registry import MODELS, build_model
+from stagebench.models.registry import MODELS
 from stagebench.pipeline import claims as claims_module
 from stagebench.pipeline.claims import claims
 from stagebench.pipeline.counters import count_work, counted_forwards, counted_run
@@ -25,8 +25,8 @@ def sample(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=sorted(MODELS))
-def model(request):
-    return build_model(request.param, ModelSettings())
+def model(request, tiny_model):
+    return tiny_model(request.param)
 
 
 def broken(model, sample):

@@ -88,7 +88,7 @@ def errors(hf_model):
 
 
 @torch.no_grad()
-def greedy(step, device, count=8):
+def greedy(step, device, count=5):
     tokens = [torch.tensor([7], device=device)]
     while len(tokens) < count:
         tokens.append(step(tokens[-1].view(1, 1)).argmax(-1).flatten())

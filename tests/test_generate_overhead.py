@@ -8,15 +8,14 @@ import pytest
 from click.testing import CliRunner
 
 from stagebench.core.artifacts import Sample
-from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, ModelSettings
+from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings
 from stagebench.media.synthetic_clip import write_synthetic_clip
-from stagebench.models.registry import build_model
 from stagebench.pipeline.run_stages import prepared
 
 
 @pytest.fixture(scope="module")
-def model():
-    return build_model("llava-1.5", ModelSettings())
+def model(tiny_model):
+    return tiny_model("llava-1.5")
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import os
 import pytest
 from certify_backends import QUESTIONS
 
+from stagebench.backends.decode_loop import LAG
 from stagebench.backends.load import with_backend
-from stagebench.backends.loop import LAG
 from stagebench.core.artifacts import Sample
 from stagebench.core.settings import GenerationSettings, ModelSettings
 from stagebench.media.synthetic_clip import write_synthetic_clip

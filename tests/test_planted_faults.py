@@ -21,14 +21,13 @@ from stagebench.cli import main
 from stagebench.core.artifacts import Inputs, Media, Sample
 from stagebench.core.content import content_of
 from stagebench.core.errors import StageError
-from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
+from stagebench.core.settings import GenerationSettings, LoadSettings
 from stagebench.core.stages import STAGE_NAMES, time_outside
 from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.media.video import frames
 from stagebench.models import llava
 from stagebench.models.llava import Llava
 from stagebench.models.pixels import ImageProcessor
-from stagebench.models.registry import build_model
 from stagebench.pipeline import load as load_stage
 from stagebench.pipeline import run_stages, timed_pass
 from stagebench.pipeline.claims import claims
@@ -52,8 +51,8 @@ def sample(synthetic):
 
 
 @pytest.fixture(scope="module")
-def model():
-    return build_model("llava-1.5", ModelSettings())
+def model(tiny_model):
+    return tiny_model("llava-1.5")
 
 
 @pytest.fixture(scope="module")

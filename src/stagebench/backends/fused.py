@@ -2,9 +2,7 @@
 
 With one sequence a decode step is reading the weights, so each kernel streams one matrix (or three, or two) and does
 everything around it on the way: the norm before, the activation or the residual after. Weights are read where the
-network has them. Numbers are rounded to the network's dtype exactly where transformers rounds them; sums are float32.
-
-Importing this module needs triton.
+network has them. Importing this module needs triton.
 """
 
 from __future__ import annotations
@@ -45,9 +43,6 @@ TILES = {
 
 SPLITS, BLOCK_TOKENS, TOKEN_WARPS = 32, 32, 2
 """At most so many programs share one head's cached tokens; they take blocks of so many in turn, with so many warps."""
-
-DEPENDENT_LAUNCH = True
-"""Hopper's programmatic dependent launch: a kernel reads its first weights while the one before still runs."""
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -169,8 +164,9 @@ def _stream(scratch: _Scratch, kernel: Any, name: str, rows: int, columns: int, 
 
 
 def _dependent(device: torch.device) -> dict[str, bool]:
+    """Ask for Hopper's dependent launch: a kernel reads its first weights while the one before still runs."""
     hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
-    return dict.fromkeys(("dependent", "launch_pdl"), DEPENDENT_LAUNCH and hopper)
+    return dict.fromkeys(("dependent", "launch_pdl"), hopper)
 
 
 def _require(held: bool, needs: str, got: object, error: type[StagebenchError] = ModelError) -> None:

@@ -21,9 +21,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, StaticCache
 
 from stagebench.backends.capture import Captured, capture
-from stagebench.backends.layers import compiled_layers
-from stagebench.backends.loop import advance
-from stagebench.backends.static import (
+from stagebench.backends.compiled_layers import compiled_layers
+from stagebench.backends.decode_loop import advance
+from stagebench.backends.static_cache import (
     CACHE_ARGUMENT,
     prompt_logits,
     require_static,

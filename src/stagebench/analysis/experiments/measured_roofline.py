@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import torch
 
 from stagebench.analysis.roofline import Ceilings
 from stagebench.core.settings import ModelSettings
-from stagebench.pipeline.timing import synchronize
+from stagebench.pipeline.timing import Stopwatch
 
 ROUNDS = 7
-COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
-"""Far more than any cache holds."""
-MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}
-"""Large enough to keep all units busy."""
+COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}  # far more than any cache holds
+MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}  # large enough to keep all units busy
 
 
 def measure_ceilings(settings: ModelSettings) -> Ceilings:
@@ -33,7 +30,7 @@ def measure_ceilings(settings: ModelSettings) -> Ceilings:
 
 
 def copy_workload(device: torch.device) -> tuple[Callable[[], object], int]:
-    """A copy within the device's memory, and its bytes: those read and those written."""
+    """Return a copy within the device's memory, and its bytes: those read and those written."""
     size = COPY_BYTES[device.type]
     source = torch.randint(256, (size,), dtype=torch.uint8, device=device)  # zeros may move faster
     target = torch.empty_like(source)
@@ -41,7 +38,7 @@ def copy_workload(device: torch.device) -> tuple[Callable[[], object], int]:
 
 
 def matmul_workload(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], object], int]:
-    """A product of two square matrices, and its FLOPs."""
+    """Return a product of two square matrices, and its FLOPs."""
     side = MATMUL_SIDE[device.type]
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(a)
@@ -49,12 +46,9 @@ def matmul_workload(device: torch.device, dtype: torch.dtype) -> tuple[Callable[
 
 
 def _fastest(function: Callable[[], object], device: torch.device) -> float:
-    """The seconds of the fastest round; the first one, which warms up, is not looked at."""
-    times = []
+    """Return the seconds of the fastest round; the first one, which warms up, is not looked at."""
+    watch, times = Stopwatch(device), []
     for _ in range(ROUNDS + 1):
-        synchronize(device)
-        start = time.perf_counter()
-        function()
-        synchronize(device)
-        times.append(time.perf_counter() - start)
+        watch("round", function)
+        times.append(watch.seconds["round"])
     return min(times[1:])

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from stagebench.backends.static import CACHE_ARGUMENT
+from stagebench.backends.static_cache import CACHE_ARGUMENT
 from stagebench.core.errors import ModelError
 
 _RECORDERS = "transformers.utils.output_capturing"
