@@ -86,7 +86,7 @@ def test_the_noise_of_a_series_is_that_of_its_samples_whatever_its_level():
 def test_runs_are_grouped_by_environment_and_ordered_by_time(tmp_path):
     write(tmp_path, a_run(3), a_run(1), a_run(2, dtype="bfloat16"), a_run(2))
     found = trend.read_history(tmp_path)[0]
-    assert [[run.path.name for run in runs] for runs in found] == [["001.json", "003.json", "000.json"], ["002.json"]]
+    assert [[int(run["datetime"][8:10]) for run in runs] for runs in found] == [[2, 3, 4], [3]]
 
 
 def test_runs_of_an_unknown_environment_compare_with_nothing(tmp_path):
@@ -99,9 +99,8 @@ def test_a_run_of_before_a_key_of_the_identity_is_in_one_series_with_those_that_
     assert [len(runs) for runs in trend.read_history(tmp_path)[0]] == [2, 1]
 
 
-def test_a_time_without_a_zone_is_utc(tmp_path):
-    write(tmp_path, a_run(1) | {"datetime": "2026-01-02T00:00:00"})
-    assert trend.read_entry(tmp_path / "000.json").when == datetime(2026, 1, 2, tzinfo=UTC)
+def test_a_time_without_a_zone_is_utc():
+    assert trend.began(a_run(1) | {"datetime": "2026-01-02T00:00:00"}) == datetime(2026, 1, 2, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -114,8 +113,9 @@ def test_a_time_without_a_zone_is_utc(tmp_path):
 )
 def test_a_run_without_a_time_or_a_median_is_refused(tmp_path, changed):
     write(tmp_path, a_run(1) | changed)
-    with pytest.raises(ResultsError, match=r"the run .*000.json.* must "):
-        trend.read_entry(tmp_path / "000.json")
+    assert invoke(tmp_path).exit_code == 2
+    write(tmp_path, a_run(1), a_run(1) | changed)
+    assert list(trend.read_history(tmp_path)[1]) == [str(tmp_path / "001.json")]
 
 
 def test_a_file_that_cannot_be_read_is_named_and_counted(tmp_path):

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from stagebench.cli.options import json_option
 from stagebench.cli.output import refusals, write_json_to
-from stagebench.core.results import short_name, versioned
+from stagebench.core.results import Results, by_name, short_name, versioned
 from stagebench.core.shown import cell
 from stagebench.core.stability import unsteady
 from stagebench.core.tables import CHANGE, COUNT, MS, PERCENT, WORDS, Table, show
-from stagebench.gate.trend import MIN_SIDE, Change, Entry, Series, read_history, recent_slowdowns, series_of
+from stagebench.gate.trend import MIN_SIDE, Change, Series, began, read_history, recent_slowdowns, series_of
 
 
 @click.command(name="trend")
@@ -31,34 +31,33 @@ def command(folder: Path, json_path: Path | None, recent: int | None) -> None:
     with refusals():
         environments, unreadable = read_history(folder)
         console = Console(stderr=str(json_path) == "-", highlight=False)
-        looked = [(entries, series_of(entries)) for entries in environments]
-        for entries, series in looked:
-            _print_environment(console, entries, series)
+        looked = [(runs, series_of(runs)) for runs in environments]
+        for runs, series in looked:
+            _print_environment(console, runs, series)
         for reason in unreadable.values():
             console.print(cell(f"left out: {reason}"), style="yellow")
         read = sum(map(len, environments))
         console.print(f"runs: {read}, environments: {len(looked)}, files left out: {len(unreadable)}")
-        newest = max(looked, key=lambda each: each[0][-1].when)[1]
+        newest = max(looked, key=lambda each: began(each[0][-1]))[1]
         slower = recent_slowdowns(newest, recent) if recent else []
         for change in slower:
             console.print(cell(f"became slower of late: {short_name(change.benchmark)}"), style="red")
         if json_path:
             kept = [
-                {"identity": entries[0].run["machine_info"], "runs": [str(entry.path) for entry in entries]}
-                | {"series": list(map(asdict, series))}
-                for entries, series in looked
+                {"identity": runs[0]["machine_info"], "runs": len(runs), "series": list(map(asdict, series))}
+                for runs, series in looked
             ]
             data = {"environments": kept, "unreadable": unreadable, "slower": list(map(asdict, slower))}
             write_json_to(json_path, versioned("report", data))
     sys.exit(1 if slower else 0)
 
 
-def _print_environment(console: Console, entries: Sequence[Entry], series: Sequence[Series]) -> None:
-    here = entries[0].run["machine_info"]
-    days = " to ".join(dict.fromkeys(f"{entry.when:%Y-%m-%d}" for entry in (entries[0], entries[-1])))
-    runs = f"{len(entries)} run{'s' * (len(entries) > 1)}, {days}"
-    console.print(cell(f"{here['device']}, {here['profile']}, {here['dtype']}: {runs}"), style="bold")
-    if len(entries) < 2 * MIN_SIDE:
+def _print_environment(console: Console, runs: Sequence[Results], series: Sequence[Series]) -> None:
+    here = runs[0]["machine_info"]
+    days = " to ".join(dict.fromkeys(run["datetime"][:10] for run in (runs[0], runs[-1])))
+    counted = f"{len(runs)} run{'s' * (len(runs) > 1)}, {days}"
+    console.print(cell(f"{here['device']}, {here['profile']}, {here['dtype']}: {counted}"), style="bold")
+    if len(runs) < 2 * MIN_SIDE:
         console.print(f"a change is looked for in {2 * MIN_SIDE} runs or more")
     rows = []
     for each in series:
@@ -69,7 +68,7 @@ def _print_environment(console: Console, entries: Sequence[Entry], series: Seque
     show(Table("", (("benchmark", WORDS), *numbers), rows), console)
     for change in (change for each in series for change in each.changes):
         _print_change(console, change)
-    for found in unsteady(entries[-1].rounds):
+    for found in unsteady({name: b["stats"].get("data") or [] for name, b in by_name(runs[-1]).items()}):
         console.print(cell(f"rounds of the last run: {found}"), style="yellow")
 
 

@@ -39,36 +39,6 @@ LEAST_NOISE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One run of a history.
-
-    Attributes:
-        path: of the file.
-        when: it began.
-        run: what the file holds.
-    """
-
-    path: Path
-    when: datetime
-    run: Results
-
-    @property
-    def commit(self) -> str | None:
-        """Of the code; None outside a repository."""
-        return (self.run.get("commit_info") or {}).get("id")
-
-    @property
-    def medians(self) -> dict[str, float]:
-        """Seconds by benchmark."""
-        return {name: benchmark["stats"]["median"] for name, benchmark in by_name(self.run).items()}
-
-    @property
-    def rounds(self) -> dict[str, list[float]]:
-        """Seconds of each timed round by benchmark; empty where the file leaves them out."""
-        return {name: benchmark["stats"].get("data") or [] for name, benchmark in by_name(self.run).items()}
-
-
-@dataclass(frozen=True, slots=True)
 class Change:
     """A step in a series, in JSON's types.
 
@@ -106,7 +76,7 @@ class Series:
         seconds: median of each run that holds it, the oldest first.
         noise: standard deviation between neighbouring runs, relative; None of a single run.
         changes: the oldest first.
-        outliers: paths of runs far from their neighbours; no change is seen in one of them.
+        outliers: when runs began that are far from their neighbours; no change is seen in one of them.
     """
 
     benchmark: str
@@ -116,7 +86,7 @@ class Series:
     outliers: list[str]
 
 
-def read_history(folder: Path) -> tuple[list[list[Entry]], dict[str, str]]:
+def read_history(folder: Path) -> tuple[list[list[Results]], dict[str, str]]:
     """Read all JSON files in a folder and below it.
 
     Returns:
@@ -127,74 +97,74 @@ def read_history(folder: Path) -> tuple[list[list[Entry]], dict[str, str]]:
     """
     if not folder.is_dir():
         raise ResultsError(f"a history must be a folder, got {folder}")
-    groups: dict[str, list[Entry]] = {}
+    groups: dict[str, list[Results]] = {}
     unreadable: dict[str, str] = {}
     for path in sorted(folder.rglob("*.json")):
         try:
-            entry = read_entry(path)
+            run = read_results(path)
+            began(run, f"the run {path}")
         except ResultsError as error:
             unreadable[str(path)] = str(error)
             continue
-        here = identity(entry.run)
+        here = identity(run)
         alone = f" {path}" if UNKNOWN in here.values() else ""  # it compares with nothing
-        groups.setdefault(json.dumps(here, sort_keys=True) + alone, []).append(entry)
+        groups.setdefault(json.dumps(here, sort_keys=True) + alone, []).append(run)
     if not groups:
         raise ResultsError(f"a history must hold at least one run, got {len(unreadable)} other files in {folder}")
-    environments = [sorted(entries, key=lambda entry: entry.when) for entries in groups.values()]
-    return sorted(environments, key=len, reverse=True), unreadable
+    return sorted((sorted(runs, key=began) for runs in groups.values()), key=len, reverse=True), unreadable
 
 
-def read_entry(path: Path) -> Entry:
-    """Read one run.
+def began(run: Results, where: str = "a run") -> datetime:
+    """Return when a run began; a time without a zone is UTC.
 
     Raises:
-        ResultsError: where the file is no run, or lacks the time.
+        ResultsError: where it does not hold that.
     """
-    run = read_results(path)
     try:
         when = datetime.fromisoformat(run["datetime"])
     except (KeyError, ValueError) as error:
-        raise ResultsError(f"the run {path} must hold the time when it was made, got {error!r}") from error
-    return Entry(path, when if when.tzinfo else when.replace(tzinfo=UTC), run)
+        raise ResultsError(f"{where} must hold the time when it was made, got {error!r}") from error
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
-def series_of(entries: Sequence[Entry]) -> list[Series]:
+def series_of(runs: Sequence[Results]) -> list[Series]:
     """Look at each benchmark of comparable runs, the oldest run first.
 
     Raises:
         ResultsError: where there are runs enough to look for changes, and the extra "trend" is not installed.
     """
-    names = {name: None for entry in entries for name in entry.medians}  # in the order of the suite
-    return [_series(name, [entry for entry in entries if name in entry.medians]) for name in names]
+    names = {name: None for run in runs for name in by_name(run)}  # in the order of the suite
+    return [_series(name, [run for run in runs if name in by_name(run)]) for name in names]
 
 
-def _series(benchmark: str, entries: Sequence[Entry]) -> Series:
-    seconds = [entry.medians[benchmark] for entry in entries]
+def _series(benchmark: str, runs: Sequence[Results]) -> Series:
+    seconds = [by_name(run)[benchmark]["stats"]["median"] for run in runs]
     logs = np.log(seconds)
-    changes, outliers = find_changes(logs) if len(entries) >= 2 * MIN_SIDE else ([], [])
-    levels = [float(np.median(seconds[start:end])) for start, end in pairwise([0, *changes, len(entries)])]
+    changes, outliers = find_changes(logs) if len(runs) >= 2 * MIN_SIDE else ([], [])
+    levels = [float(np.median(seconds[start:end])) for start, end in pairwise([0, *changes, len(runs)])]
     return Series(
         benchmark,
         seconds,
-        noise(logs) if len(entries) > 1 else None,
-        [_change(benchmark, entries, *step) for step in zip(changes, levels[:-1], levels[1:], strict=True)],
-        [str(entries[i].path) for i in outliers],
+        noise(logs) if len(runs) > 1 else None,
+        [_change(benchmark, runs, *step) for step in zip(changes, levels[:-1], levels[1:], strict=True)],
+        [runs[i]["datetime"] for i in outliers],
     )
 
 
-def _change(benchmark: str, entries: Sequence[Entry], place: int, before: float, after: float) -> Change:
-    at, good, bad = entries[place], entries[max(place - 2, 0)], entries[min(place + 1, len(entries) - 1)]
+def _change(benchmark: str, runs: Sequence[Results], place: int, before: float, after: float) -> Change:
+    sides = [runs[i].get("commit_info") or {} for i in (max(place - 2, 0), min(place + 1, len(runs) - 1))]
+    good, bad = (side.get("id") for side in sides)
     return Change(
         benchmark,
-        when=at.when.isoformat(),
-        age=len(entries) - place,
+        when=runs[place]["datetime"],
+        age=len(runs) - place,
         before=before,
         after=after,
         ratio=after / before,
-        good=good.commit,
-        bad=bad.commit,
-        dirty=any((entry.run.get("commit_info") or {}).get("dirty", False) for entry in (good, bad)),
-        bisect=bisect_command(benchmark, good.commit, bad.commit, slower=after > before),
+        good=good,
+        bad=bad,
+        dirty=any(side.get("dirty") for side in sides),
+        bisect=bisect_command(benchmark, good, bad, slower=after > before),
     )
 
 
