@@ -87,7 +87,7 @@ def test_only_what_happened_during_the_run_is_a_disturbance():
     before = counts(500, 1000, 40, 7)
     assert [f.state for f in doctor.disturbances(before, counts(501, 2000, 40, 7))] == ["ok"] * 3
     assert doctor.disturbances(before, counts(600, 2000, 41, 9)) == [
-        Finding("steal", "warning", "10.0% of the time went to other guests"),
+        Finding("steal", "warning", "10.0% of time went to other guests"),
         Finding("CPU quota", "warning", "1 periods in which the container was stopped"),
         Finding("swapping", "warning", "2 pages moved to or from swap"),
     ]

@@ -47,13 +47,7 @@ print(json.dumps(seconds[2:]))
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One answer.
-
-    Attributes:
-        name: of what was looked at.
-        state: "warning" where times taken now could not be trusted.
-        detail: what was read.
-    """
+    """One answer: what was looked at, its state, and what was read. A "warning" is of times that can't be trusted."""
 
     name: str
     state: State
@@ -108,33 +102,31 @@ def pressure(root: Path = Path("/")) -> dict[str, int]:
         "throttled" periods in which a quota stopped this container; "swapped" pages. What the system does not say is
         absent.
     """
-    found: dict[str, int] = {}
     ticks = [int(n) for n in (_read(root / "proc/stat") or "").partition("\n")[0].split()[1:9]]
-    if len(ticks) == 8:
-        found |= {"stolen": ticks[7], "ticks": sum(ticks)}
     paging, throttling = _pairs(root / "proc/vmstat"), _pairs(_cgroup(root) / "cpu.stat")
-    if "nr_throttled" in throttling:
-        found["throttled"] = throttling["nr_throttled"]
-    if {"pswpin", "pswpout"} <= paging.keys():
-        found["swapped"] = paging["pswpin"] + paging["pswpout"]
-    return found
+    return {
+        **({"stolen": ticks[7], "ticks": sum(ticks)} if len(ticks) == 8 else {}),
+        **({"throttled": throttling["nr_throttled"]} if "nr_throttled" in throttling else {}),
+        **({"swapped": paging["pswpin"] + paging["pswpout"]} if {"pswpin", "pswpout"} <= paging.keys() else {}),
+    }
 
 
 def disturbances(before: Mapping[str, int], after: Mapping[str, int]) -> list[Finding]:
     """Say what happened to this machine between two readings of `pressure`."""
     grown = {key: after[key] - before[key] for key in before.keys() & after.keys()}
     share = grown["stolen"] / grown["ticks"] if grown.get("ticks") else None
+    stopped, swapped = grown.get("throttled"), grown.get("swapped")
     return [
         _found(
-            "steal", None if share is None else share > MOST_STEAL, f"{share or 0:.1%} of the time went to other guests"
+            "steal", None if share is None else share > MOST_STEAL, f"{share or 0:.1%} of time went to other guests"
         ),
-        _growth("CPU quota", grown.get("throttled"), "periods in which the container was stopped"),
-        _growth("swapping", grown.get("swapped"), "pages moved to or from swap"),
+        _found(
+            "CPU quota",
+            None if stopped is None else stopped > 0,
+            f"{stopped} periods in which the container was stopped",
+        ),
+        _found("swapping", None if swapped is None else swapped > 0, f"{swapped} pages moved to or from swap"),
     ]
-
-
-def _growth(name: str, count: int | None, what: str) -> Finding:
-    return _found(name, None if count is None else count > 0, f"{count} {what}")
 
 
 def gpu(reading: Reading | None) -> list[Finding]:

@@ -17,7 +17,7 @@ from stagebench.core.locks import locked
 
 
 def dependencies(root: Path) -> dict[str, Any]:
-    """What a checkout asks for: its `dependencies` in pyproject.toml, and the versions that its constraints pin.
+    """Return what a checkout asks for: its `dependencies` in pyproject.toml, and the versions that its constraints pin.
 
     Raises:
         GateError: where pyproject.toml can't be read.
@@ -41,7 +41,7 @@ def python_of_base(base: Path, head: Path, home: Path, say: Callable[[str], None
         base: a checkout.
         head: a checkout; this interpreter is taken to have what it depends on.
         home: where virtual environments are kept, one for each set of dependencies.
-        say: told what takes minutes.
+        say: gets a line on what takes minutes.
 
     Returns:
         This interpreter, or that of a virtual environment where the base depends on something else.
@@ -64,10 +64,10 @@ def python_of_base(base: Path, head: Path, home: Path, say: Callable[[str], None
 
 
 def _build(folder: Path, wanted: dict[str, Any]) -> None:
-    _call("venv", "--clear", "--without-pip", str(folder))  # of what an interrupted build left
     pins = folder / "constraints.txt"
-    pins.write_text(wanted["constraints"], encoding="utf-8")
     pip = ("pip", "--python", str(folder / "bin" / "python"), "--quiet", "--disable-pip-version-check")
+    _call("venv", "--clear", "--without-pip", str(folder))  # of what an interrupted build left
+    pins.write_text(wanted["constraints"], encoding="utf-8")
     _call(*pip, "install", "--constraint", str(pins), *wanted["dependencies"])
     (folder / "complete").touch()
 

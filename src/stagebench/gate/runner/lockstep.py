@@ -35,15 +35,8 @@ class Lockstep:
     """
 
     def __init__(self, ends: Ends | None, cpu: int | None = None) -> None:
-        """Take the ends; None for a process that runs alone and never waits.
-
-        Args:
-            ends: of this process.
-            cpu: the core that this thread keeps to from its first turn on; until then, two start side by side.
-        """
-        self._ends = ends
-        self._cpu = cpu
-        self.turns = 0
+        """Take the ends, None for a process that runs alone, and the core that this thread keeps to from `begin` on."""
+        self._ends, self._cpu, self.turns = ends, cpu, 0
 
     @classmethod
     def of_environment(cls) -> Lockstep:
