@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -180,19 +181,24 @@ def recorded(recorded_once, tmp_path):
     return tmp_path / "project"
 
 
-def start(project, *arguments, out="out"):
-    command = [sys.executable, "-m", "stagebench", "bench", out, "--rounds", "2", *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200"}
-    return subprocess.Popen(
-        command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+ENVIRONMENT = {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200"}
+
+
+def command_line(*arguments, out="out"):
+    return ["bench", out, "--rounds", "2", *map(str, arguments)]
+
+
+def start(project, *arguments):
+    command = [sys.executable, "-m", "stagebench", *command_line(*arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=project, env=os.environ | ENVIRONMENT, **pipes)
 
 
 def record(project, *arguments, **options):
     """The exit code, and what was said."""
-    process = start(project, *arguments, **options)
-    said = "".join(process.communicate(timeout=300))
-    return process.returncode, said
+    with chdir(project):
+        done = CliRunner().invoke(main, command_line(*arguments, **options), env=ENVIRONMENT)
+    return done.exit_code, done.stdout + done.stderr
 
 
 def files(project):

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import chdir
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner
 
-from stagebench.cli import main
+from stagebench.cli import gate, main
 from stagebench.cli.output import refusals, tidy_stop
 from stagebench.core import locks, shown
 from stagebench.core.errors import GateError
@@ -37,23 +39,28 @@ FEW = "from stagebench.cli import gate, main; gate._require_enough_pairs = lambd
 """The command line, in which a block is enough: a test has no time for what decides on times."""
 
 
-def start(project, *arguments, blocks=1):
-    command = [sys.executable, "-c", FEW, "gate", "--base", "HEAD", "--rounds", "2"]
-    command += ["--blocks", str(blocks), "--out", str(project.parent / "out"), *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(SRC), "COLUMNS": "200"}
-    return subprocess.Popen(
-        command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def command_line(project, *arguments, blocks=1):
+    out = str(project.parent / "out")
+    return ["gate", "--base", "HEAD", "--rounds", "2", "--blocks", str(blocks), "--out", out, *map(str, arguments)]
 
 
-def run_gate(project, *arguments, **options):
+ENVIRONMENT = {"PYTHONPATH": str(SRC), "COLUMNS": "200"}
+
+
+def start(project, *arguments, **options):
+    command = [sys.executable, "-c", FEW, *command_line(project, *arguments, **options)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=project, env=os.environ | ENVIRONMENT, **pipes)
+
+
+def run_gate(project, *arguments):
     """The exit code, the verdicts that are no pass, and what was said."""
-    process = start(project, *arguments, **options)
-    said = "".join(process.communicate(timeout=300))
+    with chdir(project), patch.object(gate, "_require_enough_pairs"):
+        done = CliRunner().invoke(main, command_line(project, *arguments), env=ENVIRONMENT)
     path = project.parent / "out" / "decision.json"
     decision = json.loads(path.read_text()) if path.exists() else {"verdicts": []}
     loud = [(v["benchmark"].split("::")[-1], v["verdict"]) for v in decision["verdicts"] if v["verdict"] != "pass"]
-    return process.returncode, loud, said
+    return done.exit_code, loud, done.stdout + done.stderr
 
 
 def files(project):
@@ -477,8 +484,8 @@ def test_a_gate_that_ends_while_git_checks_out_leaves_no_git(project, tmp_path, 
     git.parent.mkdir()
     git.write_text(SLOW_GIT.format(git=shutil.which("git"), adding=adding))
     git.chmod(0o755)
-    with monkeypatch.context() as patch:
-        patch.setenv("PATH", str(git.parent), prepend=os.pathsep)
+    with monkeypatch.context() as paths:
+        paths.setenv("PATH", str(git.parent), prepend=os.pathsep)
         process = start(project)
     wait_for(adding, process)
     process.send_signal(number)

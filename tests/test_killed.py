@@ -14,7 +14,7 @@ import pytest
 from stagebench.core import locks, processes
 
 SRC = Path(__file__).parents[1] / "src"
-AT_ONCE = 5
+AT_ONCE = 8
 
 LEAVES_BEHIND = """
 import os, subprocess, sys, time
@@ -72,17 +72,19 @@ def left_by_kills(project, tmp_path, kills, *command):
     """What still runs 2 s after each of so many kills: most at any moment, every fourth while it measures."""
     draw, left = random.Random(0), []
     for first in range(0, kills, AT_ONCE):
-        batch = {tmp_path / str(number): number for number in range(first, min(first + AT_ONCE, kills))}
-        begun = {folder: start(project, folder, KINDS[n // 4 % len(KINDS)], *command) for folder, n in batch.items()}
-        for folder, process in begun.items():
-            while batch[folder] % 4 == 1 and process.poll() is None and len(alive(str(folder))) < 3:
+        begun = {}
+        for number in range(first, min(first + AT_ONCE, kills)):
+            folder = tmp_path / str(number)
+            begun[folder] = number, start(project, folder, KINDS[number // 4 % len(KINDS)], *command)
+        for folder, (number, process) in begun.items():
+            while number % 4 == 1 and process.poll() is None and len(alive(str(folder))) < 3:
                 time.sleep(0.02)
-            time.sleep(draw.uniform(0, 0.4))
+            time.sleep(draw.uniform(0, 0.2))
             assert process.poll() is None
             process.kill()
             process.wait()
         deadline = time.monotonic() + 2
-        while (living := [line for folder in batch for line in alive(str(folder))]) and time.monotonic() < deadline:
+        while (living := [line for folder in begun for line in alive(str(folder))]) and time.monotonic() < deadline:
             time.sleep(0.02)
         left += living
     return left
@@ -97,19 +99,25 @@ def test_nothing_outlives_a_gate_that_is_killed(project, tmp_path, nothing_is_le
     assert left_by_kills(project, tmp_path, 6, *command) == []
 
 
-def test_an_analysis_that_is_killed_leaves_nothing_and_the_next_sweeps_its_scratch(project, tmp_path, monkeypatch):
-    scratch = tmp_path / "tmp"
-    scratch.mkdir()
-    monkeypatch.setenv("TMPDIR", str(scratch))
-    process = start(project, tmp_path / "killed", "none", "analyze", "--device", "cpu", "--out")
-    while process.poll() is None and not list(scratch.glob(f"{locks.SCRATCH}*")):
-        time.sleep(0.02)
+SCRATCH = """
+import time
+from stagebench.core.locks import scratch_folder
+with scratch_folder() as folder:
+    print(folder, flush=True)
+    time.sleep(300)
+"""
+
+
+def test_the_scratch_of_a_process_that_is_killed_is_swept_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", SCRATCH], stdout=subprocess.PIPE, text=True)
+    folder = Path(process.stdout.readline().strip())
     process.kill()
-    process.wait()
-    left = len(list(scratch.glob(f"{locks.SCRATCH}*")))
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    process.communicate()
+    left = list(tmp_path.iterdir())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with locks.scratch_folder() as mine:
-        assert (left, alive(str(tmp_path / "killed")), list(scratch.iterdir())) == (1, [], [mine])
+        assert (left, list(tmp_path.iterdir())) == ([folder], [mine])
 
 
 def test_what_a_process_leaves_behind_ends_with_it(tmp_path):
