@@ -14,7 +14,6 @@ from stagebench.core import environment, telemetry
 from stagebench.core.errors import ResultsError
 from stagebench.core.results import read_results
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
-from stagebench.core.shown import cell
 from stagebench.core.tables import SENTENCES, WORDS, Table, show
 from stagebench.gate import baseline, doctor
 
@@ -36,8 +35,8 @@ def command(root: Path, processes: int) -> None:
         rows = [(each.name, each.state, each.detail) for each in findings]
         columns = ("finding", WORDS), ("state", WORDS), ("detail", SENTENCES)
         show(Table("", columns, rows, styles=[STYLES[each.state] for each in findings]), console)
-        for name, differing in comparable.items():
-            console.print(cell(f"{name}: {'; '.join(differing) or 'comparable, with the settings of its run'}"))
+        stored = [(name, "; ".join(keys) or "at most the settings of its run") for name, keys in comparable.items()]
+        show(Table("", (("baseline", WORDS), ("what differs", SENTENCES)), stored), console)
         warnings = [each.name for each in findings if each.state == "warning"]
         console.print(f"not fit to time on now: {', '.join(warnings)}" if warnings else "fit to time on")
     sys.exit(3 if warnings else 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,8 @@ def require_report_extra() -> None:
     Raises:
         AnalysisError: naming the extra.
     """
-    try:
-        import_module("jinja2")
-        import_module("matplotlib")
-    except ImportError as error:
-        raise AnalysisError(f"a report needs the extra: pip install 'stagebench[report]', got {error}") from error
+    if missing := [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]:
+        raise AnalysisError(f"a report needs the extra: pip install 'stagebench[report]', got no {', '.join(missing)}")
 
 
 def write_report(folder: Path) -> dict[str, Any]:
