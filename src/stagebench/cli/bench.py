@@ -79,24 +79,19 @@ def _report(out: Path, runs: Mapping[int, Results], baselines: Path | None) -> l
     results = recording.combine(runs)
     for found in stability.unsteady({b["fullname"]: b["stats"].get("data") or [] for b in results["benchmarks"]}):
         click.echo(f"processes: {found}", err=True)
-    if baselines is None:
-        _write(out, results)
-        return []
-    # Nobody is to make it a baseline before it is judged, or if it is worse.
-    results["stagebench"]["complete"] = False
-    _write(out, results)
-    verdicts = _judge(results, baselines)
-    worse = {v.benchmark for v in verdicts if v.verdict in ("regression", "changed")}
-    results["stagebench"] |= {"complete": True, "regressed": sorted(worse)}
-    _write(out, results)
+    verdicts, own = [], results["stagebench"]
+    try:
+        if baselines:
+            own["complete"] = False  # nobody is to make it a baseline before it is judged
+            verdicts = _judge(results, baselines)
+            worse = {v.benchmark for v in verdicts if v.verdict in ("regression", "changed")}
+            own |= {"complete": True, "regressed": sorted(worse)}
+    finally:
+        from stagebench.analysis.report import recording_tables  # takes a second, which no process waits for
+
+        write_results(out / "results.json", results)
+        write_text(out / "results.md", recording_tables.to_markdown(results))
     return verdicts
-
-
-def _write(out: Path, results: Results) -> None:
-    from stagebench.analysis.report import recording_tables  # takes a second to import, which no process waits for
-
-    write_results(out / "results.json", results)
-    write_text(out / "results.md", recording_tables.to_markdown(results))
 
 
 def _judge(results: Results, root: Path) -> list[Verdict]:

@@ -106,7 +106,7 @@ def _require_enough_pairs(plan: ABPlan) -> None:
 
 
 def _head(both: Worktrees, plan: ABPlan, folder: Path) -> list[str]:
-    """Say what is about to be done, so that no confirmation looks like an afterthought."""
+    """Return what is about to be done, so that no confirmation looks like an afterthought."""
     lines = [
         f"the working tree ({both.head_commit[:7]}{', changed' if both.dirty else ''}) against {both.commit[:7]}; "
         f"orders of seed {plan.seed}; runs are kept in {folder}"

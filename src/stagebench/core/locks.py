@@ -1,4 +1,4 @@
-"""One measurement at a time: a lock on the machine, locks on folders. The system lets go of them however one ends."""
+"""Keeps to one measurement at a time, by locks on the machine and on folders; however one ends, it lets go of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def measurement(say: Callable[[str], None]) -> Iterator[None]:
     """Be the only measurement on this machine during the block, or a part of it; no lock at all costs only a warning.
 
     Args:
-        say: told of a lock that can't be had.
+        say: gets a line on a lock that can't be had.
 
     Raises:
         BusyError: where there is another one.
@@ -61,7 +61,7 @@ def measurement(say: Callable[[str], None]) -> Iterator[None]:
 
 
 def beside() -> str | None:
-    """Who measures on this machine beside this process, which is part of no measurement that holds its lock."""
+    """Return who measures on this machine beside this process, which is part of no measurement that holds its lock."""
     if WITHIN in os.environ:
         return None
     with suppress(OSError), _machine().open("rb") as file:

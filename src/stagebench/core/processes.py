@@ -41,7 +41,7 @@ def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen
 
 
 def run(command: Sequence[str], **options: Any) -> tuple[int, bytes, bytes]:
-    """Run a command to its end: the exit status, and what it wrote to standard output and standard error."""
+    """Run a command to its end; return the exit status, and what it wrote to standard output and standard error."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         with started(command, stdout=out, stderr=err, **options) as process:
             status = process.wait()

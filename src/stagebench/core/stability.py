@@ -1,4 +1,4 @@
-"""Whether numbers that should be alike are: one rule for drift and one for outliers. Importable without torch.
+"""Says whether numbers that should be alike are: one rule for drift and one for outliers. Importable without torch.
 
 It holds for the rounds of a process, the processes of a recording, the passes of an experiment and the runs of a trend.
 """
@@ -30,7 +30,7 @@ class Unsteady:
 
     Attributes:
         benchmark: its full name.
-        drift: relative; None where there is none.
+        drift: relative; None without one.
         outliers: places in the series, from 0.
     """
 

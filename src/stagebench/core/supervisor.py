@@ -26,11 +26,11 @@ ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 def main(command: list[str]) -> int:
-    """Run the command; its exit status, or 128 and the number of the signal that ended it."""
+    """Run the command, and return its exit status, or 128 and the number of the signal that ended it."""
     _prctl(SET_CHILD_SUBREAPER, 1)  # what a process of the command leaves behind becomes a child of this one
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
-    signal.set_wakeup_fd(told)
+    woken, waking = os.pipe()
+    os.set_blocking(waking, False)
+    signal.set_wakeup_fd(waking)
     for number in (signal.SIGCHLD, *ENDING):
         signal.signal(number, lambda *_: None)
     child = os.fork()
@@ -38,8 +38,8 @@ def main(command: list[str]) -> int:
         _become(command, os.getppid())
     status = None
     while status is None:
-        ready, _, _ = select.select([sys.stdin, heard], [], [])
-        if sys.stdin in ready or set(os.read(heard, 512)) & {*ENDING}:
+        ready, _, _ = select.select([sys.stdin, woken], [], [])
+        if sys.stdin in ready or set(os.read(woken, 512)) & {*ENDING}:
             break
         status = _reaped().get(child)
     _end_all(child)
@@ -93,7 +93,7 @@ def _children() -> list[int]:
 
 
 def _reaped(strict: bool = False) -> dict[int, int]:
-    """The status of each child that has ended; strict, ChildProcessError where there is none, ended or not."""
+    """Return the status of each child that has ended; strict, raise ChildProcessError without any child."""
     ended: dict[int, int] = {}
     try:
         while (each := os.waitpid(-1, os.WNOHANG))[0]:

@@ -1,6 +1,6 @@
-"""What NVML says of a GPU around a timing: clocks, power, temperature, throttling, other processes, energy.
+"""Reads what NVML says of a GPU around a timing: clocks, power, temperature, throttling, other processes, energy.
 
-Importable without torch and without NVML; what a GPU or driver does not tell is None, never a made-up zero.
+Importable without torch and without NVML; what a GPU or driver does not say is None, never a made-up zero.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Gpu:
 
 
 def load_nvml() -> ModuleType | None:
-    """NVML's Python module, of the extra "gpu"; None where it is not installed."""
+    """Return NVML's Python module, of the extra "gpu"; None where it is not installed."""
     try:
         import pynvml
     except ImportError:

@@ -1,4 +1,4 @@
-"""Is this machine fit to time on? What the system says, and a quick run of the same work in fresh processes.
+"""Says whether this machine is fit to time on: what the system says, and the same work in fresh processes.
 
 Importable without torch. Whatever a machine does not say is "unknown", and no reason to call it unfit.
 """

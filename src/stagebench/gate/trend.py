@@ -1,4 +1,4 @@
-"""Looking back: the runs of a folder by environment, and where what they measured changed. Importable without torch.
+"""Looks back: at the runs of a folder by environment, and where what they measured changed. Importable without torch.
 
 One run is one process, and its median is one sample: rounds of one process are no independent samples.
 """

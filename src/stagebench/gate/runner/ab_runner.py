@@ -65,7 +65,7 @@ class ScheduledProcess:
 
     @property
     def file_name(self) -> str:
-        """Where its run is kept; sorts as the processes ran."""
+        """Name the file of its run, which sorts as the processes ran."""
         return f"{self.phase}-{self.block:02}-{self.position}-{self.variant}.json"
 
 

@@ -1,4 +1,4 @@
-"""The interpreter of a base whose dependencies are not those of the head: a virtual environment, built once."""
+"""Finds the interpreter of a base whose dependencies are not the head's: a virtual environment, built once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What failed in a process that measures, and why: from the JUnit XML of pytest, which any revision writes.
+"""Reads what failed in a process that measures, and why: from the JUnit XML of pytest, which any revision writes.
 
 A stage that breaks its contract, by more work than `generate()` does or by none, is a verdict on the change. Whatever
 else fails is no verdict: then nothing was measured.
@@ -58,7 +58,7 @@ class FailedError(GateError):
         super().__init__(f"the benchmarks of the {side} must pass, got {self._what(said)}{more}")
 
     def verdicts(self) -> list[Verdict]:
-        """A regression for each benchmark that a stage's error failed; beside it, what else failed is missing."""
+        """Return a regression for each benchmark that a stage's error failed; what else failed is missing."""
         return [
             Verdict(each.benchmark, "counter", "regression" if each.by_a_stage else "missing", each.reason, 1)
             for each in self.failures
@@ -78,7 +78,7 @@ class FailedError(GateError):
 
 
 def options(path: Path) -> tuple[str, ...]:
-    """Options of pytest that let it write there what failed; this family names files."""
+    """Return options of pytest that let it write there what failed; this family names files."""
     return f"--junitxml={path}", "-o", "junit_family=xunit1"
 
 
@@ -92,7 +92,7 @@ def read_failures(path: Path) -> list[Failure]:
 
 
 def _name(case: ET.Element) -> str:
-    """The full name, as pytest-benchmark has it: of a file that was not collected, the file alone."""
+    """Return the full name, as pytest-benchmark has it: of a file that was not collected, the file alone."""
     file, module, name = (case.get(key) or "" for key in ("file", "classname", "name"))
     classes = module.removeprefix(file.removesuffix(".py").replace("/", ".")).strip(".")
     return "::".join(filter(None, [file, *classes.split("."), name]))
@@ -114,12 +114,12 @@ def _reason(message: str, text: str) -> str:
 
 
 def _last_error(said: str) -> str:
-    """The last line that names an error, or the last one."""
+    """Return the last line that names an error, or the last one."""
     lines = [line.removeprefix("E ").strip() for line in said.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"error|exception", line, flags=re.IGNORECASE)]
     return _one_line((errors or lines or ["no word"])[-1])
 
 
 def _one_line(text: str) -> str:
-    """A message without the module of its type."""
+    """Return a message without the module of its type."""
     return re.sub(r"^(?:\w+\.)+(?=\w+:)", "", " ".join(text.split()))[:_LONGEST]

@@ -1,4 +1,4 @@
-"""Two processes that are held against each other take turns, round by round: what slows the machine slows both.
+"""Lets two processes that are compared take turns, round by round: what slows the machine slows both.
 
 A turn is a byte in a pipe. Where the other process ends, however it ends, the system closes its pipes and this one goes
 on alone; a worker that the other forked, and that outlives it, holds them open. Importable without torch.

@@ -1,4 +1,4 @@
-"""Results and baselines out of fresh processes: one proves what it runs and counts its work, the others time it.
+"""Makes results out of fresh processes: one proves what it runs and counts its work, the others time it.
 
 The process is the sample: it gives one median a benchmark, and the results are made of these medians. Importable
 without torch.
@@ -248,7 +248,7 @@ def _combined(proven: Benchmark, *timed: Benchmark) -> Benchmark:
 
 
 def _typical(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all processes noted: of numbers the median, of anything else the first."""
+    """Return what all processes noted: of numbers the median, of anything else the first."""
     return {key: _middle([info[key] for info in infos]) for key in infos[0] if all(key in info for info in infos)}
 
 

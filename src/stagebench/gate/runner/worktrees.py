@@ -1,7 +1,7 @@
-"""The two sides of a gate as folders: a revision, and the working tree as it is now. Nothing of them is left behind.
+"""Copies both sides of a gate: a revision, and the working tree as it is now. Nothing of them is left behind.
 
 Each is a repository of its own, which borrows the objects, settings and tags of the given one and writes to itself
-alone; the given one is only read. None runs a hook. Filters do run where the base is checked out, as ever; the files of
+alone; the given one is only read. None runs a hook. Filters do run where the base is checked out; the files of
 the head are copied as they lie. Submodules are repositories of the same kind in both.
 """
 
@@ -91,7 +91,7 @@ def worktrees(repository: Path, revision: str) -> Iterator[Worktrees]:
 
 
 def home_of(repository: Path) -> Path:
-    """Where the worktrees of a repository are made: in its `.git` folder, so that its own status never shows them."""
+    """Return where worktrees are made: in the `.git` folder of a repository, so that its own status never shows them."""
     return _git_folder(repository) / "stagebench-gate"
 
 
@@ -127,7 +127,7 @@ def _borrow(git_folder: Path, commit: str | None, folder: Path) -> None:
 
 
 def _quoted(path: Path) -> bytes:
-    """A path as git reads it in its files, whatever characters it has."""
+    """Return a path as git reads it in its files, whatever characters it has."""
     escaped = os.fsencode(path).replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
     return b'"' + escaped + b'"'
 
@@ -139,7 +139,7 @@ def _check_out(git_folder: Path, commit: str, folder: Path, tree: Path | None) -
         git_folder: with the objects.
         commit: to be checked out.
         folder: where.
-        tree: the working tree that shows which submodules are in use; None where there is none.
+        tree: the working tree that shows which submodules are in use; None without one.
 
     Yields:
         The submodules that are left empty, as they are in the working tree.
@@ -164,7 +164,7 @@ def _check_out(git_folder: Path, commit: str, folder: Path, tree: Path | None) -
 
 
 def _submodules(tree: Path) -> Iterator[tuple[bytes, str]]:
-    """The submodules in the index of a repository, and the commits that they are pinned to."""
+    """Yield the submodules in the index of a repository, and the commits that they are pinned to."""
     for line in _git(tree, "ls-files", "--stage", "-z").split(b"\0"):
         about, _, path = line.partition(b"\t")
         if about.startswith(b"160000 "):
