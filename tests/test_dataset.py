@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from experiments.dsec_samples import to_samples
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,7 +32,14 @@ def written(root, rows):
     return read_dataset(root)
 
 
-def test_a_row_in_the_layout_of_dsec_is_a_sample(root):
+def test_a_row_is_a_sample_with_the_media_that_it_names(root):
+    row = {"id": "a_1", "events": "event_npy/a_1.npy", "video": "mp4/a_1.mp4", "question": " What\nmoves? "}
+    (entry,) = written(root, [row]).entries
+    assert (entry.id, entry.sequence, entry.question) == ("a_1", "a", "What moves?")
+    assert entry.paths == {"events": root / "event_npy/a_1.npy", "video": root / "mp4/a_1.mp4"}
+
+
+def test_a_list_in_the_layout_of_dsec_is_made_one_of_ours(root):
     row = {
         "id": "a_1",
         "event_data": "a_1.npy",
@@ -39,7 +47,7 @@ def test_a_row_in_the_layout_of_dsec_is_a_sample(root):
         "mp4_data": "a_1.mp4",
         "conversations": [{"from": "human", "value": "<event>\nWhat moves?"}, {"from": "gpt", "value": "A car."}],
     }
-    (entry,) = written(root, [row]).entries
+    (entry,) = written(root, to_samples([row])).entries
     assert (entry.id, entry.sequence, entry.question) == ("a_1", "a", "What moves?")
     assert entry.paths == {
         "events": root / "event_npy/a_1.npy",
@@ -48,41 +56,24 @@ def test_a_row_in_the_layout_of_dsec_is_a_sample(root):
     }
 
 
-def test_a_row_without_a_conversation_is_asked_the_default(root):
-    assert written(root, [{"id": 7, "video_data": "b.mkv"}]).entries[0].question == DEFAULT_QUESTION
+def test_a_row_without_a_question_is_asked_the_default_and_one_may_name_its_sequence(root):
+    (entry,) = written(root, [{"id": 7, "video": "video/b.mkv", "sequence": "night"}]).entries
+    assert (entry.id, entry.sequence, entry.question) == ("7", "night", DEFAULT_QUESTION)
 
 
 @pytest.mark.parametrize(
     ("row", "name", "reason"),
     [
-        ({"id": "x", "mp4_data": "no.mp4"}, "x", "no.mp4: can't be read: No such file or directory"),
-        ({"id": "x", "mp4_data": "empty.mp4"}, "x", "empty.mp4: must hold data, got an empty file"),
-        ({"id": "x", "mp4_data": "../list.json"}, "x", "mp4_data must name files inside the dataset"),
-        (
-            {"id": "x", "mp4_data": 5},
-            "x",
-            "a sample: mp4_data must be a text of at most 100000 characters or a list or null, got 5",
-        ),
-        ({"id": "x"}, "x", "a sample must name a file under one of event_data"),
-        ({"mp4_data": "a_1.mp4"}, "number 0", "a sample must have id, got no id"),
-        (
-            {"id": True, "mp4_data": "a_1.mp4"},
-            "True",
-            "a sample: id must be a text of at most 100000 characters or a whole number of at least 0, got True",
-        ),
+        ({"id": "x", "video": "mp4/no.mp4"}, "x", "no.mp4: can't be read: No such file or directory"),
+        ({"id": "x", "video": "mp4/empty.mp4"}, "x", "empty.mp4: must hold data, got an empty file"),
+        ({"id": "x", "video": "../list.json"}, "x", "video must name a file inside the dataset"),
+        ({"id": "x", "images": "mp4"}, "x", "mp4: must be a folder of PNGs, got none in it"),
+        ({"id": "x", "video": 5}, "x", "a sample: video must be a text of at most 100000 characters, got 5"),
+        ({"id": "x"}, "x", "a sample must name a file under one of video, events, images, got none"),
+        ({"video": "mp4/a_1.mp4"}, "number 0", "a sample must have id, got no id"),
+        ({"id": True, "video": "mp4/a_1.mp4"}, "True", "a sample: id must be a text of at most 100000 characters or a"),
         (["id"], "number 0", "a sample must be an object, got ['id']"),
-        ({"id": "x", "event_image": ["a_1/0.png"] * 2}, "x", "event_image must list all PNGs of a folder"),
-        (
-            {"id": "x", "mp4_data": "a_1.mp4", "conversations": "?"},
-            "x",
-            "a sample: conversations must be a list or null, got '?'",
-        ),
-        ({"id": "x", "mp4_data": "a_1.mp4", "conversations": []}, "x", "conversations must have a turn from human"),
-        (
-            {"id": "x", "mp4_data": "a_1.mp4", "conversations": [{"from": "human", "value": "<event>"}]},
-            "x",
-            "the question must not be blank",
-        ),
+        ({"id": "x", "video": "mp4/a_1.mp4", "question": " "}, "x", "id and question must not be blank"),
     ],
 )
 def test_a_row_that_is_no_sample_is_named_with_the_reason(root, row, name, reason):
@@ -92,7 +83,7 @@ def test_a_row_that_is_no_sample_is_named_with_the_reason(root, row, name, reaso
 
 
 def test_of_two_rows_with_one_id_the_second_is_broken(root):
-    found = written(root, [{"id": "x", "mp4_data": "a_1.mp4"}, {"id": "x", "video_data": "b.mkv"}])
+    found = written(root, [{"id": "x", "video": "mp4/a_1.mp4"}, {"id": "x", "video": "video/b.mkv"}])
     assert [entry.paths["video"].name for entry in found.entries] == ["a_1.mp4"]
     assert found.broken == (Problem("x", "its id must be its own, got that of an earlier one"),)
 
@@ -159,23 +150,24 @@ def test_a_sequence_is_a_name_without_its_number(name, sequence):
     ],
 )
 def test_a_model_is_shown_what_was_asked_for(root, media, own, kind):
-    (entry,) = written(root, [{"id": "a", "event_data": "a_1.npy", "mp4_data": "a_1.mp4"}]).entries
+    (entry,) = written(root, [{"id": "a", "events": "event_npy/a_1.npy", "video": "mp4/a_1.mp4"}]).entries
     assert path_shown(entry, media, own) == entry.paths[kind]
 
 
 def test_a_sample_without_the_media_shows_nothing(root):
-    (entry,) = written(root, [{"id": "a", "mp4_data": "a_1.mp4"}]).entries
+    (entry,) = written(root, [{"id": "a", "video": "mp4/a_1.mp4"}]).entries
     assert path_shown(entry, "events", "events") is None
 
 
-NAMES = st.text(min_size=1, max_size=8) | st.sampled_from(["a_1.mp4", "a_1.npy", "b.mkv", "empty.mp4", "a_1/0.png"])
+NAMES = st.text(min_size=1, max_size=8) | st.sampled_from(
+    ["mp4/a_1.mp4", "event_npy/a_1.npy", "video/b.mkv", "mp4/empty.mp4", "event_image/a_1"]
+)
 JSON = st.recursive(st.none() | st.booleans() | st.integers(-9, 99) | st.floats(-9, 9) | NAMES, st.lists, max_leaves=4)
 ROWS = JSON | st.fixed_dictionaries(
     {},
     optional={
         "id": JSON | st.sampled_from("xyz"),
-        **{key: JSON | NAMES | st.lists(NAMES) for key in ("event_data", "event_image", "mp4_data", "video_data")},
-        "conversations": JSON | st.lists(st.fixed_dictionaries({"from": st.just("human"), "value": JSON | NAMES})),
+        **dict.fromkeys(("events", "images", "video", "question", "sequence"), JSON | NAMES),
     },
 )
 

@@ -73,64 +73,29 @@ class SampleLine(FailedLine, total=False):
     not_cold: Text
 
 
-class LeftOut(TypedDict, total=False):
-    """What is no sample, or a broken one, and why."""
-
-    name: Required[Text]
-    reason: Required[Text]
-
-
-class PlanNote(TypedDict, total=False):
-    """How much was to be measured, and what could not be."""
-
-    passes: Required[Count]
-    samples: Required[Count]
-    sequences: Required[Count]
-    broken: Required[list[LeftOut]]
-    skipped: Required[list[LeftOut]]
-
-
-class Proof(TypedDict, total=False):
-    """What an untimed pass of a model did, as `generate()` does: counters and bytes by stage."""
-
-    seconds: Required[Spread]
-    sample: Required[Text]
-    work: Required[dict[str, dict[str, Count]]]
-    bytes: Required[dict[str, dict[str, Count]]]
-    peak_bytes: dict[str, Count]
-
-
-class MeasuredCeilings(TypedDict, total=False):
-    """What the machine can do, as `roofline.Ceilings` has it."""
-
-    flops: Required[Time]
-    bandwidth: Required[Time]
-    bandwidth_kind: Required[Text]
-
-
-class Session(TypedDict, total=False):
-    """One call that worked on an experiment; proofs by model and mode, `same_tokens` are pairs of models."""
-
-    started: Required[Text]
-    load_warning: Required[Text | None]
-    ceilings: Required[MeasuredCeilings]
-    together: Required[Flag | None]
-    proofs: Required[dict[str, dict[str, Proof]]]
-    same_tokens: Required[list[list[Text]]]
-    garbage_collection: Text
-
-
 class ExperimentRun(TypedDict, total=False):
     """What `run.json` holds: the times' environment, what a reader wants to know of the plan, and the sessions."""
 
     schema: Required[Version]
     identity: Required[dict[str, Text]]
-    plan: Required[PlanNote]
-    sessions: Required[list[Session]]
+    plan: Required[Object]
+    sessions: Required[list[Object]]
 
 
-IDENTITY = ("input", "generation", "media", "loading", "order_seed", "models", "device")
-"""Keys of the identity that a report shows."""
+_IDENTITY = dict.fromkeys(("input", "generation", "media", "loading", "order_seed", "models", "device"), Text)
+_PLAN = dict.fromkeys(("passes", "samples", "sequences"), Count) | dict.fromkeys(("broken", "skipped"), list[Object])
+_LEFT_OUT = {"name": Text, "reason": Text}
+Counters = dict[str, dict[str, Count]]
+_SESSION = {
+    "started": Text,
+    "load_warning": Text | None,
+    "ceilings": {"flops": Time, "bandwidth": Time, "bandwidth_kind": Text},
+    "together": Flag | None,
+    "proofs": dict[str, dict[str, Object]],
+    "same_tokens": list[list[Text]],
+}
+_COUNTED = dict.fromkeys(STAGE_NAMES, Object) | {stage: {"flops": Count} for stage in IN_GENERATE}
+_PROOF = {"seconds": Spread, "sample": Text, "work": Counters, "bytes": Counters}
 
 
 def sample_of(run: Run, mode: str) -> dict[str, Any]:
@@ -207,13 +172,19 @@ def read_run(folder: Path) -> ExperimentRun:
     where = f"the run {folder / RUN_FILE}"
     run = read_json(folder / RUN_FILE, where, AnalysisError)
     check(run, ExperimentRun, where, AnalysisError)
-    check(run["identity"], dict.fromkeys(IDENTITY, Text), f"{where}: identity", AnalysisError)
-    proofs = [by_mode for session in run["sessions"] for by_mode in session["proofs"].values()]
-    if not run["sessions"] or not all(proofs):
-        raise AnalysisError(f"{where} must have at least one session, and proofs by mode, got none")
-    counted = dict.fromkeys(STAGE_NAMES, Object) | {stage: {"flops": Count} for stage in IN_GENERATE}
-    for proof in (each for by_mode in proofs for each in by_mode.values()):
-        check(proof["work"], counted, f"{where}: work", AnalysisError)
+    check(run, {"identity": _IDENTITY, "plan": _PLAN}, where, AnalysisError)
+    for problem in (*run["plan"]["broken"], *run["plan"]["skipped"]):
+        check(problem, _LEFT_OUT, f"{where}: plan", AnalysisError)
+    if not run["sessions"]:
+        raise AnalysisError(f"{where} must have at least one session, got none")
+    for session in run["sessions"]:
+        check(session, _SESSION, f"{where}: a session", AnalysisError)
+        for model, by_mode in session["proofs"].items():
+            if not by_mode:
+                raise AnalysisError(f"{where}: {model} must have a proof of some mode, got none")
+            for proof in by_mode.values():
+                check(proof, _PROOF, f"{where}: proofs", AnalysisError)
+                check(proof["work"], _COUNTED, f"{where}: work", AnalysisError)
     return cast(ExperimentRun, run)
 
 

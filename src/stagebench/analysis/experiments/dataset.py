@@ -1,4 +1,8 @@
-"""Many samples: a JSON list in the layout of the DSEC instruction sets, or any folder of clips and recordings.
+"""Many samples: a JSON list of them, or any folder of clips and recordings.
+
+    [{"id": "night_7", "question": "What moves?", "video": "clips/night_7.mp4", "events": "night_7.npy"}, ...]
+
+`images` may stand there too, and the `sequence` that the sample is cut from; it is the id without its number else.
 
 Nothing is decoded here. What can't be a sample is named with the reason, never dropped in silence. Importable without
 torch.
@@ -20,31 +24,19 @@ from stagebench.media.events.recordings import READERS
 from stagebench.media.files import files_in, is_folder, size_of
 from stagebench.media.kinds import CLIPS
 
-MARKS = ("<event>", "<image>", "<video>")
-"""Places of media in a question's text; the models have marks of their own."""
-
-_FOLDERS = {
-    "event_data": ("event_npy", "events"),
-    "event_image": ("event_image", "images"),
-    "mp4_data": ("mp4", "video"),
-    "video_data": ("video", "video"),
-}
-"""Where each key's files lie, and which kind of media they are."""
+KINDS = ("video", "events", "images")
+"""Of media: a clip, a recording, and a PNG or a folder of them."""
 
 
-Files = Text | list[Text] | None
-_Turn = TypedDict("_Turn", {"from": Text, "value": Text}, total=False)
-
-
-class DsecRow(TypedDict, total=False):
-    """A sample in the layout of the DSEC instruction sets; files by the keys of `_FOLDERS`."""
+class ListedSample(TypedDict, total=False):
+    """A sample of a JSON list; its files lie where the list says, beside the list."""
 
     id: Required[Text | Count]
-    event_data: Files
-    event_image: Files
-    mp4_data: Files
-    video_data: Files
-    conversations: list[_Turn] | None
+    sequence: Text | Count
+    question: Text
+    video: Text
+    events: Text
+    images: Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +46,8 @@ class Entry:
     Attributes:
         id: unique in its dataset.
         sequence: what it was cut from; samples of one sequence overlap, and are not independent.
-        question: without the marks of media.
-        paths: by kind of media, at least one of "video", "events" and "images" (a folder of PNGs, or one PNG).
+        question: what the models are asked, without any template.
+        paths: by kind of media, at least one of `KINDS`.
         start: seconds into the clip or recording.
         duration: seconds to read from there; None for all.
     """
@@ -95,7 +87,7 @@ def read_dataset(path: Path, question: str = DEFAULT_QUESTION) -> Dataset:
     """Read a JSON list, or a folder that holds one, or else a folder of media.
 
     Args:
-        path: a JSON file beside the folders that it names; a folder with one such file; or a folder of clips,
+        path: a JSON list; a folder with one such file; or a folder of clips,
             recordings and folders of PNGs, in which files of one name but for the suffix are one sample.
         question: put to the samples that have none of their own.
 
@@ -162,33 +154,18 @@ def _name_of(row: Any, number: int) -> str:
 
 
 def _entry(row: Any, root: Path, question: str) -> Entry:
-    check(row, DsecRow, "a sample", AnalysisError)
-    name = one_line(row["id"])
-    if not name:
-        raise AnalysisError(f"a sample must have an id, got {row['id']!r}")
-    paths: dict[str, Path] = {}
-    for key, (folder, kind) in _FOLDERS.items():
-        if row.get(key):
-            paths.setdefault(kind, _file(root / folder, row[key], key))
+    check(row, ListedSample, "a sample", AnalysisError)
+    name, asked = one_line(row["id"]), one_line(row.get("question", question))
+    if not name or not asked:
+        raise AnalysisError(f"id and question must not be blank, got {name!r} and {asked!r}")
+    paths = {kind: root / row[kind] for kind in KINDS if row.get(kind)}
     if not paths:
-        raise AnalysisError(f"a sample must name a file under one of {', '.join(_FOLDERS)}, got none")
-    return Entry(name, sequence_of(name), _question(row, question), paths)
-
-
-def _file(folder: Path, value: str | list[str], key: str) -> Path:
-    """The file that a key names, or the folder that all files of a list of PNGs lie in."""
-    names = value if isinstance(value, list) else [value]
-    if any(not name or Path(name).is_absolute() or ".." in Path(name).parts for name in names):
-        raise AnalysisError(f"{key} must name files inside the dataset, got {value!r}")
-    files = [folder / name for name in names]
-    for file in files:
-        _require_data(file)
-    if len(files) == 1:
-        return files[0]
-    parents = {file.parent for file in files}
-    if len(parents) > 1 or {file.name for file in files} != {file.name for file in _pngs(files[0].parent)}:
-        raise AnalysisError(f"{key} must list all PNGs of a folder, got {len(files)} files of {len(parents)} folders")
-    return files[0].parent
+        raise AnalysisError(f"a sample must name a file under one of {', '.join(KINDS)}, got none")
+    for kind, path in paths.items():
+        if Path(row[kind]).is_absolute() or ".." in Path(row[kind]).parts:
+            raise AnalysisError(f"{kind} must name a file inside the dataset, got {row[kind]!r}")
+        _require_data(path)
+    return Entry(name, one_line(row.get("sequence", sequence_of(name))), asked, paths)
 
 
 def _require_data(path: Path) -> None:
@@ -196,19 +173,6 @@ def _require_data(path: Path) -> None:
         size_of(path)
     elif path.suffix.lower() not in READERS and not _pngs(path):
         raise AnalysisError(f"{path.name}: must be a folder of PNGs, got none in it")
-
-
-def _question(row: Mapping[str, Any], default: str) -> str:
-    """What the human says first, without the marks; the default where there is no conversation."""
-    if row.get("conversations") is None:
-        return default
-    asked = next((turn.get("value") for turn in row["conversations"] if turn.get("from") == "human"), None)
-    if asked is None:
-        raise AnalysisError("conversations must have a turn from human with a text, got none")
-    text = one_line(re.sub("|".join(MARKS), " ", asked))
-    if not text:
-        raise AnalysisError(f"the question must not be blank, got {asked!r}")
-    return text
 
 
 def _from_folder(root: Path, question: str) -> Dataset:

@@ -14,7 +14,6 @@ from stagebench.analysis.samples import (
     SAMPLES_FILE,
     ExperimentRun,
     SampleLine,
-    Session,
     parse_samples,
     read_run,
 )
@@ -48,7 +47,7 @@ class SampleLog:
         self._folder, self._file = folder, file
         self._done = {key_of(line) for line in lines}
 
-    def begin_session(self, session: Session) -> None:
+    def begin_session(self, session: dict[str, Any]) -> None:
         """Note under which conditions the coming lines are made."""
         self.run["sessions"].append(session)
         self.save_run()
