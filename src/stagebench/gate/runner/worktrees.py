@@ -91,7 +91,7 @@ def worktrees(repository: Path, revision: str) -> Iterator[Worktrees]:
 
 
 def home_of(repository: Path) -> Path:
-    """Return where worktrees are made: in the `.git` folder of a repository, so that its own status never shows them."""
+    """Return where worktrees are made: in the `.git` folder of a repository, whose status never shows them there."""
     return _git_folder(repository) / "stagebench-gate"
 
 
