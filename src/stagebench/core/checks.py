@@ -1,4 +1,4 @@
-"""What JSON of a stranger may hold: types say it, of which the simplest carry a check and the words for an error."""
+"""Check JSON of a stranger by types, of which the simplest carry a check and the words for an error."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _wrong(value: Any, form: Any, where: str, whole: bool) -> Iterator[str]:
 
 
 def _kind_of(form: Any) -> Must:
-    """What a value must be itself, whatever is in it."""
+    """Return what a value must be itself, whatever is in it."""
     if isinstance(must := (get_args(form) or (None,))[-1], Must):
         return must
     return _NULL if form is NoneType else _LIST if get_origin(form) is list else _OBJECT if form is not Any else _ANY
@@ -72,24 +72,24 @@ def _kind_of(form: Any) -> Must:
 
 @functools.cache
 def _keys_of(form: type) -> tuple[list[str], Mapping[str, Any]]:
-    """The required keys of a TypedDict, and the types of all its keys."""
+    """Return the required keys of a TypedDict, and the types of all its keys."""
     hints = get_type_hints(form, include_extras=True)
     required = [key for key, hint in hints.items() if get_origin(hint) is Required]
     return required, {key: get_args(hint)[0] if key in required else hint for key, hint in hints.items()}
 
 
 def is_text(value: Any) -> bool:
-    """Whether it is a text of a bounded length."""
+    """Tell whether it is a text of a bounded length."""
     return isinstance(value, str) and len(value) <= LONGEST_TEXT
 
 
 def is_number(value: Any, least: float = -LARGEST) -> bool:
-    """Whether it is a finite number of at least so much."""
+    """Tell whether it is a finite number of at least so much."""
     return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= LARGEST
 
 
 def is_whole(value: Any, least: float = -math.inf) -> bool:
-    """Whether it is a whole number of at least so much."""
+    """Tell whether it is a whole number of at least so much."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 

@@ -1,4 +1,4 @@
-"""What a stage made, in a few characters: equal counts of other content are told apart by it.
+"""Digest what a stage made to a few characters, which differ for equal counts of other content.
 
 Digested after the timing and on the host, so no time shows it. Frames, pixels, prompts and tokens have a hash: 16 hex
 digits of the SHA-256 over type, shape and bytes. Features have a sketch, because another kernel rounds otherwise.
@@ -72,7 +72,7 @@ def sketch(features: Tensor) -> list[float]:
 
 
 def as_bytes(tensor: Tensor) -> Any:
-    """A tensor of any type as numpy's bytes, on the host, with its type in the length of the last axis."""
+    """View a tensor of any type as numpy's bytes, on the host, with its type in the length of the last axis."""
     return tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
 
 

@@ -1,4 +1,4 @@
-"""What a time depends on beside the code: two runs are comparable only where all of it is equal."""
+"""Describe what a time depends on beside the code: two runs are comparable only where all of it is equal."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
 
 
 def machine(device: str) -> dict[str, str]:
-    """The part of the identity that no setting changes: hardware, driver, Python and libraries.
+    """Describe the part of the identity that no setting changes: hardware, driver, Python and libraries.
 
     Args:
         device: a torch device; of a GPU the name needs torch, of a CPU nothing does.
@@ -88,12 +88,12 @@ def machine(device: str) -> dict[str, str]:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_warning() -> str | None:
-    """One line where other processes keep the cores busy, because then every time measures them too."""
+    """Warn in one line where other processes keep the cores busy, because then every time measures them too."""
     if other := locks.beside():
         return f"something else is measured at the same time, by {other}: times will measure it too"
     busy = os.getloadavg()[0]
@@ -103,7 +103,7 @@ def load_warning() -> str | None:
 
 
 def fingerprint(path: Path) -> str:
-    """A digest of a file, or of all files of a folder by name; "hub" for what is not on this machine.
+    """Digest a file, or all files of a folder by name; "hub" stands for what is not on this machine.
 
     Of a file over 64 MiB (weights) the size stands for the content: reading it would take longer than the benchmark.
     """

@@ -1,4 +1,4 @@
-"""JSON and text on disk: read with errors of one line, written so that nobody ever sees half of it."""
+"""Read JSON and text with errors of one line, and write them so that nobody ever sees half of a file."""
 
 from __future__ import annotations
 

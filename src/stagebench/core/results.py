@@ -1,4 +1,4 @@
-"""Results on disk: pytest-benchmark's JSON with our keys. What reads or writes such a file does it here, and only here.
+"""Read, check and write results: pytest-benchmark's JSON with our keys. Nothing else reads or writes such a file.
 
 A run, a process of a recording, a recording, a baseline and an entry of a history are all results. What was read needs
 no further look: names are texts, times are finite and above 0, counters are whole numbers, and no benchmark is there
@@ -206,22 +206,22 @@ def digest(results: Results) -> str:
 
 
 def identity(results: Results) -> dict[str, str]:
-    """The environment, with the keys that came later."""
+    """Return the environment, with the keys that came later."""
     return ADDED | results["machine_info"]
 
 
 def by_name(results: Results) -> dict[str, Benchmark]:
-    """The benchmarks by full name, in order."""
+    """Index the benchmarks by full name, in order."""
     return {benchmark["fullname"]: benchmark for benchmark in results["benchmarks"]}
 
 
 def is_reference(name: str) -> bool:
-    """Whether a benchmark is the workload that no change touches."""
+    """Tell whether a benchmark is the workload that no change touches."""
     return short_name(name).startswith(REFERENCE)
 
 
 def short_name(name: str) -> str:
-    """The name of a benchmark without its file."""
+    """Return the name of a benchmark without its file."""
     return name.split("::")[-1]
 
 

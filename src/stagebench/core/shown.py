@@ -26,7 +26,7 @@ def plain(text: str, longest: int = LONGEST) -> str:
 
 
 def cell(text: str) -> Text:
-    """The same for a terminal's tables and messages, where brackets would be markup."""
+    """Make the same for a terminal's tables and messages, where brackets would be markup."""
     return Text(plain(text))
 
 
@@ -36,5 +36,5 @@ def teller(console: Console) -> Callable[[str], None]:
 
 
 def markdown(text: str) -> str:
-    """The same as Markdown that shows it as it is."""
+    """Make the same as Markdown that shows it as it is."""
     return plain(text).translate(_MARKUP)

@@ -1,4 +1,4 @@
-"""The statistics of the gate, on arrays alone: paired log-ratios, a sign-flip test over the whole suite, BCa intervals.
+"""Compute the gate's statistics on arrays: paired log-ratios, a sign-flip test over the suite, BCa intervals.
 
 Axes: `m` benchmarks of one suite, `n` pairs of one base and one head process each. Leading axes, written `...`, hold
 independent decisions, so that the very function that decides once also simulates its own error rates.
@@ -32,9 +32,9 @@ class Evidence:
     Attributes:
         estimate: the log-ratio of head over base, the median of the pairs.
         low: lower end of its interval; NaN where the pairs don't give one.
-        high: upper end, likewise.
+        high: upper end, or NaN.
         p_slower: of no change against slower, adjusted over the suite.
-        p_faster: of no change against faster, likewise.
+        p_faster: of no change against faster, adjusted too.
     """
 
     estimate: Array
@@ -44,12 +44,12 @@ class Evidence:
     p_faster: Array
 
     def at(self, index: int | tuple[int, ...]) -> Evidence:
-        """That of one benchmark, or of one decision."""
+        """Return that of one benchmark, or of one decision."""
         return Evidence(*(field[index] for field in (self.estimate, self.low, self.high, self.p_slower, self.p_faster)))
 
 
 def log_ratios(base: Array, head: Array) -> Array:
-    """Log of head over base, pair by pair: what both share (a slower hour of the machine) cancels.
+    """Take the log of head over base, pair by pair: what both share (a slower hour of the machine) cancels.
 
     Args:
         base: seconds, any shape.
@@ -63,7 +63,7 @@ def log_ratios(base: Array, head: Array) -> Array:
 
 
 def least_pairs(alpha: float) -> int:
-    """The fewest pairs that can show anything at level alpha: all n pairs agree by chance once in 2^n."""
+    """Count the fewest pairs that can show anything at level alpha: all n pairs agree by chance once in 2^n."""
     return math.ceil(-math.log2(alpha))
 
 
@@ -131,7 +131,7 @@ def suite_p_values(ratios: Array) -> Array:
 
 
 def _sign_flips(n: int) -> Array:
-    """Rows of +1 and -1, shape (flips, n), the first of them all +1."""
+    """Make rows of +1 and -1, shape (flips, n), the first of them all +1."""
     if n <= EXACT_PAIRS:
         return np.where((np.arange(2**n)[:, None] >> np.arange(n)) & 1, -1.0, 1.0)
     drawn = np.random.default_rng(_SEED).choice((1.0, -1.0), (2**EXACT_PAIRS, n))
@@ -140,7 +140,7 @@ def _sign_flips(n: int) -> Array:
 
 
 def intervals(ratios: Array, confidence: float) -> tuple[Array, Array]:
-    """BCa bootstrap intervals of the median, resampling pairs.
+    """Compute BCa bootstrap intervals of the median, resampling pairs.
 
     Args:
         ratios: finite log-ratios, shape (..., n).

@@ -1,4 +1,4 @@
-"""Stored baselines: results that somebody accepted, one folder for each comparable environment."""
+"""Find and replace stored baselines: results that somebody accepted, in a folder for each environment."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def folder_of(root: Path, identity: Mapping[str, str]) -> Path:
     """Name the folder of an environment: readable, and another one wherever any part of the identity differs."""
     readable = "-".join(identity[key] for key in ("device", "profile", "dtype"))
     slug = re.sub(r"[^a-z0-9.]+", "-", readable.lower()).strip("-")
-    told = {key: value for key, value in identity.items() if ADDED.get(key) != value}  # as it was before these keys
-    return root / f"{slug}-{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]}"
+    kept = {key: value for key, value in identity.items() if ADDED.get(key) != value}  # as it was before these keys
+    return root / f"{slug}-{hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
 def find(root: Path, identity: Mapping[str, str]) -> Path | None:
@@ -118,7 +118,7 @@ def _require_whole(results: Results, replaced: Results | None) -> None:
 
 
 def _part(own: Session) -> object:
-    """Which part of the suite results are of; a recording of before says it by its plan alone."""
+    """Return which part of the suite results are of; a recording of before says it by its plan alone."""
     return own.get("recording", {}).get("select") or own.get("selection", [])
 
 
@@ -128,7 +128,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _acceptance(results: Results, replaced: Results | None, reason: str) -> Accepted:
-    """Who accepts results and why, what tells those that they replace from any others, and who accepted these."""
+    """Say who accepts results and why, and which results of whose acceptance they replace."""
     accepted: Accepted = {
         "who": _who(),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -151,7 +151,7 @@ def _commit(results: Results) -> str | None:
 
 
 def _who() -> str:
-    """The name that git signs commits with, else the user's."""
+    """Return the name that git signs commits with, else the user's."""
     with suppress(OSError):  # no git
         command = ("git", "config", "user.name")
         asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 # a constant

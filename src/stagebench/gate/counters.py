@@ -1,4 +1,4 @@
-"""Verdicts on counted work and on content: exact, so that two runs decide.
+"""Judge counted work and content: they are exact, so that two runs decide.
 
 Less work is better for the same content only. Other content, or another number of what a stage works on, is `changed`
 whichever way it went, until a person lets it pass; none of a stage's own work is a regression.
@@ -62,7 +62,7 @@ def judge_counters(
 
 
 def does_other_work(verdict: Verdict) -> bool:
-    """Whether the times of the benchmark say nothing: the stage got other work, or did none of its own."""
+    """Tell whether the times of the benchmark say nothing: the stage got other work, or did none of its own."""
     none = verdict.verdict == "regression" and verdict.head == 0 and _key(verdict.counter or "") in OWN
     return verdict.verdict == "changed" or none
 
@@ -178,7 +178,7 @@ class _Case:
         return [Verdict(self.name, "counter", "pass", "; ".join(parts), 1)]
 
     def _stage_of(self, key: str) -> str | None:
-        """The stage that a counter is of: named before it, else the benchmark's own, else by what it counts."""
+        """Return the stage that a counter is of: named before it, else the benchmark's own, else by what it counts."""
         named = key.rpartition(".")[0].rpartition(".")[-1]
         return named if named in STAGE_NAMES else self.stage or STAGE_OF.get(_key(key))
 
@@ -196,7 +196,7 @@ def _values(benchmarks: Sequence[Benchmark]) -> dict[str, list[Any]]:
 
 
 def _flat(values: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Values by name; those of e2e are named stage.name."""
+    """Yield values by name; those of e2e are named stage.name."""
     for key, value in values.items() if isinstance(values, Mapping) else ():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
@@ -205,7 +205,7 @@ def _flat(values: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _distance(old: Any, new: Any) -> float:
-    """How far two counts, two digests, or two sketches lie apart; of sketches, of the largest number of the first."""
+    """Measure how far two values lie apart: sketches, relative to the largest number of the first one."""
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new) > 0:
         apart, largest = max(abs(a - b) for a, b in zip(old, new, strict=True)), max(map(abs, old))
         return float(apart / largest) if largest else 0.0 if apart == 0 else float("inf")
@@ -215,7 +215,7 @@ def _distance(old: Any, new: Any) -> float:
 
 
 def _apart(old: Any, new: Any) -> str:
-    """Both values in words; of two sketches, the numbers that lie farthest apart."""
+    """Put both values in words; of two sketches, the numbers that lie farthest apart."""
     if isinstance(old, list) or isinstance(new, list):
         if (distance := _distance(old, new)) == float("inf"):
             return "no numbers that compare"

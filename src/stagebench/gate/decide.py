@@ -1,4 +1,4 @@
-"""The gate: did it get slower? Decided from results alone, on any machine, without torch.
+"""Decide whether it got slower, from results alone, on any machine, without torch.
 
 Counters are exact: one more forward is a regression, whatever the clock says. Times are statistics over pairs of fresh
 processes. Time alone can't be trusted below `stats.least_pairs`, and then the verdict says so.

@@ -1,4 +1,4 @@
-"""What counts as slower: thresholds, floors and tolerances, out of `[tool.stagebench.gate]` in pyproject.toml.
+"""Read what counts as slower: thresholds, floors and tolerances, out of `[tool.stagebench.gate]` in pyproject.toml.
 
 A change does not write the rules that it is judged by: of what the base and the head say, the stricter holds.
 """
@@ -36,11 +36,11 @@ class Limit:
     floor: float = 50e-6
 
     def of(self, seconds: float) -> float:
-        """The two as one relative limit, for a benchmark that takes so many seconds."""
+        """Return the two as one relative limit, for a benchmark that takes so many seconds."""
         return max(self.threshold, self.floor / seconds)
 
     def stricter(self, other: Limit) -> Limit:
-        """The smaller threshold and the smaller floor of the two."""
+        """Return the smaller threshold and the smaller floor of the two."""
         return Limit(min(self.threshold, other.threshold), min(self.floor, other.floor))
 
 
@@ -65,7 +65,7 @@ class Rules:
     of_head: Rules | None = None
 
     def limit_of(self, benchmark: str, marked: Any, marked_in_head: Any = None) -> Limit:
-        """The limit of one benchmark: the default, changed by the last rule that matches, changed by its own marker.
+        """Return the limit of a benchmark: the default, changed by the last rule that matches, and by its own marker.
 
         Args:
             benchmark: full name; a pattern may also match the part after the file.
@@ -85,7 +85,7 @@ class Rules:
         return replace(self.limit, **(dict(matching[-1] if matching else {}) | own))
 
     def described(self) -> dict[str, Any]:
-        """What is compared with another side's rules, in words."""
+        """Describe what is compared with another side's rules."""
         said: dict[str, Any] = {"threshold": self.limit.threshold, "floor": f"{self.limit.floor:g} s"}
         for pattern, keys in self.by_glob:
             said.setdefault(f"rule for {pattern}:", []).append(dict(keys))
@@ -172,7 +172,7 @@ def _rule(rule: Any, where: str) -> tuple[str, Mapping[str, float]]:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """Like the shell, but for brackets: they are in the name of nearly every benchmark, and mean themselves."""
+    """Match as the shell does, but for brackets, which are in the name of nearly every benchmark."""
     return fnmatchcase(name, pattern.replace("[", "[[]"))
 
 

@@ -1,4 +1,4 @@
-"""Which results a gate may hold against each other: sound ones, of one environment, each process once."""
+"""Refuse results that a gate can't hold against each other: unsound, of two environments, or of one process twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stagebench.core.results import Results, Stats, by_name, read_results, requi
 
 
 def shared(base: Sequence[Results], head: Sequence[Results]) -> list[str]:
-    """Benchmarks of all of the results, in order."""
+    """List the benchmarks of all of the results, in order."""
     each = [by_name(results) for results in (*base, *head)]
     return [name for name in each[0] if all(name in names for names in each)]
 
@@ -86,7 +86,7 @@ def require_distinct(base: Sequence[tuple[str, Results]], head: Sequence[tuple[s
 
     Args:
         base: processes, each with its name.
-        head: likewise.
+        head: those of the other side.
 
     Raises:
         GateError: naming two that are one.
@@ -99,7 +99,7 @@ def require_distinct(base: Sequence[tuple[str, Results]], head: Sequence[tuple[s
 
 
 def _are_one(one: Results, other: Results, with_work: bool) -> bool:
-    """Whether all that both timed took the same, to the last digit; and whether all that both noted is the same."""
+    """Tell whether all that both timed took the same, to the last digit, and with work whether both noted the same."""
     mine, others = by_name(one), by_name(other)
     pairs = [(mine[name], others[name]) for name in mine if name in others]
     return len(pairs) > 0 and all(

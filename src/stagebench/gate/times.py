@@ -1,4 +1,4 @@
-"""Verdicts on times: statistics over pairs of processes, all benchmarks of a suite at once."""
+"""Judge times: by statistics over pairs of processes, all benchmarks of a suite at once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Pairs:
     limit: Limit
 
     def verdict(self, verdict: str, reason: str, interval: tuple[float, float] | None = None) -> Verdict:
-        """A verdict that shows these times."""
+        """Give a verdict that shows these times."""
         shown = bool(np.isfinite(self.ratios).all())
         return Verdict(
             self.name,
@@ -67,19 +67,18 @@ def judge_times(
     let_pass = {v.benchmark for v in counters if v.allowed}
     suite = [_pairs(base, head, name, rules) for name in shared(base, head)]
     found = {pairs.name: _undecidable(pairs, rules, pairs.name in other_work) for pairs in suite}
-    sound = [pairs for pairs in suite if found[pairs.name] is None]
-    if sound:
+    if sound := [pairs for pairs in suite if found[pairs.name] is None]:
         evidence = statistics.weigh(np.stack([pairs.ratios for pairs in sound]), rules.confidence)
         found |= {pairs.name: _decide(pairs, evidence.at(i), rules) for i, pairs in enumerate(sound)}
+    verdicts = filter(None, found.values())
     return [
-        replace(verdict, reason=f"{verdict.reason}; of other content, as allowed") if name in let_pass else verdict
-        for name, verdict in found.items()
-        if verdict is not None
+        replace(v, reason=f"{v.reason}; of other content, as allowed") if v.benchmark in let_pass else v
+        for v in verdicts
     ]
 
 
 def log_ratios(base: Sequence[Results], head: Sequence[Results], name: str) -> Array:
-    """Log of head over base of a benchmark, one number a pair of processes, shape (n,).
+    """Take the log of head over base of a benchmark, one number a pair of processes, shape (n,).
 
     It is that of their medians; where both took turns round by round, the median of that of their rounds, because what
     slows the machine for a second slows two rounds that run one right after the other.
@@ -94,19 +93,20 @@ def log_ratios(base: Sequence[Results], head: Sequence[Results], name: str) -> A
 
 def _pairs(base: Sequence[Results], head: Sequence[Results], name: str, rules: Rules) -> Pairs:
     n = min(len(base), len(head))
-    markers = (by_name(side[0])[name].get("extra_info", {}).get("gate", {}) for side in (base, head))
-    before, after = base[:n], head[:n]
-    ratios, limit = log_ratios(before, after, name), rules.limit_of(name, *markers)
-    return Pairs(name, _seconds(before, name), _seconds(after, name), ratios, limit)
+    base, head = base[:n], head[:n]
+    limit = rules.limit_of(
+        name, *(by_name(side[0])[name].get("extra_info", {}).get("gate", {}) for side in (base, head))
+    )
+    return Pairs(name, _seconds(base, name), _seconds(head, name), log_ratios(base, head, name), limit)
 
 
 def _seconds(runs: Sequence[Results], name: str) -> Array:
-    """One time a process: the median of its rounds, which are no independent samples."""
+    """Take one time a process: the median of its rounds, which are no independent samples."""
     return np.array([by_name(results)[name]["stats"]["median"] or np.nan for results in runs], dtype=float)
 
 
 def _undecidable(pairs: Pairs, rules: Rules, other_work: bool) -> Verdict | None:
-    """The verdict on times that can't decide anything, or None where they can."""
+    """Give the verdict on times that can't decide anything, or None where they can."""
     if is_reference(pairs.name):  # it shows what the machine did meanwhile, and corrects nothing
         every = np.concatenate([pairs.base, pairs.head])
         drift = f"machine drift: the processes lie {np.ptp(every) / np.median(every):.1%} apart"
@@ -124,7 +124,7 @@ def _undecidable(pairs: Pairs, rules: Rules, other_work: bool) -> Verdict | None
 
 
 def _decide(pairs: Pairs, evidence: statistics.Evidence, rules: Rules) -> Verdict:
-    """One benchmark: slower for sure by more than its limit, for sure not, or neither."""
+    """Decide on one benchmark: slower for sure by more than its limit, for sure not, or neither."""
     limit = pairs.limit.of(float(np.median(pairs.base)))
     verdict = str(statistics.decide(evidence, math.log1p(limit), rules.alpha))
     low, high = math.expm1(evidence.low), math.expm1(evidence.high)

@@ -35,7 +35,7 @@ class Verdict:
         reason: why, in words.
         n: pairs of processes.
         base: median seconds, or the counter's value.
-        head: likewise.
+        head: that of the head.
         estimate: the median of the pairs' head over base, less one.
         interval: of the estimate.
         threshold: the relative limit.
@@ -60,13 +60,13 @@ class Verdict:
 
 
 def exit_code(verdicts: Iterable[Verdict]) -> int:
-    """One code for all: that of the gravest verdict; 2 where there is none at all."""
+    """Return one code for all: that of the gravest verdict; 2 where there is none at all."""
     given = {v.verdict for v in verdicts if v.kind in JUDGED}
     return next((code for verdict, code in EXIT_CODES.items() if verdict in given), NOT_MEASURED)
 
 
 def undecided(verdicts: Iterable[Verdict]) -> list[str]:
-    """Names of the benchmarks whose time a first look did not clear: the confirmation measures these again."""
+    """Name the benchmarks whose time a first look did not clear: the confirmation measures these again."""
     return [v.benchmark for v in verdicts if v.kind == "time" and v.verdict in ("regression", "inconclusive")]
 
 

@@ -1,4 +1,4 @@
-"""How a run ended, in what pytest-benchmark saved of it: that is written before the last hook had its say.
+"""Note how a run ended in what pytest-benchmark saved of it, which is written before the last hook had its say.
 
 Saved runs say `complete: false` until pytest has its exit status; one that is killed before stays so.
 """
@@ -22,11 +22,9 @@ _ENDED = pytest.StashKey[set[str]]()
 
 
 def so_far(config: pytest.Config) -> Session:
-    """What a saved run says of its end while there is none, and the name by which its files are found again."""
+    """Say that there is no end yet, and by which name the files of the run are found again."""
     if (place := config.getoption("benchmark_json")) is not None:  # a path, or before pytest-benchmark 5.3 a file
-        config.stash[_JSON] = Path(
-            place if isinstance(place, Path) else place.name
-        ).resolve()  # the folder may be another one in the end
+        config.stash[_JSON] = (place if isinstance(place, Path) else Path(place.name)).resolve()
     name = config.stash.setdefault(_NAME, secrets.token_hex(8))
     session: Any = config.pluginmanager.getplugin("session")
     return {
@@ -58,7 +56,7 @@ def finish(config: pytest.Config, status: int) -> None:
 
 
 def _saved(config: pytest.Config) -> Iterator[tuple[Path, Results]]:
-    """The files of this session: of `--benchmark-json`, and the latest one where it is also kept with others."""
+    """Yield the files of this session: of `--benchmark-json`, and the latest one where it is also kept with others."""
     for paths in _places(config):
         for path in paths:
             with suppress(ResultsError):  # others' files lie there too
