@@ -67,7 +67,14 @@ def test_markdown_aligns_numbers_and_puts_notes_below():
 
 def test_html_escapes_what_it_shows():
     page = html(Table("<t>", (("<h>", WORDS), ("n", COUNT)), (("<c>", 1), ("&", 2)), ("<n>",)))
-    for text in ("&lt;t&gt;", "&lt;h&gt;", "&lt;c&gt;", "&lt;n&gt;", "<td>&amp;</td>", '<td class="number">2</td>'):
+    for text in (
+        "&lt;t&gt;",
+        "&lt;h&gt;",
+        "&lt;c&gt;",
+        "&lt;n&gt;",
+        '<th scope="row">&amp;</th>',
+        '<td class="number">2</td>',
+    ):
         assert text in page
 
 

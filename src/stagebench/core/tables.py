@@ -170,16 +170,15 @@ def to_html(table: Table) -> str:
     """Write a table in HTML; numbers have the class "number", sentences "long"."""
     grid = table.grid()
     classes = [' class="number"' if unit.form else ' class="long"' if unit.long else "" for unit in grid.units]
+    tags = ['th scope="row"', *["td"] * (len(classes) - 1)]
     heads = [f'<th scope="col"{c}>{escape(head)}</th>' for c, head in zip(classes, grid.heads, strict=True)]
-    rows = [[f"<td{c}>{escape(cell)}</td>" for c, cell in zip(classes, row, strict=True)] for row in grid.rows]
     lines = [
         "<table>",
-        f"<caption>{escape(plain(table.title))}{f'<br>{escape(grid.said)}' if grid.said else ''}</caption>",
+        f"<caption>{'<br>'.join(map(escape, filter(None, (plain(table.title), grid.said))))}</caption>",
         f"<thead><tr>{''.join(heads)}</tr></thead>",
         "<tbody>",
-        *(f"<tr>{''.join(cells)}</tr>" for cells in rows),
-        "</tbody>",
-        "</table>",
-        *(f"<p>{escape(plain(note))}</p>" for note in table.notes),
     ]
-    return "\n".join(lines)
+    for row in grid.rows:
+        cells = (f"<{t}{c}>{escape(cell)}</{t[:2]}>" for t, c, cell in zip(tags, classes, row, strict=True))
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return "\n".join([*lines, "</tbody>", "</table>", *(f"<p>{escape(plain(note))}</p>" for note in table.notes)])
