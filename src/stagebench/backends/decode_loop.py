@@ -23,26 +23,20 @@ LAG = 2
 
 
 def advance(step: Captured, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
-    """Take some decode steps; see `stages.decode.advance`."""
+    """Take some decode steps; see `pipeline.decode.advance`."""
     sequences, unfinished = prefilled.sequences, prefilled.unfinished
     room = prefilled.generation_config.max_length - sequences.shape[1]
     limit = (room if steps is None else min(room, steps)) if bool(unfinished.max()) else 0
     progress = _OnDevice(sequences.device, limit) if sequences.device.type == "cuda" else _Progress()
     lag = 1 if prefilled.generation_config.do_sample else LAG
+    choice = prefilled.logits_processor, prefilled.stopping_criteria, prefilled.generation_config
     was_unfinished: list[Tensor] = []
     for i in range(limit):
         if i >= lag and not progress.going(i - lag):
             break
         was_unfinished.append(unfinished)
         step.inputs["tokens"].copy_(sequences[:, -1:])
-        sequences, unfinished = append_next_token(
-            step(),
-            sequences,
-            unfinished,
-            prefilled.logits_processor,
-            prefilled.stopping_criteria,
-            prefilled.generation_config,
-        )
+        sequences, unfinished = append_next_token(step(), sequences, unfinished, *choice)
         progress.note(unfinished)
     taken = len(was_unfinished)
     needed = next((i + 1 for i in range(taken) if not progress.going(i)), taken)

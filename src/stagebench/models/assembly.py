@@ -28,12 +28,7 @@ _ENLARGED = 4  # times the tower's own side that an image may be resized to befo
 
 
 def assemble(family: type[M], settings: ModelSettings, config_of: Callable[[str], PretrainedConfig]) -> M:
-    """Build a model in one of its profiles.
-
-    Args:
-        family: its class.
-        settings: with the profile; "pretrained" reads the weights that they name.
-        config_of: the config of any other profile.
+    """Build a model in one of its profiles: "pretrained" out of a checkpoint, any other by the config of its name.
 
     Raises:
         CheckpointError: where a checkpoint is of another model, not whole, or its parts contradict each other.
@@ -47,10 +42,7 @@ def assemble(family: type[M], settings: ModelSettings, config_of: Callable[[str]
 def random_model(family: type[M], config: PretrainedConfig, settings: ModelSettings) -> M:
     """Build any architecture with random weights, and a tokenizer and an image processor that fit it.
 
-    Args:
-        family: the model's class.
-        config: with a `vision_config`; left as it is, a copy goes into the network.
-        settings: device, dtype, attention and seed; `profile` names the result.
+    Of the settings count device, dtype, attention and seed. The config is left as it is.
     """
     tokenizer = build_tokenizer(config.get_text_config().vocab_size, family.added_tokens(config))
     hf_model = random_hf_model(family.hf_class, config, settings)

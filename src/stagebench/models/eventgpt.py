@@ -21,7 +21,7 @@ from stagebench.models.modeling_eventgpt import (
     tower_source,
 )
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.models.sizes import text_shape, vision_shape
+from stagebench.models.sizes import text_sizes, vision_sizes
 
 MAX_PROMPT_TOKENS = 2048
 """The authors cut the embedded prompt off here without a word; we refuse to."""
@@ -115,8 +115,8 @@ def build(settings: ModelSettings) -> EventGPT:
 def config_of(profile: str) -> EventGPTConfig:
     """Return the real geometry (336 px, 5 + 577 visual tokens); "7b" has the shapes of the authors' checkpoint."""
     return EventGPTConfig(
-        **text_shape(profile, 512 if profile == "tiny" else 32003),
-        vision_config={**vision_shape(profile, 336), "hidden_act": "quick_gelu"},
+        **text_sizes(profile, 512 if profile == "tiny" else 32003),
+        vision_config={**vision_sizes(profile, 336), "hidden_act": "quick_gelu"},
         mm_use_im_start_end=True,
         event_feature_adaptor=True,
     )

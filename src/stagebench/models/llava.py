@@ -18,7 +18,7 @@ from stagebench.core.settings import ModelSettings
 from stagebench.models.assembly import assemble
 from stagebench.models.pixels import ImageProcessor
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.models.sizes import text_shape, vision_shape
+from stagebench.models.sizes import text_sizes, vision_sizes
 
 COLUMNS, ROWS = 4, 2
 
@@ -95,8 +95,8 @@ def config_of(profile: str) -> LlavaConfig:
     """Return the real geometry (336 px, 576 visual tokens); "7b" has the shapes of llava-hf/llava-1.5-7b-hf."""
     vocab = 512 if profile == "tiny" else 32064
     return LlavaConfig(
-        vision_config=CLIPVisionConfig(**vision_shape(profile, 336)),
-        text_config=LlamaConfig(**text_shape(profile, vocab)),
+        vision_config=CLIPVisionConfig(**vision_sizes(profile, 336)),
+        text_config=LlamaConfig(**text_sizes(profile, vocab)),
         image_token_id=vocab - 1,
         image_seq_length=576,
     )

@@ -28,7 +28,7 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """Return one of `types.BACKENDS`."""
+        """Return one of `core.settings.BACKENDS`."""
 
     @property
     def exact(self) -> bool:
@@ -53,7 +53,7 @@ class Backend(Protocol):
         """Return the last position's logits (batch, 1, vocabulary), and the state that `advance` continues from."""
 
     def advance(self, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
-        """Take decode steps, as `stages.decode.advance`."""
+        """Take decode steps, as `pipeline.decode.advance`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +67,10 @@ class VisionLanguageModel(ABC):
         placeholder_tokens: what stands for images in its prompt, and so must not stand in a question ("<image>"); the
             last one is repeated for each visual token.
         prompt: with one placeholder, and the place of the "{question}".
-        network_class: transformers' class, or a port.
+        hf_class: transformers' class, or a port.
         module_paths: paths in the network of what is counted: "tower", "projector", "language_model".
         trims_vocabulary: rows of the embedding that no token of a checkpoint's tokenizer has are cut off.
-        profile: one of `types.PROFILES`.
+        profile: one of `core.settings.PROFILES`.
         hf_model: the transformers model; its plain `generate()` is the reference for every stage.
         tokenizer: of the prompt, and of what the network generates.
         image_processor: of images into the tower's pixels.
@@ -124,14 +124,7 @@ class VisionLanguageModel(ABC):
         return [each for id_ in ids for each in [id_] * (visual_tokens if id_ == self.placeholder else 1)]
 
     def preprocess(self, media: Media, question: str) -> Inputs:
-        """Resize, crop, normalise, tokenise and copy to the device.
-
-        Returns:
-            A batch of one, the pixels in the network's dtype.
-
-        Raises:
-            StageError: for a prompt that the model can't have.
-        """
+        """Resize, crop, normalise, tokenise and copy to the device: a batch of one, pixels in the network's dtype."""
         device = self.hf_model.device
         pixels = self.picture(media.images).unsqueeze(0).to(device, self.hf_model.dtype)
         input_ids = torch.tensor([self.prompt_ids(question, self.visual_tokens(pixels.shape[1]))], device=device)

@@ -14,12 +14,12 @@ CLIP_TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
 LLAMA_TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, **_WIDE}
 
 
-def vision_shape(profile: str, side: int) -> dict[str, Any]:
+def vision_sizes(profile: str, side: int) -> dict[str, Any]:
     """Arguments of a `CLIPVisionConfig`: the real image size in either profile, so token counts are real too."""
     return {**(CLIP_TINY if profile == "tiny" else CLIP_LARGE), "image_size": side, "patch_size": 14}
 
 
-def text_shape(profile: str, vocab_size: int) -> dict[str, Any]:
+def text_sizes(profile: str, vocab_size: int) -> dict[str, Any]:
     """Arguments of a `LlamaConfig` (Vicuna 7B v1.5: https://huggingface.co/lmsys/vicuna-7b-v1.5)."""
     size = LLAMA_TINY if profile == "tiny" else LLAMA_7B
     return {

@@ -14,7 +14,7 @@ from stagebench.core.artifacts import Inputs
 from stagebench.core.settings import ModelSettings
 from stagebench.models.assembly import assemble
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.models.sizes import text_shape, vision_shape
+from stagebench.models.sizes import text_sizes, vision_sizes
 
 
 class VideoLlava(VisionLanguageModel):
@@ -57,8 +57,8 @@ def config_of(profile: str) -> VideoLlavaConfig:
     """Return the real geometry (224 px, 2,056 visual tokens), or the shapes of LanguageBind/Video-LLaVA-7B-hf."""
     vocab = 512 if profile == "tiny" else 32064
     return VideoLlavaConfig(
-        vision_config=CLIPVisionConfig(**vision_shape(profile, 224)),
-        text_config=LlamaConfig(**text_shape(profile, vocab)),
+        vision_config=CLIPVisionConfig(**vision_sizes(profile, 224)),
+        text_config=LlamaConfig(**text_sizes(profile, vocab)),
         image_token_id=vocab - 2,
         video_token_id=vocab - 1,
         image_seq_length=256,
