@@ -4,6 +4,7 @@ The stage is made in a copy of the sources, which this process imports in the pl
 visual tokens: EventGPT's pooling, taken out of its encode.
 """
 
+import ast
 import importlib
 import shutil
 import sys
@@ -37,6 +38,9 @@ def compress(model, inputs, features):
 
 STEPS["compress"] = lambda asked, made: compress(asked.model, made[Inputs], made[Features])
 '''
+
+NO_STAGES = {("media/events/unpickle.py", "encode")}
+"""What is spelled as a stage is, and is none: of load and preprocess, two options and a key of the identity are too."""
 
 CHANGES = {
     "core/stages.py": lambda text: text.replace("STAGES = (LOAD, PREPROCESS, ENCODE, PREFILL, DECODE)\n", DESCRIPTOR),
@@ -142,3 +146,13 @@ def test_the_gate_knows_its_content_and_lets_it_be_allowed(edited):
     counters = edited("gate.counters")
     assert counters.STAGE_OF["features"] == "compress"
     assert "compress" in edited("core.stages").STAGE_NAMES
+
+
+def test_the_names_of_stages_are_spelled_in_one_place():
+    found = {
+        (str(path.relative_to(SOURCES)), node.value)
+        for path in SOURCES.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in ("encode", "prefill", "decode")
+    }
+    assert {(name, value) for name, value in found if name != "core/stages.py"} == NO_STAGES

@@ -6,9 +6,10 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, cast
+from unittest.mock import patch
 
 import torch
 from PIL import Image
@@ -27,6 +28,7 @@ from stagebench.pipeline.run_stages import Options, reference_generate, run_stag
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R", bound=Result)
 
 _OWNED = tuple(dict.fromkeys(name for stage in STAGES for name in stage.own))
 """Counters that not every stage may touch."""
@@ -34,17 +36,14 @@ _OWNED = tuple(dict.fromkeys(name for stage in STAGES for name in stage.own))
 ADDITIVE = (*dict.fromkeys(name for stage in STAGES if stage.in_generate for name in stage.counters), "flops")
 """Counters whose sum over the stages is what one `generate()` counts."""
 
-# Reading a value back makes the host wait for the device.
 _HOST_READS = ("aten._local_scalar_dense.default", "aten.nonzero.default", "aten.is_nonzero.default")
-
-
-R = TypeVar("R", bound=Result)
+"""Operators that read a value back, for which the host waits for the device."""
 
 
 @contextmanager
-def counted_forwards(parts: Mapping[str, nn.Module]) -> Iterator[Work]:
+def counted_forwards(modules: Mapping[str, nn.Module]) -> Iterator[Work]:
     """Count the forwards of the named modules, and the images that the tower saw, inside the block."""
-    counts: Work = {f"{role}_forwards": 0 for role in parts} | {"images_encoded": 0}
+    counts: Work = {f"{role}_forwards": 0 for role in modules} | {"images_encoded": 0}
 
     def count(role: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         counts[f"{role}_forwards"] += 1
@@ -52,12 +51,10 @@ def counted_forwards(parts: Mapping[str, nn.Module]) -> Iterator[Work]:
             pixels = args[0] if args else kwargs["pixel_values"]
             counts["images_encoded"] += pixels.shape[0]
 
-    handles = [part.register_forward_pre_hook(partial(count, role), with_kwargs=True) for role, part in parts.items()]
-    try:
+    with ExitStack() as hooks:
+        for role, module in modules.items():
+            hooks.enter_context(module.register_forward_pre_hook(partial(count, role), with_kwargs=True))
         yield counts
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -75,13 +72,9 @@ def counted_calls() -> Iterator[Work]:
         counts["tensors_formatted"] += 1
         return to_text(*args, **kwargs)
 
-    _tensor_str._str = text  # it hides its reads from dispatch modes
-    Image.Image.resize = resize  # type: ignore[assignment] # what it takes beside the size is passed on
-    try:
+    # What makes texts of tensors hides its reads from dispatch modes.
+    with patch.object(Image.Image, "resize", resize), patch.object(_tensor_str, "_str", text):
         yield counts
-    finally:
-        _tensor_str._str = to_text
-        Image.Image.resize = plain  # type: ignore[method-assign] # likewise
 
 
 class OperatorCounter(TorchDispatchMode):

@@ -89,9 +89,9 @@ def check_passes(model: VisionLanguageModel, runs: Sequence[Run], expected: Sequ
 
 def require_text(model: VisionLanguageModel, run: Run) -> None:
     """Refuse a text that is not all that the pass's tokens say."""
-    told: str = model.tokenizer.decode(run.generation.token_ids[0], skip_special_tokens=True).strip()
-    if run.text != told:
-        raise StageError(f"the text must be that of its {run.new_tokens} tokens, {len(told)} characters, got another")
+    text: str = model.tokenizer.decode(run.generation.token_ids[0], skip_special_tokens=True).strip()  # independently
+    if run.text != text:
+        raise StageError(f"the text must be that of its {run.new_tokens} tokens, {len(text)} characters, got another")
 
 
 def clock_problems(runs: Sequence[Run]) -> Iterator[str]:
@@ -102,9 +102,9 @@ def clock_problems(runs: Sequence[Run]) -> Iterator[str]:
         return apart[(len(apart) - 1) // 2]
 
     for stage in STAGE_NAMES:
-        told, seen = middle(partial(_both_clocks, stage))
-        if abs(seen - told) > max(_CLOCK[0], _CLOCK[1] * seen):
-            yield f"{stage} must take what a second clock says, {seen * 1e3:.2f} ms, got {told * 1e3:.2f} ms"
+        timed, seen = middle(partial(_both_clocks, stage))
+        if abs(seen - timed) > max(_CLOCK[0], _CLOCK[1] * seen):
+            yield f"{stage} must take what a second clock says, {seen * 1e3:.2f} ms, got {timed * 1e3:.2f} ms"
     first, last = STAGE_NAMES[0], STAGE_NAMES[-1]
     e2e, seen = middle(lambda run: (run.e2e, run.spans[last][1] - run.spans[first][0]))
     if e2e < seen - _ELSEWHERE:
