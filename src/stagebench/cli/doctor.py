@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -24,7 +23,7 @@ STYLES = {"ok": "green", "warning": "red", "unknown": "yellow"}
 @click.option("--baselines", "root", type=click.Path(path_type=Path), default=Path("baselines"), show_default=True)
 @click.option("--processes", type=click.IntRange(min=2), default=8, show_default=True, help="Of the quick A/A run.")
 def command(root: Path, processes: int) -> None:
-    """Look at what makes times differ: clocks, load, quotas, the GPU, and the same work in fresh processes.
+    """Look at what makes times differ: clocks, load, other guests, the GPU, and the same work in fresh processes.
 
     Exit code 0 where nothing speaks against timing now, 3 where something does: a gate could not decide here. Which
     baselines are comparable is shown, and changes nothing about that.
@@ -46,11 +45,10 @@ def examine(processes: int) -> list[doctor.Finding]:
     """Return all findings about this machine as it is now."""
     with telemetry.opened(telemetry.load_nvml()) as gpu:
         reading = gpu.read() if gpu else None
-    cores = doctor.cores(environment.cores(), os.cpu_count() or 1, doctor.quota())
-    before = doctor.pressure()
+    before = doctor.ticks()
     spread = doctor.spread(doctor.measure(processes))
-    disturbances = doctor.disturbances(before, doctor.pressure())
-    return [doctor.governor(), doctor.load(), cores, *doctor.gpu(reading), *disturbances, spread]
+    steal = doctor.steal(before, doctor.ticks())
+    return [doctor.governor(), doctor.load(), steal, *doctor.gpu(reading), spread]
 
 
 def baselines(root: Path) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -74,59 +74,20 @@ def load() -> Finding:
     return _found("load", busy is not None, busy or f"{os.getloadavg()[0]:.1f} in the last minute")
 
 
-def cores(usable: int, present: int, limit: float | None) -> Finding:
-    """Say how many cores this process may use.
-
-    Args:
-        usable: of its affinity.
-        present: of the machine.
-        limit: cores' worth of time that the container may use, see `quota`; None for no limit.
-    """
-    stops = limit is not None and limit < usable
-    time = "" if limit is None else f", with time for {limit:g} of them"
-    more = ": more threads than that are stopped in each period" if stops else ""
-    return _found("cores", stops, f"{usable} of {present}{time}{more}")
+def ticks(root: Path = Path("/")) -> tuple[int, int] | None:
+    """Read this machine's time until now in clock ticks, what its host gave to others and all; None if it won't say."""
+    found = [int(n) for n in (_read(root / "proc/stat") or "").partition("\n")[0].split()[1:9]]
+    return (found[7], sum(found)) if len(found) == 8 else None
 
 
-def quota(root: Path = Path("/")) -> float | None:
-    """Read the container's limit in cores' worth of time; None without one, or where the system does not say."""
-    granted, _, period = (_read(_cgroup(root) / "cpu.max") or "max").partition(" ")  # "max 100000" or "150000 100000"
-    return None if granted == "max" else int(granted) / int(period)
-
-
-def pressure(root: Path = Path("/")) -> dict[str, int]:
-    """Read counts since the machine or container started; their growth over a run is what disturbed it.
-
-    Returns:
-        "stolen" and "ticks" of this machine's time, in clock ticks: those that its host gave to others, and all;
-        "throttled" periods in which a quota stopped this container; "swapped" pages. What the system does not say is
-        absent.
-    """
-    ticks = [int(n) for n in (_read(root / "proc/stat") or "").partition("\n")[0].split()[1:9]]
-    paging, throttling = _pairs(root / "proc/vmstat"), _pairs(_cgroup(root) / "cpu.stat")
-    return {
-        **({"stolen": ticks[7], "ticks": sum(ticks)} if len(ticks) == 8 else {}),
-        **({"throttled": throttling["nr_throttled"]} if "nr_throttled" in throttling else {}),
-        **({"swapped": paging["pswpin"] + paging["pswpout"]} if {"pswpin", "pswpout"} <= paging.keys() else {}),
-    }
-
-
-def disturbances(before: Mapping[str, int], after: Mapping[str, int]) -> list[Finding]:
-    """Say what happened to this machine between two readings of `pressure`."""
-    grown = {key: after[key] - before[key] for key in before.keys() & after.keys()}
-    share = grown["stolen"] / grown["ticks"] if grown.get("ticks") else None
-    stopped, swapped = grown.get("throttled"), grown.get("swapped")
-    return [
-        _found(
-            "steal", None if share is None else share > MOST_STEAL, f"{share or 0:.1%} of time went to other guests"
-        ),
-        _found(
-            "CPU quota",
-            None if stopped is None else stopped > 0,
-            f"{stopped} periods in which the container was stopped",
-        ),
-        _found("swapping", None if swapped is None else swapped > 0, f"{swapped} pages moved to or from swap"),
-    ]
+def steal(before: tuple[int, int] | None, after: tuple[int, int] | None) -> Finding:
+    """Say which share of the time between two readings of `ticks` the host gave to others."""
+    share = None
+    if before and after and after[1] > before[1]:
+        share = (after[0] - before[0]) / (after[1] - before[1])
+    return _found(
+        "steal", None if share is None else share > MOST_STEAL, f"{share or 0:.1%} of time went to other guests"
+    )
 
 
 def gpu(reading: Reading | None) -> list[Finding]:
@@ -193,17 +154,3 @@ def _read(path: Path) -> str | None:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return None
-
-
-def _pairs(path: Path) -> dict[str, int]:
-    """Read a file of lines with a name and a whole number; empty where there is no such file."""
-    lines = [line.split() for line in (_read(path) or "").splitlines()]
-    return {line[0]: int(line[1]) for line in lines if len(line) == 2 and line[1].isdigit()}
-
-
-def _cgroup(root: Path) -> Path:
-    """Return the folder of this process's control group (version 2), or the top one where its own is not visible."""
-    top = root / "sys/fs/cgroup"
-    lines = (_read(root / "proc/self/cgroup") or "").splitlines()
-    own = next((top / line[3:].lstrip("/") for line in lines if line.startswith("0::")), top)
-    return own if own.is_dir() else top
