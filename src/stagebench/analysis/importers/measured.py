@@ -20,25 +20,14 @@ class Timing:
         sample: its id; None for an average.
         sequence: what the sample is cut from, where the file says so.
         e2e: seconds that the file claims for the whole, where it does.
+        warnings: what speaks against the file's numbers of this model; one sentence each.
     """
 
     costs: Costs
     sample: str | None = None
     sequence: str | None = None
     e2e: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a file of one format says, model by model.
-
-    Attributes:
-        timings: one an average, or one a sample.
-        warnings: what can't hold in it, or should not be relied on; one sentence each.
-    """
-
-    timings: Sequence[Timing]
-    warnings: Sequence[str] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

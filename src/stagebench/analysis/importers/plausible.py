@@ -36,7 +36,7 @@ def require_possible(costs: Costs) -> None:
 
 
 def warnings(timings: Sequence[Timing]) -> list[str]:
-    """Say which numbers of one model can hardly hold."""
+    """Say which numbers of one model can hardly hold, and what its reader warned of."""
     first = timings[0].costs
     decode = DECODE.name if first.prefilled else "generation"
     empty = "takes 0 s{}: a stage that did no work, or was not timed"
@@ -64,7 +64,7 @@ def warnings(timings: Sequence[Timing]) -> list[str]:
     found = [
         text.format(f" in {n} of {len(timings)} rows" if first_is_sample else "") for text, n in counts.items() if n
     ]
-    return [*found, *_sums(timings)]
+    return [*found, *_sums(timings), *(warning for each in timings for warning in each.warnings)]
 
 
 def _took_none(part: str, costs: Costs) -> bool:

@@ -11,12 +11,12 @@ from typing import Any
 
 from stagebench.analysis.attribution import Costs, mean_of
 from stagebench.analysis.importers import samples, suite, table, vllm
-from stagebench.analysis.importers.measured import Measured, Reading, Timing
+from stagebench.analysis.importers.measured import Measured, Timing
 from stagebench.analysis.importers.plausible import require_possible, warnings
 from stagebench.core.errors import AnalysisError
 from stagebench.core.json_files import parse_json, read_bytes
 
-FORMATS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, str], Reading]]] = {
+FORMATS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, str], list[Timing]]]] = {
     "table": (table.looks_like, table.read),
     "pytest-benchmark": (suite.looks_like, suite.read),
     "vllm": (vllm.looks_like, vllm.read),
@@ -38,7 +38,7 @@ def read_files(paths: Sequence[Path], format_name: str | None = None) -> Measure
         AnalysisError: where a file can't be read, or is not of that format.
     """
     found = {path: _read(path, format_name) for path in paths}
-    by_file = {path: _by_model(reading.timings) for path, reading in found.items()}
+    by_file = {path: _by_model(timings) for path, timings in found.items()}
     files = Counter(model for models in by_file.values() for model in models)
     whole = Measured()
     for path, models in by_file.items():
@@ -48,7 +48,6 @@ def read_files(paths: Sequence[Path], format_name: str | None = None) -> Measure
                 raise AnalysisError(f"two models must have two names, got {name!r} twice")
             _add(whole, name, timings, path.name)
             whole.warnings.extend(f"{path.name}: {model}: {each}" for each in warnings(timings))
-        whole.warnings.extend(f"{path.name}: {warning}" for warning in found[path].warnings)
     return whole
 
 
@@ -77,7 +76,7 @@ def _add(whole: Measured, name: str, timings: Sequence[Timing], source: str) -> 
         require_possible(whole.costs[name])
 
 
-def _read(path: Path, format_name: str | None) -> Reading:
+def _read(path: Path, format_name: str | None) -> list[Timing]:
     data = _parsed(path)
     if path.suffix == ".jsonl" and not vllm.looks_like(data):
         return samples.read_lines(path)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stagebench.analysis.importers.measured import Reading, Timing, objects
+from stagebench.analysis.importers.measured import Timing, objects
 from stagebench.analysis.samples import (
     MAIN,
     SampleLine,
@@ -25,7 +25,7 @@ def looks_like(data: Any) -> bool:
     return isinstance(data, dict) and "samples" in data and "models" not in data
 
 
-def read(data: Any, source: str) -> Reading:
+def read(data: Any, source: str) -> list[Timing]:
     """Read the samples of one document, each averaged over its passes.
 
     Raises:
@@ -35,7 +35,7 @@ def read(data: Any, source: str) -> Reading:
     return _reading([require_sample(each, f"{source}: sample {number}") for number, each in given], source)
 
 
-def read_lines(path: Path) -> Reading:
+def read_lines(path: Path) -> list[Timing]:
     """Read lines of samples, each averaged over its passes.
 
     Raises:
@@ -44,11 +44,11 @@ def read_lines(path: Path) -> Reading:
     return _reading(read_samples(path), path.name)
 
 
-def _reading(samples: Sequence[SampleLine], source: str) -> Reading:
+def _reading(samples: Sequence[SampleLine], source: str) -> list[Timing]:
     lines = select(samples, study=MAIN)
     kept = select(lines, mode="natural") or lines
     if not kept:
         raise AnalysisError(f"{source} must hold samples of the main study, got none")
     of = sequences(kept)
     found = map(costs_by_sample, by_model(kept).values())
-    return Reading([Timing(costs, sample, of[sample]) for each in found for sample, costs in each.items()])
+    return [Timing(costs, sample, of[sample]) for each in found for sample, costs in each.items()]

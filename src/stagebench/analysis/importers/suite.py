@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stagebench.analysis.attribution import Costs
-from stagebench.analysis.importers.measured import Reading, Timing, number
+from stagebench.analysis.importers.measured import Timing, number
 from stagebench.core.errors import AnalysisError
 from stagebench.core.results import require_sound, validate
 from stagebench.core.stages import BEFORE_GENERATE, IN_GENERATE, STAGE_NAMES
@@ -26,7 +26,7 @@ def looks_like(data: Any) -> bool:
     return isinstance(data, dict) and "benchmarks" in data
 
 
-def read(data: Any, source: str) -> Reading:
+def read(data: Any, source: str) -> list[Timing]:
     """Read a run of `pytest benchmarks`.
 
     Raises:
@@ -43,16 +43,15 @@ def read(data: Any, source: str) -> Reading:
             tokens[key] = number(about, "new_tokens", f"{source}: {column_of(*key)}")
     if not found:
         raise AnalysisError(f"{source} must be a run of our suite, got no stage of a model in it")
-    timings, warnings = [], list[str]()
+    timings = []
     for (model, backend), own in found.items():
         eager, column = found.get((model, EAGER), {}), column_of(model, backend)
         # What isn't timed beside a backend, because it has no part in it, takes the time of the eager path.
         medians = {stage: eager[stage] for stage in BEFORE_GENERATE if stage in eager} | own
         *parts, decode = (number(medians, stage, f"{source}: {column}") for stage in STAGE_NAMES)
         costs = Costs(column, dict(zip(STAGE_NAMES, parts, strict=False)), tokens[model, backend], decode)
-        timings.append(Timing(costs))
-        warnings += _sums(costs, medians)
-    return Reading(timings, warnings)
+        timings.append(Timing(costs, warnings=tuple(_sums(costs, medians))))
+    return timings
 
 
 def measured_by(benchmark: Mapping[str, Any], about: Mapping[str, Any]) -> str | None:
@@ -68,12 +67,10 @@ def column_of(model: str, backend: str) -> str:
     return model if backend == EAGER else f"{model} {backend}"
 
 
-def _sums(costs: Costs, medians: Mapping[str, float]) -> list[str]:
+def _sums(costs: Costs, medians: Mapping[str, float]) -> Iterator[str]:
     """Stages that do not make up what is timed as a whole too."""
-    generation = sum(medians[stage] for stage in IN_GENERATE)
-    sums = {"e2e": ("its stages", costs.total), "generate": (", ".join(IN_GENERATE), generation)}
-    return [
-        f"{costs.model}: {what} take {stages:.4g} s, and {name}, which does the same, {medians[name]:.4g} s"
-        for name, (what, stages) in sums.items()
-        if name in medians and abs(stages - medians[name]) > TOLERANCE * medians[name]
-    ]
+    parts = {"e2e": ("its stages", costs.total)}
+    parts["generate"] = ", ".join(IN_GENERATE), sum(medians[stage] for stage in IN_GENERATE)
+    for name, (what, stages) in parts.items():
+        if name in medians and abs(stages - medians[name]) > TOLERANCE * medians[name]:
+            yield f"{what} take {stages:.4g} s, and {name}, which does the same, {medians[name]:.4g} s"

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stagebench.analysis.attribution import UNATTRIBUTED, Costs
-from stagebench.analysis.importers.measured import Reading, Timing, names, number, objects
+from stagebench.analysis.importers.measured import Timing, names, number, objects
 from stagebench.core.errors import AnalysisError
 from stagebench.core.stages import BEFORE_GENERATE, DECODE, ENCODE, ONCE, PREFILL, STAGE_NAMES
 
@@ -27,7 +27,7 @@ def looks_like(data: Any) -> bool:
     return isinstance(data, dict) and "models" in data
 
 
-def read(data: Any, source: str) -> Reading:
+def read(data: Any, source: str) -> list[Timing]:
     """Read a table.
 
     Raises:
@@ -44,7 +44,7 @@ def read(data: Any, source: str) -> Reading:
         for row in objects(model["samples"], f"{source}: {name}: samples"):
             sample = str(row.get("id", ""))
             timings.append(_timing(name, row, f"{source}: {name}, {sample}", sample))
-    return Reading(timings)
+    return timings
 
 
 def _timing(name: str, given: Mapping[str, Any], where: str, sample: str | None = None) -> Timing:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
 from stagebench.analysis.attribution import Costs, mean_of
-from stagebench.analysis.importers.measured import Reading, Timing, number, objects
+from stagebench.analysis.importers.measured import Timing, number, objects
 from stagebench.core.checks import is_number, is_whole
 from stagebench.core.errors import AnalysisError
 
@@ -42,7 +43,7 @@ def _is_served(data: Result) -> bool:
     return data.keys() >= totals or data.keys() >= set(DETAILS) or any(map(_QUANTITY.fullmatch, data))
 
 
-def read(data: Any, source: str) -> Reading:
+def read(data: Any, source: str) -> list[Timing]:
     """Read one result, or several of one file, each as a model.
 
     Raises:
@@ -51,18 +52,16 @@ def read(data: Any, source: str) -> Reading:
     """
     results = objects(data if isinstance(data, list) else [data], source)
     names = [str(each.get("model_id") or each.get("model") or source) for each in results]
-    timings, warnings = list[Timing](), list[str]()
+    timings = list[Timing]()
     for place, (name, result) in enumerate(zip(names, results, strict=True), 1):
         model = f"{name} (result {place})" if names.count(name) > 1 else name
         if model in (each.costs.model for each in timings):
             raise AnalysisError(f"{source}: two results must have two names, got {model!r} twice")
-        own, odd = _read(model, result, f"{source}, result {place}" if len(results) > 1 else source)
-        timings += own
-        warnings += [f"{model}: {each}" for each in odd]
-    return Reading(timings, warnings)
+        timings += _timings(model, result, f"{source}, result {place}" if len(results) > 1 else source)
+    return timings
 
 
-def _read(model: str, given: Result, source: str) -> tuple[list[Timing], list[str]]:
+def _timings(model: str, given: Result, source: str) -> list[Timing]:
     data = _checked(given, source)
     requests, warnings = dict[str, Costs](), list[str]()
     if failed := _failed(data):
@@ -79,7 +78,8 @@ def _read(model: str, given: Result, source: str) -> tuple[list[Timing], list[st
         warnings.append(
             f"{in_flight:.1f} requests were in flight on average: ttft has waiting in it, and a token's time is shared"
         )
-    return [Timing(costs, name) for name, costs in requests.items()] or [Timing(means)], warnings
+    first, *others = [Timing(costs, name) for name, costs in requests.items()] or [Timing(means)]
+    return [replace(first, warnings=tuple(warnings)), *others]
 
 
 def _failed(data: Result) -> int:
