@@ -18,6 +18,7 @@ from stagebench.core.artifacts import Inputs
 from stagebench.core.settings import ModelSettings
 from stagebench.gate import baseline
 from stagebench.gate.runner.worktrees import home_of
+from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.registry import build_model
 
 # Models are built inside the examples: slow to generate is what they are.
@@ -55,6 +56,12 @@ def cases():
     if folder is None or not folder.is_dir():
         pytest.skip("needs the folder cases beside the one that STAGEBENCH_DATA names, found none")
     return folder
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory):
+    """The synthetic clip, written once; a test that changes it writes its own."""
+    return write_synthetic_clip(tmp_path_factory.mktemp("scene"))
 
 
 @pytest.fixture(scope="session")

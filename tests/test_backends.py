@@ -23,7 +23,6 @@ from stagebench.backends.static_cache import require_static, set_length
 from stagebench.core.artifacts import Inputs, Sample
 from stagebench.core.errors import ModelError, StageError
 from stagebench.core.settings import BACKENDS, ModelSettings
-from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.registry import MODELS, build_model
 from stagebench.pipeline import verify as verify_module
 from stagebench.pipeline.decode import advance, cache_of, decode
@@ -40,11 +39,6 @@ OPTIONS = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
 def accelerated(model):
     """A model with a backend that is asked for on a GPU only."""
     return replace(model, backend=GraphBackend(model, "graph", RECIPES["graph"], None))
-
-
-@pytest.fixture(scope="module")
-def synthetic(tmp_path_factory):
-    return write_synthetic_clip(tmp_path_factory.mktemp("scene"))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from batch_inputs import generated, impossible, require_features, require_rows, 
 from stagebench.backends.graph import RECIPES, GraphBackend
 from stagebench.core.artifacts import Features, Sample
 from stagebench.core.errors import StageError
-from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.pipeline.decode import decode
 from stagebench.pipeline.prefill import prefill
 from stagebench.pipeline.run_stages import prepared
@@ -24,8 +23,8 @@ def plain(tiny_model):
 
 
 @pytest.fixture(scope="module")
-def inputs(plain, tmp_path_factory):
-    return prepared(plain, Sample(write_synthetic_clip(tmp_path_factory.mktemp("scene")).video))
+def inputs(plain, synthetic):
+    return prepared(plain, Sample(synthetic.video))
 
 
 @pytest.fixture(scope="module")

@@ -9,16 +9,15 @@ from click.testing import CliRunner
 
 from stagebench.backends.graph import RECIPES, GraphBackend
 from stagebench.core.settings import GenerationSettings
-from stagebench.media.synthetic_clip import write_synthetic_clip
 
 
 @pytest.fixture
-def rows(plain, tmp_path, monkeypatch):
+def rows(plain, synthetic, monkeypatch):
     called = {
         name: replace(plain, backend=GraphBackend(plain, name, RECIPES["graph"], None)) for name in ("graph", "fused")
     }
     monkeypatch.setattr(certify_backends, "with_backend", lambda model, name: called[name])
-    return list(texts(plain, write_synthetic_clip(tmp_path), GenerationSettings(3, fixed_length=True), list(called)))
+    return list(texts(plain, synthetic, GenerationSettings(3, fixed_length=True), list(called)))
 
 
 def test_every_question_is_put_to_every_backend(rows):
@@ -32,12 +31,12 @@ def test_what_repeats_and_equals_generate_keeps_the_promise(rows):
 
 
 @pytest.mark.parametrize("verdict", ["near-tie", "different"])
-def test_another_text_breaks_the_promise_of_an_exact_backend(plain, tmp_path, monkeypatch, verdict):
-    outcome = certify_backends.compare([1], [1], [])
-    monkeypatch.setattr(certify_backends, "compare", lambda *_: replace(outcome, verdict=verdict))
+def test_another_text_breaks_the_promise_of_an_exact_backend(plain, synthetic, monkeypatch, verdict):
+    outcome = certify_backends.match_tokens([1], [1])
+    monkeypatch.setattr(certify_backends, "match_tokens", lambda *_: replace(outcome, verdict=verdict))
     fast = replace(plain, backend=GraphBackend(plain, "graph", RECIPES["graph"], None))
     monkeypatch.setattr(certify_backends, "with_backend", lambda *_: fast)
-    one = next(texts(plain, write_synthetic_clip(tmp_path), GenerationSettings(2, fixed_length=True), ["graph"]))
+    one = next(texts(plain, synthetic, GenerationSettings(2, fixed_length=True), ["graph"]))
     assert (verdict, False) == (one["verdict"], one["kept"])
 
 

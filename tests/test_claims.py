@@ -9,7 +9,6 @@ import torch
 from stagebench.core.artifacts import Sample
 from stagebench.core.settings import GenerationSettings
 from stagebench.core.stages import IN_GENERATE
-from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.registry import MODELS
 from stagebench.pipeline import claims as claims_module
 from stagebench.pipeline.claims import claims
@@ -20,8 +19,8 @@ OPTIONS = GenerationSettings(max_new_tokens=8, fixed_length=True).options()
 
 
 @pytest.fixture(scope="module")
-def sample(tmp_path_factory):
-    return Sample(write_synthetic_clip(tmp_path_factory.mktemp("scene")).video)
+def sample(synthetic):
+    return Sample(synthetic.video)
 
 
 @pytest.fixture(scope="module", params=sorted(MODELS))

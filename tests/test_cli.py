@@ -11,7 +11,6 @@ from stagebench.cli import main
 from stagebench.cli.output import require_writable
 from stagebench.core.environment import cores
 from stagebench.core.stages import STAGE_NAMES
-from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.llava import Llava
 from stagebench.pipeline import counters, run_stages
 from stagebench.pipeline.claims import Claim
@@ -24,11 +23,6 @@ QUICK = ("--device", "cpu", "--new-tokens", "4", "--passes", "1")
 
 def invoke(*arguments):
     return CliRunner().invoke(main, [str(a) for a in arguments])
-
-
-@pytest.fixture(scope="module")
-def synthetic(tmp_path_factory):
-    return write_synthetic_clip(tmp_path_factory.mktemp("scene"))
 
 
 def test_the_embedded_scene_goes_through_all_models(tmp_path):

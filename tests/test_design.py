@@ -13,7 +13,7 @@ from stagebench.analysis.experiments.design import Block, Design, Wanted, make_d
 from stagebench.analysis.samples import MAIN
 from stagebench.core.errors import AnalysisError
 from stagebench.core.settings import GenerationSettings
-from stagebench.media.synthetic_clip import FRAMES, RATE, write_synthetic_clip
+from stagebench.media.synthetic_clip import FRAMES, RATE
 
 MODELS = ("a", "b", "c")
 BOTH = {"natural": GenerationSettings(8), "fixed": GenerationSettings(8, fixed_length=True)}
@@ -21,11 +21,6 @@ BOTH = {"natural": GenerationSettings(8), "fixed": GenerationSettings(8, fixed_l
 
 def entries(n):
     return [Entry(f"s{i}", "s", "?", {"video": Path("clip.mp4")}) for i in range(n)]
-
-
-@pytest.fixture(scope="module")
-def synthetic(tmp_path_factory):
-    return write_synthetic_clip(tmp_path_factory.mktemp("scene"))
 
 
 def schedule(block, models, seed):

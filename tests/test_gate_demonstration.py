@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from stagebench.core.artifacts import Inputs
-from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.media.video import frames
 from stagebench.models import eventgpt
 
@@ -48,8 +47,8 @@ def test_a_planted_loop_ends_after_its_share_of_the_time_that_the_stage_took(dem
     assert next(clock) == 99.0
 
 
-def test_the_planted_frames_are_decoded_and_counted(demonstration, tmp_path):
-    clip = write_synthetic_clip(tmp_path).video
+def test_the_planted_frames_are_decoded_and_counted(demonstration, synthetic):
+    clip = synthetic.video
     more = planted(demonstration.MORE_WORK["frames"][1], vars(frames))["read_video"](clip, 8)
     assert more.frames_decoded == frames.read_video(clip, 8).frames_decoded + 8
 

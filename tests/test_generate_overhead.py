@@ -9,7 +9,6 @@ from click.testing import CliRunner
 
 from stagebench.core.artifacts import Sample
 from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings
-from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.pipeline.run_stages import prepared
 
 
@@ -19,8 +18,8 @@ def model(tiny_model):
 
 
 @pytest.fixture(scope="module")
-def inputs(model, tmp_path_factory):
-    return prepared(model, Sample(write_synthetic_clip(tmp_path_factory.mktemp("scene")).video, DEFAULT_QUESTION))
+def inputs(model, synthetic):
+    return prepared(model, Sample(synthetic.video, DEFAULT_QUESTION))
 
 
 @pytest.mark.parametrize("stages_first", [False, True])

@@ -13,7 +13,6 @@ from stagebench.backends.decode_loop import LAG
 from stagebench.backends.load import with_backend
 from stagebench.core.artifacts import Sample
 from stagebench.core.settings import GenerationSettings, ModelSettings
-from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.registry import MODELS, build_model
 from stagebench.models.weights import release
 from stagebench.pipeline.claims import claims
@@ -28,11 +27,6 @@ CASES = [(profile, name) for profile in DTYPES for name in sorted(MODELS)]
 ASKED = QUESTIONS if THOROUGH else QUESTIONS[:2]
 AUDITED = QUESTIONS if THOROUGH else QUESTIONS[:1]
 OPTIONS = GenerationSettings(max_new_tokens=128 if THOROUGH else 32, fixed_length=True).options()
-
-
-@pytest.fixture(scope="module")
-def synthetic(tmp_path_factory):
-    return write_synthetic_clip(tmp_path_factory.mktemp("scene"))
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)

@@ -7,14 +7,8 @@ from stagebench.core import meter
 from stagebench.core.settings import LoadSettings
 from stagebench.media.events.recordings import read_events
 from stagebench.media.images import read_images
-from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.media.video.frames import read_video, read_video_in_order
 from stagebench.pipeline.counters import counted_calls
-
-
-@pytest.fixture(scope="module")
-def synthetic(tmp_path_factory):
-    return write_synthetic_clip(tmp_path_factory.mktemp("scene"))
 
 
 def metered(function, *args):

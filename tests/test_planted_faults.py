@@ -23,7 +23,6 @@ from stagebench.core.content import content_of
 from stagebench.core.errors import StageError
 from stagebench.core.settings import GenerationSettings, LoadSettings
 from stagebench.core.stages import STAGE_NAMES, time_outside
-from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.media.video import frames
 from stagebench.models import llava
 from stagebench.models.llava import Llava
@@ -38,11 +37,6 @@ from stagebench.pipeline.timed_pass import check_passes, timed_run
 from stagebench.pipeline.verify import count_reference, verify
 
 OPTIONS = GenerationSettings(max_new_tokens=4, fixed_length=True).options()
-
-
-@pytest.fixture(scope="module")
-def synthetic(tmp_path_factory):
-    return write_synthetic_clip(tmp_path_factory.mktemp("scene"))
 
 
 @pytest.fixture(scope="module")
