@@ -251,7 +251,7 @@ def test_another_plan_is_refused(recorded):
 
 def test_code_that_changes_while_it_is_recorded_is_refused_before_it_runs(tmp_path):
     (tmp_path / "conftest.py").write_text("raise ValueError")
-    plan = recording.RecordingPlan(rounds=1, select="", arguments=(), code=recording.digest_of(tmp_path))
+    plan = recording.plan_of(tmp_path, 1, "", ())
     (tmp_path / "conftest.py").write_text("raise KeyError")
     with pytest.raises(ResultsError, match="must stay as it was while it is recorded"):
         recording.Recording(tmp_path / "out", tmp_path, plan).measure(0, {})
@@ -410,8 +410,8 @@ def test_an_argument_that_is_not_the_users_to_give_is_refused_before_anything_ru
         "-q",
     ],
 )
-def test_an_argument_that_says_what_is_run_is_part_of_the_plan(argument):
-    assert recording.RecordingPlan(1, "", (argument,), "c").as_json()["arguments"] == [argument]
+def test_an_argument_that_says_what_is_run_is_part_of_the_plan(tmp_path, argument):
+    assert recording.plan_of(tmp_path, 1, "", (argument,))["arguments"] == [argument]
 
 
 def test_a_folder_without_benchmarks_is_refused(tmp_path):

@@ -27,7 +27,7 @@ from stagebench.core.errors import StagebenchError
 from stagebench.core.json_files import write_json
 from stagebench.core.results import read_results, require_sound
 from stagebench.gate.baseline import folder_of
-from stagebench.gate.runner.recording import Recording, RecordingPlan
+from stagebench.gate.runner.recording import Recording
 
 HERE = {"device": "a CPU", "cpu": "a CPU", "profile": "tiny", "dtype": "float32"}
 STAGES = ("load", "preprocess", "encode", "prefill", "decode")
@@ -166,7 +166,7 @@ def test_doctor_says_which_baselines_it_can_not_read(written, tmp_path):
 
 
 def test_record_goes_on_or_refuses(written, tmp_path):
-    plan = RecordingPlan(rounds=2, select="", arguments=("--x",), code="c")
+    plan = {"rounds": 2, "select": "", "arguments": ["--x"], "code": "c"}
     recording = Recording(tmp_path / "processes", tmp_path, plan)
     for place, mutant in enumerate(mutants(a_run(), "recorded", 120)):
         for number in range(3):

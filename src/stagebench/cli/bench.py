@@ -61,7 +61,7 @@ def command(
         if not Path("benchmarks").is_dir():
             raise ResultsError(f"a recording runs in a checkout with benchmarks/, got {root}")
         require_writable(out / "results.json")
-        plan = recording.RecordingPlan(rounds, select, pytest_arguments, recording.digest_of(root))
+        plan = recording.plan_of(root, rounds, select, pytest_arguments)
         with locked(out, "only one recording at a time may write to a folder"), measurement(say):
             recording.sweep(out)
             runs = recording.Recording(out / "processes", root, plan).record(processes, limit_minutes, say)

@@ -44,35 +44,24 @@ CHOOSING = re.compile(r"-[hlqsvVx]*[km]|--(deselect|ignore|ignore-glob|collect-o
 """Arguments that choose benchmarks, alone or after flags, with a value or not: `-k`, `-kdecode`, `-qk`, `--`."""
 
 
-@dataclass(frozen=True, slots=True)
-class RecordingPlan:
-    """What all processes of a recording run; another plan is another recording.
+def plan_of(root: Path, rounds: int, select: str, arguments: Sequence[str]) -> Process:
+    """Return what all processes of a recording run; another plan is another recording.
 
-    Attributes:
+    Args:
+        root: the checkout that is measured.
         rounds: of each benchmark in a timing process.
         select: which benchmarks, as in pytest's `-k`; empty for all.
         arguments: further ones of pytest.
-        code: digest of what is measured, see `digest_of`.
 
     Raises:
         ResultsError: for an argument that is the recording's own to give, or chooses benchmarks.
     """
-
-    rounds: int
-    select: str
-    arguments: tuple[str, ...]
-    code: str
-
-    def __post_init__(self) -> None:
-        for argument in self.arguments:
-            if argument.startswith(OWN):
-                raise ResultsError(f"a recording gives rounds, order and what is kept to pytest itself, got {argument}")
-            if CHOOSING.match(argument):
-                raise ResultsError(f"the benchmarks of a recording are chosen by --select, got {argument}")
-
-    def as_json(self) -> Process:
-        """Return it as it is kept with every process."""
-        return {"rounds": self.rounds, "select": self.select, "arguments": list(self.arguments), "code": self.code}
+    for argument in arguments:
+        if argument.startswith(OWN):
+            raise ResultsError(f"a recording gives rounds, order and what is kept to pytest itself, got {argument}")
+        if CHOOSING.match(argument):
+            raise ResultsError(f"the benchmarks of a recording are chosen by --select, got {argument}")
+    return {"rounds": rounds, "select": select, "arguments": list(arguments), "code": digest_of(root)}
 
 
 def digest_of(root: Path) -> str:
@@ -92,12 +81,12 @@ class Recording:
     Attributes:
         folder: where they are kept, each as pytest-benchmark's JSON with the plan noted in it.
         root: the checkout that they run in, with this interpreter.
-        plan: what they run.
+        plan: what they run, see `plan_of`.
     """
 
     folder: Path
     root: Path
-    plan: RecordingPlan
+    plan: Process
 
     def record(self, processes: int, minutes: float | None, say: Callable[[str], None]) -> dict[int, Results]:
         """Run what is not there yet: the proving process, then the timing ones.
@@ -133,7 +122,7 @@ class Recording:
         """Read the processes that are there already, by number."""
         paths = {number: self._path(number) for number in range(processes + 1)}
         runs = {number: read_results(path) for number, path in paths.items() if path.exists()}
-        here: Mapping[str, object] = self.plan.as_json()
+        here: Mapping[str, object] = self.plan
         for number, run in runs.items():
             there: Mapping[str, object] = run["stagebench"].get("recording", {})
             if other := [f"{k}: {here[k]!r} here, {there.get(k)!r} there" for k in here if here[k] != there.get(k)]:
@@ -148,23 +137,27 @@ class Recording:
             number: `PROOF`, or from 1.
             others: those that are there already.
         """
-        if digest_of(self.root) != self.plan.code:
+        if digest_of(self.root) != self.plan["code"]:
             raise ResultsError(f"the code in {self.root} must stay as it was while it is recorded, got other files")
         seed = random.Random(f"process {number}").randrange(2**16)
-        own = ("--stage-rounds=1",) if number == PROOF else ("--stage-times-only", f"--stage-rounds={self.plan.rounds}")
-        select = selection(self.plan.select) if self.plan.select else ()
-        arguments = ("benchmarks", *self.plan.arguments, *select, *own, f"--stage-order-seed={seed}")
+        own = (
+            ("--stage-rounds=1",)
+            if number == PROOF
+            else ("--stage-times-only", f"--stage-rounds={self.plan['rounds']}")
+        )
+        select = selection(self.plan["select"]) if self.plan["select"] else ()
+        arguments = ("benchmarks", *self.plan["arguments"], *select, *own, f"--stage-order-seed={seed}")
         variant = Variant(name_of(number), self.root, Path(sys.executable))
         began = time.monotonic()
         (run,) = measure([FreshProcess(variant, arguments, self._path(number))])
         if all(map(is_reference, by_name(run))):
-            chosen = f" of --select {self.plan.select!r}" if self.plan.select else ""
+            chosen = f" of --select {self.plan['select']!r}" if self.plan["select"] else ""
             raise ResultsError(
                 f"the {variant.name} must run a benchmark beside the reference workload, got none{chosen}"
             )
         _require_same_environment(number, run, others)
         seconds = time.monotonic() - began
-        run["stagebench"]["recording"] = {**self.plan.as_json(), "process": number, "seconds": seconds}
+        run["stagebench"]["recording"] = {**self.plan, "process": number, "seconds": seconds}
         write_results(self._path(number), run)
         return run
 
