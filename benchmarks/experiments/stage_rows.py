@@ -1,6 +1,6 @@
-"""Turns rows of one sample each, as the scripts around EventGPT write them, into a table for `stagebench attribute`.
+"""Turns rows of one sample each, as the scripts around EventGPT write them, into a table for `stagebench explain`.
 
-    python benchmarks/experiments/stage_rows.py results.json > table.json && stagebench attribute table.json
+    python benchmarks/experiments/stage_rows.py results.json > table.json && stagebench explain table.json
 
     [{"id": ..., "egpt_time": ..., "egpt_stage1_time": ..., "egpt_stage2_time": ..., "egpt_stage3_time": ...,
       "egpt_token_ids": [...], "llava_stage1_time": ..., ...}, ...]
