@@ -100,7 +100,7 @@ def _as_graph(function: Callable[[], Tensor], pool: _POOL_HANDLE | None) -> tupl
 
 
 def _as_call(function: Callable[[], Tensor], output: Tensor) -> Callable[[], None]:
-    """As a graph does it: the result goes into one buffer, whatever was in it."""
+    """Write each result into one buffer, as a graph does."""
 
     def call() -> None:
         output.copy_(function())

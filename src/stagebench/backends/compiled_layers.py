@@ -78,7 +78,7 @@ def _forward(layer: nn.Module, number: int, options: Mapping[str, Any]) -> Calla
 
 
 def _alone(cache: Cache, number: int) -> Cache:
-    """A cache that holds one layer of another, in the same memory."""
+    """Return a cache that holds one layer of another, in the same memory."""
     layer = copy.copy(cache.layers[number])
     for name in _HELD:  # new tensor objects, because transformers has marked the others as fixed addresses
         setattr(layer, name, getattr(layer, name).detach())

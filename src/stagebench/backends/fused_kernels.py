@@ -18,7 +18,7 @@ def _wait(dependent: tl.constexpr):
 
 @triton.jit
 def _tile(starts, valid, first, k: tl.constexpr, columns: tl.constexpr):
-    """The elements from `first` on of the weight rows that start at the pointers `starts`: (rows, columns)."""
+    """Load the elements from `first` on of the weight rows that start at the pointers `starts`: (rows, columns)."""
     at = first + tl.arange(0, columns)
     mask = valid[:, None] & (at < k)[None, :]
     return tl.load(starts[:, None] + at[None, :], mask=mask, other=0.0, eviction_policy="evict_first")
@@ -39,7 +39,7 @@ def _products(
     x, norm, epsilon, starts, valid,
     k: tl.constexpr, columns: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
-    """The rows at `starts` times x, or times RMSNorm(x) where `norm` is a weight: float32 (rows,).
+    """Multiply the rows at `starts` by x, or by RMSNorm(x) where `norm` is a weight: float32 (rows,).
 
     The next tile is on its way while this one is multiplied; the first one needs nothing of the kernel before.
     """
@@ -81,7 +81,7 @@ def project_kernel(
     x, norm, epsilon, weight, out, n, residual: tl.constexpr,
     k: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
-    """A projection into out (n,), of the norm of x where `norm` is a weight; added to what is there if `residual`."""
+    """Project x into out (n,), or the norm of x where `norm` is a weight; added to what is there if `residual`."""
     row = tl.program_id(0) * rows + tl.arange(0, rows)
     starts = weight + row.to(tl.int64) * k
     result = _products(x, norm, epsilon, starts, row < n, k, columns, dependent).to(out.dtype.element_ty)
@@ -110,7 +110,7 @@ def gate_up_kernel(
 
 @triton.jit
 def _rotation(position, inverse_frequencies, scale, dtype: tl.constexpr, dim: tl.constexpr):
-    """The cosines and sines (dim,) of a position, rounded as transformers has them."""
+    """Return the cosines and sines (dim,) of a position, rounded as transformers has them."""
     angles = position.to(tl.float32) * tl.load(inverse_frequencies + tl.arange(0, dim) % (dim // 2)).to(tl.float32)
     cos = (tl.cos(angles) * scale).to(dtype).to(tl.float32)
     sin = (tl.sin(angles) * scale).to(dtype).to(tl.float32)
@@ -119,7 +119,7 @@ def _rotation(position, inverse_frequencies, scale, dtype: tl.constexpr, dim: tl
 
 @triton.jit
 def _rotate(vector, cos, sin, dim: tl.constexpr):
-    """As transformers' `apply_rotary_pos_emb` of one head (dim,): each product and the sum rounded."""
+    """Rotate one head (dim,) as transformers' `apply_rotary_pos_emb`: each product and the sum rounded."""
     at = tl.arange(0, dim)
     straight = tl.load(vector + at).to(tl.float32)
     crossed = tl.load(vector + (at + dim // 2) % dim).to(tl.float32)
@@ -199,7 +199,7 @@ def combine_kernel(
     maxima, sums, partial, length, out,
     dim: tl.constexpr, splits: tl.constexpr, padded: tl.constexpr, block: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
-    """What the programs of a head found, each under its own maximum, into the head's output: out (heads, dim)."""
+    """Combine what the programs of a head found, each under its own maximum: out (heads, dim)."""
     head, split, at = tl.program_id(0), tl.arange(0, padded), tl.arange(0, dim)
     used = (split < splits) & (split * block <= tl.load(length))
     _wait(dependent)

@@ -86,7 +86,7 @@ class _Session:
 
 @dataclass(eq=False)
 class GraphBackend:
-    """Runs one model's stages fast; see `models.protocol.Backend`.
+    """Run one model's stages fast; see `models.protocol.Backend`.
 
     Attributes:
         model: without a backend; its own code is what is captured.
@@ -115,7 +115,7 @@ class GraphBackend:
 
     @property
     def exact(self) -> bool:
-        """Whether it runs the plain path's own code, the prompt padded, and owes its very tokens."""
+        """Say whether it runs the plain path's own code, the prompt padded, and owes its very tokens."""
         return not (self._recipe.compiled or self._recipe.fused)
 
     @property

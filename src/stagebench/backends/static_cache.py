@@ -129,16 +129,10 @@ def step_logits(hf_model: PreTrainedModel, cache: StaticCache, tokens: Tensor) -
     """Run one more token of each row, int64 (batch, 1), which makes the cache one longer: (batch, 1, vocabulary)."""
     position = cache.layers[0].cumulative_length.clone()  # the layers add to theirs
     slots = torch.arange(cache.layers[0].max_cache_len, device=tokens.device)
-    mask = _as_attention_takes_it(hf_model, (slots <= position).expand(tokens.shape[0], 1, 1, -1))
+    mask = (slots <= position).expand(tokens.shape[0], 1, 1, -1)  # true where a slot is seen
+    if hf_model.config.get_text_config()._attn_implementation != "sdpa":  # attention written out adds it to its scores
+        mask = torch.zeros_like(mask, dtype=hf_model.dtype).masked_fill(~mask, torch.finfo(hf_model.dtype).min)
     positions = position.expand(tokens.shape[0], 1)
     state = {CACHE_ARGUMENT: cache, "use_cache": True}
     logits: Tensor = hf_model(input_ids=tokens, attention_mask=mask, position_ids=positions, **state).logits
     return logits
-
-
-def _as_attention_takes_it(hf_model: PreTrainedModel, seen: Tensor) -> Tensor:
-    """A mask, true where a slot is seen: attention written out adds it to its scores."""
-    if hf_model.config.get_text_config()._attn_implementation == "sdpa":
-        return seen
-    least = torch.finfo(hf_model.dtype).min
-    return torch.zeros(seen.shape, dtype=hf_model.dtype, device=seen.device).masked_fill(~seen, least)

@@ -51,7 +51,7 @@ class EventGPT(VisionLanguageModel):
 
     @property
     def placeholder(self) -> int:
-        """The id of <ev_patch>, or unk's in a tokenizer without it."""
+        """Return the id of <ev_patch>, or unk's in a tokenizer without it."""
         return int(self.hf_model.config.placeholder_id)
 
     def visual_tokens(self, images: int) -> int:

@@ -57,13 +57,13 @@ class EventGPTConfig(LlamaConfig):
 
     @property
     def added_tokens(self) -> tuple[str, ...]:
-        """The event tokens appended to the tokenizer at load time, in the authors' order."""
+        """List the event tokens appended to the tokenizer at load time, in the authors' order."""
         patch = (PATCH_TOKEN,) if self.mm_use_im_patch_token else ()
         return (*patch, START_TOKEN, END_TOKEN) if self.mm_use_im_start_end else patch
 
     @property
     def placeholder_id(self) -> int:
-        """The id that stands for one visual token in `input_ids`.
+        """Return the id that stands for one visual token in `input_ids`.
 
         `event_token_id`, else that of `<ev_patch>` in a vocabulary ending with the added tokens, else unk's.
         """
@@ -126,7 +126,7 @@ class EventGPTForConditionalGeneration(LlamaForCausalLM):
 
     @property
     def tower(self) -> CLIPVisionModel:
-        """The CLIP vision model; one forward takes all images of a batch."""
+        """Return the CLIP vision model; one forward takes all images of a batch."""
         return self.get_submodule("model.visual_tower.visual_tower.vision_model")
 
     def get_image_tokens(self, pixel_values: Tensor) -> Tensor:

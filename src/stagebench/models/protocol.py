@@ -24,7 +24,7 @@ class Setup(Protocol):
 
 
 class Backend(Protocol):
-    """Runs encode, prefill and decode of one model faster than its plain code does."""
+    """Run encode, prefill and decode of one model faster than its plain code does."""
 
     @property
     def name(self) -> str:
@@ -32,7 +32,7 @@ class Backend(Protocol):
 
     @property
     def exact(self) -> bool:
-        """Whether it owes the very tokens of the plain path; else it may part from it at a near-tie."""
+        """Say whether it owes the very tokens of the plain path; else it may part from it at a near-tie."""
 
     @property
     def setups(self) -> Sequence[Setup]:
@@ -94,12 +94,12 @@ class VisionLanguageModel(ABC):
 
     @property
     def counted_modules(self) -> dict[str, nn.Module]:
-        """The modules whose forwards are counted."""
+        """Return the modules whose forwards are counted, by role."""
         return {role: self.hf_model.get_submodule(path) for role, path in self.module_paths.items()}
 
     @property
     def placeholder(self) -> int:
-        """The id that stands for one visual token in a prompt."""
+        """Return the id that stands for one visual token in a prompt."""
         return int(getattr(self.hf_model.config, _key_of(self.placeholder_tokens[-1])))
 
     @abstractmethod

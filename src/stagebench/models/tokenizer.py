@@ -50,13 +50,12 @@ def build_tokenizer(vocab_size: int, added: tuple[str, ...] = ()) -> PreTrainedT
     Raises:
         ModelError: where the vocabulary is too small for the alphabet.
     """
-    specials = ["<unk>", "<s>", "</s>", "<pad>"]
-    fixed = [*specials, *_ALPHABET]
+    specials = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    fixed = [*specials.values(), *_ALPHABET]
+    least = len(fixed) + len(added) + 1
+    if vocab_size < least:
+        raise ModelError(f"vocab_size must be at least {least} to hold the alphabet, got {vocab_size}")
     room = vocab_size - len(fixed) - len(added)
-    if room < 1:
-        raise ModelError(
-            f"vocab_size must be at least {len(fixed) + len(added) + 1} to hold the alphabet, got {vocab_size}"
-        )
     known = dict.fromkeys([_PROBE, *_CAPITALS, *_WORDS])
     # Consonant-vowel syllables fill the vocabulary: any size up to 32,000 and beyond, and each word is pronounceable.
     syllables = ["".join(s) for s in product("bdfghjklmnprstvz", "aeiou")]
@@ -74,15 +73,8 @@ def build_tokenizer(vocab_size: int, added: tuple[str, ...] = ()) -> PreTrainedT
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocab["<s>"])])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
+        tokenizer_object=core, padding_side="left", clean_up_tokenization_spaces=False, **specials
     )
-    tokenizer.add_special_tokens(
-        {"additional_special_tokens": [AddedToken(t, lstrip=True, rstrip=True, special=True) for t in added]}
-    )
+    marks = [AddedToken(token, lstrip=True, rstrip=True, special=True) for token in added]
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
     return tokenizer
