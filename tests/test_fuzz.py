@@ -11,13 +11,15 @@ import pytest
 FUZZ = Path(__file__).parent / "fuzz"
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in FUZZ.glob("*.py") if path.name != "harness.py"))
-def test_damaged_inputs_end_in_a_result_or_one_line(script: str) -> None:
-    command = [sys.executable, FUZZ / script, "--inputs", "100"]
+@pytest.mark.parametrize(("script", "inputs"), [("events.py", 300), ("video.py", 100)])
+def test_damaged_inputs_end_in_a_result_or_one_line(script: str, inputs: int) -> None:
+    for library in ("faery", "h5py", "hdf5plugin", "lz4", "zstandard"):
+        pytest.importorskip(library)
+    command = [sys.executable, FUZZ / script, "--inputs", str(inputs)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "100 inputs, 0 failed" in result.stdout
+    assert f"{inputs} inputs, 0 failed" in result.stdout
 
 
 def test_a_crash_a_hang_and_a_foreign_error_are_counted(tmp_path: Path) -> None:
