@@ -117,7 +117,7 @@ def test_a_baseline_is_comparable_or_the_keys_that_differ_are_told(tmp_path):
     a_baseline(tmp_path, "older", torch="2.0")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "baseline.json").write_text("{")
-    found = command.baselines(tmp_path)
+    found = command.comparable_with(tmp_path)
     assert [reason.partition(": ")[0] for reason in found["older"]] == ["torch"]
     assert found["same"] == []
     assert "must be JSON" in found["broken"][0]
@@ -125,7 +125,7 @@ def test_a_baseline_is_comparable_or_the_keys_that_differ_are_told(tmp_path):
 
 def test_a_key_that_a_baseline_does_not_have_yet_is_told(tmp_path):
     a_baseline(tmp_path, "older", without=("torch", "preprocess", "loading"))
-    assert command.baselines(tmp_path)["older"] == [
+    assert command.comparable_with(tmp_path)["older"] == [
         f"torch: {environment.machine('cpu')['torch']!r} here, 'absent' there",
         "loading: not there",
         "preprocess: not there",

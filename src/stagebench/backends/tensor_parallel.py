@@ -1,10 +1,8 @@
 """Tensor parallelism: one network over several processes, each with a part of every layer of the language model.
 
-transformers does it, by the plan that a network brings along: `from_pretrained` cuts the weights it is given, and adds
-the exchange between the processes to the layers' forwards. The stages are those of any other network. The vision tower
-and the projector are in no plan: every process encodes all images itself.
-
-"Rank" is torch's word for the number of a process, from 0.
+transformers does it, by the plan that a network brings along: it cuts the weights, and lets layers exchange what they
+must. The vision tower and the projector are in no plan: every process encodes all images itself. "Rank" is torch's word
+for the number of a process, from 0.
 """
 
 from __future__ import annotations
@@ -47,11 +45,7 @@ class Pass(NamedTuple):
 
 
 def require_devices(device: str, processes: int) -> None:
-    """Refuse, before any process is started, a device that transformers won't use, or fewer GPUs than processes.
-
-    Raises:
-        ModelError: with what there is.
-    """
+    """Refuse, before any process is started, a device that transformers won't use, or fewer GPUs than processes."""
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     if device != kind:
         raise ModelError(f"tensor parallelism runs on {kind} here (CUDA_VISIBLE_DEVICES= hides GPUs), got {device}")
@@ -107,25 +101,21 @@ def _on_rank(rank: int, processes: int, folder: Path, function: Callable[..., An
 
 
 def local_device() -> str:
-    """The device of this process: its own GPU where there are any, else the CPU."""
+    """Return the device of this process: its own GPU where there are any, else the CPU."""
     return f"cuda:{dist.get_rank()}" if torch.cuda.is_available() else "cpu"
 
 
 def collectives() -> str:
-    """What joins the processes, for the identity of a run."""
+    """Return what joins the processes, for the identity of a run."""
     backend = dist.get_backend()
     version = f" {'.'.join(map(str, torch.cuda.nccl.version()))}" if backend == "nccl" else ""
     return f"{dist.get_world_size()} processes, {backend}{version}"
 
 
 def shard(model: VisionLanguageModel) -> VisionLanguageModel:
-    """Spread a model over all processes; each has built the whole of it, with the same weights.
+    """Spread a model over all processes, each of which has built the whole of it, with the same weights.
 
-    Args:
-        model: left as it is. The parts are views of its weights where they can be, so that both fit one GPU.
-
-    Raises:
-        ModelError: where the attention heads can't be shared out evenly.
+    The parts are views of these where they can be, so that both fit one GPU.
     """
     whole, processes = model.hf_model, dist.get_world_size()
     require_even_heads(whole.config.get_text_config(), processes)
@@ -148,24 +138,20 @@ def shard(model: VisionLanguageModel) -> VisionLanguageModel:
 
 
 def require_even_heads(config: PretrainedConfig, processes: int) -> None:
-    """Refuse a number of processes that doesn't divide a language model's attention heads.
-
-    Raises:
-        ModelError: naming the heads.
-    """
+    """Refuse a number of processes that doesn't divide a language model's attention heads."""
     for heads in ("num_attention_heads", "num_key_value_heads"):
         if (count := getattr(config, heads)) % processes:
             raise ModelError(f"the processes must divide {heads} {count}, got {processes}")
 
 
 def share(hf_model: PreTrainedModel, whole: PreTrainedModel) -> float:
-    """The share of a network's weights that this process has of it, 0 to 1."""
+    """Return the share of a network's weights that this process has of it, 0 to 1."""
     parts, all_of_them = (sum(local(weight).numel() for weight in each.parameters()) for each in (hf_model, whole))
     return parts / all_of_them
 
 
 def local(weight: Tensor) -> Tensor:
-    """This process's part of a weight; up to transformers 5.15 that is all there is of it."""
+    """Return this process's part of a weight; up to transformers 5.15 that is all there is of it."""
     return weight.to_local() if isinstance(weight, DTensor) else weight
 
 
@@ -177,8 +163,7 @@ def beside_one_process(
     Args:
         whole: used on rank 0 alone, while the others wait.
         sample: a path and a question.
-        options: keyword arguments of `generate()`, with a fixed length: ranks that stop at different tokens would wait
-            for each other for ever.
+        options: of `generate()`, with a fixed length: ranks that stop at different tokens wait for each other.
         rounds: timed passes of each, after one that warms up.
 
     Returns:
@@ -225,7 +210,7 @@ def interleaved(
 
 
 def _joint_pass(model: VisionLanguageModel, sample: Sample, options: Options) -> Pass:
-    """Walk the path on all ranks at once: a stage starts when all are ready, and lasts until the slowest is done."""
+    """Run the stages on all ranks at once: a stage starts when all are ready, and lasts until the slowest is done."""
     watch = Stopwatch(model.hf_model.device)
 
     def together(stage: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -239,11 +224,7 @@ def _joint_pass(model: VisionLanguageModel, sample: Sample, options: Options) ->
 
 
 def slowest(ranks: Sequence[Pass]) -> Pass:
-    """What the ranks of one pass say, as one: for each stage the longest time.
-
-    Raises:
-        StageError: where their tokens differ.
-    """
+    """Return the ranks' passes as one, by stage the longest time; refuse tokens that differ."""
     if len(texts := {each.tokens for each in ranks}) > 1:
         raise StageError(f"every rank must give the same tokens, got {len(texts)} different texts")
     seconds = {stage: max(each.seconds[stage] for each in ranks) for stage in ranks[0].seconds}
@@ -251,13 +232,10 @@ def slowest(ranks: Sequence[Pass]) -> Pass:
 
 
 def certify(passes: Sequence[Pass], tokens: Tokens, logits: Sequence[Tensor]) -> dict[int, TokenMatch]:
-    """Compare every pass with `generate()` of the whole model.
+    """Refuse a pass that parts from `generate()` of the whole model otherwise than at a near-tie.
 
     Returns:
         By the number of processes what came of it: of their passes the first that is not equal, if any.
-
-    Raises:
-        StageError: where a pass parts from it otherwise than at a near-tie.
     """
     found: dict[int, TokenMatch] = {}
     for each in passes:

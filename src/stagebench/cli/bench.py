@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from stagebench.cli.options import options
 from stagebench.cli.output import refusals, require_writable, tidy_stop
 from stagebench.core import stability
 from stagebench.core.errors import ResultsError
@@ -22,16 +23,16 @@ from stagebench.gate.limits import read_rules
 from stagebench.gate.runner import recording
 from stagebench.gate.runs import processes_of
 from stagebench.gate.verdicts import INCONCLUSIVE, Verdict, exit_code
+from stagebench.suite.options import BASELINES, ROUNDS
 
 
 @click.command(name="bench")
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--processes", type=click.IntRange(min=1), default=7, show_default=True, help="That time.")
-@click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Of a benchmark, by process.")
+@options(ROUNDS, BASELINES)
 @click.option("--select", default="", help="Which benchmarks, as pytest's -k; all by default.")
 @click.option("--limit-minutes", type=click.FloatRange(min=0), help="Start no process that would not end by then.")
 @click.option("--gate", "judged", is_flag=True, help="Judge against the stored baseline, and set the exit code by it.")
-@click.option("--baselines", type=click.Path(path_type=Path), default=Path("baselines"), show_default=True)
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
 def command(
     out: Path,

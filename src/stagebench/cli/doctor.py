@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from stagebench.cli.options import options
 from stagebench.cli.output import refusals
 from stagebench.core import environment, telemetry
 from stagebench.core.errors import ResultsError
@@ -15,21 +16,22 @@ from stagebench.core.results import read_results
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.tables import SENTENCES, WORDS, Table, show
 from stagebench.gate import baseline, doctor
+from stagebench.suite.options import BASELINES
 
 STYLES = {"ok": "green", "warning": "red", "unknown": "yellow"}
 
 
 @click.command(name="doctor")
-@click.option("--baselines", "root", type=click.Path(path_type=Path), default=Path("baselines"), show_default=True)
+@options(BASELINES)
 @click.option("--processes", type=click.IntRange(min=2), default=8, show_default=True, help="Of the quick A/A run.")
-def command(root: Path, processes: int) -> None:
+def command(baselines: Path, processes: int) -> None:
     """Look at what makes times differ: clocks, load, other guests, the GPU, and the same work in fresh processes.
 
     Exit code 0 where nothing speaks against timing now, 3 where something does: a gate could not decide here. Which
     baselines are comparable is shown, and changes nothing about that.
     """
     with refusals():
-        findings, comparable = examine(processes), baselines(root)
+        findings, comparable = examine(processes), comparable_with(baselines)
         console = Console(highlight=False)
         rows = [(each.name, each.state, each.detail) for each in findings]
         columns = ("finding", WORDS), ("state", WORDS), ("detail", SENTENCES)
@@ -51,7 +53,7 @@ def examine(processes: int) -> list[doctor.Finding]:
     return [doctor.governor(), doctor.load(), steal, *doctor.gpu(reading), spread]
 
 
-def baselines(root: Path) -> dict[str, list[str]]:
+def comparable_with(root: Path) -> dict[str, list[str]]:
     """Return, by stored baseline, in what this machine differs from that of its run, or why it can't be read."""
     keys = environment.identity(ModelSettings(), GenerationSettings(), "", None, LoadSettings()).keys()
     here = environment.machine("cpu")

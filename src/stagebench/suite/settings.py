@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,7 @@ class Settings:
     input: Path | None
 
     def with_one_backend(self) -> Settings:
-        """Return the same, its models built with the backend.
-
-        Raises:
-            ModelError: for several of them.
-        """
+        """Return the same, its models built with the only backend."""
         if len(self.backends) > 1:
             raise ModelError(f"one backend runs the stages here, got {', '.join(self.backends)}")
         return replace(self, model=replace(self.model, backend=self.backends[0]))
@@ -72,19 +69,12 @@ class Settings:
             yield lambda model: given
             return
         with scratch_folder() as folder:
-            synthetic = write_synthetic_clip(folder)
-            yield lambda model: Sample(
-                synthetic.shown(self.loading.media, model.input_kind), self.question, self.loading
-            )
+            shown = partial(write_synthetic_clip(folder).shown, self.loading.media)
+            yield lambda model: Sample(shown(model.input_kind), self.question, self.loading)
 
 
 def settings_of(**options: Any) -> Settings:
-    """Make settings of options by their names on the command line, with underscores, for models with one backend.
-
-    Raises:
-        ModelError: for a name that is no option, or several backends.
-        StagebenchError: as `resolve`.
-    """
+    """Make settings of options by their names on the command line, with underscores, for models with one backend."""
     known = {option.argument: option.default for option in SETTINGS}
     if unknown := options.keys() - known.keys():
         raise ModelError(f"options must be of {', '.join(known)}, got {', '.join(sorted(unknown))}")
@@ -101,10 +91,8 @@ def resolve(given: Mapping[str, Any]) -> Settings:
         given: values by the names of all options of `options.SETTINGS`.
 
     Raises:
-        ModelError: for an unknown model or backend, a device that is not there, more threads than the cores can serve,
-            weights for several models, or a contradiction.
-        MediaError: for media that can't be read so.
-        StageError: for a limit of tokens that is none.
+        StagebenchError: for an unknown model or backend, a device that is not there, more threads than the cores can
+            serve, weights for several models, or a contradiction.
     """
     loading = {option.argument: given[option.argument] for option in LOADING}
     settings = Settings(
@@ -168,12 +156,7 @@ def _resolve_device(device: str | None) -> str:
 
 
 def check_input(path: Path, loading: LoadSettings) -> None:
-    """Read a given path once, before any model is built for it.
-
-    Raises:
-        MediaError: where it can't be read, a medium of the synthetic clip was chosen too, or a frame cache for what is
-            no video.
-    """
+    """Refuse a path that can't be read, a medium of the synthetic clip beside it, or a frame cache for no video."""
     if loading.media != "own":
         raise MediaError(f"media chooses what is shown of the synthetic clip, got {loading.media} and {path.name} too")
     media = load(Sample(path, loading=loading), images=1)
