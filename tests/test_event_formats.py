@@ -23,7 +23,7 @@ from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
 from stagebench.media.events import npy as npy_reader
 from stagebench.media.events.event_arrays import EventArrays, Window
-from stagebench.media.events.event_hdf5 import rectified
+from stagebench.media.events.hdf5 import rectified
 from stagebench.media.events.recordings import load_event_arrays
 from stagebench.pipeline.load import load
 

@@ -9,7 +9,7 @@ import click
 from stagebench.cli.output import refusals
 from stagebench.core.settings import TIME_UNITS
 from stagebench.media.events.event_arrays import Window
-from stagebench.media.events.event_hdf5 import read_rectify_map, rectified
+from stagebench.media.events.hdf5 import read_rectify_map, rectified
 from stagebench.media.events.npy import require_free, write_folder
 from stagebench.media.events.recordings import load_event_arrays, size_of_recording
 

@@ -17,8 +17,8 @@ from stagebench.core.errors import MediaError
 from stagebench.core.settings import MAX_SIDE, LoadSettings
 from stagebench.media.events.aedat4 import read_aedat4
 from stagebench.media.events.event_arrays import EventArrays, Window, require_ascending
-from stagebench.media.events.event_hdf5 import read_hdf5
 from stagebench.media.events.evt import read_evt
+from stagebench.media.events.hdf5 import read_hdf5
 from stagebench.media.events.npy import FOLDER, column_files, read_folder, read_npy, read_npz
 from stagebench.media.events.render import draw_events, size_of_events
 from stagebench.media.files import name_of, size_of
