@@ -136,7 +136,7 @@ class Prefilled:
         step_ends: seconds on a monotonic clock at which each decode step's token was known; empty at first.
         state: transformers' keyword arguments of the next forward, the KV cache among them.
         logits_processor: transformers' `LogitsProcessorList`, prepared for this prompt.
-        stopping_criteria: transformers' `StoppingCriteriaList`, likewise.
+        stopping_criteria: transformers' `StoppingCriteriaList`, also prepared.
         generation_config: transformers' `GenerationConfig`, with special tokens and lengths resolved.
         wasted_steps: steps wasted after all rows had stopped, where stopping is looked at late.
     """

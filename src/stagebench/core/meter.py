@@ -33,12 +33,12 @@ def add_file(path: Path) -> None:
 
 
 def so_far() -> Mapping[str, int]:
-    """All counters as they are now."""
+    """Return all counters as they are now."""
     return dict(_done)
 
 
 def since(before: Mapping[str, int]) -> Counter[str]:
-    """What was added to them; names of which nothing was added are left out."""
+    """Return what was added to them; names of which nothing was added are left out."""
     return Counter({name: n - before.get(name, 0) for name, n in _done.items() if n != before.get(name, 0)})
 
 
@@ -56,7 +56,7 @@ def undone(stage: str, done: Mapping[str, int]) -> str | None:
 
 
 class SystemMeter:
-    """The bytes that the process reads and writes, by the kernel's count (`/proc/self/io`), from here on.
+    """Counts the bytes that the process reads and writes, by the kernel's count (`/proc/self/io`), from here on.
 
     What is mapped into memory is not among them. Without such a file, as outside of Linux, nothing is counted.
     """
@@ -65,7 +65,7 @@ class SystemMeter:
         self._before = _system()
 
     def read(self) -> dict[str, int]:
-        """What went through since; reads in whole pages, because a library looks up a few bytes of its own at times."""
+        """Return what went through since; reads in whole pages, because libraries look up a few bytes at times."""
         after = _system()
         if self._before is None or after is None:
             return {}
@@ -75,7 +75,7 @@ class SystemMeter:
 
 
 def _system() -> tuple[int, int, int] | None:
-    """Bytes read, bytes written, and those that this look took, which the next one sees."""
+    """Return bytes read, bytes written, and those that this look took, which the next one sees."""
     try:
         text = Path("/proc/self/io").read_bytes()
     except OSError:

@@ -43,7 +43,7 @@ class Stage:
 
     @property
     def own(self) -> tuple[str, ...]:
-        """All counters that not every stage may touch, and this one may."""
+        """List all counters that not every stage may touch, and this one may."""
         return *self.metered, *self.counters
 
 

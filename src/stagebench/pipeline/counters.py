@@ -1,4 +1,4 @@
-"""Work counters: what each stage really did. Collected in a pass of their own, never while timing."""
+"""Count what each stage really did, in a pass of its own, never while timing."""
 
 from __future__ import annotations
 

@@ -117,8 +117,8 @@ def append_next_token(
         sequences: int64 (batch, tokens), the prompt included.
         unfinished: int64 (batch,), 1 where the row still goes on; finished rows get the padding id.
         logits_processor: as prepared by `generate()`.
-        stopping_criteria: likewise.
-        generation_config: likewise.
+        stopping_criteria: also as prepared.
+        generation_config: also as prepared.
 
     Returns:
         The sequences, one token longer, and the new `unfinished`.

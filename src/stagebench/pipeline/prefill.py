@@ -93,7 +93,7 @@ def _brief(value: object) -> str:
 
 
 def resolved(hf_model: PreTrainedModel, input_ids: Tensor, options: Mapping[str, Any]) -> GenerationConfig:
-    """What `generate()` is about to make of the options, by its own merge: whatever is refused is refused on this.
+    """Return what `generate()` is about to make of the options, by its own merge: refuse whatever is refused on this.
 
     Args:
         hf_model: of a model.
@@ -163,7 +163,7 @@ def _forward(
 
 
 def _forward_in_chunks(hf_model: PreTrainedModel, input_ids: Tensor, state: dict[str, Any], size: int) -> Any:
-    """As transformers' chunked prefill, but over the embeddings: over token ids the features would be lost."""
+    """Prefill in chunks as transformers does, but over the embeddings: over token ids the features would be lost."""
     embeds, mask, positions = state["inputs_embeds"], state.get("attention_mask"), state.get("position_ids")
     for start in range(0, input_ids.shape[1], size):
         end = min(start + size, input_ids.shape[1])

@@ -1,4 +1,4 @@
-"""A remembered result: does a stage do its work every time, or give back what it had made before?
+"""Find remembered results: does a stage do its work every time, or give back what it had made before?
 
 What is done is read off the meter, and inputs are varied, so that a kept result is a wrong one. Nothing is hooked:
 whoever remembers may look for hooks. A result that is kept for this very input, by code that has no meter, only time
@@ -7,6 +7,7 @@ can tell.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,35 +42,34 @@ def varied(given: T, number: int) -> T:
 
     Of features, in the middle of a row's tokens and of each token.
     """
+    if number == 0:
+        return copy.deepcopy(given)
     if isinstance(given, Media):
         draw = np.random.RandomState(number)
-        return replace(given, images=tuple(_noisy(image, draw if number else None) for image in given.images))
+        return replace(given, images=tuple(_noisy(image, draw) for image in given.images))
     name = "pixels" if isinstance(given, Inputs) else "tokens"
     tensor: torch.Tensor = getattr(given, name).clone()
-    if number:
-        rows, columns = map(_middle, tensor.shape[-2:])
-        middle = tensor[..., rows, columns]
-        noise = torch.randn(middle.shape, generator=torch.Generator().manual_seed(number))
-        middle += noise.to(middle)
+    rows, columns = map(_middle, tensor.shape[-2:])
+    middle = tensor[..., rows, columns]
+    middle += torch.randn(middle.shape, generator=torch.Generator().manual_seed(number)).to(middle)
     changed: Any = {name: tensor}  # of two types, of which each has one of the names
     return replace(given, **changed)
 
 
-def _noisy(image: Image, draw: np.random.RandomState | None) -> Image:
-    copy = image.copy(order="K")
-    if draw is not None:
-        middle = copy[tuple(_middle(side) for side in image.shape[:2])]
-        middle[...] = draw.randint(256, size=middle.shape, dtype=np.uint8)
-    return copy
+def _noisy(image: Image, draw: np.random.RandomState) -> Image:
+    noisy = image.copy(order="K")
+    middle = noisy[tuple(map(_middle, image.shape[:2]))]
+    middle[...] = draw.randint(256, size=middle.shape, dtype=np.uint8)
+    return noisy
 
 
 def _middle(side: int) -> slice:
-    """A quarter of a picture's side, which no crop takes away."""
+    """Return a quarter of a picture's side, which no crop takes away."""
     return slice(side * 3 // 8, side * 5 // 8 + 1)
 
 
 def fingerprint(result: object) -> tuple[float, float] | None:
-    """Two numbers of what came of pictures, by which other pictures show; None of what did not."""
+    """Return two numbers of what came of pictures, by which other pictures show; None of what did not."""
     match result:
         case Inputs(pixels=tensor) | Features(tokens=tensor):
             pass

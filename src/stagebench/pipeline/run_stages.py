@@ -1,4 +1,4 @@
-"""The whole path: a sample goes in, text comes out, and each stage hands one small object to the next."""
+"""Run the whole path: a sample goes in, text comes out, and each stage hands one small object to the next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds each timed pass to its own tokens, text, work and clock: what was verified is another pass."""
+"""Time passes, and hold each to its own tokens, text, work and clock: what was verified is another pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do two runs give the same tokens, and where they part, was it a tie that other kernels break otherwise?"""
+"""Compare the tokens of two runs, and certify where they part: was it a tie that other kernels break otherwise?"""
 
 from __future__ import annotations
 
