@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +24,7 @@ _BATCH = 16  # decisions at a time, for memory
 _ROUNDING = 1e-9  # sums that are equal but for their order are equal
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What n pairs say about each benchmark; arrays of shape (..., m).
 
     Attributes:
@@ -45,7 +43,7 @@ class Evidence:
 
     def at(self, index: int | tuple[int, ...]) -> Evidence:
         """Return that of one benchmark, or of one decision."""
-        return Evidence(*(field[index] for field in (self.estimate, self.low, self.high, self.p_slower, self.p_faster)))
+        return Evidence(*(field[index] for field in self))
 
 
 def log_ratios(base: Array, head: Array) -> Array:
