@@ -83,10 +83,6 @@ input_argument = click.argument("input", metavar="[PATH]", required=False, type=
 
 def print_head(console: Console, settings: Settings, rest: str) -> None:
     """Say under which conditions the numbers below were made."""
-    model = settings.model
-    threads = f", {model.threads} threads" if model.device == "cpu" else ""
-    backend = "" if model.backend == "eager" else f", {model.backend} backend"
-    built = f"{model.profile} profile, {model.dtype} on {model.device}{threads}{backend}"
-    console.print(cell(f"{built}; {model.preprocess} preprocessing; {settings.generation.describe()}; {rest}"))
+    console.print(cell(f"{settings.describe()}; {rest}"))
     if warning := environment.load_warning():
         console.print(warning, style="yellow", highlight=False)

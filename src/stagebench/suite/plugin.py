@@ -220,11 +220,7 @@ def _gate_marker(request: pytest.FixtureRequest) -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Print the settings, the order, and which baseline is compared with."""
-    model, generation = settings(config).model, settings(config).generation
-    line = (
-        f"stagebench: {model.profile} profile, {model.dtype} on {model.device}, {model.threads} threads, "
-        f"{model.preprocess} preprocessing; {generation.describe()}; models in order {config.option.stage_order_seed}"
-    )
+    line = f"stagebench: {settings(config).describe()}; models in order {config.option.stage_order_seed}"
     return [line, *filter(None, [environment.load_warning(), config.stash[_NOTE]])]
 
 

@@ -56,6 +56,14 @@ class Settings:
             raise ModelError(f"one backend runs the stages here, got {', '.join(self.backends)}")
         return replace(self, model=replace(self.model, backend=self.backends[0]))
 
+    def describe(self) -> str:
+        """Return one line for the head of what is printed."""
+        model = self.model
+        threads = f", {model.threads} threads" if model.device == "cpu" else ""
+        backend = "" if model.backend == "eager" else f", {model.backend} backend"
+        built = f"{model.profile} profile, {model.dtype} on {model.device}{threads}{backend}"
+        return f"{built}; {model.preprocess} preprocessing; {self.generation.describe()}"
+
     def identity(self, timed_gc: bool = False) -> dict[str, str]:
         """Describe the environment of what is measured, see `environment.identity`."""
         return environment.identity(self.model, self.generation, self.question, self.input, self.loading, timed_gc)
