@@ -22,7 +22,6 @@ from stagebench.analysis.experiments.sample_log import SampleLog, open_log
 from stagebench.analysis.report.write import require_report_extra, write_report
 from stagebench.analysis.samples import MODES, RUN_FILE, read_run
 from stagebench.cli.options import options, print_head, settings_options
-from stagebench.cli.output import refusals
 from stagebench.core.errors import AnalysisError
 from stagebench.core.locks import measurement, scratch_folder
 from stagebench.core.shown import cell, plain
@@ -71,18 +70,17 @@ def command(out: Path, report_only: bool, allow_failures: int, **given: Any) -> 
     OUT gets samples.jsonl, a line a pass, written as it goes, and report.md, report.json and report.html. An
     interrupted run goes on with the same command. Exit code 2 where more samples failed than were allowed.
     """
-    with refusals():
-        require_report_extra()  # or a long run would end without one
-        complete = report_only or _run(out, **given)
-        report = write_report(out)
-        for line in report["summary"]:
-            click.echo(plain(line))
-        click.echo(f"wrote {out / 'report.html'}")
-        failed = len(report["failures"])
-        if failed > allow_failures:
-            raise AnalysisError(f"at most {allow_failures} samples may fail, got {failed}; the report names them")
-        if not complete:
-            raise AnalysisError(f"interrupted; the same command goes on where {out} ends")
+    require_report_extra()  # or a long run would end without one
+    complete = report_only or _run(out, **given)
+    report = write_report(out)
+    for line in report["summary"]:
+        click.echo(plain(line))
+    click.echo(f"wrote {out / 'report.html'}")
+    failed = len(report["failures"])
+    if failed > allow_failures:
+        raise AnalysisError(f"at most {allow_failures} samples may fail, got {failed}; the report names them")
+    if not complete:
+        raise AnalysisError(f"interrupted; the same command goes on where {out} ends")
 
 
 def _run(out: Path, settings: Settings, dataset: Path | None, order_seed: int | None, **given: Any) -> bool:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from stagebench.cli.output import refusals
 from stagebench.core.settings import TIME_UNITS
 from stagebench.media.events.event_arrays import Window
 from stagebench.media.events.hdf5 import read_rectify_map, rectified
@@ -30,10 +29,9 @@ def command(source: Path, target: Path, time_unit: str | None, rectify: Path | N
 
     IN is .npy, .npz, .h5 or .hdf5 of DSEC, .raw (EVT2, EVT3), .aedat4, or another .events folder.
     """
-    with refusals():
-        require_free(target)
-        events = load_event_arrays(source, Window(unit=time_unit))
-        if rectify is not None:
-            events = rectified(source.name, events, read_rectify_map(rectify))
-        write_folder(target, events)
-        click.echo(f"{target}: {len(events.t)} events, {size_of_recording(target)} bytes")
+    require_free(target)
+    events = load_event_arrays(source, Window(unit=time_unit))
+    if rectify is not None:
+        events = rectified(source.name, events, read_rectify_map(rectify))
+    write_folder(target, events)
+    click.echo(f"{target}: {len(events.t)} events, {size_of_recording(target)} bytes")

@@ -13,7 +13,7 @@ from stagebench.analysis.comparison import compare
 from stagebench.analysis.display import as_json, table
 from stagebench.analysis.importers.measured import Measured
 from stagebench.analysis.importers.read import FORMATS, read_files
-from stagebench.cli.output import refusals, write_json_to
+from stagebench.cli.output import write_json_to
 from stagebench.core.errors import AnalysisError
 from stagebench.core.results import versioned
 from stagebench.core.shown import plain
@@ -38,18 +38,17 @@ def command(
     seconds saved are shared out among the stages, the number of tokens and the time per token, in a way that does not
     depend on which of them one tells first. What in a file can't hold is printed as a warning.
     """
-    with refusals():
-        measured = read_files(paths, format_name)
-        first = _baseline(measured, baseline)
-        others = [model for model in measured.costs if model != first]
-        if not others:
-            raise AnalysisError(f"two models are needed, got {first} only")
-        explained = [_explain(measured, first, other) for other in others]
-        warnings = [*measured.warnings, *filter(None, (_left_out(measured, first, other) for other in others))]
-        if json_path:
-            write_json_to(json_path, versioned("report", {"attributions": explained, "warnings": warnings}))
-        if str(json_path) != "-":
-            _print(explained, warnings, as_markdown)
+    measured = read_files(paths, format_name)
+    first = _baseline(measured, baseline)
+    others = [model for model in measured.costs if model != first]
+    if not others:
+        raise AnalysisError(f"two models are needed, got {first} only")
+    explained = [_explain(measured, first, other) for other in others]
+    warnings = [*measured.warnings, *filter(None, (_left_out(measured, first, other) for other in others))]
+    if json_path:
+        write_json_to(json_path, versioned("report", {"attributions": explained, "warnings": warnings}))
+    if str(json_path) != "-":
+        _print(explained, warnings, as_markdown)
 
 
 def _baseline(measured: Measured, asked: str | None) -> str:

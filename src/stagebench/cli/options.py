@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from stagebench.cli.output import refusals
 from stagebench.core import environment
 from stagebench.core.shown import cell
 from stagebench.suite import options as suite_options
@@ -64,13 +63,10 @@ def settings_options(*left_out: str) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def with_settings(**given: Any) -> None:
-            with refusals():
-                from stagebench.suite.settings import (
-                    settings_of,  # here, because a page of help need not wait for torch
-                )
+            from stagebench.suite.settings import settings_of  # a page of help need not wait for torch
 
-                typed = {option.argument: given.pop(option.argument) for option in table}
-                settings = settings_of(input=given.pop("input", None), **typed)
+            typed = {option.argument: given.pop(option.argument) for option in table}
+            settings = settings_of(input=given.pop("input", None), **typed)
             command(settings=settings, **given)
 
         return options(*table)(with_settings)

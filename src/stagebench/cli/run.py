@@ -13,7 +13,7 @@ from rich.console import Console
 from stagebench.analysis.report import stage_table
 from stagebench.analysis.samples import MODES, sample_of
 from stagebench.cli.options import input_argument, json_option, options, print_head, settings_options
-from stagebench.cli.output import refusals, require_writable, write_json_to
+from stagebench.cli.output import require_writable, write_json_to
 from stagebench.core.results import versioned
 from stagebench.core.shown import plain
 from stagebench.core.stages import time_outside
@@ -43,15 +43,14 @@ def command(
     for the model, on N, which it starts: one a GPU, where there are any. Passes alternate, and a stage lasts until the
     slowest process is done. Each pass must give the tokens of generate() on one, or part from them at a near-tie.
     """
-    with refusals():
-        require_writable(json_path)
-        console = Console(stderr=str(json_path) == "-")
-        if tensor_parallel:
-            numbers = _run_sharded(console, settings, passes, tensor_parallel)
-        else:
-            numbers = _run(console, settings, passes, secrets.randbelow(2**16) if order_seed is None else order_seed)
-        if json_path:
-            write_json_to(json_path, numbers)
+    require_writable(json_path)
+    console = Console(stderr=str(json_path) == "-")
+    if tensor_parallel:
+        numbers = _run_sharded(console, settings, passes, tensor_parallel)
+    else:
+        numbers = _run(console, settings, passes, secrets.randbelow(2**16) if order_seed is None else order_seed)
+    if json_path:
+        write_json_to(json_path, numbers)
 
 
 def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[str, Any]:

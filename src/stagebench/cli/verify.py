@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 
 from stagebench.cli.options import input_argument, json_option, print_head, settings_options
-from stagebench.cli.output import refusals, require_writable, write_json_to
+from stagebench.cli.output import require_writable, write_json_to
 from stagebench.core.results import versioned
 from stagebench.core.tables import SENTENCES, WORDS, Table, show
 
@@ -32,22 +32,21 @@ def command(settings: Settings, json_path: Path | None) -> None:
     """
     from stagebench.suite.measure import verify  # here, because a page of help need not wait for torch
 
-    with refusals():
-        require_writable(json_path)
-        console = Console(stderr=str(json_path) == "-")
-        print_head(console, settings, settings.question)
-        rows: list[dict[str, Any]] = []
-        numbers = versioned("verdicts", {"identity": settings.identity(), "checks": rows})
-        for name, checks in groupby(verify(settings), key=itemgetter(0)):
-            before = len(rows)
-            for _, check in checks:
-                rows.append({"model": name, "question": settings.question} | asdict(check))
-                if json_path and str(json_path) != "-":  # as it goes: at full size it takes many minutes
-                    write_json_to(json_path, numbers)
-            cells = [("held" if row["held"] else "BROKEN", row["claim"], row["detail"]) for row in rows[before:]]
-            show(Table(name, (("", WORDS), ("claim", WORDS), ("what was seen", SENTENCES)), cells), console)
-        if str(json_path) == "-":
-            write_json_to(Path("-"), numbers)
-        failed = [row for row in rows if not row["held"]]
-        console.print(f"{len(rows) - len(failed)} of {len(rows)} claims held")
-        sys.exit(1 if failed else 0)
+    require_writable(json_path)
+    console = Console(stderr=str(json_path) == "-")
+    print_head(console, settings, settings.question)
+    rows: list[dict[str, Any]] = []
+    numbers = versioned("verdicts", {"identity": settings.identity(), "checks": rows})
+    for name, checks in groupby(verify(settings), key=itemgetter(0)):
+        before = len(rows)
+        for _, check in checks:
+            rows.append({"model": name, "question": settings.question} | asdict(check))
+            if json_path and str(json_path) != "-":  # as it goes: at full size it takes many minutes
+                write_json_to(json_path, numbers)
+        cells = [("held" if row["held"] else "BROKEN", row["claim"], row["detail"]) for row in rows[before:]]
+        show(Table(name, (("", WORDS), ("claim", WORDS), ("what was seen", SENTENCES)), cells), console)
+    if str(json_path) == "-":
+        write_json_to(Path("-"), numbers)
+    failed = [row for row in rows if not row["held"]]
+    console.print(f"{len(rows) - len(failed)} of {len(rows)} claims held")
+    sys.exit(1 if failed else 0)
