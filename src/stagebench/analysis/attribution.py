@@ -120,7 +120,7 @@ class Attribution:
 
     @property
     def log_shares(self) -> dict[str, float] | None:
-        """Of the logarithm of the speedup, likewise."""
+        """Of the logarithm of the speedup; None as `shares`."""
         return _shares(self.logs, math.log(self.speedup)) if self.differs else None
 
     @property
@@ -186,7 +186,7 @@ def whole_generation(costs: Costs) -> Costs:
 
 
 def mean_of(costs: Sequence[Costs]) -> Costs:
-    """The average over samples of every part, of tokens and of decode: its time per token is all time by all tokens.
+    """Average every part, tokens and decode over samples: the time per token is all time by all tokens.
 
     Raises:
         AnalysisError: where there is none, or they have not the same parts.
@@ -207,7 +207,7 @@ def mean_of(costs: Sequence[Costs]) -> Costs:
 
 
 def _product_seconds(a: Costs, b: Costs) -> tuple[float, float]:
-    """What number and time of the further tokens save, in seconds.
+    """Return what number and time of the further tokens save, in seconds.
 
     A model without further tokens has no time per token. Then all is due to their number, and to their time where
     neither has any.
@@ -222,7 +222,7 @@ def _product_seconds(a: Costs, b: Costs) -> tuple[float, float]:
 
 
 def _product_logs(a: Costs, b: Costs) -> tuple[float, float]:
-    """The same by LMDI, before the division by the logarithmic mean of the totals.
+    """Return the same by LMDI, before the division by the logarithmic mean of the totals.
 
     The limits for zero are those of Ang and Liu (2007, "Handling zero values in the LMDI approach", Energy Policy 35).
     """
@@ -240,7 +240,7 @@ def _log_rate(costs: Costs) -> float:
 
 
 def _logarithmic_mean(x: float, y: float) -> float:
-    """L(x, y) = (x - y) / (ln x - ln y), and x where both are equal; in a form that loses nothing near that."""
+    """Return L(x, y) = (x - y) / (ln x - ln y), and x where both are equal; in a form that loses nothing near that."""
     if x == y:
         return x
     ratio = (x - y) / (x + y)

@@ -69,31 +69,23 @@ def compare(
             _averaged(result.other, tables[1][chosen]),
         )
         seconds = np.array([drawn.seconds[name] for name in names])
-        shares = seconds / (drawn.saved or np.inf)  # a draw that saves nothing; `_named` drops the shares if many do
+        shares = seconds / (drawn.saved or np.inf)  # a draw that saves nothing; where many do, shares are dropped
         return np.concatenate([[drawn.saved, drawn.speedup], seconds, shares])
 
     found = bootstrap(clusters, statistic, seed)
-    return result, None if found is None else _named(found, names, len(shared), len(set(clusters)))
+    if found is None:
+        return result, None
+    saved, speedup, *rest = found
+    seconds, shares = (dict(zip(names, half, strict=True)) for half in (rest[: len(names)], rest[len(names) :]))
+    meaningful = None if 0.0 in saved else shares
+    return result, Intervals(saved, speedup, seconds, meaningful, len(shared), len(set(clusters)))
 
 
 def _table(costs: Sequence[Costs]) -> NDArray[np.float64]:
-    """One row a sample: tokens, decode, and the parts."""
+    """Lay out one row a sample: tokens, decode, and the parts."""
     return np.array([[each.tokens, each.decode, *each.parts.values()] for each in costs], dtype=np.float64)
 
 
 def _averaged(like: Costs, table: NDArray[np.float64]) -> Costs:
     tokens, decode, *parts = table.mean(axis=0).tolist()
     return replace(like, tokens=tokens, decode=decode, parts=dict(zip(like.parts, parts, strict=True)))
-
-
-def _named(found: list[Interval], names: list[str], samples: int, clusters: int) -> Intervals:
-    saved, speedup, *by_factor = found
-    seconds, shares = by_factor[: len(names)], by_factor[len(names) :]
-    return Intervals(
-        saved,
-        speedup,
-        dict(zip(names, seconds, strict=True)),
-        None if 0.0 in saved else dict(zip(names, shares, strict=True)),
-        samples,
-        clusters,
-    )

@@ -35,7 +35,7 @@ def bootstrap(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> list[Interval] | None:
-    """Intervals of 95 % of several numbers at once, by drawing whole clusters with replacement (Efron 1979).
+    """Return intervals of 95 % of several numbers at once, by drawing whole clusters with replacement (Efron 1979).
 
     Plain percentiles are too narrow where there are few clusters. They are taken further out, as Student's t is wider
     than a normal distribution (the expanded percentile interval; Hesterberg 2015, "What Teachers Should Know About the
@@ -67,6 +67,6 @@ def bootstrap(
 
 
 def _expanded(clusters: int) -> float:
-    """The level of plain percentiles at which they hold about 95 %."""
+    """Return the level of plain percentiles at which they hold about 95 %."""
     reach = np.sqrt(clusters / (clusters - 1)) * stats.t.ppf((1 + CONFIDENCE) / 2, clusters - 1)
     return float(1 - 2 * stats.norm.sf(reach))

@@ -15,7 +15,7 @@ SUBJECTS = {
     TIME_PER_TOKEN: "The time per token",
     UNATTRIBUTED: "What no stage explains",
 }
-"""What a sentence about a factor begins with; another name stands for itself."""
+"""Return what a sentence about a factor begins with; another name stands for itself."""
 
 
 def sentences(attribution: Attribution, intervals: Intervals | None = None) -> list[str]:
@@ -35,13 +35,13 @@ def unit(*totals: float) -> Unit:
 
 
 def percent(share: float, interval: Interval | None = None) -> str:
-    """A share for a person, with its interval where it has one."""
+    """Write a share for a person, with its interval where it has one."""
     spread = f"; 95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f} %" if interval else ""
     return f"{100 * share:.1f} %{spread}"
 
 
 def subject(factor: str) -> str:
-    """What a sentence about the factor begins with."""
+    """Return what a sentence about the factor begins with."""
     return SUBJECTS.get(factor, factor.capitalize())
 
 

@@ -27,7 +27,7 @@ class Ceilings:
                 raise AnalysisError(f"the ceiling of {name} must be above 0 and finite, got {getattr(self, name)}")
 
     def mfu(self, flops: float, seconds: float) -> float:
-        """Model FLOPs utilisation: FLOPs that the maths needs, a second, over the ceiling.
+        """Return the model FLOPs utilisation: FLOPs that the maths needs, a second, over the ceiling.
 
         Chowdhery et al. 2022, "PaLM", arXiv 2204.02311, appendix B; there over the maker's peak, here over the measured
         one, so that 1 can be reached. Above 1 the ceiling was measured too low.
@@ -35,7 +35,7 @@ class Ceilings:
         return flops / _positive(seconds) / self.flops
 
     def mbu(self, bytes_read: float, seconds: float) -> float:
-        """Model bandwidth utilisation: bytes that must be read, a second, over the ceiling.
+        """Return the model bandwidth utilisation: bytes that must be read, a second, over the ceiling.
 
         Databricks 2023, "LLM Inference Performance Engineering: Best Practices": (weights + KV cache) / tpot,
         over the peak.

@@ -126,7 +126,7 @@ def percentiles(values: Sequence[float]) -> Percentiles | None:
 
 
 def _spreads(columns: Sequence[NDArray[np.float64]], clusters: Sequence[str]) -> list[Spread]:
-    """Median and spread of several quantities of the same passes, each of shape (passes,)."""
+    """Return median and spread of several quantities of the same passes, each of shape (passes,)."""
     table = np.stack(columns, axis=1)
     found = bootstrap(clusters, lambda chosen: np.median(table[chosen], axis=0))
     return [_spread(values, found[i] if found else None) for i, values in enumerate(columns)]

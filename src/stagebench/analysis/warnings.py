@@ -86,7 +86,7 @@ def _rest(line: SampleLine) -> float:
 
 
 def _seconds(lines: Sequence[SampleLine], stage: str) -> list[float]:
-    """Of each pass; those of decode by its steps, where there are any."""
+    """Return the seconds of each pass; those of decode by its steps, where there are any."""
     steps = (max(line["tokens"] - 1, 1) if stage == DECODE.name else 1 for line in lines)
     return [line["seconds"][stage] / n for line, n in zip(lines, steps, strict=True)]
 

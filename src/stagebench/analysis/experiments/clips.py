@@ -81,5 +81,5 @@ def window(entry: Entry, start: float, length: float) -> Entry:
 
 
 def _timed(entry: Entry) -> dict[str, Path]:
-    """The paths that have a length: images have none."""
+    """Return the paths that have a length: images have none."""
     return {kind: path for kind, path in entry.paths.items() if kind != "images"}

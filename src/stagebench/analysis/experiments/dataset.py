@@ -107,7 +107,7 @@ def read_dataset(path: Path, question: str = DEFAULT_QUESTION) -> Dataset:
 
 
 def path_shown(entry: Entry, media: str, own: str) -> Path | None:
-    """What a model gets of a sample; None where the sample has nothing of the kind.
+    """Return what a model gets of a sample; None where the sample has nothing of the kind.
 
     Args:
         entry: the sample.
@@ -121,12 +121,12 @@ def path_shown(entry: Entry, media: str, own: str) -> Path | None:
 
 
 def sequence_of(name: str) -> str:
-    """The recording that a sample was cut from: its name without the number at the end."""
+    """Return the recording that a sample was cut from: its name without the number at the end."""
     return re.sub(r"[_-]\d+$", "", name) or name
 
 
 def one_line(text: object) -> str:
-    """Text that can be printed and written anywhere: one line, and no half characters."""
+    """Return a text that can be printed and written anywhere: one line, and no half characters."""
     return " ".join(str(text).encode("utf-8", "backslashreplace").decode().split())
 
 
@@ -148,7 +148,7 @@ def _from_json(path: Path, question: str) -> Dataset:
 
 
 def _name_of(row: Any, number: int) -> str:
-    """The id of a broken sample where it has one, else its place in the list."""
+    """Return the id of a broken sample where it has one, else its place in the list."""
     name = row.get("id") if isinstance(row, dict) else None
     return one_line(name) if isinstance(name, str | int) and str(name).strip() else f"number {number}"
 
@@ -176,7 +176,7 @@ def _require_data(path: Path) -> None:
 
 
 def _from_folder(root: Path, question: str) -> Dataset:
-    """Files of one name but for the suffix are one sample; what lies deeper is named with its folders."""
+    """Take files of one name but for the suffix as one sample; what lies deeper is named with its folders."""
     found: dict[str, dict[str, Path]] = {}
     broken: list[Problem] = []
     skipped: list[Problem] = []
@@ -208,7 +208,7 @@ def _kind(path: Path) -> str | None:
 
 
 def _candidates(root: Path, seen: set[Path]) -> Iterator[Path]:
-    """All files and folders of PNGs below a folder, by name; PNGs themselves belong to their folder."""
+    """Find all files and folders of PNGs below a folder, by name; PNGs themselves belong to their folder."""
     seen.add(root.resolve())
     for path in sorted(files_in(root)):
         if path.name.startswith("."):

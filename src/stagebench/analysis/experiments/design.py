@@ -30,7 +30,7 @@ class Wanted:
     Attributes:
         samples: how many, evenly drawn from all; None for all.
         clip_window: seconds, as `clips.cut` takes it.
-        recording_window: seconds, likewise.
+        recording_window: seconds, as `clips.cut` takes it too.
         media: as `dataset.path_shown` takes it.
         modes: of generation.
         new_tokens: the limit; of several, the largest, and all of them are compared.
@@ -197,7 +197,7 @@ def _with_media(dataset: Dataset, media: str) -> Dataset:
 
 
 def _duration_blocks(entries: Sequence[Entry], wanted: Wanted) -> tuple[list[Block], list[Problem]]:
-    """The same few samples at each duration, so that nothing but the duration differs: those that last longest."""
+    """Take the same few samples at each duration, those that last longest: nothing but the duration differs."""
     lengths = [_length_or_zero(entry, wanted.time_unit) for entry in entries] if wanted.durations else []
     possible = [seconds for seconds in wanted.durations if seconds <= max(lengths, default=0.0)]
     short = [

@@ -108,7 +108,7 @@ def measure(experiment: Experiment, log: SampleLog) -> Iterator[SampleLine]:
 
 
 def _lineups(names: Sequence[str], settings: ModelSettings) -> Iterator[Models]:
-    """All models at once where the memory is large enough for as many as the first one, else one after the other."""
+    """Build all models at once where the memory holds as many as the first one, else one after the other."""
     first = load_model(names[0], settings)
     weights = _weights(first)
     together = weights * (len(names) - 1) * SPARE_MEMORY < _free_memory(first.hf_model.device)
@@ -159,7 +159,7 @@ class _Worker:
         return self.proofs
 
     def _readable(self, tasks: Sequence[Task]) -> Sample:
-        """The first sample that can be read. One that can't will fail in its turn."""
+        """Return the first sample that can be read. One that can't will fail in its turn."""
         problem = "there is none"
         for task in tasks:
             sample = self._experiment.sample(task.entry, self._model)
@@ -225,13 +225,13 @@ class _Worker:
 
 
 def _ordinary_tokens(model: VisionLanguageModel) -> dict[int, str]:
-    """The tokenizer's tokens by id, those left out that a model family added."""
+    """Return the tokenizer's tokens by id, those left out that a model family added."""
     added = model.tokenizer.get_added_vocab()
     return {number: token for token, number in model.tokenizer.get_vocab().items() if token not in added}
 
 
 def _same_tokens(vocabularies: Mapping[str, dict[int, str]]) -> list[list[str]]:
-    """Pairs of models of which every id means the same ordinary token, as far as both have it."""
+    """Return pairs of models of which every id means the same ordinary token, as far as both have it."""
     return [
         [a, b]
         for (a, of_a), (b, of_b) in combinations(vocabularies.items(), 2)

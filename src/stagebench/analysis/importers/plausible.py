@@ -72,7 +72,7 @@ def _took_none(part: str, costs: Costs) -> bool:
 
 
 def _sums(timings: Sequence[Timing]) -> list[str]:
-    """Stages that do not make up the whole that the file claims."""
+    """Name stages that do not make up the whole that the file claims."""
     both = [(each.costs.total, each.e2e) for each in timings if each.e2e is not None]
     apart = [(total, e2e) for total, e2e in both if abs(e2e - total) > TOLERANCE * total]
     if not apart:

@@ -87,7 +87,7 @@ def _read(path: Path, format_name: str | None) -> list[Timing]:
 
 
 def _parsed(path: Path) -> Any:
-    """What a file holds: JSON, or lines of it, as tools write that append to a file."""
+    """Return what a file holds: JSON, or lines of it, as tools write that append to a file."""
     data = read_bytes(path, str(path), AnalysisError)
     try:
         return parse_json(data, finite=False)

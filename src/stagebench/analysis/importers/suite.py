@@ -68,7 +68,7 @@ def column_of(model: str, backend: str) -> str:
 
 
 def _sums(costs: Costs, medians: Mapping[str, float]) -> Iterator[str]:
-    """Stages that do not make up what is timed as a whole too."""
+    """Name stages that do not make up what is timed as a whole too."""
     parts = {"e2e": ("its stages", costs.total)}
     parts["generate"] = ", ".join(IN_GENERATE), sum(medians[stage] for stage in IN_GENERATE)
     for name, (what, stages) in parts.items():

@@ -89,7 +89,7 @@ def _failed(data: Result) -> int:
 
 
 def _checked(given: Result, source: str) -> Result:
-    """By vllm's names, with every number that is used checked, and no latencies that are not all numbers."""
+    """Bring a result to vllm's names, check every number that is used, and drop latencies that are not all numbers."""
     if not _is_served(given):
         raise AnalysisError(f"{source} must be of `vllm bench serve`, got totals that know of no first token")
     data = {key.replace("_e2e_latency_", "_e2el_"): value for key, value in given.items() if value is not None}
@@ -106,7 +106,7 @@ def _checked(given: Result, source: str) -> Result:
 
 
 def _means(model: str, data: Result, source: str) -> tuple[Costs, str | None]:
-    """The costs of a mean request, and what speaks against them."""
+    """Return the costs of a mean request, and what speaks against them."""
     tokens, e2e = data["total_output_tokens"] / data["completed"], _mean_e2e(data)
     if "mean_ttft_ms" not in data:
         if e2e is None:
@@ -127,7 +127,7 @@ def _means(model: str, data: Result, source: str) -> tuple[Costs, str | None]:
 
 
 def _mean_e2e(data: Result) -> float | None:
-    """Seconds of a request; None where the file does not tell."""
+    """Return the seconds of a request; None where the file does not tell."""
     if "mean_e2el_ms" in data:
         return float(data["mean_e2el_ms"]) / 1e3
     came_back = [seconds for seconds in data.get("latencies", ()) if seconds > 0]  # one that failed has none
@@ -140,7 +140,7 @@ def _mean_e2e(data: Result) -> float | None:
 
 
 def _at_any_rate(data: Result) -> bool:
-    """Whether requests were sent as fast as they may be in flight."""
+    """Tell whether requests were sent as fast as they may be in flight."""
     return data.get("request_rate", "inf") in ("inf", float("inf"))
 
 
@@ -167,7 +167,7 @@ def _of_ratios(data: Result) -> str | None:
 
 
 def _requests(model: str, data: Result, source: str) -> dict[str, Costs]:
-    """One a request that came back, named by place and length of its prompt: only like requests are compared."""
+    """Return the costs of each request that came back, by its place and the length of its prompt."""
     try:
         prompts, errors = (data.get(key) or [0] * len(data["ttfts"]) for key in ("input_lens", "errors"))
         rows = list(zip(*(data[key] for key in DETAILS), prompts, errors, strict=True))
@@ -186,7 +186,7 @@ def _requests(model: str, data: Result, source: str) -> dict[str, Costs]:
 
 
 def _counts(data: Result, requests: Mapping[str, Costs]) -> list[str]:
-    """Tokens and gaps of the requests that contradict each other, or the totals."""
+    """Name tokens and gaps of the requests that contradict each other, or the totals."""
     found, counted, total = [], sum(each.tokens for each in requests.values()), data["total_output_tokens"]
     if counted != total:
         found.append(f"the requests have {counted} new tokens, total_output_tokens says {total}")
@@ -201,5 +201,5 @@ def _counts(data: Result, requests: Mapping[str, Costs]) -> list[str]:
 
 
 def _in_flight(data: Result, means: Costs, completed: float) -> float:
-    """By Little's law (1961), requests in flight are their rate times their latency."""
+    """Return how many requests were in flight: by Little's law (1961), their rate times their latency."""
     return means.total * completed / data["duration"] if data.get("duration") else 0.0
