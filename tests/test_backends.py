@@ -46,6 +46,12 @@ def sample(plain, synthetic):
     return Sample(synthetic.shown("own", plain.input_kind))
 
 
+@pytest.fixture(scope="module")
+def counted(plain, sample):
+    """What `generate()` does with the sample, which takes a second to count."""
+    return count_reference(plain, sample, OPTIONS)
+
+
 def test_steps_taken_before_a_stop_was_seen_are_counted(plain, inputs):
     first = staged_generate(plain, inputs, OPTIONS).token_ids[0]
     options = {"max_new_tokens": 12, "eos_token_id": [first[1]], "do_sample": False}
@@ -411,24 +417,20 @@ def test_a_backend_that_takes_steps_in_vain_is_proven_too(plain, sample):
     assert (generation.steps, generation.wasted_steps) == (1, LAG - 1)
 
 
-def test_generate_is_counted_once_for_all_backends(plain, sample, monkeypatch):
-    counted, honest = [], verify_module.counted_reference
-    monkeypatch.setattr(verify_module, "counted_reference", lambda *a: counted.append(a) or honest(*a))
-    reference = count_reference(plain, sample, OPTIONS)
-    for model in (plain, accelerated(plain), accelerated(plain)):
-        verify(model, reference, "efficient")
-    assert len(counted) == 1
+def test_generate_is_counted_once_for_all_backends(plain, counted, monkeypatch):
+    monkeypatch.setattr(verify_module, "counted_reference", lambda *_: 1 / 0)
+    for model in (plain, accelerated(plain)):
+        verify(model, counted, "efficient")
 
 
 @pytest.mark.parametrize(("exact", "accepted"), [(True, False), (False, True)])
-def test_a_near_tie_is_a_text_for_a_backend_with_kernels_of_its_own_only(plain, sample, exact, accepted, monkeypatch):
+def test_a_near_tie_is_a_text_for_a_backend_with_kernels_of_its_own_only(plain, counted, exact, accepted, monkeypatch):
     recipe = Recipe() if exact else Recipe(fused=True)
     fast = replace(plain, backend=GraphBackend(plain, "graph" if exact else "fused", recipe, None))
     monkeypatch.setattr(GraphBackend, "_fused_step", lambda *_: None)  # the plain one, in its place
-    reference = count_reference(plain, sample, OPTIONS)
     monkeypatch.setattr(Reference, "match", lambda *_: TokenMatch("near-tie", 2, 1.0))
     with nullcontext() if accepted else pytest.raises(StageError, match="got another token 2"):
-        assert verify(fast, reference, "efficient").tokens.verdict == "near-tie"
+        assert verify(fast, counted, "efficient").tokens.verdict == "near-tie"
 
 
 def test_a_near_tie_may_end_a_text_earlier(plain, sample, monkeypatch):
@@ -441,25 +443,25 @@ def test_a_near_tie_may_end_a_text_earlier(plain, sample, monkeypatch):
 
 
 @pytest.mark.parametrize("limit", ["max_length", "generation_config"])
-def test_a_limit_of_any_kind_can_be_proven(plain, sample, limit):
-    prompt = count_reference(plain, sample, OPTIONS).inputs.input_ids.shape[1]
+def test_a_limit_of_any_kind_can_be_proven(plain, sample, counted, limit):
+    prompt = counted.inputs.input_ids.shape[1]
     given = {"max_length": prompt + 4} if limit == "max_length" else {limit: GenerationConfig(max_new_tokens=4)}
     assert verified(accelerated(plain), sample, given).tokens.verdict == "equal"
 
 
-def test_a_backend_that_gives_other_tokens_is_refused(plain, sample):
+def test_a_backend_that_gives_other_tokens_is_refused(plain, counted):
     fast = accelerated(plain)
     fast.backend.encode = lambda inputs: -plain.encode(inputs)
     with pytest.raises(StageError, match=r"the stages must give the tokens of generate\(\), got another token 0"):
-        verified(fast, sample)
+        verify(fast, counted, "efficient")
 
 
-def test_a_backend_that_runs_the_tower_twice_is_refused(plain, sample):
+def test_a_backend_that_runs_the_tower_twice_is_refused(plain, counted):
     fast = accelerated(plain)
     once = fast.backend.encode
     fast.backend.encode = lambda inputs: (once(inputs), once(inputs))[1]
     with pytest.raises(StageError, match="got tower_forwards 2, not 1; projector_forwards 2, not 1; images_encoded 10"):
-        verified(fast, sample)
+        verify(fast, counted, "efficient")
 
 
 def twice_unseen(module, monkeypatch):
@@ -469,11 +471,11 @@ def twice_unseen(module, monkeypatch):
 
 
 @pytest.mark.parametrize("part", ["tower", "projector"])
-def test_a_backend_that_encodes_twice_unseen_is_refused_by_its_flops(plain, sample, part, monkeypatch):
-    fast, reference = accelerated(plain), count_reference(plain, sample, OPTIONS)
+def test_a_backend_that_encodes_twice_unseen_is_refused_by_its_flops(plain, counted, part, monkeypatch):
+    fast = accelerated(plain)
     twice_unseen(plain.counted_modules[part], monkeypatch)
     with pytest.raises(StageError, match=r"the work of generate\(\), got flops \d+, not \d+$"):
-        verify(fast, reference, "efficient")
+        verify(fast, counted, "efficient")
 
 
 def test_a_backend_that_decodes_every_step_twice_is_refused(plain, sample, monkeypatch):
@@ -490,25 +492,25 @@ def test_a_backend_that_decodes_every_step_twice_is_refused(plain, sample, monke
         verified(accelerated(plain), sample)
 
 
-def test_a_backend_that_decodes_one_layer_twice_unseen_is_refused_by_its_flops(plain, sample, monkeypatch):
-    fast, reference = accelerated(plain), count_reference(plain, sample, OPTIONS)
+def test_a_backend_that_decodes_one_layer_twice_unseen_is_refused_by_its_flops(plain, counted, monkeypatch):
+    fast = accelerated(plain)
     mlp = plain.hf_model.get_decoder().layers[0].mlp
     once = mlp.forward
     monkeypatch.setattr(mlp, "forward", lambda x: once(x) if x.shape[1] > 1 else (once(x), once(x))[1])
     with pytest.raises(StageError, match=r"the work of generate\(\), got flops \d+, not \d+$"):
-        verify(fast, reference, "efficient")
+        verify(fast, counted, "efficient")
 
 
-def test_a_prompt_padded_further_than_is_told_is_refused_by_its_flops(plain, sample, monkeypatch):
+def test_a_prompt_padded_further_than_is_told_is_refused_by_its_flops(plain, counted, monkeypatch):
     fast = replace(plain, backend=GraphBackend(plain, "graph", Recipe(bucket=1), None))
-    reference, once = count_reference(plain, sample, OPTIONS), graph.prompt_logits
+    once = graph.prompt_logits
 
     def wasteful(hf_model, cache, embeds, length):
         return once(hf_model, cache, torch.nn.functional.pad(embeds, (0, 0, 0, 10)), length)
 
     monkeypatch.setattr(graph, "prompt_logits", wasteful)
     with pytest.raises(StageError, match=r"the work of generate\(\), got flops \d+, not \d+$"):
-        verify(fast, reference, "efficient")
+        verify(fast, counted, "efficient")
 
 
 def test_a_backend_that_sets_something_up_in_every_pass_is_refused(plain, sample):

@@ -8,8 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
-from stagebench.backends import tensor_parallel
-from stagebench.backends.load import load_model as load_network
+from stagebench.backends import load, tensor_parallel
 from stagebench.core.artifacts import Run, Sample
 from stagebench.core.errors import ModelError
 from stagebench.models.protocol import VisionLanguageModel
@@ -42,7 +41,7 @@ def load_model(name: str, **options: Any) -> VisionLanguageModel:
     Raises:
         StagebenchError: for a model or an option that is refused.
     """
-    return load_network(name, settings_of(model=name, **options).model)
+    return load.load_model(name, settings_of(model=name, **options).model)
 
 
 def run(
@@ -105,7 +104,7 @@ def _with_each(
     with settings.samples() as sample_of, pinned_runtime(settings.model):
         for name in names:
             release()  # the model before this one is out of reach by now, but its memory is not yet free
-            model = load_network(name, settings.model)
+            model = load.load_model(name, settings.model)
             found = call(model, sample_of(model))
             del model
             yield name, found
