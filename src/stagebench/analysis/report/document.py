@@ -1,4 +1,4 @@
-"""A report as Markdown, and as one HTML page with its pictures in it: no script, and nothing from the network."""
+"""Write a report as Markdown, and as one HTML page with its pictures in it: no script, and nothing from the network."""
 
 from __future__ import annotations
 

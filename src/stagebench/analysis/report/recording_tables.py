@@ -1,4 +1,4 @@
-"""What `stagebench bench` measured, as tables in GitHub's Markdown. Importable without torch."""
+"""Lay out what `stagebench bench` measured, as tables in GitHub's Markdown. Importable without torch."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def _in_path(found: Found, model: str, backend: str, what: str) -> Benchmark | N
 
 
 def _set_up(found: Found) -> Iterator[Part]:
-    """By model and backend; every benchmark notes what was set up until then, so the one that notes most tells all."""
+    """Lay out the set-up by model and backend; of the benchmarks that note it, the one that notes most tells all."""
     costs: dict[tuple[str, str], Mapping[str, Any]] = {}
     for b in found.values():
         if "setup" in b.info:

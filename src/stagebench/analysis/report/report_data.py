@@ -1,4 +1,4 @@
-"""What the lines of a run say, as numbers: one object, from which every report is made. Importable without torch."""
+"""Turn the lines of a run into numbers: one object, from which every report is made. Importable without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report as a person reads it: sections of sentences, tables and pictures, whatever they are printed on.
+"""Lay out the report as a person reads it: sections of sentences, tables and pictures, whatever they are printed on.
 
 Everything here comes out of `report_data`, so that all reports show the same numbers. Importable without torch.
 """
