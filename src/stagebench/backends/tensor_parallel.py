@@ -37,7 +37,7 @@ Tokens = tuple[int, ...]
 
 
 class Pass(NamedTuple):
-    """One timed pass: how many processes, the new tokens, and the seconds by stage, of the slowest process each."""
+    """Hold a timed pass: how many processes, the new tokens, and the seconds by stage, each of the slowest process."""
 
     processes: int
     tokens: Tokens

@@ -103,7 +103,7 @@ def _run(out: Path, settings: Settings, dataset: Path | None, order_seed: int | 
 
 
 def _order_seed(out: Path, given: int | None) -> int:
-    """The given one, or that of the run which is taken up again, or a new one."""
+    """Return the given one, or that of the run which is taken up again, or a new one."""
     if given is None and (out / RUN_FILE).exists():
         stored = read_run(out)["identity"]["order_seed"]
         try:
@@ -123,7 +123,7 @@ def _dataset(path: Path | None, wanted: Wanted, question: str) -> Iterator[Datas
 
 
 def _identity(settings: Settings, wanted: Wanted, design: Design, dataset: Path | None, seed: int) -> dict[str, str]:
-    """What must be the same for a run to go on."""
+    """Return what must be the same for a run to go on."""
     generations = {mode: wanted.generation(mode) for mode in wanted.modes}
     return settings.identity() | {
         "generation": ", ".join(f"{mode} length: {each.describe()}" for mode, each in generations.items()),

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from stagebench.core.settings import TIME_UNITS
+from stagebench.cli.options import options
 from stagebench.media.events.event_arrays import Window
 from stagebench.media.events.hdf5 import read_rectify_map, rectified
 from stagebench.media.events.npy import require_free, write_folder
 from stagebench.media.events.recordings import load_event_arrays, size_of_recording
+from stagebench.suite.options import TIME_UNIT
 
 _FILE = click.Path(path_type=Path)
 
@@ -18,11 +19,7 @@ _FILE = click.Path(path_type=Path)
 @click.command(name="convert")
 @click.argument("source", metavar="IN", type=_FILE)
 @click.argument("target", metavar="OUT", type=_FILE)
-@click.option(
-    "--time-unit",
-    type=click.Choice(TIME_UNITS),
-    help="That IN counts, where it does not say it; us by default, if it can be.",
-)
+@options(TIME_UNIT)
 @click.option("--rectify", type=_FILE, help="DSEC's rectify_map.h5: move events to the rectified image.")
 def command(source: Path, target: Path, time_unit: str | None, rectify: Path | None) -> None:
     """Write the recording IN as the folder OUT, named NAME.events: each column a file, which loads fastest.

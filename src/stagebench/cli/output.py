@@ -63,7 +63,7 @@ def require_writable(path: Path | None) -> None:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """What stagebench refuses is one line and exit code 2, and so is what the system does: 1 is a verdict."""
+    """Turn what stagebench or the system refuses into one line and exit code 2: 1 is a verdict."""
     try:
         try:
             yield

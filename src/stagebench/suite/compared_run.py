@@ -48,7 +48,7 @@ def find(config: pytest.Config, identity: Callable[[], dict[str, str]]) -> str |
 
 
 def _named(config: pytest.Config, asked: str) -> list[Path]:
-    """The stored runs that were asked for, by path, number or pattern."""
+    """Return the stored runs that were asked for, by path, number or pattern."""
     option = config.option
     if option.benchmark_storage.startswith("elasticsearch"):
         return []

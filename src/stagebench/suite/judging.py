@@ -26,13 +26,13 @@ Place = dict[str, str]
 
 
 def is_untimed(config: pytest.Config) -> bool:
-    """Whether pytest-benchmark calls benchmarks once, as with xdist, or not at all."""
+    """Say whether pytest-benchmark calls benchmarks once, as with xdist, or not at all."""
     bench = _bench(config)
     return bench is not None and bool(bench.disabled or bench.skip)
 
 
 def is_compared(config: pytest.Config) -> bool:
-    """Whether benchmarks were to run, and there is something to hold them against."""
+    """Say whether benchmarks were to run, and there is something to hold them against."""
     bench = _bench(config)
     return bool(bench and bench.compared_mapping) and not (config.option.collectonly or config.option.setuponly)
 
@@ -57,7 +57,7 @@ def differences(session: pytest.Session, place: Place) -> tuple[list[str], list[
 
 
 def _changes(mine: Results, stored: Results, allowed: Collection[str]) -> tuple[list[str], list[str]]:
-    """Lines on other work and content, less of it too, and on what a person lets pass of it."""
+    """Return lines on other work and content, less of it too, and on what a person lets pass of it."""
     wrong = []
     for name, benchmark in by_name(mine).items():
         try:
@@ -70,12 +70,12 @@ def _changes(mine: Results, stored: Results, allowed: Collection[str]) -> tuple[
 
 
 def _is_luck(verdict: Verdict) -> bool:
-    """Whether there was less of what depends on what ran before."""
+    """Say whether there was less of what depends on what ran before."""
     return verdict.verdict == "improvement" and (verdict.counter or "").rpartition(".")[-1] in INEXACT
 
 
 def verdicts(config: pytest.Config, place: Place) -> list[Verdict]:
-    """What the gate says of this one process: of its counters, and of what vanished. Its times are a single sample."""
+    """Judge this one process as the gate does: its counters, and what vanished. Its times are a single sample."""
     if VERDICTS not in config.stash:
         head, rules, allowed = [_measured(config, place)], config.stash[RULES], config.option.stage_allow_changed
         config.stash[VERDICTS] = [
@@ -87,13 +87,13 @@ def verdicts(config: pytest.Config, place: Place) -> list[Verdict]:
 
 
 def differing_markers(config: pytest.Config, place: Place) -> list[str]:
-    """How the markers of this session differ from the baseline's, of which the stricter hold."""
+    """Say how the markers of this session differ from the baseline's, of which the stricter hold."""
     here = [_measured(config, place)]
     return [line for stored in _compared(config, place) for line in decide.differing_markers([stored], here)]
 
 
 def regressed(config: pytest.Config, place: Place, benchmarks: Sequence[Any]) -> list[str]:
-    """What `--stage-gate` or `--benchmark-compare-fail` is about to fail: pytest-benchmark saves before it checks."""
+    """Name what `--stage-gate` or `--benchmark-compare-fail` will fail: pytest-benchmark saves before it checks."""
     bench: Any = _bench(config)
     judged = verdicts(config, place) if config.option.stage_gate else []
     return [v.benchmark for v in judged if v.verdict in ("regression", "changed")] + [
@@ -107,7 +107,7 @@ def regressed(config: pytest.Config, place: Place, benchmarks: Sequence[Any]) ->
 
 
 def gate_status(config: pytest.Config, place: Place) -> int:
-    """The exit status as of `stagebench gate`, but for times: one process decides none."""
+    """Return the exit status as of `stagebench gate`, but for times: one process decides none."""
     judged = verdicts(config, place)
     config.stash[_STATUS] = exit_code(v for v in judged if (v.kind, v.verdict) != ("time", "inconclusive"))
     return config.stash[_STATUS]
@@ -132,17 +132,17 @@ def _bench(config: pytest.Config) -> Any:
 
 
 def _measured(config: pytest.Config, place: Place) -> Results:
-    """The benchmarks of this session that did not fail."""
+    """Return the benchmarks of this session that did not fail."""
     return _results([b.as_dict(include_data=False) for b in _bench(config).benchmarks if not b.has_error], place)
 
 
 def _compared(config: pytest.Config, place: Place) -> list[Results]:
-    """The runs that this session is compared with, which are of the same environment."""
+    """Return the runs that this session is compared with, which are of the same environment."""
     return [_results(list(stored.values()), place) for stored in _bench(config).compared_mapping.values()]
 
 
 def _asked_for(config: pytest.Config, stored: Results) -> Results:
-    """The baseline without what was left out on purpose: that is not missing."""
+    """Return the baseline without what was left out on purpose: that is not missing."""
     asked = [b for b in stored["benchmarks"] if not selection.is_left_out(config, b)]
     return _results(asked, stored["machine_info"])
 

@@ -24,14 +24,14 @@ T = TypeVar("T")
 
 
 class Measured(NamedTuple):
-    """A model's timed passes, and what an untimed one found before them."""
+    """Hold a model's timed passes, and what an untimed one found before them."""
 
     runs: list[Run]
     verification: Verification
 
     @property
     def median(self) -> Run:
-        """The pass in the middle by e2e, of two the faster one."""
+        """Return the pass in the middle by e2e, of two the faster one."""
         return sorted(self.runs, key=lambda run: run.e2e)[(len(self.runs) - 1) // 2]
 
 

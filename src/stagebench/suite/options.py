@@ -26,7 +26,7 @@ PREFIX = "--stage-"
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option.
+    """Describe one option.
 
     Attributes:
         name: without dashes in front; "new-tokens" is called `new_tokens` where it is an argument.
@@ -46,17 +46,17 @@ class Option:
 
     @property
     def argument(self) -> str:
-        """Its name in Python."""
+        """Return its name in Python."""
         return self.name.replace("-", "_")
 
     @property
     def is_flag(self) -> bool:
-        """Whether it has no value."""
+        """Say whether it has no value."""
         return self.kind is bool
 
     @property
     def described(self) -> str:
-        """The help, with the default."""
+        """Return the help, with the default."""
         unsaid = self.is_flag or self.default in (None, ())
         return self.help if unsaid else f"{self.help}; default: {self.default}"
 
@@ -81,9 +81,11 @@ GENERATION = (
     Option("natural-length", "let a model stop before the limit", False, bool),
 )
 
+TIME_UNIT = Option("time-unit", "of recordings that do not say it; default: us, if it can be", choices=TIME_UNITS)
+
 LOADING = (
     Option("slices", "of events, of equal count or time", "count", choices=SLICES),
-    Option("time-unit", "of recordings that do not say it; default: us, if it can be", choices=TIME_UNITS),
+    TIME_UNIT,
     Option("image-size", "WIDTHxHEIGHT of event images; default: what their events reach"),
     Option("start", "seconds into the clip or recording", 0.0, float),
     Option("duration", "seconds to read; default: all", kind=float),

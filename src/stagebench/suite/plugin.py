@@ -102,17 +102,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def settings(config: pytest.Config) -> Settings:
-    """What this session runs, and how; at fixed length by default, so that runs do equal work."""
+    """Return what this session runs, and how; at fixed length by default, so that runs do equal work."""
     return config.stash[selection.SETTINGS]
 
 
 def lockstep(config: pytest.Config) -> Lockstep:
-    """Those that this process takes with the one that it is held against."""
+    """Return the turns that this process takes with the one that it is held against."""
     return config.stash[_LOCKSTEP]
 
 
 def identity(config: pytest.Config) -> dict[str, str]:
-    """The environment of this session."""
+    """Describe the environment of this session."""
     return settings(config).identity(config.option.stage_timed_gc) | {"timer": str(config.option.benchmark_timer)}
 
 

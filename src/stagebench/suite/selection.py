@@ -46,12 +46,12 @@ def note_deselected(items: Iterable[pytest.Item]) -> None:
 
 
 def deselected(config: pytest.Config) -> list[str]:
-    """The benchmarks that a default session has, and this one was asked to leave out."""
+    """Return the benchmarks that a default session has, and this one was asked to leave out."""
     return sorted(name for name, chosen in config.stash.get(_DESELECTED, {}).items() if chosen)
 
 
 def described(config: pytest.Config) -> list[str]:
-    """The arguments that choose some of the benchmarks; empty where all were run."""
+    """Return the arguments that choose some of the benchmarks; empty where all were run."""
     given = [(name, config.getoption(option, None)) for name, option in _OPTIONS.items()]
     chosen = [name if value is True else shlex.join([name, *_texts(value)]) for name, value in given if value]
     if left_out := set(MODELS) - set(config.stash[SETTINGS].models):
@@ -68,7 +68,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def is_left_out(config: pytest.Config, benchmark: Benchmark) -> bool:
-    """Whether a stored benchmark is none of those that this session was asked for."""
+    """Say whether a stored benchmark is none of those that this session was asked for."""
     info, name = benchmark.get("extra_info", {}), benchmark["fullname"]
     backend = info.get("backend", "eager" if "model" in info else None)
     noted = config.stash.get(_DESELECTED, {})
@@ -84,7 +84,7 @@ def is_left_out(config: pytest.Config, benchmark: Benchmark) -> bool:
 
 
 def _by_file_alone(config: pytest.Config) -> bool:
-    """Whether the project's own file of settings selects, and no person: a change does not choose what judges it."""
+    """Say whether only the project's own file of settings selects: a change does not choose what judges it."""
     typed = [*config.invocation_params.args, *shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))]
     return any(map(_selects, config.getini("addopts"))) and not any(
         _selects(str(each)) or "::" in str(each) for each in typed
@@ -96,7 +96,7 @@ def _selects(argument: str) -> bool:
 
 
 def _is_ignored(config: pytest.Config, path: Path) -> bool:
-    """As pytest has it: a pattern also matches a folder, with all that is in it."""
+    """Decide as pytest does: a pattern also matches a folder, with all that is in it."""
     here = config.invocation_params.dir
     ignored = [Path(here, name) for name in config.getoption("ignore", None) or ()]
     patterns = [str(Path(here, pattern)) for pattern in config.getoption("ignore_glob", None) or ()]
@@ -105,7 +105,7 @@ def _is_ignored(config: pytest.Config, path: Path) -> bool:
 
 
 def _is_within(config: pytest.Config, name: str, argument: str) -> bool:
-    """Whether an argument of pytest's command line names a benchmark: itself, or its file, class, function or folder.
+    """Say whether an argument of pytest names a benchmark: itself, or its file, class, function or folder.
 
     What is not there as a path (a package, with `--pyargs`) may name anything.
     """

@@ -30,7 +30,7 @@ THREADS_A_CORE = 4  # more only wait for each other, and so many that none can b
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is run, and how.
+    """Hold what is run, and how.
 
     Attributes:
         models: by name, each once.
