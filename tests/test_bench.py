@@ -321,8 +321,8 @@ def test_a_killed_recording_leaves_whole_files_and_goes_on(recorded):
     process.communicate(timeout=60)
     kept = processes(recorded)
     assert [len(read_results(recorded / "out/processes" / name)["benchmarks"]) for name in kept] == [3] * len(kept)
-    assert record(recorded, "--processes", len(kept) - 1)[0] == 0
-    assert processes(recorded) == kept
+    code, said = record(recorded, "--processes", len(kept) - 1)
+    assert (code, processes(recorded)) == (0, kept), said
     assert {b["stats"]["rounds"] for b in results_of(recorded)["benchmarks"]} == {len(kept) - 1}
 
 

@@ -22,6 +22,9 @@ WITHIN = "STAGEBENCH_MEASUREMENT"
 
 SCRATCH = "stagebench-scratch-"
 
+PATIENCE = 0.5
+"""Seconds until a lock counts as held: `beside` may just be looking, or one that was killed was starting a process."""
+
 
 @contextmanager
 def measurement(say: Callable[[str], None]) -> Iterator[None]:
@@ -39,9 +42,7 @@ def measurement(say: Callable[[str], None]) -> Iterator[None]:
     path = _machine()
     try:
         descriptor = _opened(path)
-        if not (free := _taken(descriptor)):
-            time.sleep(0.1)  # `beside` may just have been looking
-            free = _taken(descriptor)
+        free = _taken(descriptor, PATIENCE)
     except OSError as error:
         say(f"what else measures at the same time is not known, {path} can't be locked: {error.strerror}")
         yield
@@ -86,13 +87,18 @@ def _opened(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
 
 
-def _taken(descriptor: int, wait: bool = False) -> bool:
-    """Take a lock, unless somebody else has it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True
+def _taken(descriptor: int, patience: float = 0.0) -> bool:
+    """Take a lock, unless somebody else has it for that many seconds."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
 
 
 def _holder(noted: bytes) -> str:
@@ -102,13 +108,13 @@ def _holder(noted: bytes) -> str:
 
 
 @contextmanager
-def _held(folder: Path, wait: bool = False) -> Iterator[bool | None]:
+def _held(folder: Path, patience: float = 0.0) -> Iterator[bool | None]:
     """Say whether the folder is this process's for the block; None on a file system without such locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         taken = None
         with suppress(OSError):
-            taken = _taken(descriptor, wait)
+            taken = _taken(descriptor, patience)
         yield taken
     finally:
         os.close(descriptor)
@@ -130,7 +136,7 @@ def locked(folder: Path, refusal: str | None = None) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StagebenchError(f"can't write to {folder}: {error.strerror}") from error
-    with _held(folder, wait=refusal is None) as free:
+    with _held(folder, PATIENCE if refusal else float("inf")) as free:
         if free is False:
             raise BusyError(f"{refusal}, got {folder}")
         try:
