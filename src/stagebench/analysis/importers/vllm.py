@@ -32,10 +32,9 @@ Result = Mapping[str, Any]
 
 
 def looks_like(data: Any) -> bool:
-    """Tell whether the data are of `vllm bench`, of any of its commands: one result, or a list of them."""
-    if isinstance(data, list):
-        return bool(data) and all(isinstance(each, dict) and _is_served(each) for each in data)
-    return isinstance(data, dict) and (_is_served(data) or bool({"avg_latency", "requests_per_second"} & data.keys()))
+    """Tell whether the data are one result of requests that were served, or a list of them."""
+    results = data if isinstance(data, list) else [data]
+    return bool(results) and all(isinstance(each, dict) and _is_served(each) for each in results)
 
 
 def _is_served(data: Result) -> bool:
@@ -47,8 +46,7 @@ def read(data: Any, source: str) -> list[Timing]:
     """Read one result, or several of one file, each as a model.
 
     Raises:
-        AnalysisError: where it is of `vllm bench latency` or `throughput`, which know of no first token, or a number is
-            missing or impossible.
+        AnalysisError: where a number is missing or impossible.
     """
     results = objects(data if isinstance(data, list) else [data], source)
     names = [str(each.get("model_id") or each.get("model") or source) for each in results]
@@ -90,8 +88,6 @@ def _failed(data: Result) -> int:
 
 def _checked(given: Result, source: str) -> Result:
     """Bring a result to vllm's names, check every number that is used, and drop latencies that are not all numbers."""
-    if not _is_served(given):
-        raise AnalysisError(f"{source} must be of `vllm bench serve`, got totals that know of no first token")
     data = {key.replace("_e2e_latency_", "_e2el_"): value for key, value in given.items() if value is not None}
     for key in data:
         if (key in NUMBERS or _QUANTITY.fullmatch(key)) and number(data, key, source) < 0:
