@@ -22,7 +22,7 @@ from stagebench.analysis.report.sections import sections
 from stagebench.analysis.samples import SAMPLES_FILE, read_run, read_samples
 from stagebench.cli import main
 from stagebench.cli.bench import _report
-from stagebench.cli.doctor import baselines
+from stagebench.cli.doctor import comparable_with
 from stagebench.core.errors import StagebenchError
 from stagebench.core.json_files import write_json
 from stagebench.core.results import read_results, require_sound
@@ -162,7 +162,7 @@ def test_a_comparison_of_pytest_reads_or_refuses(written):
 def test_doctor_says_which_baselines_it_can_not_read(written, tmp_path):
     for mutant in mutants(a_run(), "doctor", 30):
         written("stored/a/baseline.json", mutant)
-        assert list(baselines(tmp_path / "stored")) == ["a"]
+        assert list(comparable_with(tmp_path / "stored")) == ["a"]
 
 
 def test_record_goes_on_or_refuses(written, tmp_path):
