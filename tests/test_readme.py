@@ -97,7 +97,7 @@ def test_a_gate_has_the_options_of_the_readme(command, folder):
 
 @pytest.mark.parametrize("command", commands("stagebench bench"))
 def test_a_recording_has_the_options_of_the_readme(command, folder):
-    """It runs a suite several times: test_record.py does, on a CPU."""
+    """It runs a suite several times: test_bench.py does, on a CPU."""
     with main.get_command(None, "bench").make_context("bench", shlex.split(command)[2:]) as context:
         assert context.params["pytest_arguments"] == tuple(
             "--stage-device cuda --stage-backend eager,graph,compiled,fused --stage-new-tokens 64".split()
