@@ -133,8 +133,8 @@ def test_a_faster_model_is_explained_by_it(edited, seen):
         | {"seconds": row["seconds"] | {"compress": 0.0}}
         for row in slow
     ]
-    reading = importers.read({"samples": [*slow, *fast]}, "made up")
-    costs = {timing.costs.model: timing.costs for timing in reading.timings}
+    timings = importers.read({"samples": [*slow, *fast]}, "made up")
+    costs = {timing.costs.model: timing.costs for timing in timings}
     found = attribution.attribute(costs["slow"], costs["fast"])
     saved = {name: seconds for name, seconds in found.seconds.items() if seconds}
     assert list(saved) == ["compress"]
