@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from experiments.dsec_samples import to_samples
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,7 +38,7 @@ def test_a_row_is_a_sample_with_the_media_that_it_names(root):
     assert entry.paths == {"events": root / "event_npy/a_1.npy", "video": root / "mp4/a_1.mp4"}
 
 
-def test_a_list_in_the_layout_of_dsec_is_made_one_of_ours(root):
+def test_a_row_in_the_layout_of_dsec_is_a_sample(root):
     row = {
         "id": "a_1",
         "event_data": "a_1.npy",
@@ -47,7 +46,7 @@ def test_a_list_in_the_layout_of_dsec_is_made_one_of_ours(root):
         "mp4_data": "a_1.mp4",
         "conversations": [{"from": "human", "value": "<event>\nWhat moves?"}, {"from": "gpt", "value": "A car."}],
     }
-    (entry,) = written(root, to_samples([row])).entries
+    (entry,) = written(root, [row]).entries
     assert (entry.id, entry.sequence, entry.question) == ("a_1", "a", "What moves?")
     assert entry.paths == {
         "events": root / "event_npy/a_1.npy",
@@ -61,9 +60,26 @@ def test_a_row_without_a_question_is_asked_the_default_and_one_may_name_its_sequ
     assert (entry.id, entry.sequence, entry.question) == ("7", "night", DEFAULT_QUESTION)
 
 
+def test_one_png_in_the_layout_of_dsec_is_a_sample_of_one(root):
+    (entry,) = written(root, [{"id": "x", "event_image": ["a_1/0.png"], "conversations": None}]).entries
+    assert entry.paths == {"images": root / "event_image/a_1/0.png"}
+
+
+def asking(*turns):
+    return {"id": "x", "mp4_data": "a_1.mp4", "conversations": list(turns)}
+
+
 @pytest.mark.parametrize(
     ("row", "name", "reason"),
     [
+        ({"id": "x", "mp4_data": "../list.json"}, "x", "video must name a file inside the dataset"),
+        ({"id": "x", "event_data": ["/a_1.npy"]}, "x", "events must name a file inside the dataset"),
+        ({"id": "x", "mp4_data": 5}, "x", "a sample: mp4_data must be "),
+        ({"mp4_data": "a_1.mp4"}, "number 0", "a sample must have id, got no id"),
+        ({"id": "x", "event_image": ["a_1/0.png"] * 2}, "x", "event_image must list all PNGs of a folder"),
+        ({"id": "x", "event_image": ["a_1/0.png", "b/1.png"]}, "x", "event_image must list all PNGs of a folder"),
+        (asking(), "x", "conversations must have a turn from human with a text, got none"),
+        (asking({"from": "human", "value": "<event>"}), "x", "id and question must not be blank"),
         ({"id": "x", "video": "mp4/no.mp4"}, "x", "no.mp4: can't be read: No such file or directory"),
         ({"id": "x", "video": "mp4/empty.mp4"}, "x", "empty.mp4: must hold data, got an empty file"),
         ({"id": "x", "video": "../list.json"}, "x", "video must name a file inside the dataset"),

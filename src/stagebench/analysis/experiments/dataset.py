@@ -3,6 +3,7 @@
     [{"id": "night_7", "question": "What moves?", "video": "clips/night_7.mp4", "events": "night_7.npy"}, ...]
 
 `images` may stand there too, and the `sequence` that the sample is cut from; it is the id without its number else.
+Rows in the layout of `dsec.py` are samples too.
 
 Nothing is decoded here. What can't be a sample is named with the reason, never dropped in silence. Importable without
 torch.
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Required, TypedDict
 
+from stagebench.analysis.experiments.dsec import is_dsec, to_sample
 from stagebench.core.checks import Count, Text, check
 from stagebench.core.errors import AnalysisError, MediaError
 from stagebench.core.json_files import read_json
@@ -154,6 +156,8 @@ def _name_of(row: Any, number: int) -> str:
 
 
 def _entry(row: Any, root: Path, question: str) -> Entry:
+    if is_dsec(row):
+        row = to_sample(row, root)
     check(row, ListedSample, "a sample", AnalysisError)
     name, asked = one_line(row["id"]), one_line(row.get("question", question))
     if not name or not asked:
