@@ -49,6 +49,16 @@ def test_two_folders_of_processes_decide(sides):
     assert compare(*reversed(sides)).exit_code == 0
 
 
+def test_files_by_side_are_the_same_as_folders(sides):
+    by_file = [
+        x
+        for name, folder in zip(("base", "head"), sides, strict=True)
+        for file in sorted(folder.iterdir())
+        for x in (f"--{name}", file)
+    ]
+    assert compare(*by_file).output == compare(*sides).output
+
+
 def test_two_single_runs_are_inconclusive(tmp_path):
     result = compare(write(tmp_path / "a.json"), write(tmp_path / "b.json", 0.11), "--json", "-")
     assert result.exit_code == 3
@@ -167,11 +177,16 @@ def test_a_process_counts_once(sides, tmp_path, how, side):
     )
 
 
+def test_a_file_that_is_named_four_times_is_refused(sides):
+    base, head = sides
+    result = compare(*["--base", base / "0.json"] * 4, *["--head", head / "0.json"] * 4)
+    assert (result.exit_code, result.stderr) == (2, f"stagebench: a process counts once, got {base / '0.json'} twice\n")
+
+
 def test_a_copy_with_other_work_is_refused_beside_its_original_only(tmp_path):
-    base = tmp_path / "base"
-    original, copy = write(base / "a.json"), write(base / "b.json", work={"flops": 11})
+    original, copy = write(tmp_path / "a.json"), write(tmp_path / "b.json", work={"flops": 11})
     assert compare(original, copy).exit_code == 1
-    assert compare(base, write(tmp_path / "c.json", 0.2)).exit_code == 2
+    assert compare("--base", original, "--base", copy, "--head", write(tmp_path / "c.json", 0.2)).exit_code == 2
 
 
 def recording(path, times):
@@ -194,10 +209,9 @@ def test_a_recording_with_one_process_several_times_is_refused(tmp_path):
 
 
 def test_a_process_of_a_recording_does_not_count_beside_it(tmp_path):
-    base = tmp_path / "base"
-    recording(base / "whole.json", [0.1, 0.11, 0.12])
-    write(base / "part.json", 0.11)
-    result = compare(base, write(tmp_path / "head.json", 0.2))
+    whole = recording(tmp_path / "whole.json", [0.1, 0.11, 0.12])
+    part = write(tmp_path / "part.json", 0.11)
+    result = compare("--base", whole, "--base", part, "--head", write(tmp_path / "head.json", 0.2))
     assert (result.exit_code, "process 2 of" in result.stderr) == (2, True)
 
 

@@ -39,7 +39,7 @@ def judge(
 
 def compare(base: Path, head: Path, rules: Rules | None = None) -> list[Verdict]:
     """Judge stored results, see `runs.read_sides`; without rules of a project by the default ones."""
-    before, after = read_sides(base, head)
+    before, after = read_sides([base], [head])
     return judge_benchmarks(before, after, rules or Rules())
 
 

@@ -56,8 +56,8 @@ def processes_of(results: Results) -> list[Results]:
     ]
 
 
-def read_sides(base: Path, head: Path) -> tuple[list[Results], list[Results]]:
-    """Read the processes of both sides, each a file, or a folder of files that are paired by name in order.
+def read_sides(base: Sequence[Path], head: Sequence[Path]) -> tuple[list[Results], list[Results]]:
+    """Read the processes of both sides: files, and folders of files that are paired by name in order.
 
     Raises:
         GateError: where they can't be compared, or a process counts twice.
@@ -66,11 +66,12 @@ def read_sides(base: Path, head: Path) -> tuple[list[Results], list[Results]]:
     named = [
         [
             (f"process {i} of {file}" if len(processes) > 1 else str(file), process)
+            for path in side
             for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])
             for processes in [processes_of(read_results(file))]
             for i, process in enumerate(processes, 1)
         ]
-        for path in (base, head)
+        for side in (base, head)
     ]
     before, after = ([process for _, process in side] for side in named)
     require_comparable(before, after)
