@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from stagebench.backends.load import with_backend
-from stagebench.core import telemetry
 from stagebench.core.artifacts import Sample
+from stagebench.core.machine import telemetry
 from stagebench.core.stages import BEFORE_GENERATE
 from stagebench.media.synthetic_clip import SyntheticClip, write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel

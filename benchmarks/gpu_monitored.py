@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar, cast
 
-from stagebench.core import telemetry
+from stagebench.core.machine import telemetry
 
 T = TypeVar("T")
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
 
-from stagebench.core import locks
 from stagebench.core.artifacts import Inputs
+from stagebench.core.machine import locks
 from stagebench.core.settings import ModelSettings
 from stagebench.gate import baseline
 from stagebench.gate.runner.worktrees import home_of

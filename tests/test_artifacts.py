@@ -19,7 +19,7 @@ IMAGE = np.zeros((2, 3, 3), dtype=np.uint8)
         "core.artifacts",
         "core.settings",
         "core.stages",
-        "core.environment",
+        "core.machine.environment",
         "gate.baseline",
         "gate.runner.recording",
         "analysis.report.stage_table",

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from stagebench.core import json_files
-from stagebench.core.environment import differences
 from stagebench.core.errors import ResultsError, StagebenchError
+from stagebench.core.machine.environment import differences
 from stagebench.core.results import read_results
 from stagebench.gate import baseline
 

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 from stagebench.analysis.importers.read import read_files
 from stagebench.cli import main
-from stagebench.core import locks
 from stagebench.core.errors import ResultsError
+from stagebench.core.machine import locks
 from stagebench.core.results import read_results
 from stagebench.gate import baseline
 from stagebench.gate.runner import recording

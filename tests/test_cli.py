@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from stagebench.cli import main
 from stagebench.cli.output import require_writable
-from stagebench.core.environment import cores
+from stagebench.core.machine.environment import cores
 from stagebench.core.stages import STAGE_NAMES
 from stagebench.models.llava import Llava
 from stagebench.pipeline import counters, run_stages

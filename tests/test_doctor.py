@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from stagebench.cli import doctor as command
 from stagebench.cli import main
-from stagebench.core import environment, telemetry
+from stagebench.core.machine import environment, telemetry
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.gate import doctor
 from stagebench.gate.doctor import Finding

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from stagebench.core import environment
-from stagebench.core.environment import fingerprint, identity
+from stagebench.core.machine import environment
+from stagebench.core.machine.environment import fingerprint, identity
 from stagebench.core.settings import MEDIA, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.gate import baseline
 

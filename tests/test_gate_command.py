@@ -17,8 +17,9 @@ from click.testing import CliRunner
 
 from stagebench.cli import gate, main
 from stagebench.cli.output import refusals, tidy_stop
-from stagebench.core import locks, shown
+from stagebench.core import shown
 from stagebench.core.errors import GateError
+from stagebench.core.machine import locks
 from stagebench.gate.runner.ab_runner import schedule
 
 SRC = Path(__file__).parents[1] / "src"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stagebench.core import locks, processes
+from stagebench.core.machine import locks, processes
 
 SRC = Path(__file__).parents[1] / "src"
 AT_ONCE = 8
@@ -101,7 +101,7 @@ def test_nothing_outlives_a_gate_that_is_killed(project, tmp_path, nothing_is_le
 
 SCRATCH = """
 import time
-from stagebench.core.locks import scratch_folder
+from stagebench.core.machine.locks import scratch_folder
 with scratch_folder() as folder:
     print(folder, flush=True)
     time.sleep(300)

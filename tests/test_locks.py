@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner
 
 from stagebench.cli import main
-from stagebench.core import environment, locks
 from stagebench.core.errors import BusyError
+from stagebench.core.machine import environment, locks
 
 MEASURING = """
 import time
-from stagebench.core.locks import measurement
+from stagebench.core.machine.locks import measurement
 with measurement(print):
     print("measures", flush=True)
     time.sleep(60)
@@ -66,7 +66,7 @@ def test_one_measurement_comes_after_the_other(machine):
 
 def test_what_a_measurement_starts_is_part_of_it(machine):
     with locks.measurement(print):
-        code = "from stagebench.core import locks\nwith locks.measurement(print): print(locks.beside())"
+        code = "from stagebench.core.machine import locks\nwith locks.measurement(print): print(locks.beside())"
         said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said == "None\n"
 

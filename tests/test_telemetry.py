@@ -6,7 +6,7 @@ import time
 import gpu_monitored
 import pytest
 
-from stagebench.core import telemetry
+from stagebench.core.machine import telemetry
 
 
 class NVMLError(Exception):

@@ -9,14 +9,7 @@ import watched_ranks
 from click.testing import CliRunner
 from transformers import LlamaConfig
 
-from stagebench.backends.tensor_parallel import (
-    Pass,
-    certify,
-    require_devices,
-    require_even_heads,
-    slowest,
-    spread,
-)
+from stagebench.backends.tensor_parallel import Pass, certify, require_devices, require_even_heads, slowest, spread
 from stagebench.cli import main
 from stagebench.core.artifacts import Sample
 from stagebench.core.errors import ModelError, StageError

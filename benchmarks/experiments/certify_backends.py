@@ -19,8 +19,8 @@ import torch
 from stagebench.backends.graph import RECIPES
 from stagebench.backends.load import with_backend
 from stagebench.core.artifacts import Sample
-from stagebench.core.environment import identity
 from stagebench.core.json_files import write_json
+from stagebench.core.machine.environment import identity
 from stagebench.core.results import versioned
 from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.media.synthetic_clip import SyntheticClip, write_synthetic_clip

@@ -31,9 +31,9 @@ from transformers import StoppingCriteria
 
 from stagebench.cli.output import refusals, require_writable
 from stagebench.core.artifacts import Inputs, Sample
-from stagebench.core.environment import identity
 from stagebench.core.errors import StageError
 from stagebench.core.json_files import write_json
+from stagebench.core.machine.environment import identity
 from stagebench.core.results import versioned
 from stagebench.core.settings import DEFAULT_QUESTION, PROFILES, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.stages import DECODE, ENCODE, PREFILL

@@ -23,7 +23,7 @@ from stagebench.analysis.report.write import require_report_extra, write_report
 from stagebench.analysis.samples import MODES, RUN_FILE, read_run
 from stagebench.cli.options import options, print_head, settings_options
 from stagebench.core.errors import AnalysisError
-from stagebench.core.locks import measurement, scratch_folder
+from stagebench.core.machine.locks import measurement, scratch_folder
 from stagebench.core.shown import cell, plain
 from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.suite.measure import shuffled

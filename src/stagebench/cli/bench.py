@@ -14,7 +14,7 @@ from stagebench.cli.output import refusals, require_writable, tidy_stop
 from stagebench.core import stability
 from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import write_text
-from stagebench.core.locks import locked, measurement
+from stagebench.core.machine.locks import locked, measurement
 from stagebench.core.results import Results, read_results, write_results
 from stagebench.core.shown import teller
 from stagebench.core.tables import show

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from stagebench.cli.options import options
 from stagebench.cli.output import refusals
-from stagebench.core import environment, telemetry
 from stagebench.core.errors import ResultsError
+from stagebench.core.machine import environment, telemetry
 from stagebench.core.results import read_results
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.tables import SENTENCES, WORDS, Table, show

@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from stagebench.cli.decision import Decision, deciding
-from stagebench.core import environment, statistics
+from stagebench.core import statistics
 from stagebench.core.errors import GateError
 from stagebench.core.json_files import write_json
-from stagebench.core.locks import locked, measurement
+from stagebench.core.machine import environment
+from stagebench.core.machine.locks import locked, measurement
 from stagebench.core.shown import teller
 from stagebench.gate.limits import RULES_FILE, Rules, read_both
 from stagebench.gate.report import about_rules

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from stagebench.core import environment
+from stagebench.core.machine import environment
 from stagebench.core.shown import cell
 from stagebench.suite import options as suite_options
 from stagebench.suite.options import Option

@@ -32,9 +32,9 @@ from stagebench.core.checks import (
     check,
     is_text,
 )
-from stagebench.core.environment import ADDED
 from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import json_text, read_json, write_text
+from stagebench.core.machine.environment import ADDED
 
 SCHEMAS = {"results": 1, "samples": 1, "verdicts": 1, "report": 1}
 """All formats that are written, each with its version."""

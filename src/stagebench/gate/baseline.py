@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from stagebench import __version__
-from stagebench.core.environment import ADDED, UNKNOWN, differences
 from stagebench.core.errors import ResultsError
-from stagebench.core.locks import locked
+from stagebench.core.machine.environment import ADDED, UNKNOWN, differences
+from stagebench.core.machine.locks import locked
 from stagebench.core.results import Accepted, Results, Session, by_name, digest, read_results, write_results
 
 FILE_NAME = "baseline.json"

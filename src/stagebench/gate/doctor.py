@@ -17,8 +17,8 @@ from typing import Literal
 
 import numpy as np
 
-from stagebench.core import environment
-from stagebench.core.telemetry import Reading
+from stagebench.core.machine import environment
+from stagebench.core.machine.telemetry import Reading
 
 State = Literal["ok", "warning", "unknown"]
 

@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from stagebench.core.environment import differences
 from stagebench.core.errors import GateError, ResultsError
+from stagebench.core.machine.environment import differences
 from stagebench.core.results import Results, Stats, by_name, read_results, require_sound
 
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
 from stagebench.core import stability
-from stagebench.core.environment import UNKNOWN
 from stagebench.core.errors import ResultsError
+from stagebench.core.machine.environment import UNKNOWN
 from stagebench.core.results import Results, by_name, identity, read_results, short_name
 
 MIN_SIDE = 5

@@ -13,8 +13,8 @@ import pytest
 from pytest_benchmark.session import PerformanceRegression
 from rich.console import Console
 
-from stagebench.core import environment
 from stagebench.core.errors import GateError, ResultsError, StagebenchError
+from stagebench.core.machine import environment
 from stagebench.core.results import require_sound, validate
 from stagebench.core.shown import plain
 from stagebench.core.tables import show

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from stagebench.core import environment
 from stagebench.core.artifacts import Sample
 from stagebench.core.errors import MediaError, ModelError
-from stagebench.core.locks import scratch_folder
+from stagebench.core.machine import environment
+from stagebench.core.machine.locks import scratch_folder
 from stagebench.core.settings import BACKENDS, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.media.files import name_of
 from stagebench.media.synthetic_clip import write_synthetic_clip

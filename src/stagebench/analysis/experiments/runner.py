@@ -20,9 +20,9 @@ from stagebench.analysis.experiments.page_cache import drop_from_page_cache
 from stagebench.analysis.experiments.sample_log import KEY, SampleLog
 from stagebench.analysis.samples import MAIN, SampleLine, sample_of
 from stagebench.backends.load import load_model
-from stagebench.core import environment
 from stagebench.core.artifacts import Run, Sample
 from stagebench.core.errors import AnalysisError, MediaError, StagebenchError
+from stagebench.core.machine import environment
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.stages import DECODE
 from stagebench.models.protocol import VisionLanguageModel

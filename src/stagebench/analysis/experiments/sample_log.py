@@ -9,17 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stagebench.analysis.samples import (
-    RUN_FILE,
-    SAMPLES_FILE,
-    ExperimentRun,
-    SampleLine,
-    parse_samples,
-    read_run,
-)
+from stagebench.analysis.samples import RUN_FILE, SAMPLES_FILE, ExperimentRun, SampleLine, parse_samples, read_run
 from stagebench.core.errors import AnalysisError
 from stagebench.core.json_files import read_bytes, write_json
-from stagebench.core.locks import locked
+from stagebench.core.machine.locks import locked
 from stagebench.core.results import versioned
 
 KEY = ("study", "value", "model", "sample", "mode", "pass")

@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from stagebench.core import processes
 from stagebench.core.errors import GateError
-from stagebench.core.locks import locked
+from stagebench.core.machine import processes
+from stagebench.core.machine.locks import locked
 
 
 def dependencies(root: Path) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stagebench.core import processes
 from stagebench.core.errors import GateError
-from stagebench.core.locks import scratch_folder
+from stagebench.core.machine import processes
+from stagebench.core.machine.locks import scratch_folder
+from stagebench.core.machine.supervisor import CANNOT_RUN
 from stagebench.core.results import REFERENCE, Results, read_results
-from stagebench.core.supervisor import CANNOT_RUN
 from stagebench.gate.runner import failures, lockstep
 from stagebench.gate.runner.failures import FailedError
 from stagebench.gate.runner.worktrees import ELSEWHERE

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from stagebench.core import environment
 from stagebench.core.errors import GateError
+from stagebench.core.machine import environment
 from stagebench.core.results import Results, by_name, is_reference
 from stagebench.gate import decide as gate
 from stagebench.gate.counters import judge_counters

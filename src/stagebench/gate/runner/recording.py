@@ -19,8 +19,8 @@ from typing import Any, cast
 
 from pytest_benchmark.stats import Stats
 
-from stagebench.core import environment
 from stagebench.core.errors import ResultsError
+from stagebench.core.machine import environment
 from stagebench.core.results import (
     Benchmark,
     Info,

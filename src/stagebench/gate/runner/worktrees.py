@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from stagebench.core import processes
 from stagebench.core.errors import GateError
-from stagebench.core.locks import scratch_folder
+from stagebench.core.machine import processes
+from stagebench.core.machine.locks import scratch_folder
 
 # Inside of a hook these name the hook's repository, whatever folder git is called in.
 ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
-from stagebench.core import locks
+from stagebench.core.machine import locks
+from stagebench.core.machine.telemetry import load_nvml
 from stagebench.core.settings import PREPROCESSORS, GenerationSettings, LoadSettings, ModelSettings
-from stagebench.core.telemetry import load_nvml
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "av")
 UNKNOWN = "unknown"

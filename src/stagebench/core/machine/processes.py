@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from stagebench.core import supervisor
+from stagebench.core.machine import supervisor
 
 
 @contextmanager
