@@ -17,8 +17,6 @@ approach to decomposition analysis: a practical guide", Energy Policy 33). Both 
 flips every sign.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Two models over the same samples: the attribution of their averages, with intervals over the samples."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 

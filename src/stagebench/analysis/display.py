@@ -1,7 +1,5 @@
 """Show an attribution: as JSON, and as a table with the sentences under it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any

@@ -6,8 +6,6 @@ token is accepted with the same probability, whatever came before (the paper's a
 takes as long as one step of the target, and the bookkeeping takes nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest

@@ -1,7 +1,5 @@
 """Lines through measured points: e2e over tokens, and the exponent with which a cost grows."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Bootstrap intervals over samples. What was cut from one sequence is drawn together, because it is not independent."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """An attribution in plain sentences, one a factor."""
 
-from __future__ import annotations
-
 from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, UNATTRIBUTED, Attribution
 from stagebench.analysis.comparison import Intervals
 from stagebench.analysis.intervals import Interval

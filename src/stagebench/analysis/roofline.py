@@ -1,7 +1,5 @@
 """How near a stage comes to what the machine can do: MFU and MBU against measured ceilings."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from stagebench.core.errors import AnalysisError

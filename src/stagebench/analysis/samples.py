@@ -5,8 +5,6 @@ lines are only ever added. What has been read needs no further look: every key t
 number is one. Times in seconds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What one model spent over many samples: medians and spread of each stage, tokens, latencies, throughput."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What makes the numbers of a run doubtful: drift, outliers, a cold cache, lengths cut off, time outside the stages."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median

@@ -1,7 +1,5 @@
 """A function of tensors as one CUDA graph a shape: launched once instead of once a kernel."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -6,8 +6,6 @@ given a cache of its own layer only, in which every layer is the first. accelera
 with 4 layers each in tower and decoder it compiles 20 functions where 3 are enough, and most of 7B's 32 one by one.
 """
 
-from __future__ import annotations
-
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping

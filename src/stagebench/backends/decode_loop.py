@@ -5,8 +5,6 @@ stop, would leave the device idle in between; so the host waits for the token be
 are sampled does it wait for each: a wasted step would draw random numbers, and the next text would be another one.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import replace
 

@@ -5,8 +5,6 @@ everything around it on the way: the norm before, the activation or the residual
 network has them. Importing this module needs triton.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 

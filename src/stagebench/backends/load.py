@@ -1,7 +1,5 @@
 """A model with a backend, by their names. To add a backend: write its file beside this one, and name it here."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from stagebench.backends.graph import RECIPES, GraphBackend

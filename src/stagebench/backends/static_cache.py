@@ -3,8 +3,6 @@
 Neither looks at a value on the host, so either can be captured. The modules are transformers' own, as they are.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager

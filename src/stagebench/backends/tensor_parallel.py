@@ -5,8 +5,6 @@ must. The vision tower and the projector are in no plan: every process encodes a
 for the number of a process, from 0.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import statistics

@@ -1,7 +1,5 @@
 """The command line: one module a command, imported when it is called, because most of them need not wait for torch."""
 
-from __future__ import annotations
-
 import sys
 from importlib import import_module
 from io import TextIOWrapper

@@ -1,7 +1,5 @@
 """`stagebench analyze`: several models over many samples, and a report of what makes one of them faster."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

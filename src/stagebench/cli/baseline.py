@@ -1,7 +1,5 @@
 """`stagebench baseline`: what is kept, and the only way it changes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

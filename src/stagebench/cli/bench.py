@@ -1,7 +1,5 @@
 """`stagebench bench`: results, and a run that can become a baseline, out of fresh processes."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`stagebench compare`: the gate's verdicts between runs that are already stored, outside pytest and without torch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

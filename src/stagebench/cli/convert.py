@@ -1,7 +1,5 @@
 """`stagebench convert`: a recording in any format to the fast layout. Importable without torch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """What `gate` and `compare` decided, written whichever way they end: a pipeline reads no traceback."""
 
-from __future__ import annotations
-
 import functools
 import traceback
 from collections.abc import Callable, Iterator

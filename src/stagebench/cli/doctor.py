@@ -1,7 +1,5 @@
 """`stagebench doctor`: is this machine fit to time on, and with which baselines can it be compared."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`stagebench explain`: why one model is faster than another, from numbers alone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

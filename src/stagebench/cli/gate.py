@@ -1,7 +1,5 @@
 """`stagebench gate`: is the working tree slower than a revision? Measured side by side, on this machine, now."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import sys

@@ -1,7 +1,5 @@
 """What all commands share: JSON out, and one-line refusals. Importable without torch."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """`stagebench trend`: where a history of runs changed, and which commits that points at."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict

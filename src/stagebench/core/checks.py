@@ -1,7 +1,5 @@
 """Check JSON of a stranger by types, of which the simplest carry a check and the words for an error."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping

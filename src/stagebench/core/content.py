@@ -4,8 +4,6 @@ Digested after the timing and on the host, so no time shows it. Frames, pixels, 
 digits of the SHA-256 over type, shape and bytes. Features have a sketch, because another kernel rounds otherwise.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from typing import Any

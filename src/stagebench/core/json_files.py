@@ -1,7 +1,5 @@
 """Read JSON and text with errors of one line, and write them so that nobody ever sees half of a file."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

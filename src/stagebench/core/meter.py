@@ -4,8 +4,6 @@ Always on, because what can be off may be off while it is timed; to add a number
 Importable without torch.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path

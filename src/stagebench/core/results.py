@@ -5,8 +5,6 @@ no further look: names are texts, times are finite and above 0, counters are who
 twice. Written beside results are samples (of an analysis), verdicts (what was decided) and reports (what people read).
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import statistics

@@ -1,7 +1,5 @@
 """How media are read, models built and texts generated: one setting for all models of a run. Needs no torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ An id, a path or an error may hold escape sequences, characters that reverse the
 the markup of whatever shows it. In HTML the templates escape what `plain` leaves.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from rich.console import Console

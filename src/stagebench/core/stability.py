@@ -3,8 +3,6 @@
 It holds for the rounds of a process, the processes of a recording, the passes of an experiment and the runs of a trend.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

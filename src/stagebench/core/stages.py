@@ -4,8 +4,6 @@ Another stage is a descriptor here and a function in `STEPS` of the pipeline. Co
 benchmarks read what they need from the descriptors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median_low

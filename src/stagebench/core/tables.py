@@ -3,8 +3,6 @@
 What strangers wrote is cleaned here, as `shown` does it, so that whoever fills a table need not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape

@@ -1,7 +1,5 @@
 """Find and replace stored baselines: results that somebody accepted, in a folder for each environment."""
 
-from __future__ import annotations
-
 import getpass
 import hashlib
 import json

@@ -4,8 +4,6 @@ Less work is better for the same content only. Other content, or another number 
 whichever way it went, until a person lets it pass; none of a stage's own work is a regression.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ Counters are exact: one more forward is a regression, whatever the clock says. T
 processes. Time alone can't be trusted below `stats.least_pairs`, and then the verdict says so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from pathlib import Path
 

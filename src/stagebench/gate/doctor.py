@@ -3,8 +3,6 @@
 Importable without torch. Whatever a machine does not say is "unknown", and no reason to call it unfit.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import statistics

@@ -1,7 +1,5 @@
 """Show a decision to a person (a table), in a step summary or a comment (Markdown), and to a machine (JSON)."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict

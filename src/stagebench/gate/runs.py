@@ -1,7 +1,5 @@
 """Refuse results that a gate can't hold against each other: unsound, of two environments, or of one process twice."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from itertools import combinations
 from pathlib import Path

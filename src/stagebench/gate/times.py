@@ -1,7 +1,5 @@
 """Judge times: by statistics over pairs of processes, all benchmarks of a suite at once."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

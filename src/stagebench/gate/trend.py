@@ -3,8 +3,6 @@
 One run is one process, and its median is one sample: rounds of one process are no independent samples.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

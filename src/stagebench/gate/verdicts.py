@@ -1,7 +1,5 @@
 """A verdict, the exit code of many, and what a confirmation does to them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Check that there is something to read at a path, whole, and no more of it than any memory is meant for."""
 
-from __future__ import annotations
-
 import pickle
 import stat
 import struct

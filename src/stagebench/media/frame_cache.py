@@ -10,8 +10,6 @@ To digest a clip costs about a millisecond a megabyte, so digests are kept too, 
 (see `_content_of`).
 """
 
-from __future__ import annotations
-
 import errno
 import functools
 import hashlib

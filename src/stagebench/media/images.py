@@ -1,7 +1,5 @@
 """Read event images that somebody has drawn already: a PNG, or a folder of them."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Name what a file is by its first bytes, whatever its suffix says: near misses, not how it is read."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Choose which images of many are shown to a model: one rule for frames of a clip and for images of a folder."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise

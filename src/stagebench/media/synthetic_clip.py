@@ -5,8 +5,6 @@ by the usual model of an event camera: one each time that a pixel's log intensit
 is computed from fixed numbers: two calls write the same bytes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache

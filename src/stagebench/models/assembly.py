@@ -1,7 +1,5 @@
 """A model put together: a network, its tokenizer and CLIP's image processor, random or out of a checkpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """Do the parts of a checkpoint fit each other? Its config, tokenizer and file headers say so before it is read."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path

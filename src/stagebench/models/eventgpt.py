@@ -1,7 +1,5 @@
 """EventGPT: five event images, each 577 tokens that are pooled to 5 + 577. The network is in `modeling_eventgpt.py`."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import Tensor

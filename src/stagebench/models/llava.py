@@ -4,8 +4,6 @@ Paper: https://arxiv.org/abs/2310.03744. Upstream pads an image to a square with
 (`expand2square` in the authors' `mm_utils.py`), so that no part of it is cropped away; so is the grid.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar
 

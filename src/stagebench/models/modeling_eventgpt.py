@@ -4,8 +4,6 @@ Our own port of the network of https://github.com/XduSyL/EventGPT, as a transfor
 `generate()` takes `pixel_values`. Its state-dict keys are the authors': their checkpoints load as they are.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, cast
 

@@ -5,8 +5,6 @@ torch one gives what transformers' torchvision backend gives on a CPU: both end 
 uint8, bicubic and antialiased. It needs no torchvision, which is not there for every torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """What a stage may ask of a model, and what all families of models share. A stage knows no concrete model."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The layer sizes that the families share: CLIP ViT-L/14 and a 7B Llama, and a narrow version of each."""
 
-from __future__ import annotations
-
 from typing import Any
 
 CLIP_LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}

@@ -5,8 +5,6 @@ characters, and each token decodes to itself between blanks. So ids -> text -> i
 ordinary tokens, and the number of tokens of a text can be checked against what the decode stage counted.
 """
 
-from __future__ import annotations
-
 import string
 from itertools import islice, product
 

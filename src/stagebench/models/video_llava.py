@@ -3,8 +3,6 @@
 Paper: https://arxiv.org/abs/2311.10122. Frames go through the `video_tower`, CLS kept, so 8 x 257 = 2,056 tokens.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Networks out of a config (random weights) or out of a checkpoint (strict about its keys)."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 Each check is about one way in which such numbers lie, and says in its detail what it saw.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median

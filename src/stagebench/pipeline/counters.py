@@ -1,7 +1,5 @@
 """Count what each stage really did, in a pass of its own, never while timing."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections import Counter

@@ -3,8 +3,6 @@
 n new tokens are n - 1 steps, because prefill chose the first one. The unit of work is the step.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import replace
 from typing import Any

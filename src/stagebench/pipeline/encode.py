@@ -3,8 +3,6 @@
 The unit of work is the image.
 """
 
-from __future__ import annotations
-
 import torch
 
 from stagebench.core.artifacts import Features, Inputs

@@ -5,8 +5,6 @@ depends on a model (grids, resizing, normalising), which belongs to preprocess. 
 between calls, but for the frame cache where one is asked for. Its unit of work is an image that the model will see.
 """
 
-from __future__ import annotations
-
 from stagebench.core.artifacts import Media, Sample
 from stagebench.core.errors import MediaError
 from stagebench.media.events.recordings import READERS, read_events

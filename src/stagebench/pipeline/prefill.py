@@ -5,8 +5,6 @@ whatever option a user gives to `generate()` is honoured, and nothing of it is r
 prompt token.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 Resize, crop, normalise, grid, tokenise, copy. The unit of work is the image.
 """
 
-from __future__ import annotations
-
 from stagebench.core.artifacts import Inputs, Media
 from stagebench.core.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel

@@ -5,8 +5,6 @@ whoever remembers may look for hooks. A result that is kept for this very input,
 can tell.
 """
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Run the whole path: a sample goes in, text comes out, and each stage hands one small object to the next."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial

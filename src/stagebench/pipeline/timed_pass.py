@@ -1,7 +1,5 @@
 """Time passes, and hold each to its own tokens, text, work and clock: what was verified is another pass."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial

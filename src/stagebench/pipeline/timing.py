@@ -1,7 +1,5 @@
 """Clocks, and what must stand still while they run. A stage is timed from one device synchronisation to the next."""
 
-from __future__ import annotations
-
 import gc
 import time
 from collections.abc import Callable, Iterator

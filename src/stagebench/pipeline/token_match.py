@@ -1,7 +1,5 @@
 """Compare the tokens of two runs, and certify where they part: was it a tie that other kernels break otherwise?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

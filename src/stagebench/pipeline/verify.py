@@ -1,7 +1,5 @@
 """Verify, before anything is timed, that the stages give the tokens of plain `generate()` and do its work, once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """The run that a session of pytest is compared with: found, readable and comparable before anything is measured."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

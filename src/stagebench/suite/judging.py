@@ -1,7 +1,5 @@
 """What a session of pytest says of the runs that it is compared with, beside pytest-benchmark's table of times."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from typing import Any
 

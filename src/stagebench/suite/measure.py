@@ -1,7 +1,5 @@
 """What `load_model`, `run` and `verify` do, for a program and for the command line, which prints what they return."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext

@@ -1,7 +1,5 @@
 """The one table of options: `--NAME` of the commands, and `--stage-NAME` of pytest. Importable without torch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path

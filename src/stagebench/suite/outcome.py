@@ -3,8 +3,6 @@
 Saved runs say `complete: false` until pytest has its exit status; one that is killed before stays so.
 """
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress

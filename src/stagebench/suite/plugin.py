@@ -1,7 +1,5 @@
 """The pytest side: options, the identity in pytest-benchmark's JSON, the baseline, and what is said of both."""
 
-from __future__ import annotations
-
 import secrets
 import traceback
 from collections.abc import Generator, Iterator

@@ -1,7 +1,5 @@
 """Which benchmarks a session of pytest was asked for: what was left out on purpose is neither missing nor forgotten."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """The bytes that a stage can't do without: weights once a forward, and in decode the KV cache once a step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 

@@ -1,7 +1,5 @@
 """Short samples out of long ones: windows of clips and recordings, through `LoadSettings`."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -9,8 +9,6 @@ Nothing is decoded here. What can't be a sample is named with the reason, never 
 torch.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The design of an experiment: which samples are measured, in which blocks, and in which order."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random

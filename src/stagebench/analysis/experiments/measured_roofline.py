@@ -1,7 +1,5 @@
 """What this machine can do at most, measured: the rates that a model's work is held against."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Makes a file cold: the next read of it goes to the disk. On Linux."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

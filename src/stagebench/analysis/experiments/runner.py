@@ -1,7 +1,5 @@
 """Runs an experiment: models are built and proven, then every task is measured and written down."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence

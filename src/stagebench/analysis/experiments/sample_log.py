@@ -1,7 +1,5 @@
 """The log of an experiment, written line by line: a kill loses at most the pass in hand. Importable without torch."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """What every format is read into, and the checks of a number that all of them share."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Numbers that no model can have taken, in whatever format: the impossible is refused, the odd is warned of."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

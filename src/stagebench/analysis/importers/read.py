@@ -1,7 +1,5 @@
 """From files to what they say, whatever their format."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress

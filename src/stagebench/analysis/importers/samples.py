@@ -1,7 +1,5 @@
 """Samples, as `stagebench analyze` and `run` write them: warm loads, and natural length where there are such."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

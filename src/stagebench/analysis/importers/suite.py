@@ -1,7 +1,5 @@
 """pytest-benchmark's JSON of our own suite: the median of each stage, one column a model and backend."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

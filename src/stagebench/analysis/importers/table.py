@@ -8,8 +8,6 @@ added. A model whose samples are known has `samples` in place of the numbers: a 
 numbers, and the `sequence` that the sample is cut from where there is one. `e2e`, if given, is checked against the sum.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

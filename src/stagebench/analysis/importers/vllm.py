@@ -8,8 +8,6 @@ Loading is no part of a request, and preprocess, encode and prefill are one time
 that one, a request is one generation.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Write a report as Markdown, and as one HTML page with its pictures in it: no script, and nothing from the network."""
 
-from __future__ import annotations
-
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

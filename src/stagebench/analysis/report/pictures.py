@@ -1,7 +1,5 @@
 """Draw a report's pictures as SVG; hatches, markers and line styles tell things apart, so that grey is enough."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Lay out what `stagebench bench` measured, as tables in GitHub's Markdown. Importable without torch."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

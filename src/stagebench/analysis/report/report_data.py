@@ -1,7 +1,5 @@
 """Turn the lines of a run into numbers: one object, from which every report is made. Importable without torch."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -3,8 +3,6 @@
 Everything here comes out of `report_data`, so that all reports show the same numbers. Importable without torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 

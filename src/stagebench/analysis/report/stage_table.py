@@ -1,7 +1,5 @@
 """Show passes of models: side by side. Importable without torch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from stagebench.core.artifacts import Run, Work

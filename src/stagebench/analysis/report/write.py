@@ -1,7 +1,5 @@
 """Write the reports of a run folder: `report.json`, `report.md` and `report.html`."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Describe what a time depends on beside the code: two runs are comparable only where all of it is equal."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import platform

@@ -1,7 +1,5 @@
 """Keeps to one measurement at a time, by locks on the machine and on folders; however one ends, it lets go of them."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Starts processes that end with the one that started them, however that one ends, and so does all that they start."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile

@@ -3,8 +3,6 @@
 Importable without torch and without NVML; what a GPU or driver does not say is None, never a made-up zero.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Runs fresh processes of two sides by turns, so that whatever drifts on the machine weighs on both alike."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass

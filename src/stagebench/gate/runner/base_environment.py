@@ -1,7 +1,5 @@
 """Finds the interpreter of a base whose dependencies are not the head's: a virtual environment, built once."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

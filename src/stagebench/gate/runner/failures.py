@@ -4,8 +4,6 @@ A stage that breaks its contract, by more work than `generate()` does or by none
 else fails is no verdict: then nothing was measured.
 """
 
-from __future__ import annotations
-
 import re
 import signal
 import xml.etree.ElementTree as ET

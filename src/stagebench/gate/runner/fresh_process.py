@@ -3,8 +3,6 @@
 None of them outlives the one that started it.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import time

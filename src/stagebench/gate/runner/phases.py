@@ -1,7 +1,5 @@
 """Measures for a gate: counts, then times, then times once more what the first look left open."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ The process is the sample: it gives one median a benchmark, and the results are 
 without torch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import random
 import re

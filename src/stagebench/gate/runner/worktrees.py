@@ -5,8 +5,6 @@ alone; the given one is only read. None runs a hook. Filters do run where the ba
 the head are copied as they lie. Submodules are repositories of the same kind in both.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -4,8 +4,6 @@ The layout is a magic, a flatbuffer `IOHeader`, then packets, each a track, a si
 a flatbuffer that lists them, if the header says where.
 """
 
-from __future__ import annotations
-
 import os
 import struct
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Bring times of events to microseconds, whatever a recording counts, and refuse what no camera can have counted."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -3,8 +3,6 @@
 Its index `ms_to_idx` is not needed: times are bisected, which takes about as long, and can't be led astray.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

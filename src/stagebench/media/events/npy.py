@@ -3,8 +3,6 @@
 And the fast layout, `NAME.events`: a folder, each column a `.npy` that is mapped into memory.
 """
 
-from __future__ import annotations
-
 import mmap
 import tempfile
 import warnings

@@ -3,8 +3,6 @@
 Slices of equal count are those of the EventGPT authors' `common/common.py` (`get_event_images_list`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

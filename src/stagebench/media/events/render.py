@@ -4,8 +4,6 @@ The arithmetic is that of the EventGPT authors' `common/common.py` (`generate_ev
 loop over events.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

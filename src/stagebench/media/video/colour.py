@@ -1,7 +1,5 @@
 """Turn a decoded frame into uint8 RGB: coloured as it is tagged, and turned upright."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import cast

@@ -4,8 +4,6 @@ Times are those of the packets, in units of the stream's time base; display orde
 packets don't tell it reliably has no `shown`, and can only be decoded from its first frame to its last.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Iterator, Sequence

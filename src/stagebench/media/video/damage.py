@@ -5,8 +5,6 @@ missing slice. One thread notices both, but is slow; so all are used until FFmpe
 it does before the decoder has given its last frame.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Lock

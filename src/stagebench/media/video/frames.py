@@ -9,8 +9,6 @@ VP9, for one).
 Not done, because players differ or a model wouldn't care: HDR tone mapping, deinterlacing, non-square pixels.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress

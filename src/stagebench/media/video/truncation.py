@@ -1,7 +1,5 @@
 """Tell files that end before they say they do: FFmpeg reads some of them up to there without complaint."""
 
-from __future__ import annotations
-
 import mmap
 from pathlib import Path
 
