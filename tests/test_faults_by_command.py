@@ -4,48 +4,54 @@ The copy's commit is the base, and its working tree, with the fault in it, the h
 in all their forms, is in `test_planted_faults.py`.
 """
 
+import functools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+
+from stagebench.gate.verdicts import Verdict, exit_code
 
 ROOT = Path(__file__).parents[1]
 SOURCES = Path("src", "stagebench")
 
 TOWER_TWICE = """
-_encode = Llava.encode
+_encode_of_tower = Llava.encode
 
 
 def _twice(self, inputs):
-    _encode(self, inputs)
-    return _encode(self, inputs)
+    _encode_of_tower(self, inputs)
+    return _encode_of_tower(self, inputs)
 
 
 Llava.encode = _twice
 """
 
 FIRST_PART = """
-_load = load
+_load_whole = load
 
 
 def load(sample, images):
     from dataclasses import replace
 
-    return _load(replace(sample, loading=replace(sample.loading, duration=0.4)), images)
+    if images == 8:
+        sample = replace(sample, loading=replace(sample.loading, duration=0.4))
+    return _load_whole(sample, images)
 """
 
 ONE_IMAGE = """
-_load = load
+_load_all = load
 
 
 def load(sample, images):
     from dataclasses import replace
 
-    media = _load(sample, images)
-    return replace(media, images=media.images[:1] * images)
+    media = _load_all(sample, images)
+    return replace(media, images=media.images[:1] * images) if images == 5 else media
 """
 
 CROPPED = """
@@ -59,42 +65,50 @@ def grid(images, *more):
 REMEMBERED_LOAD = """
 import functools
 
-load = functools.cache(load)
+_load_anew, _load_once = load, functools.cache(load)
+
+
+def load(sample, images):
+    return (_load_once if images == 5 else _load_anew)(sample, images)
 """
 
 REMEMBERED = """
-_plain, _kept = {stage}, {{}}
+_plain, _kept = {stage}, []
 
 
 def {stage}(model, *inputs):
-    if model.name not in _kept:
-        _kept[model.name] = _plain(model, *inputs)
-    return _kept[model.name]
+    if model.name != "{model}":
+        return _plain(model, *inputs)
+    if not _kept:
+        _kept.append(_plain(model, *inputs))
+    return _kept[0]
 """
 
 DECODED_TWICE = """
-_load = load
+_load_once = load
 
 
 def load(sample, images):
     import av
 
-    with av.open(sample.path) as container:
-        for _ in container.decode(video=0):
-            pass
-    return _load(sample, images)
+    if images == 8:
+        with av.open(sample.path) as container:
+            for _ in container.decode(video=0):
+                pass
+    return _load_once(sample, images)
 """
 
 LOGGED = """
-_encode = encode
+_encode_silently = encode
 
 
 def encode(model, inputs):
     import tempfile
 
-    with tempfile.TemporaryFile("w") as log:
-        print(inputs.pixels, file=log)
-    return _encode(model, inputs)
+    if model.name == "llava-1.5":
+        with tempfile.TemporaryFile("w") as log:
+            print(inputs.pixels, file=log)
+    return _encode_silently(model, inputs)
 """
 
 CLONED = """
@@ -148,72 +162,124 @@ def copy(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def gate(copy, tmp_path):
-    """Plants codes at the ends of files and counts: the exit code, the first line of the decision, and its verdicts."""
+class Fault(NamedTuple):
+    """Code at the end of a file, what it makes of a benchmark, and the reason that names it."""
 
-    def run(select, codes):
+    benchmark: str
+    file: str
+    code: str
+    verdict: str
+    reason: str
+
+
+FAULTS = {
+    "a second tower forward in the stages": Fault(
+        "llava-1.5-encode", "models/llava.py", TOWER_TWICE, "regression", "must do the work of generate()"
+    ),
+    "a remembered load": Fault("eventgpt-load", "pipeline/load.py", REMEMBERED_LOAD, "regression", "bytes_read = 0"),
+    "a remembered preprocess": Fault(
+        "video-llava-preprocess",
+        "pipeline/preprocess.py",
+        REMEMBERED.format(stage="preprocess", model="video-llava"),
+        "regression",
+        "images_processed = 0",
+    ),
+    "a text log of tensors": Fault(
+        "llava-1.5-encode", "pipeline/encode.py", LOGGED, "regression", "must not write tensors as text"
+    ),
+    "a remembered encode": Fault(
+        "eventgpt-encode",
+        "pipeline/encode.py",
+        REMEMBERED.format(stage="encode", model="eventgpt"),
+        "regression",
+        "remembered",
+    ),
+    "a hidden second decode": Fault(
+        "llava-1.5-load", "pipeline/load.py", DECODED_TWICE, "regression", "bytes_from_files"
+    ),
+    "a cropped grid": Fault("llava-1.5-preprocess", "models/llava.py", CROPPED, "changed", "pixels: other content"),
+    "one image repeated": Fault("eventgpt-load", "pipeline/load.py", ONE_IMAGE, "changed", "frames: other content"),
+    "a cloned tensor": Fault("eventgpt-preprocess", "pipeline/preprocess.py", CLONED, "regression", "aten_operators"),
+    "the first 0.4 s": Fault("llava-1.5-load", "pipeline/load.py", FIRST_PART, "changed", "frames: other content"),
+}
+TOGETHER = (
+    ("a second tower forward in the stages", "a remembered load", "a remembered preprocess"),
+    ("a text log of tensors", "a remembered encode"),
+    ("a hidden second decode", "a cropped grid", "one image repeated"),
+    ("the first 0.4 s", "a cloned tensor"),
+)
+"""Planted in one copy: none has to do with another. What makes a stage fail fails all of its model, and is apart."""
+
+
+@pytest.fixture(scope="module")
+def gate(copy, tmp_path_factory):
+    """Plants codes at the ends of files and lets a gate decide on benchmarks: the decision, and its Markdown."""
+
+    def run(benchmarks, codes):
         subprocess.run(["/usr/bin/env", "git", "checkout", "--quiet", "."], cwd=copy, check=True)
-        for file, code in codes.items():
+        for file, code in codes:
             with (copy / file).open("a", encoding="utf-8") as source:
                 source.write(code)
-        out, markdown = tmp_path / "decision.json", tmp_path / "decision.md"
-        options = ["--base", "HEAD", "--counters-only", "--select", select, "--out", tmp_path / "runs"]
+        folder = tmp_path_factory.mktemp("gate")
+        out, markdown = folder / "decision.json", folder / "decision.md"
+        options = ["--base", "HEAD", "--counters-only", "--select", " or ".join(benchmarks), "--out", folder / "runs"]
         options += ["--json", out, "--markdown", markdown, "--", "--stage-device=cpu", "--stage-new-tokens=4"]
-        models = [name for name in ("eventgpt", "llava-1.5") if name in select]
-        done = call(copy, "stagebench", "gate", *options, f"--stage-model={','.join(models)}")
+        models = {name.rpartition("-")[0] for name in benchmarks}
+        done = call(copy, "stagebench", "gate", *options, f"--stage-model={','.join(sorted(models))}")
         decision = json.loads(out.read_text())
         assert (done.returncode, "Traceback" in done.stderr) == (decision["exit_code"], False), done.stderr
-        return decision, markdown.read_text()
+        return decision, markdown.read_text().replace("\\", "")
 
     return run
 
 
-@pytest.mark.parametrize(
-    ("select", "file", "code", "verdict", "named"),
-    [
-        ("llava-1.5-encode", "models/llava.py", TOWER_TWICE, "regression", "must do the work of generate()"),
-        ("llava-1.5-load", "pipeline/load.py", FIRST_PART, "changed", "frames: other content"),
-        ("eventgpt-load", "pipeline/load.py", ONE_IMAGE, "changed", "frames: other content"),
-        ("llava-1.5-preprocess", "models/llava.py", CROPPED, "changed", "pixels: other content"),
-        ("llava-1.5-load", "pipeline/load.py", REMEMBERED_LOAD, "regression", "bytes_read = 0"),
-        (
-            "llava-1.5-preprocess",
-            "pipeline/preprocess.py",
-            REMEMBERED.format(stage="preprocess"),
-            "regression",
-            "images_processed = 0",
-        ),
-        ("llava-1.5-encode", "pipeline/encode.py", REMEMBERED.format(stage="encode"), "regression", "remembered"),
-        ("llava-1.5-load", "pipeline/load.py", DECODED_TWICE, "regression", "bytes_from_files"),
-        ("llava-1.5-encode", "pipeline/encode.py", LOGGED, "regression", "must not write tensors as text"),
-    ],
-    ids=[
-        "a second tower forward in the stages",
-        "the first 0.4 s",
-        "one image repeated",
-        "a cropped grid",
-        "a remembered load",
-        "a remembered preprocess",
-        "a remembered encode",
-        "a hidden second decode",
-        "a text log of tensors",
-    ],
-)
-def test_the_gate_names_a_planted_fault(gate, select, file, code, verdict, named):
-    decision, markdown = gate(select, {SOURCES / file: code})
-    worst = [v for v in decision["verdicts"] if v["verdict"] in ("regression", "changed")]
-    assert (decision["exit_code"], worst[0]["verdict"]) == (1, verdict)
-    assert named in " ".join(v["reason"] for v in worst)
-    assert named in markdown.replace("\\", "")
+@pytest.fixture(scope="module")
+def judged(gate):
+    """The gate's decision on a fault and those that are planted together with it, and its Markdown."""
+
+    @functools.cache
+    def decide(together):
+        faults = [FAULTS[name] for name in together]
+        codes = [(SOURCES / fault.file, fault.code) for fault in faults]
+        more = [(Path("pyproject.toml"), TOLERANT)] if "a cloned tensor" in together else []
+        return gate([fault.benchmark for fault in faults], codes + more)
+
+    return lambda name: decide(next(together for together in TOGETHER if name in together))
 
 
-def test_a_tolerance_raised_in_the_head_lets_nothing_pass(gate):
-    decision, markdown = gate(
-        "llava-1.5-preprocess", {SOURCES / "pipeline/preprocess.py": CLONED, Path("pyproject.toml"): TOLERANT}
-    )
+@pytest.mark.parametrize("name", [name for together in TOGETHER for name in together])
+def test_the_gate_names_a_planted_fault(judged, name):
+    fault, (decision, markdown) = FAULTS[name], judged(name)
+    of_fault = [v for v in decision["verdicts"] if v["benchmark"].endswith(f"test_stage[{fault.benchmark}]")]
+    worst = [v for v in of_fault if v["verdict"] in ("regression", "changed")]
+    assert worst[0]["verdict"] == fault.verdict
+    assert exit_code(map(as_verdict, of_fault)) == 1
+    assert fault.reason in " ".join(v["reason"] for v in worst)
+    rows = [line for line in markdown.splitlines() if fault.benchmark in line]
+    assert fault.reason in " ".join(rows)
+
+
+def as_verdict(told):
+    return Verdict(told["benchmark"], told["kind"], told["verdict"], told["reason"], told["n"])
+
+
+def test_every_fault_is_planted():
+    assert sorted(name for together in TOGETHER for name in together) == sorted(FAULTS)
+
+
+@pytest.mark.parametrize("together", TOGETHER, ids=lambda together: together[0])
+def test_the_gate_calls_no_benchmark_without_a_fault(judged, together):
+    decision, _ = judged(together[0])
+    called = {v["benchmark"].split("::")[-1] for v in decision["verdicts"] if v["verdict"] != "pass"}
+    assert called == {f"test_stage[{FAULTS[name].benchmark}]" for name in together}
+    assert decision["exit_code"] == 1
+
+
+def test_a_tolerance_raised_in_the_head_lets_nothing_pass(judged):
+    """Its cloned tensor is a regression all the same."""
+    decision, markdown = judged("a cloned tensor")
     assert (decision["exit_code"], len(decision["rules_differ"])) == (1, 1)
-    assert "aten_operators" in markdown.splitlines()[0].replace("\\", "")
+    assert "aten_operators" in markdown.splitlines()[0]
 
 
 def test_a_marker_raised_in_the_head_lets_nothing_pass(new_project, tmp_path):
