@@ -1,11 +1,10 @@
 """`stagebench analyze`: one small run, what became of it, and how it goes on after a kill."""
 
+import functools
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 
@@ -21,7 +20,6 @@ from stagebench.cli import main
 from stagebench.core.errors import StageError
 from stagebench.core.settings import ModelSettings
 from stagebench.core.stages import STAGE_NAMES
-from stagebench.media.synthetic_clip import write_synthetic_clip
 
 MODELS = ("eventgpt", "llava-1.5")
 QUICK = ("--model", ",".join(MODELS), "--device", "cpu", "--order-seed", "1")
@@ -31,11 +29,20 @@ def analyze(out, *arguments):
     return CliRunner().invoke(main, ["analyze", *QUICK, "--out", str(out), *map(str, arguments)])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _ceilings_measured_once():
+    """Of one machine and one dtype."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "measure_ceilings", functools.cache(runner.measure_ceilings))
+        yield
+
+
 @pytest.fixture(scope="module")
-def media(tmp_path_factory):
+def media(tmp_path_factory, synthetic):
     """Two good samples, one clip that can't be decoded, one empty one, and a text."""
     folder = tmp_path_factory.mktemp("media")
-    synthetic = write_synthetic_clip(folder)
+    for path in (synthetic.video, synthetic.events):
+        shutil.copy(path, folder)
     shutil.copy(synthetic.video, folder / "straße_1.mp4")
     (folder / "noise.mp4").write_bytes(bytes(range(256)) * 8)
     (folder / "empty.mp4").touch()
@@ -278,19 +285,20 @@ def test_ceilings_are_bytes_and_operations_over_the_fastest_time(monkeypatch):
     assert (found.bandwidth, found.flops, found.bandwidth_kind) == (2 * 2**28 / 0.5, 2 * 1024**3 / 0.5, "copy")
 
 
-def test_killed_in_the_middle_no_sample_is_lost_and_none_is_there_twice(tmp_path):
+def test_killed_in_the_middle_no_sample_is_lost_and_none_is_there_twice(tmp_path, warm_processes):
     only = ("--model", "eventgpt", "--device", "cpu", "--samples", "16", "--mode", "fixed", "--new-tokens", "2")
-    command = [sys.executable, "-m", "stagebench", "analyze", *only, "--out", str(tmp_path)]
+    command = ("stagebench", "analyze", *only, "--out", tmp_path)
     samples = tmp_path / "samples.jsonl"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while not samples.exists() or samples.read_bytes().count(b"\n") < 5:
-            assert process.poll() is None
-            time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
+    process = warm_processes.start(*command)
+    while not samples.exists() or samples.read_bytes().count(b"\n") < 5:
+        os.kill(process.pid, 0)  # it runs
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.finish().returncode == -signal.SIGKILL
     before = samples.read_bytes()
     assert 5 <= before.count(b"\n") < 16
     samples.write_bytes(before + b'{"study": "main", "model": "ev')  # as if the kill had come while it wrote
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = warm_processes.run(*command)
     assert result.returncode == 0, result.stderr
     assert samples.read_bytes().startswith(before)
     assert Counter(row["sample"] for row in read_samples(tmp_path / SAMPLES_FILE)).most_common(1)[0][1] == 1

@@ -18,7 +18,6 @@ from stagebench.analysis.samples import read_samples, select
 from stagebench.analysis.summary import summarize
 from stagebench.cli import main
 from stagebench.core.stages import STAGE_NAMES
-from stagebench.media.synthetic_clip import write_synthetic_clip
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,11 +45,10 @@ def test_the_two_commands_run_tox_environments_that_exist():
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch, synthetic):
     """A working directory with the files that the README's examples name."""
-    synthetic = write_synthetic_clip(tmp_path)
-    shutil.move(synthetic.video, tmp_path / "clip.mp4")
-    shutil.move(synthetic.events, tmp_path / "recording.npy")
+    shutil.copy(synthetic.video, tmp_path / "clip.mp4")
+    shutil.copy(synthetic.events, tmp_path / "recording.npy")
     run = next(ROOT.glob("baselines/*-tiny-*/baseline.json"))
     for copy in ("out.json", "history/one.json", "out/results.json"):
         (tmp_path / copy).parent.mkdir(exist_ok=True)
@@ -73,7 +71,8 @@ def slower(run):
 
 
 TIMES = ("min", "max", "mean", "median", "q1", "q3", "ld15iqr", "hd15iqr", "total")
-RUN_MODELS = ("run", "verify", "analyze")
+RUN_MODELS = {"run": ("--passes", "1"), "verify": (), "analyze": ()}
+QUICK = ("--device", "cpu", "--new-tokens", "4")  # unless the command says otherwise
 EXIT_CODES = {"compare": {3}, "doctor": {0, 3}}  # one pair of processes decides no time; a busy machine is not fit
 
 
@@ -83,8 +82,8 @@ RUN_SUITES = (*commands("stagebench gate"), *commands("stagebench bench"))
 @pytest.mark.parametrize("command", [c for c in commands("stagebench") if c not in RUN_SUITES])
 def test_a_stagebench_command_runs(command, folder):
     name, *arguments = shlex.split(command)[1:]
-    device = ["--device", "cpu"] if name in RUN_MODELS else []
-    result = CliRunner().invoke(main, [name, *arguments, *device])
+    quick = [*QUICK, *RUN_MODELS[name]] if name in RUN_MODELS else []
+    result = CliRunner().invoke(main, [name, *quick, *arguments])
     assert result.exit_code in EXIT_CODES.get(name, {0}), result.output
 
 
