@@ -175,6 +175,13 @@ def test_the_schema_check_of_lint_sees_every_workflow():
     assert [path.name for path in WORKFLOWS if f".github/workflows/{path.name}" not in checked] == []
 
 
+def test_every_night_draws_the_many_examples_that_a_change_does_not_wait_for():
+    steps = read(ROOT / ".github" / "workflows" / "nightly.yml")["jobs"]["thorough"]["steps"]
+    (tests,) = (step for step in steps if step.get("run") == "python -m tox run -e py")
+    assert tests["env"] == {"HYPOTHESIS_PROFILE": "thorough"}
+    assert "HYPOTHESIS_PROFILE" in tox()["testenv"]["pass_env"].split()
+
+
 GH = r"""
 printf '%s ' "$@" >> log; echo >> log
 for argument; do
