@@ -19,6 +19,12 @@ def test_look(benchmark):
 """
 
 
+def test_the_help_of_pytest_lists_the_options(quick_suite):
+    done = quick_suite("--help")
+    assert done.ret == 0
+    done.stdout.fnmatch_lines(["*--stage-model=*"])
+
+
 @pytest.mark.parametrize("option", DISABLED)
 def test_where_nothing_is_timed_nothing_has_vanished(stored, option):
     assert stored(option, "--benchmark-compare").ret == 0

@@ -47,6 +47,8 @@ def finish(config: pytest.Config, status: int) -> None:
         StagebenchError: where a file can't be written.
     """
     session: Any = config.pluginmanager.getplugin("session")
+    if session is None:  # pytest --help
+        return
     complete = config.stash.get(_ENDED, set()).issuperset(item.nodeid for item in session.items)
     for path, results in _saved(config):
         results["stagebench"] |= {"final_status": int(status), "complete": complete}
