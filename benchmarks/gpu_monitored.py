@@ -94,7 +94,7 @@ def pedantic(
     Args:
         benchmark: pytest-benchmark's fixture.
         collected: the list in which the session keeps its results.
-        gpu: None where there is none to look at, and then nothing is added.
+        gpu: None without one to look at, and then nothing is added.
         function: what is timed.
         args: its arguments.
         rounds: timed ones.

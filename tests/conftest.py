@@ -92,7 +92,7 @@ def suite_command(warm_processes):
 
 @pytest.fixture(scope="session")
 def gpu():
-    """A CUDA device; a test that asks for it, or is marked so, is skipped where there is none."""
+    """A CUDA device; a test that asks for it, or is marked so, is skipped on a machine without one."""
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device, found none")
     return torch.device("cuda")

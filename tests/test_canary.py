@@ -1,4 +1,4 @@
-"""What we assume of transformers. A release that breaks an assumption is told by name, all of them in one message."""
+"""What we assume of transformers. A release that breaks assumptions fails by their names, all in one message."""
 
 import importlib
 import inspect

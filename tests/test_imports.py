@@ -254,7 +254,7 @@ ROUGH = "m: decode is mean tpot times mean tokens, a mean of ratios: off by "
         (
             {"latencies": None, "mean_itl_ms": None, "max_concurrency": None, "duration": 9.0, "std_tpot_ms": None},
             0.25,
-            [f"{ROUGH}what nothing in the file tells"],
+            [f"{ROUGH}what nothing in the file says"],
         ),
         (
             {"latencies": None, "mean_itl_ms": None, "max_concurrency": None, "duration": 9.0, "std_tpot_ms": 0.0},
@@ -272,7 +272,7 @@ def test_a_summary_without_a_first_token_is_one_generation(read):
     measured = read(without(summary(), "mean_ttft_ms", "mean_tpot_ms", "std_tpot_ms", "mean_itl_ms"))
     costs = measured.costs["m"]
     assert (costs.parts, costs.tokens, costs.decode, costs.prefilled) == ({}, 6, pytest.approx(0.23), 0)
-    assert warnings(measured) == ["m: nothing tells the time to first token, so a request is taken as one generation"]
+    assert warnings(measured) == ["m: nothing gives the time to first token, so a request is taken as one generation"]
 
 
 def test_details_are_enough_whatever_metrics_were_asked_for(read):

@@ -1,4 +1,4 @@
-"""What the benchmarks share about backends: what is told of one, and that it sets nothing up in a timed round."""
+"""What the benchmarks share about backends: what they say of one, and that it sets nothing up in a timed round."""
 
 from types import SimpleNamespace
 

@@ -71,7 +71,7 @@ class Costs:
 
     @property
     def time_per_token(self) -> float | None:
-        """Seconds a further token; None where there is none."""
+        """Return the seconds a further token; None without one."""
         return self.decode / self.further if self.further else None
 
     @property
@@ -187,7 +187,7 @@ def mean_of(costs: Sequence[Costs]) -> Costs:
     """Average every part, tokens and decode over samples: the time per token is all time by all tokens.
 
     Raises:
-        AnalysisError: where there is none, or they have not the same parts.
+        AnalysisError: there are no costs, or they have not the same parts.
     """
     if not costs:
         raise AnalysisError("an average needs at least one sample, got none")

@@ -57,7 +57,7 @@ class Summary:
         tokens: new tokens a pass.
         ttft: time to first token, load excluded.
         tpot: time per output token after the first; None where no pass has a second token.
-        itl: all raw gaps of all passes pooled; None where there is none.
+        itl: all raw gaps of all passes pooled; None without any.
         output_throughput: all new tokens over all seconds of e2e.
         finish_reasons: how many passes ended by each.
         peak_bytes: the largest of any pass by stage; empty where none was recorded.

@@ -13,7 +13,7 @@ COLD_RATIO = 1.5
 
 @dataclass(frozen=True, slots=True)
 class RunWarning:
-    """One doubt about the passes of a model.
+    """One warning about the passes of a model.
 
     Attributes:
         kind: "drift", "outliers", "cold cache", "limit" or "unattributed".

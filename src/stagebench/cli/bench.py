@@ -44,7 +44,7 @@ def command(
 ) -> None:
     """Run the benchmarks of this checkout in fresh processes, and write OUT/results.json and OUT/results.md.
 
-    A first process proves that the stages do the work of generate(), and counts it; each of the others times every
+    A first process verifies that the stages do the work of generate(), and counts it; each of the others times every
     benchmark, and its median is one sample. The default is the fewest processes with which a comparison can decide on
     times. What is in OUT already is not measured again: the same command goes on where it was stopped. Arguments of
     pytest say what is run (--stage-model, --stage-new-tokens ...), not which benchmarks, nor how often.

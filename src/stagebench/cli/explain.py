@@ -34,7 +34,7 @@ def command(
     FILE is a table that you typed in, a pytest-benchmark run of our suite, what `stagebench run
     --json` wrote, the raw samples of an analysis (.jsonl), or a result of `vllm bench serve`, one file a model. The
     seconds saved are shared out among the stages, the number of tokens and the time per token, in a way that does not
-    depend on which of them one tells first. What in a file can't hold is printed as a warning.
+    depend on which of them is changed first. What in a file can't hold is printed as a warning.
     """
     measured = read_files(paths, format_name)
     first = _baseline(measured, baseline)

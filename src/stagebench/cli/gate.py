@@ -57,7 +57,7 @@ def command(
 ) -> None:
     """Compare the working tree, as it is, with a revision.
 
-    A process of each side proves that it does the work of generate(), and counts it; then fresh processes of both sides
+    A process a side verifies that it does the work of generate(), and counts it; then fresh processes of both sides
     take turns. What they do not clear is measured once more. On cores shared with others, --clock cpu leaves out the
     time that those took away, and with it all waiting: for a disk, a GPU, a sleep(). --lockstep lets what slows the
     machine down for a second slow both sides: of a pair one waits while the other has a round. It takes the memory of

@@ -77,17 +77,17 @@ def _keys_of(form: type) -> tuple[list[str], Mapping[str, Any]]:
 
 
 def is_text(value: Any) -> bool:
-    """Tell whether it is a text of a bounded length."""
+    """Return whether it is a text of a bounded length."""
     return isinstance(value, str) and len(value) <= LONGEST_TEXT
 
 
 def is_number(value: Any, least: float = -LARGEST) -> bool:
-    """Tell whether it is a finite number of at least so much."""
+    """Return whether it is a finite number of at least so much."""
     return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= LARGEST
 
 
 def is_whole(value: Any, least: float = -math.inf) -> bool:
-    """Tell whether it is a whole number of at least so much."""
+    """Return whether it is a whole number of at least so much."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 

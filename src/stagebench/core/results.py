@@ -214,7 +214,7 @@ def by_name(results: Results) -> dict[str, Benchmark]:
 
 
 def is_reference(name: str) -> bool:
-    """Tell whether a benchmark is the workload that no change touches."""
+    """Return whether a benchmark is the workload that no change touches."""
     return short_name(name).startswith(REFERENCE)
 
 

@@ -56,7 +56,7 @@ class LoadSettings:
 
     @property
     def whole(self) -> bool:
-        """Tell whether all of it is read."""
+        """Return whether all of it is read."""
         return self.start == 0 and self.duration is None
 
     def describe_window(self) -> str:

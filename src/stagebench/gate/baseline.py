@@ -32,13 +32,13 @@ def folder_of(root: Path, identity: Mapping[str, str]) -> Path:
 
 
 def find(root: Path, identity: Mapping[str, str]) -> Path | None:
-    """Find the baseline of this very environment, or None where there is none yet."""
+    """Find the baseline of this very environment; None without one."""
     path = folder_of(root, identity) / FILE_NAME
     return path if path.is_file() else None
 
 
 def closest(root: Path, identity: Mapping[str, str]) -> str:
-    """Say what the closest baseline of another environment differs in, where there is none of this one."""
+    """Say what the closest baseline of another environment differs in, for lack of one of this."""
     apart: dict[str, list[str]] = {}
     for path in sorted(root.glob(f"*/{FILE_NAME}")):
         try:

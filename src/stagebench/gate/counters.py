@@ -60,7 +60,7 @@ def judge_counters(
 
 
 def does_other_work(verdict: Verdict) -> bool:
-    """Tell whether the times of the benchmark say nothing: the stage got other work, or did none of its own."""
+    """Return whether the times of the benchmark say nothing: the stage got other work, or did none of its own."""
     none = verdict.verdict == "regression" and verdict.head == 0 and _key(verdict.counter or "") in OWN
     return verdict.verdict == "changed" or none
 

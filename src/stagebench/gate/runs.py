@@ -98,7 +98,7 @@ def require_distinct(base: Sequence[tuple[str, Results]], head: Sequence[tuple[s
 
 
 def _are_one(one: Results, other: Results, with_work: bool) -> bool:
-    """Tell whether all that both timed took the same, to the last digit, and with work whether both noted the same."""
+    """Return whether all that both timed took the same, to the last digit, and with work noted the same."""
     mine, others = by_name(one), by_name(other)
     pairs = [(mine[name], others[name]) for name in mine if name in others]
     return len(pairs) > 0 and all(

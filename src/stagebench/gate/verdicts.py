@@ -58,7 +58,7 @@ class Verdict:
 
 
 def exit_code(verdicts: Iterable[Verdict]) -> int:
-    """Return one code for all: that of the gravest verdict; 2 where there is none at all."""
+    """Return one code for all: that of the gravest verdict; 2 without any."""
     given = {v.verdict for v in verdicts if v.kind in JUDGED}
     return next((code for verdict, code in EXIT_CODES.items() if verdict in given), NOT_MEASURED)
 

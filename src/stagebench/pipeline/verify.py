@@ -132,12 +132,12 @@ def promised(model: VisionLanguageModel) -> tuple[str, ...]:
 
 
 def is_exact(model: VisionLanguageModel) -> bool:
-    """Tell whether a model runs the plain code's own kernels, and so owes its very results."""
+    """Return whether a model runs the plain code's own kernels, and so owes its very results."""
     return model.backend is None or model.backend.exact
 
 
 def repeats_itself(model: VisionLanguageModel, kernels: str) -> bool:
-    """Tell whether `generate()` does: not with torch's own choice of kernels (`ModelSettings.kernels`) on a GPU."""
+    """Return whether `generate()` does: not with torch's own choice of kernels (`ModelSettings.kernels`) on a GPU."""
     return kernels == "efficient" or model.hf_model.device.type == "cpu"
 
 

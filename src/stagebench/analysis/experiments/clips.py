@@ -14,7 +14,7 @@ def seconds_of(path: Path, time_unit: str | None = None) -> float:
     """Return how long a clip or recording is, by its frames or its first and last event (in a unit of `LoadSettings`).
 
     Raises:
-        MediaError: the file can't be read, or its frames tell no times.
+        MediaError: the file can't be read, or its frames have no times.
     """
     if path.suffix.lower() in READERS:
         t = load_event_arrays(path, Window(unit=time_unit)).t

@@ -48,7 +48,7 @@ class SampleLog:
         write_json(self._folder / RUN_FILE, self.run)
 
     def has(self, key: Key) -> bool:
-        """Tell whether this has been measured, or has failed."""
+        """Return whether this has been measured, or has failed."""
         return key in self._done
 
     def append(self, line: SampleLine) -> None:

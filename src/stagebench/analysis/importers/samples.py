@@ -19,7 +19,7 @@ from stagebench.core.errors import AnalysisError
 
 
 def looks_like(data: Any) -> bool:
-    """Tell whether the data hold samples in one list."""
+    """Return whether the data hold samples in one list."""
     return isinstance(data, dict) and "samples" in data and "models" not in data
 
 

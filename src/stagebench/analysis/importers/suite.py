@@ -20,7 +20,7 @@ AXES = ("images", "batch", "context")
 
 
 def looks_like(data: Any) -> bool:
-    """Tell whether the data are a pytest-benchmark run."""
+    """Return whether the data are a pytest-benchmark run."""
     return isinstance(data, dict) and "benchmarks" in data
 
 

@@ -21,7 +21,7 @@ WORDS = frozenset({"name", "id", "sequence"})
 
 
 def looks_like(data: Any) -> bool:
-    """Tell whether the data are such a table."""
+    """Return whether the data are such a table."""
     return isinstance(data, dict) and "models" in data
 
 

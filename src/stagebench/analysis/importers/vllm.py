@@ -4,7 +4,7 @@ With the details of each request (`ttfts`, `itls` in seconds, `output_lens`) it 
 stand for it, and decode is what a request took after its first token, by the first of these that a file has:
 `mean_e2el_ms` or `latencies`; the mean gap times the gaps; the whole duration, of one request at a time; and mean tpot
 times mean tokens. That last one is a mean of ratios times a mean, so a warning says how far off it may be.
-Loading is no part of a request, and preprocess, encode and prefill are one time to first token; where nothing tells
+Loading is no part of a request, and preprocess, encode and prefill are one time to first token; where nothing gives
 that one, a request is one generation.
 """
 
@@ -30,7 +30,7 @@ Result = Mapping[str, Any]
 
 
 def looks_like(data: Any) -> bool:
-    """Tell whether the data are one result of requests that were served, or a list of them."""
+    """Return whether the data are one result of requests that were served, or a list of them."""
     results = data if isinstance(data, list) else [data]
     return bool(results) and all(isinstance(each, dict) and _is_served(each) for each in results)
 
@@ -105,7 +105,7 @@ def _means(model: str, data: Result, source: str) -> tuple[Costs, str | None]:
     if "mean_ttft_ms" not in data:
         if e2e is None:
             raise AnalysisError(f"{source} must have mean_ttft_ms or mean_e2el_ms, got no time of a request")
-        warning = "nothing tells the time to first token, so a request is taken as one generation"
+        warning = "nothing gives the time to first token, so a request is taken as one generation"
         return Costs(model, {}, tokens, e2e, prefilled=0), warning
     parts, has_gaps = {"ttft": data["mean_ttft_ms"] / 1e3}, "mean_itl_ms" in data
     if e2e is None:
@@ -121,7 +121,7 @@ def _means(model: str, data: Result, source: str) -> tuple[Costs, str | None]:
 
 
 def _mean_e2e(data: Result) -> float | None:
-    """Return the seconds of a request; None where the file does not tell."""
+    """Return the seconds of a request; None where the file does not say."""
     if "mean_e2el_ms" in data:
         return float(data["mean_e2el_ms"]) / 1e3
     came_back = [seconds for seconds in data.get("latencies", ()) if seconds > 0]  # one that failed has none
@@ -134,7 +134,7 @@ def _mean_e2e(data: Result) -> float | None:
 
 
 def _at_any_rate(data: Result) -> bool:
-    """Tell whether requests were sent as fast as they may be in flight."""
+    """Return whether requests were sent as fast as they may be in flight."""
     return data.get("request_rate", "inf") in ("inf", float("inf"))
 
 
@@ -151,7 +151,7 @@ def _of_gaps(data: Result, means: Costs) -> str | None:
 def _of_ratios(data: Result) -> str | None:
     mean, spread = data["mean_tpot_ms"], data.get("std_tpot_ms")
     if spread is None:
-        return "decode is mean tpot times mean tokens, a mean of ratios: off by what nothing in the file tells"
+        return "decode is mean tpot times mean tokens, a mean of ratios: off by what nothing in the file says"
     if spread <= TOLERANCE * mean:
         return None
     return (

@@ -61,7 +61,7 @@ def _of(found: Found, what: str) -> Iterator[tuple[dict[str, str], Any]]:
 
 
 def _table(title: str, units: dict[str, Unit], records: Iterable[Mapping[str, Any]], said: str = "") -> Iterator[Part]:
-    """Lay out records by the keys that are headings, after what is said about them; nothing where there are none."""
+    """Lay out records by the keys that are headings, after what is said about them; nothing without records."""
     table = of_records(title, units, records)
     if table.rows:
         yield from [said] if said else []
@@ -130,7 +130,7 @@ def _attribution(found: Found) -> Iterator[Part]:
     if pairs:
         yield (
             "The seconds that the faster model saves in the mean, shared out so that the order in which the factors "
-            "are told does not matter (Shapley); beside them the shares of the logarithm of the speedup (LMDI)."
+            "are changed does not matter (Shapley); beside them the shares of the logarithm of the speedup (LMDI)."
         )
     for mode, i, pair in pairs:
         title = f"{pair['other']['model']} against {pair['baseline']['model']}, {mode} length"

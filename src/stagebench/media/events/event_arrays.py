@@ -128,7 +128,7 @@ def require_ascending(name: str, t: NDArray[Any]) -> None:
 
 
 def but_others(names: Iterable[str]) -> str:
-    """Return what an error says of columns that have other names; nothing where there are none."""
+    """Return what an error says of columns that have other names; nothing without any."""
     others = sorted({*map(str, names)} - {*KEYS})
     return f", but {', '.join(name[:_LONGEST_NAME] for name in others[:_MOST_NAMES])}" if others else ""
 
