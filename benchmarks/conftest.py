@@ -68,7 +68,7 @@ def _is_repeated(item: pytest.Item) -> bool:
 
 @pytest.fixture(scope="session")
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> SyntheticClip:
-    """The embedded default input: one second of one scene, as a clip and as events."""
+    """The synthetic clip, as video and as events."""
     return write_synthetic_clip(tmp_path_factory.mktemp("scene"))
 
 

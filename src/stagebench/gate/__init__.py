@@ -1,1 +1,1 @@
-"""Slower or not: verdicts, limits, history, and both sides measured in turns. Importable without torch."""
+"""Slower or not: verdicts, limits, trends, and both sides measured in turns. Importable without torch."""
