@@ -47,7 +47,7 @@ def table(found: Mapping[str, Any], title: str = "") -> Table:
 
 
 def _value(costs: Mapping[str, Any], name: str) -> Value:
-    """Return the seconds of a factor, or with their own unit the two that are none of the table's."""
+    """Return the seconds of a factor; of the two that are not in seconds, the value with its unit."""
     if name == TOKENS:
         return f"{costs['tokens']:.1f}"
     if name == TIME_PER_TOKEN:

@@ -116,7 +116,7 @@ def summarize(lines: Sequence[SampleLine]) -> Summary:
 
 
 def percentiles(values: Sequence[float]) -> Percentiles | None:
-    """Return the 50th, 90th and 99th, interpolated; None where there is no value."""
+    """Return the 50th, 90th and 99th, interpolated; None without values."""
     if not values:
         return None
     p50, p90, p99 = np.quantile(np.asarray(values, dtype=np.float64), (0.5, 0.9, 0.99)).tolist()

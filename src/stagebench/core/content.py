@@ -58,7 +58,7 @@ def sketch(features: Tensor) -> list[float]:
         repeated, swapped or cut ones too.
 
     Raises:
-        StageError: a number is none.
+        StageError: a number is not finite.
     """
     numbers = features.detach().cpu().float().numpy().ravel()
     signs = np.random.RandomState(0).randint(2, size=numbers.size, dtype=np.int8) * 2.0 - 1  # numpy keeps its numbers

@@ -51,7 +51,7 @@ def read_bytes(path: Path, what: str, error_type: type[StagebenchError]) -> byte
 
 
 def parse_json(data: bytes, finite: bool = True) -> Any:
-    """Parse JSON as every program reads it: no key twice, no number that is none, no text that can't be written again.
+    """Parse JSON as every program reads it: no key twice, no number out of range, no text that can't be written again.
 
     Args:
         data: in UTF-8.

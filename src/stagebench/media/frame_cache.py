@@ -3,7 +3,7 @@
 An entry is a plain `.npy` of all frames, which `np.load` reads, and behind the array a line of JSON and a checksum. Its
 name is a digest of everything that decides what is in it: the clip's content, how frames are chosen, and what decodes
 them. Processes may share a folder: a file is written under another name and then renamed. What is not exactly an entry
-of that name is none, and one that can't be written is not kept: neither costs more than its time. The entries used
+of that name is read anew, and one that can't be written is not kept: neither costs more than its time. The entries used
 longest ago go first where the folder grows too large.
 
 To digest a clip costs about a millisecond a megabyte, so digests are kept too, by what the file system says of a file
@@ -55,8 +55,8 @@ def read_cached(
         path: the clip.
         count: how many frames.
         loading: how it is read.
-        folder: of the cache; made where it is missing.
-        read: reads it where there is no entry, or a damaged one.
+        folder: of the cache; made if missing.
+        read: reads it without an entry, or with a damaged one.
         max_bytes: to which the folder is cut down after writing; nothing larger is an entry.
 
     Returns:
@@ -128,7 +128,7 @@ def _size(path: Path) -> int:
 
 
 def _read_entry(entry: Path, count: int, max_bytes: int) -> Media | None:
-    """Read an entry's frames; None where there is nothing that `_keep` would have written under that name."""
+    """Read an entry's frames; None if it is not what `_keep` would have written under that name."""
     if not 0 < (size := _size(entry)) <= max_bytes + 2 * _NOTE:
         return None
     with suppress(OSError, ValueError, TypeError, LookupError), entry.open("rb") as file:

@@ -72,7 +72,7 @@ _DISCS = (
 
 
 def write_synthetic_clip(folder: Path) -> SyntheticClip:
-    """Write `scene.mp4` and `scene.npy` to a folder, which is made where it is missing.
+    """Write `scene.mp4` and `scene.npy` to a folder, which is made if missing.
 
     Each file is written under another name and then renamed, so a reader never sees half a file.
     """

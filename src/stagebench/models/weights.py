@@ -114,7 +114,7 @@ def only_special_tokens(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenize
     """Drop a checkpoint's own sampling defaults, so that all models of a run generate alike; stop tokens stay.
 
     Raises:
-        CheckpointError: where a stop token, or another special one, is none of the vocabulary.
+        CheckpointError: where a stop token, or another special one, is not in the vocabulary.
     """
     own = getattr(hf_model.generation_config, "eos_token_id", None)
     eos = tokenizer.eos_token_id if own is None else own

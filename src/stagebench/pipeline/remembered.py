@@ -2,7 +2,7 @@
 
 What is done is read off the meter, and inputs are varied, so that a kept result is a wrong one. Nothing is hooked:
 whoever remembers may look for hooks. A result that is kept for this very input, by code that has no meter, only time
-can tell.
+shows.
 """
 
 import copy

@@ -66,7 +66,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def is_left_out(config: pytest.Config, benchmark: Benchmark) -> bool:
-    """Say whether a stored benchmark is none of those that this session was asked for."""
+    """Return whether a stored benchmark is not among those that this session was asked for."""
     info, name = benchmark.get("extra_info", {}), benchmark["fullname"]
     backend = info.get("backend", "eager" if "model" in info else None)
     noted = config.stash.get(_DESELECTED, {})

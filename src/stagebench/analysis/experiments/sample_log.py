@@ -67,7 +67,7 @@ def open_log(folder: Path, identity: dict[str, str], plan: dict[str, Any]) -> It
     """Begin an experiment, or take up one that was interrupted. One that ended before its first line is begun anew.
 
     Args:
-        folder: made where it is missing.
+        folder: made if missing.
         identity: what the times depend on, and what is measured; it must be that of a run which is there already.
         plan: what a reader wants to know of it, kept as it is.
 

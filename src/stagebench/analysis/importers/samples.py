@@ -27,7 +27,7 @@ def read(data: Any, source: str) -> list[Timing]:
     """Read the samples of one document, each averaged over its passes.
 
     Raises:
-        AnalysisError: where one of them is none.
+        AnalysisError: one of them is no sample.
     """
     given = enumerate(objects(data["samples"], f"{source}: samples"), 1)
     return _reading([require_sample(each, f"{source}: sample {number}") for number, each in given], source)

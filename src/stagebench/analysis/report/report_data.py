@@ -68,7 +68,7 @@ def report_data(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, Any
 
 
 def shared(rows: Sequence[SampleLine]) -> list[SampleLine]:
-    """Keep the rows of the samples that every model has as many of; all rows where there is no such sample.
+    """Keep the rows of the samples that every model has as many of; all rows without such a sample.
 
     What failed for one model is left out for all, so that their numbers are of the same samples.
     """

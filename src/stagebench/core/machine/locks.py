@@ -120,7 +120,7 @@ def _held(folder: Path, patience: float = 0.0) -> Iterator[bool | None]:
 
 @contextmanager
 def locked(folder: Path, refusal: str | None = None) -> Iterator[Path]:
-    """Hold a folder for this process alone. It is made where it is missing, and goes again if it is left empty.
+    """Hold a folder for this process alone. It is made if missing, and goes again if it is left empty.
 
     Args:
         folder: to be held.

@@ -86,7 +86,7 @@ def _find_packets(path: Path, file: BinaryIO, size: int) -> tuple[int, list[tupl
 
 
 def _read_header(header: bytes) -> tuple[int, int, dict[int, str]]:
-    """Read the compression, where the table behind the packets begins (below 0: there is none), the tracks' types."""
+    """Read the compression, where the table behind the packets begins (below 0: no table), the tracks' types."""
     compression, end, text = _fields(header, b"IOHE")
     text += _number("<I", header, text)
     (described,) = struct.unpack_from(f"<{_number('<I', header, text)}s", header, text + 4)

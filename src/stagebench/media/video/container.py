@@ -99,7 +99,7 @@ def open_video(path: Path, threads: Threads = "AUTO") -> Iterator[tuple[av.conta
     """Open a file, and its first video stream, ready to be decoded, by one thread unless more are known to be safe.
 
     Raises:
-        MediaError: there is none, or none of a size that is read.
+        MediaError: there is no video stream, or none of a size that is read.
         av.error.FFmpegError: FFmpeg can't read the file.
     """
     # A name that is not absolute might be that of a protocol. Options of all streams would hold for what FFmpeg decodes

@@ -22,7 +22,7 @@ def is_cut(path: Path) -> bool:
 
 
 def gif_size(path: Path) -> tuple[int, int]:
-    """Return the width and height of a GIF's screen (GIF89a, 18); zeros of what is none."""
+    """Return the width and height of a GIF's screen (GIF89a, 18); zeros of any other file."""
     with path.open("rb") as file:
         head = file.read(10)
     sides = (int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:], "little"))
