@@ -11,6 +11,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 SHARED = (
@@ -71,6 +72,8 @@ def _serve():
     """Fork a process for each line; say its number, and how it ended."""
     for name in SHARED:
         __import__(name)
+    # Of BLAS, whose threads are good for a fork.
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     gc.collect()
     gc.freeze()  # what is imported stays, and need not be looked through again in each process
     atexit.register(gc.unfreeze)  # or extensions complain of what is left
