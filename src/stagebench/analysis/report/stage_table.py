@@ -25,7 +25,8 @@ def stage_table(
 def _column(run: Run, work: Mapping[str, Work], e2e: Sequence[float]) -> dict[str, Value]:
     parts = run.seconds | {"unattributed": run.unattributed}
     return {
-        **{name: f"{MS.write(seconds)} {seconds / run.e2e:>4.0%}" for name, seconds in parts.items()},
+        # The share comes first, so that all times end where the others do.
+        **{name: f"{seconds / run.e2e:.0%} {MS.write(seconds)}" for name, seconds in parts.items()},
         "e2e": MS.write(run.e2e),
         "e2e of all passes": MS.write((min(e2e), max(e2e))),
         "ttft (load excluded)": MS.write(run.ttft),
