@@ -76,14 +76,13 @@ def _serve():
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     gc.collect()
     gc.freeze()  # what is imported stays, and need not be looked through again in each process
-    atexit.register(gc.unfreeze)  # or extensions complain of what is left
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
             return json.loads(line)
         _say(pid)
         _say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-    return None
+    os._exit(0)
 
 
 def _say(number):
@@ -102,8 +101,16 @@ def _become(command, cwd, paths, environment):
     os.environ.update(environment)
     sys.path[0] = cwd
     sys.argv[1:] = command[1:]
-    runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+    code = 0
+    try:
+        runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code or 0
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # to take all that is imported to pieces would take a second
 
 
-if __name__ == "__main__" and (request := _serve()):
-    _become(**request)
+if __name__ == "__main__":
+    _become(**_serve())
