@@ -8,7 +8,7 @@ stand-ins, never hashed, compared as a whole, or printed.
 from __future__ import annotations
 
 import math
-import mmap
+import os
 import pickle
 import struct
 from collections.abc import Callable, Iterable
@@ -46,17 +46,15 @@ def unpickle_arrays(name: str, file: BinaryIO, keys: Iterable[str]) -> dict[str,
         MediaError: the pickle is damaged, is no dict, takes more steps than its arrays need, asks for anything but
             numpy arrays, or is not all of the file; or a key has anything but a whole array of numbers.
     """
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pickled:
-        pickled.seek(file.tell())
-        with whole(name, "pickled dict"):
-            recording = _Machine(name, pickled).load()
-        behind = len(pickled) - pickled.tell()
+    pickled = _Pickled(file)
+    with whole(name, "pickled dict"):
+        recording = _Machine(name, pickled).load()
     if isinstance(recording, _Array) and isinstance(recording.data, list) and len(recording.data) == 1:
         recording = recording.data[0]
     if not isinstance(recording, _Dict):
         raise MediaError(f"{name}: must hold a dict of arrays, got {_kind_of(recording)}")
-    if behind:
-        raise MediaError(f"{name}: must hold one dict, got {behind} bytes behind it")
+    if pickled.left:
+        raise MediaError(f"{name}: must hold one dict, got {pickled.left} bytes behind it")
     columns: dict[str, object] = {}
     for key, value in zip(recording[::2], recording[1::2], strict=True):
         if not isinstance(key, str):
@@ -159,13 +157,36 @@ _GLOBALS = {"numpy.ndarray", "numpy.dtype", "_codecs.encode"} | {
 }
 
 
+class _Pickled:
+    """Reads the rest of a file, and never asks it for more than there is: that would be allocated first.
+
+    It is read, not mapped into memory: the system counts what is read.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.left = os.fstat(file.fileno()).st_size - file.tell()
+
+    def read(self, size: int) -> bytes:
+        """Read as many bytes, or those that are left."""
+        return self._counted(self._file.read(min(size, self.left)))
+
+    def readline(self) -> bytes:
+        """Read to the end of a line."""
+        return self._counted(self._file.readline())
+
+    def _counted(self, data: bytes) -> bytes:
+        self.left -= len(data)
+        return data
+
+
 class _Machine(pickle._Unpickler):
     """Carries out a pickle of protocol 2 to 5; it ends where the file is then."""
 
     read: Callable[[int], bytes]
     stack: list[Any]
 
-    def __init__(self, name: str, pickled: mmap.mmap) -> None:
+    def __init__(self, name: str, pickled: _Pickled) -> None:
         super().__init__(pickled)
         self._name, self._pickled = name, pickled
         self.dispatch = _Opcodes(_OPCODES)  # type: ignore[misc]  # of each its own, because they are counted
@@ -181,8 +202,8 @@ class _Machine(pickle._Unpickler):
     def frame(self) -> None:
         """Read past the beginning of a frame, which may not be larger than the file."""
         (size,) = struct.unpack("<Q", self.read(8))
-        if size > (left := len(self._pickled) - self._pickled.tell()):
-            raise UnpicklingError(f"FRAME {size} where {left} bytes are left")
+        if size > self._pickled.left:
+            raise UnpicklingError(f"FRAME {size} where {self._pickled.left} bytes are left")
 
     def set_item(self) -> None:
         """Append a key and a value to a dict."""
