@@ -476,3 +476,9 @@ def test_our_own_suite_is_recorded_and_accepted(tmp_path):
     results = read_results(stored)
     images = {b["name"]: b["extra_info"].get("work", {}).get("images_encoded") for b in results["benchmarks"]}
     assert images == {"test_stage[llava-1.5-encode]": 1, "test_reference": None}
+
+
+@pytest.mark.parametrize("rounds", ["0", "-1", "x"])
+def test_a_recording_of_no_rounds_is_refused_before_anything_runs(tmp_path, rounds):
+    result = CliRunner().invoke(main, ["bench", str(tmp_path / "out"), "--rounds", rounds])
+    assert (result.exit_code, "'--rounds'" in result.output, list(tmp_path.iterdir())) == (2, True, [])

@@ -1,6 +1,12 @@
 """The command line, called in this process."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from operator import itemgetter
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -215,3 +221,41 @@ def test_a_model_named_twice_runs_once(synthetic):
 def test_a_given_order_seed_is_printed(synthetic):
     result = invoke("run", synthetic.video, "--model", "llava-1.5", *QUICK, "--order-seed", "7")
     assert "models in order 7" in " ".join(result.output.split())
+
+
+def test_verify_puts_every_question_to_every_model(synthetic, monkeypatch):
+    asked = []
+
+    def verify(settings):
+        asked.append((settings.models, settings.question))
+        yield "llava-1.5", Claim("it answers", settings.question != "B", settings.question)
+
+    monkeypatch.setattr(measure, "verify", verify)
+    result = invoke("verify", synthetic.video, "--model", "llava-1.5", "--question", "A", "--question", "B")
+    assert asked == [(("llava-1.5",), "A"), (("llava-1.5",), "B")]
+    assert (result.exit_code, "1 of 2 claims held" in result.output) == (1, True)
+
+
+def test_passes_are_numbered_in_the_order_of_the_run(tmp_path):
+    out = tmp_path / "run.json"
+    assert invoke("run", *QUICK, "--passes", "2", "--order-seed", "3", "--json", out).exit_code == 0
+    rows = sorted(json.loads(out.read_text())["samples"], key=itemgetter("order"))
+    assert [row["order"] for row in rows] == list(range(6))
+    assert [row["model"] for row in rows[::2]] == measure.shuffled(["eventgpt", "llava-1.5", "video-llava"], 3)
+
+
+@pytest.mark.parametrize("command", [["explain", "RUN"], ["trend", "FOLDER"]])
+def test_a_reader_that_is_gone_is_no_verdict(command, tmp_path):
+    run = next(Path("baselines").glob("*-tiny-*/baseline.json"))
+    shutil.copy(run, tmp_path / "one.json")
+    named = {"RUN": str(run), "FOLDER": str(tmp_path)}
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "stagebench", *(named.get(word, word) for word in command)],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (2, b"stagebench: [Errno 32] Broken pipe\n")

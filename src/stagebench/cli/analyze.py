@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -20,6 +19,7 @@ from stagebench.analysis.experiments.sample_log import SampleLog, open_log
 from stagebench.analysis.report.write import require_report_extra, write_report
 from stagebench.analysis.samples import MODES, RUN_FILE, read_run
 from stagebench.cli.options import options, print_head, settings_options
+from stagebench.cli.output import Console
 from stagebench.core.errors import AnalysisError
 from stagebench.core.machine.locks import measurement, scratch_folder
 from stagebench.core.shown import cell, plain

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from stagebench.cli.options import options
-from stagebench.cli.output import refusals, require_writable, tidy_stop
+from stagebench.cli.output import Console, refusals, require_writable, tidy_stop
 from stagebench.core import stability
 from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import write_text

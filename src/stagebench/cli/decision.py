@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from stagebench.cli.options import json_option, markdown_option, options
-from stagebench.cli.output import append_to, refusals, require_writable, tidy_stop, write_json_to
+from stagebench.cli.output import Console, append_to, refusals, require_writable, tidy_stop, write_json_to
 from stagebench.core.errors import StagebenchError
 from stagebench.core.tables import show
 from stagebench.gate import report
@@ -48,7 +46,7 @@ def deciding(command: Callable[..., None]) -> Callable[..., None]:
         decision = Decision(allow_changed)
         with refusals(), tidy_stop("there was a decision"), _written(decision, json_path, markdown):
             command(decision, **given)
-        with suppress(SystemExit):  # of rich, where whoever reads has gone, which changes no verdict
+        with suppress(BrokenPipeError):  # whoever reads has gone, which changes no verdict
             show(report.to_table(decision.verdicts, decision.rules_differ), Console(stderr=str(json_path) == "-"))
         raise SystemExit(exit_code(decision.verdicts))
 

@@ -4,10 +4,9 @@ import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from stagebench.cli.options import options
-from stagebench.cli.output import refusals
+from stagebench.cli.output import Console, refusals
 from stagebench.core.errors import ResultsError
 from stagebench.core.machine import environment, telemetry
 from stagebench.core.results import read_results

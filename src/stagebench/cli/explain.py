@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from stagebench.analysis.attribution import attribute
 from stagebench.analysis.comparison import compare
 from stagebench.analysis.display import as_json, table
 from stagebench.analysis.importers.measured import Measured
 from stagebench.analysis.importers.read import FORMATS, read_files
-from stagebench.cli.output import write_json_to
+from stagebench.cli.output import Console, write_json_to
 from stagebench.core.errors import AnalysisError
 from stagebench.core.results import versioned
 from stagebench.core.shown import plain

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.progress import Progress
 
 from stagebench.cli.decision import Decision, deciding
+from stagebench.cli.output import Console
 from stagebench.core import statistics
 from stagebench.core.errors import GateError
 from stagebench.core.json_files import write_json

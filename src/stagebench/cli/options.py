@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
+from stagebench.cli.output import Console
 from stagebench.core.machine import environment
 from stagebench.core.shown import cell
 from stagebench.suite import options as suite_options

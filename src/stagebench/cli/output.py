@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 import click
+import rich.console
 
 from stagebench.core.errors import GateError, StagebenchError
 from stagebench.core.json_files import write_json
@@ -57,6 +58,15 @@ def require_writable(path: Path | None) -> None:
             pass
     except OSError as error:
         raise StagebenchError(f"can't write {path}: {error.strerror}") from error
+
+
+class Console(rich.console.Console):
+    """Write for a person. Where nobody reads on, rich would exit with 1, which is a verdict."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the `BrokenPipeError` that the system raised."""
+        _drop_unwritten()
+        raise
 
 
 @contextmanager

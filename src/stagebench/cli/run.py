@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from stagebench.analysis.report import stage_table
 from stagebench.analysis.samples import MODES, sample_of
 from stagebench.cli.options import input_argument, json_option, options, print_head, settings_options
-from stagebench.cli.output import require_writable, write_json_to
+from stagebench.cli.output import Console, require_writable, write_json_to
 from stagebench.core.results import versioned
 from stagebench.core.shown import plain
 from stagebench.core.stages import time_outside
@@ -56,7 +55,7 @@ def command(
 def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[str, Any]:
     """Measure and print; what it returns is for a machine."""
     from stagebench.pipeline.timed_pass import COLLECTION
-    from stagebench.suite.measure import run  # here, because a page of help need not wait for torch
+    from stagebench.suite.measure import run, shuffled  # here, because a page of help need not wait for torch
 
     found = run(settings, passes, seed, console.status)
     print_head(console, settings, f"the median of {passes} passes by e2e; models in order {seed}")
@@ -70,11 +69,13 @@ def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[s
         click.echo(f"{name}: {plain(each.median.text)}", err=console.stderr)
     identity = settings.identity()
     shown, mode = identity["input"], MODES[settings.generation.fixed_length]
+    turn = shuffled(settings.models, seed)
     numbers = {
         "identity": identity,
         "order_seed": seed,
         "samples": [
-            sample_of(one, mode) | {"sample": shown, "pass": i, "order": i, "work": work[name]}
+            sample_of(one, mode)
+            | {"sample": shown, "pass": i, "order": turn.index(name) * passes + i, "work": work[name]}
             for name in found
             for i, one in enumerate(runs[name])
         ],

@@ -6,10 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from stagebench.cli.options import json_option
-from stagebench.cli.output import refusals, write_json_to
+from stagebench.cli.output import Console, refusals, write_json_to
 from stagebench.core.results import Results, by_name, short_name, versioned
 from stagebench.core.shown import cell
 from stagebench.core.stability import unsteady

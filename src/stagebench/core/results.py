@@ -286,7 +286,6 @@ def _validate_stats(stats: Mapping[str, Any], where: str) -> None:
             raise ResultsError(f"{where}: {key} must be that of its data, {value}, got {stats[key]}")
 
 
-_ENVIRONMENT = dict.fromkeys(("device", "profile", "dtype"), Text)
 _OF_DATA: Mapping[str, Callable[[Sequence[float]], float]] = {
     "median": statistics.median,
     "min": min,

@@ -24,7 +24,7 @@ def require_comparable(base: Sequence[Results], head: Sequence[Results], changed
     """
     for side, runs in (("base", base), ("head", head)):
         if not runs:
-            raise GateError(f"a gate needs a run of the {side}, got none")
+            raise GateError(f"the {side} must have a run, got none")
         for i, results in enumerate(runs, 1):
             require_sound(results, f"run {i} of the {side}")
             mine, first = ({k: v for k, v in r["machine_info"].items() if k not in changed} for r in (results, base[0]))
