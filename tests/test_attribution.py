@@ -167,11 +167,11 @@ def test_the_published_shares_were_the_slower_models_own_stages():
 
 def test_every_factor_has_a_sentence():
     assert sentences(attribute(SLOW, FAST)) == [
-        "eventgpt takes 1.851 s where video-llava takes 9.463 s: 5.11 times as fast.",
-        "Loading explains 6.007 of the 7.612 s saved (78.9 %).",
-        "Preprocessing explains 0.049 of the 7.612 s saved (0.6 %).",
-        "The number of tokens explains 1.315 of the 7.612 s saved (17.3 %).",
-        "The time per token explains 0.241 of the 7.612 s saved (3.2 %).",
+        "eventgpt takes 1,851.000 ms where video-llava takes 9,463.000 ms: 5.11 times as fast.",
+        "Loading explains 6,007.000 of the 7,612.000 ms saved (78.9 %).",
+        "Preprocessing explains 49.000 of the 7,612.000 ms saved (0.6 %).",
+        "The number of tokens explains 1,314.642 of the 7,612.000 ms saved (17.3 %).",
+        "The time per token explains 241.358 of the 7,612.000 ms saved (3.2 %).",
         "Of generation alone, 2.593 times as fast, 85.1 % is the number of tokens and 14.9 % the time per token, "
         "in logarithms.",
     ]
@@ -179,8 +179,8 @@ def test_every_factor_has_a_sentence():
 
 def test_sentences_say_lost_and_slow_the_other_way_round():
     assert sentences(attribute(FAST, SLOW))[:2] == [
-        "video-llava takes 9.463 s where eventgpt takes 1.851 s: 5.11 times as slow.",
-        "Loading explains 6.007 of the 7.612 s lost (78.9 %).",
+        "video-llava takes 9,463.000 ms where eventgpt takes 1,851.000 ms: 5.11 times as slow.",
+        "Loading explains 6,007.000 of the 7,612.000 ms lost (78.9 %).",
     ]
 
 
@@ -199,9 +199,9 @@ def test_equal_totals_have_no_shares_and_sentences_without_them():
     a, b = Costs("a", {"load": 2.0, "encode": 1.0}, 2, 1.0), Costs("b", {"load": 1.0, "encode": 2.0}, 2, 1.0)
     result = attribute(a, b)
     assert (result.shares, result.log_shares, result.decode_log_shares) == (None, None, None)
-    assert sentences(result)[1:3] == ["Loading saves 1.000 s.", "Encoding loses 1.000 s."]
+    assert sentences(result)[1:3] == ["Loading saves 1,000.000 ms.", "Encoding loses 1,000.000 ms."]
     assert "shares" not in as_json(result)
-    assert table(as_json(result)).grid().rows[0] == ["load", "2.000", "1.000", "1.000"]
+    assert table(as_json(result)).grid().rows[0] == ["load, ms", "2,000.000", "1,000.000", "1,000.000"]
 
 
 def test_a_model_that_writes_one_token_has_no_time_per_token_and_its_number_explains_all():

@@ -1,5 +1,7 @@
 """Intervals over samples: what they hold, and that samples of one sequence count once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, Costs, attri
 from stagebench.analysis.comparison import compare
 from stagebench.analysis.display import as_json, table
 from stagebench.analysis.intervals import Interval, bootstrap
-from stagebench.analysis.narrative import sentences
+from stagebench.analysis.narrative import sentences, unit
 from stagebench.core.errors import AnalysisError
 
 
@@ -88,10 +90,31 @@ def test_intervals_are_in_sentences_tables_and_json():
     shown = f"{100 * load.low:.1f} to {100 * load.high:.1f} %"
     assert sentences(result, intervals)[1].endswith(f"; 95 % interval {shown}).")
     grid, saved = table(as_json(result, intervals)).grid(), intervals.seconds["load"]
-    assert (
-        dict(zip(grid.heads, grid.rows[0], strict=True))["95 % interval, s"] == f"{saved.low:.3f} to {saved.high:.3f}"
-    )
+    shown = dict(zip(grid.heads, grid.rows[0], strict=True))["95 % interval, ms"]
+    assert shown == f"{1e3 * saved.low:,.3f} to {1e3 * saved.high:,.3f}"
     assert as_json(result, intervals)["intervals"]["samples"] == 20
+
+
+def test_an_interval_that_crosses_zero_does_so_in_the_table_of_models_that_take_seconds():
+    result, intervals = compare(A, B)
+    found = as_json(result, replace(intervals, seconds=intervals.seconds | {"load": Interval(-1.4e-5, 2.25e-3)}))
+    assert "-0.014 to 2.250" in table(found).grid().rows[0]
+
+
+@pytest.mark.parametrize(
+    ("total", "widths", "text"),
+    [
+        (1.15, [2.3e-3, 0.1], "-0.014 to 2.250 ms"),
+        (25.0, [1.0], "0.000 to 0.002 s"),
+        (25.0, [2.3e-3], "0.0000 to 0.0022 s"),
+        (25.0, [2.3e-4, 0.0, 1e-17], "-0.00001 to 0.00225 s"),
+        (1.0, [2e-6], "-0.0140 to 2.2500 ms"),
+        (1.0, [], "-0.014 to 2.250 ms"),
+    ],
+)
+def test_times_have_two_digits_of_the_narrowest_interval(total, widths, text):
+    of = unit(total, widths)
+    assert f"{of.write((-1.4e-5, 2.25e-3))} {of.label}" == text
 
 
 @pytest.mark.parametrize("clusters", [8, 40])

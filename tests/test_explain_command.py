@@ -40,25 +40,25 @@ def with_numbers(**changes):
 
 def test_the_slowest_model_is_the_baseline(attribute):
     out = attribute(TABLE).stdout.splitlines()
-    assert "eventgpt takes 1.851 s where video-llava takes 9.463 s: 5.11 times as fast." in out
-    assert "Loading explains 6.007 of the 7.612 s saved (78.9 %)." in out
+    assert "eventgpt takes 1,851.000 ms where video-llava takes 9,463.000 ms: 5.11 times as fast." in out
+    assert "Loading explains 6,007.000 of the 7,612.000 ms saved (78.9 %)." in out
 
 
 def test_the_baseline_can_be_named(attribute):
     out = attribute(TABLE, options=["--baseline=eventgpt"]).stdout
-    assert "video-llava takes 9.463 s where eventgpt takes 1.851 s: 5.11 times as slow." in out
+    assert "video-llava takes 9,463.000 ms where eventgpt takes 1,851.000 ms: 5.11 times as slow." in out
 
 
 def test_the_table_adds_up(attribute):
     lines = attribute(TABLE, options=["--markdown"]).stdout.splitlines()
     assert lines[:8] == [
-        "| factor | video-llava, s | eventgpt, s | saved, s | share | in logs |",
+        "| factor | video-llava | eventgpt | saved, ms | share | in logs |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
-        "| load | 6.858 | 0.851 | 6.007 | 78.9 % | 78.9 % |",
-        "| preprocess | 0.072 | 0.023 | 0.049 | 0.6 % | 0.6 % |",
-        "| tokens | 102.4 | 45.5 | 1.315 | 17.3 % | 17.4 % |",
-        "| time per token | 24.736 ms | 21.473 ms | 0.241 | 3.2 % | 3.0 % |",
-        "| total | 9.463 | 1.851 | 7.612 | 100.0 % | 100.0 % |",
+        "| load, ms | 6,858.000 | 851.000 | 6,007.000 | 78.9 % | 78.9 % |",
+        "| preprocess, ms | 72.000 | 23.000 | 49.000 | 0.6 % | 0.6 % |",
+        "| tokens | 102.4 | 45.5 | 1,314.642 | 17.3 % | 17.4 % |",
+        "| time per token, ms | 24.736 | 21.473 | 241.358 | 3.2 % | 3.0 % |",
+        "| total, ms | 9,463.000 | 1,851.000 | 7,612.000 | 100.0 % | 100.0 % |",
         "",
     ]
 
@@ -66,8 +66,8 @@ def test_the_table_adds_up(attribute):
 def test_every_other_model_is_explained_against_the_baseline(attribute):
     third = {"name": "llava-1.5", "load": 3.0, "preprocess": 0.1, "generation": 2.0, "tokens": 90}
     out = attribute({"models": [*TABLE["models"], third]}).stdout
-    assert "eventgpt takes 1.851 s where video-llava takes 9.463 s" in out
-    assert "llava-1.5 takes 5.100 s where video-llava takes 9.463 s" in out
+    assert "eventgpt takes 1,851.000 ms where video-llava takes 9,463.000 ms" in out
+    assert "llava-1.5 takes 5,100.000 ms where video-llava takes 9,463.000 ms" in out
 
 
 def test_json_has_all_numbers(attribute):
@@ -173,7 +173,7 @@ def test_a_table_may_have_stages_apart_and_time_that_no_stage_explains(attribute
         ]
     }
     out = attribute(apart).stdout
-    assert "Prefill explains 2.000 of the 2.000 s saved (100.0 %)." in out
+    assert "Prefill explains 2,000.000 of the 2,000.000 ms saved (100.0 %)." in out
     assert "What no stage explains makes no difference." in out
 
 
@@ -227,7 +227,7 @@ def test_a_sample_without_an_id_of_its_own_is_refused(attribute):
 def test_models_of_one_name_in_two_files_are_named_after_their_files(attribute):
     faster = with_numbers(load=0.4)["models"][:1]
     out = attribute({"models": TABLE["models"][:1]}, {"models": faster}).stdout
-    assert "eventgpt (numbers1.json) takes 1.400 s where eventgpt (numbers.json) takes 1.851 s" in out
+    assert "eventgpt (numbers1.json) takes 1,400.000 ms where eventgpt (numbers.json) takes 1,851.000 ms" in out
 
 
 def sample_row(model, sample, loading, **changes):

@@ -1,7 +1,7 @@
 """Show an attribution: as JSON, and as a table with the sentences under it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, Attribution, Costs
@@ -30,26 +30,32 @@ def _costs(costs: Costs) -> dict[str, Any]:
 
 
 def table(found: Mapping[str, Any], title: str = "") -> Table:
-    """Lay out what `as_json` returned, a row a factor and the whole: in s where a total reaches 1 s, else in ms."""
+    """Lay out what `as_json` returned, a row a factor and the whole; a row's label has the unit of both models."""
     a, b = found["baseline"], found["other"]
     shares, logs = found.get("shares", {}), found.get("log_shares", {})
     intervals = found.get("intervals", {}).get("seconds", {})
-    of = unit(a["total"], b["total"])
-    times = (a["model"], of), (b["model"], of), ("saved", of), ("95 % interval", of)
+    of = unit(max(a["total"], b["total"]), (each["high"] - each["low"] for each in intervals.values()))
+    own = replace(of, label="")  # in the label of the row, because two rows are in another
+    times = (a["model"], own), (b["model"], own), ("saved", of), ("95 % interval", of)
     columns = (("factor", WORDS), *times, ("share", PERCENT), ("in logs", PERCENT))
+    labels = {TOKENS: TOKENS, TIME_PER_TOKEN: f"{TIME_PER_TOKEN}, {MS.label}"}
     rows: list[tuple[Value, ...]] = [
-        (name, _value(a, name), _value(b, name), saved, intervals.get(name), shares.get(name), logs.get(name))
+        (
+            labels.get(name, f"{name}, {of.label}"),
+            *(_value(costs, name) for costs in (a, b)),
+            *(saved, intervals.get(name), shares.get(name), logs.get(name)),
+        )
         for name, saved in found["seconds"].items()
     ]
     whole = 1.0 if shares else None
-    rows.append(("total", a["total"], b["total"], found["saved"], None, whole, whole))
+    rows.append((f"total, {of.label}", a["total"], b["total"], found["saved"], None, whole, whole))
     return Table(title, columns, rows, found["sentences"])
 
 
 def _value(costs: Mapping[str, Any], name: str) -> Value:
-    """Return the seconds of a factor; of the two that are not in seconds, the value with its unit."""
+    """Return the seconds of a factor; of the number of tokens and the time of one, what their rows are labelled as."""
     if name == TOKENS:
         return f"{costs['tokens']:.1f}"
     if name == TIME_PER_TOKEN:
-        return f"{MS.write(costs['time_per_token'])} ms" if costs["time_per_token"] is not None else None
+        return MS.write(costs["time_per_token"])
     return float(costs["parts"][name])

@@ -1,10 +1,13 @@
 """An attribution in plain sentences, one a factor."""
 
+from collections.abc import Iterable
+from math import floor, log10
+
 from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, UNATTRIBUTED, Attribution
 from stagebench.analysis.comparison import Intervals
 from stagebench.analysis.intervals import Interval
 from stagebench.core.stages import DECODE, STAGES
-from stagebench.core.tables import MS, SECONDS, Unit
+from stagebench.core.tables import Unit
 
 SUBJECTS = {
     **{stage.name: stage.label for stage in STAGES},
@@ -23,13 +26,20 @@ def sentences(attribution: Attribution, intervals: Intervals | None = None) -> l
         attribution: of two models.
         intervals: over its samples, where there are any.
     """
-    factors = [_factor(attribution, name, intervals) for name in attribution.seconds]
-    return [_whole(attribution, intervals), *factors, *_tokens_alone(attribution)]
+    widths = [each.high - each.low for each in intervals.seconds.values()] if intervals else []
+    of = unit(max(attribution.baseline.total, attribution.other.total), widths)
+    factors = [_factor(attribution, name, intervals, of) for name in attribution.seconds]
+    return [_whole(attribution, intervals, of), *factors, *_tokens_alone(attribution)]
 
 
-def unit(*totals: float) -> Unit:
-    """Choose what a person reads times in: s where one of the totals reaches 1 s, else ms."""
-    return SECONDS if max(totals) >= 1 else MS
+def unit(total: float, widths: Iterable[float]) -> Unit:
+    """Choose what a person reads times in: ms, or s where the total reaches 10 s, in three decimals or more.
+
+    There are as many as show two digits of the width of the narrowest interval; one below 1 ns is rounding.
+    """
+    scale, label = (1.0, "s") if total >= 10 else (1e3, "ms")
+    narrowest = min((width for width in widths if width >= 1e-9), default=1.0)
+    return Unit(f"{{:z,.{max(3, 1 - floor(log10(narrowest * scale)))}f}}", scale, label)
 
 
 def percent(share: float, interval: Interval | None = None) -> str:
@@ -43,9 +53,8 @@ def subject(factor: str) -> str:
     return SUBJECTS.get(factor, factor.capitalize())
 
 
-def _whole(attribution: Attribution, intervals: Intervals | None) -> str:
+def _whole(attribution: Attribution, intervals: Intervals | None, of: Unit) -> str:
     a, b = attribution.baseline, attribution.other
-    of = unit(a.total, b.total)
     times, how = attribution.speedup, "fast"
     spread = [intervals.speedup.low, intervals.speedup.high] if intervals else []
     if times < 1:
@@ -57,9 +66,8 @@ def _whole(attribution: Attribution, intervals: Intervals | None) -> str:
     )
 
 
-def _factor(attribution: Attribution, name: str, intervals: Intervals | None) -> str:
+def _factor(attribution: Attribution, name: str, intervals: Intervals | None, of: Unit) -> str:
     seconds, shares = attribution.seconds[name], attribution.shares
-    of = unit(attribution.baseline.total, attribution.other.total)
     amount = of.write(abs(seconds))
     if seconds == 0:
         return f"{subject(name)} makes no difference."

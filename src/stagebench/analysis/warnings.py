@@ -43,8 +43,10 @@ def drift(lines: Sequence[SampleLine]) -> str | None:
     """
     stages = [_over_median(_seconds(lines, stage)) for stage in IN_GENERATE]
     pace = [sum(each) / len(each) for each in zip(*stages, strict=True)]
-    change = stability.drift(pace, [line["order"] for line in lines])
-    return f"encode, prefill and time per token change by {change:+.0%} over the run" if change else None
+    if (found := stability.drift(pace, [line["order"] for line in lines])) is None:
+        return None
+    evidence = f"Kendall's tau {found.tau:.2f}, p = {found.p:.1g}"
+    return f"encode, prefill and time per token change by {found.change:+.0%} over the run ({evidence})"
 
 
 def outliers(lines: Sequence[SampleLine], stage: str) -> str | None:

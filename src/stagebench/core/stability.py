@@ -23,27 +23,36 @@ NORMAL = 1.4826
 
 
 @dataclass(frozen=True, slots=True)
+class Drift:
+    """How far numbers drifted, relative to their median, and Kendall's tau and p as the evidence."""
+
+    change: float
+    tau: float
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
 class Unsteady:
     """A benchmark whose numbers drifted or hold outliers.
 
     Attributes:
         benchmark: its full name.
-        drift: relative; None without one.
+        drift: None without one.
         outliers: places in the series, from 0.
     """
 
     benchmark: str
-    drift: float | None
+    drift: Drift | None
     outliers: list[int]
 
     def __str__(self) -> str:
-        drift = "" if self.drift is None else f", drifted {self.drift:+.1%}"
+        drift = "" if self.drift is None else f", drifted {self.drift.change:+.1%}"
         outliers = f", outliers at {', '.join(map(str, self.outliers))}" if self.outliers else ""
         return f"{self.benchmark.split('::')[-1]}{drift}{outliers}"
 
 
-def drift(values: ArrayLike, places: ArrayLike | None = None) -> float | None:
-    """Return how far the values drifted, relative to their median; None where that may be chance.
+def drift(values: ArrayLike, places: ArrayLike | None = None) -> Drift | None:
+    """Return how far the values drifted; None where that may be chance.
 
     The rank correlation of Mann (1945) and Kendall says whether (its exact test, where no values tie), the Theil-Sen
     slope how far. Seven values are the fewest that can show it.
@@ -59,7 +68,8 @@ def drift(values: ArrayLike, places: ArrayLike | None = None) -> float | None:
     if len(series) < 2 or np.ptp(series) == 0 or np.ptp(order) == 0:
         return None
     total = float(theilslopes(series, order)[0] * np.ptp(order) / np.median(series))
-    return total if kendalltau(order, series).pvalue < ALPHA and abs(total) >= LEAST_DRIFT else None
+    tau, p = map(float, kendalltau(order, series))
+    return Drift(total, tau, p) if p < ALPHA and abs(total) >= LEAST_DRIFT else None
 
 
 def outliers(values: ArrayLike, centre: ArrayLike | None = None, scale: float | None = None) -> list[int]:
