@@ -236,7 +236,7 @@ def test_another_environment_is_refused_with_the_key():
 @pytest.mark.parametrize(
     ("base", "head", "message"),
     [
-        ([], [a_run()], "needs a run of the base, got none"),
+        ([], [a_run()], "the base must have a run, got none"),
         ([a_run()], [a_run({})], "run 1 of the head must hold at least one benchmark, got none"),
         ([a_run()], [a_run(), a_run(failed=1)], "run 2 of the head must be .* nothing failed, got 1 failures"),
         ([a_run(exit_status=2)], [a_run()], "run 1 of the base .* exit status 2"),
