@@ -56,6 +56,8 @@ def command(
     say = teller(Console(stderr=True))
     root = Path.cwd()
     with refusals(), tidy_stop("all processes had run; those that had are kept"):
+        if rounds < 1:
+            raise ResultsError(f"--rounds must be at least 1, got {rounds}")
         if not Path("benchmarks").is_dir():
             raise ResultsError(f"a recording runs in a checkout with benchmarks/, got {root}")
         require_writable(out / "results.json")

@@ -32,13 +32,13 @@ def command(folder: Path, json_path: Path | None, recent: int | None) -> None:
         for runs, series in looked:
             _print_environment(console, runs, series)
         for reason in unreadable.values():
-            console.print(cell(f"left out: {reason}"), style="yellow")
+            console.print(cell(f"left out: {reason}"), style="yellow", soft_wrap=True)
         read = sum(map(len, environments))
         console.print(f"runs: {read}, environments: {len(looked)}, files left out: {len(unreadable)}")
         newest = max(looked, key=lambda each: began(each[0][-1]))[1]
         slower = recent_slowdowns(newest, recent) if recent else []
         for change in slower:
-            console.print(cell(f"became slower of late: {short_name(change.benchmark)}"), style="red")
+            console.print(cell(f"became slower of late: {short_name(change.benchmark)}"), style="red", soft_wrap=True)
         if json_path:
             kept = [
                 {"identity": runs[0]["machine_info"], "runs": len(runs), "series": list(map(asdict, series))}
@@ -66,7 +66,7 @@ def _print_environment(console: Console, runs: Sequence[Results], series: Sequen
     for change in (change for each in series for change in each.changes):
         _print_change(console, change)
     for found in unsteady({name: b["stats"].get("data") or [] for name, b in by_name(runs[-1]).items()}):
-        console.print(cell(f"rounds of the last run: {found}"), style="yellow")
+        console.print(cell(f"rounds of the last run: {found}"), style="yellow", soft_wrap=True)
 
 
 def _print_change(console: Console, change: Change) -> None:

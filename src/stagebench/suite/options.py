@@ -22,13 +22,6 @@ PREFIX = "--stage-"
 """Of pytest's options, because others' plugins have a `--profile` and a `--device` too."""
 
 
-def count(text: str) -> int:
-    """Read how often something is done. Raises `ValueError` where that is never."""
-    if (number := int(text)) < 1:
-        raise ValueError(text)
-    return number
-
-
 @dataclass(frozen=True, slots=True)
 class Option:
     """Describe one option.
@@ -102,7 +95,7 @@ LOADING = (
 QUESTION = Option("question", "about each sample that brings none", DEFAULT_QUESTION)
 INPUT = Option("input", "clip, recording or folder; default: the synthetic clip", kind=Path)
 ORDER_SEED = Option("order-seed", "shuffles the models; default: drawn, printed and stored", kind=int)
-ROUNDS = Option("rounds", "timed ones of each benchmark, at least 1", 10, count)
+ROUNDS = Option("rounds", "timed ones of each benchmark", 10, int)
 BASELINES = Option("baselines", "folder of the stored ones", Path("baselines"), Path)
 ALLOW_CHANGED = Option(
     "allow-changed", "a stage whose other content or count passes; repeatable", (), choices=STAGE_NAMES, several=True
