@@ -10,15 +10,14 @@ CLIPS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".gif")
 """Suffixes of videos; a file of any other that no reader of ours has may be one too."""
 
 _BEGINNING = 1024  # bytes
-_NPY, _ZIP, _HDF5, _RAW, _AEDAT4 = "a .npy file", "a zip or .npz file", "HDF5", "Prophesee's EVT2 or EVT3", "AEDAT4"
-EXPECTED = {".npy": _NPY, ".npz": _ZIP, ".h5": _HDF5, ".hdf5": _HDF5, ".raw": _RAW, ".aedat4": _AEDAT4}
+_NPY, _ZIP, _HDF5, _RAW = "a .npy file", "a zip or .npz file", "HDF5", "Prophesee's EVT2 or EVT3"
+EXPECTED = {".npy": _NPY, ".npz": _ZIP, ".h5": _HDF5, ".hdf5": _HDF5, ".raw": _RAW}
 """What a recording is by its suffix."""
 _KINDS = (
     (rb"\x93NUMPY", _NPY),
     (rb"PK[\3\5][\4\6]", _ZIP),
     (rb"(?s)(.{512})?\x89HDF\r\n\x1a\n", _HDF5),  # behind a block of a user's own, at times
-    (rb"#!AER-DAT4", _AEDAT4),
-    (rb"#!AER-DAT[123]", "AEDAT 1, 2 or 3"),
+    (rb"#!AER-DAT", "iniVation's AEDAT"),
     (rb"% (.*\n% )*(Data file|Version )", "Prophesee's DAT"),
     (rb"% .*\n", _RAW),
     (rb"Event Stream", "an Event Stream (.es)"),

@@ -13,7 +13,6 @@ from stagebench.core import meter
 from stagebench.core.artifacts import Image, Media
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import MAX_SIDE, LoadSettings
-from stagebench.media.events.aedat4 import read_aedat4
 from stagebench.media.events.event_arrays import EventArrays, Window, require_ascending
 from stagebench.media.events.evt import read_evt
 from stagebench.media.events.hdf5 import read_hdf5
@@ -29,7 +28,6 @@ READERS: dict[str, Callable[[Path, Window], EventArrays]] = {
     ".raw": read_evt,
     ".h5": read_hdf5,
     ".hdf5": read_hdf5,
-    ".aedat4": read_aedat4,
 }
 """By suffix; each reads a file that is there into columns, equally long, and looks at the window's events alone."""
 
