@@ -24,47 +24,31 @@ Work = dict[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One question about one clip, recording or folder of event images.
+    """One question about one clip, recording or folder of event images."""
 
-    Attributes:
-        path: a video file, an event recording (`media.events.READERS`), a PNG, or a folder of PNGs.
-        question: what the model is asked, without any template.
-        loading: how the path is read.
-    """
-
-    path: Path
-    question: str = DEFAULT_QUESTION
+    path: Path  # a video file, an event recording (`media.events.recordings.READERS`), a PNG, or a folder of PNGs
+    question: str = DEFAULT_QUESTION  # without any template
     loading: LoadSettings = field(default_factory=LoadSettings)
 
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """What `load` returns: images in host memory, untouched by any model.
+    """What `load` returns: images in host memory, untouched by any model."""
 
-    Attributes:
-        images: uint8 arrays (height, width, 3), RGB, in display order; event images may differ in size.
-        kind: "frames" of a video, or "events" drawn as images.
-        frames_decoded: frames that a decoder produced on the way (0 where nothing was decoded).
-        bytes_read: size of the files read, in bytes.
-        span: seconds of the scene between the first and the last thing shown; None where unknown.
-        cache_hits: 1 where the images come from the frame cache, 0 where they were put there; None where it is off.
-    """
-
-    images: tuple[Image, ...]
-    kind: Literal["frames", "events"]
-    frames_decoded: int
-    bytes_read: int
-    span: float | None
-    cache_hits: int | None = None
+    images: tuple[Image, ...]  # (height, width, 3), RGB, in display order; event images may differ in size
+    kind: Literal["frames", "events"]  # of a video, or drawn
+    frames_decoded: int  # that a decoder produced on the way
+    bytes_read: int  # the size of the files read
+    span: float | None  # seconds of the scene between the first and the last thing shown, where known
+    cache_hits: int | None = None  # 1 for images from the frame cache, 0 for those put there; None where it is off
 
     def __post_init__(self) -> None:
         if not self.images:
             raise MediaError("media must hold at least one image, got none")
         for i, image in enumerate(self.images):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-                raise MediaError(
-                    f"image {i} must be uint8 of shape (height, width, 3), got {image.dtype} {image.shape}"
-                )
+                got = f"{image.dtype} {image.shape}"
+                raise MediaError(f"image {i} must be uint8 of shape (height, width, 3), got {got}")
 
     def work(self) -> Work:
         """Return what the stage did, as counters."""
@@ -75,29 +59,18 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What `preprocess` returns: model-ready tensors, on the model's device.
+    """What `preprocess` returns: model-ready tensors, on the model's device."""
 
-    Attributes:
-        input_ids: int64 (batch, prompt tokens), every visual token as one placeholder id.
-        attention_mask: int64 (batch, prompt tokens), 0 where padded.
-        pixels: the model's dtype (batch, images, 3, height, width).
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    pixels: Tensor
+    input_ids: Tensor  # int64 (batch, prompt tokens), every visual token as one placeholder id
+    attention_mask: Tensor  # int64 (batch, prompt tokens), 0 where padded
+    pixels: Tensor  # the model's dtype (batch, images, 3, height, width)
 
     def __post_init__(self) -> None:
-        if self.input_ids.ndim != 2 or self.input_ids.shape != self.attention_mask.shape:
-            raise StageError(
-                "input_ids and attention_mask must both be (batch, tokens), "
-                f"got {tuple(self.input_ids.shape)} and {tuple(self.attention_mask.shape)}"
-            )
-        if self.pixels.ndim != 5 or self.pixels.shape[0] != self.input_ids.shape[0]:
-            raise StageError(
-                f"pixels must be (batch {self.input_ids.shape[0]}, images, 3, height, width), "
-                f"got {tuple(self.pixels.shape)}"
-            )
+        ids, mask, pixels = (tuple(tensor.shape) for tensor in (self.input_ids, self.attention_mask, self.pixels))
+        if len(ids) != 2 or ids != mask:
+            raise StageError(f"input_ids and attention_mask must both be (batch, tokens), got {ids} and {mask}")
+        if len(pixels) != 5 or pixels[0] != ids[0]:
+            raise StageError(f"pixels must be (batch {ids[0]}, images, 3, height, width), got {pixels}")
 
     def work(self) -> Work:
         """Return what the stage did, as counters."""
@@ -107,13 +80,9 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What `encode` returns.
+    """What `encode` returns, with tower, projector, adaptor and pooling done."""
 
-    Attributes:
-        tokens: the model's dtype (batch, visual tokens, hidden size): tower, projector, adaptor and pooling done.
-    """
-
-    tokens: Tensor
+    tokens: Tensor  # the model's dtype (batch, visual tokens, hidden size)
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 3 or self.tokens.numel() == 0:
@@ -126,31 +95,18 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Prefilled:
-    """What `prefill` returns: everything the decode loop continues from. Good for one continuation.
+    """What `prefill` returns: everything the decode loop continues from. Good for one continuation."""
 
-    Attributes:
-        sequences: int64 (batch, prompt tokens + new tokens): the prompt and what was chosen so far, one token at first.
-        prompt_tokens: length of the padded prompt.
-        unfinished: int64 (batch,): 1 where the row goes on.
-        lengths: int64 (batch,): new tokens of each row so far, padding excluded.
-        step_ends: seconds on a monotonic clock at which each decode step's token was known; empty at first.
-        state: transformers' keyword arguments of the next forward, the KV cache among them.
-        logits_processor: transformers' `LogitsProcessorList`, prepared for this prompt.
-        stopping_criteria: transformers' `StoppingCriteriaList`, also prepared.
-        generation_config: transformers' `GenerationConfig`, with special tokens and lengths resolved.
-        wasted_steps: steps wasted after all rows had stopped, where stopping is looked at late.
-    """
-
-    sequences: Tensor
-    prompt_tokens: int
-    unfinished: Tensor
-    lengths: Tensor
-    step_ends: tuple[float, ...]
-    state: dict[str, Any]
-    logits_processor: Any
-    stopping_criteria: Any
-    generation_config: Any
-    wasted_steps: int = 0
+    sequences: Tensor  # int64 (batch, tokens): the prompt and what was chosen so far, one token at first
+    prompt_tokens: int  # of the padded prompt
+    unfinished: Tensor  # int64 (batch,): 1 where the row goes on
+    lengths: Tensor  # int64 (batch,): new tokens of each row so far, padding excluded
+    step_ends: tuple[float, ...]  # when each decode step's token was known, in s of a monotonic clock
+    state: dict[str, Any]  # transformers' keyword arguments of the next forward, the KV cache among them
+    logits_processor: Any  # transformers' `LogitsProcessorList`, prepared for this prompt
+    stopping_criteria: Any  # transformers' `StoppingCriteriaList`, also prepared
+    generation_config: Any  # transformers' `GenerationConfig`, with special tokens and lengths resolved
+    wasted_steps: int = 0  # after all rows had stopped, where stopping is looked at late
 
     def work(self) -> Work:
         """Return what the stage did, as counters."""
@@ -159,32 +115,21 @@ class Prefilled:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What `decode` returns, one entry a row of the batch.
+    """What `decode` returns, one entry a row of the batch."""
 
-    Attributes:
-        token_ids: the new tokens, the first one and a stop token included, padding excluded.
-        finish_reasons: "stop" (a stop token or string) or "length" (the limit).
-        steps: forwards of the language model in the decode stage.
-        step_ends: seconds on a monotonic clock at which each step's token was known, on the host or, where tokens stay
-            on the device, there.
-        wasted_steps: further steps, wasted before it was seen that all rows had stopped.
-    """
-
-    token_ids: tuple[tuple[int, ...], ...]
-    finish_reasons: tuple[FinishReason, ...]
-    steps: int
-    step_ends: tuple[float, ...] = field(repr=False)
-    wasted_steps: int = 0
+    token_ids: tuple[tuple[int, ...], ...]  # the new ones, the first one and a stop token included, padding excluded
+    finish_reasons: tuple[FinishReason, ...]  # a stop token or string, or the limit
+    steps: int  # forwards of the language model in the decode stage
+    step_ends: tuple[float, ...] = field(repr=False)  # as in `Prefilled`, on the device where tokens stay there
+    wasted_steps: int = 0  # further ones
 
     def __post_init__(self) -> None:
         if not self.token_ids or not all(self.token_ids):
             raise StageError("a generation must hold at least one token a row, got none")
-        longest = max(map(len, self.token_ids))
-        if longest != self.steps + 1 or len(self.step_ends) != self.steps:
-            raise StageError(
-                f"{longest} new tokens take {longest - 1} steps, got {self.steps} "
-                f"with {len(self.step_ends)} time stamps"
-            )
+        longest, times = max(map(len, self.token_ids)), len(self.step_ends)
+        if not longest - 1 == self.steps == times:
+            got = f"{self.steps} with {times} time stamps"
+            raise StageError(f"{longest} new tokens take {longest - 1} steps, got {got}")
 
     def work(self) -> Work:
         """Return what the stage did, as counters; the first of the new tokens is prefill's."""
@@ -194,27 +139,16 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One timed pass of one sample through one model. Times in seconds.
-
-    Attributes:
-        model: its name.
-        seconds: wall time a stage, the device synchronised at both ends.
-        device_seconds: the same between two CUDA events; empty on a CPU.
-        e2e: wall time around all stages and the detokenising.
-        generation: of the decode stage.
-        text: the new tokens as text, special tokens left out.
-        spans: by stage when it began and ended, by a second clock, read around the first.
-        metered: by stage what `meter` counted.
-    """
+    """One timed pass of one sample through one model. Times in seconds."""
 
     model: str
-    seconds: dict[str, float]
-    device_seconds: dict[str, float]
-    e2e: float
+    seconds: dict[str, float]  # wall time a stage, the device synchronised at both ends
+    device_seconds: dict[str, float]  # the same between two CUDA events; empty on a CPU
+    e2e: float  # wall time around all stages and the detokenising
     generation: Generation
-    text: str
-    spans: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False)
-    metered: dict[str, Work] = field(default_factory=dict, repr=False)
+    text: str  # the first row's new tokens, special ones left out
+    spans: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False)  # of stages, by a second clock
+    metered: dict[str, Work] = field(default_factory=dict, repr=False)  # what `meter` counted, by stage
 
     def __post_init__(self) -> None:
         for stage in STAGE_NAMES:
@@ -246,8 +180,7 @@ class Run:
     @property
     def itl(self) -> tuple[float, ...]:
         """Return inter-token latencies: the raw gaps between one decode step's token and the next."""
-        ends = self.generation.step_ends
-        return tuple(after - before for before, after in pairwise(ends))
+        return tuple(after - before for before, after in pairwise(self.generation.step_ends))
 
     @property
     def output_throughput(self) -> float:

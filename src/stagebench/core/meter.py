@@ -27,26 +27,21 @@ def add(name: str, n: int = 1) -> None:
 
 def add_file(path: Path) -> None:
     """Add a file that is opened to be read, by its size."""
-    _done["bytes_read"] += path.stat().st_size
+    add("bytes_read", path.stat().st_size)
 
 
-def so_far() -> Mapping[str, int]:
+def so_far() -> Counter[str]:
     """Return all counters as they are now."""
-    return dict(_done)
+    return _done.copy()
 
 
-def since(before: Mapping[str, int]) -> Counter[str]:
+def since(before: Counter[str]) -> Counter[str]:
     """Return what was added to them; names of which nothing was added are left out."""
-    return Counter({name: n - before.get(name, 0) for name, n in _done.items() if n != before.get(name, 0)})
+    return _done - before
 
 
 def undone(stage: str, done: Mapping[str, int]) -> str | None:
-    """Name what a stage can't have done without, where it has not done it; None where it has done all.
-
-    Args:
-        stage: its name.
-        done: what was counted while it ran.
-    """
+    """Name what a stage can't have done without, where the meter did not count it; None where it has done all."""
     own = STAGE[stage]
     together = [name for pair in _TOGETHER if any(map(done.get, pair)) for name in pair]
     needed = [name for name in (*together, *own.needed) if name in own.metered]
@@ -67,9 +62,8 @@ class SystemMeter:
         after = _system()
         if self._before is None or after is None:
             return {}
-        reads, writes = (after[i] - self._before[i] for i in range(2))
-        reads -= self._before[2]  # to look is to read, too
-        return dict(zip(SYSTEM, (reads // _PAGE * _PAGE, writes), strict=True))
+        reads = after[0] - self._before[0] - self._before[2]  # to look is to read, too
+        return dict(zip(SYSTEM, (reads // _PAGE * _PAGE, after[1] - self._before[1]), strict=True))
 
 
 def _system() -> tuple[int, int, int] | None:

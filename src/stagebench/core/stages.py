@@ -11,33 +11,19 @@ from statistics import median_low
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What is known of a stage.
+    """What is known of a stage."""
 
-    Attributes:
-        name: in results, test ids and tables.
-        label: with what a sentence about it begins.
-        unit: the counter that says how much of its work there is.
-        content: what it makes, by the names of its digests.
-        asked: counters of what is asked for, not of what it takes; each is named where it first appears.
-        metered: counters that the stage's own code adds to, and no other stage may.
-        counters: further counters that it may touch, and only those stages that name them.
-        needed: counters without which it has not run.
-        in_generate: `generate()` does this too, and a backend may do it faster.
-        in_ttft: its time is part of the time to first token.
-        per_token: its time is that of the tokens after the first.
-    """
-
-    name: str
-    label: str
-    unit: str
-    content: tuple[str, ...] = ()
-    asked: tuple[str, ...] = ()
-    metered: tuple[str, ...] = ()
-    counters: tuple[str, ...] = ()
-    needed: tuple[str, ...] = ()
-    in_generate: bool = False
-    in_ttft: bool = False
-    per_token: bool = False
+    name: str  # in results, test ids and tables
+    label: str  # with what a sentence about it begins
+    unit: str  # the counter that says how much of its work there is
+    content: tuple[str, ...] = ()  # what it makes, by the names of its digests
+    asked: tuple[str, ...] = ()  # counters of what is asked for, not of what it takes, where they first appear
+    metered: tuple[str, ...] = ()  # counters that the stage's own code adds to, and no other stage may
+    counters: tuple[str, ...] = ()  # further ones that it may touch, and only those stages that name them
+    needed: tuple[str, ...] = ()  # counters without which it has not run
+    in_generate: bool = False  # `generate()` does this too, and a backend may do it faster
+    in_ttft: bool = False  # its time is part of the time to first token
+    per_token: bool = False  # its time is that of the tokens after the first
 
     @property
     def own(self) -> tuple[str, ...]:
@@ -98,18 +84,12 @@ DECODE = Stage(
 )
 
 STAGES = (LOAD, PREPROCESS, ENCODE, PREFILL, DECODE)
-
 STAGE = {stage.name: stage for stage in STAGES}
-"""The descriptors by name."""
-
 STAGE_NAMES = tuple(STAGE)
 IN_GENERATE = tuple(stage.name for stage in STAGES if stage.in_generate)
-"""What `generate()` does itself, by name; a backend has no part in the others."""
-
 BEFORE_GENERATE = tuple(stage.name for stage in STAGES if not stage.in_generate)
 IN_TTFT = tuple(stage.name for stage in STAGES if stage.in_ttft)
-ONCE = tuple(stage.name for stage in STAGES if not stage.per_token)
-"""What is done once a sample, by name, however many tokens follow."""
+ONCE = tuple(stage.name for stage in STAGES if not stage.per_token)  # a sample, however many tokens follow
 
 STAGE_OF = {key: stage.name for stage in STAGES for key in (*stage.content, *stage.asked)}
 """The stage of digests and counters that come without its name; of the tokens it is decode, not prefill."""
