@@ -4,18 +4,17 @@ import hashlib
 import os
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
 from stagebench.core.machine import locks
-from stagebench.core.machine.telemetry import load_nvml
+from stagebench.core.machine.telemetry import load_nvml, opened
 from stagebench.core.settings import PREPROCESSORS, GenerationSettings, LoadSettings, ModelSettings
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "av")
-UNKNOWN = "unknown"
-"""Equal to nothing, itself included: see `differences`."""
-ADDED = {"gc": "on"}
-"""Keys that came later, with the value of the time before: what is stored without one has that value."""
+UNKNOWN = "unknown"  # equal to nothing, itself included: see `differences`
+ADDED = {"gc": "on"}  # keys that came later, with the value of the time before, which what lacks them has
 
 _LARGE = 64 * 2**20
 
@@ -28,27 +27,15 @@ def identity(
     loading: LoadSettings,
     timed_gc: bool = False,
 ) -> dict[str, str]:
-    """Describe this machine and these settings.
-
-    Args:
-        settings: how the models are built.
-        generation: how they generate.
-        question: what they are asked.
-        media: what they look at; None for the synthetic clip.
-        loading: how it is read.
-        timed_gc: whether Python's garbage collector may run in what is timed.
-
-    Returns:
-        Names and values, all text; runs are comparable only where all of them agree.
-    """
+    """Return names and values, all text, of this machine and these settings; without `media` of the synthetic clip."""
+    backend = "" if settings.backend == "eager" else f", {settings.backend} backend"
     return machine(settings.device) | {
         "threads": str(settings.threads),
         "profile": settings.profile,
         "weights": f"{settings.weights}, {fingerprint(Path(settings.weights))}" if settings.weights else "random",
         "seed": str(settings.seed),
         "dtype": settings.dtype,
-        "attention": f"{settings.attention}, {settings.kernels} kernels"
-        + ("" if settings.backend == "eager" else f", {settings.backend} backend"),
+        "attention": f"{settings.attention}, {settings.kernels} kernels{backend}",
         "generation": generation.describe(),
         "question": question,
         "preprocess": PREPROCESSORS[settings.preprocess],
@@ -69,20 +56,18 @@ def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
 
 
 def machine(device: str) -> dict[str, str]:
-    """Describe the part of the identity that no setting changes: hardware, driver, Python and libraries.
+    """Describe what no setting changes: hardware, driver, Python and libraries. The name of a GPU needs torch."""
+    cpu, driver = _cpu_name(), platform.system()
+    name = cpu
+    if device.startswith("cuda"):
+        import torch  # here, because a gate reads baselines on machines without torch
 
-    Args:
-        device: a torch device; of a GPU the name needs torch, of a CPU nothing does.
-    """
-    on_gpu = device.startswith("cuda")
-    return {
-        "device": _gpu_name(device) if on_gpu else _cpu_name(),
-        "driver": _gpu_driver() if on_gpu else platform.system(),
-        "cpu": _cpu_name(),
-        "cores": str(cores()),
-        "python": platform.python_version(),
-        **{name: _version(name) for name in LIBRARIES},
-    }
+        name, driver = torch.cuda.get_device_name(torch.device(device)), UNKNOWN
+        with opened(load_nvml()) as gpu:
+            if gpu:
+                driver = str(gpu.nvml.nvmlSystemGetDriverVersion())
+    own = {"device": name, "driver": driver, "cpu": cpu, "cores": str(cores()), "python": platform.python_version()}
+    return own | {library: _version(library) for library in LIBRARIES}
 
 
 def cores() -> int:
@@ -123,26 +108,8 @@ def _version(distribution: str) -> str:
 
 
 def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine() or UNKNOWN
-
-
-def _gpu_name(device: str) -> str:
-    import torch  # here, because a gate reads baselines on machines without torch
-
-    return torch.cuda.get_device_name(torch.device(device))
-
-
-def _gpu_driver() -> str:
-    nvml = load_nvml()
-    if nvml is None:
-        return UNKNOWN
-    nvml.nvmlInit()
-    try:
-        return str(nvml.nvmlSystemGetDriverVersion())
-    finally:
-        nvml.nvmlShutdown()

@@ -12,27 +12,21 @@ from pathlib import Path
 
 from stagebench.core.errors import BusyError, StagebenchError
 
-FOLDER = "STAGEBENCH_LOCKS"
-"""Of the environment: the folder of the machine's lock; by default the one that all users of a system share."""
-
-WITHIN = "STAGEBENCH_MEASUREMENT"
-"""Of the environment: who holds the machine's lock; what it starts belongs to its measurement."""
+# Of the environment: the folder of the machine's lock, by default the one that all users of a system share; and who
+# holds that lock, because what it starts belongs to its measurement.
+FOLDER, WITHIN = "STAGEBENCH_LOCKS", "STAGEBENCH_MEASUREMENT"
 
 SCRATCH = "stagebench-scratch-"
 
+# Seconds until a lock counts as held: `beside` may just be looking, or one that was killed was starting a process.
 PATIENCE = 0.5
-"""Seconds until a lock counts as held: `beside` may just be looking, or one that was killed was starting a process."""
 
 
 @contextmanager
 def measurement(say: Callable[[str], None]) -> Iterator[None]:
-    """Be the only measurement on this machine during the block, or a part of it; no lock at all costs only a warning.
+    """Be the only measurement on this machine during the block, or a part of it; raise BusyError beside another one.
 
-    Args:
-        say: gets a line on a lock that can't be had.
-
-    Raises:
-        BusyError: where there is another one.
+    Where the lock can't be had at all, `say` gets a line about it, and the block runs.
     """
     if WITHIN in os.environ:
         yield
@@ -49,23 +43,22 @@ def measurement(say: Callable[[str], None]) -> Iterator[None]:
         if not free:
             raise BusyError(f"one measurement at a time on this machine, got a second beside {_holder(file.read(200))}")
         me = f"process {os.getpid()} (stagebench {' '.join(sys.argv[1:])})"
-        os.ftruncate(descriptor, 0)
+        file.truncate(0)
         file.write(me.encode(errors="surrogateescape"))
         os.environ[WITHIN] = me
         try:
             yield
         finally:
             del os.environ[WITHIN]
-            os.ftruncate(descriptor, 0)
+            file.truncate(0)
 
 
 def beside() -> str | None:
     """Return who measures on this machine beside this process, which is part of no measurement that holds its lock."""
-    if WITHIN in os.environ:
-        return None
-    with suppress(OSError), _machine().open("rb") as file:
-        if not _taken(file.fileno()):
-            return _holder(file.read(200))
+    with suppress(OSError):
+        if WITHIN not in os.environ:
+            with _machine().open("rb") as file:
+                return None if _taken(file.fileno()) else _holder(file.read(200))
     return None
 
 
@@ -89,20 +82,17 @@ def _taken(descriptor: int, patience: float = 0.0) -> bool:
     """Take a lock, unless somebody else has it for that many seconds."""
     until = time.monotonic() + patience
     while True:
-        try:
+        with suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= until:
-                return False
-            time.sleep(0.02)
-        else:
             return True
+        if time.monotonic() >= until:
+            return False
+        time.sleep(0.02)
 
 
 def _holder(noted: bytes) -> str:
     """Return what the one who holds the lock noted of itself, in a line."""
-    shown = "".join(c if c.isprintable() else "?" for c in noted.decode(errors="replace"))
-    return shown or "another one"
+    return "".join(c if c.isprintable() else "?" for c in noted.decode(errors="replace")) or "another one"
 
 
 @contextmanager
@@ -120,15 +110,10 @@ def _held(folder: Path, patience: float = 0.0) -> Iterator[bool | None]:
 
 @contextmanager
 def locked(folder: Path, refusal: str | None = None) -> Iterator[Path]:
-    """Hold a folder for this process alone. It is made if missing, and goes again if it is left empty.
+    """Hold a folder for this process alone; it is made if it is missing, and goes again if it is left empty.
 
-    Args:
-        folder: to be held.
-        refusal: begins the error ("--out must be a folder that no other gate writes to"); None to wait for it.
-
-    Raises:
-        BusyError: where another process holds it, and this one does not wait.
-        StagebenchError: where it can't be made.
+    Where another process holds it, wait, or raise BusyError that begins with a refusal; raise StagebenchError where it
+    can't be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,11 +131,7 @@ def locked(folder: Path, refusal: str | None = None) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(home: Path | None = None) -> Iterator[Path]:
-    """Make a temporary folder, which goes at the end; those that killed processes left go now.
-
-    Args:
-        home: the folder that it is made in; by default the system's.
-    """
+    """Make a temporary folder there or where the system has them, which goes at the end; what killed ones left goes now."""
     home = home or Path(tempfile.gettempdir())
     for left in home.glob(f"{SCRATCH}*"):
         with suppress(OSError), _held(left) as free:  # another user's, or gone meanwhile

@@ -12,24 +12,13 @@ from stagebench.core.machine import supervisor
 
 @contextmanager
 def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command beside the block; with the block, or this process, it ends.
+    """Run a command, with options of `Popen`, beside the block; with the block, or this process, it ends.
 
     It has a session of its own: a signal from the terminal comes to this process alone, which passes it on by ending.
-
-    Args:
-        command: and its arguments.
-        options: of `subprocess.Popen`.
-
-    Yields:
-        The process that runs it. Its exit status is the command's, 128 and the number of a signal that ended that, or
-        `supervisor.CANNOT_RUN`.
+    What is yielded exits with the command's status, 128 and the number of a signal that ended it, or `CANNOT_RUN`.
     """
-    process = subprocess.Popen(  # noqa: S603 # our own file, and commands of our own making
-        [sys.executable, "-I", "-S", supervisor.__file__, *command],
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-        **options,
-    )
+    line = [sys.executable, "-I", "-S", supervisor.__file__, *command]
+    process = subprocess.Popen(line, stdin=subprocess.PIPE, start_new_session=True, **options)  # noqa: S603 # our own file
     try:
         yield process
     finally:

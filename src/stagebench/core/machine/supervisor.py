@@ -13,15 +13,9 @@ import sys
 import time
 from contextlib import suppress
 
-CANNOT_RUN = 126
-"""The exit status where the command can't be run, as a shell has it; the reason is on standard error."""
-
-PATIENCE = 10.0
-"""Seconds for processes to end that were killed; one in the middle of a system call may need some."""
-
-SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36
-"""Of Linux's prctl()."""
-
+CANNOT_RUN = 126  # the exit status where the command can't be run, as a shell has it; the reason is on standard error
+PATIENCE = 10.0  # seconds for processes to end that were killed; one in the middle of a system call may need some
+SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36  # of Linux's prctl()
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
@@ -33,17 +27,17 @@ def main(command: list[str]) -> int:
     signal.set_wakeup_fd(waking)
     for number in (signal.SIGCHLD, *ENDING):
         signal.signal(number, lambda *_: None)
-    child = os.fork()
+    here, child = os.getpid(), os.fork()
     if not child:
-        _become(command, os.getppid())
-    status = None
-    while status is None:
+        _become(command, here)
+    ended: dict[int, int] = {}
+    while child not in ended:
         ready, _, _ = select.select([sys.stdin, woken], [], [])
         if sys.stdin in ready or set(os.read(woken, 512)) & {*ENDING}:
             break
-        status = _reaped().get(child)
+        _reap(ended)
     _end_all(child)
-    code = os.waitstatus_to_exitcode(status) if status is not None else -signal.SIGKILL
+    code = os.waitstatus_to_exitcode(ended.get(child, signal.SIGKILL))
     return code if code >= 0 else 128 - code
 
 
@@ -73,13 +67,11 @@ def _end_all(group: int) -> None:
     deadline = time.monotonic() + PATIENCE
     with suppress(OSError):
         os.killpg(group, signal.SIGKILL)
-    with suppress(ChildProcessError):  # no child is left
-        while time.monotonic() < deadline:
-            for child in _children():
-                with suppress(OSError):
-                    os.kill(child, signal.SIGKILL)
-            _reaped(strict=True)
-            time.sleep(0.005)
+    while _reap({}) and time.monotonic() < deadline:
+        for child in _children():
+            with suppress(OSError):
+                os.kill(child, signal.SIGKILL)
+        time.sleep(0.005)
 
 
 def _children() -> list[int]:
@@ -92,16 +84,13 @@ def _children() -> list[int]:
     return found
 
 
-def _reaped(strict: bool = False) -> dict[int, int]:
-    """Return the status of each child that has ended; strict, raise ChildProcessError without any child."""
-    ended: dict[int, int] = {}
-    try:
+def _reap(ended: dict[int, int]) -> bool:
+    """Note the status of each child that has ended; return whether others are left."""
+    with suppress(ChildProcessError):
         while (each := os.waitpid(-1, os.WNOHANG))[0]:
-            ended |= [each]
-    except ChildProcessError:
-        if strict:
-            raise
-    return ended
+            ended[each[0]] = each[1]
+        return True
+    return False
 
 
 if __name__ == "__main__":

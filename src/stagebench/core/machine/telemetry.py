@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+# NVML's bits that mean clocks lower than asked for; an idle GPU or clocks that somebody locked are no throttling.
 THROTTLE_REASONS = {
     0x4: "power cap",
     0x8: "hardware slowdown",
@@ -18,31 +19,19 @@ THROTTLE_REASONS = {
     0x40: "thermal slowdown by the hardware",
     0x80: "power brake",
 }
-"""NVML's bits that mean clocks lower than asked for; an idle GPU or clocks that somebody locked are no throttling."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One look at a GPU.
+    """One look at a GPU."""
 
-    Attributes:
-        sm_mhz: clock of the multiprocessors.
-        memory_mhz: clock of the memory.
-        watts: power; on recent GPUs an average over about a second.
-        celsius: temperature.
-        throttled: reasons in words; empty where clocks are as asked for.
-        foreign_processes: how many processes beside this one compute on the GPU. Counted, because in a container NVML
-            may give ids of another namespace.
-        joules: energy since the driver was loaded; some GPUs renew it only every 20 to 100 ms.
-    """
-
-    sm_mhz: int | None
+    sm_mhz: int | None  # clock of the multiprocessors
     memory_mhz: int | None
-    watts: float | None
+    watts: float | None  # on recent GPUs an average over about a second
     celsius: int | None
-    throttled: tuple[str, ...] | None
-    foreign_processes: int | None
-    joules: float | None
+    throttled: tuple[str, ...] | None  # reasons in words; empty where clocks are as asked for
+    foreign_processes: int | None  # a number: in a container ids may be of another namespace
+    joules: float | None  # since the driver was loaded; some GPUs renew it only every 20 to 100 ms
 
     @property
     def disturbed(self) -> bool:
@@ -50,40 +39,34 @@ class Reading:
         return bool(self.throttled) or bool(self.foreign_processes)
 
 
+@dataclass(frozen=True, slots=True)
 class Gpu:
     """One GPU, as NVML sees it."""
 
-    def __init__(self, nvml: Any, handle: Any, own_processes: int) -> None:
-        """Look at a GPU.
-
-        Args:
-            nvml: the module `pynvml`, or one that acts like it.
-            handle: NVML's, of the device.
-            own_processes: 1 where this process computes on it, else 0.
-        """
-        self._nvml, self._handle, self._own = nvml, handle, own_processes
+    nvml: Any  # the module `pynvml`, or one that acts like it
+    handle: Any
+    own_processes: int  # 1 where this process computes on it, else 0
 
     def read(self) -> Reading:
         """Look now; takes about a millisecond, so never inside a timed region."""
-        nvml, handle = self._nvml, self._handle
-        milliwatts = self._ask(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
-        millijoules = self._ask(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle))
-        bits = self._ask(lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
-        processes = self._ask(lambda: len(nvml.nvmlDeviceGetComputeRunningProcesses(handle)))
+        nvml, handle, ask = self.nvml, self.handle, self._ask
+        bits = ask(lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
         return Reading(
-            sm_mhz=self._ask(lambda: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))),
-            memory_mhz=self._ask(lambda: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM))),
-            watts=None if milliwatts is None else milliwatts / 1e3,
-            celsius=self._ask(lambda: int(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))),
+            sm_mhz=ask(lambda: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))),
+            memory_mhz=ask(lambda: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM))),
+            watts=ask(lambda: float(nvml.nvmlDeviceGetPowerUsage(handle) / 1e3)),
+            celsius=ask(lambda: int(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))),
             throttled=None if bits is None else tuple(text for bit, text in THROTTLE_REASONS.items() if bits & bit),
-            foreign_processes=None if processes is None else max(0, processes - self._own),
-            joules=None if millijoules is None else millijoules / 1e3,
+            foreign_processes=ask(
+                lambda: max(0, len(nvml.nvmlDeviceGetComputeRunningProcesses(handle)) - self.own_processes)
+            ),
+            joules=ask(lambda: float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)),
         )
 
     def _ask(self, question: Callable[[], T]) -> T | None:
         try:
             return question()
-        except self._nvml.NVMLError:
+        except self.nvml.NVMLError:
             return None
 
 
@@ -98,16 +81,9 @@ def load_nvml() -> ModuleType | None:
 
 @contextmanager
 def opened(nvml: Any, uuid: str | None = None, own_processes: int = 0) -> Iterator[Gpu | None]:
-    """Open NVML and find a GPU.
+    """Open NVML and yield the GPU of a UUID, or the first; None without NVML, its driver, or such a GPU.
 
-    Args:
-        nvml: the module, or None.
-        uuid: of the GPU, with or without "GPU-" before it; None for the first. An index would not do: CUDA's order is
-            not NVML's.
-        own_processes: 1 where this process computes on the GPU, else 0.
-
-    Yields:
-        The GPU; None where there is no NVML, no driver, or no such GPU.
+    An index would not do: CUDA's order is not NVML's.
     """
     with ExitStack() as stack:
         gpu = None
