@@ -61,20 +61,6 @@ def test_a_speedup_that_was_worked_out_by_hand():
     assert decode_speedup(0.8, 0.05, 5) == pytest.approx(2.951424)
 
 
-@pytest.mark.parametrize(
-    ("numbers", "complaint"),
-    [
-        ((1.1, 0.1, 2), "from 0 to 1, got 1.1"),
-        ((float("nan"), 0.1, 2), "from 0 to 1, got nan"),
-        ((0.5, -0.1, 2), "cost ratio must be at least 0 and finite, got -0.1"),
-        ((0.5, 0.1, -1), "at least 0 tokens, got -1"),
-    ],
-)
-def test_impossible_rates_are_refused(numbers, complaint):
-    with pytest.raises(AnalysisError, match=complaint):
-        decode_speedup(*numbers)
-
-
 def test_rates_by_position_are_of_the_pairs_that_reach_it():
     found = agreement([([5, 6, 7], [5, 9, 7]), ([5], [5, 6])])
     assert found.match_rates == (1.0, 0.0, 1.0)
@@ -92,8 +78,6 @@ def test_acceptance_counts_tokens_up_to_the_first_that_differs():
 def test_texts_without_a_token_have_no_acceptance():
     found = agreement([([], [1])])
     assert (found.match_rates, found.mean_prefix, found.acceptance) == ((), 0.0, None)
-    with pytest.raises(AnalysisError, match="at least one pair"):
-        agreement([])
 
 
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=6))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagebench.analysis.fits import fit_growth, fit_line
+from stagebench.analysis.intervals import fit_growth, fit_line
 from stagebench.analysis.roofline import Ceilings
 from stagebench.core.errors import AnalysisError
 
@@ -54,24 +54,14 @@ def test_units_do_not_change_the_exponent(of_size, of_cost):
     assert scaled.interval.low == pytest.approx(plain.interval.low, rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("x", "y", "complaint"),
-    [
-        ([1, 2], [1], "as many x as y, got 2 and 1"),
-        ([1, 1], [1, 2], "at least two different x, got 1"),
-        ([], [], "at least two different x, got 0"),
-        ([1, 2], [1, float("nan")], "finite points"),
-    ],
-)
-def test_points_without_a_line_are_refused(x, y, complaint):
-    with pytest.raises(AnalysisError, match=complaint):
-        fit_line(x, y)
+@pytest.mark.parametrize("x", [[1, 1], []])
+def test_fewer_than_two_different_x_have_no_line(x):
+    assert fit_line(x, range(len(x))) is None
 
 
-@pytest.mark.parametrize("costs", [[0.0, 1.0], [-1.0, 1.0], [float("nan"), 1.0]])
-def test_a_power_law_needs_costs_above_0(costs):
-    with pytest.raises(AnalysisError, match="sizes and costs above 0"):
-        fit_growth([1, 2], costs)
+@pytest.mark.parametrize("costs", [[0.0, 1.0], [-1.0, 1.0]])
+def test_costs_of_0_have_no_power_law(costs):
+    assert fit_growth([1, 2], costs) is None
 
 
 def test_a_stage_that_does_all_it_can_has_a_utilisation_of_1():
@@ -79,8 +69,6 @@ def test_a_stage_that_does_all_it_can_has_a_utilisation_of_1():
     assert (ceilings.mfu(2e12, 1.0), ceilings.mbu(1e11, 1.0), ceilings.mbu(1e11, 4.0)) == (1.0, 1.0, 0.25)
 
 
-def test_impossible_ceilings_and_times_are_refused():
-    with pytest.raises(AnalysisError, match="ceiling of bandwidth must be above 0 and finite, got 0"):
-        Ceilings(1.0, 0.0, "read")
+def test_a_utilisation_needs_a_time():
     with pytest.raises(AnalysisError, match="a time above 0 s, got 0"):
         Ceilings(1.0, 1.0, "read").mfu(1.0, 0.0)

@@ -35,25 +35,16 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What one model spends on one sample, or on average over many. Any real numbers do, exact fractions too.
+    """What one model spends on one sample, or on average over many; raise AnalysisError for numbers that can't be.
 
-    Attributes:
-        model: its name.
-        parts: seconds by stage of all that just adds up; only `unattributed` may be negative.
-        tokens: new tokens, the first and a stop token included.
-        decode: seconds that the tokens took.
-        prefilled: how many of the tokens are paid for in `parts`: 1 where prefill is one of them, and 0 where `decode`
-            is a whole generation that nobody took apart.
-
-    Raises:
-        AnalysisError: where a number is not finite, is negative, or there is no token.
+    Any real numbers do, exact fractions too: at least 0 and finite, with a total above 0 and at least one token.
     """
 
     model: str
-    parts: Mapping[str, float]
-    tokens: float
-    decode: float
-    prefilled: int = 1
+    parts: Mapping[str, float]  # seconds by stage of all that just adds up; only `unattributed` may be negative
+    tokens: float  # new ones, the first and a stop token included
+    decode: float  # seconds that the tokens took
+    prefilled: int = 1  # tokens that `parts` pay for: 0 where `decode` is a whole generation that nobody took apart
 
     def __post_init__(self) -> None:
         for name, seconds in {**self.parts, DECODE.name if self.prefilled else "generation": self.decode}.items():
@@ -82,19 +73,12 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """The seconds that `other` saves against `baseline`, by factor. Negative where it loses them.
-
-    Attributes:
-        baseline: usually the slower one.
-        other: what it is compared with.
-        seconds: by factor; they add up to `saved`.
-        logs: by factor; they add up to the logarithm of `speedup`.
-    """
+    """The seconds that `other` saves against `baseline`, by factor. Negative where it loses them."""
 
     baseline: Costs
     other: Costs
-    seconds: dict[str, float]
-    logs: dict[str, float]
+    seconds: dict[str, float]  # by factor; they add up to `saved`
+    logs: dict[str, float]  # by factor; they add up to the logarithm of `speedup`
 
     @property
     def saved(self) -> float:
@@ -107,19 +91,14 @@ class Attribution:
         return self.baseline.total / self.other.total
 
     @property
-    def differs(self) -> bool:
-        """Whether the totals are further apart than rounding."""
-        return abs(self.saved) > ROUNDING * self.baseline.total
-
-    @property
     def shares(self) -> dict[str, float] | None:
         """Of the seconds saved, by factor; they add up to 1. None where nothing is saved that rounding could not be."""
-        return _shares(self.seconds, self.saved) if self.differs else None
+        return _shares(self.seconds, self.saved, self.baseline.total)
 
     @property
     def log_shares(self) -> dict[str, float] | None:
         """Of the logarithm of the speedup; None as `shares`."""
-        return _shares(self.logs, math.log(self.speedup)) if self.differs else None
+        return _shares(self.logs, math.log(self.speedup))
 
     @property
     def decode_speedup(self) -> float | None:
@@ -129,44 +108,29 @@ class Attribution:
     @property
     def decode_log_shares(self) -> dict[str, float] | None:
         """Of the logarithm of `decode_speedup`, by number and time of the tokens; None where it has no meaning."""
-        pair = (self.baseline, self.other)
-        if not all(costs.decode and costs.further for costs in pair):
+        if not all(costs.decode and costs.further for costs in (self.baseline, self.other)):
             return None
         number = math.log(self.baseline.further) - math.log(self.other.further)
         time = _log_rate(self.baseline) - _log_rate(self.other)
-        return _shares({TOKENS: number, TIME_PER_TOKEN: time}, number + time) if abs(number + time) > ROUNDING else None
+        return _shares({TOKENS: number, TIME_PER_TOKEN: time}, number + time)
 
 
 def attribute(baseline: Costs, other: Costs) -> Attribution:
-    """Share out the seconds that one model saves against another.
+    """Share out the seconds that one model saves against another; raise AnalysisError where both have one name.
 
-    Where only one of them has encode or prefill apart, both are first taken as whole generations.
-
-    Raises:
-        AnalysisError: where the two have the same name, or their parts are not the same.
+    Where only one of them has encode or prefill apart, both are first taken as whole generations, as `alike` does.
     """
     if baseline.model == other.model:
         raise AnalysisError(f"two models must have two names, got {other.model!r} twice")
-    baseline, other = alike(baseline, other)
-    number, time = _product_seconds(baseline, other)
-    seconds = {name: baseline.parts[name] - other.parts[name] for name in baseline.parts}
-    log_number, log_time = _product_logs(baseline, other)
-    mean = _logarithmic_mean(baseline.total, other.total)
-    return Attribution(
-        baseline,
-        other,
-        seconds | {TOKENS: number, TIME_PER_TOKEN: time},
-        {name: each / mean for name, each in seconds.items()}
-        | {TOKENS: log_number / mean, TIME_PER_TOKEN: log_time / mean},
-    )
+    a, b = alike(baseline, other)
+    seconds = {name: a.parts[name] - b.parts[name] for name in a.parts}
+    mean = _logarithmic_mean(a.total, b.total)
+    logs = {name: each / mean for name, each in {**seconds, **_product_logs(a, b)}.items()}
+    return Attribution(a, b, seconds | _product_seconds(a, b), logs)
 
 
 def alike(baseline: Costs, other: Costs) -> tuple[Costs, Costs]:
-    """Bring both to the same parts.
-
-    Raises:
-        AnalysisError: where one has a part that the other has not.
-    """
+    """Bring both to the same parts; raise AnalysisError where one has a part that the other has not."""
     if baseline.parts.keys() != other.parts.keys() or baseline.prefilled != other.prefilled:
         baseline, other = whole_generation(baseline), whole_generation(other)
     if apart := sorted(baseline.parts.keys() ^ other.parts.keys()):
@@ -186,51 +150,46 @@ def whole_generation(costs: Costs) -> Costs:
 def mean_of(costs: Sequence[Costs]) -> Costs:
     """Average every part, tokens and decode over samples: the time per token is all time by all tokens.
 
-    Raises:
-        AnalysisError: there are no costs, or they have not the same parts.
+    Raise AnalysisError where there are no costs, or they have not the same parts.
     """
     if not costs:
         raise AnalysisError("an average needs at least one sample, got none")
-    first = costs[0]
-    for each in costs:
-        if each.parts.keys() != first.parts.keys() or each.prefilled != first.prefilled:
-            raise AnalysisError(f"{first.model}: every sample must have the parts {', '.join(first.parts)}")
-    n = len(costs)
-    return replace(
-        first,
-        parts={name: sum(each.parts[name] for each in costs) / n for name in first.parts},
-        tokens=sum(each.tokens for each in costs) / n,
-        decode=sum(each.decode for each in costs) / n,
-    )
+    first, n = costs[0], len(costs)
+    if any(each.parts.keys() != first.parts.keys() or each.prefilled != first.prefilled for each in costs):
+        raise AnalysisError(f"{first.model}: every sample must have the parts {', '.join(first.parts)}")
+    parts = {name: sum(each.parts[name] for each in costs) / n for name in first.parts}
+    tokens, decode = sum(each.tokens for each in costs) / n, sum(each.decode for each in costs) / n
+    return replace(first, parts=parts, tokens=tokens, decode=decode)
 
 
-def _product_seconds(a: Costs, b: Costs) -> tuple[float, float]:
+def _product_seconds(a: Costs, b: Costs) -> dict[str, float]:
     """Return what number and time of the further tokens save, in seconds.
 
     A model without further tokens has no time per token. Then all is due to their number, and to their time where
     neither has any.
     """
-    difference = a.decode - b.decode
     time_a, time_b = a.time_per_token, b.time_per_token
     if a.further == b.further:
-        return 0, difference
+        return {TOKENS: 0, TIME_PER_TOKEN: a.decode - b.decode}
     if time_a is None or time_b is None:
-        return difference, 0
-    return (a.further - b.further) * (time_a + time_b) / 2, (time_a - time_b) * (a.further + b.further) / 2
+        return {TOKENS: a.decode - b.decode, TIME_PER_TOKEN: 0}
+    return {
+        TOKENS: (a.further - b.further) * (time_a + time_b) / 2,
+        TIME_PER_TOKEN: (time_a - time_b) * (a.further + b.further) / 2,
+    }
 
 
-def _product_logs(a: Costs, b: Costs) -> tuple[float, float]:
+def _product_logs(a: Costs, b: Costs) -> dict[str, float]:
     """Return the same by LMDI, before the division by the logarithmic mean of the totals.
 
     The limits for zero are those of Ang and Liu (2007, "Handling zero values in the LMDI approach", Energy Policy 35).
     """
-    difference = a.decode - b.decode
     if a.further == b.further or not (a.further and b.further):
         return _product_seconds(a, b)
-    if not (a.decode and b.decode):
-        return 0, difference
-    time = _logarithmic_mean(a.decode, b.decode) * (_log_rate(a) - _log_rate(b))
-    return difference - time, time
+    difference = a.decode - b.decode
+    has_logs = a.decode and b.decode
+    time = _logarithmic_mean(a.decode, b.decode) * (_log_rate(a) - _log_rate(b)) if has_logs else difference
+    return {TOKENS: difference - time, TIME_PER_TOKEN: time}
 
 
 def _log_rate(costs: Costs) -> float:
@@ -245,5 +204,6 @@ def _logarithmic_mean(x: float, y: float) -> float:
     return (x + y) * ratio / (2 * math.atanh(ratio)) if abs(ratio) < 0.5 else (x - y) / (math.log(x) - math.log(y))
 
 
-def _shares(factors: dict[str, float], whole: float) -> dict[str, float]:
-    return {name: each / whole for name, each in factors.items()}
+def _shares(factors: dict[str, float], whole: float, scale: float = 1.0) -> dict[str, float] | None:
+    """Divide by the whole; None where that is but rounding of numbers of such a scale."""
+    return {name: each / whole for name, each in factors.items()} if abs(whole) > ROUNDING * scale else None

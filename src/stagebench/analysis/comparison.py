@@ -1,6 +1,6 @@
 """Two models over the same samples: the attribution of their averages, with intervals over the samples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,23 +13,14 @@ from stagebench.core.errors import AnalysisError
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """How far an attribution would move with other samples; all of 95 %.
-
-    Attributes:
-        saved: seconds.
-        speedup: times.
-        seconds: by factor.
-        shares: by factor; None where `saved` reaches 0: a share of what may be nothing has no meaning.
-        samples: how many pairs.
-        clusters: how many sequences they are cut from; with fewer than five the intervals are too narrow.
-    """
+    """How far an attribution would move with other samples; all of 95 %."""
 
     saved: Interval
     speedup: Interval
-    seconds: dict[str, Interval]
-    shares: dict[str, Interval] | None
-    samples: int
-    clusters: int
+    seconds: dict[str, Interval]  # by factor
+    shares: dict[str, Interval] | None  # None where `saved` reaches 0: a share of what may be nothing has no meaning
+    samples: int  # pairs
+    clusters: int  # sequences they are cut from; with fewer than five the intervals are too narrow
 
 
 def compare(
@@ -38,35 +29,22 @@ def compare(
     sequences: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> tuple[Attribution, Intervals | None]:
-    """Attribute the difference of two models over the samples that both have.
+    """Attribute the difference of two models over the samples that both have; raise AnalysisError where none are.
 
-    Args:
-        baseline: costs by sample.
-        other: costs by sample.
-        sequences: which sequence a sample is cut from; samples of one sequence are drawn together.
-        seed: of the bootstrap.
-
-    Returns:
-        The attribution of the averages, and its intervals; None where there are fewer than two sequences.
-
-    Raises:
-        AnalysisError: where they share no sample, or `attribute` refuses them.
+    Costs and sequences are by the sample's id. Samples of one sequence are drawn together, by a bootstrap of that seed;
+    fewer than two sequences have no intervals.
     """
     shared = sorted(baseline.keys() & other.keys())
     if not shared:
         raise AnalysisError("two models must share samples, got none in common")
-    pairs = [alike(baseline[sample], other[sample]) for sample in shared]
-    result = attribute(mean_of([a for a, _ in pairs]), mean_of([b for _, b in pairs]))
+    sides = list(zip(*(alike(baseline[sample], other[sample]) for sample in shared), strict=True))
+    result = attribute(*map(mean_of, sides))
     clusters = [(sequences or {}).get(sample, sample) for sample in shared]
-    names = list(result.seconds)
-    tables = [_table(side) for side in zip(*pairs, strict=True)]
+    tables = [np.array([[c.tokens, c.decode, *c.parts.values()] for c in side], dtype=np.float64) for side in sides]
 
     def statistic(chosen: NDArray[np.int64]) -> NDArray[np.float64]:
-        drawn = attribute(
-            _averaged(result.baseline, tables[0][chosen]),
-            _averaged(result.other, tables[1][chosen]),
-        )
-        seconds = np.array([drawn.seconds[name] for name in names])
+        drawn = attribute(_averaged(result.baseline, tables[0][chosen]), _averaged(result.other, tables[1][chosen]))
+        seconds = np.array(list(drawn.seconds.values()))
         shares = seconds / (drawn.saved or np.inf)  # a draw that saves nothing; where many do, shares are dropped
         return np.concatenate([[drawn.saved, drawn.speedup], seconds, shares])
 
@@ -74,14 +52,10 @@ def compare(
     if found is None:
         return result, None
     saved, speedup, *rest = found
-    seconds, shares = (dict(zip(names, half, strict=True)) for half in (rest[: len(names)], rest[len(names) :]))
+    n = len(result.seconds)
+    seconds, shares = (dict(zip(result.seconds, half, strict=True)) for half in (rest[:n], rest[n:]))
     meaningful = None if 0.0 in saved else shares
     return result, Intervals(saved, speedup, seconds, meaningful, len(shared), len(set(clusters)))
-
-
-def _table(costs: Sequence[Costs]) -> NDArray[np.float64]:
-    """Lay out one row a sample: tokens, decode, and the parts."""
-    return np.array([[each.tokens, each.decode, *each.parts.values()] for each in costs], dtype=np.float64)
 
 
 def _averaged(like: Costs, table: NDArray[np.float64]) -> Costs:

@@ -22,52 +22,33 @@ MAX_DRAFT = 32
 class Agreement:
     """How far the texts of two models agree, token for token, over the samples that both have.
 
-    Attributes:
-        samples: pairs compared.
-        match_rates: by position, the share of pairs with equal tokens there among those that reach it. Two texts may
-            have parted before: these are no acceptance rates.
-        mean_prefix: tokens that agree before two texts part, or one of them ends.
-        acceptance: of a token, given that all before it agreed; None where no pair has a token.
+    The rates by position are of the pairs that reach it. Two texts may have parted before: they are no acceptance.
     """
 
     samples: int
     match_rates: tuple[float, ...]
-    mean_prefix: float
-    acceptance: float | None
+    mean_prefix: float  # tokens that agree before two texts part, or one of them ends
+    acceptance: float | None  # of a token, given that all before it agreed; None where no pair has a token
 
 
 @dataclass(frozen=True, slots=True)
 class Speculation:
-    """What speculative decoding could reach at measured times and rates, against the target alone.
+    """What speculative decoding could reach at measured times and rates, against the target alone."""
 
-    Attributes:
-        acceptance: of one drafted token.
-        cost_ratio: time of a draft's token over that of a target's.
-        draft_tokens: drafted at once, where it is fastest; 0 where it is fastest not to draft.
-        tokens_per_check: expected, the target's own among them.
-        decode_speedup: of the decode stage alone.
-        e2e_speedup: of the whole path, the draft's load, preprocess, encode and prefill before the target's.
-    """
-
-    acceptance: float
-    cost_ratio: float
-    draft_tokens: int
-    tokens_per_check: float
-    decode_speedup: float
-    e2e_speedup: float
+    acceptance: float  # of one drafted token
+    cost_ratio: float  # time of a draft's token over that of a target's
+    draft_tokens: int  # drafted at once, where it is fastest; 0 where it is fastest not to draft
+    tokens_per_check: float  # expected, the target's own among them
+    decode_speedup: float  # of the decode stage alone
+    e2e_speedup: float  # of the whole path, the draft's load, preprocess, encode and prefill before the target's
 
 
 def agreement(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Agreement:
-    """Compare token ids of draft and target, one pair a sample.
+    """Compare token ids of draft and target, one pair a sample, at least one.
 
     `acceptance` uses the common prefixes only, where both models saw the same tokens: agreed / (agreed + parted), the
     maximum likelihood estimate of a geometric length that is cut off where a text ends.
-
-    Raises:
-        AnalysisError: where there is no pair.
     """
-    if not pairs:
-        raise AnalysisError("an agreement needs at least one pair of texts, got none")
     equal = [[a == b for a, b in zip(draft, target, strict=False)] for draft, target in pairs]
     agreed = sum([*each, False].index(False) for each in equal)
     parted = sum(not all(each) for each in equal)
@@ -80,26 +61,12 @@ def agreement(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Agreement
 
 
 def tokens_per_check(acceptance: float, draft_tokens: int) -> float:
-    """Return the expected tokens of one check, 1 + a + ... + a^k; equation (1) of the paper.
-
-    Raises:
-        AnalysisError: where the acceptance is not from 0 to 1, or the number drafted is negative.
-    """
-    if not 0 <= acceptance <= 1:
-        raise AnalysisError(f"an acceptance is from 0 to 1, got {acceptance}")
-    if draft_tokens < 0:
-        raise AnalysisError(f"a draft must be of at least 0 tokens, got {draft_tokens}")
+    """Return the expected tokens of one check, 1 + a + ... + a^k; equation (1) of the paper."""
     return sum(acceptance**i for i in range(draft_tokens + 1))
 
 
 def decode_speedup(acceptance: float, cost_ratio: float, draft_tokens: int) -> float:
-    """Return the tokens of one check over its cost in steps of the target, k c + 1; theorem 3.8 of the paper.
-
-    Raises:
-        AnalysisError: where the cost ratio is negative, or `tokens_per_check` refuses the rest.
-    """
-    if not 0 <= cost_ratio < float("inf"):
-        raise AnalysisError(f"a cost ratio must be at least 0 and finite, got {cost_ratio}")
+    """Return the tokens of one check over its cost in steps of the target, k c + 1; theorem 3.8 of the paper."""
     return tokens_per_check(acceptance, draft_tokens) / (draft_tokens * cost_ratio + 1)
 
 
@@ -111,8 +78,7 @@ def best_draft(acceptance: float, cost_ratio: float) -> int:
 def drafting(draft: Costs, target: Costs, acceptance: float) -> Speculation:
     """Estimate what the target would gain if the draft wrote for it, out of the average costs of both.
 
-    Raises:
-        AnalysisError: where one of them has no time per further token.
+    Raise AnalysisError where one of them has no time per further token.
     """
     if not (draft.time_per_token and target.time_per_token):
         of = target.model if draft.time_per_token else draft.model

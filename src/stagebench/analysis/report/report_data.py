@@ -11,7 +11,7 @@ from stagebench.analysis.attribution import mean_of
 from stagebench.analysis.comparison import compare
 from stagebench.analysis.display import as_json
 from stagebench.analysis.drafting import agreement, drafting
-from stagebench.analysis.fits import fit_growth, fit_line
+from stagebench.analysis.intervals import fit_growth, fit_line
 from stagebench.analysis.roofline import Ceilings
 from stagebench.analysis.samples import (
     DURATIONS,
@@ -109,10 +109,8 @@ def _pair(a: Sequence[SampleLine], b: Sequence[SampleLine]) -> dict[str, Any]:
 
 def _fit(rows: Sequence[SampleLine]) -> dict[str, Any] | None:
     """Fit e2e = a + b n over the passes; None where all have the same number of tokens."""
-    try:
-        return asdict(fit_line([row["tokens"] for row in rows], [row["e2e"] for row in rows]))
-    except AnalysisError:
-        return None
+    line = fit_line([row["tokens"] for row in rows], [row["e2e"] for row in rows])
+    return asdict(line) if line else None
 
 
 def _utilisation(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, dict[str, float]]:
@@ -197,8 +195,8 @@ def _scaling(rows: Sequence[SampleLine]) -> dict[str, dict[str, Any]]:
         for stage in (*STAGE_NAMES, "e2e"):
             times = sorted((row["value"] or 0.0, (row["seconds"] | {"e2e": row["e2e"]})[stage]) for row in own)
             points = {size: median(seconds for other, seconds in times if other == size) for size, _ in times}
-            growth = asdict(fit_growth(*zip(*times, strict=True))) if len(points) > 1 else None
-            found[model][stage] = {"points": list(points.items()), "growth": growth}
+            growth = fit_growth(*zip(*times, strict=True))
+            found[model][stage] = {"points": list(points.items()), "growth": asdict(growth) if growth else None}
     return found
 
 
