@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from stagebench.core.artifacts import Inputs, Media
 from stagebench.core.errors import CheckpointError, ModelError, StageError
 from stagebench.core.settings import ModelSettings
-from stagebench.models.assembly import random_model
-from stagebench.models.eventgpt import EventGPT, build, config_of
+from stagebench.models.assembly import assemble, random_model
+from stagebench.models.eventgpt import EventGPT
 from stagebench.models.modeling_eventgpt import EventGPTConfig, EventGPTForConditionalGeneration, SlowLlamaTokenizer
 
 TEXT = "USER: Describe in detail what happened in the scene. ASSISTANT: A chat, helpful and polite answers.\n" * 9
@@ -115,7 +115,7 @@ def edit_weights(folder: Path, edit: Edit) -> None:
 
 
 def pretrained(folder: Path) -> EventGPT:
-    return build(ModelSettings(profile="pretrained", weights=str(folder)))
+    return assemble(EventGPT, ModelSettings(profile="pretrained", weights=str(folder)))
 
 
 def refusal(folder: Path) -> str:
@@ -149,7 +149,7 @@ def test_pickled_weights_are_refused_unless_asked_for(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").unlink()
     assert build_refusal(checkpoint).endswith("got only pytorch_model.bin: pickles are read with --pickled-weights")
     settings = ModelSettings(profile="pretrained", weights=str(checkpoint), pickled_weights=True)
-    assert build(settings).hf_model.model.feature_adaptor is not None
+    assert assemble(EventGPT, settings).hf_model.model.feature_adaptor is not None
 
 
 def build_refusal(folder: Path) -> str:
@@ -475,7 +475,7 @@ def test_embed_and_encode_give_what_the_forward_of_pixels_gives(model: EventGPT)
 
 
 def test_the_tiny_profile_has_the_real_token_counts() -> None:
-    model = build(ModelSettings())
+    model = assemble(EventGPT, ModelSettings())
     inputs = model.preprocess(media(), "What?")
     expected = (1, 582, 64)
     assert expected == tuple(model.encode(inputs).shape)
@@ -483,7 +483,7 @@ def test_the_tiny_profile_has_the_real_token_counts() -> None:
 
 def test_the_7b_profile_has_the_real_shapes() -> None:
     with torch.device("meta"):
-        hf_model = EventGPTForConditionalGeneration(config_of("7b"))
+        hf_model = EventGPTForConditionalGeneration(EventGPT.random_config("7b"))
     clip, projector, adaptor, llama = 303_507_456, 20_979_712, 16_781_312, 6_738_440_192
     expected = clip + projector + adaptor + llama
     assert expected == sum(p.numel() for p in hf_model.parameters())

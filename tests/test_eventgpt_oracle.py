@@ -13,7 +13,8 @@ import torch
 from stagebench.core.artifacts import Inputs, Media
 from stagebench.core.settings import ModelSettings
 from stagebench.media.events.recordings import read_events
-from stagebench.models.eventgpt import EventGPT, build
+from stagebench.models.assembly import assemble
+from stagebench.models.eventgpt import EventGPT
 
 DATA = os.environ.get("STAGEBENCH_DATA")
 ORACLE = Path(DATA).parent / "oracle" / "eventgpt_tiny" if DATA else Path("no-oracle")
@@ -37,7 +38,7 @@ def meta() -> dict[str, object]:
 
 @pytest.fixture(scope="module", params=["sdpa", "eager"])
 def model(request: pytest.FixtureRequest) -> EventGPT:
-    return build(ModelSettings(profile="pretrained", weights=str(ORACLE), attention=request.param))
+    return assemble(EventGPT, ModelSettings(profile="pretrained", weights=str(ORACLE), attention=request.param))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_pixel_values_are_the_authors(inputs: Inputs, expected: dict[str, np.nda
 def test_pixel_values_in_torch_are_the_authors_but_for_two_steps_of_255(
     media: Media, meta: dict[str, object], expected: dict[str, np.ndarray]
 ) -> None:
-    model = build(ModelSettings(profile="pretrained", weights=str(ORACLE), preprocess="torch"))
+    model = assemble(EventGPT, ModelSettings(profile="pretrained", weights=str(ORACLE), preprocess="torch"))
     pixels = model.preprocess(media, meta["query"]).pixels[0].numpy()
     std = np.array(model.image_processor.reference.image_std)[:, None, None]
     np.testing.assert_allclose(pixels * std * 255, expected["pixel_values"] * std * 255, rtol=0, atol=2 + 1e-3)

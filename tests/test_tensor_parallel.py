@@ -16,7 +16,6 @@ from stagebench.core.errors import ModelError, StageError
 from stagebench.core.settings import GenerationSettings, ModelSettings
 from stagebench.core.stages import IN_GENERATE
 from stagebench.media.synthetic_clip import write_synthetic_clip
-from stagebench.models import eventgpt
 from stagebench.models.assembly import random_model
 from stagebench.models.eventgpt import EventGPT
 from stagebench.models.registry import MODELS, build_model
@@ -47,7 +46,7 @@ def expected(tmp_path_factory):
     """Tokens of plain `generate()` by model, in this process; EventGPT's vocabulary is the worker's."""
     synthetic = write_synthetic_clip(tmp_path_factory.mktemp("scene"))
     options = GenerationSettings(TOKENS, True).options()
-    odd = eventgpt.config_of("tiny")
+    odd = EventGPT.random_config("tiny")
     odd.vocab_size = 515
     tokens = {}
     for name in MODELS:

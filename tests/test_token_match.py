@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from stagebench.models.tokenizer import build_tokenizer
+from stagebench.models.profiles import build_tokenizer
 from stagebench.pipeline.token_match import TokenMatch, match_tokens, ulp
 
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagebench.core.errors import ModelError
-from stagebench.models.tokenizer import build_tokenizer
+from stagebench.models.profiles import build_tokenizer
 
 ADDED = ("<ev_patch>", "<ev_start>", "<ev_end>")
 TOKENIZER = build_tokenizer(512, ADDED)

@@ -11,10 +11,10 @@ import torch.distributed as dist
 
 from stagebench.backends import tensor_parallel
 from stagebench.backends.tensor_parallel import local, share
-from stagebench.models import eventgpt
+from stagebench.models.eventgpt import EventGPT
 from stagebench.suite import measure
 
-measure_honestly, interleaved, config_of = measure.on_each_rank, tensor_parallel.interleaved, eventgpt.config_of
+measure_honestly, interleaved, random_config = measure.on_each_rank, tensor_parallel.interleaved, EventGPT.random_config
 
 
 def shape_of_queries(model):
@@ -24,7 +24,7 @@ def shape_of_queries(model):
 
 
 def odd_vocabulary(profile):
-    config = config_of(profile)
+    config = random_config(profile)
     config.vocab_size = 515  # as that of the real EventGPT, 32003, no multiple of 2
     return config
 
@@ -44,7 +44,7 @@ def watched(settings, passes):
         )
         return done
 
-    tensor_parallel.interleaved, eventgpt.config_of = watch, odd_vocabulary
+    tensor_parallel.interleaved, EventGPT.random_config = watch, odd_vocabulary
     result = measure_honestly(settings, passes)
     (Path(os.environ["SEEN"]) / f"{dist.get_rank()}.json").write_text(json.dumps(seen))
     return result

@@ -1,40 +1,42 @@
 """A model put together: a network, its tokenizer and CLIP's image processor, random or out of a checkpoint."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import TypeVar
 
 import numpy as np
-from transformers import PretrainedConfig
+import torch
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from stagebench.core.artifacts import Inputs
 from stagebench.core.errors import CheckpointError
 from stagebench.core.settings import ModelSettings
-from stagebench.models.checkpoint import check_tokens, rehearse, skeleton
 from stagebench.models.pixels import ImageProcessor, processor_of
+from stagebench.models.profiles import build_tokenizer
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.models.tokenizer import build_tokenizer
 from stagebench.models.weights import (
     check_model_type,
+    from_config,
+    one_line,
     only_special_tokens,
-    pretrained_hf_model,
-    random_hf_model,
+    read_weights,
     reading,
+    skeleton,
 )
 
 M = TypeVar("M", bound=VisionLanguageModel)
 _ENLARGED = 4  # times the tower's own side that an image may be resized to before it is cropped
 
 
-def assemble(family: type[M], settings: ModelSettings, config_of: Callable[[str], PretrainedConfig]) -> M:
-    """Build a model in one of its profiles: "pretrained" out of a checkpoint, any other by the config of its name.
+def assemble(family: type[M], settings: ModelSettings) -> M:
+    """Build a model of one of the settings' profiles.
 
-    Raises:
-        CheckpointError: where a checkpoint is of another model, not whole, or its parts contradict each other.
+    Raise CheckpointError where a checkpoint is of another model, not whole, or its parts contradict each other.
     """
     if settings.profile == "pretrained":
         with reading(f"the checkpoint {settings.weights}"):
             return _pretrained(family, settings)
-    return random_model(family, config_of(settings.profile), settings)
+    return random_model(family, family.random_config(settings.profile), settings)
 
 
 def random_model(family: type[M], config: PretrainedConfig, settings: ModelSettings) -> M:
@@ -43,7 +45,7 @@ def random_model(family: type[M], config: PretrainedConfig, settings: ModelSetti
     Of the settings count device, dtype, attention and seed. The config is left as it is.
     """
     tokenizer = build_tokenizer(config.get_text_config().vocab_size, family.added_tokens(config))
-    hf_model = random_hf_model(family.hf_class, config, settings)
+    hf_model = from_config(family.hf_class, config, settings, settings.device)
     only_special_tokens(hf_model, tokenizer)
     side = config.vision_config.image_size
     processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
@@ -60,23 +62,18 @@ def _pretrained(family: type[M], settings: ModelSettings) -> M:
     with reading(f"the tokenizer of {weights}"):
         tokenizer, ids = family.read_tokenizer(weights, config)
     bones, side = skeleton(hf_class, config, settings), config.vision_config.image_size
-    processor = read_image_processor(family.image_source(weights, config), side, settings)
-    rehearse(family("pretrained", bones, tokenizer, processor), weights, side)
-    check_tokens(weights, config, tokenizer, ids)
-    hf_model = pretrained_hf_model(hf_class, config, settings)
+    processor = _read_image_processor(family.image_source(weights, config), side, settings)
+    _rehearse(family("pretrained", bones, tokenizer, processor), weights, side)
+    _check_tokens(weights, config, tokenizer, ids)
+    hf_model = read_weights(hf_class, config, settings)
     if family.trims_vocabulary and config.vocab_size > len(tokenizer):
         hf_model.resize_token_embeddings(len(tokenizer))
     only_special_tokens(hf_model, tokenizer)
     return family("pretrained", hf_model, tokenizer, processor)
 
 
-def read_image_processor(source: str, side: int, settings: ModelSettings) -> ImageProcessor:
-    """Read a checkpoint's image processor.
-
-    Raises:
-        CheckpointError: where it can't be read, or gives other pixels than `side` x `side`.
-        ModelError: where it has a setting that the settings' way of preprocessing does not know.
-    """
+def _read_image_processor(source: str, side: int, settings: ModelSettings) -> ImageProcessor:
+    """Read a checkpoint's image processor, which must give the tower's `side` x `side` pixels."""
     what, sides = f"the image processor of {source}", f"the tower's {side} x {side} pixels"
     with reading(what):
         reference = CLIPImageProcessorPil.from_pretrained(source)
@@ -96,3 +93,34 @@ def read_image_processor(source: str, side: int, settings: ModelSettings) -> Ima
     if not pixels.isfinite().all():
         raise CheckpointError(f"{what} must give finite pixels, got {pixels.flatten()[0]}")
     return processor_of(reference, settings)
+
+
+def _rehearse(model: VisionLanguageModel, weights: str, side: int) -> None:
+    """Let a skeleton encode one image and read it as a prompt, by shapes alone: do the sizes in its config fit?"""
+    hf_model, tokens = model.hf_model, model.visual_tokens(1)
+    size = hf_model.config.get_text_config().hidden_size
+    ids = torch.empty(1, 1, dtype=torch.long, device="meta")
+    pixels = torch.empty(1, 1, 3, side, side, dtype=hf_model.dtype, device="meta")
+    try:
+        with torch.no_grad():
+            features = model.encode(Inputs(ids, ids, pixels))
+            hf_model(inputs_embeds=features)
+    except Exception as error:  # no narrower: whatever torch and transformers raise of sizes
+        raise CheckpointError(f"the config of {weights} must fit itself, got {one_line(error)}") from error
+    if features.shape != (1, tokens, size):
+        needs, got = f"{tokens} features of {size} numbers", tuple(features.shape[1:])
+        raise CheckpointError(f"the config of {weights} must give an image {needs}, got {got}")
+
+
+def _check_tokens(
+    weights: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, ids: Mapping[str, int]
+) -> None:
+    """Refuse a tokenizer with more tokens than the network embeds, or with other ids of the placeholders than given."""
+    embedded, tokens = config.get_text_config().vocab_size, max(tokenizer.get_vocab().values()) + 1
+    if tokens > embedded:
+        needs = f"all {tokens} tokens of its tokenizer"
+        raise CheckpointError(f"the checkpoint {weights} must embed {needs}, got vocab_size {embedded}")
+    for token, expected in ids.items():
+        if tokenizer(token).input_ids.count(expected) != 1:
+            needs, got = f"id {expected} for {token}, as its config", tokenizer.convert_tokens_to_ids(token)
+            raise CheckpointError(f"the tokenizer of {weights} must have {needs}, got {got}")

@@ -7,8 +7,6 @@ from transformers import PreTrainedTokenizerBase
 
 from stagebench.core.artifacts import Inputs
 from stagebench.core.errors import CheckpointError, StageError
-from stagebench.core.settings import ModelSettings
-from stagebench.models.assembly import assemble
 from stagebench.models.modeling_eventgpt import (
     END_TOKEN,
     PATCH_TOKEN,
@@ -18,17 +16,15 @@ from stagebench.models.modeling_eventgpt import (
     SlowLlamaTokenizer,
     tower_source,
 )
+from stagebench.models.profiles import text_sizes, vision_sizes
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.models.sizes import text_sizes, vision_sizes
 
-MAX_PROMPT_TOKENS = 2048
-"""The authors cut the embedded prompt off here without a word; we refuse to."""
-
+MAX_PROMPT_TOKENS = 2048  # the authors cut the embedded prompt off here without a word; we refuse to
 EVENT = "<event>"
 
 
 class EventGPT(VisionLanguageModel):
-    """EventGPT behind the stages' protocol."""
+    """EventGPT behind the stages' protocol; "pretrained" reads a folder in the authors' layout."""
 
     name = "eventgpt"
     input_kind = "events"
@@ -54,14 +50,12 @@ class EventGPT(VisionLanguageModel):
 
     def visual_tokens(self, images: int) -> int:
         """Count one temporal token an image, and the spatial ones."""
-        vision = self.hf_model.config.vision_config
-        return int(images + (vision.image_size // vision.patch_size) ** 2 + 1)
+        return images + self.patches + 1
 
     def prompt_ids(self, question: str, visual_tokens: int) -> list[int]:
         """Tokenise what stands before and after the events on its own, as the authors do, with one BOS.
 
-        Raises:
-            StageError: where the text holds the placeholder, or the prompt is longer than `MAX_PROMPT_TOKENS`.
+        Raise StageError where the text holds the placeholder, or the prompt is longer than `MAX_PROMPT_TOKENS`.
         """
         parts = (part.format(question=question) for part in self.prompt.split(EVENT))
         before, after = (self.tokenizer(part).input_ids for part in parts)
@@ -104,17 +98,12 @@ class EventGPT(VisionLanguageModel):
             raise CheckpointError(f"the config of {weights} must name its CLIP folder in mm_visual_tower, got none")
         return tower_source(weights, config.mm_visual_tower)
 
-
-def build(settings: ModelSettings) -> EventGPT:
-    """Build EventGPT in one of its profiles; "pretrained" reads a folder in the authors' layout."""
-    return assemble(EventGPT, settings, config_of)
-
-
-def config_of(profile: str) -> EventGPTConfig:
-    """Return the real geometry (336 px, 5 + 577 visual tokens); "7b" has the shapes of the authors' checkpoint."""
-    return EventGPTConfig(
-        **text_sizes(profile, 512 if profile == "tiny" else 32003),
-        vision_config={**vision_sizes(profile, 336), "hidden_act": "quick_gelu"},
-        mm_use_im_start_end=True,
-        event_feature_adaptor=True,
-    )
+    @classmethod
+    def random_config(cls, profile: str) -> EventGPTConfig:
+        """Return one of 336 px and 5 + 577 visual tokens; "7b" has the shapes of the authors' checkpoint."""
+        return EventGPTConfig(
+            **text_sizes(profile, 32003),
+            vision_config={**vision_sizes(profile, 336), "hidden_act": "quick_gelu"},
+            mm_use_im_start_end=True,
+            event_feature_adaptor=True,
+        )

@@ -12,17 +12,15 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from stagebench.core.artifacts import Image, Inputs
-from stagebench.core.settings import ModelSettings
-from stagebench.models.assembly import assemble
 from stagebench.models.pixels import ImageProcessor
+from stagebench.models.profiles import text_sizes, vision_sizes
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.models.sizes import text_sizes, vision_sizes
 
 COLUMNS, ROWS = 4, 2
 
 
 class Llava(VisionLanguageModel):
-    """LLaVA-1.5 behind the stages' protocol."""
+    """LLaVA-1.5 behind the stages' protocol; "pretrained" reads a `llava-hf` checkpoint."""
 
     name = "llava-1.5"
     input_kind = "video"
@@ -38,14 +36,12 @@ class Llava(VisionLanguageModel):
 
     def visual_tokens(self, images: int) -> int:
         """Count 576 an image, and CLS too where the config has "full" features."""
-        config = self.hf_model.config
-        patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-        return int(images * (patches + (config.vision_feature_select_strategy == "full")))
+        return images * (self.patches + int(self.hf_model.config.vision_feature_select_strategy == "full"))
 
     def picture(self, images: Sequence[Image]) -> Tensor:
         """Lay eight images out in one grid, and normalise it."""
-        picture = grid(images, self.hf_model.config.vision_config.image_size, self.image_processor)
-        return self.image_processor(picture.unsqueeze(0))
+        side = self.hf_model.config.vision_config.image_size
+        return self.image_processor(grid(images, side, self.image_processor).unsqueeze(0))
 
     def pixel_arguments(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return the grids of all rows in one batch."""
@@ -57,20 +53,23 @@ class Llava(VisionLanguageModel):
         features = torch.stack(tuple(output.pooler_output))
         return features.reshape(inputs.pixels.shape[0], -1, features.shape[-1])
 
+    @classmethod
+    def random_config(cls, profile: str) -> LlavaConfig:
+        """Return one of 336 px and 576 visual tokens; "7b" has the shapes of llava-hf/llava-1.5-7b-hf."""
+        text = LlamaConfig(**text_sizes(profile, 32064))
+        return LlavaConfig(
+            vision_config=CLIPVisionConfig(**vision_sizes(profile, 336)),
+            text_config=text,
+            image_token_id=text.vocab_size - 1,
+            image_seq_length=576,
+        )
+
 
 def grid(images: Sequence[Image], side: int, processor: ImageProcessor) -> Tensor:
-    """Lay eight images out as one square picture, row by row, none of them cropped.
+    """Lay eight uint8 (height, width, 3) out as one square picture, row by row: uint8 (side, side, 3), none cropped.
 
-    Each image is scaled (antialiased bicubic) to a quarter of the side, its proportions kept; what is left of the
-    square has the processor's mean colour.
-
-    Args:
-        images: eight uint8 (height, width, 3); they may differ in size, the first one's proportions make the cell.
-        side: of the result, in pixels.
-        processor: scales them, and has the mean.
-
-    Returns:
-        uint8 (side, side, 3), where the processor works.
+    Each is scaled (antialiased bicubic) to a quarter of the side, the proportions of the first one kept; what is left
+    of the square has the processor's mean colour.
     """
     height, width = images[0].shape[:2]
     scale = min(side // COLUMNS / width, side // ROWS / height)
@@ -82,19 +81,3 @@ def grid(images: Sequence[Image], side: int, processor: ImageProcessor) -> Tenso
     top, left = (side - picture.shape[0]) // 2, (side - picture.shape[1]) // 2
     canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     return canvas
-
-
-def build(settings: ModelSettings) -> Llava:
-    """Build LLaVA-1.5 in one of its profiles; "pretrained" reads a `llava-hf` checkpoint."""
-    return assemble(Llava, settings, config_of)
-
-
-def config_of(profile: str) -> LlavaConfig:
-    """Return the real geometry (336 px, 576 visual tokens); "7b" has the shapes of llava-hf/llava-1.5-7b-hf."""
-    vocab = 512 if profile == "tiny" else 32064
-    return LlavaConfig(
-        vision_config=CLIPVisionConfig(**vision_sizes(profile, 336)),
-        text_config=LlamaConfig(**text_sizes(profile, vocab)),
-        image_token_id=vocab - 1,
-        image_seq_length=576,
-    )

@@ -25,28 +25,19 @@ class EventGPTConfig(LlamaConfig):
 
     The authors keep the tower's config in a folder of its own, which `mm_visual_tower` names; reading their
     config reads that one too. What we save has it nested, and needs no such folder.
-
-    Attributes:
-        vision_config: of the CLIP tower.
-        mm_visual_tower: a folder beside the checkpoint, an absolute folder, or a hub id.
-        mm_use_im_patch_token: the tokenizer gets `<ev_patch>`.
-        mm_use_im_start_end: the tokenizer gets `<ev_start>` and `<ev_end>`.
-        event_feature_adaptor: a linear layer follows the projector.
-        use_event_qformer: of the authors' experiments; refused, they published no code for it.
-        event_token_id: the placeholder of one visual token; None for `placeholder_id`'s default.
     """
 
     model_type = "EventChat_llama"
     sub_configs = {"vision_config": CLIPVisionConfig}  # noqa: RUF012 - transformers' own form
 
     vision_config: dict[str, Any] | CLIPVisionConfig | None = None
-    mm_visual_tower: str | None = None
+    mm_visual_tower: str | None = None  # a folder beside the checkpoint, an absolute folder, or a hub id
     # The authors' defaults where their checkpoint says nothing.
-    mm_use_im_patch_token: bool = True
-    mm_use_im_start_end: bool = False
-    event_feature_adaptor: bool = False
-    use_event_qformer: bool = False
-    event_token_id: int | None = None
+    mm_use_im_patch_token: bool = True  # the tokenizer gets <ev_patch>
+    mm_use_im_start_end: bool = False  # the tokenizer gets <ev_start> and <ev_end>
+    event_feature_adaptor: bool = False  # a linear layer follows the projector
+    use_event_qformer: bool = False  # of the authors' experiments; refused, they published no code for it
+    event_token_id: int | None = None  # of one visual token; None for `placeholder_id`'s default
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.vision_config, dict):
@@ -61,10 +52,7 @@ class EventGPTConfig(LlamaConfig):
 
     @property
     def placeholder_id(self) -> int:
-        """Return the id that stands for one visual token in `input_ids`.
-
-        `event_token_id`, else that of `<ev_patch>` in a vocabulary ending with the added tokens, else unk's.
-        """
+        """Return `event_token_id`, else the id of <ev_patch> where the added tokens end the vocabulary, else unk's."""
         if self.event_token_id is not None:
             return self.event_token_id
         return self.vocab_size - len(self.added_tokens) if self.mm_use_im_patch_token else 0
@@ -128,31 +116,16 @@ class EventGPTForConditionalGeneration(LlamaForCausalLM):
         return self.get_submodule("model.visual_tower.visual_tower.vision_model")
 
     def get_image_tokens(self, pixel_values: Tensor) -> Tensor:
-        """Run tower, projector and adaptor, each image on its own; the authors encode one at a time.
-
-        Args:
-            pixel_values: (images, 3, height, width).
-
-        Returns:
-            (images, tokens per image with CLS first, hidden size), in the model's dtype.
-        """
+        """Run tower, projector and adaptor: (images, 3, height, width) to (images, tokens, CLS first, hidden size)."""
         # The encoder's last hidden state: no post_layernorm, CLS kept.
-        hidden: Tensor = self.tower(pixel_values=pixel_values.to(self.tower.dtype)).last_hidden_state
+        hidden = self.tower(pixel_values=pixel_values.to(self.tower.dtype)).last_hidden_state
         tokens: Tensor = self.model.visual_projector(hidden)
         return tokens if self.model.feature_adaptor is None else cast(Tensor, self.model.feature_adaptor(tokens))
 
     def get_event_features(self, pixel_values: Tensor) -> Tensor:
-        """Encode and pool the event images.
+        """Encode and pool event images: (batch, images, 3, height, width) to (batch, images + tokens, hidden size).
 
-        Args:
-            pixel_values: (batch, images, 3, height, width).
-
-        Returns:
-            (batch, images + tokens per image, hidden size): of each image the mean over space, then of each
-            token the mean over the images.
-
-        Raises:
-            StageError: where the pixels have another shape.
+        Of each image the mean over space, then of each token the mean over the images.
         """
         if pixel_values.ndim != 5:
             raise StageError(f"pixel_values must be (batch, images, 3, height, width), got {tuple(pixel_values.shape)}")
@@ -172,8 +145,7 @@ class EventGPTForConditionalGeneration(LlamaForCausalLM):
     ) -> CausalLMOutputWithPast:
         """Run Llama's forward, after encoding `pixel_values` (batch, images, 3, height, width) where given.
 
-        `generate()` looks for these arguments by name. The KV cache is among `kwargs`, under the name that this
-        transformers has for it.
+        `generate()` looks for these arguments by name; the KV cache's, among `kwargs`, is that of this transformers.
         """
         if pixel_values is not None:
             if input_ids is None:
@@ -190,9 +162,8 @@ class EventGPTForConditionalGeneration(LlamaForCausalLM):
 class SlowLlamaTokenizer(SentencePieceBackend):
     """The sentencepiece Llama tokenizer as it was before transformers 5, `legacy=True`.
 
-    Text is split at the added tokens, and sentencepiece encodes each part on its own: what becomes of white
-    space beside an added token is up to the normaliser inside `tokenizer.model` (Llama's keeps it, others
-    drop it). transformers 5's `LlamaTokenizer` ignores that normaliser, and needs protobuf.
+    Text is split at the added tokens, and each part encoded on its own: what becomes of white space beside them is up
+    to the normaliser inside `tokenizer.model`, which transformers 5's `LlamaTokenizer` ignores (and needs protobuf).
     """
 
     padding_side = "left"
@@ -220,7 +191,6 @@ def tower_source(checkpoint: Any, tower: str) -> str:
     if folder.is_dir():
         return str(folder)
     if Path(tower).is_absolute() or tower.startswith(".") or tower.count("/") != 1:
-        raise CheckpointError(
-            f"mm_visual_tower of {checkpoint} must name an existing folder or a hub id, got {tower!r}"
-        )
+        must = "must name an existing folder or a hub id"
+        raise CheckpointError(f"mm_visual_tower of {checkpoint} {must}, got {tower!r}")
     return tower

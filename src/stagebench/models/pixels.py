@@ -24,8 +24,8 @@ from stagebench.core.artifacts import Image
 from stagebench.core.errors import ModelError
 from stagebench.core.settings import ModelSettings
 
+# uint8 (height, width, 3), RGB: in host memory, where they may differ in size, or one tensor of them on the device.
 Images = Sequence[Image] | Tensor
-"""uint8 (height, width, 3), RGB: in host memory, where they may differ in size, or one tensor of them on the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class ImageProcessor:
     def resize(self, images: Sequence[Image], height: int, width: int) -> Tensor:
         """Scale by antialiased bicubic interpolation: uint8 (images, height, width, 3)."""
         bicubic = PILImage.Resampling.BICUBIC
-        resized = [np.asarray(PILImage.fromarray(image).resize((width, height), bicubic)) for image in images]
-        return torch.from_numpy(np.stack(resized))
+        scaled = [np.asarray(PILImage.fromarray(image).resize((width, height), bicubic)) for image in images]
+        return torch.from_numpy(np.stack(scaled))
 
     def __call__(self, images: Images) -> Tensor:
         """Resize, crop and normalise: float32 (images, 3, side, side)."""
@@ -50,11 +50,7 @@ class ImageProcessor:
 
 
 def processor_of(reference: CLIPImageProcessorPil, settings: ModelSettings) -> ImageProcessor:
-    """Return the processor that the settings name.
-
-    Raises:
-        ModelError: where it does not know one of the reference's own settings.
-    """
+    """Return the processor that the settings name; raise ModelError where it does not know one of the reference's."""
     if settings.preprocess == "torch":
         return TorchProcessor(reference, torch.device(settings.device))
     return ImageProcessor(reference)
@@ -62,11 +58,7 @@ def processor_of(reference: CLIPImageProcessorPil, settings: ModelSettings) -> I
 
 @dataclass(frozen=True, slots=True)
 class TorchProcessor(ImageProcessor):
-    """The same in plain torch, on any device: images of one size in one batch, within 2/255 of PIL's.
-
-    Raises:
-        ModelError: at once, where the reference has a setting that this one does not know.
-    """
+    """The same in plain torch, on any device: images of one size in one batch, within 2/255 of PIL's."""
 
     device: torch.device
 
@@ -90,18 +82,16 @@ class TorchProcessor(ImageProcessor):
         return self._normalised(self._batched(images, self._cropped))
 
     def _batched(self, images: Images, transform: Callable[[Tensor], Tensor]) -> Tensor:
-        """Transform all images of one size together, and put the results, which have one size, back in order.
-
-        The transform gets uint8 (images, 3, height, width), channels last in memory.
-        """
-        sizes = [tuple(image.shape) for image in images]
+        """Transform images of one size together, uint8 (images, 3, height, width); put the results back in order."""
+        if isinstance(images, Tensor):
+            return transform(images.to(self.device).movedim(-1, 1))
         results: dict[int, Tensor] = {}
-        for size in dict.fromkeys(sizes):
-            chosen = [i for i, other in enumerate(sizes) if other == size]
+        for size in {image.shape for image in images}:
+            chosen = [i for i, image in enumerate(images) if image.shape == size]
             # As uint8: a quarter of the bytes to copy.
-            batch = images if isinstance(images, Tensor) else torch.from_numpy(np.stack([images[i] for i in chosen]))
-            results |= zip(chosen, transform(batch.to(self.device).movedim(-1, 1)), strict=True)
-        return torch.stack([results[i] for i in range(len(sizes))])
+            batch = torch.from_numpy(np.stack([images[i] for i in chosen])).to(self.device)
+            results |= zip(chosen, transform(batch.movedim(-1, 1)), strict=True)
+        return torch.stack([results[i] for i in range(len(images))])
 
     def _cropped(self, batch: Tensor) -> Tensor:
         """Resize and crop images of one size, as far as the reference does."""
@@ -142,12 +132,8 @@ def resized_in_float(batch: Tensor, height: int, width: int) -> Tensor:
 
 def center_cropped(batch: Tensor, height: int, width: int) -> Tensor:
     """Cut the middle out; zeros go around what is smaller, the odd one before it, as in the reference."""
-    missing = [max(0, wanted - there) for wanted, there in zip((height, width), batch.shape[-2:], strict=True)]
-    if any(missing):
-        rows, columns = missing
-        batch = pad(batch, ((columns + 1) // 2, columns // 2, (rows + 1) // 2, rows // 2))
-    top, left = (batch.shape[-2] - height) // 2, (batch.shape[-1] - width) // 2
-    return batch[..., top : top + height, left : left + width]
+    rows, columns = height - batch.shape[-2], width - batch.shape[-1]  # where negative, `pad` cuts off
+    return pad(batch, ((columns + 1) // 2, columns // 2, (rows + 1) // 2, rows // 2))
 
 
 def _output_size(batch: Tensor, size: dict[str, int]) -> tuple[int, int]:

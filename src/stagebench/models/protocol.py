@@ -15,10 +15,10 @@ from stagebench.models.pixels import ImageProcessor
 
 
 class Setup(Protocol):
-    """What something cost that is done once: wall time, and bytes of the device's memory that are kept."""
+    """What something cost that is done once."""
 
     seconds: float
-    nbytes: int
+    nbytes: int  # of the device's memory that are kept
 
 
 class Backend(Protocol):
@@ -56,39 +56,23 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class VisionLanguageModel(ABC):
-    """A transformers model whose `generate()` can be split into stages. A family is a subclass in a file of its own.
+    """A transformers model whose `generate()` can be split into stages. A family is a subclass in a file of its own."""
 
-    Attributes:
-        name: as on the command line ("eventgpt").
-        input_kind: what it is shown, as `media.synthetic_clip` names it: "events" or "video".
-        images_per_sample: how many frames or event images `load` hands over.
-        placeholder_tokens: what stands for images in its prompt, and so must not stand in a question ("<image>"); the
-            last one is repeated for each visual token.
-        prompt: with one placeholder, and the place of the "{question}".
-        hf_class: transformers' class, or a port.
-        module_paths: paths in the network of what is counted: "tower", "projector", "language_model".
-        trims_vocabulary: rows of the embedding that no token of a checkpoint's tokenizer has are cut off.
-        profile: one of `core.settings.PROFILES`.
-        hf_model: the transformers model; its plain `generate()` is the reference for every stage.
-        tokenizer: of the prompt, and of what the network generates.
-        image_processor: of images into the tower's pixels.
-        backend: what runs its encode, prefill and decode; None for its own plain code, which is the reference.
-    """
-
-    name: ClassVar[str]
-    input_kind: ClassVar[str]
+    name: ClassVar[str]  # as on the command line
+    input_kind: ClassVar[str]  # what it is shown, as `media.synthetic_clip` names it: "events" or "video"
     images_per_sample: ClassVar[int]
+    # What stands for images in its prompt, and so in no question; the last one is repeated for each visual token.
     placeholder_tokens: ClassVar[tuple[str, ...]]
-    prompt: ClassVar[str]
-    hf_class: ClassVar[type[PreTrainedModel]]
-    module_paths: ClassVar[Mapping[str, str]]
-    trims_vocabulary: ClassVar[bool] = False
+    prompt: ClassVar[str]  # with one placeholder, and the place of the "{question}"
+    hf_class: ClassVar[type[PreTrainedModel]]  # transformers' own, or a port
+    module_paths: ClassVar[Mapping[str, str]]  # of what is counted: "tower", "projector", "language_model"
+    trims_vocabulary: ClassVar[bool] = False  # rows of the embedding that no token of a checkpoint has are cut off
 
     profile: str
-    hf_model: PreTrainedModel
+    hf_model: PreTrainedModel  # its plain `generate()` is the reference for every stage
     tokenizer: PreTrainedTokenizerBase
     image_processor: ImageProcessor
-    backend: Backend | None = None
+    backend: Backend | None = None  # None for the model's own plain code, which is the reference
 
     @property
     def counted_modules(self) -> dict[str, nn.Module]:
@@ -99,6 +83,12 @@ class VisionLanguageModel(ABC):
     def placeholder(self) -> int:
         """Return the id that stands for one visual token in a prompt."""
         return int(getattr(self.hf_model.config, _key_of(self.placeholder_tokens[-1])))
+
+    @property
+    def patches(self) -> int:
+        """Return how many patches the tower makes of an image."""
+        vision = self.hf_model.config.vision_config
+        return int(vision.image_size // vision.patch_size) ** 2
 
     @abstractmethod
     def visual_tokens(self, images: int) -> int:
@@ -138,6 +128,11 @@ class VisionLanguageModel(ABC):
         return given | self.pixel_arguments(inputs.pixels)
 
     @classmethod
+    @abstractmethod
+    def random_config(cls, profile: str) -> PretrainedConfig:
+        """Return the config of a profile of random weights, with the real geometry in either of them."""
+
+    @classmethod
     def added_tokens(cls, config: PretrainedConfig) -> tuple[str, ...]:
         """Return the special tokens of the family, the last ones of the vocabulary."""
         return cls.placeholder_tokens
@@ -160,16 +155,9 @@ def _key_of(token: str) -> str:
 
 
 def embed_with_features(embedding: nn.Module, input_ids: Tensor, placeholder: int, features: Tensor) -> Tensor:
-    """Embed a prompt and put the visual features where its placeholders are.
+    """Embed a prompt, with features (batch, visual tokens, hidden size) of any dtype where its placeholders are.
 
-    Args:
-        embedding: the language model's token embedding.
-        input_ids: int64 (batch, tokens), with one placeholder for each visual token.
-        placeholder: its id.
-        features: (batch, visual tokens, hidden size), in any dtype; the result has the embedding's.
-
-    Raises:
-        StageError: where placeholders and features differ in number.
+    Raise StageError where placeholders and features differ in number.
     """
     embeds: Tensor = embedding(input_ids)
     mask = input_ids == placeholder

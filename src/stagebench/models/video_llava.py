@@ -9,14 +9,12 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
 from stagebench.core.artifacts import Inputs
-from stagebench.core.settings import ModelSettings
-from stagebench.models.assembly import assemble
+from stagebench.models.profiles import text_sizes, vision_sizes
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.models.sizes import text_sizes, vision_sizes
 
 
 class VideoLlava(VisionLanguageModel):
-    """Video-LLaVA behind the stages' protocol."""
+    """Video-LLaVA behind the stages' protocol; "pretrained" reads a `LanguageBind/Video-LLaVA-7B-hf` checkpoint."""
 
     name = "video-llava"
     input_kind = "video"
@@ -32,8 +30,7 @@ class VideoLlava(VisionLanguageModel):
 
     def visual_tokens(self, images: int) -> int:
         """Count 257 a frame, CLS among them."""
-        vision = self.hf_model.config.vision_config
-        return int(images * ((vision.image_size // vision.patch_size) ** 2 + 1))
+        return images * (self.patches + 1)
 
     def pixel_arguments(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return the frames as a video."""
@@ -45,20 +42,15 @@ class VideoLlava(VisionLanguageModel):
         features: Tensor = output.pooler_output
         return features.reshape(inputs.pixels.shape[0], -1, features.shape[-1])
 
-
-def build(settings: ModelSettings) -> VideoLlava:
-    """Build Video-LLaVA in one of its profiles; "pretrained" reads a `LanguageBind/Video-LLaVA-7B-hf` checkpoint."""
-    return assemble(VideoLlava, settings, config_of)
-
-
-def config_of(profile: str) -> VideoLlavaConfig:
-    """Return the real geometry (224 px, 2,056 visual tokens), or the shapes of LanguageBind/Video-LLaVA-7B-hf."""
-    vocab = 512 if profile == "tiny" else 32064
-    return VideoLlavaConfig(
-        vision_config=CLIPVisionConfig(**vision_sizes(profile, 224)),
-        text_config=LlamaConfig(**text_sizes(profile, vocab)),
-        image_token_id=vocab - 2,
-        video_token_id=vocab - 1,
-        image_seq_length=256,
-        video_seq_length=2056,
-    )
+    @classmethod
+    def random_config(cls, profile: str) -> VideoLlavaConfig:
+        """Return one of 224 px and 2,056 visual tokens; "7b" has the shapes of LanguageBind/Video-LLaVA-7B-hf."""
+        text = LlamaConfig(**text_sizes(profile, 32064))
+        return VideoLlavaConfig(
+            vision_config=CLIPVisionConfig(**vision_sizes(profile, 224)),
+            text_config=text,
+            image_token_id=text.vocab_size - 2,
+            video_token_id=text.vocab_size - 1,
+            image_seq_length=256,
+            video_seq_length=2056,
+        )

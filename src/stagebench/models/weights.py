@@ -1,72 +1,35 @@
-"""Networks out of a config (random weights) or out of a checkpoint (strict about its keys)."""
+"""Networks out of a config (random weights) or out of a checkpoint, which must be whole and no larger than it says."""
 
 import gc
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, TypeVar, cast
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
 from stagebench.core.errors import CheckpointError, StagebenchError
 from stagebench.core.settings import ModelSettings
 from stagebench.core.shown import plain
 
-N = TypeVar("N", bound=PreTrainedModel)
-
 LONGEST = 300  # characters of an error of somebody else's; some quote the whole file
 KEYS_NAMED = 3  # of a 7B checkpoint hundreds may be wrong, and the first ones tell what it is
 
-
-def from_config(cls: type[N], config: PretrainedConfig, settings: ModelSettings) -> N:
-    """Build a network on torch's current device, from a copy of the config, in the settings' dtype and attention."""
-    given = {"dtype": getattr(torch, settings.dtype), "attn_implementation": settings.attention}
-    return cast(N, cls._from_config(deepcopy(config), **given).eval())
-
-
-def random_hf_model(cls: type[N], config: PretrainedConfig, settings: ModelSettings) -> N:
-    """Build a network with random weights, made directly on the device in its own dtype.
-
-    The same settings give the same weights; the global random state is left as it was.
-    """
-    devices = [torch.device(settings.device)] if settings.device.startswith("cuda") else []
-    with torch.random.fork_rng(devices=devices), torch.device(settings.device):
-        torch.manual_seed(settings.seed)
-        return from_config(cls, config, settings)
-
-
-def pretrained_hf_model(cls: type[N], config: PretrainedConfig, settings: ModelSettings) -> N:
-    """Read a checkpoint through `from_pretrained`; call it within `reading`.
-
-    Raises:
-        CheckpointError: where its keys or shapes are not exactly the model's.
-    """
-    hf_model, report = cls.from_pretrained(
-        settings.weights,
-        config=config,
-        dtype=getattr(torch, settings.dtype),
-        attn_implementation=settings.attention,
-        device_map=settings.device,
-        use_safetensors=not settings.pickled_weights,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # or transformers refuses a wrong shape before it says which key has it
-    )
-    require_exact_keys(settings.weights, report)
-    for name, values in hf_model.named_parameters():
-        if not torch.stack(torch.aminmax(values.detach())).isfinite().all():
-            raise CheckpointError(f"the checkpoint {settings.weights} must hold finite numbers, got others in {name}")
-    return cast(N, hf_model.eval())
+_MANY = 2  # times what the files hold: where less is missing or too much, the keys are named
+_SMALLEST = 1000  # bytes of a pickle that a layer takes, at least
+_FEW = 1 << 24  # values for which nothing is refused: 64 MiB
 
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Turn whatever is raised about a file into one line, and keep transformers from printing meanwhile.
-
-    Raises:
-        CheckpointError: naming `what` is being read, for any error but one of ours, which passes.
-    """
+    """Turn any error that is not ours into a CheckpointError of one line, and keep transformers from printing."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(transformers_logging.CRITICAL)
     transformers_logging.disable_progress_bar()
@@ -87,22 +50,96 @@ def one_line(error: Exception) -> str:
     return plain(f"{type(error).__name__}: {error}", LONGEST)
 
 
-def check_model_type(what: str, config: Mapping[str, Any], *allowed: str) -> None:
-    """Refuse another model's config, and the empty one that transformers makes of a folder without any.
+def from_config(
+    cls: type[PreTrainedModel], config: PretrainedConfig, settings: ModelSettings, device: str
+) -> PreTrainedModel:
+    """Build a network on a device from a copy of the config, in the settings' dtype and attention.
 
-    Raises:
-        CheckpointError: naming what it is ("the config of /models/llava"), and its `model_type`.
+    The same settings give the same weights; the global random state is left as it was.
     """
-    if (found := config.get("model_type")) not in allowed:
-        raise CheckpointError(f"{what} must have model_type {' or '.join(allowed)}, got {found}")
+    given = {"dtype": getattr(torch, settings.dtype), "attn_implementation": settings.attention}
+    devices = [torch.device(device)] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=devices), torch.device(device):
+        torch.manual_seed(settings.seed)
+        return cls._from_config(deepcopy(config), **given).eval()
+
+
+def skeleton(cls: type[PreTrainedModel], config: PretrainedConfig, settings: ModelSettings) -> PreTrainedModel:
+    """Build a network of shapes alone, which takes no memory, where a checkpoint's weight files can fill it.
+
+    Raise CheckpointError where they are pickles that were not asked for, or hold far less than the config says.
+    """
+    weights = str(settings.weights)
+    files = _weight_files(weights, settings.pickled_weights)
+    if settings.pickled_weights:  # what is in them, only reading tells: no more tensors and numbers than fit in so much
+        stored = sum(file.stat().st_size for file in files)
+        tensors = stored // _SMALLEST
+    else:
+        shapes = [shape for file in files for shape in _stored_shapes(weights, file)]
+        stored, tensors = sum(map(torch.Size.numel, shapes)), len(shapes)
+    layers = config.get_text_config().num_hidden_layers + config.vision_config.num_hidden_layers
+    if layers > tensors:
+        raise CheckpointError(f"the config of {weights} asks for {layers} layers, its files hold {tensors} tensors")
+    hf_model = from_config(cls, config, settings, "meta")
+    hf_model.tie_weights()
+    asked = sum(parameter.numel() for parameter in hf_model.parameters())
+    if asked > _FEW + _MANY * stored:
+        raise CheckpointError(f"the config of {weights} asks for {asked} numbers, its files hold {stored}")
+    return hf_model
+
+
+def _weight_files(weights: str, pickled: bool) -> list[Path]:
+    """Find the files that hold the weights: one, or those of an index."""
+    whole, index = (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if pickled else (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+    if (single := _file_of(weights, whole)) is not None:
+        return [single]
+    if (found := _file_of(weights, index)) is not None:
+        names = sorted(set(json.loads(found.read_text())["weight_map"].values()))
+        return [file for name in names if (file := _file_of(weights, name)) is not None]
+    others = [name for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if _file_of(weights, name) is not None]
+    but = f"only {others[0]}: pickles are read with --pickled-weights" if others else "none"
+    raise CheckpointError(f"the checkpoint {weights} must hold weights in {whole}, got {but}")
+
+
+def _stored_shapes(weights: str, file: Path) -> Iterator[torch.Size]:
+    """Yield the shapes of all tensors out of the header of a safetensors file."""
+    with safe_open(file, "pt") as opened:
+        for key in opened.keys():  # noqa: SIM118 - no dict
+            tensor = opened.get_slice(key)
+            if key.endswith(("weight", "bias")) and "F" not in (kind := tensor.get_dtype()):
+                raise CheckpointError(f"the checkpoint {weights} must hold floating point, got {kind} for {key}")
+            yield torch.Size(tensor.get_shape())
+
+
+def _file_of(weights: str, name: str) -> Path | None:
+    found: Any = cached_file(weights, name, _raise_exceptions_for_missing_entries=False)
+    return None if found is None else Path(found)
+
+
+def read_weights(cls: type[PreTrainedModel], config: PretrainedConfig, settings: ModelSettings) -> PreTrainedModel:
+    """Read a checkpoint through `from_pretrained`, within `reading`; its keys, shapes and numbers must be the model's.
+
+    Raise CheckpointError where they are not.
+    """
+    hf_model, report = cls.from_pretrained(
+        settings.weights,
+        config=config,
+        dtype=getattr(torch, settings.dtype),
+        attn_implementation=settings.attention,
+        device_map=settings.device,
+        use_safetensors=not settings.pickled_weights,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # or transformers refuses a wrong shape before it says which key has it
+    )
+    require_exact_keys(settings.weights, report)
+    for name, values in hf_model.named_parameters():
+        if not torch.stack(torch.aminmax(values.detach())).isfinite().all():
+            raise CheckpointError(f"the checkpoint {settings.weights} must hold finite numbers, got others in {name}")
+    return hf_model.eval()
 
 
 def require_exact_keys(checkpoint: Any, report: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint that lacks a key, has one too many, or one of another shape, by `from_pretrained`'s report.
-
-    Raises:
-        CheckpointError: naming the first `KEYS_NAMED` keys and the number of the others.
-    """
+    """Refuse a checkpoint with a key too few, too many, or of another shape, by `from_pretrained`'s report."""
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if keys := sorted(map(_describe_key, report.get(problem, ()))):
             more = f" and {len(keys) - KEYS_NAMED} more" if len(keys) > KEYS_NAMED else ""
@@ -110,11 +147,21 @@ def require_exact_keys(checkpoint: Any, report: Mapping[str, Any]) -> None:
             raise CheckpointError(f"the checkpoint {checkpoint} must hold exactly the model's keys, got {got}")
 
 
+def _describe_key(key: Any) -> str:
+    # Of a mismatched one: the key, its shape, the model's shape.
+    return f"{key[0]} {tuple(key[1])} for {tuple(key[2])}" if isinstance(key, tuple) else str(key)
+
+
+def check_model_type(what: str, config: Mapping[str, Any], *allowed: str) -> None:
+    """Refuse another model's config, and the empty one that transformers makes of a folder without any."""
+    if (found := config.get("model_type")) not in allowed:
+        raise CheckpointError(f"{what} must have model_type {' or '.join(allowed)}, got {found}")
+
+
 def only_special_tokens(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Drop a checkpoint's own sampling defaults, so that all models of a run generate alike; stop tokens stay.
 
-    Raises:
-        CheckpointError: where a stop token, or another special one, is not in the vocabulary.
+    Raise CheckpointError where a stop token, or another special one, is not in the vocabulary.
     """
     own = getattr(hf_model.generation_config, "eos_token_id", None)
     eos = tokenizer.eos_token_id if own is None else own
@@ -133,8 +180,3 @@ def release() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _describe_key(key: Any) -> str:
-    # Of a mismatched one: the key, its shape, the model's shape.
-    return f"{key[0]} {tuple(key[1])} for {tuple(key[2])}" if isinstance(key, tuple) else str(key)

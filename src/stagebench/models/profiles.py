@@ -1,17 +1,32 @@
-"""The tokenizer of the random-weight profiles: a real one, built here, because nothing is downloaded.
+"""What the profiles of random weights have, because nothing is downloaded: layer sizes, and a tokenizer.
 
-WordPiece without a continuation prefix: any text over the alphabet is a greedy longest match of whole words and single
-characters, and each token decodes to itself between blanks. So ids -> text -> ids is exact for every sequence of
-ordinary tokens, and the number of tokens of a text can be checked against what the decode stage counted.
+The tokenizer is a real one, WordPiece without a continuation prefix: any text over the alphabet is a greedy longest
+match of whole words and single characters, and each token decodes to itself between blanks. So ids -> text -> ids is
+exact for every sequence of ordinary tokens, and the tokens of a text can be checked against what decode counted.
 """
 
 import string
 from itertools import islice, product
+from typing import Any
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from stagebench.core.errors import ModelError
+
+# CLIP ViT-L/14, Vicuna 7B v1.5 (https://huggingface.co/lmsys/vicuna-7b-v1.5), and a narrow version of each. Narrow
+# layers need wide weights: with the usual 0.02 the residual stream drowns what attention and the image add, and every
+# text is one repeated word, on which no comparison of tokens could fail.
+_WIDE = {"initializer_range": 0.3}
+_VISION: dict[str, dict[str, Any]] = {
+    "tiny": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, **_WIDE},
+    "7b": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
+}
+_TEXT: dict[str, dict[str, Any]] = {
+    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, **_WIDE},
+    "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
+}
+_TEXT_OF_ALL = {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "pad_token_id": 3}
 
 _WORDS = """
 a about above across after again air all along an and animal answer any appears are area around artificial as assistant
@@ -30,43 +45,37 @@ your questions question user
 _CAPITALS = ["A", "Describe", "The", "USER", "ASSISTANT", "What", "human's", "There"]
 _ALPHABET = string.ascii_letters + string.digits + string.punctuation
 
-# transformers' StopStringCriteria encodes this word and looks for it in the decoded text: it must be one token.
-_PROBE = "abcdef"
-_MAX_WORD = 100
+_PROBE = "abcdef"  # transformers' StopStringCriteria looks for it in the text that it encoded: it must be one token
+
+
+def vision_sizes(profile: str, side: int) -> dict[str, Any]:
+    """Return arguments of a `CLIPVisionConfig`: the real image size in either profile, so token counts are real too."""
+    return {**_VISION[profile], "image_size": side, "patch_size": 14}
+
+
+def text_sizes(profile: str, vocab_size: int) -> dict[str, Any]:
+    """Return arguments of a `LlamaConfig`, in "7b" with so many tokens."""
+    return {**_TEXT[profile], **_TEXT_OF_ALL, "vocab_size": 512 if profile == "tiny" else vocab_size}
 
 
 def build_tokenizer(vocab_size: int, added: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
-    """Build a deterministic tokenizer.
+    """Build a deterministic tokenizer, `added` its last and special tokens; ModelError for too few, or too many, ids.
 
-    Args:
-        vocab_size: ids from 0 to `vocab_size - 1` all decode to something; `added` come last.
-        added: special tokens of a model family ("<image>", "<ev_start>").
-
-    Returns:
-        A tokenizer with `<unk>` 0, `<s>` 1 (put before every text), `</s>` 2, padding on the left.
-
-    Raises:
-        ModelError: where the vocabulary is too small for the alphabet.
+    It has `<unk>` 0, `<s>` 1 (put before every text), `</s>` 2, and pads on the left.
     """
     specials = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     fixed = [*specials.values(), *_ALPHABET]
     least = len(fixed) + len(added) + 1
     if vocab_size < least:
         raise ModelError(f"vocab_size must be at least {least} to hold the alphabet, got {vocab_size}")
-    room = vocab_size - len(fixed) - len(added)
-    known = dict.fromkeys([_PROBE, *_CAPITALS, *_WORDS])
     # Consonant-vowel syllables fill the vocabulary: any size up to 32,000 and beyond, and each word is pronounceable.
     syllables = ["".join(s) for s in product("bdfghjklmnprstvz", "aeiou")]
     fillers = ("".join(s) for n in (2, 3) for s in product(syllables, repeat=n))
-    for filler in islice(fillers, room):
-        known.setdefault(filler)
-    words = [word for word in known if word not in fixed]
-    vocab = {token: i for i, token in enumerate([*fixed, *words[:room]])}
+    known = dict.fromkeys([*fixed, _PROBE, *_CAPITALS, *_WORDS, *islice(fillers, vocab_size)])
+    vocab = {token: i for i, token in enumerate(islice(known, vocab_size - len(added)))}
     if len(vocab) != vocab_size - len(added):
         raise ModelError(f"vocab_size must be at most {len(vocab) + len(added)}, got {vocab_size}")
-    core = Tokenizer(
-        models.WordPiece(vocab, unk_token="<unk>", continuing_subword_prefix="", max_input_chars_per_word=_MAX_WORD)
-    )
+    core = Tokenizer(models.WordPiece(vocab, unk_token="<unk>", continuing_subword_prefix=""))
     core.normalizer = normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents()])
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocab["<s>"])])
