@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 
 from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, Costs, alike, attribute, mean_of, whole_generation
-from stagebench.analysis.display import as_json, table
-from stagebench.analysis.narrative import sentences
+from stagebench.analysis.narrative import as_json, sentences, table
 from stagebench.core.errors import AnalysisError
 
 SLOW = Costs("video-llava", {"load": 6.858, "preprocess": 0.072}, 102.4, 2.533, prefilled=0)

@@ -7,9 +7,8 @@ import pytest
 
 from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, Costs, attribute, mean_of
 from stagebench.analysis.comparison import compare
-from stagebench.analysis.display import as_json, table
 from stagebench.analysis.intervals import Interval, bootstrap
-from stagebench.analysis.narrative import sentences, unit
+from stagebench.analysis.narrative import as_json, sentences, table, unit
 from stagebench.core.errors import AnalysisError
 
 

@@ -198,7 +198,7 @@ def test_the_report_of_an_analysis_is_made_or_refused(written, tmp_path, broken)
             run, rows = read_run(tmp_path), read_samples(tmp_path / SAMPLES_FILE)
             found = report_data(run, rows)
             write_json(tmp_path / "report.json", found)
-            assert to_markdown("x", sections(found))
+            assert to_markdown("x", sections(found, rows))
 
 
 def test_a_log_is_taken_up_or_refused(written, tmp_path):

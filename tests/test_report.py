@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 import pytest
 from made_up_analysis import MODELS, TEXT, row, rows, run
 
+from stagebench.analysis.report import write_report
 from stagebench.analysis.report.report_data import report_data, shared
 from stagebench.analysis.report.sections import sections
-from stagebench.analysis.report.write import write_report
 from stagebench.analysis.samples import SAMPLES_FILE, read_run, read_samples
 from stagebench.core.errors import AnalysisError
 from stagebench.core.json_files import write_json
@@ -117,8 +117,9 @@ def test_page_markdown_and_json_show_the_same_numbers(folder, page, mode):
 
 
 def test_all_tables_are_on_the_page_and_in_the_markdown(folder, page):
-    laid_out = sections(report_data(read_run(folder), read_samples(folder / SAMPLES_FILE)))
-    grids = [part.grid() for section in laid_out for part in section.parts if isinstance(part, Table)]
+    passes = read_samples(folder / SAMPLES_FILE)
+    laid_out = sections(report_data(read_run(folder), passes), passes)
+    grids = [part.grid() for parts in laid_out.values() for part in parts if isinstance(part, Table)]
     assert [cell for grid in grids for cells in (grid.heads, *grid.rows) for cell in cells] == page.cells
     lines = [line for line in (folder / "report.md").read_text().splitlines() if line.startswith("| ")]
     assert len(lines) == sum(2 + len(grid.rows) for grid in grids)
@@ -166,7 +167,7 @@ def test_without_the_extra_the_error_names_it(folder):
     script = (
         "import sys; sys.modules['jinja2'] = None\n"
         "from pathlib import Path\n"
-        "from stagebench.analysis.report.write import write_report\n"
+        "from stagebench.analysis.report import write_report\n"
         f"try: write_report(Path({str(folder)!r}))\n"
         "except Exception as error: print(error)"
     )
@@ -178,7 +179,7 @@ def test_a_report_needs_no_torch(folder):
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from stagebench.analysis.report.write import write_report\n"
+        "from stagebench.analysis.report import write_report\n"
         f"write_report(Path({str(folder)!r}))\n"
         "print('torch' in sys.modules)"
     )

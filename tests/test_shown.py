@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from stagebench.analysis.report.document import Figure, Section, to_html
+from stagebench.analysis.report.document import Figure, to_html
 from stagebench.analysis.report.document import to_markdown as document_to_markdown
 from stagebench.cli import analyze, main
 from stagebench.cli.output import refusals
@@ -72,9 +72,9 @@ class TestEveryHostileName:
 
     def test_is_clean_in_a_report(self, name):
         table = Table(name, ((name, WORDS), (name, WORDS)), ((name, name),), (name,))
-        parts = [Section(name, (name, (name,), table, Figure("none", name)))]
+        parts = {name: (name, (name,), table, Figure(name, lambda: b"<svg>"))}
         assert UNSEEN.findall(document_to_markdown(name, parts)) == []
-        page = to_html(name, parts, {})
+        page = to_html(name, parts)
         assert (UNSEEN.findall(page), "<script" in page, "<!--" in page) == ([], False, False)
 
     def test_is_clean_in_the_progress_of_analyze(self, name, monkeypatch):

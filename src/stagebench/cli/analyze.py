@@ -16,7 +16,7 @@ from stagebench.analysis.experiments.dataset import Dataset, one_line, read_data
 from stagebench.analysis.experiments.design import Design, Wanted, make_design, synthetic_dataset
 from stagebench.analysis.experiments.runner import Experiment, measure
 from stagebench.analysis.experiments.sample_log import SampleLog, open_log
-from stagebench.analysis.report.write import require_report_extra, write_report
+from stagebench.analysis.report import require_report_extra, write_report
 from stagebench.analysis.samples import MODES, RUN_FILE, read_run
 from stagebench.cli.options import options, print_head, settings_options
 from stagebench.cli.output import Console

@@ -7,9 +7,9 @@ import click
 
 from stagebench.analysis.attribution import attribute
 from stagebench.analysis.comparison import compare
-from stagebench.analysis.display import as_json, table
 from stagebench.analysis.importers.measured import Measured
 from stagebench.analysis.importers.read import FORMATS, read_files
+from stagebench.analysis.narrative import as_json, table
 from stagebench.cli.output import Console, write_json_to
 from stagebench.core.errors import AnalysisError
 from stagebench.core.results import versioned

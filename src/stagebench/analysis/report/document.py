@@ -1,7 +1,7 @@
 """Write a report as Markdown, and as one HTML page with its pictures in it: no script, and nothing from the network."""
 
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from stagebench.core import tables
@@ -11,29 +11,24 @@ from stagebench.core.tables import Table
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A picture, by its name in `pictures.draw`, and what it shows."""
+    """A picture, which only HTML shows."""
 
-    name: str
     caption: str
+    draw: Callable[[], bytes]  # SVG
 
 
 Part = str | tuple[str, ...] | Table | Figure
 """A paragraph, a list of sentences, a table or a picture."""
 
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A heading and what stands under it."""
-
-    title: str
-    parts: tuple[Part, ...]
+Sections = Mapping[str, Iterable[Part]]
+"""What stands under each heading."""
 
 
-def to_markdown(title: str, sections: Sequence[Section]) -> str:
-    """Write all sections; pictures are left to the HTML."""
+def to_markdown(title: str, sections: Sections) -> str:
+    """Write all sections, without their pictures."""
     blocks = [f"# {markdown(title)}"]
-    for section in sections:
-        blocks += [f"## {markdown(section.title)}", *filter(None, map(_part, section.parts))]
+    for heading, parts in sections.items():
+        blocks += [f"## {markdown(heading)}", *filter(None, map(_part, parts))]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -45,14 +40,8 @@ def _part(part: Part) -> str:
     return markdown(part) if isinstance(part, str) else ""
 
 
-def to_html(title: str, sections: Sequence[Section], pictures: Mapping[str, bytes]) -> str:
-    """Fill in the page.
-
-    Args:
-        title: of the page.
-        sections: in order; each gets an entry in the table of contents.
-        pictures: SVG by name; a figure without one is left out.
-    """
+def to_html(title: str, sections: Sections) -> str:
+    """Fill in the page, with a table of contents."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # of an extra, which Markdown does without
 
     environment = Environment(
@@ -63,6 +52,5 @@ def to_html(title: str, sections: Sequence[Section], pictures: Mapping[str, byte
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["table"] = tables.to_html
-    encoded = {name: b64encode(data).decode("ascii") for name, data in pictures.items()}
-    return environment.get_template("report.html").render(title=title, sections=sections, pictures=encoded)
+    environment.filters |= {"table": tables.to_html, "base64": lambda data: b64encode(data).decode("ascii")}
+    return environment.get_template("report.html").render(title=title, sections=sections)

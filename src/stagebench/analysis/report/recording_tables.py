@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stagebench.analysis.importers.suite import AXES, EAGER, measured_by
-from stagebench.analysis.report.document import Part, Section
+from stagebench.analysis.report.document import Part
 from stagebench.analysis.report.document import to_markdown as document_to_markdown
 from stagebench.analysis.roofline import Ceilings
 from stagebench.core.stages import BEFORE_GENERATE, DECODE, ENCODE, IN_GENERATE, PREFILL, STAGE_NAMES
@@ -57,7 +57,7 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         "Batch and context": _stages(of_batches, found, ceilings),
         "Set-up, outside of what is timed": _set_up(found),
     }
-    sections = [Section(title, parts) for title, each in made.items() if (parts := tuple(each))]
+    sections = {title: parts for title, each in made.items() if (parts := list(each))}
     return document_to_markdown(f"stagebench on {results['machine_info']['device']}", sections)
 
 

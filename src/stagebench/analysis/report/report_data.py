@@ -9,9 +9,9 @@ from typing import Any
 
 from stagebench.analysis.attribution import mean_of
 from stagebench.analysis.comparison import compare
-from stagebench.analysis.display import as_json
 from stagebench.analysis.drafting import agreement, drafting
 from stagebench.analysis.intervals import fit_growth, fit_line
+from stagebench.analysis.narrative import as_json
 from stagebench.analysis.roofline import Ceilings
 from stagebench.analysis.samples import (
     DURATIONS,

@@ -1,14 +1,17 @@
 """Lay out the report as a person reads it: sections of sentences, tables and pictures, whatever they are printed on.
 
-Everything here comes out of `report_data`, so that all reports show the same numbers. Importable without torch.
+Every number comes out of `report_data`, so that all reports show the same; the passes are here for the pictures.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from stagebench.analysis import display
-from stagebench.analysis.report.document import Figure, Part, Section
-from stagebench.analysis.samples import DURATIONS
+from stagebench.analysis import narrative
+from stagebench.analysis.report import pictures
+from stagebench.analysis.report.document import Figure, Part, Sections
+from stagebench.analysis.report.report_data import latencies, shared
+from stagebench.analysis.samples import DURATIONS, MAIN, SampleLine, select
 from stagebench.core.stages import STAGE_NAMES
 from stagebench.core.tables import COUNT, MEGA, MS, PERCENT, RATIO, SENTENCES, WORDS, Unit, of_records
 
@@ -17,31 +20,38 @@ Found = Mapping[str, Any]
 OF = {"model": WORDS, "length": WORDS}
 """The first columns of a table over models and modes."""
 ONE_DIGIT, GIBI = Unit("{:,.1f}"), Unit("{:.2f}", 2**-30, "GiB")
+SPREAD = {"median": MS, "interval": MS, "mean": MS, "p90": MS, "cv": PERCENT, "share": PERCENT}
+TOKENS = {"median": COUNT, "mean": ONE_DIGIT, "p90": COUNT, "finished_by": WORDS, "tokens/s": ONE_DIGIT}
 QUANTILES = {"p50": MS, "p90": MS, "p99": MS, "count": COUNT}
+FIT = {"intercept": MS, "slope": MS, "slope_interval": MS, "robust_slope": MS, "largest_residual": MS, "r2": RATIO}
 USE = {"stage": WORDS, "flops": MEGA, "bytes": MEGA, "time": MS, "mfu": PERCENT, "mbu": PERCENT}
+COLD = {"model": WORDS, "samples": COUNT, "cold": MS, "warm": MS, "ratio": RATIO}
 AGREEMENT = {"draft": WORDS, "target": WORDS, "first_token": PERCENT, "acceptance": PERCENT, "mean_prefix": RATIO}
 SPECULATION = {"draft_tokens": COUNT, "decode_speedup": RATIO, "e2e_speedup": RATIO}
+TEXTS = {"model": WORDS, "tokens": COUNT, "finish_reason": WORDS, "text": SENTENCES}
 
 
-def sections(found: Found) -> list[Section]:
-    """Lay out a report; a section without anything to say is left out."""
+def sections(found: Found, rows: Sequence[SampleLine]) -> Sections:
+    """Lay out a report of what `report_data` found in these rows; a section without anything to say is left out."""
+    main = select(rows, study=MAIN)
+    passes = {mode: shared(select(main, mode=mode)) for mode in found["modes"]}
     made = {
-        "Summary": _summary,
-        "What was compared": _compared,
-        "Warnings": _warnings,
-        "Failed and skipped": _failures,
-        "Stages": _stages,
-        "Why one is faster": _attribution,
-        "Tokens and latency": _tokens,
-        "Time against tokens": _fit,
-        "Memory and machine": _machine,
-        "Load from the disk": _cold,
-        "Scaling": _scaling,
-        "Draft and target": _drafting,
-        "Texts side by side": _texts,
-        "Environment": _environment,
+        "Summary": _summary(found),
+        "What was compared": _compared(found),
+        "Warnings": _warnings(found),
+        "Failed and skipped": _failures(found),
+        "Stages": _stages(found, passes),
+        "Why one is faster": _attribution(found),
+        "Tokens and latency": _tokens(found, passes),
+        "Time against tokens": _fit(found),
+        "Memory and machine": _machine(found),
+        "Load from the disk": _cold(found),
+        "Scaling": _scaling(found),
+        "Draft and target": _drafting(found),
+        "Texts side by side": _texts(found),
+        "Environment": _environment(found),
     }
-    return [Section(title, parts) for title, make in made.items() if (parts := tuple(make(found)))]
+    return {title: parts for title, each in made.items() if (parts := list(each))}
 
 
 def headlines(found: Found) -> list[str]:
@@ -70,7 +80,8 @@ def _table(title: str, units: dict[str, Unit], records: Iterable[Mapping[str, An
 
 def _summary(found: Found) -> Iterator[Part]:
     yield tuple(headlines(found))
-    yield Figure("stages", "Mean seconds of a sample by stage. What no stage explains is drawn too.")
+    said = "Mean seconds of a sample by stage. What no stage explains is drawn too."
+    yield Figure(said, partial(pictures.stages, found["modes"]))
 
 
 def _compared(found: Found) -> Iterator[Part]:
@@ -112,57 +123,54 @@ def _failures(found: Found) -> Iterator[Part]:
         yield from _table(f"{title}: {len(problems)}", {"name": WORDS, "reason": SENTENCES}, problems)
 
 
-def _stages(found: Found) -> Iterator[Part]:
+def _stages(found: Found, passes: Mapping[str, Sequence[SampleLine]]) -> Iterator[Part]:
     yield "The share is of the mean e2e; the interval, of 95 %, is of the median, whole sequences drawn."
-    times = dict.fromkeys(("median", "interval", "mean", "p90"), MS)
     for of, summary in _of(found, "models"):
         shares = summary["shares"] | {"e2e": 1.0}
         spreads = summary["stages"] | {"e2e": summary["e2e"]}
         rows = [{"stage": stage, "share": shares[stage], **spread} for stage, spread in spreads.items()]
         title = f"{of['model']}, {of['length']} length, {summary['passes']} passes"
-        yield from _table(title, {"stage": WORDS, **times, "cv": PERCENT, "share": PERCENT}, rows)
-    for mode in found["modes"]:
-        yield Figure(f"distribution-{mode}", f"All passes of each stage at {mode} length; boxes hold the middle half.")
+        yield from _table(title, {"stage": WORDS} | SPREAD, rows)
+    for mode, kept in passes.items():
+        said = f"All passes of each stage at {mode} length; boxes hold the middle half."
+        yield Figure(said, partial(pictures.distribution, kept))
 
 
 def _attribution(found: Found) -> Iterator[Part]:
-    pairs = [(mode, i, pair) for mode, each in found["modes"].items() for i, pair in enumerate(each["pairs"])]
+    pairs = [(mode, pair) for mode, each in found["modes"].items() for pair in each["pairs"]]
     if pairs:
         yield (
             "The seconds that the faster model saves in the mean, shared out so that the order in which the factors "
             "are changed does not matter (Shapley); beside them the shares of the logarithm of the speedup (LMDI)."
         )
-    for mode, i, pair in pairs:
+    for mode, pair in pairs:
         title = f"{pair['other']['model']} against {pair['baseline']['model']}, {mode} length"
-        yield Figure(f"waterfall-{mode}-{i}", f"{title}: from the seconds of one to those of the other.")
-        yield display.table(pair, title)
+        yield Figure(f"{title}: from the seconds of one to those of the other.", partial(pictures.waterfall, pair))
+        yield narrative.table(pair, title)
 
 
-def _tokens(found: Found) -> Iterator[Part]:
+def _tokens(found: Found, passes: Mapping[str, Sequence[SampleLine]]) -> Iterator[Part]:
     summaries = list(_of(found, "models"))
     rows = [
-        {
-            **of,
-            **summary["tokens"],
-            "tokens/s": summary["output_throughput"],
-            "finished_by": ", ".join(f"{reason} {n}" for reason, n in sorted(summary["finish_reasons"].items())),
-        }
-        for of, summary in summaries
+        of
+        | each["tokens"]
+        | {"tokens/s": each["output_throughput"]}
+        | {"finished_by": ", ".join(f"{reason} {n}" for reason, n in sorted(each["finish_reasons"].items()))}
+        for of, each in summaries
     ]
-    numbers = {"median": COUNT, "mean": ONE_DIGIT, "p90": COUNT, "finished_by": WORDS, "tokens/s": ONE_DIGIT}
-    yield from _table("New tokens", OF | numbers, rows)
+    yield from _table("New tokens", OF | TOKENS, rows)
     titles = {"ttft": "ttft, without load", "tpot": "tpot", "itl": "itl: the gaps between tokens"}
     for what, title in titles.items():
         yield from _table(title, OF | QUANTILES, [of | each[what] for of, each in summaries if each[what]])
-    for mode in found["modes"]:
-        yield Figure(f"latency-{mode}", f"The gap before each token at {mode} length: median, and up to p90.")
+    for mode, kept in passes.items():
+        if gaps := {model: columns for model, columns in latencies(kept).items() if len(columns) > 1}:
+            said = f"The gap before each token at {mode} length: median, and up to p90."
+            yield Figure(said, partial(pictures.latency, gaps))
 
 
 def _fit(found: Found) -> Iterator[Part]:
-    rows = [of | line for of, line in _of(found, "fits")]
-    times = dict.fromkeys(("intercept", "slope", "slope_interval", "robust_slope", "largest_residual"), MS)
     said = "n is the number of new tokens; least squares over the passes, and the robust slope of Theil and Sen."
-    yield from _table("e2e = intercept + slope n", OF | times | {"r2": RATIO}, rows, said)
+    yield from _table("e2e = intercept + slope n", OF | FIT, [of | line for of, line in _of(found, "fits")], said)
 
 
 def _machine(found: Found) -> Iterator[Part]:
@@ -176,19 +184,17 @@ def _machine(found: Found) -> Iterator[Part]:
     rows = [of | {"stage": name} | use for of, stages in _of(found, "utilisation") for name, use in stages.items()]
     yield from _table("Utilisation; of decode, a step", OF | USE, rows)
     peaks = [of | each["peak_bytes"] for of, each in _of(found, "models") if each["peak_bytes"]]
-    yield from _table(
-        "Peak device memory, the model's own weights included", OF | dict.fromkeys(STAGE_NAMES, GIBI), peaks
-    )
+    title = "Peak device memory, the model's own weights included"
+    yield from _table(title, OF | dict.fromkeys(STAGE_NAMES, GIBI), peaks)
     if not peaks:
         yield "Peak memory by stage is measured on a GPU only."
 
 
 def _cold(found: Found) -> Iterator[Part]:
     rows = [{"model": model} | cold for model, cold in found["cold"].items() if cold["samples"]]
-    units = {"model": WORDS, "samples": COUNT, "cold": MS, "warm": MS, "ratio": RATIO}
     said = "The load stage with the file dropped from the page cache, beside the one that all other tables show."
-    yield from _table("Load, medians", units, rows, said)
-    reasons = sorted({reason for cold in found["cold"].values() for reason in cold.get("not_cold", ())})
+    yield from _table("Load, medians", COLD, rows, said)
+    reasons = sorted({reason for cold in found["cold"].values() for reason in cold["not_cold"]})
     yield from (f"No cold load was timed for some samples: {reason}." for reason in reasons)
 
 
@@ -200,8 +206,9 @@ def _scaling(found: Found) -> Iterator[Part]:
             rows = [{"stage": stage} | at[stage] | (curve["growth"] or {}) for stage, curve in curves.items()]
             units = {"stage": WORDS, **dict.fromkeys(at["e2e"], MS), "exponent": RATIO, "interval": RATIO}
             yield from _table(f"{model} against {unit}", units, rows)
-        if models:
-            yield Figure(f"scaling-{study}", f"Median seconds of each stage against {unit}, on logarithmic axes.")
+        if any(curves["e2e"]["growth"] for curves in models.values()):
+            said = f"Median seconds of each stage against {unit}, on logarithmic axes."
+            yield Figure(said, partial(pictures.scaling, models, unit))
 
 
 def _drafting(found: Found) -> Iterator[Part]:
@@ -214,10 +221,9 @@ def _drafting(found: Found) -> Iterator[Part]:
 
 
 def _texts(found: Found) -> Iterator[Part]:
-    units = {"model": WORDS, "tokens": COUNT, "finish_reason": WORDS, "text": SENTENCES}
     for each in found["texts"]:
         rows = [{"model": model} | text for model, text in each["texts"].items()]
-        yield from _table(f"{each['sample']}, {each['mode']} length", units, rows)
+        yield from _table(f"{each['sample']}, {each['mode']} length", TEXTS, rows)
 
 
 def _environment(found: Found) -> Iterator[Part]:
