@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import time
 
 import numpy as np
 import pytest
@@ -61,7 +62,8 @@ def as_array(path, folder):
 def as_hit(path, folder):
     """The clip, by the frame cache, which has its frames."""
     sample = Sample(path, loading=LoadSettings(cache=folder))
-    load(sample, COUNT)
+    while not load(sample, COUNT).cache_hits:  # frames of a clip that was written a moment ago are not kept
+        time.sleep(0.1)
     return folder, lambda: load(sample, COUNT).images
 
 

@@ -1,6 +1,7 @@
-"""Check that there is something to read at a path, whole, and no more of it than any memory is meant for."""
+"""Check what there is at a path before it is read: a file, of which kind, whole, and not larger than any is meant."""
 
 import pickle
+import re
 import stat
 import struct
 import tokenize
@@ -16,6 +17,7 @@ from stagebench.core.shown import plain
 MAX_RATIO = 100  # bytes unpacked for one on disk; recordings have 2 to 10, a bomb a thousand and more
 MAX_PIXELS = 2**26  # of an image, 8192 x 8192: what says more is damaged, or meant to fill the memory
 MAX_TOTAL = 2**28  # of all images that are kept: eight of 8K
+CLIPS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".gif")  # a file of a suffix that nobody has may be a video too
 _SMALL = 1 << 20  # bytes that no ratio matters for
 _SHOWN = 200  # characters of what a library says
 # All that numpy, h5py, zipfile, Pillow and what unpacks raise on damaged files.
@@ -23,6 +25,32 @@ _DAMAGE = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError),
     *(SystemError, TypeError, ValueError, pickle.UnpicklingError, struct.error, tokenize.TokenError),
     *(zipfile.BadZipFile, zlib.error),
+)
+_BEGINNING = 1024  # bytes
+_NPY, _ZIP, _HDF5, _RAW = "a .npy file", "a zip or .npz file", "HDF5", "Prophesee's EVT2 or EVT3"
+_EXPECTED = {".npy": _NPY, ".npz": _ZIP, ".h5": _HDF5, ".hdf5": _HDF5, ".raw": _RAW}
+_KINDS = (
+    (rb"\x93NUMPY", _NPY),
+    (rb"PK[\3\5][\4\6]", _ZIP),
+    (rb"(?s)(.{512})?\x89HDF\r\n\x1a\n", _HDF5),  # behind a block of a user's own, at times
+    (rb"#!AER-DAT", "iniVation's AEDAT"),
+    (rb"% (.*\n% )*(Data file|Version )", "Prophesee's DAT"),
+    (rb"% .*\n", _RAW),
+    (rb"Event Stream", "an Event Stream (.es)"),
+    (rb"#ROSBAG", "a ROS bag"),
+    (rb"SQLite format 3", "an SQLite file, as bags of ROS 2 are"),
+    (rb"\x89MCAP0", "MCAP"),
+    (rb"MATLAB 5", "a MATLAB file"),
+    (rb"\x1f\x8b|BZh[1-9]|\xfd7zXZ|\x28\xb5\x2f\xfd", "a gzip, bzip2, xz or Zstandard file"),
+    (rb"7z\xbc\xaf\x27\x1c|Rar!|(?s:.{257}ustar)", "an archive (7z, RAR or tar)"),
+    (rb"\x80[\2-\5][}\x95\x8a(c\]]", "a pickle"),
+    (rb"(\xef\xbb\xbf)?(#EXTM3U|ffconcat version)|(?i:\[(playlist|reference)\])", "a playlist"),
+    (rb"(?i)(rtsp|https?|mms)://|rtsptext", "an address"),
+    (rb"v=0\r?\n", "a description of a stream elsewhere (SDP)"),
+    (rb"(\xef\xbb\xbf)?\s*<[?!a-zA-Z]", "XML, as DASH, IMF and other playlists are, or HTML"),
+    (rb"YUV4MPEG2 ", None),
+    (rb"([^\0-\x08\x0e-\x1f\x7f-\xff]*\n)?[ \t]*[-+]?[\d.]([-+.\de]*[ ,;\t]+[-+]?[\d.]){3}", "a text of numbers"),
+    (rb"[^\0-\x08\x0e-\x1f\x7f-\xff]*\Z", "text"),
 )
 
 
@@ -32,11 +60,7 @@ def name_of(path: Path) -> str:
 
 
 def size_of(path: Path) -> int:
-    """Return the size in bytes of the regular file at `path`.
-
-    Raises:
-        MediaError: there is no such file, it is a folder or device, it is empty, or may not be read.
-    """
+    """Return the size in bytes of a file; refuse a folder, a device, and what is missing, empty or can't be read."""
     with _readable(path):
         status = path.stat()
         if stat.S_ISREG(status.st_mode):  # to open a pipe would wait for its other end
@@ -47,6 +71,21 @@ def size_of(path: Path) -> int:
     if status.st_size == 0:
         raise MediaError(f"{name_of(path)}: must hold data, got an empty file")
     return status.st_size
+
+
+def kind_of(path: Path) -> str | None:
+    """Return what a file begins as, whatever its suffix says; None for what is not known here, such as a video."""
+    size_of(path)
+    with path.open("rb") as file:
+        beginning = file.read(_BEGINNING)
+    return next((kind for begins, kind in _KINDS if re.match(begins, beginning)), None)
+
+
+def require_kind(path: Path) -> None:
+    """Refuse a recording that begins as something else than its suffix says, and a file that `size_of` refuses."""
+    expected = _EXPECTED.get(path.suffix.lower())
+    if expected is not None and (kind := kind_of(path)) not in (expected, None):
+        raise MediaError(f"{path.name}: must be {expected}, got {kind}")
 
 
 def is_folder(path: Path) -> bool:
@@ -71,16 +110,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 @contextmanager
 def whole(name: str, what: str, got: str | None = None) -> Iterator[None]:
-    """Say in one line that a file is damaged, in place of what a library raises.
-
-    Args:
-        name: of the file.
-        what: it must be.
-        got: instead; by default what the library says.
-
-    Raises:
-        MediaError: in place of it.
-    """
+    """Raise a MediaError in place of what a library raises: the file must be a whole `what`, got what it says."""
     try:
         yield
     except _DAMAGE as error:
@@ -95,10 +125,7 @@ def require_plausible(path: Path, unpacked: int, size: int) -> None:
 
 
 def require_pixels(path: Path, width: int, height: int, images: int, most: int = MAX_TOTAL) -> None:
-    """Refuse images that say they are larger than any memory is meant for, before they are decoded.
-
-    Each may have `MAX_PIXELS`, all of them `most`; `path` is the file, or the first of several.
-    """
+    """Refuse images of more than `MAX_PIXELS` each or `most` in all before they are decoded; `path` names the file."""
     if width * height > MAX_PIXELS or width * height * images > most:
         limit = f"at most {MAX_PIXELS} pixels an image and {most} in all"
         raise MediaError(f"{name_of(path)}: must have {limit}, got {images} of {width} x {height}")

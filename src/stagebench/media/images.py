@@ -16,41 +16,25 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def read_images(path: Path, count: int) -> Media:
-    """Read `count` evenly spaced images of a folder of PNGs, or the one PNG at `path`.
+    """Read the PNG at `path`, or `count` evenly spaced ones of a folder, in natural order; its other files are ignored.
 
-    Args:
-        path: a PNG, or a folder: its PNGs in natural order (img2 before img10), its other files ignored.
-        count: how many images, chosen by `evenly_spaced`.
-
-    Returns:
-        `count` uint8 arrays (height, width, 3), RGB; `bytes_read` counts the chosen files only.
-
-    Raises:
-        MediaError: the path is missing or may not be read, a file is not a PNG, there are fewer than `count`, or a
-            chosen one isn't a whole one of 8 bits.
+    Raise MediaError where the path can't be read, a file is no PNG, there are fewer than `count`, or a chosen one isn't
+    a whole one of 8 bits. `bytes_read` counts the chosen ones.
     """
-    files = sorted_pngs(path) if is_folder(path) else [path]
+    pngs = [file for file in files_in(path) if file.suffix.lower() == ".png"] if is_folder(path) else [path]
+    files = sorted(pngs, key=_natural)
     sides = {file: _size_in_header(file) for file in files}
     if len(files) < count:
         raise MediaError(f"{name_of(path)}: must have at least {count} PNG images, got {len(files)}")
     chosen = [files[i] for i in evenly_spaced(len(files), count)]
     for file in chosen:
         require_pixels(file, *sides[file], count)
-    images = tuple(map(read_png, chosen))
+    images = tuple(map(_read_png, chosen))
     return Media(images, "events", frames_decoded=0, bytes_read=sum(map(size_of, chosen)), span=None)
 
 
-def sorted_pngs(folder: Path) -> list[Path]:
-    """Return the PNGs of a folder in natural order: numbers in a name are compared as numbers."""
-    return sorted((file for file in files_in(folder) if file.suffix.lower() == ".png"), key=_natural)
-
-
-def read_png(path: Path) -> Image:
-    """Read a PNG as uint8 (height, width, 3), RGB; transparency is dropped, not blended.
-
-    Raises:
-        MediaError: the file is not a PNG, is damaged, too large to be meant, or has 16 bits a channel.
-    """
+def _read_png(path: Path) -> Image:
+    """Read a PNG as uint8 (height, width, 3), RGB; transparency is dropped, not blended."""
     try:
         meter.add_file(path)
         meter.add("images_made")
@@ -78,6 +62,6 @@ def _size_in_header(path: Path) -> tuple[int, int]:
 
 
 def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
-    """Return a sort key: runs of digits by value, all else as text; the name itself settles img1 against img01."""
+    """Return a sort key, by which img2 comes before img10, and img01 before img1."""
     parts = re.findall(r"[0-9]+|[^0-9]+", path.name.lower())
     return [(int(part), "") if part[0] in "0123456789" else (-1, part) for part in parts], path.name

@@ -11,12 +11,8 @@ from stagebench.core.settings import LoadSettings
 def evenly_spaced(total: int, count: int) -> list[int]:
     """Return `count` distinct indices into `total` things, evenly spaced, the first and the last included.
 
-    Index i is `i * (total - 1) // (count - 1)`: Video-LLaVA's `np.linspace(0, total - 1, count)` cut to
-    integers, without the float error by which linspace can miss by one (total 123, count 15). A count of 1
-    gives the first.
-
-    Raises:
-        MediaError: `count` is less than 1, or more than `total`.
+    They are Video-LLaVA's `np.linspace(0, total - 1, count)` cut to integers, without the float error by which linspace
+    can miss by one (total 123, count 15). One of them is the first. Refuse fewer than one, and more than there are.
     """
     if count < 1:
         raise MediaError(f"at least 1 image must be asked for, got {count}")
@@ -46,20 +42,11 @@ def own_times(name: str, times: Sequence[int | None]) -> list[int]:
 def choose_frames(
     name: str, times: Sequence[int | None], base: Fraction, count: int, loading: LoadSettings
 ) -> list[int]:
-    """Return indices of `count` evenly spaced frames of those in a window of time.
+    """Return indices of `count` evenly spaced frames of those in the window that `loading` says.
 
-    A frame is in it where start <= time < start + duration, all to a microsecond, counted from the first frame.
-
-    Args:
-        name: of the clip, for errors.
-        times: of its frames, in display order, from any origin; None where the clip doesn't tell.
-        base: seconds that a time counts.
-        count: how many.
-        loading: the window.
-
-    Raises:
-        MediaError: `count` is less than 1, or more than there are in the window; or times are needed, and are unknown
-            or do not ascend.
+    `times` are those of its frames in display order, in units of `base` seconds, None where it doesn't tell. A frame is
+    in the window where start <= time < start + duration, all to a microsecond, counted from the first frame. Refuse
+    fewer than one, more than there are, and a window where times are unknown or do not ascend.
     """
     inside = list(range(len(times)))
     where = ""

@@ -8,10 +8,9 @@ between calls, but for the frame cache where one is asked for. Its unit of work 
 from stagebench.core.artifacts import Media, Sample
 from stagebench.core.errors import MediaError
 from stagebench.media.events.recordings import READERS, read_events
-from stagebench.media.files import is_folder, name_of, size_of
+from stagebench.media.files import CLIPS, is_folder, kind_of, name_of, size_of
 from stagebench.media.frame_cache import read_cached
 from stagebench.media.images import read_images
-from stagebench.media.kinds import CLIPS, kind_of
 from stagebench.media.video.frames import read_video
 
 REFUSED_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".tif", ".tiff", ".webp")  # FFmpeg would make each a video of one frame

@@ -21,8 +21,7 @@ from stagebench.core.errors import AnalysisError, MediaError
 from stagebench.core.json_files import read_json
 from stagebench.core.settings import DEFAULT_QUESTION
 from stagebench.media.events.recordings import READERS
-from stagebench.media.files import files_in, is_folder, size_of
-from stagebench.media.kinds import CLIPS
+from stagebench.media.files import CLIPS, files_in, is_folder, size_of
 
 KINDS = ("video", "events", "images")
 """Of media: a clip, a recording, and a PNG or a folder of them."""

@@ -18,8 +18,7 @@ from stagebench.core.errors import MediaError
 from stagebench.core.shown import plain
 from stagebench.media.events.event_arrays import KEYS, TYPES, EventArrays, Window, cut_events
 from stagebench.media.events.unpickle import unpickle_arrays
-from stagebench.media.files import files_in, is_folder, name_of, require_plausible, size_of, whole
-from stagebench.media.kinds import kind_of
+from stagebench.media.files import files_in, is_folder, kind_of, name_of, require_plausible, size_of, whole
 
 _HEADERS = {
     (1, 0): npy_format.read_array_header_1_0,

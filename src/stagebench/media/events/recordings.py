@@ -18,8 +18,7 @@ from stagebench.media.events.evt import read_evt
 from stagebench.media.events.hdf5 import read_hdf5
 from stagebench.media.events.npy import FOLDER, column_files, read_folder, read_npy, read_npz
 from stagebench.media.events.render import draw_events, size_of_events
-from stagebench.media.files import name_of, size_of
-from stagebench.media.kinds import kind_of, require_kind
+from stagebench.media.files import kind_of, name_of, require_kind, size_of
 
 READERS: dict[str, Callable[[Path, Window], EventArrays]] = {
     ".npy": read_npy,

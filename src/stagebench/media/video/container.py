@@ -20,8 +20,7 @@ import av
 from stagebench.core import meter
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
-from stagebench.media.files import MAX_PIXELS, require_pixels
-from stagebench.media.kinds import kind_of
+from stagebench.media.files import MAX_PIXELS, kind_of, require_pixels
 from stagebench.media.video.damage import Threads
 from stagebench.media.video.transport import is_whole
 from stagebench.media.video.truncation import gif_size, is_cut
