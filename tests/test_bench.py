@@ -19,8 +19,8 @@ from stagebench.core.errors import ResultsError
 from stagebench.core.machine import locks
 from stagebench.core.results import read_results
 from stagebench.gate import baseline
+from stagebench.gate.decide import processes_of
 from stagebench.gate.runner import recording
-from stagebench.gate.runs import processes_of
 
 ROOT = Path(__file__).parents[1]
 HERE = {"device": "abacus", "profile": "tiny", "dtype": "float32"}

@@ -10,7 +10,7 @@ import pytest
 from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import parse_json
 from stagebench.core.results import SCHEMAS, digest, read_results, require_sound
-from stagebench.gate.runs import processes_of
+from stagebench.gate.decide import processes_of
 
 ROOT = Path(__file__).parents[1]
 BASELINES = [*ROOT.glob("baselines/*/baseline.json")]

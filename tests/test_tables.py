@@ -3,8 +3,8 @@
 import pytest
 from rich.console import Console
 
+from stagebench.analysis.report.document import to_html
 from stagebench.core.tables import CHANGE, COUNT, MS, PERCENT, RATIO, WORDS, Table, show
-from stagebench.core.tables import to_html as html
 from stagebench.core.tables import to_markdown as markdown
 from stagebench.gate import report
 from stagebench.gate.verdicts import Verdict
@@ -66,7 +66,8 @@ def test_markdown_aligns_numbers_and_puts_notes_below():
 
 
 def test_html_escapes_what_it_shows():
-    page = html(Table("<t>", (("<h>", WORDS), ("n", COUNT)), (("<c>", 1), ("&", 2)), ("<n>",)))
+    table = Table("<t>", (("<h>", WORDS), ("n", COUNT)), (("<c>", 1), ("&", 2)), ("<n>",))
+    page = to_html("", {"": (table,)})
     for text in (
         "&lt;t&gt;",
         "&lt;h&gt;",

@@ -18,7 +18,6 @@ from stagebench.core.tables import show
 from stagebench.gate import baseline, decide, report
 from stagebench.gate.limits import read_rules
 from stagebench.gate.runner import recording
-from stagebench.gate.runs import processes_of
 from stagebench.gate.verdicts import INCONCLUSIVE, Verdict, exit_code
 from stagebench.suite.options import BASELINES, ROUNDS
 
@@ -102,7 +101,8 @@ def _judge(results: Results, root: Path) -> list[Verdict]:
         raise ResultsError(
             f"no baseline yet for this environment, so nothing is judged; {baseline.closest(root, here)}"
         )
-    return decide.judge(processes_of(read_results(found)), processes_of(results), read_rules(Path("pyproject.toml")))
+    base, head = (decide.processes_of(each) for each in (read_results(found), results))
+    return decide.judge(base, head, read_rules(Path("pyproject.toml")))
 
 
 def _exit_code(verdicts: list[Verdict]) -> int:

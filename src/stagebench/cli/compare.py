@@ -8,7 +8,6 @@ from stagebench.cli.decision import Decision, deciding
 from stagebench.core.errors import GateError
 from stagebench.gate import decide
 from stagebench.gate.limits import RULES_FILE, read_rules
-from stagebench.gate.runs import read_sides
 
 _PATH = click.Path(path_type=Path)
 
@@ -42,6 +41,6 @@ def command(
     if config and not config.is_file():
         raise GateError(f"--config must be a file, got {config}")
     rules = read_rules(config or Path(RULES_FILE))
-    base, head = read_sides([*paths[:1], *bases], [*paths[1:], *heads])
+    base, head = decide.read_sides([*paths[:1], *bases], [*paths[1:], *heads])
     decision.verdicts = decide.judge_benchmarks(base, head, rules, decision.allowed)
     decision.rules_differ += decide.differing_markers(base, head)

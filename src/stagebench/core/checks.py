@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from reprlib import repr as short
 from types import NoneType, UnionType
@@ -11,8 +11,7 @@ from typing import Annotated, Any, Required, Union, get_args, get_origin, get_ty
 from stagebench.core.errors import StagebenchError
 
 LONGEST_TEXT = 100_000
-LARGEST, SMALLEST = 1e18, 1e-15
-"""Of numbers, so that no sum, product or ratio of two is beyond what a float holds."""
+LARGEST, SMALLEST = 1e18, 1e-15  # of numbers, so that no sum, product or ratio of two is beyond what a float holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,42 +22,29 @@ class Must:
     what: str
 
 
-def check(data: Any, form: Any, where: str, error_type: type[StagebenchError], whole: bool = True) -> None:
-    """Check data as JSON holds them.
+def check(value: Any, form: Any, where: str, error_type: type[StagebenchError]) -> None:
+    """Check a value as JSON holds it, and all in it; raise an error of that type that names the first wrong one.
 
-    Args:
-        data: a value.
-        form: its type: a TypedDict, a mapping of required keys to types, or made of those below, list, dict and `|`.
-            Nothing is said of keys that a form does not name.
-        where: the value is, for an error.
-        error_type: of the error.
-        whole: whether required keys must be there at all.
-
-    Raises:
-        error_type: naming the first key that is missing, or is something else.
+    Its form is a TypedDict, a mapping of required keys to types, or made of the types below, list, dict and `|`.
+    Nothing is said of keys that a form does not name.
     """
-    if wrong := next(_wrong(data, form, where, whole), None):
-        raise error_type(wrong)
-
-
-def _wrong(value: Any, form: Any, where: str, whole: bool) -> Iterator[str]:
-    """Say what is wrong with a value: with itself, or else with what is in it."""
     kinds = get_args(form) if get_origin(form) in (Union, UnionType) else (form,)
     fitting = next((kind for kind in kinds if _kind_of(kind).holds(value)), None)
     if fitting is None:
-        yield f"{where} must be {' or '.join(_kind_of(kind).what for kind in kinds)}, got {short(value)}"
-    elif get_origin(fitting) in (list, dict):
+        wanted = " or ".join(_kind_of(kind).what for kind in kinds)
+        raise error_type(f"{where} must be {wanted}, got {short(value)}")
+    if get_origin(fitting) in (list, dict):
         inner = get_args(fitting)[-1]
         holds = _kind_of(inner).holds if get_origin(inner) is Annotated else None  # most lists hold numbers
         for place, each in enumerate(value) if isinstance(value, list) else value.items():
             if holds is None or not holds(each):
-                yield from _wrong(each, inner, f"{where}: {place}", whole)
+                check(each, inner, f"{where}: {place}", error_type)
     elif isinstance(fitting, Mapping) or is_typeddict(fitting):
         required, hints = (list(fitting), fitting) if isinstance(fitting, Mapping) else _keys_of(fitting)
-        if whole and (missing := [key for key in required if key not in value]):
-            yield f"{where} must have {', '.join(required)}, got no {', '.join(missing)}"
+        if missing := [key for key in required if key not in value]:
+            raise error_type(f"{where} must have {', '.join(required)}, got no {', '.join(missing)}")
         for key in [key for key in hints if key in value]:
-            yield from _wrong(value[key], hints[key], f"{where}: {key}", whole)
+            check(value[key], hints[key], f"{where}: {key}", error_type)
 
 
 def _kind_of(form: Any) -> Must:
@@ -104,7 +90,3 @@ Number = Annotated[float, Must(is_number, "a finite number")]
 Spread = Annotated[float, Must(lambda v: is_number(v, 0), "a finite number of at least 0")]
 Time = Annotated[float, Must(lambda v: is_number(v, SMALLEST), "a finite number above 0")]
 Object = dict[str, Any]
-Work = dict[str, Count | dict[str, Count]]
-"""Counters by name, or by stage and name."""
-Content = dict[str, Text | list[Number] | dict[str, Text | list[Number]]]
-"""Digests and sketches by name, or by stage and name."""

@@ -10,26 +10,14 @@ from typing import Any
 
 from stagebench.core.errors import StagebenchError
 
-LARGEST = 2**28
-"""Bytes; the details of a million requests are fewer."""
-MOST_DIGITS = 30
-"""Of a whole number: of any count, as floating-point operations are, and of none that a float can't hold."""
+LARGEST = 2**28  # bytes; the details of a million requests are fewer
+MOST_DIGITS = 30  # of a whole number: of any count, as floating-point operations are, and of none too large for a float
 MOST_NESTED = 64
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-"""Escapes that only make a character in pairs."""
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # escapes that only make a character in pairs
 
 
 def read_json(path: Path, what: str, error_type: type[StagebenchError]) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: of the file.
-        what: it is, for an error ("the run out.json").
-        error_type: of the error.
-
-    Raises:
-        error_type: where the file can't be read, or is no JSON.
-    """
+    """Read a JSON file; raise an error of that type, naming `what` it is, where it can't be read or is no JSON."""
     data = read_bytes(path, what, error_type)
     try:
         return parse_json(data)
@@ -38,11 +26,7 @@ def read_json(path: Path, what: str, error_type: type[StagebenchError]) -> Any:
 
 
 def read_bytes(path: Path, what: str, error_type: type[StagebenchError]) -> bytes:
-    """Read a file that may hold JSON, or lines of it, as far as the most that `parse_json` takes.
-
-    Raises:
-        error_type: where the file can't be read.
-    """
+    """Read a file that may hold JSON, or lines of it, as far as the most that `parse_json` takes."""
     try:
         with path.open("rb") as file:
             return file.read(LARGEST + 1)
@@ -51,26 +35,23 @@ def read_bytes(path: Path, what: str, error_type: type[StagebenchError]) -> byte
 
 
 def parse_json(data: bytes, finite: bool = True) -> Any:
-    """Parse JSON as every program reads it: no key twice, no number out of range, no text that can't be written again.
+    """Parse JSON in UTF-8 as every program reads it; if not `finite`, with NaN and Infinity, which some tools write.
 
-    Args:
-        data: in UTF-8.
-        finite: refuse NaN and Infinity, which JSON does not know, and some tools write.
-
-    Raises:
-        ValueError: in few words, where it is something else, or larger or deeper than any file of ours.
+    Raise ValueError, in few words, for a key twice, a number out of range, a text that can't be written again, and what
+    is larger or deeper than any file of ours.
     """
     if len(data) > LARGEST:
         raise ValueError(f"more than {LARGEST:,} bytes")
-    text = data.decode("utf-8-sig")
-    constant = _refuse if finite else float
+    text, constant = data.decode("utf-8-sig"), _refuse if finite else float
     try:
         parsed = json.loads(
             text, object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=constant
         )
+        too_deep = _is_deeper(parsed, MOST_NESTED)
     except RecursionError:
-        raise _too_deep() from None
-    _require_shallow(parsed, MOST_NESTED)
+        too_deep = True
+    if too_deep:
+        raise ValueError(f"more than {MOST_NESTED} levels of lists and objects")
     if _SURROGATE.search(text):
         json.dumps(parsed, ensure_ascii=False).encode()
     return parsed
@@ -91,8 +72,7 @@ def _integer(text: str) -> int:
 
 
 def _float(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
+    if math.isinf(value := float(text)):
         raise ValueError(f"the number {text[:100]}, which is too large")
     return value
 
@@ -101,16 +81,9 @@ def _refuse(name: str) -> float:
     raise ValueError(f"{name}, which is no number")
 
 
-def _too_deep() -> ValueError:
-    return ValueError(f"more than {MOST_NESTED} levels of lists and objects")
-
-
-def _require_shallow(parsed: Any, levels: int) -> None:
-    for inner in parsed.values() if isinstance(parsed, dict) else parsed if isinstance(parsed, list) else ():
-        if isinstance(inner, dict | list):
-            if levels == 0:
-                raise _too_deep()
-            _require_shallow(inner, levels - 1)
+def _is_deeper(parsed: Any, levels: int) -> bool:
+    inside = parsed.values() if isinstance(parsed, dict) else parsed if isinstance(parsed, list) else ()
+    return any(levels == 0 or _is_deeper(each, levels - 1) for each in inside if isinstance(each, dict | list))
 
 
 def json_text(data: Any) -> str:
@@ -119,20 +92,12 @@ def json_text(data: Any) -> str:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON so that nobody ever sees half of it.
-
-    Raises:
-        StagebenchError: where it can't be written.
-    """
+    """Write JSON as `write_text` does."""
     write_text(path, json_text(data))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text so that nobody ever sees half of it: to a temporary file beside it, then renamed.
-
-    Raises:
-        StagebenchError: where it can't be written.
-    """
+    """Write a text so that nobody ever sees half of it; raise StagebenchError where it can't be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

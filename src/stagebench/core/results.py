@@ -15,33 +15,17 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any, Required, TypedDict, cast
 
-from stagebench.core.checks import (
-    Content,
-    Count,
-    Flag,
-    Number,
-    Object,
-    Positive,
-    Spread,
-    Text,
-    Time,
-    Whole,
-    Work,
-    check,
-    is_text,
-)
+from stagebench.core.checks import Count, Flag, Number, Object, Positive, Spread, Text, Time, Whole, check, is_text
 from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import json_text, read_json, write_text
-from stagebench.core.machine.environment import ADDED
 
-SCHEMAS = {"results": 1, "samples": 1, "verdicts": 1, "report": 1}
-"""All formats that are written, each with its version."""
+SCHEMAS = {"results": 1, "samples": 1, "verdicts": 1, "report": 1}  # all formats that are written, with their versions
+REFERENCE = "test_reference"  # no change touches it: it shows what the machine did, and is never judged
+NAMING = ("device", "profile", "dtype")  # of the environment, what every identity has, and a person knows it by
+ROUNDING = 1e-6  # relative; statistics that are further apart are not of the same times
 
-REFERENCE = "test_reference"
-"""The benchmark that no change touches: it shows what the machine did, and is never judged."""
-
-ROUNDING = 1e-6
-"""Relative; statistics that are further apart are not of the same times."""
+Counters = dict[str, Count | dict[str, Count]]  # by name, or by stage and name
+Digests = dict[str, Text | list[Number] | dict[str, Text | list[Number]]]  # and sketches; named as counters are
 
 
 class Setup(TypedDict):
@@ -74,7 +58,7 @@ class Stats(TypedDict, total=False):
 
 
 class Info(TypedDict, total=False):
-    """What a benchmark notes of itself: `work` and `content` by name, or by stage and name."""
+    """What a benchmark notes of itself."""
 
     model: Text
     backend: Text
@@ -88,10 +72,10 @@ class Info(TypedDict, total=False):
     context: Count
     new_tokens: Count
     units: Count | None
-    work: Work
-    generate_work: Work
-    bytes: Work
-    content: Content
+    work: Counters
+    generate_work: Counters
+    bytes: Counters
+    content: Digests
     processes: Positive
     device_seconds: list[Spread]
     device_median: Spread
@@ -176,20 +160,12 @@ class Results(TypedDict, total=False):
 
 
 def read_results(path: Path) -> Results:
-    """Read what `pytest benchmarks --benchmark-json` wrote, or a recording or baseline made of such.
-
-    Raises:
-        ResultsError: where the file is missing, holds no results, or was written by another stagebench.
-    """
+    """Read what `pytest benchmarks --benchmark-json` wrote, or a recording or baseline made of such; see `validate`."""
     return validate(read_json(path, f"the run {path}", ResultsError), f"the run {path}")
 
 
 def write_results(path: Path, results: Results) -> None:
-    """Write results so that nobody ever sees half of them.
-
-    Raises:
-        StagebenchError: where they can't be written.
-    """
+    """Write results so that nobody ever sees half of them."""
     write_text(path, json_text(results))
 
 
@@ -203,14 +179,15 @@ def digest(results: Results) -> str:
     return hashlib.sha256(json_text(results).encode()).hexdigest()
 
 
-def identity(results: Results) -> dict[str, str]:
-    """Return the environment, with the keys that came later."""
-    return ADDED | results["machine_info"]
-
-
 def by_name(results: Results) -> dict[str, Benchmark]:
     """Index the benchmarks by full name, in order."""
     return {benchmark["fullname"]: benchmark for benchmark in results["benchmarks"]}
+
+
+def shared(*results: Results) -> list[str]:
+    """List the benchmarks that all of the results have, in order."""
+    each = [by_name(some) for some in results]
+    return [name for name in each[0] if all(name in names for names in each)]
 
 
 def is_reference(name: str) -> bool:
@@ -224,11 +201,7 @@ def short_name(name: str) -> str:
 
 
 def require_sound(results: Results, where: str) -> Results:
-    """Refuse results that nothing can be held against.
-
-    Raises:
-        ResultsError: where they hold no benchmark, or something failed.
-    """
+    """Return the results; raise ResultsError where they hold no benchmark, or something failed."""
     own = results["stagebench"]
     if own["failed"] or own["exit_status"]:
         raise ResultsError(
@@ -241,14 +214,9 @@ def require_sound(results: Results, where: str) -> Results:
 
 
 def validate(data: Any, where: str) -> Results:
-    """Check that data are results: every number is one, every name a text, every benchmark there once.
+    """Check that JSON's data are results: every number is one, every name a text, every benchmark there once.
 
-    Args:
-        data: as JSON holds it.
-        where: it was read, for an error.
-
-    Raises:
-        ResultsError: naming the first thing that is something else.
+    Raise ResultsError, saying `where` they were read, for the first thing that is something else.
     """
     if not isinstance(data, dict) or not isinstance(data.get("stagebench"), dict):
         raise ResultsError(f"{where} must be written by stagebench's pytest plugin, got none of its keys")
@@ -262,12 +230,7 @@ def validate(data: Any, where: str) -> Results:
         check(benchmark, Benchmark, here, ResultsError)
         _validate_stats(benchmark["stats"], here)
     check(data, Results, where, ResultsError)
-    check(
-        data["machine_info"],
-        dict.fromkeys(("device", "profile", "dtype"), Text),
-        f"{where}: machine_info",
-        ResultsError,
-    )
+    check(data["machine_info"], dict.fromkeys(NAMING, Text), f"{where}: machine_info", ResultsError)
     if twice := [name for name, count in Counter(b["fullname"] for b in data["benchmarks"]).items() if count > 1]:
         raise ResultsError(f"{where} must hold every benchmark once, got {', '.join(twice)} more often")
     return cast("Results", data)
@@ -279,10 +242,9 @@ def _validate_stats(stats: Mapping[str, Any], where: str) -> None:
         for lower, upper in pairwise([key for key in chain if key in stats]):
             if stats[lower] > stats[upper] * (1 + ROUNDING):
                 raise ResultsError(f"{where}: {lower} must be at most {upper}, got {stats[lower]} and {stats[upper]}")
-    data = stats.get("data") or []
-    of_data: Mapping[str, float] = {key: take(data) for key, take in _OF_DATA.items() if data and key in stats}
-    for key, value in of_data.items():
-        if not math.isclose(stats[key], value, rel_tol=ROUNDING):
+    data = stats.get("data")
+    for key, take in _OF_DATA.items():
+        if data and key in stats and not math.isclose(stats[key], value := take(data), rel_tol=ROUNDING):
             raise ResultsError(f"{where}: {key} must be that of its data, {value}, got {stats[key]}")
 
 

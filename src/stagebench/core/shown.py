@@ -14,12 +14,9 @@ _MARKUP = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>
 
 
 def plain(text: str, longest: int = LONGEST) -> str:
-    r"""One line of it, in which what would not be seen is written out, as "\x1b" and "\u202e"."""
+    r"""Make it one line, in which what would not be seen is written out, as "\x1b" and "\u202e"."""
     line = " ".join(text.split())
-    if len(line) > longest:
-        line = f"{line[: longest - 3]}..."
-    if line.isprintable():
-        return line
+    line = line if len(line) <= longest else f"{line[: longest - 3]}..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 

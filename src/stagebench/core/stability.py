@@ -4,26 +4,18 @@ It holds for the rounds of a process, the processes of a recording, the passes o
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-ALPHA = 1e-3
-"""One series in a thousand drifts by chance alone."""
-
-LEAST_DRIFT = 0.01
-"""Relative, from the first number to the last; less does not matter."""
-
-OUTLIER = 5.0
-"""Robust standard deviations from the centre."""
-
-NORMAL = 1.4826
-"""Makes a median absolute deviation the standard deviation of normal noise."""
+ALPHA = 1e-3  # one series in a thousand drifts by chance alone
+LEAST_DRIFT = 0.01  # relative, from the first number to the last; less does not matter
+OUTLIER = 5.0  # robust standard deviations from the centre
+NORMAL = 1.4826  # makes a median absolute deviation the standard deviation of normal noise
 
 
-@dataclass(frozen=True, slots=True)
-class Drift:
+class Drift(NamedTuple):
     """How far numbers drifted, relative to their median, and Kendall's tau and p as the evidence."""
 
     change: float
@@ -31,35 +23,11 @@ class Drift:
     p: float
 
 
-@dataclass(frozen=True, slots=True)
-class Unsteady:
-    """A benchmark whose numbers drifted or hold outliers.
-
-    Attributes:
-        benchmark: its full name.
-        drift: None without one.
-        outliers: places in the series, from 0.
-    """
-
-    benchmark: str
-    drift: Drift | None
-    outliers: list[int]
-
-    def __str__(self) -> str:
-        drift = "" if self.drift is None else f", drifted {self.drift.change:+.1%}"
-        outliers = f", outliers at {', '.join(map(str, self.outliers))}" if self.outliers else ""
-        return f"{self.benchmark.split('::')[-1]}{drift}{outliers}"
-
-
 def drift(values: ArrayLike, places: ArrayLike | None = None) -> Drift | None:
-    """Return how far the values drifted; None where that may be chance.
+    """Return how far values, at their places in time (by default their order), drifted; None where that may be chance.
 
     The rank correlation of Mann (1945) and Kendall says whether (its exact test, where no values tie), the Theil-Sen
     slope how far. Seven values are the fewest that can show it.
-
-    Args:
-        values: in any order.
-        places: of the values, in time; their order by default.
     """
     from scipy.stats import kendalltau, theilslopes  # takes a second to import, and most commands need none of it
 
@@ -73,13 +41,10 @@ def drift(values: ArrayLike, places: ArrayLike | None = None) -> Drift | None:
 
 
 def outliers(values: ArrayLike, centre: ArrayLike | None = None, scale: float | None = None) -> list[int]:
-    """Return the places of the values that lie more than `OUTLIER` standard deviations from their centre.
+    """Return the places of values more than `OUTLIER` standard deviations (`scale`) away from their centre.
 
-    Args:
-        values: three or more; fewer have no outlier.
-        centre: one for all or one a value; the median by default.
-        scale: the standard deviation; by default a robust one from the median absolute deviation. Where more than half
-            of the values are equal that is 0, and none is an outlier.
+    The centre is one for all or one a value, by default the median; the scale by default a robust one, from the median
+    absolute deviation. Where more than half of the values are equal that is 0, and none is an outlier, nor one of two.
     """
     series = np.asarray(values, dtype=float)
     if len(series) < 3:
@@ -89,11 +54,12 @@ def outliers(values: ArrayLike, centre: ArrayLike | None = None, scale: float | 
     return [int(i) for i in np.flatnonzero(away > OUTLIER * deviation)] if deviation else []
 
 
-def unsteady(series: Mapping[str, Sequence[float]]) -> list[Unsteady]:
-    """Return the benchmarks whose numbers drifted or hold outliers.
-
-    Args:
-        series: seconds by benchmark, in the order in which they were measured.
-    """
-    looked = (Unsteady(name, drift(seconds), outliers(seconds)) for name, seconds in series.items())
-    return [each for each in looked if each.drift is not None or each.outliers]
+def unsteady(series: Mapping[str, Sequence[float]]) -> list[str]:
+    """Say of which benchmarks the seconds, in the order in which they were measured, drifted or hold outliers."""
+    lines = []
+    for name, seconds in series.items():
+        drifted, far = drift(seconds), outliers(seconds)
+        said = f", drifted {drifted.change:+.1%}" if drifted else ""
+        said += f", outliers at {', '.join(map(str, far))}" if far else ""
+        lines += [name.split("::")[-1] + said] if said else []
+    return lines

@@ -16,30 +16,20 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 RESAMPLES = 1999
-EXACT_PAIRS = 13
-"""Up to here all 2^n sign-flips are tried; beyond, as many drawn ones as that, and the observed one."""
-
+EXACT_PAIRS = 13  # up to here all 2^n sign-flips are tried; beyond, as many drawn ones as that, and the observed one
 _SEED = 0  # of the resamples: a verdict is a function of the data
 _BATCH = 16  # decisions at a time, for memory
 _ROUNDING = 1e-9  # sums that are equal but for their order are equal
 
 
 class Evidence(NamedTuple):
-    """What n pairs say about each benchmark; arrays of shape (..., m).
+    """What n pairs say about each benchmark; arrays of shape (..., m)."""
 
-    Attributes:
-        estimate: the log-ratio of head over base, the median of the pairs.
-        low: lower end of its interval; NaN where the pairs don't give one.
-        high: upper end, or NaN.
-        p_slower: of no change against slower, adjusted over the suite.
-        p_faster: of no change against faster, adjusted too.
-    """
-
-    estimate: Array
-    low: Array
+    estimate: Array  # the log-ratio of head over base, the median of the pairs
+    low: Array  # of its interval; NaN where the pairs don't give one, as high is then
     high: Array
-    p_slower: Array
-    p_faster: Array
+    p_slower: Array  # of no change against slower, adjusted over the suite
+    p_faster: Array  # of no change against faster, adjusted too
 
     def at(self, index: int | tuple[int, ...]) -> Evidence:
         """Return that of one benchmark, or of one decision."""
@@ -47,14 +37,9 @@ class Evidence(NamedTuple):
 
 
 def log_ratios(base: Array, head: Array) -> Array:
-    """Take the log of head over base, pair by pair: what both share (a slower hour of the machine) cancels.
+    """Take the log of head over base, pair by pair; NaN where either is no positive, finite time.
 
-    Args:
-        base: seconds, any shape.
-        head: seconds, of the same shape; position i was measured right beside position i of base.
-
-    Returns:
-        The log-ratios; NaN where either side is no positive, finite time.
+    Both are seconds, of one shape. What a pair shares, as a slower hour of the machine, cancels.
     """
     valid = np.isfinite(base) & np.isfinite(head) & (base > 0) & (head > 0)
     return np.log(np.where(valid, head, np.nan) / np.where(valid, base, 1.0))
@@ -66,40 +51,25 @@ def least_pairs(alpha: float) -> int:
 
 
 def weigh(ratios: Array, confidence: float) -> Evidence:
-    """Weigh the evidence of a suite.
-
-    Args:
-        ratios: finite log-ratios, shape (..., m, n), m >= 1, n >= 2.
-        confidence: of each interval, two-sided, in (0, 1).
-    """
+    """Weigh the evidence of a suite: finite log-ratios (..., m, n), m >= 1, n >= 2, at a confidence in (0, 1)."""
     flat = ratios.reshape(-1, *ratios.shape[-2:])
-    parts = [_weigh(flat[i : i + _BATCH], confidence) for i in range(0, len(flat), _BATCH)]
+    batches = [flat[i : i + _BATCH] for i in range(0, len(flat), _BATCH)]
+    parts = [(np.median(b, -1), *intervals(b, confidence), suite_p_values(b), suite_p_values(-b)) for b in batches]
     return Evidence(*(np.concatenate(field).reshape(ratios.shape[:-1]) for field in zip(*parts, strict=True)))
 
 
-def _weigh(ratios: Array, confidence: float) -> tuple[Array, ...]:
-    return np.median(ratios, -1), *intervals(ratios, confidence), suite_p_values(ratios), suite_p_values(-ratios)
-
-
 def decide(evidence: Evidence, limit: Array | float, alpha: float) -> NDArray[np.str_]:
-    """Call each benchmark by the evidence on it.
+    """Call each benchmark "regression", "improvement", "pass" or "inconclusive", shape (..., m).
 
-    A regression takes both: an interval above the limit, and a change that the whole suite shows by chance in no more
-    than alpha of all decisions. The interval alone would call one too often, being of few pairs and one of many.
-
-    Args:
-        evidence: of arrays of shape (..., m).
-        limit: the log-ratio that is too slow, broadcast to (..., m).
-        alpha: the suite's rate of false alarms.
-
-    Returns:
-        "regression", "improvement", "pass" or "inconclusive", shape (..., m).
+    A regression takes both: an interval above the limit, a log-ratio that broadcasts to (..., m), and a change that the
+    whole suite shows by chance in no more than alpha of all decisions. The interval alone would call one too often,
+    being of few pairs and one of many.
     """
     known = np.isfinite(evidence.low) & np.isfinite(evidence.high)
     slower = (evidence.low > limit) & (evidence.p_slower <= alpha)
     faster = (evidence.high < -np.asarray(limit)) & (evidence.p_faster <= alpha)
-    verdicts = ["regression", "improvement", "pass"]
-    return np.select([known & slower, known & faster, known & (evidence.high < limit)], verdicts, "inconclusive")
+    calls = [~known, slower, faster, evidence.high < limit]
+    return np.select(calls, ["inconclusive", "regression", "improvement", "pass"], "inconclusive")
 
 
 def suite_p_values(ratios: Array) -> Array:
@@ -109,13 +79,8 @@ def suite_p_values(ratios: Array) -> Array:
     pair's log-ratio in all benchmarks at once, as they ran in the same two processes; so the test flips them together,
     and keeps whatever dependence they have. A benchmark's p-value is how often the largest statistic of the suite
     reaches its own (Westfall and Young's step-down maxT): exact for any noise, however heavy its tails. The statistic,
-    sum over root of sum of squares, is Student's t in another scale, and stays finite without any spread.
-
-    Args:
-        ratios: finite log-ratios, shape (..., m, n).
-
-    Returns:
-        Adjusted p-values, shape (..., m), at least 2^-n; 1 where all ratios of a benchmark are 0.
+    sum over root of sum of squares, is Student's t in another scale, and stays finite without any spread. Of finite
+    log-ratios (..., m, n) the p-values are (..., m), at least 2^-n; 1 where all ratios of a benchmark are 0.
     """
     scale = np.sqrt(np.square(ratios).sum(-1, keepdims=True))
     flipped = (ratios / np.where(scale > 0, scale, 1.0)) @ _sign_flips(ratios.shape[-1]).T
@@ -138,27 +103,14 @@ def _sign_flips(n: int) -> Array:
 
 
 def intervals(ratios: Array, confidence: float) -> tuple[Array, Array]:
-    """Compute BCa bootstrap intervals of the median, resampling pairs.
+    """Compute two-sided BCa bootstrap intervals of the median of finite log-ratios (..., n), resampling pairs.
 
-    Args:
-        ratios: finite log-ratios, shape (..., n).
-        confidence: two-sided.
-
-    Returns:
-        Lower and upper ends, shape (...); NaN where the bootstrap is degenerate, as without any spread.
+    Lower and upper ends have the shape (...), and are NaN where the bootstrap is degenerate, as without any spread.
     """
     from scipy.stats import bootstrap  # takes a second to import, and every timed process imports this module
 
+    drawn: dict[str, Any] = {"n_resamples": RESAMPLES, "rng": np.random.default_rng(_SEED), "vectorized": True}
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore")  # scipy warns of what comes back as NaN, which is no verdict
-        found: Any = bootstrap(
-            (ratios,),
-            np.median,
-            axis=-1,
-            vectorized=True,
-            n_resamples=RESAMPLES,
-            confidence_level=confidence,
-            method="BCa",
-            rng=np.random.default_rng(_SEED),
-        )
+        found = bootstrap((ratios,), np.median, axis=-1, confidence_level=confidence, method="BCa", **drawn)
     return np.asarray(found.confidence_interval.low), np.asarray(found.confidence_interval.high)

@@ -1,11 +1,10 @@
-"""Lay out one table for a terminal, as Markdown and as HTML: columns have units, and empty ones go.
+"""Lay out one table for a terminal and as Markdown (a template does so in HTML): columns have units, empty ones go.
 
 What strangers wrote is cleaned here, as `shown` does it, so that whoever fills a table need not.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from rich.cells import cell_len
@@ -18,25 +17,17 @@ from stagebench.core.shown import markdown, plain
 Value = str | float | tuple[float, float] | Mapping[str, float] | None
 """A text, a number in its base unit, a range (a pair, or an interval as JSON has it: low and high), or nothing."""
 GAP = "  "
-RULE = 60
-"""Characters of the line below a heading, at most."""
+RULE = 60  # characters of the line below a heading, at most
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """How the values of a column are written.
+    """How the values of a column are written."""
 
-    Attributes:
-        form: of a number, as `str.format` takes it; "" for words.
-        scale: from the base unit (seconds, bytes, 1) to the one that is written.
-        label: of that unit, behind the heading.
-        long: whether these are sentences, which give way where it is narrow.
-    """
-
-    form: str = ""
-    scale: float = 1.0
-    label: str = ""
-    long: bool = False
+    form: str = ""  # of a number, as `str.format` takes it; "" for words
+    scale: float = 1.0  # from the base unit (seconds, bytes, 1) to the one that is written
+    label: str = ""  # of that unit, behind the heading
+    long: bool = False  # whether these are sentences, which give way where it is narrow
 
     def write(self, value: Value) -> str:
         """Write a value; a text stays as it is, and nothing is nothing."""
@@ -66,21 +57,13 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of values under named columns.
+    """Rows of values under named columns."""
 
-    Attributes:
-        title: what it shows; "" for none.
-        columns: headings with their units.
-        rows: as many values each as there are columns.
-        notes: sentences under it.
-        styles: of each row on a terminal, as rich names them; none for plain rows.
-    """
-
-    title: str
+    title: str  # "" for none
     columns: Sequence[tuple[str, Unit]]
-    rows: Sequence[Sequence[Value]]
-    notes: Sequence[str] = ()
-    styles: Sequence[str] = ()
+    rows: Sequence[Sequence[Value]]  # as many values each as there are columns
+    notes: Sequence[str] = ()  # sentences under it
+    styles: Sequence[str] = ()  # of each row on a terminal, as rich names them; none for plain rows
 
     def grid(self) -> Grid:
         """Write all values; a column that is empty goes, and no other: a row is found by what stands in it."""
@@ -136,21 +119,3 @@ def to_markdown(table: Table) -> str:
         "\n".join(f"- {markdown(note)}" for note in table.notes),
     ]
     return "\n\n".join(filter(None, blocks))
-
-
-def to_html(table: Table) -> str:
-    """Write a table in HTML; numbers have the class "number", sentences "long"."""
-    grid = table.grid()
-    classes = [' class="number"' if unit.form else ' class="long"' if unit.long else "" for unit in grid.units]
-    tags = ['th scope="row"', *["td"] * (len(classes) - 1)]
-    heads = [f'<th scope="col"{c}>{escape(head)}</th>' for c, head in zip(classes, grid.heads, strict=True)]
-    lines = [
-        "<table>",
-        f"<caption>{escape(plain(table.title))}</caption>",
-        f"<thead><tr>{''.join(heads)}</tr></thead>",
-        "<tbody>",
-    ]
-    for row in grid.rows:
-        cells = (f"<{t}{c}>{escape(cell)}</{t[:2]}>" for t, c, cell in zip(tags, classes, row, strict=True))
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return "\n".join([*lines, "</tbody>", "</table>", *(f"<p>{escape(plain(note))}</p>" for note in table.notes)])

@@ -14,18 +14,16 @@ from stagebench import __version__
 from stagebench.core.errors import ResultsError
 from stagebench.core.machine.environment import ADDED, UNKNOWN, differences
 from stagebench.core.machine.locks import locked
-from stagebench.core.results import Accepted, Results, Session, by_name, digest, read_results, write_results
+from stagebench.core.results import NAMING, Accepted, Results, Session, by_name, digest, read_results, write_results
 
 FILE_NAME = "baseline.json"
-SHOWN = 10
-"""How many names of benchmarks an error holds."""
-HISTORY = 20
-"""How many earlier acceptances a baseline remembers; git has the rest."""
+SHOWN = 10  # names of benchmarks in an error
+HISTORY = 20  # earlier acceptances that a baseline remembers; git has the rest
 
 
 def folder_of(root: Path, identity: Mapping[str, str]) -> Path:
     """Name the folder of an environment: readable, and another one wherever any part of the identity differs."""
-    readable = "-".join(identity[key] for key in ("device", "profile", "dtype"))
+    readable = "-".join(identity[key] for key in NAMING)
     slug = re.sub(r"[^a-z0-9.]+", "-", readable.lower()).strip("-")
     kept = {key: value for key, value in identity.items() if ADDED.get(key) != value}  # as it was before these keys
     return root / f"{slug}-{hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]}"
@@ -52,20 +50,11 @@ def closest(root: Path, identity: Mapping[str, str]) -> str:
 
 
 def accept(path: Path, root: Path, reason: str, partial: bool = False) -> Path:
-    """Make results the baseline of their environment.
+    """Make results, of `pytest benchmarks --benchmark-json`, the baseline of their environment, and return its path.
 
-    Args:
-        path: what `pytest benchmarks --benchmark-json` wrote.
-        root: the folder of all baselines.
-        reason: why; kept in the file, with who, when, and what it replaces.
-        partial: take results of a part of the suite, also without benchmarks of the baseline that they replace.
-
-    Returns:
-        The baseline's path.
-
-    Raises:
-        ResultsError: where the run is empty, was interrupted, failed, got slower than was allowed, was of a part of
-            the suite, or lacks benchmarks of the baseline that it would replace.
+    The reason is kept in it, with who, when, and what it replaces. Raise ResultsError where the run is empty, was
+    interrupted, failed, or got slower than was allowed; and, unless `partial`, where it was of a part of the suite, or
+    lacks benchmarks of the baseline that it would replace.
     """
     results = read_results(path)
     _require_acceptable(results, path)
@@ -84,19 +73,16 @@ def accept(path: Path, root: Path, reason: str, partial: bool = False) -> Path:
 def _require_acceptable(results: Results, path: Path) -> None:
     own = results["stagebench"]
     status = own["exit_status"] or own.get("final_status", 0)
-    wanted, got = "a run becomes a baseline only if", ""
-    if not results["benchmarks"]:
-        wanted, got = "a baseline must hold", "at least one benchmark, got none"
-    elif own.get("times_only"):
-        got = "its work was proven, got --stage-times-only"
-    elif own["regressed"]:
-        wanted, got = "a regressed run does not become a baseline,", f"got {', '.join(own['regressed'])}"
-    elif own["failed"] or status:
-        got = f"nothing failed, got {own['failed']} failures and pytest's exit status {status}"
-    elif not own.get("complete", True):  # those of before say nothing of it
-        got = "it came to its end, got one that did not"
-    if got:
-        raise ResultsError(f"{wanted} {got} in {path}")
+    only, failures = "a run becomes a baseline only if", f"{own['failed']} failures and pytest's exit status {status}"
+    refusals = {
+        "a baseline must hold at least one benchmark, got none": not results["benchmarks"],
+        f"{only} its work was proven, got --stage-times-only": own.get("times_only"),
+        f"a regressed run does not become a baseline, got {', '.join(own['regressed'])}": own["regressed"],
+        f"{only} nothing failed, got {failures}": own["failed"] or status,
+        f"{only} it came to its end, got one that did not": not own.get("complete", True),  # older ones do not say
+    }
+    if refused := [said for said, holds in refusals.items() if holds]:
+        raise ResultsError(f"{refused[0]} in {path}")
 
 
 def _require_whole(results: Results, replaced: Results | None) -> None:
@@ -150,11 +136,8 @@ def _commit(results: Results) -> str | None:
 
 def _who() -> str:
     """Return the name that git signs commits with, else the user's."""
-    with suppress(OSError):  # no git
-        command = ("git", "config", "user.name")
-        asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 # a constant
-        if name := asked.stdout.strip():
-            return name
+    with suppress(OSError, subprocess.CalledProcessError):  # no git, or no name there
+        return subprocess.check_output(("git", "config", "user.name"), text=True).strip()  # noqa: S607 # any git
     with suppress(OSError, KeyError):  # a user without a name, as in some containers
         return getpass.getuser()
     return UNKNOWN

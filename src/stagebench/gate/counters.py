@@ -9,27 +9,22 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stagebench.core.results import Benchmark, Results, by_name, is_reference
+from stagebench.core.results import Benchmark, Results, by_name, is_reference, shared
 from stagebench.core.stages import LOAD, STAGE_NAMES, STAGE_OF, STAGES
 from stagebench.gate.limits import Rules
-from stagebench.gate.runs import shared
 from stagebench.gate.verdicts import Verdict
 
 ASKED = {key for stage in STAGES for key in stage.asked}
 """Counters of what was asked for, not of what it took: with less of them a stage does other work, not less."""
-
 OWN = ASKED.union(*(stage.own for stage in STAGES))
 """Counters of which a stage that has any can't do without: zero of them is a remembered result, not less work."""
-
 CONTENT = {key for stage in STAGES for key in stage.content}
-
 ALIKE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 5e-2}
 """How far features may lie apart by rounding, of the largest number, by dtype; other dtypes as float32."""
-
 FILES, PAGE = "bytes_from_files", 4096
 """A counter that is not ours alone: what libraries read of their own accord, at times, is up to a page."""
 
-Values = Mapping[str, list[Any]]
+Values = Mapping[str, Sequence[Any]]
 """What the results of a side counted, and digested, for one benchmark: a value each, by name."""
 
 
@@ -38,19 +33,13 @@ def judge_counters(
 ) -> list[Verdict]:
     """Compare the counted work and the content of each benchmark, over the results that have any.
 
-    Args:
-        base: results without the change.
-        head: results with it.
-        rules: tolerances of counters that do not repeat exactly.
-        allowed: stages whose content, or number of what they work on, may be another one.
-
-    Returns:
-        A verdict for each counter and content that is not the same on both sides, one for the benchmarks that have none
-        such, and one that is not judged for each benchmark without counters.
+    Return a verdict for each counter and content that is not the same on both sides, one for the benchmarks that have
+    none such, and one that is not judged for each benchmark without counters. Of the `allowed` stages the content, or
+    the number of what they work on, may be another one.
     """
     alike = ALIKE.get(head[0]["machine_info"]["dtype"], ALIKE["float32"])
     found = []
-    for name in shared(base, head):
+    for name in shared(*base, *head):
         before, after = (_values([by_name(results)[name] for results in side]) for side in (base, head))
         stage = by_name(head[0])[name].get("extra_info", {}).get("stage")
         if stage not in STAGE_NAMES:
@@ -91,16 +80,17 @@ class _Case:
             found += self._missing("not counted in the base", _counters(after))
         return found + self._as_before(before, after, found)
 
-    def _verdict(self, verdict: str, key: str, reason: str, numbers: Sequence[float] = ()) -> Verdict:
-        old, new = numbers or (None, None)
+    def _verdict(
+        self, verdict: str, key: str, reason: str, old: float | None = None, new: float | None = None
+    ) -> Verdict:
         return Verdict(self.name, "counter", verdict, f"{key}: {reason}", 1, old, new, counter=key)
 
-    def _changed(self, key: str, reason: str, numbers: Sequence[float] = ()) -> Verdict:
+    def _changed(self, key: str, reason: str, old: float | None = None, new: float | None = None) -> Verdict:
         stage = self._stage_of(key)
         if stage in self.allowed:
-            return replace(self._verdict("pass", key, f"allowed: {reason}", numbers), allowed=stage)
+            return replace(self._verdict("pass", key, f"allowed: {reason}", old, new), allowed=stage)
         hint = f"; --allow-changed {stage} lets it pass" if stage else ""
-        return self._verdict("changed", key, reason + hint, numbers)
+        return self._verdict("changed", key, reason + hint, old, new)
 
     def _unsteady(self, key: str, side: str) -> Verdict:
         return self._verdict("inconclusive", key, f"differs between runs of the {side}, so it does not count exactly")
@@ -113,22 +103,20 @@ class _Case:
     def _asked(self, key: str, before: Sequence[Any], after: Sequence[Any]) -> Verdict | None:
         """Compare what was asked for, or what was made; the first of the base stands for all that are like it."""
         old, new = before[0], max(after, key=lambda value: _distance(before[0], value))
-        if any(_distance(old, value) > self._rounding(value) for value in before):
+        rounding = self.alike if isinstance(old, list) else 0.0
+        if any(_distance(old, value) > rounding for value in before):
             return self._unsteady(key, "base")
         if old == new:
             return None
         apart = _apart(old, new)
-        if _distance(old, new) <= self._rounding(new):
+        if _distance(old, new) <= rounding:
             return self._verdict("pass", key, f"{apart}, which is rounding (up to {self.alike:g})")
         if _key(key) not in ASKED:
             limit = f", more than rounding ({self.alike:g})" if isinstance(old, list) else ""
             return self._changed(key, f"other content, {apart}{limit}")
         if new == 0:
-            return self._verdict("regression", key, f"no work at all, {apart}", (old, new))
-        return self._changed(key, f"other work, {apart}", (old, new))
-
-    def _rounding(self, value: Any) -> float:
-        return self.alike if isinstance(value, list) else 0.0
+            return self._verdict("regression", key, f"no work at all, {apart}", old, new)
+        return self._changed(key, f"other work, {apart}", old, new)
 
     def _took(
         self, key: str, before: Sequence[float], after: Sequence[float], other: Collection[str | None]
@@ -141,24 +129,25 @@ class _Case:
         new = most if exact else statistics.median(after)
         slack = (tolerance or 0) * old + (PAGE if name == FILES else 0)
         of_other = stage in other or (stage is None and bool(other))
-        reason = _apart(old, new) + ", of other content" * of_other
+        apart = _apart(old, new)
+        reason = apart + ", of other content" * of_other
         if exact and len(set(before)) > 1:
             return self._unsteady(key, "base")
         if new == 0 < old and name in OWN:
-            return self._verdict("regression", key, f"no work at all, {reason}", (old, new))
+            return self._verdict("regression", key, f"no work at all, {reason}", old, new)
         if new > old + slack:
-            return self._verdict("regression", key, reason, (old, new))
+            return self._verdict("regression", key, reason, old, new)
         if new >= old - slack:
-            within = f"{_apart(old, new)}, within its tolerance of {tolerance or 0:.3g}"
-            return self._verdict("pass", key, within, (old, new)) if new != old else None
+            within = f"{apart}, within its tolerance of {tolerance or 0:.3g}"
+            return self._verdict("pass", key, within, old, new) if new != old else None
         if stage == LOAD.name and name == FILES and old > 2 * PAGE and new <= max(PAGE, old / 8):
-            reason = f"{_apart(old, new)}: kept in memory from before, or mapped into it"
-            return self._changed(key, reason, (old, new))  # as good as nothing, for the same content
+            reason = f"{apart}: kept in memory from before, or mapped into it"
+            return self._changed(key, reason, old, new)  # as good as nothing, for the same content
         if of_other:  # less of it says nothing good
-            return self._changed(key, reason, (old, new))
+            return self._changed(key, reason, old, new)
         if exact and len(set(after)) > 1:
             return self._unsteady(key, "head")
-        return self._verdict("improvement", key, f"{reason}; accept it as the new baseline", (old, new))
+        return self._verdict("improvement", key, f"{reason}; accept it as the new baseline", old, new)
 
     def _as_before(self, before: Values, after: Values, found: Sequence[Verdict]) -> list[Verdict]:
         """Count what is equal, where nothing else is graver than a pass."""

@@ -18,18 +18,10 @@ import numpy as np
 from stagebench.core.machine import environment
 from stagebench.core.machine.telemetry import Reading
 
-State = Literal["ok", "warning", "unknown"]
-
 ROUNDS = 20
-PAIRS = 10
-"""Of processes, for which `visible` holds."""
-
-MOST_SPREAD = 0.03
-"""Between processes; with more, ten pairs of processes can't show 5 %."""
-
-MOST_STEAL = 0.01
-"""The share of time that the host may give to others."""
-
+PAIRS = 10  # of processes, for which `visible` holds
+MOST_SPREAD = 0.03  # between processes; with more, ten pairs of processes can't show 5 %
+MOST_STEAL = 0.01  # the share of time that the host may give to others
 WORKLOAD = f"""
 import hashlib, json, time
 data, seconds = bytes(2**20), []
@@ -48,7 +40,7 @@ class Finding:
     """One answer: what was looked at, its state, and what was read. A "warning" is of times that can't be trusted."""
 
     name: str
-    state: State
+    state: Literal["ok", "warning", "unknown"]
     detail: str
 
 
@@ -80,12 +72,10 @@ def ticks(root: Path = Path("/")) -> tuple[int, int] | None:
 
 def steal(before: tuple[int, int] | None, after: tuple[int, int] | None) -> Finding:
     """Say which share of the time between two readings of `ticks` the host gave to others."""
-    share = None
-    if before and after and after[1] > before[1]:
-        share = (after[0] - before[0]) / (after[1] - before[1])
-    return _found(
-        "steal", None if share is None else share > MOST_STEAL, f"{share or 0:.1%} of time went to other guests"
-    )
+    if not (before and after and after[1] > before[1]):
+        return _found("steal", None, "")
+    share = (after[0] - before[0]) / (after[1] - before[1])
+    return _found("steal", share > MOST_STEAL, f"{share:.1%} of time went to other guests")
 
 
 def gpu(reading: Reading | None) -> list[Finding]:
@@ -108,11 +98,7 @@ def gpu(reading: Reading | None) -> list[Finding]:
 
 
 def measure(processes: int) -> list[list[float]]:
-    """Run the same work in fresh processes, one after the other.
-
-    Returns:
-        Seconds of each round, by process.
-    """
+    """Run the same work in fresh processes, one after the other; return the seconds of each round, by process."""
     command = [sys.executable, "-I", "-c", WORKLOAD]
     return [
         json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)  # noqa: S603 # our own text
@@ -121,11 +107,7 @@ def measure(processes: int) -> list[list[float]]:
 
 
 def spread(seconds: Sequence[Sequence[float]]) -> Finding:
-    """Say how far processes that do the same differ, and what slowdown could be seen beside that.
-
-    Args:
-        seconds: of each round, by process; two processes or more.
-    """
+    """Say how far processes differ, two or more of the same work, and what slowdown could be seen beside that."""
     medians = np.log([statistics.median(rounds) for rounds in seconds])
     between = float(np.std(medians, ddof=1))
     within = float(np.median([np.std(np.log(rounds), ddof=1) for rounds in seconds]))

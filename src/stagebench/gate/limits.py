@@ -17,70 +17,54 @@ from stagebench.core.errors import GateError
 from stagebench.core.results import short_name
 
 RULES_FILE = "pyproject.toml"
-INEXACT = ("peak_bytes", "bytes_from_files")
-"""Counters that depend on what ran before in the same process, or on what libraries look up."""
+INEXACT = ("peak_bytes", "bytes_from_files")  # they depend on what ran before in the process, or libraries look up
 LARGEST = 1e300  # TOML has integers of any length
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
 @dataclass(frozen=True)
 class Limit:
-    """How much slower is too much: relative, and in seconds. A benchmark is too slow only where it is above both.
+    """How much slower is too much. A benchmark is too slow only where it is above both."""
 
-    Attributes:
-        threshold: a ratio less one; 0.05 is 5 % slower.
-        floor: seconds below which a difference matters to nobody.
-    """
-
-    threshold: float = 0.05
-    floor: float = 50e-6
+    threshold: float = 0.05  # a ratio less one: 5 % slower
+    floor: float = 50e-6  # seconds below which a difference matters to nobody
 
     def of(self, seconds: float) -> float:
         """Return the two as one relative limit, for a benchmark that takes so many seconds."""
         return max(self.threshold, self.floor / seconds)
 
-    def stricter(self, other: Limit) -> Limit:
-        """Return the smaller threshold and the smaller floor of the two."""
-        return Limit(min(self.threshold, other.threshold), min(self.floor, other.floor))
-
 
 @dataclass(frozen=True)
 class Rules:
-    """What a gate decides by.
+    """What a gate decides by."""
 
-    Attributes:
-        limit: of every benchmark that nothing else names.
-        by_glob: pattern and the keys it changes, in order; the last match wins.
-        tolerance: by counter, the relative increase allowed for one that does not repeat exactly.
-        alpha: how often a suite in which nothing changed may be called a regression.
-        confidence: of each benchmark's interval.
-        of_head: what the head says itself, where that is known: no limit is above its own either.
-    """
-
-    limit: Limit = Limit()
-    by_glob: tuple[tuple[str, Mapping[str, float]], ...] = ()
+    limit: Limit = Limit()  # of every benchmark that nothing else names
+    by_glob: tuple[tuple[str, Mapping[str, float]], ...] = ()  # a pattern and the keys it changes; the last match wins
     tolerance: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(INEXACT, 0.02))
-    alpha: float = 0.01
-    confidence: float = 0.95
-    of_head: Rules | None = None
+    """By counter, the relative increase allowed for one that does not repeat exactly."""
+    alpha: float = 0.01  # how often a suite in which nothing changed may be called a regression
+    confidence: float = 0.95  # of each benchmark's interval
+    of_head: Rules | None = None  # what the head says itself, where that is known: no limit is above its own either
 
     def limit_of(self, benchmark: str, marked: Any, marked_in_head: Any = None) -> Limit:
         """Return the limit of a benchmark: the default, changed by the last rule that matches, and by its own marker.
 
-        Args:
-            benchmark: full name; a pattern may also match the part after the file.
-            marked: keyword arguments of `@pytest.mark.gate`, as the results of the base have them; empty without one.
-            marked_in_head: those of the head; None without a head. They can make the limit stricter.
+        Marked are the keyword arguments of `@pytest.mark.gate`, as the results of the base have them, and those of the
+        head, which can make the limit stricter.
         """
         own = self._own_limit(benchmark, marked)
         try:
-            return own.stricter((self.of_head or self)._own_limit(benchmark, marked_in_head))
+            head = (self.of_head or self)._own_limit(benchmark, marked_in_head)
         except GateError:  # there is none, or it makes no sense, which changes nothing
             return own
+        return Limit(min(own.threshold, head.threshold), min(own.floor, head.floor))
 
     def _own_limit(self, benchmark: str, marked: Any) -> Limit:
-        names = (benchmark, short_name(benchmark))
-        matching = [keys for pattern, keys in self.by_glob if any(_matches(name, pattern) for name in names)]
+        matching = [  # as the shell does, but for brackets, which are in the name of nearly every benchmark
+            keys
+            for pattern, keys in self.by_glob
+            if any(fnmatchcase(name, pattern.replace("[", "[[]")) for name in (benchmark, short_name(benchmark)))
+        ]
         own = limit_keys(marked, f"the marker of {benchmark}")
         return replace(self.limit, **(dict(matching[-1] if matching else {}) | own))
 
@@ -93,14 +77,7 @@ class Rules:
 
 
 def read_rules(path: Path) -> Rules:
-    """Read the rules of a project; the defaults where the file or its section is missing.
-
-    Args:
-        path: of pyproject.toml.
-
-    Raises:
-        GateError: naming the key that makes no sense.
-    """
+    """Read the rules in a pyproject.toml, else the defaults; raise GateError naming the key that makes no sense."""
     try:
         section: Any = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (OSError, ValueError, RecursionError) as error:
@@ -108,41 +85,37 @@ def read_rules(path: Path) -> Rules:
     where = f"[tool.stagebench.gate] in {path.name}"
     for key in ("tool", "stagebench", "gate"):
         section = _table(section.get(key, {}), where)
-    rules = section.get("rules", [])
+    rules, tolerance = section.get("rules", []), _table(section.get("tolerance", {}), f"{where}: tolerance")
     if not isinstance(rules, list):
         raise GateError(f"{where}: rules must be a list of tables, got {rules!r}")
-    tolerance = _table(section.get("tolerance", {}), f"{where}: tolerance")
     given = {key: value for key, value in section.items() if key not in ("rules", "tolerance")}
     default = Rules()
     return Rules(
         limit=replace(default.limit, **limit_keys(given, where)),
         by_glob=tuple(_rule(rule, where) for rule in rules),
-        tolerance=dict(default.tolerance) | {key: _share(value, f"{where}: {key}") for key, value in tolerance.items()},
+        tolerance={**default.tolerance, **{key: _share(value, f"{where}: {key}") for key, value in tolerance.items()}},
     )
 
 
 def read_both(base: Path, head: Path) -> tuple[Rules, list[str]]:
-    """Read the rules of both sides.
+    """Read the rules of both sides: those that judge, and how the two differ, a line each.
 
-    Returns:
-        What judges: the base's, and no limit or tolerance above the head's own; and how the two differ, a line each.
-
-    Raises:
-        GateError: where the base's make no sense. Where the head's do not, that is a difference.
+    The base's judge, and no limit or tolerance above the head's own. Raise GateError where the base's make no sense;
+    where the head's do not, that is a difference.
     """
     rules = read_rules(base)
     try:
         own = read_rules(head)
     except GateError as error:
         return rules, [f"those of the head make no sense: {str(error).replace(str(head), head.name)}"]
-    lines = differences(rules.described(), own.described())
+    lines = differing(rules.described(), own.described())
     if not any(line.startswith("rule for ") for line in lines) and rules.by_glob != own.by_glob:
         lines.append("rules: in another order in the head")
     tolerance = {key: min(share, own.tolerance[key]) for key, share in rules.tolerance.items() if key in own.tolerance}
     return replace(rules, tolerance=tolerance, of_head=own), lines
 
 
-def differences(base: Mapping[str, Any], head: Mapping[str, Any]) -> list[str]:
+def differing(base: Mapping[str, Any], head: Mapping[str, Any]) -> list[str]:
     """Say how the limits of two sides differ, a line each."""
     return [
         f"{key} {base.get(key, 'not given')} in the base, {head.get(key, 'not given')} in the head"
@@ -152,11 +125,7 @@ def differences(base: Mapping[str, Any], head: Mapping[str, Any]) -> list[str]:
 
 
 def limit_keys(given: Any, where: str) -> dict[str, float]:
-    """Check a table of a threshold and a floor; both may be absent.
-
-    Raises:
-        GateError: for any other key, or a value that is no such number.
-    """
+    """Check a table of a threshold and a floor, of which both may be absent; raise GateError for anything else."""
     checks = {"threshold": _share, "floor": _duration}
     if unknown := sorted(_table(given, where).keys() - checks.keys()):
         raise GateError(f"{where} knows {' and '.join(checks)}, got {', '.join(unknown)}")
@@ -169,11 +138,6 @@ def _rule(rule: Any, where: str) -> tuple[str, Mapping[str, float]]:
     if not isinstance(pattern, str) or not pattern:
         raise GateError(f"{where}: a rule must have a match, got {rule!r}")
     return pattern, limit_keys(table, f"{where}: the rule {pattern!r}")
-
-
-def _matches(name: str, pattern: str) -> bool:
-    """Match as the shell does, but for brackets, which are in the name of nearly every benchmark."""
-    return fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def _table(value: Any, where: str) -> Mapping[str, Any]:

@@ -12,17 +12,14 @@ from stagebench.core.tables import CHANGE, MS, SENTENCES, WORDS, Table, Value
 from stagebench.gate.verdicts import EXIT_CODES, JUDGED, NOT_MEASURED, PASS, Verdict, exit_code
 
 _COLUMNS = {"verdict": WORDS, "benchmark": WORDS, "base": MS, "head": MS, "change": CHANGE, "why": SENTENCES}
-_NOT_JUDGED = {"drift": "drift", "uncounted": "not counted"}
+_NOT_JUDGED = {"drift": "(drift)", "uncounted": "(not counted)"}
 _STYLES = {"pass": "green", "improvement": "cyan", "inconclusive": "yellow"}
 
 
 def to_json(verdicts: Sequence[Verdict], rules_differ: Sequence[str] = (), error: str | None = None) -> dict[str, Any]:
     """Return the decision with all numbers: seconds, and changes as ratios less one. What has no value is absent.
 
-    Args:
-        verdicts: none where there is an error.
-        rules_differ: how the rules of the head differ from those of the base, which judge.
-        error: why nothing could be decided.
+    Beside verdicts it has how the head's rules differ from the base's, which judge; or why nothing could be decided.
     """
     numbers = {
         "headline": headline(verdicts, error),
@@ -72,10 +69,8 @@ def _table(title: str, verdicts: Sequence[Verdict]) -> Table:
     order = list(EXIT_CODES)
     worst_first = sorted(verdicts, key=lambda v: order.index(v.verdict))
     styles = ["yellow" if v.allowed else _STYLES.get(v.verdict, "red") for v in worst_first]
-    return Table(title, tuple(_COLUMNS.items()), [_row(v) for v in worst_first], styles=styles)
-
-
-def _row(verdict: Verdict) -> tuple[Value, ...]:
-    times = (None, None) if verdict.kind == "counter" else (verdict.base, verdict.head)
-    word = verdict.verdict if verdict.kind in JUDGED else f"({_NOT_JUDGED[verdict.kind]})"
-    return word, short_name(verdict.benchmark), *times, verdict.estimate, verdict.reason
+    rows: list[tuple[Value, ...]] = []
+    for v in worst_first:
+        times = (None, None) if v.kind == "counter" else (v.base, v.head)
+        rows.append((_NOT_JUDGED.get(v.kind, v.verdict), short_name(v.benchmark), *times, v.estimate, v.reason))
+    return Table(title, tuple(_COLUMNS.items()), rows, styles=styles)

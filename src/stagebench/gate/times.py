@@ -7,48 +7,30 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stagebench.core import statistics
-from stagebench.core.results import Results, by_name, is_reference
+from stagebench.core.results import Results, by_name, is_reference, shared
 from stagebench.core.statistics import Array
 from stagebench.gate.counters import does_other_work
 from stagebench.gate.limits import Limit, Rules
-from stagebench.gate.runs import shared
 from stagebench.gate.verdicts import Verdict
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """The times of one benchmark.
-
-    Attributes:
-        name: of the benchmark.
-        base: median seconds by process, shape (n,).
-        head: those of the head; position i was measured right beside position i of base.
-        ratios: log of head over base by pair, shape (n,); NaN where a time is no time.
-        limit: how much slower is too much.
-    """
+class _Pairs:
+    """The times of one benchmark, in n pairs of processes that were measured right beside each other."""
 
     name: str
-    base: Array
+    base: Array  # median seconds by process, shape (n,)
     head: Array
-    ratios: Array
+    ratios: Array  # log of head over base by pair, shape (n,); NaN where a time is no time
     limit: Limit
 
     def verdict(self, verdict: str, reason: str, interval: tuple[float, float] | None = None) -> Verdict:
         """Give a verdict that shows these times."""
-        shown = bool(np.isfinite(self.ratios).all())
-        return Verdict(
-            self.name,
-            "time",
-            verdict,
-            reason,
-            len(self.base),
-            base=float(np.median(self.base)) if shown else None,
-            head=float(np.median(self.head)) if shown else None,
-            estimate=math.expm1(float(np.median(self.ratios))) if shown else None,
-            interval=interval,
-            threshold=self.limit.threshold,
-            floor=self.limit.floor,
-        )
+        found = Verdict(self.name, "time", verdict, reason, len(self.base), interval=interval)
+        if np.isfinite(self.ratios).all():
+            base, head, ratio = (float(np.median(each)) for each in (self.base, self.head, self.ratios))
+            found = replace(found, base=base, head=head, estimate=math.expm1(ratio))
+        return replace(found, threshold=self.limit.threshold, floor=self.limit.floor)
 
 
 def judge_times(
@@ -60,18 +42,17 @@ def judge_times(
     are timed need not have counted. Where a person let the other work pass they are, and the verdict says so. Where
     base and head have different numbers of runs, the surplus is left out.
     """
-    counters = list(counters)
+    counters, n = list(counters), min(len(base), len(head))
     other_work = {v.benchmark for v in counters if does_other_work(v)}
     let_pass = {v.benchmark for v in counters if v.allowed}
-    suite = [_pairs(base, head, name, rules) for name in shared(base, head)]
+    suite = [_pairs(base[:n], head[:n], name, rules) for name in shared(*base, *head)]
     found = {pairs.name: _undecidable(pairs, rules, pairs.name in other_work) for pairs in suite}
     if sound := [pairs for pairs in suite if found[pairs.name] is None]:
         evidence = statistics.weigh(np.stack([pairs.ratios for pairs in sound]), rules.confidence)
         found |= {pairs.name: _decide(pairs, evidence.at(i), rules) for i, pairs in enumerate(sound)}
-    verdicts = filter(None, found.values())
     return [
         replace(v, reason=f"{v.reason}; of other content, as allowed") if v.benchmark in let_pass else v
-        for v in verdicts
+        for v in filter(None, found.values())
     ]
 
 
@@ -89,13 +70,10 @@ def log_ratios(base: Sequence[Results], head: Sequence[Results], name: str) -> A
     return ratios
 
 
-def _pairs(base: Sequence[Results], head: Sequence[Results], name: str, rules: Rules) -> Pairs:
-    n = min(len(base), len(head))
-    base, head = base[:n], head[:n]
-    limit = rules.limit_of(
-        name, *(by_name(side[0])[name].get("extra_info", {}).get("gate", {}) for side in (base, head))
-    )
-    return Pairs(name, _seconds(base, name), _seconds(head, name), log_ratios(base, head, name), limit)
+def _pairs(base: Sequence[Results], head: Sequence[Results], name: str, rules: Rules) -> _Pairs:
+    marked = [by_name(side[0])[name].get("extra_info", {}).get("gate", {}) for side in (base, head)]
+    seconds = _seconds(base, name), _seconds(head, name)
+    return _Pairs(name, *seconds, log_ratios(base, head, name), rules.limit_of(name, *marked))
 
 
 def _seconds(runs: Sequence[Results], name: str) -> Array:
@@ -103,7 +81,7 @@ def _seconds(runs: Sequence[Results], name: str) -> Array:
     return np.array([by_name(results)[name]["stats"]["median"] or np.nan for results in runs], dtype=float)
 
 
-def _undecidable(pairs: Pairs, rules: Rules, other_work: bool) -> Verdict | None:
+def _undecidable(pairs: _Pairs, rules: Rules, other_work: bool) -> Verdict | None:
     """Give the verdict on times that can't decide anything, or None where they can."""
     if is_reference(pairs.name):  # it shows what the machine did meanwhile, and corrects nothing
         every = np.concatenate([pairs.base, pairs.head])
@@ -121,18 +99,14 @@ def _undecidable(pairs: Pairs, rules: Rules, other_work: bool) -> Verdict | None
     return pairs.verdict("inconclusive", f"cannot decide: {why}") if why else None
 
 
-def _decide(pairs: Pairs, evidence: statistics.Evidence, rules: Rules) -> Verdict:
+def _decide(pairs: _Pairs, evidence: statistics.Evidence, rules: Rules) -> Verdict:
     """Decide on one benchmark: slower for sure by more than its limit, for sure not, or neither."""
     limit = pairs.limit.of(float(np.median(pairs.base)))
     verdict = str(statistics.decide(evidence, math.log1p(limit), rules.alpha))
     low, high = math.expm1(evidence.low), math.expm1(evidence.high)
     if math.isnan(low) or math.isnan(high):
         return pairs.verdict(verdict, "cannot decide: the bootstrap gives no interval")
-    reason = {
-        "regression": "slower",
-        "improvement": "faster",
-        "pass": "not slower by more than its limit",
-        "inconclusive": f"may be chance (p = {evidence.p_slower:.2g})" if low > limit else "limit within the interval",
-    }[verdict]
+    open_ = f"may be chance (p = {evidence.p_slower:.2g})" if low > limit else "limit within the interval"
+    words = {"regression": "slower", "improvement": "faster", "pass": "not slower by more than its limit"}
     span = f"{rules.confidence:.0%} interval {low:+.1%} to {high:+.1%}, limit {limit:.1%}"
-    return pairs.verdict(verdict, f"{reason}: {span}", (low, high))
+    return pairs.verdict(verdict, f"{words.get(verdict, open_)}: {span}", (low, high))

@@ -13,17 +13,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
 from stagebench.core import stability
 from stagebench.core.errors import ResultsError
-from stagebench.core.machine.environment import UNKNOWN
-from stagebench.core.results import Results, by_name, identity, read_results, short_name
+from stagebench.core.machine.environment import ADDED, UNKNOWN
+from stagebench.core.results import Results, by_name, read_results, short_name
+from stagebench.core.statistics import Array
 
-MIN_SIDE = 5
-"""Runs on either side of a change; with fewer, a change is the gate's to find."""
-
+MIN_SIDE = 5  # runs on either side of a change; with fewer, a change is the gate's to find
+LEAST_NOISE = 1e-3  # relative; less between two processes is the clock, whatever the series says
 PENALTY = 45.0
 """What a change must explain, in variances of the noise, to be one.
 
@@ -32,66 +31,39 @@ Student (4 degrees) noise at most 2 series in 1000 show a change, less than 1 fr
 meant: where much of a night's deviation carries over to the next one, the machine drifts, and steps are seen in it.
 """
 
-LEAST_NOISE = 1e-3
-"""Relative; what differs by less than that between two processes is the clock, whatever the series says."""
-
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A step in a series, in JSON's types.
+    """A step in a series, in JSON's types."""
 
-    Attributes:
-        benchmark: its full name.
-        when: the first run after it began.
-        age: how many runs were made since, with that one.
-        before: median of the runs between this change and the one before, in seconds.
-        after: median of those after it.
-        ratio: above 1 where it became slower.
-        good: commit of the last run that is surely before it; one run is left between, as a step may be seen early.
-        bad: commit of the first run that is surely after it.
-        dirty: whether either was made of code that was not committed.
-        bisect: see `bisect_command`.
-    """
-
-    benchmark: str
-    when: str
-    age: int
-    before: float
+    benchmark: str  # its full name
+    when: str  # the first run after it began
+    age: int  # how many runs were made since, with that one
+    before: float  # median seconds of the runs between this change and the one before
     after: float
-    ratio: float
-    good: str | None
-    bad: str | None
-    dirty: bool
-    bisect: str | None
+    ratio: float  # above 1 where it became slower
+    good: str | None  # commit of the last run surely before it; one run is left between, as a step may be seen early
+    bad: str | None  # commit of the first run that is surely after it
+    dirty: bool  # whether either was made of code that was not committed
+    bisect: str | None  # see `bisect_command`
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One benchmark in one environment over time, in JSON's types.
+    """One benchmark in one environment over time, in JSON's types, the oldest first."""
 
-    Attributes:
-        benchmark: its full name.
-        seconds: median of each run that holds it, the oldest first.
-        noise: standard deviation between neighbouring runs, relative; None of a single run.
-        changes: the oldest first.
-        outliers: when runs began that are far from their neighbours; no change is seen in one of them.
-    """
-
-    benchmark: str
-    seconds: list[float]
-    noise: float | None
+    benchmark: str  # its full name
+    seconds: list[float]  # median of each run that holds it
+    noise: float | None  # standard deviation between neighbouring runs, relative; None of a single run
     changes: list[Change]
-    outliers: list[str]
+    outliers: list[str]  # when runs began that are far from their neighbours; no change is seen in one of them
 
 
 def read_history(folder: Path) -> tuple[list[list[Results]], dict[str, str]]:
     """Read all JSON files in a folder and below it.
 
-    Returns:
-        Runs that are comparable with each other, the oldest first, the most runs first; and by file why it is no run.
-
-    Raises:
-        ResultsError: where there is no such folder, or no file is a run.
+    Return runs that are comparable with each other, the oldest first, the most runs first; and by file why it is no
+    run. Raise ResultsError where there is no such folder, or no file is a run.
     """
     if not folder.is_dir():
         raise ResultsError(f"a history must be a folder, got {folder}")
@@ -104,7 +76,7 @@ def read_history(folder: Path) -> tuple[list[list[Results]], dict[str, str]]:
         except ResultsError as error:
             unreadable[str(path)] = str(error)
             continue
-        here = identity(run)
+        here = ADDED | run["machine_info"]
         alone = f" {path}" if UNKNOWN in here.values() else ""  # it compares with nothing
         groups.setdefault(json.dumps(here, sort_keys=True) + alone, []).append(run)
     if not groups:
@@ -113,11 +85,7 @@ def read_history(folder: Path) -> tuple[list[list[Results]], dict[str, str]]:
 
 
 def began(run: Results, where: str = "a run") -> datetime:
-    """Return when a run began; a time without a zone is UTC.
-
-    Raises:
-        ResultsError: where it does not hold that.
-    """
+    """Return when a run began, without a zone in UTC; raise ResultsError where it does not hold that."""
     try:
         when = datetime.fromisoformat(run["datetime"])
     except (KeyError, ValueError) as error:
@@ -126,11 +94,7 @@ def began(run: Results, where: str = "a run") -> datetime:
 
 
 def series_of(runs: Sequence[Results]) -> list[Series]:
-    """Look at each benchmark of comparable runs, the oldest run first.
-
-    Raises:
-        ResultsError: where there are runs enough to look for changes, and the extra "trend" is not installed.
-    """
+    """Look at each benchmark of comparable runs, the oldest run first; see `find_changes`."""
     names = {name: None for run in runs for name in by_name(run)}  # in the order of the suite
     return [_series(name, [run for run in runs if name in by_name(run)]) for name in names]
 
@@ -138,32 +102,19 @@ def series_of(runs: Sequence[Results]) -> list[Series]:
 def _series(benchmark: str, runs: Sequence[Results]) -> Series:
     seconds = [by_name(run)[benchmark]["stats"]["median"] for run in runs]
     logs = np.log(seconds)
-    changes, outliers = find_changes(logs) if len(runs) >= 2 * MIN_SIDE else ([], [])
-    levels = [float(np.median(seconds[start:end])) for start, end in pairwise([0, *changes, len(runs)])]
-    return Series(
-        benchmark,
-        seconds,
-        noise(logs) if len(runs) > 1 else None,
-        [_change(benchmark, runs, *step) for step in zip(changes, levels[:-1], levels[1:], strict=True)],
-        [runs[i]["datetime"] for i in outliers],
-    )
+    places, outliers = find_changes(logs) if len(runs) >= 2 * MIN_SIDE else ([], [])
+    levels = [float(np.median(seconds[start:end])) for start, end in pairwise([0, *places, len(runs)])]
+    changes = [_change(benchmark, runs, place, *step) for place, step in zip(places, pairwise(levels), strict=True)]
+    spread = noise(logs) if len(runs) > 1 else None
+    return Series(benchmark, seconds, spread, changes, [runs[i]["datetime"] for i in outliers])
 
 
 def _change(benchmark: str, runs: Sequence[Results], place: int, before: float, after: float) -> Change:
     sides = [runs[i].get("commit_info") or {} for i in (max(place - 2, 0), min(place + 1, len(runs) - 1))]
     good, bad = (side.get("id") for side in sides)
-    return Change(
-        benchmark,
-        when=runs[place]["datetime"],
-        age=len(runs) - place,
-        before=before,
-        after=after,
-        ratio=after / before,
-        good=good,
-        bad=bad,
-        dirty=any(side.get("dirty") for side in sides),
-        bisect=bisect_command(benchmark, good, bad, slower=after > before),
-    )
+    bisect = bisect_command(benchmark, good, bad, slower=after > before)
+    dirty, step = any(side.get("dirty") for side in sides), (before, after, after / before)
+    return Change(benchmark, runs[place]["datetime"], len(runs) - place, *step, good, bad, dirty, bisect)
 
 
 def recent_slowdowns(series: Sequence[Series], runs: int) -> list[Change]:
@@ -171,27 +122,21 @@ def recent_slowdowns(series: Sequence[Series], runs: int) -> list[Change]:
     return [change for each in series for change in each.changes if change.ratio > 1 and change.age <= runs]
 
 
-def noise(logs: NDArray[np.float64]) -> float:
+def noise(logs: Array) -> float:
     """Return the standard deviation of the noise of a series that may hold steps.
 
-    From the median absolute difference of neighbours, to which one step or outlier adds little; the difference of two
-    samples has twice the variance of one.
+    It comes from the median absolute difference of neighbours, to which one step or outlier adds little; the difference
+    of two samples has twice the variance of one.
     """
     return max(LEAST_NOISE, float(stability.NORMAL * np.median(np.abs(np.diff(logs))) / np.sqrt(2)))
 
 
-def find_changes(logs: NDArray[np.float64]) -> tuple[list[int], list[int]]:
-    """Find steps in the level of a series: PELT (Killick and others, 2012) with squared deviations, from ruptures.
+def find_changes(logs: Array) -> tuple[list[int], list[int]]:
+    """Find steps in the logarithms of seconds (runs,): PELT (Killick and others, 2012) with squared deviations.
 
-    Args:
-        logs: (runs,), float64: logarithms of seconds; at least twice `MIN_SIDE`.
-
-    Returns:
-        Indices of the first sample after each step, and of the outliers, which are taken for the median of their five
-        neighbours (Hampel's filter) before steps are looked for.
-
-    Raises:
-        ResultsError: where the extra "trend" is not installed.
+    Of at least twice `MIN_SIDE`, return the indices of the first sample after each step, and of the outliers, which are
+    taken for the median of their five neighbours (Hampel's filter) before steps are looked for. Raise ResultsError
+    where the extra "trend" is not installed.
     """
     try:
         import ruptures

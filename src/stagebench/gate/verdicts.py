@@ -17,44 +17,26 @@ EXIT_CODES = {
 
 A change that is known to be slower stays so whatever else is missing, and what is missing no further run will decide.
 """
-JUDGED = ("counter", "time")
-"""Kinds of verdicts that count; others are shown."""
+JUDGED = ("counter", "time")  # kinds of verdicts that count; others are shown
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known about one benchmark, by one kind of evidence.
-
-    Attributes:
-        benchmark: its full name.
-        kind: "time" (and whether there is any) or "counter" (and content); shown and never judged are "drift" of the
-            reference workload, and "uncounted".
-        verdict: one of `EXIT_CODES`.
-        reason: why, in words.
-        n: pairs of processes.
-        base: median seconds, or the counter's value.
-        head: that of the head.
-        estimate: the median of the pairs' head over base, less one.
-        interval: of the estimate.
-        threshold: the relative limit.
-        floor: the limit in seconds.
-        counter: which, where the verdict is about a single one.
-        allowed: the stage whose other content, or other number of what it works on, a person let pass.
-    """
+    """What is known about one benchmark, by its full name, by one kind of evidence."""
 
     benchmark: str
-    kind: str
-    verdict: str
+    kind: str  # "time" (and whether there is any), "counter" (and content), or not judged: "drift", "uncounted"
+    verdict: str  # of EXIT_CODES
     reason: str
-    n: int
-    base: float | None = None
+    n: int  # pairs of processes
+    base: float | None = None  # median seconds, or the counter's value
     head: float | None = None
-    estimate: float | None = None
-    interval: tuple[float, float] | None = None
-    threshold: float | None = None
-    floor: float | None = None
-    counter: str | None = None
-    allowed: str | None = None
+    estimate: float | None = None  # the median of the pairs' head over base, less one
+    interval: tuple[float, float] | None = None  # of the estimate
+    threshold: float | None = None  # the relative limit
+    floor: float | None = None  # the limit in seconds
+    counter: str | None = None  # where the verdict is about a single one
+    allowed: str | None = None  # the stage whose other content, or other number of its work, a person let pass
 
 
 def exit_code(verdicts: Iterable[Verdict]) -> int:
@@ -68,15 +50,11 @@ def undecided(verdicts: Iterable[Verdict]) -> list[str]:
     return [v.benchmark for v in verdicts if v.kind == "time" and v.verdict in ("regression", "inconclusive")]
 
 
-def confirmed(first: Sequence[Verdict], second: Sequence[Verdict]) -> list[Verdict]:
-    """Let fresh processes decide what the first look did not clear.
+def confirmed(first: Sequence[Verdict], second: Iterable[Verdict]) -> list[Verdict]:
+    """Let the times of fresh processes, of the benchmarks that `undecided` named, replace those of the first look.
 
     A first look can clear a time or send it to confirmation, and nothing else; the confirmation sees other processes,
     so its error rate is that of a single decision, however the first look chose.
-
-    Args:
-        first: verdicts of the first look.
-        second: of the confirmation, over the benchmarks that `undecided` named.
     """
     again = {v.benchmark: v for v in second if v.kind == "time"}
     unclear = set(undecided(first))

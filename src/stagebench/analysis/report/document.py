@@ -52,5 +52,5 @@ def to_html(title: str, sections: Sections) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"table": tables.to_html, "base64": lambda data: b64encode(data).decode("ascii")}
+    environment.filters["base64"] = lambda data: b64encode(data).decode("ascii")
     return environment.get_template("report.html").render(title=title, sections=sections)

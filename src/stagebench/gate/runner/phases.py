@@ -11,7 +11,6 @@ from stagebench.gate.counters import judge_counters
 from stagebench.gate.limits import Rules
 from stagebench.gate.runner.ab_runner import ABRunner
 from stagebench.gate.runner.failures import NONE_SELECTED, FailedError
-from stagebench.gate.runs import require_comparable
 from stagebench.gate.times import judge_times
 from stagebench.gate.verdicts import Verdict, confirmed, undecided
 
@@ -63,7 +62,7 @@ class Phases:
     def _counters(self, base: Sequence[Results], head: Sequence[Results]) -> list[Verdict]:
         if all(map(is_reference, by_name(base[0]))):
             raise _nothing_selected(self.runner.plan.select, "base")
-        require_comparable(base, head, self.changed)
+        gate.require_comparable(base, head, self.changed)
         if self.changed:
             mine, others = (
                 {k: v for k, v in side[0]["machine_info"].items() if k in self.changed} for side in (head, base)
@@ -76,14 +75,14 @@ class Phases:
     def _times(self, base: list[Results], head: list[Results], counters: Sequence[Verdict]) -> list[Verdict]:
         """Time both sides, and add their runs to those that counted."""
         first = self.runner.time("first", ["benchmarks"])
-        require_comparable(*first, self.changed)
+        gate.require_comparable(*first, self.changed)
         base += first[0]
         head += first[1]
         times = judge_times(*first, self.rules, counters)
         if again := undecided(times):
             self.say(f"not cleared, so measured once more: {', '.join(name.split('::')[-1] for name in again)}")
             second = self.runner.time("confirmation", [*again, *filter(is_reference, by_name(base[0]))])
-            require_comparable(*second, self.changed)
+            gate.require_comparable(*second, self.changed)
             times = confirmed(times, judge_times(*second, self.rules, counters))
         return times
 
