@@ -18,8 +18,10 @@ from stagebench.analysis.samples import read_samples, select
 from stagebench.analysis.summary import summarize
 from stagebench.cli import main
 from stagebench.core.stages import STAGE_NAMES
+from stagebench.core.tables import Unit
 
 ROOT = Path(__file__).parents[1]
+MS = Unit("{:.1f}", 1e3)
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
     line.removeprefix("$ ")
@@ -132,12 +134,12 @@ def test_every_test_that_the_lies_name_exists():
 def test_the_table_of_the_h100_is_that_of_the_samples():
     rows = read_samples(ROOT / "docs" / "results" / "h100-7b-analysis" / "samples.jsonl")
     found = [summarize(select(rows, model=m, mode="fixed", study="main")) for m in ("eventgpt", "video-llava")]
-    spreads = {name: [each.stages[name] for each in found] for name in STAGE_NAMES} | {"e2e": [s.e2e for s in found]}
+    spreads = {name: [each["stages"][name] for each in found] for name in STAGE_NAMES}
+    spreads |= {"e2e": [each["e2e"] for each in found]}
     cells = {
-        name: [f"{s.median * 1e3:.1f} ({s.interval.low * 1e3:.1f} to {s.interval.high * 1e3:.1f})" for s in both]
-        for name, both in spreads.items()
+        name: [f"{MS.write(s['median'])} ({MS.write(s['interval'])})" for s in both] for name, both in spreads.items()
     }
-    cells["tpot (p50, p90)"] = [f"{s.tpot.p50 * 1e3:.1f}, {s.tpot.p90 * 1e3:.1f}" for s in found]
+    cells["tpot (p50, p90)"] = [f"{MS.write(each['tpot']['p50'])}, {MS.write(each['tpot']['p90'])}" for each in found]
     lines = [f"| {name} | {' | '.join(values)} |" for name, values in cells.items()]
     assert [line for line in lines if line not in TEXT] == []
 

@@ -1,136 +1,130 @@
-"""What one model spent over many samples: medians and spread of each stage, tokens, latencies, throughput."""
+"""What one model spent over many samples, and what makes these numbers doubtful: as JSON, times in seconds."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
+from itertools import repeat
+from statistics import median
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stagebench.analysis.attribution import UNATTRIBUTED
 from stagebench.analysis.intervals import Interval, bootstrap
-from stagebench.analysis.samples import SampleLine, by_model, sequences
-from stagebench.core.errors import AnalysisError
-from stagebench.core.stages import STAGE_NAMES
+from stagebench.analysis.samples import SampleLine, sequences
+from stagebench.core import stability
+from stagebench.core.stages import DECODE, IN_GENERATE, LOAD, STAGE_NAMES, time_outside
+
+COLD_RATIO = 1.5
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """One quantity over all passes of all samples.
-
-    Attributes:
-        median: its middle; the number to quote.
-        mean: what adds up over the stages.
-        p90: nine in ten are at most this.
-        cv: coefficient of variation, the sample's standard deviation over the mean; None for one pass or a mean of 0.
-        interval: of the median, 95 %, sequences drawn together; None where there is but one sequence.
-    """
-
-    median: float
-    mean: float
-    p90: float
-    cv: float | None
-    interval: Interval | None
-
-
-@dataclass(frozen=True, slots=True)
-class Percentiles:
-    """The 50th, 90th and 99th percentile, and of how many values: the 99th of fewer than 100 is near their maximum."""
-
-    p50: float
-    p90: float
-    p99: float
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """One model over many samples. Times in seconds.
-
-    Attributes:
-        model: its name.
-        samples: different ones.
-        passes: lines in all.
-        sequences: that the samples are cut from.
-        stages: by stage, `unattributed` after the five.
-        shares: of the mean e2e, by stage too; they add up to 1.
-        e2e: around the whole path.
-        tokens: new tokens a pass.
-        ttft: time to first token, load excluded.
-        tpot: time per output token after the first; None where no pass has a second token.
-        itl: all raw gaps of all passes pooled; None without any.
-        output_throughput: all new tokens over all seconds of e2e.
-        finish_reasons: how many passes ended by each.
-        peak_bytes: the largest of any pass by stage; empty where none was recorded.
-    """
-
-    model: str
-    samples: int
-    passes: int
-    sequences: int
-    stages: dict[str, Spread]
-    shares: dict[str, float]
-    e2e: Spread
-    tokens: Spread
-    ttft: Percentiles | None
-    tpot: Percentiles | None
-    itl: Percentiles | None
-    output_throughput: float
-    finish_reasons: dict[str, int]
-    peak_bytes: dict[str, int]
-
-
-def summarize(lines: Sequence[SampleLine]) -> Summary:
-    """Summarize the lines of one model, in one mode.
-
-    Raises:
-        AnalysisError: where there is no line, or they are of several models.
-    """
-    models = list(by_model(lines))
-    if len(models) != 1:
-        raise AnalysisError(f"a summary is of one model, got {', '.join(models) or 'no samples'}")
+def summarize(lines: Sequence[SampleLine]) -> dict[str, Any]:
+    """Summarize the passes of one model in one mode; a value without meaning is None."""
     of = sequences(lines)
+    seconds = np.array([[line["seconds"][stage] for stage in STAGE_NAMES] for line in lines])
+    e2e, tokens = (np.array([float(line[key]) for line in lines]) for key in ("e2e", "tokens"))
+    columns = np.column_stack([seconds, e2e - seconds.sum(axis=1), e2e, tokens])
     clusters = [of[str(line["sample"])] for line in lines]
-    columns = {stage: np.array([line["seconds"][stage] for line in lines], dtype=np.float64) for stage in STAGE_NAMES}
-    e2e = np.array([line["e2e"] for line in lines], dtype=np.float64)
-    tokens = np.array([line["tokens"] for line in lines], dtype=np.float64)
-    columns["unattributed"] = e2e - sum(columns.values())
-    *stages, whole, written = _spreads([*columns.values(), e2e, tokens], clusters)
-    by_stage = dict(zip(columns, stages, strict=True))
+    medians = bootstrap(clusters, lambda chosen: np.median(columns[chosen], axis=0))
+    *each, whole, written = map(_spread, columns.T, medians or repeat(None))
+    stages = dict(zip((*STAGE_NAMES, UNATTRIBUTED), each, strict=True))
     peaks = [line["peak_bytes"] for line in lines if line.get("peak_bytes")]
-    return Summary(
-        model=models[0],
-        samples=len(of),
-        passes=len(lines),
-        sequences=len(set(clusters)),
-        stages=by_stage,
-        shares={name: each.mean / whole.mean for name, each in by_stage.items()},
-        e2e=whole,
-        tokens=written,
-        ttft=percentiles([line["ttft"] for line in lines]),
-        tpot=percentiles([tpot for line in lines if (tpot := line.get("tpot")) is not None]),
-        itl=percentiles([gap for line in lines for gap in line.get("itl", ())]),
-        output_throughput=float(tokens.sum() / e2e.sum()),
-        finish_reasons=dict(Counter(line["finish_reason"] for line in lines)),
-        peak_bytes={name: max(peak.get(name, 0) for peak in peaks) for name in STAGE_NAMES} if peaks else {},
+    return {
+        "model": lines[0]["model"],
+        "samples": len(of),
+        "passes": len(lines),
+        "sequences": len(set(of.values())),
+        "stages": stages,
+        "shares": {name: spread["mean"] / whole["mean"] for name, spread in stages.items()},
+        "e2e": whole,
+        "tokens": written,
+        "ttft": percentiles([line["ttft"] for line in lines]),
+        "tpot": percentiles([tpot for line in lines if (tpot := line.get("tpot")) is not None]),
+        "itl": percentiles([gap for line in lines for gap in line.get("itl", ())]),  # of all passes pooled
+        "output_throughput": float(tokens.sum() / e2e.sum()),
+        "finish_reasons": dict(Counter(line["finish_reason"] for line in lines)),
+        "peak_bytes": {name: max(peak.get(name, 0) for peak in peaks) for name in STAGE_NAMES} if peaks else {},
+    }
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float] | None:
+    """Return p50, p90 and p99, and of how many values: the p99 of fewer than 100 is near their maximum."""
+    if not values:
+        return None
+    p50, p90, p99 = np.quantile(values, (0.5, 0.9, 0.99)).tolist()
+    return {"p50": p50, "p90": p90, "p99": p99, "count": len(values)}
+
+
+def _spread(values: NDArray[np.float64], interval: Interval | None) -> dict[str, Any]:
+    mean = float(values.mean())
+    return {
+        "median": float(np.median(values)),  # the number to quote
+        "mean": mean,  # what adds up over the stages
+        "p90": float(np.quantile(values, 0.9)),
+        "cv": float(values.std(ddof=1)) / abs(mean) if len(values) > 1 and mean else None,
+        "interval": asdict(interval) if interval else None,
+    }
+
+
+def warnings(lines: Sequence[SampleLine]) -> list[dict[str, str]]:
+    """Give the kind and text of all that makes the passes of one model doubtful."""
+    rest = [line["e2e"] - sum(line["seconds"].values()) for line in lines]
+    found = {
+        "drift": [_drift(lines)],
+        "outliers": [_outliers(lines, stage) for stage in STAGE_NAMES],
+        "cold cache": [_cold_cache(lines)],
+        "limit": [_limit(lines)],
+        UNATTRIBUTED: [time_outside(rest, [line["e2e"] for line in lines])],
+    }
+    return [{"kind": kind, "text": text} for kind, texts in found.items() for text in texts if text]
+
+
+def _drift(lines: Sequence[SampleLine]) -> str | None:
+    """Say how far the passes drift in the order of the run, as on a machine that heats up.
+
+    Of what should not depend on the sample: encode, prefill and time per token, each over its median, averaged.
+    """
+    stages = [_paces(lines, stage) for stage in IN_GENERATE]
+    mean = np.mean([each / (np.median(each) or 1.0) for each in stages], axis=0)
+    if (found := stability.drift(mean, [line["order"] for line in lines])) is None:
+        return None
+    evidence = f"Kendall's tau {found.tau:.2f}, p = {found.p:.1g}"
+    return f"encode, prefill and time per token change by {found.change:+.0%} over the run ({evidence})"
+
+
+def _outliers(lines: Sequence[SampleLine], stage: str) -> str | None:
+    """Say which passes are far from the median; those of samples that differ in length are so rightly."""
+    seconds = _paces(lines, stage)
+    if not (far := stability.outliers(seconds)):
+        return None
+    middle = np.median(seconds)
+    worst = max(far, key=lambda i: abs(seconds[i] - middle))
+    return (
+        f"{stage}: {len(far)} of {len(lines)} passes lie far out, the farthest, of {lines[worst]['sample']}, "
+        f"at {seconds[worst] / middle:.2g} times the median"
     )
 
 
-def percentiles(values: Sequence[float]) -> Percentiles | None:
-    """Return the 50th, 90th and 99th, interpolated; None without values."""
-    if not values:
+def _paces(lines: Sequence[SampleLine], stage: str) -> NDArray[np.float64]:
+    """Return the seconds of each pass; those of decode by its steps, where there are any."""
+    steps = [max(line["tokens"] - 1, 1) if stage == DECODE.name else 1 for line in lines]
+    return np.array([line["seconds"][stage] for line in lines]) / steps
+
+
+def _cold_cache(lines: Sequence[SampleLine]) -> str | None:
+    """Say that first loads take at least half as long again as the later ones of the same samples, in the median."""
+    loads: dict[str, list[float]] = {}
+    for line in sorted(lines, key=lambda line: line["order"]):
+        loads.setdefault(str(line["sample"]), []).append(line["seconds"][LOAD.name])
+    ratios = [first / median(later) for first, *later in loads.values() if later]
+    if not ratios or median(ratios) < COLD_RATIO:
         return None
-    p50, p90, p99 = np.quantile(np.asarray(values, dtype=np.float64), (0.5, 0.9, 0.99)).tolist()
-    return Percentiles(p50, p90, p99, len(values))
+    return f"the first load of a sample takes {median(ratios):.1f} times as long as its later ones"
 
 
-def _spreads(columns: Sequence[NDArray[np.float64]], clusters: Sequence[str]) -> list[Spread]:
-    """Return median and spread of several quantities of the same passes, each of shape (passes,)."""
-    table = np.stack(columns, axis=1)
-    found = bootstrap(clusters, lambda chosen: np.median(table[chosen], axis=0))
-    return [_spread(values, found[i] if found else None) for i, values in enumerate(columns)]
-
-
-def _spread(values: NDArray[np.float64], interval: Interval | None) -> Spread:
-    mean = float(values.mean())
-    cv = float(values.std(ddof=1)) / abs(mean) if len(values) > 1 and mean else None
-    return Spread(float(np.median(values)), mean, float(np.quantile(values, 0.9)), cv, interval)
+def _limit(lines: Sequence[SampleLine]) -> str | None:
+    """Say how many texts of natural length the limit cut off: their number of tokens is not the model's."""
+    natural = [line["finish_reason"] for line in lines if line["mode"] == "natural"]
+    cut = natural.count("length")
+    return f"{cut} of {len(natural)} texts of natural length were cut off by the limit" if cut else None

@@ -7,26 +7,15 @@ from itertools import combinations, permutations, zip_longest
 from statistics import median
 from typing import Any
 
+from stagebench.analysis import samples
 from stagebench.analysis.attribution import mean_of
 from stagebench.analysis.comparison import compare
 from stagebench.analysis.drafting import agreement, drafting
 from stagebench.analysis.intervals import fit_growth, fit_line
 from stagebench.analysis.narrative import as_json
 from stagebench.analysis.roofline import Ceilings
-from stagebench.analysis.samples import (
-    DURATIONS,
-    MAIN,
-    MODES,
-    NEW_TOKENS,
-    ExperimentRun,
-    SampleLine,
-    by_model,
-    costs_by_sample,
-    select,
-    sequences,
-)
-from stagebench.analysis.summary import percentiles, summarize
-from stagebench.analysis.warnings import warnings
+from stagebench.analysis.samples import ExperimentRun, SampleLine, by_model, costs_by_sample, select
+from stagebench.analysis.summary import percentiles, summarize, warnings
 from stagebench.core.errors import AnalysisError
 from stagebench.core.results import versioned
 from stagebench.core.stages import IN_GENERATE, LOAD, STAGE, STAGE_NAMES
@@ -36,33 +25,27 @@ EXAMPLES = 3
 
 
 def report_data(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, Any]:
-    """Analyse a run, finished or not.
+    """Analyse a run, finished or not, as JSON with times in seconds; a value without meaning is absent or None.
 
-    Args:
-        run: as `samples.read_run` gives it.
-        rows: as `samples.read_samples` gives them.
-
-    Returns:
-        JSON, times in seconds. A value that has no meaning is absent or None.
-
-    Raises:
-        AnalysisError: no sample went through any model.
+    An AnalysisError where no sample went through any model.
     """
-    good = [row for row in rows if "error" not in row]
-    main = select(good, study=MAIN)
+    good = select(rows)
+    main = select(good, study=samples.MAIN)
     if not main:
         raise AnalysisError("a report needs at least one sample that went through a model, got none")
+    modes = {mode: own for mode in samples.MODES if (own := select(main, mode=mode))}
+    freest = shared(next(iter(modes.values())))
     found = {
         "identity": run["identity"],
         "plan": run["plan"],
         "sessions": run["sessions"],
         "measured": len(good),
         "failures": _failures(run, rows),
-        "modes": {mode: found for mode in MODES if (found := _mode(run, select(main, mode=mode)))},
-        "cold": _cold(main),
-        "texts": _texts(main),
-        "drafting": _drafting(run, main),
-        "scaling": {study: _scaling(select(good, study=study)) for study in (DURATIONS, NEW_TOKENS)},
+        "modes": {mode: _mode(run, own) for mode, own in modes.items()},
+        "cold": {model: _cold(own) for model, own in by_model(main).items()},
+        "texts": _texts(freest),
+        "drafting": _drafting(run, freest),
+        "scaling": {study: _scaling(select(good, study=study)) for study in (samples.DURATIONS, samples.NEW_TOKENS)},
     }
     return versioned("report", found)
 
@@ -86,31 +69,24 @@ def _failures(run: ExperimentRun, rows: Sequence[SampleLine]) -> list[dict[str, 
     return [{"name": name, "reason": reason} for name, reason in failed.items()]
 
 
-def _mode(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, Any] | None:
-    if not rows:
-        return None
+def _mode(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, Any]:
     kept = shared(rows)
     models = by_model(kept)
+    fits = {m: fit_line([row["tokens"] for row in own], [row["e2e"] for row in own]) for m, own in models.items()}
     return {
         "left_out": len({row["sample"] for row in rows} - {row["sample"] for row in kept}),
-        "models": {model: asdict(summarize(each)) for model, each in models.items()},
-        "warnings": {model: [asdict(warning) for warning in warnings(each)] for model, each in models.items()},
+        "models": {model: summarize(own) for model, own in models.items()},
+        "warnings": {model: warnings(own) for model, own in models.items()},
         "pairs": [_pair(models[a], models[b]) for a, b in combinations(models, 2)],
-        "fits": {model: fit for model, each in models.items() if (fit := _fit(each))},
-        "utilisation": {model: _utilisation(run, each) for model, each in models.items()},
+        "fits": {model: asdict(fit) for model, fit in fits.items() if fit},
+        "utilisation": {model: _utilisation(run, own) for model, own in models.items()},
     }
 
 
 def _pair(a: Sequence[SampleLine], b: Sequence[SampleLine]) -> dict[str, Any]:
     """Explain two models, the slower one first."""
     costs = sorted((costs_by_sample(a), costs_by_sample(b)), key=lambda each: -mean_of(list(each.values())).total)
-    return as_json(*compare(costs[0], costs[1], sequences([*a, *b])))
-
-
-def _fit(rows: Sequence[SampleLine]) -> dict[str, Any] | None:
-    """Fit e2e = a + b n over the passes; None where all have the same number of tokens."""
-    line = fit_line([row["tokens"] for row in rows], [row["e2e"] for row in rows])
-    return asdict(line) if line else None
+    return as_json(*compare(costs[0], costs[1], samples.sequences([*a, *b])))
 
 
 def _utilisation(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, dict[str, float]]:
@@ -137,53 +113,43 @@ def _utilisation(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, di
     return found
 
 
-def _cold(rows: Sequence[SampleLine]) -> dict[str, dict[str, Any]]:
+def _cold(rows: Sequence[SampleLine]) -> dict[str, Any]:
     """Put the load stage from the disk beside the one from the page cache, of the same samples."""
-    found: dict[str, dict[str, Any]] = {}
-    for model, own in by_model(rows).items():
-        loads = [(row.get("cold_load"), row["seconds"][LOAD.name]) for row in own]
-        pairs = [(cold, warm) for cold, warm in loads if cold and warm]
-        reasons = {row["not_cold"] for row in own if "not_cold" in row}
-        found[model] = {"samples": len(pairs), "not_cold": sorted(reasons)}
-        if pairs:
-            found[model]["cold"], found[model]["warm"] = (median(side) for side in zip(*pairs, strict=True))
-            found[model]["ratio"] = median(cold / warm for cold, warm in pairs)
-    return found
+    loads = [(row.get("cold_load"), row["seconds"][LOAD.name]) for row in rows]
+    pairs = [(cold, warm) for cold, warm in loads if cold and warm]
+    found = {"samples": len(pairs), "not_cold": sorted({row["not_cold"] for row in rows if "not_cold" in row})}
+    if not pairs:
+        return found
+    cold, warm = (median(side) for side in zip(*pairs, strict=True))
+    return found | {"cold": cold, "warm": warm, "ratio": median(cold / warm for cold, warm in pairs)}
 
 
 def _texts(rows: Sequence[SampleLine]) -> list[dict[str, Any]]:
-    """Show what the models wrote about the first few samples, in the freest mode there is."""
-    kept = shared(_freest(rows))
-    samples = sorted({str(row["sample"]) for row in kept})
+    """Show what the models wrote about a few samples."""
+    names = sorted({str(row["sample"]) for row in rows})
     found = []
-    for sample in samples[:: max(len(samples) // EXAMPLES, 1)][:EXAMPLES]:
-        own = [row for row in kept if str(row["sample"]) == sample]
+    for sample in names[:: max(len(names) // EXAMPLES, 1)][:EXAMPLES]:
+        own = [row for row in rows if str(row["sample"]) == sample]
         texts = {row["model"]: {key: row[key] for key in ("text", "tokens", "finish_reason")} for row in own}
         found.append({"sample": sample, "mode": own[0]["mode"], "texts": texts})
     return found
 
 
-def _freest(rows: Sequence[SampleLine]) -> list[SampleLine]:
-    return next(found for mode in MODES if (found := select(rows, mode=mode)))
-
-
 def _drafting(run: ExperimentRun, rows: Sequence[SampleLine]) -> list[dict[str, Any]]:
-    """Take each of two models that share a tokenizer as the draft of the other, over the texts of natural length."""
-    same = {tuple(sorted(pair)) for session in run["sessions"] for pair in session["same_tokens"]}
-    kept = shared(_freest(rows))
-    pairs = permutations(by_model(kept), 2)
-    return [_draft(kept, draft, target) for draft, target in pairs if tuple(sorted((draft, target))) in same]
+    """Take each of two models that share a tokenizer as the draft of the other."""
+    same = {frozenset(pair) for session in run["sessions"] for pair in session["same_tokens"]}
+    pairs = permutations(by_model(rows).items(), 2)
+    return [_draft(draft, target) for draft, target in pairs if frozenset((draft[0], target[0])) in same]
 
 
-def _draft(rows: Sequence[SampleLine], draft: str, target: str) -> dict[str, Any]:
-    of = {model: select(rows, model=model) for model in (draft, target)}
-    ids = {model: {row["sample"]: row["token_ids"] for row in own} for model, own in of.items()}
-    agreed = agreement([(ids[draft][sample], ids[target][sample]) for sample in ids[draft] if sample in ids[target]])
+def _draft(*models: tuple[str, Sequence[SampleLine]]) -> dict[str, Any]:
+    draft, target = ({row["sample"]: row["token_ids"] for row in own} for _, own in models)
+    agreed = agreement([(draft[sample], target[sample]) for sample in draft if sample in target])
     first = {"first_token": agreed.match_rates[0] if agreed.match_rates else None, "mean_prefix": agreed.mean_prefix}
-    entry = {"draft": draft, "target": target, "agreement": asdict(agreed) | first}
-    costs = {model: mean_of(list(costs_by_sample(own).values())) for model, own in of.items()}
-    if agreed.acceptance is not None and all(each.time_per_token for each in costs.values()):
-        entry["speculation"] = asdict(drafting(costs[draft], costs[target], agreed.acceptance))
+    entry = {"draft": models[0][0], "target": models[1][0], "agreement": asdict(agreed) | first}
+    costs = [mean_of(list(costs_by_sample(own).values())) for _, own in models]
+    if agreed.acceptance is not None and all(each.time_per_token for each in costs):
+        entry["speculation"] = asdict(drafting(costs[0], costs[1], agreed.acceptance))
     return entry
 
 
@@ -206,5 +172,5 @@ def latencies(rows: Sequence[SampleLine]) -> dict[str, list[dict[str, float]]]:
     for model, own in by_model(rows).items():
         by_position = zip_longest(*(row.get("itl", ()) for row in own))
         columns = (percentiles([gap for gap in gaps if gap is not None]) for gaps in by_position)
-        found[model] = [asdict(column) for column in columns if column]
+        found[model] = [column for column in columns if column]
     return found
