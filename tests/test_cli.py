@@ -18,7 +18,8 @@ from stagebench.cli.output import require_writable
 from stagebench.core.machine.environment import cores
 from stagebench.core.stages import STAGE_NAMES
 from stagebench.models.llava import Llava
-from stagebench.pipeline import counters, run_stages
+from stagebench.pipeline import run_stages
+from stagebench.pipeline import verify as verify_module
 from stagebench.pipeline.claims import Claim
 from stagebench.pipeline.load import load
 from stagebench.suite import measure
@@ -174,8 +175,8 @@ def test_a_claim_that_does_not_hold_gives_exit_code_one(synthetic, monkeypatch):
 
 
 def test_a_run_that_parts_from_generate_is_refused(synthetic, monkeypatch):
-    honest = counters.reference_generate
-    monkeypatch.setattr(counters, "reference_generate", lambda *a: honest(*a) + 1)
+    honest = verify_module.reference_generate
+    monkeypatch.setattr(verify_module, "reference_generate", lambda *a: honest(*a) + 1)
     result = invoke("run", synthetic.video, "--model", "llava-1.5", *QUICK)
     assert result.exit_code == 2
     assert "the stages must give the tokens of generate(), got another token 0" in result.output

@@ -12,9 +12,8 @@ from torch import Tensor
 from stagebench.core.artifacts import Inputs, Sample
 from stagebench.core.errors import StageError
 from stagebench.core.meter import SYSTEM
-from stagebench.core.settings import GenerationSettings
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.pipeline.counters import additive, count_kernels
+from stagebench.pipeline.counters import additive
 from stagebench.pipeline.remembered import require_forgetful
 from stagebench.pipeline.run_stages import Options, reference_generate, scored_generate, staged_generate
 from stagebench.pipeline.timed_pass import check_passes, timed_pass
@@ -23,9 +22,6 @@ from stagebench.pipeline.verify import Reference, count_reference, is_exact, rep
 
 MAX_UNATTRIBUTED = 0.05
 """The share of e2e that the stages may leave unexplained."""
-
-KERNEL_TOKENS = 2
-"""Counting kernels is slow, and every step is alike."""
 
 PASSES = 3
 """Timed ones."""
@@ -43,28 +39,20 @@ class Claim:
 
 
 def claims(model: VisionLanguageModel, sample: Sample, options: Options, kernels: str) -> Iterator[Claim]:
-    """Check a model on a sample.
+    """Check a greedy model on a sample: one claim after the other, none after work that is not that of `generate()`.
 
-    Args:
-        model: any of them.
-        sample: what it looks at.
-        options: keyword arguments of `generate()`; greedy.
-        kernels: those that the caller's `pinned_runtime` has: on a GPU equality is claimed for "efficient" only.
-
-    Yields:
-        One claim after the other, as they are checked; none after work that is not that of `generate()`.
+    The kernels are those that the caller's `pinned_runtime` has: on a GPU equality is claimed for "efficient" only.
     """
     reference = count_reference(model, sample, options)
     claim = "the stages do the work of generate(), once"
     try:
-        verified = verify_work(model, reference)
+        work = verify_work(model, reference).work
     except StageError as error:
         yield Claim(claim, False, str(error))
         return
-    detail = ", ".join(f"{name} {n}" for name, n in additive(*verified.work.values()).items())
-    yield Claim(claim, True, detail + _kernels(model, reference.inputs))
-    written = [f"{stage} {n} bytes" for stage, work in verified.work.items() if (n := work.get(SYSTEM[1]))]
-    yield Claim("no stage writes to a file", not written, ", ".join(written) or "nothing written")
+    yield Claim(claim, True, ", ".join(f"{name} {n}" for name, n in additive(*work.values()).items()))
+    written = ", ".join(f"{stage} {n} bytes" for stage, done in work.items() if (n := done.get(SYSTEM[1])))
+    yield Claim("no stage writes to a file", not written, written or "nothing written")
     claim = "load, preprocess and encode remember nothing"
     yield _checked(claim, lambda: require_forgetful(model, sample, options), "each did its work again")
     yield from _claims_of_texts(model, reference, kernels)
@@ -130,16 +118,6 @@ def _same(
 def _tokens(rows: Tensor) -> list[int]:
     first: list[int] = rows[0].tolist()
     return first
-
-
-def _kernels(model: VisionLanguageModel, inputs: Inputs) -> str:
-    """Count kernels, unjudged: beside the models' kernels both launch a few of their own, for stop tests and such."""
-    if model.hf_model.device.type != "cuda":
-        return ""
-    options = GenerationSettings(KERNEL_TOKENS, fixed_length=True).options()
-    mine = count_kernels(lambda: staged_generate(model, inputs, options))
-    theirs = count_kernels(lambda: reference_generate(model, inputs, options))
-    return f"; {mine} kernels for {KERNEL_TOKENS} tokens, {theirs} in generate()"
 
 
 def _with_other_kernels(model: VisionLanguageModel, inputs: Inputs, options: Options) -> Tensor:

@@ -1,7 +1,6 @@
 """Count what each stage really did, in a pass of its own, never while timing."""
 
 import math
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -12,17 +11,16 @@ from unittest.mock import patch
 import torch
 from PIL import Image
 from torch import Tensor, _tensor_str, nn
-from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from stagebench.core import meter
-from stagebench.core.artifacts import Generation, Inputs, Sample, Work
+from stagebench.core.artifacts import Generation, Sample, Work
 from stagebench.core.content import Content, Result, content_of
 from stagebench.core.errors import StageError
 from stagebench.core.stages import DECODE, LOAD, STAGE, STAGES, Stage
 from stagebench.models.protocol import Backend, VisionLanguageModel
-from stagebench.pipeline.run_stages import Options, reference_generate, run_stages
+from stagebench.pipeline.run_stages import Options, run_stages
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -76,7 +74,7 @@ def counted_calls() -> Iterator[Work]:
 
 
 class OperatorCounter(TorchDispatchMode):
-    """Counts ATen operators by name, host reads, bytes copied from the host to a device, and pixels made by scaling."""
+    """Counts ATen operators by name, bytes copied from the host to a device, and pixels made by scaling."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # unannotated in torch, and super() names no module
@@ -98,12 +96,10 @@ class OperatorCounter(TorchDispatchMode):
 def count_work(
     function: Callable[[], T], modules: Mapping[str, nn.Module] | None = None
 ) -> tuple[T, Work, Counter[str]]:
-    """Call a function and count what modules and torch were asked to do.
+    """Call a function; return its result, counters of what modules and torch did, and the ATen operators by name.
 
-    Returns:
-        Its result; counters, on a GPU `host_to_device_bytes` and `peak_bytes` among them; and the ATen operators by
-        name. FLOPs are those that `FlopCounterMode` has a formula for: matrix products, convolutions, and the attention
-        kernels of a GPU.
+    On a GPU `host_to_device_bytes` and `peak_bytes` are among the counters. FLOPs are those that `FlopCounterMode` has
+    a formula for: matrix products, convolutions, and the attention kernels of a GPU.
     """
     operators, flops = OperatorCounter(), FlopCounterMode(display=False)
     on_gpu = torch.cuda.is_initialized()
@@ -123,30 +119,11 @@ def count_work(
     return result, work, operators.operators
 
 
-def count_kernels(function: Callable[[], object]) -> int:
-    """Call a function and count the kernels that ran on the GPU, copies and fills of memory left out.
-
-    Slow: torch's profiler sorts an event for each of them, so give it a short pass.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the profiler talks of cycles; here is one
-        with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
-            function()
-            torch.cuda.synchronize()
-        ran = [event.name for event in profiler.events() if event.device_type.name == "CUDA"]
-    return sum(not name.startswith(("Memcpy", "Memset")) for name in ran)
-
-
 class WorkCounter:
     """Counts the work of the stages of one pass; called like a `Stopwatch`.
 
-    Attributes:
-        modules: those whose forwards are counted.
-        replayed: counters so far of what no module and no operator shows: of a CUDA graph those of the plain function,
-            counted once when it was captured, times its calls.
-        work: counters by stage.
-        operators: ATen operators by stage and name.
-        content: digests of what the stages returned, by stage.
+    It keeps by stage the counters, the ATen operators by name, and the digests of what came of it. What a backend
+    replays no module and no operator shows: the backend counts it.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], backend: Backend | None = None) -> None:
@@ -174,21 +151,11 @@ class WorkCounter:
 
 
 def counted_run(model: VisionLanguageModel, sample: Sample, options: Options) -> tuple[Generation, WorkCounter]:
-    """Run the path and count the work of each stage; it serves as a warm-up too.
-
-    Raises:
-        StageError: where a stage did nothing, or another stage's work.
-    """
+    """Run the path and count the work of each stage, which must be its own; it serves as a warm-up too."""
     counter = WorkCounter(model.counted_modules, model.backend)
     generation: Generation = run_stages(model, sample, options, counter)[DECODE.name]
     check_work(counter.work)
     return generation, counter
-
-
-def counted_reference(model: VisionLanguageModel, inputs: Inputs, options: Options) -> tuple[torch.Tensor, Work]:
-    """Let plain `generate()` encode, prefill and decode, and count its work."""
-    tokens, work, _ = count_work(lambda: reference_generate(model, inputs, options), model.counted_modules)
-    return tokens, work
 
 
 def additive(*counts: Work) -> Work:
@@ -197,11 +164,7 @@ def additive(*counts: Work) -> Work:
 
 
 def check_work(work: Mapping[str, Work]) -> None:
-    """Require that each stage did its own work and no other's.
-
-    Raises:
-        StageError: where a stage is missing, did nothing, or something that is another's.
-    """
+    """Refuse work by stage where a stage is missing, did nothing, or something that is another's."""
     for stage in STAGES:
         if stage.name not in work:
             raise StageError(f"every stage must run, got no {stage.name}")

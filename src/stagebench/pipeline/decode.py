@@ -17,34 +17,22 @@ from stagebench.models.protocol import VisionLanguageModel
 
 
 def decode(model: VisionLanguageModel, prefilled: Prefilled) -> Generation:
-    """Run the stage. It writes into the prefilled KV cache, so a `Prefilled` is good for one decode.
-
-    Raises:
-        StageError: where the cache is not that of the tokens chosen so far, as after an earlier decode.
-    """
+    """Run the stage. It writes into the prefilled KV cache, so a `Prefilled` is good for one decode."""
     return _generation(advance(model, prefilled))
 
 
 @torch.no_grad()
 def advance(model: VisionLanguageModel, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
-    """Take some decode steps.
+    """Take at most so many decode steps, else all there are, and return where they led: decode can go on from there.
 
-    Args:
-        model: any of them.
-        prefilled: where to start; its cache is used up.
-        steps: at most so many; None for as many as there are.
-
-    Returns:
-        Where the steps led; decode can go on from there.
-
-    Raises:
-        StageError: where the cache is not that of the tokens chosen so far.
+    The cache is used up; refuse one that is not that of the tokens chosen so far, as after an earlier decode.
     """
     _require_fresh_cache(prefilled)
     if model.backend is not None:
         return model.backend.advance(prefilled, steps)
     hf_model, state = model.hf_model, prefilled.state
     sequences, unfinished = prefilled.sequences, prefilled.unfinished
+    choice = prefilled.logits_processor, prefilled.stopping_criteria, prefilled.generation_config
     was_unfinished: list[Tensor] = []
     step_ends: list[float] = []
     going = bool(unfinished.max())
@@ -53,14 +41,7 @@ def advance(model: VisionLanguageModel, prefilled: Prefilled, steps: int | None 
         inputs = hf_model.prepare_inputs_for_generation(sequences, next_sequence_length=1, **state)
         outputs = hf_model(**inputs, return_dict=True)
         state = hf_model._update_model_kwargs_for_generation(outputs, state)
-        sequences, unfinished = append_next_token(
-            outputs.logits,
-            sequences,
-            unfinished,
-            prefilled.logits_processor,
-            prefilled.stopping_criteria,
-            prefilled.generation_config,
-        )
+        sequences, unfinished = append_next_token(outputs.logits, sequences, unfinished, *choice)
         going = bool(unfinished.max())  # the one synchronisation a token that generate() makes as well
         step_ends.append(time.perf_counter())
     return replace(
@@ -74,13 +55,10 @@ def advance(model: VisionLanguageModel, prefilled: Prefilled, steps: int | None 
 
 
 def _require_fresh_cache(prefilled: Prefilled) -> None:
-    cached = int(cache_of(prefilled.state).get_seq_length())
-    chosen = prefilled.sequences.shape[1]
+    cached, chosen = int(cache_of(prefilled.state).get_seq_length()), prefilled.sequences.shape[1]
     if cached != chosen - 1:
-        raise StageError(
-            f"decode starts from a cache of all {chosen} tokens but the last, got {cached}: "
-            "a Prefilled is good for one decode"
-        )
+        got = f"got {cached}: a Prefilled is good for one decode"
+        raise StageError(f"decode starts from a cache of all {chosen} tokens but the last, {got}")
 
 
 def cache_of(state: dict[str, Any]) -> Any:
@@ -110,16 +88,8 @@ def append_next_token(
 ) -> tuple[Tensor, Tensor]:
     """Choose a token for each row as transformers' `generate()` does (`GenerationMixin._sample`), and say who goes on.
 
-    Args:
-        logits: (batch, positions, vocabulary), any float dtype; the last position counts, in float32.
-        sequences: int64 (batch, tokens), the prompt included.
-        unfinished: int64 (batch,), 1 where the row still goes on; finished rows get the padding id.
-        logits_processor: as prepared by `generate()`.
-        stopping_criteria: also as prepared.
-        generation_config: also as prepared.
-
-    Returns:
-        The sequences, one token longer, and the new `unfinished`.
+    Of the logits (batch, positions, vocabulary) the last position counts, in float32. Return the sequences, int64
+    (batch, tokens), one token longer, finished rows with the padding id, and the new `unfinished`, int64 (batch,).
     """
     # A copy: a view would keep the logits of the whole prompt alive.
     scores = logits_processor(sequences, logits[:, -1].to(copy=True, dtype=torch.float32))

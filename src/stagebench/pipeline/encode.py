@@ -12,16 +12,10 @@ from stagebench.models.protocol import VisionLanguageModel
 
 @torch.no_grad()
 def encode(model: VisionLanguageModel, inputs: Inputs) -> Features:
-    """Run the stage.
-
-    Raises:
-        StageError: where the features are not (batch, visual tokens, hidden size of the language model).
-    """
+    """Run the stage; refuse features that are not (batch, visual tokens, hidden size of the language model)."""
     features = Features((model.backend or model).encode(inputs))
     batch, hidden = inputs.pixels.shape[0], model.hf_model.config.get_text_config().hidden_size
     if features.tokens.shape[::2] != (batch, hidden):
-        raise StageError(
-            f"{model.name}'s features must be (batch {batch}, visual tokens, hidden {hidden}), "
-            f"got {tuple(features.tokens.shape)}"
-        )
+        expected, got = f"(batch {batch}, visual tokens, hidden {hidden})", tuple(features.tokens.shape)
+        raise StageError(f"{model.name}'s features must be {expected}, got {got}")
     return features

@@ -17,27 +17,17 @@ REFUSED_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".tif", ".tiff", ".webp")  # FFmpeg
 
 
 def load(sample: Sample, images: int) -> Media:
-    """Read what a sample's path leads to, by its suffix: a recording, a PNG, a folder of PNGs, or else a video.
+    """Read so many images of what a sample's path leads to: a recording, a PNG, a folder of PNGs, or else a video.
 
-    Args:
-        sample: its path, and how to read it; the question isn't read.
-        images: how many images the model takes.
-
-    Returns:
-        `images` images, exactly.
-
-    Raises:
-        MediaError: there is nothing at the path, or it may not be read, is empty, damaged, of no known kind, or too
-            short.
+    Raise MediaError where nothing is there, or it may not be read, is empty, damaged, of no known kind, or too short.
     """
-    path = sample.path
+    path, loading, suffix = sample.path, sample.loading, sample.path.suffix.lower()
     if images < 1:
         raise MediaError(f"{name_of(path)}: at least 1 image must be asked for, got {images}")
-    suffix = path.suffix.lower()
     if suffix in READERS:
-        return read_events(path, images, sample.loading)
+        return read_events(path, images, loading)
     if is_folder(path) or suffix == ".png":
-        if sample.loading.start or sample.loading.duration is not None:
+        if not loading.whole:
             raise MediaError(f"{name_of(path)}: PNGs have no times, so start and duration can't be kept")
         return read_images(path, images)
     size_of(path)
@@ -45,7 +35,6 @@ def load(sample: Sample, images: int) -> Media:
         raise MediaError(f"{path.name}: an image must be a PNG, got {suffix}")
     if suffix not in CLIPS and (kind := kind_of(path)):  # of a text, FFmpeg would draw the letters
         raise MediaError(f"{path.name}: must be a video, a PNG or a recording ({', '.join(READERS)}), got {kind}")
-    loading = sample.loading
     if loading.cache:
         return read_cached(path, images, loading, loading.cache, read_video)
     return read_video(path, images, loading)

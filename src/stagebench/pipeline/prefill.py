@@ -43,18 +43,11 @@ _REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
 
 @torch.no_grad()
 def prefill(model: VisionLanguageModel, inputs: Inputs, features: Features, options: Mapping[str, Any]) -> Prefilled:
-    """Run the stage.
+    """Run the stage; of the inputs only the token ids are read, the pixels are not encoded again.
 
-    Args:
-        model: any of them.
-        inputs: of `preprocess`; only the token ids are read, the pixels are not encoded again.
-        features: of `encode`.
-        options: keyword arguments of `generate()` (`max_new_tokens`, `do_sample`, `generation_config`, ...).
-
-    Raises:
-        StageError: where an option asks for what can't be split (beam search, assisted decoding, other inputs), or
-            the prompt and the new tokens exceed the model's positions; before a backend sets anything up. What
-            `generate()` itself refuses (a negative temperature) it refuses later.
+    The options are keyword arguments of `generate()`. Refuse those that can't be split (beam search, assisted decoding,
+    other inputs), and a prompt and new tokens that exceed the model's positions, before a backend sets anything up.
+    What `generate()` itself refuses (a negative temperature) it refuses later.
     """
     options = _accepted(model.hf_model.generation_config, options)
     embeds = model.embed(inputs, features.tokens)
@@ -82,24 +75,15 @@ def _accepted(default: GenerationConfig, options: Mapping[str, Any]) -> dict[str
         asked = (options.get(name), getattr(given, name, None), getattr(default, name, None))
         value = next((value for value in asked if value is not None), None)
         if value is not None and value not in neutral:
-            raise StageError(f"{name} can't be split, got {_brief(value)}: {why}")
+            got = repr(value) if isinstance(value, bool | int | float | str) else f"a {type(value).__name__}"
+            raise StageError(f"{name} can't be split, got {got}: {why}")
     return {name: value for name, value in options.items() if name in _OPTIONS}
-
-
-def _brief(value: object) -> str:
-    return repr(value) if isinstance(value, bool | int | float | str) else f"a {type(value).__name__}"
 
 
 def resolved(hf_model: PreTrainedModel, input_ids: Tensor, options: Mapping[str, Any]) -> GenerationConfig:
     """Return what `generate()` is about to make of the options, by its own merge: refuse whatever is refused on this.
 
-    Args:
-        hf_model: of a model.
-        input_ids: int64 (batch, prompt tokens).
-        options: keyword arguments of `generate()`.
-
-    Returns:
-        Its `max_length` counts the prompt and the new tokens.
+    Its `max_length` counts the prompt, int64 (batch, tokens), and the new tokens.
     """
     keywords = {name: option for name, option in options.items() if name not in _ARGUMENTS}
     given = options.get("generation_config")
@@ -164,7 +148,7 @@ def _forward_in_chunks(hf_model: PreTrainedModel, input_ids: Tensor, state: dict
     """Prefill in chunks as transformers does, but over the embeddings: over token ids the features would be lost."""
     embeds, mask, positions = state["inputs_embeds"], state.get("attention_mask"), state.get("position_ids")
     for start in range(0, input_ids.shape[1], size):
-        end = min(start + size, input_ids.shape[1])
+        end = start + size
         chunk = state | {"inputs_embeds": embeds[:, start:end]}
         if mask is not None:
             chunk["attention_mask"] = mask[:, :end]
@@ -181,8 +165,6 @@ def _refuse_what_cannot_be_split(hf_model: PreTrainedModel, generation_config: G
         raise StageError(f"only greedy search and sampling can be split into stages, got {mode.value}")
     if generation_config.return_dict_in_generate:
         raise StageError("the split returns token ids only, got return_dict_in_generate=True")
-    positions = hf_model.config.get_text_config().max_position_embeddings
-    if generation_config.max_length > positions:
-        raise StageError(
-            f"prompt and new tokens must fit the model's {positions} positions, got {generation_config.max_length}"
-        )
+    positions, length = hf_model.config.get_text_config().max_position_embeddings, generation_config.max_length
+    if length > positions:
+        raise StageError(f"prompt and new tokens must fit the model's {positions} positions, got {length}")

@@ -9,11 +9,9 @@ from stagebench.models.protocol import VisionLanguageModel
 
 
 def preprocess(model: VisionLanguageModel, media: Media, question: str) -> Inputs:
-    """Run the stage.
+    """Run the stage; refuse another number of images than the model takes.
 
-    Raises:
-        StageError: where the media do not hold as many images as the model takes, or the question is blank, no
-            Unicode text, or holds what has a meaning of its own in the model's prompt.
+    Refuse a question that is blank, no Unicode text, or holds what has a meaning of its own in the model's prompt.
     """
     if len(media.images) != model.images_per_sample:
         raise StageError(f"{model.name} takes {model.images_per_sample} images, got {len(media.images)}")
@@ -23,13 +21,8 @@ def preprocess(model: VisionLanguageModel, media: Media, question: str) -> Input
         question.encode()
     except UnicodeEncodeError as error:  # half a surrogate pair, which no tokenizer takes
         raise StageError(f"the question must be Unicode text, got {question!r}") from error
-    if special := sorted(token for token in _special_tokens(model) if token in question):
-        raise StageError(
-            f"the question must not hold {model.name}'s special tokens {', '.join(special)}, got {question!r}"
-        )
+    special = {*model.placeholder_tokens, *model.tokenizer.all_special_tokens, *model.tokenizer.get_added_vocab()}
+    # Some tokenizers add runs of blanks.
+    if held := ", ".join(sorted(token for token in special if token.strip() and token in question)):
+        raise StageError(f"the question must not hold {model.name}'s special tokens {held}, got {question!r}")
     return model.preprocess(media, question)
-
-
-def _special_tokens(model: VisionLanguageModel) -> set[str]:
-    tokens = {*model.placeholder_tokens, *model.tokenizer.all_special_tokens, *model.tokenizer.get_added_vocab()}
-    return {token for token in tokens if token.strip()}  # some tokenizers add runs of blanks

@@ -79,26 +79,13 @@ def fingerprint(result: object) -> tuple[float, float] | None:
 
 
 def require_work(stage: str, done: Work) -> None:
-    """Refuse a call of a stage in which the meter, or a part of it, stood still.
-
-    Raises:
-        StageError: naming the stage and what it did not do.
-    """
+    """Refuse a call of a stage in which the meter, or a part of it, stood still."""
     if still := meter.undone(stage, done):
         raise StageError(f"{stage} must do its work every time, got {still}: a remembered result")
 
 
 def require_forgetful(model: VisionLanguageModel, sample: Sample, options: Options) -> None:
-    """Refuse a model of which a stage before the first token remembers.
-
-    Args:
-        model: with any backend, set up for the sample.
-        sample: what it looks at.
-        options: keyword arguments of `generate()`.
-
-    Raises:
-        StageError: naming the stage.
-    """
+    """Refuse a model, with any backend, set up for the sample, of which a stage before the first token remembers."""
     outputs: StageOutputs = {}
     with without_collection():  # as where it is timed, which who remembers may look for
         for stage, step in path(model, sample, options).items():
@@ -143,9 +130,7 @@ def _require_as_slow(stage: str, step: Callable[[Made], Any], made: Made, device
             raise StageError(f"{stage} must give another result for other pixels, got one for two: a remembered result")
         if min(new) < CONTENT * min(again):
             return
-    if min(new) < FASTER * min(again):
-        return
-    raise StageError(
-        f"{stage} must take an input as long as before when it comes again, got {min(again) * 1e3:.2f} ms after "
-        f"{min(new) * 1e3:.2f} ms: a remembered result"
-    )
+    if min(new) >= FASTER * min(again):
+        slow, fast = (f"{min(seconds) * 1e3:.2f} ms" for seconds in (new, again))
+        expected, got = "an input as long as before when it comes again", f"{fast} after {slow}"
+        raise StageError(f"{stage} must take {expected}, got {got}: a remembered result")

@@ -19,6 +19,8 @@ from stagebench.pipeline.preprocess import preprocess
 from stagebench.pipeline.timing import synchronize
 
 Options = Mapping[str, Any]
+"""Keyword arguments of `generate()`."""
+
 StageOutputs = dict[str, Any]
 """What the stages made, by name."""
 
@@ -28,7 +30,7 @@ Made = Mapping[type, Any]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What all stages of one pass are asked: a model, a sample, and keyword arguments of `generate()`."""
+    """What all stages of one pass are asked."""
 
     model: VisionLanguageModel
     sample: Sample
@@ -57,29 +59,18 @@ def made_before(stage: str, outputs: StageOutputs) -> Made:
     return {type(outputs[name]): outputs[name] for name in before if name in outputs}
 
 
-def _call(stage: str, function: Callable[..., Any], *args: Any) -> Any:
-    """Run a stage and look at nothing."""
-    return function(*args)
-
-
 def run_stages(
     model: VisionLanguageModel,
     sample: Sample,
     options: Options,
-    instrument: Callable[..., Any] = _call,
+    instrument: Callable[..., Any] = lambda stage, function, *args: function(*args),
     stages: Iterable[str] = STAGE_NAMES,
     outputs: StageOutputs | None = None,
 ) -> StageOutputs:
-    """Run the path, or a part of it, once.
+    """Run the path, or some stages of it on the outputs of those that are not run, once.
 
-    Args:
-        model: any of them.
-        sample: a path and a question.
-        options: keyword arguments of `generate()`.
-        instrument: called as `instrument(stage, function, *args)` for each stage: a `Stopwatch` times it, a
-            `WorkCounter` counts its work.
-        stages: those to run.
-        outputs: of earlier stages that are not run.
+    Each stage is called as `instrument(stage, function, *args)`: a `Stopwatch` times it, a `WorkCounter` counts its
+    work.
     """
     steps, done = path(model, sample, options), dict(outputs or {})
     for stage in stages:
@@ -106,11 +97,7 @@ def staged_generate(model: VisionLanguageModel, inputs: Inputs, options: Options
 
 
 def reference_generate(model: VisionLanguageModel, inputs: Inputs, options: Options) -> torch.Tensor:
-    """Let plain `generate()` encode, prefill and decode.
-
-    Returns:
-        int64 (batch, new tokens), rows that stopped early padded.
-    """
+    """Let plain `generate()` encode, prefill and decode: int64 (batch, new tokens), rows that stopped early padded."""
     sequences: torch.Tensor = model.hf_model.generate(**model.reference_inputs(inputs), **options)
     synchronize(model.hf_model.device)
     return sequences[:, inputs.input_ids.shape[1] :]
@@ -119,10 +106,9 @@ def reference_generate(model: VisionLanguageModel, inputs: Inputs, options: Opti
 def scored_generate(
     model: VisionLanguageModel, inputs: Inputs, options: Options
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Call `generate()` for its tokens and for what certifies a divergence from them.
+    """Return the tokens of `reference_generate`, and the raw logits of each step, (vocabulary,), which certify them.
 
-    Returns:
-        Its new tokens, as `reference_generate`, and the raw logits of each step, (vocabulary,), in the model's dtype.
+    The logits are the first row's, in the model's dtype.
     """
     scored = dict(options) | {"return_dict_in_generate": True, "output_logits": True}
     output = model.hf_model.generate(**model.reference_inputs(inputs), **scored)

@@ -1,9 +1,7 @@
 """Time passes, and hold each to its own tokens, text, work and clock: what was verified is another pass."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from stagebench.core import meter
@@ -26,10 +24,8 @@ _ELSEWHERE = 2e-3  # seconds by which clocks of other places may, such as that o
 def timed_pass(model: VisionLanguageModel, sample: Sample, options: Options) -> Run:
     """Time a pass, again where a backend set something up in it, or a second clock says otherwise.
 
-    A process may be stopped between two looks at its clocks: what they say of the last of three passes holds.
-
-    Raises:
-        StageError: where something was set up in each of them.
+    A process may be stopped between two looks at its clocks: what they say of the last of three passes holds, but
+    where something was set up in each of them that is an error.
     """
     for _ in range(3):
         before = setups(model)
@@ -63,62 +59,41 @@ def timed_run(model: VisionLanguageModel, sample: Sample, options: Options) -> R
 
 
 def check_passes(model: VisionLanguageModel, runs: Sequence[Run], expected: Sequence[Sequence[int]] | None) -> None:
-    """Refuse timed passes of one sample that are not what they say.
+    """Refuse all timed passes of one sample where one is not what it says.
 
-    Args:
-        model: that of the passes.
-        runs: all of them; by the pass in the middle, of two by the better one, because a process may be stopped between
-            two looks at its clocks.
-        expected: tokens that a verified pass gave, a row each; None where the model does not repeat itself.
-
-    Raises:
-        StageError: for other tokens, a text that is not that of the tokens, a stage that did nothing, or a timer that
-            the second clock contradicts.
+    That is one with other tokens than those expected (None where the model does not repeat itself), a text that is not
+    that of the tokens, a stage that did nothing, or a timer that the second clock contradicts.
     """
     for run in runs:
-        require_text(model, run)
+        tokens = run.generation.token_ids
+        text: str = model.tokenizer.decode(tokens[0], skip_special_tokens=True).strip()  # independently
+        if run.text != text:
+            said = f"that of its {run.new_tokens} tokens, {len(text)} characters"
+            raise StageError(f"the text must be {said}, got another")
         if expected is not None:
-            require_same_tokens(model.tokenizer, run.generation.token_ids, expected)
+            require_same_tokens(model.tokenizer, tokens, expected)
         for stage, done in run.metered.items():
             require_work(stage, done)
     for problem in clock_problems(runs):
         raise StageError(problem)
 
 
-def require_text(model: VisionLanguageModel, run: Run) -> None:
-    """Refuse a text that is not all that the pass's tokens say."""
-    text: str = model.tokenizer.decode(run.generation.token_ids[0], skip_special_tokens=True).strip()  # independently
-    if run.text != text:
-        raise StageError(f"the text must be that of its {run.new_tokens} tokens, {len(text)} characters, got another")
-
-
 def clock_problems(runs: Sequence[Run]) -> Iterator[str]:
     """Say which timers the second clock contradicts, in the pass that lies in the middle by how far they do."""
-
-    def middle(clocks: Callable[[Run], tuple[float, float]]) -> tuple[float, float]:
-        apart = sorted(map(clocks, runs), key=lambda both: abs(both[1] - both[0]) / both[1])
-        return apart[(len(apart) - 1) // 2]
-
     for stage in STAGE_NAMES:
-        timed, seen = middle(partial(_both_clocks, stage))
+        timed, seen = _middle((run.seconds[stage], run.spans[stage][1] - run.spans[stage][0]) for run in runs)
         if abs(seen - timed) > max(_CLOCK[0], _CLOCK[1] * seen):
             yield f"{stage} must take what a second clock says, {seen * 1e3:.2f} ms, got {timed * 1e3:.2f} ms"
     first, last = STAGE_NAMES[0], STAGE_NAMES[-1]
-    e2e, seen = middle(lambda run: (run.e2e, run.spans[last][1] - run.spans[first][0]))
+    e2e, seen = _middle((run.e2e, run.spans[last][1] - run.spans[first][0]) for run in runs)
     if e2e < seen - _ELSEWHERE:
         yield f"e2e must hold all stages, {seen * 1e3:.2f} ms by a second clock, got {e2e * 1e3:.2f} ms"
-    if _steps_outside(runs[0]):
+    (began, ended), ends = runs[0].spans[DECODE.name], runs[0].generation.step_ends
+    if not all(began - _ELSEWHERE < end < ended + _ELSEWHERE for end in ends) or list(ends) != sorted(ends):
         yield "the tokens of decode must come while it runs, got times outside of it, or not in order"
 
 
-def _both_clocks(stage: str, run: Run) -> tuple[float, float]:
-    """Return a stage's seconds by its timer, and by the second clock."""
-    began, ended = run.spans[stage]
-    return run.seconds[stage], ended - began
-
-
-def _steps_outside(run: Run) -> bool:
-    began, ended = run.spans[DECODE.name]
-    ends = run.generation.step_ends
-    backwards = any(before > after for before, after in pairwise(ends))
-    return backwards or not all(began - _ELSEWHERE < end < ended + _ELSEWHERE for end in ends)
+def _middle(clocks: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """Return the times in the middle by how far they lie apart, of two the closer ones: one pass may be stopped."""
+    apart = sorted(clocks, key=lambda both: abs(both[1] - both[0]) / both[1])
+    return apart[(len(apart) - 1) // 2]

@@ -3,7 +3,7 @@
 import gc
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -29,13 +29,11 @@ def pinned_runtime(settings: ModelSettings) -> Iterator[None]:
     `generate()` does not repeat itself; the mathematical kernel stays allowed for what the efficient one can't do. On a
     CPU the kernels repeat themselves.
     """
+    pinned = settings.device.startswith("cuda") and settings.kernels == "efficient"
     before = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
-        if settings.device.startswith("cuda") and settings.kernels == "efficient":
-            with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-                yield
-        else:
+        with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]) if pinned else nullcontext():
             yield
     finally:
         torch.set_num_threads(before)
@@ -55,12 +53,7 @@ def without_collection() -> Iterator[None]:
 
 
 class Stopwatch:
-    """Times the stages of one pass.
-
-    Attributes:
-        seconds: wall time by stage, synchronised at both ends.
-        device_seconds: time between two CUDA events by stage; empty on a CPU.
-    """
+    """Times the stages of one pass: `seconds` between synchronisations, and on a GPU those between two CUDA events."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -69,21 +62,17 @@ class Stopwatch:
 
     def __call__(self, stage: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function` and note how long it took."""
+        on_gpu = self.device.type == "cuda"
         synchronize(self.device)
-        events = self._events()
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_gpu else []
+        for event in events[:1]:
+            event.record()
         start = time.perf_counter()
         result = function(*args, **kwargs)
-        if events:
-            events[1].record()
+        for event in events[1:]:
+            event.record()
         synchronize(self.device)
         self.seconds[stage] = time.perf_counter() - start
         if events:
             self.device_seconds[stage] = events[0].elapsed_time(events[1]) / 1e3
         return result
-
-    def _events(self) -> tuple[torch.cuda.Event, torch.cuda.Event] | None:
-        if self.device.type != "cuda":
-            return None
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        return start, end

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Literal
 
 import torch
@@ -19,18 +20,13 @@ NEAR_TIE = 8.0
 class TokenMatch:
     """How the tokens of a text compare with those of its reference.
 
-    Attributes:
-        verdict: "equal", "near-tie" (they part where the reference's own logits hardly differ) or "different".
-        position: of the first token that differs; None where equal.
-        gap: there, the reference's logit of its own token less that of the other's, in ulps of the model's dtype; None
-            where that was not looked up.
-        ids: there, the reference's token and the other's; None where a text is over.
+    The gap is the reference's logit of its own token less that of the other's, in ulps of the model's dtype.
     """
 
-    verdict: Literal["equal", "near-tie", "different"]
-    position: int | None = None
-    gap: float | None = None
-    ids: tuple[int | None, int | None] = field(default=(None, None), compare=False)
+    verdict: Literal["equal", "near-tie", "different"]  # near-tie: the reference's own logits hardly differ
+    position: int | None = None  # of the first token that differs
+    gap: float | None = None  # there, if it was looked up
+    ids: tuple[int | None, int | None] = field(default=(None, None), compare=False)  # there; None where a text is over
 
     def __str__(self) -> str:
         if self.position is None:
@@ -50,44 +46,28 @@ def ulp(value: float, dtype: torch.dtype) -> float:
     return epsilon * 2.0 ** math.floor(math.log2(abs(value))) if value else torch.finfo(dtype).tiny
 
 
-def match_tokens(
-    reference: Sequence[int], other: Sequence[int], logits: Sequence[Tensor] | None = None, limit: float = NEAR_TIE
-) -> TokenMatch:
-    """Compare the tokens of one row, and certify their first difference.
+def match_tokens(reference: Sequence[int], other: Sequence[int], logits: Sequence[Tensor] | None = None) -> TokenMatch:
+    """Compare the tokens of one row, and certify their first difference: after it the two runs see different texts.
 
-    Only the first can be certified: after it the two runs see different texts.
-
-    Args:
-        reference: its tokens.
-        other: the other's.
-        logits: of the reference, (vocabulary,) a step, in the dtype of the model that computed them; without them every
-            difference is one.
-        limit: a gap of so many ulps is a near-tie.
+    The logits are the reference's, (vocabulary,) a step, in the dtype of the model that computed them; without them
+    every difference is one.
     """
-    shorter, longer = sorted(map(len, (reference, other)))
-    at = next((i for i in range(shorter) if reference[i] != other[i]), None if shorter == longer else shorter)
+    pairs = enumerate(zip_longest(reference, other))
+    at, ids = next(((i, ids) for i, ids in pairs if ids[0] != ids[1]), (None, (None, None)))
     if at is None:
         return TokenMatch("equal")
-    if at == shorter:
-        mine, theirs = (text[at] if at < len(text) else None for text in (reference, other))
-        return TokenMatch("different", at, math.inf, (mine, theirs))
-    ids = reference[at], other[at]
-    if logits is None:
-        return TokenMatch("different", at, None, ids)
+    if logits is None or None in ids:
+        return TokenMatch("different", at, math.inf if None in ids else None, ids)
     chosen, instead = (float(logits[at][token]) for token in ids)
     gap = (chosen - instead) / ulp(max(abs(chosen), abs(instead)), logits[at].dtype)
     # Not abs(): a reference that did not take its own best token is no tie but a fault.
-    return TokenMatch("near-tie" if 0 <= gap <= limit else "different", at, gap, ids)
+    return TokenMatch("near-tie" if 0 <= gap <= NEAR_TIE else "different", at, gap, ids)
 
 
 def require_same_tokens(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]], first: Sequence[Sequence[int]]
 ) -> None:
-    """Refuse a pass that wrote other texts than the first of its kind.
-
-    Raises:
-        StageError: naming the first other token.
-    """
+    """Refuse a pass that wrote other texts than the first of its kind."""
     for mine, expected in zip(rows, first, strict=True):
         if (match := match_tokens(expected, mine)).position is not None:
             raise StageError(f"every pass must give the tokens of the first, got {match.describe(tokenizer)}")

@@ -10,31 +10,22 @@ from stagebench.core.artifacts import Generation, Inputs, Sample, Work
 from stagebench.core.content import Content
 from stagebench.core.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.pipeline.counters import additive, count_work, counted_reference, counted_run
+from stagebench.pipeline.counters import additive, count_work, counted_run
 from stagebench.pipeline.prefill import resolved
 from stagebench.pipeline.remembered import require_forgetful
-from stagebench.pipeline.run_stages import Options, prepared, scored_generate, staged_generate
+from stagebench.pipeline.run_stages import Options, prepared, reference_generate, scored_generate, staged_generate
 from stagebench.pipeline.token_match import TokenMatch, match_tokens
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What plain `generate()` does with a sample. Counting it is slow, and one serves all backends of a model.
+    """What plain `generate()` does with a sample. Counting it is slow, and one serves all backends of a model."""
 
-    Attributes:
-        model: the one that was asked; of its own code, whatever its backend.
-        sample: what it looked at.
-        options: keyword arguments of `generate()`.
-        inputs: of the sample.
-        tokens: the new ones.
-        work: its counters.
-    """
-
-    model: VisionLanguageModel
+    model: VisionLanguageModel  # of its own code, whatever its backend
     sample: Sample
     options: Options
     inputs: Inputs
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...]  # the new ones
     work: Work
 
     @cached_property
@@ -56,40 +47,27 @@ class Reference:
 def count_reference(model: VisionLanguageModel, sample: Sample, options: Options) -> Reference:
     """Let plain `generate()` do a sample, and count its work."""
     inputs = prepared(model, sample)
-    tokens, work = counted_reference(model, inputs, options)
+    tokens, work, _ = count_work(lambda: reference_generate(model, inputs, options), model.counted_modules)
     return Reference(model, sample, options, inputs, tuple(tokens[0].tolist()), work)
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What an untimed pass found, and `generate()` confirmed.
-
-    Attributes:
-        generation: the tokens.
-        work: counters by stage.
-        reference_work: counters of `generate()`.
-        tokens: how they compare with those of `generate()`.
-        content: digests by stage.
-    """
+    """What an untimed pass found, and `generate()` confirmed."""
 
     generation: Generation
-    work: dict[str, Work]
-    reference_work: Work
+    work: dict[str, Work]  # by stage
+    reference_work: Work  # of `generate()`
     tokens: TokenMatch
-    content: dict[str, Content]
+    content: dict[str, Content]  # by stage
 
 
 def verify(model: VisionLanguageModel, reference: Reference, kernels: str) -> Verification:
     """Verify, before anything is timed, that the stages do what `generate()` does; it serves as a warm-up too.
 
-    Args:
-        model: that of the reference, with any backend.
-        reference: what they are held against.
-        kernels: those that the caller's `pinned_runtime` has.
-
-    Raises:
-        StageError: where the tokens, or the forwards, images or FLOPs, are not those of `generate()`; or a stage gives
-            back what it had made before.
+    The model is that of the reference, with any backend, under the `kernels` that the caller's `pinned_runtime` has.
+    Refuse tokens, forwards, images or FLOPs that are not those of `generate()`, and a stage that gives back what it
+    had made before.
     """
     verified = verify_work(model, reference)
     require_tokens(model, verified.tokens, kernels)
@@ -98,11 +76,7 @@ def verify(model: VisionLanguageModel, reference: Reference, kernels: str) -> Ve
 
 
 def verify_work(model: VisionLanguageModel, reference: Reference) -> Verification:
-    """Count a pass, and require that each stage did its own work and all of them together that of `generate()`.
-
-    Raises:
-        StageError: naming the first counter that says otherwise.
-    """
+    """Count a pass, and require that each stage did its own work and all of them together that of `generate()`."""
     if model.backend is not None:  # what it sets up is not to be counted
         staged_generate(model, reference.inputs, reference.options)
     generation, counter = counted_run(model, reference.sample, reference.options)
@@ -118,9 +92,6 @@ def require_tokens(model: VisionLanguageModel, match: TokenMatch, kernels: str) 
 
     A backend with kernels of its own may part from it where the logits of `generate()` are nearly tied. Where
     `generate()` does not repeat itself, the tokens are not judged.
-
-    Raises:
-        StageError: naming the first other token.
     """
     if repeats_itself(model, kernels) and match.verdict not in promised(model):
         raise StageError(f"the stages must give the tokens of generate(), got {match.describe(model.tokenizer)}")
@@ -166,13 +137,11 @@ def expected_work(model: VisionLanguageModel, reference: Reference, generation: 
 
 @torch.no_grad()
 def forward_flops(model: VisionLanguageModel) -> Callable[[int, int], int]:
-    """Count what a forward of the language model costs, in a few of one, two and three tokens.
+    """Return how the FLOPs of a language model's forward follow from its tokens and the keys that each attends to.
 
-    Three tokens that see each other tell three unknowns apart: the FLOPs of a token, of a query and a key (0 where the
-    attention kernel is not counted, as on a CPU), and of the logits of one position.
-
-    Returns:
-        The FLOPs of a forward of so many tokens that attend to so many keys each, with the logits of the last one.
+    The logits are those of the last token. Counted in forwards of one, two and three tokens that see each other, which
+    tell three unknowns apart: the FLOPs of a token, of a query and a key (0 where the attention kernel is not counted,
+    as on a CPU), and of the logits of one position.
     """
     hf_model = model.hf_model
     size = hf_model.config.get_text_config().hidden_size
