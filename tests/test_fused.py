@@ -252,22 +252,6 @@ def test_a_network_changed_beyond_its_config_is_refused(message):
         fused.fused_step(hf_model, cache)
 
 
-REFUSED_CACHES = {
-    "a filled StaticCache, got a StaticLayer": lambda hf_model: StaticCache(config=hf_model.config, max_cache_len=100),
-    r"cache of shape \(1, 4, 100, 16\), got \(2, 4, 100, 16\)": lambda hf_model: prefilled(hf_model, batch=2),
-    "2 layers of cache, got 3": lambda hf_model: prefilled(llama(num_hidden_layers=3)),
-    r"cache of shape \(1, 4, 100, 16\), got \(1, 2, 100, 16\)": lambda _: prefilled(llama(num_key_value_heads=2)),
-    "cache in torch.float32 on .*, got torch.float16": lambda _: prefilled(llama(torch.float16)),
-}
-
-
-@pytest.mark.parametrize("message", REFUSED_CACHES)
-def test_another_cache_is_refused(message):
-    hf_model = llama()
-    with pytest.raises(StageError, match=message):
-        fused.fused_step(hf_model, REFUSED_CACHES[message](hf_model))
-
-
 @pytest.mark.parametrize("tokens", [torch.zeros(1, 1, dtype=torch.int32), torch.zeros(2, 1, dtype=torch.int64)])
 def test_a_step_takes_one_token_of_one_sequence(tokens):
     hf_model = llama()

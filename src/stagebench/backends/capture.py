@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,31 +12,23 @@ from stagebench.core.artifacts import Work
 from stagebench.pipeline.counters import ADDITIVE, count_work
 from stagebench.pipeline.timing import synchronize
 
-WARM_UPS = 2
-"""Calls before the capture: libraries choose kernels and allocate workspaces in their first calls."""
+WARM_UPS = 2  # calls before the capture: in their first ones libraries choose kernels and allocate workspaces
 
 
 @dataclass(slots=True, eq=False)
 class Captured:
-    """A function at one shape.
+    """A function at one shape."""
 
-    Attributes:
-        inputs: the buffers that it reads, by name; whoever calls it fills them.
-        output: the buffer that it writes, over and over.
-        work: what one call does that no counter sees, counted on the plain function; empty where it is called itself.
-        seconds: that all of this took.
-        nbytes: by which the device's memory grew, until it is released; of a step also its KV cache.
-        calls: how often it was called.
-    """
-
-    inputs: dict[str, Tensor]
-    output: Tensor
-    work: Work
-    seconds: float
-    nbytes: int
-    _replay: Callable[[], None]
+    inputs: dict[str, Tensor]  # the buffers that it reads, by name; whoever calls it fills them
+    output: Tensor  # the buffer that it writes, over and over
+    work: (
+        Work  # what one call does that no counter sees, counted on the plain function; empty where it is called itself
+    )
+    seconds: float  # that all of this took
+    nbytes: int  # by which the device's memory grew, until it is released; of a step also its KV cache
+    _replay: Callable[[], object]
     _function: Callable[..., Tensor]  # kept, because a graph goes on using the buffers that it owns
-    calls: int = field(default=0)
+    calls: int = 0
 
     def __call__(self) -> Tensor:
         """Run it on what is in the inputs; the output is good until the next call."""
@@ -61,19 +53,16 @@ def capture(
 ) -> Captured:
     """Prepare a function for one shape. On a CPU, which has no graphs, calling it calls the function.
 
-    Args:
-        plain: the function as its model has it; called once, to count its work.
-        fast: what is captured: the same function, or a faster one that gives the same.
-        inputs: examples of its arguments, by name; they become the buffers.
-        modules: whose forwards are counted.
-        pool: of memory, shared by functions that never run at the same time; None for one of its own.
+    `plain`, as its model has it, is called once to count its work, the forwards of `modules` too; `fast`, which gives
+    the same, is what is captured. The examples of its arguments in `inputs` become the buffers. Functions that share a
+    pool of memory never run at the same time.
     """
     device = next(iter(inputs.values())).device
     synchronize(device)
     before, start = _reserved(device), time.perf_counter()
+    work: Work = {}
     with torch.no_grad():
         output, counted, _ = count_work(lambda: plain(**inputs), modules)
-        work: Work = {}
         if device.type == "cuda":
             work = {name: n for name, n in counted.items() if name in ADDITIVE}
             output, replay = _as_graph(lambda: fast(**inputs), pool)
@@ -84,7 +73,7 @@ def capture(
     return Captured(dict(inputs), output, work, seconds, nbytes, replay, fast)
 
 
-def _as_graph(function: Callable[[], Tensor], pool: _POOL_HANDLE | None) -> tuple[Tensor, Callable[[], None]]:
+def _as_graph(function: Callable[[], Tensor], pool: _POOL_HANDLE | None) -> tuple[Tensor, Callable[[], object]]:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -97,13 +86,9 @@ def _as_graph(function: Callable[[], Tensor], pool: _POOL_HANDLE | None) -> tupl
     return output, graph.replay
 
 
-def _as_call(function: Callable[[], Tensor], output: Tensor) -> Callable[[], None]:
+def _as_call(function: Callable[[], Tensor], output: Tensor) -> Callable[[], object]:
     """Write each result into one buffer, as a graph does."""
-
-    def call() -> None:
-        output.copy_(function())
-
-    return call
+    return lambda: output.copy_(function())
 
 
 def _reserved(device: torch.device) -> int:

@@ -29,12 +29,8 @@ _HELD = ("keys", "values", "cumulative_length")
 def compiled_layers(hf_model: nn.Module, options: Mapping[str, Any]) -> Iterator[None]:
     """Let a network's repeated layers, of its towers too, run compiled inside the block; nothing else may use it then.
 
-    Args:
-        hf_model: as transformers builds it: a repeated layer is a `GradientCheckpointingLayer` there.
-        options: of the compiler.
-
-    Raises:
-        ModelError: for a hook inside a layer, which the code compiled for all of them would not have.
+    They are transformers' `GradientCheckpointingLayer`s; the options are the compiler's. Raise ModelError for a hook
+    inside a layer, which the code compiled for all of them would not have.
     """
     layers = [layer for layer in hf_model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     inside = [module for layer in layers for module in layer.modules() if module is not layer]

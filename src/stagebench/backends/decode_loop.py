@@ -15,9 +15,7 @@ from stagebench.backends.capture import Captured
 from stagebench.core.artifacts import Prefilled
 from stagebench.pipeline.decode import append_next_token
 
-LAG = 2
-"""Steps in flight of a greedy search. Once all rows have stopped, the later ones are wasted: they are counted
-(`wasted_steps`)."""
+LAG = 2  # steps in flight of a greedy search; those after all rows have stopped are counted, as `wasted_steps`
 
 
 def advance(step: Captured, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
@@ -50,10 +48,7 @@ def advance(step: Captured, prefilled: Prefilled, steps: int | None = None) -> P
 
 
 class _Progress:
-    """When each step ended, of those that were waited for, and whether any row went on after it.
-
-    On a CPU, where nothing runs ahead.
-    """
+    """When each step ended, and whether any row went on after it. On a CPU, where nothing runs ahead."""
 
     def __init__(self) -> None:
         self._going: list[bool] = []

@@ -36,38 +36,27 @@ from stagebench.core.errors import ModelError, StageError
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline.timing import synchronize
 
-CACHE_BUCKET = 128
-"""A cache holds a multiple of so many tokens: prompts of about one length share it, and its graphs."""
+CACHE_BUCKET = 128  # a cache holds a multiple of so many tokens: prompts of about one length share it, and its graphs
+KEPT = 8  # static caches; beyond that, the one unused for longest makes room, and its graphs with it
+RECOMPILE_LIMIT = 10_000  # more shapes than any run has: all layers of a kind are one function, soon given up otherwise
 
-RECOMPILE_LIMIT = 10_000
-"""More shapes than any run has: the compiler gives a function up after a few, and all layers of a kind are one."""
-
+# Of what owes no exact tokens, the fastest first; cuDNN's comes before them, but for a step: for one query it splits
+# the keys, and does not repeat itself. On an H200 it takes 0.6 ms of 14 off a prompt of 590 tokens, 0.35 of 2.1 off an
+# image.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""Of what owes no exact tokens, the fastest first; cuDNN's comes before them, but for a step: for one query it splits
-the keys, and does not repeat itself. On an H100 it takes 0.6 ms of 14 off a prompt of 590 tokens, 0.35 of 2.1 off an
-image."""
-
-KEPT = 8
-"""Static caches that a backend keeps: beyond that, the one unused for longest makes room, and its graphs with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a backend captures.
+    """What a backend captures."""
 
-    Attributes:
-        compiled: what `torch.compile` makes of the model's layers.
-        fused: the decode step of `backends.fused`.
-        bucket: prompts are padded to a multiple of so many tokens.
-    """
-
-    compiled: bool = False
-    fused: bool = False
-    bucket: int = 64
+    compiled: bool = False  # what `torch.compile` makes of the model's layers
+    fused: bool = False  # the decode step of `backends.fused`
+    bucket: int = 64  # prompts are padded to a multiple of so many tokens
 
 
+# `eager` is none of these: it is what the stages do without a backend.
 RECIPES = {"graph": Recipe(), "compiled": Recipe(compiled=True), "fused": Recipe(compiled=True, fused=True)}
-"""`eager` is none of these: it is what the stages do without a backend."""
 
 
 @dataclass(slots=True, eq=False)
@@ -86,15 +75,10 @@ class _Session:
 
 @dataclass(eq=False)
 class GraphBackend:
-    """Run one model's stages fast; see `models.protocol.Backend`.
+    """Run one model's stages fast; see `models.protocol.Backend`."""
 
-    Attributes:
-        model: without a backend; its own code is what is captured.
-        name: one of `RECIPES`.
-    """
-
-    model: VisionLanguageModel
-    name: str
+    model: VisionLanguageModel  # without a backend; its own code is what is captured
+    name: str  # one of `RECIPES`
     _recipe: Recipe
     _pool: _POOL_HANDLE | None  # of the graphs' memory; a CPU has none
     _encoders: dict[torch.Size, Captured] = field(default_factory=dict)
@@ -103,11 +87,7 @@ class GraphBackend:
 
     @classmethod
     def on_gpu(cls, model: VisionLanguageModel, name: str) -> GraphBackend:
-        """Return one of the recipes for a model.
-
-        Raises:
-            ModelError: where the model is not on a CUDA device, or is one that a static cache would change.
-        """
+        """Return one of the recipes; raise ModelError without a CUDA device, or where a static cache would differ."""
         if model.hf_model.device.type != "cuda":
             raise ModelError(f"the backend {name} needs a CUDA device, got {model.hf_model.device.type}")
         require_static(model.hf_model)
@@ -149,18 +129,10 @@ class GraphBackend:
     def prompt(
         self, embeds: Tensor, attention_mask: Tensor, generation_config: GenerationConfig
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Run a prompt.
+        """Run a prompt (batch, tokens, hidden size), its mask all ones; see `models.protocol.Backend`.
 
-        Args:
-            embeds: (batch, tokens, hidden size).
-            attention_mask: int64 (batch, tokens), all ones.
-            generation_config: as `generate()` has it; its `max_length` counts the prompt and the new tokens.
-
-        Returns:
-            The logits of the last position, (batch, 1, vocabulary), and the state that `advance` continues from.
-
-        Raises:
-            StageError: for a padded batch, or an option that a static cache can't serve.
+        `max_length`, as `generate()` has it, counts the prompt and the new tokens. Raise StageError for a padded batch,
+        or an option that a static cache can't serve.
         """
         self._require_servable(attention_mask, generation_config)
         batch, tokens = embeds.shape[:2]
@@ -175,18 +147,13 @@ class GraphBackend:
         return prompt(), {CACHE_ARGUMENT: session.cache, "session": session, "owner": session.owner}
 
     def advance(self, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
-        """Take decode steps as `pipeline.decode.advance`.
-
-        Raises:
-            StageError: where a later prompt has taken the cache.
-        """
+        """Take decode steps as `pipeline.decode.advance`; raise StageError where a later prompt has taken the cache."""
         session = prefilled.state["session"]
         if session.owner is not prefilled.state["owner"]:
             raise StageError("decode needs the static cache of its own prompt, got one that a later prefill has taken")
         end = advance(session.step, prefilled, steps)
         if end.wasted_steps:
-            chosen = end.sequences.shape[1]
-            set_length(session.cache, torch.tensor(chosen - 1, device=end.sequences.device))
+            set_length(session.cache, torch.tensor(end.sequences.shape[1] - 1, device=end.sequences.device))
         return end
 
     def _require_servable(self, attention_mask: Tensor, config: GenerationConfig) -> None:
@@ -239,19 +206,18 @@ class GraphBackend:
         plain: Callable[..., Tensor],
         inputs: dict[str, Tensor],
         fast: Callable[..., Tensor] | None = None,
-        *,
         is_step: bool = False,
     ) -> Captured:
         if fast is None:
-            fast = self._compiled(plain, is_step=is_step) if self._recipe.compiled else plain
+            fast = self._compiled(plain, is_step) if self._recipe.compiled else plain
         kernels = ATTENTION if is_step else [SDPBackend.CUDNN_ATTENTION, *ATTENTION]
         # What owes no exact tokens may use the fastest attention, which the caller's pinned runtime may exclude.
         with nullcontext() if self.exact else sdpa_kernel(kernels, set_priority=True):
             return capture(plain, fast, inputs, self.model.counted_modules, self._pool)
 
-    def _compiled(self, plain: Callable[..., Tensor], *, is_step: bool) -> Callable[..., Tensor]:
+    def _compiled(self, plain: Callable[..., Tensor], is_step: bool) -> Callable[..., Tensor]:
         # Products with one row as fused reductions: they read the weights faster than a library's matrix product.
-        options: dict[str, Any] = {"coordinate_descent_tuning": True} if is_step else {}
+        options = {"coordinate_descent_tuning": True} if is_step else {}
         limits = {"recompile_limit": RECOMPILE_LIMIT, "accumulated_recompile_limit": RECOMPILE_LIMIT}
 
         def fast(**inputs: Tensor) -> Tensor:

@@ -10,19 +10,14 @@ from stagebench.models.registry import build_model
 
 
 def load_model(name: str, settings: ModelSettings) -> VisionLanguageModel:
-    """Build a model by its name, with the settings' backend.
-
-    Raises:
-        ModelError: for an unknown name, or a backend that the settings' device does not have.
-    """
+    """Build a model by its name, with the settings' backend; raise ModelError as the two functions that do it."""
     return with_backend(build_model(name, settings), settings.backend)
 
 
 def with_backend(model: VisionLanguageModel, name: str) -> VisionLanguageModel:
     """Return the same model, its stages run by a backend; "eager" is none.
 
-    Raises:
-        ModelError: for an unknown name, or a backend that the model's device does not have.
+    Raise ModelError for an unknown name, or a backend that the model's device does not have.
     """
     plain = replace(model, backend=None)
     if name == "eager":

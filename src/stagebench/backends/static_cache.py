@@ -16,24 +16,19 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from stagebench.core.errors import ModelError
 
+# What a forward calls the KV cache; transformers 5.24 renamed it.
 CACHE_ARGUMENT = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
-"""What a forward calls the KV cache; transformers 5.24 renamed it."""
 
-_BY_LENGTH = ("dynamic", "longrope")
-"""Rotary embeddings of which a prompt's padding would change the frequencies."""
+_BY_LENGTH = ("dynamic", "longrope")  # rotary embeddings of which a prompt's padding would change the frequencies
 
+# transformers' attention by torch, under a name for which it makes no mask; then attention is causal by itself.
 _MASKLESS = "sdpa_without_mask"
-"""transformers' attention by torch, under a name for which it makes no mask; then attention is causal by itself."""
 
 AttentionInterface.register(_MASKLESS, sdpa_attention_forward)
 
 
 def require_static(hf_model: PreTrainedModel) -> None:
-    """Refuse a language model that would compute something else over a static cache, or from a padded prompt.
-
-    Raises:
-        ModelError: for layers that do not attend to all tokens, or a rotary embedding that depends on the length.
-    """
+    """Refuse a language model that would compute something else over a static cache, or from a padded prompt."""
     text = hf_model.config.get_text_config()
     kinds = {type(layer).__name__ for layer in StaticCache(config=hf_model.config, max_cache_len=1).layers}
     if kinds != {StaticLayer.__name__}:
@@ -47,11 +42,8 @@ def static_cache(hf_model: PreTrainedModel, batch: int, length: int) -> StaticCa
     """Allocate an empty cache for the keys and values of so many rows of so many tokens."""
     text = hf_model.config.get_text_config()
     cache = StaticCache(config=hf_model.config, max_cache_len=length)
-    heads = text.num_key_value_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    example = torch.empty(batch, heads, 0, size, dtype=hf_model.dtype, device=hf_model.device)
-    for layer in cache.layers:
-        layer.lazy_initialization(example, example)
+    cache.early_initialization(batch, text.num_key_value_heads, size, hf_model.dtype, hf_model.device)
     return cache
 
 
@@ -90,16 +82,10 @@ class _PromptCache(Cache):  # type: ignore[misc] # transformers' class is untype
 
 
 def prompt_logits(hf_model: PreTrainedModel, cache: StaticCache, embeds: Tensor, length: Tensor) -> Tensor:
-    """Run a prompt, and leave its keys and values in the cache.
+    """Run a prompt, and leave its keys and values in the cache, whatever was in it: (batch, 1, vocabulary).
 
-    Args:
-        hf_model: a language model that takes embeddings.
-        cache: what was in it is forgotten.
-        embeds: (batch, tokens, hidden size), padded on the right; causal attention lets no token see the padding.
-        length: int64 (1,), tokens without the padding, one number for all rows.
-
-    Returns:
-        (batch, 1, vocabulary) of the last token.
+    The embeddings (batch, tokens, hidden size) are padded on the right, which causal attention lets no token see; the
+    length, int64 (1,), is that of all rows without the padding. The logits are those of the last token.
     """
     positions = torch.arange(embeds.shape[1], device=embeds.device).unsqueeze(0)
     state = {CACHE_ARGUMENT: _PromptCache(cache), "use_cache": True, "logits_to_keep": length - 1}
