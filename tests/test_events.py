@@ -289,12 +289,6 @@ class TestPickles:
         with pytest.raises(MediaError, match=r"^evil\.npy: .*more than 1000 steps"):
             load_event_arrays(path)
 
-    def test_a_pickle_whose_frame_is_larger_than_itself_is_refused(self, tmp_path: Path) -> None:
-        path = save_pickle(tmp_path / "evil.npy", b"\x80\x04\x95" + (2**40).to_bytes(8, "little") + b"}.")
-
-        with pytest.raises(MediaError, match=r"FRAME 1099511627776 where 2 bytes are left"):
-            load_event_arrays(path)
-
     def test_single_numbers_of_numpy_beside_the_arrays_are_ignored(self, tmp_path: Path) -> None:
         path = save(tmp_path / "a.npy", recording() | {"height": np.int64(480), "name": "street"})
 

@@ -1,16 +1,14 @@
 """Read dicts of arrays out of pickles, which can run any code when loaded; out of these, none.
 
-Python's own unpickler builds whatever it is asked for, however large or deep. Of its version in Python, only the few
-opcodes are left that numpy's pickles consist of. They are counted, nothing is imported, and what they build are
-stand-ins, never hashed, compared as a whole, or printed.
+Python's own unpickler builds whatever it is asked for, however large or deep. Here only the few opcodes are carried out
+that numpy's pickles consist of. They are counted, nothing is imported, and what they build are stand-ins, never hashed,
+compared as a whole, or printed.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import pickle
-import struct
+import pickletools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pickle import UnpicklingError
@@ -32,36 +30,23 @@ _NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")
 
 
 def unpickle_arrays(name: str, file: BinaryIO, keys: Iterable[str]) -> dict[str, object]:
-    """Read those keys of a pickled dict that it has, as `np.save(path, {...})` wrote it.
+    """Read the arrays of those names from a pickled dict, which goes to the end of the file; its other keys are None.
 
-    Args:
-        name: what an error calls the file.
-        file: where the pickle begins, after the header of the `.npy` file; to its end.
-        keys: of the dict.
-
-    Returns:
-        Arrays of numbers or bools, as they were; None for all other keys.
-
-    Raises:
-        MediaError: the pickle is damaged, is no dict, takes more steps than its arrays need, asks for anything but
-            numpy arrays, or is not all of the file; or a key has anything but a whole array of numbers.
+    Raise MediaError where the pickle is damaged, is no dict by name, takes more steps than its arrays need, or asks for
+    anything but numpy's arrays; or where one of the names has anything but a whole array of numbers.
     """
-    pickled = _Pickled(file)
     with whole(name, "pickled dict"):
-        recording = _Machine(name, pickled).load()
-    if isinstance(recording, _Array) and isinstance(recording.data, list) and len(recording.data) == 1:
-        recording = recording.data[0]
-    if not isinstance(recording, _Dict):
-        raise MediaError(f"{name}: must hold a dict of arrays, got {_kind_of(recording)}")
-    if pickled.left:
-        raise MediaError(f"{name}: must hold one dict, got {pickled.left} bytes behind it")
-    columns: dict[str, object] = {}
-    for key, value in zip(recording[::2], recording[1::2], strict=True):
-        if not isinstance(key, str):
-            raise MediaError(f"{name}: must hold a dict of arrays by name, got {_kind_of(key)} for a name")
-        columns[key] = value
-    wanted = {key: _rebuilt(name, key, columns[key]) for key in keys if key in columns}
-    return wanted | {key: None for key in columns if key not in wanted}
+        recording = _Machine(name).carry_out(file)
+        if isinstance(recording, _Array) and isinstance(recording.data, list) and len(recording.data) == 1:
+            recording = recording.data[0]
+        if not isinstance(recording, _Dict):
+            raise MediaError(f"{name}: must hold a dict of arrays, got {_kind_of(recording)}")
+        if file.read(1):
+            raise MediaError(f"{name}: must hold one dict, got more behind it")
+        if others := [key for key in recording[::2] if not isinstance(key, str)]:
+            raise MediaError(f"{name}: must hold a dict of arrays by name, got {_kind_of(others[0])} for a name")
+        columns = dict(zip(recording[::2], recording[1::2], strict=True))
+        return {key: _rebuilt(name, key, value) if key in keys else None for key, value in columns.items()}
 
 
 def _rebuilt(name: str, key: str, value: object) -> NDArray[Any]:
@@ -73,18 +58,16 @@ def _rebuilt(name: str, key: str, value: object) -> NDArray[Any]:
         got = plain(str(value.shape), _SHOWN)
         raise MediaError(f"{name}: {key} must be an array of one dimension, got one of shape {got}")
     dtype = np.dtype(value.type.order + value.type.code)
-    with whole(name, "recording"):
-        data = value.data.text.encode("latin-1") if isinstance(value.data, _Encoded) else value.data
+    data = value.data.text.encode("latin-1") if isinstance(value.data, _Encoded) else value.data
     if len(data) != value.shape[0] * dtype.itemsize:
         raise MediaError(f"{name}: {key} must hold {value.shape[0]} {dtype}, got {len(data)} bytes")
-    array: NDArray[Any] = np.frombuffer(data, dtype)
-    return array
+    return np.frombuffer(data, dtype)
 
 
 def _kind_of(value: object) -> str:
     """Return what a value is, with its article."""
-    name = "None" if value is None else type(value).__name__.strip("_").lower()
-    return name if value is None else f"an {name}" if name[0] in "aeiou" else f"a {name}"
+    name = type(value).__name__.strip("_").lower()
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 class _Dict(list[Any]):
@@ -110,22 +93,18 @@ class _Type:
 class _Array:
     """Stands for an array; its data are a list where it is one of objects."""
 
-    shape: tuple[Any, ...] = ()
+    shape: tuple[int, ...] = ()
     type: _Type = field(default_factory=_Type)
     data: bytes | bytearray | _Encoded | list[Any] = b""
 
-    def of(self, shape: object, kind: object, data: object) -> _Array:
-        """Return it made of these, checked."""
-        if not isinstance(shape, tuple) or len(shape) > _MAX_DIMENSIONS:
-            raise UnpicklingError(f"the shape of an array is no tuple of at most {_MAX_DIMENSIONS} lengths")
-        if not all(type(length) is int and 0 <= length < 2**63 for length in shape):
-            raise UnpicklingError("the shape of an array is not made of lengths")
-        if not isinstance(kind, _Type) or not isinstance(data, bytes | bytearray | _Encoded | list):
-            raise UnpicklingError("an array has no type or no data")
-        if isinstance(data, list) and math.prod(shape) != len(data):
-            raise UnpicklingError(f"an array of shape {shape} has {len(data)} objects")
-        self.shape, self.type, self.data = shape, kind, data
-        return self
+    def fill(self, *made_of: object) -> _Array:
+        """Make it of a shape, a type and data, and return it."""
+        match made_of:
+            case tuple(shape), _Type() as kind, (bytes() | bytearray() | _Encoded() | list()) as data:
+                if len(shape) <= _MAX_DIMENSIONS and all(type(n) is int and 0 <= n < 2**63 for n in shape):
+                    self.shape, self.type, self.data = shape, kind, data
+                    return self
+        raise UnpicklingError("an array of another shape, type or data than numpy's")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,19 +113,21 @@ class _Global:
 
     name: str
 
-    def __call__(self, *arguments: object) -> object:
-        match self.name, arguments:
-            case "dtype", (str(code), int(), int()) if len(code) < _LONGEST_CODE:
-                return _Type(code)
-            case "_reconstruct", (_Global("ndarray"), tuple(), bytes() | str() | _Encoded()):
-                return _Array()
-            case "encode", (str(text), "latin1"):
-                return _Encoded(text)
-            case "_frombuffer", (data, kind, shape, "C" | "F"):
-                return _Array().of(shape, kind, data)
-            case "scalar", (_Type(), bytes() | _Encoded()):
-                return math.nan  # a single number, which a recording has no use for
-        raise UnpicklingError(f"{self.name} called with other arguments than numpy's")
+
+def _call(function: object, arguments: tuple[object, ...]) -> object:
+    """Return what stands for what numpy's function would make of its arguments."""
+    match function, arguments:
+        case _Global("dtype"), (str(code), int(), int()) if len(code) < _LONGEST_CODE:
+            return _Type(code)
+        case _Global("_reconstruct"), (_Global("ndarray"), tuple(), bytes() | str() | _Encoded()):
+            return _Array()
+        case _Global("encode"), (str(text), "latin1"):
+            return _Encoded(text)
+        case _Global("_frombuffer"), (data, kind, shape, "C" | "F"):
+            return _Array().fill(shape, kind, data)
+        case _Global("scalar"), (_Type(), bytes() | _Encoded()):
+            return math.nan  # a single number, which a recording has no use for
+    raise UnpicklingError("a call of something else, or with other arguments, than numpy's")
 
 
 # numpy 2 renamed numpy.core to numpy._core.
@@ -157,102 +138,86 @@ _GLOBALS = {"numpy.ndarray", "numpy.dtype", "_codecs.encode"} | {
 }
 
 
-class _Pickled:
-    """Reads the rest of a file, and never asks it for more than there is: that would be allocated first.
+class _Machine:
+    """Carries out a pickle of protocol 2 to 5."""
 
-    It is read, not mapped into memory: the system counts what is read.
-    """
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.stack: list[Any] = []
+        self.push = self.stack.append
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.left = os.fstat(file.fileno()).st_size - file.tell()
+    def carry_out(self, file: BinaryIO) -> object:
+        """Read opcodes up to the end of the pickle, and return what they leave."""
+        for _ in range(MAX_OPCODES):
+            code = file.read(1)
+            opcode = _KEPT.get(code)
+            if opcode is None:
+                raise UnpicklingError(f"opcode {code!r}, which no recording has")
+            if opcode.name == "STOP":
+                return self.stack.pop()
+            _STEPS[opcode.name](self, opcode.arg.reader(file) if opcode.arg else None)
+        raise UnpicklingError(f"more than {MAX_OPCODES} steps")
 
-    def read(self, size: int) -> bytes:
-        """Read as many bytes, or those that are left."""
-        return self._counted(self._file.read(min(size, self.left)))
+    def take(self, count: int | None = None) -> list[Any]:
+        """Take so many values off the stack, or all since the last mark."""
+        start = self.marks.pop() if count is None else len(self.stack) - count
+        if not 0 <= start <= len(self.stack):
+            raise UnpicklingError("fewer values than an opcode takes")
+        taken = self.stack[start:]
+        del self.stack[start:]
+        return taken
 
-    def readline(self) -> bytes:
-        """Read to the end of a line."""
-        return self._counted(self._file.readline())
+    def extend(self, values: list[Any]) -> None:
+        """Add values to a list, or keys and values to a dict."""
+        self.stack[-1].extend(values)
 
-    def _counted(self, data: bytes) -> bytes:
-        self.left -= len(data)
-        return data
+    def find(self, name: str) -> None:
+        """Put there what stands for a name, where it is an allowed one."""
+        if name not in _GLOBALS:
+            raise MediaError(f"{self._name}: a pickle may load numpy arrays only, refused '{plain(name, _SHOWN)}'")
+        self.push(_Global(name.rpartition(".")[2]))
 
-
-class _Machine(pickle._Unpickler):
-    """Carries out a pickle of protocol 2 to 5; it ends where the file is then."""
-
-    read: Callable[[int], bytes]
-    stack: list[Any]
-
-    def __init__(self, name: str, pickled: _Pickled) -> None:
-        super().__init__(pickled)
-        self._name, self._pickled = name, pickled
-        self.dispatch = _Opcodes(_OPCODES)  # type: ignore[misc]  # of each its own, because they are counted
-
-    def find_class(self, module: str, name: str) -> _Global:
-        """Return what stands for a name, where it is an allowed one; nothing is imported."""
-        wanted = f"{module}.{name}"
-        if wanted not in _GLOBALS:
-            what = plain(wanted, _SHOWN)
-            raise MediaError(f"{self._name}: a pickle may load numpy arrays only, refused '{what}'")
-        return _Global(wanted.rpartition(".")[2])
-
-    def frame(self) -> None:
-        """Read past the beginning of a frame, which may not be larger than the file."""
-        (size,) = struct.unpack("<Q", self.read(8))
-        if size > self._pickled.left:
-            raise UnpicklingError(f"FRAME {size} where {self._pickled.left} bytes are left")
-
-    def set_item(self) -> None:
-        """Append a key and a value to a dict."""
-        value, key = self.stack.pop(), self.stack.pop()
-        self.stack[-1].extend((key, value))
-
-    def build(self) -> None:
+    def build(self, built: object, state: object) -> None:
         """Give a type its byte order, an array what it is made of."""
-        match self.stack.pop(), self.stack[-1]:
-            case (int(), "<" | ">" | "=" | "|" as order, *_), _Type() as kind:
+        match built, state:
+            case _Type() as kind, (int(), "<" | ">" | "=" | "|" as order, *_):
                 kind.order = order if order in "<>" else "="
-            case (int(), shape, kind, int(), data), _Array() as array:
-                array.of(shape, kind, data)
-            case _, other:
-                raise UnpicklingError(f"another state of {_kind_of(other)} than numpy's")
+            case _Array() as array, (int(), shape, kind, int(), data):
+                array.fill(shape, kind, data)
+            case _:
+                raise UnpicklingError(f"another state of {_kind_of(built)} than numpy's")
+        self.push(built)
 
 
-class _Opcodes(dict[int, Callable[[Any], None]]):
-    """Says how each opcode is carried out, so many times."""
-
-    steps = 0
-
-    def __getitem__(self, code: int) -> Callable[[Any], None]:
-        self.steps += 1
-        if self.steps > MAX_OPCODES:
-            raise UnpicklingError(f"more than {MAX_OPCODES} steps")
-        if code not in self:
-            raise UnpicklingError(f"opcode {bytes([code])!r}, which no recording has")
-        return super().__getitem__(code)
-
-
-_KEPT = (
-    "PROTO STOP MARK BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 "
-    "BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 "
-    "TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS GLOBAL STACK_GLOBAL REDUCE"
+_VALUES = (
+    "BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 "
+    "BYTEARRAY8 NONE"  # which has no argument, so None
 )
-_AS_OTHERS = {  # so that nothing is hashed, and nothing is made before its bytes are there
-    "SETITEMS": "APPENDS",
-    "ADDITEMS": "APPENDS",
-    "EMPTY_SET": "EMPTY_LIST",
-    "FROZENSET": "TUPLE",
-    "BYTEARRAY8": "BINBYTES8",
+# Sets are lists, too, so that nothing is hashed.
+_STEPS: dict[str, Callable[[_Machine, Any], object]] = {
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda *_: None),
+    **dict.fromkeys(_VALUES.split(), lambda machine, value: machine.push(value)),
+    "NEWTRUE": lambda machine, _: machine.push(True),
+    "NEWFALSE": lambda machine, _: machine.push(False),
+    "EMPTY_DICT": lambda machine, _: machine.push(_Dict()),
+    **dict.fromkeys(("EMPTY_LIST", "EMPTY_SET"), lambda machine, _: machine.push([])),
+    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
+    **dict.fromkeys(("TUPLE", "FROZENSET"), lambda machine, _: machine.push(tuple(machine.take()))),
+    "TUPLE1": lambda machine, _: machine.push(tuple(machine.take(1))),
+    "TUPLE2": lambda machine, _: machine.push(tuple(machine.take(2))),
+    "TUPLE3": lambda machine, _: machine.push(tuple(machine.take(3))),
+    "APPEND": lambda machine, _: machine.extend(machine.take(1)),
+    "SETITEM": lambda machine, _: machine.extend(machine.take(2)),
+    **dict.fromkeys(("APPENDS", "SETITEMS", "ADDITEMS"), lambda machine, _: machine.extend(machine.take())),
+    "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
+    "MEMOIZE": lambda machine, _: machine.memo.update({len(machine.memo): machine.stack[-1]}),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), lambda machine, at: machine.memo.update({at: machine.stack[-1]})),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda machine, at: machine.push(machine.memo[at])),
+    "GLOBAL": lambda machine, name: machine.find(name.replace(" ", ".")),
+    "STACK_GLOBAL": lambda machine, _: machine.find(".".join(machine.take(2))),
+    "REDUCE": lambda machine, _: machine.push(_call(*machine.take(2))),
+    "BUILD": lambda machine, _: machine.build(*machine.take(2)),
 }
-_OPCODES: dict[int, Callable[[Any], None]] = {
-    getattr(pickle, name)[0]: _Machine.dispatch[getattr(pickle, other)[0]]
-    for name, other in ({kept: kept for kept in _KEPT.split()} | _AS_OTHERS).items()
-} | {
-    pickle.FRAME[0]: _Machine.frame,
-    pickle.EMPTY_DICT[0]: lambda machine: machine.stack.append(_Dict()),
-    pickle.SETITEM[0]: _Machine.set_item,
-    pickle.BUILD[0]: _Machine.build,
-}
+_KEPT = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes if opcode.name in _STEPS}
