@@ -7,12 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagebench.analysis.experiments.clips import cut, length_of, seconds_of, spread
 from stagebench.analysis.experiments.dataset import Dataset, Entry, Problem
-from stagebench.analysis.experiments.design import Block, Design, Wanted, make_design, synthetic_dataset
+from stagebench.analysis.experiments.design import (
+    Block,
+    Design,
+    Wanted,
+    cut,
+    length_of,
+    make_design,
+    seconds_of,
+    synthetic_dataset,
+)
 from stagebench.analysis.samples import MAIN
 from stagebench.core.errors import AnalysisError
-from stagebench.core.settings import GenerationSettings
+from stagebench.core.settings import GenerationSettings, LoadSettings
 from stagebench.media.synthetic_clip import FRAMES, RATE
 
 MODELS = ("a", "b", "c")
@@ -29,10 +37,9 @@ def schedule(block, models, seed):
 
 def wanted(**given):
     everything = {
+        "loading": LoadSettings(),
         "samples": None,
-        "clip_window": None,
-        "recording_window": None,
-        "media": "own",
+        "window": None,
         "modes": ("natural", "fixed"),
         "new_tokens": (8,),
         "passes": 1,
@@ -76,34 +83,32 @@ def test_a_model_loads_a_sample_cold_once_and_before_anything_else(samples, pass
 
 def test_a_clip_and_its_recording_are_cut_together(synthetic):
     whole = Dataset((Entry("scene", "scene", "?", {"video": synthetic.video, "events": synthetic.events}),))
-    found = cut(whole, 0.5, None).entries
+    found = cut(whole, 0.5).entries
     assert [(e.id, e.sequence, e.start, e.duration) for e in found] == [
         ("scene@0+0.5s", "scene", 0.0, 0.5),
         ("scene@0.5+0.5s", "scene", 0.5, 0.5),
     ]
 
 
-@pytest.mark.parametrize(
-    ("clips", "recordings", "windows"), [(None, None, 1), (0.3, None, 1), (None, 0.3, 3), (9, 9, 1)]
-)
-def test_recordings_have_a_window_of_their_own(synthetic, clips, recordings, windows):
+@pytest.mark.parametrize(("length", "windows"), [(None, 1), (0.3, 3), (9, 1)])
+def test_a_recording_without_a_clip_is_cut_too(synthetic, length, windows):
     whole = Dataset((Entry("scene", "scene", "?", {"events": synthetic.events}),))
-    assert len(cut(whole, clips, recordings).entries) == windows
+    assert len(cut(whole, length).entries) == windows
 
 
 def test_what_has_no_length_stays_whole(tmp_path):
     whole = Dataset((Entry("drawn", "drawn", "?", {"images": tmp_path}),))
-    assert cut(whole, 0.1, 0.1) == whole
+    assert cut(whole, 0.1) == whole
 
 
 def test_images_beside_a_clip_are_not_in_its_windows(synthetic, tmp_path):
     whole = Dataset((Entry("scene", "scene", "?", {"video": synthetic.video, "images": tmp_path}),))
-    assert [entry.paths for entry in cut(whole, 0.6, None).entries] == [{"video": synthetic.video}] * 2
+    assert [entry.paths for entry in cut(whole, 0.6).entries] == [{"video": synthetic.video}] * 2
 
 
 def test_a_file_that_cannot_be_cut_is_broken(tmp_path):
     (tmp_path / "clip.mp4").write_bytes(b"no clip")
-    found = cut(Dataset((Entry("clip", "clip", "?", {"video": tmp_path / "clip.mp4"}),)), 0.5, None)
+    found = cut(Dataset((Entry("clip", "clip", "?", {"video": tmp_path / "clip.mp4"}),)), 0.5)
     assert (found.entries, [each.name for each in found.broken]) == ((), ["clip"])
     assert found.broken[0].reason.startswith("clip.mp4: must be a whole video")
 
@@ -120,11 +125,6 @@ def test_windows_of_the_scene_are_one_sequence_from_its_beginning_to_its_end(syn
     assert {(e.sequence, e.question, e.duration) for e in found} == {("scene", "What moves?", 0.4)}
     assert (found[0].start, len({e.start for e in found})) == (0.0, 5)
     assert found[-1].start + 0.4 == pytest.approx(min(seconds_of(synthetic.video), seconds_of(synthetic.events)))
-
-
-def test_a_window_longer_than_its_sample_is_refused(synthetic):
-    with pytest.raises(AnalysisError, match=r"scene lasts 1.20 s, too short for windows of 2 s"):
-        spread(Entry("scene", "scene", "?", {"video": synthetic.video}), 2.0, 3)
 
 
 def test_what_has_no_times_has_no_length(synthetic, tmp_path):
@@ -155,7 +155,7 @@ def test_several_lengths_of_text_are_compared_and_the_longest_is_the_limit(synth
 
 def test_samples_without_the_media_are_skipped_and_named(tmp_path):
     clip, recording = Entry("c", "c", "?", {"video": tmp_path}), Entry("r", "r", "?", {"events": tmp_path})
-    found = make_design(Dataset((clip, recording)), wanted(media="events"))
+    found = make_design(Dataset((clip, recording)), wanted(loading=LoadSettings(media="events")))
     assert ([e.id for e in found.blocks[0].entries], found.skipped) == (["r"], (Problem("c", "has no events"),))
 
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from stagebench.analysis.experiments.clips import cut, seconds_of
 from stagebench.analysis.experiments.dataset import Dataset, Entry
+from stagebench.analysis.experiments.design import cut, seconds_of
 from stagebench.cli import main
 from stagebench.cli.options import settings_options
 from stagebench.core.errors import MediaError
@@ -164,7 +164,7 @@ def test_the_unit_reaches_images_and_lengths(tmp_path: Path) -> None:
     assert media.span == pytest.approx(0.02, abs=1e-4)
     assert seconds_of(path, "s") == pytest.approx((US[-1] - US[0]) / 1e6)
     whole = Dataset((Entry("a", "a", "?", {"events": path}),))
-    assert (len(cut(whole, None, 0.01, "s").entries), len(cut(whole, None, 0.01).broken)) == (4, 1)
+    assert (len(cut(whole, 0.01, "s").entries), len(cut(whole, 0.01).broken)) == (4, 1)
 
 
 def test_the_index_of_milliseconds_is_of_microseconds_alone(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import av
 import numpy as np
 import pytest
 
-from stagebench.analysis.experiments.clips import cut, seconds_of
 from stagebench.analysis.experiments.dataset import Dataset, Entry
+from stagebench.analysis.experiments.design import cut, seconds_of
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
 from stagebench.media.video.frames import read_video
@@ -110,7 +110,7 @@ def test_a_clip_without_times_has_no_length(tmp_path):
 
 
 def windows_of(path: Path, length):
-    return cut(Dataset((Entry("a", "a", "?", {"video": path}),)), length, None).entries
+    return cut(Dataset((Entry("a", "a", "?", {"video": path}),)), length).entries
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])

@@ -83,9 +83,8 @@ def command(out: Path, report_only: bool, allow_failures: int, **given: Any) -> 
 
 def _run(out: Path, settings: Settings, dataset: Path | None, order_seed: int | None, **given: Any) -> bool:
     """Measure what is not there yet; False where it was interrupted."""
-    window, durations = given.pop("window"), given.pop("durations") or ()
-    loading, samples = settings.loading, given.pop("samples") or (SYNTHETIC_SAMPLES if dataset is None else None)
-    wanted = Wanted(samples, window, window, loading.media, durations=durations, time_unit=loading.time_unit, **given)
+    samples = given.pop("samples") or (SYNTHETIC_SAMPLES if dataset is None else None)
+    wanted = Wanted(settings.loading, samples, durations=given.pop("durations") or (), **given)
     longest = replace(settings, generation=wanted.generation("natural"))
     seed = _order_seed(out, order_seed)
     console = Console(stderr=True)

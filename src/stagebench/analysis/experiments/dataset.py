@@ -2,20 +2,21 @@
 
     [{"id": "night_7", "question": "What moves?", "video": "clips/night_7.mp4", "events": "night_7.npy"}, ...]
 
-`images` may stand there too, and the `sequence` that the sample is cut from; it is the id without its number else.
-Rows in the layout of `dsec.py` are samples too.
+`images` may stand there too, and the `sequence` that the sample is cut from; it is the id without its number else. Rows
+in the layout of the DSEC instruction sets, which EventGPT's authors publish, are samples too:
 
-Nothing is decoded here. What can't be a sample is named with the reason, never dropped in silence. Importable without
-torch.
+    {"id": ..., "event_data": "a.npy", "event_image": ["a/0.png", ...], "mp4_data": "a.mp4",
+     "conversations": [{"from": "human", "value": "<event> What moves?"}, ...]}
+
+Nothing is decoded here. What can't be a sample is named with the reason, never dropped in silence.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Required, TypedDict
 
-from stagebench.analysis.experiments.dsec import is_dsec, to_sample
 from stagebench.core.checks import Count, Text, check
 from stagebench.core.errors import AnalysisError, MediaError
 from stagebench.core.json_files import read_json
@@ -25,6 +26,15 @@ from stagebench.media.files import CLIPS, files_in, is_folder, size_of
 
 KINDS = ("video", "events", "images")
 """Of media: a clip, a recording, and a PNG or a folder of them."""
+DSEC = {
+    "event_data": ("event_npy", "events"),
+    "event_image": ("event_image", "images"),
+    "mp4_data": ("mp4", "video"),
+    "video_data": ("video", "video"),
+}
+"""The folder in which each key's files lie beside the list, and which kind of media they are."""
+
+_Turn = TypedDict("_Turn", {"from": Text, "value": Text}, total=False)
 
 
 class ListedSample(TypedDict, total=False):
@@ -40,23 +50,14 @@ class ListedSample(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One sample of a dataset, whichever model it will be shown to.
+    """One sample of a dataset, whichever model it will be shown to."""
 
-    Attributes:
-        id: unique in its dataset.
-        sequence: what it was cut from; samples of one sequence overlap, and are not independent.
-        question: what the models are asked, without any template.
-        paths: by kind of media, at least one of `KINDS`.
-        start: seconds into the clip or recording.
-        duration: seconds to read from there; None for all.
-    """
-
-    id: str
-    sequence: str
-    question: str
-    paths: Mapping[str, Path]
-    start: float = 0.0
-    duration: float | None = None
+    id: str  # unique in its dataset
+    sequence: str  # what it was cut from; samples of one sequence overlap, and are not independent
+    question: str  # without any template
+    paths: Mapping[str, Path]  # by kind of media, at least one of `KINDS`
+    start: float = 0.0  # seconds into the clip or recording
+    duration: float | None = None  # seconds to read from there; None for all
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,29 +70,18 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """What was found.
-
-    Attributes:
-        entries: the samples, in a fixed order.
-        broken: what was meant to be a sample and can't be one; each counts as a failure.
-        skipped: what was never meant to be one, such as a text file beside the clips.
-    """
+    """What was found, in a fixed order."""
 
     entries: tuple[Entry, ...]
-    broken: tuple[Problem, ...] = ()
-    skipped: tuple[Problem, ...] = ()
+    broken: tuple[Problem, ...] = ()  # what was meant to be a sample and can't be one; each counts as a failure
+    skipped: tuple[Problem, ...] = ()  # what was never meant to be one, such as a text file beside the clips
 
 
 def read_dataset(path: Path, question: str = DEFAULT_QUESTION) -> Dataset:
-    """Read a JSON list, or a folder that holds one, or else a folder of media.
+    """Read a JSON list, a folder that holds one, or else a folder of clips, recordings and folders of PNGs.
 
-    Args:
-        path: a JSON list; a folder with one such file; or a folder of clips,
-            recordings and folders of PNGs, in which files of one name but for the suffix are one sample.
-        question: put to the samples that have none of their own.
-
-    Raises:
-        AnalysisError: there is nothing at the path, it holds several JSON files, or the JSON is no list.
+    Files of one name but for the suffix are one sample; those without a question of their own are asked the given one.
+    Raise AnalysisError where nothing is there, a folder holds several JSON files, or the JSON is no list.
     """
     try:
         if not is_folder(path):
@@ -106,12 +96,9 @@ def read_dataset(path: Path, question: str = DEFAULT_QUESTION) -> Dataset:
 
 
 def path_shown(entry: Entry, media: str, own: str) -> Path | None:
-    """Return what a model gets of a sample; None where the sample has nothing of the kind.
+    """Return what a model gets of a sample, by one of `settings.MEDIA` and its own kind ("video" or "events").
 
-    Args:
-        entry: the sample.
-        media: "own" (the model's own kind, or else what there is), "frames" or "events", drawn already or not.
-        own: the model's own kind, "video" or "events".
+    Events may be drawn already. None where the sample has nothing of the kind.
     """
     events, frames = ("events", "images"), ("video",)
     own_first = (*events, *frames) if own == "events" else (*frames, *events)
@@ -137,28 +124,24 @@ def _from_json(path: Path, question: str) -> Dataset:
     broken: list[Problem] = []
     for number, row in enumerate(rows):
         try:
-            entry = _entry(row, path.parent, question)
+            entry = _entry(row, path.parent, question, entries)
+            entries[entry.id] = entry
         except (AnalysisError, MediaError) as error:
-            broken.append(Problem(_name_of(row, number), one_line(error)))
-            continue
-        if entries.setdefault(entry.id, entry) is not entry:
-            broken.append(Problem(entry.id, "its id must be its own, got that of an earlier one"))
+            name = row.get("id") if isinstance(row, dict) else None
+            named = isinstance(name, str | int) and str(name).strip()
+            broken.append(Problem(one_line(name) if named else f"number {number}", one_line(error)))
     return Dataset(tuple(entries.values()), tuple(broken))
 
 
-def _name_of(row: Any, number: int) -> str:
-    """Return the id of a broken sample where it has one, else its place in the list."""
-    name = row.get("id") if isinstance(row, dict) else None
-    return one_line(name) if isinstance(name, str | int) and str(name).strip() else f"number {number}"
-
-
-def _entry(row: Any, root: Path, question: str) -> Entry:
-    if is_dsec(row):
-        row = to_sample(row, root)
+def _entry(row: Any, root: Path, question: str, taken: Container[str]) -> Entry:
+    if isinstance(row, dict) and row.keys() & {*DSEC, "conversations"}:
+        row = _of_dsec(row, root)
     check(row, ListedSample, "a sample", AnalysisError)
     name, asked = one_line(row["id"]), one_line(row.get("question", question))
     if not name or not asked:
         raise AnalysisError(f"id and question must not be blank, got {name!r} and {asked!r}")
+    if name in taken:
+        raise AnalysisError("its id must be its own, got that of an earlier one")
     paths = {kind: root / row[kind] for kind in KINDS if row.get(kind)}
     if not paths:
         raise AnalysisError(f"a sample must name a file under one of {', '.join(KINDS)}, got none")
@@ -169,10 +152,38 @@ def _entry(row: Any, root: Path, question: str) -> Entry:
     return Entry(name, one_line(row.get("sequence", sequence_of(name))), asked, paths)
 
 
+def _of_dsec(row: dict[str, Any], root: Path) -> dict[str, Any]:
+    """Convert a row of DSEC's of a list in `root`; refuse a part of a folder's PNGs, or a talk that asks nothing."""
+    form = dict.fromkeys(DSEC, Text | list[Text] | None) | {"conversations": list[_Turn] | None}
+    check(row, form, "a sample", AnalysisError, whole=False)
+    sample = {key: value for key, value in row.items() if key == "id"}
+    for key, (folder, kind) in DSEC.items():
+        if named := row.get(key):
+            sample.setdefault(kind, str(PurePosixPath(folder, _one_path(root / folder, named, key))))
+    if row.get("conversations") is not None:
+        asked = next((turn.get("value") for turn in row["conversations"] if turn.get("from") == "human"), None)
+        if asked is None:
+            raise AnalysisError("conversations must have a turn from human with a text, got none")
+        sample["question"] = re.sub("<event>|<image>|<video>", " ", asked)
+    return sample
+
+
+def _one_path(folder: Path, named: str | list[str], key: str) -> str:
+    """Return the one file that is named, or the folder all of whose PNGs are."""
+    names = [named] if isinstance(named, str) else named
+    if len(names) == 1:
+        return names[0]
+    parents = {str(PurePosixPath(name).parent) for name in names}
+    lying = {file.name for file in folder.glob(f"{min(parents)}/*") if file.suffix.lower() == ".png"}
+    if len(parents) > 1 or {PurePosixPath(name).name for name in names} != lying:
+        raise AnalysisError(f"{key} must list all PNGs of a folder, got {len(names)} files of {len(parents)} folders")
+    return min(parents)
+
+
 def _require_data(path: Path) -> None:
     if not is_folder(path):
         size_of(path)
-    elif path.suffix.lower() not in READERS and not _pngs(path):
+    elif path.suffix.lower() not in READERS and not _has_pngs(path):
         raise AnalysisError(f"{path.name}: must be a folder of PNGs, got none in it")
 
 
@@ -203,9 +214,7 @@ def _kind(path: Path) -> str | None:
     suffix = path.suffix.lower()
     if suffix in READERS:
         return "events"
-    if path.is_dir():
-        return "images"
-    return "video" if suffix in CLIPS else None
+    return "images" if path.is_dir() else "video" if suffix in CLIPS else None
 
 
 def _candidates(root: Path, seen: set[Path]) -> Iterator[Path]:
@@ -215,7 +224,7 @@ def _candidates(root: Path, seen: set[Path]) -> Iterator[Path]:
         if path.name.startswith("."):
             continue
         if path.is_dir() and path.suffix.lower() not in READERS:  # some recordings are folders
-            if _pngs(path):
+            if _has_pngs(path):
                 yield path
             if path.resolve() not in seen:  # a link may lead back up
                 yield from _candidates(path, seen)
@@ -223,5 +232,5 @@ def _candidates(root: Path, seen: set[Path]) -> Iterator[Path]:
             yield path
 
 
-def _pngs(folder: Path) -> list[Path]:
-    return [file for file in files_in(folder) if file.suffix.lower() == ".png"]
+def _has_pngs(folder: Path) -> bool:
+    return any(file.suffix.lower() == ".png" for file in files_in(folder))

@@ -1,19 +1,22 @@
-"""The design of an experiment: which samples are measured, in which blocks, and in which order."""
+"""The design of an experiment: which windows of which samples are measured, in which blocks, and in which order."""
 
 import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from stagebench.analysis.experiments.clips import cut, length_of, spread, window
-from stagebench.analysis.experiments.dataset import Dataset, Entry, Problem, path_shown
+from stagebench.analysis.experiments.dataset import Dataset, Entry, Problem, one_line, path_shown
 from stagebench.analysis.samples import DURATIONS, MAIN, NEW_TOKENS
 from stagebench.core.errors import AnalysisError, MediaError
-from stagebench.core.settings import GenerationSettings
+from stagebench.core.settings import GenerationSettings, LoadSettings
+from stagebench.media.events.event_arrays import Window
+from stagebench.media.events.recordings import READERS, load_event_arrays
 from stagebench.media.sampling import evenly_spaced
 from stagebench.media.synthetic_clip import SyntheticClip
+from stagebench.media.video.frames import seconds_shown
 
 SYNTHETIC_WINDOW = 0.4
 """Seconds of the synthetic clip in a sample of it: 12 frames, of which the models take 8."""
@@ -23,29 +26,15 @@ SCALING_SAMPLES = 3
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a person asked for.
+    """What a person asked for."""
 
-    Attributes:
-        samples: how many, evenly drawn from all; None for all.
-        clip_window: seconds, as `clips.cut` takes it.
-        recording_window: seconds, as `clips.cut` takes it too.
-        media: as `dataset.path_shown` takes it.
-        modes: of generation.
-        new_tokens: the limit; of several, the largest, and all of them are compared.
-        passes: of each sample, model and mode.
-        durations: in seconds, to be compared.
-        time_unit: of recordings, as in `LoadSettings`.
-    """
-
-    samples: int | None
-    clip_window: float | None
-    recording_window: float | None
-    media: str
-    modes: tuple[str, ...]
-    new_tokens: tuple[int, ...]
-    passes: int
-    durations: tuple[float, ...]
-    time_unit: str | None = None
+    loading: LoadSettings
+    samples: int | None  # evenly drawn from all; None for all
+    window: float | None  # seconds, as `cut` takes it
+    modes: tuple[str, ...]  # of generation
+    new_tokens: tuple[int, ...]  # the limit; of several, the largest, and all of them are compared
+    passes: int  # of each sample, model and mode
+    durations: tuple[float, ...]  # seconds, to be compared
 
     def generation(self, mode: str) -> GenerationSettings:
         """Return how text is generated in a mode."""
@@ -54,47 +43,25 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Samples that are all treated alike.
+    """Samples that are all treated alike."""
 
-    Attributes:
-        study: one of `STUDIES`.
-        value: what the study varies, in seconds or tokens; None in the main one.
-        entries: the samples.
-        generations: how text is generated, by mode.
-        passes: of each sample, model and mode.
-    """
-
-    study: str
-    value: float | None
+    study: str  # one of `STUDIES`
+    value: float | None  # what the study varies, in seconds or tokens; None in the main one
     entries: Sequence[Entry]
-    generations: Mapping[str, GenerationSettings]
-    passes: int = 1
-
-    def as_json(self) -> list[Any]:
-        """Return what makes it the same block, wherever its files lie on the disk."""
-        generations = {mode: each.describe() for mode, each in self.generations.items()}
-        return [self.study, self.value, self.passes, generations, [_entry_as_json(entry) for entry in self.entries]]
+    generations: Mapping[str, GenerationSettings]  # by mode
+    passes: int = 1  # of each sample, model and mode
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One pass of one sample through one model.
-
-    Attributes:
-        block: that it belongs to.
-        model: its name.
-        entry: the sample.
-        mode: of generation.
-        number: of the pass, from 0.
-        cold: also time a load from the disk, with the files dropped from the page cache, before it.
-    """
+    """One pass of one sample through one model."""
 
     block: Block
     model: str
     entry: Entry
     mode: str
-    number: int
-    cold: bool
+    number: int  # of the pass, from 0
+    cold: bool  # first time a load from the disk too, with the files dropped from the page cache
 
     @property
     def generation(self) -> GenerationSettings:
@@ -109,17 +76,11 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """What will be measured, and what can't be.
+    """What will be measured, and what can't be."""
 
-    Attributes:
-        blocks: one after the other, the main one first.
-        broken: samples that failed before the run began.
-        skipped: what is no sample, or was left out.
-    """
-
-    blocks: tuple[Block, ...]
-    broken: tuple[Problem, ...]
-    skipped: tuple[Problem, ...]
+    blocks: tuple[Block, ...]  # one after the other, the main one first
+    broken: tuple[Problem, ...]  # samples that failed before the run began
+    skipped: tuple[Problem, ...]  # what is no sample, or was left out
 
     def schedule(self, models: Sequence[str], seed: int) -> list[Task]:
         """Put all passes in order: samples as drawn, within each sample the models as drawn, then modes and passes.
@@ -152,51 +113,90 @@ class Design:
         }
 
     def digest(self) -> str:
-        """Return a text that is equal for designs that measure the same things."""
-        return hashlib.sha256(json.dumps([block.as_json() for block in self.blocks]).encode()).hexdigest()[:12]
+        """Return a text that is equal for designs that measure the same things, wherever the files lie."""
+        described = [_block_as_json(block) for block in self.blocks]
+        return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:12]
 
 
 def make_design(dataset: Dataset, wanted: Wanted) -> Design:
     """Cut the samples, leave out what has not the media asked for, and lay out the blocks.
 
-    Raises:
-        AnalysisError: no sample is left.
+    Raise AnalysisError where no sample is left.
     """
-    whole = _with_media(dataset, wanted.media)
-    windows = cut(whole, wanted.clip_window, wanted.recording_window, wanted.time_unit)
-    entries = windows.entries
-    if not entries:
-        problems = [f"{each.name}: {each.reason}" for each in (*windows.broken, *windows.skipped)]
+    media = wanted.loading.media
+    entries = tuple(entry for entry in dataset.entries if path_shown(entry, media, "video"))
+    without = [Problem(entry.id, f"has no {media}") for entry in dataset.entries if entry not in entries]
+    whole = replace(dataset, entries=entries, skipped=(*dataset.skipped, *without))
+    cut_up = cut(whole, wanted.window, wanted.loading.time_unit)
+    if not cut_up.entries:
+        problems = [f"{each.name}: {each.reason}" for each in (*cut_up.broken, *cut_up.skipped)]
         raise AnalysisError(f"there must be at least one sample, got none; {[*problems, 'the dataset is empty'][0]}")
-    if wanted.samples is not None:
-        entries = _few(entries, wanted.samples)
-    main = Block(MAIN, None, entries, {mode: wanted.generation(mode) for mode in wanted.modes}, wanted.passes)
-    durations, short = _duration_blocks(whole.entries, wanted)
+    chosen = _few(cut_up.entries, wanted.samples or len(cut_up.entries))
+    main = Block(MAIN, None, chosen, {mode: wanted.generation(mode) for mode in wanted.modes}, wanted.passes)
+    durations, short = _duration_blocks(entries, wanted)
     lengths = sorted(set(wanted.new_tokens)) if len(wanted.new_tokens) > 1 else []
-    fixed = [{"fixed": GenerationSettings(n, fixed_length=True)} for n in lengths]
-    tokens = [
-        Block(NEW_TOKENS, float(n), _few(entries, SCALING_SAMPLES), each)
-        for n, each in zip(lengths, fixed, strict=True)
-    ]
-    return Design((main, *durations, *tokens), windows.broken, (*windows.skipped, *short))
+    few = _few(chosen, SCALING_SAMPLES)
+    tokens = [Block(NEW_TOKENS, float(n), few, {"fixed": GenerationSettings(n, fixed_length=True)}) for n in lengths]
+    return Design((main, *durations, *tokens), cut_up.broken, (*cut_up.skipped, *short))
 
 
 def synthetic_dataset(synthetic: SyntheticClip, samples: int, question: str) -> Dataset:
     """Return windows of the synthetic clip, evenly spaced and overlapping: one sequence, whatever their number."""
     whole = Entry("scene", "scene", question, {"video": synthetic.video, "events": synthetic.events})
-    return Dataset((whole,) if samples == 1 else tuple(spread(whole, SYNTHETIC_WINDOW, samples)))
+    if samples == 1:
+        return Dataset((whole,))
+    apart = (length_of(whole) - SYNTHETIC_WINDOW) / (samples - 1)
+    return Dataset(tuple(_window(whole, i * apart, SYNTHETIC_WINDOW) for i in range(samples)))
 
 
-def _with_media(dataset: Dataset, media: str) -> Dataset:
-    has = {entry.id for entry in dataset.entries if path_shown(entry, media, "video") is not None}
-    kept = tuple(entry for entry in dataset.entries if entry.id in has)
-    without = [Problem(entry.id, f"has no {media}") for entry in dataset.entries if entry.id not in has]
-    return replace(dataset, entries=kept, skipped=(*dataset.skipped, *without))
+def cut(dataset: Dataset, length: float | None, time_unit: str | None = None) -> Dataset:
+    """Cut samples into consecutive windows of so many seconds; what is left at the end is dropped.
+
+    What is shorter than a window or has no length stays whole. A file that can't be read joins the broken ones.
+    """
+    if length is None:
+        return dataset
+    entries: list[Entry] = []
+    broken = list(dataset.broken)
+    for entry in dataset.entries:
+        try:
+            count = int(length_of(entry, time_unit) / length + 1e-9)
+        except MediaError as error:
+            broken.append(Problem(entry.id, one_line(error)))
+            continue
+        entries += [_window(entry, i * length, length) for i in range(count)] if count > 1 else [entry]
+    return replace(dataset, entries=tuple(entries), broken=tuple(broken))
+
+
+def length_of(entry: Entry, time_unit: str | None = None) -> float:
+    """Return the seconds of a sample, by the shorter of its clip and its recording; 0 where it has neither."""
+    return min((seconds_of(path, time_unit) for path in _timed(entry).values()), default=0.0)
+
+
+def seconds_of(path: Path, time_unit: str | None = None) -> float:
+    """Return how long a clip or recording is, by its frames or its first and last event (in a unit of `LoadSettings`).
+
+    Raise MediaError where the file can't be read, or its frames have no times.
+    """
+    if path.suffix.lower() in READERS:
+        t = load_event_arrays(path, Window(unit=time_unit)).t
+        return (int(t[-1]) - int(t[0])) / 1e6
+    return seconds_shown(path)
+
+
+def _window(entry: Entry, start: float, length: float) -> Entry:
+    """Return so many seconds of a sample, without the images beside it, which have no times to cut at."""
+    start = round(start, 6)
+    return replace(entry, id=f"{entry.id}@{start:g}+{length:g}s", paths=_timed(entry), start=start, duration=length)
+
+
+def _timed(entry: Entry) -> dict[str, Path]:
+    return {kind: path for kind, path in entry.paths.items() if kind != "images"}
 
 
 def _duration_blocks(entries: Sequence[Entry], wanted: Wanted) -> tuple[list[Block], list[Problem]]:
     """Take the same few samples at each duration, those that last longest: nothing but the duration differs."""
-    lengths = [_length_or_zero(entry, wanted.time_unit) for entry in entries] if wanted.durations else []
+    lengths = [_length_or_zero(entry, wanted.loading.time_unit) for entry in entries] if wanted.durations else []
     possible = [seconds for seconds in wanted.durations if seconds <= max(lengths, default=0.0)]
     short = [
         Problem(f"a duration of {seconds:g} s", "no sample lasts so long")
@@ -205,7 +205,7 @@ def _duration_blocks(entries: Sequence[Entry], wanted: Wanted) -> tuple[list[Blo
     ]
     longest = [e for e, length in zip(entries, lengths, strict=False) if possible and length >= max(possible)]
     chosen, generation = _few(longest, SCALING_SAMPLES), {"fixed": wanted.generation("fixed")}
-    return [Block(DURATIONS, s, [window(e, 0.0, s) for e in chosen], generation) for s in possible], short
+    return [Block(DURATIONS, s, [_window(e, 0.0, s) for e in chosen], generation) for s in possible], short
 
 
 def _length_or_zero(entry: Entry, time_unit: str | None) -> float:
@@ -217,6 +217,11 @@ def _length_or_zero(entry: Entry, time_unit: str | None) -> float:
 
 def _few(entries: Sequence[Entry], count: int) -> tuple[Entry, ...]:
     return tuple(entries[i] for i in evenly_spaced(len(entries), min(count, len(entries)))) if entries else ()
+
+
+def _block_as_json(block: Block) -> list[Any]:
+    generations = {mode: each.describe() for mode, each in block.generations.items()}
+    return [block.study, block.value, block.passes, generations, [_entry_as_json(entry) for entry in block.entries]]
 
 
 def _entry_as_json(entry: Entry) -> list[Any]:
