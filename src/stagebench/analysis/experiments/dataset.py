@@ -154,8 +154,8 @@ def _entry(row: Any, root: Path, question: str, taken: Container[str]) -> Entry:
 
 def _of_dsec(row: dict[str, Any], root: Path) -> dict[str, Any]:
     """Convert a row of DSEC's of a list in `root`; refuse a part of a folder's PNGs, or a talk that asks nothing."""
-    form = dict.fromkeys(DSEC, Text | list[Text] | None) | {"conversations": list[_Turn] | None}
-    check(row, form, "a sample", AnalysisError, whole=False)
+    forms = dict.fromkeys(DSEC, Text | list[Text] | None) | {"conversations": list[_Turn] | None}
+    check(row, {key: form for key, form in forms.items() if key in row}, "a sample", AnalysisError)
     sample = {key: value for key, value in row.items() if key == "id"}
     for key, (folder, kind) in DSEC.items():
         if named := row.get(key):
