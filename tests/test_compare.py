@@ -14,8 +14,8 @@ from rich.console import Console
 from stagebench.cli import main
 from stagebench.core import shown
 from stagebench.core.tables import show
-from stagebench.gate import decide, report
-from stagebench.gate.verdicts import Verdict
+from stagebench.gate import decide
+from stagebench.gate.verdicts import Decision, Verdict
 
 NAME = "benchmarks/test_stages.py::test_stage[m|x-decode]"
 HERE = {"device": "d", "profile": "tiny", "dtype": "float32"}
@@ -281,7 +281,7 @@ def test_the_table_of_a_narrow_terminal_shows_all_of_the_reason():
     verdicts = [Verdict(NAME, "counter", "regression", "StageError: got tower_forwards 2, not 1", 1)]
     console = Console(width=50, force_terminal=True, color_system=None)
     with console.capture() as shown_there:
-        show(report.to_table(verdicts), console)
+        show(Decision(verdicts).as_table(), console)
     assert "StageError: got tower_forwards 2, not 1" in " ".join(shown_there.get().split())
     assert "base, ms" not in shown_there.get()
 

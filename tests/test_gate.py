@@ -307,13 +307,13 @@ def test_a_marker_of_the_head_that_makes_no_sense_is_told_and_changes_no_limit(m
 
 
 def test_a_gate_needs_no_torch():
-    modules = "stagebench.gate.decide, stagebench.gate.report, stagebench.cli.compare"
+    modules = "stagebench.gate.decide, stagebench.gate.verdicts, stagebench.cli.compare"
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
 
 def test_a_gate_needs_neither_pytest_nor_click():
-    code = "import sys, stagebench.gate.decide, stagebench.gate.report; print({'pytest', 'click'} & set(sys.modules))"
+    code = "import sys, stagebench.gate.decide, stagebench.gate.verdicts; print({'pytest', 'click'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

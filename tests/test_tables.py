@@ -6,8 +6,7 @@ from rich.console import Console
 from stagebench.analysis.report.document import to_html
 from stagebench.core.tables import CHANGE, COUNT, MS, PERCENT, RATIO, WORDS, Table, show
 from stagebench.core.tables import to_markdown as markdown
-from stagebench.gate import report
-from stagebench.gate.verdicts import Verdict
+from stagebench.gate.verdicts import Decision, Verdict
 
 SMALL = Table("sizes", (("name", WORDS), ("time", MS), ("share", PERCENT)), (("a", 0.0015, 0.25), ("b", 1.5, 0.75)))
 REASON = "slower by 21.0 % (18.0 % to 24.0 %), above the limit of 5 %, in fresh processes of both sides too"
@@ -99,7 +98,7 @@ def test_only_an_empty_column_goes(rows, heads):
 
 def test_two_benchmarks_with_the_same_verdict_and_reason_have_both_in_their_own_lines():
     reason = "frames: 8 before, 9 now"
-    table = report.to_table([Verdict(f"b.py::{name}", "counter", "regression", reason, 8) for name in "xy"])
+    table = Decision([Verdict(f"b.py::{name}", "counter", "regression", reason, 8) for name in "xy"]).as_table()
     assert shown(table)[-2:] == [f"regression  {name}          {reason}" for name in "xy"]
     assert markdown(table).splitlines()[-2:] == [f"| regression | {name} | {reason} |" for name in "xy"]
 
@@ -117,20 +116,20 @@ VERDICTS = [
 
 @pytest.mark.parametrize("width", [40, 80, 120, 400, None])
 def test_a_verdict_shows_its_word_its_whole_benchmark_and_its_whole_reason(width):
-    lines = shown(report.to_table(VERDICTS), width)
+    lines = shown(Decision(VERDICTS).as_table(), width)
     words = " ".join(" ".join(lines).split())
     assert (REASON in words, LONG in "".join(words.split()), "regression" in words) == (True, True, True)
     assert "12.300 14.900 +21.0 %" in words
 
 
 def test_a_verdict_at_eighty_columns_is_read_line_by_line():
-    assert shown(report.to_table(VERDICTS[1:]), 80) == [
+    assert shown(Decision(VERDICTS[1:]).as_table(), 80) == [
         "stagebench gate: pass (1 pass)",
         "verdict  benchmark           base, ms  head, ms  change  why",
         "-------  ------------------  --------  --------  ------  -----------------",
         "pass     test_stage[m-load]   100.000   100.000  +0.0 %  within the limits",
     ]
-    assert shown(report.to_table(VERDICTS), 80) == [
+    assert shown(Decision(VERDICTS).as_table(), 80) == [
         "stagebench gate: regression (1 regression, 1 pass)",
         f"verdict     {'benchmark':{len(LONG)}}  base, ms  head, ms   change",
         f"----------  {'-' * 60:{len(LONG)}}  --------  --------  -------",
@@ -143,5 +142,5 @@ def test_a_verdict_at_eighty_columns_is_read_line_by_line():
 
 
 def test_a_verdict_in_a_log_file_is_one_line():
-    line = next(line for line in shown(report.to_table(VERDICTS)) if LONG in line)
+    line = next(line for line in shown(Decision(VERDICTS).as_table()) if LONG in line)
     assert (line.startswith("regression"), line.endswith(REASON)) == (True, True)

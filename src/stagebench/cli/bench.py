@@ -15,10 +15,10 @@ from stagebench.core.machine.locks import locked, measurement
 from stagebench.core.results import Results, read_results, write_results
 from stagebench.core.shown import teller
 from stagebench.core.tables import show
-from stagebench.gate import baseline, decide, report
+from stagebench.gate import baseline, decide
 from stagebench.gate.limits import read_rules
 from stagebench.gate.runner import recording
-from stagebench.gate.verdicts import INCONCLUSIVE, Verdict, exit_code
+from stagebench.gate.verdicts import INCONCLUSIVE, Decision, Verdict, exit_code
 from stagebench.suite.options import BASELINES, ROUNDS
 
 
@@ -66,7 +66,7 @@ def command(
             runs = recording.Recording(out / "processes", root, plan).record(processes, limit_minutes, say)
             verdicts = _report(out, runs, baselines if judged and len(runs) > processes else None)
     if verdicts:
-        show(report.to_table(verdicts), Console())
+        show(Decision(verdicts).as_table(), Console())
     say(f"{max(len(runs) - 1, 0)} of {processes} timing processes are recorded in {out}")
     sys.exit(_exit_code(verdicts) if len(runs) > processes else INCONCLUSIVE)
 

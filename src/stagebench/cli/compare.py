@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
-from stagebench.cli.decision import Decision, deciding
+from stagebench.cli.decision import deciding
 from stagebench.core.errors import GateError
 from stagebench.gate import decide
 from stagebench.gate.limits import RULES_FILE, read_rules
+from stagebench.gate.verdicts import Decision
 
 _PATH = click.Path(path_type=Path)
 

@@ -13,7 +13,7 @@ from typing import Any
 import click
 from rich.progress import Progress
 
-from stagebench.cli.decision import Decision, deciding
+from stagebench.cli.decision import deciding
 from stagebench.cli.output import Console
 from stagebench.core import statistics
 from stagebench.core.errors import GateError
@@ -22,12 +22,12 @@ from stagebench.core.machine import environment
 from stagebench.core.machine.locks import locked, measurement
 from stagebench.core.shown import teller
 from stagebench.gate.limits import RULES_FILE, Rules, read_both
-from stagebench.gate.report import about_rules
 from stagebench.gate.runner.ab_runner import BLOCK, CLOCKS, ABPlan, ABRunner
 from stagebench.gate.runner.base_environment import python_of_base
 from stagebench.gate.runner.fresh_process import Variant
 from stagebench.gate.runner.phases import Phases
 from stagebench.gate.runner.worktrees import Worktrees, worktrees
+from stagebench.gate.verdicts import Decision
 
 _PAIRS = BLOCK // 2
 """In a block."""
@@ -79,7 +79,7 @@ def command(
         decision.more = {"plan": asdict(plan), "base": both.commit, "head": both.head_commit}
         rules, differ = read_both(both.base / RULES_FILE, both.head / RULES_FILE)
         decision.rules_differ += differ
-        for line in about_rules(differ):
+        for line in decision.about_rules():
             say(line)
         python = base_python.absolute() if base_python else python_of_base(both.base, both.head, both.home, say)
         own = Path(sys.executable)

@@ -13,12 +13,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from stagebench.core.checks import is_number
 from stagebench.core.errors import GateError
 from stagebench.core.results import short_name
 
 RULES_FILE = "pyproject.toml"
 INEXACT = ("peak_bytes", "bytes_from_files")  # they depend on what ran before in the process, or libraries look up
-LARGEST = 1e300  # TOML has integers of any length
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
@@ -147,7 +147,7 @@ def _table(value: Any, where: str) -> Mapping[str, Any]:
 
 
 def _share(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < LARGEST:
+    if not is_number(value, 0):
         raise GateError(f"{where} must be a number of at least 0 (0.05 is 5 %), got {value!r}")
     return float(value)
 

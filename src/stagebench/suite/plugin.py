@@ -16,10 +16,9 @@ from stagebench.core.machine import environment
 from stagebench.core.results import require_sound, validate
 from stagebench.core.shown import plain
 from stagebench.core.tables import show
-from stagebench.gate import report as gate_report
 from stagebench.gate.limits import limit_keys, read_rules
 from stagebench.gate.runner.lockstep import Lockstep
-from stagebench.gate.verdicts import NOT_MEASURED
+from stagebench.gate.verdicts import NOT_MEASURED, Decision
 from stagebench.suite import compared_run, judging, outcome, selection
 from stagebench.suite.options import PREFIX, PYTEST, SETTINGS, Option
 from stagebench.suite.settings import Settings, check_input, resolve
@@ -231,5 +230,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         writer = config.get_terminal_writer()
         console = Console(width=writer.fullwidth, force_terminal=writer.hasmarkup)
         with console.capture() as shown:
-            show(gate_report.to_table(judged, judging.differing_markers(config, identity(config))), console)
+            show(Decision(judged, judging.differing_markers(config, identity(config))).as_table(), console)
         terminalreporter.write_line(shown.get())
