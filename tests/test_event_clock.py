@@ -20,8 +20,7 @@ from stagebench.cli import main
 from stagebench.cli.options import settings_options
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
-from stagebench.media.events.event_arrays import Window
-from stagebench.media.events.event_clock import in_microseconds
+from stagebench.media.events.event_arrays import Window, in_microseconds
 from stagebench.media.events.recordings import load_event_arrays, read_events
 from stagebench.suite.settings import Settings
 

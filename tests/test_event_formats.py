@@ -20,8 +20,7 @@ from stagebench.core.artifacts import Sample
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
 from stagebench.media.events import npy as npy_reader
-from stagebench.media.events.event_arrays import EventArrays, Window
-from stagebench.media.events.hdf5 import rectified
+from stagebench.media.events.event_arrays import Window
 from stagebench.media.events.recordings import load_event_arrays
 from stagebench.pipeline.load import load
 
@@ -342,36 +341,3 @@ class TestConverting:
 
         assert result.output == "stagebench: a.events: can't be written: No space left on device\n"
         assert [file.name for file in tmp_path.iterdir()] == ["a.npy"]
-
-    def test_a_rectify_map_moves_events_to_the_nearest_pixel(self, tmp_path: Path) -> None:
-        write_dsec(tmp_path / "a.h5")
-        y, x = np.mgrid[0:480, 0:640].astype(np.float32)
-        with h5py.File(tmp_path / "map.h5", "w") as file:
-            file["rectify_map"] = np.stack([x + 2.4, y - 3.6], axis=2)
-
-        result = convert(tmp_path / "a.h5", tmp_path / "a.events", "--rectify", tmp_path / "map.h5")
-
-        made = recording()
-        stay = (made["x"] < 638) & (made["y"] >= 4)
-        events = load_event_arrays(tmp_path / "a.events")
-        assert (result.exit_code, (made["x"][stay] + 2).tolist()) == (0, events.x.tolist())
-        assert (made["y"][stay] - 4).tolist() == events.y.tolist()
-        assert (made["t"][stay] + OFFSET).tolist() == events.t.tolist()
-
-    @pytest.mark.parametrize(
-        ("rectify_map", "message"),
-        [
-            (np.zeros((480, 639, 2), np.float32), r"must lie within a rectify map of 639 x 480, got \(639, 479\)"),
-            (np.full((480, 640, 2), np.nan, np.float32), "must have events within the rectified image, got none"),
-        ],
-    )
-    def test_a_map_that_does_not_fit_is_refused(self, rectify_map: NDArray[np.float32], message: str) -> None:
-        with pytest.raises(MediaError, match=f"^a: {message}$"):
-            rectified("a", EventArrays(**recording()), rectify_map)
-
-    def test_a_file_without_a_map_is_refused(self, tmp_path: Path) -> None:
-        write_dsec(tmp_path / "a.h5")
-
-        result = convert(tmp_path / "a.h5", tmp_path / "a.events", "--rectify", tmp_path / "a.h5")
-
-        assert result.output == "stagebench: a.h5: must have the dataset rectify_map, got none\n"

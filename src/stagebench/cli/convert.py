@@ -6,7 +6,6 @@ import click
 
 from stagebench.cli.options import options
 from stagebench.media.events.event_arrays import Window
-from stagebench.media.events.hdf5 import read_rectify_map, rectified
 from stagebench.media.events.npy import require_free, write_folder
 from stagebench.media.events.recordings import load_event_arrays, size_of_recording
 from stagebench.suite.options import TIME_UNIT
@@ -18,15 +17,12 @@ _FILE = click.Path(path_type=Path)
 @click.argument("source", metavar="IN", type=_FILE)
 @click.argument("target", metavar="OUT", type=_FILE)
 @options(TIME_UNIT)
-@click.option("--rectify", type=_FILE, help="DSEC's rectify_map.h5: move events to the rectified image.")
-def command(source: Path, target: Path, time_unit: str | None, rectify: Path | None) -> None:
+def command(source: Path, target: Path, time_unit: str | None) -> None:
     """Write the recording IN as the folder OUT, named NAME.events: each column a file, which loads fastest.
 
     IN is .npy, .npz, .h5 or .hdf5 of DSEC, .raw (EVT2, EVT3), or another .events folder.
     """
     require_free(target)
     events = load_event_arrays(source, Window(unit=time_unit))
-    if rectify is not None:
-        events = rectified(source.name, events, read_rectify_map(rectify))
     write_folder(target, events)
     click.echo(f"{target}: {len(events.t)} events, {size_of_recording(target)} bytes")

@@ -1,4 +1,4 @@
-"""Hold the events of a recording, and check and cut out those in a span of time, wherever their columns lie."""
+"""Hold the events of a recording: check and cut out those in a span of time, in microseconds, wherever they lie."""
 
 from __future__ import annotations
 
@@ -11,44 +11,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stagebench.core.errors import MediaError
-from stagebench.media.events.event_clock import in_microseconds, require_plausible
 
 TYPES = {"x": np.uint16, "y": np.uint16, "t": np.int64, "p": np.uint8}
 """As decoders give the columns, 13 bytes an event; of files, any integers are read."""
 KEYS = tuple(TYPES)
+LARGEST = 1 << 62  # no clock shows as many microseconds, and a sum of two fits into int64
+_UNITS = {"s": (10**6, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}  # microseconds, of how many
+_COARSE = 1000  # microseconds that floating point must tell apart, at least
+# What hardly any camera does: more events a second, or so few for so long; a clock that is set to after the year 2200.
+_FASTEST, _SLOWEST = 10**9, 10**4
+_LONG, _LATEST = 45 * 10**6, 230 * 365 * 86400 * 10**6
+_FEW = 100  # events, that any rate may be of
+# Microseconds given in nanoseconds are thousands. A simulation's may be, too, but has far more events then, or fewer.
+_RATE_OF_THOUSANDS, _LONG_OF_THOUSANDS = range(1001, 10**5), 10**7
+_SAMPLE = 1000  # events
 _LONGEST_NAME, _MOST_NAMES = 40, 6  # that an error shows
 
 
 class EventArrays(NamedTuple):
-    """A recording, or a part of it; all four arrays are (events,).
+    """A recording, or a part of it; all four arrays are (events,)."""
 
-    Attributes:
-        x: integers as they were recorded, the pixel's column.
-        y: its row, too.
-        t: microseconds, from any origin; int64 and ascending once they are checked.
-        p: 1 where the pixel became brighter, 0 where it became darker; uint8 once they are checked.
-    """
-
-    x: NDArray[Any]
-    y: NDArray[Any]
-    t: NDArray[Any]
-    p: NDArray[Any]
+    x: NDArray[Any]  # integers as they were recorded, the pixel's column
+    y: NDArray[Any]  # its row, too
+    t: NDArray[Any]  # microseconds, from any origin; int64 and ascending once they are checked
+    p: NDArray[Any]  # 1 where the pixel became brighter, 0 where darker; uint8 once they are checked
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A span of time, counted from the first event of a recording: start <= time < start + duration.
+    """A span of time, counted from the first event of a recording: start <= time < start + duration."""
 
-    Attributes:
-        start: seconds at which it begins.
-        duration: seconds that it lasts; None to the end.
-        unit: what the recording's times count, one of `core.settings.TIME_UNITS`; None for microseconds, if they can
-            be.
-    """
-
-    start: float = 0.0
-    duration: float | None = None
-    unit: str | None = None
+    start: float = 0.0  # seconds
+    duration: float | None = None  # seconds; None to the end
+    unit: str | None = None  # of the recording's times, as in `LoadSettings`; None: microseconds, if they can be
 
     def of_own_clock(self, name: str) -> Window:
         """Return the same in a recording that counts microseconds by definition; refuse another unit."""
@@ -67,19 +62,11 @@ class Window:
 
 
 def cut_events(name: str, columns: Mapping[str, Any], window: Window) -> EventArrays:
-    """Check what the columns are made of, then read the part in a window, found by bisecting t.
+    """Return the events in a window, found by bisecting t, of columns that are arrays, mapped or not, or HDF5 datasets.
 
-    Args:
-        name: what an error calls the recording.
-        columns: arrays, memory-mapped or not, or HDF5 datasets; further keys are ignored.
-        window: what to read.
-
-    Returns:
-        Arrays, each in one piece of memory, `t` in microseconds; their values are not checked.
-
-    Raises:
-        MediaError: a column is missing, not of integers (bools, for p, and floating point, for t of a given unit), or
-            not as long as the others; there are no events, or none in the window; times can't be what they count.
+    Each array is in one piece of memory, its values are not checked. Raise MediaError where a column is missing, not of
+    integers (bools, for p, and floating point, for t of a given unit), or not as long as the others; where there are no
+    events, or none in the window; and where times can't be what they count.
     """
 
     def time(value: Any) -> int:
@@ -88,7 +75,7 @@ def cut_events(name: str, columns: Mapping[str, Any], window: Window) -> EventAr
     _require_layout(name, columns, window.unit)
     t = columns["t"]
     if window.unit is None:
-        require_plausible(name, t)
+        _require_of_camera(name, t)
     begin, end = window.limits(time(t[0]))
     first = bisect_left(t, begin, key=time) if window.start else 0
     after = len(t) if end is None else bisect_left(t, end, first, key=time)
@@ -100,11 +87,7 @@ def cut_events(name: str, columns: Mapping[str, Any], window: Window) -> EventAr
 
 
 def join_events(name: str, parts: Iterable[EventArrays], window: Window) -> EventArrays:
-    """Join the parts of a recording that has to be decoded from its beginning, up to the end of a window.
-
-    Raises:
-        MediaError: no part has events, or times step back.
-    """
+    """Join the parts of a recording that is decoded from its beginning, up to a window's end; refuse a step back."""
     joined: list[EventArrays] = []
     for part in parts:
         if len(part.t):
@@ -131,6 +114,46 @@ def but_others(names: Iterable[str]) -> str:
     """Return what an error says of columns that have other names; nothing without any."""
     others = sorted({*map(str, names)} - {*KEYS})
     return f", but {', '.join(name[:_LONGEST_NAME] for name in others[:_MOST_NAMES])}" if others else ""
+
+
+def in_microseconds(name: str, t: NDArray[Any], unit: str | None) -> NDArray[Any]:
+    """Return times of any unit, integers or floating point, in whole microseconds; those that are so, as they are.
+
+    Raise MediaError where one is not finite, or too large, or floating point too coarse to tell milliseconds apart.
+    """
+    factor, divisor = _UNITS[unit or "us"]
+    if t.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            scaled = t.astype(np.float64) * factor / divisor
+        fit = np.abs(scaled) < LARGEST
+        if not fit.all():
+            raise MediaError(f"{name}: t is out of range, must be finite and of some century, got {t[~fit][0]}")
+        step = float(np.spacing(np.abs(t).max()))
+        if step * factor > _COARSE * divisor:
+            raise MediaError(f"{name}: t must tell milliseconds apart, got {t.dtype} in steps of {step:g}")
+        return np.rint(scaled).astype(np.int64)
+    if unit == "ns":
+        return (t if t.dtype.itemsize == np.int64().itemsize else t.astype(np.int64)) // divisor
+    if factor == 1:
+        return t
+    extreme = max(int(t.min()), int(t.max()), key=abs)
+    if abs(extreme) * factor > LARGEST:
+        raise MediaError(f"{name}: t is out of range, must be below {LARGEST} microseconds, got {extreme} {unit}")
+    return t.astype(np.int64) * factor
+
+
+def _require_of_camera(name: str, t: Any) -> None:
+    """Refuse times that are hardly microseconds: no camera has such a rate or date. Few events are not judged."""
+    count, first, last = len(t), int(t[0]), int(t[len(t) - 1])
+    span = last - first
+    rate = (count - 1) * 10**6 // max(span, 1)
+    too_slow = span > _LONG and rate < _SLOWEST
+    if count > _SAMPLE and span > _LONG_OF_THOUSANDS and rate in _RATE_OF_THOUSANDS:
+        places = (0, count // 2, count - _SAMPLE)
+        too_slow |= not any(((t[i : i + _SAMPLE] - t[0]) % 1000).any() for i in places)
+    if count > _FEW and (rate > _FASTEST or too_slow or last > _LATEST):
+        got = f"{count} events in {span / 1e6:g} s, from {first / 1e6:g} s on, as hardly any camera has them"
+        raise MediaError(f"{name}: t must be microseconds, got {got}; --time-unit s, ms or ns reads others, us these")
 
 
 def _require_layout(name: str, columns: Mapping[str, Any], unit: str | None) -> None:

@@ -28,10 +28,8 @@ def read_evt(path: Path, window: Window) -> EventArrays:
     """Decode a recording from its beginning to the end of the window, the only way there is.
 
     What comes before the first TIME_HIGH, or before the first row, is left out: nothing says when or where it was.
-
-    Raises:
-        MediaError: the file says no version, another one than EVT2 and EVT3, or contradicts itself; ends
-            within a word; has no events in the window, some beyond the sensor, or times that step back.
+    Raise MediaError where the file says no version, another one than EVT2 and EVT3, or contradicts itself, ends within
+    a word, has no events in the window, some beyond the sensor, or times that step back.
     """
     window = window.of_own_clock(path.name)
     with path.open("rb") as file:
@@ -98,44 +96,36 @@ class _Held:
     def __init__(self, value: int) -> None:
         self.value = value
 
-    def at(self, which: Which, values: NDArray[Any], here: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Return what holds at some of the words, by the values of those that are `here`."""
-        held = np.concatenate([[self.value], values[here].astype(np.int64)])
+    def at(self, which: Which, here: NDArray[np.bool_], values: NDArray[Any]) -> NDArray[np.int64]:
+        """Return what holds at some of the words, where those that are `here` say these values."""
+        held = np.concatenate([[self.value], values.astype(np.int64)])
         self.value = int(held[-1])
         at_which: NDArray[np.int64] = held[np.cumsum(here)[which]]
         return at_which
 
 
-class _Clock:
-    """The high part of the time; far below 0 before the first TIME_HIGH, whatever is added."""
+class _Clock(_Held):
+    """The microseconds that TIME_HIGH says; far below 0 before the first, whatever is added."""
 
     def __init__(self, high_bits: int, low_bits: int) -> None:
+        super().__init__(_NEVER)
         self._range, self._low_bits = 1 << high_bits, low_bits
-        self._high: int | None = None
-        self._wraps = 0
 
-    def changes(self, values: NDArray[Any], here: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return whether words are a TIME_HIGH, by the values of those that are `here`, and another than before."""
-        before = -1 if self._high is None else self._high
-        changed = here.copy()
-        changed[here] = np.diff(values[here].astype(np.int64), prepend=before) != 0
-        return changed
-
-    def at(self, which: Which, values: NDArray[Any], here: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Return microseconds at some of the words, by the values of those that are `here`, TIME_HIGH."""
-        highs = values[here].astype(np.int64)
-        known = self._high is not None
-        highs = np.concatenate([[self._high if known else highs[0] if len(highs) else 0], highs])
-        falls = highs[:-1] - highs[1:]
+    def at(self, which: Which, here: NDArray[np.bool_], values: NDArray[Any]) -> NDArray[np.int64]:
+        """Return microseconds at some of the words, where those that are `here` are a TIME_HIGH of these values."""
+        highs = values.astype(np.int64)
+        before = int(highs[0]) if self.value == _NEVER and len(highs) else self.value >> self._low_bits
+        falls = -np.diff(highs, prepend=before % self._range)
         # Nearly the whole range up is a step back to before a wrap.
         wraps = (falls >= self._range // 2).astype(np.int64) - (falls < self._range // 16 - self._range)
-        wraps = self._wraps + np.concatenate([[0], np.cumsum(wraps)])
-        times: NDArray[np.int64] = wraps * self._range + highs << self._low_bits
-        if len(highs) > 1:
-            self._high, self._wraps = int(highs[-1]), int(wraps[-1])
-        if not known:
-            times[0] = _NEVER
-        return times[np.cumsum(here)[which]]
+        ticks = (before // self._range + np.cumsum(wraps)) * self._range + highs
+        return super().at(which, here, ticks << self._low_bits)
+
+    def changes(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return which of the next values of TIME_HIGH are another than the one before."""
+        before = -1 if self.value == _NEVER else (self.value >> self._low_bits) % self._range
+        changed: NDArray[np.bool_] = np.diff(values.astype(np.int64), prepend=before) != 0
+        return changed
 
 
 class _Evt2:
@@ -150,9 +140,9 @@ class _Evt2:
         """Return the events of the next block."""
         kind = words >> 28
         which = np.flatnonzero(kind <= 1)
-        high = self._clock.at(which, words & (1 << 28) - 1, kind == 8)
+        is_high = kind == 8
         found = words[which]
-        t = high + (found >> 22 & 0x3F)
+        t = self._clock.at(which, is_high, words[is_high] & (1 << 28) - 1) + (found >> 22 & 0x3F)
         known = t > _NEVER // 2
         return _typed(known, found >> 11 & 0x7FF, found & 0x7FF, t, found >> 28)
 
@@ -175,16 +165,18 @@ class _Evt3:
         """Return the events of the next block."""
         kind, value = words >> 12, words & 0xFFF
         which = np.flatnonzero((kind == self._SINGLE) | (kind == self._VECTOR_12) | (kind == self._VECTOR_8))
-        is_high, is_low = kind == self._TIME_HIGH, kind == self._TIME_LOW
-        low = self._low.at(which, value * is_low, is_low | self._clock.changes(value, is_high))
-        t = self._clock.at(which, value, is_high) + low
-        rows = np.where(kind == self._ROW, value.astype(np.int64), -1)
-        y = self._row.at(which, rows, kind <= self._ROW_OF_OTHERS)
+        is_high, says_low = kind == self._TIME_HIGH, kind == self._TIME_LOW
+        lows = value * says_low
+        says_low[is_high] = self._clock.changes(value[is_high])  # the low part begins at 0 again
+        t = self._clock.at(which, is_high, value[is_high]) + self._low.at(which, says_low, lows[says_low])
+        is_row = kind <= self._ROW_OF_OTHERS
+        y = self._row.at(which, is_row, np.where(kind == self._ROW, value.astype(np.int64), -1)[is_row])
         columns = self._COLUMNS[kind]
         passed = np.cumsum(columns)
-        x = self._first_x.at(which, (value & 0x7FF) - passed, kind == self._FIRST_X) + (passed - columns)[which]
+        is_x = kind == self._FIRST_X
+        x = self._first_x.at(which, is_x, ((value & 0x7FF) - passed)[is_x]) + (passed - columns)[which]
         self._first_x.value += int(passed[-1])
-        p = self._polarity.at(which, value >> 11, kind == self._FIRST_X)
+        p = self._polarity.at(which, is_x, value[is_x] >> 11)
 
         value, columns = value[which], columns[which]
         single = columns == 0
