@@ -74,10 +74,10 @@ class Table:
         return Grid([heads[i] for i in shown], [units[i] for i in shown], [[row[i] for i in shown] for row in rows])
 
 
-def of_records(title: str, columns: Mapping[str, Unit], records: Iterable[Mapping[str, Any]]) -> Table:
+def of_records(title: str, columns: Mapping[str, Unit], records: Iterable[Mapping[str, Any]], *notes: str) -> Table:
     """Make a table of records by those of their keys that are headings."""
     rows = [[record.get(key) for key in columns] for record in records]
-    return Table(title, [(key.replace("_", " "), unit) for key, unit in columns.items()], rows)
+    return Table(title, [(key.replace("_", " "), unit) for key, unit in columns.items()], rows, notes)
 
 
 def show(table: Table, console: Console) -> None:

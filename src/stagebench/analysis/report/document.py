@@ -24,6 +24,12 @@ Sections = Mapping[str, Iterable[Part]]
 """What stands under each heading."""
 
 
+def without_empty(sections: Sections) -> Sections:
+    """Leave out lists and tables without rows, and then sections that have nothing to say."""
+    kept = {title: [p for p in parts if (p.rows if isinstance(p, Table) else p)] for title, parts in sections.items()}
+    return {title: parts for title, parts in kept.items() if parts}
+
+
 def to_markdown(title: str, sections: Sections) -> str:
     """Write all sections, without their pictures."""
     blocks = [f"# {markdown(title)}"]

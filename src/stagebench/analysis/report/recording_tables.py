@@ -2,14 +2,14 @@
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stagebench.analysis.importers.suite import AXES, EAGER, measured_by
-from stagebench.analysis.report.document import Part
-from stagebench.analysis.report.document import to_markdown as document_to_markdown
+from stagebench.analysis.report import document
+from stagebench.analysis.report.document import Part, Sections, without_empty
 from stagebench.analysis.roofline import Ceilings
-from stagebench.core.stages import BEFORE_GENERATE, DECODE, ENCODE, IN_GENERATE, PREFILL, STAGE_NAMES
+from stagebench.core.stages import BEFORE_GENERATE, DECODE, IN_GENERATE, STAGE_NAMES
 from stagebench.core.tables import COUNT, MEGA, MS, PERCENT, RATIO, WORDS, Table, Unit, Value, of_records
 
 STAGE_UNITS = {"stage": WORDS} | dict.fromkeys(AXES, COUNT) | {"backend": WORDS, "work": WORDS, "time": MS}
@@ -23,18 +23,15 @@ _PLAIN: tuple[None, ...] = (None,) * len(AXES)
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A benchmark of a stage, of "e2e" or of "generate": the median, smallest and largest of its processes' medians.
-
-    Images, batch and context are `axes`, each None where it is what the path has; `info` is its `extra_info`.
-    """
+    """A benchmark of a stage, of "e2e" or of "generate", over all processes."""
 
     model: str
     backend: str
     what: str
-    axes: tuple[int | None, ...]
-    seconds: float
-    extremes: tuple[float, float]
-    info: Mapping[str, Any]
+    axes: tuple[int | None, ...]  # images, batch and context; None where it is what the path has
+    seconds: float  # the median of the processes' medians
+    extremes: tuple[float, float] | None  # the smallest and the largest of these
+    info: Mapping[str, Any]  # its `extra_info`
 
 
 Found = Mapping[tuple[str, str, str, tuple[int | None, ...]], Benchmark]
@@ -45,20 +42,19 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     """Lay out a run that `recording.combine` made; how near it came to the machine's ceilings, where it timed those."""
     ceilings = _ceilings(results["benchmarks"])
     found = _benchmarks(results["benchmarks"])
-    in_path = [b for b in found.values() if b.axes == _PLAIN and b.what in STAGE_NAMES]
+    plain = [b for b in found.values() if b.axes == _PLAIN and b.what in STAGE_NAMES]
     of_images = [b for b in found.values() if b.axes[0] is not None]
     of_batches = [b for b in found.values() if b.axes[1:] != _PLAIN[1:]]
-    made: dict[str, Iterable[Part]] = {
+    sections: Sections = {
         "How it was measured": _conditions(results, ceilings),
-        "Stages": _stages(in_path, found, ceilings),
-        "Beside generate()": _beside_generate(found, "generate", "", IN_GENERATE),
-        "From file to text": _beside_generate(found, "e2e by generate", "e2e", STAGE_NAMES),
+        "Stages": _stages(plain, found, ceilings),
+        "Beside generate()": [_beside_generate(found, "generate", "", IN_GENERATE)],
+        "From file to text": [_beside_generate(found, "e2e by generate", "e2e", STAGE_NAMES)],
         "Encode by number of images": _stages(of_images, found, ceilings),
         "Batch and context": _stages(of_batches, found, ceilings),
-        "Set-up, outside of what is timed": _set_up(found),
+        "Set-up, outside of what is timed": [_set_up(found)],
     }
-    sections = {title: parts for title, each in made.items() if (parts := list(each))}
-    return document_to_markdown(f"stagebench on {results['machine_info']['device']}", sections)
+    return document.to_markdown(f"stagebench on {results['machine_info']['device']}", without_empty(sections))
 
 
 def _ceilings(given: Iterable[Mapping[str, Any]]) -> Ceilings | None:
@@ -77,10 +73,10 @@ def _benchmarks(given: Iterable[Mapping[str, Any]]) -> Found:
         if (what := measured_by(data, info)) is not None:
             of = info["model"], info.get("backend", EAGER), what, tuple(info.get(axis) for axis in AXES)
             benchmarks.append(Benchmark(*of, stats["median"], (stats["min"], stats["max"]), info))
-    models, axes = [b.model for b in benchmarks], range(len(AXES))
-    stages = (*STAGE_NAMES, *(b.what for b in benchmarks))
-    benchmarks.sort(key=lambda b: b.backend != EAGER)
-    benchmarks.sort(key=lambda b: (models.index(b.model), stages.index(b.what), [b.axes[i] or 0 for i in axes]))
+    models, stages = [b.model for b in benchmarks], (*STAGE_NAMES, *(b.what for b in benchmarks))
+    benchmarks.sort(
+        key=lambda b: (models.index(b.model), stages.index(b.what), [n or 0 for n in b.axes], b.backend != EAGER)
+    )
     return {(b.model, b.backend, b.what, b.axes): b for b in benchmarks}
 
 
@@ -123,8 +119,9 @@ def _figures(benchmark: Benchmark, found: Found, ceilings: Ceilings | None) -> d
     eager = found.get((benchmark.model, EAGER, benchmark.what, benchmark.axes))
     counted, seconds = (eager or benchmark).info, benchmark.seconds
     decodes, units = benchmark.what == DECODE.name, benchmark.info.get("units")
-    flops = counted.get("work", {}).get("flops", 0) if benchmark.what in (ENCODE.name, PREFILL.name) else 0
-    moved = sum(counted.get("bytes", {}).values()) if decodes else 0
+    generates = benchmark.what in IN_GENERATE
+    flops = counted.get("work", {}).get("flops") if generates and not decodes else None
+    moved = sum(counted.get("bytes", {}).values()) if decodes else None
     return {
         "stage": benchmark.what,
         **dict(zip(AXES, benchmark.axes, strict=True)),
@@ -132,56 +129,52 @@ def _figures(benchmark: Benchmark, found: Found, ceilings: Ceilings | None) -> d
         "work": "" if units is None else f"{units} {benchmark.info.get('unit', '')}".replace("_", " ").strip(),
         "time": seconds,
         "min to max": benchmark.extremes,
-        "to eager": seconds / eager.seconds if eager and benchmark.what not in BEFORE_GENERATE else None,
+        "to eager": seconds / eager.seconds if eager and generates else None,
         "a step": seconds / units if decodes and units else None,
         "MFU": ceilings.mfu(flops, seconds) if ceilings and flops else None,
         "MBU": ceilings.mbu(moved, seconds) if ceilings and moved else None,
     }
 
 
-def _beside_generate(found: Found, generate: str, whole: str, stages: Sequence[str]) -> Iterator[Part]:
-    """Lay out what a path takes, in all and by token, beside what `generate()` takes for it.
+def _beside_generate(found: Found, generate: str, whole: str, stages: Sequence[str]) -> Table:
+    """Lay out what a path takes, in all and by token, beside the benchmark of the same with `generate()`.
 
-    Args:
-        found: all benchmarks.
-        generate: the benchmark of the same with `generate()`.
-        whole: that of the path; "" where the path is the sum of its stages.
-        stages: of the path; the share of each is its own benchmark's time over that of the path.
+    The path is the benchmark `whole`, or where that is "" the sum of its stages. The share of each stage is its own
+    benchmark's time over that of the path.
     """
     rows = []
-    for model, backend in dict.fromkeys((b.model, b.backend) for b in found.values()):
+    for model, backend in _sides(found):
         reference = found.get((model, EAGER, generate, _PLAIN))
         if reference and backend == EAGER:
-            rows.append({"model": model, "by": "generate()"} | _path(reference, reference.seconds, reference))
-        parts = [_in_path(found, model, backend, stage) for stage in stages]
-        added = sum(b.seconds for b in parts if b) if all(parts) else None
-        one = _in_path(found, model, backend, whole) if whole else parts[-1]
-        seconds = one.seconds if one and whole else added
-        if one and seconds:
-            shares = {stage: b.seconds / seconds for stage, b in zip(stages, parts, strict=True) if b}
-            row = {"model": model, "by": backend} | _path(one, seconds, reference) | shares
-            if not whole:
-                row |= {"min to max": None, "operators": _operators(parts, reference) if backend == EAGER else None}
-            elif added:
-                row["all stages"] = added / seconds
+            rows.append(_path("generate()", reference, reference))
+        parts = [b for stage in stages if (b := _in_path(found, model, backend, stage))]
+        added = sum(b.seconds for b in parts) if len(parts) == len(stages) else None
+        one = _in_path(found, model, backend, whole)
+        if added and not whole:
+            one = replace(parts[-1], seconds=added, extremes=None)
+        if one:
+            row = _path(backend, one, reference) | {b.what: b.seconds / one.seconds for b in parts}
+            row["all stages"] = added / one.seconds if added and whole else None
+            row["operators"] = _operators(parts, reference) if added and backend == EAGER else None
             rows.append(row)
-    if rows:
-        units = PATH_UNITS | dict.fromkeys((*stages, "all stages", "unattributed"), PERCENT)
-        yield of_records("", units | {"operators": Unit("{:.4f}")}, rows)
+    shares = dict.fromkeys((*stages, "all stages", "unattributed"), PERCENT)
+    return of_records("", PATH_UNITS | shares | {"operators": Unit("{:.4f}")}, rows)
 
 
-def _path(one: Benchmark, seconds: float, reference: Benchmark | None) -> dict[str, Any]:
+def _path(by: str, one: Benchmark, reference: Benchmark | None) -> dict[str, Value]:
     tokens = one.info.get("new_tokens")
     return {
-        "time": seconds,
+        "model": one.model,
+        "by": by,
+        "time": one.seconds,
         "min to max": one.extremes,
-        "a token": seconds / tokens if tokens else None,
-        "to generate()": seconds / reference.seconds if reference else None,
+        "a token": one.seconds / tokens if tokens else None,
+        "to generate()": one.seconds / reference.seconds if reference else None,
         "unattributed": one.info.get("unattributed_share"),
     }
 
 
-def _operators(stages: Sequence[Benchmark | None], whole: Benchmark | None) -> float | None:
+def _operators(stages: Sequence[Benchmark], whole: Benchmark | None) -> float | None:
     """Divide the operators of all stages by those of `generate()`: exact, where times are noisy.
 
     Of the plain path only, because a replayed graph runs none.
@@ -196,13 +189,16 @@ def _in_path(found: Found, model: str, backend: str, what: str) -> Benchmark | N
     return own or (found.get((model, EAGER, what, _PLAIN)) if what in BEFORE_GENERATE else None)
 
 
-def _set_up(found: Found) -> Iterator[Part]:
+def _sides(found: Found) -> Iterable[tuple[str, str]]:
+    return dict.fromkeys((b.model, b.backend) for b in found.values())
+
+
+def _set_up(found: Found) -> Table:
     """Lay out the set-up by model and backend; of the benchmarks that note it, the one that notes most tells all."""
-    costs: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for b in found.values():
-        if "setup" in b.info:
-            key = b.model, b.backend
-            costs[key] = max(costs.get(key, b.info["setup"]), b.info["setup"], key=lambda cost: cost["captures"])
-    if costs:
-        rows = [{"model": model, "backend": backend, **cost} for (model, backend), cost in costs.items()]
-        yield of_records("What capture and compilation cost, once a process", SET_UP_UNITS, rows)
+    rows = []
+    for side in _sides(found):
+        noted = [b.info["setup"] for b in found.values() if (b.model, b.backend) == side and "setup" in b.info]
+        if noted:
+            most = max(noted, key=lambda cost: cost["captures"])
+            rows.append({"model": side[0], "backend": side[1], **most})
+    return of_records("What capture and compilation cost, once a process", SET_UP_UNITS, rows)

@@ -3,13 +3,13 @@
 Every number comes out of `report_data`, so that all reports show the same; the passes are here for the pictures.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from stagebench.analysis import narrative
 from stagebench.analysis.report import pictures
-from stagebench.analysis.report.document import Figure, Part, Sections
+from stagebench.analysis.report.document import Figure, Part, Sections, without_empty
 from stagebench.analysis.report.report_data import latencies, shared
 from stagebench.analysis.samples import DURATIONS, MAIN, SampleLine, select
 from stagebench.core.stages import STAGE_NAMES
@@ -35,7 +35,7 @@ def sections(found: Found, rows: Sequence[SampleLine]) -> Sections:
     """Lay out a report of what `report_data` found in these rows; a section without anything to say is left out."""
     main = select(rows, study=MAIN)
     passes = {mode: shared(select(main, mode=mode)) for mode in found["modes"]}
-    made = {
+    made: Sections = {
         "Summary": _summary(found),
         "What was compared": _compared(found),
         "Warnings": _warnings(found),
@@ -51,7 +51,7 @@ def sections(found: Found, rows: Sequence[SampleLine]) -> Sections:
         "Texts side by side": _texts(found),
         "Environment": _environment(found),
     }
-    return {title: parts for title, each in made.items() if (parts := list(each))}
+    return without_empty(made)
 
 
 def headlines(found: Found) -> list[str]:
@@ -68,14 +68,6 @@ def _of(found: Found, what: str) -> Iterator[tuple[dict[str, str], Any]]:
     """Give what there is of every model in every mode, with the cells of the columns `OF`."""
     for mode, each in found["modes"].items():
         yield from (({"model": model, "length": mode}, value) for model, value in each[what].items())
-
-
-def _table(title: str, units: dict[str, Unit], records: Iterable[Mapping[str, Any]], said: str = "") -> Iterator[Part]:
-    """Lay out records by the keys that are headings, after what is said about them; nothing without records."""
-    table = of_records(title, units, records)
-    if table.rows:
-        yield from [said] if said else []
-        yield table
 
 
 def _summary(found: Found) -> Iterator[Part]:
@@ -111,7 +103,7 @@ def _warnings(found: Found) -> Iterator[Part]:
     for mode, each in found["modes"].items():
         if each["left_out"]:
             lines.append(f"{mode} length: {each['left_out']} samples that a model lacks are left out for all")
-    yield from _table("Of the numbers", OF | {"kind": WORDS, "text": SENTENCES}, rows)
+    yield of_records("Of the numbers", OF | {"kind": WORDS, "text": SENTENCES}, rows)
     if lines:
         yield tuple(lines)
     elif not rows:
@@ -120,7 +112,7 @@ def _warnings(found: Found) -> Iterator[Part]:
 
 def _failures(found: Found) -> Iterator[Part]:
     for title, problems in (("Failed", found["failures"]), ("Skipped", found["plan"]["skipped"])):
-        yield from _table(f"{title}: {len(problems)}", {"name": WORDS, "reason": SENTENCES}, problems)
+        yield of_records(f"{title}: {len(problems)}", {"name": WORDS, "reason": SENTENCES}, problems)
 
 
 def _stages(found: Found, passes: Mapping[str, Sequence[SampleLine]]) -> Iterator[Part]:
@@ -130,7 +122,7 @@ def _stages(found: Found, passes: Mapping[str, Sequence[SampleLine]]) -> Iterato
         spreads = summary["stages"] | {"e2e": summary["e2e"]}
         rows = [{"stage": stage, "share": shares[stage], **spread} for stage, spread in spreads.items()]
         title = f"{of['model']}, {of['length']} length, {summary['passes']} passes"
-        yield from _table(title, {"stage": WORDS} | SPREAD, rows)
+        yield of_records(title, {"stage": WORDS} | SPREAD, rows)
     for mode, kept in passes.items():
         said = f"All passes of each stage at {mode} length; boxes hold the middle half."
         yield Figure(said, partial(pictures.distribution, kept))
@@ -158,10 +150,10 @@ def _tokens(found: Found, passes: Mapping[str, Sequence[SampleLine]]) -> Iterato
         | {"finished_by": ", ".join(f"{reason} {n}" for reason, n in sorted(each["finish_reasons"].items()))}
         for of, each in summaries
     ]
-    yield from _table("New tokens", OF | TOKENS, rows)
+    yield of_records("New tokens", OF | TOKENS, rows)
     titles = {"ttft": "ttft, without load", "tpot": "tpot", "itl": "itl: the gaps between tokens"}
     for what, title in titles.items():
-        yield from _table(title, OF | QUANTILES, [of | each[what] for of, each in summaries if each[what]])
+        yield of_records(title, OF | QUANTILES, [of | each[what] for of, each in summaries if each[what]])
     for mode, kept in passes.items():
         if gaps := {model: columns for model, columns in latencies(kept).items() if len(columns) > 1}:
             said = f"The gap before each token at {mode} length: median, and up to p90."
@@ -170,7 +162,7 @@ def _tokens(found: Found, passes: Mapping[str, Sequence[SampleLine]]) -> Iterato
 
 def _fit(found: Found) -> Iterator[Part]:
     said = "n is the number of new tokens; least squares over the passes, and the robust slope of Theil and Sen."
-    yield from _table("e2e = intercept + slope n", OF | FIT, [of | line for of, line in _of(found, "fits")], said)
+    yield of_records("e2e = intercept + slope n", OF | FIT, [of | line for of, line in _of(found, "fits")], said)
 
 
 def _machine(found: Found) -> Iterator[Part]:
@@ -182,10 +174,10 @@ def _machine(found: Found) -> Iterator[Part]:
         "100 %. On a CPU the FLOPs of attention itself are not counted."
     )
     rows = [of | {"stage": name} | use for of, stages in _of(found, "utilisation") for name, use in stages.items()]
-    yield from _table("Utilisation; of decode, a step", OF | USE, rows)
+    yield of_records("Utilisation; of decode, a step", OF | USE, rows)
     peaks = [of | each["peak_bytes"] for of, each in _of(found, "models") if each["peak_bytes"]]
     title = "Peak device memory, the model's own weights included"
-    yield from _table(title, OF | dict.fromkeys(STAGE_NAMES, GIBI), peaks)
+    yield of_records(title, OF | dict.fromkeys(STAGE_NAMES, GIBI), peaks)
     if not peaks:
         yield "Peak memory by stage is measured on a GPU only."
 
@@ -193,7 +185,7 @@ def _machine(found: Found) -> Iterator[Part]:
 def _cold(found: Found) -> Iterator[Part]:
     rows = [{"model": model} | cold for model, cold in found["cold"].items() if cold["samples"]]
     said = "The load stage with the file dropped from the page cache, beside the one that all other tables show."
-    yield from _table("Load, medians", COLD, rows, said)
+    yield of_records("Load, medians", COLD, rows, said)
     reasons = sorted({reason for cold in found["cold"].values() for reason in cold["not_cold"]})
     yield from (f"No cold load was timed for some samples: {reason}." for reason in reasons)
 
@@ -205,7 +197,7 @@ def _scaling(found: Found) -> Iterator[Part]:
             at = {stage: {f"at {size:g}": each for size, each in curve["points"]} for stage, curve in curves.items()}
             rows = [{"stage": stage} | at[stage] | (curve["growth"] or {}) for stage, curve in curves.items()]
             units = {"stage": WORDS, **dict.fromkeys(at["e2e"], MS), "exponent": RATIO, "interval": RATIO}
-            yield from _table(f"{model} against {unit}", units, rows)
+            yield of_records(f"{model} against {unit}", units, rows)
         if any(curves["e2e"]["growth"] for curves in models.values()):
             said = f"Median seconds of each stage against {unit}, on logarithmic axes."
             yield Figure(said, partial(pictures.scaling, models, unit))
@@ -217,15 +209,15 @@ def _drafting(found: Found) -> Iterator[Part]:
         "speedups are what speculative decoding could reach at the measured times, against the target alone."
     )
     rows = [each | each["agreement"] | each.get("speculation", {}) for each in found["drafting"]]
-    yield from _table("Speculative decoding", AGREEMENT | SPECULATION, rows, said)
+    yield of_records("Speculative decoding", AGREEMENT | SPECULATION, rows, said)
 
 
 def _texts(found: Found) -> Iterator[Part]:
     for each in found["texts"]:
         rows = [{"model": model} | text for model, text in each["texts"].items()]
-        yield from _table(f"{each['sample']}, {each['mode']} length", TEXTS, rows)
+        yield of_records(f"{each['sample']}, {each['mode']} length", TEXTS, rows)
 
 
 def _environment(found: Found) -> Iterator[Part]:
     rows = [{"key": key, "value": value} for key, value in sorted(found["identity"].items())]
-    yield from _table("What the times depend on", {"key": WORDS, "value": SENTENCES}, rows)
+    yield of_records("What the times depend on", {"key": WORDS, "value": SENTENCES}, rows)
