@@ -2,56 +2,50 @@
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 from stagebench.analysis.importers.suite import AXES, EAGER, measured_by
 from stagebench.analysis.report import document
 from stagebench.analysis.report.document import Part, Sections, without_empty
 from stagebench.analysis.roofline import Ceilings
-from stagebench.core.stages import BEFORE_GENERATE, DECODE, IN_GENERATE, STAGE_NAMES
+from stagebench.core.stages import BEFORE_GENERATE, IN_GENERATE, STAGE, STAGE_NAMES
 from stagebench.core.tables import COUNT, MEGA, MS, PERCENT, RATIO, WORDS, Table, Unit, Value, of_records
 
 STAGE_UNITS = {"stage": WORDS} | dict.fromkeys(AXES, COUNT) | {"backend": WORDS, "work": WORDS, "time": MS}
 STAGE_UNITS |= {"min to max": MS, "to eager": RATIO, "a step": MS, "MFU": PERCENT, "MBU": PERCENT}
 PATH_UNITS = {"model": WORDS, "by": WORDS, "time": MS, "min to max": MS, "a token": MS, "to generate()": RATIO}
+CEILINGS = ("flops", "bandwidth")
 SET_UP_UNITS = {"model": WORDS, "backend": WORDS, "seconds": Unit("{:.2f}"), "bytes": MEGA, "captures": COUNT}
-RATES = ("flops", "bandwidth")
-"""What a machine has a ceiling of."""
-_PLAIN: tuple[None, ...] = (None,) * len(AXES)
 
 
-@dataclass(frozen=True, slots=True)
-class Benchmark:
-    """A benchmark of a stage, of "e2e" or of "generate", over all processes."""
+class Key(NamedTuple):
+    """What a benchmark times; an axis is None where it is what the path has."""
 
     model: str
     backend: str
-    what: str
-    axes: tuple[int | None, ...]  # images, batch and context; None where it is what the path has
-    seconds: float  # the median of the processes' medians
-    extremes: tuple[float, float] | None  # the smallest and the largest of these
-    info: Mapping[str, Any]  # its `extra_info`
+    stage: str  # or "e2e", "generate", "e2e by generate"
+    images: int | None = None
+    batch: int | None = None
+    context: int | None = None
 
 
-Found = Mapping[tuple[str, str, str, tuple[int | None, ...]], Benchmark]
-"""By model, backend, what and axes: in the order of the run, but stages in theirs, and eager first."""
+Found = Mapping[Key, Mapping[str, Any]]
+"""The `extra_info` of each with its times: as in the run, but stages in order, and eager first."""
 
 
 def to_markdown(results: Mapping[str, Any]) -> str:
     """Lay out a run that `recording.combine` made; how near it came to the machine's ceilings, where it timed those."""
     ceilings = _ceilings(results["benchmarks"])
     found = _benchmarks(results["benchmarks"])
-    plain = [b for b in found.values() if b.axes == _PLAIN and b.what in STAGE_NAMES]
-    of_images = [b for b in found.values() if b.axes[0] is not None]
-    of_batches = [b for b in found.values() if b.axes[1:] != _PLAIN[1:]]
+    rows = [_figures(key, found, ceilings) for key in found if key.stage in STAGE_NAMES]
     sections: Sections = {
         "How it was measured": _conditions(results, ceilings),
-        "Stages": _stages(plain, found, ceilings),
+        "Stages": _by_model(row for row in rows if not any(row[axis] for axis in AXES)),
         "Beside generate()": [_beside_generate(found, "generate", "", IN_GENERATE)],
         "From file to text": [_beside_generate(found, "e2e by generate", "e2e", STAGE_NAMES)],
-        "Encode by number of images": _stages(of_images, found, ceilings),
-        "Batch and context": _stages(of_batches, found, ceilings),
+        "Encode by number of images": _by_model(row for row in rows if row["images"]),
+        "Batch and context": _by_model(row for row in rows if row["batch"] or row["context"]),
         "Set-up, outside of what is timed": [_set_up(found)],
     }
     return document.to_markdown(f"stagebench on {results['machine_info']['device']}", without_empty(sections))
@@ -61,23 +55,25 @@ def _ceilings(given: Iterable[Mapping[str, Any]]) -> Ceilings | None:
     rates = {
         info["ceiling"]: info["work"]["amount"] / data["stats"]["median"]
         for data in given
-        if "amount" in (info := data.get("extra_info", {})).get("work", {}) and info.get("ceiling") in RATES
+        if "amount" in (info := data.get("extra_info", {})).get("work", {}) and info.get("ceiling") in CEILINGS
     }
     return Ceilings(**rates, bandwidth_kind="copy") if len(rates) == 2 else None
 
 
 def _benchmarks(given: Iterable[Mapping[str, Any]]) -> Found:
-    benchmarks = []
+    found = {}
     for data in given:
-        info, stats = data.get("extra_info", {}), data["stats"]
-        if (what := measured_by(data, info)) is not None:
-            of = info["model"], info.get("backend", EAGER), what, tuple(info.get(axis) for axis in AXES)
-            benchmarks.append(Benchmark(*of, stats["median"], (stats["min"], stats["max"]), info))
-    models, stages = [b.model for b in benchmarks], (*STAGE_NAMES, *(b.what for b in benchmarks))
-    benchmarks.sort(
-        key=lambda b: (models.index(b.model), stages.index(b.what), [n or 0 for n in b.axes], b.backend != EAGER)
-    )
-    return {(b.model, b.backend, b.what, b.axes): b for b in benchmarks}
+        info = data.get("extra_info", {})
+        if stage := measured_by(data, info):
+            times = {"time": data["stats"]["median"], "min to max": (data["stats"]["min"], data["stats"]["max"])}
+            found[Key(info["model"], info.get("backend", EAGER), stage, *map(info.get, AXES))] = info | times
+    models, stages = [key.model for key in found], (*STAGE_NAMES, *(key.stage for key in found))
+
+    def place(key: Key) -> tuple[Any, ...]:
+        axes = [size or 0 for size in (key.images, key.batch, key.context)]
+        return models.index(key.model), stages.index(key.stage), axes, key.backend != EAGER
+
+    return {key: found[key] for key in sorted(found, key=place)}
 
 
 def _conditions(results: Mapping[str, Any], ceilings: Ceilings | None) -> Iterator[Part]:
@@ -104,35 +100,30 @@ def _conditions(results: Mapping[str, Any], ceilings: Ceilings | None) -> Iterat
     yield Table("Environment", (("key", WORDS), ("value", WORDS)), sorted(results["machine_info"].items()))
 
 
-def _stages(benchmarks: Sequence[Benchmark], found: Found, ceilings: Ceilings | None) -> Iterator[Part]:
-    """Lay out a table a model."""
-    for model in dict.fromkeys(b.model for b in benchmarks):
-        yield of_records(model, STAGE_UNITS, [_figures(b, found, ceilings) for b in benchmarks if b.model == model])
+def _by_model(rows: Iterable[Mapping[str, Any]]) -> Iterator[Table]:
+    for model, own in groupby(rows, lambda row: row["model"]):
+        yield of_records(model, STAGE_UNITS, own)
 
 
-def _figures(benchmark: Benchmark, found: Found, ceilings: Ceilings | None) -> dict[str, Value]:
+def _figures(key: Key, found: Found, ceilings: Ceilings | None) -> dict[str, Any]:
     """Give the figures of a benchmark that have a meaning.
 
     MFU of encode and prefill, and MBU of decode, are of the work that eager counted, at this one's time: a replayed
     graph or a kernel of our own does the same work unseen by the counters.
     """
-    eager = found.get((benchmark.model, EAGER, benchmark.what, benchmark.axes))
-    counted, seconds = (eager or benchmark).info, benchmark.seconds
-    decodes, units = benchmark.what == DECODE.name, benchmark.info.get("units")
-    generates = benchmark.what in IN_GENERATE
+    own, eager = found[key], found.get(key._replace(backend=EAGER))
+    counted, units = eager or own, own.get("units")
+    decodes, generates = STAGE[key.stage].per_token, key.stage in IN_GENERATE
     flops = counted.get("work", {}).get("flops") if generates and not decodes else None
     moved = sum(counted.get("bytes", {}).values()) if decodes else None
-    return {
-        "stage": benchmark.what,
-        **dict(zip(AXES, benchmark.axes, strict=True)),
-        "backend": benchmark.backend,
-        "work": "" if units is None else f"{units} {benchmark.info.get('unit', '')}".replace("_", " ").strip(),
-        "time": seconds,
-        "min to max": benchmark.extremes,
-        "to eager": seconds / eager.seconds if eager and generates else None,
-        "a step": seconds / units if decodes and units else None,
-        "MFU": ceilings.mfu(flops, seconds) if ceilings and flops else None,
-        "MBU": ceilings.mbu(moved, seconds) if ceilings and moved else None,
+    return key._asdict() | {
+        "work": "" if units is None else f"{units} {own.get('unit', '')}".replace("_", " ").strip(),
+        "time": own["time"],
+        "min to max": own["min to max"],
+        "to eager": own["time"] / eager["time"] if eager and generates else None,
+        "a step": own["time"] / units if decodes and units else None,
+        "MFU": ceilings.mfu(flops, own["time"]) if ceilings and flops else None,
+        "MBU": ceilings.mbu(moved, own["time"]) if ceilings and moved else None,
     }
 
 
@@ -144,61 +135,60 @@ def _beside_generate(found: Found, generate: str, whole: str, stages: Sequence[s
     """
     rows = []
     for model, backend in _sides(found):
-        reference = found.get((model, EAGER, generate, _PLAIN))
+        reference = found.get(Key(model, EAGER, generate))
         if reference and backend == EAGER:
-            rows.append(_path("generate()", reference, reference))
-        parts = [b for stage in stages if (b := _in_path(found, model, backend, stage))]
-        added = sum(b.seconds for b in parts) if len(parts) == len(stages) else None
+            rows.append(_path(model, "generate()", reference, reference))
+        parts = {stage: each for stage in stages if (each := _in_path(found, model, backend, stage))}
+        added = sum(each["time"] for each in parts.values()) if len(parts) == len(stages) else None
         one = _in_path(found, model, backend, whole)
         if added and not whole:
-            one = replace(parts[-1], seconds=added, extremes=None)
+            one = {**parts[stages[-1]], "time": added, "min to max": None}
         if one:
-            row = _path(backend, one, reference) | {b.what: b.seconds / one.seconds for b in parts}
-            row["all stages"] = added / one.seconds if added and whole else None
-            row["operators"] = _operators(parts, reference) if added and backend == EAGER else None
+            row = _path(model, backend, one, reference)
+            row |= {stage: each["time"] / one["time"] for stage, each in parts.items()}
+            row["all stages"] = added / one["time"] if added and whole else None
+            row["operators"] = _operators(reference or {}, *parts.values()) if added and backend == EAGER else None
             rows.append(row)
     shares = dict.fromkeys((*stages, "all stages", "unattributed"), PERCENT)
     return of_records("", PATH_UNITS | shares | {"operators": Unit("{:.4f}")}, rows)
 
 
-def _path(by: str, one: Benchmark, reference: Benchmark | None) -> dict[str, Value]:
-    tokens = one.info.get("new_tokens")
+def _path(model: str, by: str, one: Mapping[str, Any], reference: Mapping[str, Any] | None) -> dict[str, Value]:
     return {
-        "model": one.model,
+        "model": model,
         "by": by,
-        "time": one.seconds,
-        "min to max": one.extremes,
-        "a token": one.seconds / tokens if tokens else None,
-        "to generate()": one.seconds / reference.seconds if reference else None,
-        "unattributed": one.info.get("unattributed_share"),
+        "time": one["time"],
+        "min to max": one["min to max"],
+        "a token": one["time"] / one["new_tokens"] if one.get("new_tokens") else None,
+        "to generate()": one["time"] / reference["time"] if reference else None,
+        "unattributed": one.get("unattributed_share"),
     }
 
 
-def _operators(stages: Sequence[Benchmark], whole: Benchmark | None) -> float | None:
-    """Divide the operators of all stages by those of `generate()`: exact, where times are noisy.
+def _operators(*counted: Mapping[str, Any]) -> float | None:
+    """Divide the operators of the stages by those of `generate()`, the first one: exact, where times are noisy.
 
     Of the plain path only, because a replayed graph runs none.
     """
-    *parts, reference = (b.info.get("work", {}).get("aten_operators", 0) if b else 0 for b in (*stages, whole))
-    return float(sum(parts) / reference) if reference and all(parts) else None
+    whole, *parts = (each.get("work", {}).get("aten_operators", 0) for each in counted)
+    return float(sum(parts) / whole) if whole and all(parts) else None
 
 
-def _in_path(found: Found, model: str, backend: str, what: str) -> Benchmark | None:
+def _in_path(found: Found, model: str, backend: str, stage: str) -> Mapping[str, Any] | None:
     """Find a benchmark of the path as it is; eager's where a backend has no part in it and was not timed itself."""
-    own = found.get((model, backend, what, _PLAIN))
-    return own or (found.get((model, EAGER, what, _PLAIN)) if what in BEFORE_GENERATE else None)
+    own = found.get(Key(model, backend, stage))
+    return own or (found.get(Key(model, EAGER, stage)) if stage in BEFORE_GENERATE else None)
 
 
 def _sides(found: Found) -> Iterable[tuple[str, str]]:
-    return dict.fromkeys((b.model, b.backend) for b in found.values())
+    return dict.fromkeys(key[:2] for key in found)
 
 
 def _set_up(found: Found) -> Table:
     """Lay out the set-up by model and backend; of the benchmarks that note it, the one that notes most tells all."""
     rows = []
     for side in _sides(found):
-        noted = [b.info["setup"] for b in found.values() if (b.model, b.backend) == side and "setup" in b.info]
+        noted = [each["setup"] for key, each in found.items() if key[:2] == side and "setup" in each]
         if noted:
-            most = max(noted, key=lambda cost: cost["captures"])
-            rows.append({"model": side[0], "backend": side[1], **most})
+            rows.append({"model": side[0], "backend": side[1], **max(noted, key=lambda cost: cost["captures"])})
     return of_records("What capture and compilation cost, once a process", SET_UP_UNITS, rows)
