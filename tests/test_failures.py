@@ -75,6 +75,11 @@ def test_a_file_that_is_not_there_or_no_xml_names_nothing(tmp_path, text):
     [
         (2, b"", "exit status 2: no word"),
         (4, b"E   ImportError: x\n  rootdir: /y\n", "exit status 4: ImportError: x"),
+        (
+            4,
+            b"pytest: error: unrecognized arguments: --x=1 --y\n  rootdir: /y\n",
+            "a revision without the options --x=1 --y",
+        ),
         (5, b"1 deselected", "none that is selected"),
         (128 + signal.SIGKILL, b"", "a process killed by signal 9, Killed"),
         (168, b"", "a process killed by signal 40, Real-time signal 6"),

@@ -25,7 +25,8 @@ from stagebench.suite.options import BASELINES, ROUNDS
 @click.command(name="bench")
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--processes", type=click.IntRange(min=1), default=7, show_default=True, help="That time.")
-@options(ROUNDS, BASELINES)
+@click.option("--rounds", type=click.IntRange(min=1), default=ROUNDS.default, show_default=True, help=ROUNDS.help)
+@options(BASELINES)
 @click.option("--select", default="", help="Which benchmarks, as pytest's -k; all by default.")
 @click.option("--limit-minutes", type=click.FloatRange(min=0), help="Start no process that would not end by then.")
 @click.option("--gate", "judged", is_flag=True, help="Judge against the stored baseline, and set the exit code by it.")
@@ -55,8 +56,6 @@ def command(
     say = teller(Console(stderr=True))
     root = Path.cwd()
     with refusals(), tidy_stop("all processes had run; those that had are kept"):
-        if rounds < 1:
-            raise ResultsError(f"--rounds must be at least 1, got {rounds}")
         if not Path("benchmarks").is_dir():
             raise ResultsError(f"a recording runs in a checkout with benchmarks/, got {root}")
         require_writable(out / "results.json")
@@ -68,7 +67,10 @@ def command(
     if verdicts:
         show(Decision(verdicts).as_table(), Console())
     say(f"{max(len(runs) - 1, 0)} of {processes} timing processes are recorded in {out}")
-    sys.exit(_exit_code(verdicts) if len(runs) > processes else INCONCLUSIVE)
+    if len(runs) <= processes:
+        sys.exit(INCONCLUSIVE)
+    decided = [v for v in verdicts if (v.kind, v.verdict) != ("time", "inconclusive")]  # as pytest's own `--stage-gate`
+    sys.exit(exit_code(decided) if verdicts else 0)
 
 
 def _report(out: Path, runs: Mapping[int, Results], baselines: Path | None) -> list[Verdict]:
@@ -96,15 +98,8 @@ def _report(out: Path, runs: Mapping[int, Results], baselines: Path | None) -> l
 def _judge(results: Results, root: Path) -> list[Verdict]:
     """Judge them against the baseline of their environment; what differs from day to day is in the difference too."""
     here = results["machine_info"]
-    found = baseline.find(root, here)
-    if found is None:
-        raise ResultsError(
-            f"no baseline yet for this environment, so nothing is judged; {baseline.closest(root, here)}"
-        )
+    if (found := baseline.find(root, here)) is None:
+        closest = baseline.closest(root, here)
+        raise ResultsError(f"no baseline yet for this environment, so nothing is judged; {closest}")
     base, head = (decide.processes_of(each) for each in (read_results(found), results))
     return decide.judge(base, head, read_rules(Path("pyproject.toml")))
-
-
-def _exit_code(verdicts: list[Verdict]) -> int:
-    """Return that of pytest's own `--stage-gate`: a time that can't be decided is shown, and passes."""
-    return exit_code(v for v in verdicts if (v.kind, v.verdict) != ("time", "inconclusive")) if verdicts else 0

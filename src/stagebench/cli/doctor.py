@@ -1,6 +1,7 @@
 """`stagebench doctor`: is this machine fit to time on, and with which baselines can it be compared."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -53,8 +54,12 @@ def examine(processes: int) -> list[doctor.Finding]:
 def comparable_with(root: Path) -> dict[str, list[str]]:
     """Return, by stored baseline, in what this machine differs from that of its run, or why it can't be read."""
     keys = environment.identity(ModelSettings(), GenerationSettings(), "", None, LoadSettings()).keys()
-    here = environment.machine("cpu")
-    on_gpu = environment.machine("cuda") if _has_gpu() else here
+    here = on_gpu = environment.machine("cpu")
+    with suppress(ImportError):
+        import torch  # a baseline knows a GPU by the name that torch gives it
+
+        if torch.cuda.is_available():
+            on_gpu = environment.machine("cuda")
     found = {}
     for path in sorted(root.glob(f"*/{baseline.FILE_NAME}")):
         try:
@@ -66,12 +71,3 @@ def comparable_with(root: Path) -> dict[str, list[str]]:
         older = sorted(f"{key}: not there" for key in keys - mine.keys() - there.keys())  # no run equals it
         found[path.parent.name] = environment.differences(mine, {k: there[k] for k in mine if k in there}) + older
     return found
-
-
-def _has_gpu() -> bool:
-    """Say whether torch is here and sees a GPU; a baseline knows it by torch's name."""
-    try:
-        import torch
-    except ImportError:
-        return False
-    return torch.cuda.is_available()

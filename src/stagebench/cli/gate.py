@@ -22,21 +22,20 @@ from stagebench.core.machine import environment
 from stagebench.core.machine.locks import locked, measurement
 from stagebench.core.shown import teller
 from stagebench.gate.limits import RULES_FILE, Rules, read_both
-from stagebench.gate.runner.ab_runner import BLOCK, CLOCKS, ABPlan, ABRunner
+from stagebench.gate.runner.ab_runner import BLOCK, CLOCKS, ABPlan, ABRunner, Phases
 from stagebench.gate.runner.base_environment import python_of_base
 from stagebench.gate.runner.fresh_process import Variant
-from stagebench.gate.runner.phases import Phases
 from stagebench.gate.runner.worktrees import Worktrees, worktrees
 from stagebench.gate.verdicts import Decision
+from stagebench.suite.options import ROUNDS
 
-_PAIRS = BLOCK // 2
-"""In a block."""
+_PAIRS = BLOCK // 2  # in a block
 
 
 @click.command(name="gate")
 @click.option("--base", "revision", required=True, help="Revision that the working tree is compared with.")
 @click.option("--blocks", type=click.IntRange(min=1), default=6, show_default=True, help=f"Of {BLOCK} processes.")
-@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Of a benchmark, by process.")
+@click.option("--rounds", type=click.IntRange(min=1), default=ROUNDS.default, show_default=True, help=ROUNDS.help)
 @click.option("--select", default="test_stage", show_default=True, help="Which benchmarks, as pytest's -k.")
 @click.option("--clock", type=click.Choice(list(CLOCKS)), default="wall", show_default=True, help="See above.")
 @click.option("--cpu", type=click.IntRange(min=0), help="Keep what is timed on this core.")
@@ -48,12 +47,7 @@ _PAIRS = BLOCK // 2
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
 @deciding
 def command(
-    decision: Decision,
-    revision: str,
-    seed: int | None,
-    base_python: Path | None,
-    out: Path | None,
-    **given: Any,
+    decision: Decision, revision: str, seed: int | None, base_python: Path | None, out: Path | None, **given: Any
 ) -> None:
     """Compare the working tree, as it is, with a revision.
 
@@ -81,15 +75,13 @@ def command(
         decision.rules_differ += differ
         for line in decision.about_rules():
             say(line)
-        python = base_python.absolute() if base_python else python_of_base(both.base, both.head, both.home, say)
         own = Path(sys.executable)
+        python = base_python.absolute() if base_python else python_of_base(both.base, both.head, both.home, say)
         variants = {"base": Variant("base", both.base, python), "head": Variant("head", both.head, own)}
         changed = () if python == own else ("python", *environment.LIBRARIES)
         with Progress(console=console) as progress:
-            runner = ABRunner(
-                variants, plan, folder, lambda groups: progress.track(groups, description=groups[0][0].phase)
-            )
-            phases = Phases(runner, rules, changed, decision.allowed, decision.rules_differ, say)
+            runner = ABRunner(variants, plan, folder, changed, progress)
+            phases = Phases(runner, rules, decision, say)
             decision.verdicts = phases.decide()
         write_json(folder / "decision.json", decision.as_json() | {"dirty": both.dirty})
 
@@ -104,20 +96,19 @@ def _require_enough_pairs(plan: ABPlan) -> None:
         )
 
 
-def _head(both: Worktrees, plan: ABPlan, folder: Path) -> list[str]:
-    """Return what is about to be done, so that no confirmation looks like an afterthought."""
-    lines = [
-        f"the working tree ({both.head_commit[:7]}{', changed' if both.dirty else ''}) against {both.commit[:7]}; "
-        f"orders of seed {plan.seed}; runs are kept in {folder}"
-    ]
+def _head(both: Worktrees, plan: ABPlan, folder: Path) -> Iterator[str]:
+    """Say what is about to be done, so that no confirmation looks like an afterthought."""
+    head = f"{both.head_commit[:7]}{', changed' * both.dirty}"
+    yield f"the working tree ({head}) against {both.commit[:7]}; orders of seed {plan.seed}; runs are kept in {folder}"
     if not plan.counters_only:
-        lines.append(
+        yield (
             f"a process of each side to count, then {plan.blocks * BLOCK} to time, {plan.rounds} rounds each by "
             f"the {plan.clock} clock{', in lockstep' * plan.lockstep}, and as many again for what those do not clear"
         )
     if both.empty:
-        lines.append(f"submodules that are empty on both sides, as they are here: {', '.join(both.empty)}")
-    return [*lines, *filter(None, [environment.load_warning()])]
+        yield f"submodules that are empty on both sides, as they are here: {', '.join(both.empty)}"
+    if warning := environment.load_warning():
+        yield warning
 
 
 @contextmanager
@@ -134,10 +125,7 @@ def _keep_to(plan: ABPlan) -> None:
     """Keep this process and those that it starts on one core; those in lockstep go there for their first turn."""
     if plan.cpu is None:
         return
-    all_cores = os.sched_getaffinity(0)
-    try:
+    if plan.cpu not in os.sched_getaffinity(0):
+        raise GateError(f"--cpu must be a core of this machine, got {plan.cpu}")
+    if not plan.lockstep:
         os.sched_setaffinity(0, {plan.cpu})
-    except (OSError, OverflowError) as error:
-        raise GateError(f"--cpu must be a core of this machine, got {plan.cpu}") from error
-    if plan.lockstep:
-        os.sched_setaffinity(0, all_cores)

@@ -131,7 +131,7 @@ def locked(folder: Path, refusal: str | None = None) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(home: Path | None = None) -> Iterator[Path]:
-    """Make a temporary folder there or where the system has them, which goes at the end; what killed ones left goes now."""
+    """Make a temporary folder, by default where the system has them; it goes at the end, what killed ones left now."""
     home = home or Path(tempfile.gettempdir())
     for left in home.glob(f"{SCRATCH}*"):
         with suppress(OSError), _held(left) as free:  # another user's, or gone meanwhile

@@ -1,65 +1,57 @@
-"""Runs fresh processes of two sides by turns, so that whatever drifts on the machine weighs on both alike."""
+"""Measures both sides of a gate: counts, then times, then times once more what the first look left open.
+
+Fresh processes of the sides run by turns, so that whatever drifts on the machine weighs on both alike.
+"""
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich.progress import Progress
+
 from stagebench.core.errors import GateError
-from stagebench.core.results import Results, write_results
-from stagebench.gate.runner.fresh_process import FreshProcess, Variant, measure, selection
+from stagebench.core.machine import environment
+from stagebench.core.results import Results, by_name, is_reference, short_name, write_results
+from stagebench.gate import decide as gate
+from stagebench.gate.counters import judge_counters
+from stagebench.gate.limits import Rules
+from stagebench.gate.runner.failures import NONE_SELECTED, FailedError
+from stagebench.gate.runner.fresh_process import FreshProcess, Variant, measure, pytest_arguments
+from stagebench.gate.times import judge_times
+from stagebench.gate.verdicts import Decision, Verdict, confirmed, undecided
 
 SIDES = ("base", "head")
-BLOCK = 4
-"""Processes in a block."""
-CLOCKS = {"wall": "time.perf_counter", "cpu": "time.process_time"}
-"""What pytest-benchmark calls them."""
+BLOCK = 4  # processes
+CLOCKS = {"wall": "time.perf_counter", "cpu": "time.process_time"}  # as pytest-benchmark calls them
+
+Sides = tuple[list[Results], list[Results]]  # of base and head; those of one position ran one right after the other
 
 
 @dataclass(frozen=True, slots=True)
 class ABPlan:
-    """What is measured.
+    """What is measured."""
 
-    Attributes:
-        blocks: of four processes, in the first look and again in the confirmation.
-        rounds: of each benchmark in a process.
-        select: which benchmarks, as in pytest's `-k`; the reference workload is always among them.
-        clock: one of `CLOCKS`.
-        seed: of all orders.
-        counters_only: nothing is timed.
-        lockstep: both processes of a pair live at the same time and take turns, round by round.
-        cpu: the core that both keep to in lockstep; None for any.
-        arguments: further ones of pytest, for all processes.
-    """
-
-    blocks: int
-    rounds: int
-    select: str
-    clock: str
-    seed: int
-    counters_only: bool
-    lockstep: bool
-    cpu: int | None
-    arguments: tuple[str, ...]
+    blocks: int  # in the first look, and again in the confirmation
+    rounds: int  # of each benchmark in a process
+    select: str  # which benchmarks, as in pytest's `-k`; the reference workload is always among them
+    clock: str  # one of `CLOCKS`
+    seed: int  # of all orders
+    counters_only: bool  # nothing is timed
+    lockstep: bool  # both processes of a pair live at the same time and take turns, round by round
+    cpu: int | None  # the core that both keep to in lockstep; None for any
+    arguments: tuple[str, ...]  # further ones of pytest, for all processes
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduledProcess:
-    """One process of a series.
+    """One process of a series."""
 
-    Attributes:
-        phase: "counters", "first" or "confirmation".
-        block: from 0.
-        position: in its block, 0 to 3.
-        variant: "base" or "head".
-        order_seed: of the benchmarks within the process; one for both sides of a block.
-    """
-
-    phase: str
-    block: int
-    position: int
-    variant: str
-    order_seed: int
+    phase: str  # "counters", "first" or "confirmation"
+    block: int  # from 0
+    position: int  # in its block, 0 to 3
+    variant: str  # one of `SIDES`
+    order_seed: int  # of the benchmarks within the process; one for both sides of a block
 
     @property
     def file_name(self) -> str:
@@ -86,57 +78,45 @@ def schedule(phase: str, blocks: int, seed: int) -> list[ScheduledProcess]:
 class ABRunner:
     """Runs one process after the other, or pairs in lockstep, and keeps what each of them measured.
 
-    Attributes:
-        variants: both sides by name.
-        plan: what is measured.
-        folder: where the runs are kept, each as pytest-benchmark's JSON with its place in the schedule.
-        track: what the processes of a phase are drawn through, in groups of those that run at once: a progress bar.
+    Raise GateError where a process failed, or the runs of a phase are not comparable.
     """
 
-    variants: dict[str, Variant]
+    variants: dict[str, Variant]  # both sides by name
     plan: ABPlan
-    folder: Path
-    track: Callable[[Sequence[Sequence[ScheduledProcess]]], Iterable[Sequence[ScheduledProcess]]]
+    folder: Path  # where the runs are kept, each as pytest-benchmark's JSON with its place in the schedule
+    changed: Collection[str]  # keys of the environment that are part of the change
+    progress: Progress
 
-    def count(self) -> tuple[list[Results], list[Results]]:
+    def count(self) -> Sides:
         """Run one process a side that proves what it runs and counts its work; its single round is no measurement."""
         planned = [ScheduledProcess("counters", 0, i, side, self.plan.seed) for i, side in enumerate(SIDES)]
-        return self._sides([(each,) for each in planned], ["benchmarks"], "--stage-rounds=1")
+        return self._sides([(each,) for each in planned], ["benchmarks"], None)
 
-    def time(self, phase: str, paths: Sequence[str]) -> tuple[list[Results], list[Results]]:
-        """Run both sides by turns; nothing is proven again, nor counted.
-
-        Args:
-            phase: "first" or "confirmation".
-            paths: what pytest is to collect, folders or node ids.
-
-        Returns:
-            The runs of base and head; those of one position ran one right after the other.
-        """
+    def time(self, phase: str, paths: Sequence[str]) -> Sides:
+        """Run both sides of "first" or "confirmation" by turns, nothing proven nor counted; pytest collects `paths`."""
         planned = schedule(phase, self.plan.blocks, self.plan.seed)
         together = 2 if self.plan.lockstep else 1
         groups = [planned[i : i + together] for i in range(0, len(planned), together)]
-        timer = f"--benchmark-timer={CLOCKS[self.plan.clock]}"
-        return self._sides(groups, paths, "--stage-times-only", f"--stage-rounds={self.plan.rounds}", timer)
+        return self._sides(groups, paths, self.plan.rounds)
 
-    def _sides(
-        self, groups: Sequence[Sequence[ScheduledProcess]], paths: Sequence[str], *more: str
-    ) -> tuple[list[Results], list[Results]]:
+    def _sides(self, groups: Sequence[Sequence[ScheduledProcess]], paths: Sequence[str], rounds: int | None) -> Sides:
         runs: dict[str, list[Results]] = {side: [] for side in SIDES}
-        for group in self.track(groups):
-            measured = measure([self._process(each, paths, more) for each in group], self.plan.cpu)
+        for group in self.progress.track(groups, description=groups[0][0].phase):
+            measured = measure([self._process(each, paths, rounds) for each in group], self.plan.cpu)
             if self.plan.lockstep:
                 _require_turns(group, measured)
             for each, run in zip(group, measured, strict=True):
                 run["stagebench"]["scheduled"] = asdict(each)
                 write_results(self.folder / each.file_name, run)
                 runs[each.variant].append(run)
+        gate.require_comparable(runs["base"], runs["head"], self.changed)
         return runs["base"], runs["head"]
 
-    def _process(self, each: ScheduledProcess, paths: Sequence[str], more: Sequence[str]) -> FreshProcess:
+    def _process(self, each: ScheduledProcess, paths: Sequence[str], rounds: int | None) -> FreshProcess:
         shuffled = random.Random(each.order_seed).sample(paths, len(paths))
-        own = (*selection(self.plan.select), *more, *self.plan.arguments, f"--stage-order-seed={each.order_seed}")
-        return FreshProcess(self.variants[each.variant], (*shuffled, *own), self.folder / each.file_name)
+        more = (*self.plan.arguments, f"--benchmark-timer={CLOCKS[self.plan.clock]}")
+        arguments = pytest_arguments(shuffled, more, self.plan.select, rounds, each.order_seed)
+        return FreshProcess(self.variants[each.variant], arguments, self.folder / each.file_name)
 
 
 def _require_turns(group: Sequence[ScheduledProcess], runs: Sequence[Results]) -> None:
@@ -145,3 +125,61 @@ def _require_turns(group: Sequence[ScheduledProcess], runs: Sequence[Results]) -
             raise GateError(f"--lockstep needs a revision that has it on both sides, got an older {each.variant}")
     if len(group) > 1 and not runs[0]["stagebench"]["turns"]:  # the other one gives it its first turn
         raise GateError("--lockstep needs revisions that take turns in the same way, got a base or head with another")
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """The phases of one gate."""
+
+    runner: ABRunner
+    rules: Rules
+    decision: Decision  # says which content may be another one, and gets how markers of the head differ
+    say: Callable[[str], None]  # gets a line on a changed environment, and on the confirmation
+
+    def decide(self) -> list[Verdict]:
+        """Run them; raise GateError where a process failed, ran nothing, or in another environment.
+
+        Where a stage of the head refused what it got or did, that is a verdict.
+        """
+        counters: list[Verdict] = []
+        try:
+            base, head = self.runner.count()
+            counters += self._counters(base, head)
+            times = [] if self.runner.plan.counters_only else self._times(base, head, counters)
+            return [*gate.judge_presence(base, head), *counters, *times]
+        except FailedError as failed:
+            if failed.status == NONE_SELECTED:
+                raise self._nothing_selected(failed.side) from failed
+            if failed.side == "base":
+                raise GateError(f"the base fails, so there is nothing to compare with: {failed}") from failed
+            if not (verdicts := failed.verdicts()):
+                raise
+            self.say(str(failed))
+            return [*counters, *verdicts]
+
+    def _counters(self, base: Sequence[Results], head: Sequence[Results]) -> list[Verdict]:
+        if all(map(is_reference, by_name(base[0]))):
+            raise self._nothing_selected("base")
+        if changed := self.runner.changed:
+            infos = (side[0]["machine_info"] for side in (head, base))
+            mine, others = ({key: info[key] for key in changed if key in info} for info in infos)
+            differing = "; ".join(environment.differences(mine, others))
+            self.say(f"part of the change: {differing or 'nothing that is measured'}")
+        self.decision.rules_differ.extend(gate.differing_markers(base, head))
+        return judge_counters(base, head, self.rules, self.decision.allowed)
+
+    def _times(self, base: list[Results], head: list[Results], counters: Sequence[Verdict]) -> list[Verdict]:
+        """Time both sides, and add their runs to those that counted."""
+        first = self.runner.time("first", ["benchmarks"])
+        base += first[0]
+        head += first[1]
+        times = judge_times(*first, self.rules, counters)
+        if again := undecided(times):
+            self.say(f"not cleared, so measured once more: {', '.join(map(short_name, again))}")
+            second = self.runner.time("confirmation", [*again, *filter(is_reference, by_name(base[0]))])
+            times = confirmed(times, judge_times(*second, self.rules, counters))
+        return times
+
+    def _nothing_selected(self, side: str) -> GateError:
+        select = self.runner.plan.select
+        return GateError(f"--select must match a benchmark of the {side}, got {select!r}, which matches none")

@@ -15,11 +15,7 @@ from stagebench.core.machine.locks import locked
 
 
 def dependencies(root: Path) -> dict[str, Any]:
-    """Return what a checkout asks for: its `dependencies` in pyproject.toml, and the versions that its constraints pin.
-
-    Raises:
-        GateError: where pyproject.toml can't be read.
-    """
+    """Return the `dependencies` in a checkout's pyproject.toml (GateError where it can't be read), and what it pins."""
     path = root / "pyproject.toml"
     try:
         project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
@@ -33,19 +29,9 @@ def dependencies(root: Path) -> dict[str, Any]:
 
 
 def python_of_base(base: Path, head: Path, home: Path, say: Callable[[str], None]) -> Path:
-    """Find an interpreter for the base.
+    """Return this interpreter, or that of a virtual environment where the base depends on something else than the head.
 
-    Args:
-        base: a checkout.
-        head: a checkout; this interpreter is taken to have what it depends on.
-        home: where virtual environments are kept, one for each set of dependencies.
-        say: gets a line on what takes minutes.
-
-    Returns:
-        This interpreter, or that of a virtual environment where the base depends on something else.
-
-    Raises:
-        GateError: where it can't be built.
+    Those are kept in `home`, one for each set of dependencies; raise GateError where one can't be built.
     """
     wanted = given = dependencies(base)
     with suppress(GateError):  # of a head that nobody can read pytest will say so

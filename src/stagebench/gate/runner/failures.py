@@ -7,15 +7,14 @@ else fails is no verdict: then nothing was measured.
 import re
 import signal
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stagebench.core.errors import GateError, StageError
 from stagebench.gate.verdicts import Verdict
 
-NONE_SELECTED = 5
-"""Exit status of pytest where it collected nothing."""
+NONE_SELECTED = 5  # exit status of pytest where it collected nothing
 
 _BY_A_STAGE = f"{StageError.__name__}: "
 _KILLED = 128
@@ -24,15 +23,10 @@ _LONGEST = 500
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One benchmark that failed, or a file that could not be collected.
+    """One benchmark that failed, or a file that could not be collected."""
 
-    Attributes:
-        benchmark: its full name.
-        reason: the error with its type, in one line.
-    """
-
-    benchmark: str
-    reason: str
+    benchmark: str  # its full name
+    reason: str  # the error with its type, in one line
 
     @property
     def by_a_stage(self) -> bool:
@@ -41,13 +35,7 @@ class Failure:
 
 
 class FailedError(GateError):
-    """A process in which not all benchmarks passed.
-
-    Attributes:
-        side: which.
-        status: exit status of pytest; as a shell has it, so that of a signal is above 128.
-        failures: by name.
-    """
+    """A process of a side in which not all benchmarks passed, with pytest's exit status (of a signal above 128)."""
 
     def __init__(self, side: str, status: int, failures: Sequence[Failure], said: bytes, kept: Path | None = None):
         """Make the error of a process that said this, which is kept there."""
@@ -72,7 +60,10 @@ class FailedError(GateError):
             return "none that is selected"
         if (number := self.status - _KILLED) > 0:
             return f"a process killed by signal {number}, {signal.strsignal(number)}"
-        return f"exit status {self.status}: {_last_error(said.decode(errors='replace'))}"
+        error = _last_error(said.decode(errors="replace"))
+        if unknown := error.partition("unrecognized arguments: ")[2]:
+            return f"a revision without the options {unknown}"
+        return f"exit status {self.status}: {error}"
 
 
 def options(path: Path) -> tuple[str, ...]:
@@ -84,7 +75,12 @@ def read_failures(path: Path) -> list[Failure]:
     """Read what failed; nothing where pytest did not come so far as to write it."""
     try:
         cases = ET.parse(path).getroot().iter("testcase")  # noqa: S314 # expat refuses entities that blow up
-        return [Failure(_name(case), reason) for case in cases for reason in _reasons(case)]
+        return [
+            Failure(_name(case), _reason(child.get("message") or "", child.text or ""))
+            for case in cases
+            for child in case
+            if child.tag in ("failure", "error")
+        ]
     except (OSError, ET.ParseError):
         return []
 
@@ -94,12 +90,6 @@ def _name(case: ET.Element) -> str:
     file, module, name = (case.get(key) or "" for key in ("file", "classname", "name"))
     classes = module.removeprefix(file.removesuffix(".py").replace("/", ".")).strip(".")
     return "::".join(filter(None, [file, *classes.split("."), name]))
-
-
-def _reasons(case: ET.Element) -> Iterator[str]:
-    for child in case:
-        if child.tag in ("failure", "error"):
-            yield _reason(child.get("message") or "", child.text or "")
 
 
 def _reason(message: str, text: str) -> str:

@@ -24,69 +24,67 @@ from stagebench.gate.runner.worktrees import ELSEWHERE
 # load, and how much differs from process to process.
 _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
-_POLL = 0.05
+# Without plugins but pytest-benchmark, as they would cost a second.
+_PYTEST = "-m pytest -p pytest_benchmark.plugin -p no:cacheprovider -q".split()
 
-Popen = subprocess.Popen[bytes]
+_POLL = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What is measured.
+    """What is measured."""
 
-    Attributes:
-        name: "base" or "head", or what else an error is to call it.
-        root: a checkout, with `src`, `benchmarks` and a `conftest.py`.
-        python: the interpreter, with what the checkout depends on.
-    """
-
-    name: str
-    root: Path
-    python: Path
+    name: str  # "base" or "head", or what else an error is to call it
+    root: Path  # a checkout, with `src`, `benchmarks` and a `conftest.py`
+    python: Path  # the interpreter, with what the checkout depends on
 
 
 @dataclass(frozen=True, slots=True)
 class FreshProcess:
-    """A process to be started.
-
-    Attributes:
-        variant: whose benchmarks it runs.
-        arguments: of pytest.
-        kept: the file that is to keep its run; where it fails, what it said is kept beside that.
-    """
+    """A process to be started."""
 
     variant: Variant
-    arguments: Sequence[str]
-    kept: Path
+    arguments: Sequence[str]  # of pytest
+    kept: Path  # the file that is to keep its run; where it fails, what it said is kept beside that
 
     def at(self, scratch: Path, suffix: str) -> Path:
         """Return a file of its own in a scratch folder."""
         return scratch / f"{self.variant.name}{suffix}"
 
 
-def selection(select: str) -> tuple[str, str]:
-    """Return options of pytest for these benchmarks and the reference workload, which is always among them."""
-    return "-k", f"({select}) or {REFERENCE}"
+def pytest_arguments(
+    paths: Sequence[str], more: Sequence[str], select: str, rounds: int | None, order_seed: int
+) -> tuple[str, ...]:
+    """Return what a process runs: that many rounds to time; or, with None, one round that is proven and counted.
+
+    Of `select`, as in pytest's `-k`, all is run if it is empty; the reference workload always is.
+    """
+    chosen = ("-k", f"({select}) or {REFERENCE}") if select else ()
+    timed = ("--stage-rounds=1",) if rounds is None else ("--stage-times-only", f"--stage-rounds={rounds}")
+    return (*paths, *more, *chosen, *timed, f"--stage-order-seed={order_seed}")
 
 
 def measure(planned: Sequence[FreshProcess], cpu: int | None = None) -> list[Results]:
-    """Run one process, or two at once in lockstep, on one core if it is named.
+    """Run one process, or two at once in lockstep, on one core if it is named, and return what each measured.
 
-    Raises:
-        FailedError: where a benchmark failed, with the reason.
-        GateError: where a process can't be started, or ran no benchmark.
-        ResultsError: where it wrote no run.
+    Raise FailedError with the reason where a benchmark failed, GateError where a process can't be started or ran none,
+    ResultsError where it wrote no run.
     """
     with scratch_folder() as scratch:
         with ExitStack() as stack:
             with lockstep.pipes() as ends:
                 both = ends if len(planned) > 1 else (None,)
-                started = [
-                    (each, stack.enter_context(_started(each, scratch, own, cpu)))
+                running = [
+                    stack.enter_context(_started(each, scratch, own, cpu))
                     for each, own in zip(planned, both, strict=True)
                 ]
-            for each, process in _as_they_end(started):
-                if status := process.wait():
-                    raise _failure(each, status, scratch)
+            statuses: list[int | None] = [None]
+            while None in statuses and not any(statuses):  # where one of a pair fails, the other ends for nothing
+                time.sleep(_POLL)
+                statuses = [process.poll() for process in running]
+        for each, status in zip(planned, statuses, strict=True):
+            if status:
+                raise _failure(each, status, scratch)
         for each in planned:
             if not each.at(scratch, ".json").exists():
                 raise GateError(f"the {each.variant.name} must run a benchmark, got none (all skipped?)")
@@ -94,8 +92,9 @@ def measure(planned: Sequence[FreshProcess], cpu: int | None = None) -> list[Res
 
 
 @contextmanager
-def _started(each: FreshProcess, scratch: Path, ends: lockstep.Ends | None, cpu: int | None) -> Iterator[Popen]:
-    """Start pytest without plugins but pytest-benchmark, as they would cost a second."""
+def _started(
+    each: FreshProcess, scratch: Path, ends: lockstep.Ends | None, cpu: int | None
+) -> Iterator[subprocess.Popen[bytes]]:
     given = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
     environment = given | {
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
@@ -104,22 +103,11 @@ def _started(each: FreshProcess, scratch: Path, ends: lockstep.Ends | None, cpu:
         **_KEEP_MEMORY,
         **(lockstep.variables(ends, cpu) if ends else {}),
     }
-    command = [
-        str(each.variant.python),
-        "-m",
-        "pytest",
-        "-p",
-        "pytest_benchmark.plugin",
-        "-p",
-        "no:cacheprovider",
-        "-q",
-    ]
-    command += [*each.arguments, f"--benchmark-json={each.at(scratch, '.json')}"]
-    command += failures.options(each.at(scratch, ".xml"))
+    written = (f"--benchmark-json={each.at(scratch, '.json')}", *failures.options(each.at(scratch, ".xml")))
     with (
         each.at(scratch, ".txt").open("wb") as output,
         processes.started(
-            command,
+            [str(each.variant.python), *_PYTEST, *each.arguments, *written],
             cwd=each.variant.root,
             env=environment,
             pass_fds=ends[:2] if ends else (),
@@ -128,16 +116,6 @@ def _started(each: FreshProcess, scratch: Path, ends: lockstep.Ends | None, cpu:
         ) as process,
     ):
         yield process
-
-
-def _as_they_end(started: Sequence[tuple[FreshProcess, Popen]]) -> Iterator[tuple[FreshProcess, Popen]]:
-    """Yield those that failed before those that still run: of a pair one would go on alone for nothing."""
-    left = list(started)
-    while left:
-        for each in [each for each in left if each[1].poll() is not None]:
-            left.remove(each)
-            yield each
-        time.sleep(_POLL)
 
 
 def _failure(each: FreshProcess, status: int, scratch: Path) -> GateError:

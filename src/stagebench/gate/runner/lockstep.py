@@ -10,29 +10,22 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
+# Of the environment: `Ends`, and a core if both are to use one, with commas; absent where a process runs alone. Its
+# number is that of the protocol: a revision with another one finds no ends, runs alone, and is refused.
 VARIABLE = "STAGEBENCH_TURNS_2"
-"""Of the environment: `Ends`, and a core if both are to use one, with commas; absent where a process runs alone.
 
-Its number is that of the protocol: a revision with another one finds no ends, runs alone, and is refused.
-"""
-
+# File descriptors, read from the other and written to the other; and the place, 0 for who has the first turn, or 1.
 Ends = tuple[int, int, int]
-"""File descriptors, read from the other and written to the other; and the place, 0 for who has the first turn, or 1."""
 
 
 def variables(ends: Ends, cpu: int | None = None) -> dict[str, str]:
     """Return the variables with which a process takes turns, on a core of its own choice or on this one."""
-    if cpu is None:
-        return {VARIABLE: ",".join(map(str, ends))}
-    return {VARIABLE: ",".join(map(str, (*ends, cpu))), "OMP_NUM_THREADS": "1"}  # a second thread waits for the core
+    given = {VARIABLE: ",".join(map(str, ends if cpu is None else (*ends, cpu)))}
+    return given if cpu is None else given | {"OMP_NUM_THREADS": "1"}  # a second thread would wait for the core
 
 
 class Lockstep:
-    """This process's side.
-
-    Attributes:
-        turns: how many the other process has given it.
-    """
+    """This process's side; `turns` is how many the other process has given it."""
 
     def __init__(self, ends: Ends | None, cpu: int | None = None) -> None:
         """Take the ends, None for a process that runs alone, and the core that this thread keeps to from `begin` on."""
@@ -41,8 +34,7 @@ class Lockstep:
     @classmethod
     def of_environment(cls) -> Lockstep:
         """Take the ends that `VARIABLE` names."""
-        given = os.environ.get(VARIABLE)
-        if given is None:
+        if not (given := os.environ.get(VARIABLE)):
             return cls(None)
         from_other, to_other, place, *cpu = map(int, given.split(","))
         return cls((from_other, to_other, place), *cpu)

@@ -30,29 +30,21 @@ from stagebench.core.results import (
     read_results,
     write_results,
 )
-from stagebench.gate.runner.fresh_process import FreshProcess, Variant, measure, selection
+from stagebench.gate.runner.fresh_process import FreshProcess, Variant, measure, pytest_arguments
 
-PROOF = 0
-"""The number of the process that proves; the timing ones count from 1."""
+PROOF = 0  # the number of the process that proves; the timing ones count from 1
 
+# How arguments of pytest begin that each process gets from here.
 OWN = ("--stage-rounds", "--stage-times-only", "--stage-order-seed", "--benchmark-", "@")
-"""How arguments of pytest begin that each process gets from here."""
 
+# Arguments that choose benchmarks, alone or after flags, with a value or not: `-k`, `-kdecode`, `-qk`, `--`.
 CHOOSING = re.compile(r"-[hlqsvVx]*[km]|--(deselect|ignore|ignore-glob|collect-only|co)?(=|$)")
-"""Arguments that choose benchmarks, alone or after flags, with a value or not: `-k`, `-kdecode`, `-qk`, `--`."""
 
 
 def plan_of(root: Path, rounds: int, select: str, arguments: Sequence[str]) -> Process:
-    """Return what all processes of a recording run; another plan is another recording.
+    """Return what all processes of a recording of a checkout run; another plan is another recording.
 
-    Args:
-        root: the checkout that is measured.
-        rounds: of each benchmark in a timing process.
-        select: which benchmarks, as in pytest's `-k`; empty for all.
-        arguments: further ones of pytest.
-
-    Raises:
-        ResultsError: for an argument that is the recording's own to give, or chooses benchmarks.
+    Raise ResultsError for an argument of pytest that is the recording's own to give, or chooses benchmarks.
     """
     for argument in arguments:
         if argument.startswith(OWN):
@@ -74,33 +66,18 @@ def digest_of(root: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A folder of processes that all run one plan. Each is written whole or not at all: a kill loses the one in hand.
+    """A folder of processes that all run one plan, each written whole or not at all: a kill loses the one in hand."""
 
-    Attributes:
-        folder: where they are kept, each as pytest-benchmark's JSON with the plan noted in it.
-        root: the checkout that they run in, with this interpreter.
-        plan: what they run, see `plan_of`.
-    """
-
-    folder: Path
-    root: Path
-    plan: Process
+    folder: Path  # where they are kept, each as pytest-benchmark's JSON with the plan noted in it
+    root: Path  # the checkout that they run in, with this interpreter
+    plan: Process  # see `plan_of`
 
     def record(self, processes: int, minutes: float | None, say: Callable[[str], None]) -> dict[int, Results]:
-        """Run what is not there yet: the proving process, then the timing ones.
+        """Run what is not there yet, the proving process, then so many timing ones; return all by number.
 
-        Args:
-            processes: timing ones in all.
-            minutes: no process is started that would not end by then, if it takes as long as those before it; None for
-                no limit.
-            say: gets a line on each process.
-
-        Returns:
-            All processes by number; fewer than were asked for where the time did not suffice.
-
-        Raises:
-            FailedError: where a benchmark failed, with the reason; what pytest said is kept beside the others.
-            ResultsError: where a process is of another plan or environment, or the code changed meanwhile.
+        With a limit, no process is started that would not end by then, if it takes as long as those before it. Raise
+        FailedError where a benchmark failed, and ResultsError where a process is of another plan or environment, or the
+        code changed meanwhile.
         """
         until = float("inf") if minutes is None else time.monotonic() + minutes * 60
         runs = self.kept(processes)
@@ -124,38 +101,28 @@ class Recording:
         for number, run in runs.items():
             there: Mapping[str, object] = run["stagebench"].get("recording", {})
             if other := [f"{k}: {here[k]!r} here, {there.get(k)!r} there" for k in here if here[k] != there.get(k)]:
-                raise ResultsError(f"{self._path(number)} is of another recording: {'; '.join(other)}")
+                raise ResultsError(f"{paths[number]} is of another recording: {'; '.join(other)}")
             _require_same_environment(number, run, runs)
         return runs
 
     def measure(self, number: int, others: Mapping[int, Results]) -> Results:
-        """Run one process, and keep what it measured; nothing where it is not one of this recording.
-
-        Args:
-            number: `PROOF`, or from 1.
-            others: those that are there already.
-        """
-        if digest_of(self.root) != self.plan["code"]:
+        """Run one process beside those that are there, and keep what it measured if it is one of this recording."""
+        plan = self.plan
+        if digest_of(self.root) != plan["code"]:
             raise ResultsError(f"the code in {self.root} must stay as it was while it is recorded, got other files")
         seed = random.Random(f"process {number}").randrange(2**16)
-        own = (
-            ("--stage-rounds=1",)
-            if number == PROOF
-            else ("--stage-times-only", f"--stage-rounds={self.plan['rounds']}")
-        )
-        select = selection(self.plan["select"]) if self.plan["select"] else ()
-        arguments = ("benchmarks", *self.plan["arguments"], *select, *own, f"--stage-order-seed={seed}")
+        rounds = None if number == PROOF else plan["rounds"]
+        arguments = pytest_arguments(["benchmarks"], plan["arguments"], plan["select"], rounds, seed)
         variant = Variant(name_of(number), self.root, Path(sys.executable))
         began = time.monotonic()
         (run,) = measure([FreshProcess(variant, arguments, self._path(number))])
         if all(map(is_reference, by_name(run))):
-            chosen = f" of --select {self.plan['select']!r}" if self.plan["select"] else ""
+            chosen = f" of --select {plan['select']!r}" if plan["select"] else ""
             raise ResultsError(
                 f"the {variant.name} must run a benchmark beside the reference workload, got none{chosen}"
             )
         _require_same_environment(number, run, others)
-        seconds = time.monotonic() - began
-        run["stagebench"]["recording"] = {**self.plan, "process": number, "seconds": seconds}
+        run["stagebench"]["recording"] = {**plan, "process": number, "seconds": time.monotonic() - began}
         write_results(self._path(number), run)
         return run
 
@@ -183,8 +150,8 @@ def name_of(number: int) -> str:
 
 def expected_seconds(runs: Mapping[int, Results]) -> float:
     """Return how long the next process may take: as the longest timing one, else as the proof; 0 for the first."""
-    seconds = {number: _seconds(run) for number, run in runs.items()}
-    return max((s for number, s in seconds.items() if number != PROOF), default=seconds.get(PROOF, 0.0))
+    timed = [_seconds(run) for number, run in runs.items() if number != PROOF]
+    return max(timed or [*map(_seconds, runs.values()), 0.0])
 
 
 def _seconds(run: Results) -> float:
@@ -192,17 +159,10 @@ def _seconds(run: Results) -> float:
 
 
 def combine(runs: Mapping[int, Results]) -> Results:
-    """Make one run of all processes, in which each benchmark's rounds are the medians of the timing processes.
+    """Make one run of the proof and at least one other, in which a benchmark's rounds are the medians of the others.
 
-    Args:
-        runs: by number, the proof and at least one other.
-
-    Returns:
-        A run as pytest-benchmark writes it: the proof's, with the others' times. A benchmark that a process left out
-        is named in its `left_out`, and is not among its benchmarks.
-
-    Raises:
-        ResultsError: where no benchmark is in all of them.
+    What was counted is the proof's. A benchmark that a process left out is named in `left_out`; where none is in all of
+    them, raise ResultsError.
     """
     proof, timed = runs[PROOF], [run for number, run in sorted(runs.items()) if number != PROOF]
     named = [by_name(run) for run in (proof, *timed)]
@@ -231,11 +191,8 @@ def _combined(proven: Benchmark, *timed: Benchmark) -> Benchmark:
     info = dict(proven.get("extra_info", {})) | _typical(infos) | {"processes": len(timed)}
     if "device_seconds" in info:  # of the rounds of one process
         info["device_seconds"] = [each["device_median"] for each in infos if "device_median" in each]
-    return {
-        **proven,
-        "stats": stats.as_dict() | {"data": stats.data, "iterations": 1},
-        "extra_info": cast("Info", info),
-    }
+    kept = stats.as_dict() | {"data": stats.data, "iterations": 1}
+    return {**proven, "stats": kept, "extra_info": cast("Info", info)}
 
 
 def _typical(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from stagebench.core.machine.locks import scratch_folder
 ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
 
 _NO_PROGRAMS = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
-_WRITING = {"checkout", "read-tree"}
-"""What takes as long as there are files, and may run filters: no such git outlives this process."""
+_WRITING = {"checkout", "read-tree"}  # as long as there are files, and filters run: no such git outlives this process
 _HERE = ("--git-dir=.", "--work-tree=.")  # that of a submodule names a working tree, which may be gone
+# What comes later counts: everything that the other repository has set, but for these.
 _SETTINGS = """
 [include]
 \tpath = {config}
@@ -35,49 +35,31 @@ _SETTINGS = """
 \tworktree = {folder}
 \tsparseCheckout = false
 """
-"""What comes later counts: everything that the other repository has set, but for these."""
 
 
 @dataclass(frozen=True, slots=True)
 class Worktrees:
-    """Copies of both sides, and what they are of.
+    """Copies of both sides, and what they are of."""
 
-    Attributes:
-        base: the revision.
-        head: HEAD, made what the working tree was: changes that nobody committed are in it.
-        commit: of the base.
-        head_commit: of the head.
-        dirty: whether the head differs from its commit.
-        empty: submodules that are empty folders on both sides, because they are in the working tree.
-        home: the folder that they are in, which stays.
-    """
-
-    base: Path
-    head: Path
-    commit: str
+    base: Path  # the revision
+    head: Path  # HEAD, made what the working tree was: changes that nobody committed are in it
+    commit: str  # of the base
     head_commit: str
-    dirty: bool
-    empty: tuple[str, ...]
-    home: Path
+    dirty: bool  # whether the head differs from its commit
+    empty: tuple[str, ...]  # submodules that are empty folders on both sides, because they are in the working tree
+    home: Path  # the folder that they are in, which stays
 
 
 @contextmanager
 def worktrees(repository: Path, revision: str) -> Iterator[Worktrees]:
-    """Copy both sides into the repository's `.git` folder, and remove them whatever happens in the block.
+    """Copy both sides into a repository's `.git` folder, and remove them whatever happens in the block.
 
     Both are copies, in folders alike: edits made meanwhile change nothing, and neither side has warmer files. What a
-    killed process left behind is removed first.
-
-    Args:
-        repository: the working tree, or a folder in it.
-        revision: of the base; whatever git understands.
-
-    Raises:
-        GateError: where there is no such repository or revision, or not all of it is here.
+    killed process left behind is removed first. Raise GateError where there is no such repository or revision, or not
+    all of it is here.
     """
     top = Path(_line(repository, "rev-parse", "--show-toplevel"))
-    commit = _commit(top, revision, "the base")
-    head_commit = _commit(top, "HEAD", "what is checked out")
+    commit, head_commit = _commit(top, revision, "the base"), _commit(top, "HEAD", "what is checked out")
     home = home_of(top)
     home.mkdir(exist_ok=True)
     with scratch_folder(home) as folder:
@@ -131,19 +113,9 @@ def _quoted(path: Path) -> bytes:
 
 
 def _check_out(git_folder: Path, commit: str, folder: Path, tree: Path | None) -> Iterator[str]:
-    """Check out a commit and its submodules, each at the commit that it pins.
+    """Check out a commit and its submodules, each at the commit that it pins; raise GateError where one is not here.
 
-    Args:
-        git_folder: with the objects.
-        commit: to be checked out.
-        folder: where.
-        tree: the working tree that shows which submodules are in use; None without one.
-
-    Yields:
-        The submodules that are left empty, as they are in the working tree.
-
-    Raises:
-        GateError: where a submodule is not here, or not at that commit.
+    Yield those that are left empty because they are not in use in the working tree, if there is one.
     """
     _borrow(git_folder, commit, folder)
     _git(folder, "read-tree", "--reset", "-u", "--no-recurse-submodules", commit)
