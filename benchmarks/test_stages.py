@@ -11,7 +11,7 @@ from gpu_monitored import WARM_UPS
 from no_capture_guard import about
 from rounds import Rounds
 
-from stagebench.analysis.experiments.bytes_moved import BytesMoved
+from stagebench.analysis.experiments.measured_roofline import BytesMoved
 from stagebench.core.artifacts import Generation, Work
 from stagebench.core.content import content_of
 from stagebench.core.stages import DECODE, PREFILL, STAGE, STAGE_NAMES

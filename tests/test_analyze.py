@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from stagebench.analysis.attribution import attribute, mean_of
 from stagebench.analysis.experiments import measured_roofline, runner
-from stagebench.analysis.experiments.page_cache import drop_from_page_cache
+from stagebench.analysis.experiments.runner import drop_from_page_cache
 from stagebench.analysis.samples import SAMPLES_FILE, costs_by_sample, read_run, read_samples
 from stagebench.cli import main
 from stagebench.core.errors import StageError

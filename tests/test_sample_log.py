@@ -63,7 +63,7 @@ def test_another_run_is_refused_and_every_key_named(tmp_path):
         pass
     assert str(caught.value) == (
         f"{tmp_path} holds another run, so it is not resumed: "
-        "device: 'the device' there, 'a GPU' here; seed: 'absent' there, '1' here"
+        "device: 'a GPU' here, 'the device' there; seed: '1' here, 'absent' there"
     )
 
 

@@ -18,8 +18,7 @@ from step_profile import Kernel, by_name, overlap, parts_of, remaining
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from stagebench.analysis.experiments.bytes_moved import BytesMoved
-from stagebench.analysis.experiments.measured_roofline import measure_ceilings
+from stagebench.analysis.experiments.measured_roofline import BytesMoved, measure_ceilings
 from stagebench.backends.load import with_backend
 from stagebench.core.artifacts import Inputs, Sample
 from stagebench.core.settings import BACKENDS, GenerationSettings, ModelSettings

@@ -1,12 +1,22 @@
-"""What this machine can do at most, measured: the rates that a model's work is held against."""
+"""Both sides of a roofline, measured: what this machine can do at most, and the bytes that a stage can't do without."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch import nn
 
 from stagebench.analysis.roofline import Ceilings
+from stagebench.core.artifacts import Generation, Prefilled
 from stagebench.core.settings import ModelSettings
+from stagebench.core.stages import DECODE
+from stagebench.models.protocol import VisionLanguageModel
+from stagebench.pipeline.decode import cache_of
 from stagebench.pipeline.timing import Stopwatch
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 ROUNDS = 7
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}  # far more than any cache holds
@@ -14,11 +24,10 @@ MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}  # large enough to keep all units busy
 
 
 def measure_ceilings(settings: ModelSettings) -> Ceilings:
-    """Measure them, in the models' dtype, on their device; within `pinned_runtime(settings)`, which sets the threads.
+    """Return the best rates of several rounds, in the models' dtype, on their device, within `pinned_runtime`.
 
-    Returns:
-        The best of several rounds: of a copy within the device's memory, the bytes read and the bytes written both
-        counted, and of a product of two square matrices, 2 n^3 FLOPs.
+    They are of a copy within the device's memory, the bytes read and the bytes written both counted, and of a product
+    of two square matrices, 2 n^3 FLOPs.
     """
     device = torch.device(settings.device)
     multiply, flops = matmul_workload(device, getattr(torch, settings.dtype))
@@ -50,3 +59,40 @@ def _fastest(function: Callable[[], object], device: torch.device) -> float:
         watch("round", function)
         times.append(watch.seconds["round"])
     return min(times[1:])
+
+
+class BytesMoved:
+    """Adds up the bytes of one pass, by stage: weights once a forward, and in decode the KV cache once a step.
+
+    It is called like a `Stopwatch`. Step k reads the cache of the prompt and of k tokens. Activations are left out, and
+    so is an embedding table, of which a token reads one row.
+    """
+
+    def __init__(self, model: VisionLanguageModel) -> None:
+        self._parts = [each for each in model.hf_model.modules() if not isinstance(each, nn.Embedding)]
+        self.weight_bytes: dict[str, int] = {}
+        self.kv_bytes = 0
+        self._prompt, self._position = 0, 0
+
+    def __call__(self, stage: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call `function`, and note which weights it went through."""
+        self.weight_bytes[stage] = 0
+
+        def hook(module: nn.Module, _: Any) -> None:
+            self.weight_bytes[stage] += sum(p.nbytes for p in module.parameters(recurse=False))
+
+        with ExitStack() as stack:
+            for part in self._parts:
+                stack.enter_context(part.register_forward_pre_hook(hook))
+            result = function(*args, **kwargs)
+        if isinstance(result, Prefilled):
+            cache = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache_of(result.state).layers)
+            self._prompt, self._position = result.prompt_tokens, cache // result.prompt_tokens
+        elif isinstance(result, Generation):
+            self.kv_bytes = sum(self._position * (self._prompt + k) for k in range(1, result.steps + 1))
+        return result
+
+    def as_json(self) -> dict[str, dict[str, int]]:
+        """Return bytes by stage, under the names "weights" and, in decode, "kv"."""
+        both = {stage: {"weights": count} for stage, count in self.weight_bytes.items() if count}
+        return both | {DECODE.name: {"weights": self.weight_bytes[DECODE.name], "kv": self.kv_bytes}}

@@ -1,4 +1,4 @@
-"""Runs an experiment: models are built and proven, then every task is measured and written down."""
+"""Runs an experiment: models are built and verified, then every task is measured and written down."""
 
 import os
 import time
@@ -6,15 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from stagebench.analysis.experiments.bytes_moved import BytesMoved
 from stagebench.analysis.experiments.dataset import Entry, one_line, path_shown
 from stagebench.analysis.experiments.design import Task
-from stagebench.analysis.experiments.measured_roofline import measure_ceilings
-from stagebench.analysis.experiments.page_cache import drop_from_page_cache
+from stagebench.analysis.experiments.measured_roofline import BytesMoved, measure_ceilings
 from stagebench.analysis.experiments.sample_log import KEY, SampleLog
 from stagebench.analysis.samples import MAIN, SampleLine, sample_of
 from stagebench.backends.load import load_model
@@ -31,53 +30,39 @@ from stagebench.pipeline.timed_pass import COLLECTION, check_passes, timed_pass
 from stagebench.pipeline.timing import pinned_runtime
 from stagebench.pipeline.verify import count_reference, repeats_itself, verify
 
-Models = dict[str, VisionLanguageModel]
 SPARE_MEMORY = 1.3
 """Times a model's weights: what it needs while it works."""
 
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """Everything that a run is made of.
+    """Everything that a run is made of."""
 
-    Attributes:
-        models: names, in the order in which they are built.
-        settings: how they are built.
-        loading: how media are read, and which; each sample adds its own window.
-        tasks: what is measured, in order.
-    """
-
-    models: Sequence[str]
+    models: Sequence[str]  # in the order in which they are built
     settings: ModelSettings
-    loading: LoadSettings
-    tasks: Sequence[Task]
+    loading: LoadSettings  # each sample adds its own window
+    tasks: Sequence[Task]  # what is measured, in order
 
     def sample(self, entry: Entry, model: VisionLanguageModel) -> Sample:
         """Return what a model gets of a sample."""
-        path = path_shown(entry, self.loading.media, model.input_kind)
+        path, loading = path_shown(entry, self.loading.media, model.input_kind), self.loading
         if path is None:
-            raise AnalysisError(f"{entry.id} must have {self.loading.media}, got {', '.join(entry.paths)}")
-        loading = self.loading
+            raise AnalysisError(f"{entry.id} must have {loading.media}, got {', '.join(entry.paths)}")
         if entry.duration is not None:
             loading = replace(loading, start=entry.start, duration=entry.duration)
         return Sample(path, entry.question, loading)
 
 
 def measure(experiment: Experiment, log: SampleLog) -> Iterator[SampleLine]:
-    """Measure what the log does not have yet.
+    """Measure what the log does not have yet; yield each line once it is on the disk, of a failed sample its `error`.
 
-    Before a model is timed, an untimed pass in each mode must give the tokens, and do the work, of `generate()`.
-
-    Yields:
-        Each line, once it is on the disk. Of a failed sample it has an `error`.
-
-    Raises:
-        StagebenchError: a model can't be built, or does not pass its proof.
+    Before a model is timed, an untimed pass in each mode must give the tokens, and do the work, of `generate()`. Raise
+    StagebenchError where it does not, or can't be built.
     """
     left = [task for task in experiment.tasks if not log.has(task.key)]
+    names = [name for name in experiment.models if any(task.model == name for task in left)]
     if not left:
         return
-    names = [name for name in experiment.models if any(task.model == name for task in left)]
     with pinned_runtime(experiment.settings):
         session: Any = {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -91,10 +76,10 @@ def measure(experiment: Experiment, log: SampleLog) -> Iterator[SampleLine]:
         vocabularies: dict[str, dict[int, str]] = {}
         for models in _lineups(names, experiment.settings):
             session["together"] = len(models) == len(names)
-            workers = {name: _Worker(experiment, model) for name, model in models.items()}
-            session["proofs"] |= {name: worker.prove() for name, worker in workers.items()}
-            vocabularies |= {name: _ordinary_tokens(model) for name, model in models.items()}
+            vocabularies |= {model.name: _ordinary_tokens(model) for model in models}
             session["same_tokens"] = _same_tokens(vocabularies)
+            workers = {model.name: _Worker(experiment, model) for model in models}
+            session["proofs"] |= {name: worker.proofs for name, worker in workers.items()}
             log.save_run()
             for task in left:
                 if task.model in workers:
@@ -105,21 +90,17 @@ def measure(experiment: Experiment, log: SampleLog) -> Iterator[SampleLine]:
             workers.clear()
 
 
-def _lineups(names: Sequence[str], settings: ModelSettings) -> Iterator[Models]:
+def _lineups(names: Sequence[str], settings: ModelSettings) -> Iterator[list[VisionLanguageModel]]:
     """Build all models at once where the memory holds as many as the first one, else one after the other."""
-    first = load_model(names[0], settings)
-    weights = _weights(first)
-    together = weights * (len(names) - 1) * SPARE_MEMORY < _free_memory(first.hf_model.device)
-    models = {names[0]: first}
-    del first
-    if together:
-        models |= {name: load_model(name, settings) for name in names[1:]}
-    yield models
-    if together:
+    models = [load_model(names[0], settings)]
+    others = names[1:]
+    if _weights(models[0]) * len(others) * SPARE_MEMORY < _free_memory(models[0].hf_model.device):
+        yield models + [load_model(name, settings) for name in others]
         return
-    for name in names[1:]:
+    yield models
+    for name in others:
         release()  # the model before this one is out of reach by now, but its memory is not yet free
-        yield {name: load_model(name, settings)}
+        yield [load_model(name, settings)]
 
 
 def _weights(model: VisionLanguageModel) -> int:
@@ -133,28 +114,17 @@ def _free_memory(device: torch.device) -> int:
 
 
 class _Worker:
-    """One model that is proven, and then measured.
+    """One model, verified in each mode on the first sample that can be read, which warms it up; then it measures.
 
-    Attributes:
-        proofs: by mode, as `run.json` keeps them.
+    Of each mode `proofs` keep the seconds that this took, counters by stage, bytes by stage, and on a GPU peak bytes.
     """
 
     def __init__(self, experiment: Experiment, model: VisionLanguageModel) -> None:
         self._experiment, self._model = experiment, model
         self._tokens: dict[tuple[Sample, GenerationSettings], tuple[tuple[int, ...], ...]] = {}
-        self.proofs: dict[str, dict[str, Any]] = {}
-
-    def prove(self) -> dict[str, Any]:
-        """Prove the model in each mode on the first sample that can be read; it warms up too.
-
-        Returns:
-            By mode: seconds that it took, counters by stage, bytes by stage, and on a GPU peak bytes by stage.
-        """
-        tasks = [task for task in self._experiment.tasks if task.block.study == MAIN]
-        sample = self._readable(tasks)
-        for mode, generation in sorted({task.mode: task.generation for task in tasks}.items()):
-            self.proofs[mode] = self._proof(sample, generation)
-        return self.proofs
+        tasks = [task for task in experiment.tasks if task.block.study == MAIN]
+        sample, modes = self._readable(tasks), {task.mode: task.generation for task in tasks}
+        self.proofs = {mode: self._proof(sample, generation) for mode, generation in sorted(modes.items())}
 
     def _readable(self, tasks: Sequence[Task]) -> Sample:
         """Return the first sample that can be read. One that can't will fail in its turn."""
@@ -179,14 +149,13 @@ class _Worker:
         self._tokens[sample, generation] = verified.generation.token_ids
         moved = BytesMoved(model)
         run_stages(model, sample, options, moved)
-        found = {
+        peaks = {stage: work["peak_bytes"] - others for stage, work in verified.work.items() if "peak_bytes" in work}
+        return {
             "seconds": time.perf_counter() - start,
             "sample": one_line(sample.path.name),
             "work": verified.work,
             "bytes": moved.as_json(),
-        }
-        peaks = {stage: work["peak_bytes"] - others for stage, work in verified.work.items() if "peak_bytes" in work}
-        return found | ({"peak_bytes": peaks} if peaks else {})
+        } | ({"peak_bytes": peaks} if peaks else {})
 
     def line(self, task: Task, order: int) -> SampleLine:
         """Measure a task, or say why it failed."""
@@ -199,7 +168,7 @@ class _Worker:
             line = sample_of(run, task.mode) | line | {"path": one_line(sample.path.name)}
             line["work"] = {DECODE.name: run.generation.work()}
         except (StagebenchError, torch.OutOfMemoryError) as error:
-            line |= {"error": one_line(error)}
+            line["error"] = one_line(error)
         if "peak_bytes" in (proof := self.proofs.get(task.mode, {})):
             line["peak_bytes"] = proof["peak_bytes"]
         done: SampleLine = line
@@ -207,8 +176,7 @@ class _Worker:
 
     def _cold_load(self, sample: Sample) -> dict[str, Any]:
         """Time a load from the disk, where the page cache gives the files up."""
-        kept = drop_from_page_cache(sample.path)
-        if kept is not None:
+        if kept := drop_from_page_cache(sample.path):
             return {"not_cold": kept}
         start = time.perf_counter()
         load(sample, self._model.images_per_sample)
@@ -220,6 +188,26 @@ class _Worker:
         repeats = repeats_itself(self._model, self._experiment.settings.kernels)
         check_passes(self._model, [run], first if repeats else None)
         return run
+
+
+def drop_from_page_cache(path: Path) -> str | None:
+    """Drop a file, or all files of a folder, from Linux's page cache; say why where any of them is still in it."""
+    files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
+    try:
+        return next(filter(None, map(_drop, files)), None)
+    except (OSError, AttributeError) as error:  # an AttributeError: not on this system
+        return f"the page cache can't be controlled here: {error}"
+
+
+def _drop(file: Path) -> str | None:
+    with file.open("rb", buffering=0) as opened:
+        os.fsync(opened.fileno())  # what is not yet written can't be dropped
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            os.preadv(opened.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT)
+        except BlockingIOError:  # it would have to wait for the disk
+            return None
+    return "the page cache keeps files of this file system"
 
 
 def _ordinary_tokens(model: VisionLanguageModel) -> dict[int, str]:

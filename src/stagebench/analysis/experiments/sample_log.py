@@ -10,6 +10,7 @@ from typing import Any
 from stagebench.analysis.samples import RUN_FILE, SAMPLES_FILE, ExperimentRun, SampleLine, parse_samples, read_run
 from stagebench.core.errors import AnalysisError
 from stagebench.core.json_files import read_bytes, write_json
+from stagebench.core.machine.environment import differences
 from stagebench.core.machine.locks import locked
 from stagebench.core.results import versioned
 
@@ -25,15 +26,9 @@ def key_of(line: Mapping[str, Any]) -> Key:
 
 
 class SampleLog:
-    """The folder of an experiment that is being worked on, by one process at a time.
-
-    Attributes:
-        run: what `run.json` holds.
-        lines: those written so far.
-    """
+    """The folder of an experiment that is being worked on, by one process at a time, as `open_log` finds it."""
 
     def __init__(self, folder: Path, file: Any, run: ExperimentRun, lines: list[SampleLine]) -> None:
-        """Take up what `open_log` has found."""
         self.run, self.lines = run, lines
         self._folder, self._file = folder, file
         self._done = {key_of(line) for line in lines}
@@ -64,16 +59,10 @@ class SampleLog:
 
 @contextmanager
 def open_log(folder: Path, identity: dict[str, str], plan: dict[str, Any]) -> Iterator[SampleLog]:
-    """Begin an experiment, or take up one that was interrupted. One that ended before its first line is begun anew.
+    """Begin an experiment in a folder, or take up one that was interrupted after its first line.
 
-    Args:
-        folder: made if missing.
-        identity: what the times depend on, and what is measured; it must be that of a run which is there already.
-        plan: what a reader wants to know of it, kept as it is.
-
-    Raises:
-        AnalysisError: where the folder is in use, is damaged, or belongs to another run: every key that differs is
-            named.
+    The identity is what the times depend on, and what is measured; the plan is kept as it is. Raise AnalysisError where
+    the folder is in use, is damaged, or belongs to a run of another identity: every key that differs is named.
     """
     path = folder / SAMPLES_FILE
     with locked(folder, "only one run at a time may write to a folder"), path.open("ab") as file:
@@ -83,18 +72,9 @@ def open_log(folder: Path, identity: dict[str, str], plan: dict[str, Any]) -> It
         run: Any = versioned("samples", {"identity": identity, "plan": plan, "sessions": []})
         if (folder / RUN_FILE).exists():
             there = read_run(folder)  # also where it is replaced: a file that is no run of ours is not
-            if lines:
-                _require_same(folder, there["identity"], identity)
-                run = there
+            if lines and there["identity"] != identity:
+                apart = "; ".join(differences(identity, there["identity"]))
+                raise AnalysisError(f"{folder} holds another run, so it is not resumed: {apart}")
+            run = there if lines else run
         file.truncate(end)  # half a line, or one that a kill left without its end
         yield SampleLog(folder, file, run, lines)
-
-
-def _require_same(folder: Path, there: dict[str, str], here: dict[str, str]) -> None:
-    differing = [
-        f"{key}: {there.get(key, 'absent')!r} there, {here.get(key, 'absent')!r} here"
-        for key in sorted(here.keys() | there.keys())
-        if here.get(key) != there.get(key)
-    ]
-    if differing:
-        raise AnalysisError(f"{folder} holds another run, so it is not resumed: {'; '.join(differing)}")
