@@ -14,8 +14,9 @@ from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import resolved
 from stagebench.pipeline.run_stages import Options
+from stagebench.pipeline.timing import repeats_itself
 from stagebench.pipeline.token_match import NEAR_TIE, match_tokens
-from stagebench.pipeline.verify import is_exact, repeats_itself, require_tokens
+from stagebench.pipeline.verify import promised, require_tokens
 
 Rows = list[tuple[list[int], list[Tensor]]]
 """Of each row the new tokens, padded where it stopped early, and the logits of each step, (vocabulary,)."""
@@ -55,7 +56,7 @@ def generated(model: VisionLanguageModel, inputs: Inputs, features: Features, op
     return [(row, [step[i].to(embeds.dtype) for step in output.logits]) for i, row in enumerate(tokens)]
 
 
-def require_rows(model: VisionLanguageModel, generation: Generation, expected: Rows, kernels: str) -> None:
+def require_rows(model: VisionLanguageModel, generation: Generation, expected: Rows) -> None:
     """Refuse a batch of equal rows of which one is not as `generate()` has it, or `generate()` has two that differ.
 
     Rows lie in different tiles of a kernel, which may add up in another order: there two may part at a near-tie.
@@ -67,13 +68,13 @@ def require_rows(model: VisionLanguageModel, generation: Generation, expected: R
     (first, first_logits), *_ = expected
     for (row, logits), mine in zip(expected, generation.token_ids, strict=True):
         among = match_tokens(first, row, first_logits)
-        if repeats_itself(model, kernels) and among.verdict == "different":
+        if repeats_itself(model.hf_model.device) and among.verdict == "different":
             got = among.describe(model.tokenizer)
             raise StageError(f"equal rows must give equal tokens, got {got}")
-        require_tokens(model, match_tokens(row, [*mine, *[pad] * (len(row) - len(mine))], logits), kernels)
+        require_tokens(model, match_tokens(row, [*mine, *[pad] * (len(row) - len(mine))], logits))
 
 
-def require_features(model: VisionLanguageModel, features: Features, expected: Features, kernels: str) -> None:
+def require_features(model: VisionLanguageModel, features: Features, expected: Features) -> None:
     """Refuse features that are not those of the plain code.
 
     What runs the plain code's own kernels gives them bit by bit. Others round otherwise in every layer: what comes of
@@ -84,8 +85,7 @@ def require_features(model: VisionLanguageModel, features: Features, expected: F
     """
     if torch.equal(features.tokens, expected.tokens):
         return
-    equal = is_exact(model) and repeats_itself(model, kernels)
-    bound = 0.0 if equal else NEAR_TIE * torch.finfo(expected.tokens.dtype).eps
+    bound = 0.0 if promised(model) == ("equal",) else NEAR_TIE * torch.finfo(expected.tokens.dtype).eps
     reference = expected.tokens.float()
     distance = float((features.tokens.float() - reference).norm() / reference.norm())
     if not distance < bound:

@@ -153,13 +153,11 @@ def reference(
 
 
 @pytest.fixture(scope="session")
-def verified(
-    model: VisionLanguageModel, reference: Reference | None, pytestconfig: pytest.Config
-) -> Verification | None:
+def verified(model: VisionLanguageModel, reference: Reference | None) -> Verification | None:
     """Nothing is timed before an untimed pass gave the tokens, and did the work, of `generate()`."""
     if reference is None:
         return None
-    found = verify(model, reference, pytestconfig.option.stage_kernels)
+    found = verify(model, reference)
     text = model.tokenizer.decode(found.generation.token_ids[0])
     if model.profile != "pretrained":  # a pretrained tokenizer need not give a text's tokens back
         assert len(model.tokenizer(text, add_special_tokens=False)["input_ids"]) == len(found.generation.token_ids[0])

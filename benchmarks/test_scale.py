@@ -41,7 +41,7 @@ def test_images(benchmark, pedantic, plain_model, model, images, sample, pytestc
     features = pedantic(timed(model, encode, model, some))
 
     if not pytestconfig.option.stage_times_only:
-        require_features(model, features, encode(plain_model, some), pytestconfig.option.stage_kernels)
+        require_features(model, features, encode(plain_model, some))
     benchmark.extra_info |= about(model) | {"stage": ENCODE.name, "images": images, "work": features.work()}
 
 
@@ -68,7 +68,7 @@ def test_scale(benchmark, pedantic, model, batch, context, stage, sample, option
 
     if not pytestconfig.option.stage_times_only:
         generation = decode(model, result) if isinstance(result, Prefilled) else result
-        require_rows(model, generation, generated(model, inputs, features, options), pytestconfig.option.stage_kernels)
+        require_rows(model, generation, generated(model, inputs, features, options))
     benchmark.extra_info |= about(model) | {"stage": stage, "batch": batch, "context": context}
     benchmark.extra_info["new_tokens"] = options["max_new_tokens"]
 

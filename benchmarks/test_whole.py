@@ -9,13 +9,12 @@ from stagebench.core.errors import StageError
 from stagebench.core.stages import time_outside
 from stagebench.pipeline.run_stages import prepared, reference_generate
 from stagebench.pipeline.timed_pass import check_passes, timed_run
-from stagebench.pipeline.verify import repeats_itself
 
 WARM_UPS = 1
 """Of seconds each: one sets up what there is to set up."""
 
 
-def test_e2e(benchmark, pedantic, model, sample, options, verified, rounds, pytestconfig):
+def test_e2e(benchmark, pedantic, model, sample, options, verified, rounds):
     benchmark.group = "e2e"
     runs = []
 
@@ -24,9 +23,8 @@ def test_e2e(benchmark, pedantic, model, sample, options, verified, rounds, pyte
         return runs[-1]
 
     run = pedantic(timed, warmup_rounds=WARM_UPS)
-    judged = verified and repeats_itself(model, pytestconfig.option.stage_kernels)
     passes = runs[-max(rounds, 2) :]  # of one alone a stop of the process may be taken for a fault
-    check_passes(model, passes, verified.generation.token_ids if judged else None)
+    check_passes(model, passes, verified.generation.token_ids if verified else None)
     if problem := time_outside([each.unattributed for each in passes], [each.e2e for each in passes]):
         raise StageError(f"{model.name}: the stages must explain e2e, got {problem}")
     if verified:

@@ -82,7 +82,7 @@ def seen(edited, tmp_path_factory):
     clip = edited("media.synthetic_clip").write_synthetic_clip(tmp_path_factory.mktemp("clip"))
     sample = edited("core.artifacts").Sample(clip.events)
     options = settings.GenerationSettings(max_new_tokens=4, fixed_length=True).options()
-    verified = verify.verify(model, verify.count_reference(model, sample, options), "efficient")
+    verified = verify.verify(model, verify.count_reference(model, sample, options))
     runs = [timed_pass.timed_pass(model, sample, options) for _ in range(2)]
     return SimpleNamespace(model=model, verified=verified, runs=runs, images=model.images_per_sample)
 

@@ -398,7 +398,7 @@ def test_every_backend_has_a_recipe():
 
 
 def verified(fast, sample, options=OPTIONS):
-    return verify(fast, count_reference(fast, sample, options), "efficient")
+    return verify(fast, count_reference(fast, sample, options))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -420,7 +420,7 @@ def test_a_backend_that_takes_steps_in_vain_is_proven_too(plain, sample):
 def test_generate_is_counted_once_for_all_backends(plain, counted, monkeypatch):
     monkeypatch.setattr(verify_module, "reference_generate", lambda *_: 1 / 0)
     for model in (plain, accelerated(plain)):
-        verify(model, counted, "efficient")
+        verify(model, counted)
 
 
 @pytest.mark.parametrize(("exact", "accepted"), [(True, False), (False, True)])
@@ -430,7 +430,7 @@ def test_a_near_tie_is_a_text_for_a_backend_with_kernels_of_its_own_only(plain, 
     monkeypatch.setattr(GraphBackend, "_fused_step", lambda *_: None)  # the plain one, in its place
     monkeypatch.setattr(Reference, "match", lambda *_: TokenMatch("near-tie", 2, 1.0))
     with nullcontext() if accepted else pytest.raises(StageError, match="got another token 2"):
-        assert verify(fast, counted, "efficient").tokens.verdict == "near-tie"
+        assert verify(fast, counted).tokens.verdict == "near-tie"
 
 
 def test_a_near_tie_may_end_a_text_earlier(plain, sample, monkeypatch):
@@ -439,7 +439,7 @@ def test_a_near_tie_may_end_a_text_earlier(plain, sample, monkeypatch):
     reference = count_reference(plain, sample, {"max_new_tokens": 9, "min_new_tokens": 9, "do_sample": False})
     shorter = replace(reference, options=reference.options | {"min_new_tokens": 4, "eos_token_id": reference.tokens[4]})
     monkeypatch.setattr(Reference, "match", lambda *_: TokenMatch("near-tie", 5, 1.0))
-    assert len(verify(fast, shorter, "efficient").generation.token_ids[0]) < 9
+    assert len(verify(fast, shorter).generation.token_ids[0]) < 9
 
 
 @pytest.mark.parametrize("limit", ["max_length", "generation_config"])
@@ -453,7 +453,7 @@ def test_a_backend_that_gives_other_tokens_is_refused(plain, counted):
     fast = accelerated(plain)
     fast.backend.encode = lambda inputs: -plain.encode(inputs)
     with pytest.raises(StageError, match=r"the stages must give the tokens of generate\(\), got another token 0"):
-        verify(fast, counted, "efficient")
+        verify(fast, counted)
 
 
 def test_a_backend_that_runs_the_tower_twice_is_refused(plain, counted):
@@ -461,7 +461,7 @@ def test_a_backend_that_runs_the_tower_twice_is_refused(plain, counted):
     once = fast.backend.encode
     fast.backend.encode = lambda inputs: (once(inputs), once(inputs))[1]
     with pytest.raises(StageError, match="got tower_forwards 2, not 1; projector_forwards 2, not 1; images_encoded 10"):
-        verify(fast, counted, "efficient")
+        verify(fast, counted)
 
 
 def twice_unseen(module, monkeypatch):
@@ -475,7 +475,7 @@ def test_a_backend_that_encodes_twice_unseen_is_refused_by_its_flops(plain, coun
     fast = accelerated(plain)
     twice_unseen(plain.counted_modules[part], monkeypatch)
     with pytest.raises(StageError, match=r"the work of generate\(\), got flops \d+, not \d+$"):
-        verify(fast, counted, "efficient")
+        verify(fast, counted)
 
 
 def test_a_backend_that_decodes_every_step_twice_is_refused(plain, sample, monkeypatch):
@@ -498,7 +498,7 @@ def test_a_backend_that_decodes_one_layer_twice_unseen_is_refused_by_its_flops(p
     once = mlp.forward
     monkeypatch.setattr(mlp, "forward", lambda x: once(x) if x.shape[1] > 1 else (once(x), once(x))[1])
     with pytest.raises(StageError, match=r"the work of generate\(\), got flops \d+, not \d+$"):
-        verify(fast, counted, "efficient")
+        verify(fast, counted)
 
 
 def test_a_prompt_padded_further_than_is_told_is_refused_by_its_flops(plain, counted, monkeypatch):
@@ -510,7 +510,7 @@ def test_a_prompt_padded_further_than_is_told_is_refused_by_its_flops(plain, cou
 
     monkeypatch.setattr(graph, "prompt_logits", wasteful)
     with pytest.raises(StageError, match=r"the work of generate\(\), got flops \d+, not \d+$"):
-        verify(fast, counted, "efficient")
+        verify(fast, counted)
 
 
 def test_a_backend_that_sets_something_up_in_every_pass_is_refused(plain, sample):

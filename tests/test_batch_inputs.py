@@ -49,7 +49,7 @@ def staged(model, batch):
 def test_a_batch_of_the_stages_is_that_of_generate(plain, batch, expected, model_of):
     model = model_of(plain)
     generation = staged(model, batch)
-    require_rows(model, generation, expected, "efficient")
+    require_rows(model, generation, expected)
     assert [list(row) for row in generation.token_ids] == [row for row, _ in expected]
 
 
@@ -59,7 +59,7 @@ def test_rows_that_stop_early_are_compared_with_the_padding(plain, batch, expect
     generation = decode(plain, prefill(plain, *batch, options))
     padded = [([*row, plain.hf_model.generation_config.pad_token_id], logits) for row, logits in rows]
     assert generation.steps < 11
-    require_rows(plain, generation, padded, "efficient")
+    require_rows(plain, generation, padded)
 
 
 @pytest.mark.parametrize("row", range(ROWS))
@@ -68,13 +68,13 @@ def test_another_token_in_any_row_is_refused(plain, batch, expected, row):
     rows = [list(tokens) for tokens in generation.token_ids]
     rows[row][4] += 1
     with pytest.raises(StageError, match=r"the tokens of generate\(\), got another token 4"):
-        require_rows(plain, replace(generation, token_ids=tuple(map(tuple, rows))), expected, "efficient")
+        require_rows(plain, replace(generation, token_ids=tuple(map(tuple, rows))), expected)
 
 
 def test_a_batch_that_lacks_a_row_is_refused(plain, batch, expected):
     generation = staged(plain, batch)
     with pytest.raises(ValueError, match="shorter"):
-        require_rows(plain, replace(generation, token_ids=generation.token_ids[1:]), expected, "efficient")
+        require_rows(plain, replace(generation, token_ids=generation.token_ids[1:]), expected)
 
 
 def test_equal_rows_of_which_generate_makes_different_texts_are_refused(plain, batch, expected):
@@ -82,7 +82,7 @@ def test_equal_rows_of_which_generate_makes_different_texts_are_refused(plain, b
     generation = staged(plain, batch)
     both = replace(generation, token_ids=(generation.token_ids[0], tuple(other[1][0])))
     with pytest.raises(StageError, match="equal rows must give equal tokens, got another token 0"):
-        require_rows(plain, both, other, "efficient")
+        require_rows(plain, both, other)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def features(noise):
 
 @pytest.mark.parametrize(("backend", "noise"), [("graph", 0), ("fused", 0), ("fused", 5e-7)])
 def test_features_of_the_plain_code_but_for_the_rounding_of_other_kernels_are_taken(plain, backend, noise):
-    require_features(run_by(plain, backend), features(noise), features(0), "efficient")
+    require_features(run_by(plain, backend), features(noise), features(0))
 
 
 @pytest.mark.parametrize(
@@ -115,4 +115,4 @@ def test_features_of_the_plain_code_but_for_the_rounding_of_other_kernels_are_ta
 )
 def test_other_features_are_refused(plain, backend, noise):
     with pytest.raises(StageError, match=r"features must be within \S+ of the plain code's, got a distance of"):
-        require_features(run_by(plain, backend), features(noise), features(0), "efficient")
+        require_features(run_by(plain, backend), features(noise), features(0))

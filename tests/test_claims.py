@@ -34,7 +34,7 @@ def llava(tiny_model):
 
 
 def broken(model, sample):
-    return {check.claim: check.detail for check in claims(model, sample, OPTIONS, "efficient") if not check.held}
+    return {check.claim: check.detail for check in claims(model, sample, OPTIONS) if not check.held}
 
 
 def test_every_claim_but_the_timed_one_holds_for_an_honest_model(model, sample):

@@ -107,7 +107,7 @@ def test_a_remembered_result_fails_the_proof_that_every_command_makes(
     monkeypatch.setattr(owner, name, remember(getattr(owner, name), key if keyed else lambda *_: 0, hides))
     stage = place.split()[-1]
     with pytest.raises(StageError, match=f"{stage} must .*(remembered|work|positions)"):
-        verify(model, honest[0], "efficient")
+        verify(model, honest[0])
 
 
 @pytest.mark.parametrize("hides", [False, True], ids=["", "hides"])
@@ -165,7 +165,7 @@ def test_a_second_tower_forward_is_more_work_than_generate_does(model, honest, m
     once = Llava.encode
     monkeypatch.setattr(Llava, "encode", lambda self, inputs: (once(self, inputs), once(self, inputs))[1])
     with pytest.raises(StageError, match=r"must do the work of generate.*tower_forwards 2, not 1"):
-        verify(model, honest[0], "efficient")
+        verify(model, honest[0])
 
 
 def contents(model, sample):
@@ -244,7 +244,7 @@ def log_tensors(patch, folder, hides=False):
 
 
 def broken(model, sample):
-    return next((check.claim, check.detail) for check in claims(model, sample, OPTIONS, "efficient") if not check.held)
+    return next((check.claim, check.detail) for check in claims(model, sample, OPTIONS) if not check.held)
 
 
 def test_a_text_log_of_tensors_is_refused(model, sample, monkeypatch, tmp_path):
@@ -280,7 +280,7 @@ def test_what_remembers_only_where_garbage_is_not_collected_fails_the_proof(mode
 
     monkeypatch.setattr(Llava, "encode", remembering)
     with pytest.raises(StageError, match=r"encode must .* remembered"):
-        verify(model, honest[0], "efficient")
+        verify(model, honest[0])
 
 
 def test_a_text_log_that_is_written_when_nobody_looks_fails_its_benchmark(model, sample, honest, monkeypatch, tmp_path):

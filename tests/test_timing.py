@@ -1,5 +1,7 @@
+import pytest
 import torch
 
+from stagebench.core.settings import ModelSettings
 from stagebench.pipeline import timing
 
 CPU = torch.device("cpu")
@@ -28,3 +30,9 @@ def test_a_stage_is_timed_from_one_synchronisation_to_the_next(monkeypatch):
     monkeypatch.setattr(timing.time, "perf_counter", lambda: order.append("clock") or 0.0)
     timing.Stopwatch(CPU)("encode", lambda: order.append("stage"))
     assert order == ["synchronize", "clock", "stage", "synchronize", "clock"]
+
+
+@pytest.mark.parametrize(("kernels", "repeats"), [("efficient", True), ("default", False)])
+def test_a_gpu_repeats_itself_where_its_kernels_are_pinned_and_a_cpu_anyway(kernels, repeats):
+    with timing.pinned_runtime(ModelSettings(device="cuda", kernels=kernels)):
+        assert (timing.repeats_itself(torch.device("cuda")), timing.repeats_itself(CPU)) == (repeats, True)

@@ -26,8 +26,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R", bound=Result)
 
-_OWNED = tuple(dict.fromkeys(name for stage in STAGES for name in stage.own))
-"""Counters that not every stage may touch."""
+_OWNED = tuple(dict.fromkeys(name for stage in STAGES for name in stage.own))  # that not every stage may touch
 
 ADDITIVE = (*dict.fromkeys(name for stage in STAGES if stage.in_generate for name in stage.counters), "flops")
 """Counters whose sum over the stages is what one `generate()` counts."""

@@ -115,20 +115,9 @@ def _first_step(
         raise StageError(f"the backend has room for {room} tokens, got {generation_config.max_length} from generate()")
     logits, state = ready or _forward(hf_model, input_ids, generation_config, state)
     unfinished = torch.ones(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
-    sequences, unfinished = append_next_token(
-        logits, input_ids, unfinished, logits_processor, stopping_criteria, generation_config
-    )
-    return Prefilled(
-        sequences=sequences,
-        prompt_tokens=input_ids.shape[1],
-        unfinished=unfinished,
-        lengths=torch.ones_like(unfinished),
-        step_ends=(),
-        state=state,
-        logits_processor=logits_processor,
-        stopping_criteria=stopping_criteria,
-        generation_config=generation_config,
-    )
+    choice = logits_processor, stopping_criteria, generation_config
+    sequences, unfinished = append_next_token(logits, input_ids, unfinished, *choice)
+    return Prefilled(sequences, input_ids.shape[1], unfinished, torch.ones_like(unfinished), (), state, *choice)
 
 
 def _forward(

@@ -8,15 +8,13 @@ shows.
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
 from stagebench.core import meter
-from stagebench.core.artifacts import Features, Image, Inputs, Media, Prefilled, Sample, Work
+from stagebench.core.artifacts import Features, Inputs, Media, Prefilled, Sample, Work
 from stagebench.core.errors import StageError
 from stagebench.core.stages import PREFILL
 from stagebench.models.protocol import VisionLanguageModel
@@ -26,12 +24,8 @@ from stagebench.pipeline.timing import synchronize, without_collection
 
 T = TypeVar("T", bound=Media | Inputs | Features)
 
-FASTER = 2.5
-"""Times: no honest stage takes its last input again so much faster than a new one, at best."""
-
-CONTENT = 1.5
-"""Times: where it is not so much faster, one try is enough."""
-
+FASTER = 2.5  # times: no honest stage takes its last input again so much faster than a new one, at best
+CONTENT = 1.5  # times: where it is not so much faster, one try is enough
 TRIES = 3
 
 
@@ -40,25 +34,18 @@ def varied(given: T, number: int) -> T:
 
     Of features, in the middle of a row's tokens and of each token.
     """
-    if number == 0:
-        return copy.deepcopy(given)
-    if isinstance(given, Media):
-        draw = np.random.RandomState(number)
-        return replace(given, images=tuple(_noisy(image, draw) for image in given.images))
-    name = "pixels" if isinstance(given, Inputs) else "tokens"
-    tensor: torch.Tensor = getattr(given, name).clone()
-    rows, columns = map(_middle, tensor.shape[-2:])
-    middle = tensor[..., rows, columns]
-    middle += torch.randn(middle.shape, generator=torch.Generator().manual_seed(number)).to(middle)
-    changed: Any = {name: tensor}  # of two types, of which each has one of the names
-    return replace(given, **changed)
-
-
-def _noisy(image: Image, draw: np.random.RandomState) -> Image:
-    noisy = image.copy(order="K")
-    middle = noisy[tuple(map(_middle, image.shape[:2]))]
-    middle[...] = draw.randint(256, size=middle.shape, dtype=np.uint8)
-    return noisy
+    copied = copy.deepcopy(given)
+    match copied:
+        case Media(images=images):
+            middles = [torch.from_numpy(image)[tuple(map(_middle, image.shape[:2]))] for image in images]
+        case Inputs(pixels=tensor) | Features(tokens=tensor):
+            rows, columns = map(_middle, tensor.shape[-2:])
+            middles = [tensor[..., rows, columns]]
+    seeded = torch.Generator().manual_seed(number)
+    for middle in middles if number else ():
+        noise = partial(torch.randint, 256) if middle.dtype == torch.uint8 else torch.randn
+        middle += noise(middle.shape, generator=seeded).to(middle)
+    return copied
 
 
 def _middle(side: int) -> slice:

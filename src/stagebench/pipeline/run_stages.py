@@ -18,14 +18,9 @@ from stagebench.pipeline.prefill import prefill
 from stagebench.pipeline.preprocess import preprocess
 from stagebench.pipeline.timing import synchronize
 
-Options = Mapping[str, Any]
-"""Keyword arguments of `generate()`."""
-
-StageOutputs = dict[str, Any]
-"""What the stages made, by name."""
-
-Made = Mapping[type, Any]
-"""What a stage may take: of each kind of object the newest that the stages before it made."""
+Options = Mapping[str, Any]  # keyword arguments of `generate()`
+StageOutputs = dict[str, Any]  # what the stages made, by name
+Made = Mapping[type, Any]  # what a stage may take: of each kind of object the newest that the stages before it made
 
 
 @dataclass(frozen=True, slots=True)

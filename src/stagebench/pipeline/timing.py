@@ -39,6 +39,11 @@ def pinned_runtime(settings: ModelSettings) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def repeats_itself(device: torch.device) -> bool:
+    """Return whether `generate()` does, as the runtime is pinned: not with torch's own choice of a GPU's kernels."""
+    return device.type == "cpu" or not torch.backends.cuda.flash_sdp_enabled()
+
+
 @contextmanager
 def without_collection() -> Iterator[None]:
     """Collect garbage before a timed pass, and not in it."""

@@ -14,6 +14,7 @@ from stagebench.pipeline.counters import additive, count_work, counted_run
 from stagebench.pipeline.prefill import resolved
 from stagebench.pipeline.remembered import require_forgetful
 from stagebench.pipeline.run_stages import Options, prepared, reference_generate, scored_generate, staged_generate
+from stagebench.pipeline.timing import repeats_itself
 from stagebench.pipeline.token_match import TokenMatch, match_tokens
 
 
@@ -62,15 +63,14 @@ class Verification:
     content: dict[str, Content]  # by stage
 
 
-def verify(model: VisionLanguageModel, reference: Reference, kernels: str) -> Verification:
+def verify(model: VisionLanguageModel, reference: Reference) -> Verification:
     """Verify, before anything is timed, that the stages do what `generate()` does; it serves as a warm-up too.
 
-    The model is that of the reference, with any backend, under the `kernels` that the caller's `pinned_runtime` has.
-    Refuse tokens, forwards, images or FLOPs that are not those of `generate()`, and a stage that gives back what it
-    had made before.
+    The model is that of the reference, with any backend. Refuse tokens, forwards, images or FLOPs that are not those of
+    `generate()`, and a stage that gives back what it had made before.
     """
     verified = verify_work(model, reference)
-    require_tokens(model, verified.tokens, kernels)
+    require_tokens(model, verified.tokens)
     require_forgetful(model, reference.sample, reference.options)
     return verified
 
@@ -87,29 +87,21 @@ def verify_work(model: VisionLanguageModel, reference: Reference) -> Verificatio
     return Verification(generation, counter.work, reference.work, match, counter.content)
 
 
-def require_tokens(model: VisionLanguageModel, match: TokenMatch, kernels: str) -> None:
-    """Refuse other tokens than those of `generate()`.
-
-    A backend with kernels of its own may part from it where the logits of `generate()` are nearly tied. Where
-    `generate()` does not repeat itself, the tokens are not judged.
-    """
-    if repeats_itself(model, kernels) and match.verdict not in promised(model):
+def require_tokens(model: VisionLanguageModel, match: TokenMatch) -> None:
+    """Refuse other tokens than those of `generate()`, but for what is not promised."""
+    if match.verdict not in promised(model):
         raise StageError(f"the stages must give the tokens of generate(), got {match.describe(model.tokenizer)}")
 
 
 def promised(model: VisionLanguageModel) -> tuple[str, ...]:
-    """Return the verdicts that a model's tokens may have beside those of `generate()`."""
-    return ("equal",) if is_exact(model) else ("equal", "near-tie")
+    """Return the verdicts that a model's tokens may have beside those of `generate()`.
 
-
-def is_exact(model: VisionLanguageModel) -> bool:
-    """Return whether a model runs the plain code's own kernels, and so owes its very results."""
-    return model.backend is None or model.backend.exact
-
-
-def repeats_itself(model: VisionLanguageModel, kernels: str) -> bool:
-    """Return whether `generate()` does: not with torch's own choice of kernels (`ModelSettings.kernels`) on a GPU."""
-    return kernels == "efficient" or model.hf_model.device.type == "cpu"
+    A backend with kernels of its own may part from it where the logits of `generate()` are nearly tied. Where
+    `generate()` does not repeat itself, the tokens are not judged.
+    """
+    if not repeats_itself(model.hf_model.device):
+        return "equal", "near-tie", "different"
+    return ("equal",) if model.backend is None or model.backend.exact else ("equal", "near-tie")
 
 
 def expected_work(model: VisionLanguageModel, reference: Reference, generation: Generation) -> Work:

@@ -14,7 +14,7 @@ from stagebench.models.weights import release
 from stagebench.pipeline.claims import Claim, claims
 from stagebench.pipeline.timed_pass import check_passes, timed_pass
 from stagebench.pipeline.timing import pinned_runtime
-from stagebench.pipeline.verify import Verification, count_reference, repeats_itself
+from stagebench.pipeline.verify import Verification, count_reference
 from stagebench.pipeline.verify import verify as verify_model
 from stagebench.suite.settings import Settings, settings_of
 
@@ -62,14 +62,14 @@ def run(
     Raises:
         StagebenchError: for what is refused, and for a pass that is not what it says.
     """
-    options, kernels = settings.generation.options(), settings.model.kernels
+    options = settings.generation.options()
 
     def measured(model: VisionLanguageModel, sample: Sample) -> Measured:
         with status(f"{model.name}: warming up, counting, comparing with generate()"):
-            verification = verify_model(model, count_reference(model, sample, options), kernels)
+            verification = verify_model(model, count_reference(model, sample, options))
         with status(f"{model.name}: timing"):
             runs = [timed_pass(model, sample, options) for _ in range(passes)]
-        check_passes(model, runs, verification.generation.token_ids if repeats_itself(model, kernels) else None)
+        check_passes(model, runs, verification.generation.token_ids)
         return Measured(runs, verification)
 
     found = dict(_with_each(settings, shuffled(settings.models, order_seed), measured))
@@ -87,10 +87,8 @@ def verify(settings: Settings) -> Iterator[tuple[str, Claim]]:
     Raises:
         StagebenchError: for what is refused.
     """
-    options, kernels = settings.generation.options(), settings.model.kernels
-    for name, made in _with_each(
-        settings, settings.models, lambda model, sample: claims(model, sample, options, kernels)
-    ):
+    options = settings.generation.options()
+    for name, made in _with_each(settings, settings.models, lambda model, sample: claims(model, sample, options)):
         for claim in made:
             yield name, claim
 

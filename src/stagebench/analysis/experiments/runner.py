@@ -28,7 +28,7 @@ from stagebench.pipeline.load import load
 from stagebench.pipeline.run_stages import run_stages
 from stagebench.pipeline.timed_pass import COLLECTION, check_passes, timed_pass
 from stagebench.pipeline.timing import pinned_runtime
-from stagebench.pipeline.verify import count_reference, repeats_itself, verify
+from stagebench.pipeline.verify import count_reference, verify
 
 SPARE_MEMORY = 1.3
 """Times a model's weights: what it needs while it works."""
@@ -145,7 +145,7 @@ class _Worker:
         others = (torch.cuda.memory_allocated(device) if device.type == "cuda" else 0) - _weights(model)
         start = time.perf_counter()
         options = generation.options()
-        verified = verify(model, count_reference(model, sample, options), self._experiment.settings.kernels)
+        verified = verify(model, count_reference(model, sample, options))
         self._tokens[sample, generation] = verified.generation.token_ids
         moved = BytesMoved(model)
         run_stages(model, sample, options, moved)
@@ -185,8 +185,7 @@ class _Worker:
     def _checked_run(self, sample: Sample, generation: GenerationSettings) -> Run:
         run = timed_pass(self._model, sample, generation.options())
         first = self._tokens.setdefault((sample, generation), run.generation.token_ids)
-        repeats = repeats_itself(self._model, self._experiment.settings.kernels)
-        check_passes(self._model, [run], first if repeats else None)
+        check_passes(self._model, [run], first)
         return run
 
 
