@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stagebench.analysis.experiments.dataset import Dataset, Entry
 from stagebench.analysis.experiments.design import cut, seconds_of
 from stagebench.cli import main
-from stagebench.cli.options import settings_options
+from stagebench.cli.options import SettingsCommand
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
 from stagebench.media.events.event_arrays import Window, in_microseconds
@@ -220,8 +220,7 @@ def test_another_unit_is_part_of_the_identity_and_the_default_is_as_it_was() -> 
 
 
 def test_the_commands_that_load_take_the_unit() -> None:
-    @click.command()
-    @settings_options()
+    @click.command(cls=SettingsCommand)
     def show(settings: Settings) -> None:
         click.echo(settings.loading.time_unit)
 

@@ -307,7 +307,7 @@ def test_a_marker_of_the_head_that_makes_no_sense_is_told_and_changes_no_limit(m
 
 
 def test_a_gate_needs_no_torch():
-    modules = "stagebench.gate.decide, stagebench.gate.verdicts, stagebench.cli.compare"
+    modules = "stagebench.gate.decide, stagebench.gate.verdicts, stagebench.cli.stored"
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -1,8 +1,8 @@
-"""The command line: one module a command, imported when it is called, because most of them need not wait for torch."""
+"""The command line; a command is imported when it is called, because most of them need not wait for torch."""
 
 import sys
-from importlib import import_module
 from io import TextIOWrapper
+from pkgutil import resolve_name
 from typing import Any, cast
 
 import click
@@ -11,19 +11,19 @@ from stagebench import __version__
 from stagebench.cli.output import refusals
 
 COMMANDS = {
-    "run": "Send one sample through the models and print their stages.",
-    "verify": "Check what the times rest on: same tokens, same work.",
-    "bench": "Run the benchmarks in fresh processes.",
-    "baseline": "Accept a run as the baseline of its environment.",
-    "compare": "Compare runs that are already stored.",
-    "gate": "Compare the working tree, as it is, with a revision.",
-    "trend": "Look for changes in a folder of runs.",
-    "analyze": "Send many samples through the models, and report.",
-    "explain": "Say why one model is faster than another.",
-    "doctor": "Look at what makes times differ on this machine.",
-    "convert": "Write an event recording as a folder of columns.",
+    "run": ("run:command", "Send one sample through the models and print their stages."),
+    "verify": ("run:verify_command", "Check what the times rest on: same tokens, same work."),
+    "bench": ("bench:command", "Run the benchmarks in fresh processes."),
+    "baseline": ("stored:baseline_command", "Accept a run as the baseline of its environment."),
+    "compare": ("stored:compare_command", "Compare runs that are already stored."),
+    "gate": ("gate:command", "Compare the working tree, as it is, with a revision."),
+    "trend": ("stored:trend_command", "Look for changes in a folder of runs."),
+    "analyze": ("analyze:command", "Send many samples through the models, and report."),
+    "explain": ("explain:command", "Say why one model is faster than another."),
+    "doctor": ("doctor:command", "Look at what makes times differ on this machine."),
+    "convert": ("convert:command", "Write an event recording as a folder of columns."),
 }
-"""In the order of `stagebench --help`, which shows these lines; each is the `command` of the module of its name."""
+"""Where each is, and its line, in the order of `stagebench --help`."""
 
 
 class _Commands(click.Group):
@@ -33,7 +33,7 @@ class _Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return cast(click.Command, import_module(f"{__name__}.{name}").command) if name in COMMANDS else None
+        return cast(click.Command, resolve_name(f"{__name__}.{COMMANDS[name][0]}")) if name in COMMANDS else None
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line; that a page of help can't be written is an error too."""
@@ -51,7 +51,7 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing any: that takes seconds where one needs torch."""
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
 @click.group(cls=_Commands)

@@ -18,7 +18,7 @@ from stagebench.analysis.experiments.runner import Experiment, measure
 from stagebench.analysis.experiments.sample_log import SampleLog, open_log
 from stagebench.analysis.report import require_report_extra, write_report
 from stagebench.analysis.samples import MODES, RUN_FILE, read_run
-from stagebench.cli.options import options, print_head, settings_options
+from stagebench.cli.options import PATH, SettingsCommand, print_head
 from stagebench.cli.output import Console
 from stagebench.core.errors import AnalysisError
 from stagebench.core.machine.locks import measurement, scratch_folder
@@ -47,10 +47,8 @@ def _numbers(name: str, kind: Callable[[str], float]) -> Callable[[str], tuple[f
     return read
 
 
-@click.command(name="analyze")
-@settings_options("new-tokens", "natural-length")
-@options(ORDER_SEED)
-@click.option("--dataset", type=click.Path(path_type=Path), help="JSON list, or folder of media; else ours")
+@click.command(name="analyze", cls=SettingsCommand, params=[ORDER_SEED], left_out=("natural_length",))
+@click.option("--dataset", type=PATH, help="JSON list, or folder of media; else ours")
 @click.option("--samples", type=click.IntRange(min=1), help=f"At most so many; else {SYNTHETIC_SAMPLES} of ours")
 @click.option("--window", type=click.FloatRange(min=0, min_open=True), help="Cut samples into so many seconds each")
 @click.option("--mode", "modes", multiple=True, type=click.Choice(MODES), default=MODES, help="Of length; else both")

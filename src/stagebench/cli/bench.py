@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from stagebench.cli.options import options
 from stagebench.cli.output import Console, refusals, require_writable, tidy_stop
 from stagebench.core import stability
 from stagebench.core.errors import ResultsError
@@ -22,11 +21,9 @@ from stagebench.gate.verdicts import INCONCLUSIVE, Decision, Verdict, exit_code
 from stagebench.suite.options import BASELINES, ROUNDS
 
 
-@click.command(name="bench")
+@click.command(name="bench", params=[ROUNDS, BASELINES])
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--processes", type=click.IntRange(min=1), default=7, show_default=True, help="That time.")
-@click.option("--rounds", type=click.IntRange(min=1), default=ROUNDS.default, show_default=True, help=ROUNDS.help)
-@options(BASELINES)
 @click.option("--select", default="", help="Which benchmarks, as pytest's -k; all by default.")
 @click.option("--limit-minutes", type=click.FloatRange(min=0), help="Start no process that would not end by then.")
 @click.option("--gate", "judged", is_flag=True, help="Judge against the stored baseline, and set the exit code by it.")

@@ -4,19 +4,16 @@ from pathlib import Path
 
 import click
 
-from stagebench.cli.options import options
+from stagebench.cli.options import PATH
 from stagebench.media.events.event_arrays import Window
 from stagebench.media.events.npy import require_free, write_folder
 from stagebench.media.events.recordings import load_event_arrays, size_of_recording
 from stagebench.suite.options import TIME_UNIT
 
-_FILE = click.Path(path_type=Path)
 
-
-@click.command(name="convert")
-@click.argument("source", metavar="IN", type=_FILE)
-@click.argument("target", metavar="OUT", type=_FILE)
-@options(TIME_UNIT)
+@click.command(name="convert", params=[TIME_UNIT])
+@click.argument("source", metavar="IN", type=PATH)
+@click.argument("target", metavar="OUT", type=PATH)
 def command(source: Path, target: Path, time_unit: str | None) -> None:
     """Write the recording IN as the folder OUT, named NAME.events: each column a file, which loads fastest.
 

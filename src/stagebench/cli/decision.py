@@ -1,33 +1,36 @@
 """What `gate` and `compare` decided, written whichever way they end: a pipeline reads no traceback."""
 
-import functools
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from stagebench.cli.options import json_option, markdown_option, options
-from stagebench.cli.output import Console, append_to, refusals, require_writable, tidy_stop, write_json_to
+import click
+
+from stagebench.cli.options import JSON, MARKDOWN
+from stagebench.cli.output import Console, append_to, refusals, tidy_stop, write_json_to
 from stagebench.core.errors import StagebenchError
 from stagebench.core.tables import show
 from stagebench.gate.verdicts import Decision, exit_code
 from stagebench.suite.options import ALLOW_CHANGED
 
 
-def deciding(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command fill the `Decision` that it gets first, which is shown, written, and gives the exit code."""
+class DecidingCommand(click.Command):
+    """A command that fills the `Decision` that it gets, which is shown, written, and gives the exit code."""
 
-    @functools.wraps(command)
-    def decide(json_path: Path | None, markdown: Path | None, allow_changed: tuple[str, ...], **given: Any) -> None:
-        decision = Decision(allowed=allow_changed)
+    def __init__(self, *, params: Iterable[click.Parameter] = (), **rest: Any) -> None:
+        super().__init__(params=[*params, ALLOW_CHANGED, JSON, MARKDOWN], **rest)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, and exit."""
+        json_path, markdown = ctx.params.pop("json_path"), ctx.params.pop("markdown")
+        decision = ctx.params["decision"] = Decision(allowed=ctx.params.pop("allow_changed"))
         with refusals(), tidy_stop("there was a decision"), _written(decision, json_path, markdown):
-            command(decision, **given)
+            super().invoke(ctx)
         with suppress(BrokenPipeError):  # whoever reads has gone, which changes no verdict
             show(decision.as_table(), Console(stderr=str(json_path) == "-"))
         raise SystemExit(exit_code(decision.verdicts))
-
-    return json_option(markdown_option(options(ALLOW_CHANGED)(decide)))
 
 
 @contextmanager
@@ -36,9 +39,6 @@ def _written(decision: Decision, json_path: Path | None, markdown: Path | None) 
 
     That holds for an error of stagebench itself too: exit code 1 is a verdict.
     """
-    require_writable(json_path)
-    if markdown and not markdown.exists():  # at one that is there, click has looked
-        require_writable(markdown)
 
     def write() -> None:
         try:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from stagebench.cli.options import options
 from stagebench.cli.output import Console, refusals
 from stagebench.core.errors import ResultsError
 from stagebench.core.machine import environment, telemetry
@@ -19,8 +18,7 @@ from stagebench.suite.options import BASELINES
 STYLES = {"ok": "green", "warning": "red", "unknown": "yellow"}
 
 
-@click.command(name="doctor")
-@options(BASELINES)
+@click.command(name="doctor", params=[BASELINES])
 @click.option("--processes", type=click.IntRange(min=2), default=8, show_default=True, help="Of the quick A/A run.")
 def command(baselines: Path, processes: int) -> None:
     """Look at what makes times differ: clocks, load, other guests, the GPU, and the same work in fresh processes.

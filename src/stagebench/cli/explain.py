@@ -10,20 +10,18 @@ from stagebench.analysis.comparison import compare
 from stagebench.analysis.importers.measured import Measured
 from stagebench.analysis.importers.read import FORMATS, read_files
 from stagebench.analysis.narrative import as_json, table
+from stagebench.cli.options import JSON, PATH
 from stagebench.cli.output import Console, write_json_to
 from stagebench.core.errors import AnalysisError
 from stagebench.core.results import versioned
 from stagebench.core.shown import plain
 from stagebench.core.tables import show, to_markdown
 
-OUT = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 
-
-@click.command(name="explain")
-@click.argument("paths", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.command(name="explain", params=[JSON])
+@click.argument("paths", metavar="FILE...", nargs=-1, required=True, type=PATH)
 @click.option("--from", "format_name", type=click.Choice(tuple(FORMATS)), help="By default what the file looks like.")
 @click.option("--baseline", help="The model to explain the others against; the slowest by default.")
-@click.option("--json", "json_path", type=OUT, help="Also write the numbers there; - for standard output.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown, to paste into a report.")
 def command(
     paths: tuple[Path, ...], format_name: str | None, baseline: str | None, json_path: Path | None, as_markdown: bool

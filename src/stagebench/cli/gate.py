@@ -13,7 +13,7 @@ from typing import Any
 import click
 from rich.progress import Progress
 
-from stagebench.cli.decision import deciding
+from stagebench.cli.decision import DecidingCommand
 from stagebench.cli.output import Console
 from stagebench.core import statistics
 from stagebench.core.errors import GateError
@@ -32,7 +32,7 @@ from stagebench.suite.options import ROUNDS
 _PAIRS = BLOCK // 2  # in a block
 
 
-@click.command(name="gate")
+@click.command(name="gate", cls=DecidingCommand)
 @click.option("--base", "revision", required=True, help="Revision that the working tree is compared with.")
 @click.option("--blocks", type=click.IntRange(min=1), default=6, show_default=True, help=f"Of {BLOCK} processes.")
 @click.option("--rounds", type=click.IntRange(min=1), default=ROUNDS.default, show_default=True, help=ROUNDS.help)
@@ -45,7 +45,6 @@ _PAIRS = BLOCK // 2  # in a block
 @click.option("--base-python", type=click.Path(path_type=Path, exists=True), help="Interpreter of the base.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the runs of all processes.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
-@deciding
 def command(
     decision: Decision, revision: str, seed: int | None, base_python: Path | None, out: Path | None, **given: Any
 ) -> None:

@@ -1,80 +1,56 @@
-"""Options of the commands, made of the one table; settings out of them; the head of what they print."""
+"""What several commands take: the options that make settings, the head of what is printed then, and files to write."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from stagebench.cli.output import Console
+from stagebench.cli.output import Console, require_writable
 from stagebench.core.machine import environment
 from stagebench.core.shown import cell
-from stagebench.suite import options as suite_options
-from stagebench.suite.options import Option
+from stagebench.suite.options import SETTINGS
 
 if TYPE_CHECKING:
     from stagebench.suite.settings import Settings
 
-Command = Callable[..., Any]
+PATH = click.Path(path_type=Path)
 
-json_option = click.option(
-    "--json",
-    "json_path",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    help="Also write the numbers there; - for standard output.",
+
+def _checked(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """Refuse a file that can't be made, or replaced, before anything is measured for it; click looked at others."""
+    if path and not (param.name == "markdown" and path.exists()):
+        require_writable(path)
+    return path
+
+
+FILE = click.Path(path_type=Path, dir_okay=False, writable=True, allow_dash=True)
+JSON = click.Option(
+    ["--json", "json_path"], type=FILE, callback=_checked, help="Also write the numbers there; - for standard output."
 )
-markdown_option = click.option(
-    "--markdown",
-    type=click.Path(path_type=Path, dir_okay=False, writable=True, allow_dash=True),
-    help="Appended to, as a step summary is; - for standard output.",
+MARKDOWN = click.Option(
+    ["--markdown"], type=FILE, callback=_checked, help="Appended to, as a step summary is; - for standard output."
 )
+INPUT = click.Argument(["input"], metavar="[PATH]", required=False, type=PATH)
 
 
-def options(*table: Option) -> Callable[[Command], Command]:
-    """Add options of the table, each as the argument of its name."""
+class SettingsCommand(click.Command):
+    """A command that gets the options of `SETTINGS`, but what is left out or its own, and its PATH, as `settings`."""
 
-    def decorate(command: Command) -> Command:
-        for option in reversed(table):
-            command = _option(option)(command)
-        return command
+    def __init__(self, *, params: Sequence[click.Parameter] = (), left_out: Sequence[str] = (), **rest: Any) -> None:
+        own = {*left_out, *(param.name for param in params)}
+        self._of_settings = [option for option in SETTINGS if option.name not in own]
+        super().__init__(params=[*self._of_settings, *params], **rest)
 
-    return decorate
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; its help need not wait for torch."""
+        from stagebench.suite.settings import settings_of
 
-
-def _option(option: Option) -> Callable[[Command], Command]:
-    help_ = f"{option.described[0].upper()}{option.described[1:]}"
-    if option.is_flag:
-        return click.option(f"--{option.name}", is_flag=True, help=help_)
-    kind = click.Choice(tuple(option.choices)) if option.choices else option.kind
-    return click.option(f"--{option.name}", type=kind, default=option.default, multiple=option.several, help=help_)
-
-
-def settings_options(*left_out: str) -> Callable[[Command], Command]:
-    """Add the options that make settings; the command gets these, with one backend, as `settings`.
-
-    Args:
-        left_out: those that have their default, by name; `input` is the command's argument PATH, where it has one.
-    """
-    table = [option for option in suite_options.SETTINGS if option.name not in (*left_out, "input")]
-
-    def decorate(command: Command) -> Command:
-        @functools.wraps(command)
-        def with_settings(**given: Any) -> None:
-            from stagebench.suite.settings import settings_of  # a page of help need not wait for torch
-
-            typed = {option.argument: given.pop(option.argument) for option in table}
-            settings = settings_of(input=given.pop("input", None), **typed)
-            command(settings=settings, **given)
-
-        return options(*table)(with_settings)
-
-    return decorate
-
-
-input_argument = click.argument("input", metavar="[PATH]", required=False, type=click.Path(path_type=Path))
+        names = [option.name for option in self._of_settings] + ["input"] * ("input" in ctx.params)
+        ctx.params["settings"] = settings_of(**{name: ctx.params.pop(name) for name in names})
+        return super().invoke(ctx)
 
 
 def print_head(console: Console, settings: Settings, rest: str) -> None:

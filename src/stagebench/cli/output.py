@@ -28,11 +28,7 @@ def write_json_to(path: Path, data: dict[str, Any]) -> None:
 
 
 def append_to(path: Path, text: str) -> None:
-    """Append to a file, made with its folders where it is missing, or write to standard output for "-".
-
-    Raises:
-        StagebenchError: where it can't be written.
-    """
+    """Append to a file, made with its folders where it is missing, or write to standard output for "-"."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with click.open_file(path, "a", encoding="utf-8") as file:
@@ -41,16 +37,9 @@ def append_to(path: Path, text: str) -> None:
         raise StagebenchError(f"can't write {path}: {error.strerror}") from error
 
 
-def require_writable(path: Path | None) -> None:
-    """Refuse a place for a new file before anything is measured for it. Nothing is left behind there.
-
-    Args:
-        path: whose missing folders can be made later; None and "-" are fine.
-
-    Raises:
-        StagebenchError: where it can't be written.
-    """
-    if path is None or str(path) == "-":
+def require_writable(path: Path) -> None:
+    """Refuse a place for a new file where it, or its missing folders, can't be made later; "-" is fine."""
+    if str(path) == "-":
         return
     try:
         folder = next(each for each in path.absolute().parents if each.exists())
@@ -95,13 +84,7 @@ def _drop_unwritten() -> None:
 
 @contextmanager
 def tidy_stop(end: str) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end a command as an error does: what it runs ends too, and nothing is left behind.
-
-    Only the first one counts: another would cut the tidying short.
-
-    Args:
-        end: what there would have been ("there was a decision").
-    """
+    """Let Ctrl-C and SIGTERM end a command as an error does, before what `end` says; more of them change nothing."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         for each in before:

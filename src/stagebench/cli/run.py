@@ -1,9 +1,13 @@
-"""`stagebench run`: one sample through the models."""
+"""`stagebench run` and `stagebench verify`: one sample through the models, and the claims that its times rest on."""
 
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Mapping
+from dataclasses import asdict, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,25 +15,22 @@ import click
 
 from stagebench.analysis.report import stage_table
 from stagebench.analysis.samples import MODES, sample_of
-from stagebench.cli.options import input_argument, json_option, options, print_head, settings_options
-from stagebench.cli.output import Console, require_writable, write_json_to
+from stagebench.cli.options import INPUT, JSON, SettingsCommand, print_head
+from stagebench.cli.output import Console, write_json_to
 from stagebench.core.results import versioned
+from stagebench.core.settings import DEFAULT_QUESTION
 from stagebench.core.shown import plain
 from stagebench.core.stages import time_outside
-from stagebench.core.tables import MS, RATIO, WORDS, Table, show
+from stagebench.core.tables import MS, RATIO, SENTENCES, WORDS, Table, show
 from stagebench.suite.options import ORDER_SEED
 
 if TYPE_CHECKING:
     from stagebench.suite.settings import Settings
 
 
-@click.command(name="run")
-@input_argument
-@settings_options()
-@options(ORDER_SEED)
+@click.command(name="run", cls=SettingsCommand, params=[INPUT, ORDER_SEED, JSON])
 @click.option("--passes", type=click.IntRange(min=1), default=3, show_default=True, help="Timed ones.")
 @click.option("--tensor-parallel", type=click.IntRange(min=2), metavar="N", help="Also spread over N processes.")
-@json_option
 def command(
     settings: Settings, passes: int, order_seed: int | None, tensor_parallel: int | None, json_path: Path | None
 ) -> None:
@@ -42,7 +43,6 @@ def command(
     for the model, on N, which it starts: one a GPU, where there are any. Passes alternate, and a stage lasts until the
     slowest process is done. Each pass must give the tokens of generate() on one, or part from them at a near-tie.
     """
-    require_writable(json_path)
     console = Console(stderr=str(json_path) == "-")
     if tensor_parallel:
         numbers = _run_sharded(console, settings, passes, tensor_parallel)
@@ -53,7 +53,7 @@ def command(
 
 
 def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[str, Any]:
-    """Measure and print; what it returns is for a machine."""
+    """Measure and print; return what is for a machine."""
     from stagebench.pipeline.timed_pass import COLLECTION
     from stagebench.suite.measure import run, shuffled  # here, because a page of help need not wait for torch
 
@@ -65,26 +65,23 @@ def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[s
     for name, each in found.items():
         if problem := time_outside([one.unattributed for one in each.runs], [one.e2e for one in each.runs]):
             click.echo(f"warning: {name}: {problem}", err=True)
-    for name, each in found.items():
         click.echo(f"{name}: {plain(each.median.text)}", err=console.stderr)
-    identity = settings.identity()
-    shown, mode = identity["input"], MODES[settings.generation.fixed_length]
-    turn = shuffled(settings.models, seed)
-    numbers = {
-        "identity": identity,
-        "order_seed": seed,
-        "samples": [
-            sample_of(one, mode)
-            | {"sample": shown, "pass": i, "order": turn.index(name) * passes + i, "work": work[name]}
-            for name in found
-            for i, one in enumerate(runs[name])
-        ],
-    }
-    return versioned("samples", numbers | COLLECTION)
+    identity, mode, order = (
+        settings.identity(),
+        MODES[settings.generation.fixed_length],
+        shuffled(settings.models, seed),
+    )
+    samples = [
+        sample_of(one, mode)
+        | {"sample": identity["input"], "pass": i, "order": order.index(name) * passes + i, "work": work[name]}
+        for name in found
+        for i, one in enumerate(runs[name])
+    ]
+    return versioned("samples", {"identity": identity, "order_seed": seed, "samples": samples} | COLLECTION)
 
 
 def _run_sharded(console: Console, settings: Settings, passes: int, processes: int) -> dict[str, Any]:
-    """Measure on one process and on several, and print; what it returns is for a machine."""
+    """Measure on one process and on several, and print; return what is for a machine."""
     from stagebench.suite.measure import run_sharded
 
     found = run_sharded(settings, passes, processes)
@@ -103,5 +100,36 @@ def _run_sharded(console: Console, settings: Settings, passes: int, processes: i
 
 
 def _spread(row: Mapping[str, Any]) -> tuple[float, tuple[float, float]]:
-    """Return the median and the range."""
     return row["median"], (min(row["seconds"]), max(row["seconds"]))
+
+
+_QUESTION = click.Option(
+    ["--question"], multiple=True, default=[DEFAULT_QUESTION], show_default=True, help="About the sample; repeatable."
+)
+
+
+@click.command(name="verify", cls=SettingsCommand, params=[INPUT, _QUESTION, JSON])
+def verify_command(settings: Settings, question: tuple[str, ...], json_path: Path | None) -> None:
+    """Check what the times rest on: same tokens and same work as generate(), stages that explain e2e.
+
+    Each model answers each question. Exit code 1 where a claim did not hold.
+    """
+    from stagebench.suite.measure import verify  # here, because a page of help need not wait for torch
+
+    console = Console(stderr=str(json_path) == "-")
+    print_head(console, settings, ", ".join(question))
+    rows: list[dict[str, Any]] = []
+    asked = ((ask, *each) for ask in question for each in verify(replace(settings, question=ask)))
+    columns = ("", WORDS), ("claim", WORDS), ("what was seen", SENTENCES)
+    try:
+        for (ask, name), checks in groupby(asked, key=itemgetter(0, 1)):
+            made = [asdict(check) for *_, check in checks]
+            rows += [{"model": name, "question": ask} | check for check in made]
+            cells = [("held" if check["held"] else "BROKEN", check["claim"], check["detail"]) for check in made]
+            show(Table(name if len(question) == 1 else f"{name}: {ask}", columns, cells), console)
+    finally:  # at full size it takes many minutes, and may be stopped
+        if json_path and rows:
+            write_json_to(json_path, versioned("verdicts", {"identity": settings.identity(), "checks": rows}))
+    held = sum(row["held"] for row in rows)
+    console.print(f"{held} of {len(rows)} claims held")
+    sys.exit(int(held < len(rows)))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from pytest_benchmark.session import PerformanceRegression
 from rich.console import Console
@@ -20,7 +21,7 @@ from stagebench.gate.limits import limit_keys, read_rules
 from stagebench.gate.runner.lockstep import Lockstep
 from stagebench.gate.verdicts import NOT_MEASURED, Decision
 from stagebench.suite import compared_run, judging, outcome, selection
-from stagebench.suite.options import PREFIX, PYTEST, SETTINGS, Option
+from stagebench.suite.options import PREFIX, PYTEST, SETTINGS
 from stagebench.suite.settings import Settings, check_input, resolve
 
 _NOTE = pytest.StashKey[str | None]()
@@ -32,15 +33,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of the suite."""
     group = parser.getgroup("stagebench")
     for option in PYTEST:
-        group.addoption(PREFIX + option.name, help=option.described, **_declared(option))
+        action = "store_true" if option.is_flag else "append" if option.multiple else "store"
+        default = [] if option.multiple else option.default
+        group.addoption(option.opts[0].replace("--", PREFIX), help=option.help, action=action, default=default)
 
 
-def _declared(option: Option) -> dict[str, Any]:
-    if option.is_flag:
-        return {"action": "store_true"}
-    choices = {"choices": tuple(option.choices)} if option.choices else {}
-    several = {"action": "append", "default": []} if option.several else {"default": option.default}
-    return {"type": option.kind} | choices | several
+def _typed(option: click.Option, text: Any) -> Any:
+    try:
+        return option.type_cast_value(click.Context(click.Command("pytest")), text)
+    except click.BadParameter as error:
+        raise StagebenchError(f"{option.opts[0].replace('--', PREFIX)}: {error.message}") from error
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -77,6 +79,9 @@ def _usage_errors() -> Iterator[None]:
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse settings that make no sense, and let a bare `--benchmark-compare` find its baseline."""
     option = config.option
+    with _usage_errors():
+        for each in PYTEST:
+            setattr(option, f"stage_{each.name}", _typed(each, getattr(option, f"stage_{each.name}")))
     if option.stage_order_seed is None:
         option.stage_order_seed = secrets.randbelow(2**16)
     config.addinivalue_line("markers", "gate(threshold, floor): how much slower than its baseline is too much")
@@ -85,11 +90,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if option.stage_timed_gc and config.getoption("benchmark_disable_gc", None):
         raise pytest.UsageError(f"garbage is collected or not, got {PREFIX}timed-gc and --benchmark-disable-gc")
     option.benchmark_disable_gc = not option.stage_timed_gc
-    if option.stage_rounds < 1:
-        raise pytest.UsageError(f"{PREFIX}rounds must be at least 1, got {option.stage_rounds}")
     with _usage_errors():
         config.stash[selection.SETTINGS] = resolve(
-            {o.argument: getattr(option, f"stage_{o.argument}") for o in SETTINGS}
+            {name: getattr(option, f"stage_{name}") for name in ("input", *(each.name for each in SETTINGS))}
         )
         if option.stage_input is not None:
             check_input(option.stage_input, settings(config).loading)

@@ -1,7 +1,5 @@
 """Settings out of what a person typed: defaults that fit the machine, and contradictions refused before any work."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,40 +19,23 @@ from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import MODELS
 from stagebench.pipeline.load import load
-from stagebench.suite.options import BUILDING, LOADING, SETTINGS
+from stagebench.suite.options import LOADING, SETTINGS
 
-ON_CPU = ("eager",)
-"""Backends that need no GPU."""
+ON_CPU = ("eager",)  # backends that need no GPU
 THREADS_A_CORE = 4  # more only wait for each other, and so many that none can be started end the process
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Hold what is run, and how.
+    """Hold what is run, and how."""
 
-    Attributes:
-        models: by name, each once.
-        backends: the same of what runs the stages.
-        model: how models are built, whatever then runs their stages.
-        generation: how they generate.
-        loading: how media are read.
-        question: what they are asked.
-        input: what they look at; None for the synthetic clip.
-    """
-
-    models: tuple[str, ...]
+    models: tuple[str, ...]  # names, each once
     backends: tuple[str, ...]
-    model: ModelSettings
+    model: ModelSettings  # how they are built, whatever then runs their stages
     generation: GenerationSettings
     loading: LoadSettings
     question: str
-    input: Path | None
-
-    def with_one_backend(self) -> Settings:
-        """Return the same, its models built with the only backend."""
-        if len(self.backends) > 1:
-            raise ModelError(f"one backend runs the stages here, got {', '.join(self.backends)}")
-        return replace(self, model=replace(self.model, backend=self.backends[0]))
+    input: Path | None  # what they look at; None for the synthetic clip
 
     def describe(self) -> str:
         """Return one line for the head of what is printed."""
@@ -82,31 +63,27 @@ class Settings:
 
 
 def settings_of(**options: Any) -> Settings:
-    """Make settings of options by their names on the command line, with underscores, for models with one backend."""
-    known = {option.argument: option.default for option in SETTINGS}
+    """Make settings of options by their names on the command line, with underscores; one backend runs all stages."""
+    known = {option.name: option.default for option in SETTINGS} | {"input": None}
     if unknown := options.keys() - known.keys():
         raise ModelError(f"options must be of {', '.join(known)}, got {', '.join(sorted(unknown))}")
-    return resolve(known | options).with_one_backend()
+    settings = resolve(known | options)
+    if len(settings.backends) > 1:
+        raise ModelError(f"one backend runs the stages here, got {', '.join(settings.backends)}")
+    return replace(settings, model=replace(settings.model, backend=settings.backends[0]))
 
 
 def resolve(given: Mapping[str, Any]) -> Settings:
-    """Fill in what was not given.
+    """Fill in what was not given of all `SETTINGS` and `input`; raise StagebenchError for what makes no sense.
 
     The device is a GPU where there is one. On a GPU the profile is 7b in bfloat16, on a CPU tiny in float32 with one
     thread: layers so narrow gain nothing from more, and wait for each other where another process takes a core.
-
-    Args:
-        given: values by the names of all options of `options.SETTINGS`.
-
-    Raises:
-        StagebenchError: for an unknown model or backend, a device that is not there, more threads than the cores can
-            serve, weights for several models, or a contradiction.
     """
-    loading = {option.argument: given[option.argument] for option in LOADING}
+    loading = {option.name: given[option.name] for option in LOADING}
     settings = Settings(
         models=_names("models", given["model"], MODELS, MODELS),
-        backends=_names("backends", given["backend"], BACKENDS, ("eager",)),
-        model=_resolve_model({option.argument: given[option.argument] for option in BUILDING}),
+        backends=_names("backends", given["backend"], BACKENDS, ON_CPU),
+        model=_model_settings(given),
         generation=GenerationSettings(given["new_tokens"], fixed_length=not given["natural_length"]),
         loading=LoadSettings(**loading | {"image_size": _parse_size(given["image_size"])}),
         question=given["question"],
@@ -115,15 +92,15 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     if settings.model.weights is not None and len(settings.models) > 1:
         names = ", ".join(settings.models)
         raise ModelError(f"weights are those of one model, got {len(settings.models)} models: {names}")
-    if not settings.model.device.startswith("cuda") and (others := set(settings.backends) - set(ON_CPU)):
+    if settings.model.device == "cpu" and (others := set(settings.backends) - set(ON_CPU)):
         raise ModelError(f"backends on a CPU are {', '.join(ON_CPU)}, got {', '.join(sorted(others))}")
     return settings
 
 
-def _names(what: str, given: Iterable[str], known: Iterable[str], default: Iterable[str]) -> tuple[str, ...]:
-    """Read names with commas between them, each once; the default where none were given."""
+def _names(what: str, given: str | Iterable[str], known: Iterable[str], default: Iterable[str]) -> tuple[str, ...]:
+    """Return names that were typed, each once, or the default."""
     asked = [given] if isinstance(given, str) else list(given)
-    names = tuple(split(asked)) if asked else tuple(default)
+    names = tuple(split(asked) if asked else default)
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise ModelError(f"{what} must be of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
@@ -135,32 +112,22 @@ def split(texts: Iterable[str]) -> dict[str, None]:
     return dict.fromkeys(part for text in texts for part in text.split(",") if part)
 
 
-def _resolve_model(given: Mapping[str, Any]) -> ModelSettings:
-    device = _resolve_device(given["device"])
-    on_gpu = device.startswith("cuda")
-    threads, cores = given["threads"], environment.cores()
+def _model_settings(given: Mapping[str, Any]) -> ModelSettings:
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    available = ["cpu", *(["cuda"] if gpus else []), *gpus]
+    device, threads, cores = given["device"] or ("cuda" if gpus else "cpu"), given["threads"], environment.cores()
+    if device not in available:
+        raise ModelError(f"device must be one of {', '.join(available)}, got {device!r}")
     if threads is not None and threads > (limit := THREADS_A_CORE * cores):
         raise ModelError(f"threads must be at most {limit} on {cores} cores, got {threads}")
-    profile = given["profile"] or ("pretrained" if given["weights"] else "7b" if on_gpu else "tiny")
-    if threads is None:
-        threads = 1 if profile == "tiny" else torch.get_num_threads()
+    profile = given["profile"] or ("pretrained" if given["weights"] else "7b" if device != "cpu" else "tiny")
     return ModelSettings(
         profile=profile,
         device=device,
-        dtype=given["dtype"] or ("bfloat16" if on_gpu else "float32"),
-        threads=threads,
+        dtype=given["dtype"] or ("float32" if device == "cpu" else "bfloat16"),
+        threads=threads if threads is not None else 1 if profile == "tiny" else torch.get_num_threads(),
         **{name: given[name] for name in ("weights", "kernels", "seed", "preprocess", "pickled_weights")},
     )
-
-
-def _resolve_device(device: str | None) -> str:
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    available = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    available += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    if device not in available:
-        raise ModelError(f"device must be one of {', '.join(available)}, got {device!r}")
-    return device
 
 
 def check_input(path: Path, loading: LoadSettings) -> None:

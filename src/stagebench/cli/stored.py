@@ -1,0 +1,134 @@
+"""Commands on runs that are already stored, all without torch: `stagebench compare`, `trend` and `baseline`."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from stagebench.cli.decision import DecidingCommand
+from stagebench.cli.options import JSON, PATH
+from stagebench.cli.output import Console, write_json_to
+from stagebench.core.errors import GateError
+from stagebench.core.results import Results, by_name, short_name, versioned
+from stagebench.core.shown import cell
+from stagebench.core.stability import unsteady
+from stagebench.core.tables import CHANGE, COUNT, MS, PERCENT, WORDS, Table, show
+from stagebench.gate import baseline, decide
+from stagebench.gate.limits import RULES_FILE, read_rules
+from stagebench.gate.trend import MIN_SIDE, Change, Series, began, read_history, recent_slowdowns, series_of
+from stagebench.gate.verdicts import Decision
+from stagebench.suite.options import BASELINES
+
+
+@click.command(name="compare", cls=DecidingCommand)
+@click.argument("paths", metavar="[BASE HEAD]", nargs=-1, type=PATH)
+@click.option("--base", "bases", multiple=True, type=PATH, help="A run, or a folder of runs; repeatable.")
+@click.option("--head", "heads", multiple=True, type=PATH, help="The same; the first is paired with the first base.")
+@click.option("--config", type=PATH, help="Has the limits; pyproject.toml by default, where there is one.")
+def compare_command(
+    decision: Decision,
+    paths: tuple[Path, ...],
+    bases: tuple[Path, ...],
+    heads: tuple[Path, ...],
+    config: Path | None,
+) -> None:
+    """Compare runs that `pytest benchmarks --benchmark-json` wrote.
+
+    BASE and HEAD are a run each, or a folder of runs: a process a file, paired by name in order. What `stagebench
+    bench` wrote, or a baseline made of it, is as many processes as it holds. Counters decide between two runs already;
+    times need several processes a side, best interleaved as `stagebench gate` runs them.
+
+    A process counts once: a file that is there twice, on one side or on both, or equal to another, is refused.
+
+    The exit code is 0 for a pass, 1 for a regression or other content, 2 for what could not be measured, 3 for what is
+    inconclusive. --json and --markdown are written in each case.
+    """
+    if len(paths) not in (0, 2):
+        raise GateError(f"a comparison has a base and a head, got {len(paths)} paths; more go with --base and --head")
+    if config and not config.is_file():
+        raise GateError(f"--config must be a file, got {config}")
+    rules = read_rules(config or Path(RULES_FILE))
+    base, head = decide.read_sides([*paths[:1], *bases], [*paths[1:], *heads])
+    decision.verdicts = decide.judge_benchmarks(base, head, rules, decision.allowed)
+    decision.rules_differ += decide.differing_markers(base, head)
+
+
+@click.group(name="baseline")
+def baseline_command() -> None:
+    """Stored baselines."""
+
+
+@baseline_command.command(params=[BASELINES])
+@click.argument("run_path", metavar="RUN", type=PATH)
+@click.option("--reason", required=True, help="Why this run replaces what was there; kept in the file.")
+@click.option("--partial", is_flag=True, help="Take a run of a part of the suite.")
+def accept(run_path: Path, reason: str, partial: bool, baselines: Path) -> None:
+    """Make RUN, written by `pytest benchmarks --benchmark-json`, the baseline of its environment."""
+    click.echo(f"stored {baseline.accept(run_path, baselines, reason, partial).resolve()}")
+
+
+@click.command(name="trend", params=[JSON])
+@click.argument("folder", metavar="DIR", type=PATH)
+@click.option("--recent", type=click.IntRange(min=1), help="Exit code 1 where a slowdown began in that many last runs.")
+def trend_command(folder: Path, json_path: Path | None, recent: int | None) -> None:
+    """Look for changes in the runs that DIR holds, written by `pytest benchmarks --benchmark-json`.
+
+    Runs are compared within an environment only. Exit code 0, but for --recent, which asks about that of the last run.
+    """
+    environments, unreadable = read_history(folder)
+    console = Console(stderr=str(json_path) == "-", highlight=False)
+    looked = [(runs, series_of(runs)) for runs in environments]
+    for runs, series in looked:
+        _print_environment(console, runs, series)
+    for reason in unreadable.values():
+        console.print(cell(f"left out: {reason}"), style="yellow", soft_wrap=True)
+    read = sum(map(len, environments))
+    console.print(f"runs: {read}, environments: {len(looked)}, files left out: {len(unreadable)}")
+    newest = max(looked, key=lambda each: began(each[0][-1]))[1]
+    slower = recent_slowdowns(newest, recent) if recent else []
+    for change in slower:
+        console.print(cell(f"became slower of late: {short_name(change.benchmark)}"), style="red", soft_wrap=True)
+    if json_path:
+        kept = [
+            {"identity": runs[0]["machine_info"], "runs": len(runs), "series": list(map(asdict, series))}
+            for runs, series in looked
+        ]
+        data = {"environments": kept, "unreadable": unreadable, "slower": list(map(asdict, slower))}
+        write_json_to(json_path, versioned("report", data))
+    sys.exit(1 if slower else 0)
+
+
+def _print_environment(console: Console, runs: Sequence[Results], series: Sequence[Series]) -> None:
+    here = runs[0]["machine_info"]
+    days = " to ".join(dict.fromkeys(run["datetime"][:10] for run in (runs[0], runs[-1])))
+    counted = f"{len(runs)} run{'s' * (len(runs) > 1)}, {days}"
+    console.print(cell(f"{here['device']}, {here['profile']}, {here['dtype']}: {counted}"), style="bold")
+    if len(runs) < 2 * MIN_SIDE:
+        console.print(f"a change is looked for in {2 * MIN_SIDE} runs or more")
+    rows = []
+    for each in series:
+        changes = ", ".join(CHANGE.write(change.ratio - 1) for change in each.changes)
+        row = len(each.seconds), each.seconds[-1], each.noise, changes, len(each.outliers)
+        rows.append((short_name(each.benchmark), *row))
+    numbers = ("runs", COUNT), ("last", MS), ("noise", PERCENT), ("changes", CHANGE), ("outliers", COUNT)
+    show(Table("", (("benchmark", WORDS), *numbers), rows), console)
+    said = [line for each in series for change in each.changes for line in _described(change)]
+    rounds = unsteady({name: b["stats"].get("data") or [] for name, b in by_name(runs[-1]).items()})
+    for line, style in [*said, *((f"rounds of the last run: {found}", "yellow") for found in rounds)]:
+        console.print(cell(line), style=style, soft_wrap=True)
+
+
+def _described(change: Change) -> Iterator[tuple[str, str]]:
+    """Yield lines on a change, each with its style."""
+    good, bad = ((commit or "no commit")[:12] for commit in (change.good, change.bad))
+    step = f"{change.before * 1e3:.2f} to {change.after * 1e3:.2f} ms ({change.ratio - 1:+.1%})"
+    where = f"on {change.when[:10]}, between {good} and {bad}"
+    yield f"{short_name(change.benchmark)}: {step} {where}", "red" if change.ratio > 1 else "green"
+    if change.dirty:
+        yield "  made of code that was not committed: the range is not the whole truth", "yellow"
+    if change.bisect:
+        yield change.bisect, ""
+    elif change.good == change.bad:
+        yield "  both sides are of one commit: the machine changed, or its noise is not white", ""
