@@ -9,8 +9,9 @@ with 4 layers each in tower and decoder it compiles 20 functions where 3 are eno
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -21,8 +22,6 @@ from stagebench.backends.static_cache import CACHE_ARGUMENT
 from stagebench.core.errors import ModelError
 
 _RECORDERS = "transformers.utils.output_capturing"
-_NUMBER = "layer_idx"
-_HELD = ("keys", "values", "cumulative_length")
 
 
 @contextmanager
@@ -34,22 +33,19 @@ def compiled_layers(hf_model: nn.Module, options: Mapping[str, Any]) -> Iterator
     """
     layers = [layer for layer in hf_model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     inside = [module for layer in layers for module in layer.modules() if module is not layer]
-    before = [(vars(module), dict(vars(module))) for module in (*layers, *inside)]
     for module in inside:
         _refuse_hooks(module)
-    try:
+    with ExitStack() as put_back:
+        for module in (*layers, *inside):
+            put_back.enter_context(patch.dict(vars(module)))
         for layer in layers:
-            number = next((module.layer_idx for module in layer.modules() if hasattr(module, _NUMBER)), 0)
+            number = next((module.layer_idx for module in layer.modules() if hasattr(module, "layer_idx")), 0)
             layer.forward = _forward(layer, number, options)
         for module in inside:
             module._forward_hooks = OrderedDict()  # torch 2.11 can't compile the recorders
-            if hasattr(module, _NUMBER):
+            if hasattr(module, "layer_idx"):
                 module.layer_idx = 0
         yield
-    finally:
-        for attributes, kept in before:
-            attributes.clear()
-            attributes.update(kept)
 
 
 def _refuse_hooks(module: nn.Module) -> None:
@@ -74,7 +70,11 @@ def _forward(layer: nn.Module, number: int, options: Mapping[str, Any]) -> Calla
 def _alone(cache: Cache, number: int) -> Cache:
     """Return a cache that holds one layer of another, in the same memory."""
     layer = copy.copy(cache.layers[number])
-    for name in _HELD:  # new tensor objects, because transformers has marked the others as fixed addresses
+    for name in (
+        "keys",
+        "values",
+        "cumulative_length",
+    ):  # new tensor objects, because transformers has marked the others as fixed addresses
         setattr(layer, name, getattr(layer, name).detach())
     alone = copy.copy(cache)
     alone.layers = [layer]

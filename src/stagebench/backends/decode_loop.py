@@ -26,7 +26,7 @@ def advance(step: Captured, prefilled: Prefilled, steps: int | None = None) -> P
     progress = _OnDevice(sequences.device, limit) if sequences.device.type == "cuda" else _Progress()
     lag = 1 if prefilled.generation_config.do_sample else LAG
     choice = prefilled.logits_processor, prefilled.stopping_criteria, prefilled.generation_config
-    was_unfinished: list[Tensor] = []
+    was_unfinished = list[Tensor]()
     for i in range(limit):
         if i >= lag and not progress.going(i - lag):
             break
@@ -48,21 +48,19 @@ def advance(step: Captured, prefilled: Prefilled, steps: int | None = None) -> P
 
 
 class _Progress:
-    """When each step ended, and whether any row went on after it. On a CPU, where nothing runs ahead."""
+    """Whether any row went on after each step, and when the step ended. On a CPU, where nothing runs ahead."""
 
     def __init__(self) -> None:
-        self._going: list[bool] = []
-        self._times: list[float] = []
+        self._steps: list[tuple[bool, float]] = []
 
     def note(self, unfinished: Tensor) -> None:
-        self._going.append(bool(unfinished.max()))
-        self._times.append(time.perf_counter())
+        self._steps.append((bool(unfinished.max()), time.perf_counter()))
 
     def going(self, i: int) -> bool:
-        return self._going[i]
+        return self._steps[i][0]
 
     def ends(self, steps: int) -> list[float]:
-        return self._times[:steps]
+        return [end for _, end in self._steps[:steps]]
 
 
 class _OnDevice(_Progress):

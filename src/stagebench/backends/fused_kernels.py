@@ -39,10 +39,8 @@ def _products(
     x, norm, epsilon, starts, valid,
     k: tl.constexpr, columns: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
-    """Multiply the rows at `starts` by x, or by RMSNorm(x) where `norm` is a weight: float32 (rows,).
-
-    The next tile is on its way while this one is multiplied; the first one needs nothing of the kernel before.
-    """
+    """Multiply the rows at `starts` by x, or by RMSNorm(x) where `norm` is a weight: float32 (rows,)."""
+    # The next tile is on its way while this one is multiplied; the first one needs nothing of the kernel before.
     tile = _tile(starts, valid, 0, k, columns)
     _wait(dependent)
     if norm is not None:

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -99,14 +100,10 @@ def prompt_logits(hf_model: PreTrainedModel, cache: StaticCache, embeds: Tensor,
 def _without_mask(hf_model: PreTrainedModel) -> Iterator[None]:
     """Where a stream is being captured transformers makes a causal mask, which flash attention does not take."""
     config = hf_model.config.get_text_config()
-    if config._attn_implementation != "sdpa":
+    with patch.dict(vars(config)):
+        if config._attn_implementation == "sdpa":
+            config._attn_implementation = {"": _MASKLESS}  # the text model's own, not that of a tower
         yield
-        return
-    config._attn_implementation = {"": _MASKLESS}  # the text model's own, not that of a tower
-    try:
-        yield
-    finally:
-        config._attn_implementation = {"": "sdpa"}
 
 
 def step_logits(hf_model: PreTrainedModel, cache: StaticCache, tokens: Tensor) -> Tensor:

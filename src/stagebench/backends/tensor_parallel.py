@@ -31,15 +31,13 @@ from stagebench.pipeline.run_stages import Options, prepared, run_stages, scored
 from stagebench.pipeline.timing import Stopwatch
 from stagebench.pipeline.token_match import TokenMatch, match_tokens
 
-Tokens = tuple[int, ...]
-
 
 class Pass(NamedTuple):
-    """Hold a timed pass: how many processes, the new tokens, and the seconds by stage, each of the slowest process."""
+    """Hold a timed pass."""
 
     processes: int
-    tokens: Tokens
-    seconds: dict[str, float]
+    tokens: tuple[int, ...]  # the new ones
+    seconds: dict[str, float]  # by stage, of the slowest process
 
 
 def require_devices(device: str, processes: int) -> None:
@@ -54,16 +52,10 @@ def require_devices(device: str, processes: int) -> None:
 
 
 def spread(processes: int, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in so many new processes, joined by NCCL on GPUs, one each, and by gloo on CPUs.
+    """Call a module's function in new processes, joined by NCCL on GPUs, one each, and by gloo on CPUs.
 
-    Args:
-        processes: how many.
-        function: of a module, because each process imports it; what it returns on rank 0, JSON, is what this returns.
-        arguments: its own.
-
-    Raises:
-        StageError: what the first process to fail with an error of ours said.
-        ProcessException: where one failed otherwise; none outlives the others.
+    Return what it returned, in JSON, on rank 0. Raise StageError with what the first process to fail by an error of
+    ours said, and ProcessException where one failed otherwise; none outlives the others.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -78,16 +70,11 @@ def spread(processes: int, function: Callable[..., Any], *arguments: Any) -> Any
 
 def _on_rank(rank: int, processes: int, folder: Path, function: Callable[..., Any], arguments: Any) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}  # transformers reads them
-    on_gpu = torch.cuda.is_available()
-    if on_gpu:
-        torch.cuda.set_device(rank)
-    dist.init_process_group(
-        "nccl" if on_gpu else "gloo",
-        init_method=f"file://{folder / 'store'}",
-        rank=rank,
-        world_size=processes,
-        device_id=torch.device("cuda", rank) if on_gpu else None,
-    )
+    gpu = torch.device("cuda", rank) if torch.cuda.is_available() else None
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
+    backend, store = "gloo" if gpu is None else "nccl", f"file://{folder / 'store'}"
+    dist.init_process_group(backend, store, rank=rank, world_size=processes, device_id=gpu)
     try:
         result = function(*arguments)
     except StagebenchError as error:
@@ -156,20 +143,11 @@ def local(weight: Tensor) -> Tensor:
 def beside_one_process(
     whole: VisionLanguageModel, sample: Sample, options: Options, rounds: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Time a model on one process and on all of them, in turn; to be called on every rank.
+    """Time passes of a model on one process and on all of them, in turn, after one each that warms up.
 
-    Args:
-        whole: used on rank 0 alone, while the others wait.
-        sample: a path and a question.
-        options: of `generate()`, with a fixed length: ranks that stop at different tokens wait for each other.
-        rounds: timed passes of each, after one that warms up.
-
-    Returns:
-        On rank 0 the share of the weights that a process holds, and how the tokens compare with those of `generate()`;
-        and a row a stage and number of processes, with its seconds. Nothing on any other rank.
-
-    Raises:
-        StageError: where the ranks' tokens differ, or part from those of `generate()` otherwise than at a near-tie.
+    To be called on every rank; rank 0 alone has the whole model's passes, while the others wait, and returns the share
+    of the weights that a process holds, how the tokens compare with those of `generate()`, and a row a stage and number
+    of processes. The text needs a fixed length: ranks that stop at different tokens wait for each other.
     """
     parts = shard(whole)
     done = interleaved(whole, parts, sample, options, rounds + 1)
@@ -182,15 +160,13 @@ def beside_one_process(
         "share_of_weights": share(parts.hf_model, whole.hf_model),
         "tokens": {str(processes): str(outcome) for processes, outcome in outcomes.items()},
     }
-    seconds = {
-        (stage, n): [each.seconds[stage] for each in done if each.processes == n][1:]
-        for stage in IN_GENERATE
-        for n in (1, dist.get_world_size())
-    }
-    return check, [
-        {"model": whole.name, "stage": stage, "tp": n, "seconds": s, "median": statistics.median(s)}
-        for (stage, n), s in seconds.items()
-    ]
+    rows = []
+    for stage in IN_GENERATE:
+        for n in outcomes:
+            seconds = [each.seconds[stage] for each in done if each.processes == n][1:]
+            median = statistics.median(seconds)
+            rows.append({"model": whole.name, "stage": stage, "tp": n, "seconds": seconds, "median": median})
+    return check, rows
 
 
 def interleaved(
@@ -200,25 +176,24 @@ def interleaved(
     passes = []
     for _ in range(rounds):
         if dist.get_rank() == 0:
-            watch = Stopwatch(whole.hf_model.device)
-            generation = run_stages(whole, sample, options, watch)[DECODE.name]
-            passes.append(Pass(1, generation.token_ids[0], watch.seconds))
-        passes.append(_joint_pass(sharded, sample, options))
+            passes.append(_timed(whole, sample, options, 1))
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, _timed(sharded, sample, options, len(everyone)))
+        passes.append(slowest(everyone))
     return passes
 
 
-def _joint_pass(model: VisionLanguageModel, sample: Sample, options: Options) -> Pass:
-    """Run the stages on all ranks at once: a stage starts when all are ready, and lasts until the slowest is done."""
+def _timed(model: VisionLanguageModel, sample: Sample, options: Options, processes: int) -> Pass:
+    """Time a pass; where several processes take part, a stage starts when all are ready."""
     watch = Stopwatch(model.hf_model.device)
 
-    def together(stage: str, function: Callable[..., Any], *args: Any) -> Any:
-        dist.barrier()
+    def timed(stage: str, function: Callable[..., Any], *args: Any) -> Any:
+        if processes > 1:
+            dist.barrier()
         return watch(stage, function, *args)
 
-    generation = run_stages(model, sample, options, together)[DECODE.name]
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, Pass(len(everyone), generation.token_ids[0], watch.seconds))
-    return slowest(everyone)
+    generation = run_stages(model, sample, options, timed)[DECODE.name]
+    return Pass(processes, generation.token_ids[0], watch.seconds)
 
 
 def slowest(ranks: Sequence[Pass]) -> Pass:
@@ -229,12 +204,8 @@ def slowest(ranks: Sequence[Pass]) -> Pass:
     return ranks[0]._replace(seconds=seconds)
 
 
-def certify(passes: Sequence[Pass], tokens: Tokens, logits: Sequence[Tensor]) -> dict[int, TokenMatch]:
-    """Refuse a pass that parts from `generate()` of the whole model otherwise than at a near-tie.
-
-    Returns:
-        By the number of processes what came of it: of their passes the first that is not equal, if any.
-    """
+def certify(passes: Sequence[Pass], tokens: Sequence[int], logits: Sequence[Tensor]) -> dict[int, TokenMatch]:
+    """Return by number of processes the first match with `generate()` that is not equal, if any; raise for no tie."""
     found: dict[int, TokenMatch] = {}
     for each in passes:
         outcome = match_tokens(tokens, each.tokens, logits)

@@ -68,10 +68,6 @@ class EventGPT(VisionLanguageModel):
             raise StageError(f"a prompt must be at most {MAX_PROMPT_TOKENS} tokens long, got {got}")
         return [*before, *[placeholder] * visual_tokens, *after]
 
-    def pixel_arguments(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Return the pixels as they are."""
-        return {"pixel_values": pixels}
-
     def encode(self, inputs: Inputs) -> Tensor:
         """Run tower, projector, adaptor and pooling: (batch, images + tokens per image, hidden size)."""
         features: Tensor = self.hf_model.get_event_features(inputs.pixels)

@@ -110,15 +110,11 @@ class EventGPTForConditionalGeneration(LlamaForCausalLM):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    @property
-    def tower(self) -> CLIPVisionModel:
-        """Return the CLIP vision model; one forward takes all images of a batch."""
-        return self.get_submodule("model.visual_tower.visual_tower.vision_model")
-
     def get_image_tokens(self, pixel_values: Tensor) -> Tensor:
         """Run tower, projector and adaptor: (images, 3, height, width) to (images, tokens, CLS first, hidden size)."""
+        tower: CLIPVisionModel = self.get_submodule("model.visual_tower.visual_tower.vision_model")
         # The encoder's last hidden state: no post_layernorm, CLS kept.
-        hidden = self.tower(pixel_values=pixel_values.to(self.tower.dtype)).last_hidden_state
+        hidden = tower(pixel_values=pixel_values.to(tower.dtype)).last_hidden_state
         tokens: Tensor = self.model.visual_projector(hidden)
         return tokens if self.model.feature_adaptor is None else cast(Tensor, self.model.feature_adaptor(tokens))
 

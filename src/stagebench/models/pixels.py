@@ -97,7 +97,11 @@ class TorchProcessor(ImageProcessor):
         """Resize and crop images of one size, as far as the reference does."""
         settings: Any = self.reference
         if settings.do_resize:
-            batch = resized(batch, *_output_size(batch, dict(settings.size)))
+            size = dict(settings.size)
+            wanted, first = size.get("shortest_edge") or (size["height"], size["width"]), "channels_first"
+            # By transformers' own rule for the longer edge, its rounding included.
+            output = get_resize_output_image_size(batch[0], wanted, default_to_square=False, input_data_format=first)
+            batch = resized(batch, *output)
         if settings.do_center_crop:
             batch = center_cropped(batch, settings.crop_size["height"], settings.crop_size["width"])
         return batch
@@ -134,13 +138,3 @@ def center_cropped(batch: Tensor, height: int, width: int) -> Tensor:
     """Cut the middle out; zeros go around what is smaller, the odd one before it, as in the reference."""
     rows, columns = height - batch.shape[-2], width - batch.shape[-1]  # where negative, `pad` cuts off
     return pad(batch, ((columns + 1) // 2, columns // 2, (rows + 1) // 2, rows // 2))
-
-
-def _output_size(batch: Tensor, size: dict[str, int]) -> tuple[int, int]:
-    """Return height and width after the resize by transformers' own rule for the longer edge, its rounding included."""
-    if "shortest_edge" not in size:
-        return size["height"], size["width"]
-    height, width = get_resize_output_image_size(
-        batch[0], size["shortest_edge"], default_to_square=False, input_data_format="channels_first"
-    )
-    return height, width

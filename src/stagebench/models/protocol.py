@@ -94,9 +94,9 @@ class VisionLanguageModel(ABC):
     def visual_tokens(self, images: int) -> int:
         """Say how many features become of so many images of the tower's size."""
 
-    @abstractmethod
     def pixel_arguments(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return what the network's forward takes of the pixels of `Inputs`."""
+        return {"pixel_values": pixels}
 
     @abstractmethod
     def encode(self, inputs: Inputs) -> Tensor:
