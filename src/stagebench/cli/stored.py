@@ -17,7 +17,7 @@ from stagebench.core.stability import unsteady
 from stagebench.core.tables import CHANGE, COUNT, MS, PERCENT, WORDS, Table, show
 from stagebench.gate import baseline, decide
 from stagebench.gate.limits import RULES_FILE, read_rules
-from stagebench.gate.trend import MIN_SIDE, Change, Series, began, read_history, recent_slowdowns, series_of
+from stagebench.gate.trend import MIN_SIDE, Change, Series, began, read_history, series_of
 from stagebench.gate.verdicts import Decision
 from stagebench.suite.options import BASELINES
 
@@ -87,7 +87,7 @@ def trend_command(folder: Path, json_path: Path | None, recent: int | None) -> N
     read = sum(map(len, environments))
     console.print(f"runs: {read}, environments: {len(looked)}, files left out: {len(unreadable)}")
     newest = max(looked, key=lambda each: began(each[0][-1]))[1]
-    slower = recent_slowdowns(newest, recent) if recent else []
+    slower = [step for each in newest for step in each.changes if step.ratio > 1 and step.age <= (recent or 0)]
     for change in slower:
         console.print(cell(f"became slower of late: {short_name(change.benchmark)}"), style="red", soft_wrap=True)
     if json_path:

@@ -37,16 +37,15 @@ def find(root: Path, identity: Mapping[str, str]) -> Path | None:
 
 def closest(root: Path, identity: Mapping[str, str]) -> str:
     """Say what the closest baseline of another environment differs in, for lack of one of this."""
-    apart: dict[str, list[str]] = {}
-    for path in sorted(root.glob(f"*/{FILE_NAME}")):
-        try:
-            apart[path.parent.name] = differences(identity, read_results(path)["machine_info"])
-        except ResultsError as error:
-            return str(error)
+    stored = sorted(root.glob(f"*/{FILE_NAME}"))
+    try:
+        apart = [(path.parent.name, differences(identity, read_results(path)["machine_info"])) for path in stored]
+    except ResultsError as error:
+        return str(error)
     if not apart:
         return f"{root.name}/ is empty"
-    nearest = min(apart, key=lambda name: len(apart[name]))
-    return f"the closest, {nearest}, differs in {'; '.join(apart[nearest])}"
+    nearest, keys = min(apart, key=lambda each: len(each[1]))
+    return f"the closest, {nearest}, differs in {'; '.join(keys)}"
 
 
 def accept(path: Path, root: Path, reason: str, partial: bool = False) -> Path:
@@ -113,21 +112,17 @@ def _some(names: Sequence[str]) -> str:
 
 def _acceptance(results: Results, replaced: Results | None, reason: str) -> Accepted:
     """Say who accepts results and why, and which results of whose acceptance they replace."""
-    accepted: Accepted = {
+    before = replaced["stagebench"].get("accepted", {}) if replaced else {}
+    latest = {key: before.get(key) for key in ("who", "when", "reason", "commit")}
+    return {
         "who": _who(),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "reason": reason,
         "commit": _commit(results),
         "version": __version__,
-        "replaces": None,
-        "history": [],
+        "replaces": {"commit": _commit(replaced), "sha256": digest(replaced)} if replaced else None,
+        "history": [latest, *before.get("history", [])][:HISTORY] if replaced else [],
     }
-    if replaced is not None:
-        before = replaced["stagebench"].get("accepted", {})
-        latest = {key: before.get(key) for key in ("who", "when", "reason", "commit")}
-        accepted["replaces"] = {"commit": _commit(replaced), "sha256": digest(replaced)}
-        accepted["history"] = [latest, *before.get("history", [])][:HISTORY]
-    return accepted
 
 
 def _commit(results: Results) -> str | None:

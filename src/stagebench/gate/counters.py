@@ -6,7 +6,7 @@ whichever way it went, until a person lets it pass; none of a stage's own work i
 
 import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from stagebench.core.results import Benchmark, Results, by_name, is_reference, shared
@@ -23,6 +23,7 @@ ALIKE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 5e-2}
 """How far features may lie apart by rounding, of the largest number, by dtype; other dtypes as float32."""
 FILES, PAGE = "bytes_from_files", 4096
 """A counter that is not ours alone: what libraries read of their own accord, at times, is up to a page."""
+UNSTEADY = "differs between runs of the {}, so it does not count exactly"
 
 Values = Mapping[str, Sequence[Any]]
 """What the results of a side counted, and digested, for one benchmark: a value each, by name."""
@@ -75,37 +76,28 @@ class _Case:
         other = {self._stage_of(v.counter or "") for v in changes if v.verdict == "changed" or v.allowed}
         took = [v for key, pair in both.items() if key not in asked and (v := self._took(key, *pair, other))]
         lost = [f"content of {key}" if _key(key) in CONTENT else key for key in before if key not in after]
-        found = [*self._missing("no longer counted", lost), *changes, *took]
-        if not _counters(before):
-            found += self._missing("not counted in the base", _counters(after))
+        missing = {"no longer counted": lost, "not counted in the base": [] if _counters(before) else _counters(after)}
+        reasons = [f"{why}: {', '.join(keys)}" for why, keys in missing.items() if keys]
+        found = [Verdict(self.name, "counter", "missing", reason, 1) for reason in reasons] + changes + took
         return found + self._as_before(before, after, found)
 
     def _verdict(
         self, verdict: str, key: str, reason: str, old: float | None = None, new: float | None = None
     ) -> Verdict:
-        return Verdict(self.name, "counter", verdict, f"{key}: {reason}", 1, old, new, counter=key)
-
-    def _changed(self, key: str, reason: str, old: float | None = None, new: float | None = None) -> Verdict:
-        stage = self._stage_of(key)
-        if stage in self.allowed:
-            return replace(self._verdict("pass", key, f"allowed: {reason}", old, new), allowed=stage)
-        hint = f"; --allow-changed {stage} lets it pass" if stage else ""
-        return self._verdict("changed", key, reason + hint, old, new)
-
-    def _unsteady(self, key: str, side: str) -> Verdict:
-        return self._verdict("inconclusive", key, f"differs between runs of the {side}, so it does not count exactly")
-
-    def _missing(self, why: str, keys: Sequence[str]) -> list[Verdict]:
-        counter = keys[0] if len(keys) == 1 else None
-        reason = f"{why}: {', '.join(keys)}"
-        return [Verdict(self.name, "counter", "missing", reason, 1, counter=counter)] if keys else []
+        """Give a verdict on a counter or content; where it is "changed", a person may have let that stage's pass."""
+        stage, allowed = self._stage_of(key), None
+        if verdict == "changed" and stage in self.allowed:
+            verdict, reason, allowed = "pass", f"allowed: {reason}", stage
+        elif verdict == "changed" and stage:
+            reason += f"; --allow-changed {stage} lets it pass"
+        return Verdict(self.name, "counter", verdict, f"{key}: {reason}", 1, old, new, counter=key, allowed=allowed)
 
     def _asked(self, key: str, before: Sequence[Any], after: Sequence[Any]) -> Verdict | None:
         """Compare what was asked for, or what was made; the first of the base stands for all that are like it."""
         old, new = before[0], max(after, key=lambda value: _distance(before[0], value))
         rounding = self.alike if isinstance(old, list) else 0.0
         if any(_distance(old, value) > rounding for value in before):
-            return self._unsteady(key, "base")
+            return self._verdict("inconclusive", key, UNSTEADY.format("base"))
         if old == new:
             return None
         apart = _apart(old, new)
@@ -113,10 +105,9 @@ class _Case:
             return self._verdict("pass", key, f"{apart}, which is rounding (up to {self.alike:g})")
         if _key(key) not in ASKED:
             limit = f", more than rounding ({self.alike:g})" if isinstance(old, list) else ""
-            return self._changed(key, f"other content, {apart}{limit}")
-        if new == 0:
-            return self._verdict("regression", key, f"no work at all, {apart}", old, new)
-        return self._changed(key, f"other work, {apart}", old, new)
+            return self._verdict("changed", key, f"other content, {apart}{limit}")
+        verdict, what = ("regression", "no work at all") if new == 0 else ("changed", "other work")
+        return self._verdict(verdict, key, f"{what}, {apart}", old, new)
 
     def _took(
         self, key: str, before: Sequence[float], after: Sequence[float], other: Collection[str | None]
@@ -125,29 +116,28 @@ class _Case:
         name, stage = _key(key), self._stage_of(key)
         tolerance = self.rules.tolerance.get(name)
         exact, old = tolerance is None, statistics.median(before)
+        if exact and len(set(before)) > 1:
+            return self._verdict("inconclusive", key, UNSTEADY.format("base"))
         most = max(after) if max(after) > old else min(after)
         new = most if exact else statistics.median(after)
+        if new == old:
+            return None
         slack = (tolerance or 0) * old + (PAGE if name == FILES else 0)
         of_other = stage in other or (stage is None and bool(other))
+        not_read = stage == LOAD.name and name == FILES and old > 2 * PAGE and new <= max(PAGE, old / 8)
         apart = _apart(old, new)
         reason = apart + ", of other content" * of_other
-        if exact and len(set(before)) > 1:
-            return self._unsteady(key, "base")
-        if new == 0 < old and name in OWN:
-            return self._verdict("regression", key, f"no work at all, {reason}", old, new)
-        if new > old + slack:
-            return self._verdict("regression", key, reason, old, new)
-        if new >= old - slack:
-            within = f"{apart}, within its tolerance of {tolerance or 0:.3g}"
-            return self._verdict("pass", key, within, old, new) if new != old else None
-        if stage == LOAD.name and name == FILES and old > 2 * PAGE and new <= max(PAGE, old / 8):
-            reason = f"{apart}: kept in memory from before, or mapped into it"
-            return self._changed(key, reason, old, new)  # as good as nothing, for the same content
-        if of_other:  # less of it says nothing good
-            return self._changed(key, reason, old, new)
-        if exact and len(set(after)) > 1:
-            return self._unsteady(key, "head")
-        return self._verdict("improvement", key, f"{reason}; accept it as the new baseline", old, new)
+        cases = [
+            (new == 0 < old and name in OWN, "regression", f"no work at all, {reason}"),
+            (new > old + slack, "regression", reason),
+            (new >= old - slack, "pass", f"{apart}, within its tolerance of {tolerance or 0:.3g}"),
+            (not_read, "changed", f"{apart}: kept in memory from before, or mapped into it"),  # for the same content
+            (of_other, "changed", reason),  # less of it says nothing good
+            (exact and len(set(after)) > 1, "inconclusive", UNSTEADY.format("head")),
+            (True, "improvement", f"{reason}; accept it as the new baseline"),
+        ]
+        verdict, said = next(each for holds, *each in cases if holds)
+        return self._verdict(verdict, key, said, old, new)
 
     def _as_before(self, before: Values, after: Values, found: Sequence[Verdict]) -> list[Verdict]:
         """Count what is equal, where nothing else is graver than a pass."""

@@ -83,15 +83,10 @@ def gpu(reading: Reading | None) -> list[Finding]:
     if reading is None:
         return [Finding("GPU", "unknown", "none, or no NVML (the extra gpu)")]
     throttled, foreign = reading.throttled, reading.foreign_processes
-    values = (
-        ("SM", reading.sm_mhz, "MHz"),
-        ("memory", reading.memory_mhz, "MHz"),
-        ("power", reading.watts, "W"),
-        ("temperature", reading.celsius, "C"),
-    )
-    clocks = ", ".join(f"{name} {value:g} {unit}" for name, value, unit in values if value is not None)
+    texts = ("SM {:g} MHz", "memory {:g} MHz", "power {:g} W", "temperature {:g} C")
+    values = zip(texts, (reading.sm_mhz, reading.memory_mhz, reading.watts, reading.celsius), strict=True)
     return [
-        Finding("GPU", "ok", clocks),
+        Finding("GPU", "ok", ", ".join(text.format(value) for text, value in values if value is not None)),
         _found("GPU throttling", None if throttled is None else bool(throttled), ", ".join(throttled or ()) or "none"),
         _found("GPU processes", None if foreign is None else foreign > 0, f"{foreign} others"),
     ]
@@ -100,10 +95,7 @@ def gpu(reading: Reading | None) -> list[Finding]:
 def measure(processes: int) -> list[list[float]]:
     """Run the same work in fresh processes, one after the other; return the seconds of each round, by process."""
     command = [sys.executable, "-I", "-c", WORKLOAD]
-    return [
-        json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)  # noqa: S603 # our own text
-        for _ in range(processes)
-    ]
+    return [json.loads(subprocess.check_output(command)) for _ in range(processes)]  # noqa: S603 # our own text
 
 
 def spread(seconds: Sequence[Sequence[float]]) -> Finding:
@@ -119,14 +111,14 @@ def spread(seconds: Sequence[Sequence[float]]) -> Finding:
     return _found("quick A/A run", between > MOST_SPREAD, detail)
 
 
-def visible(between: float, pairs: int = PAIRS) -> float:
+def visible(between: float) -> float:
     """Return the smallest slowdown that a one-sided test at 1 % sees in 9 of 10 cases, in the normal approximation.
 
     (z(0.99) + z(0.9)) * sqrt(2 / pairs) standard deviations between processes. A gate of a whole suite, which guards
     against false alarms in any of its benchmarks, needs more.
     """
     normal = statistics.NormalDist()
-    return float((normal.inv_cdf(0.99) + normal.inv_cdf(0.9)) * np.sqrt(2 / pairs) * between)
+    return float((normal.inv_cdf(0.99) + normal.inv_cdf(0.9)) * np.sqrt(2 / PAIRS) * between)
 
 
 def _read(path: Path) -> str | None:

@@ -18,7 +18,7 @@ from stagebench.core.errors import GateError
 from stagebench.core.results import short_name
 
 RULES_FILE = "pyproject.toml"
-INEXACT = ("peak_bytes", "bytes_from_files")  # they depend on what ran before in the process, or libraries look up
+INEXACT = ("peak_bytes", "bytes_from_files")  # counters of what ran before in the process too, or libraries look up
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 

@@ -38,7 +38,7 @@ class Change:
 
     benchmark: str  # its full name
     when: str  # the first run after it began
-    age: int  # how many runs were made since, with that one
+    age: int  # how many runs were made since, with that one: at least `MIN_SIDE`
     before: float  # median seconds of the runs between this change and the one before
     after: float
     ratio: float  # above 1 where it became slower
@@ -115,11 +115,6 @@ def _change(benchmark: str, runs: Sequence[Results], place: int, before: float, 
     bisect = bisect_command(benchmark, good, bad, slower=after > before)
     dirty, step = any(side.get("dirty") for side in sides), (before, after, after / before)
     return Change(benchmark, runs[place]["datetime"], len(runs) - place, *step, good, bad, dirty, bisect)
-
-
-def recent_slowdowns(series: Sequence[Series], runs: int) -> list[Change]:
-    """Return the slowdowns that began in one of so many last runs; a step is seen when it is `MIN_SIDE` runs old."""
-    return [change for each in series for change in each.changes if change.ratio > 1 and change.age <= runs]
 
 
 def noise(logs: Array) -> float:
