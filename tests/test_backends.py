@@ -16,8 +16,7 @@ from transformers import GenerationConfig, StoppingCriteriaList
 from transformers.cache_utils import StaticLayer
 
 from stagebench.backends import graph
-from stagebench.backends.decode_loop import LAG, _OnDevice
-from stagebench.backends.graph import RECIPES, GraphBackend, Recipe
+from stagebench.backends.graph import LAG, RECIPES, GraphBackend, Recipe, _OnDevice
 from stagebench.backends.load import with_backend
 from stagebench.backends.static_cache import require_static, set_length
 from stagebench.core.artifacts import Inputs, Sample

@@ -9,7 +9,7 @@ import os
 import pytest
 from certify_backends import QUESTIONS
 
-from stagebench.backends.decode_loop import LAG
+from stagebench.backends.graph import LAG
 from stagebench.backends.load import with_backend
 from stagebench.core.artifacts import Sample
 from stagebench.core.settings import GenerationSettings, ModelSettings

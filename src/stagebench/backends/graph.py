@@ -8,6 +8,7 @@ in `setups`, and whoever times a pass must not keep one in which it happened.
 from __future__ import annotations
 
 import functools
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -22,7 +23,6 @@ from transformers import GenerationConfig, StaticCache
 
 from stagebench.backends.capture import Captured, capture
 from stagebench.backends.compiled_layers import compiled_layers
-from stagebench.backends.decode_loop import advance
 from stagebench.backends.static_cache import (
     CACHE_ARGUMENT,
     prompt_logits,
@@ -34,10 +34,15 @@ from stagebench.backends.static_cache import (
 from stagebench.core.artifacts import Inputs, Prefilled
 from stagebench.core.errors import ModelError, StageError
 from stagebench.models.protocol import VisionLanguageModel
+from stagebench.pipeline.decode import Progress, take_steps
 from stagebench.pipeline.timing import synchronize
 
 CACHE_BUCKET = 128  # a cache holds a multiple of so many tokens: prompts of about one length share it, and its graphs
 KEPT = 8  # static caches; beyond that, the one unused for longest makes room, and its graphs with it
+# Steps in flight. A step's launch takes the host less time than the step takes the device, which would be idle if each
+# token were waited for, to see whether it is a stop; so the host waits for the one before the last. Only where tokens
+# are sampled does it wait for each: a wasted step would draw random numbers, and the next text would be another one.
+LAG = 2
 RECOMPILE_LIMIT = 10_000  # more shapes than any run has: all layers of a kind are one function, soon given up otherwise
 
 # Of what owes no exact tokens, the fastest first; cuDNN's comes before them, but for a step: for one query it splits
@@ -71,6 +76,10 @@ class _Session:
     @property
     def captured(self) -> list[Captured]:
         return [self.step, *self.prompts.values()]
+
+    def next_logits(self, sequences: Tensor) -> Tensor:
+        self.step.inputs["tokens"].copy_(sequences[:, -1:])
+        return self.step()
 
 
 @dataclass(eq=False)
@@ -151,7 +160,10 @@ class GraphBackend:
         session = prefilled.state["session"]
         if session.owner is not prefilled.state["owner"]:
             raise StageError("decode needs the static cache of its own prompt, got one that a later prefill has taken")
-        end = advance(session.step, prefilled, steps)
+        sampled, device = prefilled.generation_config.do_sample, self.model.hf_model.device
+        room = prefilled.generation_config.max_length - prefilled.sequences.shape[1]
+        progress = _OnDevice(device, room) if device.type == "cuda" else Progress()
+        end = take_steps(session.next_logits, prefilled, steps, progress, lag=1 if sampled else LAG)
         if end.wasted_steps:
             set_length(session.cache, torch.tensor(end.sequences.shape[1] - 1, device=end.sequences.device))
         return end
@@ -225,6 +237,30 @@ class GraphBackend:
                 return plain(**inputs)
 
         return fast
+
+
+class _OnDevice(Progress):
+    """Each step's flag is copied to the host as it is made, and an event says when it is there."""
+
+    def __init__(self, device: torch.device, limit: int) -> None:
+        self.flags = torch.empty(limit, dtype=torch.long, pin_memory=True)
+        torch.cuda.synchronize(device)
+        self.start, self.began = torch.cuda.Event(enable_timing=True), time.perf_counter()
+        self.start.record()
+        self.events: list[torch.cuda.Event] = []
+
+    def note(self, unfinished: Tensor) -> None:
+        self.flags[len(self.events)].copy_(unfinished.max(), non_blocking=True)
+        self.events.append(torch.cuda.Event(enable_timing=True))
+        self.events[-1].record()
+
+    def going(self, i: int) -> bool:
+        self.events[i].synchronize()
+        return bool(self.flags[i])
+
+    def ends(self, steps: int) -> list[float]:
+        # Later events, of wasted steps, may not have come to pass yet, and torch times no such event.
+        return [self.began + self.start.elapsed_time(event) / 1e3 for event in self.events[:steps]]
 
 
 def _up(n: int, multiple: int) -> int:

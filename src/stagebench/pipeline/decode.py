@@ -4,6 +4,7 @@ n new tokens are n - 1 steps, because prefill chose the first one. The unit of w
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -31,26 +32,65 @@ def advance(model: VisionLanguageModel, prefilled: Prefilled, steps: int | None 
     if model.backend is not None:
         return model.backend.advance(prefilled, steps)
     hf_model, state = model.hf_model, prefilled.state
-    sequences, unfinished = prefilled.sequences, prefilled.unfinished
-    choice = prefilled.logits_processor, prefilled.stopping_criteria, prefilled.generation_config
-    was_unfinished: list[Tensor] = []
-    step_ends: list[float] = []
-    going = bool(unfinished.max())
-    while going and len(step_ends) != steps:
-        was_unfinished.append(unfinished)
+
+    def step(sequences: Tensor) -> Tensor:
+        nonlocal state
         inputs = hf_model.prepare_inputs_for_generation(sequences, next_sequence_length=1, **state)
         outputs = hf_model(**inputs, return_dict=True)
         state = hf_model._update_model_kwargs_for_generation(outputs, state)
-        sequences, unfinished = append_next_token(outputs.logits, sequences, unfinished, *choice)
-        going = bool(unfinished.max())  # the one synchronisation a token that generate() makes as well
-        step_ends.append(time.perf_counter())
+        logits: Tensor = outputs.logits
+        return logits
+
+    end = take_steps(step, prefilled, steps, Progress())
+    return replace(end, state=state)
+
+
+class Progress:
+    """Whether any row went on after each step, and when the step ended, for a host that waits for every step."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[bool, float]] = []
+
+    def note(self, unfinished: Tensor) -> None:
+        """Wait for a step, the one synchronisation a token that `generate()` makes as well."""
+        self._steps.append((bool(unfinished.max()), time.perf_counter()))
+
+    def going(self, i: int) -> bool:
+        """Say whether any row went on after a step."""
+        return self._steps[i][0]
+
+    def ends(self, steps: int) -> list[float]:
+        """Return when the first so many ended, as `time.perf_counter` has it."""
+        return [end for _, end in self._steps[:steps]]
+
+
+def take_steps(
+    step: Callable[[Tensor], Tensor], prefilled: Prefilled, steps: int | None, progress: Progress, lag: int = 1
+) -> Prefilled:
+    """Call a function of the sequences so far, which gives logits, for at most so many tokens; see `advance`.
+
+    Whether any row goes on is asked `lag` steps later; what was taken after all had stopped is cut off, and counted.
+    """
+    sequences, unfinished = prefilled.sequences, prefilled.unfinished
+    choice = prefilled.logits_processor, prefilled.stopping_criteria, prefilled.generation_config
+    room = prefilled.generation_config.max_length - sequences.shape[1]
+    limit = (room if steps is None else min(room, steps)) if bool(unfinished.max()) else 0
+    was_unfinished: list[Tensor] = []
+    for i in range(limit):
+        if i >= lag and not progress.going(i - lag):
+            break
+        was_unfinished.append(unfinished)
+        sequences, unfinished = append_next_token(step(sequences), sequences, unfinished, *choice)
+        progress.note(unfinished)
+    taken = len(was_unfinished)
+    needed = next((i + 1 for i in range(taken) if not progress.going(i)), taken)
     return replace(
         prefilled,
-        sequences=sequences,
+        sequences=sequences if needed == taken else sequences[:, : needed - taken],
         unfinished=unfinished,
         lengths=torch.stack([prefilled.lengths, *was_unfinished]).sum(dim=0),
-        step_ends=(*prefilled.step_ends, *step_ends),
-        state=state,
+        step_ends=(*prefilled.step_ends, *progress.ends(needed)),
+        wasted_steps=prefilled.wasted_steps + taken - needed,
     )
 
 
