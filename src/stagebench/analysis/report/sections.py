@@ -13,7 +13,7 @@ from stagebench.analysis.report.document import Figure, Part, Sections, without_
 from stagebench.analysis.report.report_data import latencies, shared
 from stagebench.analysis.samples import DURATIONS, MAIN, SampleLine, select
 from stagebench.core.stages import STAGE_NAMES
-from stagebench.core.tables import COUNT, MEGA, MS, PERCENT, RATIO, SENTENCES, WORDS, Unit, of_records
+from stagebench.core.tables import COUNT, MEGA, MS, PERCENT, RATIO, SENTENCES, WORDS, Table, Unit, of_records
 
 Found = Mapping[str, Any]
 
@@ -28,28 +28,33 @@ USE = {"stage": WORDS, "flops": MEGA, "bytes": MEGA, "time": MS, "mfu": PERCENT,
 COLD = {"model": WORDS, "samples": COUNT, "cold": MS, "warm": MS, "ratio": RATIO}
 AGREEMENT = {"draft": WORDS, "target": WORDS, "first_token": PERCENT, "acceptance": PERCENT, "mean_prefix": RATIO}
 SPECULATION = {"draft_tokens": COUNT, "decode_speedup": RATIO, "e2e_speedup": RATIO}
+KEYS = (("key", WORDS), ("value", SENTENCES))
 TEXTS = {"model": WORDS, "tokens": COUNT, "finish_reason": WORDS, "text": SENTENCES}
+
+MEAN = "Mean seconds of a sample by stage. What no stage explains is drawn too."
+FITTED = "n is the number of new tokens; least squares over the passes, and the robust slope of Theil and Sen."
 
 
 def sections(found: Found, rows: Sequence[SampleLine]) -> Sections:
     """Lay out a report of what `report_data` found in these rows; a section without anything to say is left out."""
     main = select(rows, study=MAIN)
     passes = {mode: shared(select(main, mode=mode)) for mode in found["modes"]}
+    fits = [of | line for of, line in _of(found, "fits")]
     made: Sections = {
-        "Summary": _summary(found),
+        "Summary": [tuple(headlines(found)), Figure(MEAN, partial(pictures.stages, found["modes"]))],
         "What was compared": _compared(found),
         "Warnings": _warnings(found),
         "Failed and skipped": _failures(found),
         "Stages": _stages(found, passes),
         "Why one is faster": _attribution(found),
         "Tokens and latency": _tokens(found, passes),
-        "Time against tokens": _fit(found),
+        "Time against tokens": [of_records("e2e = intercept + slope n", OF | FIT, fits, FITTED)],
         "Memory and machine": _machine(found),
         "Load from the disk": _cold(found),
         "Scaling": _scaling(found),
         "Draft and target": _drafting(found),
         "Texts side by side": _texts(found),
-        "Environment": _environment(found),
+        "Environment": [Table("What the times depend on", KEYS, sorted(found["identity"].items()))],
     }
     return without_empty(made)
 
@@ -68,12 +73,6 @@ def _of(found: Found, what: str) -> Iterator[tuple[dict[str, str], Any]]:
     """Give what there is of every model in every mode, with the cells of the columns `OF`."""
     for mode, each in found["modes"].items():
         yield from (({"model": model, "length": mode}, value) for model, value in each[what].items())
-
-
-def _summary(found: Found) -> Iterator[Part]:
-    yield tuple(headlines(found))
-    said = "Mean seconds of a sample by stage. What no stage explains is drawn too."
-    yield Figure(said, partial(pictures.stages, found["modes"]))
 
 
 def _compared(found: Found) -> Iterator[Part]:
@@ -160,11 +159,6 @@ def _tokens(found: Found, passes: Mapping[str, Sequence[SampleLine]]) -> Iterato
             yield Figure(said, partial(pictures.latency, gaps))
 
 
-def _fit(found: Found) -> Iterator[Part]:
-    said = "n is the number of new tokens; least squares over the passes, and the robust slope of Theil and Sen."
-    yield of_records("e2e = intercept + slope n", OF | FIT, [of | line for of, line in _of(found, "fits")], said)
-
-
 def _machine(found: Found) -> Iterator[Part]:
     ceilings = found["sessions"][-1]["ceilings"]
     yield (
@@ -216,8 +210,3 @@ def _texts(found: Found) -> Iterator[Part]:
     for each in found["texts"]:
         rows = [{"model": model} | text for model, text in each["texts"].items()]
         yield of_records(f"{each['sample']}, {each['mode']} length", TEXTS, rows)
-
-
-def _environment(found: Found) -> Iterator[Part]:
-    rows = [{"key": key, "value": value} for key, value in sorted(found["identity"].items())]
-    yield of_records("What the times depend on", {"key": WORDS, "value": SENTENCES}, rows)
