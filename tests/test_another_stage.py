@@ -116,9 +116,8 @@ def test_the_checks_of_passes_and_of_work_look_at_it(edited, seen):
 
 
 def test_it_has_a_row_in_the_table_of_a_run(edited, seen):
-    table = edited("analysis.report.stage_table").stage_table(
-        seen.runs[:1], {"eventgpt": seen.verified.work}, {"eventgpt": seen.runs}
-    )
+    measured = edited("suite.measure").Measured(seen.runs, seen.verified)
+    table = edited("cli.run").stage_table({"eventgpt": measured})
     names = [row[0] for row in table.rows]
     assert names[2:5] == ["encode", "compress", "prefill"]
 

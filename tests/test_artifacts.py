@@ -22,7 +22,7 @@ IMAGE = np.zeros((2, 3, 3), dtype=np.uint8)
         "core.machine.environment",
         "gate.baseline",
         "gate.runner.recording",
-        "analysis.report.stage_table",
+        "cli.run",
         "analysis.report.recording_tables",
     ],
 )

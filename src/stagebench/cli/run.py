@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stagebench.analysis.report import stage_table
+from stagebench.analysis.attribution import UNATTRIBUTED
 from stagebench.analysis.samples import MODES, sample_of
 from stagebench.cli.options import INPUT, JSON, SettingsCommand, print_head
 from stagebench.cli.output import Console, write_json_to
+from stagebench.core.artifacts import Run
 from stagebench.core.results import versioned
 from stagebench.core.settings import DEFAULT_QUESTION
 from stagebench.core.shown import plain
-from stagebench.core.stages import time_outside
-from stagebench.core.tables import MS, RATIO, SENTENCES, WORDS, Table, show
+from stagebench.core.stages import ENCODE, PREFILL, time_outside
+from stagebench.core.tables import COUNT, MS, RATIO, SENTENCES, WORDS, Table, Value, show
 from stagebench.suite.options import ORDER_SEED
 
 if TYPE_CHECKING:
+    from stagebench.suite.measure import Measured
     from stagebench.suite.settings import Settings
 
 
@@ -59,25 +61,46 @@ def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[s
 
     found = run(settings, passes, seed, console.status)
     print_head(console, settings, f"the median of {passes} passes by e2e; models in order {seed}")
-    work = {name: each.verification.work for name, each in found.items()}
-    runs = {name: each.runs for name, each in found.items()}
-    show(stage_table.stage_table([each.median for each in found.values()], work, runs), console)
+    show(stage_table(found), console)
     for name, each in found.items():
         if problem := time_outside([one.unattributed for one in each.runs], [one.e2e for one in each.runs]):
             click.echo(f"warning: {name}: {problem}", err=True)
         click.echo(f"{name}: {plain(each.median.text)}", err=console.stderr)
-    identity, mode, order = (
-        settings.identity(),
-        MODES[settings.generation.fixed_length],
-        shuffled(settings.models, seed),
-    )
+    identity, mode = settings.identity(), MODES[settings.generation.fixed_length]
+    order = shuffled(settings.models, seed)
     samples = [
         sample_of(one, mode)
-        | {"sample": identity["input"], "pass": i, "order": order.index(name) * passes + i, "work": work[name]}
-        for name in found
-        for i, one in enumerate(runs[name])
+        | {"sample": identity["input"], "pass": i, "order": order.index(name) * passes + i}
+        | {"work": each.verification.work}
+        for name, each in found.items()
+        for i, one in enumerate(each.runs)
     ]
     return versioned("samples", {"identity": identity, "order_seed": seed, "samples": samples} | COLLECTION)
+
+
+def stage_table(found: Mapping[str, Measured]) -> Table:
+    """Lay models side by side: of each its median pass, the share of each stage, and the work that it did."""
+    columns = {name: _column(each.median, each) for name, each in found.items()}
+    rows = list(zip(next(iter(columns.values())), *(column.values() for column in columns.values()), strict=True))
+    return Table("", (("ms", WORDS), *((name, COUNT) for name in columns)), rows)
+
+
+def _column(run: Run, measured: Measured) -> dict[str, Value]:
+    parts, e2e = run.seconds | {UNATTRIBUTED: run.unattributed}, [each.e2e for each in measured.runs]
+    work = measured.verification.work
+    return {
+        # The share comes first, so that all times end where the others do.
+        **{name: f"{seconds / run.e2e:.0%} {MS.write(seconds)}" for name, seconds in parts.items()},
+        "e2e": MS.write(run.e2e),
+        "e2e of all passes": MS.write((min(e2e), max(e2e))),
+        "ttft (load excluded)": MS.write(run.ttft),
+        "tpot": MS.write(run.tpot),
+        "images encoded": work[ENCODE.name][ENCODE.unit],
+        "prompt tokens": work[PREFILL.name][PREFILL.unit],
+        "new tokens": run.new_tokens,
+        "finished by": run.generation.finish_reasons[0],
+        "tokens/s (e2e)": f"{run.output_throughput:.1f}",
+    }
 
 
 def _run_sharded(console: Console, settings: Settings, passes: int, processes: int) -> dict[str, Any]:
