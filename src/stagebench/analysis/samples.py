@@ -7,7 +7,9 @@ number is one. Times in seconds.
 
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
+from types import GenericAlias
 from typing import Annotated, Any, Required, TypedDict, cast
 
 from stagebench.analysis.attribution import UNATTRIBUTED, Costs, mean_of
@@ -33,17 +35,14 @@ _Pass = TypedDict("_Pass", {"pass": Count}, total=False)
 
 
 class FailedLine(_Pass, total=False):
-    """What a pass was to be: a line that says no more holds its `error`.
-
-    `value` is what the study varies, `sequence` what the sample is cut from.
-    """
+    """What a pass was to be: a line that says no more holds its `error`."""
 
     study: Required[Study]
     model: Required[Text]
     sample: Required[Name]
     mode: Required[Mode]
-    value: Spread | None
-    sequence: Name | None
+    value: Spread | None  # what the study varies
+    sequence: Name | None  # what the sample is cut from
     path: Text
     error: Text
 
@@ -71,29 +70,32 @@ class SampleLine(FailedLine, total=False):
     not_cold: Text
 
 
-class ExperimentRun(TypedDict, total=False):
+class ExperimentRun(TypedDict):
     """What `run.json` holds: the times' environment, what a reader wants to know of the plan, and the sessions."""
 
-    schema: Required[Version]
-    identity: Required[dict[str, Text]]
-    plan: Required[Object]
-    sessions: Required[list[Object]]
+    schema: int
+    identity: dict[str, str]
+    plan: dict[str, Any]
+    sessions: list[dict[str, Any]]
 
 
-_IDENTITY = dict.fromkeys(("input", "generation", "media", "loading", "order_seed", "models", "device"), Text)
-_PLAN = dict.fromkeys(("passes", "samples", "sequences"), Count) | dict.fromkeys(("broken", "skipped"), list[Object])
-_LEFT_OUT = {"name": Text, "reason": Text}
-Counters = dict[str, dict[str, Count]]
+_COUNTED = dict.fromkeys(STAGE_NAMES, Object) | {stage: {"flops": Count} for stage in IN_GENERATE}
+_PROOF = {"seconds": Spread, "sample": Text} | dict.fromkeys(("work", "bytes"), dict[str, dict[str, Count]])
 _SESSION = {
     "started": Text,
     "load_warning": Text | None,
     "ceilings": {"flops": Time, "bandwidth": Time, "bandwidth_kind": Text},
     "together": Flag | None,
-    "proofs": dict[str, dict[str, Object]],
+    "proofs": GenericAlias(dict, GenericAlias(dict, _PROOF)),  # by model and mode
     "same_tokens": list[list[Text]],
 }
-_COUNTED = dict.fromkeys(STAGE_NAMES, Object) | {stage: {"flops": Count} for stage in IN_GENERATE}
-_PROOF = {"seconds": Spread, "sample": Text, "work": Counters, "bytes": Counters}
+_LEFT_OUT = GenericAlias(list, {"name": Text, "reason": Text})
+_RUN = {
+    "schema": Version,
+    "identity": dict.fromkeys(("input", "generation", "media", "loading", "order_seed", "models", "device"), Text),
+    "plan": dict.fromkeys(("passes", "samples", "sequences"), Count) | dict.fromkeys(("broken", "skipped"), _LEFT_OUT),
+    "sessions": GenericAlias(list, _SESSION),
+}
 
 
 def sample_of(run: Run, mode: str) -> dict[str, Any]:
@@ -117,20 +119,12 @@ def sample_of(run: Run, mode: str) -> dict[str, Any]:
 
 
 def read_samples(path: Path) -> list[SampleLine]:
-    """Read JSON lines, those of passes that failed included.
-
-    Raises:
-        AnalysisError: where the file can't be read, or a line is no sample.
-    """
+    """Read JSON lines, those of passes that failed included; raise AnalysisError where one is no sample."""
     return parse_samples(read_bytes(path, f"the samples {path}", AnalysisError), str(path))
 
 
 def parse_samples(data: bytes, where: str) -> list[SampleLine]:
-    """Parse JSON lines. A last one without its end, as a kill leaves it, is left out unless it is whole.
-
-    Raises:
-        AnalysisError: where another line is no sample.
-    """
+    """Parse JSON lines. A last one without its end, as a kill leaves it, is left out unless it is whole."""
     *lines, last = data.split(b"\n")
     found = [_line(line, f"{where}:{number}") for number, line in enumerate(lines, 1)]
     with suppress(AnalysisError):
@@ -147,11 +141,7 @@ def _line(data: bytes, where: str) -> SampleLine:
 
 
 def require_sample(line: Any, where: str) -> SampleLine:
-    """Check what JSON holds of a pass.
-
-    Raises:
-        AnalysisError: naming what is missing, or is something else.
-    """
+    """Check what JSON holds of a pass; raise AnalysisError that names what is missing, or is something else."""
     failed = isinstance(line, dict) and "error" in line
     check(line, FailedLine if failed else SampleLine, where, AnalysisError)
     if not failed:
@@ -162,28 +152,16 @@ def require_sample(line: Any, where: str) -> SampleLine:
 
 
 def read_run(folder: Path) -> ExperimentRun:
-    """Read `run.json`.
-
-    Raises:
-        AnalysisError: where it is missing, damaged, or of another stagebench.
-    """
+    """Read `run.json`; raise AnalysisError where it is missing, damaged, or of another stagebench."""
     where = f"the run {folder / RUN_FILE}"
-    run = read_json(folder / RUN_FILE, where, AnalysisError)
-    check(run, ExperimentRun, where, AnalysisError)
-    check(run, {"identity": _IDENTITY, "plan": _PLAN}, where, AnalysisError)
-    for problem in (*run["plan"]["broken"], *run["plan"]["skipped"]):
-        check(problem, _LEFT_OUT, f"{where}: plan", AnalysisError)
-    if not run["sessions"]:
-        raise AnalysisError(f"{where} must have at least one session, got none")
-    for session in run["sessions"]:
-        check(session, _SESSION, f"{where}: a session", AnalysisError)
-        for model, by_mode in session["proofs"].items():
-            if not by_mode:
-                raise AnalysisError(f"{where}: {model} must have a proof of some mode, got none")
-            for proof in by_mode.values():
-                check(proof, _PROOF, f"{where}: proofs", AnalysisError)
-                check(proof["work"], _COUNTED, f"{where}: work", AnalysisError)
-    return cast(ExperimentRun, run)
+    run: ExperimentRun = read_json(folder / RUN_FILE, where, AnalysisError)
+    check(run, _RUN, where, AnalysisError)
+    modes = [by_mode for session in run["sessions"] for by_mode in session["proofs"].values()]
+    if not run["sessions"] or not all(modes):
+        raise AnalysisError(f"{where} must have at least one session, and of each of its models a proof, got none")
+    for proof in chain.from_iterable(by_mode.values() for by_mode in modes):
+        check(proof["work"], _COUNTED, f"{where}: work", AnalysisError)
+    return run
 
 
 def select(lines: Iterable[SampleLine], **wanted: object) -> list[SampleLine]:
