@@ -15,8 +15,7 @@ from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import resolved
 from stagebench.pipeline.run_stages import Options
 from stagebench.pipeline.timing import repeats_itself
-from stagebench.pipeline.token_match import NEAR_TIE, match_tokens
-from stagebench.pipeline.verify import promised, require_tokens
+from stagebench.pipeline.verify import NEAR_TIE, match_tokens, promised, require_tokens
 
 Rows = list[tuple[list[int], list[Tensor]]]
 """Of each row the new tokens, padded where it stopped early, and the logits of each step, (vocabulary,)."""

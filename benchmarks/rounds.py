@@ -31,12 +31,12 @@ class Rounds:
 
     def begin(self) -> None:
         """Look before a round."""
-        self._before, self._system = meter.so_far(), meter.SystemMeter()
+        self._before, self._system = meter.so_far(), meter.system()
         self._began = time.perf_counter()
 
     def end(self) -> None:
         """Look after it."""
-        system, done = self._system.read(), meter.since(self._before)
+        system, done = meter.system_since(self._system), meter.since(self._before)
         self._seen.append((done, system))
 
     @property

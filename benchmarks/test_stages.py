@@ -20,8 +20,7 @@ from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline.counters import WorkCounter
 from stagebench.pipeline.run_stages import Made, StageOutputs, made_before, path
 from stagebench.pipeline.timing import Stopwatch, synchronize
-from stagebench.pipeline.token_match import require_same_tokens
-from stagebench.pipeline.verify import Verification
+from stagebench.pipeline.verify import Verification, require_same_tokens
 
 
 @pytest.mark.parametrize("stage", STAGE_NAMES)

@@ -36,7 +36,7 @@ def compress(model, inputs, features):
     return Features(torch.cat([tokens.mean(dim=2), tokens.mean(dim=1)], dim=1))
 
 
-STEPS["compress"] = lambda asked, made: compress(asked.model, made[Inputs], made[Features])
+STEPS["compress"] = lambda model, sample, options, made: compress(model, made[Inputs], made[Features])
 '''
 
 NO_STAGES = {("media/events/unpickle.py", "encode")}

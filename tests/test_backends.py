@@ -29,8 +29,7 @@ from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import prefill
 from stagebench.pipeline.run_stages import reference_generate, setups, staged_generate
 from stagebench.pipeline.timed_pass import timed_pass
-from stagebench.pipeline.token_match import TokenMatch
-from stagebench.pipeline.verify import Reference, count_reference, verify
+from stagebench.pipeline.verify import Reference, TokenMatch, count_reference, verify
 
 OPTIONS = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
 

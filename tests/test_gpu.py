@@ -18,7 +18,7 @@ from stagebench.models.weights import release
 from stagebench.pipeline.claims import claims
 from stagebench.pipeline.run_stages import prepared, scored_generate, staged_generate
 from stagebench.pipeline.timing import pinned_runtime
-from stagebench.pipeline.token_match import match_tokens
+from stagebench.pipeline.verify import match_tokens
 
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 DTYPES = {"tiny": "float32", "7b": "bfloat16"}

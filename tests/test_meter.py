@@ -50,21 +50,21 @@ def test_a_picture_counts_its_size(tmp_path):
 
 def test_what_is_read_and_written_by_whatever_code_is_seen(tmp_path):
     (tmp_path / "in").write_bytes(bytes(100_000))
-    system = meter.SystemMeter()
+    before = meter.system()
     (tmp_path / "in").read_bytes()
     (tmp_path / "out").write_text("a line\n")
-    assert system.read() == {"bytes_from_files": 98_304, "bytes_to_files": 7}
+    assert meter.system_since(before) == {"bytes_from_files": 98_304, "bytes_to_files": 7}
 
 
 def test_to_look_is_not_to_read():
-    system = meter.SystemMeter()
-    meter.SystemMeter()
-    assert system.read() == {"bytes_from_files": 0, "bytes_to_files": 0}
+    before = meter.system()
+    meter.system()
+    assert meter.system_since(before) == {"bytes_from_files": 0, "bytes_to_files": 0}
 
 
 def test_where_the_system_does_not_count_nothing_is_said(monkeypatch):
-    monkeypatch.setattr(meter, "_system", lambda: None)
-    assert meter.SystemMeter().read() == {}
+    monkeypatch.setattr(meter, "system", lambda: None)
+    assert meter.system_since(meter.system()) == {}
 
 
 @pytest.mark.parametrize(

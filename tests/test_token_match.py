@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stagebench.models.profiles import build_tokenizer
-from stagebench.pipeline.token_match import TokenMatch, match_tokens, ulp
+from stagebench.pipeline.verify import TokenMatch, match_tokens, ulp
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,7 @@ from stagebench.models.registry import MODELS, build_model
 from stagebench.models.weights import release
 from stagebench.pipeline.run_stages import prepared, scored_generate, staged_generate
 from stagebench.pipeline.timing import pinned_runtime
-from stagebench.pipeline.token_match import match_tokens
-from stagebench.pipeline.verify import promised
+from stagebench.pipeline.verify import match_tokens, promised
 
 QUESTIONS = (
     DEFAULT_QUESTION,

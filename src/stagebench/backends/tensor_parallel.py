@@ -29,7 +29,7 @@ from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.weights import reading, require_exact_keys
 from stagebench.pipeline.run_stages import Options, prepared, run_stages, scored_generate
 from stagebench.pipeline.timing import Stopwatch
-from stagebench.pipeline.token_match import TokenMatch, match_tokens
+from stagebench.pipeline.verify import TokenMatch, match_tokens
 
 
 class Pass(NamedTuple):

@@ -14,7 +14,7 @@ _TOGETHER = (("packets", "frames_decoded"), ("events_read", "events_drawn"))
 """Who does one of these has done the other; a file counts with its size, whatever is read of it."""
 
 SYSTEM = ("bytes_from_files", "bytes_to_files")
-"""Of `SystemMeter`: a file that is read by whatever library, a log that is written."""
+"""Of `system_since`: a file that is read by whatever library, a log that is written."""
 
 _PAGE = 4096
 _done: Counter[str] = Counter()
@@ -23,11 +23,6 @@ _done: Counter[str] = Counter()
 def add(name: str, n: int = 1) -> None:
     """Add to a counter."""
     _done[name] += n
-
-
-def add_file(path: Path) -> None:
-    """Add a file that is opened to be read, by its size."""
-    add("bytes_read", path.stat().st_size)
 
 
 def so_far() -> Counter[str]:
@@ -48,29 +43,23 @@ def undone(stage: str, done: Mapping[str, int]) -> str | None:
     return next((f"{name} = 0" for name in needed if not done.get(name)), None)
 
 
-class SystemMeter:
-    """Counts the bytes that the process reads and writes, by the kernel's count (`/proc/self/io`), from here on.
+def system() -> tuple[int, int, int] | None:
+    """Look at the bytes that the process read and wrote, and return those that this look took, which the next one sees.
 
-    What is mapped into memory is not among them. Without such a file, as outside of Linux, nothing is counted.
+    By the kernel's count (`/proc/self/io`), in which what is mapped into memory is not; None outside of Linux.
     """
-
-    def __init__(self) -> None:
-        self._before = _system()
-
-    def read(self) -> dict[str, int]:
-        """Return what went through since; reads in whole pages, because libraries look up a few bytes at times."""
-        after = _system()
-        if self._before is None or after is None:
-            return {}
-        reads = after[0] - self._before[0] - self._before[2]  # to look is to read, too
-        return dict(zip(SYSTEM, (reads // _PAGE * _PAGE, after[1] - self._before[1]), strict=True))
-
-
-def _system() -> tuple[int, int, int] | None:
-    """Return bytes read, bytes written, and those that this look took, which the next one sees."""
     try:
         text = Path("/proc/self/io").read_bytes()
     except OSError:
         return None
     numbers = dict(line.split(b": ") for line in text.splitlines())
     return int(numbers[b"rchar"]), int(numbers[b"wchar"]), len(text)
+
+
+def system_since(before: tuple[int, int, int] | None) -> dict[str, int]:
+    """Return what went through since then; reads in whole pages, because libraries look up a few bytes at times."""
+    after = system()
+    if before is None or after is None:
+        return {}
+    reads = after[0] - before[0] - before[2]  # to look is to read, too
+    return dict(zip(SYSTEM, (reads // _PAGE * _PAGE, after[1] - before[1]), strict=True))

@@ -17,8 +17,7 @@ from stagebench.pipeline.counters import additive
 from stagebench.pipeline.remembered import require_forgetful
 from stagebench.pipeline.run_stages import Options, reference_generate, scored_generate, staged_generate
 from stagebench.pipeline.timed_pass import check_passes, timed_pass
-from stagebench.pipeline.token_match import match_tokens
-from stagebench.pipeline.verify import Reference, count_reference, promised, verify_work
+from stagebench.pipeline.verify import Reference, count_reference, match_tokens, promised, verify_work
 
 MAX_UNATTRIBUTED = 0.05  # the share of e2e that the stages may leave unexplained
 PASSES = 3  # timed ones

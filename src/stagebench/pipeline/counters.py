@@ -136,9 +136,9 @@ class WorkCounter:
         """Call `function` and note what it did."""
         replayed, metered = self.replayed(), meter.so_far()
         with counted_calls() as calls:
-            system = meter.SystemMeter()
+            system = meter.system()
             result, work, self.operators[stage] = count_work(lambda: function(*args, **kwargs), self.modules)
-            of_files = system.read()
+            of_files = meter.system_since(system)
         seen, done = Counter(work), meter.since(metered)
         for counts in (calls, self.replayed()):
             seen.update(counts)

@@ -1,7 +1,4 @@
-"""decode: KV cache and first token -> every further token, until a stop or the limit.
-
-n new tokens are n - 1 steps, because prefill chose the first one. The unit of work is the step.
-"""
+"""decode: KV cache and first token -> every further token, until a stop or the limit: n tokens are n - 1 steps."""
 
 import time
 from collections.abc import Callable

@@ -1,7 +1,4 @@
-"""encode: pixels -> projected visual features. Tower, projector, adaptor, temporal pooling.
-
-The unit of work is the image.
-"""
+"""encode: pixels -> projected visual features. Tower, projector, adaptor, temporal pooling."""
 
 import torch
 

@@ -1,8 +1,8 @@
-"""The load stage: starts with a path on disk, ends with uint8 RGB images (height, width, 3) in host memory.
+"""load: a path on disk -> uint8 RGB images (height, width, 3) in host memory.
 
-In it: opening, demuxing, decoding, colour, orientation, drawing events. Not in it: imports, and whatever
-depends on a model (grids, resizing, normalising), which belongs to preprocess. Nothing is written or kept
-between calls, but for the frame cache where one is asked for. Its unit of work is an image that the model will see.
+In it: opening, demuxing, decoding, colour, orientation, drawing events. Not in it: imports, and whatever depends on a
+model (grids, resizing, normalising), which belongs to preprocess. Nothing is written or kept between calls, but for the
+frame cache where one is asked for.
 """
 
 from stagebench.core.artifacts import Media, Sample

@@ -1,8 +1,7 @@
 """prefill: features and token ids -> KV cache and the first token. Time to first token ends here.
 
 transformers' own `generate()` prepares the cache, the logits processors and the stopping criteria, and then calls back:
-whatever option a user gives to `generate()` is honoured, and nothing of it is rewritten here. The unit of work is the
-prompt token.
+whatever option a user gives to `generate()` is honoured, and nothing of it is rewritten here.
 """
 
 import copy

@@ -1,6 +1,6 @@
 """preprocess: images and a question in host memory -> model-ready tensors on the device.
 
-Resize, crop, normalise, grid, tokenise, copy. The unit of work is the image.
+Resize, crop, normalise, grid, tokenise, copy.
 """
 
 from stagebench.core.artifacts import Inputs, Media

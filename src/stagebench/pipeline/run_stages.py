@@ -1,7 +1,6 @@
 """Run the whole path: a sample goes in, text comes out, and each stage hands one small object to the next."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,29 +22,19 @@ StageOutputs = dict[str, Any]  # what the stages made, by name
 Made = Mapping[type, Any]  # what a stage may take: of each kind of object the newest that the stages before it made
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What all stages of one pass are asked."""
-
-    model: VisionLanguageModel
-    sample: Sample
-    options: Options
-
-
-STEPS: dict[str, Callable[[Request, Made], Any]] = {
-    LOAD.name: lambda asked, made: load(asked.sample, asked.model.images_per_sample),
-    PREPROCESS.name: lambda asked, made: preprocess(asked.model, made[Media], asked.sample.question),
-    ENCODE.name: lambda asked, made: encode(asked.model, made[Inputs]),
-    PREFILL.name: lambda asked, made: prefill(asked.model, made[Inputs], made[Features], asked.options),
-    DECODE.name: lambda asked, made: decode(asked.model, made[Prefilled]),
+STEPS: dict[str, Callable[[VisionLanguageModel, Sample, Options, Made], Any]] = {
+    LOAD.name: lambda model, sample, options, made: load(sample, model.images_per_sample),
+    PREPROCESS.name: lambda model, sample, options, made: preprocess(model, made[Media], sample.question),
+    ENCODE.name: lambda model, sample, options, made: encode(model, made[Inputs]),
+    PREFILL.name: lambda model, sample, options, made: prefill(model, made[Inputs], made[Features], options),
+    DECODE.name: lambda model, sample, options, made: decode(model, made[Prefilled]),
 }
 """What each stage calls: the only place that says so."""
 
 
 def path(model: VisionLanguageModel, sample: Sample, options: Options) -> dict[str, Callable[[Made], Any]]:
     """Return the stages in order, each as a function of what those before it made."""
-    request = Request(model, sample, options)
-    return {stage: partial(STEPS[stage], request) for stage in STAGE_NAMES}
+    return {stage: partial(STEPS[stage], model, sample, options) for stage in STAGE_NAMES}
 
 
 def made_before(stage: str, outputs: StageOutputs) -> Made:

@@ -12,10 +12,9 @@ from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline.remembered import require_work
 from stagebench.pipeline.run_stages import Options, detokenize, run_stages, setups
 from stagebench.pipeline.timing import Stopwatch, repeats_itself, without_collection
-from stagebench.pipeline.token_match import require_same_tokens
+from stagebench.pipeline.verify import require_same_tokens
 
-COLLECTION = {"garbage_collection": "off"}
-"""What the results say of timed passes: a pause for it would be counted as some stage's."""
+COLLECTION = {"garbage_collection": "off"}  # in timed passes: a pause for it would be counted as some stage's
 
 _CLOCK = (5e-4, 0.02)  # seconds, or a share of them, by which two clocks around the same call may differ
 _ELSEWHERE = 2e-3  # seconds by which clocks of other places may, such as that of a GPU

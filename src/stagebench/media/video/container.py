@@ -105,7 +105,7 @@ def open_video(path: Path, threads: Threads = "AUTO") -> Iterator[tuple[av.conta
     # to learn what is in the file, too; but PyAV frees as many sets of them as there are streams in the end, and where
     # it began with fewer (MPEG-PS) that ends the process.
     with av.open(path.absolute(), container_options=_OPTIONS, metadata_errors="ignore") as container:
-        meter.add_file(path)
+        meter.add("bytes_read", path.stat().st_size)
         if not container.streams.video:
             raise MediaError(f"{path.name}: must be a video, got a file with no video stream")
         stream = container.streams.video[0]
