@@ -1,6 +1,7 @@
 """Read recordings that numpy wrote: `.npy` with a dict or a structured array, `.npz` with four arrays or one such.
 
-And the fast layout, `NAME.events`: a folder, each column a `.npy` that is mapped into memory.
+And the fast layout, `NAME.events`: a folder, each column a `.npy` that is mapped into memory. Each refuses a file that
+is damaged, of another layout, or larger than is plausible once it is unpacked, and a window without events.
 """
 
 import mmap
@@ -20,24 +21,14 @@ from stagebench.media.events.event_arrays import KEYS, TYPES, EventArrays, Windo
 from stagebench.media.events.unpickle import unpickle_arrays
 from stagebench.media.files import files_in, is_folder, kind_of, name_of, require_plausible, size_of, whole
 
-_HEADERS = {
-    (1, 0): npy_format.read_array_header_1_0,
-    (2, 0): npy_format.read_array_header_2_0,
-    (3, 0): npy_format.read_array_header_2_0,
-}
+_HEADERS = {1: npy_format.read_array_header_1_0} | dict.fromkeys((2, 3), npy_format.read_array_header_2_0)
 FOLDER = ".events"
 _UNIT = "unit.txt"  # says of a folder that was converted that its times are microseconds, however they look
 _SHOWN = 120  # characters of what came out of a file
 
 
 def read_npy(path: Path, window: Window) -> EventArrays:
-    """Read a recording that `np.save` wrote: a dict of arrays (a pickle), or a structured array.
-
-    Of a structured array, only the events in the window are read.
-
-    Raises:
-        MediaError: the file is damaged, of another layout, or has no events in the window.
-    """
+    """Read a recording that `np.save` wrote: a dict of arrays (a pickle), or the window of a structured array."""
     with path.open("rb") as file:
         dtype, shape = _read_header(path.name, file)
         if dtype.str == "|O" and shape == ():
@@ -49,12 +40,7 @@ def read_npy(path: Path, window: Window) -> EventArrays:
 
 
 def read_npz(path: Path, window: Window) -> EventArrays:
-    """Read a recording that `np.savez` wrote: arrays named x, y, t and p, or one structured array of any name.
-
-    Raises:
-        MediaError: the file is damaged, of another layout, unpacks to more than is plausible, or has no events in the
-            window.
-    """
+    """Read a recording that `np.savez` wrote: arrays named x, y, t and p, or one structured array of any name."""
     size = path.stat().st_size
     with whole(path.name, ".npz file"), zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
@@ -78,12 +64,7 @@ def column_files(folder: Path) -> list[Path]:
 
 
 def read_folder(path: Path, window: Window) -> EventArrays:
-    """Read the events in a window; the others stay on disk.
-
-    Raises:
-        MediaError: the path is no folder, a file in it is missing, damaged or no column, or there are no events in
-            the window.
-    """
+    """Read the events in a window of a recording in the fast layout; the others stay on disk."""
     got = None
     if not is_folder(path):
         got = (kind_of(path) or "a file") if path.is_file() else "none"
@@ -105,16 +86,7 @@ def require_free(path: Path) -> None:
 
 
 def write_folder(path: Path, events: EventArrays) -> None:
-    """Write a recording in the fast layout: to a folder of another name, renamed when it is whole.
-
-    Args:
-        path: a folder that is not there yet, as `require_free` wants it.
-        events: checked.
-
-    Raises:
-        MediaError: it is not, or can't be written.
-    """
-    require_free(path)
+    """Write a checked recording in the fast layout: to a folder of another name, renamed when it is whole."""
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
             partial = Path(folder, path.name)
@@ -128,14 +100,7 @@ def write_folder(path: Path, events: EventArrays) -> None:
 
 
 def _map_array(path: Path) -> NDArray[Any]:
-    """Map the array of a `.npy` file into memory, so that only what is looked at is read.
-
-    Returns:
-        A read-only array; one of several dimensions is in C order, whatever the file says.
-
-    Raises:
-        MediaError: the file is missing, damaged, shorter or longer than its header says, or holds objects.
-    """
+    """Map the array of a `.npy` file into memory, so that only what is looked at is read."""
     size_of(path)
     with path.open("rb") as file:
         dtype, shape = _read_header(path.name, file)
@@ -155,7 +120,7 @@ def _read_header(name: str, file: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, 
     """Read the type and shape of an array from the header of a `.npy` file; the data come next."""
     with whole(name, ".npy file", "one with a damaged header"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about what the damage spells
-        shape, _, dtype = _HEADERS[npy_format.read_magic(file)](file)
+        shape, _, dtype = _HEADERS[npy_format.read_magic(file)[0]](file)
         if any(length < 0 for length in shape):
             raise ValueError(shape)
     return dtype, shape
@@ -174,9 +139,9 @@ def _as_array(
     return array
 
 
-def _brief(value: object) -> str:
-    return plain(str(value), _SHOWN)
-
-
 def _fields(events: NDArray[Any]) -> dict[str, NDArray[Any]]:
     return {key: events[key] for key in events.dtype.names or ()}
+
+
+def _brief(value: object) -> str:
+    return plain(str(value), _SHOWN)

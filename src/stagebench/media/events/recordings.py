@@ -34,21 +34,11 @@ MAX_COORDINATE = MAX_SIDE - 1
 
 
 def read_events(path: Path, count: int, loading: LoadSettings | None = None) -> Media:
-    """Read a recording, or a window of it, and draw it as `count` images.
+    """Read a recording, or a window of it, and draw it as `count` images; by default all of it, cut by equal count.
 
-    Args:
-        path: a recording with one of the suffixes in `READERS`.
-        count: how many images.
-        loading: how it is cut; by default all of it, into slices of equal count.
-
-    Returns:
-        `count` uint8 arrays (height, width, 3), of the size that was asked for, or each as large as its own events
-        reach. A slice of time without events is white, and as large as all of them reach. `span` is the time from
-        the first event to the last.
-
-    Raises:
-        MediaError: see `load_event_arrays`; or there are fewer than `count` events for slices of equal count, or
-            events outside of the size that was asked for.
+    They have the size that `loading` asks for, or each is as large as its own events reach; a slice of time without
+    events is white, and as large as all of them reach. `span` is the time from the first event to the last. Raise
+    MediaError as `load_event_arrays`, for fewer events than slices of equal count, and for some outside of the size.
     """
     loading = loading or LoadSettings()
     events = load_event_arrays(path, Window(loading.start, loading.duration, loading.time_unit))
@@ -69,11 +59,7 @@ def _draw(events: EventArrays, part: slice, size: tuple[int, int] | None) -> Ima
 
 
 def slices_of_equal_count(total: int, count: int) -> list[slice]:
-    """Cut `total` events into `count` slices of `total // count` events, the remainder going to the last.
-
-    Raises:
-        MediaError: `count` is less than 1, or more than `total`: a slice would be empty.
-    """
+    """Cut events into slices of `total // count`, the remainder going to the last; refuse where one would be empty."""
     if not 1 <= count <= total:
         raise MediaError(f"must have 1 to {total} slices, an event each, got {count}")
     each = total // count
@@ -81,11 +67,9 @@ def slices_of_equal_count(total: int, count: int) -> list[slice]:
 
 
 def slices_of_equal_time(t: NDArray[np.int64], count: int) -> list[slice]:
-    """Cut the time from the first event to the last into `count` equal parts; a slice may be empty.
+    """Cut the time from the first event to the last into `count` equal parts, of which one may be empty.
 
     Part i begins at `first + i * (last + 1 - first) // count` microseconds, and ends before the next begins.
-
-    `t` are ascending microseconds (events,), one at least; a `count` below 1 is refused.
     """
     if count < 1:
         raise MediaError(f"must have at least 1 slice, got {count}")
@@ -98,16 +82,8 @@ def slices_of_equal_time(t: NDArray[np.int64], count: int) -> list[slice]:
 def load_event_arrays(path: Path, window: Window | None = None) -> EventArrays:
     """Read and check a recording, or a window of it: what lies outside is not read where the format allows that.
 
-    Args:
-        path: a recording with one of the suffixes in `READERS`.
-        window: what to read; all by default.
-
-    Returns:
-        The recording, its `x` and `y` 0 to `MAX_COORDINATE`; `t` may count from 0 or be absolute.
-
-    Raises:
-        MediaError: the suffix is unknown; the file is missing, damaged or of another layout; there are no events in
-            the window; coordinates are out of range, polarities not 0 or 1, or times not ascending.
+    Raise MediaError where the suffix is unknown, the file is missing, damaged or of another layout, there are no events
+    in the window, coordinates are not 0 to `MAX_COORDINATE`, polarities not 0 or 1, or times do not ascend.
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:

@@ -23,19 +23,10 @@ _BLOCK = 1 << 16  # events at a time: what is made of them on the way stays in t
 
 
 def draw_events(x: Integers, y: Integers, p: NDArray[Any], size: tuple[int, int] | None = None) -> Image:
-    """Draw events: blue where p is 0, red elsewhere; the last event of a pixel wins.
+    """Draw events of columns x and rows y, not negative: blue where p is 0, red elsewhere; a pixel's last one wins.
 
-    Args:
-        x: non-negative integers (events,), the column.
-        y: non-negative integers (events,), the row.
-        p: integers or bools (events,), the polarity.
-        size: (width, height) of the image; None for what the events reach, (x.max() + 1, y.max() + 1).
-
-    Returns:
-        uint8 (height, width, 3), RGB.
-
-    Raises:
-        MediaError: there are no events and no size, or an event lies outside of it.
+    The image is uint8 (height, width, 3), of a `size` (width, height) or what the events reach. Raise MediaError where
+    there are no events and no size, or an event lies outside of it.
     """
     if len(x) == 0 and size is None:
         raise MediaError("an event image must show at least one event or have a size, got neither")
