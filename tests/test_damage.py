@@ -13,8 +13,7 @@ import pytest
 from av import logging as log
 
 from stagebench.core.errors import MediaError
-from stagebench.media.video.damage import settled
-from stagebench.media.video.frames import read_video, seconds_shown
+from stagebench.media.video.frames import read_video, seconds_shown, settled
 
 TIMES = 12
 

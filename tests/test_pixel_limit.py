@@ -120,54 +120,16 @@ def test_a_png_with_text_of_megabytes_is_refused(tmp_path, more):
     assert refused(png(tmp_path / "a.png", 4, 4, more)).startswith("a.png: must be a whole PNG image, got: ")
 
 
-def animated(path, codec="png", more=b"", beside=b""):
-    """Four pictures in PNG, the first with chunks of its own; those beside lie before all pictures."""
-    with av.open(path, "w") as target:
-        stream = target.add_stream(codec, rate=5)
+@pytest.mark.parametrize("name", ["a.avi", "a.mov", "a.nut"])
+def test_a_clip_of_pngs_is_refused_because_ffmpeg_unpacks_texts_of_any_length(tmp_path, name):
+    with av.open(tmp_path / name, "w") as target:
+        stream = target.add_stream("png", rate=5)
         stream.width, stream.height, stream.pix_fmt = 16, 16, "rgb24"
-        for packet in (p for _ in range(4) for p in stream.encode(av.VideoFrame(16, 16, "rgb24"))):
-            changed = packet
-            if codec == "png":
-                changed = av.Packet(bytes(packet)[:33] + more + bytes(packet)[33:])
-                changed.pts, changed.dts, changed.time_base = packet.pts, packet.dts, packet.time_base
-                changed.stream, changed.is_keyframe = stream, True
-            target.mux(changed)
+        target.mux(stream.encode(av.VideoFrame(16, 16, "rgb24")))
         target.mux(stream.encode(None))
-    data = path.read_bytes()
-    for chunks, kind in ((beside, b"fcTL"), (more, b"fdAT")):
-        at = data.find(kind) - 4
-        data = data[:at] + chunks + data[at:] if at > 0 else data
-    path.write_bytes(data)
-    return path
 
-
-TEXTS = [
-    chunk(b"zTXt", b"a\0\0" + zeros(20)),
-    chunk(b"iCCP", b"a\0\0" + zeros(20)),
-    chunk(b"zTXt", b"a\0\0" + zeros(1)) * 2,
-]
-
-
-@pytest.mark.parametrize("text", TEXTS, ids=["zTXt", "iCCP", "two"])
-@pytest.mark.parametrize(("name", "codec"), [("a.apng", "apng"), ("a.avi", "png"), ("a.mov", "png"), ("a.nut", "png")])
-def test_pictures_in_png_with_text_of_megabytes_are_refused(tmp_path, name, codec, text):
-    expected = f"{name}: must have at most {2**20} bytes of compressed text a picture, got more"
-
-    assert refused(animated(tmp_path / name, codec, text)) == expected
-
-
-def test_an_animated_png_with_text_of_megabytes_beside_its_pictures_is_refused(tmp_path):
-    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(3 * 2**19), 9))  # within what FFmpeg looks at to tell it apart
-
-    said = refused(animated(tmp_path / "a.apng", "apng", beside=text))
-    assert said == f"a.apng: must have at most {2**20} bytes of compressed text a picture, got more"
-
-
-@pytest.mark.parametrize(("name", "codec"), [("a.apng", "apng"), ("a.avi", "png"), ("a.mov", "png"), ("a.nut", "png")])
-def test_pictures_in_png_with_a_short_text_are_read(tmp_path, name, codec):
-    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(b"by nobody"))
-
-    assert load(Sample(animated(tmp_path / name, codec, text)), 4).frames_decoded == 4
+    expected = f"{name}: must be in a codec that FFmpeg decodes, got PNG, whose texts may fill the memory"
+    assert refused(tmp_path / name) == expected
 
 
 def test_a_clip_of_which_too_much_would_be_kept_is_refused(tmp_path):

@@ -20,17 +20,11 @@ _GRAY = re.compile(r"(gray|ya)(8|9|1\d)?(le|be)?")  # with or without alpha; tho
 
 
 def to_image(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter, count: int = 1) -> Image:
-    """Return a frame as uint8 (height, width, 3), RGB, upright.
+    """Return a frame, of which `count` are kept, as uint8 (height, width, 3), RGB, upright.
 
-    Args:
-        path: of the clip, named in errors.
-        frame: as it was decoded.
-        reformatter: one for all frames of a clip: it keeps what swscale has prepared. (One of a frame's own, on as many
-            threads as there are cores, takes several times longer, and its threads live on until they are collected.)
-        count: how many such frames are kept.
-
-    Raises:
-        MediaError: it is too large, or tagged with a colour matrix or an orientation that isn't supported.
+    One reformatter for all frames of a clip keeps what swscale has prepared. (One of a frame's own, on as many threads
+    as there are cores, takes several times longer, and its threads live on until they are collected.) Refuse a frame
+    that is too large, or tagged with a colour matrix or an orientation that isn't supported.
     """
     require_pixels(path, frame.width, frame.height, count)  # which may be another size than the clip's
     meter.add("images_made")

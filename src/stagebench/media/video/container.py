@@ -4,16 +4,14 @@ Times are those of the packets, in units of the stream's time base; display orde
 packets don't tell it reliably has no `shown`, and can only be decoded from its first frame to its last.
 """
 
-import struct
-import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from heapq import heappushpop
 from itertools import accumulate
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import av
 
@@ -21,26 +19,25 @@ from stagebench.core import meter
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
 from stagebench.media.files import MAX_PIXELS, kind_of, require_pixels
-from stagebench.media.video.damage import Threads
-from stagebench.media.video.transport import is_whole
-from stagebench.media.video.truncation import gif_size, is_cut
+from stagebench.media.video.missing import gif_size, is_cut, is_whole_transport
+
+Threads = Literal["AUTO", "NONE"]
+Packet: TypeAlias = "av.Packet[av.VideoStream]"
 
 # Formats that hold what they show. Of others FFmpeg has playlists, which open what they name, here or in the network,
 # devices, and names that stand for many files; and it makes a video of any text.
 _HELD = (
-    "aac,aiff,apng,asf,av1,avi,dhav,dirac,dnxhd,dv,flac,flv,gif,gxf,h261,h263,h264,hevc,ivf,live_flv,m4v,matroska,"
-    "mjpeg,mov,mp3,mpeg,mpegts,mpegvideo,mpjpeg,mxf,nut,obu,ogg,rm,vc1,vvc,wav,webm,wtv,yuv4mpegpipe"
+    "aac,aiff,asf,av1,avi,dhav,dirac,dnxhd,dv,flac,flv,gif,gxf,h261,h263,h264,hevc,ivf,live_flv,m4v,matroska,mjpeg,mov,"
+    "mp3,mpeg,mpegts,mpegvideo,mpjpeg,mxf,nut,obu,ogg,rm,vc1,vvc,wav,webm,wtv,yuv4mpegpipe"
 )
-_PNG = ("png", "apng")  # whose texts FFmpeg unpacks to any length, in the first pictures as it opens a file
-_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\x8aMNG\r\n\x1a\n")
-_MAX_TEXT = 2**20  # bytes of it in a picture, as Pillow's limit
+_PNG = ("png", "apng")  # whose texts FFmpeg unpacks to any length
 _OPTIONS = {
     "format_whitelist": _HELD,
     "protocol_whitelist": "file",
     "codec_whitelist": ",".join(sorted(av.codecs_available.difference(_PNG))),
 }
-_REDRAWN = ("gif", "apng", "webp")  # of which a few bytes draw a whole picture anew, and every one has to be
-_MAX_REDRAWN = 2**31  # pixels of all pictures of one: a thousand of Full HD, two seconds of drawing
+# Of a GIF a few bytes draw a whole picture anew, and every one has to be drawn.
+_MAX_REDRAWN = 2**31  # pixels of all its pictures: a thousand of Full HD, two seconds of drawing
 _MOST_REDRAWN = 2**15  # pictures, however small: each takes its time to begin
 # Formats that keep a time for every packet, and codecs that make exactly one frame of each and start afresh at a key
 # frame. Of H.264 and HEVC that is so only for some key frames: see `_is_entry`.
@@ -48,31 +45,19 @@ _FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts")
 _CODECS = ("h264", "hevc", "vp9", "av1", "mjpeg")
 # Codecs of which several threads give what one gives, but for damage that is logged (see `settled`), or that FFmpeg
 # never notices, as in a frame of HEVC. Damaged MPEG-4, VP8 and MPEG-2 become other frames without a word.
-_THREADED = ("h264", "hevc", "vp9", "av1", "prores", "dnxhd", "ffv1", "huffyuv", "utvideo", "png")
-
-
-Packet: TypeAlias = "av.Packet[av.VideoStream]"
+_THREADED = ("h264", "hevc", "vp9", "av1", "prores", "dnxhd", "ffv1", "huffyuv", "utvideo")
 
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """The packets of a video stream, in the order of decoding.
+    """The packets of a video stream, in the order of decoding; the last three are empty where they can't be trusted."""
 
-    Attributes:
-        packets: those that hold data, up to the end of what is to be read.
-        frames: how many of the packets become frames, as far as one can tell.
-        time_base: seconds.
-        times: (packets,) when the frame of each is shown, in units of `time_base`; empty where that can't be trusted.
-        entries: indices of the packets at which a decoder may start, ascending; empty then, too.
-        shown: indices of the packets that become frames, in display order; empty then, too.
-    """
-
-    packets: list[Packet]
-    frames: int
-    time_base: Fraction
-    times: Sequence[int] = ()
-    entries: Sequence[int] = ()
-    shown: Sequence[int] = ()
+    packets: list[Packet]  # those that hold data, up to the end of what is to be read
+    frames: int  # how many of the packets become frames, as far as one can tell
+    time_base: Fraction  # seconds
+    times: Sequence[int] = ()  # when the frame of each packet is shown, in units of `time_base`
+    entries: Sequence[int] = ()  # indices of the packets at which a decoder may start, ascending
+    shown: Sequence[int] = ()  # indices of the packets that become frames, in display order
 
     def entry_of(self, target: int) -> int:
         """Return the last packet at which a decoder may start that is to make a frame of packet `target`.
@@ -97,9 +82,7 @@ def readable(path: Path) -> Iterator[None]:
 def open_video(path: Path, threads: Threads = "AUTO") -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """Open a file, and its first video stream, ready to be decoded, by one thread unless more are known to be safe.
 
-    Raises:
-        MediaError: there is no video stream, or none of a size that is read.
-        av.error.FFmpegError: FFmpeg can't read the file.
+    Raise MediaError where there is no such stream, or none of a codec and a size that are read; and FFmpeg's errors.
     """
     # A name that is not absolute might be that of a protocol. Options of all streams would hold for what FFmpeg decodes
     # to learn what is in the file, too; but PyAV frees as many sets of them as there are streams in the end, and where
@@ -109,89 +92,65 @@ def open_video(path: Path, threads: Threads = "AUTO") -> Iterator[tuple[av.conta
         if not container.streams.video:
             raise MediaError(f"{path.name}: must be a video, got a file with no video stream")
         stream = container.streams.video[0]
-        if getattr(stream, "codec_context", None) is None:  # which PyAV's types leave out
-            raise MediaError(f"{path.name}: must be in a codec that FFmpeg decodes, got one that it doesn't know")
-        require_pixels(path, stream.codec_context.width, stream.codec_context.height, 1)
-        stream.thread_type = threads if stream.codec_context.codec.canonical_name in _THREADED else "NONE"
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        context = getattr(stream, "codec_context", None)  # None, which PyAV's types leave out, of an unknown codec
+        if context is None or context.codec.canonical_name in _PNG:
+            got = "PNG, whose texts may fill the memory" if context else "one that it doesn't know"
+            raise MediaError(f"{path.name}: must be in a codec that FFmpeg decodes, got {got}")
+        require_pixels(path, context.width, context.height, 1)
+        stream.thread_type = threads if context.codec.canonical_name in _THREADED else "NONE"
+        context.options = {"max_pixels": str(MAX_PIXELS)}
         try:
             yield container, stream
         finally:  # where threads still decode, PyAV would wait for them holding the lock that they need to log
-            stream.codec_context.flush_buffers()
+            context.flush_buffers()
 
 
 def read_track(
     path: Path, container: av.container.InputContainer, stream: av.VideoStream, loading: LoadSettings
 ) -> Track:
-    """Read the packets of a stream, up to the window's end; a file that ends inside one is refused.
+    """Read the packets of a stream of a container that was just opened, up to the window's end.
 
-    Args:
-        path: named in errors.
-        container: as it was opened, nothing read yet.
-        stream: one of its streams.
-        loading: the window; what comes after it is not read.
-
-    Raises:
-        MediaError: a packet is damaged or missing, the file was cut off, or it is an animation of too many pixels.
-        av.error.FFmpegError: FFmpeg can't read on.
+    Raise MediaError where one is damaged or missing, the file was cut off, or it is a GIF of too many pixels; and
+    FFmpeg's errors.
     """
     packets: list[Packet] = []
     base = stream.time_base or Fraction(1)
     reach = None if loading.duration is None else (loading.start + loading.duration) / base
     end: float | None = None
     context, name, flagged = stream.codec_context, container.format.name, None
+    lost = f"{path.name}: must be whole, got a truncated, damaged or missing packet near"
     for packet in container.demux(stream):
         if packet.is_corrupt and flagged is None:
-            flagged, reach, end = len(packets), None, None  # all of it is read, to see why
-        if packet.is_corrupt and name != "mpegts":
-            break
+            if name != "mpegts":
+                raise MediaError(f"{lost} {len(packets)}")
+            flagged, reach, end = len(packets), None, None  # at a mere seam, too: all of it is read, to see why
         if packet.size == 0:  # the last one, which stands for the end
             continue
-        if reach is not None and end is None and packet.pts is not None and not packet.is_discard:
-            end = packet.pts + reach
-        if end is not None and not packet.is_discard and packet.dts is not None and packet.dts >= end:
-            break  # later ones are shown later still; those that an edit list leaves out have times from anywhere
+        if not packet.is_discard:  # those that an edit list leaves out have times from anywhere
+            if reach is not None and end is None and packet.pts is not None:
+                end = packet.pts + reach
+            if end is not None and packet.dts is not None and packet.dts >= end:
+                break  # later ones are shown later still
         packets.append(packet)
-        _require_drawable(path, context, packets)
+        _require_drawable(path, context, len(packets))
     else:
         # FFmpeg reads an MP4 that was cut between two frames without complaint, and the others wherever they were cut.
         if is_cut(path):
             frames = sum(not packet.is_discard for packet in packets)
             raise MediaError(f"{path.name}: must be whole, got a truncated file with {frames} frames left")
-    unflagged = flagged is None
-    # FFmpeg calls a packet of a transport stream damaged at a mere seam, too.
-    if not (is_whole(path, stream.id, packets, suspected=not unflagged) if name == "mpegts" else unflagged):
-        raise MediaError(f"{path.name}: must be whole, got a truncated, damaged or missing packet near {flagged or 0}")
+    if name == "mpegts" and not is_whole_transport(path, stream.id, packets, suspected=flagged is not None):
+        raise MediaError(f"{lost} {flagged or 0}")
     meter.add("packets", len(packets))
-    return _understand(packets, unflagged and name in _FORMATS, context, base)
+    return _understand(packets, flagged is None and name in _FORMATS, context, base)
 
 
-def _require_drawable(path: Path, context: av.VideoCodecContext, packets: list[Packet]) -> None:
-    """Refuse a picture, the last of these, that would take more time or memory than any is meant to."""
-    name = context.codec.canonical_name
-    if name in _REDRAWN:
-        require_pixels(path, context.width, context.height, len(packets), _MAX_REDRAWN)
-        if len(packets) > _MOST_REDRAWN:
-            raise MediaError(f"{path.name}: must have at most {_MOST_REDRAWN} pictures, got more")
-    if name in _PNG:
-        _require_short_texts(path, bytes(packets[-1]))
-        if len(packets) == 1:
-            _require_short_texts(path, context.extradata or b"")
-
-
-def _require_short_texts(path: Path, picture: bytes) -> None:
-    """Refuse a PNG, or a part of an animated one, whose compressed texts and colour profile unpack to megabytes."""
-    held = 0
-    at = 8 * picture.startswith(_SIGNATURES)
-    while held <= _MAX_TEXT and at + 8 <= len(picture):
-        length, kind = struct.unpack_from(">I4s", picture, at)
-        if kind in (b"zTXt", b"iCCP"):
-            _, _, packed = picture[at + 8 : at + 8 + length].partition(b"\0")
-            with suppress(zlib.error):
-                held += len(zlib.decompressobj().decompress(packed[1:], _MAX_TEXT + 1))
-        at += 12 + length
-    if held > _MAX_TEXT:
-        raise MediaError(f"{path.name}: must have at most {_MAX_TEXT} bytes of compressed text a picture, got more")
+def _require_drawable(path: Path, context: av.VideoCodecContext, pictures: int) -> None:
+    """Refuse a GIF that would take more time or memory than any is meant to."""
+    if context.codec.canonical_name != "gif":
+        return
+    require_pixels(path, context.width, context.height, pictures, _MAX_REDRAWN)
+    if pictures > _MOST_REDRAWN:
+        raise MediaError(f"{path.name}: must have at most {_MOST_REDRAWN} pictures, got more")
 
 
 def _understand(packets: list[Packet], trusted: bool, context: av.VideoCodecContext, base: Fraction) -> Track:

@@ -10,14 +10,17 @@ Not done, because players differ or a model wouldn't care: HDR tone mapping, dei
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from threading import Lock
+from typing import TypeVar
 
 import av
+from av import logging as log
 from av.video.reformatter import VideoReformatter
 
 from stagebench.core import meter
@@ -27,38 +30,27 @@ from stagebench.core.settings import LoadSettings
 from stagebench.media.files import require_pixels, size_of
 from stagebench.media.sampling import ascend, choose_frames, evenly_spaced, own_times
 from stagebench.media.video.colour import to_image
-from stagebench.media.video.container import Track, open_video, read_track, readable
-from stagebench.media.video.damage import Threads, settled
+from stagebench.media.video.container import Threads, Track, open_video, read_track, readable
 
+T = TypeVar("T")
 _ALL = LoadSettings()
 _MARKED = ("h264",)  # codecs that mark a picture to which no other refers, so that skipping it changes no other
 # Codecs whose frame threads keep references across a flush: where a damaged key frame follows one, FFmpeg's VP9 decoder
 # predicts from the frames before it, or dies. With slice threads a flush forgets them, and that is an error.
 _NO_FRAME_THREADS = ("vp9",)
 _NEAR = 1  # packets to decode for nothing rather than flush the decoder, which lets its threads run dry
-
+_log_in_use = Lock()
 
 _Decoded = tuple[Sequence[Image], Sequence[int | None], int]
 """The wanted frames in display order, their times (None where none can be trusted), how many the decoder made."""
 
 
 def read_video(path: Path, count: int, loading: LoadSettings = _ALL) -> Media:
-    """Decode what `count` evenly spaced frames of a clip need, and keep these.
+    """Decode what `count` evenly spaced frames of a clip's first video stream need, in a window, and keep these.
 
-    Args:
-        path: any video that FFmpeg reads and that lies in one file, animated GIFs included; its first video stream is
-            taken.
-        count: how many frames to keep, chosen by `evenly_spaced`.
-        loading: the window, `start` and `duration`, in which to choose, as `choose_frames` says.
-
-    Returns:
-        `count` uint8 arrays (height, width, 3), RGB; `frames_decoded` counts all frames that the decoder
-        made, in the reading that gave these.
-
-    Raises:
-        MediaError: the file is missing, empty, not a video, without a video stream, too large, truncated or damaged,
-            tagged with a colour matrix or an orientation that isn't supported, or has fewer than `count`
-            frames (in the window); or a window is given for a clip that tells no times, or none that ascend.
+    `frames_decoded` counts all frames that the decoder made, in the reading that gave these. Raise MediaError where the
+    file is missing, empty, not a video, too large, truncated or damaged, tagged with a colour matrix or an orientation
+    that isn't supported, or has fewer frames; and for a window of a clip that tells no times, or none that ascend.
     """
     return settled(partial(_read, path, count, loading, True))
 
@@ -88,10 +80,8 @@ def _read(path: Path, count: int, loading: LoadSettings, keyed: bool, threads: T
 def seconds_shown(path: Path) -> float:
     """Return how many seconds a clip's frames are shown, from the time of the first to the end of the last.
 
-    A container's own length is that of its clock and of all its streams: sound may begin before and end after.
-
-    Raises:
-        MediaError: as `read_video`; or the clip tells no times of its frames, or not how long its only one is shown.
+    A container's own length is that of its clock and of all its streams: sound may begin before and end after. Refuse
+    what `read_video` does, and a clip that tells no times of its frames, or not how long its only one is shown.
     """
     return settled(partial(_seconds_shown, path))
 
@@ -204,3 +194,36 @@ def _frames(path: Path, threads: Threads) -> Iterator[av.VideoFrame]:
                 raise MediaError(f"{path.name}: must be whole, got a damaged frame {number}")
             frame.pts = None if guessed else frame.pts
             yield frame
+
+
+def settled(read: Callable[[Threads], T]) -> T:
+    """Read by all cores, and anew by one where that fails or FFmpeg logs a sign of damage: then this decides.
+
+    With frame threads FFmpeg loses the flags of damaged H.264 frames in a race, and with slice threads it never notices
+    a missing slice. One thread notices both, but is slow; so all are used until FFmpeg's log tells of anything wrong,
+    which it does before the decoder has given its last frame. FFmpeg has one log: what is read in another thread
+    meanwhile is read by one core.
+    """
+    if _log_in_use.acquire(blocking=False):
+        try:
+            with _heard() as said, suppress(MediaError):
+                result = read("AUTO")
+                if not any(level <= log.ERROR or "concealing" in message for level, _, message in said):
+                    return result
+        finally:
+            _log_in_use.release()
+    return read("NONE")
+
+
+@contextmanager
+def _heard() -> Iterator[list[tuple[int, str, str]]]:
+    """Collect what FFmpeg logs: level, name and message; a damaged frame that is concealed is mere information."""
+    level, skipping = log.get_level(), log.get_skip_repeated()
+    log.set_skip_repeated(False)  # by which it would miss what was said last by an earlier clip
+    log.set_level(log.INFO)
+    try:
+        with log.Capture(local=False) as said:
+            yield said
+    finally:
+        log.set_level(level)
+        log.set_skip_repeated(skipping)
