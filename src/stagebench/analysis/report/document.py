@@ -3,6 +3,7 @@
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from stagebench.core import tables
 from stagebench.core.shown import markdown, plain
@@ -14,7 +15,7 @@ class Figure:
     """A picture, which only HTML shows."""
 
     caption: str
-    draw: Callable[[], bytes]  # SVG
+    draw: Callable[[], Any]  # a figure of matplotlib, in the look that is set when it is called
 
 
 Part = str | tuple[str, ...] | Table | Figure
@@ -50,6 +51,8 @@ def to_html(title: str, sections: Sections) -> str:
     """Fill in the page, with a table of contents."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # of an extra, which Markdown does without
 
+    from stagebench.analysis.report import pictures
+
     environment = Environment(
         loader=PackageLoader("stagebench.analysis.report"),
         autoescape=True,
@@ -58,5 +61,5 @@ def to_html(title: str, sections: Sections) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["base64"] = lambda data: b64encode(data).decode("ascii")
+    environment.filters["picture"] = lambda figure: b64encode(pictures.svg(figure.draw)).decode("ascii")
     return environment.get_template("report.html").render(title=title, sections=sections)

@@ -2,8 +2,7 @@
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -17,9 +16,9 @@ from stagebench.analysis.narrative import subject
 from stagebench.analysis.samples import SampleLine, by_model
 from stagebench.core.stages import STAGE_NAMES
 
-P = ParamSpec("P")
 WIDTH = 6.4
-INKS, LINES = ("#000000", "#5a5a5a", "#8f8f8f"), ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)))
+INKS = ("#000000", "#5a5a5a", "#8f8f8f")
+LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)))
 STYLE: dict[Any, Any] = {
     "axes.prop_cycle": cycler(color=INKS * 2, linestyle=LINES, marker=list("os^Dvx")),
     "axes.spines.right": False,
@@ -41,20 +40,14 @@ STYLE: dict[Any, Any] = {
 FILLS = (("#ffffff", ""), ("#d9d9d9", ""), ("#a6a6a6", "//"), ("#6b6b6b", ""), ("#2b2b2b", ""), ("#ffffff", ".."))
 
 
-def svg(draw: Callable[P, Figure]) -> Callable[P, bytes]:
-    """Make what draws a figure return it as SVG, in the look of all."""
-
-    @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> bytes:
-        buffer = io.BytesIO()
-        with mpl.rc_context(STYLE):
-            draw(*args, **kwargs).savefig(buffer, format="svg", metadata={"Date": None})
-        return buffer.getvalue()
-
-    return drawn
+def svg(draw: Callable[[], Figure]) -> bytes:
+    """Draw a figure in the look of all."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        draw().savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
 
 
-@svg
 def stages(modes: Mapping[str, Any]) -> Figure:
     """Stack the mean milliseconds of each stage, a bar a model and mode."""
     bars = {f"{model}\n{mode}": of["stages"] for mode, each in modes.items() for model, of in each["models"].items()}
@@ -68,7 +61,6 @@ def stages(modes: Mapping[str, Any]) -> Figure:
     return figure
 
 
-@svg
 def waterfall(pair: Mapping[str, Any]) -> Figure:
     """Go from one model's mean milliseconds to the other's, a step a factor."""
     names = [pair["baseline"]["model"], *map(subject, pair["seconds"]), pair["other"]["model"]]
@@ -85,7 +77,6 @@ def waterfall(pair: Mapping[str, Any]) -> Figure:
     return figure
 
 
-@svg
 def latency(gaps: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     """Draw the gap before each token by its position: the median as a line, up to p90 as a band."""
     figure = Figure(figsize=(WIDTH, 3.9))
@@ -101,7 +92,6 @@ def latency(gaps: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     return figure
 
 
-@svg
 def distribution(rows: Sequence[SampleLine]) -> Figure:
     """Draw boxes of all passes, a panel a stage, a box a model; whiskers reach to 1.5 times the middle half."""
     models = by_model(rows)
@@ -118,7 +108,6 @@ def distribution(rows: Sequence[SampleLine]) -> Figure:
     return figure
 
 
-@svg
 def scaling(models: Mapping[str, Any], sizes: str) -> Figure:
     """Draw the median milliseconds of each stage against the size, on logarithmic axes, a panel a model."""
     figure = Figure(figsize=(WIDTH, 1.0 + 3.1 * len(models)))
