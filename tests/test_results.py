@@ -211,8 +211,8 @@ def test_nothing_is_held_against_a_run_that_failed_or_is_empty(read, complaint, 
         (b"[" * 100_000, "more than 64 levels"),
         (rb'{"a": "\ud800"}', "surrogates not allowed"),
         (rb'{"\udfff": 1}', "surrogates not allowed"),
-        (b"[NaN]", "NaN, which is no number"),
-        (b"[1e999]", "the number 1e999, which is too large"),
+        (b"[NaN]", "NaN, which is no finite number"),
+        (b"[1e999]", "1e999, which is no finite number"),
     ],
 )
 def test_json_that_not_every_program_reads_alike_is_refused(data, expected):

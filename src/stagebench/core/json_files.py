@@ -42,7 +42,7 @@ def parse_json(data: bytes, finite: bool = True) -> Any:
     """
     if len(data) > LARGEST:
         raise ValueError(f"more than {LARGEST:,} bytes")
-    text, constant = data.decode("utf-8-sig"), _refuse if finite else float
+    text, constant = data.decode("utf-8-sig"), _float if finite else float
     try:
         parsed = json.loads(
             text, object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=constant
@@ -72,13 +72,9 @@ def _integer(text: str) -> int:
 
 
 def _float(text: str) -> float:
-    if math.isinf(value := float(text)):
-        raise ValueError(f"the number {text[:100]}, which is too large")
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text[:100]}, which is no finite number")
     return value
-
-
-def _refuse(name: str) -> float:
-    raise ValueError(f"{name}, which is no number")
 
 
 def _is_deeper(parsed: Any, levels: int) -> bool:
