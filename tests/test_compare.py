@@ -13,7 +13,7 @@ from rich.console import Console
 
 from stagebench.cli import main
 from stagebench.core import shown
-from stagebench.core.tables import show
+from stagebench.core.shown import show
 from stagebench.gate import decide
 from stagebench.gate.verdicts import Decision, Verdict
 

@@ -17,8 +17,8 @@ from scipy.stats import ttest_1samp
 from stagebench.analysis.samples import read_samples, select
 from stagebench.analysis.summary import summarize
 from stagebench.cli import main
+from stagebench.core.shown import Unit
 from stagebench.core.stages import STAGE_NAMES
-from stagebench.core.tables import Unit
 
 ROOT = Path(__file__).parents[1]
 MS = Unit("{:.1f}", 1e3)

@@ -18,7 +18,7 @@ from stagebench.analysis.report.sections import sections
 from stagebench.analysis.samples import SAMPLES_FILE, read_run, read_samples
 from stagebench.core.errors import AnalysisError
 from stagebench.core.json_files import write_json
-from stagebench.core.tables import MS, Table
+from stagebench.core.shown import MS, Table
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,7 @@ from stagebench.analysis.report.document import to_markdown as document_to_markd
 from stagebench.cli import analyze, main
 from stagebench.cli.output import refusals
 from stagebench.core.errors import GateError
-from stagebench.core.shown import LONGEST, cell, markdown, plain, teller
-from stagebench.core.tables import WORDS, Table
+from stagebench.core.shown import LONGEST, WORDS, Table, cell, markdown, plain, teller
 
 HOSTILE = [
     "[/x]",

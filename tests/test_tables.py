@@ -4,8 +4,8 @@ import pytest
 from rich.console import Console
 
 from stagebench.analysis.report.document import to_html
-from stagebench.core.tables import CHANGE, COUNT, MS, PERCENT, RATIO, WORDS, Table, show
-from stagebench.core.tables import to_markdown as markdown
+from stagebench.core.shown import CHANGE, COUNT, MS, PERCENT, RATIO, WORDS, Table, show
+from stagebench.core.shown import to_markdown as markdown
 from stagebench.gate.verdicts import Decision, Verdict
 
 SMALL = Table("sizes", (("name", WORDS), ("time", MS), ("share", PERCENT)), (("a", 0.0015, 0.25), ("b", 1.5, 0.75)))

@@ -8,8 +8,8 @@ from typing import Any
 from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, UNATTRIBUTED, Attribution, Costs
 from stagebench.analysis.comparison import Intervals
 from stagebench.analysis.intervals import Interval
+from stagebench.core.shown import MS, PERCENT, WORDS, Table, Unit, Value
 from stagebench.core.stages import DECODE, STAGES
-from stagebench.core.tables import MS, PERCENT, WORDS, Table, Unit, Value
 
 SUBJECTS = {stage.name: stage.label for stage in STAGES} | {
     "ttft": "The time to first token",

@@ -12,8 +12,7 @@ from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import write_text
 from stagebench.core.machine.locks import locked, measurement
 from stagebench.core.results import Results, read_results, write_results
-from stagebench.core.shown import teller
-from stagebench.core.tables import show
+from stagebench.core.shown import show, teller
 from stagebench.gate import baseline, decide
 from stagebench.gate.limits import read_rules
 from stagebench.gate.runner import recording

@@ -11,7 +11,7 @@ import click
 from stagebench.cli.options import JSON, MARKDOWN
 from stagebench.cli.output import Console, append_to, refusals, tidy_stop, write_json_to
 from stagebench.core.errors import StagebenchError
-from stagebench.core.tables import show
+from stagebench.core.shown import show
 from stagebench.gate.verdicts import Decision, exit_code
 from stagebench.suite.options import ALLOW_CHANGED
 

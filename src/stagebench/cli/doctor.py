@@ -11,7 +11,7 @@ from stagebench.core.errors import ResultsError
 from stagebench.core.machine import environment, telemetry
 from stagebench.core.results import read_results
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
-from stagebench.core.tables import SENTENCES, WORDS, Table, show
+from stagebench.core.shown import SENTENCES, WORDS, Table, show
 from stagebench.gate import baseline, doctor
 from stagebench.suite.options import BASELINES
 

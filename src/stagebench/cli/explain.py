@@ -14,8 +14,7 @@ from stagebench.cli.options import JSON, PATH
 from stagebench.cli.output import Console, write_json_to
 from stagebench.core.errors import AnalysisError
 from stagebench.core.results import versioned
-from stagebench.core.shown import plain
-from stagebench.core.tables import show, to_markdown
+from stagebench.core.shown import plain, show, to_markdown
 
 
 @click.command(name="explain", params=[JSON])

@@ -20,9 +20,8 @@ from stagebench.cli.output import Console, write_json_to
 from stagebench.core.artifacts import Run
 from stagebench.core.results import versioned
 from stagebench.core.settings import DEFAULT_QUESTION
-from stagebench.core.shown import plain
+from stagebench.core.shown import COUNT, MS, RATIO, SENTENCES, WORDS, Table, Value, plain, show
 from stagebench.core.stages import ENCODE, PREFILL, time_outside
-from stagebench.core.tables import COUNT, MS, RATIO, SENTENCES, WORDS, Table, Value, show
 from stagebench.suite.options import ORDER_SEED
 
 if TYPE_CHECKING:

@@ -62,11 +62,6 @@ def _keys_of(form: type) -> tuple[list[str], Mapping[str, Any]]:
     return required, {key: get_args(hint)[0] if key in required else hint for key, hint in hints.items()}
 
 
-def is_text(value: Any) -> bool:
-    """Return whether it is a text of a bounded length."""
-    return isinstance(value, str) and len(value) <= LONGEST_TEXT
-
-
 def is_number(value: Any, least: float = -LARGEST) -> bool:
     """Return whether it is a finite number of at least so much."""
     return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= LARGEST
@@ -81,7 +76,9 @@ _ANY = Must(lambda _: True, "anything")
 _NULL = Must(lambda v: v is None, "null")
 _LIST = Must(lambda v: isinstance(v, list), "a list")
 _OBJECT = Must(lambda v: isinstance(v, dict), "an object")
-Text = Annotated[str, Must(is_text, f"a text of at most {LONGEST_TEXT} characters")]
+Text = Annotated[
+    str, Must(lambda v: isinstance(v, str) and len(v) <= LONGEST_TEXT, f"a text of at most {LONGEST_TEXT} characters")
+]
 Flag = Annotated[bool, Must(lambda v: isinstance(v, bool), "true or false")]
 Whole = Annotated[int, Must(is_whole, "a whole number")]
 Count = Annotated[int, Must(lambda v: is_whole(v, 0), "a whole number of at least 0")]

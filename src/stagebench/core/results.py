@@ -15,7 +15,7 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any, Required, TypedDict, cast
 
-from stagebench.core.checks import Count, Flag, Number, Object, Positive, Spread, Text, Time, Whole, check, is_text
+from stagebench.core.checks import Count, Flag, Number, Object, Positive, Spread, Text, Time, Whole, check
 from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import json_text, read_json, write_text
 
@@ -226,7 +226,7 @@ def validate(data: Any, where: str) -> Results:
     benchmarks = data.get("benchmarks")
     for place, benchmark in enumerate(benchmarks if isinstance(benchmarks, list) else ()):
         name = benchmark.get("fullname") if isinstance(benchmark, dict) else None
-        here = f"{where}: {name}" if is_text(name) else f"{where}: benchmark {place}"
+        here = f"{where}: {name:.2000}" if isinstance(name, str) else f"{where}: benchmark {place}"
         check(benchmark, Benchmark, here, ResultsError)
         _validate_stats(benchmark["stats"], here)
     check(data, Results, where, ResultsError)

@@ -1,16 +1,24 @@
-"""Names and texts of strangers, fit to be shown: whatever is in them, nothing but a line of text comes out.
+"""Names and texts of strangers, fit to be shown, and one table for a terminal and Markdown; HTML is a template's.
 
 An id, a path or an error may hold escape sequences, characters that reverse the direction of writing, line ends, and
-the markup of whatever shows it. In HTML the templates escape what `plain` leaves.
+the markup of whatever shows it: nothing but a line of text comes out, and whoever fills a table need not clean it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 LONGEST = 2000
 _MARKUP = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|#~$&"})
+Value = str | float | tuple[float, float] | Mapping[str, float] | None
+"""A text, a number in its base unit, a range (a pair, or an interval as JSON has it: low and high), or nothing."""
+GAP = "  "
+RULE = 60  # characters of the line below a heading, at most
 
 
 def plain(text: str, longest: int = LONGEST) -> str:
@@ -33,3 +41,104 @@ def teller(console: Console) -> Callable[[str], None]:
 def markdown(text: str) -> str:
     """Make the same as Markdown that shows it as it is."""
     return plain(text).translate(_MARKUP)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """How the values of a column are written."""
+
+    form: str = ""  # of a number, as `str.format` takes it; "" for words
+    scale: float = 1.0  # from the base unit (seconds, bytes, 1) to the one that is written
+    label: str = ""  # of that unit, behind the heading
+    long: bool = False  # whether these are sentences, which give way where it is narrow
+
+    def write(self, value: Value) -> str:
+        """Write a value; a text stays as it is, and nothing is nothing."""
+        if value is None or isinstance(value, str):
+            return value or ""
+        if isinstance(value, Mapping):
+            value = value["low"], value["high"]
+        if isinstance(value, tuple):
+            return " to ".join(map(self.write, value))
+        return self.form.format(value * self.scale)
+
+
+WORDS, SENTENCES = Unit(), Unit(long=True)
+MS = Unit("{:z,.3f}", 1e3, "ms")
+COUNT, RATIO, MEGA = Unit("{:,.10g}"), Unit("{:z.3f}"), Unit("{:,.2f}", 1e-6, "millions")
+PERCENT, CHANGE = Unit("{:z.1f} %", 100), Unit("{:+.1f} %", 100)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What is left to show: headings with their units, and cells of one line."""
+
+    heads: list[str]
+    units: list[Unit]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of values under named columns."""
+
+    title: str  # "" for none
+    columns: Sequence[tuple[str, Unit]]
+    rows: Sequence[Sequence[Value]]  # as many values each as there are columns
+    notes: Sequence[str] = ()  # sentences under it
+    styles: Sequence[str] = ()  # of each row on a terminal, as rich names them; none for plain rows
+
+    def grid(self) -> Grid:
+        """Write all values; a column that is empty goes, and no other: a row is found by what stands in it."""
+        units = [unit for _, unit in self.columns]
+        heads = [plain(", ".join(filter(None, (name, unit.label)))) for name, unit in self.columns]
+        rows = [[plain(unit.write(v)) for unit, v in zip(units, row, strict=True)] for row in self.rows]
+        shown = [i for i in range(len(units)) if any(row[i] for row in rows)] or [0]
+        return Grid([heads[i] for i in shown], [units[i] for i in shown], [[row[i] for i in shown] for row in rows])
+
+
+def of_records(title: str, columns: Mapping[str, Unit], records: Iterable[Mapping[str, Any]], *notes: str) -> Table:
+    """Make a table of records by those of their keys that are headings."""
+    rows = [[record.get(key) for key in columns] for record in records]
+    return Table(title, [(key.replace("_", " "), unit) for key, unit in columns.items()], rows, notes)
+
+
+def show(table: Table, console: Console) -> None:
+    """Print a table: in a log file a row is a line; where a terminal is narrow, sentences go below their rows."""
+    grid, room = table.grid(), console.width if console.is_terminal else None
+    for line in table.title.splitlines():
+        console.print(Text(plain(line), "bold"), soft_wrap=room is None)
+    if grid.rows:
+        widths = [max(map(cell_len, column)) for column in zip(grid.heads, *grid.rows, strict=True)]
+        narrow = room is not None and sum(widths) + len(GAP) * (len(widths) - 1) > room
+        below = [i for i, unit in enumerate(grid.units) if narrow and unit.long]
+        across = [(i, widths[i], bool(unit.form)) for i, unit in enumerate(grid.units) if i not in below]
+        rule = ["-" * min(width, RULE) for width in widths]
+        for cells in (grid.heads, rule):
+            console.print(_line(cells, across), soft_wrap=True)  # one too long is for the terminal to wrap
+        for row, style in zip(grid.rows, table.styles or [""] * len(grid.rows), strict=True):
+            console.print(_line(row, across, style), soft_wrap=True)
+            for sentence in (row[i] for i in below if row[i]):
+                console.print(Padding.indent(Text(sentence, style), len(GAP)))
+    for note in table.notes:
+        console.print(Text(plain(note)), soft_wrap=room is None)
+
+
+def _line(cells: Sequence[str], across: Sequence[tuple[int, int, bool]], style: str = "") -> Text:
+    """Put cells side by side; of each column its place, its width, and whether it holds numbers."""
+    blanks = [" " * (width - cell_len(cells[i])) for i, width, _ in across]
+    padded = [b + cells[i] if right else cells[i] + b for (i, _, right), b in zip(across, blanks, strict=True)]
+    return Text(GAP.join(padded).rstrip(), style)
+
+
+def to_markdown(table: Table) -> str:
+    """Write a table in GitHub's Markdown, without a line end after it."""
+    grid = table.grid()
+    rule = ["---:" if unit.form else "---" for unit in grid.units]
+    cells = [list(map(markdown, grid.heads)), rule, *(list(map(markdown, row)) for row in grid.rows)]
+    blocks = [
+        f"**{markdown(table.title)}**" if table.title else "",
+        "\n".join(f"| {' | '.join(line)} |" for line in cells) if grid.rows else "",
+        "\n".join(f"- {markdown(note)}" for note in table.notes),
+    ]
+    return "\n\n".join(filter(None, blocks))

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from stagebench.core import tables
+from stagebench.core import shown
 from stagebench.core.results import short_name, versioned
-from stagebench.core.shown import markdown
-from stagebench.core.tables import CHANGE, MS, SENTENCES, WORDS, Table, Value
+from stagebench.core.shown import CHANGE, MS, SENTENCES, WORDS, Table, Value, markdown
 
 PASS, REGRESSION, NOT_MEASURED, INCONCLUSIVE = 0, 1, 2, 3
 EXIT_CODES = {
@@ -102,9 +101,9 @@ class Decision:
         quiet = [v for v in self.verdicts if v.verdict == "pass" and not v.allowed]
         loud = [v for v in self.verdicts if v not in quiet]
         blocks = [f"**{markdown(line)}**" for line in self.about_rules()]
-        blocks += [f"### {self.headline()}", tables.to_markdown(_table("", loud)), markdown(self.error or "")]
+        blocks += [f"### {self.headline()}", shown.to_markdown(_table("", loud)), markdown(self.error or "")]
         if quiet:
-            folded = tables.to_markdown(_table("", quiet))
+            folded = shown.to_markdown(_table("", quiet))
             blocks += [f"<details><summary>{len(quiet)} that pass</summary>", folded, "</details>"]
         return "\n\n".join(filter(None, blocks)) + "\n\n"
 

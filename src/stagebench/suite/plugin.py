@@ -15,8 +15,7 @@ from rich.console import Console
 from stagebench.core.errors import GateError, ResultsError, StagebenchError
 from stagebench.core.machine import environment
 from stagebench.core.results import require_sound, validate
-from stagebench.core.shown import plain
-from stagebench.core.tables import show
+from stagebench.core.shown import plain, show
 from stagebench.gate.limits import limit_keys, read_rules
 from stagebench.gate.runner.lockstep import Lockstep
 from stagebench.gate.verdicts import NOT_MEASURED, Decision

@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stagebench.core import tables
-from stagebench.core.shown import markdown, plain
-from stagebench.core.tables import Table
+from stagebench.core import shown
+from stagebench.core.shown import Table, markdown, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ def to_markdown(title: str, sections: Sections) -> str:
 
 def _part(part: Part) -> str:
     if isinstance(part, Table):
-        return tables.to_markdown(part)
+        return shown.to_markdown(part)
     if isinstance(part, tuple):
         return "\n".join(f"- {markdown(line)}" for line in part)
     return markdown(part) if isinstance(part, str) else ""

@@ -9,8 +9,8 @@ from stagebench.analysis.importers.suite import AXES, EAGER, measured_by
 from stagebench.analysis.report import document
 from stagebench.analysis.report.document import Part, Sections, without_empty
 from stagebench.analysis.roofline import Ceilings
+from stagebench.core.shown import COUNT, MEGA, MS, PERCENT, RATIO, WORDS, Table, Unit, Value, of_records
 from stagebench.core.stages import BEFORE_GENERATE, IN_GENERATE, STAGE, STAGE_NAMES
-from stagebench.core.tables import COUNT, MEGA, MS, PERCENT, RATIO, WORDS, Table, Unit, Value, of_records
 
 STAGE_UNITS = {"stage": WORDS} | dict.fromkeys(AXES, COUNT) | {"backend": WORDS, "work": WORDS, "time": MS}
 STAGE_UNITS |= {"min to max": MS, "to eager": RATIO, "a step": MS, "MFU": PERCENT, "MBU": PERCENT}

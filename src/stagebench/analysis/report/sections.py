@@ -12,8 +12,8 @@ from stagebench.analysis.report import pictures
 from stagebench.analysis.report.document import Figure, Part, Sections, without_empty
 from stagebench.analysis.report.report_data import latencies, shared
 from stagebench.analysis.samples import DURATIONS, MAIN, SampleLine, select
+from stagebench.core.shown import COUNT, MEGA, MS, PERCENT, RATIO, SENTENCES, WORDS, Table, Unit, of_records
 from stagebench.core.stages import STAGE_NAMES
-from stagebench.core.tables import COUNT, MEGA, MS, PERCENT, RATIO, SENTENCES, WORDS, Table, Unit, of_records
 
 Found = Mapping[str, Any]
 
