@@ -27,23 +27,13 @@ Plane = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class SyntheticClip:
-    """Where the synthetic clip was written.
+    """Where the synthetic clip was written."""
 
-    Attributes:
-        video: H.264 in MP4, 640x480, 30 frames a second, BT.709 and limited range, tagged so.
-        events: a `.npy` recording of the same, as `load_event_arrays` reads it.
-    """
-
-    video: Path
-    events: Path
+    video: Path  # H.264 in MP4, 640x480, 30 frames a second, BT.709 and limited range, tagged so
+    events: Path  # a `.npy` recording of the same
 
     def shown(self, media: str, own: str) -> Path:
-        """Return what a model gets of the synthetic clip.
-
-        Args:
-            media: one of `core.settings.MEDIA`.
-            own: the model's own kind, "video" or "events".
-        """
+        """Return what a model whose own kind is "video" or "events" gets, by one of `core.settings.MEDIA`."""
         paths = {"video": self.video, "frames": self.video, "events": self.events}
         return paths[own if media == "own" else media]
 
@@ -112,14 +102,11 @@ def chroma(time: float) -> tuple[Plane, Plane]:
 
 
 def record_events() -> dict[str, NDArray[np.integer[Any]]]:
-    """Watch all of it with a simulated event camera.
+    """Watch all of it with a simulated event camera: x, y, t and p as `EventArrays` has them, from 0 on.
 
-    A pixel holds a reference, at first its log intensity at time 0. Each time that the log intensity reaches
-    the reference plus or minus `CONTRAST`, there is an event, and the reference moves there. Within a step,
-    the log intensity is taken to change evenly.
-
-    Returns:
-        x, y: uint16 (events,), column and row; t: int64, microseconds from 0, ascending; p: uint8, 1 brighter.
+    A pixel holds a reference, at first its log intensity at time 0. Each time that the log intensity reaches the
+    reference plus or minus `CONTRAST`, there is an event, and the reference moves there. Within a step, the log
+    intensity is taken to change evenly.
     """
     types = {"x": np.uint16, "y": np.uint16, "t": np.int64, "p": np.uint8}
     columns = zip(*_event_steps(), strict=True)

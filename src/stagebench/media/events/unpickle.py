@@ -23,8 +23,6 @@ from stagebench.media.files import whole
 
 MAX_OPCODES = 100_000  # a dict of arrays takes about a hundred, each of the rest costs time
 _SHOWN = 200  # characters of what an error quotes
-_LONGEST_CODE = 200  # characters of a type's name
-_MAX_DIMENSIONS = 32
 # The numbers that an array may be made of. Anything else is named in an error, never built.
 _NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")
 
@@ -53,15 +51,14 @@ def _rebuilt(name: str, key: str, value: object) -> NDArray[Any]:
     if not isinstance(value, _Array):
         raise MediaError(f"{name}: {key} must be an array of one dimension, got {_kind_of(value)}")
     if value.type.code not in _NUMBERS or isinstance(value.data, list):
-        raise MediaError(f"{name}: {key} must be integers, got numpy's type '{plain(value.type.code)}'")
+        raise MediaError(f"{name}: {key} must be integers, got numpy's type '{plain(value.type.code, _SHOWN)}'")
     if len(value.shape) != 1:
         got = plain(str(value.shape), _SHOWN)
         raise MediaError(f"{name}: {key} must be an array of one dimension, got one of shape {got}")
     dtype = np.dtype(value.type.order + value.type.code)
-    data = value.data.text.encode("latin-1") if isinstance(value.data, _Encoded) else value.data
-    if len(data) != value.shape[0] * dtype.itemsize:
-        raise MediaError(f"{name}: {key} must hold {value.shape[0]} {dtype}, got {len(data)} bytes")
-    return np.frombuffer(data, dtype)
+    if len(value.data) != value.shape[0] * dtype.itemsize:
+        raise MediaError(f"{name}: {key} must hold {value.shape[0]} {dtype}, got {len(value.data)} bytes")
+    return np.frombuffer(value.data, dtype)
 
 
 def _kind_of(value: object) -> str:
@@ -72,13 +69,6 @@ def _kind_of(value: object) -> str:
 
 class _Dict(list[Any]):
     """Holds keys and values in turn. Nothing is hashed: what hashes alike costs no more than other keys."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Encoded:
-    """Stands for bytes that protocol 2 has as a text, in Latin-1; they are made once, of a column."""
-
-    text: str
 
 
 @dataclass(slots=True, eq=False)
@@ -95,16 +85,7 @@ class _Array:
 
     shape: tuple[int, ...] = ()
     type: _Type = field(default_factory=_Type)
-    data: bytes | bytearray | _Encoded | list[Any] = b""
-
-    def fill(self, *made_of: object) -> _Array:
-        """Make it of a shape, a type and data, and return it."""
-        match made_of:
-            case tuple(shape), _Type() as kind, (bytes() | bytearray() | _Encoded() | list()) as data:
-                if len(shape) <= _MAX_DIMENSIONS and all(type(n) is int and 0 <= n < 2**63 for n in shape):
-                    self.shape, self.type, self.data = shape, kind, data
-                    return self
-        raise UnpicklingError("an array of another shape, type or data than numpy's")
+    data: bytes | list[Any] = b""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,32 +95,40 @@ class _Global:
     name: str
 
 
+_CORES = ("numpy.core", "numpy._core")  # numpy 2 renamed it
+_GLOBALS = {"numpy.ndarray", "numpy.dtype"} | {
+    f"{core}.multiarray.{name}" for core in _CORES for name in ("_reconstruct", "scalar")
+}
+
+
 def _call(function: object, arguments: tuple[object, ...]) -> object:
     """Return what stands for what numpy's function would make of its arguments."""
     match function, arguments:
-        case _Global("dtype"), (str(code), int(), int()) if len(code) < _LONGEST_CODE:
+        case _Global("dtype"), (str(code), int(), int()):
             return _Type(code)
-        case _Global("_reconstruct"), (_Global("ndarray"), tuple(), bytes() | str() | _Encoded()):
+        case _Global("_reconstruct"), (_Global("ndarray"), tuple(), bytes()):
             return _Array()
-        case _Global("encode"), (str(text), "latin1"):
-            return _Encoded(text)
-        case _Global("_frombuffer"), (data, kind, shape, "C" | "F"):
-            return _Array().fill(shape, kind, data)
-        case _Global("scalar"), (_Type(), bytes() | _Encoded()):
+        case _Global("scalar"), (_Type(), bytes()):
             return math.nan  # a single number, which a recording has no use for
     raise UnpicklingError("a call of something else, or with other arguments, than numpy's")
 
 
-# numpy 2 renamed numpy.core to numpy._core.
-_GLOBALS = {"numpy.ndarray", "numpy.dtype", "_codecs.encode"} | {
-    f"numpy.{core}.{name}"
-    for core in ("core", "_core")
-    for name in ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")
-}
+def _build(built: object, state: object) -> object:
+    """Return a type with its byte order, an array with what it is made of."""
+    match built, state:
+        case _Type() as kind, (int(), "<" | ">" | "=" | "|" as order, *_):
+            kind.order = order if order in "<>" else "="
+        case _Array() as array, (int(), tuple(shape), _Type() as kind, int(), (bytes() | list()) as data):
+            if not all(type(length) is int and 0 <= length < 2**63 for length in shape):
+                raise UnpicklingError("an array whose shape is not made of lengths")
+            array.shape, array.type, array.data = shape, kind, data
+        case _:
+            raise UnpicklingError(f"another state of {_kind_of(built)} than numpy's")
+    return built
 
 
 class _Machine:
-    """Carries out a pickle of protocol 2 to 5."""
+    """Carries out a pickle of protocol 3 or 4, of which numpy writes."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -179,21 +168,10 @@ class _Machine:
             raise MediaError(f"{self._name}: a pickle may load numpy arrays only, refused '{plain(name, _SHOWN)}'")
         self.push(_Global(name.rpartition(".")[2]))
 
-    def build(self, built: object, state: object) -> None:
-        """Give a type its byte order, an array what it is made of."""
-        match built, state:
-            case _Type() as kind, (int(), "<" | ">" | "=" | "|" as order, *_):
-                kind.order = order if order in "<>" else "="
-            case _Array() as array, (int(), shape, kind, int(), data):
-                array.fill(shape, kind, data)
-            case _:
-                raise UnpicklingError(f"another state of {_kind_of(built)} than numpy's")
-        self.push(built)
-
 
 _VALUES = (
     "BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 "
-    "BYTEARRAY8 NONE"  # which has no argument, so None
+    "NONE"  # which has no argument, so None
 )
 # Sets are lists, too, so that nothing is hashed.
 _STEPS: dict[str, Callable[[_Machine, Any], object]] = {
@@ -218,6 +196,6 @@ _STEPS: dict[str, Callable[[_Machine, Any], object]] = {
     "GLOBAL": lambda machine, name: machine.find(name.replace(" ", ".")),
     "STACK_GLOBAL": lambda machine, _: machine.find(".".join(machine.take(2))),
     "REDUCE": lambda machine, _: machine.push(_call(*machine.take(2))),
-    "BUILD": lambda machine, _: machine.build(*machine.take(2)),
+    "BUILD": lambda machine, _: machine.push(_build(*machine.take(2))),
 }
 _KEPT = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes if opcode.name in _STEPS}
