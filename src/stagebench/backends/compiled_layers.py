@@ -21,7 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from stagebench.backends.static_cache import CACHE_ARGUMENT
 from stagebench.core.errors import ModelError
 
-_RECORDERS = "transformers.utils.output_capturing"
+_RECORDERS = "transformers.utils.output_capturing"  # its hooks record what nobody asks for here
 
 
 @contextmanager
@@ -34,7 +34,9 @@ def compiled_layers(hf_model: nn.Module, options: Mapping[str, Any]) -> Iterator
     layers = [layer for layer in hf_model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     inside = [module for layer in layers for module in layer.modules() if module is not layer]
     for module in inside:
-        _refuse_hooks(module)
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
+            if getattr(hook, "__module__", None) != _RECORDERS:
+                raise ModelError(f"a compiled layer takes no hooks inside, got {hook} on a {type(module).__name__}")
     with ExitStack() as put_back:
         for module in (*layers, *inside):
             put_back.enter_context(patch.dict(vars(module)))
@@ -46,13 +48,6 @@ def compiled_layers(hf_model: nn.Module, options: Mapping[str, Any]) -> Iterator
             if hasattr(module, "layer_idx"):
                 module.layer_idx = 0
         yield
-
-
-def _refuse_hooks(module: nn.Module) -> None:
-    """Refuse hooks but transformers' own, which record what nobody asks for here."""
-    for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
-        if getattr(hook, "__module__", None) != _RECORDERS:
-            raise ModelError(f"a compiled layer takes no hooks inside, got {hook} on a {type(module).__name__}")
 
 
 def _forward(layer: nn.Module, number: int, options: Mapping[str, Any]) -> Callable[..., Any]:

@@ -21,12 +21,11 @@ from torch.cuda import _POOL_HANDLE  # the type of what `graph_pool_handle` give
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, StaticCache
 
-from stagebench.backends.capture import Captured, capture
+from stagebench.backends.capture import Captured
 from stagebench.backends.compiled_layers import compiled_layers
 from stagebench.backends.static_cache import (
     CACHE_ARGUMENT,
     prompt_logits,
-    require_static,
     set_length,
     static_cache,
     step_logits,
@@ -93,14 +92,6 @@ class GraphBackend:
     _encoders: dict[torch.Size, Captured] = field(default_factory=dict)
     _sessions: dict[tuple[int, int], _Session] = field(default_factory=dict)  # the last used is the last
     _released: list[Captured] = field(default_factory=list)
-
-    @classmethod
-    def on_gpu(cls, model: VisionLanguageModel, name: str) -> GraphBackend:
-        """Return one of the recipes; raise ModelError without a CUDA device, or where a static cache would differ."""
-        if model.hf_model.device.type != "cuda":
-            raise ModelError(f"the backend {name} needs a CUDA device, got {model.hf_model.device.type}")
-        require_static(model.hf_model)
-        return cls(model, name, RECIPES[name], torch.cuda.graph_pool_handle())
 
     @property
     def exact(self) -> bool:
@@ -225,7 +216,7 @@ class GraphBackend:
         kernels = ATTENTION if is_step else [SDPBackend.CUDNN_ATTENTION, *ATTENTION]
         # What owes no exact tokens may use the fastest attention, which the caller's pinned runtime may exclude.
         with nullcontext() if self.exact else sdpa_kernel(kernels, set_priority=True):
-            return capture(plain, fast, inputs, self.model.counted_modules, self._pool)
+            return Captured(plain, fast, inputs, self.model.counted_modules, self._pool)
 
     def _compiled(self, plain: Callable[..., Tensor], is_step: bool) -> Callable[..., Tensor]:
         # Products with one row as fused reductions: they read the weights faster than a library's matrix product.

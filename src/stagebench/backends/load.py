@@ -2,7 +2,10 @@
 
 from dataclasses import replace
 
+import torch
+
 from stagebench.backends.graph import RECIPES, GraphBackend
+from stagebench.backends.static_cache import require_static
 from stagebench.core.errors import ModelError
 from stagebench.core.settings import ModelSettings
 from stagebench.models.protocol import VisionLanguageModel
@@ -17,11 +20,14 @@ def load_model(name: str, settings: ModelSettings) -> VisionLanguageModel:
 def with_backend(model: VisionLanguageModel, name: str) -> VisionLanguageModel:
     """Return the same model, its stages run by a backend; "eager" is none.
 
-    Raise ModelError for an unknown name, or a backend that the model's device does not have.
+    Raise ModelError for an unknown name, without a CUDA device, or where a static cache would change what it computes.
     """
-    plain = replace(model, backend=None)
+    plain, device = replace(model, backend=None), model.hf_model.device.type
     if name == "eager":
         return plain
     if name not in RECIPES:
         raise ModelError(f"backend must be one of eager, {', '.join(RECIPES)}, got {name!r}")
-    return replace(model, backend=GraphBackend.on_gpu(plain, name))
+    if device != "cuda":
+        raise ModelError(f"the backend {name} needs a CUDA device, got {device}")
+    require_static(plain.hf_model)
+    return replace(model, backend=GraphBackend(plain, name, RECIPES[name], torch.cuda.graph_pool_handle()))

@@ -4,8 +4,6 @@ Neither looks at a value on the host, so either can be captured. The modules are
 """
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -90,20 +88,14 @@ def prompt_logits(hf_model: PreTrainedModel, cache: StaticCache, embeds: Tensor,
     """
     positions = torch.arange(embeds.shape[1], device=embeds.device).unsqueeze(0)
     state = {CACHE_ARGUMENT: _PromptCache(cache), "use_cache": True, "logits_to_keep": length - 1}
-    with _without_mask(hf_model):
-        logits: Tensor = hf_model(inputs_embeds=embeds, position_ids=positions, **state).logits
-    set_length(cache, length[0])  # the padding's keys and values are overwritten before anything sees them
-    return logits
-
-
-@contextmanager
-def _without_mask(hf_model: PreTrainedModel) -> Iterator[None]:
-    """Where a stream is being captured transformers makes a causal mask, which flash attention does not take."""
     config = hf_model.config.get_text_config()
     with patch.dict(vars(config)):
         if config._attn_implementation == "sdpa":
+            # Where a stream is being captured transformers makes a causal mask, which flash attention does not take.
             config._attn_implementation = {"": _MASKLESS}  # the text model's own, not that of a tower
-        yield
+        logits: Tensor = hf_model(inputs_embeds=embeds, position_ids=positions, **state).logits
+    set_length(cache, length[0])  # the padding's keys and values are overwritten before anything sees them
+    return logits
 
 
 def step_logits(hf_model: PreTrainedModel, cache: StaticCache, tokens: Tensor) -> Tensor:

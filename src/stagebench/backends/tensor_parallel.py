@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -45,8 +45,6 @@ def require_devices(device: str, processes: int) -> None:
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     if device != kind:
         raise ModelError(f"tensor parallelism runs on {kind} here (CUDA_VISIBLE_DEVICES= hides GPUs), got {device}")
-    if processes < 2:
-        raise ModelError(f"tensor parallelism takes at least 2 processes, got {processes}")
     if kind == "cuda" and processes > (gpus := torch.cuda.device_count()):
         raise ModelError(f"tensor parallelism takes a GPU a process, got {processes} processes and {gpus} GPUs")
 
@@ -119,7 +117,7 @@ def shard(model: VisionLanguageModel) -> VisionLanguageModel:
         )
         require_exact_keys(model.name, report)
     hf_model.generation_config = whole.generation_config
-    return cast(VisionLanguageModel, replace(cast(Any, model), hf_model=hf_model))
+    return replace(model, hf_model=hf_model)
 
 
 def require_even_heads(config: PretrainedConfig, processes: int) -> None:
@@ -143,11 +141,10 @@ def local(weight: Tensor) -> Tensor:
 def beside_one_process(
     whole: VisionLanguageModel, sample: Sample, options: Options, rounds: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Time passes of a model on one process and on all of them, in turn, after one each that warms up.
+    """Time passes of a model on one process and on all of them, in turn, after one each that warms up; on every rank.
 
-    To be called on every rank; rank 0 alone has the whole model's passes, while the others wait, and returns the share
-    of the weights that a process holds, how the tokens compare with those of `generate()`, and a row a stage and number
-    of processes. The text needs a fixed length: ranks that stop at different tokens wait for each other.
+    Rank 0 returns the share of the weights that a process holds, how the tokens compare with those of `generate()`, and
+    a row a stage and number of processes. The length is fixed: ranks that stop at different tokens would wait forever.
     """
     parts = shard(whole)
     done = interleaved(whole, parts, sample, options, rounds + 1)

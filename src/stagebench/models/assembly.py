@@ -1,7 +1,6 @@
 """A model put together: a network, its tokenizer and CLIP's image processor, random or out of a checkpoint."""
 
 from collections.abc import Mapping
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,11 +23,10 @@ from stagebench.models.weights import (
     skeleton,
 )
 
-M = TypeVar("M", bound=VisionLanguageModel)
 _ENLARGED = 4  # times the tower's own side that an image may be resized to before it is cropped
 
 
-def assemble(family: type[M], settings: ModelSettings) -> M:
+def assemble(family: type[VisionLanguageModel], settings: ModelSettings) -> VisionLanguageModel:
     """Build a model of one of the settings' profiles.
 
     Raise CheckpointError where a checkpoint is of another model, not whole, or its parts contradict each other.
@@ -39,7 +37,9 @@ def assemble(family: type[M], settings: ModelSettings) -> M:
     return random_model(family, family.random_config(settings.profile), settings)
 
 
-def random_model(family: type[M], config: PretrainedConfig, settings: ModelSettings) -> M:
+def random_model(
+    family: type[VisionLanguageModel], config: PretrainedConfig, settings: ModelSettings
+) -> VisionLanguageModel:
     """Build any architecture with random weights, and a tokenizer and an image processor that fit it.
 
     Of the settings count device, dtype, attention and seed. The config is left as it is.
@@ -52,7 +52,7 @@ def random_model(family: type[M], config: PretrainedConfig, settings: ModelSetti
     return family(settings.profile, hf_model, tokenizer, processor_of(processor, settings))
 
 
-def _pretrained(family: type[M], settings: ModelSettings) -> M:
+def _pretrained(family: type[VisionLanguageModel], settings: ModelSettings) -> VisionLanguageModel:
     weights, hf_class = str(settings.weights), family.hf_class
     with reading(f"the config of {weights}"):
         # Before anything is built: of another model's config transformers would make a 7B network of defaults.
