@@ -1,59 +1,49 @@
-"""What every format is read into, and the checks of a number that all of them share."""
+"""What every format is read into; numbers that no model can have taken are refused, and odd ones warned of."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stagebench.analysis.attribution import Costs
+from stagebench.analysis.attribution import UNATTRIBUTED, Costs
 from stagebench.core.errors import AnalysisError
+from stagebench.core.stages import DECODE
+
+SECONDS = (1e-9, 1e9)
+"""Of a whole: from the shortest time that a clock tells to thirty years."""
+MOST_TOKENS = 1e9
+QUICKEST_TOKEN, SLOWEST_TOKEN = 1e-5, 10.0
+"""Seconds; the first is a few launches of a kernel."""
+TOLERANCE = 0.01
+"""Of a whole: what decode may take where there is nothing to decode, and how far its parts may be from it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One line of a file: what a model spent on a sample, or on average where no sample is known.
+    """One line of a file: what a model spent on a sample, or on average where no sample is known."""
 
-    Attributes:
-        costs: of the model, by the name that the file gives it.
-        sample: its id; None for an average.
-        sequence: what the sample is cut from, where the file says so.
-        e2e: seconds that the file claims for the whole, where it does.
-        warnings: what speaks against the file's numbers of this model; one sentence each.
-    """
-
-    costs: Costs
+    costs: Costs  # of the model, by the name that the file gives it
     sample: str | None = None
-    sequence: str | None = None
-    e2e: float | None = None
-    warnings: tuple[str, ...] = ()
+    sequence: str | None = None  # what the sample is cut from, where the file says so
+    e2e: float | None = None  # seconds that the file claims for the whole, where it does
+    warnings: tuple[str, ...] = ()  # what speaks against the file's numbers of this model; one sentence each
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What files say about models.
+    """What files say about models."""
 
-    Attributes:
-        costs: by model, the average of its samples where there are any.
-        samples: by model and sample; empty for a model of which only averages are known.
-        sequences: which sequence a sample is cut from, where a file says so.
-        warnings: what in the files can't hold, or should not be relied on; one sentence each.
-    """
-
-    costs: dict[str, Costs] = field(default_factory=dict)
-    samples: dict[str, dict[str, Costs]] = field(default_factory=dict)
-    sequences: dict[str, str] = field(default_factory=dict)
+    costs: dict[str, Costs] = field(default_factory=dict)  # by model, the average of its samples where there are any
+    samples: dict[str, dict[str, Costs]] = field(default_factory=dict)  # by model and sample
+    sequences: dict[str, str] = field(default_factory=dict)  # what a sample is cut from, where a file says so
     warnings: list[str] = field(default_factory=list)
 
 
-def number(data: Any, key: str, where: str) -> float:
-    """Return a number of an object in a file.
-
-    Raises:
-        AnalysisError: where it is missing, or no finite number.
-    """
-    if not isinstance(data, dict) or key not in data:
-        found = ", ".join(data) if isinstance(data, dict) else type(data).__name__
-        raise AnalysisError(f"{where} must have {key}, got {found or 'nothing'}")
+def number(data: Mapping[str, Any], key: str, where: str) -> float:
+    """Return a number of an object in a file; raise AnalysisError where it is missing, or no finite number."""
+    if key not in data:
+        raise AnalysisError(f"{where} must have {key}, got {', '.join(data) or 'nothing'}")
     value = data[key]
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise AnalysisError(f"{where}: {key} must be a finite number, got {value!r}")
@@ -61,28 +51,52 @@ def number(data: Any, key: str, where: str) -> float:
 
 
 def objects(data: Any, where: str) -> Sequence[Mapping[str, Any]]:
-    """Return a list of objects of a file, at least one.
-
-    Raises:
-        AnalysisError: where it is something else.
-    """
+    """Return a list of objects of a file, at least one; raise AnalysisError where it is something else."""
     if not isinstance(data, list) or not data or not all(isinstance(each, dict) for each in data):
-        raise AnalysisError(
-            f"{where} must be a list of objects, got {'an empty one' if data == [] else type(data).__name__}"
-        )
+        got = "an empty one" if data == [] else type(data).__name__
+        raise AnalysisError(f"{where} must be a list of objects, got {got}")
     return data
 
 
-def names(models: Sequence[Mapping[str, Any]], key: str, source: str) -> list[str]:
-    """Return the names of the models in a file.
+def require_possible(costs: Costs) -> None:
+    """Refuse numbers beyond all that a float can be reckoned with."""
+    least, most = SECONDS
+    for name, seconds in {**costs.parts, DECODE.name: costs.decode}.items():
+        if abs(seconds) > most:
+            raise AnalysisError(f"{costs.model}: {name} must be at most {most:g} s, got {seconds:.6g}")
+    if costs.total < least:
+        raise AnalysisError(f"{costs.model}: the total must be at least {least:g} s, got {costs.total:.6g}")
+    if not 1 <= costs.tokens <= MOST_TOKENS:
+        raise AnalysisError(f"{costs.model}: there must be 1 to {MOST_TOKENS:g} tokens, got {costs.tokens:.6g}")
 
-    Raises:
-        AnalysisError: where one has no name, or two have the same.
-    """
-    found: list[str] = []
-    for model in models:
-        name = model.get(key)
-        if not isinstance(name, str) or not name or name in found:
-            raise AnalysisError(f"{source}: every model must have a name of its own, got {name!r}")
-        found.append(name)
-    return found
+
+def warnings(timings: Sequence[Timing]) -> list[str]:
+    """Say which numbers of one model can hardly hold, and what its reader warned of."""
+    counts, n = Counter(text for timing in timings for text in _odd(timing)), len(timings)
+    by_sample = timings[0].sample is not None
+    found = [text.format(f" in {count} of {n} rows" if by_sample else "") for text, count in counts.items()]
+    claims = [(each.costs.total, each.e2e) for each in timings if each.e2e is not None]
+    if apart := [(total, e2e) for total, e2e in claims if abs(e2e - total) > TOLERANCE * total]:
+        where = f" in {len(apart)} of {n} rows, first" if n > 1 else ""
+        found.append("the stages do not add up to e2e{}: {:.4g} s and {:.4g} s".format(where, *apart[0]))
+    return [*found, *(warning for each in timings for warning in each.warnings)]
+
+
+def _odd(timing: Timing) -> Iterator[str]:
+    """Say what is odd about a row, with {} for how many rows there are of the kind."""
+    costs = timing.costs
+    decode, token = DECODE.name if costs.prefilled else "generation", costs.time_per_token or 0
+    stages = {name: seconds for name, seconds in costs.parts.items() if name != UNATTRIBUTED}
+    for name, seconds in (stages | ({decode: costs.decode} if costs.further else {})).items():
+        if seconds == 0:
+            yield f"{name} takes 0 s{{}}: a stage that did no work, or was not timed"
+    if not costs.further and costs.decode > TOLERANCE * costs.total:
+        yield f"{decode} takes time{{}} though there is no further token: that can't be"
+    if 0 < token < QUICKEST_TOKEN:
+        yield "a token takes less than 10 us{}: are the times in seconds?"
+    if token > SLOWEST_TOKEN:
+        yield "a token takes more than 10 s{}: are the times in milliseconds?"
+    if costs.parts.get(UNATTRIBUTED, 0) < -TOLERANCE * costs.total:
+        yield "the stages take longer than the whole{}: that can't be"
+    if timing.sample is not None and costs.tokens % 1:
+        yield "the tokens{} are no whole number: means of several?"

@@ -9,8 +9,8 @@ from typing import Any
 
 from stagebench.analysis.attribution import Costs, mean_of
 from stagebench.analysis.importers import samples, suite, table, vllm
-from stagebench.analysis.importers.measured import Measured, Timing
-from stagebench.analysis.importers.plausible import require_possible, warnings
+from stagebench.analysis.importers.measured import Measured, Timing, require_possible, warnings
+from stagebench.analysis.samples import read_samples
 from stagebench.core.errors import AnalysisError
 from stagebench.core.json_files import parse_json, read_bytes
 
@@ -24,19 +24,11 @@ FORMATS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, str], list[Timing
 
 
 def read_files(paths: Sequence[Path], format_name: str | None = None) -> Measured:
-    """Read files of any known format together.
+    """Read files of any known format together, or of one of `FORMATS`; a model in several is named after its file too.
 
-    A model that is in several files is named after its file in each of them.
-
-    Args:
-        paths: at least one.
-        format_name: one of `FORMATS`; by default what the file looks like.
-
-    Raises:
-        AnalysisError: where a file can't be read, or is not of that format.
+    Raise AnalysisError where a file can't be read, or is not of that format.
     """
-    found = {path: _read(path, format_name) for path in paths}
-    by_file = {path: _by_model(timings) for path, timings in found.items()}
+    by_file = {path: _by_model(_read(path, format_name)) for path in paths}
     files = Counter(model for models in by_file.values() for model in models)
     whole = Measured()
     for path, models in by_file.items():
@@ -71,13 +63,12 @@ def _add(whole: Measured, name: str, timings: Sequence[Timing], source: str) -> 
     whole.samples[name] = own
     if own:
         whole.costs[name] = mean_of(list(own.values()))
-        require_possible(whole.costs[name])
 
 
 def _read(path: Path, format_name: str | None) -> list[Timing]:
     data = _parsed(path)
     if path.suffix == ".jsonl" and not vllm.looks_like(data):
-        return samples.read_lines(path)
+        return samples.timings(read_samples(path), path.name)
     fits = [name for name, (looks_like, _) in FORMATS.items() if name == (format_name or name) and looks_like(data)]
     if not fits:
         raise AnalysisError(f"{path} must be of the format {format_name or ', '.join(FORMATS)}, got none of its keys")

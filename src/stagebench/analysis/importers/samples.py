@@ -1,20 +1,10 @@
 """Samples, as `stagebench analyze` and `run` write them: warm loads, and natural length where there are such."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from stagebench.analysis.importers.measured import Timing, objects
-from stagebench.analysis.samples import (
-    MAIN,
-    SampleLine,
-    by_model,
-    costs_by_sample,
-    read_samples,
-    require_sample,
-    select,
-    sequences,
-)
+from stagebench.analysis.samples import MAIN, SampleLine, by_model, costs_by_sample, require_sample, select, sequences
 from stagebench.core.errors import AnalysisError
 
 
@@ -24,25 +14,13 @@ def looks_like(data: Any) -> bool:
 
 
 def read(data: Any, source: str) -> list[Timing]:
-    """Read the samples of one document, each averaged over its passes.
-
-    Raises:
-        AnalysisError: one of them is no sample.
-    """
+    """Read the samples of one document; raise AnalysisError where one of them is no sample."""
     given = enumerate(objects(data["samples"], f"{source}: samples"), 1)
-    return _reading([require_sample(each, f"{source}: sample {number}") for number, each in given], source)
+    return timings([require_sample(each, f"{source}: sample {number}") for number, each in given], source)
 
 
-def read_lines(path: Path) -> list[Timing]:
-    """Read lines of samples, each averaged over its passes.
-
-    Raises:
-        AnalysisError: where the file can't be read, or holds none.
-    """
-    return _reading(read_samples(path), path.name)
-
-
-def _reading(samples: Sequence[SampleLine], source: str) -> list[Timing]:
+def timings(samples: Sequence[SampleLine], source: str) -> list[Timing]:
+    """Average each sample of the main study over its passes; raise AnalysisError where there is none."""
     lines = select(samples, study=MAIN)
     kept = select(lines, mode="natural") or lines
     if not kept:

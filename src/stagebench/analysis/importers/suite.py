@@ -25,12 +25,7 @@ def looks_like(data: Any) -> bool:
 
 
 def read(data: Any, source: str) -> list[Timing]:
-    """Read a run of `pytest benchmarks`.
-
-    Raises:
-        ResultsError: where it is no run of ours, or something failed in it.
-        AnalysisError: where it has no stages, or a model lacks one.
-    """
+    """Read a run of `pytest benchmarks`; raise ResultsError where it is no sound one, AnalysisError without a stage."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     tokens: dict[tuple[str, str], float] = {}
     for benchmark in require_sound(validate(data, source), source)["benchmarks"]:
@@ -38,12 +33,12 @@ def read(data: Any, source: str) -> list[Timing]:
         if (what := measured_by(benchmark, about)) is not None and not any(axis in about for axis in AXES):
             key = str(about["model"]), str(about.get("backend", EAGER))
             found.setdefault(key, {})[what] = benchmark["stats"]["median"]
-            tokens[key] = number(about, "new_tokens", f"{source}: {column_of(*key)}")
+            tokens[key] = number(about, "new_tokens", f"{source}: {' '.join(key)}")
     if not found:
         raise AnalysisError(f"{source} must be a run of our suite, got no stage of a model in it")
     timings = []
     for (model, backend), own in found.items():
-        eager, column = found.get((model, EAGER), {}), column_of(model, backend)
+        eager, column = found.get((model, EAGER), {}), model if backend == EAGER else f"{model} {backend}"
         # What isn't timed beside a backend, because it has no part in it, takes the time of the eager path.
         medians = {stage: eager[stage] for stage in BEFORE_GENERATE if stage in eager} | own
         *parts, decode = (number(medians, stage, f"{source}: {column}") for stage in STAGE_NAMES)
@@ -60,15 +55,9 @@ def measured_by(benchmark: Mapping[str, Any], about: Mapping[str, Any]) -> str |
     return str(about["stage"]) if "stage" in about else WHOLE.get(kind)
 
 
-def column_of(model: str, backend: str) -> str:
-    """Return what a person reads: the model, and a backend that isn't the reference."""
-    return model if backend == EAGER else f"{model} {backend}"
-
-
 def _sums(costs: Costs, medians: Mapping[str, float]) -> Iterator[str]:
     """Name stages that do not make up what is timed as a whole too."""
-    parts = {"e2e": ("its stages", costs.total)}
-    parts["generate"] = ", ".join(IN_GENERATE), sum(medians[stage] for stage in IN_GENERATE)
-    for name, (what, stages) in parts.items():
+    of_generate = ", ".join(IN_GENERATE), sum(medians[stage] for stage in IN_GENERATE)
+    for name, (what, stages) in {"e2e": ("its stages", costs.total), "generate": of_generate}.items():
         if name in medians and abs(stages - medians[name]) > TOLERANCE * medians[name]:
             yield f"{what} take {stages:.4g} s, and {name}, which does the same, {medians[name]:.4g} s"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stagebench.analysis.attribution import UNATTRIBUTED, Costs
-from stagebench.analysis.importers.measured import Timing, names, number, objects
+from stagebench.analysis.importers.measured import Timing, number, objects
 from stagebench.core.errors import AnalysisError
 from stagebench.core.stages import BEFORE_GENERATE, DECODE, ENCODE, ONCE, PREFILL, STAGE_NAMES
 
@@ -26,23 +26,23 @@ def looks_like(data: Any) -> bool:
 
 
 def read(data: Any, source: str) -> list[Timing]:
-    """Read a table.
+    """Read a table; raise AnalysisError where a key is missing or unknown, or a number impossible."""
+    timings: dict[str, list[Timing]] = {}
+    for model in objects(data["models"], f"{source}: models"):
+        name = model.get("name")
+        if not isinstance(name, str) or not name or name in timings:
+            raise AnalysisError(f"{source}: every model must have a name of its own, got {name!r}")
+        timings[name] = _timings(name, model, f"{source}: {name}")
+    return [timing for own in timings.values() for timing in own]
 
-    Raises:
-        AnalysisError: where a key is missing or unknown, a number is impossible, or two models have one name.
-    """
-    models = objects(data["models"], f"{source}: models")
-    timings = []
-    for name, model in zip(names(models, "name", source), models, strict=True):
-        if "samples" not in model:
-            timings.append(_timing(name, model, f"{source}: {name}"))
-            continue
-        if others := sorted(model.keys() - {"name", "samples"}):
-            raise AnalysisError(f"{source}: {name} must have samples alone, got {', '.join(others)} beside them")
-        for row in objects(model["samples"], f"{source}: {name}: samples"):
-            sample = str(row.get("id", ""))
-            timings.append(_timing(name, row, f"{source}: {name}, {sample}", sample))
-    return timings
+
+def _timings(name: str, model: Mapping[str, Any], where: str) -> list[Timing]:
+    if "samples" not in model:
+        return [_timing(name, model, where)]
+    if others := sorted(model.keys() - {"name", "samples"}):
+        raise AnalysisError(f"{where} must have samples alone, got {', '.join(others)} beside them")
+    rows = [(str(row.get("id", "")), row) for row in objects(model["samples"], f"{where}: samples")]
+    return [_timing(name, row, f"{where}, {sample}", sample) for sample, row in rows]
 
 
 def _timing(name: str, given: Mapping[str, Any], where: str, sample: str | None = None) -> Timing:
@@ -53,14 +53,10 @@ def _timing(name: str, given: Mapping[str, Any], where: str, sample: str | None 
         raise AnalysisError(f"{where} must have either generation or decode, got {', '.join(given)}")
     if whole and PREFILL.name in given:
         raise AnalysisError(f"{where}: prefill stands beside decode, got it beside generation")
-    needed = BEFORE_GENERATE if whole else ONCE
-    parts = dict.fromkeys([*needed, *(key for key in (ENCODE.name, UNATTRIBUTED) if key in given)])
-    costs = Costs(
-        name,
-        {key: number(given, key, where) for key in parts},
-        number(given, "tokens", where),
-        number(given, "generation" if whole else DECODE.name, where),
-        prefilled=0 if whole else 1,
-    )
+    names = dict.fromkeys(BEFORE_GENERATE if whole else ONCE)
+    names |= {key: None for key in (ENCODE.name, UNATTRIBUTED) if key in given}
+    parts = {key: number(given, key, where) for key in names}
+    tokens, decode = (number(given, key, where) for key in ("tokens", "generation" if whole else DECODE.name))
     e2e = number(given, "e2e", where) if "e2e" in given else None
-    return Timing(costs, sample, None if sample is None else str(given.get("sequence", sample)), e2e)
+    sequence = None if sample is None else str(given.get("sequence", sample))
+    return Timing(Costs(name, parts, tokens, decode, prefilled=0 if whole else 1), sample, sequence, e2e)

@@ -41,11 +41,7 @@ def _is_served(data: Result) -> bool:
 
 
 def read(data: Any, source: str) -> list[Timing]:
-    """Read one result, or several of one file, each as a model.
-
-    Raises:
-        AnalysisError: where a number is missing or impossible.
-    """
+    """Read each result of a file as a model; raise AnalysisError where a number is missing or impossible."""
     results = objects(data if isinstance(data, list) else [data], source)
     names = [str(each.get("model_id") or each.get("model") or source) for each in results]
     timings = list[Timing]()
@@ -59,16 +55,14 @@ def read(data: Any, source: str) -> list[Timing]:
 
 def _timings(model: str, given: Result, source: str) -> list[Timing]:
     data = _checked(given, source)
-    requests, warnings = dict[str, Costs](), list[str]()
-    if failed := _failed(data):
-        warnings.append(f"{failed} requests failed")
     if all(data.get(key) for key in DETAILS):
         requests = _requests(model, data, source)
-        means = mean_of(list(requests.values()))
-        warnings += _counts(data, requests)
+        means, warnings = mean_of(list(requests.values())), _counts(data, requests)
     else:
-        means, warning = _means(model, data, source)
-        warnings += [warning] if warning else []
+        requests = {}
+        means, warnings = _means(model, data, source)
+    if failed := _failed(data):
+        warnings.insert(0, f"{failed} requests failed")
     in_flight = _in_flight(data, means, len(requests) or data["completed"])
     if in_flight > 1 + TOLERANCE:
         warnings.append(
@@ -78,46 +72,44 @@ def _timings(model: str, given: Result, source: str) -> list[Timing]:
     return [replace(first, warnings=tuple(warnings)), *others]
 
 
+def _checked(given: Result, source: str) -> Result:
+    """Bring a result to vllm's names, check every number that is used, and drop latencies that are not all numbers."""
+    data = {key.replace("_e2e_latency_", "_e2el_"): value for key, value in given.items() if value is not None}
+    for key in ("completed", "total_output_tokens", *data):
+        if (key in NUMBERS or _QUANTITY.fullmatch(key)) and number(data, key, source) < 0:
+            raise AnalysisError(f"{source}: {key} must be at least 0, got {data[key]}")
+    if not data["completed"]:
+        raise AnalysisError(f"{source}: a request must have completed, got {data['completed']}")
+    if not isinstance(latencies := data.get("latencies"), list) or not all(map(is_number, latencies)):
+        data.pop("latencies", None)
+    return data
+
+
 def _failed(data: Result) -> int:
     errors = data.get("errors")
     counted = sum(map(bool, errors)) if isinstance(errors, list) else 0
     return int(data.get("failed") or counted or max(data.get("num_prompts", 0) - data["completed"], 0))
 
 
-def _checked(given: Result, source: str) -> Result:
-    """Bring a result to vllm's names, check every number that is used, and drop latencies that are not all numbers."""
-    data = {key.replace("_e2e_latency_", "_e2el_"): value for key, value in given.items() if value is not None}
-    for key in data:
-        if (key in NUMBERS or _QUANTITY.fullmatch(key)) and number(data, key, source) < 0:
-            raise AnalysisError(f"{source}: {key} must be at least 0, got {data[key]}")
-    if number(data, "completed", source) <= 0:
-        raise AnalysisError(f"{source}: a request must have completed, got {data['completed']}")
-    number(data, "total_output_tokens", source)
-    latencies = data.pop("latencies", None)
-    if isinstance(latencies, list) and all(map(is_number, latencies)):
-        data["latencies"] = latencies
-    return data
-
-
-def _means(model: str, data: Result, source: str) -> tuple[Costs, str | None]:
+def _means(model: str, data: Result, source: str) -> tuple[Costs, list[str]]:
     """Return the costs of a mean request, and what speaks against them."""
-    tokens, e2e = data["total_output_tokens"] / data["completed"], _mean_e2e(data)
+    tokens, e2e, has_gaps = data["total_output_tokens"] / data["completed"], _mean_e2e(data), "mean_itl_ms" in data
     if "mean_ttft_ms" not in data:
         if e2e is None:
             raise AnalysisError(f"{source} must have mean_ttft_ms or mean_e2el_ms, got no time of a request")
         warning = "nothing gives the time to first token, so a request is taken as one generation"
-        return Costs(model, {}, tokens, e2e, prefilled=0), warning
-    parts, has_gaps = {"ttft": data["mean_ttft_ms"] / 1e3}, "mean_itl_ms" in data
+        return Costs(model, {}, tokens, e2e, prefilled=0), [warning]
+    parts = {"ttft": data["mean_ttft_ms"] / 1e3}
     if e2e is None:
         gap = number(data, "mean_itl_ms" if has_gaps else "mean_tpot_ms", source) / 1e3
         means = Costs(model, parts, tokens, gap * (tokens - 1))
-        return means, (_of_gaps(data, means) if has_gaps else _of_ratios(data)) if means.further else None
+        return means, (_of_gaps(data, means) if has_gaps else _of_ratios(data)) if means.further else []
     rest = e2e - parts["ttft"]
     means = Costs(model, parts, tokens, 0.0 if tokens == 1 and abs(rest) <= TOLERANCE * e2e else rest)
     ratio = data["mean_itl_ms"] / 1e3 * means.further / means.decode if has_gaps and means.decode else 1.0
-    if abs(ratio - 1) > TOLERANCE:
-        return means, f"the gaps make {ratio:.2f} times decode: several tokens came at once, or the count is wrong"
-    return means, None
+    if abs(ratio - 1) <= TOLERANCE:
+        return means, []
+    return means, [f"the gaps make {ratio:.2f} times decode: several tokens came at once, or the count is wrong"]
 
 
 def _mean_e2e(data: Result) -> float | None:
@@ -138,26 +130,24 @@ def _at_any_rate(data: Result) -> bool:
     return data.get("request_rate", "inf") in ("inf", float("inf"))
 
 
-def _of_gaps(data: Result, means: Costs) -> str | None:
+def _of_gaps(data: Result, means: Costs) -> list[str]:
     limit = data.get("max_concurrency")
     reach = _in_flight(data, means, data["completed"]) / limit if is_number(limit) and limit else 0.0
     if reach > 1 + TOLERANCE:
-        return f"decode is up to {reach:.2f} times too long: by its gaps more requests were in flight than could be"
+        return [f"decode is up to {reach:.2f} times too long: by its gaps more requests were in flight than could be"]
     if reach >= SATURATED and _at_any_rate(data):
-        return None
-    return "decode is the mean gap times the further tokens: too long where several tokens came at once"
+        return []
+    return ["decode is the mean gap times the further tokens: too long where several tokens came at once"]
 
 
-def _of_ratios(data: Result) -> str | None:
+def _of_ratios(data: Result) -> list[str]:
     mean, spread = data["mean_tpot_ms"], data.get("std_tpot_ms")
-    if spread is None:
-        return "decode is mean tpot times mean tokens, a mean of ratios: off by what nothing in the file says"
-    if spread <= TOLERANCE * mean:
-        return None
-    return (
-        f"decode is mean tpot times mean tokens, a mean of ratios: off by up to {spread / mean:.0%} where the lengths "
-        "of answers spread as far as their mean"
-    )
+    if spread is not None and spread <= TOLERANCE * mean:
+        return []
+    how = "what nothing in the file says"
+    if spread and mean:
+        how = f"up to {spread / mean:.0%} where the lengths of answers spread as far as their mean"
+    return [f"decode is mean tpot times mean tokens, a mean of ratios: off by {how}"]
 
 
 def _requests(model: str, data: Result, source: str) -> dict[str, Costs]:
@@ -181,17 +171,13 @@ def _requests(model: str, data: Result, source: str) -> dict[str, Costs]:
 
 def _counts(data: Result, requests: Mapping[str, Costs]) -> list[str]:
     """Name tokens and gaps of the requests that contradict each other, or the totals."""
-    found, counted, total = [], sum(each.tokens for each in requests.values()), data["total_output_tokens"]
-    if counted != total:
-        found.append(f"the requests have {counted} new tokens, total_output_tokens says {total}")
-    wrong = sum(
-        len(gaps) != tokens - 1 for gaps, tokens in zip(data["itls"], data["output_lens"], strict=True) if tokens
-    )
-    if wrong:
-        found.append(
-            f"{wrong} requests have not one gap fewer than tokens: several came at once, or the count is wrong"
-        )
-    return found
+    counted, total = sum(each.tokens for each in requests.values()), data["total_output_tokens"]
+    wrong = sum(len(gaps) != n - 1 for gaps, n in zip(data["itls"], data["output_lens"], strict=True) if n)
+    found = {
+        f"the requests have {counted} new tokens, total_output_tokens says {total}": counted != total,
+        f"{wrong} requests have not one gap fewer than tokens: several came at once, or the count is wrong": wrong,
+    }
+    return [text for text, holds in found.items() if holds]
 
 
 def _in_flight(data: Result, means: Costs, completed: float) -> float:
