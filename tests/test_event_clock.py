@@ -20,7 +20,7 @@ from stagebench.cli import main
 from stagebench.cli.options import SettingsCommand
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
-from stagebench.media.events.event_arrays import Window, in_microseconds
+from stagebench.media.events.event_arrays import in_microseconds
 from stagebench.media.events.recordings import load_event_arrays, read_events
 from stagebench.suite.settings import Settings
 
@@ -89,7 +89,7 @@ def test_another_unit_is_refused_until_it_is_given(tmp_path: Path, name: str, un
     doubt = rf"{DOUBT}|: t must be integers, got float(32|64); --time-unit says what it counts$"
     with pytest.raises(MediaError, match=doubt):
         load_event_arrays(tmp_path / name)
-    t = load_event_arrays(tmp_path / name, Window(unit=UNITS[unit][0])).t
+    t = load_event_arrays(tmp_path / name, LoadSettings(time_unit=UNITS[unit][0])).t
     assert (t - t[0]).tolist() == (US - US[0]).tolist()
 
 
@@ -111,7 +111,7 @@ def test_a_window_is_the_same_in_any_unit(tmp_path: Path, name: str, start: floa
     for number, (unit, t) in enumerate(UNITS.values()):
         path = tmp_path / f"{number}-{name}"
         WRITERS[name](path, t)
-        found = load_event_arrays(path, Window(start, duration, unit)).x
+        found = load_event_arrays(path, LoadSettings(start=start, duration=duration, time_unit=unit)).x
         assert found.tolist() == columns(US)["x"][inside].tolist()
 
 
@@ -139,7 +139,7 @@ def test_a_rate_that_no_camera_has_is_believed_where_the_unit_is_given(tmp_path:
     slow = np.arange(1000) * 1_000_000
     write_structured(tmp_path / "a.npy", slow)
 
-    assert load_event_arrays(tmp_path / "a.npy", Window(unit="us")).t.tolist() == slow.tolist()
+    assert load_event_arrays(tmp_path / "a.npy", LoadSettings(time_unit="us")).t.tolist() == slow.tolist()
 
 
 def test_a_converted_recording_is_believed_to_count_microseconds(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_converted_recording_is_believed_to_count_microseconds(tmp_path: Path)
     assert result.exit_code == 0, result.output
     assert load_event_arrays(tmp_path / "a.events").t.tolist() == [i * 1_000_000 for i in range(1000)]
     with pytest.raises(MediaError, match=r"^a\.events: counts microseconds by definition, got --time-unit ns$"):
-        load_event_arrays(tmp_path / "a.events", Window(unit="ns"))
+        load_event_arrays(tmp_path / "a.events", LoadSettings(time_unit="ns"))
 
 
 def test_the_unit_reaches_images_and_lengths(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_the_index_of_milliseconds_is_of_microseconds_alone(tmp_path: Path) -> N
         file["ms_to_idx"] = np.zeros(60, np.uint64)
         file["t_offset"] = 7_000_000
 
-    found = load_event_arrays(tmp_path / "a.h5", Window(0.01, 0.01, "ns")).t
+    found = load_event_arrays(tmp_path / "a.h5", LoadSettings(start=0.01, duration=0.01, time_unit="ns")).t
     assert found.tolist() == (US[(US - US[0] >= 10_000) & (US - US[0] < 20_000)] + 7000).tolist()
 
 
@@ -192,7 +192,7 @@ def test_times_that_are_none_are_refused_in_any_unit(tmp_path: Path, t: list[flo
     for name, write in WRITERS.items():
         write(tmp_path / name, np.array(t, dtype))
         with pytest.raises(MediaError) as refused:
-            load_event_arrays(tmp_path / name, Window(unit=unit))
+            load_event_arrays(tmp_path / name, LoadSettings(time_unit=unit))
         assert str(refused.value) == f"{name}: {message}"
 
 
@@ -236,4 +236,4 @@ def test_a_format_that_says_its_unit_takes_no_other(tmp_path: Path) -> None:
     (tmp_path / "a.raw").write_bytes(b"% evt 3.0\n")
 
     with pytest.raises(MediaError, match=r"^a\.raw: counts microseconds by definition, got --time-unit ns$"):
-        load_event_arrays(tmp_path / "a.raw", Window(unit="ns"))
+        load_event_arrays(tmp_path / "a.raw", LoadSettings(time_unit="ns"))

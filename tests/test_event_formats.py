@@ -20,7 +20,6 @@ from stagebench.core.artifacts import Sample
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
 from stagebench.media.events import npy as npy_reader
-from stagebench.media.events.event_arrays import Window
 from stagebench.media.events.recordings import load_event_arrays
 from stagebench.pipeline.load import load
 
@@ -116,9 +115,9 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / request.param
 
 
-def as_lists(path: Path, window: Window | None = None) -> dict[str, list[int]]:
+def as_lists(path: Path, **window: float | None) -> dict[str, list[int]]:
     """What is read, with times as in `recording`."""
-    events = load_event_arrays(path, window)
+    events = load_event_arrays(path, LoadSettings(**window))
     offset = OFFSET if path.name == "dsec.h5" else 0
     return {"x": events.x.tolist(), "y": events.y.tolist(), "t": (events.t - offset).tolist(), "p": events.p.tolist()}
 
@@ -135,7 +134,7 @@ def test_every_format_gives_the_same_events_of_a_window(path: Path, start: float
     inside = (since >= start) & (since < start + (duration or np.inf))
 
     expected = {key: values[inside].tolist() for key, values in made.items()}
-    assert expected == as_lists(path, Window(start, duration))
+    assert expected == as_lists(path, start=start, duration=duration)
 
 
 def test_every_format_is_loaded_by_its_suffix(path: Path) -> None:
@@ -162,7 +161,7 @@ def test_the_window_of_a_folder_is_all_that_is_looked_at(tmp_path: Path) -> None
     broken[1500:] = -1
     np.save(tmp_path / "a.events" / "x.npy", broken)
 
-    assert len(load_event_arrays(tmp_path / "a.events", Window(0, 0.02)).x) < 1500
+    assert len(load_event_arrays(tmp_path / "a.events", LoadSettings(start=0, duration=0.02)).x) < 1500
 
 
 def test_the_window_of_an_hdf5_file_is_all_that_is_unpacked(tmp_path: Path) -> None:
@@ -175,7 +174,7 @@ def test_the_window_of_an_hdf5_file_is_all_that_is_unpacked(tmp_path: Path) -> N
 
     with pytest.raises(MediaError, match=r"^a\.h5: must be a whole HDF5 file, got: "):
         load_event_arrays(tmp_path / "a.h5")
-    assert len(load_event_arrays(tmp_path / "a.h5", Window(0, 0.001)).x) == np.sum(
+    assert len(load_event_arrays(tmp_path / "a.h5", LoadSettings(start=0, duration=0.001)).x) == np.sum(
         recording()["t"] < recording()["t"][0] + 1000
     )
 
@@ -249,7 +248,8 @@ class TestRefusals:
         write_dsec(tmp_path / "a.h5", ms_to_idx=np.arange(67) * 3)
         write_dsec(tmp_path / "b.h5")
 
-        found, expected = (load_event_arrays(tmp_path / name, Window(0.02, 0.01)) for name in ("a.h5", "b.h5"))
+        window = LoadSettings(start=0.02, duration=0.01)
+        found, expected = (load_event_arrays(tmp_path / name, window) for name in ("a.h5", "b.h5"))
         assert found.t.tolist() == expected.t.tolist()
 
     def test_hdf5_that_is_enormous_on_paper_is_refused(self, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
 from stagebench.media.events import unpickle
-from stagebench.media.events.event_arrays import Window
 from stagebench.media.events.recordings import (
     load_event_arrays,
     read_events,
@@ -191,14 +190,12 @@ class TestWindows:
         expected = [int(time) for time in t if start <= time - t[0] < end]
         made = {"x": np.zeros(len(t), int), "y": np.zeros(len(t), int), "t": t, "p": np.zeros(len(t), int)}
         path = save(tmp_path_factory.getbasetemp() / "window.npy", made)
-        window = Window(start / 1e6, None if length is None else length / 1e6)
+        window = LoadSettings(start=start / 1e6, duration=None if length is None else length / 1e6)
 
         if expected:
             assert expected == load_event_arrays(path, window).t.tolist()
         else:
-            with pytest.raises(
-                MediaError, match=r"^window\.npy: must have events from .*, got none; the last one is at"
-            ):
+            with pytest.raises(MediaError, match=r"^window\.npy: must have events in .*, got none; the last one is at"):
                 load_event_arrays(path, window)
 
     def test_the_load_settings_say_which_window(self, tmp_path: Path) -> None:
@@ -211,7 +208,7 @@ class TestWindows:
     def test_what_lies_outside_of_a_window_is_not_checked(self, tmp_path: Path) -> None:
         made = with_one("x", 39, -1) | {"t": np.arange(40) * 1000}
 
-        events = load_event_arrays(save(tmp_path / "a.npy", made), Window(0, 0.02))
+        events = load_event_arrays(save(tmp_path / "a.npy", made), LoadSettings(start=0, duration=0.02))
 
         assert len(events.x) == 20
 

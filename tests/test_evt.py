@@ -19,7 +19,6 @@ from stagebench.cli import main
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
 from stagebench.media.events import evt
-from stagebench.media.events.event_arrays import Window
 from stagebench.media.events.recordings import load_event_arrays, read_events
 
 Event = tuple[int, int, int, int]  # t, x, y, p
@@ -83,7 +82,7 @@ VERSIONS = pytest.mark.parametrize("version", [EVT2, EVT3], ids=["evt2", "evt3"]
 
 def decoded(path: Path, block: int = 1 << 15) -> list[Event]:
     with mock.patch.object(evt, "_BLOCK", block):
-        x, y, t, p = evt.read_evt(path, Window())
+        x, y, t, p = evt.read_evt(path, LoadSettings())
     return list(zip(*(values.tolist() for values in (t, x, y, p)), strict=True))
 
 
@@ -166,13 +165,13 @@ class TestClock:
         path = version.write(tmp_path / "a.raw", version.encode(events, False))
 
         with pytest.raises(MediaError, match=r"^a\.raw: t must ascend, got 900 after 1000 at index 1$"):
-            load_event_arrays(path, Window(0.001, 0.002))
+            load_event_arrays(path, LoadSettings(start=0.001, duration=0.002))
 
     def test_a_window_over_a_wrap_holds_the_events_of_its_time(self, version: Version, tmp_path: Path) -> None:
         events = [(version.range - 5000 + 1000 * i, 1, i, 1) for i in range(10)]
         path = version.write(tmp_path / "a.raw", version.encode(events, False))
 
-        assert load_event_arrays(path, Window(0.003, 0.004)).y.tolist() == [3, 4, 5, 6]
+        assert load_event_arrays(path, LoadSettings(start=0.003, duration=0.004)).y.tolist() == [3, 4, 5, 6]
 
     def test_what_comes_before_the_first_time_is_left_out(self, version: Version, tmp_path: Path) -> None:
         words = version.encode([(700_000, 1, 1, 1), (700_001, 2, 1, 0)], True)

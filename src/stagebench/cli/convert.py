@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from stagebench.cli.options import PATH
-from stagebench.media.events.event_arrays import Window
+from stagebench.core.settings import LoadSettings
 from stagebench.media.events.npy import require_free, write_folder
 from stagebench.media.events.recordings import load_event_arrays, size_of_recording
 from stagebench.suite.options import TIME_UNIT
@@ -20,6 +20,6 @@ def command(source: Path, target: Path, time_unit: str | None) -> None:
     IN is .npy, .npz, .h5 or .hdf5 of DSEC, .raw (EVT2, EVT3), or another .events folder.
     """
     require_free(target)
-    events = load_event_arrays(source, Window(unit=time_unit))
+    events = load_event_arrays(source, LoadSettings(time_unit=time_unit))
     write_folder(target, events)
     click.echo(f"{target}: {len(events.t)} events, {size_of_recording(target)} bytes")

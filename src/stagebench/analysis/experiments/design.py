@@ -12,7 +12,6 @@ from stagebench.analysis.experiments.dataset import Dataset, Entry, Problem, one
 from stagebench.analysis.samples import DURATIONS, MAIN, NEW_TOKENS
 from stagebench.core.errors import AnalysisError, MediaError
 from stagebench.core.settings import GenerationSettings, LoadSettings
-from stagebench.media.events.event_arrays import Window
 from stagebench.media.events.recordings import READERS, load_event_arrays
 from stagebench.media.sampling import evenly_spaced
 from stagebench.media.synthetic_clip import SyntheticClip
@@ -179,7 +178,7 @@ def seconds_of(path: Path, time_unit: str | None = None) -> float:
     Raise MediaError where the file can't be read, or its frames have no times.
     """
     if path.suffix.lower() in READERS:
-        t = load_event_arrays(path, Window(unit=time_unit)).t
+        t = load_event_arrays(path, LoadSettings(time_unit=time_unit)).t
         return (int(t[-1]) - int(t[0])) / 1e6
     return seconds_shown(path)
 

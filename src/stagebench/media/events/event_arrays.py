@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stagebench.core.errors import MediaError
+from stagebench.core.settings import LoadSettings
 
 TYPES = {"x": np.uint16, "y": np.uint16, "t": np.int64, "p": np.uint8}
 """As decoders give the columns, 13 bytes an event; of files, any integers are read."""
@@ -37,31 +38,14 @@ class EventArrays(NamedTuple):
     p: NDArray[Any]  # 1 where the pixel became brighter, 0 where darker; uint8 once they are checked
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A span of time, counted from the first event of a recording: start <= time < start + duration."""
-
-    start: float = 0.0  # seconds
-    duration: float | None = None  # seconds; None to the end
-    unit: str | None = None  # of the recording's times, as in `LoadSettings`; None: microseconds, if they can be
-
-    def of_own_clock(self, name: str) -> Window:
-        """Return the same in a recording that counts microseconds by definition; refuse another unit."""
-        if self.unit not in (None, "us"):
-            raise MediaError(f"{name}: counts microseconds by definition, got --time-unit {self.unit}")
-        return replace(self, unit="us")
-
-    def limits(self, first: int) -> tuple[int, int | None]:
-        """Return its begin and end in microseconds, where the first event is at `first`; None for no end."""
-        begin = first + round(self.start * 1e6)
-        return begin, None if self.duration is None else begin + round(self.duration * 1e6)
-
-    def __str__(self) -> str:
-        end = "the end" if self.duration is None else f"{self.start + self.duration:g} s"
-        return f"{self.start:g} s to {end}"
+def own_clock(name: str, loading: LoadSettings) -> LoadSettings:
+    """Return the same for a recording that counts microseconds by definition; refuse another unit."""
+    if loading.time_unit not in (None, "us"):
+        raise MediaError(f"{name}: counts microseconds by definition, got --time-unit {loading.time_unit}")
+    return replace(loading, time_unit="us")
 
 
-def cut_events(name: str, columns: Mapping[str, Any], window: Window) -> EventArrays:
+def cut_events(name: str, columns: Mapping[str, Any], loading: LoadSettings) -> EventArrays:
     """Return the events in a window, found by bisecting t, of columns that are arrays, mapped or not, or HDF5 datasets.
 
     Each array is in one piece of memory, its values are not checked. Raise MediaError where a column is missing, not of
@@ -70,29 +54,29 @@ def cut_events(name: str, columns: Mapping[str, Any], window: Window) -> EventAr
     """
 
     def time(value: Any) -> int:
-        return int(in_microseconds(name, np.asarray([value]), window.unit)[0])
+        return int(in_microseconds(name, np.asarray([value]), loading.time_unit)[0])
 
-    _require_layout(name, columns, window.unit)
+    _require_layout(name, columns, loading.time_unit)
     t = columns["t"]
-    if window.unit is None:
+    if loading.time_unit is None:
         _require_of_camera(name, t)
-    begin, end = window.limits(time(t[0]))
-    first = bisect_left(t, begin, key=time) if window.start else 0
+    begin, end = _limits(loading, time(t[0]))
+    first = bisect_left(t, begin, key=time) if loading.start else 0
     after = len(t) if end is None else bisect_left(t, end, first, key=time)
     if first >= after:
-        last = (time(t[len(t) - 1]) - time(t[0])) / 1e6
-        raise MediaError(f"{name}: must have events from {window}, got none; the last one is at {last:g} s")
+        got = f"none; the last one is at {(time(t[len(t) - 1]) - time(t[0])) / 1e6:g} s"
+        raise MediaError(f"{name}: must have events in {loading.describe_window()}, got {got}")
     cut = EventArrays(*(np.ascontiguousarray(columns[key][first:after]) for key in KEYS))
-    return cut._replace(t=in_microseconds(name, cut.t, window.unit))
+    return cut._replace(t=in_microseconds(name, cut.t, loading.time_unit))
 
 
-def join_events(name: str, parts: Iterable[EventArrays], window: Window) -> EventArrays:
+def join_events(name: str, parts: Iterable[EventArrays], loading: LoadSettings) -> EventArrays:
     """Join the parts of a recording that is decoded from its beginning, up to a window's end; refuse a step back."""
     joined: list[EventArrays] = []
     for part in parts:
         if len(part.t):
             joined.append(part)
-            _, end = window.limits(int(joined[0].t[0]))
+            _, end = _limits(loading, int(joined[0].t[0]))
             if end is not None and part.t[-1] >= end:
                 break
     if not joined:
@@ -100,6 +84,12 @@ def join_events(name: str, parts: Iterable[EventArrays], window: Window) -> Even
     events = EventArrays(*map(np.concatenate, zip(*joined, strict=True)))
     require_ascending(name, events.t)
     return events
+
+
+def _limits(loading: LoadSettings, first: int) -> tuple[int, int | None]:
+    """Return a window's begin and end in microseconds, where the first event is at `first`; None for no end."""
+    begin = first + round(loading.start * 1e6)
+    return begin, None if loading.duration is None else begin + round(loading.duration * 1e6)
 
 
 def require_ascending(name: str, t: NDArray[Any]) -> None:

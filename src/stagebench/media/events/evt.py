@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stagebench.core.errors import MediaError
-from stagebench.media.events.event_arrays import TYPES, EventArrays, Window, cut_events, join_events
+from stagebench.core.settings import LoadSettings
+from stagebench.media.events.event_arrays import TYPES, EventArrays, cut_events, join_events, own_clock
 
 _LONGEST_HEADER = 1 << 16  # bytes; cameras write less than a thousand
 _BLOCK = 1 << 15  # words at a time: what is made of them stays in the cache of the processor
@@ -24,14 +25,14 @@ _NEVER = -(1 << 62)  # microseconds
 Which = NDArray[np.intp]
 
 
-def read_evt(path: Path, window: Window) -> EventArrays:
+def read_evt(path: Path, loading: LoadSettings) -> EventArrays:
     """Decode a recording from its beginning to the end of the window, the only way there is.
 
     What comes before the first TIME_HIGH, or before the first row, is left out: nothing says when or where it was.
     Raise MediaError where the file says no version, another one than EVT2 and EVT3, or contradicts itself, ends within
     a word, has no events in the window, some beyond the sensor, or times that step back.
     """
-    window = window.of_own_clock(path.name)
+    loading = own_clock(path.name, loading)
     with path.open("rb") as file:
         header, length = _read_header(path.name, file.read(_LONGEST_HEADER))
         decoder = _decoder_of(path.name, header)
@@ -41,10 +42,10 @@ def read_evt(path: Path, window: Window) -> EventArrays:
         file.seek(length)
         blocks = iter(lambda: file.read(_BLOCK * word), b"")
         parts = (decoder.decode(np.frombuffer(block, decoder.word)) for block in blocks)
-        events = join_events(path.name, parts, window)
+        events = join_events(path.name, parts, loading)
     _require_on_sensor(path.name, header, events)
     events = events._replace(t=events.t + _number(path.name, header.get("t0", "0")))
-    return cut_events(path.name, events._asdict(), window)
+    return cut_events(path.name, events._asdict(), loading)
 
 
 def _read_header(name: str, data: bytes) -> tuple[dict[str, str], int]:

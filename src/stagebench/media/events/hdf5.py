@@ -11,15 +11,8 @@ from typing import Any
 import numpy as np
 
 from stagebench.core.errors import MediaError
-from stagebench.media.events.event_arrays import (
-    KEYS,
-    LARGEST,
-    EventArrays,
-    Window,
-    but_others,
-    cut_events,
-    in_microseconds,
-)
+from stagebench.core.settings import LoadSettings
+from stagebench.media.events.event_arrays import KEYS, LARGEST, EventArrays, but_others, cut_events, in_microseconds
 from stagebench.media.files import require_plausible, whole
 
 _HARD_LINK = 0  # of HDF5's types of links, the one to something in the same file
@@ -33,7 +26,7 @@ _OTHER_LAYOUTS = {
 }
 
 
-def read_hdf5(path: Path, window: Window) -> EventArrays:
+def read_hdf5(path: Path, loading: LoadSettings) -> EventArrays:
     """Read the events in a window, their times those of the camera's clock: `t_offset`, where there is one, is added.
 
     Raise MediaError where the file is damaged, of another layout, or unpacks to more than is plausible; where there are
@@ -45,14 +38,14 @@ def read_hdf5(path: Path, window: Window) -> EventArrays:
     except ImportError as error:
         raise MediaError(f"{path.name}: HDF5 needs h5py and hdf5plugin: pip install 'stagebench[events]'") from error
     with whole(path.name, "HDF5 file"), h5py.File(path, "r") as file:
-        events = cut_events(path.name, {key: _dataset(path, file, f"events/{key}") for key in KEYS}, window)
+        events = cut_events(path.name, {key: _dataset(path, file, f"events/{key}") for key in KEYS}, loading)
         offset = _dataset(path, file, "t_offset")[()] if _link(file, "t_offset") is not None else np.int64(0)
     t = events.t
     if not isinstance(offset, np.integer) or abs(int(offset)) > LARGEST:
         raise MediaError(f"{path.name}: t_offset must be a number of microseconds, got {offset!r}")
     if max(abs(int(t.min())), abs(int(t.max()))) > LARGEST:
         raise MediaError(f"{path.name}: t is out of range, must be {-LARGEST} to {LARGEST}, got {t.min()} to {t.max()}")
-    shift = int(in_microseconds(path.name, np.asarray([offset]), window.unit)[0])
+    shift = int(in_microseconds(path.name, np.asarray([offset]), loading.time_unit)[0])
     return events._replace(t=t.astype(np.int64) + shift)
 
 

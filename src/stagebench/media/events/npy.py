@@ -16,8 +16,9 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from stagebench.core.errors import MediaError
+from stagebench.core.settings import LoadSettings
 from stagebench.core.shown import plain
-from stagebench.media.events.event_arrays import KEYS, TYPES, EventArrays, Window, cut_events
+from stagebench.media.events.event_arrays import KEYS, TYPES, EventArrays, cut_events, own_clock
 from stagebench.media.events.unpickle import unpickle_arrays
 from stagebench.media.files import files_in, is_folder, kind_of, name_of, require_plausible, size_of, whole
 
@@ -27,19 +28,19 @@ _UNIT = "unit.txt"  # says of a folder that was converted that its times are mic
 _SHOWN = 120  # characters of what came out of a file
 
 
-def read_npy(path: Path, window: Window) -> EventArrays:
+def read_npy(path: Path, loading: LoadSettings) -> EventArrays:
     """Read a recording that `np.save` wrote: a dict of arrays (a pickle), or the window of a structured array."""
     with path.open("rb") as file:
         dtype, shape = _read_header(path.name, file)
         if dtype.str == "|O" and shape == ():
-            return cut_events(path.name, unpickle_arrays(path.name, file, KEYS), window)
+            return cut_events(path.name, unpickle_arrays(path.name, file, KEYS), loading)
     if dtype.names is None:
         got = f"{dtype.str!r} of shape {_brief(shape)}"
         raise MediaError(f"{path.name}: must hold a dict or fields x, y, t and p, got {got}")
-    return cut_events(path.name, _fields(_map_array(path)), window)
+    return cut_events(path.name, _fields(_map_array(path)), loading)
 
 
-def read_npz(path: Path, window: Window) -> EventArrays:
+def read_npz(path: Path, loading: LoadSettings) -> EventArrays:
     """Read a recording that `np.savez` wrote: arrays named x, y, t and p, or one structured array of any name."""
     size = path.stat().st_size
     with whole(path.name, ".npz file"), zipfile.ZipFile(path) as archive:
@@ -53,9 +54,9 @@ def read_npz(path: Path, window: Window) -> EventArrays:
         raise MediaError(f"{path.name}: must hold each array once, got {len(chosen)} of {len(arrays)} names")
     only = next(iter(arrays.values())) if len(arrays) == 1 else None
     if only is not None and only.dtype.names is not None:
-        return cut_events(path.name, _fields(only), window)
+        return cut_events(path.name, _fields(only), loading)
     others = dict.fromkeys((Path(entry.filename).stem for entry in entries), only)  # so that an error names them all
-    return cut_events(path.name, others | arrays, window)
+    return cut_events(path.name, others | arrays, loading)
 
 
 def column_files(folder: Path) -> list[Path]:
@@ -63,7 +64,7 @@ def column_files(folder: Path) -> list[Path]:
     return [folder / f"{key}.npy" for key in KEYS]
 
 
-def read_folder(path: Path, window: Window) -> EventArrays:
+def read_folder(path: Path, loading: LoadSettings) -> EventArrays:
     """Read the events in a window of a recording in the fast layout; the others stay on disk."""
     got = None
     if not is_folder(path):
@@ -73,8 +74,8 @@ def read_folder(path: Path, window: Window) -> EventArrays:
     if got:
         raise MediaError(f"{name_of(path)}: must be a folder of x.npy, y.npy, t.npy and p.npy, got {got}")
     if path / _UNIT in files_in(path):
-        window = window.of_own_clock(path.name)
-    return cut_events(path.name, dict(zip(KEYS, map(_map_array, column_files(path)), strict=True)), window)
+        loading = own_clock(path.name, loading)
+    return cut_events(path.name, dict(zip(KEYS, map(_map_array, column_files(path)), strict=True)), loading)
 
 
 def require_free(path: Path) -> None:

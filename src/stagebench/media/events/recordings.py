@@ -13,14 +13,14 @@ from stagebench.core import meter
 from stagebench.core.artifacts import Image, Media
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import MAX_SIDE, LoadSettings
-from stagebench.media.events.event_arrays import EventArrays, Window, require_ascending
+from stagebench.media.events.event_arrays import EventArrays, require_ascending
 from stagebench.media.events.evt import read_evt
 from stagebench.media.events.hdf5 import read_hdf5
 from stagebench.media.events.npy import FOLDER, column_files, read_folder, read_npy, read_npz
 from stagebench.media.events.render import draw_events, size_of_events
 from stagebench.media.files import kind_of, name_of, require_kind, size_of
 
-READERS: dict[str, Callable[[Path, Window], EventArrays]] = {
+READERS: dict[str, Callable[[Path, LoadSettings], EventArrays]] = {
     ".npy": read_npy,
     ".npz": read_npz,
     FOLDER: read_folder,
@@ -31,17 +31,17 @@ READERS: dict[str, Callable[[Path, Window], EventArrays]] = {
 """By suffix; each reads a file that is there into columns, equally long, and looks at the window's events alone."""
 
 MAX_COORDINATE = MAX_SIDE - 1
+_ALL = LoadSettings()
 
 
-def read_events(path: Path, count: int, loading: LoadSettings | None = None) -> Media:
+def read_events(path: Path, count: int, loading: LoadSettings = _ALL) -> Media:
     """Read a recording, or a window of it, and draw it as `count` images; by default all of it, cut by equal count.
 
     They have the size that `loading` asks for, or each is as large as its own events reach; a slice of time without
     events is white, and as large as all of them reach. `span` is the time from the first event to the last. Raise
     MediaError as `load_event_arrays`, for fewer events than slices of equal count, and for some outside of the size.
     """
-    loading = loading or LoadSettings()
-    events = load_event_arrays(path, Window(loading.start, loading.duration, loading.time_unit))
+    events = load_event_arrays(path, loading)
     by_time = loading.slices == "time"
     try:
         parts = slices_of_equal_time(events.t, count) if by_time else slices_of_equal_count(len(events.t), count)
@@ -79,7 +79,7 @@ def slices_of_equal_time(t: NDArray[np.int64], count: int) -> list[slice]:
     return [slice(bounds[i], bounds[i + 1]) for i in range(count)]
 
 
-def load_event_arrays(path: Path, window: Window | None = None) -> EventArrays:
+def load_event_arrays(path: Path, loading: LoadSettings = _ALL) -> EventArrays:
     """Read and check a recording, or a window of it: what lies outside is not read where the format allows that.
 
     Raise MediaError where the suffix is unknown, the file is missing, damaged or of another layout, there are no events
@@ -90,7 +90,7 @@ def load_event_arrays(path: Path, window: Window | None = None) -> EventArrays:
         got = (kind_of(path) if path.is_file() else None) or repr(path.suffix)
         raise MediaError(f"{name_of(path)}: must be a recording, {', '.join(READERS)}, got {got}")
     require_kind(path)
-    x, y, t, p = reader(path, window or Window())
+    x, y, t, p = reader(path, loading)
     meter.add("bytes_read", size_of_recording(path))
     meter.add("events_read", len(t))
     p = p.view(np.uint8) if p.dtype == bool else p  # on disk, the byte of a bool may hold anything
