@@ -97,13 +97,6 @@ def test_processes_that_share_no_benchmark_are_no_results():
         recording.combine({0: a_process(0), 1: a_process(1, name="other")})
 
 
-def test_the_next_process_may_take_as_long_as_the_longest_timing_one_and_else_as_the_proof():
-    runs = {i: a_process(i) for i in range(3)}
-    for i, seconds in enumerate((50.0, 20.0, 30.0)):
-        runs[i]["stagebench"]["recording"]["seconds"] = seconds
-    assert [recording.expected_seconds(r) for r in ({}, {0: runs[0]}, runs)] == [0.0, 50.0, 30.0]
-
-
 def test_results_are_as_many_processes_as_they_hold():
     processes = processes_of(combined([0.3, 0.1], proof={"work": {"flops": 8}}))
     assert [p["benchmarks"][0]["stats"]["median"] for p in processes] == [0.3, 0.1]
@@ -291,17 +284,6 @@ def test_a_failed_process_is_named_with_its_reason_and_the_others_are_kept(recor
     assert "stagebench: the benchmarks of the timing process 2 must pass, got benchmarks.test_fake: " in said
     assert "ValueError: boom" in said
     assert sorted(p.name for p in (recorded / "other" / "processes").iterdir()) == ["00.json", "01.json", "02.txt"]
-
-
-def test_a_limit_starts_no_process_and_tells_of_what_is_there(recorded):
-    code, said = record(recorded, "--processes", 4, "--limit-minutes", 0)
-    assert (code, "timing process 3 would take " in said) == (3, True), said
-    assert "2 of 4 timing processes are recorded in out" in said
-
-
-def test_a_limit_that_lets_nothing_run_leaves_nothing(recorded):
-    code, said = record(recorded, "--limit-minutes", 0, out="empty")
-    assert (code, "0 of 7 timing processes" in said, (recorded / "empty").exists()) == (3, True, False), said
 
 
 def start_and_wait_for_the_next(recorded):

@@ -83,17 +83,3 @@ def test_the_first_waits_until_the_second_is_ready():
         os.write(first[1], b".")  # so that the second may end
         other.join(60)
         assert (waited, one.alone, one.turns) == (True, False, 1)
-
-
-def test_a_core_is_kept_to_from_the_first_turn_on(monkeypatch):
-    cores = os.sched_getaffinity(0)
-    with pipes() as (first, second):
-        for name, value in variables(first, max(cores)).items():
-            monkeypatch.setenv(name, value)
-        lockstep = Lockstep.of_environment()
-        before = os.sched_getaffinity(0)
-        os.write(second[1], b".")  # the other is ready
-        lockstep.begin()
-        after = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    assert (before, after) == (cores, {max(cores)})

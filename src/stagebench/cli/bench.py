@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,7 +17,7 @@ from stagebench.core.shown import show, teller
 from stagebench.gate import baseline, decide
 from stagebench.gate.limits import read_rules
 from stagebench.gate.runner import recording
-from stagebench.gate.verdicts import INCONCLUSIVE, Decision, Verdict, exit_code
+from stagebench.gate.verdicts import Decision, Verdict, exit_code
 from stagebench.suite.options import BASELINES, ROUNDS
 
 
@@ -24,19 +25,9 @@ from stagebench.suite.options import BASELINES, ROUNDS
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--processes", type=click.IntRange(min=1), default=7, show_default=True, help="That time.")
 @click.option("--select", default="", help="Which benchmarks, as pytest's -k; all by default.")
-@click.option("--limit-minutes", type=click.FloatRange(min=0), help="Start no process that would not end by then.")
 @click.option("--gate", "judged", is_flag=True, help="Judge against the stored baseline, and set the exit code by it.")
-@click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
-def command(
-    out: Path,
-    processes: int,
-    rounds: int,
-    select: str,
-    limit_minutes: float | None,
-    judged: bool,
-    baselines: Path,
-    pytest_arguments: tuple[str, ...],
-) -> None:
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
+def command(out: Path, processes: int, judged: bool, baselines: Path, **planned: Any) -> None:
     """Run the benchmarks of this checkout in fresh processes, and write OUT/results.json and OUT/results.md.
 
     A first process verifies that the stages do the work of generate(), and counts it; each of the others times every
@@ -46,33 +37,29 @@ def command(
 
     OUT/results.json is pytest-benchmark's JSON, for `compare`, `baseline accept` and `explain`.
 
-    Exit code 0; 2 where a process failed; 3 where the limit left some of them for later. With --gate, 1 for a
-    regression and 2 for what is missing too; a time that can't be decided passes.
+    Exit code 0; 2 where a process failed. With --gate, 1 for a regression and 2 for what is missing too; a time that
+    can't be decided passes.
     """
     say = teller(Console(stderr=True))
-    root = Path.cwd()
     with refusals(), tidy_stop("all processes had run; those that had are kept"):
         if not Path("benchmarks").is_dir():
-            raise ResultsError(f"a recording runs in a checkout with benchmarks/, got {root}")
+            raise ResultsError(f"a recording runs in a checkout with benchmarks/, got {Path.cwd()}")
         require_writable(out / "results.json")
-        plan = recording.plan_of(root, rounds, select, pytest_arguments)
+        plan = recording.plan_of(Path.cwd(), **planned)
         with locked(out, "only one recording at a time may write to a folder"), measurement(say):
-            recording.sweep(out)
-            runs = recording.Recording(out / "processes", root, plan).record(processes, limit_minutes, say)
-            verdicts = _report(out, runs, baselines if judged and len(runs) > processes else None)
+            for half in [*out.glob(".results.*.*"), *out.glob("processes/.[0-9]*")]:  # that a killed one was writing
+                half.unlink()
+            runs = recording.Recording(out / "processes", Path.cwd(), plan).record(processes, say)
+            verdicts = _report(out, runs, baselines if judged else None)
     if verdicts:
         show(Decision(verdicts).as_table(), Console())
-    say(f"{max(len(runs) - 1, 0)} of {processes} timing processes are recorded in {out}")
-    if len(runs) <= processes:
-        sys.exit(INCONCLUSIVE)
+    say(f"{processes} timing processes are recorded in {out}")
     decided = [v for v in verdicts if (v.kind, v.verdict) != ("time", "inconclusive")]  # as pytest's own `--stage-gate`
     sys.exit(exit_code(decided) if verdicts else 0)
 
 
 def _report(out: Path, runs: Mapping[int, Results], baselines: Path | None) -> list[Verdict]:
-    """Write what the processes say, as soon as one has proven and one timed; with `baselines`, judge it."""
-    if recording.PROOF not in runs or len(runs) < 2:
-        return []
+    """Write what the processes say; with `baselines`, judge it."""
     results = recording.combine(runs)
     for found in stability.unsteady({b["fullname"]: b["stats"].get("data") or [] for b in results["benchmarks"]}):
         click.echo(f"processes: {found}", err=True)

@@ -1,6 +1,5 @@
 """`stagebench gate`: is the working tree slower than a revision? Measured side by side, on this machine, now."""
 
-import os
 import secrets
 import sys
 from collections.abc import Iterator
@@ -32,17 +31,15 @@ from stagebench.suite.options import ROUNDS
 _PAIRS = BLOCK // 2  # in a block
 
 
-@click.command(name="gate", cls=DecidingCommand)
+@click.command(name="gate", cls=DecidingCommand, params=[ROUNDS])
 @click.option("--base", "revision", required=True, help="Revision that the working tree is compared with.")
 @click.option("--blocks", type=click.IntRange(min=1), default=6, show_default=True, help=f"Of {BLOCK} processes.")
-@click.option("--rounds", type=click.IntRange(min=1), default=ROUNDS.default, show_default=True, help=ROUNDS.help)
 @click.option("--select", default="test_stage", show_default=True, help="Which benchmarks, as pytest's -k.")
 @click.option("--clock", type=click.Choice(list(CLOCKS)), default="wall", show_default=True, help="See above.")
-@click.option("--cpu", type=click.IntRange(min=0), help="Keep what is timed on this core.")
 @click.option("--counters-only", is_flag=True, help="One process a side, nothing timed: exact, and quick.")
 @click.option("--lockstep", is_flag=True, help="Both processes of a pair at once, taking turns round by round.")
 @click.option("--seed", type=int, help="Of all orders; drawn and printed by default.")
-@click.option("--base-python", type=click.Path(path_type=Path, exists=True), help="Interpreter of the base.")
+@click.option("--base-python", type=click.Path(path_type=Path, exists=True, executable=True), help="Runs the base.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the runs of all processes.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
 def command(
@@ -54,7 +51,7 @@ def command(
     take turns. What they do not clear is measured once more. On cores shared with others, --clock cpu leaves out the
     time that those took away, and with it all waiting: for a disk, a GPU, a sleep(). --lockstep lets what slows the
     machine down for a second slow both sides: of a pair one waits while the other has a round. It takes the memory of
-    both; with --cpu they use the same core, and one thread each.
+    both; under `taskset -c 0` they use the same core.
 
     Limits, tolerances and markers are those of the base, or the stricter of both sides. Other content, or another
     number of images or tokens, fails until --allow-changed lets it pass; less work for the same content passes.
@@ -66,23 +63,19 @@ def command(
     say = teller(console)
     plan = ABPlan(seed=secrets.randbelow(2**16) if seed is None else seed, **given)
     _require_enough_pairs(plan)
-    _keep_to(plan)
     with measurement(say), worktrees(Path.cwd(), revision) as both, _empty(out, both) as folder:
-        say("\n".join(_head(both, plan, folder)))
-        decision.more = {"plan": asdict(plan), "base": both.commit, "head": both.head_commit}
+        decision.more = {"plan": asdict(plan), "base": both.commit, "head": both.head_commit, "dirty": both.dirty}
         rules, differ = read_both(both.base / RULES_FILE, both.head / RULES_FILE)
         decision.rules_differ += differ
-        for line in decision.about_rules():
-            say(line)
+        say("\n".join([*_head(both, plan, folder), *decision.about_rules()]))
         own = Path(sys.executable)
         python = base_python.absolute() if base_python else python_of_base(both.base, both.head, both.home, say)
         variants = {"base": Variant("base", both.base, python), "head": Variant("head", both.head, own)}
         changed = () if python == own else ("python", *environment.LIBRARIES)
         with Progress(console=console) as progress:
             runner = ABRunner(variants, plan, folder, changed, progress)
-            phases = Phases(runner, rules, decision, say)
-            decision.verdicts = phases.decide()
-        write_json(folder / "decision.json", decision.as_json() | {"dirty": both.dirty})
+            decision.verdicts = Phases(runner, rules, decision, say).decide()
+        write_json(folder / "decision.json", decision.as_json())
 
 
 def _require_enough_pairs(plan: ABPlan) -> None:
@@ -118,13 +111,3 @@ def _empty(out: Path | None, both: Worktrees) -> Iterator[Path]:
         if any(folder.iterdir()):
             raise GateError(f"--out must be an empty folder, so that no two gates mix, got {folder}")
         yield folder
-
-
-def _keep_to(plan: ABPlan) -> None:
-    """Keep this process and those that it starts on one core; those in lockstep go there for their first turn."""
-    if plan.cpu is None:
-        return
-    if plan.cpu not in os.sched_getaffinity(0):
-        raise GateError(f"--cpu must be a core of this machine, got {plan.cpu}")
-    if not plan.lockstep:
-        os.sched_setaffinity(0, {plan.cpu})

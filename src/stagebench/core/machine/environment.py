@@ -85,15 +85,16 @@ def load_warning() -> str | None:
     return f"the machine is busy (load {busy:.1f} on {cores()} cores): times will measure its other work too"
 
 
-def fingerprint(path: Path) -> str:
-    """Digest a file, or all files of a folder by name; "hub" stands for what is not on this machine.
+def fingerprint(path: Path, *patterns: str) -> str:
+    """Digest a file, or all files of a folder that match; "hub" stands for what is not on this machine.
 
     Of a file over 64 MiB (weights) the size stands for the content: reading it would take longer than the benchmark.
     """
     if not path.exists():
         return "hub"
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+    files = {file for pattern in patterns or ("**/*",) for file in path.glob(pattern) if file.is_file()}
+    for file in sorted(files) if path.is_dir() else [path]:
         digest.update(file.relative_to(path).as_posix().encode())
         size = file.stat().st_size
         digest.update(str(size).encode() if size > _LARGE else file.read_bytes())

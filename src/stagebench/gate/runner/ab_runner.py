@@ -39,7 +39,6 @@ class ABPlan:
     seed: int  # of all orders
     counters_only: bool  # nothing is timed
     lockstep: bool  # both processes of a pair live at the same time and take turns, round by round
-    cpu: int | None  # the core that both keep to in lockstep; None for any
     arguments: tuple[str, ...]  # further ones of pytest, for all processes
 
 
@@ -102,7 +101,7 @@ class ABRunner:
     def _sides(self, groups: Sequence[Sequence[ScheduledProcess]], paths: Sequence[str], rounds: int | None) -> Sides:
         runs: dict[str, list[Results]] = {side: [] for side in SIDES}
         for group in self.progress.track(groups, description=groups[0][0].phase):
-            measured = measure([self._process(each, paths, rounds) for each in group], self.plan.cpu)
+            measured = measure([self._process(each, paths, rounds) for each in group])
             if self.plan.lockstep:
                 _require_turns(group, measured)
             for each, run in zip(group, measured, strict=True):

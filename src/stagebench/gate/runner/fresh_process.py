@@ -14,18 +14,20 @@ from pathlib import Path
 from stagebench.core.errors import GateError
 from stagebench.core.machine import processes
 from stagebench.core.machine.locks import scratch_folder
-from stagebench.core.machine.supervisor import CANNOT_RUN
 from stagebench.core.results import REFERENCE, Results, read_results
 from stagebench.gate.runner import failures, lockstep
 from stagebench.gate.runner.failures import FailedError
 from stagebench.gate.runner.worktrees import ELSEWHERE
 
-# Let the allocator keep what it has: pages handed back after each round and faulted in again cost up to a third of a
-# load, and how much differs from process to process.
-_KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-
-# Without plugins but pytest-benchmark, as they would cost a second.
+# No plugins but pytest-benchmark, as they would cost a second. The allocator keeps what it has: pages handed back after
+# each round and faulted in again cost up to a third of a load, and how much differs from process to process.
 _PYTEST = "-m pytest -p pytest_benchmark.plugin -p no:cacheprovider -q".split()
+_ENVIRONMENT = {
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    "PYTHONHASHSEED": "0",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+}
 
 _POLL = 0.05
 
@@ -64,20 +66,18 @@ def pytest_arguments(
     return (*paths, *more, *chosen, *timed, f"--stage-order-seed={order_seed}")
 
 
-def measure(planned: Sequence[FreshProcess], cpu: int | None = None) -> list[Results]:
-    """Run one process, or two at once in lockstep, on one core if it is named, and return what each measured.
+def measure(planned: Sequence[FreshProcess]) -> list[Results]:
+    """Run one process, or two at once in lockstep, and return what each measured.
 
-    Raise FailedError with the reason where a benchmark failed, GateError where a process can't be started or ran none,
-    ResultsError where it wrote no run.
+    Raise FailedError with the reason where a benchmark failed, GateError where a process ran none, ResultsError where
+    it wrote no run.
     """
     with scratch_folder() as scratch:
         with ExitStack() as stack:
             with lockstep.pipes() as ends:
                 both = ends if len(planned) > 1 else (None,)
-                running = [
-                    stack.enter_context(_started(each, scratch, own, cpu))
-                    for each, own in zip(planned, both, strict=True)
-                ]
+                pairs = zip(planned, both, strict=True)
+                running = [stack.enter_context(_started(each, scratch, own)) for each, own in pairs]
             statuses: list[int | None] = [None]
             while None in statuses and not any(statuses):  # where one of a pair fails, the other ends for nothing
                 time.sleep(_POLL)
@@ -92,17 +92,10 @@ def measure(planned: Sequence[FreshProcess], cpu: int | None = None) -> list[Res
 
 
 @contextmanager
-def _started(
-    each: FreshProcess, scratch: Path, ends: lockstep.Ends | None, cpu: int | None
-) -> Iterator[subprocess.Popen[bytes]]:
+def _started(each: FreshProcess, scratch: Path, ends: lockstep.Ends | None) -> Iterator[subprocess.Popen[bytes]]:
     given = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
-    environment = given | {
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-        "PYTHONPATH": os.pathsep.join([str(each.variant.root / "src"), *filter(None, [given.get("PYTHONPATH")])]),
-        "PYTHONHASHSEED": "0",
-        **_KEEP_MEMORY,
-        **(lockstep.variables(ends, cpu) if ends else {}),
-    }
+    path = os.pathsep.join(filter(None, [str(each.variant.root / "src"), given.get("PYTHONPATH")]))
+    environment = given | _ENVIRONMENT | {"PYTHONPATH": path} | (lockstep.variables(ends) if ends else {})
     written = (f"--benchmark-json={each.at(scratch, '.json')}", *failures.options(each.at(scratch, ".xml")))
     with (
         each.at(scratch, ".txt").open("wb") as output,
@@ -118,12 +111,9 @@ def _started(
         yield process
 
 
-def _failure(each: FreshProcess, status: int, scratch: Path) -> GateError:
+def _failure(each: FreshProcess, status: int, scratch: Path) -> FailedError:
     """Return the error of a process that failed, and keep what it said."""
     name, said = each.variant.name, each.at(scratch, ".txt").read_bytes()
-    if status == CANNOT_RUN:
-        why = said.decode(errors="replace").strip()
-        return GateError(f"the {name} needs an interpreter that runs, got {each.variant.python}: {why}")
     kept = each.kept.with_suffix(".txt")
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_bytes(said)

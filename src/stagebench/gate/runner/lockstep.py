@@ -8,36 +8,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 
-# Of the environment: `Ends`, and a core if both are to use one, with commas; absent where a process runs alone. Its
-# number is that of the protocol: a revision with another one finds no ends, runs alone, and is refused.
+# Of the environment: `Ends`, with commas; absent where a process runs alone. Its number is that of the protocol: a
+# revision with another one finds no ends, runs alone, and is refused.
 VARIABLE = "STAGEBENCH_TURNS_2"
 
 # File descriptors, read from the other and written to the other; and the place, 0 for who has the first turn, or 1.
 Ends = tuple[int, int, int]
 
 
-def variables(ends: Ends, cpu: int | None = None) -> dict[str, str]:
-    """Return the variables with which a process takes turns, on a core of its own choice or on this one."""
-    given = {VARIABLE: ",".join(map(str, ends if cpu is None else (*ends, cpu)))}
-    return given if cpu is None else given | {"OMP_NUM_THREADS": "1"}  # a second thread would wait for the core
+def variables(ends: Ends) -> dict[str, str]:
+    """Return the variables with which a process takes turns."""
+    return {VARIABLE: ",".join(map(str, ends))}
 
 
 class Lockstep:
     """This process's side; `turns` is how many the other process has given it."""
 
-    def __init__(self, ends: Ends | None, cpu: int | None = None) -> None:
-        """Take the ends, None for a process that runs alone, and the core that this thread keeps to from `begin` on."""
-        self._ends, self._cpu, self.turns = ends, cpu, 0
+    def __init__(self, ends: Ends | None) -> None:
+        """Take the ends, None for a process that runs alone."""
+        self._ends, self.turns = ends, 0
 
     @classmethod
     def of_environment(cls) -> Lockstep:
         """Take the ends that `VARIABLE` names."""
         if not (given := os.environ.get(VARIABLE)):
             return cls(None)
-        from_other, to_other, place, *cpu = map(int, given.split(","))
-        return cls((from_other, to_other, place), *cpu)
+        from_other, to_other, place = map(int, given.split(","))
+        return cls((from_other, to_other, place))
 
     @property
     def alone(self) -> bool:
@@ -46,8 +45,6 @@ class Lockstep:
 
     def begin(self) -> None:
         """Wait for the first turn, which comes when both are ready: nothing is timed beside somebody's start."""
-        if self._cpu is not None:
-            os.sched_setaffinity(0, {self._cpu})
         if self._ends is not None and self._ends[2] == 1:
             self.pass_on()
         else:
@@ -72,8 +69,9 @@ class Lockstep:
 @contextmanager
 def pipes() -> Iterator[tuple[Ends, Ends]]:
     """Make the ends of two processes; those of this process close at the end."""
-    with ExitStack() as stack:
-        there, back = os.pipe(), os.pipe()
-        for end in (*there, *back):
-            stack.callback(os.close, end)
+    there, back = os.pipe(), os.pipe()
+    try:
         yield (back[0], there[1], 0), (there[0], back[1], 1)
+    finally:
+        for end in (*there, *back):
+            os.close(end)

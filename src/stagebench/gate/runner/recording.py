@@ -4,7 +4,6 @@ The process is the sample: it gives one median a benchmark, and the results are 
 without torch.
 """
 
-import hashlib
 import random
 import re
 import statistics
@@ -13,23 +12,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pytest_benchmark.stats import Stats
 
 from stagebench.core.errors import ResultsError
 from stagebench.core.machine import environment
-from stagebench.core.results import (
-    Benchmark,
-    Info,
-    Process,
-    Results,
-    Session,
-    by_name,
-    is_reference,
-    read_results,
-    write_results,
-)
+from stagebench.core.results import Benchmark, Process, Results, by_name, is_reference, read_results, write_results
 from stagebench.gate.runner.fresh_process import FreshProcess, Variant, measure, pytest_arguments
 
 PROOF = 0  # the number of the process that proves; the timing ones count from 1
@@ -51,17 +40,12 @@ def plan_of(root: Path, rounds: int, select: str, arguments: Sequence[str]) -> P
             raise ResultsError(f"a recording gives rounds, order and what is kept to pytest itself, got {argument}")
         if CHOOSING.match(argument):
             raise ResultsError(f"the benchmarks of a recording are chosen by --select, got {argument}")
-    return {"rounds": rounds, "select": select, "arguments": list(arguments), "code": digest_of(root)}
+    return {"rounds": rounds, "select": select, "arguments": list(arguments), "code": _code(root)}
 
 
-def digest_of(root: Path) -> str:
-    """Return a digest of the Python files of a checkout that a benchmark can depend on."""
-    digest = hashlib.sha256()
-    for pattern in ("conftest.py", "benchmarks/**/*.py", "src/**/*.py"):
-        for file in sorted(root.glob(pattern)):
-            digest.update(file.relative_to(root).as_posix().encode())
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
+def _code(root: Path) -> str:
+    """Digest the Python files of a checkout that a benchmark can depend on."""
+    return environment.fingerprint(root, "conftest.py", "benchmarks/**/*.py", "src/**/*.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,25 +56,19 @@ class Recording:
     root: Path  # the checkout that they run in, with this interpreter
     plan: Process  # see `plan_of`
 
-    def record(self, processes: int, minutes: float | None, say: Callable[[str], None]) -> dict[int, Results]:
+    def record(self, processes: int, say: Callable[[str], None]) -> dict[int, Results]:
         """Run what is not there yet, the proving process, then so many timing ones; return all by number.
 
-        With a limit, no process is started that would not end by then, if it takes as long as those before it. Raise
-        FailedError where a benchmark failed, and ResultsError where a process is of another plan or environment, or the
-        code changed meanwhile.
+        Raise FailedError where a benchmark failed, and ResultsError where a process is of another plan or environment,
+        or the code changed meanwhile.
         """
-        until = float("inf") if minutes is None else time.monotonic() + minutes * 60
         runs = self.kept(processes)
         for number in range(processes + 1):
             if number in runs:
                 say(f"{name_of(number)} is there already")
-                continue
-            left, needed = until - time.monotonic(), expected_seconds(runs)
-            if left < needed:
-                say(f"{name_of(number)} would take {needed:.0f} s, {left:.0f} s are left: the same command goes on")
-                break
-            runs[number] = self.measure(number, runs)
-            say(f"{name_of(number)} took {_seconds(runs[number]):.0f} s")
+            else:
+                runs[number] = self.measure(number, runs)
+                say(f"{name_of(number)} took {_seconds(runs[number]):.0f} s")
         return runs
 
     def kept(self, processes: int) -> dict[int, Results]:
@@ -108,7 +86,7 @@ class Recording:
     def measure(self, number: int, others: Mapping[int, Results]) -> Results:
         """Run one process beside those that are there, and keep what it measured if it is one of this recording."""
         plan = self.plan
-        if digest_of(self.root) != plan["code"]:
+        if _code(self.root) != plan["code"]:
             raise ResultsError(f"the code in {self.root} must stay as it was while it is recorded, got other files")
         seed = random.Random(f"process {number}").randrange(2**16)
         rounds = None if number == PROOF else plan["rounds"]
@@ -137,21 +115,9 @@ def _require_same_environment(number: int, run: Results, others: Mapping[int, Re
         raise ResultsError(f"the {name_of(number)} ran in another environment: {differing}")
 
 
-def sweep(out: Path) -> None:
-    """Remove what a killed recording was writing in its folder, half done."""
-    for half in [*out.glob(".results.*.*"), *out.glob("processes/.[0-9]*")]:
-        half.unlink()
-
-
 def name_of(number: int) -> str:
     """Return what a process is called."""
     return "proving process" if number == PROOF else f"timing process {number}"
-
-
-def expected_seconds(runs: Mapping[int, Results]) -> float:
-    """Return how long the next process may take: as the longest timing one, else as the proof; 0 for the first."""
-    timed = [_seconds(run) for number, run in runs.items() if number != PROOF]
-    return max(timed or [*map(_seconds, runs.values()), 0.0])
 
 
 def _seconds(run: Results) -> float:
@@ -169,18 +135,19 @@ def combine(runs: Mapping[int, Results]) -> Results:
     shared = [name for name in named[0] if all(name in each for each in named)]
     if not shared:
         raise ResultsError("results need at least one benchmark that ran in every process, got none")
-    own: Session = {
-        **proof["stagebench"],
-        "load_warning": next((w for run in timed if (w := run["stagebench"].get("load_warning"))), None),
-        "recording": {
-            **proof["stagebench"]["recording"],
-            "processes": len(timed),
-            "seconds": sum(map(_seconds, runs.values())),
-            "left_out": list(dict.fromkeys(name for each in named for name in each if name not in shared)),
-        },
+    own = proof["stagebench"]
+    recording: Process = {
+        **own["recording"],
+        "processes": len(timed),
+        "seconds": sum(map(_seconds, runs.values())),
+        "left_out": list(dict.fromkeys(name for each in named for name in each if name not in shared)),
     }
-    benchmarks = [_combined(*(each[name] for each in named)) for name in shared]
-    return {**proof, "benchmarks": benchmarks, "stagebench": own}
+    warning = next((w for run in timed if (w := run["stagebench"].get("load_warning"))), None)
+    return {
+        **proof,
+        "benchmarks": [_combined(*(each[name] for each in named)) for name in shared],
+        "stagebench": {**own, "load_warning": warning, "recording": recording},
+    }
 
 
 def _combined(proven: Benchmark, *timed: Benchmark) -> Benchmark:
@@ -188,11 +155,11 @@ def _combined(proven: Benchmark, *timed: Benchmark) -> Benchmark:
     for benchmark in timed:
         stats.update(benchmark["stats"]["median"])
     infos = [benchmark.get("extra_info", {}) for benchmark in timed]
-    info = dict(proven.get("extra_info", {})) | _typical(infos) | {"processes": len(timed)}
+    info: Any = {**proven.get("extra_info", {}), **_typical(infos), "processes": len(timed)}
     if "device_seconds" in info:  # of the rounds of one process
         info["device_seconds"] = [each["device_median"] for each in infos if "device_median" in each]
     kept = stats.as_dict() | {"data": stats.data, "iterations": 1}
-    return {**proven, "stats": kept, "extra_info": cast("Info", info)}
+    return {**proven, "stats": kept, "extra_info": info}
 
 
 def _typical(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
