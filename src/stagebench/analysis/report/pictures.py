@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import matplotlib as mpl
@@ -77,13 +78,14 @@ def waterfall(pair: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def latency(gaps: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Draw the gap before each token by its position: the median as a line, up to p90 as a band."""
+def latency(rows: Sequence[SampleLine]) -> Figure:
+    """Draw the gap before each token over all passes that reach it: the median as a line, up to p90 as a band."""
     figure = Figure(figsize=(WIDTH, 3.9))
     axes = figure.add_subplot(xlabel="token", ylabel="ms since the one before")
-    for model, columns in gaps.items():
-        positions = range(3, len(columns) + 3)  # the first gap lies between the second and the third token
-        p50, p90 = ([column[name] * 1e3 for column in columns] for name in ("p50", "p90"))
+    for model, own in by_model(row for row in rows if row.get("itl")).items():
+        gaps = np.array(list(zip_longest(*(row["itl"] for row in own), fillvalue=np.nan))) * 1e3
+        p50, p90 = np.nanquantile(gaps, (0.5, 0.9), axis=1)
+        positions = range(3, len(gaps) + 3)  # the first gap lies between the second and the third token
         (line,) = axes.plot(positions, p50, marker="", linewidth=1.8, label=model)
         axes.fill_between(positions, p50, p90, color=line.get_color(), alpha=0.18, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import combinations, permutations, zip_longest
+from itertools import combinations, permutations
 from statistics import median
 from typing import Any
 
@@ -15,7 +15,7 @@ from stagebench.analysis.intervals import fit_growth, fit_line
 from stagebench.analysis.narrative import as_json
 from stagebench.analysis.roofline import Ceilings
 from stagebench.analysis.samples import ExperimentRun, SampleLine, by_model, costs_by_sample, select
-from stagebench.analysis.summary import percentiles, summarize, warnings
+from stagebench.analysis.summary import summarize, warnings
 from stagebench.core.errors import AnalysisError
 from stagebench.core.results import versioned
 from stagebench.core.stages import IN_GENERATE, LOAD, STAGE, STAGE_NAMES
@@ -163,14 +163,4 @@ def _scaling(rows: Sequence[SampleLine]) -> dict[str, dict[str, Any]]:
             points = {size: median(seconds for other, seconds in times if other == size) for size, _ in times}
             growth = fit_growth(*zip(*times, strict=True))
             found[model][stage] = {"points": list(points.items()), "growth": asdict(growth) if growth else None}
-    return found
-
-
-def latencies(rows: Sequence[SampleLine]) -> dict[str, list[dict[str, float]]]:
-    """Give by model the quantiles of the gap before each token over all passes that reach it."""
-    found = {}
-    for model, own in by_model(rows).items():
-        by_position = zip_longest(*(row.get("itl", ()) for row in own))
-        columns = (percentiles([gap for gap in gaps if gap is not None]) for gaps in by_position)
-        found[model] = [column for column in columns if column]
     return found

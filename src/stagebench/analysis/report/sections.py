@@ -10,7 +10,7 @@ from typing import Any
 from stagebench.analysis import narrative
 from stagebench.analysis.report import pictures
 from stagebench.analysis.report.document import Figure, Part, Sections, without_empty
-from stagebench.analysis.report.report_data import latencies, shared
+from stagebench.analysis.report.report_data import shared
 from stagebench.analysis.samples import DURATIONS, MAIN, SampleLine, select
 from stagebench.core.shown import COUNT, MEGA, MS, PERCENT, RATIO, SENTENCES, WORDS, Table, Unit, of_records
 from stagebench.core.stages import STAGE_NAMES
@@ -154,9 +154,9 @@ def _tokens(found: Found, passes: Mapping[str, Sequence[SampleLine]]) -> Iterato
     for what, title in titles.items():
         yield of_records(title, OF | QUANTILES, [of | each[what] for of, each in summaries if each[what]])
     for mode, kept in passes.items():
-        if gaps := {model: columns for model, columns in latencies(kept).items() if len(columns) > 1}:
+        if any(len(row.get("itl", ())) > 1 for row in kept):
             said = f"The gap before each token at {mode} length: median, and up to p90."
-            yield Figure(said, partial(pictures.latency, gaps))
+            yield Figure(said, partial(pictures.latency, kept))
 
 
 def _machine(found: Found) -> Iterator[Part]:
