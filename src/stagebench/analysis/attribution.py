@@ -21,6 +21,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from scipy.special import exprel
+
 from stagebench.core.errors import AnalysisError
 from stagebench.core.stages import DECODE, IN_GENERATE
 
@@ -29,8 +31,7 @@ TIME_PER_TOKEN = "time per token"  # noqa: S105 # no password: a factor's name
 UNATTRIBUTED = "unattributed"
 BEFORE_THE_FIRST = (*(stage for stage in IN_GENERATE if stage != DECODE.name), "ttft")
 """Parts of a generation that are over when its first token is there."""
-ROUNDING = 1e-12
-"""Of a total: less than this is no difference."""
+ROUNDING = 1e-12  # of a total: less than this is no difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,15 +169,12 @@ def _product_seconds(a: Costs, b: Costs) -> dict[str, float]:
     A model without further tokens has no time per token. Then all is due to their number, and to their time where
     neither has any.
     """
-    time_a, time_b = a.time_per_token, b.time_per_token
+    number = difference = a.decode - b.decode
     if a.further == b.further:
-        return {TOKENS: 0, TIME_PER_TOKEN: a.decode - b.decode}
-    if time_a is None or time_b is None:
-        return {TOKENS: a.decode - b.decode, TIME_PER_TOKEN: 0}
-    return {
-        TOKENS: (a.further - b.further) * (time_a + time_b) / 2,
-        TIME_PER_TOKEN: (time_a - time_b) * (a.further + b.further) / 2,
-    }
+        number = 0
+    elif a.time_per_token is not None and b.time_per_token is not None:
+        number = (a.further - b.further) * (a.time_per_token + b.time_per_token) / 2
+    return {TOKENS: number, TIME_PER_TOKEN: difference - number}
 
 
 def _product_logs(a: Costs, b: Costs) -> dict[str, float]:
@@ -197,11 +195,8 @@ def _log_rate(costs: Costs) -> float:
 
 
 def _logarithmic_mean(x: float, y: float) -> float:
-    """Return L(x, y) = (x - y) / (ln x - ln y), and x where both are equal; in a form that loses nothing near that."""
-    if x == y:
-        return x
-    ratio = (x - y) / (x + y)
-    return (x + y) * ratio / (2 * math.atanh(ratio)) if abs(ratio) < 0.5 else (x - y) / (math.log(x) - math.log(y))
+    """Return L(x, y) = (x - y) / (ln x - ln y), in a form that loses nothing where both are nearly equal."""
+    return float(y * exprel(math.log(x) - math.log(y)))
 
 
 def _shares(factors: dict[str, float], whole: float, scale: float = 1.0) -> dict[str, float] | None:

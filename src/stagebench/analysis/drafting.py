@@ -14,8 +14,7 @@ from statistics import fmean
 from stagebench.analysis.attribution import Costs
 from stagebench.core.errors import AnalysisError
 
-MAX_DRAFT = 32
-"""Of tokens drafted at once; beyond it a check no longer costs one step."""
+MAX_DRAFT = 32  # of tokens drafted at once; beyond it a check no longer costs one step
 
 
 @dataclass(frozen=True, slots=True)

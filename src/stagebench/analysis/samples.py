@@ -24,8 +24,7 @@ RUN_FILE = "run.json"
 SAMPLES_FILE = "samples.jsonl"
 MAIN, DURATIONS, NEW_TOKENS = STUDIES = ("main", "durations", "new_tokens")
 """The studies of an experiment: the samples, and how the costs grow with the length of a clip and of the text."""
-MODES = ("natural", "fixed")
-"""Lengths of generation."""
+MODES = ("natural", "fixed")  # lengths of generation
 
 Name = Text | Count
 Study = Annotated[str, Must(STUDIES.__contains__, f"one of {', '.join(STUDIES)}")]

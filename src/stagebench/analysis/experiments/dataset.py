@@ -24,8 +24,7 @@ from stagebench.core.settings import DEFAULT_QUESTION
 from stagebench.media.events.recordings import READERS
 from stagebench.media.files import CLIPS, files_in, is_folder, size_of
 
-KINDS = ("video", "events", "images")
-"""Of media: a clip, a recording, and a PNG or a folder of them."""
+KINDS = ("video", "events", "images")  # of media: a clip, a recording, and a PNG or a folder of them
 DSEC = {
     "event_data": ("event_npy", "events"),
     "event_image": ("event_image", "images"),

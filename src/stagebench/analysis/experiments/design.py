@@ -17,10 +17,8 @@ from stagebench.media.sampling import evenly_spaced
 from stagebench.media.synthetic_clip import SyntheticClip
 from stagebench.media.video.frames import seconds_shown
 
-SYNTHETIC_WINDOW = 0.4
-"""Seconds of the synthetic clip in a sample of it: 12 frames, of which the models take 8."""
-SCALING_SAMPLES = 3
-"""Samples at each point of a scaling curve."""
+SYNTHETIC_WINDOW = 0.4  # seconds of the synthetic clip in a sample of it: 12 frames, of which the models take 8
+SCALING_SAMPLES = 3  # samples at each point of a scaling curve
 
 
 @dataclass(frozen=True, slots=True)

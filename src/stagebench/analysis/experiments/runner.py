@@ -30,8 +30,7 @@ from stagebench.pipeline.timed_pass import COLLECTION, check_passes, timed_pass
 from stagebench.pipeline.timing import pinned_runtime
 from stagebench.pipeline.verify import count_reference, verify
 
-SPARE_MEMORY = 1.3
-"""Times a model's weights: what it needs while it works."""
+SPARE_MEMORY = 1.3  # times a model's weights: what it needs while it works
 
 
 @dataclass(frozen=True, slots=True)

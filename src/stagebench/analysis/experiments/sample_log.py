@@ -14,8 +14,7 @@ from stagebench.core.machine.environment import differences
 from stagebench.core.machine.locks import locked
 from stagebench.core.results import versioned
 
-KEY = ("study", "value", "model", "sample", "mode", "pass")
-"""What makes two lines the same measurement."""
+KEY = ("study", "value", "model", "sample", "mode", "pass")  # what makes two lines the same measurement
 
 Key = tuple[Any, ...]
 

@@ -10,11 +10,9 @@ from stagebench.analysis.attribution import UNATTRIBUTED, Costs
 from stagebench.core.errors import AnalysisError
 from stagebench.core.stages import DECODE
 
-SECONDS = (1e-9, 1e9)
-"""Of a whole: from the shortest time that a clock tells to thirty years."""
+SECONDS = (1e-9, 1e9)  # of a whole: from the shortest time that a clock tells to thirty years
 MOST_TOKENS = 1e9
-QUICKEST_TOKEN, SLOWEST_TOKEN = 1e-5, 10.0
-"""Seconds; the first is a few launches of a kernel."""
+QUICKEST_TOKEN, SLOWEST_TOKEN = 1e-5, 10.0  # seconds; the first is a few launches of a kernel
 TOLERANCE = 0.01
 """Of a whole: what decode may take where there is nothing to decode, and how far its parts may be from it."""
 

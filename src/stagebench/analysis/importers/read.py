@@ -14,11 +14,16 @@ from stagebench.analysis.samples import read_samples
 from stagebench.core.errors import AnalysisError
 from stagebench.core.json_files import parse_json, read_bytes
 
+
+def _has(key: str) -> Callable[[Any], bool]:
+    return lambda data: isinstance(data, dict) and key in data
+
+
 FORMATS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, str], list[Timing]]]] = {
-    "table": (table.looks_like, table.read),
-    "pytest-benchmark": (suite.looks_like, suite.read),
+    "table": (_has("models"), table.read),
+    "pytest-benchmark": (_has("benchmarks"), suite.read),
     "vllm": (vllm.looks_like, vllm.read),
-    "samples": (samples.looks_like, samples.read),
+    "samples": (_has("samples"), samples.read),
 }
 """Of a JSON file, in the order in which they are tried; lines of samples are known by their name, `.jsonl`."""
 

@@ -8,11 +8,6 @@ from stagebench.analysis.samples import MAIN, SampleLine, by_model, costs_by_sam
 from stagebench.core.errors import AnalysisError
 
 
-def looks_like(data: Any) -> bool:
-    """Return whether the data hold samples in one list."""
-    return isinstance(data, dict) and "samples" in data and "models" not in data
-
-
 def read(data: Any, source: str) -> list[Timing]:
     """Read the samples of one document; raise AnalysisError where one of them is no sample."""
     given = enumerate(objects(data["samples"], f"{source}: samples"), 1)

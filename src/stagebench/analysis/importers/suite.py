@@ -11,17 +11,10 @@ from stagebench.core.stages import BEFORE_GENERATE, IN_GENERATE, STAGE_NAMES
 
 TOLERANCE = 0.1
 """Stages, e2e and generate() are timed in rounds of their own; they differ by what the machine did meanwhile."""
-EAGER = "eager"
-"""The backend of a benchmark that names none."""
+EAGER = "eager"  # the backend of a benchmark that names none
 WHOLE = {"test_e2e": "e2e", "test_generate": "generate", "test_e2e_generate": "e2e by generate"}
 """The benchmarks of no single stage."""
-AXES = ("images", "batch", "context")
-"""What a benchmark varies that doesn't time a stage as it stands in the path."""
-
-
-def looks_like(data: Any) -> bool:
-    """Return whether the data are a pytest-benchmark run."""
-    return isinstance(data, dict) and "benchmarks" in data
+AXES = ("images", "batch", "context")  # what a benchmark varies that doesn't time a stage as it stands in the path
 
 
 def read(data: Any, source: str) -> list[Timing]:

@@ -20,11 +20,6 @@ NUMBERS = frozenset({*STAGE_NAMES, "generation", UNATTRIBUTED, "tokens", "e2e"})
 WORDS = frozenset({"name", "id", "sequence"})
 
 
-def looks_like(data: Any) -> bool:
-    """Return whether the data are such a table."""
-    return isinstance(data, dict) and "models" in data
-
-
 def read(data: Any, source: str) -> list[Timing]:
     """Read a table; raise AnalysisError where a key is missing or unknown, or a number impossible."""
     timings: dict[str, list[Timing]] = {}

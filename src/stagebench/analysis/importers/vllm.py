@@ -20,8 +20,7 @@ from stagebench.core.checks import is_number, is_whole
 from stagebench.core.errors import AnalysisError
 
 TOLERANCE = 0.02
-SATURATED = 0.9
-"""Of the requests that may be in flight, so many were: then their number checks their times."""
+SATURATED = 0.9  # of the requests that may be in flight, so many were: then their number checks their times
 DETAILS = ("ttfts", "itls", "output_lens")
 NUMBERS = ("completed", "duration", "failed", "num_prompts", "total_output_tokens")
 _QUANTITY = re.compile(r"(mean|median|std|p\d+(\.\d+)?)_(ttft|tpot|itl|e2el)_ms")
