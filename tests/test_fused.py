@@ -78,7 +78,7 @@ def three_ways(hf_model, tokens):
     exact = deepcopy(hf_model).double()
     own, mine = prefilled(hf_model), prefilled(hf_model)
     wide = prefilled(exact, like=own)
-    steps = own_step(hf_model, own), fused.fused_step(hf_model, mine), own_step(exact, wide)
+    steps = own_step(hf_model, own), fused.FusedStep(hf_model, mine), own_step(exact, wide)
     return [follow(step, tokens) for step in steps]
 
 
@@ -126,9 +126,9 @@ def test_bfloat16_is_served():
 def test_the_tiles_of_the_table_compute_the_same(monkeypatch):
     few = {"hidden_size": 32, "intermediate_size": 32, "vocab_size": 64, "num_attention_heads": 2}
     hf_model = llama(num_hidden_layers=1, **few)
-    tall = follow(fused.fused_step(hf_model, prefilled(hf_model)), torch.tensor([7], device=DEVICE))
+    tall = follow(fused.FusedStep(hf_model, prefilled(hf_model)), torch.tensor([7], device=DEVICE))
     monkeypatch.undo()
-    tiles = follow(fused.fused_step(hf_model, prefilled(hf_model)), torch.tensor([7], device=DEVICE))
+    tiles = follow(fused.FusedStep(hf_model, prefilled(hf_model)), torch.tensor([7], device=DEVICE))
     assert relative(tiles, tall) < 1e-6
 
 
@@ -147,10 +147,10 @@ def test_the_first_token_of_a_cache_and_its_last_are_served():
             layer.cumulative_length.zero_()
     token = torch.tensor([7], device=DEVICE)
     first = follow(own_step(hf_model, own), token)
-    assert relative(follow(fused.fused_step(hf_model, mine), token), first) < 1e-5
+    assert relative(follow(fused.FusedStep(hf_model, mine), token), first) < 1e-5
     own, mine = prefilled(hf_model, CAPACITY - 1), prefilled(hf_model, CAPACITY - 1)
     last = follow(own_step(hf_model, own), token)
-    assert relative(follow(fused.fused_step(hf_model, mine), token), last) < 1e-5
+    assert relative(follow(fused.FusedStep(hf_model, mine), token), last) < 1e-5
 
 
 def test_the_cache_holds_what_the_plain_step_writes_and_is_one_token_longer():
@@ -158,7 +158,7 @@ def test_the_cache_holds_what_the_plain_step_writes_and_is_one_token_longer():
     own, mine = prefilled(hf_model), prefilled(hf_model)
     token = torch.tensor([[7]], device=DEVICE)
     own_step(hf_model, own)(token)
-    fused.fused_step(hf_model, mine)(token)
+    fused.FusedStep(hf_model, mine)(token)
     for expected, actual in zip(own.layers, mine.layers, strict=True):
         assert actual.cumulative_length.item() == expected.cumulative_length.item() == PROMPT + 1
         torch.testing.assert_close(actual.keys, expected.keys, rtol=1e-4, atol=1e-5)
@@ -169,7 +169,7 @@ def test_the_cache_holds_what_the_plain_step_writes_and_is_one_token_longer():
 
 def test_a_weight_changed_later_is_seen():
     hf_model = llama()
-    step = fused.fused_step(hf_model, prefilled(hf_model))
+    step = fused.FusedStep(hf_model, prefilled(hf_model))
     with torch.no_grad():
         hf_model.lm_head.weight.zero_()
     assert step(torch.tensor([[7]], device=DEVICE)).abs().max() == 0
@@ -196,7 +196,7 @@ REFUSED_CONFIGS = {
 def test_a_network_that_the_kernels_would_compute_otherwise_is_refused(message):
     hf_model = llama(**REFUSED_CONFIGS[message])
     with pytest.raises(ModelError, match=message):
-        fused.fused_step(hf_model, prefilled(hf_model))
+        fused.FusedStep(hf_model, prefilled(hf_model))
 
 
 class Adapted(nn.Linear):
@@ -249,13 +249,13 @@ def test_a_network_changed_beyond_its_config_is_refused(message):
     cache = prefilled(hf_model)
     REFUSED_CHANGES[message](hf_model)
     with pytest.raises(ModelError, match=message):
-        fused.fused_step(hf_model, cache)
+        fused.FusedStep(hf_model, cache)
 
 
 @pytest.mark.parametrize("tokens", [torch.zeros(1, 1, dtype=torch.int32), torch.zeros(2, 1, dtype=torch.int64)])
 def test_a_step_takes_one_token_of_one_sequence(tokens):
     hf_model = llama()
-    step = fused.fused_step(hf_model, prefilled(hf_model))
+    step = fused.FusedStep(hf_model, prefilled(hf_model))
     with pytest.raises(StageError, match=r"int64 tokens \(1, 1\), got"):
         step(tokens.to(DEVICE))
 
@@ -271,7 +271,7 @@ def test_at_7b_widths_the_captured_step_is_as_exact_as_the_plain_one(gpu, monkey
     token = torch.tensor([7], device=gpu)
     reference = follow(own_step(exact, prefilled(exact, like=own)), token)
     plain = relative(follow(own_step(hf_model, own), token), reference)
-    step, tokens = fused.fused_step(hf_model, mine), token.view(1, 1).clone()
+    step, tokens = fused.FusedStep(hf_model, mine), token.view(1, 1).clone()
     step(tokens)  # compiles
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -5,7 +5,7 @@ everything around it on the way: the norm before, the activation or the residual
 network has them. Importing this module needs triton.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -43,102 +43,92 @@ SPLITS, BLOCK_TOKENS, TOKEN_WARPS = 32, 32, 2
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-class _Scratch:
-    """What the kernels of a step hand to each other, allocated once: the residual stream, and one layer's results."""
+class FusedStep:
+    """A decode step over the network's own filled cache of one sequence, which each call makes one longer.
 
-    def __init__(self, config: Any, layer: StaticLayer, vocabulary: int) -> None:
-        def empty(*shape: int, dtype: torch.dtype = layer.keys.dtype) -> Tensor:
-            return torch.empty(shape, dtype=dtype, device=layer.keys.device)
+    It takes int64 (1, 1) ids on the device and returns logits (1, 1, vocabulary) in the network's dtype, in a buffer
+    that the next call overwrites; it never waits for the device, and can be captured. The caller sees to it that the
+    token fits the cache. Raise ModelError for a network that the kernels don't compute.
+    """
 
+    def __init__(self, hf_model: PreTrainedModel, cache: StaticCache) -> None:
+        self.decoder, self.head, self.cached = hf_model.get_decoder(), hf_model.get_output_embeddings(), cache.layers
+        for held, needs, got in _requirements(self.decoder, self.head):
+            if not held:
+                raise ModelError(f"the fused step needs {needs}, got {got}")
+        config, keys = self.decoder.config, cache.layers[0].keys
+
+        def empty(*shape: int, dtype: torch.dtype = keys.dtype) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=keys.device)
+
+        # What the kernels hand to each other: the residual stream, and one layer's results.
         heads, dim = config.num_attention_heads, config.head_dim
-        self.splits = min(SPLITS, triton.cdiv(layer.keys.shape[2], BLOCK_TOKENS))
+        self.splits = min(SPLITS, triton.cdiv(keys.shape[2], BLOCK_TOKENS))
         self.hidden = empty(1, config.hidden_size)
         self.qkv = empty((heads + 2 * config.num_key_value_heads) * dim)
         maxima, sums = (empty(heads, self.splits, dtype=torch.float32) for _ in range(2))
         self.partials = maxima, sums, empty(heads, self.splits, dim, dtype=torch.float32)
         self.attended = empty(heads * dim)
         self.active = empty(config.intermediate_size)
-        self.logits = empty(1, 1, vocabulary)
+        self.logits = empty(1, 1, self.head.out_features)
         # Hopper's dependent launch: a kernel reads its first weights while the one before still runs.
-        hopper = layer.keys.is_cuda and torch.cuda.get_device_capability(layer.keys.device) >= (9, 0)
+        hopper = keys.is_cuda and torch.cuda.get_device_capability(keys.device) >= (9, 0)
         self.dependent = dict.fromkeys(("dependent", "launch_pdl"), hopper)
 
-
-def fused_step(hf_model: PreTrainedModel, cache: StaticCache) -> Callable[[Tensor], Tensor]:
-    """Prepare a decode step over the network's own filled cache of one sequence, which each call makes one longer.
-
-    The step takes int64 (1, 1) ids on the device and returns logits (1, 1, vocabulary) in the network's dtype, in a
-    buffer that the next call overwrites; it never waits for the device, and can be captured. The caller sees to it that
-    the token fits the cache. Raise ModelError for a network that the kernels don't compute.
-    """
-    decoder, head = hf_model.get_decoder(), hf_model.get_output_embeddings()
-    for held, needs, got in _requirements(decoder, head):
-        if not held:
-            raise ModelError(f"the fused step needs {needs}, got {got}")
-    lengths = [layer.cumulative_length for layer in cache.layers]
-    scratch = _Scratch(decoder.config, cache.layers[0], head.out_features)
-
     @torch.no_grad()
-    def step(tokens: Tensor) -> Tensor:
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Compute the logits that follow on a token."""
         if tokens.shape != (1, 1) or tokens.dtype != torch.int64:
             raise StageError(f"a fused step takes int64 tokens (1, 1), got {tokens.dtype} {tuple(tokens.shape)}")
-        torch.index_select(decoder.embed_tokens.weight, 0, tokens[0], out=scratch.hidden)
-        for layer, cached in zip(decoder.layers, cache.layers, strict=True):
-            _attention(scratch, layer, cached, decoder.rotary_emb)
-            _feed_forward(scratch, layer)
-        norm = decoder.norm.weight, decoder.norm.variance_epsilon
-        _project(scratch, "head", head, scratch.hidden, scratch.logits, *norm)
-        torch._foreach_add_(lengths, 1)
-        return scratch.logits
+        torch.index_select(self.decoder.embed_tokens.weight, 0, tokens[0], out=self.hidden)
+        for layer, cached in zip(self.decoder.layers, self.cached, strict=True):
+            self._attention(layer, cached)
+            self._feed_forward(layer)
+        self._project("head", self.head, self.hidden, self.logits, self.decoder.norm)
+        torch._foreach_add_([layer.cumulative_length for layer in self.cached], 1)
+        return self.logits
 
-    return step
+    def _attention(self, layer: LlamaDecoderLayer, cached: StaticLayer) -> None:
+        """Add one layer's attention to the residual stream, and this token to its cache."""
+        attention, norm, rotary = layer.self_attn, layer.input_layernorm, self.decoder.rotary_emb
+        query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
+        self._stream(
+            qkv_kernel, "qkv", self.qkv.numel(), query.in_features,
+            self.hidden, norm.weight, norm.variance_epsilon, query.weight, key.weight, value.weight, self.qkv,
+            query.out_features, key.out_features,
+        )  # fmt: skip
+        kv_heads, capacity, dim = cached.keys.shape[1:]
+        heads, padded = query.out_features // dim, triton.next_power_of_2(self.splits)
+        fixed = {"dim": dim, "splits": self.splits, "block": BLOCK_TOKENS, **self.dependent}
+        attend_kernel[(heads, self.splits)](
+            self.qkv, cached.keys, cached.values, cached.cumulative_length, rotary.inv_freq, rotary.attention_scaling,
+            attention.scaling, *self.partials, heads, kv_heads, capacity, num_warps=TOKEN_WARPS, **fixed,
+        )  # fmt: skip
+        combine_kernel[(heads,)](*self.partials, cached.cumulative_length, self.attended, padded=padded, **fixed)
+        self._project("output", attention.o_proj, self.attended, self.hidden, residual=True)
 
+    def _feed_forward(self, layer: LlamaDecoderLayer) -> None:
+        """Add one layer's gated feed-forward network to the residual stream."""
+        gate, up, norm = layer.mlp.gate_proj, layer.mlp.up_proj, layer.post_attention_layernorm
+        self._stream(
+            gate_up_kernel, "gate_up", gate.out_features, gate.in_features,
+            self.hidden, norm.weight, norm.variance_epsilon, gate.weight, up.weight, self.active, gate.out_features,
+        )  # fmt: skip
+        self._project("down", layer.mlp.down_proj, self.active, self.hidden, residual=True)
 
-def _attention(scratch: _Scratch, layer: LlamaDecoderLayer, cached: StaticLayer, rotary: Any) -> None:
-    """Add one layer's attention to the residual stream, and this token to its cache."""
-    attention, norm = layer.self_attn, layer.input_layernorm
-    query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
-    _stream(
-        scratch, qkv_kernel, "qkv", scratch.qkv.numel(), query.in_features,
-        scratch.hidden, norm.weight, norm.variance_epsilon, query.weight, key.weight, value.weight, scratch.qkv,
-        query.out_features, key.out_features,
-    )  # fmt: skip
-    kv_heads, capacity, dim = cached.keys.shape[1:]
-    heads = query.out_features // dim
-    fixed = {"dim": dim, "splits": scratch.splits, "block": BLOCK_TOKENS, **scratch.dependent}
-    attend_kernel[(heads, scratch.splits)](
-        scratch.qkv, cached.keys, cached.values, cached.cumulative_length, rotary.inv_freq, rotary.attention_scaling,
-        attention.scaling, *scratch.partials, heads, kv_heads, capacity, num_warps=TOKEN_WARPS, **fixed,
-    )  # fmt: skip
-    padded = triton.next_power_of_2(scratch.splits)
-    combine_kernel[(heads,)](*scratch.partials, cached.cumulative_length, scratch.attended, padded=padded, **fixed)
-    _project(scratch, "output", attention.o_proj, scratch.attended, scratch.hidden, residual=True)
+    def _project(
+        self, name: str, linear: nn.Linear, x: Tensor, out: Tensor, norm: Any = None, residual: bool = False
+    ) -> None:
+        rows, columns = linear.out_features, linear.in_features
+        normed = (None, 0.0) if norm is None else (norm.weight, norm.variance_epsilon)
+        self._stream(project_kernel, name, rows, columns, x, *normed, linear.weight, out, rows, residual)
 
-
-def _feed_forward(scratch: _Scratch, layer: LlamaDecoderLayer) -> None:
-    """Add one layer's gated feed-forward network to the residual stream."""
-    gate, up, norm = layer.mlp.gate_proj, layer.mlp.up_proj, layer.post_attention_layernorm
-    _stream(
-        scratch, gate_up_kernel, "gate_up", gate.out_features, gate.in_features,
-        scratch.hidden, norm.weight, norm.variance_epsilon, gate.weight, up.weight, scratch.active, gate.out_features,
-    )  # fmt: skip
-    _project(scratch, "down", layer.mlp.down_proj, scratch.active, scratch.hidden, residual=True)
-
-
-def _project(
-    scratch: _Scratch, name: str, linear: nn.Linear, x: Tensor, out: Tensor,
-    norm: Tensor | None = None, epsilon: float = 0.0, residual: bool = False,
-) -> None:  # fmt: skip
-    rows, columns = linear.out_features, linear.in_features
-    _stream(scratch, project_kernel, name, rows, columns, x, norm, epsilon, linear.weight, out, rows, residual)
-
-
-def _stream(scratch: _Scratch, kernel: Any, name: str, rows: int, columns: int, *arguments: Any) -> None:
-    """Launch a kernel over all rows of the matrix (rows, columns) that it reads."""
-    tiles = TILES[name]
-    width = min(tiles.columns, triton.next_power_of_2(columns))
-    sizes = {"k": columns, "rows": tiles.rows, "columns": width, "num_warps": tiles.warps}
-    kernel[(triton.cdiv(rows, tiles.rows),)](*arguments, **sizes, **scratch.dependent)
+    def _stream(self, kernel: Any, name: str, rows: int, columns: int, *arguments: Any) -> None:
+        """Launch a kernel over all rows of the matrix (rows, columns) that it reads."""
+        tiles = TILES[name]
+        width = min(tiles.columns, triton.next_power_of_2(columns))
+        sizes = {"k": columns, "rows": tiles.rows, "columns": width, "num_warps": tiles.warps}
+        kernel[(triton.cdiv(rows, tiles.rows),)](*arguments, **sizes, **self.dependent)
 
 
 def _requirements(decoder: Any, head: Any) -> Iterator[tuple[bool, str, object]]:

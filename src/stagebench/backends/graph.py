@@ -72,10 +72,6 @@ class _Session:
     prompts: dict[int, Captured] = field(default_factory=dict)
     owner: object = None
 
-    @property
-    def captured(self) -> list[Captured]:
-        return [self.step, *self.prompts.values()]
-
     def next_logits(self, sequences: Tensor) -> Tensor:
         self.step.inputs["tokens"].copy_(sequences[:, -1:])
         return self.step()
@@ -91,18 +87,12 @@ class GraphBackend:
     _pool: _POOL_HANDLE | None  # of the graphs' memory; a CPU has none
     _encoders: dict[torch.Size, Captured] = field(default_factory=dict)
     _sessions: dict[tuple[int, int], _Session] = field(default_factory=dict)  # the last used is the last
-    _released: list[Captured] = field(default_factory=list)
+    setups: list[Captured] = field(default_factory=list)  # all so far, with what they cost; some are released
 
     @property
     def exact(self) -> bool:
         """Say whether it runs the plain path's own code, the prompt padded, and owes its very tokens."""
         return not (self._recipe.compiled or self._recipe.fused)
-
-    @property
-    def setups(self) -> list[Captured]:
-        """Return all that was set up so far, with what it cost."""
-        in_sessions = (captured for session in self._sessions.values() for captured in session.captured)
-        return [*self._encoders.values(), *in_sessions, *self._released]
 
     def replayed(self) -> Counter[str]:
         """Return the work of all calls so far: counters see no module and no operator in a graph."""
@@ -186,8 +176,7 @@ class GraphBackend:
     def _release(self, session: _Session) -> None:
         synchronize(self.model.hf_model.device)  # a graph may still run
         session.owner = None
-        self._released += session.captured
-        for captured in session.captured:
+        for captured in (session.step, *session.prompts.values()):
             captured.release()
 
     def _capture_prompt(self, session: _Session, padded: int, embeds: Tensor) -> Captured:
@@ -199,10 +188,10 @@ class GraphBackend:
 
     def _fused_step(self, cache: StaticCache) -> Callable[..., Tensor]:
         try:
-            from stagebench.backends.fused import fused_step  # here, because Triton is only there where CUDA is
+            from stagebench.backends.fused import FusedStep  # here, because Triton is only there where CUDA is
         except ImportError as error:
             raise ModelError(f"the backend fused needs Triton, got {error}") from error
-        return fused_step(self.model.hf_model, cache)
+        return FusedStep(self.model.hf_model, cache)
 
     def _capture(
         self,
@@ -216,7 +205,9 @@ class GraphBackend:
         kernels = ATTENTION if is_step else [SDPBackend.CUDNN_ATTENTION, *ATTENTION]
         # What owes no exact tokens may use the fastest attention, which the caller's pinned runtime may exclude.
         with nullcontext() if self.exact else sdpa_kernel(kernels, set_priority=True):
-            return Captured(plain, fast, inputs, self.model.counted_modules, self._pool)
+            captured = Captured(plain, fast, inputs, self.model.counted_modules, self._pool)
+        self.setups.append(captured)
+        return captured
 
     def _compiled(self, plain: Callable[..., Tensor], is_step: bool) -> Callable[..., Tensor]:
         # Products with one row as fused reductions: they read the weights faster than a library's matrix product.
