@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
-from matplotlib.ticker import MaxNLocator
 
 from stagebench.analysis.attribution import UNATTRIBUTED
 from stagebench.analysis.narrative import subject
@@ -88,7 +87,7 @@ def latency(rows: Sequence[SampleLine]) -> Figure:
         positions = range(3, len(gaps) + 3)  # the first gap lies between the second and the third token
         (line,) = axes.plot(positions, p50, marker="", linewidth=1.8, label=model)
         axes.fill_between(positions, p50, p90, color=line.get_color(), alpha=0.18, linewidth=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.locator_params(axis="x", integer=True)
     axes.set_ylim(bottom=0)
     _legend(figure, axes)
     return figure

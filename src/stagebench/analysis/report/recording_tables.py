@@ -55,7 +55,7 @@ def _ceilings(given: Iterable[Mapping[str, Any]]) -> Ceilings | None:
     rates = {
         info["ceiling"]: info["work"]["amount"] / data["stats"]["median"]
         for data in given
-        if "amount" in (info := data.get("extra_info", {})).get("work", {}) and info.get("ceiling") in CEILINGS
+        if (info := data.get("extra_info", {})).get("ceiling") in CEILINGS and "amount" in info.get("work", {})
     }
     return Ceilings(**rates, bandwidth_kind="copy") if len(rates) == 2 else None
 
