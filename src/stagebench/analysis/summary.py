@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stagebench.analysis.attribution import UNATTRIBUTED
 from stagebench.analysis.intervals import Interval, bootstrap
 from stagebench.analysis.samples import SampleLine, sequences
-from stagebench.core import stability
+from stagebench.core import statistics
 from stagebench.core.stages import DECODE, IN_GENERATE, LOAD, STAGE_NAMES, time_outside
 
 COLD_RATIO = 1.5
@@ -87,7 +87,7 @@ def _drift(lines: Sequence[SampleLine]) -> str | None:
     """
     stages = [_paces(lines, stage) for stage in IN_GENERATE]
     mean = np.mean([each / (np.median(each) or 1.0) for each in stages], axis=0)
-    if (found := stability.drift(mean, [line["order"] for line in lines])) is None:
+    if (found := statistics.drift(mean, [line["order"] for line in lines])) is None:
         return None
     evidence = f"Kendall's tau {found.tau:.2f}, p = {found.p:.1g}"
     return f"encode, prefill and time per token change by {found.change:+.0%} over the run ({evidence})"
@@ -96,7 +96,7 @@ def _drift(lines: Sequence[SampleLine]) -> str | None:
 def _outliers(lines: Sequence[SampleLine], stage: str) -> str | None:
     """Say which passes are far from the median; those of samples that differ in length are so rightly."""
     seconds = _paces(lines, stage)
-    if not (far := stability.outliers(seconds)):
+    if not (far := statistics.outliers(seconds)):
         return None
     middle = np.median(seconds)
     worst = max(far, key=lambda i: abs(seconds[i] - middle))

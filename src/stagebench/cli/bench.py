@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from stagebench.cli.output import Console, refusals, require_writable, tidy_stop
-from stagebench.core import stability
 from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import write_text
 from stagebench.core.machine.locks import locked, measurement
 from stagebench.core.results import Results, read_results, write_results
 from stagebench.core.shown import show, teller
+from stagebench.core.statistics import unsteady
 from stagebench.gate import baseline, decide
 from stagebench.gate.limits import read_rules
 from stagebench.gate.runner import recording
@@ -61,7 +61,7 @@ def command(out: Path, processes: int, judged: bool, baselines: Path, **planned:
 def _report(out: Path, runs: Mapping[int, Results], baselines: Path | None) -> list[Verdict]:
     """Write what the processes say; with `baselines`, judge it."""
     results = recording.combine(runs)
-    for found in stability.unsteady({b["fullname"]: b["stats"].get("data") or [] for b in results["benchmarks"]}):
+    for found in unsteady({b["fullname"]: b["stats"].get("data") or [] for b in results["benchmarks"]}):
         click.echo(f"processes: {found}", err=True)
     verdicts, own = [], results["stagebench"]
     try:

@@ -13,7 +13,7 @@ from stagebench.cli.output import Console, write_json_to
 from stagebench.core.errors import GateError
 from stagebench.core.results import Results, by_name, short_name, versioned
 from stagebench.core.shown import CHANGE, COUNT, MS, PERCENT, WORDS, Table, cell, show
-from stagebench.core.stability import unsteady
+from stagebench.core.statistics import unsteady
 from stagebench.gate import baseline, decide
 from stagebench.gate.limits import RULES_FILE, read_rules
 from stagebench.gate.trend import MIN_SIDE, Change, Series, began, read_history, series_of

@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import median_filter
 
-from stagebench.core import stability
+from stagebench.core import statistics
 from stagebench.core.errors import ResultsError
 from stagebench.core.machine.environment import ADDED, UNKNOWN
 from stagebench.core.results import Results, by_name, read_results, short_name
-from stagebench.core.statistics import Array
 
 MIN_SIDE = 5  # runs on either side of a change; with fewer, a change is the gate's to find
 LEAST_NOISE = 1e-3  # relative; less between two processes is the clock, whatever the series says
@@ -117,16 +116,16 @@ def _change(benchmark: str, runs: Sequence[Results], place: int, before: float, 
     return Change(benchmark, runs[place]["datetime"], len(runs) - place, *step, good, bad, dirty, bisect)
 
 
-def noise(logs: Array) -> float:
+def noise(logs: statistics.Array) -> float:
     """Return the standard deviation of the noise of a series that may hold steps.
 
     It comes from the median absolute difference of neighbours, to which one step or outlier adds little; the difference
     of two samples has twice the variance of one.
     """
-    return max(LEAST_NOISE, float(stability.NORMAL * np.median(np.abs(np.diff(logs))) / np.sqrt(2)))
+    return max(LEAST_NOISE, float(statistics.NORMAL * np.median(np.abs(np.diff(logs))) / np.sqrt(2)))
 
 
-def find_changes(logs: Array) -> tuple[list[int], list[int]]:
+def find_changes(logs: statistics.Array) -> tuple[list[int], list[int]]:
     """Find steps in the logarithms of seconds (runs,): PELT (Killick and others, 2012) with squared deviations.
 
     Of at least twice `MIN_SIDE`, return the indices of the first sample after each step, and of the outliers, which are
@@ -138,7 +137,7 @@ def find_changes(logs: Array) -> tuple[list[int], list[int]]:
     except ImportError as error:
         raise ResultsError(f"changes are found by the extra 'trend', got no {error.name}") from error
     deviation, neighbours = noise(logs), median_filter(logs, size=5, mode="nearest")
-    outliers, calm = stability.outliers(logs, neighbours, deviation), logs.copy()
+    outliers, calm = statistics.outliers(logs, neighbours, deviation), logs.copy()
     calm[outliers] = neighbours[outliers]
     found = ruptures.KernelCPD(kernel="linear", min_size=MIN_SIDE).fit(calm[:, None] / deviation).predict(pen=PENALTY)
     return [int(i) for i in found[:-1]], outliers
