@@ -1,12 +1,7 @@
 """Check what there is at a path before it is read: a file, of which kind, whole, and not larger than any is meant."""
 
-import pickle
 import re
 import stat
-import struct
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,17 +15,13 @@ MAX_TOTAL = 2**28  # of all images that are kept: eight of 8K
 CLIPS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".gif")  # a file of a suffix that nobody has may be a video too
 _SMALL = 1 << 20  # bytes that no ratio matters for
 _SHOWN = 200  # characters of what a library says
-# All that numpy, h5py, zipfile, Pillow and what unpacks raise on damaged files.
-_DAMAGE = (
-    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError),
-    *(SystemError, TypeError, ValueError, pickle.UnpicklingError, struct.error, tokenize.TokenError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 _BEGINNING = 1024  # bytes
 _NPY, _ZIP, _HDF5, _RAW = "a .npy file", "a zip or .npz file", "HDF5", "Prophesee's EVT2 or EVT3"
-_EXPECTED = {".npy": _NPY, ".npz": _ZIP, ".h5": _HDF5, ".hdf5": _HDF5, ".raw": _RAW}
+_PNG = "a PNG image"
+_EXPECTED = {".npy": _NPY, ".npz": _ZIP, ".h5": _HDF5, ".hdf5": _HDF5, ".raw": _RAW, ".png": _PNG}
 _KINDS = (
     (rb"\x93NUMPY", _NPY),
+    (rb"\x89PNG\r\n\x1a\n", _PNG),
     (rb"PK[\3\5][\4\6]", _ZIP),
     (rb"(?s)(.{512})?\x89HDF\r\n\x1a\n", _HDF5),  # behind a block of a user's own, at times
     (rb"#!AER-DAT", "iniVation's AEDAT"),
@@ -82,7 +73,7 @@ def kind_of(path: Path) -> str | None:
 
 
 def require_kind(path: Path) -> None:
-    """Refuse a recording that begins as something else than its suffix says, and a file that `size_of` refuses."""
+    """Refuse a file that begins as something else than its suffix says, and a file that `size_of` refuses."""
     expected = _EXPECTED.get(path.suffix.lower())
     if expected is not None and (kind := kind_of(path)) not in (expected, None):
         raise MediaError(f"{path.name}: must be {expected}, got {kind}")
@@ -113,7 +104,9 @@ def whole(name: str, what: str, got: str | None = None) -> Iterator[None]:
     """Raise a MediaError in place of what a library raises: the file must be a whole `what`, got what it says."""
     try:
         yield
-    except _DAMAGE as error:
+    except MediaError:
+        raise
+    except Exception as error:  # numpy, h5py, zipfile and Pillow raise whatever the damage leads to
         said = f" {got}" if got else f": {plain(str(error), _SHOWN) or type(error).__name__}"
         raise MediaError(f"{name}: must be a whole {what}, got{said}") from error
 

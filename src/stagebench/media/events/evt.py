@@ -29,8 +29,6 @@ def read_evt(path: Path, loading: LoadSettings) -> EventArrays:
     """Decode a recording from its beginning to the end of the window, the only way there is.
 
     What comes before the first TIME_HIGH, or before the first row, is left out: nothing says when or where it was.
-    Raise MediaError where the file says no version, another one than EVT2 and EVT3, or contradicts itself, ends within
-    a word, has no events in the window, some beyond the sensor, or times that step back.
     """
     loading = own_clock(path.name, loading)
     with path.open("rb") as file:

@@ -27,11 +27,7 @@ _OTHER_LAYOUTS = {
 
 
 def read_hdf5(path: Path, loading: LoadSettings) -> EventArrays:
-    """Read the events in a window, their times those of the camera's clock: `t_offset`, where there is one, is added.
-
-    Raise MediaError where the file is damaged, of another layout, or unpacks to more than is plausible; where there are
-    no events in the window; and where h5py is not installed.
-    """
+    """Read the events in a window, their times those of the camera's clock: `t_offset`, if there is one, is added."""
     try:
         import h5py
         import hdf5plugin  # noqa: F401 # its import makes blosc known to h5py

@@ -82,8 +82,8 @@ def slices_of_equal_time(t: NDArray[np.int64], count: int) -> list[slice]:
 def load_event_arrays(path: Path, loading: LoadSettings = _ALL) -> EventArrays:
     """Read and check a recording, or a window of it: what lies outside is not read where the format allows that.
 
-    Raise MediaError where the suffix is unknown, the file is missing, damaged or of another layout, there are no events
-    in the window, coordinates are not 0 to `MAX_COORDINATE`, polarities not 0 or 1, or times do not ascend.
+    Raise MediaError where the suffix is unknown, the file missing, damaged or of another layout, or the window empty;
+    and where coordinates are not 0 to `MAX_COORDINATE`, polarities not 0 or 1, or times do not ascend.
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:

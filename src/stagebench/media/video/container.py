@@ -60,10 +60,8 @@ class Track:
     shown: Sequence[int] = ()  # indices of the packets that become frames, in display order
 
     def entry_of(self, target: int) -> int:
-        """Return the last packet at which a decoder may start that is to make a frame of packet `target`.
-
-        What is decoded after a key frame but shown before it may need the key frame before.
-        """
+        """Return the last packet at which a decoder may start that is to make a frame of packet `target`."""
+        # What is decoded after a key frame but shown before it may need the key frame before.
         return max(i for i in self.entries if i <= target and self.times[i] <= self.times[target])
 
 
@@ -80,10 +78,7 @@ def readable(path: Path) -> Iterator[None]:
 
 @contextmanager
 def open_video(path: Path, threads: Threads = "AUTO") -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """Open a file, and its first video stream, ready to be decoded, by one thread unless more are known to be safe.
-
-    Raise MediaError where there is no such stream, or none of a codec and a size that are read; and FFmpeg's errors.
-    """
+    """Open a file, and its first video stream, ready to be decoded, by one thread unless more are known to be safe."""
     # A name that is not absolute might be that of a protocol. Options of all streams would hold for what FFmpeg decodes
     # to learn what is in the file, too; but PyAV frees as many sets of them as there are streams in the end, and where
     # it began with fewer (MPEG-PS) that ends the process.
@@ -108,11 +103,7 @@ def open_video(path: Path, threads: Threads = "AUTO") -> Iterator[tuple[av.conta
 def read_track(
     path: Path, container: av.container.InputContainer, stream: av.VideoStream, loading: LoadSettings
 ) -> Track:
-    """Read the packets of a stream of a container that was just opened, up to the window's end.
-
-    Raise MediaError where one is damaged or missing, the file was cut off, or it is a GIF of too many pixels; and
-    FFmpeg's errors.
-    """
+    """Read the packets of a stream of a container that was just opened, up to the window's end; refuse missing ones."""
     packets: list[Packet] = []
     base = stream.time_base or Fraction(1)
     reach = None if loading.duration is None else (loading.start + loading.duration) / base
@@ -189,11 +180,9 @@ def _fit_reordering(times: list[int], held: int) -> bool:
 
 
 def _is_entry(packet: Packet, context: av.VideoCodecContext) -> bool:
-    """Return whether nothing from before this key frame is needed to decode what follows it.
-
-    Containers call a frame a key frame from which decoding "recovers"; of H.264 only an IDR picture forgets what was
-    before (ITU-T H.264, 7.4.1.2.4). Of HEVC every kind does, but for what is shown before it.
-    """
+    """Return whether nothing from before this key frame is needed to decode what follows it."""
+    # Containers call a frame a key frame from which decoding "recovers"; of H.264 only an IDR picture forgets what was
+    # before (ITU-T H.264, 7.4.1.2.4). Of HEVC every kind does, but for what is shown before it.
     if context.codec.canonical_name != "h264":
         return True
     return any(kind == 5 for kind in _nal_types(bytes(packet), context.extradata or b""))
