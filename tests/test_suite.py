@@ -136,7 +136,7 @@ def test_another_setting_than_the_baselines_is_said_by_name(suite, tmp_path, sui
             "media chooses what is shown of the synthetic clip, got events",
         ),
         (["--stage-threads=0"], "threads must be at least 1, got 0"),
-        (["--stage-rounds=0"], "--stage-rounds: 0 is not in the range x>=1"),
+        (["--stage-rounds=0"], "'--stage-rounds': 0 is not in the range x>=1"),
         (["--benchmark-compare=no-such.json"], "got no file no-such.json"),
     ],
 )

@@ -14,7 +14,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_PUBLIC = {
+_PUBLIC = {  # where each name is: imported when it is asked for, because most of them wait for torch
     "Sample": "core.artifacts",
     "compare": "gate.decide",
     "load_model": "suite.measure",
@@ -22,8 +22,6 @@ _PUBLIC = {
     "settings_of": "suite.settings",
     "verify": "suite.measure",
 }
-"""Where each name is: imported when it is asked for, because most of them wait for torch."""
-
 __all__ = ["Sample", "compare", "load_model", "run", "settings_of", "verify"]  # by __getattr__
 
 

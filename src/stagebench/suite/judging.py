@@ -1,150 +1,147 @@
-"""What a session of pytest says of the runs that it is compared with, beside pytest-benchmark's table of times."""
+"""Compare a session of pytest with a stored run: found and readable before anything is measured, judged at its end."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_benchmark.utils import get_machine_id, load_storage
 
 from stagebench.core.checks import check
-from stagebench.core.errors import ResultsError, StageError
-from stagebench.core.results import SCHEMAS, Benchmark, Info, Results, Session, by_name, short_name
-from stagebench.gate import decide
+from stagebench.core.errors import ResultsError
+from stagebench.core.results import SCHEMAS, Info, Results, by_name, read_results, require_sound, short_name
+from stagebench.gate import baseline, decide
 from stagebench.gate.counters import judge_counters
 from stagebench.gate.limits import INEXACT, Rules
-from stagebench.gate.verdicts import NOT_MEASURED, Verdict, exit_code
+from stagebench.gate.verdicts import Decision, Verdict
 from stagebench.suite import selection
+from stagebench.suite.options import PREFIX
 
-RULES = pytest.StashKey[Rules]()
-VERDICTS = pytest.StashKey[list[Verdict]]()
-_STATUS = pytest.StashKey[int]()
-_BROKEN = pytest.StashKey[bool]()
+_COLUMNS = ("min", "max", "mean", "stddev", "median", "iqr", "outliers", "rounds", "iterations")
+"""What pytest-benchmark's table takes from a stored run; its own list is elsewhere in each of its versions."""
 
-Place = dict[str, str]
-"""The identity of this session."""
+
+def find(config: pytest.Config, identity: Callable[[], dict[str, str]]) -> str | None:
+    """Let a bare `--benchmark-compare` mean the baseline of this environment; return what to say of it.
+
+    Raise ResultsError for a run that can't be shown beside this one, and UsageError where there is no such run, or none
+    to judge by: pytest-benchmark would go on and compare with nothing.
+    """
+    asked, note = config.getoption("benchmark_compare", None), None
+    if isinstance(asked, str):
+        for path in _named(config, asked):
+            _require_table(path)
+    elif asked is True:
+        root, here = config.rootpath / config.option.stage_baselines, identity()
+        found = baseline.find(root, here)
+        if found is None:
+            config.option.benchmark_compare = []
+            note = f"no baseline yet for this environment, so nothing is compared; {baseline.closest(root, here)}"
+        else:
+            _require_table(found)
+            config.option.benchmark_compare = str(found)
+            note = f"comparing with {found.parent.name}/{found.name}"
+    fails = "--benchmark-compare-fail" if config.getoption("benchmark_compare_fail", None) else None
+    judge = f"{PREFIX}gate" if config.option.stage_gate else fails
+    if judge and not config.getoption("benchmark_compare", None):
+        how = note or "--benchmark-compare names it, or finds the one of this environment"
+        raise pytest.UsageError(f"{judge} needs a baseline: {how}")
+    return note
+
+
+def _named(config: pytest.Config, asked: str) -> list[Path]:
+    """Return the stored runs that were asked for, by path, number or pattern."""
+    place, netrc = config.option.benchmark_storage, config.option.benchmark_netrc
+    if place.startswith("elasticsearch"):
+        return []
+    storage = load_storage(place, logger=None, default_machine_id=get_machine_id(), netrc=netrc)
+    try:
+        named: list[Path] = storage.query(asked) if asked else []
+    except ValueError:  # neither a file nor a pattern
+        named = []
+    if not named:
+        raise pytest.UsageError(f"--benchmark-compare must name a run or nothing, got no file {asked}")
+    return named
+
+
+def _require_table(path: Path) -> None:
+    """Refuse a run that can't be shown beside this one."""
+    for benchmark in require_sound(read_results(path), f"the run {path}")["benchmarks"]:
+        if lacking := [column for column in _COLUMNS if column not in benchmark["stats"]]:
+            raise ResultsError(
+                f"the run {path}: {benchmark['fullname']}: must have the statistics of pytest-benchmark's table, "
+                f"got no {', '.join(lacking)}"
+            )
+
+
+def session_of(config: pytest.Config) -> Any:
+    """Return pytest-benchmark's session; None where that plugin is not loaded."""
+    return getattr(config, "_benchmarksession", None)
 
 
 def is_untimed(config: pytest.Config) -> bool:
     """Say whether pytest-benchmark calls benchmarks once, as with xdist, or not at all."""
-    bench = _bench(config)
+    bench = session_of(config)
     return bench is not None and bool(bench.disabled or bench.skip)
 
 
 def is_compared(config: pytest.Config) -> bool:
     """Say whether benchmarks were to run, and there is something to hold them against."""
-    bench = _bench(config)
+    bench = session_of(config)
     return bool(bench and bench.compared_mapping) and not (config.option.collectonly or config.option.setuponly)
 
 
-def differences(session: pytest.Session, place: Place) -> tuple[list[str], list[str]]:
+def judge(config: pytest.Config, place: dict[str, str], rules: Rules | None) -> Decision:
+    """Judge this one process as the gate does, its counters and what vanished; without rules, no times.
+
+    What was left out on purpose is not missing. The times of one process are a single sample, and decide nothing.
+    """
+    bench, decision = session_of(config), Decision(allowed=config.option.stage_allow_changed)
+    mine = _results([b.as_dict(include_data=False) for b in bench.benchmarks if not b.has_error], place)
+    here, verdicts = by_name(mine), []
+    for run in bench.compared_mapping.values():
+        asked = [b for name, b in run.items() if name in here or not selection.is_left_out(config, b)]
+        stored = _results(asked, place)
+        if rules:
+            verdicts += decide.judge_benchmarks([stored], [mine], rules, decision.allowed)
+        else:
+            verdicts += decide.judge_presence([stored], [mine])
+            verdicts += judge_counters([stored], [mine], Rules(), decision.allowed)
+        decision.rules_differ += decide.differing_markers([stored], [mine])
+    decision.verdicts = verdicts
+    return decision
+
+
+def _results(benchmarks: list[Any], place: dict[str, str]) -> Results:
+    own: Any = {"schema": SCHEMAS["results"], "failed": 0, "exit_status": 0, "regressed": []}
+    return {"benchmarks": benchmarks, "machine_info": place, "stagebench": own}
+
+
+def differences(session: pytest.Session, judged: Decision) -> tuple[list[str], list[str]]:
     """Say what is wrong with the benchmarks of this session: gone, or with other work or content; and what else to say.
 
     A benchmark that did not run because the session failed, or was stopped, has not gone.
     """
-    config, mine = session.config, _measured(session.config, place)
-    here = set(by_name(mine))
-    if session.exitstatus != pytest.ExitCode.OK:
-        here |= {item.nodeid for item in session.items}
-    wrong, said = [], []
-    for stored in _compared(config, place):
-        changes, allowed = _changes(mine, stored, config.option.stage_allow_changed)
-        asked = by_name(_asked_for(config, stored))
-        only_there = [name for name in by_name(stored) if name not in here]
-        wrong += changes + [f"{short_name(n)}: in the baseline only, gone or renamed" for n in only_there if n in asked]
-        said += allowed + [f"{short_name(n)}: in the baseline only, left out" for n in only_there if n not in asked]
-    return wrong, said
-
-
-def _changes(mine: Results, stored: Results, allowed: Collection[str]) -> tuple[list[str], list[str]]:
-    """Return lines on other work and content, less of it too, and on what a person lets pass of it."""
-    wrong = []
-    for name, benchmark in by_name(mine).items():
+    bench, wrong = session_of(session.config), []
+    ran = {b.fullname: b for b in bench.benchmarks if not b.has_error}
+    for name, benchmark in ran.items():
         try:
-            check(benchmark.get("extra_info", {}), Info, short_name(name), ResultsError)
+            check(benchmark.extra_info, Info, short_name(name), ResultsError)
         except ResultsError as error:
             wrong.append(str(error))
-    judged = judge_counters([stored], [mine], Rules(), allowed)
-    wrong += [f"{short_name(v.benchmark)}: {v.reason}" for v in judged if v.verdict != "pass" and not _is_luck(v)]
-    return wrong, [f"{short_name(v.benchmark)}: {v.reason}" for v in judged if v.allowed]
+    waited_for = () if session.exitstatus == pytest.ExitCode.OK else {item.nodeid for item in session.items}
+    said = [f"{short_name(v.benchmark)}: {v.reason}" for v in judged.verdicts if v.allowed]
+    for v in judged.verdicts:
+        if v.kind == "time" and v.verdict == "missing" and v.benchmark not in waited_for:
+            wrong.append(f"{short_name(v.benchmark)}: in the baseline only, gone or renamed")
+        elif v.kind == "counter" and v.verdict != "pass" and not _is_luck(v):
+            wrong.append(f"{short_name(v.benchmark)}: {v.reason}")
+    for name, stored in (each for run in bench.compared_mapping.values() for each in run.items()):
+        if name not in ran and selection.is_left_out(session.config, stored):
+            said.append(f"{short_name(name)}: in the baseline only, left out")
+    return wrong, said
 
 
 def _is_luck(verdict: Verdict) -> bool:
     """Say whether there was less of what depends on what ran before."""
     return verdict.verdict == "improvement" and (verdict.counter or "").rpartition(".")[-1] in INEXACT
-
-
-def verdicts(config: pytest.Config, place: Place) -> list[Verdict]:
-    """Judge this one process as the gate does: its counters, and what vanished. Its times are a single sample."""
-    if VERDICTS not in config.stash:
-        head, rules, allowed = [_measured(config, place)], config.stash[RULES], config.option.stage_allow_changed
-        config.stash[VERDICTS] = [
-            verdict
-            for stored in _compared(config, place)
-            for verdict in decide.judge_benchmarks([_asked_for(config, stored)], head, rules, allowed)
-        ]
-    return config.stash[VERDICTS]
-
-
-def differing_markers(config: pytest.Config, place: Place) -> list[str]:
-    """Say how the markers of this session differ from the baseline's, of which the stricter hold."""
-    here = [_measured(config, place)]
-    return [line for stored in _compared(config, place) for line in decide.differing_markers([stored], here)]
-
-
-def regressed(config: pytest.Config, place: Place, benchmarks: Sequence[Any]) -> list[str]:
-    """Name what `--stage-gate` or `--benchmark-compare-fail` will fail: pytest-benchmark saves before it checks."""
-    bench: Any = _bench(config)
-    judged = verdicts(config, place) if config.option.stage_gate else []
-    return [v.benchmark for v in judged if v.verdict in ("regression", "changed")] + [
-        benchmark.fullname
-        for benchmark in benchmarks
-        for stored in bench.compared_mapping.values()
-        if benchmark.fullname in stored
-        for check in bench.compare_fail or ()
-        if check.fails(benchmark, stored[benchmark.fullname]["stats"])
-    ]
-
-
-def gate_status(config: pytest.Config, place: Place) -> int:
-    """Return the exit status as of `stagebench gate`, but for times: one process decides none."""
-    judged = verdicts(config, place)
-    config.stash[_STATUS] = exit_code(v for v in judged if (v.kind, v.verdict) != ("time", "inconclusive"))
-    return config.stash[_STATUS]
-
-
-def note_failure(config: pytest.Config, error: BaseException) -> None:
-    """Note where a benchmark's own check failed: that is a verdict, as no other error is."""
-    if isinstance(error, AssertionError | StageError | pytest.fail.Exception):
-        config.stash[_BROKEN] = True
-
-
-def as_of_gate(config: pytest.Config, status: int) -> int:
-    """Make pytest's exit status one of `stagebench gate`, of which 1 is a verdict: an error could not measure."""
-    if status in (pytest.ExitCode.OK, pytest.ExitCode.USAGE_ERROR, config.stash.get(_STATUS, None)):
-        return status
-    return status if status == pytest.ExitCode.TESTS_FAILED and config.stash.get(_BROKEN, False) else NOT_MEASURED
-
-
-def _bench(config: pytest.Config) -> Any:
-    """pytest-benchmark's session; None where that plugin is not loaded."""
-    return getattr(config, "_benchmarksession", None)
-
-
-def _measured(config: pytest.Config, place: Place) -> Results:
-    """Return the benchmarks of this session that did not fail."""
-    return _results([b.as_dict(include_data=False) for b in _bench(config).benchmarks if not b.has_error], place)
-
-
-def _compared(config: pytest.Config, place: Place) -> list[Results]:
-    """Return the runs that this session is compared with, which are of the same environment."""
-    return [_results(list(stored.values()), place) for stored in _bench(config).compared_mapping.values()]
-
-
-def _asked_for(config: pytest.Config, stored: Results) -> Results:
-    """Return the baseline without what was left out on purpose: that is not missing."""
-    asked = [b for b in stored["benchmarks"] if not selection.is_left_out(config, b)]
-    return _results(asked, stored["machine_info"])
-
-
-def _results(benchmarks: list[Benchmark], place: Place) -> Results:
-    own: Session = {"schema": SCHEMAS["results"], "failed": 0, "exit_status": 0, "regressed": []}
-    return {"benchmarks": benchmarks, "machine_info": place, "stagebench": own}

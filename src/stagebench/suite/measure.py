@@ -34,11 +34,7 @@ class Measured(NamedTuple):
 
 
 def load_model(name: str, **options: Any) -> VisionLanguageModel:
-    """Build a model by its name, with options of `stagebench run` (`device="cpu"`, `profile="7b"`, `backend="graph"`).
-
-    Raises:
-        StagebenchError: for a model or an option that is refused.
-    """
+    """Build a model by its name, with options of `stagebench run` (`profile="7b"`, `backend="graph"`)."""
     return load.load_model(name, settings_of(model=name, **options).model)
 
 
@@ -48,19 +44,10 @@ def run(
     order_seed: int = 0,
     status: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> dict[str, Measured]:
-    """Time a sample's way through models; an untimed pass must give the tokens, and do the work, of `generate()`.
+    """Time a sample's way through models, by their names; raise StagebenchError for a pass that is not what it says.
 
-    Args:
-        settings: of `settings_of`.
-        passes: timed ones of each model.
-        order_seed: shuffles the models: none of them always pays for going first.
-        status: says what is done while it is.
-
-    Returns:
-        By the name of the model what was measured.
-
-    Raises:
-        StagebenchError: for what is refused, and for a pass that is not what it says.
+    The seed shuffles the models, or one of them would always pay for going first. Of each an untimed pass must give the
+    tokens, and do the work, of `generate()`; the timed ones must give the same. `status` says what is done while it is.
     """
     options = settings.generation.options()
 
@@ -82,11 +69,7 @@ def shuffled(names: Sequence[str], seed: int) -> list[str]:
 
 
 def verify(settings: Settings) -> Iterator[tuple[str, Claim]]:
-    """Check what the times of models rest on; yield each model's name with each claim, as it holds or breaks.
-
-    Raises:
-        StagebenchError: for what is refused.
-    """
+    """Check what the times of models rest on; yield each model's name with each claim, as it holds or breaks."""
     options = settings.generation.options()
     for name, made in _with_each(settings, settings.models, lambda model, sample: claims(model, sample, options)):
         for claim in made:
@@ -109,12 +92,8 @@ def _with_each(
 def run_sharded(settings: Settings, passes: int, processes: int) -> dict[str, Any]:
     """Time the models on one process and, by tensor parallelism, on several, which are started for it.
 
-    Returns:
-        What joined the processes, and the "checks" and "rows" of `tensor_parallel.beside_one_process` for each model.
-
-    Raises:
-        ModelError: for a backend, natural length or a device with which that can't be.
-        StageError: where the tokens are others.
+    Return what joined the processes, and "checks" and "rows" as `tensor_parallel.beside_one_process` makes them. Raise
+    ModelError for a backend, natural length or a device with which that can't be, StageError for other tokens.
     """
     if settings.model.backend != "eager":
         raise ModelError(f"tensor parallelism spreads what eager runs, got the backend {settings.model.backend}")

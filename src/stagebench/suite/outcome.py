@@ -4,7 +4,7 @@ Saved runs say `complete: false` until pytest has its exit status; one that is k
 """
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,15 @@ import pytest
 
 from stagebench.core.errors import ResultsError
 from stagebench.core.results import SCHEMAS, Results, Session, read_results, write_results
+from stagebench.suite.judging import session_of
 
 _NAME = pytest.StashKey[str]()
-_JSON = pytest.StashKey[Path]()
-_ENDED = pytest.StashKey[set[str]]()
+ENDED = pytest.StashKey[set[str]]()
+"""Which items came to their end, whatever that was: who stops early can still say 0."""
 
 
 def so_far(config: pytest.Config) -> Session:
     """Say that there is no end yet, and by which name the files of the run are found again."""
-    if (place := config.getoption("benchmark_json")) is not None:  # a path, or before pytest-benchmark 5.3 a file
-        config.stash[_JSON] = (place if isinstance(place, Path) else Path(place.name)).resolve()
-    name = config.stash.setdefault(_NAME, secrets.token_hex(8))
     session: Any = config.pluginmanager.getplugin("session")
     return {
         "schema": SCHEMAS["results"],
@@ -31,46 +29,33 @@ def so_far(config: pytest.Config) -> Session:
         "exit_status": int(session.exitstatus),
         "regressed": [],
         "complete": False,
-        "session": name,
+        "session": config.stash.setdefault(_NAME, secrets.token_hex(8)),
     }
 
 
-def note_end(item: pytest.Item) -> None:
-    """Note that an item came to its end, whatever that was: who stops early can still say 0."""
-    item.config.stash.setdefault(_ENDED, set()).add(item.nodeid)
-
-
-def finish(config: pytest.Config, status: int) -> None:
-    """Write the final exit status to all that was saved of this session, each file whole or not at all.
-
-    Raises:
-        StagebenchError: where a file can't be written.
-    """
-    session: Any = config.pluginmanager.getplugin("session")
-    if session is None:  # pytest --help
+def finish(config: pytest.Config, status: int, regressed: Collection[str]) -> None:
+    """Write the final exit status, and what got slower, to all that was saved of this session, each file whole."""
+    if _NAME not in config.stash:
         return
-    complete = config.stash.get(_ENDED, set()).issuperset(item.nodeid for item in session.items)
+    session: Any = config.pluginmanager.getplugin("session")
+    complete = config.stash.get(ENDED, set()).issuperset(item.nodeid for item in session.items)
     for path, results in _saved(config):
-        results["stagebench"] |= {"final_status": int(status), "complete": complete}
+        results["stagebench"] |= {"final_status": int(status), "complete": complete, "regressed": sorted(regressed)}
         write_results(path, results)
 
 
 def _saved(config: pytest.Config) -> Iterator[tuple[Path, Results]]:
     """Yield the files of this session: of `--benchmark-json`, and the latest one where it is also kept with others."""
-    for paths in _places(config):
+    option, storage, places = config.option, session_of(config).storage, []
+    if (place := option.benchmark_json) is not None:  # a path, or before pytest-benchmark 5.3 a file
+        path = config.invocation_params.dir / (place if isinstance(place, Path) else place.name)
+        places.append([path] if path.is_file() else [])  # a terminal would be waited for
+    if (option.benchmark_save or option.benchmark_autosave) and hasattr(storage, "query"):
+        places.append(storage.query()[::-1])
+    for paths in places:
         for path in paths:
             with suppress(ResultsError):  # others' files lie there too
                 results = read_results(path)
                 if results["stagebench"].get("session") == config.stash[_NAME]:
                     yield path, results
                     break
-
-
-def _places(config: pytest.Config) -> Iterator[list[Path]]:
-    if _NAME not in config.stash:
-        return
-    if _JSON in config.stash and config.stash[_JSON].is_file():  # a terminal would be waited for
-        yield [config.stash[_JSON]]
-    storage: Any = config._benchmarksession.storage  # type: ignore[attr-defined] # pytest-benchmark puts it there
-    if (config.option.benchmark_save or config.option.benchmark_autosave) and hasattr(storage, "query"):
-        yield storage.query()[::-1]

@@ -12,20 +12,23 @@ import pytest
 from pytest_benchmark.session import PerformanceRegression
 from rich.console import Console
 
-from stagebench.core.errors import GateError, ResultsError, StagebenchError
+from stagebench.core.errors import GateError, ResultsError, StagebenchError, StageError
 from stagebench.core.machine import environment
 from stagebench.core.results import require_sound, validate
 from stagebench.core.shown import plain, show
-from stagebench.gate.limits import limit_keys, read_rules
+from stagebench.gate.limits import RULES_FILE, Rules, limit_keys, read_rules
 from stagebench.gate.runner.lockstep import Lockstep
-from stagebench.gate.verdicts import NOT_MEASURED, Decision
-from stagebench.suite import compared_run, judging, outcome, selection
-from stagebench.suite.options import PREFIX, PYTEST, SETTINGS
+from stagebench.gate.verdicts import NOT_MEASURED, Decision, exit_code
+from stagebench.suite import judging, outcome, selection
+from stagebench.suite.options import PREFIX, PYTEST
 from stagebench.suite.settings import Settings, check_input, resolve
 
 _NOTE = pytest.StashKey[str | None]()
 _LINES = pytest.StashKey[list[str]]()
 _LOCKSTEP = pytest.StashKey[Lockstep]()
+_RULES = pytest.StashKey[Rules | None]()
+_DECISION = pytest.StashKey[Decision]()
+_MEANT = pytest.StashKey[set[int | None]]()  # exit statuses that are verdicts under `--stage-gate`; others are errors
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,31 +40,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption(option.opts[0].replace("--", PREFIX), help=option.help, action=action, default=default)
 
 
-def _typed(option: click.Option, text: Any) -> Any:
-    try:
-        return option.type_cast_value(click.Context(click.Command("pytest")), text)
-    except click.BadParameter as error:
-        raise StagebenchError(f"{option.opts[0].replace('--', PREFIX)}: {error.message}") from error
-
-
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int | None, int | None]:
     """Note in what was saved how the session ended, after everything that could still fail."""
-    judged = config.option.stage_gate
+    gated = config.option.stage_gate
     try:
         status = yield
-        if status is not None and judged:
-            status = judging.as_of_gate(config, status)
+        if gated and status not in config.stash.get(_MEANT, {status}):
+            status = NOT_MEASURED
     except PerformanceRegression:  # pytest-benchmark has said which
         status = pytest.ExitCode.TESTS_FAILED
     except Exception as error:
-        if not judged or isinstance(error, pytest.UsageError):
+        if not gated or isinstance(error, pytest.UsageError):
             raise
         traceback.print_exc()  # as Python would, but with an exit status that is no verdict
         return NOT_MEASURED
     if status is not None:
         with _usage_errors():
-            outcome.finish(config, status)
+            outcome.finish(config, status, _regressed(config))
     return status
 
 
@@ -72,6 +68,15 @@ def _usage_errors() -> Iterator[None]:
         yield
     except StagebenchError as error:
         raise pytest.UsageError(str(error)) from error
+    except click.BadParameter as error:
+        raise pytest.UsageError(error.format_message().replace("--", PREFIX)) from error
+
+
+def _regressed(config: pytest.Config) -> set[str]:
+    """Name what `--stage-gate` or `--benchmark-compare-fail` fails: pytest-benchmark saves before it checks."""
+    judged = config.stash.get(_DECISION, Decision()).verdicts
+    slower = {name for name, _ in getattr(judging.session_of(config), "performance_regressions", ())}
+    return slower | {v.benchmark for v in judged if v.verdict in ("regression", "changed")}
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-benchmark reads its options
@@ -79,25 +84,26 @@ def pytest_configure(config: pytest.Config) -> None:
     """Refuse settings that make no sense, and let a bare `--benchmark-compare` find its baseline."""
     option = config.option
     with _usage_errors():
+        context = click.Context(click.Command("pytest"))
         for each in PYTEST:
-            setattr(option, f"stage_{each.name}", _typed(each, getattr(option, f"stage_{each.name}")))
+            name = f"stage_{each.name}"
+            setattr(option, name, each.type_cast_value(context, getattr(option, name)))
     if option.stage_order_seed is None:
         option.stage_order_seed = secrets.randbelow(2**16)
     config.addinivalue_line("markers", "gate(threshold, floor): how much slower than its baseline is too much")
     config.addinivalue_line("markers", "eager: plain code whatever the backend, and so timed once")
     config.stash[_LOCKSTEP] = Lockstep.of_environment()
+    config.stash[selection.DESELECTED] = {}
+    config.stash[_MEANT] = set[int | None]((None, pytest.ExitCode.OK, pytest.ExitCode.USAGE_ERROR))
     if option.stage_timed_gc and config.getoption("benchmark_disable_gc", None):
         raise pytest.UsageError(f"garbage is collected or not, got {PREFIX}timed-gc and --benchmark-disable-gc")
     option.benchmark_disable_gc = not option.stage_timed_gc
     with _usage_errors():
-        config.stash[selection.SETTINGS] = resolve(
-            {name: getattr(option, f"stage_{name}") for name in ("input", *(each.name for each in SETTINGS))}
-        )
+        config.stash[selection.SETTINGS] = resolve({o.name: getattr(option, f"stage_{o.name}") for o in PYTEST})
         if option.stage_input is not None:
             check_input(option.stage_input, settings(config).loading)
-        config.stash[_NOTE] = compared_run.find(config, lambda: identity(config))
-        if config.option.stage_gate:
-            config.stash[judging.RULES] = read_rules(config.rootpath / "pyproject.toml")
+        config.stash[_NOTE] = judging.find(config, lambda: identity(config))
+        config.stash[_RULES] = read_rules(config.rootpath / RULES_FILE) if option.stage_gate else None
 
 
 def settings(config: pytest.Config) -> Settings:
@@ -135,12 +141,11 @@ def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, s
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Note what decides whether the run may become a baseline, and pytest-benchmark does not say."""
     output_json["stagebench"] = outcome.so_far(config) | {
         "selection": selection.described(config),
         "deselected": selection.deselected(config),
-        "regressed": judging.regressed(config, identity(config), benchmarks),
         "times_only": config.option.stage_times_only,
         "order_seed": config.option.stage_order_seed,
         "load_warning": environment.load_warning(),
@@ -164,7 +169,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Note which items ran."""
     result = yield
-    outcome.note_end(item)
+    item.config.stash.setdefault(outcome.ENDED, set()).add(item.nodeid)
     return result
 
 
@@ -179,9 +184,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_exception_interact(node: pytest.Item | pytest.Collector, call: pytest.CallInfo[Any]) -> None:
-    """Note what failed, because under `--stage-gate` an error is no verdict."""
-    if call.excinfo is not None:
-        judging.note_failure(node.config, call.excinfo.value)
+    """Note where a benchmark's own check failed: under `--stage-gate` that is a verdict, as no other error is."""
+    if call.excinfo is not None and call.excinfo.errisinstance((AssertionError, StageError, pytest.fail.Exception)):
+        node.config.stash[_MEANT].add(pytest.ExitCode.TESTS_FAILED)
 
 
 @pytest.hookimpl(trylast=True)
@@ -192,18 +197,25 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     if judging.is_untimed(config):
         config.stash[_NOTE] = "nothing was timed, so nothing is compared"
-    elif passed and config.option.stage_gate:
-        session.exitstatus = judging.gate_status(config, identity(config))
+        return
+    decision = judging.judge(config, identity(config), config.stash[_RULES])
+    if passed and config.stash[_RULES]:
+        config.stash[_DECISION] = decision
+        counts = (v for v in decision.verdicts if (v.kind, v.verdict) != ("time", "inconclusive"))
+        session.exitstatus = exit_code(counts)
+        config.stash[_MEANT].add(session.exitstatus)
     else:
-        wrong, said = judging.differences(session, identity(config))
+        wrong, said = judging.differences(session, decision)
         config.stash[_LINES] = [*wrong, *said]
         if wrong and passed:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
-    """Note what was left out on purpose."""
-    selection.note_deselected(items)
+    """Note which benchmarks are left out on purpose, by whatever option or plugin."""
+    for item in items:
+        if "benchmark" in getattr(item, "fixturenames", ()):
+            item.config.stash[selection.DESELECTED][item.nodeid] = not item.stash.get(selection.BY_DEFAULT, False)
 
 
 @pytest.fixture(autouse=True)
@@ -228,9 +240,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for line in [config.stash.get(_NOTE, None), *config.stash.get(_LINES, [])]:
         if line:
             terminalreporter.write_line(f"stagebench: {plain(line)}", bold=True)
-    if judged := config.stash.get(judging.VERDICTS, []):
+    if _DECISION in config.stash:
         writer = config.get_terminal_writer()
         console = Console(width=writer.fullwidth, force_terminal=writer.hasmarkup)
         with console.capture() as shown:
-            show(Decision(judged, judging.differing_markers(config, identity(config))).as_table(), console)
+            show(config.stash[_DECISION].as_table(), console)
         terminalreporter.write_line(shown.get())
