@@ -8,9 +8,10 @@ import os
 from pathlib import Path
 
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 from stagebench.backends import tensor_parallel
-from stagebench.backends.tensor_parallel import local, share
+from stagebench.backends.tensor_parallel import share
 from stagebench.models.eventgpt import EventGPT
 from stagebench.suite import measure
 
@@ -20,7 +21,8 @@ measure_honestly, interleaved, random_config = measure.on_each_rank, tensor_para
 def shape_of_queries(model):
     weights = dict(model.hf_model.named_parameters())
     (name,) = [name for name in weights if name.endswith("layers.0.self_attn.q_proj.weight") and "tower" not in name]
-    return list(local(weights[name]).shape)
+    weight = weights[name]
+    return list(weight.to_local().shape if isinstance(weight, DTensor) else weight.shape)
 
 
 def odd_vocabulary(profile):

@@ -129,13 +129,10 @@ def require_even_heads(config: PretrainedConfig, processes: int) -> None:
 
 def share(hf_model: PreTrainedModel, whole: PreTrainedModel) -> float:
     """Return the share of a network's weights that this process has of it, 0 to 1."""
-    parts, all_of_them = (sum(local(weight).numel() for weight in each.parameters()) for each in (hf_model, whole))
-    return parts / all_of_them
-
-
-def local(weight: Tensor) -> Tensor:
-    """Return this process's part of a weight; up to transformers 5.15 that is all there is of it."""
-    return weight.to_local() if isinstance(weight, DTensor) else weight
+    # Up to transformers 5.15 a process's part is all there is of a weight.
+    parts = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in hf_model.parameters())
+    mine, everyones = sum(part.numel() for part in parts), sum(weight.numel() for weight in whole.parameters())
+    return float(mine / everyones)
 
 
 def beside_one_process(

@@ -16,7 +16,7 @@ from stagebench.models.modeling_eventgpt import (
     SlowLlamaTokenizer,
     tower_source,
 )
-from stagebench.models.profiles import text_sizes, vision_sizes
+from stagebench.models.profiles import TEXT, VISION
 from stagebench.models.protocol import VisionLanguageModel
 
 MAX_PROMPT_TOKENS = 2048  # the authors cut the embedded prompt off here without a word; we refuse to
@@ -98,8 +98,8 @@ class EventGPT(VisionLanguageModel):
     def random_config(cls, profile: str) -> EventGPTConfig:
         """Return one of 336 px and 5 + 577 visual tokens; "7b" has the shapes of the authors' checkpoint."""
         return EventGPTConfig(
-            **text_sizes(profile, 32003),
-            vision_config={**vision_sizes(profile, 336), "hidden_act": "quick_gelu"},
+            **{"vocab_size": 32003} | TEXT[profile],
+            vision_config=VISION[profile] | {"image_size": 336, "patch_size": 14, "hidden_act": "quick_gelu"},
             mm_use_im_start_end=True,
             event_feature_adaptor=True,
         )

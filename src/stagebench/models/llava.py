@@ -13,7 +13,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from stagebench.core.artifacts import Image, Inputs
 from stagebench.models.pixels import ImageProcessor
-from stagebench.models.profiles import text_sizes, vision_sizes
+from stagebench.models.profiles import TEXT, VISION
 from stagebench.models.protocol import VisionLanguageModel
 
 COLUMNS, ROWS = 4, 2
@@ -56,9 +56,9 @@ class Llava(VisionLanguageModel):
     @classmethod
     def random_config(cls, profile: str) -> LlavaConfig:
         """Return one of 336 px and 576 visual tokens; "7b" has the shapes of llava-hf/llava-1.5-7b-hf."""
-        text = LlamaConfig(**text_sizes(profile, 32064))
+        text = LlamaConfig(**{"vocab_size": 32064} | TEXT[profile])
         return LlavaConfig(
-            vision_config=CLIPVisionConfig(**vision_sizes(profile, 336)),
+            vision_config=CLIPVisionConfig(**VISION[profile], image_size=336, patch_size=14),
             text_config=text,
             image_token_id=text.vocab_size - 1,
             image_seq_length=576,

@@ -61,7 +61,6 @@ class EventGPTConfig(LlamaConfig):
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], Any]:
         """Read it as transformers does, and the CLIP tower's from where the authors' layout keeps it."""
         config, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        check_model_type(f"the config of {pretrained_model_name_or_path}", config, cls.model_type)
         if not config.get("vision_config") and (tower := config.get("mm_visual_tower")):
             source = tower_source(pretrained_model_name_or_path, tower)
             with reading(f"the CLIP config of {source}"):

@@ -18,15 +18,19 @@ from stagebench.core.errors import ModelError
 # layers need wide weights: with the usual 0.02 the residual stream drowns what attention and the image add, and every
 # text is one repeated word, on which no comparison of tokens could fail.
 _WIDE = {"initializer_range": 0.3}
-_VISION: dict[str, dict[str, Any]] = {
+_ALL = {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "pad_token_id": 3}
+_TINY = {**_ALL, **_WIDE, "vocab_size": 512}
+
+# By profile, arguments of a `CLIPVisionConfig`, but the size of an image and of a patch.
+VISION: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, **_WIDE},
     "7b": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
 }
-_TEXT: dict[str, dict[str, Any]] = {
-    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, **_WIDE},
-    "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
+# By profile, arguments of a `LlamaConfig`, but the number of tokens in "7b".
+TEXT: dict[str, dict[str, Any]] = {
+    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, **_TINY},
+    "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32, **_ALL},
 }
-_TEXT_OF_ALL = {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "pad_token_id": 3}
 
 _WORDS = """
 a about above across after again air all along an and animal answer any appears are area around artificial as assistant
@@ -46,16 +50,6 @@ _CAPITALS = ["A", "Describe", "The", "USER", "ASSISTANT", "What", "human's", "Th
 _ALPHABET = string.ascii_letters + string.digits + string.punctuation
 
 _PROBE = "abcdef"  # transformers' StopStringCriteria looks for it in the text that it encoded: it must be one token
-
-
-def vision_sizes(profile: str, side: int) -> dict[str, Any]:
-    """Return arguments of a `CLIPVisionConfig`: the real image size in either profile, so token counts are real too."""
-    return {**_VISION[profile], "image_size": side, "patch_size": 14}
-
-
-def text_sizes(profile: str, vocab_size: int) -> dict[str, Any]:
-    """Return arguments of a `LlamaConfig`, in "7b" with so many tokens."""
-    return {**_TEXT[profile], **_TEXT_OF_ALL, "vocab_size": 512 if profile == "tiny" else vocab_size}
 
 
 def build_tokenizer(vocab_size: int, added: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:

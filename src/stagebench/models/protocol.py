@@ -1,7 +1,7 @@
 """What a stage may ask of a model, and what all families of models share. A stage knows no concrete model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -12,13 +12,6 @@ from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, PreT
 from stagebench.core.artifacts import Image, Inputs, Media, Prefilled
 from stagebench.core.errors import StageError
 from stagebench.models.pixels import ImageProcessor
-
-
-class Setup(Protocol):
-    """What something cost that is done once."""
-
-    seconds: float
-    nbytes: int  # of the device's memory that are kept
 
 
 class Backend(Protocol):
@@ -33,8 +26,8 @@ class Backend(Protocol):
         """Say whether it owes the very tokens of the plain path; else it may part from it at a near-tie."""
 
     @property
-    def setups(self) -> Sequence[Setup]:
-        """Return all that was set up so far: a pass in which they became more is no measurement."""
+    def setups(self) -> Sized:
+        """Return all that was set up so far, at which cost: a pass in which they became more is no measurement."""
 
     def replayed(self) -> Mapping[str, int]:
         """Return counters of all work so far that modules and operators do not show."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
 from stagebench.core.artifacts import Inputs
-from stagebench.models.profiles import text_sizes, vision_sizes
+from stagebench.models.profiles import TEXT, VISION
 from stagebench.models.protocol import VisionLanguageModel
 
 
@@ -45,9 +45,9 @@ class VideoLlava(VisionLanguageModel):
     @classmethod
     def random_config(cls, profile: str) -> VideoLlavaConfig:
         """Return one of 224 px and 2,056 visual tokens; "7b" has the shapes of LanguageBind/Video-LLaVA-7B-hf."""
-        text = LlamaConfig(**text_sizes(profile, 32064))
+        text = LlamaConfig(**{"vocab_size": 32064} | TEXT[profile])
         return VideoLlavaConfig(
-            vision_config=CLIPVisionConfig(**vision_sizes(profile, 224)),
+            vision_config=CLIPVisionConfig(**VISION[profile], image_size=224, patch_size=14),
             text_config=text,
             image_token_id=text.vocab_size - 2,
             video_token_id=text.vocab_size - 1,
