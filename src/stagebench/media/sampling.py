@@ -22,10 +22,7 @@ def evenly_spaced(total: int, count: int) -> list[int]:
 
 
 def ascend(times: Sequence[int | None]) -> bool:
-    """Return whether every frame has a time, later than the one before: else they are not the frames' own.
-
-    Decoders hand on what the container says, and some containers number frames as they are decoded, not as shown.
-    """
+    """Return whether every frame has a time, later than the one before: else they may be those of decoding."""
     known = [time for time in times if time is not None]
     return len(known) == len(times) and all(one < other for one, other in pairwise(known))
 

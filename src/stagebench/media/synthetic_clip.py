@@ -15,6 +15,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from stagebench.media.events.event_arrays import TYPES
+
 WIDTH, HEIGHT = 640, 480
 FRAMES, RATE = 36, 30
 STEPS_PER_FRAME = 4  # of the event model: nothing moves by much more than two pixels in a step
@@ -62,10 +64,7 @@ _DISCS = (
 
 
 def write_synthetic_clip(folder: Path) -> SyntheticClip:
-    """Write `scene.mp4` and `scene.npy` to a folder, which is made if missing.
-
-    Each file is written under another name and then renamed, so a reader never sees half a file.
-    """
+    """Write `scene.mp4` and `scene.npy` to a folder, which is made if missing; a reader never sees half a file."""
     folder.mkdir(parents=True, exist_ok=True)
     written = SyntheticClip(folder / "scene.mp4", folder / "scene.npy")
     for path, write in ((written.video, _write_video), (written.events, _write_events)):
@@ -108,17 +107,17 @@ def record_events() -> dict[str, NDArray[np.integer[Any]]]:
     reference plus or minus `CONTRAST`, there is an event, and the reference moves there. Within a step, the log
     intensity is taken to change evenly.
     """
-    types = {"x": np.uint16, "y": np.uint16, "t": np.int64, "p": np.uint8}
     columns = zip(*_event_steps(), strict=True)
-    return {key: np.concatenate(parts).astype(types[key]) for key, parts in zip(types, columns, strict=True)}
+    return {key: np.concatenate(parts).astype(TYPES[key]) for key, parts in zip(TYPES, columns, strict=True)}
 
 
 def _event_steps() -> Iterator[tuple[NDArray[Any], ...]]:
     """Yield the events of each step as (x, y, microseconds, polarity), ascending in time."""
     micros = 1e6 / (RATE * STEPS_PER_FRAME)
-    reference = before = _log_intensity(0.0)
-    for step in range(FRAMES * STEPS_PER_FRAME):
-        now = _log_intensity((step + 1) * micros / 1e6)
+    lights = (luma(step * micros / 1e6) for step in range(FRAMES * STEPS_PER_FRAME + 1))
+    logs = (np.log(light + np.float32(DARK)).ravel().astype(np.float64) for light in lights)
+    reference = before = next(logs)
+    for step, now in enumerate(logs):
         crossings = ((now - reference) / CONTRAST).astype(np.int32)  # towards zero
         moved = np.flatnonzero(crossings)
         times = np.abs(crossings[moved])
@@ -132,11 +131,6 @@ def _event_steps() -> Iterator[tuple[NDArray[Any], ...]]:
         yield pixel[order] % WIDTH, pixel[order] // WIDTH, t[order], sign[order] > 0
         reference = reference + np.float32(CONTRAST) * crossings
         before = now
-
-
-def _log_intensity(time: float) -> NDArray[np.float64]:
-    log: Plane = np.log(luma(time) + np.float32(DARK))
-    return log.ravel().astype(np.float64)
 
 
 def _write_events(file: BinaryIO) -> None:

@@ -32,11 +32,7 @@ def to_image(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter, co
 
 
 def _to_rgb(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter) -> Image:
-    """Convert by the frame's own tags; full range only where tagged so, or by a "yuvj" format.
-
-    PyAV sets swscale's matrix only where source and destination differ. The destination's matrix is never used, RGB has
-    none, so it is chosen to differ.
-    """
+    """Convert by the frame's own tags; full range only where tagged so, or by a "yuvj" format."""
     gray = _GRAY.fullmatch(frame.format.name) is not None
     if gray and frame.color_range == ColorRange.MPEG:
         # Black is at 16 (of 8 bits), as video has it; swscale takes gray for full range. So is gray without a tag:
@@ -46,15 +42,14 @@ def _to_rgb(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter) -> 
         return cast(Image, reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray())
     matrix = _MATRICES.get(int(frame.colorspace))
     if matrix is None:
-        raise MediaError(
-            f"{path.name}: its colour matrix must be BT.601, 709, 2020, FCC or 240M, "
-            f"got number {int(frame.colorspace)} of H.273"
-        )
+        limits, got = "BT.601, 709, 2020, FCC or 240M", f"number {int(frame.colorspace)} of H.273"
+        raise MediaError(f"{path.name}: its colour matrix must be {limits}, got {got}")
     full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
     rgb = reformatter.reformat(
         frame,
         format="rgb24",
         src_colorspace=matrix,
+        # PyAV sets the source's matrix only where this one differs; it is never used, RGB has none.
         dst_colorspace=_BT601 if matrix == _BT709 else _BT709,
         src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
         dst_color_range=ColorRange.JPEG,
@@ -66,23 +61,17 @@ def _to_rgb(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter) -> 
 def _with_neutral_chroma(frame: av.VideoFrame, reformatter: VideoReformatter) -> av.VideoFrame:
     """Return a gray frame of limited range as the same levels in 4:4:4, of which swscale keeps to the range."""
     bits = frame.format.components[0].bits
+    planar, full = "yuv444p" if bits == 8 else f"yuv444p{bits}le", ColorRange.JPEG
     frame.colorspace = _UNTAGGED  # neutral is so in any matrix, and swscale refuses some
-    coloured = reformatter.reformat(
-        frame,
-        format="yuv444p" if bits == 8 else f"yuv444p{bits}le",
-        src_color_range=ColorRange.JPEG,
-        dst_color_range=ColorRange.JPEG,
-        threads=1,
-    )
+    coloured = reformatter.reformat(frame, format=planar, src_color_range=full, dst_color_range=full, threads=1)
     coloured.color_range = ColorRange.MPEG
     return coloured
 
 
 def _upright(path: Path, frame: av.VideoFrame, image: Image) -> Image:
-    """Turn and mirror an image as the display matrix says.
+    """Turn and mirror an image as the display matrix says: `frame.rotation` takes a mirrored clip for a turned one.
 
-    The matrix maps a pixel (x, y) to (a x + c y, b x + d y), y downwards (ISO/IEC 14496-12, 6.2.2).
-    `frame.rotation` is not enough: it calls a mirrored clip one that is turned by 180 degrees.
+    It maps a pixel (x, y) to (a x + c y, b x + d y), y downwards (ISO/IEC 14496-12, 6.2.2).
     """
     side_data = cast("bytes | None", frame.side_data.get("DISPLAYMATRIX"))
     if side_data is None:

@@ -156,10 +156,8 @@ def _understand(packets: list[Packet], trusted: bool, context: av.VideoCodecCont
 
 
 def _are_ordered(times: list[int], frames: list[int], entries: list[int]) -> bool:
-    """Return whether no two frames have one time, and every key frame is shown after all that is decoded before it.
-
-    Where a clip's clock was set back, or its very first frames need a key frame that isn't there, that is not so.
-    """
+    """Return whether no two frames have one time, and every key frame is shown after all that is decoded before it."""
+    # Where a clip's clock was set back, or its very first frames need a key frame that isn't there, that is not so.
     shown = [times[i] for i in frames]
     if not shown or entries[:1] != [0] or len(set(shown)) < len(shown) or min(shown) < times[0]:
         return False
@@ -168,11 +166,9 @@ def _are_ordered(times: list[int], frames: list[int], entries: list[int]) -> boo
 
 
 def _fit_reordering(times: list[int], held: int) -> bool:
-    """Return whether a decoder that holds back so many frames, of packets of these times, shows them as they ascend.
-
-    Where it holds back some and the packets ascend as they are, their times are of decoding: Matroska written by OpenCV
-    has such, and AVI.
-    """
+    """Return whether a decoder that holds back so many frames, of packets of these times, shows them as they ascend."""
+    # Where it holds back some and the packets ascend as they are, their times are of decoding: Matroska written by
+    # OpenCV has such, and AVI.
     waiting = sorted(times[:held])
     shown = [heappushpop(waiting, time) for time in times[held:]] + sorted(waiting)
     told_apart = len(times) < 3 or (times == sorted(times)) == (held == 0)  # nothing is shown between two frames

@@ -34,10 +34,6 @@ from stagebench.media.video.container import Threads, Track, open_video, read_tr
 
 T = TypeVar("T")
 _ALL = LoadSettings()
-_MARKED = ("h264",)  # codecs that mark a picture to which no other refers, so that skipping it changes no other
-# Codecs whose frame threads keep references across a flush: where a damaged key frame follows one, FFmpeg's VP9 decoder
-# predicts from the frames before it, or dies. With slice threads a flush forgets them, and that is an error.
-_NO_FRAME_THREADS = ("vp9",)
 _NEAR = 1  # packets to decode for nothing rather than flush the decoder, which lets its threads run dry
 _log_in_use = Lock()
 
@@ -95,9 +91,8 @@ def _seconds_shown(path: Path, threads: Threads) -> float:
         said = said or [(frame.pts, frame.duration) for frame in _frames(path, threads)]
     times = own_times(path.name, [time for time, _ in said])
     steps = [other - one for one, other in pairwise(times)]
-    last = float(said[-1][1] or 0) if said else 0
-    if len(set(steps)) == 1:  # which FFmpeg's guess from a frame rate may fall short of
-        last = max(last, steps[0])
+    even = steps[0] if len(set(steps)) == 1 else 0  # which FFmpeg's guess from a frame rate may fall short of
+    last = max(float(said[-1][1] or 0), even) if said else 0
     last = last or sum(steps[-1:])
     if not last:
         raise MediaError(f"{path.name}: must say how long its frames are shown, got {len(times)} of no length")
@@ -127,20 +122,19 @@ def _decode_keyed(path: Path, stream: av.VideoStream, track: Track, count: int, 
 
 
 def _needed_frames(stream: av.VideoStream, track: Track, targets: list[int]) -> Iterator[av.VideoFrame]:
-    """Decode the packets from the entry before each target to the target itself, in display order.
-
-    Every stretch ends with a flush, after which the decoder starts afresh.
-    """
+    """Decode the packets from the entry before each target to the target itself, in display order."""
     context = stream.codec_context
-    if context.codec.canonical_name in _NO_FRAME_THREADS:
+    if context.codec.canonical_name == "vp9":
+        # Its frame threads keep references across a flush: where a damaged key frame follows one, FFmpeg predicts from
+        # the frames before it, or dies. With slice threads a flush forgets them, and that is an error.
         context.thread_type = "SLICE"
-    skips = context.codec.canonical_name in _MARKED
+    skips = context.codec.canonical_name == "h264"  # which marks a picture to which no other refers
     for first, last in _stretches(track, targets):
         for i in range(first, last + 1):
             context.skip_frame = "NONREF" if skips and i not in targets else "DEFAULT"
             yield from stream.decode(track.packets[i])
         yield from stream.decode(None)
-        context.flush_buffers()
+        context.flush_buffers()  # after which the decoder starts afresh
 
 
 def _stretches(track: Track, targets: list[int]) -> list[tuple[int, int]]:

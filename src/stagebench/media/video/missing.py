@@ -26,15 +26,13 @@ _TAIL = 16  # frames before a part's end that are looked at: more than an encode
 
 
 def is_cut(path: Path) -> bool:
-    """Return whether an MP4, a Matroska or WebM file, or a GIF is shorter than it says; others are not judged.
-
-    A GIF ends with the end of a block and the trailer (GIF89a, 16 and 27); zeros that fill it up may follow.
-    """
+    """Return whether an MP4, a Matroska or WebM file, or a GIF is shorter than it says; others are not judged."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[4:8] in _MP4_STARTS:
             return _is_cut_mp4(data)
         if data[:4] == _EBML:
             return _is_cut_matroska(data)
+        # A GIF ends with the end of a block and the trailer (GIF89a, 16 and 27); zeros that fill it up may follow.
         return data[:6] in (b"GIF87a", b"GIF89a") and not data[-_PADDING:].rstrip(b"\0").endswith(b"\0;")
 
 
@@ -63,10 +61,7 @@ def _is_cut_mp4(data: mmap.mmap) -> bool:
 
 
 def _is_cut_matroska(data: mmap.mmap) -> bool:
-    """Return whether the segment, in which all else lies, goes on beyond the end (RFC 8794, 4 to 6).
-
-    A segment of unknown size, as of a live stream, is not judged.
-    """
+    """Return whether the segment, in which all else lies, goes on beyond the end (RFC 8794, 4 to 6)."""
     at, header = _size_at(data, 4)
     at += header or 0
     if data[at : at + 4] != _SEGMENT:
@@ -76,10 +71,8 @@ def _is_cut_matroska(data: mmap.mmap) -> bool:
 
 
 def _size_at(data: mmap.mmap, at: int) -> tuple[int, int | None]:
-    """Read the size of an element in bytes: where it ends, and what it is; None where it is unknown, all bits set.
-
-    The zeros before the number's first bit tell how many bytes it takes.
-    """
+    """Read the size of an element in bytes: where it ends, and what it is; None where it is unknown, all bits set."""
+    # The zeros before the number's first bit tell how many bytes it takes.
     width = 9 - (data[at : at + 1] or b"\xff")[0].bit_length()
     unknown = 2 ** (7 * width) - 1
     number = int.from_bytes(data[at : at + width], "big") & unknown
