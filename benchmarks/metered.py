@@ -8,8 +8,8 @@ from typing import Any
 from rounds import Rounds
 
 from stagebench.core.artifacts import Media
-from stagebench.core.content import content_of
 from stagebench.core.stages import LOAD
+from stagebench.pipeline.counters import content_of
 
 WARM_UPS = 1
 

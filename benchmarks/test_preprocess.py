@@ -10,10 +10,10 @@ import torch
 from gpu_monitored import WARM_UPS
 from rounds import Rounds
 
-from stagebench.core.content import content_of
 from stagebench.core.settings import PREPROCESSORS
 from stagebench.core.stages import PREPROCESS
 from stagebench.models.pixels import processor_of
+from stagebench.pipeline.counters import content_of
 from stagebench.pipeline.load import load
 from stagebench.pipeline.preprocess import preprocess
 from stagebench.pipeline.timing import Stopwatch

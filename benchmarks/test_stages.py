@@ -13,11 +13,10 @@ from rounds import Rounds
 
 from stagebench.analysis.experiments.measured_roofline import BytesMoved
 from stagebench.core.artifacts import Generation, Work
-from stagebench.core.content import content_of
 from stagebench.core.stages import DECODE, PREFILL, STAGE, STAGE_NAMES
 from stagebench.gate.limits import INEXACT
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.pipeline.counters import WorkCounter
+from stagebench.pipeline.counters import WorkCounter, content_of
 from stagebench.pipeline.run_stages import Made, StageOutputs, made_before, path
 from stagebench.pipeline.timing import Stopwatch, synchronize
 from stagebench.pipeline.verify import Verification, require_same_tokens

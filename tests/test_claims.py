@@ -8,12 +8,12 @@ import torch
 
 from stagebench.core.artifacts import Sample
 from stagebench.core.settings import GenerationSettings
-from stagebench.core.stages import IN_GENERATE
+from stagebench.core.stages import IN_GENERATE, STAGE_NAMES
 from stagebench.models.registry import MODELS
 from stagebench.pipeline import claims as claims_module
 from stagebench.pipeline.claims import claims
-from stagebench.pipeline.counters import count_work, counted_run
-from stagebench.pipeline.run_stages import prepared, reference_generate
+from stagebench.pipeline.counters import OperatorCounter, counted_forwards, counted_run
+from stagebench.pipeline.run_stages import prepared, reference_generate, run_stages
 
 OPTIONS = GenerationSettings(max_new_tokens=8, fixed_length=True).options()
 
@@ -92,12 +92,18 @@ EXPLAINED = {
 
 
 def test_operators_differ_from_generates_only_where_it_is_explained(model, sample):
-    _, counter = counted_run(model, sample, OPTIONS)
-    inputs = prepared(model, sample)
-    tokens, reference, theirs = count_work(lambda: reference_generate(model, inputs, OPTIONS), model.counted_modules)
+    inputs, counters = prepared(model, sample), dict.fromkeys(STAGE_NAMES)
+
+    def counted(stage, function, *args):
+        with OperatorCounter() as counters[stage]:
+            return function(*args)
+
+    run_stages(model, sample, OPTIONS, counted)
+    with OperatorCounter() as theirs, counted_forwards(model.counted_modules) as reference:
+        tokens = reference_generate(model, inputs, OPTIONS)
     padding = {name: times * tokens.shape[1] for name, times in PADDING.items()}
-    mine = sum((counter.operators[stage] for stage in IN_GENERATE), Counter(padding))
-    differing = {name for name in mine | theirs if mine[name] != theirs[name]}
+    mine = sum((counters[stage].operators for stage in IN_GENERATE), Counter(padding))
+    differing = {name for name in mine | theirs.operators if mine[name] != theirs.operators[name]}
     assert differing - set().union(*EXPLAINED.values()) == set()
     assert (reference["tower_forwards"], reference["images_encoded"]) == (1, inputs.pixels.shape[1])
 

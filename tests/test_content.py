@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagebench.core.artifacts import Features, Generation, Inputs, Media
-from stagebench.core.content import content_of, sketch
 from stagebench.core.errors import StageError
+from stagebench.pipeline.counters import content_of, sketch
 
 IMAGES = tuple(np.full((4, 6, 3), i, np.uint8) for i in range(5))
 PIXELS = torch.arange(2 * 3 * 4 * 4, dtype=torch.float32).reshape(1, 2, 3, 4, 4)

@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from stagebench.cli import main
 from stagebench.core.artifacts import Inputs, Media, Sample
-from stagebench.core.content import content_of
 from stagebench.core.errors import StageError
 from stagebench.core.settings import GenerationSettings, LoadSettings
 from stagebench.core.stages import STAGE_NAMES, time_outside
@@ -30,7 +29,7 @@ from stagebench.models.pixels import ImageProcessor
 from stagebench.pipeline import load as load_stage
 from stagebench.pipeline import run_stages, timed_pass
 from stagebench.pipeline.claims import claims
-from stagebench.pipeline.counters import WorkCounter, counted_run
+from stagebench.pipeline.counters import WorkCounter, content_of, counted_run
 from stagebench.pipeline.remembered import fingerprint, varied
 from stagebench.pipeline.run_stages import made_before, path
 from stagebench.pipeline.timed_pass import check_passes, timed_run

@@ -37,7 +37,7 @@ class Captured:
         self.work: Work = {}  # what one call does that no counter sees
         self._function = fast  # kept, because a graph goes on using the buffers that it owns
         with torch.no_grad():
-            output, counted, _ = count_work(lambda: plain(**inputs), modules)
+            output, counted = count_work(lambda: plain(**inputs), modules)
             if device.type == "cuda":
                 self.work = {name: n for name, n in counted.items() if name in ADDITIVE}
                 output, self._replay = _as_graph(lambda: fast(**inputs), pool)

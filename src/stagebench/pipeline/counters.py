@@ -1,13 +1,20 @@
-"""Count what each stage really did, in a pass of its own, never while timing."""
+"""Count what each stage really did, in a pass of its own, never while timing, and digest what it made.
 
+A digest is a few characters, which differ for equal counts of other content. Frames, pixels, prompts and tokens have a
+hash: 16 hex digits of the SHA-256 over type, shape and bytes. Features have a sketch, because another kernel rounds
+otherwise.
+"""
+
+import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, cast
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, _tensor_str, nn
@@ -15,12 +22,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from stagebench.core import meter
-from stagebench.core.artifacts import Generation, Sample, Work
-from stagebench.core.content import Content, Result, content_of
+from stagebench.core.artifacts import Features, Generation, Inputs, Media, Prefilled, Sample, Work
 from stagebench.core.errors import StageError
 from stagebench.core.stages import DECODE, LOAD, STAGE, STAGES, Stage
 from stagebench.models.protocol import Backend, VisionLanguageModel
 from stagebench.pipeline.run_stages import Options, run_stages
+
+Content = dict[str, str | list[float]]
+Result = Media | Inputs | Features | Prefilled | Generation  # of a stage
+SKETCHED = 15  # numbers of a sketch beside the first
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -92,10 +102,8 @@ class OperatorCounter(TorchDispatchMode):
         return result
 
 
-def count_work(
-    function: Callable[[], T], modules: Mapping[str, nn.Module] | None = None
-) -> tuple[T, Work, Counter[str]]:
-    """Call a function; return its result, counters of what modules and torch did, and the ATen operators by name.
+def count_work(function: Callable[[], T], modules: Mapping[str, nn.Module] | None = None) -> tuple[T, Work]:
+    """Call a function; return its result, and counters of what modules and torch did.
 
     On a GPU `host_to_device_bytes` and `peak_bytes` are among the counters. FLOPs are those that `FlopCounterMode` has
     a formula for: matrix products, convolutions, and the attention kernels of a GPU.
@@ -115,21 +123,20 @@ def count_work(
     if on_gpu:
         work["host_to_device_bytes"] = operators.host_to_device_bytes
         work["peak_bytes"] = torch.cuda.max_memory_allocated()
-    return result, work, operators.operators
+    return result, work
 
 
 class WorkCounter:
     """Counts the work of the stages of one pass; called like a `Stopwatch`.
 
-    It keeps by stage the counters, the ATen operators by name, and the digests of what came of it. What a backend
-    replays no module and no operator shows: the backend counts it.
+    It keeps by stage the counters, and the digests of what came of it. What a backend replays no module and no operator
+    shows: the backend counts it.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], backend: Backend | None = None) -> None:
         self.modules = modules
         self.replayed = dict[str, int] if backend is None else backend.replayed
         self.work: dict[str, Work] = {}
-        self.operators: dict[str, Counter[str]] = {}
         self.content: dict[str, Content] = {}
 
     def __call__(self, stage: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -137,7 +144,7 @@ class WorkCounter:
         replayed, metered = self.replayed(), meter.so_far()
         with counted_calls() as calls:
             system = meter.system()
-            result, work, self.operators[stage] = count_work(lambda: function(*args, **kwargs), self.modules)
+            result, work = count_work(lambda: function(*args, **kwargs), self.modules)
             of_files = meter.system_since(system)
         seen, done = Counter(work), meter.since(metered)
         for counts in (calls, self.replayed()):
@@ -185,3 +192,51 @@ def _check_stage(stage: Stage, work: Work) -> None:
     for counter in _OWNED:
         if counter not in stage.own and (n := work.get(counter)):
             raise StageError(f"{stage.name} must leave the others' work alone, got {counter} = {n}")
+
+
+def content_of(result: Result) -> Content:
+    """Digest what a stage returned."""
+    rows: Iterable[Iterable[int]]
+    match result:
+        case Media():
+            return {"frames": _digest(result.images)}
+        case Inputs():
+            prompt = _digest(map(_as_bytes, (result.input_ids, result.attention_mask)))
+            return {"pixels": _digest([_as_bytes(result.pixels)]), "prompt": prompt}
+        case Features():
+            return {"features": sketch(result.tokens)}
+        case Prefilled():
+            rows = result.sequences[:, result.prompt_tokens :].tolist()
+        case Generation():
+            rows = result.token_ids
+    return {"tokens": _digest(np.array(list(row), np.int64) for row in rows)}
+
+
+def _digest(arrays: Iterable[Any]) -> str:
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype.str} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()[:16]
+
+
+def _as_bytes(tensor: Tensor) -> Any:
+    """View a tensor of any type as numpy's bytes, on the host, with its type in the length of the last axis."""
+    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
+
+
+def sketch(features: Tensor) -> list[float]:
+    """Summarise floats so that other content shows and other rounding hardly does; refuse what is not finite.
+
+    These are the root mean square, and of each of `SKETCHED` equal parts, one after the other, the sum of its numbers
+    with fixed random signs, over the root of how many they are: as large as the numbers themselves. Where d is the
+    distance of two tensors over the norm of one, these move by about d of the first one, wherever the numbers lie:
+    repeated, swapped or cut ones too.
+    """
+    numbers = features.detach().cpu().float().numpy().ravel()
+    signs = np.random.RandomState(0).randint(2, size=numbers.size, dtype=np.int8) * 2.0 - 1  # numpy keeps its numbers
+    parts = np.array_split(numbers * signs, SKETCHED)
+    size = float(np.sqrt(np.mean(np.square(numbers, dtype=np.float64))))
+    if not np.isfinite(size):
+        raise StageError(f"features must be finite, got {np.count_nonzero(~np.isfinite(numbers))} that are not")
+    return [size, *(float(part.sum() / max(len(part), 1) ** 0.5) for part in parts)]

@@ -15,10 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from stagebench.core.artifacts import Generation, Inputs, Sample, Work
-from stagebench.core.content import Content
 from stagebench.core.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.pipeline.counters import additive, count_work, counted_run
+from stagebench.pipeline.counters import Content, additive, count_work, counted_run
 from stagebench.pipeline.prefill import resolved
 from stagebench.pipeline.remembered import require_forgetful
 from stagebench.pipeline.run_stages import Options, prepared, reference_generate, scored_generate, staged_generate
@@ -105,16 +104,11 @@ class Reference:
         """Count what a forward of its language model costs, only where prompts are padded."""
         return forward_flops(self.model)
 
-    def match(self, tokens: Sequence[int]) -> TokenMatch:
-        """Compare its tokens with those of the stages."""
-        plainly = match_tokens(self.tokens, tokens)
-        return plainly if plainly.position is None else match_tokens(self.tokens, tokens, self.logits)
-
 
 def count_reference(model: VisionLanguageModel, sample: Sample, options: Options) -> Reference:
     """Let plain `generate()` do a sample, and count its work."""
     inputs = prepared(model, sample)
-    tokens, work, _ = count_work(lambda: reference_generate(model, inputs, options), model.counted_modules)
+    tokens, work = count_work(lambda: reference_generate(model, inputs, options), model.counted_modules)
     return Reference(model, sample, options, inputs, tuple(tokens[0].tolist()), work)
 
 
@@ -149,7 +143,8 @@ def verify_work(model: VisionLanguageModel, reference: Reference) -> Verificatio
     mine, expected = additive(*counter.work.values()), expected_work(model, reference, generation)
     if apart := "; ".join(f"{name} {mine[name]}, not {n}" for name, n in expected.items() if mine[name] != n):
         raise StageError(f"the stages must do the work of generate(), got {apart}")
-    match = reference.match(generation.token_ids[0])
+    tokens = generation.token_ids[0]
+    match = match_tokens(reference.tokens, tokens, None if tokens == reference.tokens else reference.logits)
     return Verification(generation, counter.work, reference.work, match, counter.content)
 
 
