@@ -77,8 +77,10 @@ class _Case:
         took = [v for key, pair in both.items() if key not in asked and (v := self._took(key, *pair, other))]
         lost = [f"content of {key}" if _key(key) in CONTENT else key for key in before if key not in after]
         missing = {"no longer counted": lost, "not counted in the base": [] if _counters(before) else _counters(after)}
-        reasons = [f"{why}: {', '.join(keys)}" for why, keys in missing.items() if keys]
-        found = [Verdict(self.name, "counter", "missing", reason, 1) for reason in reasons] + changes + took
+        found = changes + took
+        for why, keys in missing.items():
+            single, reason = keys[0] if len(keys) == 1 else None, f"{why}: {', '.join(keys)}"
+            found += [Verdict(self.name, "counter", "missing", reason, 1, counter=single)] if keys else []
         return found + self._as_before(before, after, found)
 
     def _verdict(
