@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stagebench.analysis.experiments.dataset import Dataset, Entry
 from stagebench.analysis.experiments.design import cut, seconds_of
 from stagebench.cli import main
-from stagebench.cli.options import SettingsCommand
+from stagebench.cli.commands import SettingsCommand
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
 from stagebench.media.events.event_arrays import in_microseconds

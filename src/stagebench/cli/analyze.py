@@ -1,8 +1,7 @@
 """`stagebench analyze`: several models over many samples, and a report of what makes one of them faster."""
 
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,15 +9,15 @@ from typing import Any
 
 import click
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress
 
-from stagebench.analysis.experiments.dataset import Dataset, one_line, read_dataset
-from stagebench.analysis.experiments.design import Design, Wanted, make_design, synthetic_dataset
+from stagebench.analysis.experiments.dataset import one_line, read_dataset
+from stagebench.analysis.experiments.design import Wanted, make_design, synthetic_dataset
 from stagebench.analysis.experiments.runner import Experiment, measure
 from stagebench.analysis.experiments.sample_log import SampleLog, open_log
 from stagebench.analysis.report import require_report_extra, write_report
 from stagebench.analysis.samples import MODES, RUN_FILE, read_run
-from stagebench.cli.options import PATH, SettingsCommand, print_head
+from stagebench.cli.commands import PATH, SettingsCommand, print_head
 from stagebench.cli.output import Console
 from stagebench.core.errors import AnalysisError
 from stagebench.core.machine.locks import measurement, scratch_folder
@@ -86,12 +85,22 @@ def _run(out: Path, settings: Settings, dataset: Path | None, order_seed: int | 
     longest = replace(settings, generation=wanted.generation("natural"))
     seed = _order_seed(out, order_seed)
     console = Console(stderr=True)
-    say = partial(console.print, markup=False, highlight=False)
-    with measurement(say), _dataset(dataset, wanted, settings.question) as found:
+    with measurement(partial(console.print, markup=False, highlight=False)), scratch_folder() as folder:
+        if dataset is None:
+            found = synthetic_dataset(write_synthetic_clip(folder), wanted.samples or 1, settings.question)
+        else:
+            found = read_dataset(dataset, settings.question)
         design = make_design(found, wanted)
         order = tuple(shuffled(settings.models, seed))
         experiment = Experiment(order, settings.model, settings.loading, design.schedule(order, seed))
-        here = _identity(longest, wanted, design, dataset, seed)
+        here = longest.identity() | {  # what must be the same for a run to go on
+            "generation": ", ".join(f"{mode} length: {wanted.generation(mode).describe()}" for mode in wanted.modes),
+            "input": "scene" if dataset is None else one_line(dataset.name),
+            "samples": design.digest(),
+            "media": settings.loading.media,
+            "models": ", ".join(sorted(settings.models)),
+            "order_seed": str(seed),
+        }
         print_head(console, longest, f"{len(design.blocks[0].entries)} samples; order {seed}")
         with open_log(out, here, design.as_json(settings.models)) as log:
             return _measure(experiment, log, console)
@@ -108,31 +117,8 @@ def _order_seed(out: Path, given: int | None) -> int:
     return secrets.randbelow(2**16) if given is None else given
 
 
-@contextmanager
-def _dataset(path: Path | None, wanted: Wanted, question: str) -> Iterator[Dataset]:
-    if path is not None:
-        yield read_dataset(path, question)
-        return
-    with scratch_folder() as folder:
-        yield synthetic_dataset(write_synthetic_clip(folder), wanted.samples or 1, question)
-
-
-def _identity(settings: Settings, wanted: Wanted, design: Design, dataset: Path | None, seed: int) -> dict[str, str]:
-    """Return what must be the same for a run to go on."""
-    generations = {mode: wanted.generation(mode) for mode in wanted.modes}
-    return settings.identity() | {
-        "generation": ", ".join(f"{mode} length: {each.describe()}" for mode, each in generations.items()),
-        "input": "scene" if dataset is None else one_line(dataset.name),
-        "samples": design.digest(),
-        "media": settings.loading.media,
-        "models": ", ".join(sorted(settings.models)),
-        "order_seed": str(seed),
-    }
-
-
 def _measure(experiment: Experiment, log: SampleLog, console: Console) -> bool:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
         done = sum(log.has(task.key) for task in experiment.tasks)
         bar = progress.add_task("building and proving the models", total=len(experiment.tasks), completed=done)
         try:

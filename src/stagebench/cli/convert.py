@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from stagebench.cli.options import PATH
+from stagebench.cli.commands import PATH
 from stagebench.core.settings import LoadSettings
 from stagebench.media.events.npy import require_free, write_folder
 from stagebench.media.events.recordings import load_event_arrays, size_of_recording

@@ -1,16 +1,14 @@
 """`stagebench explain`: why one model is faster than another, from numbers alone."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from stagebench.analysis.attribution import attribute
 from stagebench.analysis.comparison import compare
-from stagebench.analysis.importers.measured import Measured
 from stagebench.analysis.importers.read import FORMATS, read_files
 from stagebench.analysis.narrative import as_json, table
-from stagebench.cli.options import JSON, PATH
+from stagebench.cli.commands import JSON, PATH
 from stagebench.cli.output import Console, write_json_to
 from stagebench.core.errors import AnalysisError
 from stagebench.core.results import versioned
@@ -33,46 +31,28 @@ def command(
     depend on which of them is changed first. What in a file can't hold is printed as a warning.
     """
     measured = read_files(paths, format_name)
-    first = _baseline(measured, baseline)
-    others = [model for model in measured.costs if model != first]
-    if not others:
-        raise AnalysisError(f"two models are needed, got {first} only")
-    explained = [_explain(measured, first, other) for other in others]
-    warnings = [*measured.warnings, *filter(None, (_left_out(measured, first, other) for other in others))]
-    if json_path:
-        write_json_to(json_path, versioned("report", {"attributions": explained, "warnings": warnings}))
-    if str(json_path) != "-":
-        _print(explained, warnings, as_markdown)
-
-
-def _baseline(measured: Measured, asked: str | None) -> str:
-    if asked is None:
-        return max(measured.costs, key=lambda model: measured.costs[model].total)
-    if asked not in measured.costs:
-        raise AnalysisError(f"the baseline must be one of {', '.join(measured.costs)}, got {asked!r}")
-    return asked
-
-
-def _explain(measured: Measured, baseline: str, other: str) -> dict[str, Any]:
-    """Over the samples that both have; of the averages, where they share none."""
-    a, b = measured.samples.get(baseline, {}), measured.samples.get(other, {})
-    if a.keys() & b.keys():
-        return as_json(*compare(a, b, measured.sequences))
-    return as_json(attribute(measured.costs[baseline], measured.costs[other]))
-
-
-def _left_out(measured: Measured, baseline: str, other: str) -> str | None:
-    a, b = measured.samples.get(baseline, {}).keys(), measured.samples.get(other, {}).keys()
-    return (
-        f"{len(a ^ b)} samples are of one of {baseline} and {other} only, {len(a & b)} are of both" if a ^ b else None
-    )
-
-
-def _print(explained: list[dict[str, Any]], warnings: list[str], as_markdown: bool) -> None:
-    for each in explained:
-        if as_markdown:
-            click.echo(to_markdown(table(each)) + "\n")
+    first = baseline or max(measured.costs, key=lambda model: measured.costs[model].total)
+    if first not in measured.costs:
+        raise AnalysisError(f"the baseline must be one of {', '.join(measured.costs)}, got {baseline!r}")
+    explained, warnings = [], list(measured.warnings)
+    for other in (model for model in measured.costs if model != first):
+        a, b = (measured.samples.get(name, {}) for name in (first, other))
+        if a.keys() & b.keys():
+            explained.append(as_json(*compare(a, b, measured.sequences)))
         else:
-            show(table(each), Console())
+            explained.append(as_json(attribute(measured.costs[first], measured.costs[other])))
+        if only := a.keys() ^ b.keys():
+            both = len(a.keys() & b.keys())
+            warnings.append(f"{len(only)} samples are of one of {first} and {other} only, {both} are of both")
+    if not explained:
+        raise AnalysisError(f"two models are needed, got {first} only")
+    write_json_to(json_path, versioned("report", {"attributions": explained, "warnings": warnings}))
+    if str(json_path) == "-":
+        return
+    for each in map(table, explained):
+        if as_markdown:
+            click.echo(to_markdown(each) + "\n")
+        else:
+            show(each, Console())
     for warning in warnings:
         click.echo(f"warning: {plain(warning)}", err=True)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.progress import Progress
 
-from stagebench.cli.decision import DecidingCommand
+from stagebench.cli.commands import DecidingCommand
 from stagebench.cli.output import Console
 from stagebench.core import statistics
 from stagebench.core.errors import GateError

@@ -19,11 +19,11 @@ from stagebench.core.json_files import write_json
 from stagebench.core.shown import plain
 
 
-def write_json_to(path: Path, data: dict[str, Any]) -> None:
-    """Write JSON to a file, or to standard output for "-"."""
+def write_json_to(path: Path | None, data: dict[str, Any]) -> None:
+    """Write JSON to a file, or to standard output for "-"; None is nowhere."""
     if str(path) == "-":
         click.echo(json.dumps(data, indent=1, sort_keys=True))
-    else:
+    elif path:
         write_json(path, data)
 
 

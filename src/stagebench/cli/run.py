@@ -15,7 +15,7 @@ import click
 
 from stagebench.analysis.attribution import UNATTRIBUTED
 from stagebench.analysis.samples import MODES, sample_of
-from stagebench.cli.options import INPUT, JSON, SettingsCommand, print_head
+from stagebench.cli.commands import INPUT, JSON, SettingsCommand, print_head
 from stagebench.cli.output import Console, write_json_to
 from stagebench.core.artifacts import Run
 from stagebench.core.results import versioned
@@ -49,8 +49,7 @@ def command(
         numbers = _run_sharded(console, settings, passes, tensor_parallel)
     else:
         numbers = _run(console, settings, passes, secrets.randbelow(2**16) if order_seed is None else order_seed)
-    if json_path:
-        write_json_to(json_path, numbers)
+    write_json_to(json_path, numbers)
 
 
 def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[str, Any]:
@@ -150,7 +149,7 @@ def verify_command(settings: Settings, question: tuple[str, ...], json_path: Pat
             cells = [("held" if check["held"] else "BROKEN", check["claim"], check["detail"]) for check in made]
             show(Table(name if len(question) == 1 else f"{name}: {ask}", columns, cells), console)
     finally:  # at full size it takes many minutes, and may be stopped
-        if json_path and rows:
+        if rows:
             write_json_to(json_path, versioned("verdicts", {"identity": settings.identity(), "checks": rows}))
     held = sum(row["held"] for row in rows)
     console.print(f"{held} of {len(rows)} claims held")

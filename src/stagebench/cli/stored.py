@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from stagebench.cli.decision import DecidingCommand
-from stagebench.cli.options import JSON, PATH
+from stagebench.cli.commands import JSON, PATH, DecidingCommand
 from stagebench.cli.output import Console, write_json_to
 from stagebench.core.errors import GateError
 from stagebench.core.results import Results, by_name, short_name, versioned
@@ -89,13 +88,12 @@ def trend_command(folder: Path, json_path: Path | None, recent: int | None) -> N
     slower = [step for each in newest for step in each.changes if step.ratio > 1 and step.age <= (recent or 0)]
     for change in slower:
         console.print(cell(f"became slower of late: {short_name(change.benchmark)}"), style="red", soft_wrap=True)
-    if json_path:
-        kept = [
-            {"identity": runs[0]["machine_info"], "runs": len(runs), "series": list(map(asdict, series))}
-            for runs, series in looked
-        ]
-        data = {"environments": kept, "unreadable": unreadable, "slower": list(map(asdict, slower))}
-        write_json_to(json_path, versioned("report", data))
+    kept = [
+        {"identity": runs[0]["machine_info"], "runs": len(runs), "series": list(map(asdict, series))}
+        for runs, series in looked
+    ]
+    data = {"environments": kept, "unreadable": unreadable, "slower": list(map(asdict, slower))}
+    write_json_to(json_path, versioned("report", data))
     sys.exit(1 if slower else 0)
 
 

@@ -16,8 +16,7 @@ from stagebench.core.results import SCHEMAS, Results, Session, read_results, wri
 from stagebench.suite.judging import session_of
 
 _NAME = pytest.StashKey[str]()
-ENDED = pytest.StashKey[set[str]]()
-"""Which items came to their end, whatever that was: who stops early can still say 0."""
+ENDED = pytest.StashKey[set[str]]()  # items that came to some end: who stops early can still say 0
 
 
 def so_far(config: pytest.Config) -> Session:
@@ -34,13 +33,17 @@ def so_far(config: pytest.Config) -> Session:
 
 
 def finish(config: pytest.Config, status: int, regressed: Collection[str]) -> None:
-    """Write the final exit status, and what got slower, to all that was saved of this session, each file whole."""
+    """Write the final exit status, and what got slower, to all that was saved of this session, each file whole.
+
+    What `--benchmark-compare-fail` fails has regressed too: pytest-benchmark checks it after it saved.
+    """
     if _NAME not in config.stash:
         return
     session: Any = config.pluginmanager.getplugin("session")
-    complete = config.stash.get(ENDED, set()).issuperset(item.nodeid for item in session.items)
+    slower = sorted({*regressed, *(name for name, _ in session_of(config).performance_regressions)})
+    complete = config.stash[ENDED].issuperset(item.nodeid for item in session.items)
     for path, results in _saved(config):
-        results["stagebench"] |= {"final_status": int(status), "complete": complete, "regressed": sorted(regressed)}
+        results["stagebench"] |= {"final_status": int(status), "complete": complete, "regressed": slower}
         write_results(path, results)
 
 

@@ -56,8 +56,10 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int | None, in
         traceback.print_exc()  # as Python would, but with an exit status that is no verdict
         return NOT_MEASURED
     if status is not None:
+        judged = config.stash.get(_DECISION, Decision()).verdicts
+        regressed = {v.benchmark for v in judged if v.verdict in ("regression", "changed")}
         with _usage_errors():
-            outcome.finish(config, status, _regressed(config))
+            outcome.finish(config, status, regressed)
     return status
 
 
@@ -70,13 +72,6 @@ def _usage_errors() -> Iterator[None]:
         raise pytest.UsageError(str(error)) from error
     except click.BadParameter as error:
         raise pytest.UsageError(error.format_message().replace("--", PREFIX)) from error
-
-
-def _regressed(config: pytest.Config) -> set[str]:
-    """Name what `--stage-gate` or `--benchmark-compare-fail` fails: pytest-benchmark saves before it checks."""
-    judged = config.stash.get(_DECISION, Decision()).verdicts
-    slower = {name for name, _ in getattr(judging.session_of(config), "performance_regressions", ())}
-    return slower | {v.benchmark for v in judged if v.verdict in ("regression", "changed")}
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-benchmark reads its options
@@ -93,7 +88,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gate(threshold, floor): how much slower than its baseline is too much")
     config.addinivalue_line("markers", "eager: plain code whatever the backend, and so timed once")
     config.stash[_LOCKSTEP] = Lockstep.of_environment()
-    config.stash[selection.DESELECTED] = {}
+    config.stash[selection.DESELECTED], config.stash[outcome.ENDED] = {}, set()
     config.stash[_MEANT] = set[int | None]((None, pytest.ExitCode.OK, pytest.ExitCode.USAGE_ERROR))
     if option.stage_timed_gc and config.getoption("benchmark_disable_gc", None):
         raise pytest.UsageError(f"garbage is collected or not, got {PREFIX}timed-gc and --benchmark-disable-gc")
@@ -166,20 +161,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Note which items ran."""
-    result = yield
-    item.config.stash.setdefault(outcome.ENDED, set()).add(item.nodeid)
-    return result
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Leave out what was skipped, or failed as a marker allows, after it was timed: its own checks did not pass."""
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note which items came to their end, and leave out what was skipped, or failed as a marker allows, once timed."""
     report = yield
     benchmark = getattr(item, "funcargs", {}).get("benchmark")
     if report.skipped and benchmark is not None:
         benchmark.has_error = True  # as pytest-benchmark does with what fails while it is timed
+    if call.when == "teardown":
+        item.config.stash[outcome.ENDED].add(item.nodeid)
     return report
 
 
