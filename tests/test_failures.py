@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from stagebench.gate.runner.failures import FailedError, Failure, options, read_failures
+from stagebench.gate.runner.fresh_process import FailedError, Failure, read_failures, xml_options
 
 pytest_plugins = ("pytester",)
 
@@ -17,7 +17,7 @@ def failures_of(pytester):
 
     def run(text):
         path = pytester.makepyfile(test_it=text).with_suffix(".xml")
-        pytester.runpytest_inprocess(*options(path))
+        pytester.runpytest_inprocess(*xml_options(path))
         return read_failures(path)
 
     return run

@@ -45,7 +45,7 @@ def identity(
     }
 
 
-def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
+def differences(here: Mapping[str, object], there: Mapping[str, object]) -> list[str]:
     """Say what makes two environments incomparable, a phrase a key; empty where they are comparable."""
     here, there = ADDED | dict(here), ADDED | dict(there)
     return [

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from stagebench.core.errors import BusyError, StagebenchError
 
@@ -31,26 +32,22 @@ def measurement(say: Callable[[str], None]) -> Iterator[None]:
     if WITHIN in os.environ:
         yield
         return
-    path = _machine()
-    try:
-        descriptor = _opened(path)
-        free = _taken(descriptor, PATIENCE)
-    except OSError as error:
-        say(f"what else measures at the same time is not known, {path} can't be locked: {error.strerror}")
-        yield
-        return
-    with os.fdopen(descriptor, "rb+", buffering=0) as file:
-        if not free:
-            raise BusyError(f"one measurement at a time on this machine, got a second beside {_holder(file.read(200))}")
-        me = f"process {os.getpid()} (stagebench {' '.join(sys.argv[1:])})"
-        file.truncate(0)
-        file.write(me.encode(errors="surrogateescape"))
-        os.environ[WITHIN] = me
+    path, me = _machine(), f"process {os.getpid()} (stagebench {' '.join(sys.argv[1:])})"
+    with ExitStack() as stack:
         try:
-            yield
-        finally:
-            del os.environ[WITHIN]
+            file = stack.enter_context(os.fdopen(_opened(path), "rb+", buffering=0))
+            free = _taken(file.fileno(), PATIENCE)
+        except OSError as error:
+            say(f"what else measures at the same time is not known, {path} can't be locked: {error.strerror}")
+        else:
+            if not free:
+                raise BusyError(f"one measurement at a time on this machine, got a second beside {_holder(file)}")
+            stack.callback(file.truncate, 0)
             file.truncate(0)
+            file.write(me.encode(errors="surrogateescape"))
+            stack.callback(os.environ.pop, WITHIN)
+            os.environ[WITHIN] = me
+        yield
 
 
 def beside() -> str | None:
@@ -58,7 +55,7 @@ def beside() -> str | None:
     with suppress(OSError):
         if WITHIN not in os.environ:
             with _machine().open("rb") as file:
-                return None if _taken(file.fileno()) else _holder(file.read(200))
+                return None if _taken(file.fileno()) else _holder(file)
     return None
 
 
@@ -69,12 +66,10 @@ def _machine() -> Path:
 
 def _opened(path: Path) -> int:
     """Open a file that any user may lock; what is there is not made again, which /tmp forbids for another's file."""
-    with suppress(FileNotFoundError):
-        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    with suppress(FileExistsError):  # made meanwhile
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL)
-        os.fchmod(descriptor, 0o666)
-        return descriptor
+    with suppress(FileExistsError):
+        made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        os.fchmod(made, 0o666)
+        os.close(made)
     return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
 
 
@@ -90,9 +85,10 @@ def _taken(descriptor: int, patience: float = 0.0) -> bool:
         time.sleep(0.02)
 
 
-def _holder(noted: bytes) -> str:
+def _holder(file: BinaryIO) -> str:
     """Return what the one who holds the lock noted of itself, in a line."""
-    return "".join(c if c.isprintable() else "?" for c in noted.decode(errors="replace")) or "another one"
+    noted = file.read(200).decode(errors="replace")
+    return "".join(c if c.isprintable() else "?" for c in noted) or "another one"
 
 
 @contextmanager

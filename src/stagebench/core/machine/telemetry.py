@@ -3,6 +3,7 @@
 Importable without torch and without NVML; what a GPU or driver does not say is None, never a made-up zero.
 """
 
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -72,11 +73,9 @@ class Gpu:
 
 def load_nvml() -> ModuleType | None:
     """Return NVML's Python module, of the extra "gpu"; None where it is not installed."""
-    try:
-        import pynvml
-    except ImportError:
-        return None
-    return pynvml  # type: ignore[no-any-return] # without stubs it is Any
+    with suppress(ImportError):
+        return importlib.import_module("pynvml")
+    return None
 
 
 @contextmanager
@@ -91,9 +90,7 @@ def opened(nvml: Any, uuid: str | None = None, own_processes: int = 0) -> Iterat
             with suppress(nvml.NVMLError):
                 nvml.nvmlInit()
                 stack.callback(nvml.nvmlShutdown)
-                if uuid is None:
-                    handle = nvml.nvmlDeviceGetHandleByIndex(0)
-                else:
-                    handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid.removeprefix('GPU-')}")
+                named = uuid and f"GPU-{uuid.removeprefix('GPU-')}"
+                handle = nvml.nvmlDeviceGetHandleByUUID(named) if named else nvml.nvmlDeviceGetHandleByIndex(0)
                 gpu = Gpu(nvml, handle, own_processes)
         yield gpu

@@ -16,8 +16,7 @@ from stagebench.core.results import Results, by_name, is_reference, short_name, 
 from stagebench.gate import decide as gate
 from stagebench.gate.counters import judge_counters
 from stagebench.gate.limits import Rules
-from stagebench.gate.runner.failures import NONE_SELECTED, FailedError
-from stagebench.gate.runner.fresh_process import FreshProcess, Variant, measure, pytest_arguments
+from stagebench.gate.runner.fresh_process import FailedError, FreshProcess, Variant, measure, pytest_arguments
 from stagebench.gate.times import judge_times
 from stagebench.gate.verdicts import Decision, Verdict, confirmed, undecided
 
@@ -89,18 +88,19 @@ class ABRunner:
     def count(self) -> Sides:
         """Run one process a side that proves what it runs and counts its work; its single round is no measurement."""
         planned = [ScheduledProcess("counters", 0, i, side, self.plan.seed) for i, side in enumerate(SIDES)]
-        return self._sides([(each,) for each in planned], ["benchmarks"], None)
+        return self._sides(planned, 1, ["benchmarks"], None)
 
     def time(self, phase: str, paths: Sequence[str]) -> Sides:
         """Run both sides of "first" or "confirmation" by turns, nothing proven nor counted; pytest collects `paths`."""
         planned = schedule(phase, self.plan.blocks, self.plan.seed)
-        together = 2 if self.plan.lockstep else 1
-        groups = [planned[i : i + together] for i in range(0, len(planned), together)]
-        return self._sides(groups, paths, self.plan.rounds)
+        return self._sides(planned, 2 if self.plan.lockstep else 1, paths, self.plan.rounds)
 
-    def _sides(self, groups: Sequence[Sequence[ScheduledProcess]], paths: Sequence[str], rounds: int | None) -> Sides:
+    def _sides(
+        self, planned: Sequence[ScheduledProcess], at_once: int, paths: Sequence[str], rounds: int | None
+    ) -> Sides:
         runs: dict[str, list[Results]] = {side: [] for side in SIDES}
-        for group in self.progress.track(groups, description=groups[0][0].phase):
+        groups = [planned[i : i + at_once] for i in range(0, len(planned), at_once)]
+        for group in self.progress.track(groups, description=planned[0].phase):
             measured = measure([self._process(each, paths, rounds) for each in group])
             if self.plan.lockstep:
                 _require_turns(group, measured)
@@ -147,7 +147,7 @@ class Phases:
             times = [] if self.runner.plan.counters_only else self._times(base, head, counters)
             return [*gate.judge_presence(base, head), *counters, *times]
         except FailedError as failed:
-            if failed.status == NONE_SELECTED:
+            if failed.none_selected:
                 raise self._nothing_selected(failed.side) from failed
             if failed.side == "base":
                 raise GateError(f"the base fails, so there is nothing to compare with: {failed}") from failed

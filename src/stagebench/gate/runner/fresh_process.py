@@ -1,23 +1,28 @@
-"""Starts pytest in fresh processes, alone or two in lockstep, and reads what each measured: the process is the sample.
+"""Starts pytest in fresh processes, alone or two in lockstep, and reads what each measured, or what failed in it.
 
-None of them outlives the one that started it.
+The process is the sample; none outlives the one that started it. What failed is in the JUnit XML of pytest, which any
+revision writes. A stage that breaks its contract, by more work than `generate()` does or by none, is a verdict on the
+change; whatever else fails is none, as nothing was measured then.
 """
 
 import os
+import re
+import signal
 import subprocess
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stagebench.core.errors import GateError
+from stagebench.core.errors import GateError, StageError
 from stagebench.core.machine import processes
 from stagebench.core.machine.locks import scratch_folder
 from stagebench.core.results import REFERENCE, Results, read_results
-from stagebench.gate.runner import failures, lockstep
-from stagebench.gate.runner.failures import FailedError
+from stagebench.gate.runner import lockstep
 from stagebench.gate.runner.worktrees import ELSEWHERE
+from stagebench.gate.verdicts import Verdict
 
 # No plugins but pytest-benchmark, as they would cost a second. The allocator keeps what it has: pages handed back after
 # each round and faulted in again cost up to a third of a load, and how much differs from process to process.
@@ -30,6 +35,9 @@ _ENVIRONMENT = {
 }
 
 _POLL = 0.05
+_BY_A_STAGE = f"{StageError.__name__}: "
+_NONE_SELECTED, _KILLED = 5, 128  # exit statuses: of pytest where it collected nothing; of a signal, less its number
+_LONGEST = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,52 @@ def pytest_arguments(
     return (*paths, *more, *chosen, *timed, f"--stage-order-seed={order_seed}")
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One benchmark that failed, or a file that could not be collected."""
+
+    benchmark: str  # its full name
+    reason: str  # the error with its type, in one line
+
+    @property
+    def by_a_stage(self) -> bool:
+        """Whether a stage refused what it got or did."""
+        return self.reason.startswith(_BY_A_STAGE)
+
+
+class FailedError(GateError):
+    """A process of a side in which not all benchmarks passed, with pytest's exit status (of a signal above 128)."""
+
+    def __init__(self, side: str, status: int, failures: Sequence[Failure], said: bytes, kept: Path | None = None):
+        """Make the error of a process that said this, which is kept there."""
+        self.side, self.status, self.failures = side, status, failures
+        self.none_selected = status == _NONE_SELECTED
+        more = f"; all that it said is in {kept}" if kept else ""
+        super().__init__(f"the benchmarks of the {side} must pass, got {self._what(said)}{more}")
+
+    def verdicts(self) -> list[Verdict]:
+        """Return a regression for each benchmark that a stage's error failed; what else failed is missing."""
+        return [
+            Verdict(each.benchmark, "counter", "regression" if each.by_a_stage else "missing", each.reason, 1)
+            for each in self.failures
+            if any(other.by_a_stage for other in self.failures)
+        ]
+
+    def _what(self, said: bytes) -> str:
+        if self.failures:
+            first, *others = self.failures
+            more = f" (and {len(others)} more)" if others else ""
+            return f"{first.benchmark.split('::')[-1]}: {first.reason}{more}"
+        if self.none_selected:
+            return "none that is selected"
+        if (number := self.status - _KILLED) > 0:
+            return f"a process killed by signal {number}, {signal.strsignal(number)}"
+        error = _last_error(said.decode(errors="replace"))
+        if unknown := error.partition("unrecognized arguments: ")[2]:
+            return f"a revision without the options {unknown}"
+        return f"exit status {self.status}: {error}"
+
+
 def measure(planned: Sequence[FreshProcess]) -> list[Results]:
     """Run one process, or two at once in lockstep, and return what each measured.
 
@@ -96,7 +150,7 @@ def _started(each: FreshProcess, scratch: Path, ends: lockstep.Ends | None) -> I
     given = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
     path = os.pathsep.join(filter(None, [str(each.variant.root / "src"), given.get("PYTHONPATH")]))
     environment = given | _ENVIRONMENT | {"PYTHONPATH": path} | (lockstep.variables(ends) if ends else {})
-    written = (f"--benchmark-json={each.at(scratch, '.json')}", *failures.options(each.at(scratch, ".xml")))
+    written = (f"--benchmark-json={each.at(scratch, '.json')}", *xml_options(each.at(scratch, ".xml")))
     with (
         each.at(scratch, ".txt").open("wb") as output,
         processes.started(
@@ -117,4 +171,51 @@ def _failure(each: FreshProcess, status: int, scratch: Path) -> FailedError:
     kept = each.kept.with_suffix(".txt")
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_bytes(said)
-    return FailedError(name, status, failures.read_failures(each.at(scratch, ".xml")), said, kept)
+    return FailedError(name, status, read_failures(each.at(scratch, ".xml")), said, kept)
+
+
+def xml_options(path: Path) -> tuple[str, ...]:
+    """Return options of pytest that let it write there what failed; this family names files."""
+    return f"--junitxml={path}", "-o", "junit_family=xunit1"
+
+
+def read_failures(path: Path) -> list[Failure]:
+    """Read what failed; nothing where pytest did not come so far as to write it."""
+    try:
+        cases = ET.parse(path).getroot().iter("testcase")  # noqa: S314 # expat refuses entities that blow up
+        return [
+            Failure(_name(case), _reason(child.get("message") or "", child.text or ""))
+            for case in cases
+            for child in case
+            if child.tag in ("failure", "error")
+        ]
+    except (OSError, ET.ParseError):
+        return []
+
+
+def _name(case: ET.Element) -> str:
+    """Return the full name, as pytest-benchmark has it: of a file that was not collected, the file alone."""
+    file, module, name = (case.get(key) or "" for key in ("file", "classname", "name"))
+    classes = module.removeprefix(file.removesuffix(".py").replace("/", ".")).strip(".")
+    return "::".join(filter(None, [file, *classes.split("."), name]))
+
+
+def _reason(message: str, text: str) -> str:
+    if message in ("collection failure", "internal error"):
+        return _last_error(text)
+    found = re.fullmatch(r'failed on (?:setup|teardown) with "(.*)"', message, flags=re.DOTALL)
+    lines = (found[1] if found else message).strip().splitlines()
+    marked = [line.removeprefix("E ") for line in lines if line.startswith("E ")]  # of an error without a place
+    return _one_line((marked or lines or ["no word"])[0])
+
+
+def _last_error(said: str) -> str:
+    """Return the last line that names an error, or the last one."""
+    lines = [line.removeprefix("E ").strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if re.search(r"error|exception", line, flags=re.IGNORECASE)]
+    return _one_line((errors or lines or ["no word"])[-1])
+
+
+def _one_line(text: str) -> str:
+    """Return a message without the module of its type."""
+    return re.sub(r"^(?:\w+\.)+(?=\w+:)", "", " ".join(text.split()))[:_LONGEST]

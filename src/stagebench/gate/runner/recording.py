@@ -17,11 +17,12 @@ from typing import Any
 from pytest_benchmark.stats import Stats
 
 from stagebench.core.errors import ResultsError
-from stagebench.core.machine import environment
+from stagebench.core.machine.environment import differences, fingerprint
 from stagebench.core.results import Benchmark, Process, Results, by_name, is_reference, read_results, write_results
 from stagebench.gate.runner.fresh_process import FreshProcess, Variant, measure, pytest_arguments
 
 PROOF = 0  # the number of the process that proves; the timing ones count from 1
+CODE = ("conftest.py", "benchmarks/**/*.py", "src/**/*.py")  # of a checkout, that a benchmark can depend on
 
 # How arguments of pytest begin that each process gets from here.
 OWN = ("--stage-rounds", "--stage-times-only", "--stage-order-seed", "--benchmark-", "@")
@@ -40,12 +41,7 @@ def plan_of(root: Path, rounds: int, select: str, arguments: Sequence[str]) -> P
             raise ResultsError(f"a recording gives rounds, order and what is kept to pytest itself, got {argument}")
         if CHOOSING.match(argument):
             raise ResultsError(f"the benchmarks of a recording are chosen by --select, got {argument}")
-    return {"rounds": rounds, "select": select, "arguments": list(arguments), "code": _code(root)}
-
-
-def _code(root: Path) -> str:
-    """Digest the Python files of a checkout that a benchmark can depend on."""
-    return environment.fingerprint(root, "conftest.py", "benchmarks/**/*.py", "src/**/*.py")
+    return {"rounds": rounds, "select": select, "arguments": list(arguments), "code": fingerprint(root, *CODE)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +71,9 @@ class Recording:
         """Read the processes that are there already, by number."""
         paths = {number: self._path(number) for number in range(processes + 1)}
         runs = {number: read_results(path) for number, path in paths.items() if path.exists()}
-        here: Mapping[str, object] = self.plan
         for number, run in runs.items():
             there: Mapping[str, object] = run["stagebench"].get("recording", {})
-            if other := [f"{k}: {here[k]!r} here, {there.get(k)!r} there" for k in here if here[k] != there.get(k)]:
+            if other := differences(self.plan, {key: there[key] for key in self.plan if key in there}):
                 raise ResultsError(f"{paths[number]} is of another recording: {'; '.join(other)}")
             _require_same_environment(number, run, runs)
         return runs
@@ -86,7 +81,7 @@ class Recording:
     def measure(self, number: int, others: Mapping[int, Results]) -> Results:
         """Run one process beside those that are there, and keep what it measured if it is one of this recording."""
         plan = self.plan
-        if _code(self.root) != plan["code"]:
+        if fingerprint(self.root, *CODE) != plan["code"]:
             raise ResultsError(f"the code in {self.root} must stay as it was while it is recorded, got other files")
         seed = random.Random(f"process {number}").randrange(2**16)
         rounds = None if number == PROOF else plan["rounds"]
@@ -111,7 +106,7 @@ class Recording:
 def _require_same_environment(number: int, run: Results, others: Mapping[int, Results]) -> None:
     here, there = run["machine_info"], next(iter(others.values()), run)["machine_info"]
     if here != there:  # an unknown driver is no reason to refuse a recording, though it compares with no other one
-        differing = "; ".join(environment.differences(here, there))
+        differing = "; ".join(differences(here, there))
         raise ResultsError(f"the {name_of(number)} ran in another environment: {differing}")
 
 

@@ -25,15 +25,13 @@ _NO_PROGRAMS = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
 _WRITING = {"checkout", "read-tree"}  # as long as there are files, and filters run: no such git outlives this process
 _HERE = ("--git-dir=.", "--work-tree=.")  # that of a submodule names a working tree, which may be gone
 # What comes later counts: everything that the other repository has set, but for these.
-_SETTINGS = """
-[include]
-\tpath = {config}
-[core]
-\thooksPath = /dev/null
-\tfsmonitor = false
-\tbare = false
-\tworktree = {folder}
-\tsparseCheckout = false
+_SETTINGS = b"""
+[include] path = %b
+[core] worktree = %b
+hooksPath = /dev/null
+fsmonitor = false
+bare = false
+sparseCheckout = false
 """
 
 
@@ -100,8 +98,7 @@ def _borrow(git_folder: Path, commit: str | None, folder: Path) -> None:
     tags = _git(git_folder, *_HERE, "for-each-ref", "--format=%(objectname) %(refname)", "refs/tags", "refs/replace")
     (own / "packed-refs").write_bytes(tags)
     with (own / "config").open("ab") as config:
-        settings = _SETTINGS.encode().replace(b"{config}", _quoted(git_folder / "config"))
-        config.write(settings.replace(b"{folder}", _quoted(folder)))
+        config.write(_SETTINGS % (_quoted(git_folder / "config"), _quoted(folder)))
     if commit:
         (own / "HEAD").write_text(f"{commit}\n")
 
@@ -191,13 +188,10 @@ def _git(where: Path, *arguments: str) -> bytes:
 
 
 def _status(where: Path, *arguments: str) -> tuple[int, bytes, bytes]:
-    environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
-    environment |= {"GIT_DEFAULT_REF_FORMAT": "files"}
+    given = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
+    environment = given | {"GIT_DEFAULT_REF_FORMAT": "files"}
     command = ["git", "-C", str(where), *_NO_PROGRAMS, *arguments]
     if _WRITING & {*arguments}:
         return processes.run(command, env=environment)
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, check=False)  # noqa: S603 # git
-    except OSError as error:
-        raise GateError(f"git must be there to check out a revision, got {error.strerror}") from error
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)  # noqa: S603 # git
     return done.returncode, done.stdout, done.stderr
