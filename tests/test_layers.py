@@ -8,8 +8,8 @@ from torch._dynamo.utils import counters
 from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from stagebench.backends.compiled_layers import compiled_layers
 from stagebench.backends.graph import RECIPES, GraphBackend
+from stagebench.backends.static_cache import compiled_layers
 from stagebench.core.errors import ModelError
 from stagebench.pipeline.run_stages import reference_generate, staged_generate
 

@@ -5,8 +5,6 @@ decode step in Triton (`fused`). Setting one up takes seconds; it happens the fi
 in `setups`, and whoever times a pass must not keep one in which it happened.
 """
 
-from __future__ import annotations
-
 import functools
 import time
 from collections import Counter
@@ -22,9 +20,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, StaticCache
 
 from stagebench.backends.capture import Captured
-from stagebench.backends.compiled_layers import compiled_layers
 from stagebench.backends.static_cache import (
     CACHE_ARGUMENT,
+    compiled_layers,
     prompt_logits,
     set_length,
     static_cache,

@@ -23,8 +23,7 @@ PATCH_TOKEN, START_TOKEN, END_TOKEN = "<ev_patch>", "<ev_start>", "<ev_end>"
 class EventGPTConfig(LlamaConfig):
     """A Llama config with the authors' extra keys and, nested, the config of the CLIP tower.
 
-    The authors keep the tower's config in a folder of its own, which `mm_visual_tower` names; reading their
-    config reads that one too. What we save has it nested, and needs no such folder.
+    The authors keep that one in a folder of its own, which `mm_visual_tower` names, and from which it is read.
     """
 
     model_type = "EventChat_llama"
