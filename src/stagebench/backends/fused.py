@@ -20,17 +20,15 @@ from stagebench.core.errors import ModelError, StageError
 
 
 class Tiles(NamedTuple):
-    """How a matrix is read: `rows` x `columns` elements at a time by one program of `warps` warps.
-
-    `columns` decides the order of the sums, and with it ties between tokens: fixed here, never tuned at run time.
-    """
+    """How a matrix is read: `rows` x `columns` elements at a time by one program of `warps` warps."""
 
     rows: int
     columns: int
     warps: int
 
 
-# By projection, for 7B shapes on an H100. "gate_up" counts the rows of each of its two matrices.
+# By projection, for 7B shapes on an H100. "gate_up" counts the rows of each of its two matrices. The columns decide the
+# order of the sums, and with it ties between tokens: fixed here, never tuned at run time.
 TILES = {
     "qkv": Tiles(2, 2048, 8),
     "output": Tiles(16, 512, 8),
@@ -142,26 +140,19 @@ def _requirements(decoder: Any, head: Any) -> Iterator[tuple[bool, str, object]]
     is_power = config.head_dim == triton.next_power_of_2(config.head_dim)
     yield is_power, "a head_dim that is a power of two", config.head_dim
     yield like.dtype in DTYPES, "float32, float16 or bfloat16", like.dtype
-    for name, linear, shape in _linears(decoder, head):
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    shapes = {"q_proj": (queries, hidden), "k_proj": (keys, hidden), "v_proj": (keys, hidden)}
+    shapes |= {"o_proj": (hidden, queries), "gate_proj": (inner, hidden), "up_proj": (inner, hidden)}
+    shapes |= {"down_proj": (hidden, inner), "lm_head": tuple(like.shape)}
+    projections = [each for each in decoder.layers.named_modules() if each[0].endswith("_proj")]
+    for path, linear in (*projections, ("lm_head", head)):
+        name = path.rpartition(".")[2]
         yield getattr(linear, "bias", None) is None, f"{name} without a bias", "one"
         is_plain = type(linear) is nn.Linear and type(linear.weight) is nn.Parameter
         yield is_plain, f"a plain Linear as {name}", type(linear).__name__
-        is_whole = tuple(linear.weight.shape) == shape and linear.weight.is_contiguous()
-        yield is_whole, f"{name} whole, {shape} in row order", tuple(linear.weight.shape)
+        is_whole = tuple(linear.weight.shape) == shapes[name] and linear.weight.is_contiguous()
+        yield is_whole, f"{name} whole, {shapes[name]} in row order", tuple(linear.weight.shape)
     for weight in (*decoder.layers.parameters(), decoder.norm.weight, head.weight):
         is_like = (weight.dtype, weight.device) == (like.dtype, like.device)
         yield is_like, f"all weights in {like.dtype} on {like.device}", f"{weight.dtype} on {weight.device}"
-
-
-def _linears(decoder: Any, head: Any) -> Iterator[tuple[str, Any, tuple[int, ...]]]:
-    """Yield each linear layer that a step reads: its name, itself, and the shape that the config gives it."""
-    config = decoder.config
-    hidden, inner = config.hidden_size, config.intermediate_size
-    queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    projections = {"q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden), "o": (hidden, queries)}
-    projections |= {"gate": (inner, hidden), "up": (inner, hidden), "down": (hidden, inner)}
-    for layer in decoder.layers:
-        for name, shape in projections.items():
-            part = layer.self_attn if name in "qkvo" else layer.mlp
-            yield f"{name}_proj", getattr(part, f"{name}_proj"), shape
-    yield "lm_head", head, tuple(decoder.embed_tokens.weight.shape)

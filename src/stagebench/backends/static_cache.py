@@ -59,10 +59,7 @@ def set_length(cache: StaticCache, length: Tensor) -> None:
 
 
 class _PromptCache(Cache):  # type: ignore[misc] # transformers' class is untyped
-    """A view of a static cache that is empty, whatever is in it: the keys and values of a prompt go to its beginning.
-
-    The attention gets those of the prompt alone, and so needs no mask but the causal one.
-    """
+    """A static cache seen as empty, whatever is in it: attention stays in the prompt, and needs but the causal mask."""
 
     def __init__(self, cache: StaticCache) -> None:
         super().__init__(layers=cache.layers)

@@ -96,10 +96,7 @@ def collectives() -> str:
 
 
 def shard(model: VisionLanguageModel) -> VisionLanguageModel:
-    """Spread a model over all processes, each of which has built the whole of it, with the same weights.
-
-    The parts are views of these where they can be, so that both fit one GPU.
-    """
+    """Spread a model, of which each process has built the whole; parts are views where they can, so both fit a GPU."""
     whole, processes = model.hf_model, dist.get_world_size()
     require_even_heads(whole.config.get_text_config(), processes)
     plan = dict(whole.tp_plan)

@@ -27,10 +27,7 @@ _ENLARGED = 4  # times the tower's own side that an image may be resized to befo
 
 
 def assemble(family: type[VisionLanguageModel], settings: ModelSettings) -> VisionLanguageModel:
-    """Build a model of one of the settings' profiles.
-
-    Raise CheckpointError where a checkpoint is of another model, not whole, or its parts contradict each other.
-    """
+    """Build a model of one of the settings' profiles; a checkpoint must be of the family, whole, and fit itself."""
     if settings.profile == "pretrained":
         with reading(f"the checkpoint {settings.weights}"):
             return _pretrained(family, settings)
@@ -40,10 +37,7 @@ def assemble(family: type[VisionLanguageModel], settings: ModelSettings) -> Visi
 def random_model(
     family: type[VisionLanguageModel], config: PretrainedConfig, settings: ModelSettings
 ) -> VisionLanguageModel:
-    """Build any architecture with random weights, and a tokenizer and an image processor that fit it.
-
-    Of the settings count device, dtype, attention and seed. The config is left as it is.
-    """
+    """Build a random network by any config of the family, and a tokenizer and an image processor that fit it."""
     tokenizer = build_tokenizer(config.get_text_config().vocab_size, family.added_tokens(config))
     hf_model = from_config(family.hf_class, config, settings, settings.device)
     only_special_tokens(hf_model, tokenizer)

@@ -53,10 +53,7 @@ class EventGPT(VisionLanguageModel):
         return images + self.patches + 1
 
     def prompt_ids(self, question: str, visual_tokens: int) -> list[int]:
-        """Tokenise what stands before and after the events on its own, as the authors do, with one BOS.
-
-        Raise StageError where the text holds the placeholder, or the prompt is longer than `MAX_PROMPT_TOKENS`.
-        """
+        """Tokenise what stands before and after the events on its own, as the authors do, with one BOS."""
         parts = (part.format(question=question) for part in self.prompt.split(EVENT))
         before, after = (self.tokenizer(part).input_ids for part in parts)
         after = after[1:] if after[0] == self.tokenizer.bos_token_id else after

@@ -137,10 +137,7 @@ class EventGPTForConditionalGeneration(LlamaForCausalLM):
         pixel_values: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Run Llama's forward, after encoding `pixel_values` (batch, images, 3, height, width) where given.
-
-        `generate()` looks for these arguments by name; the KV cache's, among `kwargs`, is that of this transformers.
-        """
+        """Run Llama's forward, with pixels encoded into the prompt; `generate()` looks for these arguments by name."""
         if pixel_values is not None:
             if input_ids is None:
                 raise StageError("pixel_values need input_ids with placeholders, got inputs_embeds alone")

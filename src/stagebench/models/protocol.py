@@ -148,10 +148,7 @@ def _key_of(token: str) -> str:
 
 
 def embed_with_features(embedding: nn.Module, input_ids: Tensor, placeholder: int, features: Tensor) -> Tensor:
-    """Embed a prompt, with features (batch, visual tokens, hidden size) of any dtype where its placeholders are.
-
-    Raise StageError where placeholders and features differ in number.
-    """
+    """Embed a prompt, with features (batch, visual tokens, hidden size) for its placeholders, which must be as many."""
     embeds: Tensor = embedding(input_ids)
     mask = input_ids == placeholder
     expected, got = features.shape[0] * features.shape[1], int(mask.sum())

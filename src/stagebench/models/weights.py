@@ -53,10 +53,7 @@ def one_line(error: Exception) -> str:
 def from_config(
     cls: type[PreTrainedModel], config: PretrainedConfig, settings: ModelSettings, device: str
 ) -> PreTrainedModel:
-    """Build a network on a device from a copy of the config, in the settings' dtype and attention.
-
-    The same settings give the same weights; the global random state is left as it was.
-    """
+    """Build a network from a copy of the config, in the settings' dtype and attention, random by their seed alone."""
     given = {"dtype": getattr(torch, settings.dtype), "attn_implementation": settings.attention}
     devices = [torch.device(device)] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices=devices), torch.device(device):
@@ -65,10 +62,7 @@ def from_config(
 
 
 def skeleton(cls: type[PreTrainedModel], config: PretrainedConfig, settings: ModelSettings) -> PreTrainedModel:
-    """Build a network of shapes alone, which takes no memory, where a checkpoint's weight files can fill it.
-
-    Raise CheckpointError where they are pickles that were not asked for, or hold far less than the config says.
-    """
+    """Build a network of shapes alone, without memory, where a checkpoint's weight files may be read and fill it."""
     weights = str(settings.weights)
     files = _weight_files(weights, settings.pickled_weights)
     if settings.pickled_weights:  # what is in them, only reading tells: no more tensors and numbers than fit in so much
@@ -117,10 +111,7 @@ def _file_of(weights: str, name: str) -> Path | None:
 
 
 def read_weights(cls: type[PreTrainedModel], config: PretrainedConfig, settings: ModelSettings) -> PreTrainedModel:
-    """Read a checkpoint through `from_pretrained`, within `reading`; its keys, shapes and numbers must be the model's.
-
-    Raise CheckpointError where they are not.
-    """
+    """Read a checkpoint, within `reading`; refuse keys, shapes and numbers that are not the model's."""
     hf_model, report = cls.from_pretrained(
         settings.weights,
         config=config,
@@ -159,10 +150,7 @@ def check_model_type(what: str, config: Mapping[str, Any], *allowed: str) -> Non
 
 
 def only_special_tokens(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Drop a checkpoint's own sampling defaults, so that all models of a run generate alike; stop tokens stay.
-
-    Raise CheckpointError where a stop token, or another special one, is not in the vocabulary.
-    """
+    """Drop a checkpoint's own sampling defaults, so that all models of a run generate alike; check its stop tokens."""
     own = getattr(hf_model.generation_config, "eos_token_id", None)
     eos = tokenizer.eos_token_id if own is None else own
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
