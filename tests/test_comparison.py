@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, Costs, attribute, mean_of
-from stagebench.analysis.comparison import compare
+from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, Costs, attribute, compare, mean_of
 from stagebench.analysis.intervals import Interval, bootstrap
 from stagebench.analysis.narrative import as_json, sentences, table, unit
 from stagebench.core.errors import AnalysisError

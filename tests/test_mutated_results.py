@@ -15,11 +15,10 @@ from made_up_analysis import rows as sample_rows
 from made_up_analysis import run as analysis_run
 from mutations import mutants
 
-from stagebench.analysis.experiments.sample_log import open_log
 from stagebench.analysis.report.document import to_markdown
 from stagebench.analysis.report.report_data import report_data
 from stagebench.analysis.report.sections import sections
-from stagebench.analysis.samples import SAMPLES_FILE, read_run, read_samples
+from stagebench.analysis.samples import SAMPLES_FILE, open_log, read_run, read_samples
 from stagebench.cli import main
 from stagebench.cli.bench import _report
 from stagebench.cli.doctor import comparable_with

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagebench.analysis.experiments.sample_log import key_of, open_log
-from stagebench.analysis.samples import SAMPLES_FILE, read_run, read_samples
+from stagebench.analysis.samples import SAMPLES_FILE, key_of, open_log, read_run, read_samples
 from stagebench.core.errors import AnalysisError, StagebenchError
 
 RUN = made_up_analysis.run()

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -55,6 +54,8 @@ def bootstrap(
     Student's t is wider than a normal distribution (the expanded percentile interval; Hesterberg 2015, "What Teachers
     Should Know About the Bootstrap"). Of a mean over ten clusters 93 % then hold it, over five 91 %, and over two 54 %.
     """
+    from scipy import stats  # takes a second to import, and `run` notes samples without it
+
     names, cluster = np.unique(np.asarray(clusters), return_inverse=True)
     if len(names) < 2:
         return None
@@ -74,6 +75,8 @@ def bootstrap(
 
 def fit_line(x: Sequence[float], y: Sequence[float]) -> Line | None:
     """Fit e2e = a + b n, or any other line; None where there are fewer than two different x."""
+    from scipy import stats
+
     if len(set(x)) < 2:
         return None
     fit, across, up = stats.linregress(x, y), np.asarray(x), np.asarray(y)

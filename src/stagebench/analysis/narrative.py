@@ -5,8 +5,7 @@ from dataclasses import asdict, replace
 from math import floor, log10
 from typing import Any
 
-from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, UNATTRIBUTED, Attribution, Costs
-from stagebench.analysis.comparison import Intervals
+from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, UNATTRIBUTED, Attribution, Costs, Intervals
 from stagebench.analysis.intervals import Interval
 from stagebench.core.shown import MS, PERCENT, WORDS, Table, Unit, Value
 from stagebench.core.stages import DECODE, STAGES

@@ -14,9 +14,8 @@ from rich.progress import MofNCompleteColumn, Progress
 from stagebench.analysis.experiments.dataset import one_line, read_dataset
 from stagebench.analysis.experiments.design import Wanted, make_design, synthetic_dataset
 from stagebench.analysis.experiments.runner import Experiment, measure
-from stagebench.analysis.experiments.sample_log import SampleLog, open_log
 from stagebench.analysis.report import require_report_extra, write_report
-from stagebench.analysis.samples import MODES, RUN_FILE, read_run
+from stagebench.analysis.samples import MODES, RUN_FILE, SampleLog, open_log, read_run
 from stagebench.cli.commands import PATH, SettingsCommand, print_head
 from stagebench.cli.output import Console
 from stagebench.core.errors import AnalysisError

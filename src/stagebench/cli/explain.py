@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from stagebench.analysis.attribution import attribute
-from stagebench.analysis.comparison import compare
+from stagebench.analysis.attribution import attribute, compare
 from stagebench.analysis.importers.read import FORMATS, read_files
 from stagebench.analysis.narrative import as_json, table
 from stagebench.cli.commands import JSON, PATH

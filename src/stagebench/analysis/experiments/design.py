@@ -67,7 +67,7 @@ class Task:
 
     @property
     def key(self) -> tuple[str, float | None, str, str, str, int]:
-        """As `sample_log.KEY` of its line."""
+        """As `samples.KEY` of its line."""
         return self.block.study, self.block.value, self.model, self.entry.id, self.mode, self.number
 
 
@@ -111,8 +111,12 @@ class Design:
 
     def digest(self) -> str:
         """Return a text that is equal for designs that measure the same things, wherever the files lie."""
-        described = [_block_as_json(block) for block in self.blocks]
-        return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:12]
+
+        def file(path: Path) -> tuple[str, int]:
+            return path.name, path.stat().st_size if path.is_file() else 0
+
+        described = json.dumps([asdict(block) for block in self.blocks], default=file)
+        return hashlib.sha256(described.encode()).hexdigest()[:12]
 
 
 def make_design(dataset: Dataset, wanted: Wanted) -> Design:
@@ -214,13 +218,3 @@ def _length_or_zero(entry: Entry, time_unit: str | None) -> float:
 
 def _few(entries: Sequence[Entry], count: int) -> tuple[Entry, ...]:
     return tuple(entries[i] for i in evenly_spaced(len(entries), min(count, len(entries)))) if entries else ()
-
-
-def _block_as_json(block: Block) -> list[Any]:
-    generations = {mode: each.describe() for mode, each in block.generations.items()}
-    return [block.study, block.value, block.passes, generations, [_entry_as_json(entry) for entry in block.entries]]
-
-
-def _entry_as_json(entry: Entry) -> list[Any]:
-    files = {kind: (path.name, path.stat().st_size if path.is_file() else 0) for kind, path in entry.paths.items()}
-    return [entry.id, entry.question, entry.start, entry.duration, files]

@@ -14,8 +14,7 @@ import torch
 from stagebench.analysis.experiments.dataset import Entry, one_line, path_shown
 from stagebench.analysis.experiments.design import Task
 from stagebench.analysis.experiments.measured_roofline import BytesMoved, measure_ceilings
-from stagebench.analysis.experiments.sample_log import KEY, SampleLog
-from stagebench.analysis.samples import MAIN, SampleLine, sample_of
+from stagebench.analysis.samples import KEY, MAIN, SampleLine, SampleLog, sample_of
 from stagebench.backends.load import load_model
 from stagebench.core.artifacts import Run, Sample
 from stagebench.core.errors import AnalysisError, MediaError, StagebenchError

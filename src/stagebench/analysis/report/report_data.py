@@ -8,8 +8,7 @@ from statistics import median
 from typing import Any
 
 from stagebench.analysis import samples
-from stagebench.analysis.attribution import mean_of
-from stagebench.analysis.comparison import compare
+from stagebench.analysis.attribution import compare, mean_of
 from stagebench.analysis.drafting import agreement, drafting
 from stagebench.analysis.intervals import fit_growth, fit_line
 from stagebench.analysis.narrative import as_json
