@@ -316,6 +316,13 @@ class TestPickles:
 
         assert [values.tolist() for values in long.values()] == [getattr(events, key).tolist() for key in long]
 
+    @pytest.mark.parametrize(("protocol", "name"), [(2, "_codecs.encode"), (5, r"numpy\._?core\.numeric\._frombuffer")])
+    def test_a_protocol_that_numpy_does_not_write_is_refused(self, tmp_path: Path, protocol: int, name: str) -> None:
+        path = save_pickle(tmp_path / "a.npy", pickle.dumps(recording(), protocol))
+
+        with pytest.raises(MediaError, match=rf"^a\.npy: a pickle may load numpy arrays only, refused '{name}'$"):
+            load_event_arrays(path)
+
     @pytest.mark.parametrize("left", [0.3, 0.6, 0.99])
     def test_a_truncated_recording_is_refused(self, tmp_path: Path, left: float) -> None:
         path = save(tmp_path / "cut.npy", recording())

@@ -66,14 +66,12 @@ def column_files(folder: Path) -> list[Path]:
 
 def read_folder(path: Path, loading: LoadSettings) -> EventArrays:
     """Read the events in a window of a recording in the fast layout; the others stay on disk."""
-    got = None
-    if not is_folder(path):
-        got = (kind_of(path) or "a file") if path.is_file() else "none"
-    elif missing := [file.name for file in column_files(path) if file not in files_in(path)]:
-        got = f"no {', '.join(missing)}"
-    if got:
+    files = files_in(path) if is_folder(path) else []
+    if missing := [file.name for file in column_files(path) if file not in files]:
+        kind = (kind_of(path) or "a file") if path.is_file() else "none"
+        got = f"no {', '.join(missing)}" if is_folder(path) else kind
         raise MediaError(f"{name_of(path)}: must be a folder of x.npy, y.npy, t.npy and p.npy, got {got}")
-    if path / _UNIT in files_in(path):
+    if path / _UNIT in files:
         loading = own_clock(path.name, loading)
     return cut_events(path.name, dict(zip(KEYS, map(_map_array, column_files(path)), strict=True)), loading)
 
