@@ -343,38 +343,33 @@ def test_what_a_killed_recording_was_writing_is_swept_by_the_next_and_nothing_el
     assert files(recorded) == before
 
 
-OWN = "a recording gives rounds, order and what is kept to pytest itself"
-SELECT = "the benchmarks of a recording are chosen by --select"
-
-
 @pytest.mark.parametrize(
-    ("argument", "reason"),
+    "argument",
     [
-        ("--stage-times-only", OWN),
-        ("--stage-rounds", OWN),
-        ("--stage-rounds=3", OWN),
-        ("--stage-order-seed=1", OWN),
-        ("--benchmark-json=x.json", OWN),
-        ("--benchmark-skip", OWN),
-        ("-k", SELECT),
-        ("-kdecode", SELECT),
-        ("-k=decode", SELECT),
-        ("-qk", SELECT),
-        ("-m", SELECT),
-        ("-vvxmgpu", SELECT),
-        ("--deselect=x", SELECT),
-        ("--ignore-glob", SELECT),
-        ("--co", SELECT),
-        ("--", SELECT),
-        ("@arguments", OWN),
+        "--stage-times-only",
+        "--stage-rounds",
+        "--stage-rounds=3",
+        "--stage-order-seed=1",
+        "--benchmark-json=x.json",
+        "--benchmark-skip",
+        "-k",
+        "-kdecode",
+        "-k=decode",
+        "-qk",
+        "-m",
+        "-vvxmgpu",
+        "--deselect=x",
+        "--ignore-glob",
+        "--co",
+        "--",
+        "@arguments",
     ],
 )
-def test_an_argument_that_is_not_the_users_to_give_is_refused_before_anything_runs(
-    tmp_path, monkeypatch, argument, reason
-):
+def test_an_argument_that_is_not_the_users_to_give_is_refused_before_anything_runs(tmp_path, monkeypatch, argument):
     monkeypatch.chdir(ROOT)
     result = run_command("bench", tmp_path / "out", "--", "--stage-device", "cpu", argument, "x")
-    assert (result.exit_code, result.output) == (2, f"stagebench: {reason}, got {argument}\n")
+    said = f"stagebench: what a recording runs and keeps is said by --select, --rounds and OUT, got {argument}\n"
+    assert (result.exit_code, result.output) == (2, said)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,14 +3,12 @@
 import secrets
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.progress import Progress
 
 from stagebench.cli.commands import DecidingCommand
 from stagebench.cli.output import Console
@@ -63,7 +61,11 @@ def command(
     say = teller(console)
     plan = ABPlan(seed=secrets.randbelow(2**16) if seed is None else seed, **given)
     _require_enough_pairs(plan)
-    with measurement(say), worktrees(Path.cwd(), revision) as both, _empty(out, both) as folder:
+    folder = out or Path(".benchmarks", "gate", f"{datetime.now():%Y%m%d-%H%M%S}")
+    held = locked(folder, "--out must be a folder that no other gate writes to")
+    with measurement(say), held, worktrees(Path.cwd(), revision) as both:
+        if any(folder.iterdir()):
+            raise GateError(f"--out must be an empty folder, so that no two gates mix, got {folder}")
         decision.more = {"plan": asdict(plan), "base": both.commit, "head": both.head_commit, "dirty": both.dirty}
         rules, differ = read_both(both.base / RULES_FILE, both.head / RULES_FILE)
         decision.rules_differ += differ
@@ -72,9 +74,8 @@ def command(
         python = base_python.absolute() if base_python else python_of_base(both.base, both.head, both.home, say)
         variants = {"base": Variant("base", both.base, python), "head": Variant("head", both.head, own)}
         changed = () if python == own else ("python", *environment.LIBRARIES)
-        with Progress(console=console) as progress:
-            runner = ABRunner(variants, plan, folder, changed, progress)
-            decision.verdicts = Phases(runner, rules, decision, say).decide()
+        runner = ABRunner(variants, plan, folder, changed, console)
+        decision.verdicts = Phases(runner, rules, decision, say).decide()
         write_json(folder / "decision.json", decision.as_json())
 
 
@@ -101,13 +102,3 @@ def _head(both: Worktrees, plan: ABPlan, folder: Path) -> Iterator[str]:
         yield f"submodules that are empty on both sides, as they are here: {', '.join(both.empty)}"
     if warning := environment.load_warning():
         yield warning
-
-
-@contextmanager
-def _empty(out: Path | None, both: Worktrees) -> Iterator[Path]:
-    """Hold an empty folder for this gate alone; by default one that is named by date and base."""
-    folder = out or Path(".benchmarks", "gate", f"{datetime.now():%Y%m%d-%H%M%S}-{both.commit[:7]}")
-    with locked(folder, "--out must be a folder that no other gate writes to"):
-        if any(folder.iterdir()):
-            raise GateError(f"--out must be an empty folder, so that no two gates mix, got {folder}")
-        yield folder

@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.progress import Progress
+from rich.console import Console
+from rich.progress import track
 
 from stagebench.core.errors import GateError
 from stagebench.core.machine import environment
@@ -83,7 +84,7 @@ class ABRunner:
     plan: ABPlan
     folder: Path  # where the runs are kept, each as pytest-benchmark's JSON with its place in the schedule
     changed: Collection[str]  # keys of the environment that are part of the change
-    progress: Progress
+    console: Console  # where progress is shown
 
     def count(self) -> Sides:
         """Run one process a side that proves what it runs and counts its work; its single round is no measurement."""
@@ -100,7 +101,7 @@ class ABRunner:
     ) -> Sides:
         runs: dict[str, list[Results]] = {side: [] for side in SIDES}
         groups = [planned[i : i + at_once] for i in range(0, len(planned), at_once)]
-        for group in self.progress.track(groups, description=planned[0].phase):
+        for group in track(groups, planned[0].phase, console=self.console):
             measured = measure([self._process(each, paths, rounds) for each in group])
             if self.plan.lockstep:
                 _require_turns(group, measured)

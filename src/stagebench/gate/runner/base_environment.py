@@ -1,20 +1,18 @@
 """Finds the interpreter of a base whose dependencies are not the head's: a virtual environment, built once."""
 
 import hashlib
-import json
 import sys
 import tomllib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from stagebench.core.errors import GateError
 from stagebench.core.machine import processes
 from stagebench.core.machine.locks import locked
 
 
-def dependencies(root: Path) -> dict[str, Any]:
+def dependencies(root: Path) -> tuple[list[str], str]:
     """Return the `dependencies` in a checkout's pyproject.toml (GateError where it can't be read), and what it pins."""
     path = root / "pyproject.toml"
     try:
@@ -22,10 +20,7 @@ def dependencies(root: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise GateError(f"can't read the dependencies in {path}: {error}") from error
     pins = root / "benchmarks" / "constraints.txt"
-    return {
-        "dependencies": sorted(project.get("dependencies", [])),
-        "constraints": pins.read_text(encoding="utf-8") if pins.is_file() else "",
-    }
+    return sorted(project.get("dependencies", [])), pins.read_text(encoding="utf-8") if pins.is_file() else ""
 
 
 def python_of_base(base: Path, head: Path, home: Path, say: Callable[[str], None]) -> Path:
@@ -38,8 +33,7 @@ def python_of_base(base: Path, head: Path, home: Path, say: Callable[[str], None
         given = dependencies(head)
     if wanted == given:
         return Path(sys.executable)
-    digest = hashlib.sha256(json.dumps([sys.version, wanted], sort_keys=True).encode()).hexdigest()[:12]
-    folder = home / f"python-{digest}"
+    folder = home / f"python-{hashlib.sha256(repr((sys.version, wanted)).encode()).hexdigest()[:12]}"
     with locked(folder):  # two gates would build it at once, each over the other's
         if not (folder / "complete").is_file():
             say(f"the base depends on other packages than the head: installing them in {folder}")
@@ -47,12 +41,12 @@ def python_of_base(base: Path, head: Path, home: Path, say: Callable[[str], None
     return folder / "bin" / "python"
 
 
-def _build(folder: Path, wanted: dict[str, Any]) -> None:
-    pins = folder / "constraints.txt"
+def _build(folder: Path, wanted: tuple[list[str], str]) -> None:
+    (needed, pinned), pins = wanted, folder / "constraints.txt"
     pip = ("pip", "--python", str(folder / "bin" / "python"), "--quiet", "--disable-pip-version-check")
     _call("venv", "--clear", "--without-pip", str(folder))  # of what an interrupted build left
-    pins.write_text(wanted["constraints"], encoding="utf-8")
-    _call(*pip, "install", "--constraint", str(pins), *wanted["dependencies"])
+    pins.write_text(pinned, encoding="utf-8")
+    _call(*pip, "install", "--constraint", str(pins), *needed)
     (folder / "complete").touch()
 
 

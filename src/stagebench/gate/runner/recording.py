@@ -24,11 +24,11 @@ from stagebench.gate.runner.fresh_process import FreshProcess, Variant, measure,
 PROOF = 0  # the number of the process that proves; the timing ones count from 1
 CODE = ("conftest.py", "benchmarks/**/*.py", "src/**/*.py")  # of a checkout, that a benchmark can depend on
 
-# How arguments of pytest begin that each process gets from here.
-OWN = ("--stage-rounds", "--stage-times-only", "--stage-order-seed", "--benchmark-", "@")
-
-# Arguments that choose benchmarks, alone or after flags, with a value or not: `-k`, `-kdecode`, `-qk`, `--`.
-CHOOSING = re.compile(r"-[hlqsvVx]*[km]|--(deselect|ignore|ignore-glob|collect-only|co)?(=|$)")
+# Arguments of pytest that each process gets from here, or that choose benchmarks: `-k`, `-kdecode`, `-qk`, `--`.
+OWN = re.compile(
+    r"--stage-(rounds|times-only|order-seed)|--benchmark-|@"
+    r"|-[hlqsvVx]*[km]|--(deselect|ignore|ignore-glob|collect-only|co)?(=|$)"
+)
 
 
 def plan_of(root: Path, rounds: int, select: str, arguments: Sequence[str]) -> Process:
@@ -37,10 +37,8 @@ def plan_of(root: Path, rounds: int, select: str, arguments: Sequence[str]) -> P
     Raise ResultsError for an argument of pytest that is the recording's own to give, or chooses benchmarks.
     """
     for argument in arguments:
-        if argument.startswith(OWN):
-            raise ResultsError(f"a recording gives rounds, order and what is kept to pytest itself, got {argument}")
-        if CHOOSING.match(argument):
-            raise ResultsError(f"the benchmarks of a recording are chosen by --select, got {argument}")
+        if OWN.match(argument):
+            raise ResultsError(f"what a recording runs and keeps is said by --select, --rounds and OUT, got {argument}")
     return {"rounds": rounds, "select": select, "arguments": list(arguments), "code": fingerprint(root, *CODE)}
 
 
