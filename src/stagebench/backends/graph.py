@@ -117,11 +117,7 @@ class GraphBackend:
     def prompt(
         self, embeds: Tensor, attention_mask: Tensor, generation_config: GenerationConfig
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Run a prompt (batch, tokens, hidden size), its mask all ones; see `models.protocol.Backend`.
-
-        `max_length`, as `generate()` has it, counts the prompt and the new tokens. Raise StageError for a padded batch,
-        or an option that a static cache can't serve.
-        """
+        """Run a prompt; refuse a padded batch, and an option that a static cache can't serve. See `models.protocol.Backend`."""
         self._require_servable(attention_mask, generation_config)
         batch, tokens = embeds.shape[:2]
         padded, slots = self.lengths(tokens, generation_config.max_length)
@@ -168,14 +164,12 @@ class GraphBackend:
         step = self._capture(plain, inputs, self._fused_step(cache) if self._recipe.fused else None, is_step=True)
         step.nbytes += sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
         if len(self._sessions) == KEPT:
-            self._release(self._sessions.pop(next(iter(self._sessions))))
+            oldest = self._sessions.pop(next(iter(self._sessions)))
+            oldest.owner = None
+            synchronize(self.model.hf_model.device)  # a graph may still run
+            for captured in (oldest.step, *oldest.prompts.values()):
+                captured.release()
         return _Session(cache, step)
-
-    def _release(self, session: _Session) -> None:
-        synchronize(self.model.hf_model.device)  # a graph may still run
-        session.owner = None
-        for captured in (session.step, *session.prompts.values()):
-            captured.release()
 
     def _capture_prompt(self, session: _Session, padded: int, embeds: Tensor) -> Captured:
         plain = functools.partial(prompt_logits, self.model.hf_model, session.cache)

@@ -18,7 +18,7 @@ def load_model(name: str, settings: ModelSettings) -> VisionLanguageModel:
 
 
 def with_backend(model: VisionLanguageModel, name: str) -> VisionLanguageModel:
-    """Return the same model, run by a backend, of which "eager" is none; refuse one that it or its device can't have."""
+    """Return the same model, run by a backend ("eager" is none); refuse one that it or its device can't have."""
     plain, device = replace(model, backend=None), model.hf_model.device.type
     if name == "eager":
         return plain

@@ -1,8 +1,7 @@
 """Tensor parallelism: one network over several processes, each with a part of every layer of the language model.
 
 transformers does it, by the plan that a network brings along: it cuts the weights, and lets layers exchange what they
-must. The vision tower and the projector are in no plan: every process encodes all images itself. "Rank" is torch's word
-for the number of a process, from 0.
+must. The vision tower and the projector are in no plan: every process encodes all images itself.
 """
 
 import json

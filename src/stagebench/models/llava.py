@@ -1,7 +1,7 @@
-"""LLaVA-1.5: eight frames as one grid image. A thin adapter over transformers' own class.
+"""LLaVA-1.5 (https://arxiv.org/abs/2310.03744): eight frames as one grid image, over transformers' own class.
 
-Paper: https://arxiv.org/abs/2310.03744. Upstream pads an image to a square with the mean colour before it is resized
-(`expand2square` in the authors' `mm_utils.py`), so that no part of it is cropped away; so is the grid.
+Upstream pads an image to a square with the mean colour before it is resized (`expand2square` in the authors'
+`mm_utils.py`), so that no part of it is cropped away; so is the grid.
 """
 
 from collections.abc import Sequence

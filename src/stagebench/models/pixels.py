@@ -1,8 +1,7 @@
 """Images into the pixels of a vision tower, in two ways: transformers' PIL processor, and the same in plain torch.
 
-The PIL one is the reference, and holds the settings of both: size, crop, mean, deviation, and what is done at all. The
-torch one gives what transformers' torchvision backend gives on a CPU: both end in the same operator, `interpolate` of
-uint8, bicubic and antialiased. It needs no torchvision, which is not there for every torch.
+The PIL one is the reference, and holds the settings of both. The torch one gives what transformers' torchvision backend
+gives on a CPU, without torchvision: both end in the same operator, `interpolate` of uint8, bicubic and antialiased.
 """
 
 from collections.abc import Callable, Sequence

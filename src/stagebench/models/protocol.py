@@ -41,7 +41,10 @@ class Backend(Protocol):
     def prompt(
         self, embeds: Tensor, attention_mask: Tensor, generation_config: GenerationConfig
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Return the last position's logits (batch, 1, vocabulary), and the state that `advance` continues from."""
+        """Return the last position's logits (batch, 1, vocabulary), and the state that `advance` continues from.
+
+        Of embeddings (batch, tokens, hidden size); the config's `max_length` counts the prompt and the new tokens.
+        """
 
     def advance(self, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
         """Take decode steps, as `pipeline.decode.advance`."""

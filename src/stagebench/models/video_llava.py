@@ -1,7 +1,4 @@
-"""Video-LLaVA: eight frames, each 257 visual tokens. A thin adapter over transformers' own class.
-
-Paper: https://arxiv.org/abs/2311.10122. Frames go through the `video_tower`, CLS kept, so 8 x 257 = 2,056 tokens.
-"""
+"""Video-LLaVA (https://arxiv.org/abs/2311.10122): eight frames, each 257 visual tokens, CLS kept, by a `video_tower`."""
 
 from typing import ClassVar
 

@@ -19,7 +19,6 @@ from stagebench.core.errors import CheckpointError, StagebenchError
 from stagebench.core.settings import ModelSettings
 from stagebench.core.shown import plain
 
-LONGEST = 300  # characters of an error of somebody else's; some quote the whole file
 KEYS_NAMED = 3  # of a 7B checkpoint hundreds may be wrong, and the first ones tell what it is
 
 _MANY = 2  # times what the files hold: where less is missing or too much, the keys are named
@@ -47,7 +46,7 @@ def reading(what: str) -> Iterator[None]:
 
 def one_line(error: Exception) -> str:
     """Say which error it was, in one line that is not too long."""
-    return plain(f"{type(error).__name__}: {error}", LONGEST)
+    return plain(f"{type(error).__name__}: {error}", 300)  # some quote the whole file
 
 
 def from_config(
