@@ -117,7 +117,7 @@ class GraphBackend:
     def prompt(
         self, embeds: Tensor, attention_mask: Tensor, generation_config: GenerationConfig
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Run a prompt; refuse a padded batch, and an option that a static cache can't serve. See `models.protocol.Backend`."""
+        """Run a prompt as the protocol says; refuse a padded batch, and an option that a static cache can't serve."""
         self._require_servable(attention_mask, generation_config)
         batch, tokens = embeds.shape[:2]
         padded, slots = self.lengths(tokens, generation_config.max_length)
