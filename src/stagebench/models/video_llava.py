@@ -1,4 +1,4 @@
-"""Video-LLaVA (https://arxiv.org/abs/2311.10122): eight frames, each 257 visual tokens, CLS kept, by the video tower."""
+"""Video-LLaVA (https://arxiv.org/abs/2311.10122): eight frames, each 257 visual tokens, CLS among them."""
 
 from typing import ClassVar
 
