@@ -1,13 +1,13 @@
 """pytest-benchmark's JSON of our own suite: the median of each stage, one column a model and backend."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from stagebench.analysis.attribution import Costs
 from stagebench.analysis.importers.measured import Timing, number
 from stagebench.core.errors import AnalysisError
 from stagebench.core.results import require_sound, validate
-from stagebench.core.stages import BEFORE_GENERATE, IN_GENERATE, STAGE_NAMES
+from stagebench.core.stages import BEFORE_GENERATE, DECODE, IN_GENERATE, STAGE_NAMES
 
 TOLERANCE = 0.1
 """Stages, e2e and generate() are timed in rounds of their own; they differ by what the machine did meanwhile."""
@@ -17,35 +17,59 @@ WHOLE = {"test_e2e": "e2e", "test_generate": "generate", "test_e2e_generate": "e
 AXES = ("images", "batch", "context")  # what a benchmark varies that doesn't time a stage as it stands in the path
 
 
+class Key(NamedTuple):
+    """What a benchmark times; an axis is None where it is what the path has."""
+
+    model: str
+    backend: str
+    stage: str  # or one of `WHOLE`
+    images: int | None = None
+    batch: int | None = None
+    context: int | None = None
+
+
+Found = Mapping[Key, Mapping[str, Any]]
+
+
+def timed(benchmarks: Iterable[Mapping[str, Any]]) -> dict[Key, dict[str, Any]]:
+    """Return the `extra_info` of the benchmarks of a model, and their times in seconds, by what they time."""
+    found = {}
+    for data in benchmarks:
+        info, stats = data.get("extra_info", {}), data["stats"]
+        stage = info.get("stage", WHOLE.get(str(data.get("name")).partition("[")[0]))
+        if stage and "model" in info:
+            key = Key(info["model"], info.get("backend", EAGER), stage, *map(info.get, AXES))
+            found[key] = info | {"time": stats["median"], "min to max": (stats.get("min"), stats.get("max"))}
+    return found
+
+
+def sides(found: Found) -> Iterable[tuple[str, str]]:
+    """Return each model with each of its backends once."""
+    return dict.fromkeys(key[:2] for key in found)
+
+
+def in_path(found: Found, model: str, backend: str, stage: str) -> Mapping[str, Any] | None:
+    """Find a benchmark of the path as it is; eager's where a backend has no part in it and was not timed itself."""
+    own = found.get(Key(model, backend, stage))
+    return own or (found.get(Key(model, EAGER, stage)) if stage in BEFORE_GENERATE else None)
+
+
 def read(data: Any, source: str) -> list[Timing]:
     """Read a run of `pytest benchmarks`; raise ResultsError where it is no sound one, AnalysisError without a stage."""
-    found: dict[tuple[str, str], dict[str, float]] = {}
-    tokens: dict[tuple[str, str], float] = {}
-    for benchmark in require_sound(validate(data, source), source)["benchmarks"]:
-        about: Mapping[str, Any] = benchmark.get("extra_info", {})
-        if (what := measured_by(benchmark, about)) is not None and not any(axis in about for axis in AXES):
-            key = str(about["model"]), str(about.get("backend", EAGER))
-            found.setdefault(key, {})[what] = benchmark["stats"]["median"]
-            tokens[key] = number(about, "new_tokens", f"{source}: {' '.join(key)}")
+    found = timed(require_sound(validate(data, source), source)["benchmarks"])
+    found = {key: each for key, each in found.items() if key == Key(*key[:3])}
     if not found:
         raise AnalysisError(f"{source} must be a run of our suite, got no stage of a model in it")
     timings = []
-    for (model, backend), own in found.items():
-        eager, column = found.get((model, EAGER), {}), model if backend == EAGER else f"{model} {backend}"
-        # What isn't timed beside a backend, because it has no part in it, takes the time of the eager path.
-        medians = {stage: eager[stage] for stage in BEFORE_GENERATE if stage in eager} | own
+    for model, backend in sides(found):
+        column = model if backend == EAGER else f"{model} {backend}"
+        own = {name: in_path(found, model, backend, name) for name in (*STAGE_NAMES, *WHOLE.values())}
+        medians = {name: each["time"] for name, each in own.items() if each}
         *parts, decode = (number(medians, stage, f"{source}: {column}") for stage in STAGE_NAMES)
-        costs = Costs(column, dict(zip(STAGE_NAMES, parts, strict=False)), tokens[model, backend], decode)
+        tokens = number(own[DECODE.name] or {}, "new_tokens", f"{source}: {column}")
+        costs = Costs(column, dict(zip(STAGE_NAMES, parts, strict=False)), tokens, decode)
         timings.append(Timing(costs, warnings=tuple(_sums(costs, medians))))
     return timings
-
-
-def measured_by(benchmark: Mapping[str, Any], about: Mapping[str, Any]) -> str | None:
-    """Return what a benchmark times: a stage, one of `WHOLE`, or None for something else; `about` is its extra_info."""
-    if "model" not in about:
-        return None
-    kind = str(benchmark.get("name", "")).partition("[")[0]
-    return str(about["stage"]) if "stage" in about else WHOLE.get(kind)
 
 
 def _sums(costs: Costs, medians: Mapping[str, float]) -> Iterator[str]:

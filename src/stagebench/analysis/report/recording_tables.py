@@ -3,14 +3,14 @@
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
-from stagebench.analysis.importers.suite import AXES, EAGER, measured_by
+from stagebench.analysis.importers.suite import AXES, EAGER, Found, Key, in_path, sides, timed
 from stagebench.analysis.report import document
 from stagebench.analysis.report.document import Part, Sections, without_empty
 from stagebench.analysis.roofline import Ceilings
 from stagebench.core.shown import COUNT, MEGA, MS, PERCENT, RATIO, WORDS, Table, Unit, Value, of_records
-from stagebench.core.stages import BEFORE_GENERATE, IN_GENERATE, STAGE, STAGE_NAMES
+from stagebench.core.stages import IN_GENERATE, STAGE, STAGE_NAMES
 
 STAGE_UNITS = {"stage": WORDS} | dict.fromkeys(AXES, COUNT) | {"backend": WORDS, "work": WORDS, "time": MS}
 STAGE_UNITS |= {"min to max": MS, "to eager": RATIO, "a step": MS, "MFU": PERCENT, "MBU": PERCENT}
@@ -19,25 +19,10 @@ CEILINGS = ("flops", "bandwidth")
 SET_UP_UNITS = {"model": WORDS, "backend": WORDS, "seconds": Unit("{:.2f}"), "bytes": MEGA, "captures": COUNT}
 
 
-class Key(NamedTuple):
-    """What a benchmark times; an axis is None where it is what the path has."""
-
-    model: str
-    backend: str
-    stage: str  # or "e2e", "generate", "e2e by generate"
-    images: int | None = None
-    batch: int | None = None
-    context: int | None = None
-
-
-Found = Mapping[Key, Mapping[str, Any]]
-"""The `extra_info` of each with its times: as in the run, but stages in order, and eager first."""
-
-
 def to_markdown(results: Mapping[str, Any]) -> str:
     """Lay out a run that `recording.combine` made; how near it came to the machine's ceilings, where it timed those."""
     ceilings = _ceilings(results["benchmarks"])
-    found = _benchmarks(results["benchmarks"])
+    found = _in_order(timed(results["benchmarks"]))
     rows = [_figures(key, found, ceilings) for key in found if key.stage in STAGE_NAMES]
     sections: Sections = {
         "How it was measured": _conditions(results, ceilings),
@@ -60,13 +45,8 @@ def _ceilings(given: Iterable[Mapping[str, Any]]) -> Ceilings | None:
     return Ceilings(**rates, bandwidth_kind="copy") if len(rates) == 2 else None
 
 
-def _benchmarks(given: Iterable[Mapping[str, Any]]) -> Found:
-    found = {}
-    for data in given:
-        info = data.get("extra_info", {})
-        if stage := measured_by(data, info):
-            times = {"time": data["stats"]["median"], "min to max": (data["stats"]["min"], data["stats"]["max"])}
-            found[Key(info["model"], info.get("backend", EAGER), stage, *map(info.get, AXES))] = info | times
+def _in_order(found: Found) -> Found:
+    """Sort as in the run, but stages in order, axes by size, and eager first."""
     models, stages = [key.model for key in found], (*STAGE_NAMES, *(key.stage for key in found))
 
     def place(key: Key) -> tuple[Any, ...]:
@@ -134,13 +114,13 @@ def _beside_generate(found: Found, generate: str, whole: str, stages: Sequence[s
     benchmark's time over that of the path.
     """
     rows = []
-    for model, backend in _sides(found):
+    for model, backend in sides(found):
         reference = found.get(Key(model, EAGER, generate))
         if reference and backend == EAGER:
             rows.append(_path(model, "generate()", reference, reference))
-        parts = {stage: each for stage in stages if (each := _in_path(found, model, backend, stage))}
+        parts = {stage: each for stage in stages if (each := in_path(found, model, backend, stage))}
         added = sum(each["time"] for each in parts.values()) if len(parts) == len(stages) else None
-        one = _in_path(found, model, backend, whole)
+        one = in_path(found, model, backend, whole)
         if added and not whole:
             one = {**parts[stages[-1]], "time": added, "min to max": None}
         if one:
@@ -174,20 +154,10 @@ def _operators(*counted: Mapping[str, Any]) -> float | None:
     return float(sum(parts) / whole) if whole and all(parts) else None
 
 
-def _in_path(found: Found, model: str, backend: str, stage: str) -> Mapping[str, Any] | None:
-    """Find a benchmark of the path as it is; eager's where a backend has no part in it and was not timed itself."""
-    own = found.get(Key(model, backend, stage))
-    return own or (found.get(Key(model, EAGER, stage)) if stage in BEFORE_GENERATE else None)
-
-
-def _sides(found: Found) -> Iterable[tuple[str, str]]:
-    return dict.fromkeys(key[:2] for key in found)
-
-
 def _set_up(found: Found) -> Table:
     """Lay out the set-up by model and backend; of the benchmarks that note it, the one that notes most tells all."""
     rows = []
-    for side in _sides(found):
+    for side in sides(found):
         noted = [each["setup"] for key, each in found.items() if key[:2] == side and "setup" in each]
         if noted:
             rows.append({"model": side[0], "backend": side[1], **max(noted, key=lambda cost: cost["captures"])})
