@@ -12,7 +12,6 @@ from itertools import zip_longest
 from statistics import fmean
 
 from stagebench.analysis.attribution import Costs
-from stagebench.core.errors import AnalysisError
 
 MAX_DRAFT = 32  # of tokens drafted at once; beyond it a check no longer costs one step
 
@@ -74,14 +73,13 @@ def best_draft(acceptance: float, cost_ratio: float) -> int:
     return max(range(MAX_DRAFT + 1), key=lambda k: decode_speedup(acceptance, cost_ratio, k))
 
 
-def drafting(draft: Costs, target: Costs, acceptance: float) -> Speculation:
+def drafting(draft: Costs, target: Costs, acceptance: float | None) -> Speculation | None:
     """Estimate what the target would gain if the draft wrote for it, out of the average costs of both.
 
-    Raise AnalysisError where one of them has no time per further token.
+    None where no acceptance is known, or one of them has no time per further token.
     """
-    if not (draft.time_per_token and target.time_per_token):
-        of = target.model if draft.time_per_token else draft.model
-        raise AnalysisError(f"drafting needs a time per further token, got none of {of}")
+    if acceptance is None or not (draft.time_per_token and target.time_per_token):
+        return None
     cost_ratio = draft.time_per_token / target.time_per_token
     k = best_draft(acceptance, cost_ratio)
     gain = decode_speedup(acceptance, cost_ratio, k)

@@ -30,15 +30,6 @@ class Line:
     r2: float | None  # share of y's variance that the line explains; None where y does not vary
     slope_interval: Interval | None  # by Student's t, as of independent points; None for two points
     robust_slope: float  # Theil (1950) and Sen (1968): the median of all slopes between two points
-    largest_residual: float
-
-
-@dataclass(frozen=True, slots=True)
-class Growth:
-    """A power law, cost = coefficient x size ** exponent, fitted to the logarithms."""
-
-    exponent: float  # 0 for a cost that stays, 1 for one in proportion, 2 for a quadratic one
-    interval: Interval | None  # of the exponent; None for two points
 
 
 def bootstrap(
@@ -79,23 +70,22 @@ def fit_line(x: Sequence[float], y: Sequence[float]) -> Line | None:
 
     if len(set(x)) < 2:
         return None
-    fit, across, up = stats.linregress(x, y), np.asarray(x), np.asarray(y)
+    fit = stats.linregress(x, y)
     slope = float(fit.slope)
     margin = float(fit.stderr * stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 2))  # of two points NaN
     return Line(
         intercept=float(fit.intercept),
         slope=slope,
-        r2=float(fit.rvalue**2) if np.ptp(up) else None,
+        r2=float(fit.rvalue**2) if np.ptp(y) else None,
         slope_interval=Interval(slope - margin, slope + margin) if len(x) > 2 else None,
-        robust_slope=float(stats.theilslopes(up, across).slope),
-        largest_residual=float(np.abs(up - (fit.intercept + slope * across)).max()),
+        robust_slope=float(stats.theilslopes(y, x).slope),
     )
 
 
-def fit_growth(sizes: Sequence[float], costs: Sequence[float]) -> Growth | None:
-    """Fit how a stage's cost grows with the length of a clip, or with the tokens; None where no power law can be.
+def fit_growth(sizes: Sequence[float], costs: Sequence[float]) -> Line | None:
+    """Fit a power law, cost = coefficient x size ** exponent: a line of the logarithms, whose slope is the exponent.
 
-    A fixed cost beside the growing one bends the curve and lowers the exponent: look at the points before quoting it.
+    That is 0 for a cost that stays, 1 for one in proportion, 2 for a quadratic one. A fixed cost beside the growing one
+    bends the curve and lowers it: look at the points before quoting it. None where a cost is 0 or all sizes are equal.
     """
-    line = fit_line(np.log(sizes).tolist(), np.log(costs).tolist()) if min(*sizes, *costs) > 0 else None
-    return Growth(line.slope, line.slope_interval) if line else None
+    return fit_line(np.log(sizes).tolist(), np.log(costs).tolist()) if min(*sizes, *costs) > 0 else None

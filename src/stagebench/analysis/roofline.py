@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from stagebench.core.errors import AnalysisError
-
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
@@ -18,7 +16,7 @@ class Ceilings:
 
         Chowdhery et al. 2022, "PaLM", arXiv 2204.02311, appendix B; there over the maker's peak.
         """
-        return _rate(flops, seconds) / self.flops
+        return flops / seconds / self.flops
 
     def mbu(self, bytes_read: float, seconds: float) -> float:
         """Return the model bandwidth utilisation: bytes that must be read, a second, over the ceiling.
@@ -26,10 +24,4 @@ class Ceilings:
         Databricks 2023, "LLM Inference Performance Engineering: Best Practices": (weights + KV cache) / tpot,
         over the peak.
         """
-        return _rate(bytes_read, seconds) / self.bandwidth
-
-
-def _rate(work: float, seconds: float) -> float:
-    if not seconds > 0:
-        raise AnalysisError(f"a utilisation needs a time above 0 s, got {seconds}")
-    return work / seconds
+        return bytes_read / seconds / self.bandwidth

@@ -103,8 +103,8 @@ def _utilisation(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, di
     for stage in IN_GENERATE:
         units = [row["tokens"] - 1 if STAGE[stage].per_token else 1 for row in rows]
         times = [row["seconds"][stage] / n for row, n in zip(rows, units, strict=True) if n]
-        if times:
-            work, time = proof["work"][stage], median(times)
+        if time := median(times or [0.0]):
+            work = proof["work"][stage]
             steps = max(work.get("steps", 1), 1)
             flops, moved = work["flops"] / steps, sum(proof["bytes"].get(stage, {}).values()) / steps
             found[stage] = {"flops": flops, "bytes": moved, "time": time}
@@ -147,9 +147,8 @@ def _draft(*models: tuple[str, Sequence[SampleLine]]) -> dict[str, Any]:
     first = {"first_token": agreed.match_rates[0] if agreed.match_rates else None, "mean_prefix": agreed.mean_prefix}
     entry = {"draft": models[0][0], "target": models[1][0], "agreement": asdict(agreed) | first}
     costs = [mean_of(list(costs_by_sample(own).values())) for _, own in models]
-    if agreed.acceptance is not None and all(each.time_per_token for each in costs):
-        entry["speculation"] = asdict(drafting(costs[0], costs[1], agreed.acceptance))
-    return entry
+    speculation = drafting(costs[0], costs[1], agreed.acceptance)
+    return entry | ({"speculation": asdict(speculation)} if speculation else {})
 
 
 def _scaling(rows: Sequence[SampleLine]) -> dict[str, dict[str, Any]]:
@@ -160,6 +159,7 @@ def _scaling(rows: Sequence[SampleLine]) -> dict[str, dict[str, Any]]:
         for stage in (*STAGE_NAMES, "e2e"):
             times = sorted((row["value"] or 0.0, (row["seconds"] | {"e2e": row["e2e"]})[stage]) for row in own)
             points = {size: median(seconds for other, seconds in times if other == size) for size, _ in times}
-            growth = fit_growth(*zip(*times, strict=True))
-            found[model][stage] = {"points": list(points.items()), "growth": asdict(growth) if growth else None}
+            line = asdict(fitted) if (fitted := fit_growth(*zip(*times, strict=True))) else {}
+            growth = {"exponent": line["slope"], "interval": line["slope_interval"]} if line else None
+            found[model][stage] = {"points": list(points.items()), "growth": growth}
     return found
