@@ -26,7 +26,7 @@ from stagebench.suite.options import BASELINES, ROUNDS
 @click.option("--processes", type=click.IntRange(min=1), default=7, show_default=True, help="That time.")
 @click.option("--select", default="", help="Which benchmarks, as pytest's -k; all by default.")
 @click.option("--gate", "judged", is_flag=True, help="Judge against the stored baseline, and set the exit code by it.")
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
+@click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
 def command(out: Path, processes: int, judged: bool, baselines: Path, **planned: Any) -> None:
     """Run the benchmarks of this checkout in fresh processes, and write OUT/results.json and OUT/results.md.
 

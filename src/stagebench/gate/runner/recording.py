@@ -31,15 +31,15 @@ OWN = re.compile(
 )
 
 
-def plan_of(root: Path, rounds: int, select: str, arguments: Sequence[str]) -> Process:
+def plan_of(root: Path, rounds: int, select: str, pytest_arguments: Sequence[str]) -> Process:
     """Return what all processes of a recording of a checkout run; another plan is another recording.
 
     Raise ResultsError for an argument of pytest that is the recording's own to give, or chooses benchmarks.
     """
-    for argument in arguments:
+    for argument in pytest_arguments:
         if OWN.match(argument):
             raise ResultsError(f"what a recording runs and keeps is said by --select, --rounds and OUT, got {argument}")
-    return {"rounds": rounds, "select": select, "arguments": list(arguments), "code": fingerprint(root, *CODE)}
+    return {"rounds": rounds, "select": select, "arguments": list(pytest_arguments), "code": fingerprint(root, *CODE)}
 
 
 @dataclass(frozen=True, slots=True)
