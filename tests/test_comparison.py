@@ -52,8 +52,8 @@ def test_a_difference_that_may_be_nothing_has_no_interval_of_its_shares():
     assert all("interval" not in sentence for sentence in sentences(result, intervals)[1:])
 
 
-def test_intervals_repeat_with_the_seed():
-    assert compare(A, B, seed=7)[1] == compare(A, B, seed=7)[1] != compare(A, B, seed=8)[1]
+def test_intervals_repeat():
+    assert compare(A, B)[1] == compare(A, B)[1]
 
 
 def test_both_models_are_drawn_with_the_same_samples():

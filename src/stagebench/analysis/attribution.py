@@ -179,15 +179,12 @@ def mean_of(costs: Sequence[Costs]) -> Costs:
 
 
 def compare(
-    baseline: Mapping[str, Costs],
-    other: Mapping[str, Costs],
-    sequences: Mapping[str, str] | None = None,
-    seed: int = 0,
+    baseline: Mapping[str, Costs], other: Mapping[str, Costs], sequences: Mapping[str, str] | None = None
 ) -> tuple[Attribution, Intervals | None]:
     """Attribute the difference of two models over the samples that both have; raise AnalysisError where none are.
 
-    Costs and sequences are by the sample's id. Samples of one sequence are drawn together, by a bootstrap of that seed;
-    fewer than two sequences have no intervals.
+    Costs and sequences are by the sample's id. Samples of one sequence are drawn together; fewer than two have no
+    intervals.
     """
     shared = sorted(baseline.keys() & other.keys())
     if not shared:
@@ -203,7 +200,7 @@ def compare(
         shares = seconds / (drawn.saved or np.inf)  # a draw that saves nothing; where many do, shares are dropped
         return np.concatenate([[drawn.saved, drawn.speedup], seconds, shares])
 
-    found = bootstrap(clusters, statistic, seed)
+    found = bootstrap(clusters, statistic)
     if found is None:
         return result, None
     saved, speedup, *rest = found
