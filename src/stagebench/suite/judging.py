@@ -1,6 +1,13 @@
-"""Compare a session of pytest with a stored run: found and readable before anything is measured, judged at its end."""
+"""Compare a session of pytest with a stored run, and note how it ended in what it stores itself.
 
-from collections.abc import Callable
+What is compared with is found, readable and comparable before anything is measured, and judged at the end.
+pytest-benchmark saves before the last hook had its say: saved runs say `complete: false` until pytest has its exit
+status, and one that is killed before stays so.
+"""
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +16,17 @@ from pytest_benchmark.utils import get_machine_id, load_storage
 
 from stagebench.core.checks import check
 from stagebench.core.errors import ResultsError
-from stagebench.core.results import SCHEMAS, Info, Results, by_name, read_results, require_sound, short_name
+from stagebench.core.machine.environment import differences
+from stagebench.core.results import (
+    SCHEMAS,
+    Info,
+    Results,
+    Session,
+    read_results,
+    require_sound,
+    short_name,
+    write_results,
+)
 from stagebench.gate import baseline, decide
 from stagebench.gate.counters import judge_counters
 from stagebench.gate.limits import INEXACT, Rules
@@ -17,6 +34,8 @@ from stagebench.gate.verdicts import Decision, Verdict
 from stagebench.suite import selection
 from stagebench.suite.options import PREFIX
 
+ENDED = pytest.StashKey[set[str]]()  # items that came to some end: who stops early can still say 0
+_NAME = pytest.StashKey[str]()
 _COLUMNS = ("min", "max", "mean", "stddev", "median", "iqr", "outliers", "rounds", "iterations")
 """What pytest-benchmark's table takes from a stored run; its own list is elsewhere in each of its versions."""
 
@@ -27,20 +46,21 @@ def find(config: pytest.Config, identity: Callable[[], dict[str, str]]) -> str |
     Raise ResultsError for a run that can't be shown beside this one, and UsageError where there is no such run, or none
     to judge by: pytest-benchmark would go on and compare with nothing.
     """
-    asked, note = config.getoption("benchmark_compare", None), None
+    asked, note, runs = config.getoption("benchmark_compare", None), None, []
     if isinstance(asked, str):
-        for path in _named(config, asked):
-            _require_table(path)
+        runs = _named(config, asked)
     elif asked is True:
         root, here = config.rootpath / config.option.stage_baselines, identity()
         found = baseline.find(root, here)
-        if found is None:
-            config.option.benchmark_compare = []
-            note = f"no baseline yet for this environment, so nothing is compared; {baseline.closest(root, here)}"
-        else:
-            _require_table(found)
-            config.option.benchmark_compare = str(found)
-            note = f"comparing with {found.parent.name}/{found.name}"
+        runs = [found] if found else []
+        config.option.benchmark_compare = str(found) if found else []
+        note = (
+            f"comparing with {found.parent.name}/{found.name}"
+            if found
+            else f"no baseline yet for this environment, so nothing is compared; {baseline.closest(root, here)}"
+        )
+    for path in runs:
+        _require_comparable(path, identity())
     fails = "--benchmark-compare-fail" if config.getoption("benchmark_compare_fail", None) else None
     judge = f"{PREFIX}gate" if config.option.stage_gate else fails
     if judge and not config.getoption("benchmark_compare", None):
@@ -52,26 +72,26 @@ def find(config: pytest.Config, identity: Callable[[], dict[str, str]]) -> str |
 def _named(config: pytest.Config, asked: str) -> list[Path]:
     """Return the stored runs that were asked for, by path, number or pattern."""
     place, netrc = config.option.benchmark_storage, config.option.benchmark_netrc
-    if place.startswith("elasticsearch"):
-        return []
     storage = load_storage(place, logger=None, default_machine_id=get_machine_id(), netrc=netrc)
-    try:
-        named: list[Path] = storage.query(asked) if asked else []
-    except ValueError:  # neither a file nor a pattern
-        named = []
+    named: list[Path] = []
+    with suppress(ValueError):  # neither a file nor a pattern
+        named = storage.query(asked) if asked else []
     if not named:
         raise pytest.UsageError(f"--benchmark-compare must name a run or nothing, got no file {asked}")
     return named
 
 
-def _require_table(path: Path) -> None:
-    """Refuse a run that can't be shown beside this one."""
-    for benchmark in require_sound(read_results(path), f"the run {path}")["benchmarks"]:
+def _require_comparable(path: Path, here: dict[str, str]) -> None:
+    """Refuse a run of another environment, or one that can't be shown beside this one."""
+    run = require_sound(read_results(path), f"the run {path}")
+    for benchmark in run["benchmarks"]:
         if lacking := [column for column in _COLUMNS if column not in benchmark["stats"]]:
             raise ResultsError(
                 f"the run {path}: {benchmark['fullname']}: must have the statistics of pytest-benchmark's table, "
                 f"got no {', '.join(lacking)}"
             )
+    if differing := differences(here, run["machine_info"]):
+        raise ResultsError(f"not comparable with {path}: {'; '.join(differing)}")
 
 
 def session_of(config: pytest.Config) -> Any:
@@ -96,52 +116,90 @@ def judge(config: pytest.Config, place: dict[str, str], rules: Rules | None) -> 
 
     What was left out on purpose is not missing. The times of one process are a single sample, and decide nothing.
     """
-    bench, decision = session_of(config), Decision(allowed=config.option.stage_allow_changed)
+    allowed, bench, decision = config.option.stage_allow_changed, session_of(config), Decision()
     mine = _results([b.as_dict(include_data=False) for b in bench.benchmarks if not b.has_error], place)
-    here, verdicts = by_name(mine), []
+    ran, verdicts = {b["fullname"] for b in mine["benchmarks"]}, []
     for run in bench.compared_mapping.values():
-        asked = [b for name, b in run.items() if name in here or not selection.is_left_out(config, b)]
+        asked = [b for name, b in run.items() if name in ran or not selection.is_left_out(config, b)]
         stored = _results(asked, place)
         if rules:
-            verdicts += decide.judge_benchmarks([stored], [mine], rules, decision.allowed)
+            verdicts += decide.judge_benchmarks([stored], [mine], rules, allowed)
         else:
             verdicts += decide.judge_presence([stored], [mine])
-            verdicts += judge_counters([stored], [mine], Rules(), decision.allowed)
+            verdicts += judge_counters([stored], [mine], Rules(), allowed)
         decision.rules_differ += decide.differing_markers([stored], [mine])
     decision.verdicts = verdicts
     return decision
 
 
 def _results(benchmarks: list[Any], place: dict[str, str]) -> Results:
-    own: Any = {"schema": SCHEMAS["results"], "failed": 0, "exit_status": 0, "regressed": []}
+    own: Session = {"schema": SCHEMAS["results"], "failed": 0, "exit_status": 0, "regressed": []}
     return {"benchmarks": benchmarks, "machine_info": place, "stagebench": own}
 
 
-def differences(session: pytest.Session, judged: Decision) -> tuple[list[str], list[str]]:
-    """Say what is wrong with the benchmarks of this session: gone, or with other work or content; and what else to say.
+def wrong_with(session: pytest.Session, judged: Decision) -> list[str]:
+    """Say what is wrong with the benchmarks of this session: gone, or with other work or content, less of it too.
 
     A benchmark that did not run because the session failed, or was stopped, has not gone.
     """
-    bench, wrong = session_of(session.config), []
-    ran = {b.fullname: b for b in bench.benchmarks if not b.has_error}
-    for name, benchmark in ran.items():
+    wrong = []
+    for benchmark in session_of(session.config).benchmarks:
         try:
-            check(benchmark.extra_info, Info, short_name(name), ResultsError)
+            check(benchmark.extra_info, Info, short_name(benchmark.fullname), ResultsError)
         except ResultsError as error:
             wrong.append(str(error))
     waited_for = () if session.exitstatus == pytest.ExitCode.OK else {item.nodeid for item in session.items}
-    said = [f"{short_name(v.benchmark)}: {v.reason}" for v in judged.verdicts if v.allowed]
     for v in judged.verdicts:
         if v.kind == "time" and v.verdict == "missing" and v.benchmark not in waited_for:
             wrong.append(f"{short_name(v.benchmark)}: in the baseline only, gone or renamed")
         elif v.kind == "counter" and v.verdict != "pass" and not _is_luck(v):
             wrong.append(f"{short_name(v.benchmark)}: {v.reason}")
-    for name, stored in (each for run in bench.compared_mapping.values() for each in run.items()):
-        if name not in ran and selection.is_left_out(session.config, stored):
-            said.append(f"{short_name(name)}: in the baseline only, left out")
-    return wrong, said
+    return wrong
 
 
 def _is_luck(verdict: Verdict) -> bool:
     """Say whether there was less of what depends on what ran before."""
     return verdict.verdict == "improvement" and (verdict.counter or "").rpartition(".")[-1] in INEXACT
+
+
+def so_far(config: pytest.Config) -> Session:
+    """Say that there is no end yet, and by which name the files of the run are found again."""
+    session: Any = config.pluginmanager.getplugin("session")
+    return {
+        "schema": SCHEMAS["results"],
+        "failed": session.testsfailed,
+        "exit_status": int(session.exitstatus),
+        "regressed": [],
+        "complete": False,
+        "session": config.stash.setdefault(_NAME, secrets.token_hex(8)),
+    }
+
+
+def finish(config: pytest.Config, status: int, judged: Decision) -> None:
+    """Write the final exit status, and what got slower, to all that was saved of this session, each file whole."""
+    if _NAME not in config.stash:
+        return
+    session: Any = config.pluginmanager.getplugin("session")
+    slower = {name for name, _ in session_of(config).performance_regressions}
+    slower |= {v.benchmark for v in judged.verdicts if v.verdict in ("regression", "changed")}
+    complete = config.stash[ENDED].issuperset(item.nodeid for item in session.items)
+    for path, results in _saved(config):
+        results["stagebench"] |= {"final_status": int(status), "complete": complete, "regressed": sorted(slower)}
+        write_results(path, results)
+
+
+def _saved(config: pytest.Config) -> Iterator[tuple[Path, Results]]:
+    """Yield the files of this session: of `--benchmark-json`, and the latest one where it is also kept with others."""
+    option, storage, places = config.option, session_of(config).storage, []
+    if (place := option.benchmark_json) is not None:  # a path, or before pytest-benchmark 5.3 a file
+        path = config.invocation_params.dir / (place if isinstance(place, Path) else place.name)
+        places.append([path] if path.is_file() else [])  # a terminal would be waited for
+    if (option.benchmark_save or option.benchmark_autosave) and hasattr(storage, "query"):
+        places.append(storage.query()[::-1])
+    for paths in places:
+        for path in paths:
+            with suppress(ResultsError):  # others' files lie there too
+                results = read_results(path)
+                if results["stagebench"].get("session") == config.stash[_NAME]:
+                    yield path, results
+                    break

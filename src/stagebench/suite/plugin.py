@@ -4,7 +4,6 @@ import secrets
 import traceback
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import click
@@ -12,14 +11,14 @@ import pytest
 from pytest_benchmark.session import PerformanceRegression
 from rich.console import Console
 
-from stagebench.core.errors import GateError, ResultsError, StagebenchError, StageError
+from stagebench.core.errors import GateError, StagebenchError, StageError
 from stagebench.core.machine import environment
-from stagebench.core.results import require_sound, validate
+from stagebench.core.results import short_name
 from stagebench.core.shown import plain, show
 from stagebench.gate.limits import RULES_FILE, Rules, limit_keys, read_rules
 from stagebench.gate.runner.lockstep import Lockstep
 from stagebench.gate.verdicts import NOT_MEASURED, Decision, exit_code
-from stagebench.suite import judging, outcome, selection
+from stagebench.suite import judging, selection
 from stagebench.suite.options import PREFIX, PYTEST
 from stagebench.suite.settings import Settings, check_input, resolve
 
@@ -56,10 +55,8 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int | None, in
         traceback.print_exc()  # as Python would, but with an exit status that is no verdict
         return NOT_MEASURED
     if status is not None:
-        judged = config.stash.get(_DECISION, Decision()).verdicts
-        regressed = {v.benchmark for v in judged if v.verdict in ("regression", "changed")}
         with _usage_errors():
-            outcome.finish(config, status, regressed)
+            judging.finish(config, status, config.stash.get(_DECISION, Decision()))
     return status
 
 
@@ -88,7 +85,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gate(threshold, floor): how much slower than its baseline is too much")
     config.addinivalue_line("markers", "eager: plain code whatever the backend, and so timed once")
     config.stash[_LOCKSTEP] = Lockstep.of_environment()
-    config.stash[selection.DESELECTED], config.stash[outcome.ENDED] = {}, set()
+    config.stash[selection.DESELECTED], config.stash[judging.ENDED] = {}, set()
     config.stash[_MEANT] = set[int | None]((None, pytest.ExitCode.OK, pytest.ExitCode.USAGE_ERROR))
     if option.stage_timed_gc and config.getoption("benchmark_disable_gc", None):
         raise pytest.UsageError(f"garbage is collected or not, got {PREFIX}timed-gc and --benchmark-disable-gc")
@@ -117,16 +114,9 @@ def identity(config: pytest.Config) -> dict[str, str]:
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
-def pytest_benchmark_compare_machine_info(
-    config: pytest.Config, machine_info: dict[str, str], compared_benchmark: dict[str, Any]
-) -> None:
-    """Refuse what is not comparable, where pytest-benchmark would only warn."""
-    path = Path(str(config.getoption("benchmark_compare")))
-    with _usage_errors():
-        stored = require_sound(validate(compared_benchmark, f"the run {path}"), f"the run {path}")
-        if differing := environment.differences(machine_info, stored["machine_info"]):
-            raise ResultsError(f"not comparable with {path}: {'; '.join(differing)}")
-    compared_benchmark["machine_info"] = machine_info  # pytest-benchmark would miss the keys that came later
+def pytest_benchmark_compare_machine_info(machine_info: dict[str, str], compared_benchmark: dict[str, Any]) -> None:
+    """Let pytest-benchmark miss no key that came later; what is not comparable was refused."""
+    compared_benchmark["machine_info"] = machine_info
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)  # the first result counts
@@ -138,7 +128,7 @@ def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, s
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Note what decides whether the run may become a baseline, and pytest-benchmark does not say."""
-    output_json["stagebench"] = outcome.so_far(config) | {
+    output_json["stagebench"] = judging.so_far(config) | {
         "selection": selection.described(config),
         "deselected": selection.deselected(config),
         "times_only": config.option.stage_times_only,
@@ -150,14 +140,10 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """Wait for the first turn: while something is timed, only one of two processes is to run."""
-    lockstep(session.config).begin()
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Refuse to judge what won't be timed."""
+    """Refuse to judge what won't be timed; then wait for the first turn: only one of two processes is to run."""
     if session.config.option.stage_gate and judging.is_untimed(session.config):
         raise pytest.UsageError(f"{PREFIX}gate judges what is timed, got benchmarks that are disabled or skipped")
+    lockstep(session.config).begin()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -170,7 +156,7 @@ def pytest_runtest_makereport(
     if report.skipped and benchmark is not None:
         benchmark.has_error = True  # as pytest-benchmark does with what fails while it is timed
     if call.when == "teardown":
-        item.config.stash[outcome.ENDED].add(item.nodeid)
+        item.config.stash[judging.ENDED].add(item.nodeid)
     return report
 
 
@@ -196,8 +182,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = exit_code(counts)
         config.stash[_MEANT].add(session.exitstatus)
     else:
-        wrong, said = judging.differences(session, decision)
-        config.stash[_LINES] = [*wrong, *said]
+        wrong = judging.wrong_with(session, decision)
+        allowed = [f"{short_name(v.benchmark)}: {v.reason}" for v in decision.verdicts if v.allowed]
+        config.stash[_LINES] = [*wrong, *allowed]
         if wrong and passed:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
