@@ -109,10 +109,9 @@ def _order_seed(out: Path, given: int | None) -> int:
     """Return the given one, or that of the run which is taken up again, or a new one."""
     if given is None and (out / RUN_FILE).exists():
         stored = read_run(out)["identity"]["order_seed"]
-        try:
-            return int(stored)
-        except ValueError:
-            raise AnalysisError(f"the run in {out} must have an order seed, got {stored!r}") from None
+        if not stored.isdecimal():
+            raise AnalysisError(f"the run in {out} must have an order seed, got {stored!r}")
+        return int(stored)
     return secrets.randbelow(2**16) if given is None else given
 
 

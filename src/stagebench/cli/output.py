@@ -43,8 +43,7 @@ def require_writable(path: Path) -> None:
         return
     try:
         folder = next(each for each in path.absolute().parents if each.exists())
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise StagebenchError(f"can't write {path}: {error.strerror}") from error
 

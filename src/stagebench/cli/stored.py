@@ -104,11 +104,11 @@ def _print_environment(console: Console, runs: Sequence[Results], series: Sequen
     console.print(cell(f"{here['device']}, {here['profile']}, {here['dtype']}: {counted}"), style="bold")
     if len(runs) < 2 * MIN_SIDE:
         console.print(f"a change is looked for in {2 * MIN_SIDE} runs or more")
-    rows = []
-    for each in series:
-        changes = ", ".join(CHANGE.write(change.ratio - 1) for change in each.changes)
-        row = len(each.seconds), each.seconds[-1], each.noise, changes, len(each.outliers)
-        rows.append((short_name(each.benchmark), *row))
+    changes = [", ".join(CHANGE.write(change.ratio - 1) for change in each.changes) for each in series]
+    rows = [
+        (short_name(each.benchmark), len(each.seconds), each.seconds[-1], each.noise, changed, len(each.outliers))
+        for each, changed in zip(series, changes, strict=True)
+    ]
     numbers = ("runs", COUNT), ("last", MS), ("noise", PERCENT), ("changes", CHANGE), ("outliers", COUNT)
     show(Table("", (("benchmark", WORDS), *numbers), rows), console)
     said = [line for each in series for change in each.changes for line in _described(change)]

@@ -40,13 +40,13 @@ _COLUMNS = ("min", "max", "mean", "stddev", "median", "iqr", "outliers", "rounds
 """What pytest-benchmark's table takes from a stored run; its own list is elsewhere in each of its versions."""
 
 
-def find(config: pytest.Config, identity: Callable[[], dict[str, str]]) -> str | None:
-    """Let a bare `--benchmark-compare` mean the baseline of this environment; return what to say of it.
+def find(config: pytest.Config, identity: Callable[[], dict[str, str]]) -> list[str]:
+    """Let a bare `--benchmark-compare` mean the baseline of this environment; return what to say of it, if anything.
 
     Raise ResultsError for a run that can't be shown beside this one, and UsageError where there is no such run, or none
     to judge by: pytest-benchmark would go on and compare with nothing.
     """
-    asked, note, runs = config.getoption("benchmark_compare", None), None, []
+    asked, said, runs = config.getoption("benchmark_compare", None), [], []
     if isinstance(asked, str):
         runs = _named(config, asked)
     elif asked is True:
@@ -54,19 +54,19 @@ def find(config: pytest.Config, identity: Callable[[], dict[str, str]]) -> str |
         found = baseline.find(root, here)
         runs = [found] if found else []
         config.option.benchmark_compare = str(found) if found else []
-        note = (
-            f"comparing with {found.parent.name}/{found.name}"
-            if found
-            else f"no baseline yet for this environment, so nothing is compared; {baseline.closest(root, here)}"
-        )
+        if found:
+            said = [f"comparing with {found.parent.name}/{found.name}"]
+        else:
+            nearest = baseline.closest(root, here)
+            said = [f"no baseline yet for this environment, so nothing is compared; {nearest}"]
     for path in runs:
         _require_comparable(path, identity())
     fails = "--benchmark-compare-fail" if config.getoption("benchmark_compare_fail", None) else None
     judge = f"{PREFIX}gate" if config.option.stage_gate else fails
     if judge and not config.getoption("benchmark_compare", None):
-        how = note or "--benchmark-compare names it, or finds the one of this environment"
-        raise pytest.UsageError(f"{judge} needs a baseline: {how}")
-    return note
+        how = said or ["--benchmark-compare names it, or finds the one of this environment"]
+        raise pytest.UsageError(f"{judge} needs a baseline: {how[0]}")
+    return said
 
 
 def _named(config: pytest.Config, asked: str) -> list[Path]:

@@ -22,8 +22,7 @@ from stagebench.suite import judging, selection
 from stagebench.suite.options import PREFIX, PYTEST
 from stagebench.suite.settings import Settings, check_input, resolve
 
-_NOTE = pytest.StashKey[str | None]()
-_LINES = pytest.StashKey[list[str]]()
+_SAID = pytest.StashKey[list[str]]()  # what it is compared with, and what does not compare
 _LOCKSTEP = pytest.StashKey[Lockstep]()
 _RULES = pytest.StashKey[Rules | None]()
 _DECISION = pytest.StashKey[Decision]()
@@ -94,7 +93,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[selection.SETTINGS] = resolve({o.name: getattr(option, f"stage_{o.name}") for o in PYTEST})
         if option.stage_input is not None:
             check_input(option.stage_input, settings(config).loading)
-        config.stash[_NOTE] = judging.find(config, lambda: identity(config))
+        config.stash[_SAID] = judging.find(config, lambda: identity(config))
         config.stash[_RULES] = read_rules(config.rootpath / RULES_FILE) if option.stage_gate else None
 
 
@@ -173,18 +172,17 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if not judging.is_compared(config):
         return
     if judging.is_untimed(config):
-        config.stash[_NOTE] = "nothing was timed, so nothing is compared"
+        config.stash[_SAID] = ["nothing was timed, so nothing is compared"]
         return
     decision = judging.judge(config, identity(config), config.stash[_RULES])
     if passed and config.stash[_RULES]:
         config.stash[_DECISION] = decision
-        counts = (v for v in decision.verdicts if (v.kind, v.verdict) != ("time", "inconclusive"))
-        session.exitstatus = exit_code(counts)
+        session.exitstatus = exit_code(v for v in decision.verdicts if (v.kind, v.verdict) != ("time", "inconclusive"))
         config.stash[_MEANT].add(session.exitstatus)
     else:
         wrong = judging.wrong_with(session, decision)
         allowed = [f"{short_name(v.benchmark)}: {v.reason}" for v in decision.verdicts if v.allowed]
-        config.stash[_LINES] = [*wrong, *allowed]
+        config.stash[_SAID] += [*wrong, *allowed]
         if wrong and passed:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -210,14 +208,13 @@ def _gate_marker(request: pytest.FixtureRequest) -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Print the settings, the order, and which baseline is compared with."""
     line = f"stagebench: {settings(config).describe()}; models in order {config.option.stage_order_seed}"
-    return [line, *filter(None, [environment.load_warning(), config.stash[_NOTE]])]
+    return [line, *filter(None, [environment.load_warning()]), *config.stash[_SAID]]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say under the table what it was compared with (the head has scrolled away), and what does not compare."""
-    for line in [config.stash.get(_NOTE, None), *config.stash.get(_LINES, [])]:
-        if line:
-            terminalreporter.write_line(f"stagebench: {plain(line)}", bold=True)
+    for line in config.stash[_SAID]:
+        terminalreporter.write_line(f"stagebench: {plain(line)}", bold=True)
     if _DECISION in config.stash:
         writer = config.get_terminal_writer()
         console = Console(width=writer.fullwidth, force_terminal=writer.hasmarkup)

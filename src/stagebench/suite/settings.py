@@ -1,9 +1,9 @@
 """Settings out of what a person typed: defaults that fit the machine, and contradictions refused before any work."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +52,13 @@ class Settings:
     @contextmanager
     def samples(self) -> Iterator[Callable[[VisionLanguageModel], Sample]]:
         """Give what each model looks at; a given path is read once, before any model is built for it."""
-        if self.input is not None:
-            check_input(self.input, self.loading)
-            given = Sample(self.input, self.question, self.loading)
-            yield lambda model: given
+        if (given := self.input) is not None:
+            check_input(given, self.loading)
+            yield lambda model: Sample(given, self.question, self.loading)
             return
         with scratch_folder() as folder:
-            shown = partial(write_synthetic_clip(folder).shown, self.loading.media)
-            yield lambda model: Sample(shown(model.input_kind), self.question, self.loading)
+            clip = write_synthetic_clip(folder)
+            yield lambda model: Sample(clip.shown(self.loading.media, model.input_kind), self.question, self.loading)
 
 
 def settings_of(**options: Any) -> Settings:
@@ -89,17 +88,17 @@ def resolve(given: Mapping[str, Any]) -> Settings:
         question=given["question"],
         input=None if given["input"] is None else Path(given["input"]),
     )
-    if settings.model.weights is not None and len(settings.models) > 1:
-        names = ", ".join(settings.models)
-        raise ModelError(f"weights are those of one model, got {len(settings.models)} models: {names}")
+    names = settings.models
+    if settings.model.weights is not None and len(names) > 1:
+        raise ModelError(f"weights are those of one model, got {len(names)} models: {', '.join(names)}")
     if settings.model.device == "cpu" and (others := set(settings.backends) - set(ON_CPU)):
         raise ModelError(f"backends on a CPU are {', '.join(ON_CPU)}, got {', '.join(sorted(others))}")
     return settings
 
 
 def _names(what: str, given: str | Iterable[str], known: Iterable[str], default: Iterable[str]) -> tuple[str, ...]:
-    """Return names that were typed, each once, or the default."""
-    asked = [given] if isinstance(given, str) else list(given)
+    """Return names that were typed, or listed, each once, or the default."""
+    asked = [given] if isinstance(given, str) else given
     names = tuple(split(asked) if asked else default)
     unknown = [name for name in names if name not in known]
     if unknown or not names:
@@ -143,7 +142,6 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     """Read "640x480" as (640, 480); None stays None."""
     if text is None:
         return None
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
+    if not (found := re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)):
         raise MediaError(f"image size must be WIDTHxHEIGHT, got {text!r}")
-    return int(width), int(height)
+    return int(found[1]), int(found[2])
