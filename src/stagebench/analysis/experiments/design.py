@@ -125,8 +125,9 @@ def make_design(dataset: Dataset, wanted: Wanted) -> Design:
     Raise AnalysisError where no sample is left.
     """
     media = wanted.loading.media
-    entries = tuple(entry for entry in dataset.entries if path_shown(entry, media, "video"))
-    without = [Problem(entry.id, f"has no {media}") for entry in dataset.entries if entry not in entries]
+    shown = {entry.id for entry in dataset.entries if path_shown(entry, media, "video")}
+    entries = tuple(entry for entry in dataset.entries if entry.id in shown)
+    without = [Problem(entry.id, f"has no {media}") for entry in dataset.entries if entry.id not in shown]
     whole = replace(dataset, entries=entries, skipped=(*dataset.skipped, *without))
     cut_up = cut(whole, wanted.window, wanted.loading.time_unit)
     if not cut_up.entries:
