@@ -54,7 +54,7 @@ class Costs:
         for name, seconds in {**self.parts, DECODE.name if self.prefilled else "generation": self.decode}.items():
             if not math.isfinite(seconds) or (seconds < 0 and name != UNATTRIBUTED):
                 raise AnalysisError(f"{self.model}: {name} must be at least 0 s and finite, got {seconds}")
-        if not math.isfinite(self.tokens) or self.tokens < self.prefilled or self.tokens <= 0:
+        if not 1 <= self.tokens < math.inf:
             raise AnalysisError(f"{self.model}: there must be at least one token, got {self.tokens}")
         if not self.total > 0:
             raise AnalysisError(f"{self.model}: the total must be more than 0 s, got {self.total}")

@@ -1,17 +1,16 @@
-"""What every format is read into; numbers that no model can have taken are refused, and odd ones warned of."""
+"""What every format is read into, and warnings of numbers that a model can hardly have taken."""
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from stagebench.analysis.attribution import UNATTRIBUTED, Costs
+from stagebench.core.checks import is_number
 from stagebench.core.errors import AnalysisError
 from stagebench.core.stages import DECODE
 
-SECONDS = (1e-9, 1e9)  # of a whole: from the shortest time that a clock tells to thirty years
-MOST_TOKENS = 1e9
+SHORTEST, LONGEST = 1e-9, 1e9  # seconds of a whole: from what a clock tells to thirty years
 QUICKEST_TOKEN, SLOWEST_TOKEN = 1e-5, 10.0  # seconds; the first is a few launches of a kernel
 TOLERANCE = 0.01
 """Of a whole: what decode may take where there is nothing to decode, and how far its parts may be from it."""
@@ -42,8 +41,8 @@ def number(data: Mapping[str, Any], key: str, where: str) -> float:
     """Return a number of an object in a file; raise AnalysisError where it is missing, or no finite number."""
     if key not in data:
         raise AnalysisError(f"{where} must have {key}, got {', '.join(data) or 'nothing'}")
-    value = data[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    value: float = data[key]
+    if not is_number(value):
         raise AnalysisError(f"{where}: {key} must be a finite number, got {value!r}")
     return value
 
@@ -54,18 +53,6 @@ def objects(data: Any, where: str) -> Sequence[Mapping[str, Any]]:
         got = "an empty one" if data == [] else type(data).__name__
         raise AnalysisError(f"{where} must be a list of objects, got {got}")
     return data
-
-
-def require_possible(costs: Costs) -> None:
-    """Refuse numbers beyond all that a float can be reckoned with."""
-    least, most = SECONDS
-    for name, seconds in {**costs.parts, DECODE.name: costs.decode}.items():
-        if abs(seconds) > most:
-            raise AnalysisError(f"{costs.model}: {name} must be at most {most:g} s, got {seconds:.6g}")
-    if costs.total < least:
-        raise AnalysisError(f"{costs.model}: the total must be at least {least:g} s, got {costs.total:.6g}")
-    if not 1 <= costs.tokens <= MOST_TOKENS:
-        raise AnalysisError(f"{costs.model}: there must be 1 to {MOST_TOKENS:g} tokens, got {costs.tokens:.6g}")
 
 
 def warnings(timings: Sequence[Timing]) -> list[str]:

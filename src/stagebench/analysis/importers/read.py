@@ -9,7 +9,7 @@ from typing import Any
 
 from stagebench.analysis.attribution import Costs, mean_of
 from stagebench.analysis.importers import samples, suite, table, vllm
-from stagebench.analysis.importers.measured import Measured, Timing, require_possible, warnings
+from stagebench.analysis.importers.measured import LONGEST, SHORTEST, Measured, Timing, warnings
 from stagebench.analysis.samples import read_samples
 from stagebench.core.errors import AnalysisError
 from stagebench.core.json_files import parse_json, read_bytes
@@ -58,7 +58,8 @@ def _add(whole: Measured, name: str, timings: Sequence[Timing], source: str) -> 
     own: dict[str, Costs] = {}
     for timing in timings:
         costs = replace(timing.costs, model=name)
-        require_possible(costs)
+        if not SHORTEST <= costs.total <= LONGEST:
+            raise AnalysisError(f"{name}: the total must be from {SHORTEST:g} to {LONGEST:g} s, got {costs.total:.6g}")
         if timing.sample is None:
             whole.costs[name] = costs
         elif not timing.sample or own.setdefault(timing.sample, costs) is not costs:
