@@ -325,6 +325,7 @@ def test_an_unknown_base_is_one_line(project):
     code, decision, markdown, said = decision_of(project, "--base", "nowhere")
     assert (code, said) == (2, f"stagebench: {decision['error']}\n")
     assert "got 'nowhere'" in decision["error"]
+    assert not (project.parent / "out").exists()
     assert (
         markdown == f"### stagebench gate: could not be measured (an error)\n\n{shown.markdown(decision['error'])}\n\n"
     )

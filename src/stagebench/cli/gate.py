@@ -63,7 +63,7 @@ def command(
     _require_enough_pairs(plan)
     folder = out or Path(".benchmarks", "gate", f"{datetime.now():%Y%m%d-%H%M%S}")
     held = locked(folder, "--out must be a folder that no other gate writes to")
-    with measurement(say), held, worktrees(Path.cwd(), revision) as both:
+    with measurement(say), worktrees(Path.cwd(), revision) as both, held:
         if any(folder.iterdir()):
             raise GateError(f"--out must be an empty folder, so that no two gates mix, got {folder}")
         decision.more = {"plan": asdict(plan), "base": both.commit, "head": both.head_commit, "dirty": both.dirty}
