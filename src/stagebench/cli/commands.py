@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,41 +70,33 @@ class DecidingCommand(click.Command):
         super().__init__(params=[*params, ALLOW_CHANGED, JSON, MARKDOWN], **rest)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, and exit."""
+        """Run the command, write what it decided or the error that it ended with, and exit.
+
+        An error of stagebench itself is one in a line too: a pipeline reads no traceback, and exit code 1 is a verdict.
+        """
         json_path, markdown = ctx.params.pop("json_path"), ctx.params.pop("markdown")
         decision = ctx.params["decision"] = Decision(allowed=ctx.params.pop("allow_changed"))
-        with tidy_stop("there was a decision"), _written(decision, json_path, markdown):
-            super().invoke(ctx)
+
+        def write() -> None:
+            try:
+                if markdown:
+                    append_to(markdown, decision.as_markdown())
+            finally:
+                write_json_to(json_path, decision.as_json())
+
+        with tidy_stop("there was a decision"):
+            try:
+                super().invoke(ctx)
+            except Exception as error:
+                reason = str(error)
+                if not isinstance(error, StagebenchError | OSError):
+                    traceback.print_exc()
+                    reason = f"an error of stagebench itself, {type(error).__name__}: {' '.join(reason.split())}"
+                decision.verdicts, decision.error = (), reason
+                with suppress(StagebenchError, OSError):  # the first error is the one to show
+                    write()
+                raise StagebenchError(reason) from error
+            write()
         with suppress(BrokenPipeError):  # whoever reads has gone, which changes no verdict
             show(decision.as_table(), Console(stderr=str(json_path) == "-"))
         raise SystemExit(exit_code(decision.verdicts))
-
-
-@contextmanager
-def _written(decision: Decision, json_path: Path | None, markdown: Path | None) -> Iterator[None]:
-    """Write what is decided in the block, or the error that it ends with, whichever way it ends.
-
-    An error of stagebench itself becomes a StagebenchError too: a pipeline reads no traceback, and exit code 1 is a
-    verdict.
-    """
-
-    def write() -> None:
-        try:
-            if markdown:
-                append_to(markdown, decision.as_markdown())
-        finally:
-            write_json_to(json_path, decision.as_json())
-
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, StagebenchError | OSError):
-            reason = str(error)
-        else:
-            traceback.print_exc()
-            reason = f"an error of stagebench itself, {type(error).__name__}: {' '.join(str(error).split())}"
-        decision.verdicts, decision.error = (), reason
-        with suppress(StagebenchError, OSError):  # the first error is the one to show
-            write()
-        raise StagebenchError(reason) from error
-    write()

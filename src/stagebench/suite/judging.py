@@ -28,7 +28,6 @@ from stagebench.core.results import (
     write_results,
 )
 from stagebench.gate import baseline, decide
-from stagebench.gate.counters import judge_counters
 from stagebench.gate.limits import INEXACT, Rules
 from stagebench.gate.verdicts import Decision, Verdict
 from stagebench.suite import selection
@@ -111,8 +110,8 @@ def is_compared(config: pytest.Config) -> bool:
     return bool(bench and bench.compared_mapping) and not (config.option.collectonly or config.option.setuponly)
 
 
-def judge(config: pytest.Config, place: dict[str, str], rules: Rules | None) -> Decision:
-    """Judge this one process as the gate does, its counters and what vanished; without rules, no times.
+def judge(config: pytest.Config, place: dict[str, str], rules: Rules) -> Decision:
+    """Judge this one process as the gate does, its counters and what vanished.
 
     What was left out on purpose is not missing. The times of one process are a single sample, and decide nothing.
     """
@@ -122,11 +121,7 @@ def judge(config: pytest.Config, place: dict[str, str], rules: Rules | None) -> 
     for run in bench.compared_mapping.values():
         asked = [b for name, b in run.items() if name in ran or not selection.is_left_out(config, b)]
         stored = _results(asked, place)
-        if rules:
-            verdicts += decide.judge_benchmarks([stored], [mine], rules, allowed)
-        else:
-            verdicts += decide.judge_presence([stored], [mine])
-            verdicts += judge_counters([stored], [mine], Rules(), allowed)
+        verdicts += decide.judge_benchmarks([stored], [mine], rules, allowed)
         decision.rules_differ += decide.differing_markers([stored], [mine])
     decision.verdicts = verdicts
     return decision

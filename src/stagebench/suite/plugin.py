@@ -24,7 +24,7 @@ from stagebench.suite.settings import Settings, check_input, resolve
 
 _SAID = pytest.StashKey[list[str]]()  # what it is compared with, and what does not compare
 _LOCKSTEP = pytest.StashKey[Lockstep]()
-_RULES = pytest.StashKey[Rules | None]()
+_RULES = pytest.StashKey[Rules]()
 _DECISION = pytest.StashKey[Decision]()
 _MEANT = pytest.StashKey[set[int | None]]()  # exit statuses that are verdicts under `--stage-gate`; others are errors
 
@@ -94,7 +94,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if option.stage_input is not None:
             check_input(option.stage_input, settings(config).loading)
         config.stash[_SAID] = judging.find(config, lambda: identity(config))
-        config.stash[_RULES] = read_rules(config.rootpath / RULES_FILE) if option.stage_gate else None
+        config.stash[_RULES] = read_rules(config.rootpath / RULES_FILE) if option.stage_gate else Rules()
 
 
 def settings(config: pytest.Config) -> Settings:
@@ -174,8 +174,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if judging.is_untimed(config):
         config.stash[_SAID] = ["nothing was timed, so nothing is compared"]
         return
-    decision = judging.judge(config, identity(config), config.stash[_RULES])
-    if passed and config.stash[_RULES]:
+    with _usage_errors():
+        decision = judging.judge(config, identity(config), config.stash[_RULES])
+    if passed and config.option.stage_gate:
         config.stash[_DECISION] = decision
         session.exitstatus = exit_code(v for v in decision.verdicts if (v.kind, v.verdict) != ("time", "inconclusive"))
         config.stash[_MEANT].add(session.exitstatus)
