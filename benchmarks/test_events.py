@@ -103,6 +103,7 @@ WRITERS: dict[str, Callable[[Path, dict[str, Any]], object]] = {
     "columns.events": lambda path, made: write_folder(path, EventArrays(**made)),
     "dsec.h5": write_hdf5,
     "evt3.raw": write_camera,
+    "lz4.aedat4": write_camera,
 }
 
 

@@ -232,8 +232,9 @@ def test_an_unknown_unit_is_refused() -> None:
         LoadSettings(time_unit="min")
 
 
-def test_a_format_that_says_its_unit_takes_no_other(tmp_path: Path) -> None:
-    (tmp_path / "a.raw").write_bytes(b"% evt 3.0\n")
+@pytest.mark.parametrize("name", ["a.raw", "a.aedat4"])
+def test_a_format_that_says_its_unit_takes_no_other(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"% evt 3.0\n" if name == "a.raw" else b"#!AER-DAT4.0\r\n")
 
-    with pytest.raises(MediaError, match=r"^a\.raw: counts microseconds by definition, got --time-unit ns$"):
-        load_event_arrays(tmp_path / "a.raw", LoadSettings(time_unit="ns"))
+    with pytest.raises(MediaError, match=rf"^{name}: counts microseconds by definition, got --time-unit ns$"):
+        load_event_arrays(tmp_path / name, LoadSettings(time_unit="ns"))

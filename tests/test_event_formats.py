@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from aedat4_files import events_of, header, packet
+from aedat4_files import recording as aedat4
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
@@ -94,6 +96,11 @@ def write_evt3(path: Path) -> None:
     path.write_bytes(b"% evt 3.0\n% geometry 640x480\n% end\n" + struct.pack(f"<{len(words)}H", *words))
 
 
+def write_aedat4(path: Path, compression: int = 1) -> None:
+    x, y, t, p = recording().values()
+    path.write_bytes(aedat4([events_of(t, x, y, p)], compression, table=True))
+
+
 WRITERS: dict[str, Callable[[Path], object]] = {
     "dict.npy": write_dict,
     "structured.npy": lambda path: np.save(path, structured()),
@@ -105,6 +112,8 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "plain.hdf5": lambda path: write_dsec(path, ms_to_idx=None, t_offset=None),
     "evt2.raw": write_evt2,
     "evt3.raw": write_evt3,
+    "lz4.aedat4": write_aedat4,
+    "zstd.AEDAT4": lambda path: write_aedat4(path, 3),
 }
 
 
@@ -284,21 +293,61 @@ class TestRefusals:
         with pytest.raises(MediaError, match=r"^a\.h5: t_offset must be a number of microseconds, got"):
             load_event_arrays(tmp_path / "a.h5")
 
-    @pytest.mark.parametrize("name", ["evt2.raw", "evt3.raw"])
+    @pytest.mark.parametrize("name", ["evt2.raw", "evt3.raw", "lz4.aedat4"])
     def test_a_stream_of_nothing_is_refused(self, tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_bytes(b"% evt 3.0\n% geometry 640x480\n% end\n")
 
         with pytest.raises(MediaError, match=rf"^{name}: must "):
             load_event_arrays(tmp_path / name)
 
+    @pytest.mark.parametrize("compression", [0, 1, 3])
+    def test_an_aedat4_whose_packet_is_cut_off_is_refused(self, tmp_path: Path, compression: int) -> None:
+        write_aedat4(tmp_path / "a.aedat4", compression)
+        data = (tmp_path / "a.aedat4").read_bytes()
+        (tmp_path / "a.aedat4").write_bytes(data[:2000])
+
+        with pytest.raises(MediaError, match=r"^a\.aedat4: must be a whole AEDAT4 file, got \d+ of \d+ bytes$"):
+            load_event_arrays(tmp_path / "a.aedat4")
+
+    def test_an_aedat4_with_a_description_that_is_no_text_is_refused(self, tmp_path: Path) -> None:
+        write_aedat4(tmp_path / "a.aedat4")
+        data = (tmp_path / "a.aedat4").read_bytes()
+        (tmp_path / "a.aedat4").write_bytes(data.replace(b"sizeX", b"size\xff"))
+
+        with pytest.raises(
+            MediaError, match=r"^a\.aedat4: must be a whole AEDAT4 file, got one with a damaged header$"
+        ):
+            load_event_arrays(tmp_path / "a.aedat4")
+
+    @pytest.mark.parametrize("size", [10, 50])
+    def test_an_aedat4_that_ends_in_its_header_is_refused(self, tmp_path: Path, size: int) -> None:
+        write_aedat4(tmp_path / "a.aedat4")
+        (tmp_path / "a.aedat4").write_bytes((tmp_path / "a.aedat4").read_bytes()[:size])
+
+        with pytest.raises(
+            MediaError, match=r"^a\.aedat4: must be a whole AEDAT4 file, got one that ends in its header"
+        ):
+            load_event_arrays(tmp_path / "a.aedat4")
+
+    def test_an_aedat4_that_is_a_bomb_is_refused(self, tmp_path: Path) -> None:
+        block = (1 << 1 | 1 << 17 << 3).to_bytes(3, "little") + b"\0"  # 128 KiB of zeros
+        last = (1 | 1 << 1 | 1 << 17 << 3).to_bytes(3, "little") + b"\0"
+        bomb = b"\x28\xb5\x2f\xfd\x00\x38" + 80_000 * block + last
+        (tmp_path / "a.aedat4").write_bytes(header(3) + packet(bomb))
+
+        with pytest.raises(MediaError, match=r"^a\.aedat4: must unpack to at most 100 times its \d+ bytes, got \d+$"):
+            load_event_arrays(tmp_path / "a.aedat4")
+
+    @pytest.mark.parametrize("name", ["dsec.h5", "lz4.aedat4"])
     def test_without_its_library_a_format_says_how_to_get_it(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:
-        write_dsec(tmp_path / "a.h5")
-        monkeypatch.setitem(sys.modules, "h5py", None)
+        WRITERS[name](tmp_path / name)
+        for library in ("h5py", "lz4"):
+            monkeypatch.setitem(sys.modules, library, None)
 
         with pytest.raises(MediaError, match=r"needs .*: pip install 'stagebench\[events\]'$"):
-            load_event_arrays(tmp_path / "a.h5")
+            load_event_arrays(tmp_path / name)
 
 
 def convert(*arguments: object) -> Result:

@@ -13,7 +13,7 @@ FUZZ = Path(__file__).parent / "fuzz"
 
 @pytest.mark.parametrize(("script", "inputs"), [("events.py", 300), ("video.py", 100)])
 def test_damaged_inputs_end_in_a_result_or_one_line(script: str, inputs: int) -> None:
-    for library in ("faery", "h5py", "hdf5plugin"):
+    for library in ("faery", "h5py", "hdf5plugin", "lz4", "zstandard"):
         pytest.importorskip(library)
     command = [sys.executable, FUZZ / script, "--inputs", str(inputs)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

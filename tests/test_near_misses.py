@@ -28,7 +28,6 @@ FIELDS = np.zeros(5, [("timestamp", "<i8"), ("x", "<u2"), ("y", "<u2"), ("polari
 TEXT = b"0.000100 12 13 1\n0.000200 14 15 0\n" * 20
 DAT = b"% Data file containing CD events.\n% Version 2\n% Width 640\n" + bytes([12, 8]) + bytes(80)
 AEDAT3 = b"#!AER-DAT3.1\r\n#Format: RAW\r\n" + bytes(80)
-AEDAT4 = b"#!AER-DAT4.0\r\n" + bytes(80)
 RAW = b"% evt 3.0\n% end\n" + struct.pack("<4H", 0x8001, 0x6001, 0x0003, 0x2005)
 
 
@@ -64,7 +63,9 @@ MISSES: dict[str, tuple[bytes, str]] = {
         "must be Prophesee's EVT2 or EVT3, got a gzip, bzip2, xz or Zstandard file",
     ),
     "none.raw": (RAW[16:], "must say EVT2 or EVT3 in a header, got none"),
-    "aedat4.raw": (AEDAT4, "must be Prophesee's EVT2 or EVT3, got iniVation's AEDAT"),
+    "aedat3.aedat4": (AEDAT3, "must be AEDAT4, got AEDAT 1, 2 or 3"),
+    "aedat2.aedat4": (AEDAT3.replace(b"3.1", b"2.0"), "must be AEDAT4, got AEDAT 1, 2 or 3"),
+    "raw.aedat4": (RAW, "must be AEDAT4, got Prophesee's EVT2 or EVT3"),
     "raw.npy": (RAW, "must be a .npy file, got Prophesee's EVT2 or EVT3"),
     "npz.npy": (NPZ, "must be a .npy file, got a zip or .npz file"),
     "text.npy": (b"t,x,y,p\n0,1,2,1\n", "must be a .npy file, got a text of numbers"),
@@ -142,8 +143,7 @@ def test_a_file_of_another_format_than_its_suffix_says_is_named(tmp_path: Path, 
 
 OTHERS = {
     "a.dat": (DAT, "Prophesee's DAT"),
-    "a.aedat": (AEDAT3, "iniVation's AEDAT"),
-    "a.aedat4": (AEDAT4, "iniVation's AEDAT"),
+    "a.aedat": (AEDAT3, "AEDAT 1, 2 or 3"),
     "a.bag": (b"#ROSBAG V2.0\n" + bytes(80), "a ROS bag"),
     "a.db3": (b"SQLite format 3\0" + bytes(80), "an SQLite file, as bags of ROS 2 are"),
     "a.es": (b"Event Stream\2\0\0\1" + bytes(80), "an Event Stream (.es)"),
@@ -162,7 +162,7 @@ def test_a_recording_of_no_known_suffix_is_named_and_never_shown_as_a_video(tmp_
     data, kind = OTHERS[name]
     (tmp_path / name).write_bytes(data)
 
-    suffixes = ".npy, .npz, .events, .raw, .h5, .hdf5"
+    suffixes = ".npy, .npz, .events, .raw, .h5, .hdf5, .aedat4"
     with pytest.raises(MediaError) as refused:
         load(Sample(tmp_path / name), 1)
     assert str(refused.value) == f"{name}: must be a video, a PNG or a recording ({suffixes}), got {kind}"

@@ -43,7 +43,7 @@ WINDOWS = (
 def make(index: int, folder: Path) -> Path:
     """Write input number `index`."""
     draw = random.Random(index)
-    kinds = [damaged] * 10 + [evil_pickle] * 3 + [odd_npy, odd_npz, odd_folder, odd_hdf5, odd_hdf5, odd_png]
+    kinds = [damaged] * 10 + [evil_pickle] * 3 + [odd_npy, odd_npz, odd_folder, odd_hdf5, odd_hdf5, odd_aedat4, odd_png]
     return draw.choice(kinds)(draw, folder / str(index))
 
 
@@ -124,6 +124,9 @@ SEEDS: tuple[tuple[str, Callable[[], bytes]], ...] = (
     (".h5", lambda: hdf5(dsec)),
     (".raw", lambda: camera(".raw", version="evt2")),
     (".raw", lambda: camera(".raw", version="evt3")),
+    (".aedat4", lambda: camera(".aedat4")),
+    (".aedat4", lambda: camera(".aedat4", compression=("zstd", 3))),
+    (".aedat4", lambda: camera(".aedat4", compression=None)),
     (".png", picture),
 )
 
@@ -330,6 +333,21 @@ def odd_hdf5(draw: random.Random, path: Path) -> Path:
 
     data = hdf5(fill)
     path.write_bytes(harm(draw, data) if draw.random() < 0.3 else data)
+    return path
+
+
+def odd_aedat4(draw: random.Random, path: Path) -> Path:
+    """Whole headers before packets that lie about their sizes, or unpack to gigabytes of zeros."""
+    path = path.with_suffix(".aedat4")
+    data = seed(draw.choice([i for i, (suffix, _) in enumerate(SEEDS) if suffix == ".aedat4"]))
+    header = data[: 18 + int.from_bytes(data[14:18], "little")]
+    block = (1 << 17 << 3 | 1 << 1).to_bytes(3, "little") + b"\0"  # of Zstandard: one byte, 131072 times
+    last = bytes([block[0] | 1]) + block[1:]
+    frame = b"\x28\xb5\x2f\xfd\x00\x38" + block * draw.choice((0, 7, 20_000)) + last
+    skipped = b"\x50\x2a\x4d\x18\x00\x00\x00\x00"
+    packet = draw.choice((frame, frame * 2, skipped + frame, frame[:-2], b"", b"EVTS" * 9, frame[:5]))
+    length = draw.choice((len(packet), len(packet), len(packet) + 1, 2**31 - 1, 2**32 - 1, 0))
+    path.write_bytes(header + struct.pack("<II", draw.choice((0, 0, 7)), length) + packet + data[len(header) :])
     return path
 
 

@@ -17,7 +17,7 @@ from stagebench.suite.options import TIME_UNIT
 def command(source: Path, target: Path, time_unit: str | None) -> None:
     """Write the recording IN as the folder OUT, named NAME.events: each column a file, which loads fastest.
 
-    IN is .npy, .npz, .h5 or .hdf5 of DSEC, .raw (EVT2, EVT3), or another .events folder.
+    IN is .npy, .npz, .h5 or .hdf5 of DSEC, .raw (EVT2, EVT3), .aedat4, or another .events folder.
     """
     require_free(target)
     events = load_event_arrays(source, LoadSettings(time_unit=time_unit))

@@ -37,7 +37,7 @@ def command(
 ) -> None:
     """Send one sample through the models and print their stages.
 
-    PATH is a clip, an event recording (.npy, .npz, .events, .h5, .raw) or a folder of PNGs; without it, the
+    PATH is a clip, an event recording (.npy, .npz, .events, .h5, .raw, .aedat4) or a folder of PNGs; without it, the
     synthetic clip. Before a model is timed, an untimed pass must give the tokens, and do the work, of generate().
 
     With --tensor-parallel N the stages of the network are timed on one process and, by the plan that transformers has

@@ -17,14 +17,15 @@ _SMALL = 1 << 20  # bytes that no ratio matters for
 _SHOWN = 200  # characters of what a library says
 _BEGINNING = 1024  # bytes
 _NPY, _ZIP, _HDF5, _RAW = "a .npy file", "a zip or .npz file", "HDF5", "Prophesee's EVT2 or EVT3"
-_PNG = "a PNG image"
-_EXPECTED = {".npy": _NPY, ".npz": _ZIP, ".h5": _HDF5, ".hdf5": _HDF5, ".raw": _RAW, ".png": _PNG}
+_AEDAT4, _PNG = "AEDAT4", "a PNG image"
+_EXPECTED = {".npy": _NPY, ".npz": _ZIP, ".h5": _HDF5, ".hdf5": _HDF5, ".raw": _RAW, ".aedat4": _AEDAT4, ".png": _PNG}
 _KINDS = (
     (rb"\x93NUMPY", _NPY),
     (rb"\x89PNG\r\n\x1a\n", _PNG),
     (rb"PK[\3\5][\4\6]", _ZIP),
     (rb"(?s)(.{512})?\x89HDF\r\n\x1a\n", _HDF5),  # behind a block of a user's own, at times
-    (rb"#!AER-DAT", "iniVation's AEDAT"),
+    (rb"#!AER-DAT4", _AEDAT4),
+    (rb"#!AER-DAT[123]", "AEDAT 1, 2 or 3"),
     (rb"% (.*\n% )*(Data file|Version )", "Prophesee's DAT"),
     (rb"% .*\n", _RAW),
     (rb"Event Stream", "an Event Stream (.es)"),

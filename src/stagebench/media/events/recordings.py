@@ -13,6 +13,7 @@ from stagebench.core import meter
 from stagebench.core.artifacts import Image, Media
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import MAX_SIDE, LoadSettings
+from stagebench.media.events.aedat4 import read_aedat4
 from stagebench.media.events.event_arrays import EventArrays, require_ascending
 from stagebench.media.events.evt import read_evt
 from stagebench.media.events.hdf5 import read_hdf5
@@ -27,6 +28,7 @@ READERS: dict[str, Callable[[Path, LoadSettings], EventArrays]] = {
     ".raw": read_evt,
     ".h5": read_hdf5,
     ".hdf5": read_hdf5,
+    ".aedat4": read_aedat4,
 }
 """By suffix; each reads a file that is there into columns, equally long, and looks at the window's events alone."""
 
