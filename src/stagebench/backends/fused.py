@@ -38,7 +38,6 @@ TILES = {
 }
 # At most so many programs share one head's cached tokens; they take blocks of so many in turn, with so many warps.
 SPLITS, BLOCK_TOKENS, TOKEN_WARPS = 32, 32, 2
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class FusedStep:
@@ -139,7 +138,8 @@ def _requirements(decoder: Any, head: Any) -> Iterator[tuple[bool, str, object]]
     yield rope == "default", "default rotary embeddings", rope
     is_power = config.head_dim == triton.next_power_of_2(config.head_dim)
     yield is_power, "a head_dim that is a power of two", config.head_dim
-    yield like.dtype in DTYPES, "float32, float16 or bfloat16", like.dtype
+    is_served = like.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    yield is_served, "float32, float16 or bfloat16", like.dtype
     hidden, inner = config.hidden_size, config.intermediate_size
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     shapes = {"q_proj": (queries, hidden), "k_proj": (keys, hidden), "v_proj": (keys, hidden)}

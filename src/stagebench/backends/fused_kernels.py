@@ -1,7 +1,6 @@
 """The kernels of the fused decode step, in Triton: each streams its weights once and does what is around on the way.
 
-Numbers are rounded to the network's dtype exactly where transformers rounds them; sums are float32. Importing this
-module needs triton.
+Numbers are rounded to the network's dtype exactly where transformers rounds them; sums are float32.
 """
 
 import triton
@@ -147,10 +146,9 @@ def attend_kernel(
     heads, kv_heads, capacity,
     dim: tl.constexpr, splits: tl.constexpr, block: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
-    """Rotary embedding, this token into the cache, and the attention of one head to its share of the tokens.
+    """Rotary embedding, this token into the cache if it fits, and the attention of one head to its share of the tokens.
 
-    Of the softmax's numerator only the part under this program's own maximum: partial (heads, splits, dim). A position
-    beyond the cache writes nothing into it.
+    Of the softmax's numerator only the part under this program's own maximum: partial (heads, splits, dim).
     """
     head, split = tl.program_id(0), tl.program_id(1)
     position = tl.load(length).to(tl.int32)

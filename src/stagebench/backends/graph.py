@@ -175,8 +175,7 @@ class GraphBackend:
         plain = functools.partial(prompt_logits, self.model.hf_model, session.cache)
         length = torch.ones(1, dtype=torch.long, device=embeds.device)
         inputs = {"embeds": embeds.new_zeros(embeds.shape[0], padded, embeds.shape[2]), "length": length}
-        session.prompts[padded] = self._capture(plain, inputs)
-        return session.prompts[padded]
+        return session.prompts.setdefault(padded, self._capture(plain, inputs))
 
     def _fused_step(self, cache: StaticCache) -> Callable[..., Tensor]:
         try:

@@ -23,10 +23,11 @@ from stagebench.models.weights import (
     skeleton,
 )
 
+Family = type[VisionLanguageModel]
 _ENLARGED = 4  # times the tower's own side that an image may be resized to before it is cropped
 
 
-def assemble(family: type[VisionLanguageModel], settings: ModelSettings) -> VisionLanguageModel:
+def assemble(family: Family, settings: ModelSettings) -> VisionLanguageModel:
     """Build a model of one of the settings' profiles; a checkpoint must be of the family, whole, and fit itself."""
     if settings.profile == "pretrained":
         with reading(f"the checkpoint {settings.weights}"):
@@ -34,9 +35,7 @@ def assemble(family: type[VisionLanguageModel], settings: ModelSettings) -> Visi
     return random_model(family, family.random_config(settings.profile), settings)
 
 
-def random_model(
-    family: type[VisionLanguageModel], config: PretrainedConfig, settings: ModelSettings
-) -> VisionLanguageModel:
+def random_model(family: Family, config: PretrainedConfig, settings: ModelSettings) -> VisionLanguageModel:
     """Build a random network by any config of the family, and a tokenizer and an image processor that fit it."""
     tokenizer = build_tokenizer(config.get_text_config().vocab_size, family.added_tokens(config))
     hf_model = from_config(family.hf_class, config, settings, settings.device)
@@ -46,7 +45,7 @@ def random_model(
     return family(settings.profile, hf_model, tokenizer, processor_of(processor, settings))
 
 
-def _pretrained(family: type[VisionLanguageModel], settings: ModelSettings) -> VisionLanguageModel:
+def _pretrained(family: Family, settings: ModelSettings) -> VisionLanguageModel:
     weights, hf_class = str(settings.weights), family.hf_class
     with reading(f"the config of {weights}"):
         # Before anything is built: of another model's config transformers would make a 7B network of defaults.
@@ -58,7 +57,7 @@ def _pretrained(family: type[VisionLanguageModel], settings: ModelSettings) -> V
     bones, side = skeleton(hf_class, config, settings), config.vision_config.image_size
     processor = _read_image_processor(family.image_source(weights, config), side, settings)
     _rehearse(family("pretrained", bones, tokenizer, processor), weights, side)
-    _check_tokens(weights, config, tokenizer, ids)
+    _check_tokens(weights, config.get_text_config().vocab_size, tokenizer, ids)
     hf_model = read_weights(hf_class, config, settings)
     if family.trims_vocabulary and config.vocab_size > len(tokenizer):
         hf_model.resize_token_embeddings(len(tokenizer))
@@ -106,11 +105,9 @@ def _rehearse(model: VisionLanguageModel, weights: str, side: int) -> None:
         raise CheckpointError(f"the config of {weights} must give an image {needs}, got {got}")
 
 
-def _check_tokens(
-    weights: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, ids: Mapping[str, int]
-) -> None:
+def _check_tokens(weights: str, embedded: int, tokenizer: PreTrainedTokenizerBase, ids: Mapping[str, int]) -> None:
     """Refuse a tokenizer with more tokens than the network embeds, or with other ids of the placeholders than given."""
-    embedded, tokens = config.get_text_config().vocab_size, max(tokenizer.get_vocab().values()) + 1
+    tokens = max(tokenizer.get_vocab().values()) + 1
     if tokens > embedded:
         needs = f"all {tokens} tokens of its tokenizer"
         raise CheckpointError(f"the checkpoint {weights} must embed {needs}, got vocab_size {embedded}")

@@ -146,8 +146,7 @@ class EventGPTForConditionalGeneration(LlamaForCausalLM):
             input_ids = None
         kwargs |= {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
         kwargs |= {"position_ids": position_ids, "logits_to_keep": logits_to_keep}
-        outputs: CausalLMOutputWithPast = super().forward(**kwargs)
-        return outputs
+        return super().forward(**kwargs)
 
 
 class SlowLlamaTokenizer(SentencePieceBackend):
