@@ -99,7 +99,7 @@ PREPROCESSORS = {"pil": "pil: CLIPImageProcessorPil", "torch": "torch: interpola
 class ModelSettings:
     """How a model is built; the same for all models of a run, and part of a baseline's identity."""
 
-    # real architecture and token counts, narrow and random; real shapes, random on the device; or of a checkpoint
+    # "tiny": real architecture and token counts, narrow, random; "7b": real shapes, random; "pretrained": as trained
     profile: str = "tiny"
     weights: str | None = None  # a checkpoint's folder or hub id
     device: str = "cpu"
