@@ -12,6 +12,7 @@ from stagebench.analysis.roofline import Ceilings
 def test_a_straight_line_is_found_exactly():
     line = fit_line([1, 2, 4, 8], [3.5, 4.0, 5.0, 7.0])
     assert (line.intercept, line.slope, line.r2, line.robust_slope) == pytest.approx((3.0, 0.5, 1.0, 0.5))
+    assert line.largest_residual == pytest.approx(0, abs=1e-12)
 
 
 def test_the_robust_slope_does_not_follow_an_outlier():

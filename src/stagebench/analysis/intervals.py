@@ -30,6 +30,7 @@ class Line:
     r2: float | None  # share of y's variance that the line explains; None where y does not vary
     slope_interval: Interval | None  # by Student's t, as of independent points; None for two points
     robust_slope: float  # Theil (1950) and Sen (1968): the median of all slopes between two points
+    largest_residual: float
 
 
 def bootstrap(
@@ -78,6 +79,7 @@ def fit_line(x: Sequence[float], y: Sequence[float]) -> Line | None:
         r2=float(fit.rvalue**2) if np.ptp(y) else None,
         slope_interval=Interval(slope - margin, slope + margin) if len(x) > 2 else None,
         robust_slope=float(stats.theilslopes(y, x).slope),
+        largest_residual=float(np.abs(np.asarray(y) - fit.intercept - slope * np.asarray(x)).max()),
     )
 
 
