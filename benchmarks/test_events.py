@@ -16,8 +16,7 @@ from metered import metered
 from stagebench.core.settings import LoadSettings
 from stagebench.media.events.event_arrays import EventArrays
 from stagebench.media.events.npy import write_folder
-from stagebench.media.events.recordings import load_event_arrays, read_events, size_of_recording
-from stagebench.media.events.render import draw_events
+from stagebench.media.events.recordings import draw_events, load_event_arrays, read_events, size_of_recording
 
 WIDTH, HEIGHT = 640, 480
 SIZES = (100_000, 1_000_000, 10_000_000)

@@ -18,12 +18,12 @@ from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
 from stagebench.media.events import unpickle
 from stagebench.media.events.recordings import (
+    draw_events,
     load_event_arrays,
     read_events,
     slices_of_equal_count,
     slices_of_equal_time,
 )
-from stagebench.media.events.render import draw_events
 
 Recording = dict[str, Any]
 

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stagebench.core.errors import MediaError
-from stagebench.media.events import render
-from stagebench.media.events.recordings import load_event_arrays, read_events, slices_of_equal_count
-from stagebench.media.events.render import draw_events
+from stagebench.media.events import recordings
+from stagebench.media.events.recordings import draw_events, load_event_arrays, read_events, slices_of_equal_count
 
 needs_data = pytest.mark.skipif("STAGEBENCH_DATA" not in os.environ, reason="STAGEBENCH_DATA names no folder")
 
@@ -40,14 +39,14 @@ events_on_few_pixels = st.lists(
     events_anywhere | events_on_few_pixels,
     st.sampled_from([np.uint16, np.int16, np.int64, np.uint64, ">u2"]),
     st.sampled_from([bool, np.uint8, np.int64]),
-    st.sampled_from([1, 3, 64, render._BLOCK]),
+    st.sampled_from([1, 3, 64, recordings._BLOCK]),
 )
 def test_an_image_equals_that_of_a_loop_over_events(
     events: list[tuple[int, int, int]], dtype: Any, polarity: Any, block: int
 ) -> None:
     x, y, p = np.array(events, dtype=dtype).T  # each with strides, as a field of a structured array has
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(render, "_BLOCK", block)
+        patch.setattr(recordings, "_BLOCK", block)
         image = draw_events(x, y, p.astype(polarity))
 
     expected = draw_by_loop(x, y, p)

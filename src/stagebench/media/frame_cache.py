@@ -120,13 +120,9 @@ def _keep(entry: Path, media: Media, max_bytes: int) -> None:
             part.replace(entry)
         finally:
             part.unlink(missing_ok=True)
-        _shrink(entry.parent, max_bytes)
-
-
-def _shrink(folder: Path, max_bytes: int) -> None:
-    files = [(path, path.lstat()) for path in folder.glob(f"*{_SUFFIX}")]
-    excess = sum(status.st_size for _, status in files) - max_bytes
-    for path, status in sorted(files, key=lambda file: file[1].st_mtime):
-        if excess > 0:
-            path.unlink(missing_ok=True)
-            excess -= status.st_size
+        files = [(path, path.lstat()) for path in entry.parent.glob(f"*{_SUFFIX}")]
+        excess = sum(status.st_size for _, status in files) - max_bytes
+        for path, status in sorted(files, key=lambda file: file[1].st_mtime):
+            if excess > 0:
+                path.unlink(missing_ok=True)
+                excess -= status.st_size

@@ -100,15 +100,16 @@ def chroma(time: float) -> tuple[Plane, Plane]:
     return planes[0], planes[1]
 
 
-def record_events() -> dict[str, NDArray[np.integer[Any]]]:
-    """Watch all of it with a simulated event camera: x, y, t and p as `EventArrays` has them, from 0 on.
+def _write_events(file: BinaryIO) -> None:
+    """Watch all of it with a simulated event camera: a dict of x, y, t and p as `EventArrays` has them, from 0 on.
 
     A pixel holds a reference, at first its log intensity at time 0. Each time that the log intensity reaches the
     reference plus or minus `CONTRAST`, there is an event, and the reference moves there. Within a step, the log
     intensity is taken to change evenly.
     """
     columns = zip(*_event_steps(), strict=True)
-    return {key: np.concatenate(parts).astype(TYPES[key]) for key, parts in zip(TYPES, columns, strict=True)}
+    recording = {key: np.concatenate(parts).astype(TYPES[key]) for key, parts in zip(TYPES, columns, strict=True)}
+    np.save(file, np.array(recording, dtype=object))
 
 
 def _event_steps() -> Iterator[tuple[NDArray[Any], ...]]:
@@ -133,10 +134,6 @@ def _event_steps() -> Iterator[tuple[NDArray[Any], ...]]:
         before = now
 
 
-def _write_events(file: BinaryIO) -> None:
-    np.save(file, np.array(record_events(), dtype=object))
-
-
 def _write_video(file: BinaryIO) -> None:
     """Encode the frames in one thread, so that the same frames give the same bytes."""
     with av.open(file, "w", format="mp4") as container:
@@ -147,15 +144,10 @@ def _write_video(file: BinaryIO) -> None:
         # Limited range and BT.709 throughout, by their numbers in FFmpeg (H.273).
         context.color_range = context.colorspace = context.color_trc = context.color_primaries = 1
         for i in range(FRAMES):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(_yuv420p(i / RATE), format="yuv420p")))
+            cb, cr = (128 + 224 * plane.reshape(-1, WIDTH) for plane in chroma(i / RATE))
+            planes = np.rint(np.concatenate([16 + 219 * luma(i / RATE), cb, cr])).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
         container.mux(stream.encode(None))
-
-
-def _yuv420p(time: float) -> NDArray[np.uint8]:
-    """Return the three planes below one another, limited range: uint8 (720, 640)."""
-    cb, cr = (128 + 224 * plane for plane in chroma(time))
-    planes = (16 + 219 * luma(time), cb.reshape(-1, WIDTH), cr.reshape(-1, WIDTH))
-    return np.rint(np.concatenate(planes)).astype(np.uint8)
 
 
 def _cover(disc: _Disc, time: float, scale: int) -> tuple[slice, slice, Plane]:
