@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
-from stagebench.media.events.event_arrays import TYPES, EventArrays, cut_events, join_events, own_clock
+from stagebench.media.events.event_arrays import LARGEST, TYPES, EventArrays, cut_events, join_events, own_clock
 
 _LONGEST_HEADER = 1 << 16  # bytes; cameras write less than a thousand
 _BLOCK = 1 << 15  # words at a time: what is made of them stays in the cache of the processor
-_LARGEST_T0 = 1 << 62
-_NEVER = -(1 << 62)  # microseconds
+_NEVER = -LARGEST  # microseconds
 
 Which = NDArray[np.intp]
 
@@ -84,7 +83,7 @@ def _require_on_sensor(name: str, header: dict[str, str], events: EventArrays) -
 
 
 def _number(name: str, text: str) -> int:
-    if not text.isdecimal() or int(text[:20]) > _LARGEST_T0:
+    if not text.isdecimal() or int(text[:20]) > LARGEST:
         raise MediaError(f"{name}: must have whole numbers in its header, got {text[:40]!r}")
     return int(text)
 

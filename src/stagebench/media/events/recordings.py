@@ -35,10 +35,9 @@ READERS: dict[str, Callable[[Path, LoadSettings], EventArrays]] = {
 
 MAX_COORDINATE = MAX_SIDE - 1
 _ALL = LoadSettings()
-WHITE, BLUE, RED = (255, 255, 255), (0, 0, 255), (255, 0, 0)
-# The codes 0, 1 and 2 as pixels of 3 bytes: one look-up a pixel instead of three. No code is out of range, and
-# mode="clip" takes half the time of looking for such.
-_PIXELS = np.array([WHITE, BLUE, RED], dtype=np.uint8).view("V3").ravel()
+# White, blue and red, the codes 0, 1 and 2, as pixels of 3 bytes: one look-up a pixel instead of three. No code is out
+# of range, and mode="clip" takes half the time of looking for such.
+_PIXELS = np.array([(255, 255, 255), (0, 0, 255), (255, 0, 0)], dtype=np.uint8).view("V3").ravel()
 _BLOCK = 1 << 16  # events at a time: what is made of them on the way stays in the processor's cache
 
 Integers = NDArray[np.integer[Any]]

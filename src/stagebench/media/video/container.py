@@ -40,7 +40,7 @@ _OPTIONS = {
 _MAX_REDRAWN = 2**31  # pixels of all its pictures: a thousand of Full HD, two seconds of drawing
 _MOST_REDRAWN = 2**15  # pictures, however small: each takes its time to begin
 # Formats that keep a time for every packet, and codecs that make exactly one frame of each and start afresh at a key
-# frame. Of H.264 and HEVC that is so only for some key frames: see `_is_entry`.
+# frame. Of H.264 and HEVC that is so only for some key frames: see `_understand`.
 _FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts")
 _CODECS = ("h264", "hevc", "vp9", "av1", "mjpeg")
 # Codecs of which several threads give what one gives, but for damage that is logged (see `settled`), or that FFmpeg
@@ -148,7 +148,11 @@ def _understand(packets: list[Packet], trusted: bool, context: av.VideoCodecCont
     frames = [i for i, packet in enumerate(packets) if not packet.is_discard]
     if trusted and context.codec.canonical_name in _CODECS:
         times = [packet.pts for packet in packets if packet.pts is not None]
-        entries = [i for i, packet in enumerate(packets) if packet.is_keyframe and _is_entry(packet, context)]
+        entries = [i for i, packet in enumerate(packets) if packet.is_keyframe]
+        # Containers call a frame a key frame from which decoding "recovers"; of H.264 only an IDR picture forgets what
+        # was before (ITU-T H.264, 7.4.1.2.4). Of HEVC every kind does, but for what is shown before it.
+        if context.codec.canonical_name == "h264":
+            entries = [i for i in entries if 5 in _nal_types(bytes(packets[i]), context.extradata or b"")]
         held = context.reorder_depth
         if len(times) == len(packets) and _are_ordered(times, frames, entries) and _fit_reordering(times, held):
             return Track(packets, len(frames), base, times, entries, sorted(frames, key=times.__getitem__))
@@ -173,15 +177,6 @@ def _fit_reordering(times: list[int], held: int) -> bool:
     shown = [heappushpop(waiting, time) for time in times[held:]] + sorted(waiting)
     told_apart = len(times) < 3 or (times == sorted(times)) == (held == 0)  # nothing is shown between two frames
     return shown == sorted(times) and told_apart
-
-
-def _is_entry(packet: Packet, context: av.VideoCodecContext) -> bool:
-    """Return whether nothing from before this key frame is needed to decode what follows it."""
-    # Containers call a frame a key frame from which decoding "recovers"; of H.264 only an IDR picture forgets what was
-    # before (ITU-T H.264, 7.4.1.2.4). Of HEVC every kind does, but for what is shown before it.
-    if context.codec.canonical_name != "h264":
-        return True
-    return any(kind == 5 for kind in _nal_types(bytes(packet), context.extradata or b""))
 
 
 def _nal_types(data: bytes, extradata: bytes) -> Iterator[int]:

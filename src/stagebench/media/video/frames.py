@@ -41,19 +41,17 @@ _Decoded = tuple[Sequence[Image], Sequence[int | None], int]
 """The wanted frames in display order, their times (None where none can be trusted), how many the decoder made."""
 
 
-def read_video(path: Path, count: int, loading: LoadSettings = _ALL) -> Media:
+def read_video(path: Path, count: int, loading: LoadSettings = _ALL, *, keyed: bool = True) -> Media:
     """Decode what `count` evenly spaced frames of a clip's first video stream need, in a window, and keep these.
 
     `frames_decoded` counts all frames that the decoder made, in the reading that gave these. Raise MediaError where the
     file is missing, empty, not a video, too large, truncated or damaged, tagged with a colour matrix or an orientation
     that isn't supported, or has fewer frames; and for a window of a clip that tells no times, or none that ascend.
     """
-    return settled(partial(_read, path, count, loading, True))
+    return settled(partial(_read, path, count, loading, keyed))
 
 
-def read_video_in_order(path: Path, count: int, loading: LoadSettings = _ALL) -> Media:
-    """Decode from the first frame to the last, skip nothing: the reference of `read_video`, of the same contract."""
-    return settled(partial(_read, path, count, loading, False))
+read_video_in_order = partial(read_video, keyed=False)  # skips nothing: the reference
 
 
 def _read(path: Path, count: int, loading: LoadSettings, keyed: bool, threads: Threads) -> Media:
@@ -143,10 +141,9 @@ def _stretches(track: Track, targets: list[int]) -> list[tuple[int, int]]:
     for target in targets:
         entry = track.entry_of(target)
         if stretches and entry <= stretches[-1][1] + _NEAR:
-            first, last = stretches.pop()
-            stretches.append((first, max(last, target)))
-        else:
-            stretches.append((entry, target))
+            entry, last = stretches.pop()
+            target = max(last, target)
+        stretches.append((entry, target))
     return stretches
 
 
