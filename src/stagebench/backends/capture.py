@@ -9,7 +9,7 @@ from torch.cuda import _POOL_HANDLE  # the type of what `graph_pool_handle` give
 
 from stagebench.core.artifacts import Work
 from stagebench.pipeline.counters import ADDITIVE, count_work
-from stagebench.pipeline.timing import synchronize
+from stagebench.pipeline.timing import synchronize, without_collection
 
 WARM_UPS = 2  # calls before the capture: in their first ones libraries choose kernels and allocate workspaces
 
@@ -70,7 +70,8 @@ def _as_graph(function: Callable[[], Tensor], pool: _POOL_HANDLE | None) -> tupl
             function()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
+    # Garbage is collected before: a graph of another model that went meanwhile would break the capture.
+    with without_collection(), torch.cuda.graph(graph, pool=pool):
         output = function()
     return output, graph.replay
 
