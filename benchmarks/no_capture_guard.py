@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.pipeline.run_stages import setups
 
 
 def about(model: VisionLanguageModel) -> dict[str, Any]:
@@ -35,11 +34,11 @@ def settled(
             pass_on()
             if setup:
                 setup()
-            counts.append(setups(model))
+            counts.append(model.setups)
 
         result = pedantic(function, args, setup=prepare, rounds=rounds, **more)
         pass_on()
-        assert counts[-rounds] == setups(model), "nothing is captured or compiled in a timed round"
+        assert counts[-rounds] == model.setups, "nothing is captured or compiled in a timed round"
         return result
 
     return checked

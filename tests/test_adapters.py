@@ -293,5 +293,5 @@ def test_video_llava_sees_the_frames_in_order(tiny_model):
 
 
 def test_an_unknown_model_is_refused():
-    with pytest.raises(ModelError, match=r"model must be one of eventgpt, llava-1.5, video-llava, got 'gpt-9'"):
+    with pytest.raises(ModelError, match=r"must be one of eventgpt, llava-1.5, video-llava or hf:FOLDER, got 'gpt-9'"):
         build_model("gpt-9", SETTINGS)

@@ -27,7 +27,7 @@ from stagebench.pipeline import verify as verify_module
 from stagebench.pipeline.decode import advance, cache_of, decode
 from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import prefill
-from stagebench.pipeline.run_stages import reference_generate, setups, staged_generate
+from stagebench.pipeline.run_stages import reference_generate, staged_generate
 from stagebench.pipeline.timed_pass import timed_pass
 from stagebench.pipeline.verify import TokenMatch, count_reference, verify
 
@@ -113,7 +113,7 @@ def test_a_pass_in_which_something_was_set_up_is_not_the_one_that_is_kept(plain,
     seen = []
     fast.backend.encode = watched(fast.backend.encode, seen)
     timed_pass(fast, sample, OPTIONS)
-    assert (setups(fast), len(seen) > 1) == (3, True)
+    assert (fast.setups, len(seen) > 1) == (3, True)
 
 
 def rows(generation):
@@ -239,9 +239,9 @@ def test_a_cache_in_use_is_not_the_one_that_is_freed(plain, inputs, monkeypatch)
     features = encode(fast, inputs)
     for options in (OPTIONS, LONGER, OPTIONS, OPTIONS | {"max_new_tokens": 400}):
         prefill(fast, inputs, features, options)
-    before = setups(fast)
+    before = fast.setups
     prefill(fast, inputs, features, OPTIONS)
-    assert setups(fast) == before
+    assert fast.setups == before
 
 
 def test_what_was_set_up_and_replayed_stays_counted_when_it_is_freed(keeps_one, inputs):
@@ -250,7 +250,7 @@ def test_what_was_set_up_and_replayed_stays_counted_when_it_is_freed(keeps_one, 
     for captured in keeps_one.backend.setups:
         captured.work["calls"] = 1  # a CPU replays nothing
     prefill(keeps_one, inputs, features, LONGER)
-    assert (setups(keeps_one), keeps_one.backend.replayed()["calls"]) == (5, 1 + 1 + 5)
+    assert (keeps_one.setups, keeps_one.backend.replayed()["calls"]) == (5, 1 + 1 + 5)
 
 
 def test_a_prompt_whose_cache_was_freed_is_refused(keeps_one, inputs):

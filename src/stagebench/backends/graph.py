@@ -30,7 +30,7 @@ from stagebench.backends.static_cache import (
 )
 from stagebench.core.artifacts import Inputs, Prefilled
 from stagebench.core.errors import ModelError, StageError
-from stagebench.models.protocol import VisionLanguageModel
+from stagebench.models.protocol import Family
 from stagebench.pipeline.decode import Progress, take_steps
 from stagebench.pipeline.timing import synchronize
 
@@ -79,7 +79,7 @@ class _Session:
 class GraphBackend:
     """Run one model's stages fast; see `models.protocol.Backend`."""
 
-    model: VisionLanguageModel  # without a backend; its own code is what is captured
+    model: Family  # without a backend; its own code is what is captured
     name: str  # one of `RECIPES`
     _recipe: Recipe
     _pool: _POOL_HANDLE | None  # of the graphs' memory; a CPU has none

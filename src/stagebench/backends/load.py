@@ -8,7 +8,7 @@ from stagebench.backends.graph import RECIPES, GraphBackend
 from stagebench.backends.static_cache import require_static
 from stagebench.core.errors import ModelError
 from stagebench.core.settings import ModelSettings
-from stagebench.models.protocol import VisionLanguageModel
+from stagebench.models.protocol import Family, VisionLanguageModel
 from stagebench.models.registry import build_model
 
 
@@ -24,6 +24,8 @@ def with_backend(model: VisionLanguageModel, name: str) -> VisionLanguageModel:
         return plain
     if name not in RECIPES:
         raise ModelError(f"backend must be one of eager, {', '.join(RECIPES)}, got {name!r}")
+    if not isinstance(plain, Family):
+        raise ModelError(f"{plain.name} runs by the backend eager alone, got {name!r}")
     if device != "cuda":
         raise ModelError(f"the backend {name} needs a CUDA device, got {device}")
     require_static(plain.hf_model)

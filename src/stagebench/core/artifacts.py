@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -63,19 +64,21 @@ class Inputs:
 
     input_ids: Tensor  # int64 (batch, prompt tokens), every visual token as one placeholder id
     attention_mask: Tensor  # int64 (batch, prompt tokens), 0 where padded
-    pixels: Tensor  # the model's dtype (batch, images, 3, height, width)
+    pixels: Tensor  # the model's dtype (batch, images, 3, height, width); of a checkpoint's processor, in any shape
+    processed: int | None = None  # images that a checkpoint's processor made the pixels of
+    further: Mapping[str, Tensor] = field(default_factory=dict)  # what it gives beside them: grids, types of tokens
 
     def __post_init__(self) -> None:
         ids, mask, pixels = (tuple(tensor.shape) for tensor in (self.input_ids, self.attention_mask, self.pixels))
         if len(ids) != 2 or ids != mask:
             raise StageError(f"input_ids and attention_mask must both be (batch, tokens), got {ids} and {mask}")
-        if len(pixels) != 5 or pixels[0] != ids[0]:
+        if self.processed is None and (len(pixels) != 5 or pixels[0] != ids[0]):
             raise StageError(f"pixels must be (batch {ids[0]}, images, 3, height, width), got {pixels}")
 
     def work(self) -> Work:
         """Return what the stage did, as counters."""
-        batch, images = self.pixels.shape[:2]
-        return {"images": batch * images, "prompt_tokens": self.input_ids.numel()}
+        images = self.pixels.shape[0] * self.pixels.shape[1] if self.processed is None else self.processed
+        return {"images": images, "prompt_tokens": self.input_ids.numel()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class Features:
     """What `encode` returns, with tower, projector, adaptor and pooling done."""
 
     tokens: Tensor  # the model's dtype (batch, visual tokens, hidden size)
+    tape: Any = None  # `models.tape.Tape`, which prefill replays; None where it takes the tokens
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 3 or self.tokens.numel() == 0:

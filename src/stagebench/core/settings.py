@@ -86,7 +86,7 @@ class GenerationSettings:
         return f"greedy, {'exactly' if self.fixed_length else 'up to'} {self.max_new_tokens} new tokens"
 
 
-PROFILES = ("tiny", "7b", "pretrained")
+PROFILES = ("tiny", "7b", "pretrained", "random")
 KERNELS = ("efficient", "default")
 BACKENDS = ("eager", "graph", "compiled", "fused")
 """How stages run: plainly, which is the reference, or as `backends` has it."""
@@ -111,12 +111,15 @@ class ModelSettings:
     preprocess: str = "pil"
     backend: str = "eager"
     pickled_weights: bool = False  # weights may be read from pickles (.bin), not in safetensors only
+    frames: int = 8  # of a clip, of models that take any number
 
     def __post_init__(self) -> None:
         _require_known(self, ModelError, backend=BACKENDS, profile=PROFILES, dtype=DTYPES, kernels=KERNELS)
         _require_known(self, ModelError, preprocess=tuple(PREPROCESSORS))
         if self.threads < 1:
             raise ModelError(f"threads must be at least 1, got {self.threads}")
+        if self.frames < 1:
+            raise ModelError(f"frames must be at least 1, got {self.frames}")
         if not 0 <= self.seed < 2**63:
             raise ModelError(f"seed must be from 0 to 2**63 - 1, got {self.seed}")
         if (self.profile == "pretrained") != (self.weights is not None):

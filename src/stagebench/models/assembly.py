@@ -12,7 +12,7 @@ from stagebench.core.errors import CheckpointError
 from stagebench.core.settings import ModelSettings
 from stagebench.models.pixels import ImageProcessor, processor_of
 from stagebench.models.profiles import build_tokenizer
-from stagebench.models.protocol import VisionLanguageModel
+from stagebench.models.protocol import Family
 from stagebench.models.weights import (
     check_model_type,
     from_config,
@@ -23,11 +23,11 @@ from stagebench.models.weights import (
     skeleton,
 )
 
-Family = type[VisionLanguageModel]
+Family = type[Family]
 _ENLARGED = 4  # times the tower's own side that an image may be resized to before it is cropped
 
 
-def assemble(family: Family, settings: ModelSettings) -> VisionLanguageModel:
+def assemble(family: Family, settings: ModelSettings) -> Family:
     """Build a model of one of the settings' profiles; a checkpoint must be of the family, whole, and fit itself."""
     if settings.profile == "pretrained":
         with reading(f"the checkpoint {settings.weights}"):
@@ -35,7 +35,7 @@ def assemble(family: Family, settings: ModelSettings) -> VisionLanguageModel:
     return random_model(family, family.random_config(settings.profile), settings)
 
 
-def random_model(family: Family, config: PretrainedConfig, settings: ModelSettings) -> VisionLanguageModel:
+def random_model(family: Family, config: PretrainedConfig, settings: ModelSettings) -> Family:
     """Build a random network by any config of the family, and a tokenizer and an image processor that fit it."""
     tokenizer = build_tokenizer(config.get_text_config().vocab_size, family.added_tokens(config))
     hf_model = from_config(family.hf_class, config, settings, settings.device)
@@ -45,7 +45,7 @@ def random_model(family: Family, config: PretrainedConfig, settings: ModelSettin
     return family(settings.profile, hf_model, tokenizer, processor_of(processor, settings))
 
 
-def _pretrained(family: Family, settings: ModelSettings) -> VisionLanguageModel:
+def _pretrained(family: Family, settings: ModelSettings) -> Family:
     weights, hf_class = str(settings.weights), family.hf_class
     with reading(f"the config of {weights}"):
         # Before anything is built: of another model's config transformers would make a 7B network of defaults.
@@ -88,7 +88,7 @@ def _read_image_processor(source: str, side: int, settings: ModelSettings) -> Im
     return processor_of(reference, settings)
 
 
-def _rehearse(model: VisionLanguageModel, weights: str, side: int) -> None:
+def _rehearse(model: Family, weights: str, side: int) -> None:
     """Let a skeleton encode one image and read it as a prompt, by shapes alone: do the sizes in its config fit?"""
     hf_model, tokens = model.hf_model, model.visual_tokens(1)
     size = hf_model.config.get_text_config().hidden_size

@@ -17,13 +17,13 @@ from stagebench.models.modeling_eventgpt import (
     tower_source,
 )
 from stagebench.models.profiles import TEXT, VISION
-from stagebench.models.protocol import VisionLanguageModel
+from stagebench.models.protocol import Family
 
 MAX_PROMPT_TOKENS = 2048  # the authors cut the embedded prompt off here without a word; we refuse to
 EVENT = "<event>"
 
 
-class EventGPT(VisionLanguageModel):
+class EventGPT(Family):
     """EventGPT behind the stages' protocol; "pretrained" reads a folder in the authors' layout."""
 
     name = "eventgpt"

@@ -14,12 +14,12 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from stagebench.core.artifacts import Image, Inputs
 from stagebench.models.pixels import ImageProcessor
 from stagebench.models.profiles import TEXT, VISION
-from stagebench.models.protocol import VisionLanguageModel
+from stagebench.models.protocol import Family
 
 COLUMNS, ROWS = 4, 2
 
 
-class Llava(VisionLanguageModel):
+class Llava(Family):
     """LLaVA-1.5 behind the stages' protocol; "pretrained" reads a `llava-hf` checkpoint."""
 
     name = "llava-1.5"

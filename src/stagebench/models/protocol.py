@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Sized
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from stagebench.core.artifacts import Image, Inputs, Media, Prefilled
+from stagebench.core.artifacts import Features, Image, Inputs, Media, Prefilled
 from stagebench.core.errors import StageError
 from stagebench.models.pixels import ImageProcessor
 
@@ -52,27 +53,63 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class VisionLanguageModel(ABC):
-    """A transformers model whose `generate()` can be split into stages. A family is a subclass in a file of its own."""
+    """A transformers model whose `generate()` can be split into stages: what these may ask of it."""
 
     name: ClassVar[str]  # as on the command line
     input_kind: ClassVar[str]  # what it is shown, as `media.synthetic_clip` names it: "events" or "video"
     images_per_sample: ClassVar[int]
-    # What stands for images in its prompt, and so in no question; the last one is repeated for each visual token.
-    placeholder_tokens: ClassVar[tuple[str, ...]]
-    prompt: ClassVar[str]  # with one placeholder, and the place of the "{question}"
-    hf_class: ClassVar[type[PreTrainedModel]]  # transformers' own, or a port
-    module_paths: ClassVar[Mapping[str, str]]  # of what is counted: "tower", "projector", "language_model"
-    trims_vocabulary: ClassVar[bool] = False  # rows of the embedding that no token of a checkpoint has are cut off
+    placeholder_tokens: ClassVar[tuple[str, ...]]  # what stands for images in its prompt, and so in no question
 
     profile: str
     hf_model: PreTrainedModel  # its plain `generate()` is the reference for every stage
     tokenizer: PreTrainedTokenizerBase
-    image_processor: ImageProcessor
+    image_processor: Any  # `pixels.ImageProcessor`; of a checkpoint of any family its own, which reads the prompt too
     backend: Backend | None = None  # None for the model's own plain code, which is the reference
 
     @property
+    @abstractmethod
     def counted_modules(self) -> dict[str, nn.Module]:
-        """Return the modules whose forwards are counted, by role."""
+        """Return the modules whose forwards are counted, by role: "tower", "projector", "language_model"."""
+
+    @property
+    def setups(self) -> int:
+        """Count the shapes that something was set up for: a pass in which they become more is no measurement."""
+        return 0 if self.backend is None else len(self.backend.setups)
+
+    @abstractmethod
+    def preprocess(self, media: Media, question: str) -> Inputs:
+        """Resize, crop, normalise, tokenise and copy to the device: a batch of one, pixels in the network's dtype."""
+
+    @abstractmethod
+    def features(self, inputs: Inputs) -> Features:
+        """Encode, by the backend where there is one."""
+
+    @abstractmethod
+    def prompted(self, inputs: Inputs, features: Features) -> AbstractContextManager[dict[str, Any]]:
+        """Give arguments with which `generate()`, called within, takes the features and encodes nothing."""
+
+    @abstractmethod
+    def reference_inputs(self, inputs: Inputs) -> dict[str, Any]:
+        """Return arguments with which `hf_model.generate()` does all of encode, prefill and decode itself."""
+
+
+@dataclass(frozen=True, eq=False)
+class Family(VisionLanguageModel):
+    """A model whose prompt is embedded here, the features in place of its placeholders: what every backend takes.
+
+    A family is a subclass in a file of its own. The last of its placeholder tokens is repeated for each visual token.
+    """
+
+    prompt: ClassVar[str]  # with one placeholder, and the place of the "{question}"
+    hf_class: ClassVar[type[PreTrainedModel]]  # transformers' own, or a port
+    module_paths: ClassVar[Mapping[str, str]]  # of the counted modules, by role
+    trims_vocabulary: ClassVar[bool] = False  # rows of the embedding that no token of a checkpoint has are cut off
+
+    image_processor: ImageProcessor
+
+    @property
+    def counted_modules(self) -> dict[str, nn.Module]:
+        """Find them in the network."""
         return {role: self.hf_model.get_submodule(path) for role, path in self.module_paths.items()}
 
     @property
@@ -108,18 +145,32 @@ class VisionLanguageModel(ABC):
         return [each for id_ in ids for each in [id_] * (visual_tokens if id_ == self.placeholder else 1)]
 
     def preprocess(self, media: Media, question: str) -> Inputs:
-        """Resize, crop, normalise, tokenise and copy to the device: a batch of one, pixels in the network's dtype."""
+        """Make pixels and a prompt of token ids."""
         device = self.hf_model.device
         pixels = self.picture(media.images).unsqueeze(0).to(device, self.hf_model.dtype)
         input_ids = torch.tensor([self.prompt_ids(question, self.visual_tokens(pixels.shape[1]))], device=device)
         return Inputs(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), pixels=pixels)
 
+    def features(self, inputs: Inputs) -> Features:
+        """Refuse features that are not (batch, visual tokens, hidden size of the language model)."""
+        features = Features((self.backend or self).encode(inputs))
+        batch, hidden = inputs.pixels.shape[0], self.hf_model.config.get_text_config().hidden_size
+        if features.tokens.shape[::2] != (batch, hidden):
+            expected, got = f"(batch {batch}, visual tokens, hidden {hidden})", tuple(features.tokens.shape)
+            raise StageError(f"{self.name}'s features must be {expected}, got {got}")
+        return features
+
     def embed(self, inputs: Inputs, features: Tensor) -> Tensor:
         """Embed the prompt, the features in place of the placeholders: (batch, prompt tokens, hidden size)."""
         return embed_with_features(self.hf_model.get_input_embeddings(), inputs.input_ids, self.placeholder, features)
 
+    def prompted(self, inputs: Inputs, features: Features) -> AbstractContextManager[dict[str, Any]]:
+        """Give the prompt embedded."""
+        given = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
+        return nullcontext(given | {"inputs_embeds": self.embed(inputs, features.tokens)})
+
     def reference_inputs(self, inputs: Inputs) -> dict[str, Any]:
-        """Return arguments with which `hf_model.generate()` does all of encode, prefill and decode itself."""
+        """Give the pixels as the network's forward takes them."""
         given = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
         return given | self.pixel_arguments(inputs.pixels)
 

@@ -9,17 +9,22 @@ from stagebench.core.errors import ModelError
 from stagebench.core.settings import ModelSettings
 
 if TYPE_CHECKING:
-    from stagebench.models.protocol import VisionLanguageModel
+    from stagebench.models.protocol import Family, VisionLanguageModel
 
 # Imported when a model is built: whoever lists them needs no torch.
+ANY = "hf:"  # and a folder or hub id: transformers' own class and processor
 MODELS = {"eventgpt": "eventgpt:EventGPT", "llava-1.5": "llava:Llava", "video-llava": "video_llava:VideoLlava"}
 
 
 def build_model(name: str, settings: ModelSettings) -> VisionLanguageModel:
     """Build a model by its name, without a backend; raise ModelError for a name that is not in `MODELS`."""
+    if name.startswith(ANY):
+        from stagebench.models.huggingface import build
+
+        return build(name, settings)
     if name not in MODELS:
-        raise ModelError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
+        raise ModelError(f"model must be one of {', '.join(MODELS)} or {ANY}FOLDER, got {name!r}")
     from stagebench.models.assembly import assemble
 
-    family: type[VisionLanguageModel] = resolve_name(f"stagebench.models.{MODELS[name]}")
+    family: type[Family] = resolve_name(f"stagebench.models.{MODELS[name]}")
     return assemble(family, settings)

@@ -7,10 +7,10 @@ from transformers import CLIPVisionConfig, LlamaConfig, VideoLlavaConfig, VideoL
 
 from stagebench.core.artifacts import Inputs
 from stagebench.models.profiles import TEXT, VISION
-from stagebench.models.protocol import VisionLanguageModel
+from stagebench.models.protocol import Family
 
 
-class VideoLlava(VisionLanguageModel):
+class VideoLlava(Family):
     """Video-LLaVA behind the stages' protocol; "pretrained" reads a `LanguageBind/Video-LLaVA-7B-hf` checkpoint."""
 
     name = "video-llava"

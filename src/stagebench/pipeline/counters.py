@@ -53,8 +53,10 @@ def counted_forwards(modules: Mapping[str, nn.Module]) -> Iterator[Work]:
     def count(role: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         counts[f"{role}_forwards"] += 1
         if role == "tower":
-            pixels = args[0] if args else kwargs["pixel_values"]
-            counts["images_encoded"] += pixels.shape[0]
+            tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+            # Of patches that follow each other, the grids say how many images they are.
+            grids = [tensor for tensor in tensors if tensor.ndim == 2 and not tensor.is_floating_point()]
+            counts["images_encoded"] += (grids or tensors)[0].shape[0]
 
     with ExitStack() as hooks:
         for role, module in modules.items():
@@ -184,7 +186,7 @@ def check_work(work: Mapping[str, Work]) -> None:
 
 
 def _check_stage(stage: Stage, work: Work) -> None:
-    lacking = [f"{name} = 0" for name in stage.needed if not work.get(name)]
+    lacking = [f"{name} = 0" for name in stage.needed if work.get(name) == 0]  # not each network has a projector
     if still := meter.undone(stage.name, work) or next(iter(lacking), None):
         raise StageError(f"{stage.name} must do some work, got {still}")
     if n := work.get("tensors_formatted"):
@@ -201,7 +203,8 @@ def content_of(result: Result) -> Content:
         case Media():
             return {"frames": _digest(result.images)}
         case Inputs():
-            prompt = _digest(map(_as_bytes, (result.input_ids, result.attention_mask)))
+            further = (tensor for _, tensor in sorted(result.further.items()))
+            prompt = _digest(map(_as_bytes, (result.input_ids, result.attention_mask, *further)))
             return {"pixels": _digest([_as_bytes(result.pixels)]), "prompt": prompt}
         case Features():
             return {"features": sketch(result.tokens)}

@@ -6,7 +6,7 @@ whatever option a user gives to `generate()` is honoured, and nothing of it is r
 
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -49,17 +49,15 @@ def prefill(model: VisionLanguageModel, inputs: Inputs, features: Features, opti
     What `generate()` itself refuses (a negative temperature) it refuses later.
     """
     options = _accepted(model.hf_model.generation_config, options)
-    embeds = model.embed(inputs, features.tokens)
-    given: dict[str, Any] = {"inputs_embeds": embeds, "custom_generate": _first_step}
-    if model.backend is not None:
-        # First, so that the device is busy while generate() prepares.
-        generation_config = resolved(model.hf_model, inputs.input_ids, options)
-        _refuse_what_cannot_be_split(model.hf_model, generation_config)
-        ready = model.backend.prompt(embeds, inputs.attention_mask, generation_config)
-        given = {"custom_generate": functools.partial(_first_step, ready=ready, room=generation_config.max_length)}
-    prefilled: Prefilled = model.hf_model.generate(
-        input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, **given, **options
-    )
+    first_step: Callable[..., Prefilled] = _first_step
+    with model.prompted(inputs, features) as given:
+        if model.backend is not None:
+            # First, so that the device is busy while generate() prepares.
+            generation_config = resolved(model.hf_model, inputs.input_ids, options)
+            _refuse_what_cannot_be_split(model.hf_model, generation_config)
+            ready = model.backend.prompt(given.pop("inputs_embeds"), inputs.attention_mask, generation_config)
+            first_step = functools.partial(_first_step, ready=ready, room=generation_config.max_length)
+        prefilled: Prefilled = model.hf_model.generate(**given, custom_generate=first_step, **options)
     return prefilled
 
 
@@ -134,6 +132,8 @@ def _forward(
 
 def _forward_in_chunks(hf_model: PreTrainedModel, input_ids: Tensor, state: dict[str, Any], size: int) -> Any:
     """Prefill in chunks as transformers does, but over the embeddings: over token ids the features would be lost."""
+    if "inputs_embeds" not in state:
+        raise StageError(f"prefill_chunk_size can't be split where the network embeds its prompt itself, got {size}")
     embeds, mask, positions = state["inputs_embeds"], state.get("attention_mask"), state.get("position_ids")
     for start in range(0, input_ids.shape[1], size):
         end = start + size
@@ -153,6 +153,7 @@ def _refuse_what_cannot_be_split(hf_model: PreTrainedModel, generation_config: G
         raise StageError(f"only greedy search and sampling can be split into stages, got {mode.value}")
     if generation_config.return_dict_in_generate:
         raise StageError("the split returns token ids only, got return_dict_in_generate=True")
-    positions, length = hf_model.config.get_text_config().max_position_embeddings, generation_config.max_length
-    if length > positions:
+    text, length = hf_model.config.get_text_config(), generation_config.max_length
+    positions = getattr(text, "max_position_embeddings", None)
+    if positions is not None and length > positions:
         raise StageError(f"prompt and new tokens must fit the model's {positions} positions, got {length}")

@@ -62,11 +62,6 @@ def run_stages(
     return done
 
 
-def setups(model: VisionLanguageModel) -> int:
-    """Count the shapes that the model's backend has set up: where they become more, times measure that too."""
-    return 0 if model.backend is None else len(model.backend.setups)
-
-
 def prepared(model: VisionLanguageModel, sample: Sample) -> Inputs:
     """Run the stages up to the inputs of `generate()`."""
     inputs: Inputs = run_stages(model, sample, {}, stages=BEFORE_GENERATE)[PREPROCESS.name]

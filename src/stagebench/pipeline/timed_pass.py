@@ -10,7 +10,7 @@ from stagebench.core.errors import StageError
 from stagebench.core.stages import DECODE, STAGE_NAMES
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline.remembered import require_work
-from stagebench.pipeline.run_stages import Options, detokenize, run_stages, setups
+from stagebench.pipeline.run_stages import Options, detokenize, run_stages
 from stagebench.pipeline.timing import Stopwatch, repeats_itself, without_collection
 from stagebench.pipeline.verify import require_same_tokens
 
@@ -27,10 +27,10 @@ def timed_pass(model: VisionLanguageModel, sample: Sample, options: Options) -> 
     where something was set up in each of them that is an error.
     """
     for _ in range(3):
-        before = setups(model)
+        before = model.setups
         with without_collection():
             run = timed_run(model, sample, options)
-        if (grown := setups(model) - before) == 0 and not any(clock_problems([run])):
+        if (grown := model.setups - before) == 0 and not any(clock_problems([run])):
             break
     if grown:
         raise StageError(f"a later pass of an input must find all set up, got {grown} set up in it")

@@ -17,7 +17,9 @@ from transformers import PreTrainedTokenizerBase
 from stagebench.core.artifacts import Generation, Inputs, Sample, Work
 from stagebench.core.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel
+from stagebench.models.weights import one_line
 from stagebench.pipeline.counters import Content, additive, count_work, counted_run
+from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import resolved
 from stagebench.pipeline.remembered import require_forgetful
 from stagebench.pipeline.run_stages import Options, prepared, reference_generate, scored_generate, staged_generate
@@ -108,7 +110,10 @@ class Reference:
 def count_reference(model: VisionLanguageModel, sample: Sample, options: Options) -> Reference:
     """Let plain `generate()` do a sample, and count its work."""
     inputs = prepared(model, sample)
-    tokens, work = count_work(lambda: reference_generate(model, inputs, options), model.counted_modules)
+    try:
+        tokens, work = count_work(lambda: reference_generate(model, inputs, options), model.counted_modules)
+    except Exception as error:  # no narrower: whatever torch and transformers raise of a checkpoint's parts
+        raise StageError(f"{model.name}: generate() itself fails: {one_line(error)}") from error
     return Reference(model, sample, options, inputs, tuple(tokens[0].tolist()), work)
 
 
@@ -139,6 +144,8 @@ def verify_work(model: VisionLanguageModel, reference: Reference) -> Verificatio
     """Count a pass, and require that each stage did its own work and all of them together that of `generate()`."""
     if model.backend is not None:  # what it sets up is not to be counted
         staged_generate(model, reference.inputs, reference.options)
+    else:
+        encode(model, reference.inputs)  # which calls to the encoders make it, a model may learn the first time
     generation, counter = counted_run(model, reference.sample, reference.options)
     mine, expected = additive(*counter.work.values()), expected_work(model, reference, generation)
     if apart := "; ".join(f"{name} {mine[name]}, not {n}" for name, n in expected.items() if mine[name] != n):

@@ -37,8 +37,8 @@ def _option(name: str, clause: str, default: Any = None, kind: Any = None) -> cl
 _PATH = click.Path(path_type=Path)
 
 BUILDING = (  # which models there are, and how they are built
-    _option("model", "repeatable, or several with commas; default: all", ()),
-    _option("profile", "how large; default: tiny on a CPU, 7b on a GPU", kind=PROFILES),
+    _option("model", "repeatable, or several with commas, or one hf:FOLDER; default: all registered", ()),
+    _option("profile", "how large; default: tiny on a CPU, 7b on a GPU, pretrained of a checkpoint", kind=PROFILES),
     _option("weights", "checkpoint folder or hub id, for one model; default: random"),
     _option("pickled-weights", "read weights from .bin too, which is a pickle", default=False),
     _option("device", "where models run, cpu or cuda; default: cuda where there is one"),
@@ -46,6 +46,7 @@ BUILDING = (  # which models there are, and how they are built
     _option("kernels", "of attention, on a GPU", "efficient", KERNELS),
     _option("threads", "of torch on the CPU; default: 1 for tiny, else torch's own choice", kind=int),
     _option("seed", "of random weights", 0),
+    _option("frames", "of a clip, of a model that takes any number", 8),
     _option("preprocess", "what makes pixels of images", "pil", tuple(PREPROCESSORS)),
     _option("backend", f"how stages run, of {', '.join(BACKENDS)}; default: eager", ()),
 )

@@ -17,7 +17,7 @@ from stagebench.core.settings import BACKENDS, GenerationSettings, LoadSettings,
 from stagebench.media.files import name_of
 from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.models.registry import MODELS
+from stagebench.models.registry import ANY, MODELS
 from stagebench.pipeline.load import load
 from stagebench.suite.options import LOADING, SETTINGS
 
@@ -79,8 +79,10 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     thread: layers so narrow gain nothing from more, and wait for each other where another process takes a core.
     """
     loading = {option.name: given[option.name] for option in LOADING}
+    models = _names("models", given["model"], MODELS, MODELS)
+    given = {**given, **_of_checkpoint(models, given)}
     settings = Settings(
-        models=_names("models", given["model"], MODELS, MODELS),
+        models=models,
         backends=_names("backends", given["backend"], BACKENDS, ON_CPU),
         model=_model_settings(given),
         generation=GenerationSettings(given["new_tokens"], fixed_length=not given["natural_length"]),
@@ -96,11 +98,29 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     return settings
 
 
+def _of_checkpoint(models: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return profile and weights, which follow from the name of a model that is built of any checkpoint."""
+    profile, weights = given["profile"], given["weights"]
+    if not any(name.startswith(ANY) for name in models):
+        if profile == "random":
+            raise ModelError(
+                f"the profile random is that of a checkpoint's config ({ANY}FOLDER), got {', '.join(models)}"
+            )
+        return {}
+    if models[1:] or weights:
+        raise ModelError(f"{ANY} names the one model and its weights, got {', '.join(models)} and weights {weights}")
+    if profile not in (None, "pretrained", "random"):
+        raise ModelError(f"profile must be pretrained or random for {models[0]}, got {profile!r}")
+    if set(given["backend"]) - {"eager"}:
+        raise ModelError(f"backend must be eager for {models[0]}, got {', '.join(given['backend'])}")
+    return {"weights": None if profile == "random" else models[0].removeprefix(ANY)}
+
+
 def _names(what: str, given: str | Iterable[str], known: Iterable[str], default: Iterable[str]) -> tuple[str, ...]:
     """Return names that were typed, or listed, each once, or the default."""
     asked = [given] if isinstance(given, str) else given
     names = tuple(split(asked) if asked else default)
-    unknown = [name for name in names if name not in known]
+    unknown = [name for name in names if name not in known and not (what == "models" and name.startswith(ANY))]
     if unknown or not names:
         raise ModelError(f"{what} must be of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
     return names
@@ -125,7 +145,7 @@ def _model_settings(given: Mapping[str, Any]) -> ModelSettings:
         device=device,
         dtype=given["dtype"] or ("float32" if device == "cpu" else "bfloat16"),
         threads=threads if threads is not None else 1 if profile == "tiny" else torch.get_num_threads(),
-        **{name: given[name] for name in ("weights", "kernels", "seed", "preprocess", "pickled_weights")},
+        **{name: given[name] for name in ("weights", "kernels", "seed", "preprocess", "pickled_weights", "frames")},
     )
 
 

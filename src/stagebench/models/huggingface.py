@@ -1,0 +1,159 @@
+"""Any vision-language model of transformers, out of a folder or the hub's cache: nothing here is of one family."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+import transformers
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+from transformers.utils import is_torchvision_available
+
+from stagebench.core import meter
+from stagebench.core.artifacts import Features, Inputs, Media
+from stagebench.core.errors import ModelError
+from stagebench.core.settings import ModelSettings
+from stagebench.models.protocol import VisionLanguageModel
+from stagebench.models.tape import DirectCalls, Tape, call_directly, record, replayed, visual_modules
+from stagebench.models.weights import from_config, only_special_tokens, read_weights, reading, skeleton
+
+_UNUSED = ("labels",)  # what a processor makes for training
+
+
+@dataclass(frozen=True, eq=False)
+class HuggingFaceModel(VisionLanguageModel):
+    """A checkpoint's network and processor. What its encoders gave, prefill replays to `generate()`."""
+
+    input_kind = "video"
+    placeholder_tokens: ClassVar = ()  # the processor's, which are special tokens of its tokenizer
+
+    # How encode calls the encoders, by names and shapes of its inputs: learnt when they come for the first time
+    direct: dict[Any, DirectCalls] = field(default_factory=dict)
+
+    @property
+    def counted_modules(self) -> dict[str, nn.Module]:
+        """Call the largest module beside the language model the tower."""
+        visual = visual_modules(self.hf_model).values()
+        tower = max(visual, key=lambda module: sum(weight.numel() for weight in module.parameters()))
+        return {"tower": tower, "language_model": self.hf_model.get_decoder()}
+
+    @property
+    def setups(self) -> int:
+        """Count the shapes for which the encoders' calls were learnt."""
+        return len(self.direct)
+
+    def preprocess(self, media: Media, question: str) -> Inputs:
+        """Let the checkpoint's processor make pixels, and a prompt of its chat template, one image after the other."""
+        content = [*[{"type": "image"}] * len(media.images), {"type": "text", "text": question}]
+        text = self.image_processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        images = [Image.fromarray(image) for image in media.images]
+        made = self.image_processor(text=[text], images=[images], return_tensors="pt")
+        meter.add("images_processed", len(images))
+        dtype, device = self.hf_model.dtype, self.hf_model.device
+        given = {
+            name: tensor.to(device, dtype if tensor.is_floating_point() else None)
+            for name, tensor in made.items()
+            if name not in _UNUSED
+        }
+        ids, mask, pixels = (given.pop(name) for name in ("input_ids", "attention_mask", "pixel_values"))
+        return Inputs(ids, mask, pixels, processed=len(images), further=given)
+
+    def features(self, inputs: Inputs) -> Features:
+        """Call the encoders directly; where they need what `generate()` makes on the way, let it go as far as that."""
+        given = self.reference_inputs(inputs)
+        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in sorted(given.items()))
+        if shapes not in self.direct:
+            self.direct[shapes] = record(self.hf_model, given)[1]
+        calls = self.direct[shapes]
+        tape = record(self.hf_model, given)[0] if calls is None else call_directly(self.hf_model, calls, given)
+        return Features(_tokens(tape), tape)
+
+    @contextmanager
+    def prompted(self, inputs: Inputs, features: Features) -> Iterator[dict[str, Any]]:
+        """Give all inputs, and answer the encoders' calls with the features."""
+        with replayed(self.hf_model, features.tape):
+            yield self.reference_inputs(inputs)
+
+    def reference_inputs(self, inputs: Inputs) -> dict[str, Any]:
+        """Give what the processor gave."""
+        ids = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
+        return {**ids, "pixel_values": inputs.pixels, **inputs.further}
+
+
+def _tokens(tape: Tape) -> Tensor:
+    """Return what the last encoder gave as (1, visual tokens, hidden size)."""
+    answer = tape[-1].output
+    found = getattr(answer, "pooler_output", answer)
+    parts = list(found) if isinstance(found, list | tuple) else [found]
+    return (torch.cat([part.flatten(0, -2) for part in parts]) if parts[1:] else parts[0].flatten(0, -2)).unsqueeze(0)
+
+
+def build(name: str, settings: ModelSettings) -> HuggingFaceModel:
+    """Build the model of "hf:FOLDER" or "hf:ID", with its weights or, of the profile "random", without them.
+
+    Raise ModelError for what is no model that reads images and writes text, and CheckpointError for what can't be read.
+    """
+    source = name.partition(":")[2]
+    with reading(f"the checkpoint {source}"):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        known = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+        if config.model_type not in known:
+            raise ModelError(f"{name} must be a model of images and text, got model_type {config.model_type!r}")
+        cls, processor = getattr(transformers, known[config.model_type]), read_processor(source, config)
+        if settings.profile == "pretrained":
+            skeleton(cls, config, settings)  # refuses files that can't fill it
+            hf_model = read_weights(cls, config, settings)
+        else:
+            hf_model = _random(cls, config, settings)
+        only_special_tokens(hf_model, processor.tokenizer)
+    kind = type("HuggingFaceModel", (HuggingFaceModel,), {"name": name, "images_per_sample": settings.frames})
+    model: HuggingFaceModel = kind(settings.profile, hf_model, processor.tokenizer, processor)
+    return model
+
+
+def _random(cls: type[PreTrainedModel], config: PretrainedConfig, settings: ModelSettings) -> PreTrainedModel:
+    """Draw all weights; also those that some families start at zero, with which a text would not depend on pixels."""
+    hf_model = from_config(cls, config, settings, settings.device).requires_grad_(False)
+    seeded = torch.Generator(hf_model.device).manual_seed(settings.seed)
+    for weight in hf_model.parameters():
+        if weight.ndim > 1 and float(weight.std()) < 1e-6:
+            weight.normal_(std=0.02, generator=seeded)
+    return hf_model
+
+
+def read_processor(source: str, config: PretrainedConfig) -> ProcessorMixin:
+    """Read a checkpoint's processor; without torchvision that of its family with a PIL image processor, and no video.
+
+    Raise ModelError where the family has none, which says what to install.
+    """
+    if is_torchvision_available():
+        return transformers.AutoProcessor.from_pretrained(source, trust_remote_code=False)
+    kind = config.model_type
+    pil = getattr(transformers, IMAGE_PROCESSOR_MAPPING_NAMES.get(kind, {}).get("pil", ""), None)
+    family = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(kind, ""), None)
+    if pil is None or family is None:
+        raise ModelError(f"the processor of {kind} needs torchvision: pip install torchvision")
+    settings, _ = family.get_processor_dict(source)
+    accepted = set(inspect.signature(family.__init__).parameters)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    parts = {"image_processor": pil.from_pretrained(source), "tokenizer": tokenizer}
+    given: Mapping[str, Any] = dict.fromkeys(accepted & {"video_processor"}) | settings | parts
+    without_video = type(family.__name__, (_WithoutVideo, family), {})
+    processor: ProcessorMixin = without_video(**{key: value for key, value in given.items() if key in accepted})
+    return processor
+
+
+class _WithoutVideo:
+    """Let a processor be built where its video processor, which needs torchvision, is left out."""
+
+    def check_argument_for_proper_class(self, name: str, argument: Any) -> Any:
+        return None if argument is None else super().check_argument_for_proper_class(name, argument)  # type: ignore[misc] # of the family, which is mixed in

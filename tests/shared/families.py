@@ -1,0 +1,167 @@
+"""Random networks of many families, small enough for a test, and inputs as their processors would make them."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+IMAGE = 150
+_SIDE, _PATCH = 56, 14
+
+_WIDTHS = {
+    **dict.fromkeys(("hidden_size", "d_model", "embed_dim", "out_hidden_size", "projector_hidden_size"), 32),
+    **dict.fromkeys(("projection_dim", "encoder_hidden_size", "word_embed_proj_dim", "vision_output_dim"), 32),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim"), 48),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 16),
+    **dict.fromkeys(("num_hidden_layers", "depth", "encoder_layers", "decoder_layers"), 2),
+    **dict.fromkeys(("num_attention_heads", "num_heads", "encoder_attention_heads", "decoder_attention_heads"), 4),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "num_query_tokens"), 4),
+    **dict.fromkeys(("num_key_value_heads", "num_experts_per_tok"), 2),
+    "head_dim": 8,
+    "vocab_size": 300,
+    "max_position_embeddings": 512,
+    "patch_size": _PATCH,
+    "image_size": _SIDE,
+}
+_IDS = {"image_token_id": IMAGE, "image_token_index": IMAGE, "video_token_id": 151, "video_token_index": 151}
+_IDS |= {"vision_start_token_id": 152, "vision_end_token_id": 153, "bos_token_id": 1, "eos_token_id": 2}
+_IDS |= {"pad_token_id": 3, "decoder_start_token_id": 1, "boi_token_index": 154, "eoi_token_index": 155}
+
+Inputs = dict[str, Tensor]
+
+
+def _image(config: Any) -> Inputs:
+    return {"pixel_values": torch.randn(1, 3, _SIDE, _SIDE)}
+
+
+def _sized(config: Any) -> Inputs:
+    return _image(config) | {"image_sizes": torch.tensor([[_SIDE, _SIDE]])}
+
+
+def _crops(config: Any) -> Inputs:
+    return {"pixel_values": torch.randn(1, 2, 3, _SIDE, _SIDE), "image_sizes": torch.tensor([[_SIDE, _SIDE]])}
+
+
+def _rows_of_images(config: Any) -> Inputs:
+    return {"pixel_values": torch.randn(1, 1, 3, _SIDE, _SIDE)}
+
+
+def _patches(config: Any) -> Inputs:
+    vision = config.vision_config
+    side = 2 * vision.spatial_merge_size
+    pixels = torch.randn(side * side, 3 * getattr(vision, "temporal_patch_size", 1) * _PATCH**2)
+    return {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, side, side]])}
+
+
+def _merged_patches(config: Any) -> Inputs:
+    grid = {"image_grid_thw": torch.tensor([[1, 4, 4]]), "image_merge_sizes": torch.tensor([2])}
+    return {"pixel_values": torch.randn(16, 3 * _PATCH**2)} | grid
+
+
+def _masked_patches(config: Any) -> Inputs:
+    grid = {"spatial_shapes": torch.tensor([[4, 4]]), "pixel_attention_mask": torch.ones(1, 16, dtype=torch.long)}
+    return {"pixel_values": torch.randn(1, 16, 3 * _PATCH**2)} | grid
+
+
+_MROPE = {"text_config": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}}
+_DEEPSTACK: dict[str, Any] = {"vision_config": {"deepstack_visual_indexes": [0]}}
+_GRIDS: dict[str, Any] = {"image_grid_pinpoints": [[_SIDE, _SIDE]]}
+
+FAMILIES: dict[str, tuple[Callable[[Any], Inputs], dict[str, Any]]] = {
+    "aria": (_image, {"projector_patch_to_query_dict": {16: 4}}),
+    "aya_vision": (_image, {}),
+    "cohere2_vision": (_image, {}),
+    "deepseek_vl": (_image, {}),
+    "exaone4_5": (_patches, {}),
+    "florence2": (_image, {}),
+    "gemma3": (_image, {"mm_tokens_per_image": 4}),
+    "glm46v": (_patches, _MROPE),
+    "glm4v": (_patches, _MROPE),
+    "glm_ocr": (_patches, _MROPE),
+    "got_ocr2": (_image, {}),
+    "idefics2": (_rows_of_images, {}),
+    "idefics3": (_rows_of_images, {}),
+    "internvl": (_image, {}),
+    "lfm2_vl": (_masked_patches, {}),
+    "lighton_ocr": (_sized, {}),
+    "llava": (_image, {}),
+    "llava_next": (_crops, _GRIDS),
+    "llava_next_video": (_crops, _GRIDS),
+    "llava_onevision": (_crops, _GRIDS),
+    "mistral3": (_sized, {}),
+    "ovis2": (_image, {}),
+    "paligemma": (_image, {}),
+    "qianfan_ocr": (_image, {}),
+    "qwen2_5_vl": (_patches, _MROPE | {"vision_config": {"fullatt_block_indexes": [1]}}),
+    "qwen2_vl": (_patches, _MROPE),
+    "qwen3_5": (_patches, {}),
+    "qwen3_5_moe": (_patches, {}),
+    "qwen3_vl": (_patches, _DEEPSTACK),
+    "qwen3_vl_moe": (_patches, _DEEPSTACK),
+    "smolvlm": (_rows_of_images, {}),
+    "video_llama_3": (_merged_patches, {}),
+    "vipllava": (_image, {"vision_feature_layers": [-1, -2]}),
+}
+"""By model type: what its processor makes of an image, and settings beyond those that every family is made small by."""
+
+
+def small_config(family: str) -> PretrainedConfig:
+    """Make the family's default config small."""
+    default = AutoConfig.for_model(family)
+    values = _updated(_small(default.to_dict()), FAMILIES[family][1])
+    return type(default)(**{key: value for key, value in values.items() if key != "model_type"})
+
+
+def small_network(family: str) -> PreTrainedModel:
+    """Build the family in float32 with random weights, no matrix of which is zero."""
+    torch.manual_seed(0)
+    hf_model = getattr(transformers, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[family])(small_config(family))
+    hf_model = hf_model.float().eval().requires_grad_(False)
+    for weight in hf_model.parameters():
+        if weight.ndim > 1 and weight.std() < 1e-6:
+            weight.normal_(std=0.1)  # some families start with zeros, or so: their texts would not depend on pixels
+    hf_model.generation_config = GenerationConfig(bos_token_id=1, pad_token_id=3)
+    return hf_model
+
+
+def inputs_of(hf_model: PreTrainedModel, family: str) -> Inputs:
+    """Return a prompt about one image of noise: a batch of one."""
+    given = FAMILIES[family][0](hf_model.config)
+    accepted = inspect.signature(hf_model.base_model.get_image_features).parameters
+    with torch.no_grad():
+        output = hf_model.base_model.get_image_features(**{k: v for k, v in given.items() if k in accepted})
+    features = getattr(output, "pooler_output", output)
+    parts = features if isinstance(features, list | tuple) else [features]
+    visual_tokens = sum(part.flatten(0, -2).shape[0] for part in parts)
+    input_ids = torch.tensor([[1, 10, 11, 152, *[IMAGE] * visual_tokens, 153, 20, 21, 22]])
+    types = {"mm_token_type_ids", "token_type_ids"} & set(inspect.signature(hf_model.forward).parameters)
+    given |= {name: (input_ids == IMAGE).long() for name in types}
+    return given | {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+
+
+def _small(values: dict[str, Any]) -> dict[str, Any]:
+    small: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and key.endswith("_config"):
+            small[key] = _small(value)
+        elif key in _IDS and (value is None or type(value) is int):
+            small[key] = _IDS[key]
+        elif key in _WIDTHS and type(value) is int:
+            small[key] = min(value, _WIDTHS[key])
+        elif key == "layer_types" and value:
+            small[key] = ["linear_attention", "full_attention"] if "linear_attention" in value else value[:2]
+        else:
+            small[key] = value
+    return small
+
+
+def _updated(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    for key, value in changes.items():
+        nested = isinstance(value, dict) and isinstance(values.get(key), dict)
+        values[key] = _updated(values[key], value) if nested else value
+    return values

@@ -1,0 +1,148 @@
+"""Any checkpoint of transformers, split and verified with no adapter."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import CHECKPOINTS, write_checkpoint
+from click.testing import CliRunner
+
+from stagebench import settings_of
+from stagebench.backends.load import with_backend
+from stagebench.cli import main
+from stagebench.core.artifacts import Sample
+from stagebench.core.errors import ModelError, StagebenchError, StageError
+from stagebench.models.registry import build_model
+from stagebench.pipeline.encode import encode
+from stagebench.pipeline.prefill import prefill
+from stagebench.pipeline.run_stages import prepared, staged_generate
+from stagebench.pipeline.verify import count_reference, verify_work
+
+OPTIONS = {"max_new_tokens": 4, "do_sample": False}
+
+
+@pytest.fixture(scope="module", params=CHECKPOINTS)
+def folder(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    write_checkpoint(request.param, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("qwen")
+    write_checkpoint("qwen2_5_vl", folder)
+    return folder
+
+
+def built(folder, **options):
+    settings = settings_of(model=f"hf:{folder}", device="cpu", **options)
+    return build_model(settings.models[0], settings.model)
+
+
+def test_a_checkpoint_gives_the_tokens_and_the_work_of_generate(folder, synthetic):
+    model = built(folder)
+    found = verify_work(model, count_reference(model, Sample(synthetic.video), OPTIONS))
+    assert str(found.tokens) == "equal"
+
+
+def test_random_weights_need_the_config_and_the_processor_alone(folder, synthetic, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors").unlink()
+    model = built(tmp_path, profile="random")
+    found = verify_work(model, count_reference(model, Sample(synthetic.video), OPTIONS))
+    assert str(found.tokens) == "equal"
+
+
+def test_the_table_of_a_checkpoint_is_printed(qwen, synthetic, tmp_path):
+    out = tmp_path / "out.json"
+    asked = ["run", "--model", f"hf:{qwen}", "--device", "cpu", "--new-tokens", "2", "--passes", "1", "--frames", "2"]
+    result = CliRunner().invoke(main, [*asked, "--json", str(out)])
+    counted = json.loads(out.read_text())["samples"][0]["work"]["encode"]["images_encoded"]
+    assert (result.exit_code, counted) == (0, 2)
+
+
+def test_two_samples_in_flight_do_not_disturb_each_other(qwen, synthetic):
+    model = built(qwen)
+    inputs = prepared(model, Sample(synthetic.video))
+    other = prepared(model, Sample(synthetic.video, "And what else?"))
+    alone = [staged_generate(model, each, OPTIONS).token_ids for each in (inputs, other)]
+    features = [encode(model, each) for each in (other, inputs)]
+    prefilled = [prefill(model, *each, OPTIONS) for each in zip((other, inputs), features, strict=True)]
+    tokens = [each.sequences[:, each.prompt_tokens :].tolist()[0][0] for each in reversed(prefilled)]
+    assert tokens == [rows[0][0] for rows in alone]
+
+
+def test_features_serve_several_prompts(qwen, synthetic):
+    model = built(qwen)
+    inputs = prepared(model, Sample(synthetic.video))
+    features = encode(model, inputs)
+    first, second = (prefill(model, inputs, features, OPTIONS).sequences for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_features_that_were_written_to_are_refused(qwen, synthetic):
+    model = built(qwen)
+    inputs = prepared(model, Sample(synthetic.video))
+    features = encode(model, inputs)
+    features.tape[0].output.pooler_output[0].mul_(2)
+    with pytest.raises(StageError, match="what get_image_features gave was overwritten after encode"):
+        prefill(model, inputs, features, OPTIONS)
+
+
+def test_chunks_of_a_prompt_are_refused(qwen, synthetic):
+    model = built(qwen)
+    inputs = prepared(model, Sample(synthetic.video))
+    with pytest.raises(StageError, match="prefill_chunk_size can't be split"):
+        prefill(model, inputs, encode(model, inputs), OPTIONS | {"prefill_chunk_size": 8})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"profile": "7b"}, "profile must be pretrained or random"),
+        ({"weights": "elsewhere"}, "names the one model and its weights"),
+        ({"backend": ["graph"]}, "backend must be eager"),
+        ({"frames": 0}, "frames must be at least 1, got 0"),
+    ],
+)
+def test_options_that_a_checkpoint_can_not_take_are_refused(options, message):
+    with pytest.raises(ModelError, match=message):
+        settings_of(model="hf:here", device="cpu", **options)
+
+
+def test_random_weights_of_a_registered_model_are_those_of_a_profile():
+    with pytest.raises(ModelError, match=re.escape("the profile random is that of a checkpoint's config")):
+        settings_of(model="llava-1.5", profile="random", device="cpu")
+
+
+def test_a_backend_of_another_kind_is_refused(qwen):
+    with pytest.raises(ModelError, match="runs by the backend eager alone, got 'graph'"):
+        with_backend(built(qwen), "graph")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "llama"}, "must be a model of images and text, got model_type 'llama'"),
+        ({"model_type": "lfm2_vl"}, "the processor of lfm2_vl needs torchvision"),
+        ({"model_type": "nobody's"}, "can't read the checkpoint"),
+    ],
+)
+def test_what_is_no_such_checkpoint_is_refused_in_one_line(config, message, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(StagebenchError, match=message) as error:
+        built(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_what_generate_itself_can_not_do_is_one_line(tmp_path, synthetic):
+    write_checkpoint("llava", tmp_path)
+    settings = json.loads((tmp_path / "processor_config.json").read_text())
+    (tmp_path / "processor_config.json").write_text(json.dumps(settings | {"num_additional_image_tokens": 0}))
+    model = built(tmp_path)
+    with pytest.raises(StageError, match="generate\\(\\) itself fails: ValueError: Image features and image tokens"):
+        count_reference(model, Sample(Path(synthetic.video)), OPTIONS)
