@@ -1,18 +1,22 @@
 """Encode once, prefill from the tape: the tokens and scores of `generate()`, for every family."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, inputs_of, small_network
+from families import FAMILIES, inputs_of, inseparable, small_network
 from torch.utils.flop_counter import FlopCounterMode
 
-from stagebench.models.tape import call_directly, record, replayed
+from stagebench.core.errors import StageError
+from stagebench.models.tape import Encoders
+from stagebench.pipeline.counters import counted_forwards
 from stagebench.pipeline.decode import advance
 from stagebench.pipeline.prefill import _first_step
 
 OPTIONS = {"max_new_tokens": 4, "do_sample": False}
+WITHIN_GENERATE = ("blip-2", "mllama")  # their networks ask one encoder about another one's answer
 
 
 class Scores:
@@ -34,7 +38,7 @@ def reference(hf_model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torc
 
 def staged(hf_model: Any, inputs: dict[str, Any], tape: Any) -> tuple[torch.Tensor, torch.Tensor]:
     scores = Scores()
-    with replayed(hf_model, tape):
+    with Encoders(hf_model).replayed(tape):
         prefilled = hf_model.generate(**inputs, custom_generate=_first_step, logits_processor=[scores], **OPTIONS)
     model = SimpleNamespace(hf_model=hf_model, backend=None)
     return advance(model, prefilled).sequences, torch.stack(scores.steps)
@@ -44,8 +48,8 @@ def staged(hf_model: Any, inputs: dict[str, Any], tape: Any) -> tuple[torch.Tens
 def family(request: pytest.FixtureRequest) -> SimpleNamespace:
     hf_model = small_network(request.param)
     inputs = inputs_of(hf_model, request.param)
-    tape, direct = record(hf_model, inputs)
-    return SimpleNamespace(hf_model=hf_model, inputs=inputs, tape=tape, direct=direct)
+    tape, direct = Encoders(hf_model).record(inputs)
+    return SimpleNamespace(name=request.param, hf_model=hf_model, inputs=inputs, tape=tape, direct=direct)
 
 
 def test_a_replayed_tape_gives_the_tokens_and_scores_of_generate(family: SimpleNamespace) -> None:
@@ -54,23 +58,108 @@ def test_a_replayed_tape_gives_the_tokens_and_scores_of_generate(family: SimpleN
     assert all(torch.equal(*pair) for pair in zip(expected, got, strict=True))
 
 
-def test_encoders_called_directly_give_the_same_tape(family: SimpleNamespace) -> None:
-    again = call_directly(family.hf_model, family.direct, family.inputs)
+def encoded(family: SimpleNamespace, inputs: dict[str, Any]) -> Any:
+    if family.direct is None:
+        return Encoders(family.hf_model).record(inputs)[0]
+    return Encoders(family.hf_model).call(family.direct, inputs)
+
+
+def test_all_encoders_but_two_are_called_directly(family: SimpleNamespace) -> None:
+    assert (family.direct is None) == (family.name in WITHIN_GENERATE)
+
+
+def test_encoded_again_the_tape_gives_the_same(family: SimpleNamespace) -> None:
+    again = staged(family.hf_model, family.inputs, encoded(family, family.inputs))
     expected = reference(family.hf_model, family.inputs)
-    assert all(torch.equal(*pair) for pair in zip(expected, staged(family.hf_model, family.inputs, again), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(expected, again, strict=True))
 
 
 def test_encode_and_prefill_cost_the_flops_of_generate(family: SimpleNamespace) -> None:
     with FlopCounterMode(display=False) as expected:
         reference(family.hf_model, family.inputs)
     with FlopCounterMode(display=False) as got:
-        staged(family.hf_model, family.inputs, call_directly(family.hf_model, family.direct, family.inputs))
+        staged(family.hf_model, family.inputs, encoded(family, family.inputs))
     assert got.get_total_flops() == expected.get_total_flops()
+
+
+def test_after_encode_no_encoder_runs(family: SimpleNamespace) -> None:
+    modules = Encoders(family.hf_model).modules
+    with counted_forwards(modules) as forwards:
+        staged(family.hf_model, family.inputs, family.tape)
+    assert sum(forwards[f"{path}_forwards"] for path in modules) == 0
 
 
 def test_other_pixels_give_other_scores(family: SimpleNamespace) -> None:
     other = family.inputs | {"pixel_values": torch.randn_like(family.inputs["pixel_values"])}
-    tape = call_directly(family.hf_model, family.direct, other)
-    assert not torch.equal(
-        staged(family.hf_model, other, tape)[1], staged(family.hf_model, family.inputs, family.tape)[1]
+    got = staged(family.hf_model, other, encoded(family, other))[1]
+    assert not torch.equal(got, reference(family.hf_model, family.inputs)[1])
+
+
+def test_a_tape_of_other_pixels_gives_other_scores(family: SimpleNamespace) -> None:
+    swapped = encoded(family, family.inputs | {"pixel_values": torch.randn_like(family.inputs["pixel_values"])})
+    got = staged(family.hf_model, family.inputs, swapped)[1]
+    assert not torch.equal(got, reference(family.hf_model, family.inputs)[1])
+
+
+def test_rows_padded_on_the_left_give_the_tokens_of_generate(family: SimpleNamespace) -> None:
+    rows = padded(family.inputs)
+    expected, got = (
+        reference(family.hf_model, rows),
+        staged(family.hf_model, rows, Encoders(family.hf_model).record(rows)[0]),
     )
+    assert all(torch.equal(*pair) for pair in zip(expected, got, strict=True))
+
+
+def padded(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Make a batch of two: the prompt with two more words, and two tokens of padding with the prompt."""
+    rows = {name: torch.cat([tensor, tensor]) for name, tensor in inputs.items()}
+    for name, tensor in inputs.items():
+        if tensor.shape == inputs["input_ids"].shape:
+            words, padding = {"input_ids": (10, 3), "attention_mask": (1, 0)}.get(name, (0, 0))
+            longer = torch.cat([tensor, torch.full_like(tensor[:, :2], words)], 1)
+            rows[name] = torch.cat([longer, torch.cat([torch.full_like(tensor[:, :2], padding), tensor], 1)])
+    return rows
+
+
+@pytest.mark.parametrize("name", ["git", "idefics"])
+def test_vision_inside_of_the_decoder_is_refused_by_name(name: str) -> None:
+    hf_model, inputs = inseparable(name)
+    with pytest.raises(StageError, match=f"{type(hf_model).__name__} can't be split: no encoder is called before"):
+        Encoders(hf_model).record(inputs)
+
+
+@pytest.fixture(scope="module")
+def llava() -> SimpleNamespace:
+    hf_model = small_network("llava")
+    inputs = inputs_of(hf_model, "llava")
+    return SimpleNamespace(hf_model=hf_model, inputs=inputs, tape=Encoders(hf_model).record(inputs)[0])
+
+
+def test_an_empty_tape_is_refused(llava: SimpleNamespace) -> None:
+    with pytest.raises(StageError, match="a tape must hold at least one encoder's answer, got none"):
+        staged(llava.hf_model, llava.inputs, ())
+
+
+def test_a_tape_of_one_call_too_many_is_refused(llava: SimpleNamespace) -> None:
+    with pytest.raises(StageError, match="prefill must use all that encode made, got nothing asked of get_image"):
+        staged(llava.hf_model, llava.inputs, llava.tape * 2)
+
+
+def test_a_tape_of_another_encoder_is_refused(llava: SimpleNamespace) -> None:
+    other = (replace(llava.tape[0], encoder="get_video_features"),)
+    with pytest.raises(StageError, match="must ask the encoders what encode did, get_video_features, got get_image"):
+        staged(llava.hf_model, llava.inputs, other)
+
+
+def test_a_zeroed_tape_is_refused(llava: SimpleNamespace) -> None:
+    tape = Encoders(llava.hf_model).record(llava.inputs)[0]
+    for features in tape[0].output.pooler_output:
+        features.zero_()
+    with pytest.raises(StageError, match="what get_image_features gave was overwritten after encode"):
+        staged(llava.hf_model, llava.inputs, tape)
+
+
+def test_a_network_is_left_as_it_was(llava: SimpleNamespace) -> None:
+    before = [list(vars(module)) for module in llava.hf_model.modules()]
+    staged(llava.hf_model, llava.inputs, Encoders(llava.hf_model).record(llava.inputs)[0])
+    assert [list(vars(module)) for module in llava.hf_model.modules()] == before

@@ -13,6 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 IMAGE = 150
 _SIDE, _PATCH = 56, 14
 
+_VISUAL_TOKENS = {"blip-2": 4, "mllama": 0}  # in a prompt: as many as are asked for, or none, where it looks aside
 _WIDTHS = {
     **dict.fromkeys(("hidden_size", "d_model", "embed_dim", "out_hidden_size", "projector_hidden_size"), 32),
     **dict.fromkeys(("projection_dim", "encoder_hidden_size", "word_embed_proj_dim", "vision_output_dim"), 32),
@@ -68,6 +69,24 @@ def _masked_patches(config: Any) -> Inputs:
     return {"pixel_values": torch.randn(1, 16, 3 * _PATCH**2)} | grid
 
 
+def _tiles(config: Any) -> Inputs:
+    ones = torch.ones(1, 1, dtype=torch.long)
+    masks = {"aspect_ratio_ids": ones, "aspect_ratio_mask": ones[None]}
+    masks["cross_attention_mask"] = ones.expand(1, 8)[..., None, None]
+    return {"pixel_values": torch.randn(1, 1, 1, 3, _SIDE, _SIDE)} | masks
+
+
+_MLLAMA = {
+    "text_config": {"cross_attention_layers": [1], "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+    "vision_config": {
+        "num_global_layers": 1,
+        "attention_heads": 4,
+        "intermediate_layers_indices": [0],
+        "vision_output_dim": 64,
+        "max_num_tiles": 1,
+        "supported_aspect_ratios": [[1, 1]],
+    },
+}
 _MROPE = {"text_config": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}}
 _DEEPSTACK: dict[str, Any] = {"vision_config": {"deepstack_visual_indexes": [0]}}
 _GRIDS: dict[str, Any] = {"image_grid_pinpoints": [[_SIDE, _SIDE]]}
@@ -75,6 +94,7 @@ _GRIDS: dict[str, Any] = {"image_grid_pinpoints": [[_SIDE, _SIDE]]}
 FAMILIES: dict[str, tuple[Callable[[Any], Inputs], dict[str, Any]]] = {
     "aria": (_image, {"projector_patch_to_query_dict": {16: 4}}),
     "aya_vision": (_image, {}),
+    "blip-2": (_image, {}),
     "cohere2_vision": (_image, {}),
     "deepseek_vl": (_image, {}),
     "exaone4_5": (_patches, {}),
@@ -94,6 +114,7 @@ FAMILIES: dict[str, tuple[Callable[[Any], Inputs], dict[str, Any]]] = {
     "llava_next_video": (_crops, _GRIDS),
     "llava_onevision": (_crops, _GRIDS),
     "mistral3": (_sized, {}),
+    "mllama": (_tiles, _MLLAMA),
     "ovis2": (_image, {}),
     "paligemma": (_image, {}),
     "qianfan_ocr": (_image, {}),
@@ -110,38 +131,64 @@ FAMILIES: dict[str, tuple[Callable[[Any], Inputs], dict[str, Any]]] = {
 """By model type: what its processor makes of an image, and settings beyond those that every family is made small by."""
 
 
+_INSEPARABLE: dict[str, dict[str, Any]] = {
+    "git": {},
+    "idefics": {
+        "vision_config": {"image_size": _SIDE, "patch_size": _PATCH},
+        "use_resampler": False,
+        "additional_vocab_size": 0,
+        "cross_layer_interval": 1,
+    },
+}
+
+
 def small_config(family: str) -> PretrainedConfig:
     """Make the family's default config small."""
     default = AutoConfig.for_model(family)
-    values = _updated(_small(default.to_dict()), FAMILIES[family][1])
+    changes = FAMILIES[family][1] if family in FAMILIES else _INSEPARABLE[family]
+    values = _updated(_small(default.to_dict()), changes)
     return type(default)(**{key: value for key, value in values.items() if key != "model_type"})
 
 
 def small_network(family: str) -> PreTrainedModel:
-    """Build the family in float32 with random weights, no matrix of which is zero."""
+    """Build the family in float32 with random weights, none of which is zero."""
     torch.manual_seed(0)
     hf_model = getattr(transformers, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[family])(small_config(family))
     hf_model = hf_model.float().eval().requires_grad_(False)
     for weight in hf_model.parameters():
-        if weight.ndim > 1 and weight.std() < 1e-6:
+        if not weight.any() or (weight.ndim > 1 and weight.std() < 1e-6):
             weight.normal_(std=0.1)  # some families start with zeros, or so: their texts would not depend on pixels
     hf_model.generation_config = GenerationConfig(bos_token_id=1, pad_token_id=3)
     return hf_model
 
 
+def inseparable(family: str) -> tuple[PreTrainedModel, Inputs]:
+    """Build a network whose decoder looks at pixels itself, and inputs for it."""
+    input_ids = torch.tensor([[1, 10, 11, 20, 21]])
+    given = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+    if family == "git":
+        return small_network(family), given | _image(None)
+    mask = torch.ones(1, 5, 1, dtype=torch.long)
+    return small_network(family), given | _rows_of_images(None) | {"image_attention_mask": mask}
+
+
 def inputs_of(hf_model: PreTrainedModel, family: str) -> Inputs:
     """Return a prompt about one image of noise: a batch of one."""
     given = FAMILIES[family][0](hf_model.config)
+    visual_tokens = _VISUAL_TOKENS[family] if family in _VISUAL_TOKENS else _count_features(hf_model, given)
+    input_ids = torch.tensor([[1, 10, 11, 152, *[IMAGE] * visual_tokens, 153, 20, 21, 22]])
+    types = {"mm_token_type_ids", "token_type_ids"} & set(inspect.signature(hf_model.forward).parameters)
+    given |= {name: (input_ids == IMAGE).long() for name in types}
+    return given | {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+
+
+def _count_features(hf_model: PreTrainedModel, given: Inputs) -> int:
     accepted = inspect.signature(hf_model.base_model.get_image_features).parameters
     with torch.no_grad():
         output = hf_model.base_model.get_image_features(**{k: v for k, v in given.items() if k in accepted})
     features = getattr(output, "pooler_output", output)
     parts = features if isinstance(features, list | tuple) else [features]
-    visual_tokens = sum(part.flatten(0, -2).shape[0] for part in parts)
-    input_ids = torch.tensor([[1, 10, 11, 152, *[IMAGE] * visual_tokens, 153, 20, 21, 22]])
-    types = {"mm_token_type_ids", "token_type_ids"} & set(inspect.signature(hf_model.forward).parameters)
-    given |= {name: (input_ids == IMAGE).long() for name in types}
-    return given | {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+    return sum(part.flatten(0, -2).shape[0] for part in parts)
 
 
 def _small(values: dict[str, Any]) -> dict[str, Any]:

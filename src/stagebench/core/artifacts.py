@@ -111,6 +111,7 @@ class Prefilled:
     stopping_criteria: Any  # transformers' `StoppingCriteriaList`, also prepared
     generation_config: Any  # transformers' `GenerationConfig`, with special tokens and lengths resolved
     wasted_steps: int = 0  # after all rows had stopped, where stopping is looked at late
+    hf_model: Any = None  # that took the first step: some models hand their prompt to one inside of them
 
     def work(self) -> Work:
         """Return what the stage did, as counters."""

@@ -21,7 +21,7 @@ from stagebench.core.artifacts import Features, Inputs, Media
 from stagebench.core.errors import ModelError
 from stagebench.core.settings import ModelSettings
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.models.tape import DirectCalls, Tape, call_directly, record, replayed, visual_modules
+from stagebench.models.tape import DirectCalls, Encoders, Tape
 from stagebench.models.weights import from_config, only_special_tokens, read_weights, reading, skeleton
 
 _UNUSED = ("labels",)  # what a processor makes for training
@@ -34,14 +34,16 @@ class HuggingFaceModel(VisionLanguageModel):
     input_kind = "video"
     placeholder_tokens: ClassVar = ()  # the processor's, which are special tokens of its tokenizer
 
-    # How encode calls the encoders, by names and shapes of its inputs: learnt when they come for the first time
+    encoders: Encoders = field(kw_only=True)
+    # How encode calls them, by names and shapes of its inputs: learnt when they come for the first time
     direct: dict[Any, DirectCalls] = field(default_factory=dict)
 
     @property
     def counted_modules(self) -> dict[str, nn.Module]:
         """Call the largest module beside the language model the tower."""
-        visual = visual_modules(self.hf_model).values()
-        tower = max(visual, key=lambda module: sum(weight.numel() for weight in module.parameters()))
+        tower = max(
+            self.encoders.modules.values(), key=lambda module: sum(weight.numel() for weight in module.parameters())
+        )
         return {"tower": tower, "language_model": self.hf_model.get_decoder()}
 
     @property
@@ -72,15 +74,15 @@ class HuggingFaceModel(VisionLanguageModel):
         given = self.reference_inputs(inputs)
         shapes = tuple((name, tuple(tensor.shape)) for name, tensor in sorted(given.items()))
         if shapes not in self.direct:
-            self.direct[shapes] = record(self.hf_model, given)[1]
+            self.direct[shapes] = self.encoders.record(given)[1]
         calls = self.direct[shapes]
-        tape = record(self.hf_model, given)[0] if calls is None else call_directly(self.hf_model, calls, given)
+        tape = self.encoders.record(given)[0] if calls is None else self.encoders.call(calls, given)
         return Features(_tokens(tape), tape)
 
     @contextmanager
     def prompted(self, inputs: Inputs, features: Features) -> Iterator[dict[str, Any]]:
         """Give all inputs, and answer the encoders' calls with the features."""
-        with replayed(self.hf_model, features.tape):
+        with self.encoders.replayed(features.tape):
             yield self.reference_inputs(inputs)
 
     def reference_inputs(self, inputs: Inputs) -> dict[str, Any]:
@@ -116,7 +118,9 @@ def build(name: str, settings: ModelSettings) -> HuggingFaceModel:
             hf_model = _random(cls, config, settings)
         only_special_tokens(hf_model, processor.tokenizer)
     kind = type("HuggingFaceModel", (HuggingFaceModel,), {"name": name, "images_per_sample": settings.frames})
-    model: HuggingFaceModel = kind(settings.profile, hf_model, processor.tokenizer, processor)
+    model: HuggingFaceModel = kind(
+        settings.profile, hf_model, processor.tokenizer, processor, encoders=Encoders(hf_model)
+    )
     return model
 
 
@@ -125,7 +129,7 @@ def _random(cls: type[PreTrainedModel], config: PretrainedConfig, settings: Mode
     hf_model = from_config(cls, config, settings, settings.device).requires_grad_(False)
     seeded = torch.Generator(hf_model.device).manual_seed(settings.seed)
     for weight in hf_model.parameters():
-        if weight.ndim > 1 and float(weight.std()) < 1e-6:
+        if not weight.any() or (weight.ndim > 1 and float(weight.std()) < 1e-6):
             weight.normal_(std=0.02, generator=seeded)
     return hf_model
 

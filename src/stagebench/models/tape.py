@@ -8,9 +8,10 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from transformers.utils import ModelOutput
 
 from stagebench.core.errors import StageError
 
-_METHODS = ("get_image_features", "get_video_features")
+_METHODS = ("get_image_features", "get_video_features")  # of the base model, by which most families encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class EncoderCall:
 
 @dataclass(frozen=True, slots=True)
 class DirectCall:
-    """A call that encode can make without `generate()`: each argument is one of its inputs, or a constant."""
+    """A call that encode can make without `generate()`: each argument is one of its inputs, or a plain value."""
 
     encoder: str
     inputs: Mapping[str, str]  # argument -> name of the input
@@ -47,86 +48,110 @@ class DirectCall:
 
 
 Tape = tuple[EncoderCall, ...]
-DirectCalls = tuple[DirectCall, ...] | None
-"""None where an encoder is asked about something that `generate()` makes on the way."""
+DirectCalls = tuple[DirectCall, ...] | None  # None where an encoder is asked about what `generate()` makes on the way
 
 
 class _LanguageModelStartsError(BaseException):
     """Ends a recording. Not an `Exception`, so that no model handles it."""
 
 
-@torch.no_grad()
-def record(hf_model: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[Tape, DirectCalls]:
-    """Run `generate()` until its language model would start, and keep what its encoders are asked and answer.
+class Encoders:
+    """Where a network encodes: the methods of its base model, and the topmost modules beside its language model."""
 
-    Raise StageError where no encoder is called by then: what sees the pixels is a part of the language model.
-    """
-    tape: list[EncoderCall] = []
-    direct: list[DirectCall | None] = []
+    def __init__(self, hf_model: PreTrainedModel) -> None:
+        self._hf_model = hf_model
+        self.modules = _beside_language_model(hf_model)  # by their paths
+        base = hf_model.base_model
+        self._places: dict[str, tuple[Any, str]] = {name: (base, name) for name in _METHODS if hasattr(base, name)}
+        self._places |= {path: (module, "forward") for path, module in self.modules.items()}
 
-    def call(encoder: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        output = function(*args, **kwargs)
-        tape.append(_taped(encoder, output))
-        direct.append(_direct(encoder, inspect.signature(function).bind(*args, **kwargs), inputs))
-        return output
+    @torch.no_grad()
+    def record(self, inputs: Mapping[str, Any]) -> tuple[Tape, DirectCalls]:
+        """Run `generate()` until its language model would start, and keep what its encoders are asked and answer.
 
-    def start(*_: Any) -> None:
-        raise _LanguageModelStartsError
+        Raise StageError where no encoder is called by then: what sees the pixels is a part of the language model.
+        """
+        tape: list[EncoderCall] = []
+        direct: list[DirectCall | None] = []
 
-    language_model = hf_model.get_encoder() if hf_model.config.is_encoder_decoder else hf_model.get_decoder()
-    handle = language_model.register_forward_pre_hook(start, prepend=True)  # before whoever counts
-    try:
-        with _outermost_calls(hf_model, call), suppress(_LanguageModelStartsError):
-            hf_model.generate(**inputs, max_new_tokens=1, do_sample=False)
-    finally:
-        handle.remove()
-    if not tape:
-        raise StageError(f"{type(hf_model).__name__} can't be split: no encoder is called before its language model")
-    known = [each for each in direct if each is not None]
-    return tuple(tape), tuple(known) if len(known) == len(tape) else None
+        def call(encoder: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            output = function(*args, **kwargs)
+            tape.append(_taped(encoder, output))
+            direct.append(_direct(encoder, inspect.signature(function).bind(*args, **kwargs), inputs))
+            return output
+
+        def start(*_: Any) -> None:
+            raise _LanguageModelStartsError
+
+        network = self._hf_model
+        language_model = network.get_encoder() if network.config.is_encoder_decoder else network.get_decoder()
+        handle = language_model.register_forward_pre_hook(start, prepend=True)  # before whoever counts its forwards
+        try:
+            with self._outermost_calls(call), suppress(_LanguageModelStartsError):
+                network.generate(**inputs, max_new_tokens=1, do_sample=False)
+        finally:
+            handle.remove()
+        if not tape:
+            raise StageError(f"{type(network).__name__} can't be split: no encoder is called before its language model")
+        known = [each for each in direct if each is not None]
+        return tuple(tape), tuple(known) if len(known) == len(tape) else None
+
+    @torch.no_grad()
+    def call(self, calls: tuple[DirectCall, ...], inputs: Mapping[str, Any]) -> Tape:
+        """Call the encoders as `record` saw them called, for inputs of the same shapes."""
+        tape: list[EncoderCall] = []
+        for each in calls:
+            given = {argument: inputs[name] for argument, name in each.inputs.items()}
+            tape.append(_taped(each.encoder, getattr(*self._places[each.encoder])(**each.constants, **given)))
+        return tuple(tape)
+
+    @contextmanager
+    def replayed(self, tape: Tape) -> Iterator[None]:
+        """Answer the calls from the tape, in order; raise StageError for one too many, too few, or another one."""
+        if not tape:
+            raise StageError("a tape must hold at least one encoder's answer, got none")
+        left = list(tape)
+
+        def call(encoder: str, *_: Any) -> Any:
+            expected = left[0].encoder if left else "no further call"
+            if encoder != expected:
+                raise StageError(f"prefill must ask the encoders what encode did, {expected}, got {encoder}")
+            return left.pop(0).answer()
+
+        with ExitStack() as unhooked, self._outermost_calls(call):
+            for module in self.modules.values():  # an answer is no forward: nobody is to count it
+                unhooked.enter_context(patch.dict(module._forward_pre_hooks, clear=True))
+            yield
+        if left:
+            raise StageError(f"prefill must use all that encode made, got nothing asked of {left[0].encoder}")
+
+    @contextmanager
+    def _outermost_calls(self, handler: Callable[..., Any]) -> Iterator[None]:
+        """Let `handler(encoder, function, args, kwargs)` answer each call of an encoder that no other encoder makes."""
+        inside = False
+
+        def wrapped(encoder: str, function: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(function)  # transformers looks at the signature
+            def call(*args: Any, **kwargs: Any) -> Any:
+                nonlocal inside
+                if inside:
+                    return function(*args, **kwargs)
+                inside = True
+                try:
+                    return handler(encoder, function, args, kwargs)
+                finally:
+                    inside = False
+
+            return call
+
+        with ExitStack() as patched:
+            for encoder, (owner, name) in self._places.items():
+                # In the instance, beside what accelerate may have put there, which comes back.
+                patched.enter_context(patch.dict(vars(owner), {name: wrapped(encoder, getattr(owner, name))}))
+            yield
 
 
-@torch.no_grad()
-def call_directly(hf_model: PreTrainedModel, calls: tuple[DirectCall, ...], inputs: Mapping[str, Any]) -> Tape:
-    """Call the encoders as `record` saw them called, for inputs of the same shapes."""
-    encoders = _encoders(hf_model)
-    return tuple(
-        _taped(
-            call.encoder,
-            encoders[call.encoder](**call.constants, **{key: inputs[name] for key, name in call.inputs.items()}),
-        )
-        for call in calls
-    )
-
-
-@contextmanager
-def replayed(hf_model: PreTrainedModel, tape: Tape) -> Iterator[None]:
-    """Answer the encoders' calls from the tape, in order; raise StageError for a call too many, too few or another."""
-    if not tape:
-        raise StageError("a tape must hold at least one encoder's answer, got none")
-    left = list(tape)
-
-    def call(encoder: str, *_: Any) -> Any:
-        expected = left[0].encoder if left else "no further call"
-        if encoder != expected:
-            raise StageError(f"prefill must ask the encoders what encode did, {expected}, got {encoder}")
-        return left.pop(0).answer()
-
-    with _outermost_calls(hf_model, call):
-        yield
-    if left:
-        raise StageError(f"prefill must use all that encode made, got nothing asked of {left[0].encoder}")
-
-
-def _encoders(hf_model: PreTrainedModel) -> dict[str, Callable[..., Any]]:
-    """Return the methods of the base model, and the topmost modules beside the language model, that encode."""
-    base = hf_model.base_model
-    methods = {name: getattr(base, name) for name in _METHODS if hasattr(base, name)}
-    return methods | {path: module.forward for path, module in visual_modules(hf_model).items()}
-
-
-def visual_modules(hf_model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Return the topmost modules beside the language model, by their paths in the network."""
+def _beside_language_model(hf_model: PreTrainedModel) -> dict[str, nn.Module]:
     decoder, embeddings = hf_model.get_decoder(), (hf_model.get_input_embeddings(), hf_model.get_output_embeddings())
     language = {id(part) for module in (decoder, *embeddings) if module is not None for part in module.modules()}
     modules: dict[str, nn.Module] = {}
@@ -138,41 +163,6 @@ def visual_modules(hf_model: PreTrainedModel) -> dict[str, nn.Module]:
     return modules
 
 
-@contextmanager
-def _outermost_calls(hf_model: PreTrainedModel, handler: Callable[..., Any]) -> Iterator[None]:
-    """Let `handler(encoder, function, args, kwargs)` answer each call of an encoder that no other encoder makes."""
-    inside = False
-
-    def wrapped(encoder: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)  # transformers looks at the signature
-        def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal inside
-            if inside:
-                return function(*args, **kwargs)
-            inside = True
-            try:
-                return handler(encoder, function, args, kwargs)
-            finally:
-                inside = False
-
-        return call
-
-    encoders, owners = _encoders(hf_model), []
-    try:
-        for encoder, function in encoders.items():
-            method = encoder in _METHODS
-            owner = hf_model.base_model if method else hf_model.get_submodule(encoder)
-            name = encoder if method else "forward"
-            owners.append((owner, name, vars(owner).get(name)))
-            vars(owner)[name] = wrapped(encoder, function)
-        yield
-    finally:
-        for owner, name, before in owners:
-            vars(owner).pop(name)
-            if before is not None:  # accelerate wraps a forward in the same place
-                vars(owner)[name] = before
-
-
 def _taped(encoder: str, output: Any) -> EncoderCall:
     kept = _shallow(output)
     return EncoderCall(encoder, kept, _versions(kept))
@@ -181,9 +171,13 @@ def _taped(encoder: str, output: Any) -> EncoderCall:
 def _direct(encoder: str, call: inspect.BoundArguments, inputs: Mapping[str, Any]) -> DirectCall | None:
     """Trace each argument to an input; None where one is neither an input nor a plain value."""
     given, constants = {}, {}
-    for key, value in _named(call).items():
+    variadic = {p.name for p in call.signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD}
+    arguments = {key: value for key, value in call.arguments.items() if key not in variadic}
+    for key, value in (
+        arguments | {k: v for name in variadic for k, v in call.arguments.get(name, {}).items()}
+    ).items():
         name = next((name for name, tensor in inputs.items() if tensor is value), None)
-        if isinstance(value, Tensor) and name is not None:
+        if name is not None:
             given[key] = name
         elif _is_plain(value):
             constants[key] = value
@@ -196,12 +190,6 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
-
-
-def _named(call: inspect.BoundArguments) -> dict[str, Any]:
-    variadic = {p.name for p in call.signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD}
-    plain = {key: value for key, value in call.arguments.items() if key not in variadic}
-    return plain | {key: value for name in variadic for key, value in call.arguments.get(name, {}).items()}
 
 
 def _shallow(output: Any) -> Any:

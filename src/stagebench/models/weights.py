@@ -70,7 +70,7 @@ def skeleton(cls: type[PreTrainedModel], config: PretrainedConfig, settings: Mod
     else:
         shapes = [shape for file in files for shape in _stored_shapes(weights, file)]
         stored, tensors = sum(map(torch.Size.numel, shapes)), len(shapes)
-    layers = config.get_text_config().num_hidden_layers + config.vision_config.num_hidden_layers
+    layers = sum(getattr(part, "num_hidden_layers", 0) for part in (config.get_text_config(), config.vision_config))
     if layers > tensors:
         raise CheckpointError(f"the config of {weights} asks for {layers} layers, its files hold {tensors} tensors")
     hf_model = from_config(cls, config, settings, "meta")

@@ -28,13 +28,14 @@ def advance(model: VisionLanguageModel, prefilled: Prefilled, steps: int | None 
     _require_fresh_cache(prefilled)
     if model.backend is not None:
         return model.backend.advance(prefilled, steps)
-    hf_model, state = model.hf_model, prefilled.state
+    hf_model, state = prefilled.hf_model or model.hf_model, prefilled.state
+    given = {"is_encoder_decoder": hf_model.config.is_encoder_decoder}
 
     def step(sequences: Tensor) -> Tensor:
         nonlocal state
         inputs = hf_model.prepare_inputs_for_generation(sequences, next_sequence_length=1, **state)
         outputs = hf_model(**inputs, return_dict=True)
-        state = hf_model._update_model_kwargs_for_generation(outputs, state)
+        state = hf_model._update_model_kwargs_for_generation(outputs, state, **given)
         logits: Tensor = outputs.logits
         return logits
 

@@ -114,7 +114,8 @@ def _first_step(
     unfinished = torch.ones(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
     choice = logits_processor, stopping_criteria, generation_config
     sequences, unfinished = append_next_token(logits, input_ids, unfinished, *choice)
-    return Prefilled(sequences, input_ids.shape[1], unfinished, torch.ones_like(unfinished), (), state, *choice)
+    lengths = torch.ones_like(unfinished)
+    return Prefilled(sequences, input_ids.shape[1], unfinished, lengths, (), state, *choice, hf_model=hf_model)
 
 
 def _forward(
@@ -124,7 +125,8 @@ def _forward(
         outputs = hf_model._prefill(input_ids, generation_config, state)
     else:
         outputs = _forward_in_chunks(hf_model, input_ids, state, generation_config.prefill_chunk_size)
-    state = hf_model._update_model_kwargs_for_generation(outputs, state)
+    kind = {"is_encoder_decoder": hf_model.config.is_encoder_decoder}  # some families have no default for it
+    state = hf_model._update_model_kwargs_for_generation(outputs, state, **kind)
     # They served the first forward; kept, they would hold the prompt's embeddings in memory while decoding.
     state.pop("inputs_embeds", None)
     return outputs.logits, state
