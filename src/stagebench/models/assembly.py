@@ -23,11 +23,10 @@ from stagebench.models.weights import (
     skeleton,
 )
 
-Family = type[Family]
 _ENLARGED = 4  # times the tower's own side that an image may be resized to before it is cropped
 
 
-def assemble(family: Family, settings: ModelSettings) -> Family:
+def assemble(family: type[Family], settings: ModelSettings) -> Family:
     """Build a model of one of the settings' profiles; a checkpoint must be of the family, whole, and fit itself."""
     if settings.profile == "pretrained":
         with reading(f"the checkpoint {settings.weights}"):
@@ -35,7 +34,7 @@ def assemble(family: Family, settings: ModelSettings) -> Family:
     return random_model(family, family.random_config(settings.profile), settings)
 
 
-def random_model(family: Family, config: PretrainedConfig, settings: ModelSettings) -> Family:
+def random_model(family: type[Family], config: PretrainedConfig, settings: ModelSettings) -> Family:
     """Build a random network by any config of the family, and a tokenizer and an image processor that fit it."""
     tokenizer = build_tokenizer(config.get_text_config().vocab_size, family.added_tokens(config))
     hf_model = from_config(family.hf_class, config, settings, settings.device)
@@ -45,7 +44,7 @@ def random_model(family: Family, config: PretrainedConfig, settings: ModelSettin
     return family(settings.profile, hf_model, tokenizer, processor_of(processor, settings))
 
 
-def _pretrained(family: Family, settings: ModelSettings) -> Family:
+def _pretrained(family: type[Family], settings: ModelSettings) -> Family:
     weights, hf_class = str(settings.weights), family.hf_class
     with reading(f"the config of {weights}"):
         # Before anything is built: of another model's config transformers would make a 7B network of defaults.
