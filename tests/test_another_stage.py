@@ -120,7 +120,7 @@ def test_it_has_a_row_in_the_table_of_a_run(edited, seen):
 
 
 def test_a_faster_model_is_explained_by_it(edited, seen):
-    samples, importers = edited("analysis.samples"), edited("analysis.importers.samples")
+    samples, importers = edited("analysis.samples"), edited("analysis.importers.read")
     attribution, narrative = edited("analysis.attribution"), edited("analysis.narrative")
     slow = [samples.sample_of(run, "fixed") | {"model": "slow", "sample": "x", "order": 0} for run in seen.runs]
     fast = [
@@ -129,7 +129,7 @@ def test_a_faster_model_is_explained_by_it(edited, seen):
         | {"seconds": row["seconds"] | {"compress": 0.0}}
         for row in slow
     ]
-    timings = importers.read({"samples": [*slow, *fast]}, "made up")
+    timings = importers.FORMATS["samples"][1]({"samples": [*slow, *fast]}, "made up")
     costs = {timing.costs.model: timing.costs for timing in timings}
     found = attribution.attribute(costs["slow"], costs["fast"])
     saved = {name: seconds for name, seconds in found.seconds.items() if seconds}

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagebench.analysis.intervals import fit_growth, fit_line
-from stagebench.analysis.roofline import Ceilings
+from stagebench.analysis.samples import Ceilings
 
 
 def test_a_straight_line_is_found_exactly():

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from generate_overhead import ratios
 from scipy.stats import ttest_1samp
 
+from stagebench.analysis.report.report_data import summarize
 from stagebench.analysis.samples import read_samples, select
-from stagebench.analysis.summary import summarize
 from stagebench.cli import main
 from stagebench.core.shown import Unit
 from stagebench.core.stages import STAGE_NAMES

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from stagebench.analysis.attribution import UNATTRIBUTED, Costs
+from stagebench.analysis.report.report_data import percentiles, summarize, warnings
 from stagebench.analysis.samples import costs_by_sample, costs_of, read_samples, select, sequences
-from stagebench.analysis.summary import percentiles, summarize, warnings
 from stagebench.core.errors import AnalysisError
 from stagebench.core.stages import STAGE_NAMES
 

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import GenericAlias
@@ -73,6 +74,23 @@ class SampleLine(FailedLine, total=False):
     peak_bytes: dict[str, Count]
     cold_load: Spread
     not_cold: Text
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """What the machine was seen to do a second, not what its maker says; above 1 a ceiling was measured too low."""
+
+    flops: float  # floating point operations, of the fastest matrix product measured in the dtype of the model
+    bandwidth: float  # bytes
+    bandwidth_kind: str  # how that was measured, "read" or "copy"
+
+    def mfu(self, flops: float, seconds: float) -> float:
+        """Return the FLOPs that the maths needs, a second, over the ceiling (PaLM, arXiv 2204.02311, appendix B)."""
+        return flops / seconds / self.flops
+
+    def mbu(self, bytes_read: float, seconds: float) -> float:
+        """Return the bytes that must be read, of weights and KV cache, a second, over the ceiling (Databricks 2023)."""
+        return bytes_read / seconds / self.bandwidth
 
 
 class ExperimentRun(TypedDict):

@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import nn
 
-from stagebench.analysis.roofline import Ceilings
+from stagebench.analysis.samples import Ceilings
 from stagebench.core.artifacts import Generation, Prefilled
 from stagebench.core.settings import ModelSettings
 from stagebench.core.stages import DECODE

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stagebench.analysis import samples
 from stagebench.analysis.attribution import Costs, mean_of
-from stagebench.analysis.importers import samples, suite, table, vllm
-from stagebench.analysis.importers.measured import LONGEST, SHORTEST, Measured, Timing, warnings
-from stagebench.analysis.samples import read_samples
+from stagebench.analysis.importers import suite, table, vllm
+from stagebench.analysis.importers.measured import LONGEST, SHORTEST, Measured, Timing, objects, warnings
 from stagebench.core.errors import AnalysisError
 from stagebench.core.json_files import parse_json, read_bytes
 
@@ -19,11 +19,26 @@ def _has(key: str) -> Callable[[Any], bool]:
     return lambda data: isinstance(data, dict) and key in data
 
 
+def _samples(data: Any, source: str) -> list[Timing]:
+    given = enumerate(objects(data["samples"], f"{source}: samples"), 1)
+    return _of_lines([samples.require_sample(each, f"{source}: sample {number}") for number, each in given], source)
+
+
+def _of_lines(lines: Sequence[samples.SampleLine], source: str) -> list[Timing]:
+    """Average each sample of the main study over its passes, those of natural length where there are such."""
+    main = samples.select(lines, study=samples.MAIN)
+    kept = samples.select(main, mode="natural") or main
+    if not kept:
+        raise AnalysisError(f"{source} must hold samples of the main study, got none")
+    of, models = samples.sequences(kept), map(samples.costs_by_sample, samples.by_model(kept).values())
+    return [Timing(costs, sample, of[sample]) for each in models for sample, costs in each.items()]
+
+
 FORMATS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, str], list[Timing]]]] = {
     "table": (_has("models"), table.read),
     "pytest-benchmark": (_has("benchmarks"), suite.read),
     "vllm": (vllm.looks_like, vllm.read),
-    "samples": (_has("samples"), samples.read),
+    "samples": (_has("samples"), _samples),
 }
 """Of a JSON file, in the order in which they are tried; lines of samples are known by their name, `.jsonl`."""
 
@@ -74,7 +89,7 @@ def _add(whole: Measured, name: str, timings: Sequence[Timing], source: str) -> 
 def _read(path: Path, format_name: str | None) -> list[Timing]:
     data = _parsed(path)
     if path.suffix == ".jsonl" and not vllm.looks_like(data):
-        return samples.timings(read_samples(path), path.name)
+        return _of_lines(samples.read_samples(path), path.name)
     fits = [name for name, (looks_like, _) in FORMATS.items() if name == (format_name or name) and looks_like(data)]
     if not fits:
         raise AnalysisError(f"{path} must be of the format {format_name or ', '.join(FORMATS)}, got none of its keys")

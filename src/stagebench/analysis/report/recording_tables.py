@@ -8,7 +8,7 @@ from typing import Any
 from stagebench.analysis.importers.suite import AXES, EAGER, Found, Key, in_path, sides, timed
 from stagebench.analysis.report import document
 from stagebench.analysis.report.document import Part, Sections, without_empty
-from stagebench.analysis.roofline import Ceilings
+from stagebench.analysis.samples import Ceilings
 from stagebench.core.shown import COUNT, MEGA, MS, PERCENT, RATIO, WORDS, Table, Unit, Value, of_records
 from stagebench.core.stages import IN_GENERATE, STAGE, STAGE_NAMES
 
