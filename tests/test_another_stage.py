@@ -134,7 +134,7 @@ def test_a_faster_model_is_explained_by_it(edited, seen):
     found = attribution.attribute(costs["slow"], costs["fast"])
     saved = {name: seconds for name, seconds in found.seconds.items() if seconds}
     assert list(saved) == ["compress"]
-    assert any(line.startswith("Compressing explains") for line in narrative.sentences(found))
+    assert any(line.startswith("Compressing explains") for line in narrative.as_json(found)["sentences"])
     assert "compress" not in attribution.whole_generation(costs["slow"]).parts
 
 

@@ -165,7 +165,7 @@ def test_the_published_shares_were_the_slower_models_own_stages():
 
 
 def test_every_factor_has_a_sentence():
-    assert sentences(attribute(SLOW, FAST)) == [
+    assert sentences(as_json(attribute(SLOW, FAST))) == [
         "eventgpt takes 1,851.000 ms where video-llava takes 9,463.000 ms: 5.11 times as fast.",
         "Loading explains 6,007.000 of the 7,612.000 ms saved (78.9 %).",
         "Preprocessing explains 49.000 of the 7,612.000 ms saved (0.6 %).",
@@ -177,7 +177,7 @@ def test_every_factor_has_a_sentence():
 
 
 def test_sentences_say_lost_and_slow_the_other_way_round():
-    assert sentences(attribute(FAST, SLOW))[:2] == [
+    assert sentences(as_json(attribute(FAST, SLOW)))[:2] == [
         "video-llava takes 9,463.000 ms where eventgpt takes 1,851.000 ms: 5.11 times as slow.",
         "Loading explains 6,007.000 of the 7,612.000 ms lost (78.9 %).",
     ]
@@ -186,7 +186,7 @@ def test_sentences_say_lost_and_slow_the_other_way_round():
 def test_sentences_name_what_goes_the_other_way_and_what_does_nothing():
     a = Costs("a", {"load": 0.3, "encode": 0.1}, 11, 0.1)
     b = Costs("b", {"load": 0.1, "encode": 0.2}, 11, 0.1)
-    assert sentences(attribute(a, b))[1:] == [
+    assert sentences(as_json(attribute(a, b)))[1:] == [
         "Loading explains 200.000 of the 100.000 ms saved (200.0 %).",
         "Encoding goes the other way, by 100.000 ms (-100.0 %).",
         "The number of tokens makes no difference.",
@@ -198,7 +198,7 @@ def test_equal_totals_have_no_shares_and_sentences_without_them():
     a, b = Costs("a", {"load": 2.0, "encode": 1.0}, 2, 1.0), Costs("b", {"load": 1.0, "encode": 2.0}, 2, 1.0)
     result = attribute(a, b)
     assert (result.shares, result.log_shares, result.decode_log_shares) == (None, None, None)
-    assert sentences(result)[1:3] == ["Loading saves 1,000.000 ms.", "Encoding loses 1,000.000 ms."]
+    assert sentences(as_json(result))[1:3] == ["Loading saves 1,000.000 ms.", "Encoding loses 1,000.000 ms."]
     assert "shares" not in as_json(result)
     assert table(as_json(result)).grid().rows[0] == ["load, ms", "2,000.000", "1,000.000", "1,000.000"]
 

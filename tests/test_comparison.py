@@ -49,7 +49,7 @@ def test_intervals_hold_what_they_are_of():
 def test_a_difference_that_may_be_nothing_has_no_interval_of_its_shares():
     result, intervals = compare(A, drawn("b", 3, load=1.0))
     assert (0.0 in intervals.saved, intervals.shares) == (True, None)
-    assert all("interval" not in sentence for sentence in sentences(result, intervals)[1:])
+    assert all("interval" not in sentence for sentence in sentences(as_json(result, intervals))[1:])
 
 
 def test_intervals_repeat():
@@ -79,14 +79,14 @@ def test_samples_of_one_sequence_are_one_draw():
 def test_one_sequence_has_no_interval():
     result, intervals = compare(A, B, sequences=dict.fromkeys(A, "all"))
     assert intervals is None
-    assert sentences(result, intervals) == sentences(result)
+    assert sentences(as_json(result, intervals)) == sentences(as_json(result))
 
 
 def test_intervals_are_in_sentences_tables_and_json():
     result, intervals = compare(A, B)
     load = intervals.shares["load"]
     shown = f"{100 * load.low:.1f} to {100 * load.high:.1f} %"
-    assert sentences(result, intervals)[1].endswith(f"; 95 % interval {shown}).")
+    assert sentences(as_json(result, intervals))[1].endswith(f"; 95 % interval {shown}).")
     grid, saved = table(as_json(result, intervals)).grid(), intervals.seconds["load"]
     shown = dict(zip(grid.heads, grid.rows[0], strict=True))["95 % interval, ms"]
     assert shown == f"{1e3 * saved.low:,.3f} to {1e3 * saved.high:,.3f}"

@@ -5,8 +5,7 @@ from dataclasses import asdict, replace
 from math import floor, log10
 from typing import Any
 
-from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, UNATTRIBUTED, Attribution, Costs, Intervals
-from stagebench.analysis.intervals import Interval
+from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, UNATTRIBUTED, Attribution, Intervals
 from stagebench.core.shown import MS, PERCENT, WORDS, Table, Unit, Value
 from stagebench.core.stages import DECODE, STAGES
 
@@ -22,26 +21,21 @@ NUMBERS = ("saved", "speedup", "seconds", "logs", "shares", "log_shares", "decod
 
 def as_json(attribution: Attribution, intervals: Intervals | None = None) -> dict[str, Any]:
     """Return it for a machine; times in seconds, and what has no meaning is absent."""
+    sides = {"baseline": attribution.baseline, "other": attribution.other}
     numbers = {
-        "baseline": _costs(attribution.baseline),
-        "other": _costs(attribution.other),
+        **{side: asdict(c) | {"total": c.total, "time_per_token": c.time_per_token} for side, c in sides.items()},
         **{name: getattr(attribution, name) for name in NUMBERS},
         "intervals": asdict(intervals) if intervals else None,
-        "sentences": sentences(attribution, intervals),
     }
-    return {name: value for name, value in numbers.items() if value is not None}
-
-
-def _costs(costs: Costs) -> dict[str, Any]:
-    return asdict(costs) | {"total": costs.total, "time_per_token": costs.time_per_token}
+    found = {name: value for name, value in numbers.items() if value is not None}
+    return found | {"sentences": sentences(found)}
 
 
 def table(found: Mapping[str, Any], title: str = "") -> Table:
     """Lay out what `as_json` returned, a row a factor and the whole; a row's label has the unit of both models."""
     a, b = found["baseline"], found["other"]
     shares, logs = found.get("shares", {}), found.get("log_shares", {})
-    intervals = found.get("intervals", {}).get("seconds", {})
-    of = unit(max(a["total"], b["total"]), (each["high"] - each["low"] for each in intervals.values()))
+    intervals, of = found.get("intervals", {}).get("seconds", {}), _unit_of(found)
     own = replace(of, label="")  # in the label of the row, because two rows are in another
     times = (a["model"], own), (b["model"], own), ("saved", of), ("95 % interval", of)
     columns = (("factor", WORDS), *times, ("share", PERCENT), ("in logs", PERCENT))
@@ -63,12 +57,16 @@ def table(found: Mapping[str, Any], title: str = "") -> Table:
     return Table(title, columns, rows, found["sentences"])
 
 
-def sentences(attribution: Attribution, intervals: Intervals | None = None) -> list[str]:
-    """Say what an attribution says, with the intervals over its samples: the whole, each factor, the tokens alone."""
-    widths = [each.high - each.low for each in intervals.seconds.values()] if intervals else []
-    of = unit(max(attribution.baseline.total, attribution.other.total), widths)
-    factors = [_factor(attribution, name, intervals, of) for name in attribution.seconds]
-    return [_whole(attribution, intervals, of), *factors, *_tokens_alone(attribution)]
+def sentences(found: Mapping[str, Any]) -> list[str]:
+    """Say what `as_json` found, with the intervals over its samples: the whole, each factor, the tokens alone."""
+    of = _unit_of(found)
+    return [_whole(found, of), *(_factor(found, name, of) for name in found["seconds"]), *_tokens_alone(found)]
+
+
+def _unit_of(found: Mapping[str, Any]) -> Unit:
+    intervals = found.get("intervals", {}).get("seconds", {}).values()
+    total = max(found["baseline"]["total"], found["other"]["total"])
+    return unit(total, (each["high"] - each["low"] for each in intervals))
 
 
 def unit(total: float, widths: Iterable[float]) -> Unit:
@@ -86,44 +84,45 @@ def subject(factor: str) -> str:
     return SUBJECTS.get(factor, factor.capitalize())
 
 
-def _percent(share: float, interval: Interval | None = None) -> str:
-    spread = f"; 95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f} %" if interval else ""
+def _percent(share: float, interval: Mapping[str, float] | None = None) -> str:
+    spread = f"; 95 % interval {100 * interval['low']:.1f} to {100 * interval['high']:.1f} %" if interval else ""
     return f"{100 * share:.1f} %{spread}"
 
 
-def _whole(attribution: Attribution, intervals: Intervals | None, of: Unit) -> str:
-    a, b = attribution.baseline, attribution.other
-    times, how = attribution.speedup, "fast"
-    spread = [intervals.speedup.low, intervals.speedup.high] if intervals else []
+def _whole(found: Mapping[str, Any], of: Unit) -> str:
+    a, b = found["baseline"], found["other"]
+    times, how = found["speedup"], "fast"
+    spread = list(found.get("intervals", {}).get("speedup", {}).values())
     if times < 1:
         times, how, spread = 1 / times, "slow", [1 / each for each in reversed(spread)]
     interval = f" (95 % interval {spread[0]:.2f} to {spread[1]:.2f})" if spread else ""
     return (
-        f"{b.model} takes {of.write(b.total)} {of.label} where {a.model} takes {of.write(a.total)} {of.label}: "
-        f"{times:.2f} times as {how}{interval}."
+        f"{b['model']} takes {of.write(b['total'])} {of.label} where {a['model']} takes {of.write(a['total'])} "
+        f"{of.label}: {times:.2f} times as {how}{interval}."
     )
 
 
-def _factor(attribution: Attribution, name: str, intervals: Intervals | None, of: Unit) -> str:
-    seconds, shares = attribution.seconds[name], attribution.shares
+def _factor(found: Mapping[str, Any], name: str, of: Unit) -> str:
+    seconds, saved = found["seconds"][name], found["saved"]
     amount = of.write(abs(seconds))
     if seconds == 0:
         return f"{subject(name)} makes no difference."
-    if shares is None:
+    if "shares" not in found:
         return f"{subject(name)} {'saves' if seconds > 0 else 'loses'} {amount} {of.label}."
-    share = _percent(shares[name], intervals.shares[name] if intervals and intervals.shares else None)
-    if shares[name] < 0:
-        return f"{subject(name)} goes the other way, by {amount} {of.label} ({share})."
-    whole = f"{of.write(abs(attribution.saved))} {of.label} {'saved' if attribution.saved > 0 else 'lost'}"
-    return f"{subject(name)} explains {amount} of the {whole} ({share})."
+    share = found["shares"][name]
+    said = _percent(share, (found.get("intervals", {}).get("shares") or {}).get(name))
+    if share < 0:
+        return f"{subject(name)} goes the other way, by {amount} {of.label} ({said})."
+    whole = f"{of.write(abs(saved))} {of.label} {'saved' if saved > 0 else 'lost'}"
+    return f"{subject(name)} explains {amount} of the {whole} ({said})."
 
 
-def _tokens_alone(attribution: Attribution) -> list[str]:
-    shares = attribution.decode_log_shares
-    if shares is None or attribution.decode_speedup is None or not shares[TOKENS]:
+def _tokens_alone(found: Mapping[str, Any]) -> list[str]:
+    shares = found.get("decode_log_shares", {TOKENS: 0.0})
+    if not shares[TOKENS]:
         return []
-    what = DECODE.name if attribution.baseline.prefilled else "generation"
+    what = DECODE.name if found["baseline"]["prefilled"] else "generation"
     return [
-        f"Of {what} alone, {attribution.decode_speedup:.3f} times as fast, {_percent(shares[TOKENS])} is the number of "
+        f"Of {what} alone, {found['decode_speedup']:.3f} times as fast, {_percent(shares[TOKENS])} is the number of "
         f"tokens and {_percent(shares[TIME_PER_TOKEN])} the time per token, in logarithms."
     ]

@@ -1,18 +1,32 @@
-"""From files to what they say, whatever their format."""
+"""From files to what they say, whatever their format; samples, and tables of stage times, are read here.
+
+Such a table is typed in from a report, or made from somebody's rows:
+
+    {"models": [{"name": "a", "load": 6.858, "preprocess": 0.072, "generation": 2.533, "tokens": 102.4}, ...]}
+
+Times in seconds; `tokens` of one answer, the first one included. `generation` is all after preprocess; who has it apart
+writes `encode`, `prefill` and `decode` instead, and `encode` alone may stand beside `generation`. `unattributed` may be
+added. A model whose samples are known has `samples` in place of the numbers: a list of objects with `id`, the same
+numbers, and the `sequence` that the sample is cut from where there is one. `e2e`, if given, is checked against the sum.
+"""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from stagebench.analysis import samples
-from stagebench.analysis.attribution import Costs, mean_of
-from stagebench.analysis.importers import suite, table, vllm
-from stagebench.analysis.importers.measured import LONGEST, SHORTEST, Measured, Timing, objects, warnings
+from stagebench.analysis.attribution import UNATTRIBUTED, Costs, mean_of
+from stagebench.analysis.importers import suite, vllm
+from stagebench.analysis.importers.measured import LONGEST, SHORTEST, Measured, Timing, number, objects, warnings
 from stagebench.core.errors import AnalysisError
 from stagebench.core.json_files import parse_json, read_bytes
+from stagebench.core.stages import BEFORE_GENERATE, DECODE, ENCODE, ONCE, PREFILL, STAGE_NAMES
+
+NUMBERS = frozenset({*STAGE_NAMES, "generation", UNATTRIBUTED, "tokens", "e2e"})
+WORDS = frozenset({"name", "id", "sequence"})
 
 
 def _has(key: str) -> Callable[[Any], bool]:
@@ -34,8 +48,44 @@ def _of_lines(lines: Sequence[samples.SampleLine], source: str) -> list[Timing]:
     return [Timing(costs, sample, of[sample]) for each in models for sample, costs in each.items()]
 
 
+def _table(data: Any, source: str) -> list[Timing]:
+    timings: dict[str, list[Timing]] = {}
+    for model in objects(data["models"], f"{source}: models"):
+        name = model.get("name")
+        if not isinstance(name, str) or not name or name in timings:
+            raise AnalysisError(f"{source}: every model must have a name of its own, got {name!r}")
+        timings[name] = _of_model(name, model, f"{source}: {name}")
+    return [timing for own in timings.values() for timing in own]
+
+
+def _of_model(name: str, model: Mapping[str, Any], where: str) -> list[Timing]:
+    if "samples" not in model:
+        return [_row(name, model, where)]
+    if others := sorted(model.keys() - {"name", "samples"}):
+        raise AnalysisError(f"{where} must have samples alone, got {', '.join(others)} beside them")
+    rows = [(str(row.get("id", "")), row) for row in objects(model["samples"], f"{where}: samples")]
+    return [_row(name, row, f"{where}, {sample}", sample) for sample, row in rows]
+
+
+def _row(name: str, given: Mapping[str, Any], where: str, sample: str | None = None) -> Timing:
+    if unknown := sorted(given.keys() - NUMBERS - WORDS):
+        raise AnalysisError(f"{where}: keys must be of {', '.join(sorted(NUMBERS))}, got {', '.join(unknown)}")
+    whole = "generation" in given
+    if whole == (DECODE.name in given):
+        raise AnalysisError(f"{where} must have either generation or decode, got {', '.join(given)}")
+    if whole and PREFILL.name in given:
+        raise AnalysisError(f"{where}: prefill stands beside decode, got it beside generation")
+    names = dict.fromkeys(BEFORE_GENERATE if whole else ONCE)
+    names |= {key: None for key in (ENCODE.name, UNATTRIBUTED) if key in given}
+    parts = {key: number(given, key, where) for key in names}
+    tokens, decode = (number(given, key, where) for key in ("tokens", "generation" if whole else DECODE.name))
+    e2e = number(given, "e2e", where) if "e2e" in given else None
+    sequence = None if sample is None else str(given.get("sequence", sample))
+    return Timing(Costs(name, parts, tokens, decode, prefilled=0 if whole else 1), sample, sequence, e2e)
+
+
 FORMATS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, str], list[Timing]]]] = {
-    "table": (_has("models"), table.read),
+    "table": (_has("models"), _table),
     "pytest-benchmark": (_has("benchmarks"), suite.read),
     "vllm": (vllm.looks_like, vllm.read),
     "samples": (_has("samples"), _samples),

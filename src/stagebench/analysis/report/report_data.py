@@ -257,7 +257,7 @@ def _drafting(run: ExperimentRun, rows: Sequence[SampleLine]) -> list[dict[str, 
 def _draft(*models: tuple[str, Sequence[SampleLine]]) -> dict[str, Any]:
     draft, target = ({row["sample"]: row["token_ids"] for row in own} for _, own in models)
     agreed = agreement([(draft[sample], target[sample]) for sample in draft if sample in target])
-    first = {"first_token": agreed.match_rates[0] if agreed.match_rates else None, "mean_prefix": agreed.mean_prefix}
+    first = {"first_token": next(iter(agreed.match_rates), None)}
     entry = {"draft": models[0][0], "target": models[1][0], "agreement": asdict(agreed) | first}
     costs = [mean_of(list(costs_by_sample(own).values())) for _, own in models]
     speculation = drafting(costs[0], costs[1], agreed.acceptance)
