@@ -32,8 +32,7 @@ from stagebench.core.stages import DECODE, IN_GENERATE
 TOKENS = "tokens"
 TIME_PER_TOKEN = "time per token"  # noqa: S105 # no password: a factor's name
 UNATTRIBUTED = "unattributed"
-BEFORE_THE_FIRST = (*(stage for stage in IN_GENERATE if stage != DECODE.name), "ttft")
-"""Parts of a generation that are over when its first token is there."""
+BEFORE_THE_FIRST = (*(stage for stage in IN_GENERATE if stage != DECODE.name), "ttft")  # over at the first token
 ROUNDING = 1e-12  # of a total: less than this is no difference
 
 

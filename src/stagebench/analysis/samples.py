@@ -27,8 +27,7 @@ from stagebench.core.stages import DECODE, IN_GENERATE, ONCE, STAGE_NAMES
 
 RUN_FILE = "run.json"
 SAMPLES_FILE = "samples.jsonl"
-MAIN, DURATIONS, NEW_TOKENS = STUDIES = ("main", "durations", "new_tokens")
-"""The studies of an experiment: the samples, and how the costs grow with the length of a clip and of the text."""
+MAIN, DURATIONS, NEW_TOKENS = STUDIES = ("main", "durations", "new_tokens")  # samples, growth with clip and text
 MODES = ("natural", "fixed")  # lengths of generation
 KEY = ("study", "value", "model", "sample", "mode", "pass")  # what makes two lines the same measurement
 

@@ -36,7 +36,6 @@ MAX_BYTES = 4 * 2**30
 _SUFFIX = ".frames"
 _SETTLED = 2.0  # seconds after which a further change to a file is sure to change its times
 _LONGEST_NOTE = 300  # bytes before the pixels
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Reader = Callable[[Path, int, LoadSettings], Media]
 
@@ -52,7 +51,7 @@ def read_cached(
         clip = path.stat()
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if error.errno not in _FULL:  # a full disk costs only what would be kept
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # a full disk costs only what would be kept
             raise MediaError(f"{path.name}: can't be read through the cache {folder}: {error.strerror}") from error
     is_settled = time.time() - clip.st_ctime > _SETTLED  # else it may change again with no other time to tell
     same = [clip.st_dev, clip.st_ino, clip.st_size, clip.st_mtime_ns, clip.st_ctime_ns, path.suffix.lower()]

@@ -48,8 +48,7 @@ class _Disc(NamedTuple):
     vx: float
     vy: float
     radius: float
-    blue_difference: float
-    red_difference: float
+    colour: tuple[float, float]  # its differences of blue and red
 
     def centre(self, time: float) -> tuple[float, float]:
         return self.x + self.vx * time, self.y + self.vy * time
@@ -58,8 +57,8 @@ class _Disc(NamedTuple):
 _PAN = (45.0, 8.0)  # of the background, pixels a second
 _BACKGROUND_COLOUR = (-0.05, 0.03)
 _DISCS = (
-    _Disc(x=110, y=170, vx=260, vy=60, radius=62, blue_difference=-0.18, red_difference=0.26),
-    _Disc(x=520, y=330, vx=-190, vy=-40, radius=44, blue_difference=0.28, red_difference=-0.12),
+    _Disc(x=110, y=170, vx=260, vy=60, radius=62, colour=(-0.18, 0.26)),
+    _Disc(x=520, y=330, vx=-190, vy=-40, radius=44, colour=(0.28, -0.12)),
 )
 
 
@@ -94,7 +93,7 @@ def chroma(time: float) -> tuple[Plane, Plane]:
     planes = [np.full((HEIGHT // 2, WIDTH // 2), value, dtype=np.float32) for value in _BACKGROUND_COLOUR]
     for disc in _DISCS:
         rows, columns, cover = _cover(disc, time, 2)
-        for plane, value in zip(planes, (disc.blue_difference, disc.red_difference), strict=True):
+        for plane, value in zip(planes, disc.colour, strict=True):
             patch = plane[rows, columns]
             patch += cover * (np.float32(value) - patch)
     return planes[0], planes[1]

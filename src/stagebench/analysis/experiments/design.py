@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,11 +112,10 @@ class Design:
 
     def digest(self) -> str:
         """Return a text that is equal for designs that measure the same things, wherever the files lie."""
-
-        def file(path: Path) -> tuple[str, int]:
-            return path.name, path.stat().st_size if path.is_file() else 0
-
-        described = json.dumps([asdict(block) for block in self.blocks], default=file)
+        described = json.dumps(
+            [asdict(block) for block in self.blocks],
+            default=lambda path: (path.name, path.stat().st_size if path.is_file() else 0),
+        )
         return hashlib.sha256(described.encode()).hexdigest()[:12]
 
 
@@ -125,9 +125,8 @@ def make_design(dataset: Dataset, wanted: Wanted) -> Design:
     Raise AnalysisError where no sample is left.
     """
     media = wanted.loading.media
-    shown = {entry.id for entry in dataset.entries if path_shown(entry, media, "video")}
-    entries = tuple(entry for entry in dataset.entries if entry.id in shown)
-    without = [Problem(entry.id, f"has no {media}") for entry in dataset.entries if entry.id not in shown]
+    entries = tuple(entry for entry in dataset.entries if path_shown(entry, media, "video"))
+    without = (Problem(e.id, f"has no {media}") for e in dataset.entries if not path_shown(e, media, "video"))
     whole = replace(dataset, entries=entries, skipped=(*dataset.skipped, *without))
     cut_up = cut(whole, wanted.window, wanted.loading.time_unit)
     if not cut_up.entries:
@@ -198,23 +197,16 @@ def _timed(entry: Entry) -> dict[str, Path]:
 
 def _duration_blocks(entries: Sequence[Entry], wanted: Wanted) -> tuple[list[Block], list[Problem]]:
     """Take the same few samples at each duration, those that last longest: nothing but the duration differs."""
-    lengths = [_length_or_zero(entry, wanted.loading.time_unit) for entry in entries] if wanted.durations else []
-    possible = [seconds for seconds in wanted.durations if seconds <= max(lengths, default=0.0)]
-    short = [
-        Problem(f"a duration of {seconds:g} s", "no sample lasts so long")
-        for seconds in wanted.durations
-        if seconds not in possible
-    ]
-    longest = [e for e, length in zip(entries, lengths, strict=False) if possible and length >= max(possible)]
+    lengths = dict.fromkeys((entry.id for entry in entries), 0.0)
+    for entry in entries if wanted.durations else ():
+        with suppress(MediaError):
+            lengths[entry.id] = length_of(entry, wanted.loading.time_unit)
+    possible = [seconds for seconds in wanted.durations if seconds <= max(lengths.values(), default=0.0)]
+    missing = [f"a duration of {seconds:g} s" for seconds in wanted.durations if seconds not in possible]
+    longest = [entry for entry in entries if possible and lengths[entry.id] >= max(possible)]
     chosen, generation = _few(longest, SCALING_SAMPLES), {"fixed": wanted.generation("fixed")}
-    return [Block(DURATIONS, s, [_window(e, 0.0, s) for e in chosen], generation) for s in possible], short
-
-
-def _length_or_zero(entry: Entry, time_unit: str | None) -> float:
-    try:
-        return length_of(entry, time_unit)
-    except MediaError:
-        return 0.0
+    blocks = [Block(DURATIONS, s, [_window(e, 0.0, s) for e in chosen], generation) for s in possible]
+    return blocks, [Problem(name, "no sample lasts so long") for name in missing]
 
 
 def _few(entries: Sequence[Entry], count: int) -> tuple[Entry, ...]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -16,7 +16,7 @@ from stagebench.analysis.experiments.design import Task
 from stagebench.analysis.experiments.measured_roofline import BytesMoved, measure_ceilings
 from stagebench.analysis.samples import KEY, MAIN, SampleLine, SampleLog, sample_of
 from stagebench.backends.load import load_model
-from stagebench.core.artifacts import Run, Sample
+from stagebench.core.artifacts import Sample
 from stagebench.core.errors import AnalysisError, MediaError, StagebenchError
 from stagebench.core.machine import environment
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
@@ -162,15 +162,16 @@ class _Worker:
             sample = self._experiment.sample(task.entry, self._model)
             line |= self._cold_load(sample) if task.cold else {}
             load(sample, self._model.images_per_sample)  # so that the pass finds the file in the page cache
-            run = self._checked_run(sample, task.generation)
+            run = timed_pass(self._model, sample, task.generation.options())
+            first = self._tokens.setdefault((sample, task.generation), run.generation.token_ids)
+            check_passes(self._model, [run], first)
             line = sample_of(run, task.mode) | line | {"path": one_line(sample.path.name)}
             line["work"] = {DECODE.name: run.generation.work()}
         except (StagebenchError, torch.OutOfMemoryError) as error:
             line["error"] = one_line(error)
         if "peak_bytes" in (proof := self.proofs.get(task.mode, {})):
             line["peak_bytes"] = proof["peak_bytes"]
-        done: SampleLine = line
-        return done
+        return cast(SampleLine, line)
 
     def _cold_load(self, sample: Sample) -> dict[str, Any]:
         """Time a load from the disk, where the page cache gives the files up."""
@@ -179,12 +180,6 @@ class _Worker:
         start = time.perf_counter()
         load(sample, self._model.images_per_sample)
         return {"cold_load": time.perf_counter() - start}
-
-    def _checked_run(self, sample: Sample, generation: GenerationSettings) -> Run:
-        run = timed_pass(self._model, sample, generation.options())
-        first = self._tokens.setdefault((sample, generation), run.generation.token_ids)
-        check_passes(self._model, [run], first)
-        return run
 
 
 def drop_from_page_cache(path: Path) -> str | None:

@@ -12,8 +12,7 @@ from stagebench.core.stages import DECODE
 
 SHORTEST, LONGEST = 1e-9, 1e9  # seconds of a whole: from what a clock tells to thirty years
 QUICKEST_TOKEN, SLOWEST_TOKEN = 1e-5, 10.0  # seconds; the first is a few launches of a kernel
-TOLERANCE = 0.01
-"""Of a whole: what decode may take where there is nothing to decode, and how far its parts may be from it."""
+TOLERANCE = 0.01  # of a whole: what decode may take with nothing to decode, and how far its parts may be from it
 
 
 @dataclass(frozen=True, slots=True)

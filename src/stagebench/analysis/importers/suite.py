@@ -9,11 +9,9 @@ from stagebench.core.errors import AnalysisError
 from stagebench.core.results import require_sound, validate
 from stagebench.core.stages import BEFORE_GENERATE, DECODE, IN_GENERATE, STAGE_NAMES
 
-TOLERANCE = 0.1
-"""Stages, e2e and generate() are timed in rounds of their own; they differ by what the machine did meanwhile."""
+TOLERANCE = 0.1  # of stages, e2e and generate(), each timed in rounds of its own: the machine changes meanwhile
 EAGER = "eager"  # the backend of a benchmark that names none
-WHOLE = {"test_e2e": "e2e", "test_generate": "generate", "test_e2e_generate": "e2e by generate"}
-"""The benchmarks of no single stage."""
+WHOLE = {"test_e2e": "e2e", "test_generate": "generate", "test_e2e_generate": "e2e by generate"}  # of no single stage
 AXES = ("images", "batch", "context")  # what a benchmark varies that doesn't time a stage as it stands in the path
 
 

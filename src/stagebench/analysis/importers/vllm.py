@@ -30,13 +30,12 @@ Result = Mapping[str, Any]
 
 def looks_like(data: Any) -> bool:
     """Return whether the data are one result of requests that were served, or a list of them."""
-    results = data if isinstance(data, list) else [data]
-    return bool(results) and all(isinstance(each, dict) and _is_served(each) for each in results)
-
-
-def _is_served(data: Result) -> bool:
-    totals = {"completed", "total_output_tokens"}
-    return data.keys() >= totals or data.keys() >= set(DETAILS) or any(map(_QUANTITY.fullmatch, data))
+    results, totals = data if isinstance(data, list) else [data], {"completed", "total_output_tokens"}
+    return bool(results) and all(
+        isinstance(each, dict)
+        and (each.keys() >= totals or each.keys() >= set(DETAILS) or any(map(_QUANTITY.fullmatch, each)))
+        for each in results
+    )
 
 
 def read(data: Any, source: str) -> list[Timing]:

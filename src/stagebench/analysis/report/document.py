@@ -17,11 +17,8 @@ class Figure:
     draw: Callable[[], Any]  # a figure of matplotlib, in the look that is set when it is called
 
 
-Part = str | tuple[str, ...] | Table | Figure
-"""A paragraph, a list of sentences, a table or a picture."""
-
-Sections = Mapping[str, Iterable[Part]]
-"""What stands under each heading."""
+Part = str | tuple[str, ...] | Table | Figure  # a paragraph, a list of sentences, a table or a picture
+Sections = Mapping[str, Iterable[Part]]  # what stands under each heading
 
 
 def without_empty(sections: Sections) -> Sections:

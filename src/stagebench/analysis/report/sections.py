@@ -17,8 +17,7 @@ from stagebench.core.stages import STAGE_NAMES
 
 Found = Mapping[str, Any]
 
-OF = {"model": WORDS, "length": WORDS}
-"""The first columns of a table over models and modes."""
+OF = {"model": WORDS, "length": WORDS}  # the first columns of a table over models and modes
 ONE_DIGIT, GIBI = Unit("{:,.1f}"), Unit("{:.2f}", 2**-30, "GiB")
 SPREAD = {"median": MS, "interval": MS, "mean": MS, "p90": MS, "cv": PERCENT, "share": PERCENT}
 TOKENS = {"median": COUNT, "mean": ONE_DIGIT, "p90": COUNT, "finished_by": WORDS, "tokens/s": ONE_DIGIT}

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
 
-TYPES = {"x": np.uint16, "y": np.uint16, "t": np.int64, "p": np.uint8}
-"""As decoders give the columns, 13 bytes an event; of files, any integers are read."""
+TYPES = {"x": np.uint16, "y": np.uint16, "t": np.int64, "p": np.uint8}  # as decoders give them, 13 bytes an event
 KEYS = tuple(TYPES)
 LARGEST = 1 << 62  # no clock shows as many microseconds, and a sum of two fits into int64
 _UNITS = {"s": (10**6, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}  # microseconds, of how many

@@ -37,8 +37,7 @@ _ALL = LoadSettings()
 _NEAR = 1  # packets to decode for nothing rather than flush the decoder, which lets its threads run dry
 _log_in_use = Lock()
 
-_Decoded = tuple[Sequence[Image], Sequence[int | None], int]
-"""The wanted frames in display order, their times (None where none can be trusted), how many the decoder made."""
+_Decoded = tuple[Sequence[Image], Sequence[int | None], int]  # the images, their times where trusted, frames made
 
 
 def read_video(path: Path, count: int, loading: LoadSettings = _ALL, *, keyed: bool = True) -> Media:
