@@ -9,8 +9,8 @@ import pytest
 from stagebench.core.errors import GateError, StagebenchError
 from stagebench.gate import decide
 from stagebench.gate.counters import judge_counters
+from stagebench.gate.decide import judge_times, log_ratios
 from stagebench.gate.limits import Limit, Rules
-from stagebench.gate.times import judge_times, log_ratios
 from stagebench.gate.verdicts import Verdict, confirmed, exit_code, undecided
 
 DECODE, ENCODE = "b/test_stages.py::test_stage[m-decode]", "b/test_stages.py::test_stage[m-encode]"

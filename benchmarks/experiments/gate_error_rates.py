@@ -20,8 +20,8 @@ from scipy.stats import binomtest
 from stagebench.core import statistics
 from stagebench.core.json_files import write_json
 from stagebench.core.results import REFERENCE, read_results, versioned
+from stagebench.gate.decide import log_ratios
 from stagebench.gate.limits import Rules, read_rules
-from stagebench.gate.times import log_ratios
 
 SLOWDOWNS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 

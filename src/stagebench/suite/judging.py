@@ -5,7 +5,6 @@ pytest-benchmark saves before the last hook had its say: saved runs say `complet
 status, and one that is killed before stays so.
 """
 
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,16 +16,7 @@ from pytest_benchmark.utils import get_machine_id, load_storage
 from stagebench.core.checks import check
 from stagebench.core.errors import ResultsError
 from stagebench.core.machine.environment import differences
-from stagebench.core.results import (
-    SCHEMAS,
-    Info,
-    Results,
-    Session,
-    read_results,
-    require_sound,
-    short_name,
-    write_results,
-)
+from stagebench.core.results import SCHEMAS, Info, Results, read_results, require_sound, short_name, write_results
 from stagebench.gate import baseline, decide
 from stagebench.gate.limits import INEXACT, Rules
 from stagebench.gate.verdicts import Decision, Verdict
@@ -34,7 +24,7 @@ from stagebench.suite import selection
 from stagebench.suite.options import PREFIX
 
 ENDED = pytest.StashKey[set[str]]()  # items that came to some end: who stops early can still say 0
-_NAME = pytest.StashKey[str]()
+NAME = pytest.StashKey[str]()  # by which the files of the session are found again
 _COLUMNS = ("min", "max", "mean", "stddev", "median", "iqr", "outliers", "rounds", "iterations")
 """What pytest-benchmark's table takes from a stored run; its own list is elsewhere in each of its versions."""
 
@@ -128,8 +118,11 @@ def judge(config: pytest.Config, place: dict[str, str], rules: Rules) -> Decisio
 
 
 def _results(benchmarks: list[Any], place: dict[str, str]) -> Results:
-    own: Session = {"schema": SCHEMAS["results"], "failed": 0, "exit_status": 0, "regressed": []}
-    return {"benchmarks": benchmarks, "machine_info": place, "stagebench": own}
+    return {
+        "benchmarks": benchmarks,
+        "machine_info": place,
+        "stagebench": {"schema": SCHEMAS["results"], "failed": 0, "exit_status": 0, "regressed": []},
+    }
 
 
 def wrong_with(session: pytest.Session, judged: Decision) -> list[str]:
@@ -157,22 +150,9 @@ def _is_luck(verdict: Verdict) -> bool:
     return verdict.verdict == "improvement" and (verdict.counter or "").rpartition(".")[-1] in INEXACT
 
 
-def so_far(config: pytest.Config) -> Session:
-    """Say that there is no end yet, and by which name the files of the run are found again."""
-    session: Any = config.pluginmanager.getplugin("session")
-    return {
-        "schema": SCHEMAS["results"],
-        "failed": session.testsfailed,
-        "exit_status": int(session.exitstatus),
-        "regressed": [],
-        "complete": False,
-        "session": config.stash.setdefault(_NAME, secrets.token_hex(8)),
-    }
-
-
 def finish(config: pytest.Config, status: int, judged: Decision) -> None:
     """Write the final exit status, and what got slower, to all that was saved of this session, each file whole."""
-    if _NAME not in config.stash:
+    if NAME not in config.stash:
         return
     session: Any = config.pluginmanager.getplugin("session")
     slower = {name for name, _ in session_of(config).performance_regressions}
@@ -195,6 +175,6 @@ def _saved(config: pytest.Config) -> Iterator[tuple[Path, Results]]:
         for path in paths:
             with suppress(ResultsError):  # others' files lie there too
                 results = read_results(path)
-                if results["stagebench"].get("session") == config.stash[_NAME]:
+                if results["stagebench"].get("session") == config.stash[NAME]:
                     yield path, results
                     break

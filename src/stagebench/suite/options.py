@@ -5,17 +5,7 @@ from typing import Any
 
 import click
 
-from stagebench.core.settings import (
-    BACKENDS,
-    DEFAULT_QUESTION,
-    DTYPES,
-    KERNELS,
-    MEDIA,
-    PREPROCESSORS,
-    PROFILES,
-    SLICES,
-    TIME_UNITS,
-)
+from stagebench.core import settings
 from stagebench.core.stages import STAGE_NAMES
 
 PREFIX = "--stage-"  # of pytest's options, because others' plugins have a `--profile` and a `--device` too
@@ -38,34 +28,34 @@ _PATH = click.Path(path_type=Path)
 
 BUILDING = (  # which models there are, and how they are built
     _option("model", "repeatable, or several with commas, or one hf:FOLDER; default: all registered", ()),
-    _option("profile", "how large; default: tiny on a CPU, 7b on a GPU, pretrained of a checkpoint", kind=PROFILES),
+    _option("profile", "size; default: tiny on a CPU, 7b on a GPU, pretrained of a checkpoint", kind=settings.PROFILES),
     _option("weights", "checkpoint folder or hub id, for one model; default: random"),
     _option("pickled-weights", "read weights from .bin too, which is a pickle", default=False),
     _option("device", "where models run, cpu or cuda; default: cuda where there is one"),
-    _option("dtype", "of weights; default: float32 on a CPU, bfloat16 on a GPU", kind=DTYPES),
-    _option("kernels", "of attention, on a GPU", "efficient", KERNELS),
+    _option("dtype", "of weights; default: float32 on a CPU, bfloat16 on a GPU", kind=settings.DTYPES),
+    _option("kernels", "of attention, on a GPU", "efficient", settings.KERNELS),
     _option("threads", "of torch on the CPU; default: 1 for tiny, else torch's own choice", kind=int),
     _option("seed", "of random weights", 0),
     _option("frames", "of a clip, of a model that takes any number", 8),
-    _option("preprocess", "what makes pixels of images", "pil", tuple(PREPROCESSORS)),
-    _option("backend", f"how stages run, of {', '.join(BACKENDS)}; default: eager", ()),
+    _option("preprocess", "what makes pixels of images", "pil", tuple(settings.PREPROCESSORS)),
+    _option("backend", f"how stages run, of {', '.join(settings.BACKENDS)}; default: eager", ()),
 )
-TIME_UNIT = _option("time-unit", "of recordings that do not say it; default: us, if it can be", kind=TIME_UNITS)
+TIME_UNIT = _option("time-unit", "of recordings that do not say; default: us, if it can be", kind=settings.TIME_UNITS)
 LOADING = (  # how media are read
-    _option("slices", "of events, of equal count or time", "count", SLICES),
+    _option("slices", "of events, of equal count or time", "count", settings.SLICES),
     TIME_UNIT,
     _option("image-size", "WIDTHxHEIGHT of event images; default: what their events reach"),
     _option("start", "seconds into the clip or recording", 0.0),
     _option("duration", "seconds to read; default: all", kind=float),
     _option("cache", "folder that keeps decoded frames; default: none", kind=_PATH),
-    _option("media", "what all models get of the synthetic clip", "own", MEDIA),
+    _option("media", "what all models get of the synthetic clip", "own", settings.MEDIA),
 )
 SETTINGS = (
     *BUILDING,
     _option("new-tokens", "the limit of new tokens", 32),
     _option("natural-length", "let a model stop before the limit", default=False),
     *LOADING,
-    _option("question", "about each sample that brings none", DEFAULT_QUESTION),
+    _option("question", "about each sample that brings none", settings.DEFAULT_QUESTION),
 )
 ORDER_SEED = _option("order-seed", "shuffles the models; default: drawn, printed and stored", kind=int)
 ROUNDS = _option("rounds", "timed ones of each benchmark", 10, click.IntRange(min=1))

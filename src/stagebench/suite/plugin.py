@@ -13,7 +13,7 @@ from rich.console import Console
 
 from stagebench.core.errors import GateError, StagebenchError, StageError
 from stagebench.core.machine import environment
-from stagebench.core.results import short_name
+from stagebench.core.results import SCHEMAS, short_name
 from stagebench.core.shown import plain, show
 from stagebench.gate.limits import RULES_FILE, Rules, limit_keys, read_rules
 from stagebench.gate.runner.lockstep import Lockstep
@@ -127,7 +127,14 @@ def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, s
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Note what decides whether the run may become a baseline, and pytest-benchmark does not say."""
-    output_json["stagebench"] = judging.so_far(config) | {
+    session: Any = config.pluginmanager.getplugin("session")
+    output_json["stagebench"] = {
+        "schema": SCHEMAS["results"],
+        "failed": session.testsfailed,
+        "exit_status": int(session.exitstatus),
+        "regressed": [],
+        "complete": False,
+        "session": config.stash.setdefault(judging.NAME, secrets.token_hex(8)),
         "selection": selection.described(config),
         "deselected": selection.deselected(config),
         "times_only": config.option.stage_times_only,

@@ -18,7 +18,6 @@ from stagebench.gate import decide as gate
 from stagebench.gate.counters import judge_counters
 from stagebench.gate.limits import Rules
 from stagebench.gate.runner.fresh_process import FailedError, FreshProcess, Variant, measure, pytest_arguments
-from stagebench.gate.times import judge_times
 from stagebench.gate.verdicts import Decision, Verdict, confirmed, undecided
 
 SIDES = ("base", "head")
@@ -173,11 +172,11 @@ class Phases:
         first = self.runner.time("first", ["benchmarks"])
         base += first[0]
         head += first[1]
-        times = judge_times(*first, self.rules, counters)
+        times = gate.judge_times(*first, self.rules, counters)
         if again := undecided(times):
             self.say(f"not cleared, so measured once more: {', '.join(map(short_name, again))}")
             second = self.runner.time("confirmation", [*again, *filter(is_reference, by_name(base[0]))])
-            times = confirmed(times, judge_times(*second, self.rules, counters))
+            times = confirmed(times, gate.judge_times(*second, self.rules, counters))
         return times
 
     def _nothing_selected(self, side: str) -> GateError:
