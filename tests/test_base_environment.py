@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from stagebench.core.errors import GateError
-from stagebench.gate.runner import base_environment
-from stagebench.gate.runner.base_environment import dependencies, python_of_base
+from stagebench.gate.runner import worktrees
+from stagebench.gate.runner.worktrees import dependencies, python_of_base
 
 
 def checkout(folder, *dependencies, constraints=""):
@@ -61,7 +61,7 @@ def test_two_gates_at_once_build_it_once(tmp_path, monkeypatch):
         time.sleep(0.2)
         (folder / "complete").touch()
 
-    monkeypatch.setattr(base_environment, "_build", build)
+    monkeypatch.setattr(worktrees, "_build", build)
     base, head = checkout(tmp_path / "base", "a"), checkout(tmp_path / "head")
     with ThreadPoolExecutor(2) as both:
         found = list(both.map(lambda _: find(tmp_path, base, head), range(2)))

@@ -21,7 +21,7 @@ COMMANDS = {
     "analyze": ("analyze:command", "Send many samples through the models, and report."),
     "explain": ("explain:command", "Say why one model is faster than another."),
     "doctor": ("doctor:command", "Look at what makes times differ on this machine."),
-    "convert": ("convert:command", "Write an event recording as a folder of columns."),
+    "convert": ("stored:convert_command", "Write an event recording as a folder of columns."),
 }
 """Where each is, and its line, in the order of `stagebench --help`."""
 

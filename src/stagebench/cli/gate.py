@@ -20,9 +20,8 @@ from stagebench.core.machine.locks import locked, measurement
 from stagebench.core.shown import teller
 from stagebench.gate.limits import RULES_FILE, Rules, read_both
 from stagebench.gate.runner.ab_runner import BLOCK, CLOCKS, ABPlan, ABRunner, Phases
-from stagebench.gate.runner.base_environment import python_of_base
 from stagebench.gate.runner.fresh_process import Variant
-from stagebench.gate.runner.worktrees import Worktrees, worktrees
+from stagebench.gate.runner.worktrees import Worktrees, python_of_base, worktrees
 from stagebench.gate.verdicts import Decision
 from stagebench.suite.options import ROUNDS
 

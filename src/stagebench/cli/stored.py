@@ -1,4 +1,4 @@
-"""Commands on runs that are already stored, all without torch: `stagebench compare`, `trend` and `baseline`."""
+"""Commands on files that are already there, all without torch: `stagebench compare`, `trend`, `baseline`, `convert`."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,13 +11,16 @@ from stagebench.cli.commands import JSON, PATH, DecidingCommand
 from stagebench.cli.output import Console, write_json_to
 from stagebench.core.errors import GateError
 from stagebench.core.results import Results, by_name, short_name, versioned
+from stagebench.core.settings import LoadSettings
 from stagebench.core.shown import CHANGE, COUNT, MS, PERCENT, WORDS, Table, cell, show
 from stagebench.core.statistics import unsteady
 from stagebench.gate import baseline, decide
 from stagebench.gate.limits import RULES_FILE, read_rules
 from stagebench.gate.trend import MIN_SIDE, Change, Series, began, read_history, series_of
 from stagebench.gate.verdicts import Decision
-from stagebench.suite.options import BASELINES
+from stagebench.media.events.npy import require_free, write_folder
+from stagebench.media.events.recordings import load_event_arrays, size_of_recording
+from stagebench.suite.options import BASELINES, TIME_UNIT
 
 
 @click.command(name="compare", cls=DecidingCommand)
@@ -129,3 +132,17 @@ def _described(change: Change) -> Iterator[tuple[str, str]]:
         yield change.bisect, ""
     elif change.good == change.bad:
         yield "  both sides are of one commit: the machine changed, or its noise is not white", ""
+
+
+@click.command(name="convert", params=[TIME_UNIT])
+@click.argument("source", metavar="IN", type=PATH)
+@click.argument("target", metavar="OUT", type=PATH)
+def convert_command(source: Path, target: Path, time_unit: str | None) -> None:
+    """Write the recording IN as the folder OUT, named NAME.events: each column a file, which loads fastest.
+
+    IN is .npy, .npz, .h5 or .hdf5 of DSEC, .raw (EVT2, EVT3), .aedat4, or another .events folder.
+    """
+    require_free(target)
+    events = load_event_arrays(source, LoadSettings(time_unit=time_unit))
+    write_folder(target, events)
+    click.echo(f"{target}: {len(events.t)} events, {size_of_recording(target)} bytes")

@@ -13,7 +13,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import median_filter
 
 from stagebench.core import statistics
 from stagebench.core.errors import ResultsError
@@ -132,6 +131,8 @@ def find_changes(logs: statistics.Array) -> tuple[list[int], list[int]]:
     taken for the median of their five neighbours (Hampel's filter) before steps are looked for. Raise ResultsError
     where the extra "trend" is not installed.
     """
+    from scipy.ndimage import median_filter  # takes a quarter of a second, for which a comparison need not wait
+
     try:
         import ruptures
     except ImportError as error:

@@ -16,15 +16,7 @@ from stagebench.suite.settings import Settings
 SETTINGS = pytest.StashKey[Settings]()  # what the session was asked to run, and how
 BY_DEFAULT = pytest.StashKey[bool]()  # of an item that the suite leaves out until asked for it: no choice of a session
 DESELECTED = pytest.StashKey[dict[str, bool]]()  # by name, whether to leave it out was a choice
-_OPTIONS = {
-    "-k": "keyword",
-    "-m": "markexpr",
-    "--deselect": "deselect",
-    "--ignore": "ignore",
-    "--ignore-glob": "ignore_glob",
-    "--lf": "lf",
-    "--stepwise": "stepwise",
-}
+_OPTIONS = ("-k", "-m", "--deselect", "--ignore", "--ignore-glob", "--lf", "--stepwise")
 _SELECTS = (*_OPTIONS, "--last-failed", "--sw", f"{PREFIX}model", f"{PREFIX}backend")
 
 
@@ -36,8 +28,8 @@ def deselected(config: pytest.Config) -> list[str]:
 def described(config: pytest.Config) -> list[str]:
     """Return the arguments that choose some of the benchmarks; empty where all were run."""
     chosen, settings = [], config.stash[SETTINGS]
-    for name, option in _OPTIONS.items():
-        if value := config.getoption(option, None):
+    for name in _OPTIONS:
+        if value := config.getoption(name, None):
             texts = [] if value is True else map(str, value) if isinstance(value, list) else [str(value)]
             chosen.append(shlex.join([name, *texts]))
     if left_out := set(MODELS) - set(settings.models):

@@ -1,14 +1,17 @@
-"""Copies both sides of a gate: a revision, and the working tree as it is now. Nothing of them is left behind.
+"""Copies both sides of a gate, a revision and the working tree as it is now, and finds the base's interpreter.
 
-Each is a repository of its own, which borrows the objects, settings and tags of the given one and writes to itself
-alone; the given one is only read. None runs a hook. Filters do run where the base is checked out; the files of
-the head are copied as they lie. Submodules are repositories of the same kind in both.
+A copy is a repository of its own, which borrows the objects, settings and tags of the given one and writes to itself
+alone; the given one is only read, and nothing is left behind. None runs a hook. Filters run where the base is checked
+out; the files of the head are copied as they lie. Submodules are repositories of the same kind in both.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +19,7 @@ from pathlib import Path
 
 from stagebench.core.errors import GateError
 from stagebench.core.machine import processes
-from stagebench.core.machine.locks import scratch_folder
+from stagebench.core.machine.locks import locked, scratch_folder
 
 # Inside of a hook these name the hook's repository, whatever folder git is called in.
 ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
@@ -195,3 +198,48 @@ def _status(where: Path, *arguments: str) -> tuple[int, bytes, bytes]:
         return processes.run(command, env=environment)
     done = subprocess.run(command, env=environment, capture_output=True, check=False)  # noqa: S603 # git
     return done.returncode, done.stdout, done.stderr
+
+
+def dependencies(root: Path) -> tuple[list[str], str]:
+    """Return the `dependencies` in a checkout's pyproject.toml (GateError where it can't be read), and what it pins."""
+    path = root / "pyproject.toml"
+    try:
+        project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
+    except (OSError, ValueError) as error:
+        raise GateError(f"can't read the dependencies in {path}: {error}") from error
+    pins = root / "benchmarks" / "constraints.txt"
+    return sorted(project.get("dependencies", [])), pins.read_text(encoding="utf-8") if pins.is_file() else ""
+
+
+def python_of_base(base: Path, head: Path, home: Path, say: Callable[[str], None]) -> Path:
+    """Return this interpreter, or that of a virtual environment where the base depends on something else than the head.
+
+    Those are kept in `home`, one for each set of dependencies; raise GateError where one can't be built.
+    """
+    wanted = given = dependencies(base)
+    with suppress(GateError):  # of a head that nobody can read pytest will say so
+        given = dependencies(head)
+    if wanted == given:
+        return Path(sys.executable)
+    folder = home / f"python-{hashlib.sha256(repr((sys.version, wanted)).encode()).hexdigest()[:12]}"
+    with locked(folder):  # two gates would build it at once, each over the other's
+        if not (folder / "complete").is_file():
+            say(f"the base depends on other packages than the head: installing them in {folder}")
+            _build(folder, wanted)
+    return folder / "bin" / "python"
+
+
+def _build(folder: Path, wanted: tuple[list[str], str]) -> None:
+    (needed, pinned), pins = wanted, folder / "constraints.txt"
+    pip = ("pip", "--python", str(folder / "bin" / "python"), "--quiet", "--disable-pip-version-check")
+    _call("venv", "--clear", "--without-pip", str(folder))  # of what an interrupted build left
+    pins.write_text(pinned, encoding="utf-8")
+    _call(*pip, "install", "--constraint", str(pins), *needed)
+    (folder / "complete").touch()
+
+
+def _call(*module: str) -> None:
+    status, _, said = processes.run([sys.executable, "-m", *module])
+    if status:
+        complaint = (said.decode(errors="replace").strip().splitlines() or ["no word"])[-1]
+        raise GateError(f"can't install what the base depends on, give --base-python instead: {complaint}")
