@@ -94,7 +94,7 @@ def telemetry_of_gpu(pytestconfig: pytest.Config) -> Iterator[telemetry.Gpu | No
         yield None
         return
     uuid = str(torch.cuda.get_device_properties(device).uuid)
-    with telemetry.opened(telemetry.load_nvml(), uuid, own_processes=1) as gpu:
+    with telemetry.opened(uuid, own_processes=1) as gpu:
         yield gpu
 
 

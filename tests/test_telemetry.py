@@ -1,7 +1,10 @@
 """What is read from NVML, with a stand-in for its module; the GPU test at the end reads the real one."""
 
 import json
+import sys
 import time
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import gpu_monitored
 import pytest
@@ -63,8 +66,15 @@ class FakeNvml:
         return [object()] * self._answer("processes")
 
 
+@contextmanager
+def opened(nvml, *arguments, **named):
+    """The GPU where NVML's module is this one; None where it is not installed."""
+    with patch.dict(sys.modules, pynvml=nvml), telemetry.opened(*arguments, **named) as gpu:
+        yield gpu
+
+
 def reading(own_processes=1, **answers):
-    with telemetry.opened(FakeNvml(**answers), own_processes=own_processes) as gpu:
+    with opened(FakeNvml(**answers), own_processes=own_processes) as gpu:
         return gpu.read()
 
 
@@ -102,21 +112,21 @@ def test_this_process_is_not_foreign(processes, own, foreign):
 
 @pytest.mark.parametrize("nvml", [None, FakeNvml(driver=False)])
 def test_without_nvml_or_its_driver_there_is_no_gpu(nvml):
-    with telemetry.opened(nvml) as gpu:
+    with opened(nvml) as gpu:
         assert gpu is None
 
 
 @pytest.mark.parametrize(("uuid", "found"), [("1", True), ("GPU-1", True), ("2", False)])
 def test_a_gpu_is_found_by_its_uuid_and_nvml_is_closed_again(uuid, found):
     nvml = FakeNvml()
-    with telemetry.opened(nvml, uuid) as gpu:
+    with opened(nvml, uuid) as gpu:
         assert (gpu is not None, nvml.open) == (found, 1)
     assert nvml.open == 0
 
 
 def rounds_of(**answers):
     nvml = FakeNvml(**answers)
-    with telemetry.opened(nvml) as gpu:
+    with opened(nvml) as gpu:
         monitor = gpu_monitored.Monitor(gpu)
         for _ in range(2):
             monitor.start()
@@ -163,7 +173,7 @@ def test_a_disturbed_benchmark_is_repeated_once_and_counted_once(
     collected = pytestconfig._benchmarksession.benchmarks
     before, called, prepared = len(collected), [], []
     nvml = FakeNvml(reasons=reasons)
-    with telemetry.opened(nvml) as gpu:
+    with opened(nvml) as gpu:
         result = gpu_monitored.pedantic(
             timing, collected, gpu, lambda: called.append(1) or 7, setup=lambda: prepared.append(1), rounds=3
         )
@@ -182,10 +192,9 @@ def test_without_a_gpu_a_benchmark_is_what_it_was(timing, pytestconfig):
 @pytest.mark.gpu
 def test_a_busy_gpu_is_seen_to_be_busy(gpu):
     torch = pytest.importorskip("torch")
-    nvml = telemetry.load_nvml()
-    assert nvml is not None, "the GPU machine must have the extra gpu"
     matrix = torch.ones(8192, 8192, dtype=torch.bfloat16, device=gpu)
-    with telemetry.opened(nvml, str(torch.cuda.get_device_properties(gpu).uuid), own_processes=1) as found:
+    with telemetry.opened(str(torch.cuda.get_device_properties(gpu).uuid), own_processes=1) as found:
+        assert found, "the GPU machine must have the extra gpu"
         before = found.read()
         until = time.monotonic() + 2
         while time.monotonic() < until:

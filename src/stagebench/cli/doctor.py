@@ -41,7 +41,7 @@ def command(baselines: Path, processes: int) -> None:
 
 def examine(processes: int) -> list[doctor.Finding]:
     """Return all findings about this machine as it is now."""
-    with telemetry.opened(telemetry.load_nvml()) as gpu:
+    with telemetry.opened() as gpu:
         reading = gpu.read() if gpu else None
     before = doctor.ticks()
     spread = doctor.spread(doctor.measure(processes))

@@ -1,6 +1,5 @@
 """What all commands share: JSON out, and one-line refusals. Importable without torch."""
 
-import json
 import os
 import signal
 import sys
@@ -15,14 +14,14 @@ import click
 import rich.console
 
 from stagebench.core.errors import GateError, StagebenchError
-from stagebench.core.json_files import write_json
+from stagebench.core.json_files import json_text, write_json
 from stagebench.core.shown import plain
 
 
 def write_json_to(path: Path | None, data: dict[str, Any]) -> None:
     """Write JSON to a file, or to standard output for "-"; None is nowhere."""
     if str(path) == "-":
-        click.echo(json.dumps(data, indent=1, sort_keys=True))
+        click.echo(json_text(data), nl=False)
     elif path:
         write_json(path, data)
 

@@ -90,9 +90,8 @@ def resolve(given: Mapping[str, Any]) -> Settings:
         question=given["question"],
         input=None if given["input"] is None else Path(given["input"]),
     )
-    names = settings.models
-    if settings.model.weights is not None and len(names) > 1:
-        raise ModelError(f"weights are those of one model, got {len(names)} models: {', '.join(names)}")
+    if settings.model.weights is not None and len(models) > 1:
+        raise ModelError(f"weights are those of one model, got {len(models)} models: {', '.join(models)}")
     if settings.model.device == "cpu" and (others := set(settings.backends) - set(ON_CPU)):
         raise ModelError(f"backends on a CPU are {', '.join(ON_CPU)}, got {', '.join(sorted(others))}")
     return settings

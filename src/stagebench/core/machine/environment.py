@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from stagebench.core.machine import locks
-from stagebench.core.machine.telemetry import load_nvml, opened
+from stagebench.core.machine.telemetry import opened
 from stagebench.core.settings import PREPROCESSORS, GenerationSettings, LoadSettings, ModelSettings
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "av")
@@ -63,7 +63,7 @@ def machine(device: str) -> dict[str, str]:
         import torch  # here, because a gate reads baselines on machines without torch
 
         name, driver = torch.cuda.get_device_name(torch.device(device)), UNKNOWN
-        with opened(load_nvml()) as gpu:
+        with opened() as gpu:
             if gpu:
                 driver = str(gpu.nvml.nvmlSystemGetDriverVersion())
     own = {"device": name, "driver": driver, "cpu": cpu, "cores": str(cores()), "python": platform.python_version()}

@@ -7,7 +7,6 @@ import importlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -71,22 +70,16 @@ class Gpu:
             return None
 
 
-def load_nvml() -> ModuleType | None:
-    """Return NVML's Python module, of the extra "gpu"; None where it is not installed."""
-    with suppress(ImportError):
-        return importlib.import_module("pynvml")
-    return None
-
-
 @contextmanager
-def opened(nvml: Any, uuid: str | None = None, own_processes: int = 0) -> Iterator[Gpu | None]:
-    """Open NVML and yield the GPU of a UUID, or the first; None without NVML, its driver, or such a GPU.
+def opened(uuid: str | None = None, own_processes: int = 0) -> Iterator[Gpu | None]:
+    """Open NVML and yield the GPU of a UUID, or the first; None without the extra "gpu", a driver, or such a GPU.
 
     An index would not do: CUDA's order is not NVML's.
     """
     with ExitStack() as stack:
         gpu = None
-        if nvml is not None:
+        with suppress(ImportError):
+            nvml = importlib.import_module("pynvml")
             with suppress(nvml.NVMLError):
                 nvml.nvmlInit()
                 stack.callback(nvml.nvmlShutdown)
