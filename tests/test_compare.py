@@ -140,7 +140,7 @@ def test_what_cannot_be_compared_is_told_in_json_and_markdown(tmp_path, argument
 
 
 def test_an_error_of_stagebench_itself_is_no_verdict(sides, tmp_path, monkeypatch):
-    monkeypatch.setattr(decide, "judge_benchmarks", lambda *_: 1 / 0)
+    monkeypatch.setattr(decide, "judge", lambda *_: 1 / 0)
     result = compare(*sides, "--json", tmp_path / "out.json")
     decision = json.loads((tmp_path / "out.json").read_text())
     assert (result.exit_code, decision["error"]) == (

@@ -230,7 +230,7 @@ def test_another_environment_is_refused_with_the_key():
     with pytest.raises(
         GateError, match=r"run 1 of the head is not comparable.*dtype: 'bfloat16' here, 'float32' there"
     ):
-        decide.judge([a_run()], [other], RULES)
+        decide.require_comparable([a_run()], [other])
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_another_environment_is_refused_with_the_key():
 )
 def test_what_cannot_be_decided_on_is_refused(base, head, message):
     with pytest.raises(StagebenchError, match=message):
-        decide.judge(base, head, RULES)
+        decide.require_comparable(base, head)
 
 
 @pytest.mark.parametrize(

@@ -85,4 +85,5 @@ def _judge(results: Results, root: Path) -> list[Verdict]:
         closest = baseline.closest(root, here)
         raise ResultsError(f"no baseline yet for this environment, so nothing is judged; {closest}")
     base, head = (decide.processes_of(each) for each in (read_results(found), results))
+    decide.require_comparable(base, head)
     return decide.judge(base, head, read_rules(Path("pyproject.toml")))

@@ -52,7 +52,7 @@ def compare_command(
         raise GateError(f"--config must be a file, got {config}")
     rules = read_rules(config or Path(RULES_FILE))
     base, head = decide.read_sides([*paths[:1], *bases], [*paths[1:], *heads])
-    decision.verdicts = decide.judge_benchmarks(base, head, rules, decision.allowed)
+    decision.verdicts = decide.judge(base, head, rules, decision.allowed)
     decision.rules_differ += decide.differing_markers(base, head)
 
 

@@ -23,23 +23,15 @@ from stagebench.gate.limits import Limit, Rules, differing, limit_keys
 from stagebench.gate.verdicts import Verdict
 
 
+def compare(base: Path, head: Path, rules: Rules | None = None) -> list[Verdict]:
+    """Judge stored results, see `read_sides`; without rules of a project by the default ones."""
+    return judge(*read_sides([base], [head]), rules or Rules())
+
+
 def judge(
     base: Sequence[Results], head: Sequence[Results], rules: Rules, allowed: Collection[str] = ()
 ) -> list[Verdict]:
-    """Judge a change by everything that its results hold; see `judge_benchmarks` and `require_comparable`."""
-    require_comparable(base, head)
-    return judge_benchmarks(base, head, rules, allowed)
-
-
-def compare(base: Path, head: Path, rules: Rules | None = None) -> list[Verdict]:
-    """Judge stored results, see `read_sides`; without rules of a project by the default ones."""
-    return judge_benchmarks(*read_sides([base], [head]), rules or Rules())
-
-
-def judge_benchmarks(
-    base: Sequence[Results], head: Sequence[Results], rules: Rules, allowed: Collection[str] = ()
-) -> list[Verdict]:
-    """Judge comparable results, of which base[i] was measured right beside head[i].
+    """Judge comparable results (see `require_comparable`), of which base[i] was measured right beside head[i].
 
     Of the `allowed` stages the content, or the number of what they work on, may be another one.
     """

@@ -111,7 +111,7 @@ def judge(config: pytest.Config, place: dict[str, str], rules: Rules) -> Decisio
     for run in bench.compared_mapping.values():
         asked = [b for name, b in run.items() if name in ran or not selection.is_left_out(config, b)]
         stored = _results(asked, place)
-        verdicts += decide.judge_benchmarks([stored], [mine], rules, allowed)
+        verdicts += decide.judge([stored], [mine], rules, allowed)
         decision.rules_differ += decide.differing_markers([stored], [mine])
     decision.verdicts = verdicts
     return decision
