@@ -50,12 +50,9 @@ def agreement(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Agreement
     equal = [[a == b for a, b in zip(draft, target, strict=False)] for draft, target in pairs]
     agreed = sum([*each, False].index(False) for each in equal)
     parted = sum(not all(each) for each in equal)
-    return Agreement(
-        samples=len(pairs),
-        match_rates=tuple(fmean(hit for hit in hits if hit is not None) for hits in zip_longest(*equal)),
-        mean_prefix=agreed / len(pairs),
-        acceptance=agreed / (agreed + parted) if agreed + parted else None,
-    )
+    match_rates = tuple(fmean(hit for hit in hits if hit is not None) for hits in zip_longest(*equal))
+    acceptance = agreed / (agreed + parted) if agreed + parted else None
+    return Agreement(len(pairs), match_rates, agreed / len(pairs), acceptance)
 
 
 def tokens_per_check(acceptance: float, draft_tokens: int) -> float:

@@ -44,14 +44,10 @@ def table(found: Mapping[str, Any], title: str = "") -> Table:
         costs["parts"] | {TOKENS: f"{costs['tokens']:.1f}", TIME_PER_TOKEN: MS.write(costs["time_per_token"])}
         for costs in (a, b)
     ]
-    rows: list[tuple[Value, ...]] = [
-        (
-            labels.get(name, f"{name}, {of.label}"),
-            *(each[name] for each in values),
-            *(saved, intervals.get(name), shares.get(name), logs.get(name)),
-        )
-        for name, saved in found["seconds"].items()
-    ]
+    rows: list[tuple[Value, ...]] = []
+    for name, saved in found["seconds"].items():
+        label, numbers = labels.get(name, f"{name}, {of.label}"), (each[name] for each in values)
+        rows.append((label, *numbers, saved, intervals.get(name), shares.get(name), logs.get(name)))
     whole = 1.0 if shares else None
     rows.append((f"total, {of.label}", a["total"], b["total"], found["saved"], None, whole, whole))
     return Table(title, columns, rows, found["sentences"])

@@ -189,8 +189,7 @@ def _require_data(path: Path) -> None:
 def _from_folder(root: Path, question: str) -> Dataset:
     """Take files of one name but for the suffix as one sample; what lies deeper is named with its folders."""
     found: dict[str, dict[str, Path]] = {}
-    broken: list[Problem] = []
-    skipped: list[Problem] = []
+    broken, skipped = list[Problem](), list[Problem]()
     for path in _candidates(root, set()):
         shown = one_line(path.relative_to(root).as_posix())
         kind = _kind(path)

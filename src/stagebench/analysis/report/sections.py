@@ -141,13 +141,10 @@ def _attribution(found: Found) -> Iterator[Part]:
 
 def _tokens(found: Found, passes: Mapping[str, Sequence[SampleLine]]) -> Iterator[Part]:
     summaries = list(_of(found, "models"))
-    rows = [
-        of
-        | each["tokens"]
-        | {"tokens/s": each["output_throughput"]}
-        | {"finished_by": ", ".join(f"{reason} {n}" for reason, n in sorted(each["finish_reasons"].items()))}
-        for of, each in summaries
-    ]
+    rows = []
+    for of, each in summaries:
+        reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(each["finish_reasons"].items()))
+        rows.append(of | each["tokens"] | {"tokens/s": each["output_throughput"], "finished_by": reasons})
     yield of_records("New tokens", OF | TOKENS, rows)
     titles = {"ttft": "ttft, without load", "tpot": "tpot", "itl": "itl: the gaps between tokens"}
     for what, title in titles.items():
