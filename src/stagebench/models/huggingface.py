@@ -24,8 +24,6 @@ from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.tape import DirectCalls, Encoders, Tape
 from stagebench.models.weights import from_config, only_special_tokens, read_weights, reading, skeleton
 
-_UNUSED = ("labels",)  # what a processor makes for training
-
 
 @dataclass(frozen=True, eq=False)
 class HuggingFaceModel(VisionLanguageModel):
@@ -41,9 +39,7 @@ class HuggingFaceModel(VisionLanguageModel):
     @property
     def counted_modules(self) -> dict[str, nn.Module]:
         """Call the largest module beside the language model the tower."""
-        tower = max(
-            self.encoders.modules.values(), key=lambda module: sum(weight.numel() for weight in module.parameters())
-        )
+        tower = max(self.encoders.modules.values(), key=lambda module: sum(map(Tensor.numel, module.parameters())))
         return {"tower": tower, "language_model": self.hf_model.get_decoder()}
 
     @property
@@ -64,7 +60,7 @@ class HuggingFaceModel(VisionLanguageModel):
         given = {
             name: tensor.to(device, dtype if tensor.is_floating_point() else None)
             for name, tensor in made.items()
-            if name not in _UNUSED
+            if name != "labels"  # for training
         }
         ids, mask, pixels = (given.pop(name) for name in ("input_ids", "attention_mask", "pixel_values"))
         return Inputs(ids, mask, pixels, processed=len(images), further=given)

@@ -5,11 +5,11 @@ positions, masks, deepstack features and cross-attention stay the model's own.
 """
 
 import copy
-import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial, update_wrapper
 from typing import Any
 from unittest.mock import patch
 
@@ -19,8 +19,6 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from stagebench.core.errors import StageError
-
-_METHODS = ("get_image_features", "get_video_features")  # of the base model, by which most families encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +59,8 @@ class Encoders:
     def __init__(self, hf_model: PreTrainedModel) -> None:
         self._hf_model = hf_model
         self.modules = _beside_language_model(hf_model)  # by their paths
-        base = hf_model.base_model
-        self._places: dict[str, tuple[Any, str]] = {name: (base, name) for name in _METHODS if hasattr(base, name)}
+        base, methods = hf_model.base_model, ("get_image_features", "get_video_features")  # by which most encode
+        self._places: dict[str, tuple[Any, str]] = {name: (base, name) for name in methods if hasattr(base, name)}
         self._places |= {path: (module, "forward") for path, module in self.modules.items()}
 
     @torch.no_grad()
@@ -77,7 +75,7 @@ class Encoders:
         def call(encoder: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             output = function(*args, **kwargs)
             tape.append(_taped(encoder, output))
-            direct.append(_direct(encoder, inspect.signature(function).bind(*args, **kwargs), inputs))
+            direct.append(_direct(encoder, inspect.signature(function).bind(*args, **kwargs).arguments, inputs))
             return output
 
         def start(*_: Any) -> None:
@@ -85,12 +83,9 @@ class Encoders:
 
         network = self._hf_model
         language_model = network.get_encoder() if network.config.is_encoder_decoder else network.get_decoder()
-        handle = language_model.register_forward_pre_hook(start, prepend=True)  # before whoever counts its forwards
-        try:
-            with self._outermost_calls(call), suppress(_LanguageModelStartsError):
-                network.generate(**inputs, max_new_tokens=1, do_sample=False)
-        finally:
-            handle.remove()
+        hook = language_model.register_forward_pre_hook(start, prepend=True)  # before whoever counts its forwards
+        with hook, self._outermost_calls(call), suppress(_LanguageModelStartsError):
+            network.generate(**inputs, max_new_tokens=1, do_sample=False)
         if not tape:
             raise StageError(f"{type(network).__name__} can't be split: no encoder is called before its language model")
         known = [each for each in direct if each is not None]
@@ -130,24 +125,22 @@ class Encoders:
         """Let `handler(encoder, function, args, kwargs)` answer each call of an encoder that no other encoder makes."""
         inside = False
 
-        def wrapped(encoder: str, function: Callable[..., Any]) -> Callable[..., Any]:
-            @functools.wraps(function)  # transformers looks at the signature
-            def call(*args: Any, **kwargs: Any) -> Any:
-                nonlocal inside
-                if inside:
-                    return function(*args, **kwargs)
-                inside = True
-                try:
-                    return handler(encoder, function, args, kwargs)
-                finally:
-                    inside = False
-
-            return call
+        def call(encoder: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+            nonlocal inside
+            if inside:
+                return function(*args, **kwargs)
+            inside = True
+            try:
+                return handler(encoder, function, args, kwargs)
+            finally:
+                inside = False
 
         with ExitStack() as patched:
             for encoder, (owner, name) in self._places.items():
+                plain = getattr(owner, name)
+                handled = update_wrapper(partial(call, encoder, plain), plain)  # transformers looks at the signature
                 # In the instance, beside what accelerate may have put there, which comes back.
-                patched.enter_context(patch.dict(vars(owner), {name: wrapped(encoder, getattr(owner, name))}))
+                patched.enter_context(patch.dict(vars(owner), {name: handled}))
             yield
 
 
@@ -168,22 +161,13 @@ def _taped(encoder: str, output: Any) -> EncoderCall:
     return EncoderCall(encoder, kept, _versions(kept))
 
 
-def _direct(encoder: str, call: inspect.BoundArguments, inputs: Mapping[str, Any]) -> DirectCall | None:
+def _direct(encoder: str, arguments: dict[str, Any], inputs: Mapping[str, Any]) -> DirectCall | None:
     """Trace each argument to an input; None where one is neither an input nor a plain value."""
-    given, constants = {}, {}
-    variadic = {p.name for p in call.signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD}
-    arguments = {key: value for key, value in call.arguments.items() if key not in variadic}
-    for key, value in (
-        arguments | {k: v for name in variadic for k, v in call.arguments.get(name, {}).items()}
-    ).items():
-        name = next((name for name, tensor in inputs.items() if tensor is value), None)
-        if name is not None:
-            given[key] = name
-        elif _is_plain(value):
-            constants[key] = value
-        else:
-            return None
-    return DirectCall(encoder, given, constants)
+    arguments |= arguments.pop("kwargs", {})  # as transformers names those without a parameter of their own
+    names = {id(tensor): name for name, tensor in inputs.items()}
+    given = {key: names[id(value)] for key, value in arguments.items() if id(value) in names}
+    constants = {key: value for key, value in arguments.items() if key not in given}
+    return DirectCall(encoder, given, constants) if _is_plain(list(constants.values())) else None
 
 
 def _is_plain(value: Any) -> bool:
@@ -194,22 +178,17 @@ def _is_plain(value: Any) -> bool:
 
 def _shallow(output: Any) -> Any:
     """Copy what holds tensors, not the tensors: models set attributes and entries of an answer after its return."""
-    if isinstance(output, ModelOutput):
-        twin = copy.copy(output)
-        for key, value in vars(output).items():
-            object.__setattr__(twin, key, _shallow(value))
-        for key, value in output.items():
-            dict.__setitem__(twin, key, _shallow(value))
-        return twin
-    if isinstance(output, dict):
-        return {key: _shallow(value) for key, value in output.items()}
-    if type(output) in (list, tuple):
-        return type(output)(_shallow(part) for part in output)
-    return output
+    return copy.deepcopy(output, {id(tensor): tensor for tensor in _tensors(output)})
 
 
 def _versions(output: Any) -> tuple[int, ...]:
+    return tuple(tensor._version for tensor in _tensors(output))
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
-        return (output._version,)
-    parts = output.values() if isinstance(output, dict) else output if isinstance(output, list | tuple) else ()
-    return tuple(version for part in parts for version in _versions(part))
+        yield output
+    held = vars(output) if isinstance(output, ModelOutput) else output
+    parts = held.values() if isinstance(held, dict) else held if isinstance(held, list | tuple) else ()
+    for part in parts:
+        yield from _tensors(part)
