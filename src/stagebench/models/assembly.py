@@ -10,18 +10,11 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from stagebench.core.artifacts import Inputs
 from stagebench.core.errors import CheckpointError
 from stagebench.core.settings import ModelSettings
+from stagebench.core.shown import one_line
 from stagebench.models.pixels import ImageProcessor, processor_of
 from stagebench.models.profiles import build_tokenizer
 from stagebench.models.protocol import Family
-from stagebench.models.weights import (
-    check_model_type,
-    from_config,
-    one_line,
-    only_special_tokens,
-    read_weights,
-    reading,
-    skeleton,
-)
+from stagebench.models.weights import from_config, only_special_tokens, read_config, read_weights, reading, skeleton
 
 _ENLARGED = 4  # times the tower's own side that an image may be resized to before it is cropped
 
@@ -46,11 +39,7 @@ def random_model(family: type[Family], config: PretrainedConfig, settings: Model
 
 def _pretrained(family: type[Family], settings: ModelSettings) -> Family:
     weights, hf_class = str(settings.weights), family.hf_class
-    with reading(f"the config of {weights}"):
-        # Before anything is built: of another model's config transformers would make a 7B network of defaults.
-        found, _ = hf_class.config_class.get_config_dict(weights)
-        check_model_type(f"the config of {weights}", found, hf_class.config_class.model_type)
-        config = hf_class.config_class.from_pretrained(weights)
+    config = read_config(f"the config of {weights}", hf_class.config_class, weights)
     with reading(f"the tokenizer of {weights}"):
         tokenizer, ids = family.read_tokenizer(weights, config)
     bones, side = skeleton(hf_class, config, settings), config.vision_config.image_size

@@ -15,7 +15,7 @@ from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
 from stagebench.core.errors import CheckpointError, ModelError, StageError
 from stagebench.models.protocol import embed_with_features
-from stagebench.models.weights import check_model_type, reading
+from stagebench.models.weights import read_config
 
 PATCH_TOKEN, START_TOKEN, END_TOKEN = "<ev_patch>", "<ev_start>", "<ev_end>"
 
@@ -62,10 +62,8 @@ class EventGPTConfig(LlamaConfig):
         config, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if not config.get("vision_config") and (tower := config.get("mm_visual_tower")):
             source = tower_source(pretrained_model_name_or_path, tower)
-            with reading(f"the CLIP config of {source}"):
-                found, _ = CLIPVisionConfig.get_config_dict(source)
-                check_model_type(f"the CLIP config of {source}", found, CLIPVisionConfig.model_type, "clip")
-                config["vision_config"] = CLIPVisionConfig.from_pretrained(source).to_dict()
+            clip = read_config(f"the CLIP config of {source}", CLIPVisionConfig, source, "clip")
+            config["vision_config"] = clip.to_dict()
         return config, rest
 
 

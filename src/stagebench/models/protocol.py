@@ -18,9 +18,7 @@ from stagebench.models.pixels import ImageProcessor
 class Backend(Protocol):
     """Run encode, prefill and decode of one model faster than its plain code does."""
 
-    @property
-    def name(self) -> str:
-        """Return one of `core.settings.BACKENDS`."""
+    name: str  # one of `core.settings.BACKENDS`
 
     @property
     def exact(self) -> bool:

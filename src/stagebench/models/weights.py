@@ -17,7 +17,7 @@ from transformers.utils.hub import cached_file
 
 from stagebench.core.errors import CheckpointError, StagebenchError
 from stagebench.core.settings import ModelSettings
-from stagebench.core.shown import plain
+from stagebench.core.shown import one_line
 
 KEYS_NAMED = 3  # of a 7B checkpoint hundreds may be wrong, and the first ones tell what it is
 
@@ -44,9 +44,16 @@ def reading(what: str) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def one_line(error: Exception) -> str:
-    """Say which error it was, in one line that is not too long."""
-    return plain(f"{type(error).__name__}: {error}", 300)  # some quote the whole file
+def read_config(what: str, cls: type[PretrainedConfig], source: str, *also: str) -> PretrainedConfig:
+    """Read a config, of the class's `model_type` or one of the others given.
+
+    What another model's config lacks, or a folder without any, transformers would fill in with the defaults of a 7B.
+    """
+    with reading(what):
+        found, allowed = cls.get_config_dict(source)[0].get("model_type"), (cls.model_type, *also)
+        if found not in allowed:
+            raise CheckpointError(f"{what} must have model_type {' or '.join(allowed)}, got {found}")
+        return cls.from_pretrained(source)
 
 
 def from_config(
@@ -140,12 +147,6 @@ def require_exact_keys(checkpoint: Any, report: Mapping[str, Any]) -> None:
 def _describe_key(key: Any) -> str:
     # Of a mismatched one: the key, its shape, the model's shape.
     return f"{key[0]} {tuple(key[1])} for {tuple(key[2])}" if isinstance(key, tuple) else str(key)
-
-
-def check_model_type(what: str, config: Mapping[str, Any], *allowed: str) -> None:
-    """Refuse another model's config, and the empty one that transformers makes of a folder without any."""
-    if (found := config.get("model_type")) not in allowed:
-        raise CheckpointError(f"{what} must have model_type {' or '.join(allowed)}, got {found}")
 
 
 def only_special_tokens(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from stagebench.core.artifacts import Generation, Inputs, Sample, Work
 from stagebench.core.errors import StageError
+from stagebench.core.shown import one_line
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.models.weights import one_line
 from stagebench.pipeline.counters import Content, additive, count_work, counted_run
 from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import resolved
@@ -102,9 +102,26 @@ class Reference:
         return scored_generate(self.model, self.inputs, self.options)[1]
 
     @cached_property
+    @torch.no_grad()
     def forward(self) -> Callable[[int, int], int]:
-        """Count what a forward of its language model costs, only where prompts are padded."""
-        return forward_flops(self.model)
+        """Return how the FLOPs of a language model's forward follow from its tokens and the keys that each attends to.
+
+        The logits are those of the last token. Counted, only where prompts are padded, in forwards of one, two and
+        three tokens that see each other, which tell three unknowns apart: the FLOPs of a token, of a query and a key (0
+        where the attention kernel is not counted, as on a CPU), and of the logits of one position.
+        """
+        hf_model = self.model.hf_model
+        size = hf_model.config.get_text_config().hidden_size
+        embeds = torch.zeros(1, 3, size, dtype=hf_model.dtype, device=hf_model.device)
+
+        def flops(tokens: int) -> int:
+            given = {"inputs_embeds": embeds[:, :tokens], "use_cache": False, "logits_to_keep": 1}
+            return count_work(lambda: hf_model(**given))[1]["flops"]
+
+        one, two, three = (flops(tokens) for tokens in (1, 2, 3))
+        pair = (one - 2 * two + three) // 2
+        token = two - one - 3 * pair
+        return lambda tokens, keys: tokens * token + tokens * keys * pair + one - token - pair
 
 
 def count_reference(model: VisionLanguageModel, sample: Sample, options: Options) -> Reference:
@@ -193,25 +210,3 @@ def expected_work(model: VisionLanguageModel, reference: Reference, generation: 
         "language_model_forwards": work["language_model_forwards"] + taken - needed,
         "flops": work["flops"] - plainly + done,
     }
-
-
-@torch.no_grad()
-def forward_flops(model: VisionLanguageModel) -> Callable[[int, int], int]:
-    """Return how the FLOPs of a language model's forward follow from its tokens and the keys that each attends to.
-
-    The logits are those of the last token. Counted in forwards of one, two and three tokens that see each other, which
-    tell three unknowns apart: the FLOPs of a token, of a query and a key (0 where the attention kernel is not counted,
-    as on a CPU), and of the logits of one position.
-    """
-    hf_model = model.hf_model
-    size = hf_model.config.get_text_config().hidden_size
-    embeds = torch.zeros(1, 3, size, dtype=hf_model.dtype, device=hf_model.device)
-
-    def flops(tokens: int) -> int:
-        given = {"inputs_embeds": embeds[:, :tokens], "use_cache": False, "logits_to_keep": 1}
-        return count_work(lambda: hf_model(**given))[1]["flops"]
-
-    one, two, three = (flops(tokens) for tokens in (1, 2, 3))
-    pair = (one - 2 * two + three) // 2
-    token = two - one - 3 * pair
-    return lambda tokens, keys: tokens * token + tokens * keys * pair + one - token - pair
