@@ -20,14 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, StaticCache
 
 from stagebench.backends.capture import Captured
-from stagebench.backends.static_cache import (
-    CACHE_ARGUMENT,
-    compiled_layers,
-    prompt_logits,
-    set_length,
-    static_cache,
-    step_logits,
-)
+from stagebench.backends.static_cache import compiled_layers, prompt_logits, set_length, static_cache, step_logits
 from stagebench.core.artifacts import Inputs, Prefilled
 from stagebench.core.errors import ModelError, StageError
 from stagebench.models.protocol import Family
@@ -128,7 +121,7 @@ class GraphBackend:
         prompt.inputs["embeds"][:, tokens:].zero_()  # anything finite: of NaN a masked value would still be NaN
         prompt.inputs["length"].fill_(tokens)
         session.owner = object()
-        return prompt(), {CACHE_ARGUMENT: session.cache, "session": session, "owner": session.owner}
+        return prompt(), {"cache": session.cache, "session": session, "owner": session.owner}
 
     def advance(self, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
         """Take decode steps as `pipeline.decode.advance`; raise StageError where a later prompt has taken the cache."""

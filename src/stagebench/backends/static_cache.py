@@ -24,9 +24,6 @@ from stagebench.core.errors import ModelError
 # What a forward calls the KV cache; transformers 5.24 renamed it.
 CACHE_ARGUMENT = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
 
-_RECORDERS = "transformers.utils.output_capturing"  # hooks of its own, which record what nobody asks for here
-_BY_LENGTH = ("dynamic", "longrope")  # rotary embeddings of which a prompt's padding would change the frequencies
-
 # transformers' attention by torch, under a name for which it makes no mask; then attention is causal by itself.
 _MASKLESS = "sdpa_without_mask"
 
@@ -40,7 +37,7 @@ def require_static(hf_model: PreTrainedModel) -> None:
     if kinds != {StaticLayer.__name__}:
         raise ModelError(f"a backend needs layers that attend to all tokens, got a cache of {', '.join(sorted(kinds))}")
     rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
-    if rope in _BY_LENGTH:
+    if rope in ("dynamic", "longrope"):  # whose frequencies a prompt's padding would change
         raise ModelError(f"a backend needs a rotary embedding that is the same for all lengths, got {rope}")
 
 
@@ -129,7 +126,8 @@ def compiled_layers(hf_model: nn.Module, options: Mapping[str, Any]) -> Iterator
     inside = [module for layer in layers for module in layer.modules() if module is not layer]
     for module in inside:
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
-            if getattr(hook, "__module__", None) != _RECORDERS:
+            # Its own record what nobody asks for here.
+            if getattr(hook, "__module__", None) != "transformers.utils.output_capturing":
                 raise ModelError(f"a compiled layer takes no hooks inside, got {hook} on a {type(module).__name__}")
     with ExitStack() as put_back:
         for module in (*layers, *inside):
@@ -159,11 +157,7 @@ def _forward(layer: nn.Module, number: int, options: Mapping[str, Any]) -> Calla
 def _alone(cache: Cache, number: int) -> Cache:
     """Return a cache that holds one layer of another, in the same memory."""
     layer = copy.copy(cache.layers[number])
-    for name in (
-        "keys",
-        "values",
-        "cumulative_length",
-    ):  # new tensor objects, because transformers has marked the others as fixed addresses
+    for name in ("keys", "values", "cumulative_length"):  # as new objects: the others are marked as fixed addresses
         setattr(layer, name, getattr(layer, name).detach())
     alone = copy.copy(cache)
     alone.layers = [layer]

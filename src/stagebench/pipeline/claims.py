@@ -57,7 +57,7 @@ def _claims_of_texts(model: VisionLanguageModel, reference: Reference) -> Iterat
     """Check all that takes further texts, the timed passes among it."""
     sample, inputs, options = reference.sample, reference.inputs, reference.options
     again, logits = scored_generate(model, inputs, options)
-    repeats = _same(model, "generate() repeats itself", reference.tokens, again[0].tolist())
+    repeats = _same(model, "generate() repeats itself", reference.tokens, again[0].tolist(), None)
     yield repeats
     exact = promised(model) == ("equal",)
     runs = [timed_pass(model, sample, options) for _ in range(PASSES)]
@@ -96,11 +96,7 @@ def _checked(claim: str, check: Callable[[], None], detail: str) -> Claim:
 
 
 def _same(
-    model: VisionLanguageModel,
-    claim: str,
-    first: Sequence[int],
-    second: Sequence[int],
-    logits: list[Tensor] | None = None,
+    model: VisionLanguageModel, claim: str, first: Sequence[int], second: Sequence[int], logits: list[Tensor] | None
 ) -> Claim:
     """Claim equal tokens, or where there are logits, equal but for a near-tie."""
     match = match_tokens(first, second, logits)

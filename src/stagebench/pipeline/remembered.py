@@ -16,10 +16,10 @@ import torch
 from stagebench.core import meter
 from stagebench.core.artifacts import Features, Inputs, Media, Prefilled, Sample, Work
 from stagebench.core.errors import StageError
-from stagebench.core.stages import PREFILL
+from stagebench.core.stages import BEFORE_GENERATE, ENCODE
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline.decode import cache_of
-from stagebench.pipeline.run_stages import Made, Options, StageOutputs, made_before, path
+from stagebench.pipeline.run_stages import Made, Options, run_stages
 from stagebench.pipeline.timing import synchronize, without_collection
 
 T = TypeVar("T", bound=Media | Inputs | Features)
@@ -73,18 +73,17 @@ def require_work(stage: str, done: Work) -> None:
 
 def require_forgetful(model: VisionLanguageModel, sample: Sample, options: Options) -> None:
     """Refuse a model, with any backend, set up for the sample, of which a stage before the first token remembers."""
-    outputs: StageOutputs = {}
+
+    def repeated(stage: str, step: Callable[[Made], Any], made: Made) -> Any:
+        call = partial(_metered, stage, step)
+        if made:
+            _require_as_slow(stage, call, made, model.hf_model.device)
+        else:
+            call(made)
+        return call(made)
+
     with without_collection():  # as where it is timed, which who remembers may look for
-        for stage, step in path(model, sample, options).items():
-            if stage == PREFILL.name:
-                break
-            call = partial(_metered, stage, step)
-            made = made_before(stage, outputs)
-            if outputs:
-                _require_as_slow(stage, call, made, model.hf_model.device)
-            else:
-                call(made)
-            outputs[stage] = call(made)
+        run_stages(model, sample, options, repeated, (*BEFORE_GENERATE, ENCODE.name))
 
 
 def _metered(stage: str, step: Callable[[Made], Any], made: Made) -> Any:

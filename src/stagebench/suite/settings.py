@@ -98,21 +98,19 @@ def resolve(given: Mapping[str, Any]) -> Settings:
 
 
 def _of_checkpoint(models: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return profile and weights, which follow from the name of a model that is built of any checkpoint."""
-    profile, weights = given["profile"], given["weights"]
+    """Return the weights, which are in the name of a model that is built of any checkpoint."""
+    profile, weights, named = given["profile"], given["weights"], ", ".join(models)
     if not any(name.startswith(ANY) for name in models):
         if profile == "random":
-            raise ModelError(
-                f"the profile random is that of a checkpoint's config ({ANY}FOLDER), got {', '.join(models)}"
-            )
+            raise ModelError(f"the profile random is that of a checkpoint's config ({ANY}FOLDER), got {named}")
         return {}
     if models[1:] or weights:
-        raise ModelError(f"{ANY} names the one model and its weights, got {', '.join(models)} and weights {weights}")
+        raise ModelError(f"{ANY} names the one model and its weights, got {named} and weights {weights}")
     if profile not in (None, "pretrained", "random"):
-        raise ModelError(f"profile must be pretrained or random for {models[0]}, got {profile!r}")
+        raise ModelError(f"profile must be pretrained or random for {named}, got {profile!r}")
     if set(given["backend"]) - {"eager"}:
-        raise ModelError(f"backend must be eager for {models[0]}, got {', '.join(given['backend'])}")
-    return {"weights": None if profile == "random" else models[0].removeprefix(ANY)}
+        raise ModelError(f"backend must be eager for {named}, got {', '.join(given['backend'])}")
+    return {"weights": None if profile == "random" else named.removeprefix(ANY)}
 
 
 def _names(what: str, given: str | Iterable[str], known: Iterable[str], default: Iterable[str]) -> tuple[str, ...]:
