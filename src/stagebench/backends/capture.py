@@ -11,6 +11,8 @@ from stagebench.core.artifacts import Work
 from stagebench.pipeline.counters import ADDITIVE, count_work
 from stagebench.pipeline.timing import synchronize, without_collection
 
+Function = Callable[..., Tensor]  # of tensors, by their names
+Pool = _POOL_HANDLE | None  # of the memory of graphs; a CPU has none
 WARM_UPS = 2  # calls before the capture: in their first ones libraries choose kernels and allocate workspaces
 
 
@@ -23,12 +25,7 @@ class Captured:
     """
 
     def __init__(
-        self,
-        plain: Callable[..., Tensor],
-        fast: Callable[..., Tensor],
-        inputs: dict[str, Tensor],
-        modules: Mapping[str, nn.Module],
-        pool: _POOL_HANDLE | None,
+        self, plain: Function, fast: Function, inputs: dict[str, Tensor], modules: Mapping[str, nn.Module], pool: Pool
     ) -> None:
         device = next(iter(inputs.values())).device
         synchronize(device)
@@ -62,7 +59,7 @@ class Captured:
         del self._replay, self._function
 
 
-def _as_graph(function: Callable[[], Tensor], pool: _POOL_HANDLE | None) -> tuple[Tensor, Callable[[], object]]:
+def _as_graph(function: Callable[[], Tensor], pool: Pool) -> tuple[Tensor, Callable[[], object]]:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

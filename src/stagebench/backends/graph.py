@@ -8,18 +8,16 @@ in `setups`, and whoever times a pass must not keep one in which it happened.
 import functools
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.cuda import _POOL_HANDLE  # the type of what `graph_pool_handle` gives, which has no public name
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, StaticCache
 
-from stagebench.backends.capture import Captured
+from stagebench.backends.capture import Captured, Function, Pool
 from stagebench.backends.static_cache import compiled_layers, prompt_logits, set_length, static_cache, step_logits
 from stagebench.core.artifacts import Inputs, Prefilled
 from stagebench.core.errors import ModelError, StageError
@@ -75,7 +73,7 @@ class GraphBackend:
     model: Family  # without a backend; its own code is what is captured
     name: str  # one of `RECIPES`
     _recipe: Recipe
-    _pool: _POOL_HANDLE | None  # of the graphs' memory; a CPU has none
+    _pool: Pool
     _encoders: dict[torch.Size, Captured] = field(default_factory=dict)
     _sessions: dict[tuple[int, int], _Session] = field(default_factory=dict)  # the last used is the last
     setups: list[Captured] = field(default_factory=list)  # all so far, with what they cost; some are released
@@ -170,7 +168,7 @@ class GraphBackend:
         inputs = {"embeds": embeds.new_zeros(embeds.shape[0], padded, embeds.shape[2]), "length": length}
         return session.prompts.setdefault(padded, self._capture(plain, inputs))
 
-    def _fused_step(self, cache: StaticCache) -> Callable[..., Tensor]:
+    def _fused_step(self, cache: StaticCache) -> Function:
         try:
             from stagebench.backends.fused import FusedStep  # here, because Triton is only there where CUDA is
         except ImportError as error:
@@ -178,11 +176,7 @@ class GraphBackend:
         return FusedStep(self.model.hf_model, cache)
 
     def _capture(
-        self,
-        plain: Callable[..., Tensor],
-        inputs: dict[str, Tensor],
-        fast: Callable[..., Tensor] | None = None,
-        is_step: bool = False,
+        self, plain: Function, inputs: dict[str, Tensor], fast: Function | None = None, is_step: bool = False
     ) -> Captured:
         if fast is None:
             fast = self._compiled(plain, is_step) if self._recipe.compiled else plain
@@ -193,7 +187,7 @@ class GraphBackend:
         self.setups.append(captured)
         return captured
 
-    def _compiled(self, plain: Callable[..., Tensor], is_step: bool) -> Callable[..., Tensor]:
+    def _compiled(self, plain: Function, is_step: bool) -> Function:
         # Products with one row as fused reductions: they read the weights faster than a library's matrix product.
         options = {"coordinate_descent_tuning": True} if is_step else {}
         limits = {"recompile_limit": RECOMPILE_LIMIT, "accumulated_recompile_limit": RECOMPILE_LIMIT}

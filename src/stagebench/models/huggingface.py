@@ -113,11 +113,9 @@ def build(name: str, settings: ModelSettings) -> HuggingFaceModel:
         else:
             hf_model = _random(cls, config, settings)
         only_special_tokens(hf_model, processor.tokenizer)
-    kind = type("HuggingFaceModel", (HuggingFaceModel,), {"name": name, "images_per_sample": settings.frames})
-    model: HuggingFaceModel = kind(
-        settings.profile, hf_model, processor.tokenizer, processor, encoders=Encoders(hf_model)
-    )
-    return model
+    of_class = {"name": name, "images_per_sample": settings.frames}
+    kind: type[HuggingFaceModel] = type("HuggingFaceModel", (HuggingFaceModel,), of_class)
+    return kind(settings.profile, hf_model, processor.tokenizer, processor, encoders=Encoders(hf_model))
 
 
 def _random(cls: type[PreTrainedModel], config: PretrainedConfig, settings: ModelSettings) -> PreTrainedModel:

@@ -13,6 +13,8 @@ from stagebench.core.artifacts import FinishReason, Generation, Prefilled
 from stagebench.core.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel
 
+Choice = tuple[LogitsProcessorList, StoppingCriteriaList, GenerationConfig]  # by which tokens are chosen, as prepared
+
 
 def decode(model: VisionLanguageModel, prefilled: Prefilled) -> Generation:
     """Run the stage. It writes into the prefilled KV cache, so a `Prefilled` is good for one decode."""
@@ -78,7 +80,7 @@ def take_steps(
         if i >= lag and not progress.going(i - lag):
             break
         was_unfinished.append(unfinished)
-        sequences, unfinished = append_next_token(step(sequences), sequences, unfinished, *choice)
+        sequences, unfinished = append_next_token(step(sequences), sequences, unfinished, choice)
         progress.note(unfinished)
     taken = len(was_unfinished)
     needed = next((i + 1 for i in range(taken) if not progress.going(i)), taken)
@@ -116,19 +118,13 @@ def _generation(end: Prefilled) -> Generation:
     return Generation(token_ids, tuple(reasons), len(end.step_ends), end.step_ends, end.wasted_steps)
 
 
-def append_next_token(
-    logits: Tensor,
-    sequences: Tensor,
-    unfinished: Tensor,
-    logits_processor: LogitsProcessorList,
-    stopping_criteria: StoppingCriteriaList,
-    generation_config: GenerationConfig,
-) -> tuple[Tensor, Tensor]:
+def append_next_token(logits: Tensor, sequences: Tensor, unfinished: Tensor, choice: Choice) -> tuple[Tensor, Tensor]:
     """Choose a token for each row as transformers' `generate()` does (`GenerationMixin._sample`), and say who goes on.
 
     Of the logits (batch, positions, vocabulary) the last position counts, in float32. Return the sequences, int64
     (batch, tokens), one token longer, finished rows with the padding id, and the new `unfinished`, int64 (batch,).
     """
+    logits_processor, stopping_criteria, generation_config = choice
     # A copy: a view would keep the logits of the whole prompt alive.
     scores = logits_processor(sequences, logits[:, -1].to(copy=True, dtype=torch.float32))
     if generation_config.do_sample:

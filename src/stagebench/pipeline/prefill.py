@@ -113,7 +113,7 @@ def _first_step(
     logits, state = ready or _forward(hf_model, input_ids, generation_config, state)
     unfinished = torch.ones(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
     choice = logits_processor, stopping_criteria, generation_config
-    sequences, unfinished = append_next_token(logits, input_ids, unfinished, *choice)
+    sequences, unfinished = append_next_token(logits, input_ids, unfinished, choice)
     lengths = torch.ones_like(unfinished)
     return Prefilled(sequences, input_ids.shape[1], unfinished, lengths, (), state, *choice, hf_model=hf_model)
 

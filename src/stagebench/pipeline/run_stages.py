@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from stagebench.core.artifacts import Features, Generation, Inputs, Media, Prefilled, Sample
 from stagebench.core.stages import BEFORE_GENERATE, DECODE, ENCODE, IN_GENERATE, LOAD, PREFILL, PREPROCESS, STAGE_NAMES
@@ -75,16 +75,14 @@ def staged_generate(model: VisionLanguageModel, inputs: Inputs, options: Options
     return generation
 
 
-def reference_generate(model: VisionLanguageModel, inputs: Inputs, options: Options) -> torch.Tensor:
+def reference_generate(model: VisionLanguageModel, inputs: Inputs, options: Options) -> Tensor:
     """Let plain `generate()` encode, prefill and decode: int64 (batch, new tokens), rows that stopped early padded."""
-    sequences: torch.Tensor = model.hf_model.generate(**model.reference_inputs(inputs), **options)
+    sequences: Tensor = model.hf_model.generate(**model.reference_inputs(inputs), **options)
     synchronize(model.hf_model.device)
     return sequences[:, inputs.input_ids.shape[1] :]
 
 
-def scored_generate(
-    model: VisionLanguageModel, inputs: Inputs, options: Options
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def scored_generate(model: VisionLanguageModel, inputs: Inputs, options: Options) -> tuple[Tensor, list[Tensor]]:
     """Return the tokens of `reference_generate`, and the raw logits of each step, (vocabulary,), which certify them.
 
     The logits are the first row's, in the model's dtype.
