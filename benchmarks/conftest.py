@@ -15,7 +15,7 @@ import torch
 
 from stagebench.backends.load import with_backend
 from stagebench.core.artifacts import Sample
-from stagebench.core.machine import telemetry
+from stagebench.core.machine import environment
 from stagebench.core.stages import BEFORE_GENERATE
 from stagebench.media.synthetic_clip import SyntheticClip, write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
@@ -84,7 +84,7 @@ def rounds(pytestconfig: pytest.Config) -> int:
 
 
 @pytest.fixture(scope="session")
-def telemetry_of_gpu(pytestconfig: pytest.Config) -> Iterator[telemetry.Gpu | None]:
+def telemetry_of_gpu(pytestconfig: pytest.Config) -> Iterator[environment.Gpu | None]:
     """The GPU that is timed, for a look at its clocks; None on a CPU, or where NVML is not installed.
 
     None too beside another process: to repeat what was disturbed would put both out of step.
@@ -94,7 +94,7 @@ def telemetry_of_gpu(pytestconfig: pytest.Config) -> Iterator[telemetry.Gpu | No
         yield None
         return
     uuid = str(torch.cuda.get_device_properties(device).uuid)
-    with telemetry.opened(uuid, own_processes=1) as gpu:
+    with environment.opened_gpu(uuid, own_processes=1) as gpu:
         yield gpu
 
 
@@ -102,7 +102,7 @@ def telemetry_of_gpu(pytestconfig: pytest.Config) -> Iterator[telemetry.Gpu | No
 def pedantic(
     benchmark: Any,
     model: VisionLanguageModel,
-    telemetry_of_gpu: telemetry.Gpu | None,
+    telemetry_of_gpu: environment.Gpu | None,
     rounds: int,
     pytestconfig: pytest.Config,
 ) -> Callable[..., Any]:

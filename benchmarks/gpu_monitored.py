@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar, cast
 
-from stagebench.core.machine import telemetry
+from stagebench.core.machine import environment
 
 T = TypeVar("T")
 
@@ -23,10 +23,10 @@ class Monitor:
         rounds: the two readings of each round, warm-up included.
     """
 
-    def __init__(self, gpu: telemetry.Gpu) -> None:
+    def __init__(self, gpu: environment.Gpu) -> None:
         self.gpu = gpu
-        self.rounds: list[tuple[telemetry.Reading, telemetry.Reading]] = []
-        self._before: telemetry.Reading | None = None
+        self.rounds: list[tuple[environment.Reading, environment.Reading]] = []
+        self._before: environment.Reading | None = None
 
     def start(self) -> None:
         """Look before a round."""
@@ -38,7 +38,7 @@ class Monitor:
         self.rounds.append((self._before, self.gpu.read()))
 
 
-def summary(rounds: Sequence[tuple[telemetry.Reading, telemetry.Reading]]) -> dict[str, Any]:
+def summary(rounds: Sequence[tuple[environment.Reading, environment.Reading]]) -> dict[str, Any]:
     """Return what is kept of a benchmark's timed rounds, in JSON's types.
 
     Returns:
@@ -76,7 +76,7 @@ def _after(*calls: Look | None) -> Callable[..., None]:
 def pedantic(
     benchmark: Any,
     collected: list[Any],
-    gpu: telemetry.Gpu | None,
+    gpu: environment.Gpu | None,
     function: Callable[..., T],
     args: Sequence[Any] = (),
     *,
@@ -120,7 +120,7 @@ def pedantic(
 
 def _watched(
     benchmark: Any,
-    gpu: telemetry.Gpu,
+    gpu: environment.Gpu,
     function: Callable[..., T],
     args: Sequence[Any],
     setup: Callable[[], None] | None,

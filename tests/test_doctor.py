@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from stagebench.cli import doctor as command
 from stagebench.cli import main
-from stagebench.core.machine import environment, telemetry
+from stagebench.core.machine import environment
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.gate import doctor
 from stagebench.gate.doctor import Finding
@@ -52,7 +52,7 @@ def test_only_what_is_stolen_during_the_run_is_a_warning(after, state):
 
 
 def a_reading(throttled=(), foreign=0):
-    return telemetry.Reading(1980, 2619, 350.5, 41, throttled, foreign, 1.0)
+    return environment.Reading(1980, 2619, 350.5, 41, throttled, foreign, 1.0)
 
 
 def test_a_calm_gpu_is_fit():

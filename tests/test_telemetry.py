@@ -9,7 +9,7 @@ from unittest.mock import patch
 import gpu_monitored
 import pytest
 
-from stagebench.core.machine import telemetry
+from stagebench.core.machine import environment
 
 
 class NVMLError(Exception):
@@ -69,7 +69,7 @@ class FakeNvml:
 @contextmanager
 def opened(nvml, *arguments, **named):
     """The GPU where NVML's module is this one; None where it is not installed."""
-    with patch.dict(sys.modules, pynvml=nvml), telemetry.opened(*arguments, **named) as gpu:
+    with patch.dict(sys.modules, pynvml=nvml), environment.opened_gpu(*arguments, **named) as gpu:
         yield gpu
 
 
@@ -80,12 +80,12 @@ def reading(own_processes=1, **answers):
 
 def test_what_nvml_says_is_turned_into_plain_units():
     found = reading(sm=1980, memory=2619, milliwatts=350500, celsius=41, reasons=0, processes=1, millijoules=2500)
-    assert found == telemetry.Reading(1980, 2619, 350.5, 41, (), 0, 2.5)
+    assert found == environment.Reading(1980, 2619, 350.5, 41, (), 0, 2.5)
 
 
 def test_what_nvml_does_not_say_is_none_and_disturbs_nothing():
     found = reading()
-    assert found == telemetry.Reading(None, None, None, None, None, None, None)
+    assert found == environment.Reading(None, None, None, None, None, None, None)
     assert not found.disturbed
 
 
@@ -101,7 +101,7 @@ def test_several_reasons_are_all_named():
 def test_the_bits_are_those_of_nvml():
     pynvml = pytest.importorskip("pynvml", reason="needs the extra gpu")
     names = ("SwPowerCap", "HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown")
-    assert list(telemetry.THROTTLE_REASONS) == [getattr(pynvml, f"nvmlClocksEventReason{name}") for name in names]
+    assert list(environment.THROTTLE_REASONS) == [getattr(pynvml, f"nvmlClocksEventReason{name}") for name in names]
 
 
 @pytest.mark.parametrize(("processes", "own", "foreign"), [(0, 0, 0), (1, 0, 1), (1, 1, 0), (3, 1, 2), (0, 1, 0)])
@@ -193,7 +193,7 @@ def test_without_a_gpu_a_benchmark_is_what_it_was(timing, pytestconfig):
 def test_a_busy_gpu_is_seen_to_be_busy(gpu):
     torch = pytest.importorskip("torch")
     matrix = torch.ones(8192, 8192, dtype=torch.bfloat16, device=gpu)
-    with telemetry.opened(str(torch.cuda.get_device_properties(gpu).uuid), own_processes=1) as found:
+    with environment.opened_gpu(str(torch.cuda.get_device_properties(gpu).uuid), own_processes=1) as found:
         assert found, "the GPU machine must have the extra gpu"
         before = found.read()
         until = time.monotonic() + 2

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from stagebench.cli.output import Console, refusals, require_writable, tidy_stop
+from stagebench.cli.output import Console, require_writable, tidy_stop
 from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import write_text
 from stagebench.core.machine.locks import locked, measurement
@@ -41,7 +41,7 @@ def command(out: Path, processes: int, judged: bool, baselines: Path, **planned:
     can't be decided passes.
     """
     say = teller(Console(stderr=True))
-    with refusals(), tidy_stop("all processes had run; those that had are kept"):
+    with tidy_stop("all processes had run; those that had are kept"):
         if not Path("benchmarks").is_dir():
             raise ResultsError(f"a recording runs in a checkout with benchmarks/, got {Path.cwd()}")
         require_writable(out / "results.json")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from stagebench.cli.output import Console, refusals
+from stagebench.cli.output import Console
 from stagebench.core.errors import ResultsError
-from stagebench.core.machine import environment, telemetry
+from stagebench.core.machine import environment
 from stagebench.core.results import read_results
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import SENTENCES, WORDS, Table, show
@@ -26,22 +26,21 @@ def command(baselines: Path, processes: int) -> None:
     Exit code 0 where nothing speaks against timing now, 3 where something does: a gate could not decide here. Which
     baselines are comparable is shown, and changes nothing about that.
     """
-    with refusals():
-        findings, comparable = examine(processes), comparable_with(baselines)
-        console = Console(highlight=False)
-        rows = [(each.name, each.state, each.detail) for each in findings]
-        columns = ("finding", WORDS), ("state", WORDS), ("detail", SENTENCES)
-        show(Table("", columns, rows, styles=[STYLES[each.state] for each in findings]), console)
-        stored = [(name, "; ".join(keys) or "at most the settings of its run") for name, keys in comparable.items()]
-        show(Table("", (("baseline", WORDS), ("what differs", SENTENCES)), stored), console)
-        warnings = [each.name for each in findings if each.state == "warning"]
-        console.print(f"not fit to time on now: {', '.join(warnings)}" if warnings else "fit to time on")
+    findings, comparable = examine(processes), comparable_with(baselines)
+    console = Console(highlight=False)
+    rows = [(each.name, each.state, each.detail) for each in findings]
+    columns = ("finding", WORDS), ("state", WORDS), ("detail", SENTENCES)
+    show(Table("", columns, rows, styles=[STYLES[each.state] for each in findings]), console)
+    stored = [(name, "; ".join(keys) or "at most the settings of its run") for name, keys in comparable.items()]
+    show(Table("", (("baseline", WORDS), ("what differs", SENTENCES)), stored), console)
+    warnings = [each.name for each in findings if each.state == "warning"]
+    console.print(f"not fit to time on now: {', '.join(warnings)}" if warnings else "fit to time on")
     sys.exit(3 if warnings else 0)
 
 
 def examine(processes: int) -> list[doctor.Finding]:
     """Return all findings about this machine as it is now."""
-    with telemetry.opened() as gpu:
+    with environment.opened_gpu() as gpu:
         reading = gpu.read() if gpu else None
     before = doctor.ticks()
     spread = doctor.spread(doctor.measure(processes))

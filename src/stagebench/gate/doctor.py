@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from stagebench.core.machine import environment
-from stagebench.core.machine.telemetry import Reading
+from stagebench.core.machine.environment import Reading
 
 ROUNDS = 20
 PAIRS = 10  # of processes, for which `visible` holds
