@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stagebench.gate.runner.lockstep import VARIABLE, Lockstep, pipes, variables
+from stagebench.gate.runner.lockstep import VARIABLE, Lockstep, pipes
 
 ROUNDS = 5
 
@@ -34,7 +34,7 @@ def written(rounds, killed=""):
         started = [
             subprocess.Popen(
                 [sys.executable, "-c", PROCESS, name, str(n), killed],
-                env=os.environ | {"PYTHONPATH": str(src)} | variables(ends),
+                env=os.environ | {"PYTHONPATH": str(src)} | {VARIABLE: ",".join(map(str, ends))},
                 stdout=write,
                 pass_fds=ends,
             )

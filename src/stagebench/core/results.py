@@ -5,7 +5,6 @@ no further look: names are texts, times are finite and above 0, counters are who
 twice. Written beside results are samples (of an analysis), verdicts (what was decided) and reports (what people read).
 """
 
-import hashlib
 import math
 import statistics
 from collections import Counter
@@ -172,11 +171,6 @@ def write_results(path: Path, results: Results) -> None:
 def versioned(schema: str, data: Mapping[str, Any]) -> dict[str, Any]:
     """Make a document of another of the `SCHEMAS`."""
     return {"kind": schema, "schema": SCHEMAS[schema], **data}
-
-
-def digest(results: Results) -> str:
-    """Hash results, whatever the layout of their file: 64 hex digits of the SHA-256 of what would be written."""
-    return hashlib.sha256(json_text(results).encode()).hexdigest()
 
 
 def by_name(results: Results) -> dict[str, Benchmark]:

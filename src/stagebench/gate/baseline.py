@@ -12,9 +12,10 @@ from pathlib import Path
 
 from stagebench import __version__
 from stagebench.core.errors import ResultsError
+from stagebench.core.json_files import json_text
 from stagebench.core.machine.environment import ADDED, UNKNOWN, differences
 from stagebench.core.machine.locks import locked
-from stagebench.core.results import NAMING, Accepted, Results, Session, by_name, digest, read_results, write_results
+from stagebench.core.results import NAMING, Accepted, Results, Session, by_name, read_results, write_results
 
 FILE_NAME = "baseline.json"
 SHOWN = 10  # names of benchmarks in an error
@@ -113,6 +114,7 @@ def _some(names: Sequence[str]) -> str:
 def _acceptance(results: Results, replaced: Results | None, reason: str) -> Accepted:
     """Say who accepts results and why, and which results of whose acceptance they replace."""
     before = replaced["stagebench"].get("accepted", {}) if replaced else {}
+    sha256 = hashlib.sha256(json_text(replaced).encode()).hexdigest()  # whatever the layout of its file
     latest = {key: before.get(key) for key in ("who", "when", "reason", "commit")}
     return {
         "who": _who(),
@@ -120,7 +122,7 @@ def _acceptance(results: Results, replaced: Results | None, reason: str) -> Acce
         "reason": reason,
         "commit": _commit(results),
         "version": __version__,
-        "replaces": {"commit": _commit(replaced), "sha256": digest(replaced)} if replaced else None,
+        "replaces": {"commit": _commit(replaced), "sha256": sha256} if replaced else None,
         "history": [latest, *before.get("history", [])][:HISTORY] if replaced else [],
     }
 

@@ -149,7 +149,8 @@ def measure(planned: Sequence[FreshProcess]) -> list[Results]:
 def _started(each: FreshProcess, scratch: Path, ends: lockstep.Ends | None) -> Iterator[subprocess.Popen[bytes]]:
     given = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
     path = os.pathsep.join(filter(None, [str(each.variant.root / "src"), given.get("PYTHONPATH")]))
-    environment = given | _ENVIRONMENT | {"PYTHONPATH": path} | (lockstep.variables(ends) if ends else {})
+    turns = {lockstep.VARIABLE: ",".join(map(str, ends))} if ends else {}
+    environment = given | _ENVIRONMENT | {"PYTHONPATH": path} | turns
     written = (f"--benchmark-json={each.at(scratch, '.json')}", *xml_options(each.at(scratch, ".xml")))
     with (
         each.at(scratch, ".txt").open("wb") as output,

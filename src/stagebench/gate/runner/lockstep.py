@@ -18,11 +18,6 @@ VARIABLE = "STAGEBENCH_TURNS_2"
 Ends = tuple[int, int, int]
 
 
-def variables(ends: Ends) -> dict[str, str]:
-    """Return the variables with which a process takes turns."""
-    return {VARIABLE: ",".join(map(str, ends))}
-
-
 class Lockstep:
     """This process's side; `turns` is how many the other process has given it."""
 
