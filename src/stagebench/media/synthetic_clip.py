@@ -5,7 +5,6 @@ by the usual model of an event camera: one each time that a pixel's log intensit
 is computed from fixed numbers: two calls write the same bytes.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -106,13 +105,7 @@ def _write_events(file: BinaryIO) -> None:
     reference plus or minus `CONTRAST`, there is an event, and the reference moves there. Within a step, the log
     intensity is taken to change evenly.
     """
-    columns = zip(*_event_steps(), strict=True)
-    recording = {key: np.concatenate(parts).astype(TYPES[key]) for key, parts in zip(TYPES, columns, strict=True)}
-    np.save(file, np.array(recording, dtype=object))
-
-
-def _event_steps() -> Iterator[tuple[NDArray[Any], ...]]:
-    """Yield the events of each step as (x, y, microseconds, polarity), ascending in time."""
+    steps: list[tuple[NDArray[Any], ...]] = []  # x, y, microseconds and polarity, ascending in time
     micros = 1e6 / (RATE * STEPS_PER_FRAME)
     lights = (luma(step * micros / 1e6) for step in range(FRAMES * STEPS_PER_FRAME + 1))
     logs = (np.log(light + np.float32(DARK)).ravel().astype(np.float64) for light in lights)
@@ -128,9 +121,12 @@ def _event_steps() -> Iterator[tuple[NDArray[Any], ...]]:
         part = (reference[pixel] + CONTRAST * sign * nth - before[pixel]) / np.where(change == 0, 1, change)
         t = ((step + np.clip(part, 0, 1)) * micros).astype(np.int64)
         order = np.argsort(t, kind="stable")
-        yield pixel[order] % WIDTH, pixel[order] // WIDTH, t[order], sign[order] > 0
+        steps.append((pixel[order] % WIDTH, pixel[order] // WIDTH, t[order], sign[order] > 0))
         reference = reference + np.float32(CONTRAST) * crossings
         before = now
+    columns = zip(TYPES, zip(*steps, strict=True), strict=True)
+    recording = {key: np.concatenate(parts).astype(TYPES[key]) for key, parts in columns}
+    np.save(file, np.array(recording, dtype=object))
 
 
 def _write_video(file: BinaryIO) -> None:

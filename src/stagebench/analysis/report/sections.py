@@ -60,9 +60,8 @@ def sections(found: Found, rows: Sequence[SampleLine]) -> Sections:
 
 def headlines(found: Found) -> list[str]:
     """Say the whole of it in a few lines."""
-    lines = [
-        f"At {mode} length, {pair['sentences'][0]}" for mode, each in found["modes"].items() for pair in each["pairs"]
-    ]
+    pairs = [(mode, pair) for mode, each in found["modes"].items() for pair in each["pairs"]]
+    lines = [f"At {mode} length, {pair['sentences'][0]}" for mode, pair in pairs]
     done, planned = found["measured"], found["plan"]["passes"]
     unfinished = "" if done >= planned else f" of {planned} planned"
     return [*lines, f"{done} passes measured{unfinished}; {len(found['failures'])} samples failed."]
