@@ -30,6 +30,9 @@ STAGES = (LOAD, PREPROCESS, ENCODE, COMPRESS, PREFILL, DECODE)
 """
 
 FUNCTION = '''
+import torch
+
+
 def compress(model, inputs, features):
     """Merge the tokens of all images: of each image the mean over space, then of each token that over the images."""
     tokens = features.tokens.unflatten(1, (inputs.pixels.shape[1], -1))

@@ -16,7 +16,7 @@ import torch
 from stagebench.core import meter
 from stagebench.core.artifacts import Features, Inputs, Media, Prefilled, Sample, Work
 from stagebench.core.errors import StageError
-from stagebench.core.stages import BEFORE_GENERATE, ENCODE
+from stagebench.core.stages import PREFILL, STAGE_NAMES
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline.decode import cache_of
 from stagebench.pipeline.run_stages import Made, Options, run_stages
@@ -83,7 +83,7 @@ def require_forgetful(model: VisionLanguageModel, sample: Sample, options: Optio
         return call(made)
 
     with without_collection():  # as where it is timed, which who remembers may look for
-        run_stages(model, sample, options, repeated, (*BEFORE_GENERATE, ENCODE.name))
+        run_stages(model, sample, options, repeated, STAGE_NAMES[: STAGE_NAMES.index(PREFILL.name)])
 
 
 def _metered(stage: str, step: Callable[[Made], Any], made: Made) -> Any:
