@@ -84,7 +84,17 @@ def seen(edited, tmp_path_factory):
     options = settings.GenerationSettings(max_new_tokens=4, fixed_length=True).options()
     verified = verify.verify(model, verify.count_reference(model, sample, options))
     runs = [timed_pass.timed_pass(model, sample, options) for _ in range(2)]
-    return SimpleNamespace(model=model, verified=verified, runs=runs, images=model.images_per_sample)
+    found = SimpleNamespace(model=model, verified=verified, runs=runs, images=model.images_per_sample)
+    found.checked = lambda: edited("pipeline.remembered").require_forgetful(model, sample, options)
+    return found
+
+
+def test_what_it_remembers_is_refused(edited, seen, monkeypatch):
+    steps, kept = edited("pipeline.run_stages").STEPS, []
+    plain = steps["compress"]
+    monkeypatch.setitem(steps, "compress", lambda *given: kept[0] if kept else kept.append(plain(*given)) or kept[0])
+    with pytest.raises(edited("core.errors").StageError, match="compress must give another result for other pixels"):
+        seen.checked()
 
 
 def test_it_runs_in_its_place_and_the_tokens_are_those_of_generate(seen):
