@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoints import write_checkpoint
 from click.testing import CliRunner
 from generate_overhead import ratios
 from scipy.stats import ttest_1samp
@@ -51,6 +52,7 @@ def folder(tmp_path, monkeypatch, synthetic):
     """A working directory with the files that the README's examples name."""
     shutil.copy(synthetic.video, tmp_path / "clip.mp4")
     shutil.copy(synthetic.events, tmp_path / "recording.npy")
+    write_checkpoint("qwen2_5_vl", tmp_path / "checkpoint")
     run = next(ROOT.glob("baselines/*-tiny-*/baseline.json"))
     for copy in ("out.json", "history/one.json", "out/results.json"):
         (tmp_path / copy).parent.mkdir(exist_ok=True)
