@@ -131,8 +131,9 @@ def padded(inputs: dict[str, Any]) -> dict[str, Any]:
     """Make a batch of two: the prompt with two more words, and two tokens of padding with the prompt."""
     rows = {name: torch.cat([tensor, tensor]) for name, tensor in inputs.items()}
     for name, tensor in inputs.items():
-        if tensor.shape == inputs["input_ids"].shape:
-            words, padding = {"input_ids": (10, 3), "attention_mask": (1, 0)}.get(name, (0, 0))
+        if tensor.shape[:2] == inputs["input_ids"].shape:
+            added = {"input_ids": (10, 3), "attention_mask": (1, 0), "cross_attention_mask": (1, 1)}
+            words, padding = added.get(name, (0, 0))
             longer = torch.cat([tensor, torch.full_like(tensor[:, :2], words)], 1)
             rows[name] = torch.cat([longer, torch.cat([torch.full_like(tensor[:, :2], padding), tensor], 1)])
     return rows
