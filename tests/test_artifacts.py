@@ -136,7 +136,7 @@ def test_no_new_token_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"profile": "huge"}, "profile must be one of tiny, 7b, pretrained, got 'huge'"),
+        ({"profile": "huge"}, "profile must be one of tiny, 7b, pretrained, random, got 'huge'"),
         ({"dtype": "int3"}, "dtype must be one of float32, bfloat16, float16, got 'int3'"),
         ({"kernels": "fast"}, "kernels must be one of efficient, default, got 'fast'"),
         ({"threads": 0}, "threads must be at least 1, got 0"),

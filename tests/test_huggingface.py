@@ -14,12 +14,14 @@ from stagebench import settings_of
 from stagebench.backends.load import with_backend
 from stagebench.cli import main
 from stagebench.core.artifacts import Sample
-from stagebench.core.errors import ModelError, StagebenchError, StageError
+from stagebench.core.errors import CheckpointError, ModelError, StagebenchError, StageError
 from stagebench.models.registry import build_model
 from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import prefill
-from stagebench.pipeline.run_stages import prepared, staged_generate
+from stagebench.pipeline.remembered import fingerprint, varied
+from stagebench.pipeline.run_stages import prepared, reference_generate, staged_generate
 from stagebench.pipeline.verify import count_reference, verify_work
+from stagebench.suite.measure import run_sharded
 
 # InternVL's processor of transformers 5.15 and 5.17 hands tensors to numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
@@ -109,11 +111,114 @@ def test_chunks_of_a_prompt_are_refused(qwen, synthetic):
         ({"weights": "elsewhere"}, "names the one model and its weights"),
         ({"backend": ["graph"]}, "backend must be eager"),
         ({"frames": 0}, "frames must be at least 1, got 0"),
+        ({"preprocess": "torch"}, "has a processor of its own"),
+        ({"profile": "random", "pickled_weights": True}, "no weights if random"),
     ],
 )
 def test_options_that_a_checkpoint_can_not_take_are_refused(options, message):
     with pytest.raises(ModelError, match=message):
         settings_of(model="hf:here", device="cpu", **options)
+
+
+@pytest.mark.parametrize("source", ["", "./nothere", "~nobody", "/nothere"])
+def test_a_folder_that_is_not_there_is_refused(source):
+    with pytest.raises(ModelError, match="hf: must be followed by a folder that is there, or a hub id, got"):
+        settings_of(model=f"hf:{source}", device="cpu")
+
+
+def test_frames_and_the_folder_are_part_of_the_identity(qwen):
+    two, three = (settings_of(model=f"hf:{qwen}", device="cpu", profile="random", frames=n).identity() for n in (2, 3))
+    assert (two["preprocess"], three["preprocess"], str(qwen) in two["weights"]) == (
+        "the checkpoint's own processor, 2 images",
+        "the checkpoint's own processor, 3 images",
+        True,
+    )
+
+
+def test_its_own_processor_is_not_that_of_a_registered_model():
+    with pytest.raises(ModelError, match="the preprocessing of a checkpoint is its own"):
+        settings_of(model="llava-1.5", preprocess="checkpoint", device="cpu")
+
+
+def test_tensor_parallelism_of_a_checkpoint_is_refused(qwen):
+    settings = settings_of(model=f"hf:{qwen}", device="cpu")
+    with pytest.raises(ModelError, match="tensor parallelism spreads registered models, got hf:"):
+        run_sharded(settings, 1, 2)
+
+
+def test_varied_features_give_another_prompt(folder, synthetic):
+    model = built(folder)
+    inputs = prepared(model, Sample(synthetic.video))
+    features = encode(model, inputs)
+    made = [fingerprint(prefill(model, inputs, varied(features, n), OPTIONS)) for n in (0, 1, 2)]
+    assert (made[0], len(set(made))) == (fingerprint(prefill(model, inputs, features, OPTIONS)), 3)
+
+
+def test_encoding_first_leaves_the_network_as_generate_needs_it(folder, synthetic):
+    model = built(folder)
+    inputs = prepared(model, Sample(synthetic.video))
+    encode(model, inputs)
+    once = [len(module._forward_hooks) for module in model.hf_model.modules()]
+    reference_generate(model, inputs, OPTIONS)
+    assert [len(module._forward_hooks) for module in model.hf_model.modules()] == once
+
+
+def changed(folder, tmp_path, name, **settings):
+    """Copy a checkpoint, with other settings in one of its files."""
+    if folder != tmp_path:
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / name
+    said = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(said | settings))
+    return tmp_path
+
+
+def test_a_template_that_fails_is_one_line(qwen, synthetic, tmp_path):
+    shutil.copytree(qwen, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "chat_template.jinja").unlink()
+    with pytest.raises(StageError, match=r"the processor of hf:.* must take the sample, got ValueError") as error:
+        prepared(built(tmp_path), Sample(synthetic.video))
+    assert "\n" not in str(error.value)
+
+
+def test_a_template_that_begins_a_text_does_it_alone(qwen, synthetic, tmp_path):
+    shutil.copytree(qwen, tmp_path, dirs_exist_ok=True)
+    template = (tmp_path / "chat_template.jinja").read_text()
+    (tmp_path / "chat_template.jinja").write_text("{{ bos_token }}" + template)
+    whole = json.loads((tmp_path / "tokenizer.json").read_text())
+    begin = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    tokens = {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}
+    whole["post_processor"] = {"type": "TemplateProcessing", "single": begin, "pair": begin, "special_tokens": tokens}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
+    inputs = prepared(built(tmp_path, frames=1), Sample(synthetic.video))
+    assert int((inputs.input_ids == 1).sum()) == 1
+
+
+def test_the_image_processor_that_a_checkpoint_names_is_taken(tmp_path):
+    write_checkpoint("llava", tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps({"image_processor_type": "SiglipImageProcessor", "size": {"height": 56, "width": 56}}))
+    assert type(built(tmp_path).image_processor.image_processor).__name__ == "SiglipImageProcessorPil"
+
+
+def test_another_processor_than_the_familys_is_refused(tmp_path):
+    write_checkpoint("llava", tmp_path)
+    changed(tmp_path, tmp_path, "processor_config.json", processor_class="Qwen2VLProcessor")
+    with pytest.raises(CheckpointError, match="must name LlavaProcessor as its processor, got Qwen2VLProcessor"):
+        built(tmp_path)
+
+
+@pytest.mark.parametrize("profile", ["pretrained", "random"])
+def test_stop_tokens_are_the_checkpoints(qwen, tmp_path, profile):
+    model = built(changed(qwen, tmp_path, "generation_config.json", eos_token_id=[2, 100]), profile=profile)
+    assert model.hf_model.generation_config.eos_token_id == [2, 100]
+
+
+def test_a_generation_config_that_can_not_be_read_is_refused(qwen, tmp_path):
+    shutil.copytree(qwen, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "generation_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="can't read the checkpoint"):
+        built(tmp_path)
 
 
 def test_random_weights_of_a_registered_model_are_those_of_a_profile():

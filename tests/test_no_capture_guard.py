@@ -19,8 +19,16 @@ def pedantic(function, args, setup, rounds):
     return result
 
 
+class Model(SimpleNamespace):
+    """As much of a model as a guard looks at."""
+
+    @property
+    def setups(self):
+        return len(self.backend.setups)
+
+
 def model_with(*setups):
-    return SimpleNamespace(name="gpt", backend=SimpleNamespace(name="graph", setups=list(setups)))
+    return Model(name="gpt", backend=SimpleNamespace(name="graph", setups=list(setups)))
 
 
 def setting_up_in(model, call):

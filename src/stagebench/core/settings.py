@@ -91,7 +91,11 @@ KERNELS = ("efficient", "default")
 BACKENDS = ("eager", "graph", "compiled", "fused")
 """How stages run: plainly, which is the reference, or as `backends` has it."""
 DTYPES = ("float32", "bfloat16", "float16")
-PREPROCESSORS = {"pil": "pil: CLIPImageProcessorPil", "torch": "torch: interpolate, bicubic, antialiased"}
+PREPROCESSORS = {
+    "pil": "pil: CLIPImageProcessorPil",
+    "torch": "torch: interpolate, bicubic, antialiased",
+    "checkpoint": "the checkpoint's own processor, {frames} images",
+}
 """How images become pixels (`models.pixels`), and what does it: torch is faster and within 2/255 of the reference."""
 
 
@@ -122,6 +126,6 @@ class ModelSettings:
             raise ModelError(f"frames must be at least 1, got {self.frames}")
         if not 0 <= self.seed < 2**63:
             raise ModelError(f"seed must be from 0 to 2**63 - 1, got {self.seed}")
-        if (self.profile == "pretrained") != (self.weights is not None):
+        if (self.profile in ("pretrained", "random")) != (self.weights is not None):
             got = f"profile {self.profile!r} and weights {self.weights!r}"
             raise ModelError(f"weights are given with the profile 'pretrained' and only with it, got {got}")

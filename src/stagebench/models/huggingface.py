@@ -10,19 +10,21 @@ import torch
 import transformers
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers.image_processing_base import ImageProcessingMixin
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
-from transformers.utils import is_torchvision_available
+from transformers.utils import GENERATION_CONFIG_NAME, is_torchvision_available
 
 from stagebench.core import meter
 from stagebench.core.artifacts import Features, Inputs, Media
-from stagebench.core.errors import ModelError
+from stagebench.core.errors import CheckpointError, ModelError, StageError
 from stagebench.core.settings import ModelSettings
+from stagebench.core.shown import one_line
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.tape import DirectCalls, Encoders, Tape
-from stagebench.models.weights import from_config, only_special_tokens, read_weights, reading, skeleton
+from stagebench.models.weights import file_of, from_config, only_special_tokens, read_weights, reading, skeleton
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,19 +52,23 @@ class HuggingFaceModel(VisionLanguageModel):
     def preprocess(self, media: Media, question: str) -> Inputs:
         """Let the checkpoint's processor make pixels, and a prompt of its chat template, one image after the other."""
         content = [*[{"type": "image"}] * len(media.images), {"type": "text", "text": question}]
-        text = self.image_processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
-        images = [Image.fromarray(image) for image in media.images]
-        made = self.image_processor(text=[text], images=[images], return_tensors="pt")
-        meter.add("images_processed", len(images))
-        dtype, device = self.hf_model.dtype, self.hf_model.device
-        given = {
-            name: tensor.to(device, dtype if tensor.is_floating_point() else None)
-            for name, tensor in made.items()
-            if name != "labels"  # for training
-        }
-        ids, mask, pixels = (given.pop(name) for name in ("input_ids", "attention_mask", "pixel_values"))
+        images, device = [Image.fromarray(image) for image in media.images], self.hf_model.device
+        try:
+            text = self.image_processor.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            )
+            bos = self.tokenizer.bos_token  # a template may write it itself
+            special = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
+            made = self.image_processor(text=[text], images=[images], return_tensors="pt", **special)
+            meter.add("images_processed", len(images))
+            given = {
+                name: tensor.to(device, self.hf_model.dtype if tensor.is_floating_point() else None)
+                for name, tensor in made.items()
+                if name != "labels"  # for training
+            }
+            ids, mask, pixels = (given.pop(name) for name in ("input_ids", "attention_mask", "pixel_values"))
+        except Exception as error:  # no narrower: templates and processors are the checkpoint's
+            raise StageError(f"the processor of {self.name} must take the sample, got {one_line(error)}") from error
         return Inputs(ids, mask, pixels, processed=len(images), further=given)
 
     def features(self, inputs: Inputs) -> Features:
@@ -107,11 +113,14 @@ def build(name: str, settings: ModelSettings) -> HuggingFaceModel:
         if config.model_type not in known:
             raise ModelError(f"{name} must be a model of images and text, got model_type {config.model_type!r}")
         cls, processor = getattr(transformers, known[config.model_type]), read_processor(source, config)
+        said = file_of(source, GENERATION_CONFIG_NAME) is not None
+        stops = GenerationConfig.from_pretrained(source) if said else GenerationConfig()
         if settings.profile == "pretrained":
             skeleton(cls, config, settings)  # refuses files that can't fill it
             hf_model = read_weights(cls, config, settings)
         else:
             hf_model = _random(cls, config, settings)
+        hf_model.generation_config = stops
         only_special_tokens(hf_model, processor.tokenizer)
     of_class = {"name": name, "images_per_sample": settings.frames}
     kind: type[HuggingFaceModel] = type("HuggingFaceModel", (HuggingFaceModel,), of_class)
@@ -136,11 +145,17 @@ def read_processor(source: str, config: PretrainedConfig) -> ProcessorMixin:
     if is_torchvision_available():
         return transformers.AutoProcessor.from_pretrained(source, trust_remote_code=False)
     kind = config.model_type
-    pil = getattr(transformers, IMAGE_PROCESSOR_MAPPING_NAMES.get(kind, {}).get("pil", ""), None)
+    pil = None
+    if default := IMAGE_PROCESSOR_MAPPING_NAMES.get(kind, {}).get("pil"):
+        said, _ = ImageProcessingMixin.get_image_processor_dict(source)
+        named = said.get("image_processor_type", default).removesuffix("Fast").removesuffix("Pil")
+        pil = getattr(transformers, f"{named}Pil", getattr(transformers, default) if named == default else None)
     family = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(kind, ""), None)
     if pil is None or family is None:
         raise ModelError(f"the processor of {kind} needs torchvision: pip install torchvision")
     settings, _ = family.get_processor_dict(source)
+    if (named := settings.get("processor_class", family.__name__)) != family.__name__:
+        raise CheckpointError(f"the checkpoint {source} must name {family.__name__} as its processor, got {named}")
     accepted = set(inspect.signature(family.__init__).parameters)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     parts = {"image_processor": pil.from_pretrained(source), "tokenizer": tokenizer}

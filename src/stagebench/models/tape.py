@@ -75,7 +75,8 @@ class Encoders:
         def call(encoder: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             output = function(*args, **kwargs)
             tape.append(_taped(encoder, output))
-            direct.append(_direct(encoder, inspect.signature(function).bind(*args, **kwargs).arguments, inputs))
+            arguments = inspect.signature(function).bind(*args, **kwargs).arguments
+            direct.append(_direct(encoder, arguments, inputs, self._hf_model.config))
             return output
 
         def start(*_: Any) -> None:
@@ -140,7 +141,7 @@ class Encoders:
                 plain = getattr(owner, name)
                 handled = update_wrapper(partial(call, encoder, plain), plain)  # transformers looks at the signature
                 # In the instance, beside what accelerate may have put there, which comes back.
-                patched.enter_context(patch.dict(vars(owner), {name: handled}))
+                patched.enter_context(patch.object(owner, name, handled))
             yield
 
 
@@ -156,39 +157,46 @@ def _beside_language_model(hf_model: PreTrainedModel) -> dict[str, nn.Module]:
     return modules
 
 
+def retaped(tape: Tape) -> Tape:
+    """Return a tape whose tensors were written to on purpose, as one that holds what they are now."""
+    return tuple(_taped(call.encoder, call.output) for call in tape)
+
+
 def _taped(encoder: str, output: Any) -> EncoderCall:
     kept = _shallow(output)
     return EncoderCall(encoder, kept, _versions(kept))
 
 
-def _direct(encoder: str, arguments: dict[str, Any], inputs: Mapping[str, Any]) -> DirectCall | None:
+def _direct(encoder: str, arguments: dict[str, Any], inputs: Mapping[str, Any], config: Any) -> DirectCall | None:
     """Trace each argument to an input; None where one is neither an input nor a plain value."""
     arguments |= arguments.pop("kwargs", {})  # as transformers names those without a parameter of their own
     names = {id(tensor): name for name, tensor in inputs.items()}
     given = {key: names[id(value)] for key, value in arguments.items() if id(value) in names}
     constants = {key: value for key, value in arguments.items() if key not in given}
-    return DirectCall(encoder, given, constants) if _is_plain(list(constants.values())) else None
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
+    plain = (
+        value is None
+        or isinstance(value, bool | int | float | str)
+        # A list may come from the values of the inputs, unless it is the config's own.
+        or (isinstance(value, list | tuple) and value == getattr(config, key, None))
+        for key, value in constants.items()
+    )
+    return DirectCall(encoder, given, constants) if all(plain) else None
 
 
 def _shallow(output: Any) -> Any:
     """Copy what holds tensors, not the tensors: models set attributes and entries of an answer after its return."""
-    return copy.deepcopy(output, {id(tensor): tensor for tensor in _tensors(output)})
+    return copy.deepcopy(output, {id(tensor): tensor for tensor in tensors_of(output)})
 
 
 def _versions(output: Any) -> tuple[int, ...]:
-    return tuple(tensor._version for tensor in _tensors(output))
+    return tuple(tensor._version for tensor in tensors_of(output))
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
+def tensors_of(output: Any) -> Iterator[Tensor]:
+    """Yield all tensors in an answer."""
     if isinstance(output, Tensor):
         yield output
     held = vars(output) if isinstance(output, ModelOutput) else output
     parts = held.values() if isinstance(held, dict) else held if isinstance(held, list | tuple) else ()
     for part in parts:
-        yield from _tensors(part)
+        yield from tensors_of(part)

@@ -91,12 +91,12 @@ def skeleton(cls: type[PreTrainedModel], config: PretrainedConfig, settings: Mod
 def _weight_files(weights: str, pickled: bool) -> list[Path]:
     """Find the files that hold the weights: one, or those of an index."""
     whole, index = (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if pickled else (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
-    if (single := _file_of(weights, whole)) is not None:
+    if (single := file_of(weights, whole)) is not None:
         return [single]
-    if (found := _file_of(weights, index)) is not None:
+    if (found := file_of(weights, index)) is not None:
         names = sorted(set(json.loads(found.read_text())["weight_map"].values()))
-        return [file for name in names if (file := _file_of(weights, name)) is not None]
-    others = [name for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if _file_of(weights, name) is not None]
+        return [file for name in names if (file := file_of(weights, name)) is not None]
+    others = [name for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if file_of(weights, name) is not None]
     but = f"only {others[0]}: pickles are read with --pickled-weights" if others else "none"
     raise CheckpointError(f"the checkpoint {weights} must hold weights in {whole}, got {but}")
 
@@ -111,7 +111,8 @@ def _stored_shapes(weights: str, file: Path) -> Iterator[torch.Size]:
             yield torch.Size(tensor.get_shape())
 
 
-def _file_of(weights: str, name: str) -> Path | None:
+def file_of(weights: str, name: str) -> Path | None:
+    """Find a file of a checkpoint, in its folder or the hub's cache; None where it has none of that name."""
     found: Any = cached_file(weights, name, _raise_exceptions_for_missing_entries=False)
     return None if found is None else Path(found)
 

@@ -8,6 +8,7 @@ shows.
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from stagebench.core.artifacts import Features, Inputs, Media, Prefilled, Sample
 from stagebench.core.errors import StageError
 from stagebench.core.stages import PREFILL, STAGE_NAMES
 from stagebench.models.protocol import VisionLanguageModel
+from stagebench.models.tape import retaped, tensors_of
 from stagebench.pipeline.decode import cache_of
 from stagebench.pipeline.run_stages import Made, Options, run_stages
 from stagebench.pipeline.timing import synchronize, without_collection
@@ -39,12 +41,15 @@ def varied(given: T, number: int) -> T:
         case Media(images=images):
             middles = [torch.from_numpy(image)[tuple(map(_middle, image.shape[:2]))] for image in images]
         case Inputs(pixels=tensor) | Features(tokens=tensor):
-            rows, columns = map(_middle, tensor.shape[-2:])
-            middles = [tensor[..., rows, columns]]
+            taped = tensors_of([call.output for call in getattr(copied, "tape", None) or ()])
+            tensors = [tensor, *(each for each in taped if each.is_floating_point() and each.ndim > 1)]
+            middles = [each[..., _middle(each.shape[-2]), _middle(each.shape[-1])] for each in tensors]
     seeded = torch.Generator().manual_seed(number)
     for middle in middles if number else ():
         noise = partial(torch.randint, 256) if middle.dtype == torch.uint8 else torch.randn
         middle += noise(middle.shape, generator=seeded).to(middle)
+    if isinstance(copied, Features) and copied.tape:
+        copied = replace(copied, tape=retaped(copied.tape))
     return copied
 
 

@@ -101,16 +101,23 @@ def _of_checkpoint(models: tuple[str, ...], given: Mapping[str, Any]) -> dict[st
     """Return the weights, which are in the name of a model that is built of any checkpoint."""
     profile, weights, named = given["profile"], given["weights"], ", ".join(models)
     if not any(name.startswith(ANY) for name in models):
+        if given["preprocess"] == "checkpoint":
+            raise ModelError(f"the preprocessing of a checkpoint is its own ({ANY}FOLDER), got {named}")
         if profile == "random":
             raise ModelError(f"the profile random is that of a checkpoint's config ({ANY}FOLDER), got {named}")
         return {}
+    source = named.removeprefix(ANY)
+    if not source or (source[0] in "./~" and not Path(source).is_dir()):
+        raise ModelError(f"{ANY} must be followed by a folder that is there, or a hub id, got {source!r}")
     if models[1:] or weights:
         raise ModelError(f"{ANY} names the one model and its weights, got {named} and weights {weights}")
     if profile not in (None, "pretrained", "random"):
         raise ModelError(f"profile must be pretrained or random for {named}, got {profile!r}")
     if set(given["backend"]) - {"eager"}:
         raise ModelError(f"backend must be eager for {named}, got {', '.join(given['backend'])}")
-    return {"weights": None if profile == "random" else named.removeprefix(ANY)}
+    if given["preprocess"] == "torch" or (profile == "random" and given["pickled_weights"]):
+        raise ModelError(f"{named} has a processor of its own, and no weights if random, got torch or pickles for them")
+    return {"profile": profile or "pretrained", "weights": source, "preprocess": "checkpoint"}
 
 
 def _names(what: str, given: str | Iterable[str], known: Iterable[str], default: Iterable[str]) -> tuple[str, ...]:

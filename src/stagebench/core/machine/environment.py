@@ -54,7 +54,7 @@ def identity(
         "attention": f"{settings.attention}, {settings.kernels} kernels{backend}",
         "generation": generation.describe(),
         "question": question,
-        "preprocess": PREPROCESSORS[settings.preprocess],
+        "preprocess": PREPROCESSORS[settings.preprocess].format(frames=settings.frames),
         "input": fingerprint(media) if media else f"scene, {loading.media}",
         "loading": loading.describe(),
         "gc": "on" if timed_gc else "off",
