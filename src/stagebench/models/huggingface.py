@@ -102,10 +102,7 @@ def _tokens(tape: Tape) -> Tensor:
 
 
 def build(name: str, settings: ModelSettings) -> HuggingFaceModel:
-    """Build the model of "hf:FOLDER" or "hf:ID", with its weights or, of the profile "random", without them.
-
-    Raise ModelError for what is no model that reads images and writes text, and CheckpointError for what can't be read.
-    """
+    """Build "hf:FOLDER" or "hf:ID", or refuse it in one line; of the profile "random" no weights are read."""
     source = name.partition(":")[2]
     with reading(f"the checkpoint {source}"):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -113,14 +110,13 @@ def build(name: str, settings: ModelSettings) -> HuggingFaceModel:
         if config.model_type not in known:
             raise ModelError(f"{name} must be a model of images and text, got model_type {config.model_type!r}")
         cls, processor = getattr(transformers, known[config.model_type]), read_processor(source, config)
-        said = file_of(source, GENERATION_CONFIG_NAME) is not None
-        stops = GenerationConfig.from_pretrained(source) if said else GenerationConfig()
         if settings.profile == "pretrained":
             skeleton(cls, config, settings)  # refuses files that can't fill it
             hf_model = read_weights(cls, config, settings)
         else:
             hf_model = _random(cls, config, settings)
-        hf_model.generation_config = stops
+        if file_of(source, GENERATION_CONFIG_NAME):
+            hf_model.generation_config = GenerationConfig.from_pretrained(source)
         only_special_tokens(hf_model, processor.tokenizer)
     of_class = {"name": name, "images_per_sample": settings.frames}
     kind: type[HuggingFaceModel] = type("HuggingFaceModel", (HuggingFaceModel,), of_class)
