@@ -135,11 +135,6 @@ def test_frames_and_the_folder_are_part_of_the_identity(qwen):
     )
 
 
-def test_its_own_processor_is_not_that_of_a_registered_model():
-    with pytest.raises(ModelError, match="the preprocessing of a checkpoint is its own"):
-        settings_of(model="llava-1.5", preprocess="checkpoint", device="cpu")
-
-
 def test_tensor_parallelism_of_a_checkpoint_is_refused(qwen):
     settings = settings_of(model=f"hf:{qwen}", device="cpu")
     with pytest.raises(ModelError, match="tensor parallelism spreads registered models, got hf:"):

@@ -91,11 +91,7 @@ KERNELS = ("efficient", "default")
 BACKENDS = ("eager", "graph", "compiled", "fused")
 """How stages run: plainly, which is the reference, or as `backends` has it."""
 DTYPES = ("float32", "bfloat16", "float16")
-PREPROCESSORS = {
-    "pil": "pil: CLIPImageProcessorPil",
-    "torch": "torch: interpolate, bicubic, antialiased",
-    "checkpoint": "the checkpoint's own processor, {frames} images",
-}
+PREPROCESSORS = {"pil": "pil: CLIPImageProcessorPil", "torch": "torch: interpolate, bicubic, antialiased"}
 """How images become pixels (`models.pixels`), and what does it: torch is faster and within 2/255 of the reference."""
 
 
@@ -119,7 +115,7 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         _require_known(self, ModelError, backend=BACKENDS, profile=PROFILES, dtype=DTYPES, kernels=KERNELS)
-        _require_known(self, ModelError, preprocess=tuple(PREPROCESSORS))
+        _require_known(self, ModelError, preprocess=(*PREPROCESSORS, "checkpoint"))
         if self.threads < 1:
             raise ModelError(f"threads must be at least 1, got {self.threads}")
         if self.frames < 1:

@@ -101,8 +101,6 @@ def _of_checkpoint(models: tuple[str, ...], given: Mapping[str, Any]) -> dict[st
     """Return the weights, which are in the name of a model that is built of any checkpoint."""
     profile, weights, named = given["profile"], given["weights"], ", ".join(models)
     if not any(name.startswith(ANY) for name in models):
-        if given["preprocess"] == "checkpoint":
-            raise ModelError(f"the preprocessing of a checkpoint is its own ({ANY}FOLDER), got {named}")
         if profile == "random":
             raise ModelError(f"the profile random is that of a checkpoint's config ({ANY}FOLDER), got {named}")
         return {}

@@ -54,7 +54,9 @@ def identity(
         "attention": f"{settings.attention}, {settings.kernels} kernels{backend}",
         "generation": generation.describe(),
         "question": question,
-        "preprocess": PREPROCESSORS[settings.preprocess].format(frames=settings.frames),
+        "preprocess": PREPROCESSORS.get(
+            settings.preprocess, f"the checkpoint's own processor, {settings.frames} images"
+        ),
         "input": fingerprint(media) if media else f"scene, {loading.media}",
         "loading": loading.describe(),
         "gc": "on" if timed_gc else "off",
