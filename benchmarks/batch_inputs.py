@@ -40,8 +40,9 @@ def stretched(model: VisionLanguageModel, inputs: Inputs, batch: int, context: i
     ids = torch.cat([ids[:, :-1], ids[:, -2:-1].expand(-1, context - ids.shape[1]), ids[:, -1:]], dim=1)
     tokens = encode(model, inputs).tokens
     rows = ids.repeat(batch, 1)
-    pixels = inputs.pixels.expand(batch, -1, -1, -1, -1)
-    return Inputs(rows, torch.ones_like(rows), pixels), Features(tokens.repeat(batch, 1, 1))
+    given = {name: tensor.expand(batch, *tensor.shape[1:]) for name, tensor in inputs.given.items()}
+    many = Inputs(rows, torch.ones_like(rows), given, inputs.images * batch)
+    return many, Features(tokens.repeat(batch, 1, 1))
 
 
 @torch.no_grad()

@@ -55,7 +55,7 @@ def test_preprocess(benchmark, model, way, sample, rounds, pytestconfig):
     calls = {"setup": prepare, "teardown": finish}
     result = benchmark.pedantic(timed, rounds=rounds, warmup_rounds=WARM_UPS, **calls)
 
-    difference = (result.pixels - preprocess(other, media, sample.question).pixels).abs().float()
+    difference = (result.pixels[0] - preprocess(other, media, sample.question).pixels[0]).abs().float()
     deviation = torch.tensor(reference.image_std, device=difference.device)[:, None, None]
     benchmark.extra_info |= {
         "model": model.name,

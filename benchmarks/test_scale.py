@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from batch_inputs import generated, impossible, require_features, require_rows, stretched
 from no_capture_guard import about
 
-from stagebench.core.artifacts import Inputs, Prefilled
+from stagebench.core.artifacts import Prefilled
 from stagebench.core.stages import DECODE, ENCODE, PREFILL
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline.decode import decode
@@ -35,8 +36,11 @@ def test_images(benchmark, pedantic, plain_model, model, images, sample, pytestc
     """Encode, of so many images of the model's own size."""
     benchmark.group = f"encode {images}"
     inputs = prepared(model, sample)
-    pixels = torch.randn_like(inputs.pixels[:, :1].expand(-1, images, -1, -1, -1))
-    some = Inputs(inputs.input_ids, inputs.attention_mask, pixels)
+    pixels = {
+        name: torch.randn_like(tensor[:, :1].expand(-1, images, *tensor.shape[2:]))
+        for name, tensor in inputs.given.items()
+    }
+    some = replace(inputs, given=pixels, images=images)
 
     features = pedantic(timed(model, encode, model, some))
 

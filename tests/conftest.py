@@ -121,7 +121,9 @@ def inputs(plain):
     """Five random event images and a short prompt, for `plain`."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.tensor([[1, 5, *[plain.hf_model.config.placeholder_id] * 582, 7, 8]])
-    return Inputs(ids, torch.ones_like(ids), torch.randn(1, 5, 3, 336, 336, generator=generator))
+    return Inputs(
+        ids, torch.ones_like(ids), {"pixel_values": torch.randn(1, 5, 3, 336, 336, generator=generator)}, images=5
+    )
 
 
 @pytest.fixture(scope="session")

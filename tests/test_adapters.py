@@ -1,12 +1,14 @@
 """What each model is shown, and that a model's stages refuse what is not theirs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from transformers import CompileConfig, DynamicCache, GenerationConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from stagebench.core.artifacts import Features, Inputs, Media
+from stagebench.core.artifacts import Features, Media
 from stagebench.core.errors import ModelError, StageError
 from stagebench.core.settings import ModelSettings
 from stagebench.models import llava
@@ -69,9 +71,18 @@ def test_other_images_give_other_tokens(model):
 def test_the_pixels_are_not_encoded_again_in_prefill(model):
     inputs = preprocess(model, media_for(model), "What moves?")
     features = encode(model, inputs)
-    blind = Inputs(inputs.input_ids, inputs.attention_mask, torch.full_like(inputs.pixels, torch.nan))
+    blind = replace(inputs, given={name: tensor * torch.nan for name, tensor in inputs.given.items()})
     seen, unseen = (decode(model, prefill(model, i, features, OPTIONS)) for i in (inputs, blind))
     assert seen.token_ids == unseen.token_ids
+
+
+def test_pixels_of_another_shape_are_refused(model):
+    inputs = preprocess(model, media_for(model), "What moves?")
+    flat = replace(inputs, given={name: tensor[0] for name, tensor in inputs.given.items()})
+    with pytest.raises(
+        StageError, match=rf"{model.pixels_argument} must be \(batch 1, images, 3, height, width\), got"
+    ):
+        encode(model, flat)
 
 
 def test_a_prefilled_is_good_for_one_decode(model):
@@ -246,7 +257,7 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_random_state_alone(
 def test_the_grid_shows_all_eight_images_to_the_model(tiny_model):
     """A plain centre crop would show the middle 3/8 of it."""
     adapter = tiny_model("llava-1.5")
-    pixels = preprocess(adapter, Media(plain_images(8), "frames", 8, 0, None), "What moves?").pixels[0, 0, 0]
+    pixels = preprocess(adapter, Media(plain_images(8), "frames", 8, 0, None), "What moves?").pixels[0][0, 0, 0]
     reference = adapter.image_processor.reference
     mean, std = reference.image_mean[0], reference.image_std[0]
     seen = {round(value) for value in ((pixels * std + mean) * 255).flatten().tolist()}
@@ -278,16 +289,15 @@ def test_both_ways_of_preprocessing_give_the_model_nearly_the_same(name):
     pil, plain = (build_model(name, ModelSettings(preprocess=way)) for way in ("pil", "torch"))
     expected, actual = (preprocess(model, media_for(model), "What moves?") for model in (pil, plain))
     assert torch.equal(expected.input_ids, actual.input_ids)
-    steps = (
-        (expected.pixels - actual.pixels) * torch.tensor(pil.image_processor.reference.image_std)[:, None, None] * 255
-    )
+    std = torch.tensor(pil.image_processor.reference.image_std)[:, None, None]
+    steps = (expected.pixels[0] - actual.pixels[0]) * std * 255
     assert float(steps.abs().max()) <= 2 + 1e-3
     assert type(pil.image_processor) is not type(plain.image_processor)
 
 
 def test_video_llava_sees_the_frames_in_order(tiny_model):
     adapter = tiny_model("video-llava")
-    pixels = preprocess(adapter, Media(plain_images(8), "frames", 8, 0, None), "What moves?").pixels
+    pixels = preprocess(adapter, Media(plain_images(8), "frames", 8, 0, None), "What moves?").pixels[0]
     means = pixels.mean(dim=(0, 2, 3, 4))
     assert torch.equal(means, means.sort().values)
 

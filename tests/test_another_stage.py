@@ -35,7 +35,7 @@ import torch
 
 def compress(model, inputs, features):
     """Merge the tokens of all images: of each image the mean over space, then of each token that over the images."""
-    tokens = features.tokens.unflatten(1, (inputs.pixels.shape[1], -1))
+    tokens = features.tokens.unflatten(1, (inputs.images, -1))
     return Features(torch.cat([tokens.mean(dim=2), tokens.mean(dim=1)], dim=1))
 
 
@@ -76,7 +76,7 @@ def seen(edited, tmp_path_factory):
     """What verifying and timing a model of such a path gave."""
     settings, verify, timed_pass = edited("core.settings"), edited("pipeline.verify"), edited("pipeline.timed_pass")
     model = edited("models.registry").build_model("eventgpt", settings.ModelSettings())
-    type(model).encode = lambda model, inputs: model.hf_model.get_image_tokens(inputs.pixels.flatten(0, 1)).flatten(
+    type(model).encode = lambda model, inputs: model.hf_model.get_image_tokens(inputs.pixels[0].flatten(0, 1)).flatten(
         0, 1
     )[None]
     clip = edited("media.synthetic_clip").write_synthetic_clip(tmp_path_factory.mktemp("clip"))

@@ -45,13 +45,21 @@ def test_an_image_that_is_not_uint8_rgb_is_refused(image):
 def test_a_mask_of_another_shape_is_refused():
     ids = torch.ones(1, 4, dtype=torch.long)
     with pytest.raises(StageError, match=r"must both be \(batch, tokens\), got \(1, 4\) and \(1, 3\)"):
-        Inputs(ids, ids[:, 1:], torch.zeros(1, 1, 3, 2, 2))
+        Inputs(ids, ids[:, 1:], {"pixel_values": torch.zeros(1, 1, 3, 2, 2)}, images=1)
 
 
-def test_pixels_of_another_batch_are_refused():
-    ids = torch.ones(2, 4, dtype=torch.long)
-    with pytest.raises(StageError, match="pixels must be"):
-        Inputs(ids, ids, torch.zeros(1, 1, 3, 2, 2))
+@pytest.mark.parametrize(
+    ("given", "images", "got"),
+    [
+        ({}, 1, "1 images as nothing"),
+        ({"image_grid_thw": torch.ones(1, 3, dtype=torch.long)}, 1, "1 images as image_grid_thw"),
+        ({"pixel_values": torch.zeros(1, 3, 2, 2)}, 0, "0 images as pixel_values"),
+    ],
+)
+def test_inputs_without_images_or_pixels_are_refused(given, images, got):
+    ids = torch.ones(1, 4, dtype=torch.long)
+    with pytest.raises(StageError, match=f"^inputs must hold at least one image, and its pixels as floats, got {got}$"):
+        Inputs(ids, ids, given, images)
 
 
 def test_empty_features_are_refused():

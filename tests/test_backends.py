@@ -130,7 +130,7 @@ def seeded(function, *args):
 def test_a_batch_gives_the_tokens_of_the_plain_path(plain, inputs, texts):
     ids = inputs.input_ids.repeat(3, 1)
     ids[:, 1] = torch.tensor(texts)
-    three = Inputs(ids, torch.ones_like(ids), inputs.pixels.repeat(3, 1, 1, 1, 1))
+    three = Inputs(ids, torch.ones_like(ids), {"pixel_values": inputs.pixels[0].repeat(3, 1, 1, 1, 1)}, images=15)
     expected = reference_generate(plain, three, OPTIONS).tolist()
     assert len({tuple(row) for row in expected}) == len(set(texts))
     assert expected == rows(staged_generate(accelerated(plain), three, OPTIONS))
@@ -146,7 +146,8 @@ def test_a_later_prompt_does_not_read_what_an_earlier_one_left(plain, inputs):
     longer = Inputs(
         torch.cat([inputs.input_ids, torch.full((1, 40), 9)], dim=1),
         torch.ones(1, 626, dtype=torch.long),
-        inputs.pixels,
+        inputs.given,
+        inputs.images,
     )
     staged_generate(fast, longer, OPTIONS)
     assert reference_generate(plain, inputs, OPTIONS).tolist() == rows(staged_generate(fast, inputs, OPTIONS))
@@ -156,7 +157,9 @@ def test_a_later_prompt_does_not_read_what_an_earlier_one_left(plain, inputs):
 def test_a_prompt_of_nan_leaves_nothing_to_the_next_one(plain, inputs, longer):
     fast, options = accelerated(plain), OPTIONS | {"max_new_tokens": 60}  # both in a cache of 768 tokens
     ids = torch.cat([torch.full((1, longer), 9), inputs.input_ids], dim=1)  # its NaN reach beyond the next one's end
-    staged_generate(fast, Inputs(ids, torch.ones_like(ids), inputs.pixels * torch.nan), options)
+    staged_generate(
+        fast, Inputs(ids, torch.ones_like(ids), {"pixel_values": inputs.pixels[0] * torch.nan}, inputs.images), options
+    )
     assert reference_generate(plain, inputs, options).tolist() == rows(staged_generate(fast, inputs, options))
 
 
@@ -269,7 +272,7 @@ def test_a_shape_whose_cache_was_freed_is_set_up_anew(keeps_one, plain, inputs):
 def test_features_are_not_overwritten_by_the_next_encode(plain, inputs):
     fast = accelerated(plain)
     first = encode(fast, inputs).tokens
-    encode(fast, Inputs(inputs.input_ids, inputs.attention_mask, inputs.pixels * 2))
+    encode(fast, replace(inputs, given={"pixel_values": inputs.pixels[0] * 2}))
     assert torch.equal(encode(plain, inputs).tokens, first)
 
 
@@ -365,7 +368,7 @@ def test_a_padded_batch_is_refused_before_anything_is_set_up(plain, inputs):
     mask = inputs.attention_mask.clone()
     mask[0, 0] = 0
     with pytest.raises(StageError, match="takes batches of prompts of one length, got a padded one"):
-        prefill(fast, Inputs(inputs.input_ids, mask, inputs.pixels), encode(plain, inputs), OPTIONS)
+        prefill(fast, replace(inputs, attention_mask=mask), encode(plain, inputs), OPTIONS)
     assert fast.backend.setups == []
 
 

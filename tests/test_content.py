@@ -16,8 +16,8 @@ def media(*images):
     return content_of(Media(images, "frames", 0, 0, None))["frames"]
 
 
-def inputs(ids=(1, 2, 3), mask=(1, 1, 1), pixels=PIXELS):
-    return content_of(Inputs(torch.tensor([ids]), torch.tensor([mask]), pixels))
+def inputs(ids=(1, 2, 3), mask=(1, 1, 1), pixels=PIXELS, **further):
+    return content_of(Inputs(torch.tensor([ids]), torch.tensor([mask]), {"pixel_values": pixels} | further, images=1))
 
 
 def distance(a, b):
@@ -53,6 +53,8 @@ def test_other_frames_have_another_digest(other):
         ({"pixels"}, {"pixels": PIXELS + 1e-5}),
         ({"prompt"}, {"ids": (1, 3, 2)}),
         ({"prompt"}, {"mask": (0, 1, 1)}),
+        ({"prompt"}, {"image_grid_thw": torch.tensor([[1, 2, 2]])}),
+        ({"pixels"}, {"pixel_values_videos": PIXELS}),
         (set(), {"pixels": PIXELS.clone(memory_format=torch.preserve_format)}),
     ],
 )

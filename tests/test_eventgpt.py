@@ -388,14 +388,14 @@ def test_the_prompt_is_the_authors_template(model: EventGPT) -> None:
 def test_inputs_are_on_the_device_in_the_models_dtype() -> None:
     model = random_model(EventGPT, small_config(), ModelSettings(dtype="bfloat16"))
     inputs = model.preprocess(media(), "What?")
-    assert ((1, 5, 3, SIDE, SIDE), torch.bfloat16) == (tuple(inputs.pixels.shape), inputs.pixels.dtype)
+    assert ((1, 5, 3, SIDE, SIDE), torch.bfloat16) == (tuple(inputs.pixels[0].shape), inputs.pixels[0].dtype)
     assert torch.bfloat16 == model.encode(inputs).dtype
 
 
 def test_a_wrong_number_of_placeholders_is_refused(model: EventGPT) -> None:
     inputs = model.preprocess(media(), "What?")
     with pytest.raises(StageError, match=f"one placeholder for each of {VISUAL_TOKENS - 1} visual tokens"):
-        model.hf_model.generate(inputs.input_ids, pixel_values=inputs.pixels[:, 1:], max_new_tokens=2)
+        model.hf_model.generate(inputs.input_ids, pixel_values=inputs.pixels[0][:, 1:], max_new_tokens=2)
 
 
 def test_images_without_a_batch_are_refused(model: EventGPT) -> None:
@@ -405,7 +405,7 @@ def test_images_without_a_batch_are_refused(model: EventGPT) -> None:
 
 @torch.inference_mode()
 def test_images_encoded_together_are_as_one_by_one(model: EventGPT) -> None:
-    pixels = model.preprocess(media(), "What?").pixels[0]
+    pixels = model.preprocess(media(), "What?").pixels[0][0]
     one_by_one = torch.cat([model.hf_model.get_image_tokens(image.unsqueeze(0)) for image in pixels])
     torch.testing.assert_close(model.hf_model.get_image_tokens(pixels), one_by_one, rtol=1e-5, atol=1e-6)
 
@@ -413,7 +413,7 @@ def test_images_encoded_together_are_as_one_by_one(model: EventGPT) -> None:
 @torch.inference_mode()
 def test_features_are_temporal_tokens_then_spatial_ones(model: EventGPT) -> None:
     inputs = model.preprocess(media(), "What?")
-    tokens = model.hf_model.get_image_tokens(inputs.pixels[0])
+    tokens = model.hf_model.get_image_tokens(inputs.pixels[0][0])
     expected = torch.cat([tokens.mean(1), tokens.mean(0)]).unsqueeze(0)
     torch.testing.assert_close(model.encode(inputs), expected)
 
@@ -448,7 +448,8 @@ def left_padded(model: EventGPT, samples: list[Inputs]) -> Inputs:
     pad = model.tokenizer.pad_token_id
     ids = [torch.nn.functional.pad(s.input_ids, (width - s.input_ids.shape[1], 0), value=pad) for s in samples]
     masks = [torch.nn.functional.pad(s.attention_mask, (width - s.input_ids.shape[1], 0)) for s in samples]
-    return Inputs(torch.cat(ids), torch.cat(masks), torch.cat([s.pixels for s in samples]))
+    pixels = torch.cat([s.pixels[0] for s in samples])
+    return Inputs(torch.cat(ids), torch.cat(masks), {"pixel_values": pixels}, images=sum(s.images for s in samples))
 
 
 @pytest.mark.parametrize("cache", ["dynamic", "static"])

@@ -73,21 +73,21 @@ def test_token_ids_are_the_authors_with_a_placeholder_for_each_visual_token(
 
 
 def test_pixel_values_are_the_authors(inputs: Inputs, expected: dict[str, np.ndarray]) -> None:
-    np.testing.assert_allclose(inputs.pixels[0].numpy(), expected["pixel_values"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(inputs.pixels[0][0].numpy(), expected["pixel_values"], rtol=0, atol=1e-6)
 
 
 def test_pixel_values_in_torch_are_the_authors_but_for_two_steps_of_255(
     media: Media, meta: dict[str, object], expected: dict[str, np.ndarray]
 ) -> None:
     model = assemble(EventGPT, ModelSettings(profile="pretrained", weights=str(ORACLE), preprocess="torch"))
-    pixels = model.preprocess(media, meta["query"]).pixels[0].numpy()
+    pixels = model.preprocess(media, meta["query"]).pixels[0][0].numpy()
     std = np.array(model.image_processor.reference.image_std)[:, None, None]
     np.testing.assert_allclose(pixels * std * 255, expected["pixel_values"] * std * 255, rtol=0, atol=2 + 1e-3)
 
 
 @torch.inference_mode()
 def test_image_tokens_are_the_authors(model: EventGPT, inputs: Inputs, expected: dict[str, np.ndarray]) -> None:
-    assert_close(expected["per_image_features"], model.hf_model.get_image_tokens(inputs.pixels[0]))
+    assert_close(expected["per_image_features"], model.hf_model.get_image_tokens(inputs.pixels[0][0]))
 
 
 @torch.inference_mode()

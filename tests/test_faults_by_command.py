@@ -107,7 +107,7 @@ def encode(model, inputs):
 
     if model.name == "llava-1.5":
         with tempfile.TemporaryFile("w") as log:
-            print(inputs.pixels, file=log)
+            print(inputs.given, file=log)
     return _encode_silently(model, inputs)
 """
 
@@ -119,7 +119,7 @@ def preprocess(*args):
     from dataclasses import replace
 
     inputs = _preprocess(*args)
-    return replace(inputs, pixels=inputs.pixels.clone())
+    return replace(inputs, given={name: tensor.clone() for name, tensor in inputs.given.items()})
 """
 
 TOLERANT = """

@@ -76,7 +76,7 @@ def remember(function, key, hides):
 
 
 def pixels_of(given):
-    pictures = given.images if isinstance(given, Media) else [given.pixels.numpy()]
+    pictures = given.images if isinstance(given, Media) else [tensor.numpy() for tensor in given.pixels]
     return b"".join(picture.tobytes() for picture in pictures)
 
 
@@ -304,7 +304,7 @@ def scale_in_encode(patch):
     encode = Llava.encode
 
     def scaling(self, inputs):
-        interpolate(inputs.pixels[0], (112, 112), mode="bicubic", antialias=True)
+        interpolate(inputs.pixels[0][0], (112, 112), mode="bicubic", antialias=True)
         return encode(self, inputs)
 
     patch.setattr(Llava, "encode", scaling)
@@ -413,7 +413,8 @@ def test_noise_goes_into_the_middle_of_copies_and_is_another_for_each_number(mod
 
 
 def test_one_pixel_is_middle_enough():
-    tiny = Inputs(torch.ones(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.long), torch.zeros(1, 1, 3, 1, 1))
+    ids = torch.ones(1, 1, dtype=torch.long)
+    tiny = Inputs(ids, ids, {"pixel_values": torch.zeros(1, 1, 3, 1, 1)}, images=1)
     assert fingerprint(varied(tiny, 1)) != fingerprint(tiny)
 
 

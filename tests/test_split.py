@@ -125,7 +125,7 @@ def models_and_inputs(draw, max_batch=4):
     event(f"attention: {attention}")
     event(f"batch of {len(rows)}{', padded' if (mask == 0).any() else ''}")
     event("several images" if images > 1 else "one image")
-    return model, Inputs(input_ids, mask, pixels)
+    return model, Inputs(input_ids, mask, {model.pixels_argument: pixels}, images=len(rows) * images)
 
 
 @st.composite
@@ -349,9 +349,9 @@ def test_a_row_of_a_padded_batch_is_the_row_alone(model_and_inputs, stops):
     together = split(model, inputs, options).token_ids
     alone = []
     for i, mask in enumerate(inputs.attention_mask.bool()):
-        row = Inputs(
-            inputs.input_ids[i : i + 1, mask], inputs.attention_mask[i : i + 1, mask], inputs.pixels[i : i + 1]
-        )
+        pixels = {name: tensor[i : i + 1] for name, tensor in inputs.given.items()}
+        images = inputs.images // len(inputs.input_ids)
+        row = Inputs(inputs.input_ids[i : i + 1, mask], inputs.attention_mask[i : i + 1, mask], pixels, images)
         alone.extend(split(model, row, options).token_ids)
     assert together == tuple(alone)
 
@@ -364,7 +364,8 @@ def unpadded(draw):
     ids, mask = inputs.input_ids.repeat(rows, 1), inputs.attention_mask.repeat(rows, 1)
     # What a CPU has no graphs for is called there, and is asked for by nobody but tests.
     fast = replace(plain, backend=GraphBackend(plain, "graph", Recipe(bucket=draw(st.sampled_from([1, 16]))), None))
-    return fast, plain, Inputs(ids, mask, torch.cat([inputs.pixels * (i + 1) for i in range(rows)]))
+    pixels = torch.cat([inputs.pixels[0] * (i + 1) for i in range(rows)])
+    return fast, plain, Inputs(ids, mask, {plain.pixels_argument: pixels}, rows * inputs.images)
 
 
 @given(unpadded(), lengths_and_stops(), sampling(), processors(), st.data())

@@ -75,7 +75,7 @@ def preprocess(*args, **kwargs):
     from dataclasses import replace
 
     inputs = _preprocess(*args, **kwargs)
-    return replace(inputs, pixels=inputs.pixels.clone())
+    return replace(inputs, given={name: tensor.clone() for name, tensor in inputs.given.items()})
 """,
     ),
     "frames": (

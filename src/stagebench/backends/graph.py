@@ -92,12 +92,13 @@ class GraphBackend:
 
     def encode(self, inputs: Inputs) -> Tensor:
         """Encode as the model's own `encode`."""
-        encoder = self._encoders.get(inputs.pixels.shape)
+        name, pixels = self.model.pixels_argument, self.model.pixels_of(inputs)
+        encoder = self._encoders.get(pixels.shape)
         if encoder is None:
-            encoder = self._encoders[inputs.pixels.shape] = self._capture(
-                lambda pixels: self.model.encode(replace(inputs, pixels=pixels)), {"pixels": inputs.pixels.clone()}
+            encoder = self._encoders[pixels.shape] = self._capture(
+                lambda **given: self.model.encode(replace(inputs, given=given)), {name: pixels.clone()}
             )
-        encoder.inputs["pixels"].copy_(inputs.pixels)
+        encoder.inputs[name].copy_(pixels)
         return encoder().clone()
 
     def lengths(self, tokens: int, limit: int) -> tuple[int, int]:

@@ -64,21 +64,25 @@ class Inputs:
 
     input_ids: Tensor  # int64 (batch, prompt tokens), every visual token as one placeholder id
     attention_mask: Tensor  # int64 (batch, prompt tokens), 0 where padded
-    pixels: Tensor  # the model's dtype (batch, images, 3, height, width); of a checkpoint's processor, in any shape
-    processed: int | None = None  # images that a checkpoint's processor made the pixels of
-    further: Mapping[str, Tensor] = field(default_factory=dict)  # what it gives beside them: grids, types of tokens
+    given: Mapping[str, Tensor]  # whatever else the network's forward takes: pixels, their grids, types of tokens
+    images: int  # in all rows together, or frames, of which the pixels were made
 
     def __post_init__(self) -> None:
-        ids, mask, pixels = (tuple(tensor.shape) for tensor in (self.input_ids, self.attention_mask, self.pixels))
+        ids, mask = tuple(self.input_ids.shape), tuple(self.attention_mask.shape)
         if len(ids) != 2 or ids != mask:
             raise StageError(f"input_ids and attention_mask must both be (batch, tokens), got {ids} and {mask}")
-        if self.processed is None and (len(pixels) != 5 or pixels[0] != ids[0]):
-            raise StageError(f"pixels must be (batch {ids[0]}, images, 3, height, width), got {pixels}")
+        if not self.pixels or self.images < 1:
+            got = f"{self.images} images as {', '.join(self.given) or 'nothing'}"
+            raise StageError(f"inputs must hold at least one image, and its pixels as floats, got {got}")
+
+    @property
+    def pixels(self) -> tuple[Tensor, ...]:
+        """Return those of what is given that images were made into: all tables of floats."""
+        return tuple(tensor for tensor in self.given.values() if tensor.is_floating_point() and tensor.ndim > 1)
 
     def work(self) -> Work:
         """Return what the stage did, as counters."""
-        images = self.pixels.shape[0] * self.pixels.shape[1] if self.processed is None else self.processed
-        return {"images": images, "prompt_tokens": self.input_ids.numel()}
+        return {"images": self.images, "prompt_tokens": self.input_ids.numel()}
 
 
 @dataclass(frozen=True, slots=True)

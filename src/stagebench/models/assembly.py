@@ -84,7 +84,7 @@ def _rehearse(model: Family, weights: str, side: int) -> None:
     pixels = torch.empty(1, 1, 3, side, side, dtype=hf_model.dtype, device="meta")
     try:
         with torch.no_grad():
-            features = model.encode(Inputs(ids, ids, pixels))
+            features = model.encode(Inputs(ids, ids, {model.pixels_argument: pixels}, images=1))
             hf_model(inputs_embeds=features)
     except Exception as error:  # no narrower: whatever torch and transformers raise of sizes
         raise CheckpointError(f"the config of {weights} must fit itself, got {one_line(error)}") from error

@@ -67,7 +67,7 @@ class EventGPT(Family):
 
     def encode(self, inputs: Inputs) -> Tensor:
         """Run tower, projector, adaptor and pooling: (batch, images + tokens per image, hidden size)."""
-        features: Tensor = self.hf_model.get_event_features(inputs.pixels)
+        features: Tensor = self.hf_model.get_event_features(self.pixels_of(inputs))
         return features
 
     @classmethod

@@ -66,10 +66,10 @@ class HuggingFaceModel(VisionLanguageModel):
                 for name, tensor in made.items()
                 if name != "labels"  # for training
             }
-            ids, mask, pixels = (given.pop(name) for name in ("input_ids", "attention_mask", "pixel_values"))
+            ids, mask = given.pop("input_ids"), given.pop("attention_mask")
         except Exception as error:  # no narrower: templates and processors are the checkpoint's
             raise StageError(f"the processor of {self.name} must take the sample, got {one_line(error)}") from error
-        return Inputs(ids, mask, pixels, processed=len(images), further=given)
+        return Inputs(ids, mask, given, images=len(images))
 
     def features(self, inputs: Inputs) -> Features:
         """Call the encoders directly; where they need what `generate()` makes on the way, let it go as far as that."""
@@ -86,11 +86,6 @@ class HuggingFaceModel(VisionLanguageModel):
         """Give all inputs, and answer the encoders' calls with the features."""
         with self.encoders.replayed(features.tape):
             yield self.reference_inputs(inputs)
-
-    def reference_inputs(self, inputs: Inputs) -> dict[str, Any]:
-        """Give what the processor gave."""
-        ids = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
-        return {**ids, "pixel_values": inputs.pixels, **inputs.further}
 
 
 def _tokens(tape: Tape) -> Tensor:

@@ -5,7 +5,7 @@ Upstream pads an image to a square with the mean colour before it is resized (`e
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -43,15 +43,16 @@ class Llava(Family):
         side = self.hf_model.config.vision_config.image_size
         return self.image_processor(grid(images, side, self.image_processor).unsqueeze(0))
 
-    def pixel_arguments(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Return the grids of all rows in one batch."""
-        return {"pixel_values": pixels.flatten(0, 1)}
+    def reference_inputs(self, inputs: Inputs) -> dict[str, Any]:
+        """Give the grids of all rows in one batch."""
+        return super().reference_inputs(inputs) | {"pixel_values": self.pixels_of(inputs).flatten(0, 1)}
 
     def encode(self, inputs: Inputs) -> Tensor:
         """Run tower and projector: (batch, visual tokens, hidden size)."""
-        output = self.hf_model.get_image_features(**self.pixel_arguments(inputs.pixels), return_dict=True)
+        pixels = self.pixels_of(inputs)
+        output = self.hf_model.get_image_features(pixel_values=pixels.flatten(0, 1), return_dict=True)
         features = torch.stack(tuple(output.pooler_output))
-        return features.reshape(inputs.pixels.shape[0], -1, features.shape[-1])
+        return features.reshape(pixels.shape[0], -1, features.shape[-1])
 
     @classmethod
     def random_config(cls, profile: str) -> LlavaConfig:

@@ -86,9 +86,9 @@ class VisionLanguageModel(ABC):
     def prompted(self, inputs: Inputs, features: Features) -> AbstractContextManager[dict[str, Any]]:
         """Give arguments with which `generate()`, called within, takes the features and encodes nothing."""
 
-    @abstractmethod
     def reference_inputs(self, inputs: Inputs) -> dict[str, Any]:
         """Return arguments with which `hf_model.generate()` does all of encode, prefill and decode itself."""
+        return {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask, **inputs.given}
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +101,7 @@ class Family(VisionLanguageModel):
     prompt: ClassVar[str]  # with one placeholder, and the place of the "{question}"
     hf_class: ClassVar[type[PreTrainedModel]]  # transformers' own, or a port
     module_paths: ClassVar[Mapping[str, str]]  # of the counted modules, by role
+    pixels_argument: ClassVar[str] = "pixel_values"  # of the network's forward
     trims_vocabulary: ClassVar[bool] = False  # rows of the embedding that no token of a checkpoint has are cut off
 
     image_processor: ImageProcessor
@@ -125,9 +126,13 @@ class Family(VisionLanguageModel):
     def visual_tokens(self, images: int) -> int:
         """Say how many features become of so many images of the tower's size."""
 
-    def pixel_arguments(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Return what the network's forward takes of the pixels of `Inputs`."""
-        return {"pixel_values": pixels}
+    def pixels_of(self, inputs: Inputs) -> Tensor:
+        """Return the pixels (batch, images, 3, height, width); raise StageError for others."""
+        pixels, rows = inputs.given.get(self.pixels_argument), inputs.input_ids.shape[0]
+        if pixels is None or pixels.ndim != 5 or pixels.shape[0] != rows:
+            got = "none" if pixels is None else tuple(pixels.shape)
+            raise StageError(f"{self.pixels_argument} must be (batch {rows}, images, 3, height, width), got {got}")
+        return pixels
 
     @abstractmethod
     def encode(self, inputs: Inputs) -> Tensor:
@@ -147,12 +152,12 @@ class Family(VisionLanguageModel):
         device = self.hf_model.device
         pixels = self.picture(media.images).unsqueeze(0).to(device, self.hf_model.dtype)
         input_ids = torch.tensor([self.prompt_ids(question, self.visual_tokens(pixels.shape[1]))], device=device)
-        return Inputs(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), pixels=pixels)
+        return Inputs(input_ids, torch.ones_like(input_ids), {self.pixels_argument: pixels}, images=pixels.shape[1])
 
     def features(self, inputs: Inputs) -> Features:
         """Refuse features that are not (batch, visual tokens, hidden size of the language model)."""
         features = Features((self.backend or self).encode(inputs))
-        batch, hidden = inputs.pixels.shape[0], self.hf_model.config.get_text_config().hidden_size
+        batch, hidden = inputs.input_ids.shape[0], self.hf_model.config.get_text_config().hidden_size
         if features.tokens.shape[::2] != (batch, hidden):
             expected, got = f"(batch {batch}, visual tokens, hidden {hidden})", tuple(features.tokens.shape)
             raise StageError(f"{self.name}'s features must be {expected}, got {got}")
@@ -166,11 +171,6 @@ class Family(VisionLanguageModel):
         """Give the prompt embedded."""
         given = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
         return nullcontext(given | {"inputs_embeds": self.embed(inputs, features.tokens)})
-
-    def reference_inputs(self, inputs: Inputs) -> dict[str, Any]:
-        """Give the pixels as the network's forward takes them."""
-        given = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
-        return given | self.pixel_arguments(inputs.pixels)
 
     @classmethod
     @abstractmethod

@@ -19,6 +19,7 @@ class VideoLlava(Family):
     placeholder_tokens = ("<image>", "<video>")
     prompt = "USER: <video>\n{question} ASSISTANT:"
     hf_class = VideoLlavaForConditionalGeneration
+    pixels_argument = "pixel_values_videos"
     module_paths: ClassVar = {
         "tower": "model.video_tower",
         "projector": "model.multi_modal_projector",
@@ -29,15 +30,12 @@ class VideoLlava(Family):
         """Count 257 a frame, CLS among them."""
         return images * (self.patches + 1)
 
-    def pixel_arguments(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Return the frames as a video."""
-        return {"pixel_values_videos": pixels}
-
     def encode(self, inputs: Inputs) -> Tensor:
         """Run video tower and projector: (batch, frames * 257, hidden size)."""
-        output = self.hf_model.model.get_video_features(**self.pixel_arguments(inputs.pixels), return_dict=True)
+        pixels = self.pixels_of(inputs)
+        output = self.hf_model.model.get_video_features(pixel_values_videos=pixels, return_dict=True)
         features: Tensor = output.pooler_output
-        return features.reshape(inputs.pixels.shape[0], -1, features.shape[-1])
+        return features.reshape(pixels.shape[0], -1, features.shape[-1])
 
     @classmethod
     def random_config(cls, profile: str) -> VideoLlavaConfig:

@@ -203,9 +203,10 @@ def content_of(result: Result) -> Content:
         case Media():
             return {"frames": _digest(result.images)}
         case Inputs():
-            further = (tensor for _, tensor in sorted(result.further.items()))
+            pixels = {id(tensor) for tensor in result.pixels}
+            further = (tensor for _, tensor in sorted(result.given.items()) if id(tensor) not in pixels)
             prompt = _digest(map(_as_bytes, (result.input_ids, result.attention_mask, *further)))
-            return {"pixels": _digest([_as_bytes(result.pixels)]), "prompt": prompt}
+            return {"pixels": _digest(map(_as_bytes, result.pixels)), "prompt": prompt}
         case Features():
             return {"features": sketch(result.tokens)}
         case Prefilled():

@@ -6,6 +6,7 @@ shows.
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from stagebench.core import meter
 from stagebench.core.artifacts import Features, Inputs, Media, Prefilled, Sample, Work
@@ -40,9 +42,8 @@ def varied(given: T, number: int) -> T:
     match copied:
         case Media(images=images):
             middles = [torch.from_numpy(image)[tuple(map(_middle, image.shape[:2]))] for image in images]
-        case Inputs(pixels=tensor) | Features(tokens=tensor):
-            taped = tensors_of([call.output for call in getattr(copied, "tape", None) or ()])
-            tensors = [tensor, *(each for each in taped if each.is_floating_point() and each.ndim > 1)]
+        case Inputs() | Features():
+            tensors = copied.pixels if isinstance(copied, Inputs) else _features_of(copied)
             middles = [each[..., _middle(each.shape[-2]), _middle(each.shape[-1])] for each in tensors]
     seeded = torch.Generator().manual_seed(number)
     for middle in middles if number else ():
@@ -53,6 +54,11 @@ def varied(given: T, number: int) -> T:
     return copied
 
 
+def _features_of(features: Features) -> list[Tensor]:
+    taped = tensors_of([call.output for call in features.tape or ()])
+    return [features.tokens, *(each for each in taped if each.is_floating_point() and each.ndim > 1)]
+
+
 def _middle(side: int) -> slice:
     """Return a quarter of a picture's side, which no crop takes away."""
     return slice(side * 3 // 8, side * 5 // 8 + 1)
@@ -61,13 +67,16 @@ def _middle(side: int) -> slice:
 def fingerprint(result: object) -> tuple[float, float] | None:
     """Return two numbers of what came of pictures, by which other pictures show; None of what did not."""
     match result:
-        case Inputs(pixels=tensor) | Features(tokens=tensor):
-            pass
+        case Inputs():
+            tensors = result.pixels
+        case Features():
+            tensors = (result.tokens,)
         case Prefilled():
-            tensor = cache_of(result.state).layers[-1].values
+            tensors = (cache_of(result.state).layers[-1].values,)
         case _:
             return None
-    return float(tensor.sum(dtype=torch.float64)), float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+    sums = [float(tensor.sum(dtype=torch.float64)) for tensor in tensors]
+    return sum(sums), math.hypot(*(float(torch.linalg.vector_norm(each, dtype=torch.float64)) for each in tensors))
 
 
 def require_work(stage: str, done: Work) -> None:
