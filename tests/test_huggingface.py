@@ -15,6 +15,7 @@ from stagebench.backends.load import with_backend
 from stagebench.cli import main
 from stagebench.core.artifacts import Sample
 from stagebench.core.errors import CheckpointError, ModelError, StagebenchError, StageError
+from stagebench.models import weights
 from stagebench.models.registry import build_model
 from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import prefill
@@ -124,6 +125,53 @@ def test_options_that_a_checkpoint_can_not_take_are_refused(options, message):
 def test_a_folder_that_is_not_there_is_refused(source):
     with pytest.raises(ModelError, match="hf: must be followed by a folder that is there, or a hub id, got"):
         settings_of(model=f"hf:{source}", device="cpu")
+
+
+def test_a_comma_is_a_part_of_the_name_of_a_folder_that_is_there(tmp_path):
+    (tmp_path / "a,b").mkdir()
+    settings = settings_of(model=[f"hf:{tmp_path}/a,b"], device="cpu")
+    assert (settings.models, settings.model.weights) == ((f"hf:{tmp_path}/a,b",), f"{tmp_path}/a,b")
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a,b").mkdir()
+    assert settings_of(model="hf:~/a,b", device="cpu").model.weights == str(tmp_path / "a,b")
+
+
+@pytest.fixture
+def unreachable(monkeypatch):
+    """Count the questions to a hub that nothing leads to."""
+    asked = []
+
+    def ask(url, **_):
+        asked.append(url)
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(weights, "get_hf_file_metadata", ask)
+    return asked
+
+
+def test_an_id_that_can_not_be_had_is_one_question_and_one_line(unreachable):
+    settings = settings_of(model="hf:nobody/nothing", device="cpu")
+    with pytest.raises(CheckpointError) as error:
+        build_model(settings.models[0], settings.model)
+    where = "nobody/nothing must be a folder, in the hub's cache, or on a hub that can be reached"
+    assert (str(error.value), len(unreachable)) == (f"{where}, got ConnectionError: no route", 1)
+
+
+def test_what_the_cache_holds_serves_where_the_hub_can_not_be_reached(unreachable, qwen, synthetic, monkeypatch):
+    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda source, name: str(qwen / name))
+    settings = settings_of(model="hf:nobody/qwen", device="cpu", frames=1)
+    model = build_model(settings.models[0], settings.model)
+    assert (model.name, len(prepared(model, Sample(synthetic.video)).input_ids)) == ("hf:nobody/qwen", 1)
+
+
+def test_a_text_longer_than_the_positions_is_refused_before_generate_writes_it(qwen, synthetic, monkeypatch):
+    model = built(qwen, frames=1)
+    monkeypatch.setattr(model.hf_model, "forward", lambda *_, **__: pytest.fail("it ran"))
+    with pytest.raises(StageError, match="prompt and new tokens must fit the model's 512 positions, got"):
+        count_reference(model, Sample(synthetic.video), OPTIONS | {"max_new_tokens": 500})
 
 
 def test_frames_and_the_folder_are_part_of_the_identity(qwen):

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -24,7 +24,7 @@ from stagebench.core.settings import ModelSettings
 from stagebench.core.shown import one_line
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.tape import DirectCalls, Encoders, Tape
-from stagebench.models.weights import file_of, from_config, only_special_tokens, read_weights, reading, skeleton
+from stagebench.models.weights import file_of, from_config, located, only_special_tokens, read_weights, reading, skeleton
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +98,9 @@ def _tokens(tape: Tape) -> Tensor:
 
 def build(name: str, settings: ModelSettings) -> HuggingFaceModel:
     """Build "hf:FOLDER" or "hf:ID", or refuse it in one line; of the profile "random" no weights are read."""
-    source = name.partition(":")[2]
-    with reading(f"the checkpoint {source}"):
+    with reading(f"the checkpoint {settings.weights}"):
+        source = located(str(settings.weights))
+        settings = replace(settings, weights=source)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         known = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
         if config.model_type not in known:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from safetensors import safe_open
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
@@ -21,6 +22,7 @@ from stagebench.core.shown import one_line
 
 KEYS_NAMED = 3  # of a 7B checkpoint hundreds may be wrong, and the first ones tell what it is
 
+_PATIENCE = 5.0  # seconds for the hub's answer
 _MANY = 2  # times what the files hold: where less is missing or too much, the keys are named
 _SMALLEST = 1000  # bytes of a pickle that a layer takes, at least
 _FEW = 1 << 24  # values for which nothing is refused: 64 MiB
@@ -42,6 +44,24 @@ def reading(what: str) -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+def located(source: str) -> str:
+    """Return a checkpoint's folder, or its id where the hub answers, within `reading`; else what its cache holds.
+
+    Raise CheckpointError where that is nothing. The hub is asked once: transformers would ask six times for each file.
+    """
+    if Path(source).is_dir():
+        return source
+    cached = try_to_load_from_cache(source, CONFIG_NAME)
+    try:
+        get_hf_file_metadata(hf_hub_url(source, CONFIG_NAME), timeout=_PATIENCE)
+    except Exception as error:  # no narrower: of hub and network, with a base that depends on the hub's client
+        if isinstance(cached, str):
+            return str(Path(cached).parent)
+        where = f"{source} must be a folder, in the hub's cache, or on a hub that can be reached"
+        raise CheckpointError(f"{where}, got {one_line(error)}") from error
+    return source
 
 
 def read_config(what: str, cls: type[PretrainedConfig], source: str, *also: str) -> PretrainedConfig:

@@ -54,7 +54,7 @@ def prefill(model: VisionLanguageModel, inputs: Inputs, features: Features, opti
         if model.backend is not None:
             # First, so that the device is busy while generate() prepares.
             generation_config = resolved(model.hf_model, inputs.input_ids, options)
-            _refuse_what_cannot_be_split(model.hf_model, generation_config)
+            require_splittable(model.hf_model, generation_config)
             ready = model.backend.prompt(given.pop("inputs_embeds"), inputs.attention_mask, generation_config)
             first_step = functools.partial(_first_step, ready=ready, room=generation_config.max_length)
         prefilled: Prefilled = model.hf_model.generate(**given, custom_generate=first_step, **options)
@@ -107,7 +107,7 @@ def _first_step(
     room: int | None = None,
     **state: Any,
 ) -> Prefilled:
-    _refuse_what_cannot_be_split(hf_model, generation_config)
+    require_splittable(hf_model, generation_config)
     if room is not None and generation_config.max_length > room:
         raise StageError(f"the backend has room for {room} tokens, got {generation_config.max_length} from generate()")
     logits, state = ready or _forward(hf_model, input_ids, generation_config, state)
@@ -149,7 +149,8 @@ def _forward_in_chunks(hf_model: PreTrainedModel, input_ids: Tensor, state: dict
     return outputs
 
 
-def _refuse_what_cannot_be_split(hf_model: PreTrainedModel, generation_config: GenerationConfig) -> None:
+def require_splittable(hf_model: PreTrainedModel, generation_config: GenerationConfig) -> None:
+    """Refuse other generation than greedy search and sampling, and more tokens than the model has positions."""
     mode = generation_config.get_generation_mode()
     if mode not in _SPLITTABLE:
         raise StageError(f"only greedy search and sampling can be split into stages, got {mode.value}")

@@ -20,7 +20,7 @@ from stagebench.core.shown import one_line
 from stagebench.models.protocol import Family, VisionLanguageModel
 from stagebench.pipeline.counters import Content, additive, count_work, counted_run
 from stagebench.pipeline.encode import encode
-from stagebench.pipeline.prefill import resolved
+from stagebench.pipeline.prefill import require_splittable, resolved
 from stagebench.pipeline.remembered import require_forgetful
 from stagebench.pipeline.run_stages import Options, prepared, reference_generate, scored_generate, staged_generate
 from stagebench.pipeline.timing import repeats_itself
@@ -127,6 +127,8 @@ class Reference:
 def count_reference(model: VisionLanguageModel, sample: Sample, options: Options) -> Reference:
     """Let plain `generate()` do a sample, and count its work."""
     inputs = prepared(model, sample)
+    if not model.hf_model.config.is_encoder_decoder:  # whose prompt is no part of the text
+        require_splittable(model.hf_model, resolved(model.hf_model, inputs.input_ids, options))
     try:
         tokens, work = count_work(lambda: reference_generate(model, inputs, options), model.counted_modules)
     except Exception as error:  # no narrower: whatever torch and transformers raise of a checkpoint's parts

@@ -1,5 +1,6 @@
 """Settings out of what a person typed: defaults that fit the machine, and contradictions refused before any work."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -104,7 +105,7 @@ def _of_checkpoint(models: tuple[str, ...], given: Mapping[str, Any]) -> dict[st
         if profile == "random":
             raise ModelError(f"the profile random is that of a checkpoint's config ({ANY}FOLDER), got {named}")
         return {}
-    source = named.removeprefix(ANY)
+    source = os.path.expanduser(named.removeprefix(ANY))  # no shell does, behind a colon
     if not source or (source[0] in "./~" and not Path(source).is_dir()):
         raise ModelError(f"{ANY} must be followed by a folder that is there, or a hub id, got {source!r}")
     if models[1:] or weights:
@@ -121,16 +122,20 @@ def _of_checkpoint(models: tuple[str, ...], given: Mapping[str, Any]) -> dict[st
 def _names(what: str, given: str | Iterable[str], known: Iterable[str], default: Iterable[str]) -> tuple[str, ...]:
     """Return names that were typed, or listed, each once, or the default."""
     asked = [given] if isinstance(given, str) else given
-    names = tuple(split(asked) if asked else default)
+    names = tuple(split(asked, whole=_is_folder) if asked else default)
     unknown = [name for name in names if name not in known and not (what == "models" and name.startswith(ANY))]
     if unknown or not names:
         raise ModelError(f"{what} must be of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
     return names
 
 
-def split(texts: Iterable[str]) -> dict[str, None]:
-    """Take texts apart at their commas; each part once, in the order given."""
-    return dict.fromkeys(part for text in texts for part in text.split(",") if part)
+def _is_folder(name: str) -> bool:
+    return name.startswith(ANY) and os.path.isdir(os.path.expanduser(name.removeprefix(ANY)))
+
+
+def split(texts: Iterable[str], whole: Callable[[str], bool] = lambda text: False) -> dict[str, None]:
+    """Take texts apart at their commas, but for those that are one whole; each part once, in the order given."""
+    return dict.fromkeys(part for text in texts for part in ([text] if whole(text) else text.split(",")) if part)
 
 
 def _model_settings(given: Mapping[str, Any]) -> ModelSettings:
