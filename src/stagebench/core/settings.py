@@ -112,6 +112,7 @@ class ModelSettings:
     backend: str = "eager"
     pickled_weights: bool = False  # weights may be read from pickles (.bin), not in safetensors only
     frames: int = 8  # of a clip, of models that take any number
+    trust_remote_code: bool = False  # Python files of a checkpoint are run
 
     def __post_init__(self) -> None:
         _require_known(self, ModelError, backend=BACKENDS, profile=PROFILES, dtype=DTYPES, kernels=KERNELS)

@@ -1,7 +1,6 @@
 """Any vision-language model of transformers, out of a folder or the hub's cache: nothing here is of one family."""
 
-import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -10,21 +9,32 @@ import torch
 import transformers
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedModel, ProcessorMixin
-from transformers.image_processing_base import ImageProcessingMixin
-from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.models.auto.auto_factory import add_generation_mixin_to_remote_model
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
-from transformers.utils import GENERATION_CONFIG_NAME, is_torchvision_available
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from stagebench.core import meter
 from stagebench.core.artifacts import Features, Inputs, Media
-from stagebench.core.errors import CheckpointError, ModelError, StageError
+from stagebench.core.errors import ModelError, StageError
 from stagebench.core.settings import ModelSettings
 from stagebench.core.shown import one_line
+from stagebench.models.processors import read_processor
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.tape import DirectCalls, Encoders, Tape
-from stagebench.models.weights import file_of, from_config, located, only_special_tokens, read_weights, reading, skeleton
+from stagebench.models.weights import (
+    file_of,
+    from_config,
+    located,
+    only_special_tokens,
+    read_weights,
+    reading,
+    skeleton,
+)
+
+_OWN = ("AutoModelForImageTextToText", "AutoModelForVision2Seq", "AutoModelForCausalLM", "AutoModel")
+"""What a checkpoint's config calls the class in its own Python files that reads images and writes text, best first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,11 +111,10 @@ def build(name: str, settings: ModelSettings) -> HuggingFaceModel:
     with reading(f"the checkpoint {settings.weights}"):
         source = located(str(settings.weights))
         settings = replace(settings, weights=source)
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        known = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-        if config.model_type not in known:
-            raise ModelError(f"{name} must be a model of images and text, got model_type {config.model_type!r}")
-        cls, processor = getattr(transformers, known[config.model_type]), read_processor(source, config)
+        with _of_trusted(name):
+            config = AutoConfig.from_pretrained(source, trust_remote_code=settings.trust_remote_code)
+            cls = _class_of(name, config, settings)
+            processor = read_processor(source, config, settings.trust_remote_code)
         if settings.profile == "pretrained":
             skeleton(cls, config, settings)  # refuses files that can't fill it
             hf_model = read_weights(cls, config, settings)
@@ -119,6 +128,32 @@ def build(name: str, settings: ModelSettings) -> HuggingFaceModel:
     return kind(settings.profile, hf_model, processor.tokenizer, processor, encoders=Encoders(hf_model))
 
 
+@contextmanager
+def _of_trusted(name: str) -> Iterator[None]:
+    """Name our option where transformers names its argument."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code=True" not in str(error):
+            raise
+        raise ModelError(f"{name} needs Python files of its own: read them, and give --trust-remote-code") from error
+
+
+def _class_of(name: str, config: PretrainedConfig, settings: ModelSettings) -> type[PreTrainedModel]:
+    """Return the class of a checkpoint's network: of its own Python files where they are trusted, or transformers'."""
+    own, known = getattr(config, "auto_map", None) or {}, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    reference = next((own[kind] for kind in _OWN if kind in own), None)
+    if reference and settings.trust_remote_code:
+        own_class = get_class_from_dynamic_module(reference, str(settings.weights))
+        found: type[PreTrainedModel] = add_generation_mixin_to_remote_model(own_class)
+        return found
+    if config.model_type not in known:
+        also = ", and Python files of its own, for which there is --trust-remote-code" if reference else ""
+        raise ModelError(f"{name} must be a model of images and text, got model_type {config.model_type!r}{also}")
+    of_transformers: type[PreTrainedModel] = getattr(transformers, known[config.model_type])
+    return of_transformers
+
+
 def _random(cls: type[PreTrainedModel], config: PretrainedConfig, settings: ModelSettings) -> PreTrainedModel:
     """Draw all weights; also those that some families start at zero, with which a text would not depend on pixels."""
     hf_model = from_config(cls, config, settings, settings.device).requires_grad_(False)
@@ -127,38 +162,3 @@ def _random(cls: type[PreTrainedModel], config: PretrainedConfig, settings: Mode
         if not weight.any() or (weight.ndim > 1 and float(weight.std()) < 1e-6):
             weight.normal_(std=0.02, generator=seeded)
     return hf_model
-
-
-def read_processor(source: str, config: PretrainedConfig) -> ProcessorMixin:
-    """Read a checkpoint's processor; without torchvision that of its family with a PIL image processor, and no video.
-
-    Raise ModelError where the family has none, which says what to install.
-    """
-    if is_torchvision_available():
-        return transformers.AutoProcessor.from_pretrained(source, trust_remote_code=False)
-    kind = config.model_type
-    pil = None
-    if default := IMAGE_PROCESSOR_MAPPING_NAMES.get(kind, {}).get("pil"):
-        said, _ = ImageProcessingMixin.get_image_processor_dict(source)
-        named = said.get("image_processor_type", default).removesuffix("Fast").removesuffix("Pil")
-        pil = getattr(transformers, f"{named}Pil", getattr(transformers, default) if named == default else None)
-    family = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(kind, ""), None)
-    if pil is None or family is None:
-        raise ModelError(f"the processor of {kind} needs torchvision: pip install torchvision")
-    settings, _ = family.get_processor_dict(source)
-    if (named := settings.get("processor_class", family.__name__)) != family.__name__:
-        raise CheckpointError(f"the checkpoint {source} must name {family.__name__} as its processor, got {named}")
-    accepted = set(inspect.signature(family.__init__).parameters)
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    parts = {"image_processor": pil.from_pretrained(source), "tokenizer": tokenizer}
-    given: Mapping[str, Any] = dict.fromkeys(accepted & {"video_processor"}) | settings | parts
-    without_video = type(family.__name__, (_WithoutVideo, family), {})
-    processor: ProcessorMixin = without_video(**{key: value for key, value in given.items() if key in accepted})
-    return processor
-
-
-class _WithoutVideo:
-    """Let a processor be built where its video processor, which needs torchvision, is left out."""
-
-    def check_argument_for_proper_class(self, name: str, argument: Any) -> Any:
-        return None if argument is None else super().check_argument_for_proper_class(name, argument)  # type: ignore[misc] # of the family, which is mixed in

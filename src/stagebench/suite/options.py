@@ -31,6 +31,7 @@ BUILDING = (  # which models there are, and how they are built
     _option("profile", "size; default: tiny on a CPU, 7b on a GPU, pretrained of a checkpoint", kind=settings.PROFILES),
     _option("weights", "checkpoint folder or hub id, for one model; default: random"),
     _option("pickled-weights", "read weights from .bin too, which is a pickle", default=False),
+    _option("trust-remote-code", "run Python files that a checkpoint (hf:) brings", default=False),
     _option("device", "where models run, cpu or cuda; default: cuda where there is one"),
     _option("dtype", "of weights; default: float32 on a CPU, bfloat16 on a GPU", kind=settings.DTYPES),
     _option("kernels", "of attention, on a GPU", "efficient", settings.KERNELS),

@@ -1,9 +1,8 @@
 """Settings out of what a person typed: defaults that fit the machine, and contradictions refused before any work."""
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,8 @@ class Settings:
         model = self.model
         threads = f", {model.threads} threads" if model.device == "cpu" else ""
         backend = "" if model.backend == "eager" else f", {model.backend} backend"
-        built = f"{model.profile} profile, {model.dtype} on {model.device}{threads}{backend}"
+        code = ", code of the checkpoint" if model.trust_remote_code else ""
+        built = f"{model.profile} profile, {model.dtype} on {model.device}{threads}{backend}{code}"
         return f"{built}; {model.preprocess} preprocessing; {self.generation.describe()}"
 
     def identity(self, timed_gc: bool = False) -> dict[str, str]:
@@ -104,8 +104,10 @@ def _of_checkpoint(models: tuple[str, ...], given: Mapping[str, Any]) -> dict[st
     if not any(name.startswith(ANY) for name in models):
         if profile == "random":
             raise ModelError(f"the profile random is that of a checkpoint's config ({ANY}FOLDER), got {named}")
+        if given["trust_remote_code"]:
+            raise ModelError(f"Python files are those of a checkpoint ({ANY}FOLDER), got trust_remote_code for {named}")
         return {}
-    source = os.path.expanduser(named.removeprefix(ANY))  # no shell does, behind a colon
+    source = _source_of(named)
     if not source or (source[0] in "./~" and not Path(source).is_dir()):
         raise ModelError(f"{ANY} must be followed by a folder that is there, or a hub id, got {source!r}")
     if models[1:] or weights:
@@ -130,7 +132,15 @@ def _names(what: str, given: str | Iterable[str], known: Iterable[str], default:
 
 
 def _is_folder(name: str) -> bool:
-    return name.startswith(ANY) and os.path.isdir(os.path.expanduser(name.removeprefix(ANY)))
+    return name.startswith(ANY) and Path(_source_of(name)).is_dir()
+
+
+def _source_of(name: str) -> str:
+    """Return the folder or id in the name of a model, the home folder written out, as no shell does behind a colon."""
+    source = name.removeprefix(ANY)
+    with suppress(RuntimeError):  # nobody's home
+        return str(Path(source).expanduser()) if source.startswith("~") else source
+    return source
 
 
 def split(texts: Iterable[str], whole: Callable[[str], bool] = lambda text: False) -> dict[str, None]:
@@ -153,6 +163,7 @@ def _model_settings(given: Mapping[str, Any]) -> ModelSettings:
         dtype=given["dtype"] or ("float32" if device == "cpu" else "bfloat16"),
         threads=threads if threads is not None else 1 if profile == "tiny" else torch.get_num_threads(),
         **{name: given[name] for name in ("weights", "kernels", "seed", "preprocess", "pickled_weights", "frames")},
+        trust_remote_code=given["trust_remote_code"],
     )
 
 

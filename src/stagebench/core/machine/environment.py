@@ -45,10 +45,11 @@ def identity(
 ) -> dict[str, str]:
     """Return names and values, all text, of this machine and these settings; without `media` of the synthetic clip."""
     backend = "" if settings.backend == "eager" else f", {settings.backend} backend"
+    code = ", its own code" if settings.trust_remote_code else ""
     return machine(settings.device) | {
         "threads": str(settings.threads),
         "profile": settings.profile,
-        "weights": f"{settings.weights}, {fingerprint(Path(settings.weights))}" if settings.weights else "random",
+        "weights": f"{settings.weights}, {fingerprint(Path(settings.weights))}{code}" if settings.weights else "random",
         "seed": str(settings.seed),
         "dtype": settings.dtype,
         "attention": f"{settings.attention}, {settings.kernels} kernels{backend}",
