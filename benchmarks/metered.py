@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rounds import Rounds
-
+from stagebench.benchmarks.rounds import Rounds
 from stagebench.core.artifacts import Media
 from stagebench.core.stages import LOAD
 from stagebench.pipeline.counters import content_of

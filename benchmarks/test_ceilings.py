@@ -1,28 +1,3 @@
-"""What the machine can do at most: the rates that the work of a stage is held against (MFU and MBU)."""
+"""Of the package, under the names that results have."""
 
-from __future__ import annotations
-
-import pytest
-import torch
-
-from stagebench.analysis.experiments.measured_roofline import copy_workload, matmul_workload
-from stagebench.pipeline.timing import pinned_runtime, synchronize
-from stagebench.suite import plugin
-
-
-@pytest.mark.parametrize("ceiling", ["bandwidth", "flops"])
-def test_ceiling(benchmark, ceiling, rounds, pytestconfig):
-    benchmark.group = "ceilings"
-    settings = plugin.settings(pytestconfig).model
-    device = torch.device(settings.device)
-    workload, amount = (
-        copy_workload(device) if ceiling == "bandwidth" else matmul_workload(device, getattr(torch, settings.dtype))
-    )
-
-    def run() -> None:
-        workload()
-        synchronize(device)
-
-    with pinned_runtime(settings):
-        benchmark.pedantic(run, setup=lambda: synchronize(device), rounds=rounds, warmup_rounds=2)
-    benchmark.extra_info |= {"ceiling": ceiling, "work": {"amount": amount}}
+from stagebench.benchmarks.test_ceilings import *

@@ -7,9 +7,9 @@ from statistics import median
 
 import pytest
 import torch
-from gpu_monitored import WARM_UPS
-from rounds import Rounds
 
+from stagebench.benchmarks.gpu_monitored import WARM_UPS
+from stagebench.benchmarks.rounds import Rounds
 from stagebench.core.settings import PREPROCESSORS
 from stagebench.core.stages import PREPROCESS
 from stagebench.models.pixels import processor_of

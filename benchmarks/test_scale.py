@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from batch_inputs import generated, impossible, require_features, require_rows, stretched
-from no_capture_guard import about
 
+from stagebench.benchmarks.no_capture_guard import about
 from stagebench.core.artifacts import Prefilled
 from stagebench.core.stages import DECODE, ENCODE, PREFILL
 from stagebench.models.protocol import VisionLanguageModel

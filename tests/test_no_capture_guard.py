@@ -3,7 +3,8 @@
 from types import SimpleNamespace
 
 import pytest
-from no_capture_guard import about, settled
+
+from stagebench.benchmarks.no_capture_guard import about, settled
 
 WARM_UPS, ROUNDS = 2, 3
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image as PillowImage
-from rounds import Rounds
 from torch.nn.functional import interpolate
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from stagebench.benchmarks.rounds import Rounds
 from stagebench.cli import main
 from stagebench.core.artifacts import Inputs, Media, Sample
 from stagebench.core.errors import StageError

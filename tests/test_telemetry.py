@@ -6,9 +6,9 @@ import time
 from contextlib import contextmanager
 from unittest.mock import patch
 
-import gpu_monitored
 import pytest
 
+from stagebench.benchmarks import gpu_monitored
 from stagebench.core.machine import environment
 
 

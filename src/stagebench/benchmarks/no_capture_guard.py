@@ -12,7 +12,7 @@ def about(model: VisionLanguageModel) -> dict[str, Any]:
     """Of `extra_info`: the model, its backend, and what that has set up so far."""
     if model.backend is None:
         return {"model": model.name, "backend": "eager"}
-    done = model.backend.setups
+    done: Any = model.backend.setups  # `Setup`s; who only counts them needs no more than a size
     cost = {"seconds": sum(s.seconds for s in done), "bytes": sum(s.nbytes for s in done), "captures": len(done)}
     return {"model": model.name, "backend": model.backend.name, "setup": cost}
 

@@ -1,0 +1,1 @@
+"""The benchmarks of models, for `pytest --pyargs stagebench.benchmarks` in any folder."""
