@@ -85,7 +85,9 @@ def warm_processes(_a_machine_of_its_own):
 @pytest.fixture(scope="session")
 def suite_command(warm_processes):
     """Runs the benchmark suite in a process of its own, on the CPU, few rounds and few tokens."""
-    imported = "ignore:Module already imported so cannot be rewritten; anyio:pytest.PytestAssertRewriteWarning"
+    imported = (
+        "ignore:Module already imported so cannot be rewritten; (anyio|stagebench):pytest.PytestAssertRewriteWarning"
+    )
     quick = ("pytest", "benchmarks", *QUICK, "-W", imported)
     return functools.partial(warm_processes.run, *quick, cwd=Path(__file__).parents[1])
 

@@ -1,4 +1,4 @@
-"""The pytest side: options, the identity in pytest-benchmark's JSON, the baseline, and what is said of both."""
+"""The pytest side where it is wanted: the identity in pytest-benchmark's JSON, the baseline, what is said of both."""
 
 import secrets
 import traceback
@@ -22,20 +22,13 @@ from stagebench.suite import judging, selection
 from stagebench.suite.options import PREFIX, PYTEST
 from stagebench.suite.settings import Settings, check_input, resolve
 
+pytest_plugins = ("stagebench.suite.entry_point",)  # the options
+
 _SAID = pytest.StashKey[list[str]]()  # what it is compared with, and what does not compare
 _LOCKSTEP = pytest.StashKey[Lockstep]()
 _RULES = pytest.StashKey[Rules]()
 _DECISION = pytest.StashKey[Decision]()
 _MEANT = pytest.StashKey[set[int | None]]()  # exit statuses that are verdicts under `--stage-gate`; others are errors
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of the suite."""
-    group = parser.getgroup("stagebench")
-    for option in PYTEST:
-        action = "store_true" if option.is_flag else "append" if option.multiple else "store"
-        default = [] if option.multiple else option.default
-        group.addoption(option.opts[0].replace("--", PREFIX), help=option.help, action=action, default=default)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -77,12 +70,10 @@ def pytest_configure(config: pytest.Config) -> None:
     with _usage_errors():
         context = click.Context(click.Command("pytest"))
         for each in PYTEST:
-            name = f"stage_{each.name}"
-            setattr(option, name, each.type_cast_value(context, getattr(option, name)))
+            given = getattr(option, name := f"stage_{each.name}")
+            setattr(option, name, each.type_cast_value(context, each.default if given is None else given))
     if option.stage_order_seed is None:
         option.stage_order_seed = secrets.randbelow(2**16)
-    config.addinivalue_line("markers", "gate(threshold, floor): how much slower than its baseline is too much")
-    config.addinivalue_line("markers", "eager: plain code whatever the backend, and so timed once")
     config.stash[_LOCKSTEP] = Lockstep.of_environment()
     config.stash[selection.DESELECTED], config.stash[judging.ENDED] = {}, set()
     config.stash[_MEANT] = set[int | None]((None, pytest.ExitCode.OK, pytest.ExitCode.USAGE_ERROR))
@@ -99,6 +90,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def settings(config: pytest.Config) -> Settings:
     """Return what this session runs, and how; at fixed length by default, so that runs do equal work."""
+    if selection.SETTINGS not in config.stash:
+        raise pytest.UsageError(f"benchmarks of stagebench need its plugin from the start, give -p {__name__}")
     return config.stash[selection.SETTINGS]
 
 

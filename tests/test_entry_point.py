@@ -1,0 +1,120 @@
+"""The plugin as an installed package brings it, by its entry point: in our own folders, and in those of others."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from checkpoints import write_checkpoint
+
+from stagebench.gate.runner.fresh_process import Failure, read_failures, xml_options
+
+pytest_plugins = ("pytester",)
+
+ROOT = Path(__file__).parents[1]
+PLUGIN = "stagebench.suite.plugin"
+
+
+@pytest.fixture
+def installed(tmp_path_factory, monkeypatch):
+    """A folder on the path, in which the package is known as it is where it was installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    site = tmp_path_factory.mktemp("site")
+    about = site / "stagebench-0.1.0.dist-info"
+    about.mkdir()
+    lines = (f"{name} = {value}\n" for name, value in project["entry-points"]["pytest11"].items())
+    (about / "entry_points.txt").write_text(f"[pytest11]\n{''.join(lines)}")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: stagebench\nVersion: 0.1.0\n")
+    monkeypatch.syspath_prepend(site)
+    return site
+
+
+def names(done):
+    return sorted(line for line in done.outlines if "::" in line)
+
+
+def test_the_benchmarks_of_the_package_have_the_names_of_the_repositorys(pytester, installed):
+    shipped = names(pytester.runpytest_inprocess("--pyargs", "stagebench.benchmarks", "--collect-only", "-q"))
+    own = names(pytester.runpytest_inprocess(str(ROOT / "benchmarks"), f"--rootdir={ROOT}", "--collect-only", "-q"))
+    assert shipped == [name for name in own if re.search("test_(ceiling|reference|stage|e2e|generate)", name)]
+    assert "benchmarks/test_stages.py::test_stage[llava-1.5-encode]" in shipped
+
+
+def test_any_model_is_timed_in_an_empty_folder(pytester, installed, tmp_path_factory):
+    checkpoint = tmp_path_factory.mktemp("checkpoint")
+    write_checkpoint("llava", checkpoint)
+    few = ("--stage-rounds=2", "--stage-new-tokens=3", "--stage-device=cpu", "--benchmark-json=out.json")
+    asked = ("--pyargs", "stagebench.benchmarks", f"--stage-model=hf:{checkpoint}", "-k", "test_stage or test_e2e[")
+    done = pytester.runpytest_inprocess(*asked, *few)
+    assert done.ret == 0
+    run = json.loads((pytester.path / "out.json").read_text())
+    files = {benchmark["fullname"].partition("::")[0] for benchmark in run["benchmarks"]}
+    assert (files, len(run["benchmarks"])) == ({"benchmarks/test_stages.py", "benchmarks/test_whole.py"}, 6)
+    assert (run["stagebench"]["complete"], run["machine_info"]["gc"]) == (True, "off")
+
+
+FAILING = """
+import pytest
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call():
+    yield
+    raise ValueError("so")
+"""
+
+
+def test_a_failure_is_reported_under_the_name_of_its_benchmark(pytester, installed):
+    pytester.syspathinsert()
+    pytester.makepyfile(failing=FAILING)
+    asked = ("--pyargs", "stagebench.benchmarks.test_reference", "-p", "failing")
+    assert pytester.runpytest_inprocess(*asked, *xml_options(pytester.path / "out.xml")).ret == 1
+    (failure,) = read_failures(pytester.path / "out.xml")
+    assert failure == Failure("benchmarks/test_reference.py::test_reference", "ValueError: so")
+
+
+@pytest.mark.parametrize("named", ["a conftest.py", "-p"])
+def test_the_plugin_is_one_however_often_it_is_named(pytester, installed, named):
+    pytester.makepyfile(test_it="def test_it(pytestconfig): assert pytestconfig.option.stage_rounds == 10")
+    if named == "-p":
+        assert pytester.runpytest_inprocess("-p", PLUGIN, "-p", "stagebench.suite.entry_point").ret == 0
+    else:
+        pytester.makeconftest(f"pytest_plugins = ('{PLUGIN}', 'stagebench.suite.entry_point')")
+        assert pytester.runpytest_inprocess("--stage-device=cpu").ret == 0
+
+
+def test_benchmarks_that_come_without_their_plugin_are_refused(pytester):
+    pytester.makepyfile(**{"below/test_it": "def test_it(benchmark): pass"})
+    (pytester.path / "below" / "conftest.py").write_text("from stagebench.benchmarks.conftest import *\n")
+    done = pytester.runpytest_inprocess()
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    done.stderr.fnmatch_lines([f"ERROR: *need its plugin from the start, give -p {PLUGIN}"])
+
+
+OTHERS = """
+import sys
+
+def test_sum(benchmark):
+    benchmark.pedantic(sum, args=([1] * 1000,), rounds=2)
+    assert not {"numpy", "rich", "scipy", "torch", "transformers"} & sys.modules.keys()
+"""
+
+
+def others_run(folder, site, *more):
+    """What pytest says in another project, and the JSON of its benchmark, without numbers."""
+    path = os.pathsep.join([str(site), str(ROOT / "src")])
+    command = [sys.executable, "-m", "pytest", "--benchmark-json=out.json", *more]
+    environment = os.environ | {"PYTHONPATH": path, "COLUMNS": "300"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("plugins: ")]
+    lines = [*said, *(folder / "out.json").read_text().splitlines()]
+    return [re.sub(r"[\d.e-]+| +|[KM]?ops/s|time in .s", "", line, flags=re.IGNORECASE) for line in lines]
+
+
+def test_another_project_sees_nothing_of_it(tmp_path, installed):
+    (tmp_path / "test_sum.py").write_text(OTHERS)
+    assert others_run(tmp_path, installed) == others_run(tmp_path, installed, "-p", "no:stagebench.suite.entry_point")
