@@ -110,7 +110,8 @@ def test_chunks_of_a_prompt_are_refused(qwen, synthetic):
     [
         ({"profile": "7b"}, "profile must be pretrained or random"),
         ({"weights": "elsewhere"}, "names the one model and its weights"),
-        ({"backend": ["graph"]}, "backend must be eager"),
+        ({"backend": ["graph", "fused"]}, "backend must be eager or graph for hf:here, got graph, fused"),
+        ({"backend": "graph"}, "backends on a CPU are eager, got graph"),
         ({"frames": 0}, "frames must be at least 1, got 0"),
         ({"preprocess": "torch"}, "has a processor of its own"),
         ({"profile": "random", "pickled_weights": True}, "no weights if random"),
@@ -269,9 +270,17 @@ def test_random_weights_of_a_registered_model_are_those_of_a_profile():
         settings_of(model="llava-1.5", profile="random", device="cpu")
 
 
-def test_a_backend_of_another_kind_is_refused(qwen):
-    with pytest.raises(ModelError, match="runs by the backend eager alone, got 'graph'"):
-        with_backend(built(qwen), "graph")
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        ("graph", "the backend graph needs a CUDA device, got cpu"),
+        ("compiled", "the backend compiled needs a registered model"),
+        ("fused", "the backend fused needs a registered model"),
+    ],
+)
+def test_a_backend_that_a_checkpoint_can_not_have_is_refused(qwen, backend, message):
+    with pytest.raises(ModelError, match=message):
+        with_backend(built(qwen), backend)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ in `setups`, and whoever times a pass must not keep one in which it happened.
 import functools
 import time
 from collections import Counter
+from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import GenerationConfig, StaticCache
+from transformers import Cache, GenerationConfig, StaticCache
 
 from stagebench.backends.capture import Captured, Function, Pool
 from stagebench.backends.static_cache import compiled_layers, prompt_logits, set_length, static_cache, step_logits
 from stagebench.core.artifacts import Inputs, Prefilled
 from stagebench.core.errors import ModelError, StageError
-from stagebench.models.protocol import Family
+from stagebench.core.stages import STAGES
+from stagebench.models.protocol import Family, VisionLanguageModel
 from stagebench.pipeline.decode import Progress, take_steps
 from stagebench.pipeline.timing import synchronize
 
@@ -53,35 +55,30 @@ RECIPES = {"graph": Recipe(), "compiled": Recipe(compiled=True), "fused": Recipe
 
 
 @dataclass(slots=True, eq=False)
-class _Session:
+class Session:
     """A static cache and the graphs over it; the prompt of `owner` is in it."""
 
-    cache: StaticCache
+    cache: Cache
     step: Captured
     prompts: dict[int, Captured] = field(default_factory=dict)
     owner: object = None
+    lag: int = LAG  # 1 where a wasted step can't be taken back
 
     def next_logits(self, sequences: Tensor) -> Tensor:
+        """Take a step with the last token of each row: (batch, 1, vocabulary), good until the next one."""
         self.step.inputs["tokens"].copy_(sequences[:, -1:])
-        return self.step()
+        logits: Tensor = self.step()
+        return logits
 
 
 @dataclass(eq=False)
-class GraphBackend:
-    """Run one model's stages fast; see `models.protocol.Backend`."""
+class Graphs:
+    """What backends of graphs share: a bounded number of caches with their steps, and what all of it cost."""
 
-    model: Family  # without a backend; its own code is what is captured
+    model: VisionLanguageModel  # without a backend; its own code is what is captured
     name: str  # one of `RECIPES`
-    _recipe: Recipe
-    _pool: Pool
-    _encoders: dict[torch.Size, Captured] = field(default_factory=dict)
-    _sessions: dict[tuple[int, int], _Session] = field(default_factory=dict)  # the last used is the last
-    setups: list[Captured] = field(default_factory=list)  # all so far, with what they cost; some are released
-
-    @property
-    def exact(self) -> bool:
-        """Say whether it runs the plain path's own code, the prompt padded, and owes its very tokens."""
-        return not (self._recipe.compiled or self._recipe.fused)
+    sessions: dict[Hashable, Session] = field(default_factory=dict, kw_only=True)  # the last used is the last
+    setups: list[Captured] = field(default_factory=list, kw_only=True)  # all so far, some of them released
 
     def replayed(self) -> Counter[str]:
         """Return the work of all calls so far: counters see no module and no operator in a graph."""
@@ -89,6 +86,47 @@ class GraphBackend:
         for captured in self.setups:
             work.update({name: n * captured.calls for name, n in captured.work.items()})
         return work
+
+    def advance(self, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
+        """Take decode steps as `pipeline.decode.advance`; raise StageError where a later prompt has taken the cache."""
+        session = prefilled.state["session"]
+        if session.owner is not prefilled.state["owner"]:
+            raise StageError("decode needs the static cache of its own prompt, got one that a later prefill has taken")
+        sampled, device = prefilled.generation_config.do_sample, self.model.hf_model.device
+        room = prefilled.generation_config.max_length - prefilled.sequences.shape[1]
+        progress = _OnDevice(device, room) if device.type == "cuda" else Progress()
+        end = take_steps(session.next_logits, prefilled, steps, progress, lag=1 if sampled else session.lag)
+        if end.wasted_steps:
+            set_length(session.cache, torch.tensor(end.sequences.shape[1] - 1, device=end.sequences.device))
+        return end
+
+    def session(self, key: Hashable, new: Callable[[], Session]) -> Session:
+        """Return the session of a key, or a new one, for which the one unused for longest makes room."""
+        if (session := self.sessions.pop(key, None)) is None:
+            session = new()
+            if len(self.sessions) == KEPT:
+                oldest = self.sessions.pop(next(iter(self.sessions)))
+                oldest.owner = None
+                synchronize(self.model.hf_model.device)  # a graph may still run
+                for captured in (oldest.step, *oldest.prompts.values()):
+                    captured.release()
+        self.sessions[key] = session
+        return session
+
+
+@dataclass(eq=False)
+class GraphBackend(Graphs):
+    """Run the stages of a family fast; see `models.protocol.Backend`."""
+
+    model: Family
+    _recipe: Recipe
+    _pool: Pool
+    _encoders: dict[torch.Size, Captured] = field(default_factory=dict)
+
+    @property
+    def exact(self) -> bool:
+        """Say whether it runs the plain path's own code, the prompt padded, and owes its very tokens."""
+        return not (self._recipe.compiled or self._recipe.fused)
 
     def encode(self, inputs: Inputs) -> Tensor:
         """Encode as the model's own `encode`."""
@@ -99,22 +137,35 @@ class GraphBackend:
                 lambda **given: self.model.encode(replace(inputs, given=given)), {name: pixels.clone()}
             )
         encoder.inputs[name].copy_(pixels)
-        return encoder().clone()
+        features: Tensor = encoder()
+        return features.clone()
+
+    @property
+    def stages(self) -> dict[str, str]:
+        """Say that all stages of `generate()` are captured."""
+        return {stage.name: self.name for stage in STAGES if stage.in_generate}
+
+    def continued(self, prefilled: Prefilled) -> Prefilled:
+        """Return it as it is: a prompt is in the static cache from the start."""
+        return prefilled
 
     def lengths(self, tokens: int, limit: int) -> tuple[int, int]:
         """Pad a prompt to the recipe's bucket, and a cache to `CACHE_BUCKET`; see `models.protocol.Backend`."""
-        padded = _up(tokens, self._recipe.bucket)
-        return padded, _up(max(padded, limit), CACHE_BUCKET)
+        padded = up(tokens, self._recipe.bucket)
+        return padded, up(max(padded, limit), CACHE_BUCKET)
 
     def prompt(
-        self, embeds: Tensor, attention_mask: Tensor, generation_config: GenerationConfig
+        self, given: dict[str, Any], attention_mask: Tensor, generation_config: GenerationConfig
     ) -> tuple[Tensor, dict[str, Any]]:
         """Run a prompt as the protocol says; refuse a padded batch, and an option that a static cache can't serve."""
-        self._require_servable(attention_mask, generation_config)
+        require_servable(self.name, attention_mask, generation_config, caches=(None, "static"))
+        rows, padded_row = attention_mask.shape[0], not bool(attention_mask.all())
+        _require(self.name, rows == 1 or not self._recipe.fused, "decodes one row", rows)
+        _require(self.name, not padded_row, "takes batches of prompts of one length", "a padded one")
+        embeds: Tensor = given.pop("inputs_embeds")
         batch, tokens = embeds.shape[:2]
         padded, slots = self.lengths(tokens, generation_config.max_length)
-        session = self._sessions.pop((batch, slots), None) or self._new_session(batch, slots)
-        self._sessions[batch, slots] = session
+        session = self.session((batch, slots), functools.partial(self._new_session, batch, slots))
         prompt = session.prompts.get(padded) or self._capture_prompt(session, padded, embeds)
         prompt.inputs["embeds"][:, :tokens].copy_(embeds)
         prompt.inputs["embeds"][:, tokens:].zero_()  # anything finite: of NaN a masked value would still be NaN
@@ -122,48 +173,15 @@ class GraphBackend:
         session.owner = object()
         return prompt(), {"cache": session.cache, "session": session, "owner": session.owner}
 
-    def advance(self, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
-        """Take decode steps as `pipeline.decode.advance`; raise StageError where a later prompt has taken the cache."""
-        session = prefilled.state["session"]
-        if session.owner is not prefilled.state["owner"]:
-            raise StageError("decode needs the static cache of its own prompt, got one that a later prefill has taken")
-        sampled, device = prefilled.generation_config.do_sample, self.model.hf_model.device
-        room = prefilled.generation_config.max_length - prefilled.sequences.shape[1]
-        progress = _OnDevice(device, room) if device.type == "cuda" else Progress()
-        end = take_steps(session.next_logits, prefilled, steps, progress, lag=1 if sampled else LAG)
-        if end.wasted_steps:
-            set_length(session.cache, torch.tensor(end.sequences.shape[1] - 1, device=end.sequences.device))
-        return end
-
-    def _require_servable(self, attention_mask: Tensor, config: GenerationConfig) -> None:
-        (rows, tokens), chunk, texts = attention_mask.shape, config.prefill_chunk_size, config.num_return_sequences
-        if config.max_length <= tokens:
-            raise StageError(f"max_length must leave room after the prompt's {tokens} tokens, got {config.max_length}")
-        for held, promise, got in (
-            (config.cache_implementation in (None, "static"), "has a static cache", config.cache_implementation),
-            (chunk is None, "prefills at once", f"prefill_chunk_size={chunk}"),
-            (texts == 1, "gives one text a prompt", f"num_return_sequences={texts}"),
-            (rows == 1 or not self._recipe.fused, "decodes one row", rows),
-            (bool(attention_mask.all()), "takes batches of prompts of one length", "a padded one"),
-        ):
-            if not held:
-                raise StageError(f"the backend {self.name} {promise}, got {got}")
-
-    def _new_session(self, batch: int, length: int) -> _Session:
+    def _new_session(self, batch: int, length: int) -> Session:
         cache = static_cache(self.model.hf_model, batch, length)
         plain = functools.partial(step_logits, self.model.hf_model, cache)
         inputs = {"tokens": torch.zeros(batch, 1, dtype=torch.long, device=self.model.hf_model.device)}
         step = self._capture(plain, inputs, self._fused_step(cache) if self._recipe.fused else None, is_step=True)
         step.nbytes += sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-        if len(self._sessions) == KEPT:
-            oldest = self._sessions.pop(next(iter(self._sessions)))
-            oldest.owner = None
-            synchronize(self.model.hf_model.device)  # a graph may still run
-            for captured in (oldest.step, *oldest.prompts.values()):
-                captured.release()
-        return _Session(cache, step)
+        return Session(cache, step)
 
-    def _capture_prompt(self, session: _Session, padded: int, embeds: Tensor) -> Captured:
+    def _capture_prompt(self, session: Session, padded: int, embeds: Tensor) -> Captured:
         plain = functools.partial(prompt_logits, self.model.hf_model, session.cache)
         length = torch.ones(1, dtype=torch.long, device=embeds.device)
         inputs = {"embeds": embeds.new_zeros(embeds.shape[0], padded, embeds.shape[2]), "length": length}
@@ -193,7 +211,7 @@ class GraphBackend:
         options = {"coordinate_descent_tuning": True} if is_step else {}
         limits = {"recompile_limit": RECOMPILE_LIMIT, "accumulated_recompile_limit": RECOMPILE_LIMIT}
 
-        def fast(**inputs: Tensor) -> Tensor:
+        def fast(**inputs: Tensor) -> Any:
             with torch._dynamo.config.patch(limits), compiled_layers(self.model.hf_model, options):
                 return plain(**inputs)
 
@@ -224,5 +242,24 @@ class _OnDevice(Progress):
         return [self.began + self.start.elapsed_time(event) / 1e3 for event in self.events[:steps]]
 
 
-def _up(n: int, multiple: int) -> int:
+def require_servable(
+    name: str, attention_mask: Tensor, config: GenerationConfig, caches: tuple[str | None, ...]
+) -> None:
+    """Refuse options that a backend of graphs can't serve."""
+    tokens, chunk, texts = attention_mask.shape[1], config.prefill_chunk_size, config.num_return_sequences
+    if config.max_length <= tokens:
+        raise StageError(f"max_length must leave room after the prompt's {tokens} tokens, got {config.max_length}")
+    cache = config.cache_implementation
+    _require(name, cache in caches, f"has a {caches[1]} cache", cache)
+    _require(name, chunk is None, "prefills at once", f"prefill_chunk_size={chunk}")
+    _require(name, texts == 1, "gives one text a prompt", f"num_return_sequences={texts}")
+
+
+def _require(name: str, held: bool, promise: str, got: object) -> None:
+    if not held:
+        raise StageError(f"the backend {name} {promise}, got {got}")
+
+
+def up(n: int, multiple: int) -> int:
+    """Round up to a multiple."""
     return -(-n // multiple) * multiple

@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, Cache, LlamaModel, PreTrainedModel, StaticCache
+from transformers import AttentionInterface, Cache, GenerationMixin, LlamaModel, PreTrainedModel, StaticCache
 from transformers.cache_utils import StaticLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -27,18 +27,31 @@ CACHE_ARGUMENT = "cache" if "cache" in inspect.signature(LlamaModel.forward).par
 # transformers' attention by torch, under a name for which it makes no mask; then attention is causal by itself.
 _MASKLESS = "sdpa_without_mask"
 
+# What networks with positions or masks of their own have in the place of transformers'.
+_OF_GENERATION = ("_prepare_position_ids_for_generation", "create_masks_for_generate")
+
 AttentionInterface.register(_MASKLESS, sdpa_attention_forward)
 
 
-def require_static(hf_model: PreTrainedModel) -> None:
-    """Refuse a language model that would compute something else over a static cache, or from a padded prompt."""
+def why_not_static(hf_model: PreTrainedModel) -> str | None:
+    """Say what a language model lacks that would compute something else over a static cache, or from a padded prompt.
+
+    Here positions count the tokens, and a prompt's mask is causal.
+    """
+    kind, plain = type(hf_model), GenerationMixin
+    own = any(getattr(kind, name, None) is not getattr(plain, name, None) for name in _OF_GENERATION)
     text = hf_model.config.get_text_config()
     kinds = {type(layer).__name__ for layer in StaticCache(config=hf_model.config, max_cache_len=1).layers}
     if kinds != {StaticLayer.__name__}:
-        raise ModelError(f"a backend needs layers that attend to all tokens, got a cache of {', '.join(sorted(kinds))}")
+        return f"layers that attend to all tokens, got a cache of {', '.join(sorted(kinds))}"
+    if own or hf_model.config.is_encoder_decoder:
+        return f"positions that count the tokens, and a causal mask, got those of a {type(hf_model).__name__}"
+    if getattr(text, "cross_attention_layers", None):
+        return f"layers that attend to the text, got layers {text.cross_attention_layers} of cross-attention"
     rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope in ("dynamic", "longrope"):  # whose frequencies a prompt's padding would change
-        raise ModelError(f"a backend needs a rotary embedding that is the same for all lengths, got {rope}")
+        return f"a rotary embedding that is the same for all lengths, got {rope}"
+    return None
 
 
 def static_cache(hf_model: PreTrainedModel, batch: int, length: int) -> StaticCache:
@@ -50,9 +63,16 @@ def static_cache(hf_model: PreTrainedModel, batch: int, length: int) -> StaticCa
     return cache
 
 
-def set_length(cache: StaticCache, length: Tensor) -> None:
+def growing(cache: Cache) -> list[StaticLayer]:
+    """List the layers that a step makes one longer; all of them count alike."""
+    layers = getattr(cache, "self_attention_cache", cache).layers
+    return [layer for layer in layers if isinstance(layer, StaticLayer)]
+
+
+def set_length(cache: Cache, length: Tensor) -> None:
     """Say how many tokens the cache holds: int64, no dimensions, on its device."""
-    torch._foreach_copy_([layer.cumulative_length for layer in cache.layers], [length] * len(cache.layers))
+    lengths = [layer.cumulative_length for layer in growing(cache)]
+    torch._foreach_copy_(lengths, [length] * len(lengths))
 
 
 class _PromptCache(Cache):  # type: ignore[misc] # transformers' class is untyped

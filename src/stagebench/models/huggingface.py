@@ -56,8 +56,8 @@ class HuggingFaceModel(VisionLanguageModel):
 
     @property
     def setups(self) -> int:
-        """Count the shapes for which the encoders' calls were learnt."""
-        return len(self.direct)
+        """Count the shapes for which the encoders' calls were learnt, and what a backend set up."""
+        return len(self.direct) + super().setups
 
     def preprocess(self, media: Media, question: str) -> Inputs:
         """Let the checkpoint's processor make pixels, and a prompt of its chat template, one image after the other."""
@@ -82,14 +82,22 @@ class HuggingFaceModel(VisionLanguageModel):
         return Inputs(ids, mask, given, images=len(images))
 
     def features(self, inputs: Inputs) -> Features:
+        """Encode, by the backend where there is one."""
+        tape: Tape = (self.backend or self).encode(inputs)
+        return Features(_tokens(tape), tape)
+
+    def encode(self, inputs: Inputs) -> Tape:
         """Call the encoders directly; where they need what `generate()` makes on the way, let it go as far as that."""
+        given, calls = self.reference_inputs(inputs), self.calls(inputs)
+        return self.encoders.record(given)[0] if calls is None else self.encoders.call(calls, given)
+
+    def calls(self, inputs: Inputs) -> DirectCalls:
+        """Say how the encoders are called directly for inputs of these shapes, which is learnt once."""
         given = self.reference_inputs(inputs)
         shapes = tuple((name, tuple(tensor.shape)) for name, tensor in sorted(given.items()))
         if shapes not in self.direct:
             self.direct[shapes] = self.encoders.record(given)[1]
-        calls = self.direct[shapes]
-        tape = self.encoders.record(given)[0] if calls is None else self.encoders.call(calls, given)
-        return Features(_tokens(tape), tape)
+        return self.direct[shapes]
 
     @contextmanager
     def prompted(self, inputs: Inputs, features: Features) -> Iterator[dict[str, Any]]:

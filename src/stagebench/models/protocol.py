@@ -31,19 +31,27 @@ class Backend(Protocol):
     def replayed(self) -> Mapping[str, int]:
         """Return counters of all work so far that modules and operators do not show."""
 
-    def encode(self, inputs: Inputs) -> Tensor:
+    @property
+    def stages(self) -> Mapping[str, str]:
+        """Say of encode, prefill and decode what runs them: this backend by its name, or "eager: " and why."""
+
+    def encode(self, inputs: Inputs) -> Any:
         """Encode as the model's own `encode`."""
 
     def lengths(self, tokens: int, limit: int) -> tuple[int, int]:
         """Say to what a prompt of `tokens` is padded, and how many slots its cache has for texts of up to `limit`."""
 
     def prompt(
-        self, embeds: Tensor, attention_mask: Tensor, generation_config: GenerationConfig
-    ) -> tuple[Tensor, dict[str, Any]]:
+        self, given: dict[str, Any], attention_mask: Tensor, generation_config: GenerationConfig
+    ) -> tuple[Tensor, dict[str, Any]] | None:
         """Return the last position's logits (batch, 1, vocabulary), and the state that `advance` continues from.
 
-        Of embeddings (batch, tokens, hidden size); the config's `max_length` counts the prompt and the new tokens.
+        It takes the embeddings (batch, tokens, hidden size) away from what `generate()` is given. The config's
+        `max_length` counts the prompt and the new tokens. None where `generate()` is to run the prompt.
         """
+
+    def continued(self, prefilled: Prefilled) -> Prefilled:
+        """Take over a prompt, for `advance`."""
 
     def advance(self, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
         """Take decode steps, as `pipeline.decode.advance`."""

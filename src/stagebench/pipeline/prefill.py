@@ -55,10 +55,10 @@ def prefill(model: VisionLanguageModel, inputs: Inputs, features: Features, opti
             # First, so that the device is busy while generate() prepares.
             generation_config = resolved(model.hf_model, inputs.input_ids, options)
             require_splittable(model.hf_model, generation_config)
-            ready = model.backend.prompt(given.pop("inputs_embeds"), inputs.attention_mask, generation_config)
+            ready = model.backend.prompt(given, inputs.attention_mask, generation_config)
             first_step = functools.partial(_first_step, ready=ready, room=generation_config.max_length)
         prefilled: Prefilled = model.hf_model.generate(**given, custom_generate=first_step, **options)
-    return prefilled
+    return prefilled if model.backend is None else model.backend.continued(prefilled)
 
 
 def _accepted(default: GenerationConfig, options: Mapping[str, Any]) -> dict[str, Any]:

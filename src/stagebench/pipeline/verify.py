@@ -5,22 +5,25 @@ Where tokens part, the logits certify whether it was a tie that other kernels br
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import zip_longest
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
-from stagebench.core.artifacts import Generation, Inputs, Sample, Work
+from stagebench.core.artifacts import Generation, Inputs, Prefilled, Sample, Work
 from stagebench.core.errors import StageError
 from stagebench.core.shown import one_line
 from stagebench.models.protocol import Family, VisionLanguageModel
 from stagebench.pipeline.counters import Content, additive, count_work, counted_run
+from stagebench.pipeline.decode import cache_of, decode
 from stagebench.pipeline.encode import encode
-from stagebench.pipeline.prefill import require_splittable, resolved
+from stagebench.pipeline.prefill import prefill, require_splittable, resolved
 from stagebench.pipeline.remembered import require_forgetful
 from stagebench.pipeline.run_stages import Options, prepared, reference_generate, scored_generate, staged_generate
 from stagebench.pipeline.timing import repeats_itself
@@ -123,6 +126,37 @@ class Reference:
         token = two - one - 3 * pair
         return lambda tokens, keys: tokens * token + tokens * keys * pair + one - token - pair
 
+    @torch.no_grad()
+    def steps(self, slots: int) -> tuple[int, int]:
+        """Count the FLOPs of all decode steps of `generate()`, and those of one that attends to so many tokens.
+
+        Both are taken plainly, the latter over the prompt's cache with keys and values added to it: nothing is assumed
+        about the network, but that all layers with a cache of the prompt's length are to attend to so many tokens.
+        """
+        plain = replace(self.model, backend=None)
+        features = encode(plain, self.inputs)
+        whole, longer = (prefill(plain, self.inputs, features, self.options) for _ in range(2))
+        flops = count_work(lambda: decode(plain, whole))[1]["flops"]
+        given = longer.hf_model.prepare_inputs_for_generation(
+            longer.sequences, next_sequence_length=1, **_lengthened(longer, slots - 1)
+        )
+        return flops, count_work(lambda: longer.hf_model(**given))[1]["flops"]
+
+
+def _lengthened(prefilled: Prefilled, length: int) -> dict[str, Any]:
+    """Return the state of a prompt with a cache of so many tokens, whatever they are."""
+    cache, tokens = cache_of(prefilled.state), prefilled.prompt_tokens
+    own = getattr(cache, "self_attention_cache", cache)
+    for i, layer in enumerate(own.layers):
+        if isinstance(layer, DynamicLayer) and layer.get_seq_length() == tokens:
+            own.layers[i] = DynamicLayer()  # of a window too
+            own.layers[i].update(*(_resized(tensor, length) for tensor in (layer.keys, layer.values)))
+    return prefilled.state
+
+
+def _resized(tensor: Tensor, length: int) -> Tensor:
+    return pad(tensor, (0, 0, 0, length - tensor.shape[2]))
+
 
 def count_reference(model: VisionLanguageModel, sample: Sample, options: Options) -> Reference:
     """Let plain `generate()` do a sample, and count its work."""
@@ -202,12 +236,17 @@ def expected_work(model: VisionLanguageModel, reference: Reference, generation: 
     work = additive(reference.work)
     if model.backend is None:
         return work
-    forward, prompt = reference.forward, reference.inputs.input_ids.shape[1]
+    prompt = reference.inputs.input_ids.shape[1]
     limit = resolved(model.hf_model, reference.inputs.input_ids, reference.options).max_length
     padded, slots = model.backend.lengths(prompt, limit)
     taken, needed = generation.steps + generation.wasted_steps, len(reference.tokens) - 1
-    plainly = forward(prompt, prompt) + sum(forward(1, prompt + k) for k in range(1, needed + 1))
-    done = forward(padded, padded) + taken * forward(1, slots)
+    if isinstance(model, Family):
+        forward = reference.forward
+        plainly = forward(prompt, prompt) + sum(forward(1, prompt + k) for k in range(1, needed + 1))
+        done = forward(padded, padded) + taken * forward(1, slots)
+    else:  # its prompt is the plain one
+        plainly, step = reference.steps(slots)
+        done = taken * step
     return work | {
         "language_model_forwards": work["language_model_forwards"] + taken - needed,
         "flops": work["flops"] - plainly + done,

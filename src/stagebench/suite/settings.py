@@ -114,8 +114,9 @@ def _of_checkpoint(models: tuple[str, ...], given: Mapping[str, Any]) -> dict[st
         raise ModelError(f"{ANY} names the one model and its weights, got {named} and weights {weights}")
     if profile not in (None, "pretrained", "random"):
         raise ModelError(f"profile must be pretrained or random for {named}, got {profile!r}")
-    if set(given["backend"]) - {"eager"}:
-        raise ModelError(f"backend must be eager for {named}, got {', '.join(given['backend'])}")
+    backends = [given["backend"]] if isinstance(given["backend"], str) else given["backend"]
+    if set(split(backends)) - {"eager", "graph"}:
+        raise ModelError(f"backend must be eager or graph for {named}, got {', '.join(backends)}")
     if given["preprocess"] == "torch" or (profile == "random" and given["pickled_weights"]):
         raise ModelError(f"{named} has a processor of its own, and no weights if random, got torch or pickles for them")
     return {"profile": profile or "pretrained", "weights": source, "preprocess": "checkpoint"}

@@ -1,0 +1,110 @@
+"""The KV cache that a network's own prompt left, at fixed addresses with room for a text: of any kind of layers.
+
+Layers that attend to a window get all slots too: the network's own mask hides what is outside of it. What is not known
+to be the same computation is refused by name.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache, EncoderDecoderCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer, StaticLayer
+
+from stagebench.backends.static_cache import set_length
+from stagebench.core.errors import ModelError
+
+# Of `layer_types`: layers whose masks a network makes of positions alone, or whose states have one size.
+_KNOWN = {"full_attention", "sliding_attention", "linear_attention", "conv"}
+
+
+class _CrossLayer(DynamicLayer):  # type: ignore[misc] # transformers' class is untyped
+    """Keys and values of what a text looks at, to which no step adds."""
+
+    is_compileable = True  # so that masks of a cache of such layers are made as for a static one
+
+
+def why_not_fixed(hf_model: PreTrainedModel) -> str | None:
+    """Say by the config which layers a fixed cache can't serve; None where it may."""
+    text = hf_model.config.get_text_config(decoder=True)
+    if getattr(text, "attention_chunk_size", None):
+        return f"attention in chunks, attention_chunk_size={text.attention_chunk_size}"
+    others = sorted(set(getattr(text, "layer_types", None) or ()) - _KNOWN)
+    return f"layers of {', '.join(others)}" if others else None
+
+
+def fixed(cache: Cache, slots: int, hf_model: PreTrainedModel) -> Cache:
+    """Return an empty cache for what one that a prompt filled holds, with so many slots; refuse its layers by name."""
+    if isinstance(cache, EncoderDecoderCache):
+        own = fixed(cache.self_attention_cache, slots, hf_model)
+        return EncoderDecoderCache(own, Cache(layers=[_still(layer) for layer in cache.cross_attention_cache.layers]))
+    across = crossed(cache, hf_model)
+    layers = [_still(layer) if layer in across else _fixed(layer, slots) for layer in cache.layers]
+    if not any(isinstance(layer, StaticLayer) for layer in layers):
+        raise ModelError("the backend graph needs a layer that attends to tokens, got none")
+    return Cache(layers=layers)
+
+
+def crossed(cache: Cache, hf_model: PreTrainedModel) -> list[Any]:
+    """List the layers of what a text looks at, to which no step adds."""
+    if isinstance(cache, EncoderDecoderCache):
+        return list(cache.cross_attention_cache.layers)
+    numbers = getattr(hf_model.config.get_text_config(decoder=True), "cross_attention_layers", None) or ()
+    return [cache.layers[i] for i in numbers]
+
+
+def _fixed(layer: Any, slots: int) -> Any:
+    if type(layer) is LinearAttentionLayer:
+        return copy.deepcopy(layer)  # its states have one size, and are updated in place
+    if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or not layer.is_initialized:
+        raise ModelError(f"the backend graph needs layers that attend to tokens, got a {type(layer).__name__}")
+    static = StaticLayer(slots)
+    static.lazy_initialization(layer.keys, layer.values)
+    return static
+
+
+def _still(layer: Any) -> _CrossLayer:
+    still = _CrossLayer()
+    still.lazy_initialization(layer.keys, layer.values)
+    still.keys, still.values = layer.keys.clone(), layer.values.clone()
+    return still
+
+
+def load(into: Cache, cache: Cache, length: int) -> None:
+    """Copy what a prompt of so many tokens left, and zero all slots without a token."""
+    targets, sources, empty = [], [], []
+    for layer, source in zip(_layers(into), _layers(cache), strict=True):
+        for mine, theirs in zip(_tensors(layer), _tensors(source), strict=True):
+            if isinstance(layer, StaticLayer):
+                start = length - theirs.shape[2]  # 0, or where a window begins
+                empty += [mine[:, :, :start], mine[:, :, length:]]  # of NaN a masked slot would still be NaN
+                mine = mine[:, :, start:length]
+            targets.append(mine)
+            sources.append(theirs)
+    torch._foreach_copy_(targets, sources)
+    torch._foreach_zero_([part for part in empty if part.numel()])
+    set_length(into, torch.tensor(length, device=targets[0].device))
+
+
+def is_recurrent(cache: Cache) -> bool:
+    """Say whether a step can't be taken back: of the tokens so far some layers keep one state."""
+    return any(isinstance(layer, LinearAttentionLayer) for layer in _layers(cache))
+
+
+def tensors_of_cache(cache: Cache) -> list[Tensor]:
+    """List what a cache keeps from step to step."""
+    return [tensor for layer in _layers(cache) for tensor in _tensors(layer)]
+
+
+def _layers(cache: Cache) -> list[Any]:
+    if isinstance(cache, EncoderDecoderCache):
+        return [*cache.self_attention_cache.layers, *cache.cross_attention_cache.layers]
+    return list(cache.layers)
+
+
+def _tensors(layer: Any) -> list[Tensor]:
+    if isinstance(layer, LinearAttentionLayer):
+        states = (*layer.conv_states.values(), *layer.recurrent_states.values())
+        return [state for state in states if state is not None]
+    return [layer.keys, layer.values]
