@@ -41,7 +41,9 @@ class Reader:
         value = path.read_bytes()[0]
         sizes = [self.sizes[i % len(self.sizes)] for i in range(count)]
         frames = tuple(np.full((size, 6, 3), value + i, np.uint8) for i, size in enumerate(sizes))
-        return Media(frames, "frames", frames_decoded=9, bytes_read=7, span=0.5)
+        return Media(
+            frames, "frames", frames_decoded=9, bytes_read=7, span=0.5, times=tuple(i / 4 for i in range(count))
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +72,7 @@ def test_a_hit_gives_the_frames_that_were_read(clip: Path) -> None:
     first, second = read(clip, reader), read(clip, reader)
 
     assert [image.tobytes() for image in first.images] == [image.tobytes() for image in second.images]
-    assert (1, first.span) == (reader.calls, second.span)
+    assert (1, first.span, first.times) == (reader.calls, second.span, second.times)
 
 
 def test_work_tells_a_miss_from_a_hit(clip: Path) -> None:
@@ -125,9 +127,9 @@ def flip(data: bytes) -> bytes:
     return data[:150] + bytes([data[150] ^ 1]) + data[151:]
 
 
-def forged(pixels: bytes, shape: object = (3, 4, 6, 3), span: object = 0.5) -> Callable[[Path], bytes]:
+def forged(pixels: bytes, shape: object = (3, 4, 6, 3), times: object = (0.0, 0.25, 0.5)) -> Callable[[Path], bytes]:
     """An entry with a checksum of its own: only what it says is wrong."""
-    said = {"shape": shape, "span": span}
+    said = {"shape": shape, "times": times}
 
     def forge(entry: Path) -> bytes:
         checksum = zlib.crc32(pixels, zlib.crc32(json.dumps([entry.name, said]).encode()))
@@ -141,7 +143,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "cut": cut,
     "flipped": flip,
     "other shape": lambda data: data.replace(b"[3, 4, 6, 3]", b"[3, 6, 4, 3]"),
-    "other span": lambda data: data.replace(b"0.5", b"1.5"),
+    "other times": lambda data: data.replace(b"0.5", b"1.5"),
     "empty": lambda data: b"",
     "nonsense": lambda data: b"nonsense",
     "longer": lambda data: data + b"0",
@@ -152,7 +154,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "a nested note": lambda data: b"[" * 60000 + data,
     "a note that is no JSON": lambda data: b"{\n" + PIXELS,
     "a note that is a list": lambda data: b"[1]\n" + PIXELS,
-    "no checksum": lambda data: b'{"shape": [3, 4, 6, 3], "span": 0.5}\n' + PIXELS,
+    "no checksum": lambda data: b'{"shape": [3, 4, 6, 3], "times": [0, 0.25, 0.5]}\n' + PIXELS,
 }
 FORGED = {
     "fewer frames": forged(PIXELS[:144], (2, 4, 6, 3)),
@@ -161,9 +163,10 @@ FORGED = {
     "a negative size": forged(PIXELS, (3, -4, -6, 3)),
     "a size in words": forged(PIXELS, (3, "4", 6, 3)),
     "gigabytes": forged(PIXELS, (3, 999999999, 999999999, 3)),
-    "a span that is no number": forged(PIXELS, span=math.nan),
-    "a span that is text": forged(PIXELS, span="1"),
-    "a negative span": forged(PIXELS, span=-1.0),
+    "a time that is no number": forged(PIXELS, times=[0.0, 0.25, math.nan]),
+    "a time that is text": forged(PIXELS, times=[0.0, 0.25, "1"]),
+    "a negative time": forged(PIXELS, times=[0.0, 0.25, -1.0]),
+    "fewer times": forged(PIXELS, times=[0.0, 0.5]),
     "the checksum of another": lambda entry: forged(PIXELS)(entry.with_name("another")),
 }
 

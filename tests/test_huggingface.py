@@ -15,7 +15,7 @@ from stagebench.backends.load import with_backend
 from stagebench.cli import main
 from stagebench.core.artifacts import Sample
 from stagebench.core.errors import CheckpointError, ModelError, StagebenchError, StageError
-from stagebench.models import weights
+from stagebench.models import processors, weights
 from stagebench.models.registry import build_model
 from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import prefill
@@ -238,14 +238,19 @@ def test_a_template_that_begins_a_text_does_it_alone(qwen, synthetic, tmp_path):
     assert int((inputs.input_ids == 1).sum()) == 1
 
 
-def test_the_image_processor_that_a_checkpoint_names_is_taken(tmp_path):
+@pytest.fixture
+def without_torchvision(monkeypatch):
+    monkeypatch.setattr(processors, "is_torchvision_available", lambda: False)
+
+
+def test_the_image_processor_that_a_checkpoint_names_is_taken(tmp_path, without_torchvision):
     write_checkpoint("llava", tmp_path)
     file = tmp_path / "preprocessor_config.json"
     file.write_text(json.dumps({"image_processor_type": "SiglipImageProcessor", "size": {"height": 56, "width": 56}}))
     assert type(built(tmp_path).image_processor.image_processor).__name__ == "SiglipImageProcessorPil"
 
 
-def test_another_processor_than_the_familys_is_refused(tmp_path):
+def test_another_processor_than_the_familys_is_refused(tmp_path, without_torchvision):
     write_checkpoint("llava", tmp_path)
     changed(tmp_path, tmp_path, "processor_config.json", processor_class="Qwen2VLProcessor")
     with pytest.raises(CheckpointError, match="must name LlavaProcessor as its processor, got Qwen2VLProcessor"):
@@ -291,7 +296,7 @@ def test_a_backend_that_a_checkpoint_can_not_have_is_refused(qwen, backend, mess
         ({"model_type": "nobody's"}, "can't read the checkpoint"),
     ],
 )
-def test_what_is_no_such_checkpoint_is_refused_in_one_line(config, message, tmp_path):
+def test_what_is_no_such_checkpoint_is_refused_in_one_line(config, message, tmp_path, without_torchvision):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(StagebenchError, match=message) as error:
         built(tmp_path)

@@ -18,7 +18,8 @@ _PATCHED = {"patch_size": 14, "size": {"shortest_edge": 28 * 28 * 4, "longest_ed
 _IMAGE_IDS = {"<image>": IMAGE, "<video>": 151}
 _TEMPLATE = (
     "{% for message in messages %}USER: {% for part in message.content %}"
-    "{% if part.type == 'image' %}IMAGE{% else %}{{ part.text }}{% endif %}{% endfor %}{% endfor %} ASSISTANT:"
+    "{% if part.type == 'image' %}IMAGE{% elif part.type == 'video' %}VIDEO{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}{% endfor %} ASSISTANT:"
 )
 
 Saved = tuple[dict[str, int], dict[str, Any], dict[str, Any], dict[str, Any], str]
@@ -76,11 +77,16 @@ def write_checkpoint(family: str, folder: Path) -> None:
     special, names, of_images, of_processor, image = CHECKPOINTS[family]
     small_network(family).save_pretrained(folder)
     tokenizer = _tokenizer(special, names)
-    tokenizer.chat_template = _TEMPLATE.replace("IMAGE", image)
+    tokenizer.chat_template = _TEMPLATE.replace("IMAGE", image).replace("VIDEO", _video(image))
     tokenizer.save_pretrained(folder)
     getattr(transformers, IMAGE_PROCESSOR_MAPPING_NAMES[family]["pil"])(**of_images).save_pretrained(folder)
     settings = of_processor | {"processor_class": PROCESSOR_MAPPING_NAMES[family]}
     (folder / "processor_config.json").write_text(json.dumps(settings))
+
+
+def _video(image: str) -> str:
+    """Return what stands for a video in the chat template of a family."""
+    return image.replace("image_pad", "video_pad") if "image_pad" in image else "<video>"
 
 
 def _tokenizer(special: dict[str, int], names: dict[str, str]) -> PreTrainedTokenizerFast:

@@ -91,6 +91,8 @@ KERNELS = ("efficient", "default")
 BACKENDS = ("eager", "graph", "compiled", "fused")
 """How stages run: plainly, which is the reference, or as `backends` has it."""
 DTYPES = ("float32", "bfloat16", "float16")
+SHOWN_AS = ("images", "video")
+"""What a checkpoint's processor gets of a clip: its frames as several images, or as one video with their times."""
 PREPROCESSORS = {"pil": "pil: CLIPImageProcessorPil", "torch": "torch: interpolate, bicubic, antialiased"}
 """How images become pixels (`models.pixels`), and what does it: torch is faster and within 2/255 of the reference."""
 
@@ -113,10 +115,14 @@ class ModelSettings:
     pickled_weights: bool = False  # weights may be read from pickles (.bin), not in safetensors only
     frames: int = 8  # of a clip, of models that take any number
     trust_remote_code: bool = False  # Python files of a checkpoint are run
+    as_: str = "images"  # what these frames are to a checkpoint's processor, one of `SHOWN_AS`
 
     def __post_init__(self) -> None:
         _require_known(self, ModelError, backend=BACKENDS, profile=PROFILES, dtype=DTYPES, kernels=KERNELS)
         _require_known(self, ModelError, preprocess=(*PREPROCESSORS, "checkpoint"))
+        _require_known(self, ModelError, as_=SHOWN_AS)
+        if self.as_ == "video" and self.frames < 2:
+            raise ModelError(f"a video has at least 2 frames, got {self.frames}")
         if self.threads < 1:
             raise ModelError(f"threads must be at least 1, got {self.threads}")
         if self.frames < 1:

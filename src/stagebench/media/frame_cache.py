@@ -15,7 +15,7 @@ import os
 import stat
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +35,7 @@ from stagebench.media import sampling
 MAX_BYTES = 4 * 2**30
 _SUFFIX = ".frames"
 _SETTLED = 2.0  # seconds after which a further change to a file is sure to change its times
-_LONGEST_NOTE = 300  # bytes before the pixels
+_LONGEST_NOTE = 300, 25  # bytes before the pixels, and further ones for each frame
 
 Reader = Callable[[Path, int, LoadSettings], Media]
 
@@ -84,13 +84,14 @@ def _read_entry(entry: Path, count: int) -> Media | None:
         if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for its other end
             return None
         with entry.open("rb") as file:
-            said = json.loads(file.readline(_LONGEST_NOTE))
+            said = json.loads(file.readline(_LONGEST_NOTE[0] + _LONGEST_NOTE[1] * count))
             frames = np.fromfile(file, np.uint8).reshape(said["shape"])
         meter.add("bytes_read", status.st_size)
-        known = said["span"] is None or 0 <= said["span"] < math.inf
-        if said != _note(entry, frames, said["span"]) or not known or len(frames) != count:
+        times = None if said["times"] is None else tuple(said["times"])
+        known = times is None or (len(times) == count and all(0 <= each < math.inf for each in times))
+        if said != _note(entry, frames, times) or not known or len(frames) != count:
             return None
-        media = Media(tuple(frames), "frames", 0, status.st_size, said["span"], cache_hits=1)
+        media = Media(tuple(frames), "frames", 0, status.st_size, times[-1] if times else None, times, cache_hits=1)
         meter.add("images_made", count)
         with suppress(OSError):  # another process may have removed it, or the disk can't be written to
             os.utime(entry)  # used last
@@ -98,9 +99,9 @@ def _read_entry(entry: Path, count: int) -> Media | None:
     return None
 
 
-def _note(entry: Path, frames: NDArray[np.uint8], span: float | None) -> dict[str, Any]:
+def _note(entry: Path, frames: NDArray[np.uint8], times: Sequence[float] | None) -> dict[str, Any]:
     """Return what an entry begins with: what it says of its frames, and a CRC-32 (a digest takes ten times longer)."""
-    said = {"shape": list(frames.shape), "span": span}
+    said = {"shape": list(frames.shape), "times": times and list(times)}
     pixels: Any = frames  # a buffer, which numpy's types say from Python 3.12 on
     return said | {"checksum": zlib.crc32(pixels, zlib.crc32(json.dumps([entry.name, said]).encode()))}
 
@@ -114,7 +115,7 @@ def _keep(entry: Path, media: Media, max_bytes: int) -> None:
     with suppress(OSError):
         try:
             with part.open("xb") as file:
-                file.write(json.dumps(_note(entry, frames, media.span)).encode() + b"\n")
+                file.write(json.dumps(_note(entry, frames, media.times)).encode() + b"\n")
                 file.write(frames.data)  # whose errors are raised, as those of `tofile` aren't
             part.replace(entry)
         finally:

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import torch
 import transformers
-from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
@@ -20,7 +19,7 @@ from stagebench.core.artifacts import Features, Inputs, Media
 from stagebench.core.errors import ModelError, StageError
 from stagebench.core.settings import ModelSettings
 from stagebench.core.shown import one_line
-from stagebench.models.processors import read_processor
+from stagebench.models.processors import as_images, as_video, processed, read_processor
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.tape import DirectCalls, Encoders, Tape
 from stagebench.models.weights import (
@@ -44,6 +43,8 @@ class HuggingFaceModel(VisionLanguageModel):
     input_kind = "video"
     placeholder_tokens: ClassVar = ()  # the processor's, which are special tokens of its tokenizer
 
+    shown_as: ClassVar[str]  # what its processor gets of a clip, one of `core.settings.SHOWN_AS`
+
     encoders: Encoders = field(kw_only=True)
     # How encode calls them, by names and shapes of its inputs: learnt when they come for the first time
     direct: dict[Any, DirectCalls] = field(default_factory=dict)
@@ -60,26 +61,21 @@ class HuggingFaceModel(VisionLanguageModel):
         return len(self.direct) + super().setups
 
     def preprocess(self, media: Media, question: str) -> Inputs:
-        """Let the checkpoint's processor make pixels, and a prompt of its chat template, one image after the other."""
-        content = [*[{"type": "image"}] * len(media.images), {"type": "text", "text": question}]
-        images, device = [Image.fromarray(image) for image in media.images], self.hf_model.device
+        """Let the checkpoint's processor make pixels, and a prompt of its chat template."""
+        device, dtype = self.hf_model.device, self.hf_model.dtype
+        shown = as_video(media) if self.shown_as == "video" else as_images(media)
         try:
-            text = self.image_processor.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-            )
-            bos = self.tokenizer.bos_token  # a template may write it itself
-            special = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
-            made = self.image_processor(text=[text], images=[images], return_tensors="pt", **special)
-            meter.add("images_processed", len(images))
+            made = processed(self.image_processor, shown, question)
+            meter.add("images_processed", len(media.images))
             given = {
-                name: tensor.to(device, self.hf_model.dtype if tensor.is_floating_point() else None)
+                name: tensor.to(device, dtype if tensor.is_floating_point() and tensor.ndim > 1 else None)
                 for name, tensor in made.items()
                 if name != "labels"  # for training
             }
             ids, mask = given.pop("input_ids"), given.pop("attention_mask")
         except Exception as error:  # no narrower: templates and processors are the checkpoint's
             raise StageError(f"the processor of {self.name} must take the sample, got {one_line(error)}") from error
-        return Inputs(ids, mask, given, images=len(images))
+        return Inputs(ids, mask, given, images=len(media.images))
 
     def features(self, inputs: Inputs) -> Features:
         """Encode, by the backend where there is one."""
@@ -122,7 +118,7 @@ def build(name: str, settings: ModelSettings) -> HuggingFaceModel:
         with _of_trusted(name):
             config = AutoConfig.from_pretrained(source, trust_remote_code=settings.trust_remote_code)
             cls = _class_of(name, config, settings)
-            processor = read_processor(source, config, settings.trust_remote_code)
+            processor = read_processor(config, settings)
         if settings.profile == "pretrained":
             skeleton(cls, config, settings)  # refuses files that can't fill it
             hf_model = read_weights(cls, config, settings)
@@ -131,7 +127,7 @@ def build(name: str, settings: ModelSettings) -> HuggingFaceModel:
         if file_of(source, GENERATION_CONFIG_NAME):
             hf_model.generation_config = GenerationConfig.from_pretrained(source)
         only_special_tokens(hf_model, processor.tokenizer)
-    of_class = {"name": name, "images_per_sample": settings.frames}
+    of_class = {"name": name, "images_per_sample": settings.frames, "shown_as": settings.as_}
     kind: type[HuggingFaceModel] = type("HuggingFaceModel", (HuggingFaceModel,), of_class)
     return kind(settings.profile, hf_model, processor.tokenizer, processor, encoders=Encoders(hf_model))
 

@@ -1,35 +1,101 @@
-"""The processors of checkpoints: what makes pixels and a prompt of images and a question."""
+"""The processors of checkpoints: what makes pixels and a prompt of a clip's frames and a question."""
 
 import inspect
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import transformers
+from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer, PretrainedConfig, ProcessorMixin
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.tokenization_python import TOKENIZER_CONFIG_FILE
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, is_torchvision_available
+from transformers.video_utils import VideoMetadata
 
-from stagebench.core.errors import CheckpointError, ModelError
+from stagebench.core.artifacts import Media
+from stagebench.core.errors import CheckpointError, MediaError, ModelError
+from stagebench.core.settings import ModelSettings
 from stagebench.models.weights import file_of
 
+_CLOCK = 1000  # ticks a second, in which the times of frames are written
 
-def read_processor(source: str, config: PretrainedConfig, trusted: bool) -> ProcessorMixin:
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a processor gets of a clip."""
+
+    content: list[dict[str, str]]  # parts of a message, as a chat template takes them
+    arguments: dict[str, Any]  # of the processor
+
+
+def as_images(media: Media) -> Shown:
+    """Show frames as images, one after the other."""
+    images = [Image.fromarray(image) for image in media.images]
+    return Shown([{"type": "image"}] * len(images), {"images": [images]})
+
+
+def as_video(media: Media) -> Shown:
+    """Show all frames as one video, each at its own time; raise MediaError where no times are known, or of no length.
+
+    To a processor they are frames that were chosen out of a video of 1000 a second.
+    """
+    times, number = media.times, len(media.images)
+    if not times or not times[-1]:
+        raise MediaError(f"a video needs the times of its frames, got {'one alone' if times else 'none'}")
+    total = round(times[-1] * _CLOCK * number / (number - 1))
+    metadata = VideoMetadata(
+        total_num_frames=total,
+        fps=float(_CLOCK),
+        height=media.images[0].shape[0],
+        width=media.images[0].shape[1],
+        duration=total / _CLOCK,
+        frames_indices=[round(time * _CLOCK) for time in times],
+    )
+    video = {"videos": [np.stack(media.images)], "video_metadata": [metadata], "do_sample_frames": False}
+    return Shown([{"type": "video"}], video)
+
+
+def processed(processor: ProcessorMixin, shown: Shown, question: str) -> Mapping[str, Any]:
+    """Let a processor make its tensors, for a batch of one, of what is shown and a prompt of its chat template."""
+    content = [*shown.content, {"type": "text", "text": question}]
+    message = [{"role": "user", "content": content}]
+    text = processor.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    bos = processor.tokenizer.bos_token  # a template may write it itself
+    special = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
+    made: Mapping[str, Any] = processor(text=[text], return_tensors="pt", **shown.arguments, **special)
+    return made
+
+
+def read_processor(config: PretrainedConfig, settings: ModelSettings) -> ProcessorMixin:
     """Read a checkpoint's processor; without torchvision that of its family with a PIL image processor, and no video.
 
     One of the checkpoint's own Python files is read where they are trusted. Raise ModelError where the family has none,
-    which says what to install, and CheckpointError for what is no processor of images and text.
+    which says what to install, or takes no video and is to, and CheckpointError for no processor of images and text.
     """
+    source, trusted, videos = str(settings.weights), settings.trust_remote_code, settings.as_ == "video"
     if is_torchvision_available() or (trusted and _has_own(source)):
         found = AutoProcessor.from_pretrained(source, trust_remote_code=trusted)
         if not isinstance(found, ProcessorMixin):
             got = type(found).__name__
             raise CheckpointError(f"the checkpoint {source} must have a processor of images and text, got {got}")
-        return found
-    return _without_torchvision(source, config, trusted)
+    else:
+        found = _without_torchvision(source, config, trusted)
+        if videos and hasattr(found, "video_processor"):
+            raise ModelError(f"a video for {config.model_type} needs torchvision: pip install torchvision")
+    if videos and not _takes_videos(found):
+        raise ModelError(f"{config.model_type} takes images and no video, got --as video")
+    return found
+
+
+def _takes_videos(processor: ProcessorMixin) -> bool:
+    own = type(processor).__call__ is not ProcessorMixin.__call__  # which names all there may be
+    named = own and "videos" in inspect.signature(type(processor).__call__).parameters
+    return named or getattr(processor, "video_processor", None) is not None
 
 
 def _has_own(source: str) -> bool:

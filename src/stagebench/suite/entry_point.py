@@ -20,7 +20,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("stagebench")
     for option in PYTEST:
         action = "store_true" if option.is_flag else "append" if option.multiple else "store"
-        group.addoption(option.opts[0].replace("--", PREFIX), help=option.help, action=action, default=None)
+        names = {"dest": f"stage_{option.name}", "help": option.help}
+        group.addoption(option.opts[0].replace("--", PREFIX), action=action, default=None, **names)
 
 
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:

@@ -1,5 +1,6 @@
 """The one table of options: `--NAME` of the commands, and `--stage-NAME` of pytest. Importable without torch."""
 
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ def _option(name: str, clause: str, default: Any = None, kind: Any = None) -> cl
     """Make one: a flag where `default` is False, repeatable where it is (), and where it is None the clause says it."""
     shown = clause if isinstance(default, bool | tuple | None) else f"{clause}; default: {default}"
     return click.Option(
-        [f"--{name}"],
+        [f"--{name}", *([f"{name}_"] if iskeyword(name) else [])],
         type=click.Choice(kind) if isinstance(kind, tuple) else kind,
         default=default,
         is_flag=default is False,
@@ -38,6 +39,7 @@ BUILDING = (  # which models there are, and how they are built
     _option("threads", "of torch on the CPU; default: 1 for tiny, else torch's own choice", kind=int),
     _option("seed", "of random weights", 0),
     _option("frames", "of a clip, of a model that takes any number", 8),
+    _option("as", "what these frames are to it: several images, or one video", "images", settings.SHOWN_AS),
     _option("preprocess", "what makes pixels of images", "pil", tuple(settings.PREPROCESSORS)),
     _option("backend", f"how stages run, of {', '.join(settings.BACKENDS)}; default: eager", ()),
 )

@@ -104,8 +104,9 @@ def _of_checkpoint(models: tuple[str, ...], given: Mapping[str, Any]) -> dict[st
     if not any(name.startswith(ANY) for name in models):
         if profile == "random":
             raise ModelError(f"the profile random is that of a checkpoint's config ({ANY}FOLDER), got {named}")
-        if given["trust_remote_code"]:
-            raise ModelError(f"Python files are those of a checkpoint ({ANY}FOLDER), got trust_remote_code for {named}")
+        if given["trust_remote_code"] or given["as_"] == "video":
+            asked = "trust_remote_code" if given["trust_remote_code"] else "as video"
+            raise ModelError(f"{asked} is for a checkpoint with a processor of its own ({ANY}FOLDER), got {named}")
         return {}
     source = _source_of(named)
     if not source or (source[0] in "./~" and not Path(source).is_dir()):
@@ -164,7 +165,7 @@ def _model_settings(given: Mapping[str, Any]) -> ModelSettings:
         dtype=given["dtype"] or ("float32" if device == "cpu" else "bfloat16"),
         threads=threads if threads is not None else 1 if profile == "tiny" else torch.get_num_threads(),
         **{name: given[name] for name in ("weights", "kernels", "seed", "preprocess", "pickled_weights", "frames")},
-        trust_remote_code=given["trust_remote_code"],
+        **{name: given[name] for name in ("trust_remote_code", "as_")},
     )
 
 

@@ -46,6 +46,7 @@ def identity(
     """Return names and values, all text, of this machine and these settings; without `media` of the synthetic clip."""
     backend = "" if settings.backend == "eager" else f", {settings.backend} backend"
     code = ", its own code" if settings.trust_remote_code else ""
+    shown = f"{settings.frames} images" if settings.as_ == "images" else f"one video of {settings.frames} frames"
     return machine(settings.device) | {
         "threads": str(settings.threads),
         "profile": settings.profile,
@@ -55,9 +56,7 @@ def identity(
         "attention": f"{settings.attention}, {settings.kernels} kernels{backend}",
         "generation": generation.describe(),
         "question": question,
-        "preprocess": PREPROCESSORS.get(
-            settings.preprocess, f"the checkpoint's own processor, {settings.frames} images"
-        ),
+        "preprocess": PREPROCESSORS.get(settings.preprocess, f"the checkpoint's own processor, {shown}"),
         "input": fingerprint(media) if media else f"scene, {loading.media}",
         "loading": loading.describe(),
         "gc": "on" if timed_gc else "off",

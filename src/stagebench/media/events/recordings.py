@@ -57,8 +57,10 @@ def read_events(path: Path, count: int, loading: LoadSettings = _ALL) -> Media:
         images = tuple(_draw(events, part, loading.image_size) for part in parts)
     except MediaError as error:
         raise MediaError(f"{path.name}: {error}") from error
-    span = (int(events.t[-1]) - int(events.t[0])) / 1e6  # int64 would overflow
-    return Media(images, "events", frames_decoded=0, bytes_read=size_of_recording(path), span=span)
+    first, last = int(events.t[0]), int(events.t[-1])  # int64 would overflow
+    span = (last - first) / 1e6
+    begin = [i * span / count if by_time else (int(events.t[part.start]) - first) / 1e6 for i, part in enumerate(parts)]
+    return Media(images, "events", 0, size_of_recording(path), span, tuple(begin))
 
 
 def _draw(events: EventArrays, part: slice, size: tuple[int, int] | None) -> Image:

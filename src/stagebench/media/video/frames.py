@@ -64,10 +64,11 @@ def _read(path: Path, count: int, loading: LoadSettings, keyed: bool, threads: T
                 decoded = _decode_keyed(path, stream, track, count, loading)
         if len(decoded[0]) < max(count, 1):
             decoded = _decode_in_order(path, threads, track, count, loading, spent=decoded[2])
-    images, times, produced = decoded
-    first, last = times[0], times[-1]
-    span = None if first is None or last is None else float((last - first) * track.time_base)
-    return Media(tuple(images), "frames", produced, size, span)
+    images, stamps, produced = decoded
+    known = [stamp for stamp in stamps if stamp is not None]
+    times = tuple(float((stamp - known[0]) * track.time_base) for stamp in known)
+    of_all = len(known) == len(stamps)
+    return Media(tuple(images), "frames", produced, size, times[-1] if of_all else None, times if of_all else None)
 
 
 def seconds_shown(path: Path) -> float:
