@@ -4,22 +4,36 @@ A CPU has no CUDA graphs: there what would be captured is called.
 """
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from families import FAMILIES, inputs_of, small_network
+from torch import Tensor
+from transformers import StoppingCriteriaList
 
-from stagebench.backends.any_graph import AnyGraphBackend
-from stagebench.core.artifacts import Inputs
-from stagebench.core.errors import ModelError
+from stagebench.backends import graph
+from stagebench.backends.any_graph import AnyGraphBackend, Form
+from stagebench.backends.load import with_backend
+from stagebench.backends.static_cache import CACHE_ARGUMENT, why_not_static
+from stagebench.core.artifacts import Inputs, Sample
+from stagebench.core.errors import ModelError, StageError
+from stagebench.core.stages import IN_GENERATE
 from stagebench.models.huggingface import HuggingFaceModel
 from stagebench.models.tape import Encoders
-from stagebench.pipeline.run_stages import reference_generate, staged_generate
+from stagebench.pipeline.counters import WorkCounter, additive, count_work
+from stagebench.pipeline.decode import advance, decode
+from stagebench.pipeline.encode import encode
+from stagebench.pipeline.prefill import prefill
+from stagebench.pipeline.run_stages import reference_generate, run_stages, staged_generate
+from stagebench.pipeline.verify import Reference, expected_work
 
 pytestmark = pytest.mark.filterwarnings("ignore:`hidden_state` is deprecated:FutureWarning")
 OPTIONS = {"max_new_tokens": 8, "do_sample": False}
 REFUSED = {"florence2": "reads 1 values on the host"}
+if CACHE_ARGUMENT == "past_key_values":  # before transformers 5.24
+    REFUSED |= {"aria": "reads 128 values on the host", "mllama": "reads 1 values on the host"}
 
 
 def plain_model(name: str, **settings: Any) -> HuggingFaceModel:
@@ -91,3 +105,156 @@ def test_a_prompt_longer_than_a_window_has_the_tokens_of_generate(name: str, lay
     expected = reference_generate(narrow, inputs, LONG).tolist()
     assert reference_generate(wide, inputs, LONG).tolist() != expected
     assert rows(staged_generate(with_graphs(narrow), inputs, LONG)) == expected
+
+
+def seeded(function: Any, *args: Any) -> Any:
+    torch.manual_seed(0)
+    return function(*args)
+
+
+def test_what_is_sampled_is_what_generate_samples() -> None:
+    plain = plain_model("qwen3_vl")
+    options, inputs = {"max_new_tokens": 12, "do_sample": True}, inputs_for(plain)
+    expected = seeded(reference_generate, plain, inputs, options).tolist()
+    fast = with_graphs(plain)
+    staged_generate(fast, inputs, options)  # to be set up draws random numbers elsewhere
+    assert rows(seeded(staged_generate, fast, inputs, options)) == expected
+
+
+# A state of all tokens so far can't be taken back: where there is one, no step is wasted.
+@pytest.mark.parametrize(("name", "wasted"), [("glm4v", 1), ("qwen3_5", 0)])
+def test_a_text_that_stops_ends_there(name: str, wasted: int) -> None:
+    plain = plain_model(name)
+    inputs = inputs_for(plain, (40, 41))
+    whole = rows(staged_generate(plain, inputs, LONG))[0]
+    end = next(i for i in range(1, 20) if whole[i] not in whole[:i])
+    options = LONG | {"eos_token_id": [whole[end]]}
+    stopped = staged_generate(with_graphs(plain), inputs, options)
+    assert (rows(stopped), stopped.steps, stopped.wasted_steps) == ([whole[: end + 1]], end, wasted)
+
+
+def test_decoding_goes_on_after_wasted_steps_as_in_generate() -> None:
+    plain = plain_model("glm4v")
+    inputs = inputs_for(plain, (40, 41))
+    whole = rows(staged_generate(plain, inputs, LONG))[0]
+    end = next(i for i in range(1, 20) if whole[i] not in whole[:i])
+    fast = with_graphs(plain)
+    stopped = advance(fast, prefill(fast, inputs, encode(fast, inputs), LONG | {"eos_token_id": [whole[end]]}))
+    going = replace(stopped, unfinished=torch.ones_like(stopped.unfinished), stopping_criteria=StoppingCriteriaList())
+    assert advance(fast, going, 4).sequences[0, stopped.prompt_tokens :].tolist() == whole[: end + 5]
+
+
+@pytest.mark.parametrize("name", {"llava", "qwen2_5_vl", "gemma3", "qwen3_5", "mllama", "paligemma"} - REFUSED.keys())
+def test_rows_padded_on_the_left_have_the_tokens_of_generate(name: str) -> None:
+    plain = plain_model(name)
+    short, long = inputs_for(plain), inputs_for(plain, (40, 41, 42))
+    given = {key: torch.cat([left_padded(short.given[key], each), each]) for key, each in long.given.items()}
+    ids = torch.cat([left_padded(short.input_ids, long.input_ids), long.input_ids])
+    mask = torch.cat([left_padded(short.attention_mask, long.attention_mask), long.attention_mask])
+    both = Inputs(ids, mask, given, images=2)
+    expected = reference_generate(plain, both, OPTIONS).tolist()
+    assert rows(staged_generate(with_graphs(plain), both, OPTIONS)) == expected
+
+
+def left_padded(short: Tensor, long: Tensor) -> Tensor:
+    """Put zeros before what has a column for each token, until it is as long."""
+    missing = long.shape[1] - short.shape[1] if short.ndim > 1 else 0
+    return torch.cat([torch.zeros_like(long[:, :missing]), short], 1) if missing else short
+
+
+def test_a_prompt_whose_cache_a_later_one_took_is_refused() -> None:
+    fast = with_graphs(plain_model("internvl"))
+    inputs = inputs_for(fast)
+    earlier, _ = (prefill(fast, inputs, encode(fast, inputs), OPTIONS) for _ in range(2))
+    with pytest.raises(StageError, match="the static cache of its own prompt, got one that a later prefill has taken"):
+        decode(fast, earlier)
+
+
+def test_the_cache_unused_for_longest_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "KEPT", 1)
+    fast = with_graphs(plain_model("internvl"))
+    inputs = inputs_for(fast)
+    for options in (OPTIONS, OPTIONS | {"max_new_tokens": 200}):
+        prefilled = prefill(fast, inputs, encode(fast, inputs), options)
+    assert (len(fast.backend.sessions), fast.backend.setups[1].nbytes) == (1, 0)
+    assert prefilled.state["cache"] is next(iter(fast.backend.sessions.values())).cache
+
+
+def test_features_are_not_overwritten_by_the_next_encode() -> None:
+    fast = with_graphs(plain_model("llava_onevision"))
+    inputs = inputs_for(fast)
+    first = encode(fast, inputs)
+    kept = first.tokens.clone()
+    encode(fast, replace(inputs, given=inputs.given | {"pixel_values": -inputs.given["pixel_values"]}))
+    assert torch.equal(first.tape[-1].answer().pooler_output[0], kept[0])
+
+
+def test_each_stage_says_what_runs_it_and_why() -> None:
+    said = {}
+    for name in ("internvl", "smolvlm", "blip-2"):
+        fast = with_graphs(plain_model(name))
+        staged_generate(fast, inputs_for(fast), OPTIONS)
+        said[name] = fast.backend.stages
+    rest = {"prefill": "eager: it is plain generate()", "decode": "graph"}
+    assert said == {
+        "internvl": {"encode": "graph", **rest},
+        "smolvlm": {"encode": "eager: it reads 1 values on the host", **rest},
+        "blip-2": {"encode": "eager: it runs within generate()", **rest},
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"attention_chunk_size": 64}, "attention in one piece, got chunks of 64"),
+        ({"layer_types": ["chunked_attention"] * 2}, "layers of full_attention, .*, got chunked_attention"),
+    ],
+)
+def test_layers_that_a_step_can_not_serve_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
+    plain = plain_model("internvl")
+    vars(plain.hf_model.config.get_text_config()).update(settings)
+    with pytest.raises(ModelError, match=f"^the backend graph needs {message}$"):
+        with_backend(plain, "graph")
+
+
+def test_a_step_that_gives_other_logits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = with_graphs(plain_model("qwen2_5_vl"))
+    wrong = Form.logits
+    monkeypatch.setattr(Form, "logits", lambda *args, offset, **rest: wrong(*args, offset=offset * 0, **rest))
+    with pytest.raises(ModelError, match="must give the logits of the plain one, got a relative distance"):
+        staged_generate(fast, inputs_for(fast, tuple(range(30, 60))), OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cache_implementation": "static"}, "the backend graph has a dynamic cache, got static"),
+        ({"prefill_chunk_size": 8}, "the backend graph prefills at once, got prefill_chunk_size=8"),
+    ],
+)
+def test_options_that_a_step_can_not_serve_are_refused(options: dict[str, Any], message: str) -> None:
+    fast = with_graphs(plain_model("internvl"))
+    inputs = inputs_for(fast)
+    with pytest.raises(StageError, match=message):
+        prefill(fast, inputs, encode(fast, inputs), OPTIONS | options)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "glm4v", "paligemma", "mllama"])
+def test_a_network_with_positions_masks_or_layers_of_its_own_has_no_static_cache(name: str) -> None:
+    assert why_not_static(small_network(name)) is not None
+
+
+@pytest.mark.parametrize(("name", "window"), [("gemma3", 12), ("qwen3_5", None)])
+def test_the_work_is_known_to_the_last_flop(name: str, window: int | None) -> None:
+    plain = plain_model(name, **({"sliding_window": window} if window else {}))
+    plain.hf_model.set_attn_implementation("eager")  # in which products of each length are counted
+    inputs = inputs_for(plain, (40, 41, 42))
+    tokens, work = count_work(lambda: reference_generate(plain, inputs, OPTIONS), plain.counted_modules)
+    reference = Reference(plain, Sample(Path()), OPTIONS, inputs, tuple(tokens[0].tolist()), work)
+    fast = with_graphs(plain)
+    staged_generate(fast, inputs, OPTIONS)
+    counter, given = WorkCounter(plain.counted_modules, fast.backend), {"preprocess": inputs}
+    generation = run_stages(fast, reference.sample, OPTIONS, counter, IN_GENERATE, given)["decode"]
+    done = additive(*counter.work.values())
+    assert done == expected_work(fast, reference, generation)
+    assert done["flops"] > work["flops"]

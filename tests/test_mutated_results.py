@@ -47,6 +47,7 @@ def a_run(factor=1.0, day=1, **more):
         "device_seconds": [0.1, 0.2, 0.3],
         "device_median": 0.2,
         "setup": {"seconds": 1.5, "bytes": 3, "captures": 1},
+        "stages": {"decode": "graph"},
         "gpu": {"joules": 1.0, "disturbed_rounds": []},
         "bytes": {"weights": 100},
         "gate": {"threshold": 0.2, "floor": "20us"},

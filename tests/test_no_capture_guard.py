@@ -68,7 +68,8 @@ def test_a_round_comes_after_the_turn_of_the_other_process_and_after_its_own_sta
 def test_a_backend_is_told_with_what_it_has_set_up():
     model = model_with(SimpleNamespace(seconds=1.5, nbytes=10), SimpleNamespace(seconds=0.5, nbytes=0))
     cost = {"seconds": 2.0, "bytes": 10, "captures": 2}
-    assert about(model) == {"model": "gpt", "backend": "graph", "setup": cost}
+    model.backend.stages = stages = {"encode": "eager: it waits", "decode": "graph"}
+    assert about(model) == {"model": "gpt", "backend": "graph", "setup": cost, "stages": stages}
 
 
 def test_plain_code_has_set_nothing_up():

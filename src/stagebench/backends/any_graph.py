@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils import _pytree as pytree  # with which transformers registers its outputs; it has no public name
-from transformers import Cache, GenerationConfig
+from transformers import Cache, GenerationConfig, PreTrainedModel
 
 from stagebench.backends.capture import Captured, NotCapturableError, Pool
 from stagebench.backends.fixed_cache import crossed, fixed, is_recurrent, load, tensors_of_cache
@@ -27,60 +27,79 @@ from stagebench.models.huggingface import HuggingFaceModel
 from stagebench.models.tape import DirectCall, EncoderCall, Tape, retaped, tensors_of
 
 
-class Step:
-    """What a network gives its next plain step: the token, a position, a mask, the cache and the rest."""
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a network is called for a step, whatever was said before."""
 
-    def __init__(self, prefilled: Prefilled) -> None:
-        hf_model, sequences = prefilled.hf_model, prefilled.sequences
-        given = hf_model.prepare_inputs_for_generation(sequences, next_sequence_length=1, **prefilled.state)
-        self.hf_model, self.sequences, self.given = hf_model, sequences, dict(given)
-        self.length = sequences.shape[1] - 1  # of the cache
-        prefix = "decoder_" if hf_model.config.is_encoder_decoder else ""
-        self.cache_name, self.cache = next(each for each in given.items() if isinstance(each[1], Cache))
-        self.names = [prefix + name for name in ("input_ids", "position_ids", "attention_mask")]
-        _, positions, mask, _ = (given.pop(name, None) for name in (*self.names, self.cache_name))
-        self.mask = torch.ones_like(sequences) if mask is None else mask
-        # What has a column for each token so far told the prompt's tokens apart.
-        columns = [
-            n for n, t in given.items() if isinstance(t, Tensor) and t.ndim > 1 and t.shape[1] == self.length + 1
-        ]
-        leaves, self.structure = pytree.tree_flatten({n: each for n, each in given.items() if n not in columns})
-        self.leaves = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        self.tensors = {str(i): leaf for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
-        if positions is not None:
-            self.tensors["offset"] = positions - self.length
-        elif held := [
-            name for module in hf_model.modules() for name, v in vars(module).items() if isinstance(v, Tensor)
-        ]:
-            raise ModelError(f"the backend graph needs a step's positions, which the network makes of its {held[0]}")
+    hf_model: PreTrainedModel
+    names: tuple[str, str, str, str]  # of the token, its position, the mask and the cache
+    structure: pytree.TreeSpec  # of all other arguments
+    leaves: tuple[Any, ...]  # of these, None where a tensor is
 
-    def buffers(self, slots: int) -> dict[str, Tensor]:
-        """Return what differs from prompt to prompt, the mask padded to all slots with ones."""
-        return self.tensors | {"mask": pad(self.mask, (0, slots - self.mask.shape[1]), value=1)}
-
-    def key(self, slots: int) -> Hashable:
-        """Return all in which one step's graph may differ from another's."""
-        across = [layer.keys.shape for layer in crossed(self.cache, self.hf_model)]
-        shapes = [(name, tensor.shape, tensor.dtype) for name, tensor in self.buffers(slots).items()]
-        return len(self.sequences), slots, repr((self.structure, self.leaves, shapes, across))
-
-    def logits(self, cache: Cache, tokens: Tensor, **buffers: Tensor) -> Tensor:
+    def logits(self, cache: Cache, tokens: Tensor, mask: Tensor, **tensors: Tensor) -> Tensor:
         """Run one more token of each row over a fixed cache, which becomes one longer: (batch, 1, vocabulary)."""
         layer = growing(cache)[0]
         length = layer.cumulative_length.clone()  # the layers add to theirs
-        leaves = [buffers.get(str(i), leaf) for i, leaf in enumerate(self.leaves)]
+        positions = tensors["offset"] + length if "offset" in tensors else None
         seen = torch.arange(layer.max_cache_len, device=tokens.device) <= length
-        positions = buffers["offset"] + length if "offset" in buffers else None
-        given = dict(zip(self.names, (tokens, positions, buffers["mask"] * seen), strict=True))
-        logits: Tensor = self.hf_model(
-            **pytree.tree_unflatten(leaves, self.structure), **given, **{self.cache_name: cache}, return_dict=True
-        ).logits
+        own = dict(zip(self.names, (tokens, positions, mask * seen, cache), strict=True))
+        leaves = [tensors.get(str(i), leaf) for i, leaf in enumerate(self.leaves)]
+        logits: Tensor = self.hf_model(**pytree.tree_unflatten(leaves, self.structure), **own, return_dict=True).logits
         return logits
 
-    def plain_logits(self) -> Tensor:
-        """Take the plain step, which uses up its cache."""
-        logits: Tensor = self.hf_model(**self.given, return_dict=True).logits
-        return logits
+
+class Step:
+    """What a network is to be given for the step after a prompt."""
+
+    def __init__(self, prefilled: Prefilled, slots: int) -> None:
+        hf_model, sequences = prefilled.hf_model, prefilled.sequences
+        self.plain = hf_model.prepare_inputs_for_generation(sequences, next_sequence_length=1, **prefilled.state)
+        self.sequences, self.length = sequences, sequences.shape[1] - 1  # of the cache
+        prefix = "decoder_" if hf_model.config.is_encoder_decoder else ""
+        cache_name, self.cache = next(each for each in self.plain.items() if isinstance(each[1], Cache))
+        names = (prefix + "input_ids", prefix + "position_ids", prefix + "attention_mask", cache_name)
+        _, positions, mask, _ = map(self.plain.get, names)
+        # What has a column for each token so far told the prompt's tokens apart.
+        about_tokens = [
+            n for n, t in self.plain.items() if isinstance(t, Tensor) and t.shape[1:2] == sequences.shape[1:]
+        ]
+        further = {name: each for name, each in self.plain.items() if name not in (*names, *about_tokens)}
+        leaves, structure = pytree.tree_flatten(further)
+        self.tensors = {str(i): leaf for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
+        rest = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+        self.form = Form(hf_model, names, structure, rest)
+        if positions is not None:
+            self.tensors["offset"] = positions - self.length
+        elif held := [
+            n for module in hf_model.modules() for n, each in vars(module).items() if isinstance(each, Tensor)
+        ]:
+            raise ModelError(f"the backend graph needs a step's positions, which the network makes of its {held[0]}")
+        mask = torch.ones_like(sequences) if mask is None else mask
+        self.tensors["mask"] = pad(mask, (0, slots - mask.shape[1]), value=1)
+
+    def key(self) -> Hashable:
+        """Return all in which one step's graph may differ from another's."""
+        across = [layer.keys.shape for layer in crossed(self.cache, self.form.hf_model)]
+        shapes = [(name, tensor.shape, tensor.dtype) for name, tensor in self.tensors.items()]
+        return repr((self.form.structure, self.form.leaves, shapes, across))
+
+    def fill(self, session: Session) -> None:
+        """Put the prompt into a session."""
+        for name, tensor in self.tensors.items():
+            session.step.inputs[name].copy_(tensor)
+        load(session.cache, self.cache, self.length)
+
+    def require_equal(self, session: Session) -> None:
+        """Refuse a step whose logits differ from the plain one's in the first half of their digits."""
+        self.fill(session)
+        mine = session.next_logits(self.sequences).float()
+        kept = copy.deepcopy(self.cache)  # from the plain step, which writes to it
+        theirs = self.form.hf_model(**self.plain, return_dict=True).logits.float()
+        self.cache = kept
+        distance = float((mine - theirs).norm() / theirs.norm())
+        if not distance < torch.finfo(self.form.hf_model.dtype).eps ** 0.5:
+            got = f"a relative distance of {distance:.2g} in a {type(self.form.hf_model).__name__}"
+            raise ModelError(f"a step of the backend graph must give the logits of the plain one, got {got}")
 
 
 @dataclass(eq=False)
@@ -122,9 +141,8 @@ class AnyGraphBackend(Graphs):
         device, encoders = self.model.hf_model.device, self.model.encoders
         if other := [name for name, each in used.items() if not isinstance(each, Tensor) or each.device != device]:
             return f"{other[0]} is no tensor of the device"
-        inputs = {name: tensor.clone() for name, tensor in used.items()}
         try:
-            return self._capture(lambda **given: [each.output for each in encoders.call(calls, given)], inputs)
+            return self._capture(lambda **given: [each.output for each in encoders.call(calls, given)], used)
         except NotCapturableError as error:
             return str(error)
 
@@ -138,52 +156,31 @@ class AnyGraphBackend(Graphs):
 
     def continued(self, prefilled: Prefilled) -> Prefilled:
         """Move what a prompt left to fixed addresses, from which `advance` goes on."""
-        step = Step(prefilled)
         slots = self.lengths(0, prefilled.generation_config.max_length)[1]
-        session = self.session(step.key(slots), functools.partial(self._new_session, step, slots))
-        _fill(session, step, slots)
+        step = Step(prefilled, slots)
+        session = self.session(step.key(), functools.partial(self._new_session, step, slots))
+        step.fill(session)
         session.owner = object()
         return replace(prefilled, state={"cache": session.cache, "session": session, "owner": session.owner})
 
     def _new_session(self, step: Step, slots: int) -> Session:
-        cache = fixed(step.cache, slots, step.hf_model)
+        kind = type(step.form.hf_model).__name__
+        cache = fixed(step.cache, slots, step.form.hf_model)
         before = [tensor.data_ptr() for tensor in tensors_of_cache(cache)]
-        inputs = {name: tensor.clone() for name, tensor in step.buffers(slots).items()}
+        inputs = step.tensors | {"tokens": step.sequences[:, -1:]}
         try:
-            captured = self._capture(
-                functools.partial(step.logits, cache), inputs | {"tokens": step.sequences[:, -1:].clone()}
-            )
+            captured = self._capture(functools.partial(step.form.logits, cache), inputs)
         except NotCapturableError as error:
-            raise ModelError(
-                f"the backend graph can't take steps of a {type(step.hf_model).__name__}: {error}"
-            ) from error
+            raise ModelError(f"the backend graph can't take steps of a {kind}: {error}") from error
         if before != [tensor.data_ptr() for tensor in tensors_of_cache(cache)]:
-            raise ModelError(f"the backend graph needs a cache that stays where it is, got one of {cache}")
+            raise ModelError(f"the backend graph needs a cache that stays where it is, got another one of a {kind}")
         captured.nbytes += sum(tensor.nbytes for tensor in tensors_of_cache(cache))
         session = Session(cache, captured, lag=1 if is_recurrent(cache) else LAG)
-        _require_equal(session, step, slots)
+        step.require_equal(session)
         return session
 
-    def _capture(self, function: Callable[..., Any], inputs: dict[str, Tensor]) -> Captured:
-        captured = Captured(function, function, inputs, self.model.counted_modules, self._pool)
+    def _capture(self, function: Callable[..., Any], inputs: Mapping[str, Tensor]) -> Captured:
+        own = {name: tensor.clone() for name, tensor in inputs.items()}
+        captured = Captured(function, function, own, self.model.counted_modules, self._pool)
         self.setups.append(captured)
         return captured
-
-
-def _fill(session: Session, step: Step, slots: int) -> None:
-    for name, tensor in step.buffers(slots).items():
-        session.step.inputs[name].copy_(tensor)
-    load(session.cache, step.cache, step.length)
-
-
-def _require_equal(session: Session, step: Step, slots: int) -> None:
-    """Refuse a step whose logits differ from those of the plain one in the first half of their digits."""
-    _fill(session, step, slots)
-    mine = session.next_logits(step.sequences).float()
-    kept = copy.deepcopy(step.cache)
-    theirs = step.plain_logits().float()
-    step.cache = kept
-    distance = float((mine - theirs).norm() / theirs.norm())
-    if not distance < torch.finfo(step.hf_model.dtype).eps ** 0.5:
-        got = f"a relative distance of {distance:.2g} to those of the plain one"
-        raise ModelError(f"the backend graph must give the logits of a {type(step.hf_model).__name__}, got {got}")

@@ -16,7 +16,7 @@ from stagebench.backends.static_cache import set_length
 from stagebench.core.errors import ModelError
 
 # Of `layer_types`: layers whose masks a network makes of positions alone, or whose states have one size.
-_KNOWN = {"full_attention", "sliding_attention", "linear_attention", "conv"}
+_KNOWN = ("full_attention", "sliding_attention", "linear_attention", "conv")
 
 
 class _CrossLayer(DynamicLayer):  # type: ignore[misc] # transformers' class is untyped
@@ -29,9 +29,9 @@ def why_not_fixed(hf_model: PreTrainedModel) -> str | None:
     """Say by the config which layers a fixed cache can't serve; None where it may."""
     text = hf_model.config.get_text_config(decoder=True)
     if getattr(text, "attention_chunk_size", None):
-        return f"attention in chunks, attention_chunk_size={text.attention_chunk_size}"
-    others = sorted(set(getattr(text, "layer_types", None) or ()) - _KNOWN)
-    return f"layers of {', '.join(others)}" if others else None
+        return f"attention in one piece, got chunks of {text.attention_chunk_size}"
+    others = sorted(set(getattr(text, "layer_types", None) or ()) - set(_KNOWN))
+    return f"layers of {', '.join(_KNOWN)}, got {', '.join(others)}" if others else None
 
 
 def fixed(cache: Cache, slots: int, hf_model: PreTrainedModel) -> Cache:

@@ -14,7 +14,7 @@ def about(model: VisionLanguageModel) -> dict[str, Any]:
         return {"model": model.name, "backend": "eager"}
     done: Any = model.backend.setups  # `Setup`s; who only counts them needs no more than a size
     cost = {"seconds": sum(s.seconds for s in done), "bytes": sum(s.nbytes for s in done), "captures": len(done)}
-    return {"model": model.name, "backend": model.backend.name, "setup": cost}
+    return {"model": model.name, "backend": model.backend.name, "setup": cost, "stages": dict(model.backend.stages)}
 
 
 def settled(

@@ -63,13 +63,16 @@ def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[s
     for name, each in found.items():
         if problem := time_outside([one.unattributed for one in each.runs], [one.e2e for one in each.runs]):
             click.echo(f"warning: {name}: {problem}", err=True)
+        for stage, runs in each.verification.stages.items():
+            if runs.startswith("eager"):
+                click.echo(f"{name}: {stage} is {runs}", err=console.stderr)
         click.echo(f"{name}: {plain(each.median.text)}", err=console.stderr)
     identity, mode = settings.identity(), MODES[settings.generation.fixed_length]
     order = shuffled(settings.models, seed)
     samples = [
         sample_of(one, mode)
         | {"sample": identity["input"], "pass": i, "order": order.index(name) * passes + i}
-        | {"work": each.verification.work}
+        | {"work": each.verification.work, "stages": dict(each.verification.stages)}
         for name, each in found.items()
         for i, one in enumerate(each.runs)
     ]

@@ -80,6 +80,7 @@ class Info(TypedDict, total=False):
     device_median: Spread
     unattributed_share: Number | None
     setup: Setup
+    stages: dict[str, Text]  # what runs them, of a backend
     gpu: Object | None
     gate: Object
 

@@ -4,7 +4,7 @@ Where tokens part, the logits certify whether it was a tie that other kernels br
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import zip_longest
@@ -179,6 +179,7 @@ class Verification:
     reference_work: Work  # of `generate()`
     tokens: TokenMatch
     content: dict[str, Content]  # by stage
+    stages: Mapping[str, str] = field(default_factory=dict)  # what runs them, where there is a backend
 
 
 def verify(model: VisionLanguageModel, reference: Reference) -> Verification:
@@ -205,7 +206,8 @@ def verify_work(model: VisionLanguageModel, reference: Reference) -> Verificatio
         raise StageError(f"the stages must do the work of generate(), got {apart}")
     tokens = generation.token_ids[0]
     match = match_tokens(reference.tokens, tokens, None if tokens == reference.tokens else reference.logits)
-    return Verification(generation, counter.work, reference.work, match, counter.content)
+    stages = {} if model.backend is None else model.backend.stages
+    return Verification(generation, counter.work, reference.work, match, counter.content, stages)
 
 
 def require_tokens(model: VisionLanguageModel, match: TokenMatch) -> None:
