@@ -15,8 +15,9 @@ from stagebench.models import llava
 from stagebench.models.llava import Llava
 from stagebench.models.pixels import processor_of
 from stagebench.models.registry import MODELS, build_model
+from stagebench.models.tape import taped
 from stagebench.models.video_llava import VideoLlava
-from stagebench.pipeline.decode import decode
+from stagebench.pipeline.decode import advance, decode
 from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import prefill
 from stagebench.pipeline.preprocess import preprocess
@@ -74,6 +75,78 @@ def test_the_pixels_are_not_encoded_again_in_prefill(model):
     blind = replace(inputs, given={name: tensor * torch.nan for name, tensor in inputs.given.items()})
     seen, unseen = (decode(model, prefill(model, i, features, OPTIONS)) for i in (inputs, blind))
     assert seen.token_ids == unseen.token_ids
+
+
+@pytest.fixture(scope="module")
+def asked(model):
+    """Inputs and features of two samples."""
+    inputs = [preprocess(model, media_for(model, seed), f"What moves, {seed}?") for seed in (0, 1)]
+    return [(each, encode(model, each)) for each in inputs]
+
+
+def first_logits(model, inputs, features):
+    """The logits of the first token, as a processor sees them."""
+    seen = []
+    prefill(model, inputs, features, OPTIONS | {"logits_processor": [lambda _, scores: seen.append(scores) or scores]})
+    return seen[0]
+
+
+def test_two_samples_in_flight_do_not_disturb_each_other(model, asked):
+    alone = [decode(model, prefill(model, *each, OPTIONS)).token_ids for each in asked]
+    prefilled = [prefill(model, *each, OPTIONS) for each in asked]
+    halfway = [advance(model, each, 2) for each in reversed(prefilled)]
+    assert alone == [decode(model, each).token_ids for each in reversed(halfway)]
+
+
+def test_a_swapped_tape_is_another_prompt(model, asked):
+    (inputs, features), (_, other) = asked
+    swapped = replace(features, tape=other.tape)
+    assert not torch.equal(first_logits(model, inputs, features), first_logits(model, inputs, swapped))
+
+
+def test_a_scrambled_tape_is_another_prompt(model, asked):
+    (inputs, features), _ = asked
+    scrambled = replace(features, tape=(taped(features.tape[0].encoder, features.tokens.flip(1)),))
+    assert not torch.equal(first_logits(model, inputs, features), first_logits(model, inputs, scrambled))
+
+
+def test_features_that_were_written_to_are_refused(model):
+    inputs = preprocess(model, media_for(model), "What moves?")
+    features = encode(model, inputs)
+    features.tokens.zero_()
+    with pytest.raises(StageError, match=f"^what the encoder of {model.name} gave was overwritten after encode$"):
+        prefill(model, inputs, features, OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tape: (), "a tape must hold at least one encoder's answer, got none"),
+        (lambda tape: tape * 2, "prefill must use all that encode made, got nothing asked of the encoder of NAME"),
+        (lambda tape: (taped("another", 0), *tape), "prefill must ask the encoders what encode did, another, got the"),
+    ],
+    ids=["empty", "too long", "of another encoder"],
+)
+def test_a_tape_that_is_not_what_encode_made_is_refused(model, asked, change, message):
+    (inputs, features), _ = asked
+    with pytest.raises(StageError, match=f"^{message.replace('NAME', model.name)}"):
+        prefill(model, inputs, replace(features, tape=change(features.tape)), OPTIONS)
+
+
+@torch.inference_mode()
+def test_what_was_encoded_in_inference_mode_can_be_prefilled(model):
+    inputs = preprocess(model, media_for(model), "What moves?")
+    assert prefill(model, inputs, encode(model, inputs), OPTIONS).sequences.shape[1] == inputs.input_ids.shape[1] + 1
+
+
+@pytest.mark.parametrize("option", [{"encoder_repetition_penalty": 1e3}, {"encoder_no_repeat_ngram_size": 1}])
+def test_options_about_the_words_of_the_prompt_are_those_of_generate(model, asked, option):
+    (inputs, features), _ = asked
+    options = OPTIONS | option
+    expected = model.hf_model.generate(**model.reference_inputs(inputs), **options)[0, inputs.input_ids.shape[1] :]
+    actual = decode(model, prefill(model, inputs, features, options)).token_ids[0]
+    from_prompt = [token in inputs.input_ids[0].tolist() for token in actual]
+    assert (tuple(expected.tolist()), set(from_prompt)) == (actual, {"encoder_repetition_penalty" in option})
 
 
 def test_pixels_of_another_shape_are_refused(model):
@@ -182,8 +255,6 @@ def test_features_of_another_length_are_refused(model):
         ({"force_words_ids": [[5]]}, "only greedy .* got constrained_beam_search"),
         ({"use_cache": False}, "^use_cache can't be split, got False: decode continues from the KV cache$"),
         ({"generation_config": GenerationConfig(use_cache=False)}, "^use_cache can't be split, got False: "),
-        ({"encoder_repetition_penalty": 1.5}, "^encoder_repetition_penalty can't be split, got 1.5: "),
-        ({"encoder_no_repeat_ngram_size": 2}, "^encoder_no_repeat_ngram_size can't be split, got 2: "),
         ({"generation_config": GenerationConfig(stop_strings="a")}, "^stop_strings can't be split, got 'a': "),
         ({"token_healing": True}, "^token_healing can't be split, got True: it rewrites the prompt"),
         ({"generation_config": GenerationConfig(token_healing=True)}, "^token_healing can't be split, got True: "),

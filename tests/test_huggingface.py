@@ -98,6 +98,14 @@ def test_features_that_were_written_to_are_refused(qwen, synthetic):
         prefill(model, inputs, features, OPTIONS)
 
 
+def test_an_option_about_the_words_of_the_prompt_is_that_of_generate(qwen, synthetic):
+    model, option = built(qwen), {"encoder_repetition_penalty": 1e3}
+    inputs = prepared(model, Sample(synthetic.video))
+    plain, expected = (reference_generate(model, inputs, OPTIONS | more)[0].tolist() for more in ({}, option))
+    actual = list(staged_generate(model, inputs, OPTIONS | option).token_ids[0])
+    assert (actual, expected == plain) == (expected, False)
+
+
 def test_chunks_of_a_prompt_are_refused(qwen, synthetic):
     model = built(qwen)
     inputs = prepared(model, Sample(synthetic.video))

@@ -171,6 +171,8 @@ def processors(draw):
     choices = {
         "repetition_penalty": st.sampled_from([0.5, 1.3, 3.0]),
         "no_repeat_ngram_size": st.integers(1, 3),
+        "encoder_repetition_penalty": st.sampled_from([0.5, 1.3, 3.0]),
+        "encoder_no_repeat_ngram_size": st.integers(1, 3),
         "min_new_tokens": st.integers(1, 12),
         "suppress_tokens": st.lists(WORDS, min_size=1, max_size=20),
         "bad_words_ids": st.lists(st.lists(WORDS, min_size=1, max_size=2), min_size=1, max_size=5),

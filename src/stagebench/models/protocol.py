@@ -1,10 +1,12 @@
 """What a stage may ask of a model, and what all families of models share. A stage knows no concrete model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence, Sized
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Protocol
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, PreT
 from stagebench.core.artifacts import Features, Image, Inputs, Media, Prefilled
 from stagebench.core.errors import StageError
 from stagebench.models.pixels import ImageProcessor
+from stagebench.models.tape import answered, taped
 
 
 class Backend(Protocol):
@@ -163,8 +166,9 @@ class Family(VisionLanguageModel):
         return Inputs(input_ids, torch.ones_like(input_ids), {self.pixels_argument: pixels}, images=pixels.shape[1])
 
     def features(self, inputs: Inputs) -> Features:
-        """Refuse features that are not (batch, visual tokens, hidden size of the language model)."""
-        features = Features((self.backend or self).encode(inputs))
+        """Put on tape what `encode` gave: (batch, visual tokens, hidden size of the language model), or refuse it."""
+        tokens = (self.backend or self).encode(inputs)
+        features = Features(tokens, (taped(self._encoder, tokens),))
         batch, hidden = inputs.input_ids.shape[0], self.hf_model.config.get_text_config().hidden_size
         if features.tokens.shape[::2] != (batch, hidden):
             expected, got = f"(batch {batch}, visual tokens, hidden {hidden})", tuple(features.tokens.shape)
@@ -175,10 +179,18 @@ class Family(VisionLanguageModel):
         """Embed the prompt, the features in place of the placeholders: (batch, prompt tokens, hidden size)."""
         return embed_with_features(self.hf_model.get_input_embeddings(), inputs.input_ids, self.placeholder, features)
 
-    def prompted(self, inputs: Inputs, features: Features) -> AbstractContextManager[dict[str, Any]]:
-        """Give the prompt embedded."""
-        given = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
-        return nullcontext(given | {"inputs_embeds": self.embed(inputs, features.tokens)})
+    @contextmanager
+    def prompted(self, inputs: Inputs, features: Features) -> Iterator[dict[str, Any]]:
+        """Give the prompt embedded: to embed it the network itself, and `generate()` before it, wait for the device."""
+        prepared = partial(_with_prompt, inputs.input_ids, self.hf_model._get_logits_processor)
+        tape = (taped(self._encoder, features.tokens),) if features.tape is None else features.tape
+        with answered(tape) as answer, patch.object(self.hf_model, "_get_logits_processor", prepared):
+            embeds = self.embed(inputs, answer(self._encoder))
+            yield {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask, "inputs_embeds": embeds}
+
+    @property
+    def _encoder(self) -> str:
+        return f"the encoder of {self.name}"
 
     @classmethod
     @abstractmethod
@@ -205,6 +217,16 @@ class Family(VisionLanguageModel):
 def _key_of(token: str) -> str:
     """Name the key that a config has for a placeholder's id: `image_token_id` for <image>."""
     return f"{token[1:-1]}_token_id"
+
+
+def _with_prompt(ids: Tensor, plain: Callable[..., Any], generation_config: GenerationConfig, **given: Any) -> Any:
+    """Prepare processors with the prompt's ids, which `generate()` leaves aside for embeddings, where they are needed.
+
+    To look through them the host would wait for the device.
+    """
+    penalty, size = generation_config.encoder_repetition_penalty, generation_config.encoder_no_repeat_ngram_size
+    needed = {} if penalty in (None, 1.0) and size in (None, 0) else {"encoder_input_ids": ids}
+    return plain(generation_config, **given | needed)
 
 
 def embed_with_features(embedding: nn.Module, input_ids: Tensor, placeholder: int, features: Tensor) -> Tensor:

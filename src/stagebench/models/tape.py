@@ -74,7 +74,7 @@ class Encoders:
 
         def call(encoder: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             output = function(*args, **kwargs)
-            tape.append(_taped(encoder, output))
+            tape.append(taped(encoder, output))
             arguments = inspect.signature(function).bind(*args, **kwargs).arguments
             direct.append(_direct(encoder, arguments, inputs, self._hf_model.config))
             return output
@@ -98,28 +98,16 @@ class Encoders:
         tape: list[EncoderCall] = []
         for each in calls:
             given = {argument: inputs[name] for argument, name in each.inputs.items()}
-            tape.append(_taped(each.encoder, getattr(*self._places[each.encoder])(**each.constants, **given)))
+            tape.append(taped(each.encoder, getattr(*self._places[each.encoder])(**each.constants, **given)))
         return tuple(tape)
 
     @contextmanager
     def replayed(self, tape: Tape) -> Iterator[None]:
-        """Answer the calls from the tape, in order; raise StageError for one too many, too few, or another one."""
-        if not tape:
-            raise StageError("a tape must hold at least one encoder's answer, got none")
-        left = list(tape)
-
-        def call(encoder: str, *_: Any) -> Any:
-            expected = left[0].encoder if left else "no further call"
-            if encoder != expected:
-                raise StageError(f"prefill must ask the encoders what encode did, {expected}, got {encoder}")
-            return left.pop(0).answer()
-
-        with ExitStack() as unhooked, self._outermost_calls(call):
+        """Answer the calls from the tape, as `answered`."""
+        with answered(tape) as answer, ExitStack() as unhooked, self._outermost_calls(lambda of, *_: answer(of)):
             for module in self.modules.values():  # an answer is no forward: nobody is to count it
                 unhooked.enter_context(patch.dict(module._forward_pre_hooks, clear=True))
             yield
-        if left:
-            raise StageError(f"prefill must use all that encode made, got nothing asked of {left[0].encoder}")
 
     @contextmanager
     def _outermost_calls(self, handler: Callable[..., Any]) -> Iterator[None]:
@@ -157,12 +145,34 @@ def _beside_language_model(hf_model: PreTrainedModel) -> dict[str, nn.Module]:
     return modules
 
 
+@contextmanager
+def answered(tape: Tape) -> Iterator[Callable[[str], Any]]:
+    """Give a function of an encoder's name, which answers from the tape.
+
+    Raise StageError for a tape of nothing, and for one call too many, too few, or of another encoder.
+    """
+    if not tape:
+        raise StageError("a tape must hold at least one encoder's answer, got none")
+    left = list(tape)
+
+    def answer(encoder: str) -> Any:
+        expected = left[0].encoder if left else "no further call"
+        if encoder != expected:
+            raise StageError(f"prefill must ask the encoders what encode did, {expected}, got {encoder}")
+        return left.pop(0).answer()
+
+    yield answer
+    if left:
+        raise StageError(f"prefill must use all that encode made, got nothing asked of {left[0].encoder}")
+
+
 def retaped(tape: Tape) -> Tape:
     """Return a tape whose tensors were written to on purpose, as one that holds what they are now."""
-    return tuple(_taped(call.encoder, call.output) for call in tape)
+    return tuple(taped(call.encoder, call.output) for call in tape)
 
 
-def _taped(encoder: str, output: Any) -> EncoderCall:
+def taped(encoder: str, output: Any) -> EncoderCall:
+    """Keep what an encoder gave, as it is now."""
     kept = _shallow(output)
     return EncoderCall(encoder, kept, _versions(kept))
 
@@ -189,7 +199,7 @@ def _shallow(output: Any) -> Any:
 
 
 def _versions(output: Any) -> tuple[int, ...]:
-    return tuple(tensor._version for tensor in tensors_of(output))
+    return tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors_of(output))
 
 
 def tensors_of(output: Any) -> Iterator[Tensor]:

@@ -27,8 +27,6 @@ _OPTIONS = frozenset(name for name in vars(GenerationConfig()) if not name.start
 _CACHES = ("dynamic", "static", "sliding_window", "hybrid", "hybrid_chunked")
 
 _REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
-    "encoder_repetition_penalty": ((1.0,), "generate() withholds the prompt's token ids from the stages"),
-    "encoder_no_repeat_ngram_size": ((0,), "generate() withholds the prompt's token ids from the stages"),
     "stop_strings": ((), "generate() withholds the tokenizer (a StopStringCriteria as stopping_criteria has its own)"),
     "token_healing": ((False,), "it rewrites the prompt, which holds the features already"),
     "use_cache": ((True,), "decode continues from the KV cache"),
