@@ -27,6 +27,7 @@ from stagebench.models.weights import (
     from_config,
     located,
     only_special_tokens,
+    quantised_by,
     read_weights,
     reading,
     skeleton,
@@ -119,9 +120,13 @@ def build(name: str, settings: ModelSettings) -> HuggingFaceModel:
             config = AutoConfig.from_pretrained(source, trust_remote_code=settings.trust_remote_code)
             cls = _class_of(name, config, settings)
             processor = read_processor(config, settings)
+        quantised = quantised_by(config)
         if settings.profile == "pretrained":
-            skeleton(cls, config, settings)  # refuses files that can't fill it
+            if not quantised:
+                skeleton(cls, config, settings)  # refuses files that can't fill it
             hf_model = read_weights(cls, config, settings)
+        elif quantised:
+            raise ModelError(f"random weights are not quantised, as those of {name} are, by {quantised}")
         else:
             hf_model = _random(cls, config, settings)
         if file_of(source, GENERATION_CONFIG_NAME):

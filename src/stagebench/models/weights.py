@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from safetensors import safe_open
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.quantizers import AutoHfQuantizer
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
@@ -97,7 +98,8 @@ def skeleton(cls: type[PreTrainedModel], config: PretrainedConfig, settings: Mod
     else:
         shapes = [shape for file in files for shape in _stored_shapes(weights, file)]
         stored, tensors = sum(map(torch.Size.numel, shapes)), len(shapes)
-    layers = sum(getattr(part, "num_hidden_layers", 0) for part in (config.get_text_config(), config.vision_config))
+    parts = config.get_text_config(), getattr(config, "vision_config", None)
+    layers = sum(getattr(part, "num_hidden_layers", 0) for part in parts)
     if layers > tensors:
         raise CheckpointError(f"the config of {weights} asks for {layers} layers, its files hold {tensors} tensors")
     hf_model = from_config(cls, config, settings, "meta")
@@ -106,6 +108,22 @@ def skeleton(cls: type[PreTrainedModel], config: PretrainedConfig, settings: Mod
     if asked > _FEW + _MANY * stored:
         raise CheckpointError(f"the config of {weights} asks for {asked} numbers, its files hold {stored}")
     return hf_model
+
+
+def quantised_by(config: PretrainedConfig) -> str | None:
+    """Name the method by which a checkpoint's weights are quantised; None where they are not.
+
+    Raise CheckpointError for one that transformers does not know: it would read them as if they were not.
+    """
+    said = getattr(config, "quantization_config", None)
+    if said is None:
+        return None
+    how = dict(said) if isinstance(said, Mapping) else said.to_dict()
+    of_bits = any(how.get(key) for key in ("load_in_4bit", "load_in_8bit"))  # as older checkpoints say it
+    method = str(how.get("quant_method") or ("bitsandbytes" if of_bits else "no method"))
+    if not AutoHfQuantizer.supports_quant_method(how):
+        raise CheckpointError(f"weights must be quantised by what transformers knows, got {method}")
+    return method
 
 
 def _weight_files(weights: str, pickled: bool) -> list[Path]:
@@ -138,7 +156,11 @@ def file_of(weights: str, name: str) -> Path | None:
 
 
 def read_weights(cls: type[PreTrainedModel], config: PretrainedConfig, settings: ModelSettings) -> PreTrainedModel:
-    """Read a checkpoint, within `reading`; refuse keys, shapes and numbers that are not the model's."""
+    """Read a checkpoint, within `reading`; refuse keys, shapes and numbers that are not the model's.
+
+    Of quantised weights, whose keys and numbers are the method's, refuse what transformers itself does.
+    """
+    quantised = quantised_by(config)
     hf_model, report = cls.from_pretrained(
         settings.weights,
         config=config,
@@ -149,6 +171,9 @@ def read_weights(cls: type[PreTrainedModel], config: PretrainedConfig, settings:
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # or transformers refuses a wrong shape before it says which key has it
     )
+    if quantised:
+        require_exact_keys(settings.weights, {"mismatched_keys": report["mismatched_keys"]})
+        return hf_model.eval()
     require_exact_keys(settings.weights, report)
     for name, values in hf_model.named_parameters():
         if not torch.stack(torch.aminmax(values.detach())).isfinite().all():
