@@ -10,11 +10,11 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from stagebench.core.artifacts import Features, Media
 from stagebench.core.errors import ModelError, StageError
-from stagebench.core.settings import ModelSettings
+from stagebench.core.settings import DEFAULT_MODELS, ModelSettings
 from stagebench.models import llava
 from stagebench.models.llava import Llava
 from stagebench.models.pixels import processor_of
-from stagebench.models.registry import MODELS, build_model
+from stagebench.models.registry import build_model
 from stagebench.models.tape import taped
 from stagebench.models.video_llava import VideoLlava
 from stagebench.pipeline.decode import advance, decode
@@ -39,7 +39,7 @@ def media_for(model, seed=0):
     return Media(images, "frames", model.images_per_sample, 0, None)
 
 
-@pytest.fixture(scope="module", params=sorted(MODELS))
+@pytest.fixture(scope="module", params=sorted(DEFAULT_MODELS))
 def model(request, tiny_model):
     return tiny_model(request.param)
 
@@ -233,7 +233,7 @@ def test_braces_and_angle_brackets_of_a_question_are_text(model):
 
 def test_each_model_names_its_own_kind_of_media(tiny_model):
     expected = {"eventgpt": "events", "llava-1.5": "video", "video-llava": "video"}
-    assert expected == {name: tiny_model(name).input_kind for name in MODELS}
+    assert expected == {name: tiny_model(name).input_kind for name in DEFAULT_MODELS}
 
 
 def test_features_of_another_length_are_refused(model):
@@ -355,7 +355,7 @@ def test_the_grid_keeps_the_proportions_of_a_cell_and_pads_with_the_mean_colour(
     assert rows.count((1, 2, 3)) == 336 - 2 * 24
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", sorted(DEFAULT_MODELS))
 def test_both_ways_of_preprocessing_give_the_model_nearly_the_same(name):
     pil, plain = (build_model(name, ModelSettings(preprocess=way)) for way in ("pil", "torch"))
     expected, actual = (preprocess(model, media_for(model), "What moves?") for model in (pil, plain))
@@ -374,5 +374,5 @@ def test_video_llava_sees_the_frames_in_order(tiny_model):
 
 
 def test_an_unknown_model_is_refused():
-    with pytest.raises(ModelError, match=r"must be one of eventgpt, llava-1.5, video-llava or hf:FOLDER, got 'gpt-9'"):
+    with pytest.raises(ModelError, match=r"models must be of eventgpt, llava-1.5, .* or hf:FOLDER, got gpt-9"):
         build_model("gpt-9", SETTINGS)

@@ -174,7 +174,7 @@ def test_another_run_does_not_go_on_in_the_folder(finished, media):
         (("--durations", "1,-2"), "--durations must be numbers above 0 with commas, got '1,-2'"),
         (("--dataset", "no-such-folder"), "can't read the dataset: no-such-folder: can't be read"),
         (("--report-only",), "can't read the run"),
-        (("--model", "gpt-9"), "models must be of eventgpt, llava-1.5, video-llava, got gpt-9"),
+        (("--model", "gpt-9"), "llava-onevision or hf:FOLDER, got gpt-9"),
     ],
 )
 def test_what_is_refused_is_one_line_and_exit_code_two(tmp_path, arguments, message):

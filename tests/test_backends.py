@@ -21,8 +21,8 @@ from stagebench.backends.load import with_backend
 from stagebench.backends.static_cache import set_length, why_not_static
 from stagebench.core.artifacts import Inputs, Sample
 from stagebench.core.errors import ModelError, StageError
-from stagebench.core.settings import BACKENDS, ModelSettings
-from stagebench.models.registry import MODELS, build_model
+from stagebench.core.settings import BACKENDS, DEFAULT_MODELS, ModelSettings
+from stagebench.models.registry import build_model
 from stagebench.pipeline import verify as verify_module
 from stagebench.pipeline.decode import advance, cache_of, decode
 from stagebench.pipeline.encode import encode
@@ -402,7 +402,7 @@ def verified(fast, sample, options=OPTIONS):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", sorted(DEFAULT_MODELS))
 def test_a_backend_is_proven_against_generate_to_the_last_flop(synthetic, name, attention):
     fast = accelerated(build_model(name, ModelSettings(attention=attention)))
     proof = verified(fast, Sample(synthetic.shown("own", fast.input_kind)))

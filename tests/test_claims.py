@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from stagebench.core.artifacts import Sample
-from stagebench.core.settings import GenerationSettings
+from stagebench.core.settings import DEFAULT_MODELS, GenerationSettings
 from stagebench.core.stages import IN_GENERATE, STAGE_NAMES
-from stagebench.models.registry import MODELS
 from stagebench.pipeline import claims as claims_module
 from stagebench.pipeline.claims import claims
 from stagebench.pipeline.counters import OperatorCounter, counted_forwards, counted_run
@@ -23,7 +22,7 @@ def sample(synthetic):
     return Sample(synthetic.video)
 
 
-@pytest.fixture(scope="module", params=sorted(MODELS))
+@pytest.fixture(scope="module", params=sorted(DEFAULT_MODELS))
 def model(request, tiny_model):
     return tiny_model(request.param)
 

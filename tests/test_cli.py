@@ -121,7 +121,7 @@ def test_one_token_has_no_time_per_token(synthetic, tmp_path):
     ("arguments", "message"),
     [
         (("no-such.mp4",), "no-such.mp4"),
-        (("--model", "gpt-9"), "models must be of eventgpt, llava-1.5, video-llava, got gpt-9"),
+        (("--model", "gpt-9"), "llava-onevision or hf:FOLDER, got gpt-9"),
         (("--weights", "folder"), "weights are those of one model, got 3 models"),
         (("--device", "abacus"), "device must be one of cpu"),
         (("--seed", str(2**80)), "seed must be from 0 to"),

@@ -10,8 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, MistralConfi
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from stagebench.core.errors import ModelError, StageError
-from stagebench.core.settings import ModelSettings
-from stagebench.models.registry import MODELS, build_model
+from stagebench.core.settings import DEFAULT_MODELS, ModelSettings
+from stagebench.models.registry import build_model
 
 pytest.importorskip("triton", reason="needs triton, which comes with torch's CUDA builds or the extra test")
 
@@ -96,7 +96,7 @@ def greedy(step, device, count=5):
     return torch.cat(tokens)
 
 
-@pytest.mark.parametrize("family", sorted(MODELS))
+@pytest.mark.parametrize("family", sorted(DEFAULT_MODELS))
 def test_every_family_says_the_same_as_exactly_with_the_fused_step(family):
     hf_model = build_model(family, ModelSettings(device=DEVICE)).hf_model
     text = greedy(own_step(hf_model, prefilled(hf_model)), DEVICE)

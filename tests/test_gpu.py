@@ -12,8 +12,8 @@ from certify_backends import QUESTIONS
 from stagebench.backends.graph import LAG
 from stagebench.backends.load import with_backend
 from stagebench.core.artifacts import Sample
-from stagebench.core.settings import GenerationSettings, ModelSettings
-from stagebench.models.registry import MODELS, build_model
+from stagebench.core.settings import DEFAULT_MODELS, GenerationSettings, ModelSettings
+from stagebench.models.registry import build_model
 from stagebench.models.weights import release
 from stagebench.pipeline.claims import claims
 from stagebench.pipeline.run_stages import prepared, scored_generate, staged_generate
@@ -23,7 +23,7 @@ from stagebench.pipeline.verify import match_tokens
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 DTYPES = {"tiny": "float32", "7b": "bfloat16"}
 """Padded and unpadded prompts take different matrix kernels; in float32 no token of narrow layers hangs on that."""
-CASES = [(profile, name) for profile in DTYPES for name in sorted(MODELS)]
+CASES = [(profile, name) for profile in DTYPES for name in sorted(DEFAULT_MODELS)]
 ASKED = QUESTIONS if THOROUGH else QUESTIONS[:2]
 AUDITED = QUESTIONS if THOROUGH else QUESTIONS[:1]
 OPTIONS = GenerationSettings(max_new_tokens=128 if THOROUGH else 32, fixed_length=True).options()

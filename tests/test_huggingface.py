@@ -1,7 +1,6 @@
 """Any checkpoint of transformers, split and verified with no adapter."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -116,13 +115,15 @@ def test_chunks_of_a_prompt_are_refused(qwen, synthetic):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"profile": "7b"}, "profile must be pretrained or random"),
         ({"weights": "elsewhere"}, "names the one model and its weights"),
         ({"backend": ["graph", "fused"]}, "backend must be eager or graph for hf:here, got graph, fused"),
         ({"backend": "graph"}, "backends on a CPU are eager, got graph"),
         ({"frames": 0}, "frames must be at least 1, got 0"),
-        ({"preprocess": "torch"}, "has a processor of its own"),
-        ({"profile": "random", "pickled_weights": True}, "no weights if random"),
+        ({"preprocess": "torch"}, "preprocess must be pil beside a processor of its own, got torch for hf:here"),
+        (
+            {"profile": "random", "pickled_weights": True},
+            "pickles are read for weights, got them with the profile random",
+        ),
     ],
 )
 def test_options_that_a_checkpoint_can_not_take_are_refused(options, message):
@@ -194,7 +195,7 @@ def test_frames_and_the_folder_are_part_of_the_identity(qwen):
 
 def test_tensor_parallelism_of_a_checkpoint_is_refused(qwen):
     settings = settings_of(model=f"hf:{qwen}", device="cpu")
-    with pytest.raises(ModelError, match="tensor parallelism spreads registered models, got hf:"):
+    with pytest.raises(ModelError, match="tensor parallelism spreads what has no processor of its own, got hf:"):
         run_sharded(settings, 1, 2)
 
 
@@ -278,9 +279,10 @@ def test_a_generation_config_that_can_not_be_read_is_refused(qwen, tmp_path):
         built(tmp_path)
 
 
-def test_random_weights_of_a_registered_model_are_those_of_a_profile():
-    with pytest.raises(ModelError, match=re.escape("the profile random is that of a checkpoint's config")):
-        settings_of(model="llava-1.5", profile="random", device="cpu")
+def test_a_checkpoint_is_made_narrow_with_its_own_processor(folder, synthetic):
+    model = built(folder, profile="tiny")
+    found = verify_work(model, count_reference(model, Sample(synthetic.video), OPTIONS))
+    assert (str(found.tokens), model.hf_model.config.get_text_config().hidden_size) == ("equal", 32)
 
 
 @pytest.mark.parametrize(

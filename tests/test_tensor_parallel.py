@@ -13,12 +13,12 @@ from stagebench.backends.tensor_parallel import Pass, certify, require_devices, 
 from stagebench.cli import main
 from stagebench.core.artifacts import Sample
 from stagebench.core.errors import ModelError, StageError
-from stagebench.core.settings import GenerationSettings, ModelSettings
+from stagebench.core.settings import DEFAULT_MODELS, GenerationSettings, ModelSettings
 from stagebench.core.stages import IN_GENERATE
 from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.assembly import random_model
 from stagebench.models.eventgpt import EventGPT
-from stagebench.models.registry import MODELS, build_model
+from stagebench.models.registry import build_model
 from stagebench.pipeline.run_stages import prepared, reference_generate
 from stagebench.suite import measure
 
@@ -49,7 +49,7 @@ def expected(tmp_path_factory):
     odd = EventGPT.random_config("tiny")
     odd.vocab_size = 515
     tokens = {}
-    for name in MODELS:
+    for name in DEFAULT_MODELS:
         settings = ModelSettings()
         model = random_model(EventGPT, odd, settings) if name == "eventgpt" else build_model(name, settings)
         inputs = prepared(model, Sample(synthetic.shown("own", model.input_kind)))
@@ -62,24 +62,24 @@ def test_every_rank_gives_the_tokens_of_generate(run, expected):
     for of_model in ranks[0]:
         tokens = expected[of_model["model"]]
         assert of_model["passes"] == [[1, tokens], [2, tokens]] * 2
-    assert [of_model["passes"] for of_model in ranks[1]] == [[[2, expected[name]]] * 2 for name in MODELS]
+    assert [of_model["passes"] for of_model in ranks[1]] == [[[2, expected[name]]] * 2 for name in DEFAULT_MODELS]
 
 
 def test_each_rank_holds_half_of_the_language_models_matrices(run):
     _, _, ranks = run
     for of_rank in ranks:
-        assert [of_model["queries"] for of_model in of_rank] == [[[64, 64], [32, 64]]] * len(MODELS)
+        assert [of_model["queries"] for of_model in of_rank] == [[[64, 64], [32, 64]]] * len(DEFAULT_MODELS)
         assert all(0.5 < of_model["share"] < 0.85 for of_model in of_rank)  # the encoder is whole, and wide in tiny
 
 
 def test_there_is_a_row_for_each_stage_and_number_of_processes(run):
     printed, written, _ = run
-    assert printed.count("a process holds") == len(MODELS)
+    assert printed.count("a process holds") == len(DEFAULT_MODELS)
     rows, checks = written["rows"], written["checks"]
-    cells = [(name, stage, processes) for name in MODELS for stage in IN_GENERATE for processes in (1, 2)]
+    cells = [(name, stage, processes) for name in DEFAULT_MODELS for stage in IN_GENERATE for processes in (1, 2)]
     assert [(row["model"], row["stage"], row["tp"]) for row in rows] == cells
     assert all(len(row["seconds"]) == 1 and row["seconds"][0] > 0 for row in rows)
-    assert [check["tokens"] for check in checks] == [{"1": "equal", "2": "equal"}] * len(MODELS)
+    assert [check["tokens"] for check in checks] == [{"1": "equal", "2": "equal"}] * len(DEFAULT_MODELS)
     assert written["identity"]["collectives"] == "2 processes, gloo"
 
 

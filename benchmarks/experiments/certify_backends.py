@@ -22,10 +22,10 @@ from stagebench.core.artifacts import Sample
 from stagebench.core.json_files import write_json
 from stagebench.core.machine.environment import identity
 from stagebench.core.results import versioned
-from stagebench.core.settings import DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
+from stagebench.core.settings import DEFAULT_MODELS, DEFAULT_QUESTION, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.media.synthetic_clip import SyntheticClip, write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.models.registry import MODELS, build_model
+from stagebench.models.registry import build_model
 from stagebench.models.weights import release
 from stagebench.pipeline.run_stages import prepared, scored_generate, staged_generate
 from stagebench.pipeline.timing import pinned_runtime
@@ -78,7 +78,7 @@ def main(path: Path, backends: str, new_tokens: int) -> None:
     rows: list[dict[str, Any]] = []
     with pinned_runtime(settings), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         synthetic = write_synthetic_clip(Path(folder))
-        for name in sorted(MODELS):
+        for name in sorted(DEFAULT_MODELS):
             release()
             for row in texts(build_model(name, settings), synthetic, generation, backends.split(",")):
                 click.echo(" ".join(str(row[key]) for key in ("model", "backend", "verdict", "gap_ulps", "repeats")))

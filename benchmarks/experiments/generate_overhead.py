@@ -35,12 +35,19 @@ from stagebench.core.errors import StageError
 from stagebench.core.json_files import write_json
 from stagebench.core.machine.environment import identity
 from stagebench.core.results import versioned
-from stagebench.core.settings import DEFAULT_QUESTION, PROFILES, GenerationSettings, LoadSettings, ModelSettings
+from stagebench.core.settings import (
+    DEFAULT_MODELS,
+    DEFAULT_QUESTION,
+    PROFILES,
+    GenerationSettings,
+    LoadSettings,
+    ModelSettings,
+)
 from stagebench.core.stages import DECODE, ENCODE, PREFILL
 from stagebench.core.statistics import RESAMPLES
 from stagebench.media.synthetic_clip import SyntheticClip, write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.models.registry import MODELS, build_model
+from stagebench.models.registry import build_model
 from stagebench.models.weights import release
 from stagebench.pipeline.decode import advance, decode
 from stagebench.pipeline.encode import encode
@@ -193,7 +200,7 @@ def measure(path: Path, profile: str, device: str, passes: int, new_tokens: int)
     environment = identity(settings, generation, DEFAULT_QUESTION, None, LoadSettings())
     with pinned_runtime(settings), tempfile.TemporaryDirectory() as folder:
         synthetic = write_synthetic_clip(Path(folder))
-        for name in sorted(MODELS):
+        for name in sorted(DEFAULT_MODELS):
             rows.append(row(name, settings, synthetic, generation.options(), passes))
             click.echo(line(name, rows[-1]["ratios"]))
             over_all = ratios([of for each in rows for of in each["passes"]])

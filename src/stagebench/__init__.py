@@ -15,14 +15,25 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {  # where each name is: imported when it is asked for, because most of them wait for torch
+    "Registration": "models.registration",
     "Sample": "core.artifacts",
     "compare": "gate.decide",
     "load_model": "suite.measure",
+    "register_model": "models.registry",
     "run": "suite.measure",
     "settings_of": "suite.settings",
     "verify": "suite.measure",
 }
-__all__ = ["Sample", "compare", "load_model", "run", "settings_of", "verify"]  # by __getattr__
+__all__ = [
+    "Registration",
+    "Sample",
+    "compare",
+    "load_model",
+    "register_model",
+    "run",
+    "settings_of",
+    "verify",
+]  # by __getattr__
 
 
 def __getattr__(name: str) -> Any:

@@ -86,6 +86,7 @@ class GenerationSettings:
         return f"greedy, {'exactly' if self.fixed_length else 'up to'} {self.max_new_tokens} new tokens"
 
 
+DEFAULT_MODELS = ("eventgpt", "llava-1.5", "video-llava")  # what runs where none is named
 PROFILES = ("tiny", "7b", "pretrained", "random")
 KERNELS = ("efficient", "default")
 BACKENDS = ("eager", "graph", "compiled", "fused")
@@ -101,7 +102,8 @@ PREPROCESSORS = {"pil": "pil: CLIPImageProcessorPil", "torch": "torch: interpola
 class ModelSettings:
     """How a model is built; the same for all models of a run, and part of a baseline's identity."""
 
-    # "tiny": real architecture and token counts, narrow, random; "7b": real shapes, random; "pretrained": as trained
+    # "tiny": real architecture and token counts, narrow, random; "random": real shapes; "pretrained": as trained.
+    # "7b" is what the stored baselines call "random", where only models of that size run.
     profile: str = "tiny"
     weights: str | None = None  # a checkpoint's folder or hub id
     device: str = "cpu"
@@ -129,6 +131,7 @@ class ModelSettings:
             raise ModelError(f"frames must be at least 1, got {self.frames}")
         if not 0 <= self.seed < 2**63:
             raise ModelError(f"seed must be from 0 to 2**63 - 1, got {self.seed}")
-        if (self.profile in ("pretrained", "random")) != (self.weights is not None):
+        of_checkpoint = self.preprocess == "checkpoint"  # whose shapes may be taken without its weights
+        if (self.profile == "pretrained") != (self.weights is not None) and not (of_checkpoint and self.weights):
             got = f"profile {self.profile!r} and weights {self.weights!r}"
             raise ModelError(f"weights are given with the profile 'pretrained' and only with it, got {got}")

@@ -28,7 +28,7 @@ def plain(text: str, longest: int = LONGEST) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Say which error it was, in one line that is not too long."""
     return plain(f"{type(error).__name__}: {error}", 300)  # some quote the whole file
 

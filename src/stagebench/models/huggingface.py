@@ -20,6 +20,7 @@ from stagebench.core.errors import ModelError, StageError
 from stagebench.core.settings import ModelSettings
 from stagebench.core.shown import one_line
 from stagebench.models.processors import as_images, as_video, processed, read_processor
+from stagebench.models.profiles import narrow
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.tape import DirectCalls, Encoders, Tape
 from stagebench.models.weights import (
@@ -112,7 +113,7 @@ def _tokens(tape: Tape) -> Tensor:
 
 
 def build(name: str, settings: ModelSettings) -> HuggingFaceModel:
-    """Build "hf:FOLDER" or "hf:ID", or refuse it in one line; of the profile "random" no weights are read."""
+    """Build "hf:FOLDER" or "hf:ID", or refuse it in one line; weights are read if it is to be pretrained."""
     with reading(f"the checkpoint {settings.weights}"):
         source = located(str(settings.weights))
         settings = replace(settings, weights=source)
@@ -120,18 +121,27 @@ def build(name: str, settings: ModelSettings) -> HuggingFaceModel:
             config = AutoConfig.from_pretrained(source, trust_remote_code=settings.trust_remote_code)
             cls = _class_of(name, config, settings)
             processor = read_processor(config, settings)
-        quantised = quantised_by(config)
-        if settings.profile == "pretrained":
-            if not quantised:
-                skeleton(cls, config, settings)  # refuses files that can't fill it
-            hf_model = read_weights(cls, config, settings)
-        elif quantised:
-            raise ModelError(f"random weights are not quantised, as those of {name} are, by {quantised}")
-        else:
-            hf_model = _random(cls, config, settings)
-        if file_of(source, GENERATION_CONFIG_NAME):
-            hf_model.generation_config = GenerationConfig.from_pretrained(source)
-        only_special_tokens(hf_model, processor.tokenizer)
+        if settings.profile == "tiny":  # but with an embedding for each token that the processor may give
+            config = type(config)(**narrow(config.to_dict()))
+        return put_together(name, cls, config, processor, settings)
+
+
+def put_together(
+    name: str, cls: type[PreTrainedModel], config: PretrainedConfig, processor: Any, settings: ModelSettings
+) -> HuggingFaceModel:
+    """Build a network, random or of the settings' weights, and the model of it and a processor; within `reading`."""
+    quantised = quantised_by(config)
+    if settings.profile == "pretrained":
+        if not quantised:
+            skeleton(cls, config, settings)  # refuses files that can't fill it
+        hf_model = read_weights(cls, config, settings)
+    elif quantised:
+        raise ModelError(f"random weights are not quantised, as those of {name} are, by {quantised}")
+    else:
+        hf_model = _random(cls, config, settings)
+    if settings.weights and file_of(settings.weights, GENERATION_CONFIG_NAME):
+        hf_model.generation_config = GenerationConfig.from_pretrained(settings.weights)
+    only_special_tokens(hf_model, processor.tokenizer)
     of_class = {"name": name, "images_per_sample": settings.frames, "shown_as": settings.as_}
     kind: type[HuggingFaceModel] = type("HuggingFaceModel", (HuggingFaceModel,), of_class)
     return kind(settings.profile, hf_model, processor.tokenizer, processor, encoders=Encoders(hf_model))
@@ -169,5 +179,5 @@ def _random(cls: type[PreTrainedModel], config: PretrainedConfig, settings: Mode
     seeded = torch.Generator(hf_model.device).manual_seed(settings.seed)
     for weight in hf_model.parameters():
         if not weight.any() or (weight.ndim > 1 and float(weight.std()) < 1e-6):
-            weight.normal_(std=0.02, generator=seeded)
+            weight.normal_(std=getattr(config.get_text_config(), "initializer_range", 0.02), generator=seeded)
     return hf_model

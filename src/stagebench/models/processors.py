@@ -115,7 +115,7 @@ def _without_torchvision(source: str, config: PretrainedConfig, trusted: bool) -
         said, _ = ImageProcessingMixin.get_image_processor_dict(source)
         named = said.get("image_processor_type", default).removesuffix("Fast").removesuffix("Pil")
         pil = getattr(transformers, f"{named}Pil", getattr(transformers, default) if named == default else None)
-    if pil is None or family is None:
+    if pil is None or family is None or getattr(pil, "is_dummy", False):  # in place of one that needs it after all
         raise ModelError(f"the processor of {kind} needs torchvision: pip install torchvision")
     if (named := settings.get("processor_class", family.__name__)) != family.__name__:
         also = ", of its own Python files, for which there is --trust-remote-code" if _has_own(source) else ""
@@ -135,3 +135,7 @@ class _WithoutVideo:
 
     def check_argument_for_proper_class(self, name: str, argument: Any) -> Any:
         return None if argument is None else super().check_argument_for_proper_class(name, argument)  # type: ignore[misc] # of the family, which is mixed in
+
+    def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any:
+        """Fill the template in, as all but families that also ask their video processor something."""
+        return ProcessorMixin.apply_chat_template(self, *args, **kwargs)

@@ -6,6 +6,7 @@ exact for every sequence of ordinary tokens, and the tokens of a text can be che
 """
 
 import string
+from collections.abc import Mapping
 from itertools import islice, product
 from typing import Any
 
@@ -32,6 +33,20 @@ TEXT: dict[str, dict[str, Any]] = {
     "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32, **_ALL},
 }
 
+# By the names that configs have for them: what `narrow` lowers numbers to.
+_NARROW = {
+    **dict.fromkeys(("hidden_size", "d_model", "embed_dim", "out_hidden_size", "projector_hidden_size"), 64),
+    **dict.fromkeys(("projection_dim", "encoder_hidden_size", "word_embed_proj_dim"), 64),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim"), 128),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "head_dim"), 32),
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 16),
+    **dict.fromkeys(("num_hidden_layers", "depth", "encoder_layers", "decoder_layers", "linear_num_key_heads"), 2),
+    **dict.fromkeys(("num_attention_heads", "num_heads", "encoder_attention_heads", "decoder_attention_heads"), 4),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "num_query_tokens"), 4),
+    **dict.fromkeys(("num_key_value_heads", "num_experts_per_tok"), 2),
+    "linear_num_value_heads": 4,
+}
+
 _WORDS = """
 a about above across after again air all along an and animal answer any appears are area around artificial as assistant
 at away back background ball be been before behind below beside between bicycle bike big bird black blue body both
@@ -52,9 +67,38 @@ _ALPHABET = string.ascii_letters + string.digits + string.punctuation
 _PROBE = "abcdef"  # transformers' StopStringCriteria looks for it in the text that it encoded: it must be one token
 
 
-def build_tokenizer(vocab_size: int, added: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+def narrow(values: Mapping[str, Any], **further: int) -> dict[str, Any]:
+    """Return a config's values with few and narrow layers of each kind, and what else is named no larger than given.
+
+    What makes visual tokens of an image (sizes of it and of patches, strides, grids) stays.
+    """
+    sizes, made = _NARROW | further, dict(values)
+    for key, value in values.items():
+        if isinstance(value, dict) and key.endswith("_config"):
+            made[key] = narrow(value, **further)
+        elif key in sizes and type(value) is int:
+            made[key] = min(value, sizes[key])
+        elif key == "initializer_range":
+            made[key] = _WIDE[key]
+        elif key == "layer_types" and value:
+            made[key] = [*dict.fromkeys(value), *value][: _NARROW["num_hidden_layers"]]
+        elif key.endswith(("_indexes", "_indices")) and value:  # of layers
+            made[key] = sorted({min(layer, _NARROW["num_hidden_layers"] - 1) for layer in value})
+    rope = values.get("rope_parameters") or {}
+    if sections := rope.get("mrope_section"):  # they share half of the rotated part of a head
+        head = made.get("head_dim") or made["hidden_size"] // made["num_attention_heads"]
+        half = int(head * rope.get("partial_rotary_factor", 1)) // 2
+        parts = [half * section // sum(sections) for section in sections[1:]]
+        made["rope_parameters"] = rope | {"mrope_section": [half - sum(parts), *parts]}
+    return made
+
+
+def build_tokenizer(
+    vocab_size: int, added: tuple[str, ...] = (), names: Mapping[str, str] | None = None
+) -> PreTrainedTokenizerFast:
     """Build a deterministic tokenizer, `added` its last and special tokens; ModelError for too few, or too many, ids.
 
+    Some of these may have names, as `image_token`, under which a processor looks for them.
     It has `<unk>` 0, `<s>` 1 (put before every text), `</s>` 2, and pads on the left.
     """
     specials = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
@@ -73,9 +117,10 @@ def build_tokenizer(vocab_size: int, added: tuple[str, ...] = ()) -> PreTrainedT
     core.normalizer = normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents()])
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocab["<s>"])])
+    marks = {token: AddedToken(token, lstrip=True, rstrip=True, special=True) for token in added}
+    named = {name: marks[token] for name, token in (names or {}).items()}
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, padding_side="left", clean_up_tokenization_spaces=False, **specials
+        tokenizer_object=core, padding_side="left", clean_up_tokenization_spaces=False, **specials, **named
     )
-    marks = [AddedToken(token, lstrip=True, rstrip=True, special=True) for token in added]
-    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    tokenizer.add_special_tokens({"additional_special_tokens": [*marks.values()]})
     return tokenizer

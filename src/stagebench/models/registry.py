@@ -1,30 +1,127 @@
-"""Which models there are. To add one: write its file beside this one, and name it here."""
+"""Which models there are: our own, those of installed packages, and those of the working folder. Needs no torch."""
 
 from __future__ import annotations
 
-from pkgutil import resolve_name
+import sys
+from dataclasses import replace
+from importlib.metadata import entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stagebench.core.errors import ModelError
 from stagebench.core.settings import ModelSettings
+from stagebench.core.shown import one_line
+from stagebench.models.registration import Registration, imported
 
 if TYPE_CHECKING:
-    from stagebench.models.protocol import Family, VisionLanguageModel
+    from stagebench.models.protocol import VisionLanguageModel
 
-# Imported when a model is built: whoever lists them needs no torch.
 ANY = "hf:"  # and a folder or hub id: transformers' own class and processor
-MODELS = {"eventgpt": "eventgpt:EventGPT", "llava-1.5": "llava:Llava", "video-llava": "video_llava:VideoLlava"}
+ENTRY_POINTS = "stagebench.models"  # each a model's name, and "module:OBJECT" of its registration
+
+_FAMILIES = {"eventgpt": "eventgpt:EventGPT", "llava-1.5": "llava:Llava", "video-llava": "video_llava:VideoLlava"}
+_CARDS = {
+    "qwen2.5-vl": "qwen2_5_vl",
+    "qwen3-vl": "qwen3_vl",
+    "qwen3.5": "qwen3_5",
+    "internvl3": "internvl3",
+    "gemma3": "gemma3",
+    "smolvlm2": "smolvlm2",
+    "llava-onevision": "llava_onevision",
+}
+_BUILT_IN: dict[str, Registration | str] = {
+    **{name: Registration(name=name, network=f"{__package__}.{place}") for name, place in _FAMILIES.items()},
+    **{name: f"{__package__}.cards.{module}:CARD" for name, module in _CARDS.items()},
+}
+_REGISTERED: dict[str, Registration] = {}  # by `register_model`
+
+
+def register_model(registration: Registration) -> None:
+    """Make a model known by its name to this process; raise ModelError for a name that is taken, or no registration."""
+    if not isinstance(registration, Registration):
+        raise ModelError(f"a model is registered by a Registration, got {type(registration).__name__}")
+    if (name := registration.name) in _BUILT_IN or name in _REGISTERED:
+        raise ModelError(f"a model is registered once, got {name} again")
+    _REGISTERED[name] = registration
+
+
+def registered() -> dict[str, str]:
+    """Return where each known model is from, by its name; none is imported for it."""
+    return {
+        **dict.fromkeys(_BUILT_IN, "built in"),
+        **{name: f"entry point {' and '.join(values)}" for name, values in _installed().items()},
+        **dict.fromkeys(_REGISTERED, "register_model"),
+    }
+
+
+def find(name: str) -> Registration:
+    """Return a registration by its name, if need be out of the working folder; raise ModelError where there is none."""
+    if (found := known(name)) is None:
+        import_conftest()
+        found = known(name)
+    if found is None:
+        raise ModelError(f"models must be of {', '.join(registered())} or {ANY}FOLDER, got {name}")
+    return found
+
+
+def has_own_processor(name: str) -> bool:
+    """Say whether a model's images and prompt are made by a processor of transformers, or of its own."""
+    return name.startswith(ANY) or find(name).config is not None
+
+
+def known(name: str) -> Registration | None:
+    """Return a registration by its name; None where this process knows none."""
+    places: list[Registration | str] = [table[name] for table in (_BUILT_IN, _REGISTERED) if name in table]
+    places += _installed().get(name, ())
+    if len(places) > 1:
+        raise ModelError(f"a model is registered once, got {name} again by the entry point {places[-1]}")
+    if not places:
+        return None
+    found = imported(places[0], f"the model {name}") if isinstance(places[0], str) else places[0]
+    if not isinstance(found, Registration) or found.name != name:
+        got = f"that of {found.name}" if isinstance(found, Registration) else type(found).__name__
+        raise ModelError(f"{places[0]} must be the Registration of {name}, got {got}")
+    return found
+
+
+def import_conftest() -> None:
+    """Import the working folder's `conftest.py`, if there is one and pytest did not; ModelError if it fails."""
+    path = Path("conftest.py").resolve()
+    if not path.is_file() or any(getattr(module, "__file__", None) == str(path) for module in [*sys.modules.values()]):
+        return
+    if (folder := str(path.parent)) not in sys.path:
+        sys.path.insert(0, folder)  # as pytest does, for what it imports
+    spec = spec_from_file_location(str(path), path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[spec.name]
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise ModelError(f"can't import {path}: {one_line(error)}") from error
 
 
 def build_model(name: str, settings: ModelSettings) -> VisionLanguageModel:
-    """Build a model by its name, without a backend; raise ModelError for a name that is not in `MODELS`."""
+    """Build a model by its name, without a backend; raise ModelError where that can't be."""
+    from stagebench.models import assembly, carded, huggingface  # here, because whoever lists models needs no torch
+
     if name.startswith(ANY):
-        from stagebench.models.huggingface import build
+        return huggingface.build(name, settings)
+    registration = find(name)
+    if registration.config is not None:
+        return carded.build_registered(registration, settings)
+    if settings.profile == "random":  # these call it 7b, as the stored baselines do
+        settings = replace(settings, profile="7b")
+    return assembly.assemble(registration.resolve("network"), settings)
 
-        return build(name, settings)
-    if name not in MODELS:
-        raise ModelError(f"model must be one of {', '.join(MODELS)} or {ANY}FOLDER, got {name!r}")
-    from stagebench.models.assembly import assemble
 
-    family: type[Family] = resolve_name(f"stagebench.models.{MODELS[name]}")
-    return assemble(family, settings)
+def _installed() -> dict[str, tuple[str, ...]]:
+    """Return places by names; of one name several where installed packages disagree."""
+    found: dict[str, dict[str, None]] = {}
+    for each in entry_points(group=ENTRY_POINTS):
+        found.setdefault(each.name, {})[each.value] = None
+    return {name: tuple(places) for name, places in found.items()}

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from stagebench.core.results import Benchmark
-from stagebench.core.settings import BACKENDS
-from stagebench.models.registry import MODELS
+from stagebench.core.settings import BACKENDS, DEFAULT_MODELS
 from stagebench.suite.options import PREFIX
 from stagebench.suite.settings import Settings
 
@@ -32,7 +31,7 @@ def described(config: pytest.Config) -> list[str]:
         if value := config.getoption(name, None):
             texts = [] if value is True else map(str, value) if isinstance(value, list) else [str(value)]
             chosen.append(shlex.join([name, *texts]))
-    if left_out := set(MODELS) - set(settings.models):
+    if left_out := set(DEFAULT_MODELS) - set(settings.models):
         chosen.append(f"{PREFIX}model without {', '.join(sorted(left_out))}")
     if "eager" not in settings.backends:
         chosen.append(f"{PREFIX}backend without eager")
@@ -50,7 +49,7 @@ def is_left_out(config: pytest.Config, benchmark: Benchmark) -> bool:
         return True
     return not _by_file_alone(config) and (
         name in noted
-        or info.get("model") in set(MODELS) - set(settings.models)
+        or info.get("model") in set(DEFAULT_MODELS) - set(settings.models)
         or backend in set(BACKENDS) - set(settings.backends)
         or bool(config.getoption("lf", None))
         or _is_ignored(config, config.rootpath / name.partition("::")[0])

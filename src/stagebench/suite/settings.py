@@ -13,11 +13,11 @@ from stagebench.core.artifacts import Sample
 from stagebench.core.errors import MediaError, ModelError
 from stagebench.core.machine import environment
 from stagebench.core.machine.locks import scratch_folder
-from stagebench.core.settings import BACKENDS, GenerationSettings, LoadSettings, ModelSettings
+from stagebench.core.settings import BACKENDS, DEFAULT_MODELS, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.media.files import name_of
 from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.models.registry import ANY, MODELS
+from stagebench.models.registry import ANY, find, has_own_processor
 from stagebench.pipeline.load import load
 from stagebench.suite.options import LOADING, SETTINGS
 
@@ -76,12 +76,12 @@ def settings_of(**options: Any) -> Settings:
 def resolve(given: Mapping[str, Any]) -> Settings:
     """Fill in what was not given of all `SETTINGS` and `input`; raise StagebenchError for what makes no sense.
 
-    The device is a GPU where there is one. On a GPU the profile is 7b in bfloat16, on a CPU tiny in float32 with one
-    thread: layers so narrow gain nothing from more, and wait for each other where another process takes a core.
+    The device is a GPU where there is one. On a GPU the shapes are real ones in bfloat16, on a CPU tiny in float32 with
+    one thread: layers so narrow gain nothing from more, and wait for each other where another process takes a core.
     """
     loading = {option.name: given[option.name] for option in LOADING}
-    models = _names("models", given["model"], MODELS, MODELS)
-    given = {**given, **_of_checkpoint(models, given)}
+    models = _models(given["model"])
+    given = {**given, **_of_models(models, given)}
     settings = Settings(
         models=models,
         backends=_names("backends", given["backend"], BACKENDS, ON_CPU),
@@ -98,36 +98,57 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     return settings
 
 
+def _models(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Return names of models that were typed, or listed, each once, or the default; look each of them up."""
+    asked = [given] if isinstance(given, str) else given
+    names = tuple(split(asked, whole=_is_folder) if asked else DEFAULT_MODELS)
+    for name in names or ["none"]:
+        if not name.startswith(ANY):
+            find(name)
+    return names
+
+
+def _of_models(models: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the models say of their settings: those with a processor of their own, and "hf:" of its weights.
+
+    The real shapes with random weights are the profile "random", and "7b" too. Which of both it is called follows from
+    the models: the stored baselines of those that run by default know it as "7b".
+    """
+    named, own = ", ".join(models), ", ".join(filter(has_own_processor, models))
+    if given["trust_remote_code"] and ANY not in named:
+        raise ModelError(f"trust_remote_code is for a checkpoint with code of its own ({ANY}FOLDER), got {named}")
+    if not own and given["as_"] == "video":
+        raise ModelError(f"as video is for a model with a processor of its own, got {named}")
+    if not own:
+        return {"real_shapes": "7b"}
+    backends = [given["backend"]] if isinstance(given["backend"], str) else given["backend"]
+    if set(split(backends)) - {"eager", "graph"}:
+        raise ModelError(f"backend must be eager or graph for {own}, got {', '.join(backends)}")
+    if given["preprocess"] == "torch":
+        raise ModelError(f"preprocess must be pil beside a processor of its own, got torch for {own}")
+    of_checkpoint = _of_checkpoint(models, given) if any(name.startswith(ANY) for name in models) else {}
+    if given["weights"] and given["profile"] not in (None, "pretrained"):
+        raise ModelError(f"weights are given with the profile 'pretrained' and only with it, got {given['profile']}")
+    return {"real_shapes": "random", "preprocess": "checkpoint"} | of_checkpoint
+
+
 def _of_checkpoint(models: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the weights, which are in the name of a model that is built of any checkpoint."""
     profile, weights, named = given["profile"], given["weights"], ", ".join(models)
-    if not any(name.startswith(ANY) for name in models):
-        if profile == "random":
-            raise ModelError(f"the profile random is that of a checkpoint's config ({ANY}FOLDER), got {named}")
-        if given["trust_remote_code"] or given["as_"] == "video":
-            asked = "trust_remote_code" if given["trust_remote_code"] else "as video"
-            raise ModelError(f"{asked} is for a checkpoint with a processor of its own ({ANY}FOLDER), got {named}")
-        return {}
     source = _source_of(named)
     if not source or (source[0] in "./~" and not Path(source).is_dir()):
         raise ModelError(f"{ANY} must be followed by a folder that is there, or a hub id, got {source!r}")
     if models[1:] or weights:
         raise ModelError(f"{ANY} names the one model and its weights, got {named} and weights {weights}")
-    if profile not in (None, "pretrained", "random"):
-        raise ModelError(f"profile must be pretrained or random for {named}, got {profile!r}")
-    backends = [given["backend"]] if isinstance(given["backend"], str) else given["backend"]
-    if set(split(backends)) - {"eager", "graph"}:
-        raise ModelError(f"backend must be eager or graph for {named}, got {', '.join(backends)}")
-    if given["preprocess"] == "torch" or (profile == "random" and given["pickled_weights"]):
-        raise ModelError(f"{named} has a processor of its own, and no weights if random, got torch or pickles for them")
-    return {"profile": profile or "pretrained", "weights": source, "preprocess": "checkpoint"}
+    if profile not in (None, "pretrained") and given["pickled_weights"]:
+        raise ModelError(f"pickles are read for weights, got them with the profile {profile} for {named}")
+    return {"profile": profile or "pretrained", "weights": source}
 
 
 def _names(what: str, given: str | Iterable[str], known: Iterable[str], default: Iterable[str]) -> tuple[str, ...]:
     """Return names that were typed, or listed, each once, or the default."""
     asked = [given] if isinstance(given, str) else given
-    names = tuple(split(asked, whole=_is_folder) if asked else default)
-    unknown = [name for name in names if name not in known and not (what == "models" and name.startswith(ANY))]
+    names = tuple(split(asked) if asked else default)
+    unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise ModelError(f"{what} must be of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
     return names
@@ -158,7 +179,8 @@ def _model_settings(given: Mapping[str, Any]) -> ModelSettings:
         raise ModelError(f"device must be one of {', '.join(available)}, got {device!r}")
     if threads is not None and threads > (limit := THREADS_A_CORE * cores):
         raise ModelError(f"threads must be at most {limit} on {cores} cores, got {threads}")
-    profile = given["profile"] or ("pretrained" if given["weights"] else "7b" if device != "cpu" else "tiny")
+    profile = given["profile"] or ("pretrained" if given["weights"] else "tiny" if device == "cpu" else "random")
+    profile = given["real_shapes"] if profile in ("7b", "random") else profile
     return ModelSettings(
         profile=profile,
         device=device,

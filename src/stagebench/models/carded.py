@@ -1,0 +1,91 @@
+"""A registered model of transformers: its config and its processor out of what its registration says, nothing else."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+from stagebench.core.errors import ModelError
+from stagebench.core.settings import ModelSettings
+from stagebench.models.huggingface import HuggingFaceModel, put_together
+from stagebench.models.processors import read_processor
+from stagebench.models.profiles import build_tokenizer, narrow
+from stagebench.models.registration import Registration
+from stagebench.models.weights import located, read_config, reading
+
+TINY_VOCABULARY = 512
+_TEMPLATE = """{% for message in messages %}USER: {% for part in message.content %}\
+{% if part.type == 'image' %}IMAGE{% elif part.type == 'video' %}VIDEO{% else %}{{ part.text }}{% endif %}\
+{% endfor %}{% endfor %} ASSISTANT:"""
+
+
+def build_registered(registration: Registration, settings: ModelSettings) -> HuggingFaceModel:
+    """Build a model of one of the settings' profiles; a checkpoint must have the network's model type."""
+    name = registration.name
+    network: type[PreTrainedModel] = registration.resolve("network")
+    if not (isinstance(network, type) and issubclass(network, PreTrainedModel)):
+        raise ModelError(f"the network of {name} must be a class of transformers' networks, got {network!r}")
+    with reading(f"the model {name}"):
+        if settings.profile == "pretrained":
+            source = located(str(settings.weights))
+            settings = replace(settings, weights=source)
+            config = read_config(f"the config of {source}", network.config_class, source)
+            own = registration.resolve("processor")
+            processor = own(config) if callable(own) else read_processor(config, settings)
+        else:
+            config = config_of(registration, network, settings.profile)
+            processor = _processor(registration, config, settings)
+        return put_together(name, network, config, processor, settings)
+
+
+def config_of(registration: Registration, network: type[PreTrainedModel], profile: str) -> PretrainedConfig:
+    """Return the config of real shapes, or of the profile "tiny" one with the same visual tokens of an image."""
+    kind = network.config_class
+    config = kind(**registration.config or {})
+    if profile == "tiny":
+        values = narrow(config.to_dict(), vocab_size=TINY_VOCABULARY)
+        config = kind(**_updated(values, dict(registration.tiny)))
+    return config
+
+
+def _updated(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    for key, value in changes.items():
+        nested = isinstance(value, dict) and isinstance(values.get(key), dict)
+        values[key] = _updated(values[key], value) if nested else value
+    return values
+
+
+def _processor(registration: Registration, config: PretrainedConfig, settings: ModelSettings) -> Any:
+    """Make the processor, and give the config the ids of its tokenizer's special tokens."""
+    made = registration.resolve("processor")
+    if callable(made):
+        return made(config)
+    names = registration.tokens
+    tokenizer = build_tokenizer(config.get_text_config().vocab_size, tuple(dict.fromkeys(names.values())), names)
+    tokenizer.chat_template = _TEMPLATE.replace("IMAGE", registration.image).replace("VIDEO", registration.video)
+    _give_ids(config, tokenizer)
+    if config.get_text_config() is not config:
+        _give_ids(config.get_text_config(), tokenizer)
+    with TemporaryDirectory() as folder:  # as a checkpoint's: transformers has no other way for all of them
+        tokenizer.save_pretrained(folder)
+        classes = IMAGE_PROCESSOR_MAPPING_NAMES[config.model_type]
+        image_processor = {"image_processor_type": classes.get("torchvision", classes.get("pil"))}
+        processor = {"processor_class": PROCESSOR_MAPPING_NAMES[config.model_type]}
+        for file, values in (
+            ("preprocessor_config.json", image_processor | dict(registration.image_processor)),
+            ("processor_config.json", processor | dict(made)),
+        ):
+            (Path(folder) / file).write_text(json.dumps(values), encoding="utf-8")
+        return read_processor(config, replace(settings, weights=folder, preprocess="checkpoint"))
+
+
+def _give_ids(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    for name, token in tokenizer.special_tokens_map.items():
+        for key in (f"{name}_id", f"{name}_index"):
+            if isinstance(token, str) and hasattr(config, key):
+                setattr(config, key, tokenizer.convert_tokens_to_ids(token))

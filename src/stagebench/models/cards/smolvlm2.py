@@ -1,0 +1,39 @@
+"""SmolVLM2, with the shapes of https://huggingface.co/HuggingFaceTB/SmolVLM2-2.2B-Instruct; frames are not split."""
+
+from stagebench.models.registration import Registration
+
+CARD = Registration(
+    name="smolvlm2",
+    network="transformers:SmolVLMForConditionalGeneration",
+    config={
+        "text_config": {
+            "model_type": "llama",
+            "vocab_size": 49280,
+            "hidden_size": 2048,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 32,
+            "head_dim": 64,
+            "max_position_embeddings": 8192,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 130000.0},
+        },
+        "vision_config": {
+            "intermediate_size": 4304,
+            "num_hidden_layers": 27,
+            "image_size": 384,
+            "patch_size": 14,
+        },
+        "scale_factor": 3,
+    },
+    tokens={
+        "image_token": "<image>",
+        "video_token": "<video>",
+        "fake_image_token": "<fake_token_around_image>",
+        "global_image_token": "<global-img>",
+        "end_of_utterance_token": "<end_of_utterance>",
+    },
+    image="<image>",
+    video="<video>",
+    image_processor={"do_image_splitting": False, "max_image_size": {"longest_edge": 384}},
+    processor={"image_seq_len": 81},
+)
