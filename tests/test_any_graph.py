@@ -15,10 +15,11 @@ from transformers import StoppingCriteriaList
 
 from stagebench.backends import graph
 from stagebench.backends.any_graph import AnyGraphBackend, Form
-from stagebench.backends.load import with_backend
+from stagebench.backends.load import refusal, with_backend
 from stagebench.backends.static_cache import CACHE_ARGUMENT, why_not_static
 from stagebench.core.artifacts import Inputs, Sample
 from stagebench.core.errors import ModelError, StageError
+from stagebench.core.settings import ModelSettings
 from stagebench.core.stages import IN_GENERATE
 from stagebench.models.huggingface import HuggingFaceModel
 from stagebench.models.tape import Encoders
@@ -27,13 +28,15 @@ from stagebench.pipeline.decode import advance, decode
 from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import prefill
 from stagebench.pipeline.run_stages import reference_generate, run_stages, staged_generate
+from stagebench.pipeline.timing import pinned_runtime
 from stagebench.pipeline.verify import Reference, expected_work
 
 pytestmark = pytest.mark.filterwarnings("ignore:`hidden_state` is deprecated:FutureWarning")
 OPTIONS = {"max_new_tokens": 8, "do_sample": False}
-REFUSED = {"florence2": "reads 1 values on the host"}
+REFUSED = {"florence2": "needs layers that attend to tokens, got none in a EncoderDecoderCache"}
 if CACHE_ARGUMENT == "past_key_values":  # before transformers 5.24
-    REFUSED |= {"aria": "reads 128 values on the host", "mllama": "reads 1 values on the host"}
+    reads = "can't take steps of a {}ForConditionalGeneration: it reads {} values on the host"
+    REFUSED |= {"aria": reads.format("Aria", 128), "mllama": reads.format("Mllama", 1)}
 
 
 def plain_model(name: str, **settings: Any) -> HuggingFaceModel:
@@ -77,11 +80,28 @@ def test_prompts_in_turn_have_the_tokens_of_generate_or_the_family_is_refused_in
     several = [inputs_for(plain), inputs_for(plain, (30, 31, 32)), inputs_for(plain)]
     fast = with_graphs(plain)
     if name in REFUSED:
-        with pytest.raises(ModelError, match=f"the backend graph can't take steps of a .*: it {REFUSED[name]}$"):
+        with pytest.raises(ModelError, match=f"^the backend graph {REFUSED[name]}$"):
             staged_generate(fast, several[0], OPTIONS)
         return
     expected = [reference_generate(plain, inputs, OPTIONS).tolist() for inputs in several]
     assert [rows(staged_generate(fast, inputs, OPTIONS)) for inputs in several] == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - REFUSED.keys()))
+def test_on_a_gpu_graphs_give_the_tokens_of_generate(name: str, gpu: torch.device) -> None:
+    plain = plain_model(name)
+    several = [on(gpu, inputs_for(plain, words)) for words in ((), (30, 31, 32), ())]
+    plain.hf_model.to(gpu)
+    with pinned_runtime(ModelSettings(device="cuda")):
+        expected = [reference_generate(plain, inputs, OPTIONS).tolist() for inputs in several]
+        fast = with_backend(plain, "graph")
+        assert [rows(staged_generate(fast, inputs, OPTIONS)) for inputs in several] == expected
+
+
+def on(device: torch.device, inputs: Inputs) -> Inputs:
+    given = {name: tensor.to(device) for name, tensor in inputs.given.items()}
+    return Inputs(inputs.input_ids.to(device), inputs.attention_mask.to(device), given, inputs.images)
 
 
 def test_images_of_other_grids_in_turn_have_the_tokens_of_generate() -> None:
@@ -144,7 +164,10 @@ def test_decoding_goes_on_after_wasted_steps_as_in_generate() -> None:
     assert advance(fast, going, 4).sequences[0, stopped.prompt_tokens :].tolist() == whole[: end + 5]
 
 
-@pytest.mark.parametrize("name", {"llava", "qwen2_5_vl", "gemma3", "qwen3_5", "mllama", "paligemma"} - REFUSED.keys())
+PADDED = {"llava", "qwen2_5_vl", "gemma3", "qwen3_5", "mllama", "paligemma"}
+
+
+@pytest.mark.parametrize("name", sorted(PADDED - REFUSED.keys()))
 def test_rows_padded_on_the_left_have_the_tokens_of_generate(name: str) -> None:
     plain = plain_model(name)
     short, long = inputs_for(plain), inputs_for(plain, (40, 41, 42))
@@ -215,6 +238,12 @@ def test_layers_that_a_step_can_not_serve_are_refused_by_name(settings: dict[str
     vars(plain.hf_model.config.get_text_config()).update(settings)
     with pytest.raises(ModelError, match=f"^the backend graph needs {message}$"):
         with_backend(plain, "graph")
+
+
+def test_an_encoder_of_texts_is_refused() -> None:
+    assert refusal(plain_model("florence2"), "graph") == (
+        "the backend graph needs a decoder alone, got one with an encoder of texts"
+    )
 
 
 def test_a_step_that_gives_other_logits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

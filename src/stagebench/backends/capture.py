@@ -11,7 +11,6 @@ from torch.cuda import _POOL_HANDLE  # the type of what `graph_pool_handle` give
 
 from stagebench.core.artifacts import Work
 from stagebench.core.errors import ModelError
-from stagebench.core.shown import one_line
 from stagebench.models.tape import tensors_of
 from stagebench.pipeline.counters import ADDITIVE, count_work
 from stagebench.pipeline.timing import synchronize, without_collection
@@ -83,7 +82,9 @@ def _no_waiting() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise NotCapturableError(one_line(error)) from error
+        if "synchronizing" not in str(error):
+            raise
+        raise NotCapturableError("it waits for the device") from error
     finally:
         torch.cuda.set_sync_debug_mode(before)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, EncoderDecoderCache, PreTrainedModel
+from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer, StaticLayer
 
 from stagebench.backends.static_cache import set_length
@@ -26,8 +26,10 @@ class _CrossLayer(DynamicLayer):  # type: ignore[misc] # transformers' class is 
 
 
 def why_not_fixed(hf_model: PreTrainedModel) -> str | None:
-    """Say by the config which layers a fixed cache can't serve; None where it may."""
+    """Say by the config what a fixed cache needs and does not get; None where it may serve."""
     text = hf_model.config.get_text_config(decoder=True)
+    if hf_model.config.is_encoder_decoder:
+        return "a decoder alone, got one with an encoder of texts"
     if getattr(text, "attention_chunk_size", None):
         return f"attention in one piece, got chunks of {text.attention_chunk_size}"
     others = sorted(set(getattr(text, "layer_types", None) or ()) - set(_KNOWN))
@@ -36,45 +38,35 @@ def why_not_fixed(hf_model: PreTrainedModel) -> str | None:
 
 def fixed(cache: Cache, slots: int, hf_model: PreTrainedModel) -> Cache:
     """Return an empty cache for what one that a prompt filled holds, with so many slots; refuse its layers by name."""
-    if isinstance(cache, EncoderDecoderCache):
-        own = fixed(cache.self_attention_cache, slots, hf_model)
-        return EncoderDecoderCache(own, Cache(layers=[_still(layer) for layer in cache.cross_attention_cache.layers]))
     across = crossed(cache, hf_model)
-    layers = [_still(layer) if layer in across else _fixed(layer, slots) for layer in cache.layers]
+    layers = [_fixed(layer, slots, layer in across) for layer in getattr(cache, "layers", ())]
     if not any(isinstance(layer, StaticLayer) for layer in layers):
-        raise ModelError("the backend graph needs a layer that attends to tokens, got none")
+        raise ModelError(f"the backend graph needs layers that attend to tokens, got none in a {type(cache).__name__}")
     return Cache(layers=layers)
 
 
 def crossed(cache: Cache, hf_model: PreTrainedModel) -> list[Any]:
     """List the layers of what a text looks at, to which no step adds."""
-    if isinstance(cache, EncoderDecoderCache):
-        return list(cache.cross_attention_cache.layers)
     numbers = getattr(hf_model.config.get_text_config(decoder=True), "cross_attention_layers", None) or ()
     return [cache.layers[i] for i in numbers]
 
 
-def _fixed(layer: Any, slots: int) -> Any:
+def _fixed(layer: Any, slots: int, across: bool) -> Any:
     if type(layer) is LinearAttentionLayer:
         return copy.deepcopy(layer)  # its states have one size, and are updated in place
     if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or not layer.is_initialized:
         raise ModelError(f"the backend graph needs layers that attend to tokens, got a {type(layer).__name__}")
-    static = StaticLayer(slots)
-    static.lazy_initialization(layer.keys, layer.values)
-    return static
-
-
-def _still(layer: Any) -> _CrossLayer:
-    still = _CrossLayer()
-    still.lazy_initialization(layer.keys, layer.values)
-    still.keys, still.values = layer.keys.clone(), layer.values.clone()
-    return still
+    made = _CrossLayer() if across else StaticLayer(slots)
+    made.lazy_initialization(layer.keys, layer.values)
+    if across:
+        made.keys, made.values = layer.keys.clone(), layer.values.clone()
+    return made
 
 
 def load(into: Cache, cache: Cache, length: int) -> None:
     """Copy what a prompt of so many tokens left, and zero all slots without a token."""
     targets, sources, empty = [], [], []
-    for layer, source in zip(_layers(into), _layers(cache), strict=True):
+    for layer, source in zip(into.layers, cache.layers, strict=True):
         for mine, theirs in zip(_tensors(layer), _tensors(source), strict=True):
             if isinstance(layer, StaticLayer):
                 start = length - theirs.shape[2]  # 0, or where a window begins
@@ -89,18 +81,12 @@ def load(into: Cache, cache: Cache, length: int) -> None:
 
 def is_recurrent(cache: Cache) -> bool:
     """Say whether a step can't be taken back: of the tokens so far some layers keep one state."""
-    return any(isinstance(layer, LinearAttentionLayer) for layer in _layers(cache))
+    return any(isinstance(layer, LinearAttentionLayer) for layer in cache.layers)
 
 
 def tensors_of_cache(cache: Cache) -> list[Tensor]:
     """List what a cache keeps from step to step."""
-    return [tensor for layer in _layers(cache) for tensor in _tensors(layer)]
-
-
-def _layers(cache: Cache) -> list[Any]:
-    if isinstance(cache, EncoderDecoderCache):
-        return [*cache.self_attention_cache.layers, *cache.cross_attention_cache.layers]
-    return list(cache.layers)
+    return [tensor for layer in cache.layers for tensor in _tensors(layer)]
 
 
 def _tensors(layer: Any) -> list[Tensor]:

@@ -65,8 +65,7 @@ def static_cache(hf_model: PreTrainedModel, batch: int, length: int) -> StaticCa
 
 def growing(cache: Cache) -> list[StaticLayer]:
     """List the layers that a step makes one longer; all of them count alike."""
-    layers = getattr(cache, "self_attention_cache", cache).layers
-    return [layer for layer in layers if isinstance(layer, StaticLayer)]
+    return [layer for layer in cache.layers if isinstance(layer, StaticLayer)]
 
 
 def set_length(cache: Cache, length: Tensor) -> None:

@@ -146,16 +146,12 @@ class Reference:
 def _lengthened(prefilled: Prefilled, length: int) -> dict[str, Any]:
     """Return the state of a prompt with a cache of so many tokens, whatever they are."""
     cache, tokens = cache_of(prefilled.state), prefilled.prompt_tokens
-    own = getattr(cache, "self_attention_cache", cache)
-    for i, layer in enumerate(own.layers):
+    for i, layer in enumerate(cache.layers):
         if isinstance(layer, DynamicLayer) and layer.get_seq_length() == tokens:
-            own.layers[i] = DynamicLayer()  # of a window too
-            own.layers[i].update(*(_resized(tensor, length) for tensor in (layer.keys, layer.values)))
+            cache.layers[i] = DynamicLayer()  # of a window too
+            missing = (0, 0, 0, length - layer.keys.shape[2])
+            cache.layers[i].update(pad(layer.keys, missing), pad(layer.values, missing))
     return prefilled.state
-
-
-def _resized(tensor: Tensor, length: int) -> Tensor:
-    return pad(tensor, (0, 0, 0, length - tensor.shape[2]))
 
 
 def count_reference(model: VisionLanguageModel, sample: Sample, options: Options) -> Reference:
