@@ -85,10 +85,8 @@ def warm_processes(_a_machine_of_its_own):
 @pytest.fixture(scope="session")
 def suite_command(warm_processes):
     """Runs the benchmark suite in a process of its own, on the CPU, few rounds and few tokens."""
-    imported = (
-        "ignore:Module already imported so cannot be rewritten; (anyio|stagebench):pytest.PytestAssertRewriteWarning"
-    )
-    quick = ("pytest", "benchmarks", *QUICK, "-W", imported)
+    imported = "-Wignore:Module already imported so cannot be rewritten; {}:pytest.PytestAssertRewriteWarning"
+    quick = ("pytest", "benchmarks", *QUICK, *map(imported.format, ("anyio", "stagebench")))
     return functools.partial(warm_processes.run, *quick, cwd=Path(__file__).parents[1])
 
 
@@ -151,12 +149,16 @@ def nothing_is_left(git):
     return check
 
 
-PROJECT_CONFTEST = """
+PROJECT_PLUGIN = """
 def pytest_addoption(parser):
     for name in ("--stage-order-seed", "--stage-rounds"):
         parser.addoption(name, type=int)
     parser.addoption("--stage-times-only", action="store_true")
+"""
 
+PROJECT_PACKAGE = "__path__ = __import__('pkgutil').extend_path(__path__, __name__)"  # all else is that of ours
+
+PROJECT_CONFTEST = """
 def pytest_benchmark_generate_machine_info():
     import pathlib
     files = {name: pathlib.Path(name).read_text() for name in ("dtype", "torch")}
@@ -200,6 +202,9 @@ def new_project(git):
             "conftest.py": PROJECT_CONFTEST,
             "benchmarks/test_fake.py": PROJECT_SUITE,
             "src/fake.py": PROJECT_SOURCE,
+            "src/stagebench/__init__.py": PROJECT_PACKAGE,
+            "src/stagebench/suite/__init__.py": PROJECT_PACKAGE,
+            "src/stagebench/suite/plugin.py": PROJECT_PLUGIN,
             "pyproject.toml": "[tool.pytest.ini_options]\n",
             "dtype": "float32",
             "torch": "2.13",

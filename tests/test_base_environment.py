@@ -81,7 +81,13 @@ def test_other_pins_are_other_dependencies(tmp_path):
     assert dependencies(base) != dependencies(head)
 
 
-def test_a_checkout_without_a_project_is_refused(tmp_path):
+def test_a_base_that_says_of_no_dependencies_runs_with_this_interpreter(tmp_path):
     (tmp_path / "base").mkdir()
+    assert find(tmp_path, tmp_path / "base", checkout(tmp_path / "head", "a")) == (Path(sys.executable), [])
+
+
+def test_a_project_that_can_not_be_read_is_refused(tmp_path):
+    checkout(tmp_path / "base")
+    (tmp_path / "base" / "pyproject.toml").write_text("=")
     with pytest.raises(GateError, match=r"can't read the dependencies in .*pyproject\.toml"):
         find(tmp_path, tmp_path / "base", tmp_path / "base")

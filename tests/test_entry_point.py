@@ -57,6 +57,17 @@ def test_any_model_is_timed_in_an_empty_folder(pytester, installed, tmp_path_fac
     assert (run["stagebench"]["complete"], run["machine_info"]["gc"]) == (True, "off")
 
 
+@pytest.mark.parametrize(("gone", "status"), [("test_ceilings", 0), ("test_reference", 1)])
+def test_of_the_package_what_was_not_asked_for_is_not_missed(pytester, installed, gone, status):
+    asked = ("--pyargs", "stagebench.benchmarks.test_reference", "--stage-rounds=1", "--stage-device=cpu")
+    assert pytester.runpytest_inprocess(*asked, "--benchmark-json=out.json").ret == 0
+    run = json.loads((pytester.path / "out.json").read_text())
+    assert run["stagebench"]["selection"] == ["stagebench.benchmarks.test_reference"]
+    run["benchmarks"].append(run["benchmarks"][0] | {"fullname": f"benchmarks/{gone}.py::test_gone"})
+    (pytester.path / "out.json").write_text(json.dumps(run))
+    assert pytester.runpytest_inprocess(*asked, "--benchmark-compare=out.json").ret == status
+
+
 FAILING = """
 import pytest
 

@@ -33,7 +33,8 @@ def command(out: Path, processes: int, judged: bool, baselines: Path, **planned:
     A first process verifies that the stages do the work of generate(), and counts it; each of the others times every
     benchmark, and its median is one sample. The default is the fewest processes with which a comparison can decide on
     times. What is in OUT already is not measured again: the same command goes on where it was stopped. Arguments of
-    pytest say what is run (--stage-model, --stage-new-tokens ...), not which benchmarks, nor how often.
+    pytest say what is run (--stage-model, --stage-new-tokens ...), not which benchmarks, nor how often. A folder
+    without benchmarks/ has those of stagebench, of whatever model is named.
 
     OUT/results.json is pytest-benchmark's JSON, for `compare`, `baseline accept` and `explain`.
 
@@ -42,8 +43,6 @@ def command(out: Path, processes: int, judged: bool, baselines: Path, **planned:
     """
     say = teller(Console(stderr=True))
     with tidy_stop("all processes had run; those that had are kept"):
-        if not Path("benchmarks").is_dir():
-            raise ResultsError(f"a recording runs in a checkout with benchmarks/, got {Path.cwd()}")
         require_writable(out / "results.json")
         plan = recording.plan_of(Path.cwd(), **planned)
         with locked(out, "only one recording at a time may write to a folder"), measurement(say):

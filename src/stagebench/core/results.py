@@ -19,6 +19,7 @@ from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import json_text, read_json, write_text
 
 SCHEMAS = {"results": 1, "samples": 1, "verdicts": 1, "report": 1}  # all formats that are written, with their versions
+BENCHMARKS = "benchmarks"  # the folder of a checkout, and the package, in which they are
 REFERENCE = "test_reference"  # no change touches it: it shows what the machine did, and is never judged
 NAMING = ("device", "profile", "dtype")  # of the environment, what every identity has, and a person knows it by
 ROUNDING = 1e-6  # relative; statistics that are further apart are not of the same times

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stagebench.core.results import Benchmark
+from stagebench.core.results import BENCHMARKS, Benchmark
 from stagebench.core.settings import BACKENDS, DEFAULT_MODELS
 from stagebench.suite.options import PREFIX
 from stagebench.suite.settings import Settings
@@ -36,7 +36,7 @@ def described(config: pytest.Config) -> list[str]:
     if "eager" not in settings.backends:
         chosen.append(f"{PREFIX}backend without eager")
     if config.args_source is config.ArgsSource.ARGS:
-        chosen += sorted(arg for arg in config.args if "::" in arg or (config.invocation_params.dir / arg).is_file())
+        chosen += sorted(arg for arg in config.args if "::" in arg or _file_of(config, arg).suffix == ".py")
     return chosen or ["what a plugin deselects"][: len(deselected(config))]
 
 
@@ -74,11 +74,23 @@ def _is_ignored(config: pytest.Config, path: Path) -> bool:
 def _is_within(config: pytest.Config, name: str, argument: str) -> bool:
     """Say whether an argument of pytest names a benchmark: itself, or its file, class, function or folder.
 
-    What is not there as a path (a package, with `--pyargs`) may name anything.
+    What is not there as a path (another package, with `--pyargs`) may name anything.
     """
     file, _, inside = name.partition("::")
-    asked, _, part = argument.partition("::")
-    folder, path = (config.invocation_params.dir / asked).resolve(), (config.rootpath / file).resolve()
-    if not folder.exists():
+    folder, path, part = _file_of(config, argument), (config.rootpath / file).resolve(), argument.partition("::")[2]
+    if not folder.exists() and not _is_shipped(config, argument):
         return True
     return path.is_relative_to(folder) and (not part or inside == part or inside.startswith((f"{part}::", f"{part}[")))
+
+
+def _file_of(config: pytest.Config, argument: str) -> Path:
+    """Return the file or folder that an argument of pytest names; of our package, that by which its benchmarks go."""
+    asked = argument.partition("::")[0]
+    if not _is_shipped(config, argument):
+        return (config.invocation_params.dir / asked).resolve()
+    place = (config.rootpath / Path(*asked.split(".")[1:])).resolve()
+    return place if place.name == BENCHMARKS else place.with_suffix(".py")
+
+
+def _is_shipped(config: pytest.Config, argument: str) -> bool:
+    return bool(config.option.pyargs) and argument.partition("::")[0].startswith(f"stagebench.{BENCHMARKS}")

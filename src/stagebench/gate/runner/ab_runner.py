@@ -13,7 +13,7 @@ from rich.progress import track
 
 from stagebench.core.errors import GateError
 from stagebench.core.machine import environment
-from stagebench.core.results import Results, by_name, is_reference, short_name, write_results
+from stagebench.core.results import BENCHMARKS, Results, by_name, is_reference, short_name, write_results
 from stagebench.gate import decide as gate
 from stagebench.gate.counters import judge_counters
 from stagebench.gate.limits import Rules
@@ -88,10 +88,10 @@ class ABRunner:
     def count(self) -> Sides:
         """Run one process a side that proves what it runs and counts its work; its single round is no measurement."""
         planned = [ScheduledProcess("counters", 0, i, side, self.plan.seed) for i, side in enumerate(SIDES)]
-        return self._sides(planned, 1, ["benchmarks"], None)
+        return self._sides(planned, 1, [BENCHMARKS], None)
 
     def time(self, phase: str, paths: Sequence[str]) -> Sides:
-        """Run both sides of "first" or "confirmation" by turns, nothing proven nor counted; pytest collects `paths`."""
+        """Run both sides of "first" or "confirmation" by turns, nothing proven nor counted, of benchmarks by name."""
         planned = schedule(phase, self.plan.blocks, self.plan.seed)
         return self._sides(planned, 2 if self.plan.lockstep else 1, paths, self.plan.rounds)
 
@@ -114,7 +114,8 @@ class ABRunner:
     def _process(self, each: ScheduledProcess, paths: Sequence[str], rounds: int | None) -> FreshProcess:
         shuffled = random.Random(each.order_seed).sample(paths, len(paths))
         more = (*self.plan.arguments, f"--benchmark-timer={CLOCKS[self.plan.clock]}")
-        arguments = pytest_arguments(shuffled, more, self.plan.select, rounds, each.order_seed)
+        base = self.variants["base"].root  # a change does not choose what judges it
+        arguments = pytest_arguments(base, shuffled, more, self.plan.select, rounds, each.order_seed)
         return FreshProcess(self.variants[each.variant], arguments, self.folder / each.file_name)
 
 
@@ -169,7 +170,7 @@ class Phases:
 
     def _times(self, base: list[Results], head: list[Results], counters: Sequence[Verdict]) -> list[Verdict]:
         """Time both sides, and add their runs to those that counted."""
-        first = self.runner.time("first", ["benchmarks"])
+        first = self.runner.time("first", [BENCHMARKS])
         base += first[0]
         head += first[1]
         times = gate.judge_times(*first, self.rules, counters)

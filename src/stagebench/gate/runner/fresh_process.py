@@ -19,14 +19,15 @@ from pathlib import Path
 from stagebench.core.errors import GateError, StageError
 from stagebench.core.machine import processes
 from stagebench.core.machine.locks import scratch_folder
-from stagebench.core.results import REFERENCE, Results, read_results
+from stagebench.core.results import BENCHMARKS, REFERENCE, Results, read_results
 from stagebench.gate.runner import lockstep
 from stagebench.gate.runner.worktrees import ELSEWHERE
 from stagebench.gate.verdicts import Verdict
 
-# No plugins but pytest-benchmark, as they would cost a second. The allocator keeps what it has: pages handed back after
-# each round and faulted in again cost up to a third of a load, and how much differs from process to process.
-_PYTEST = "-m pytest -p pytest_benchmark.plugin -p no:cacheprovider -q".split()
+# No plugins but pytest-benchmark and ours, as they would cost a second. The allocator keeps what it has: pages handed
+# back after each round and faulted in again cost up to a third of a load, and how much differs from process to process.
+_PLUGINS = "-p pytest_benchmark.plugin -p stagebench.suite.plugin -p no:cacheprovider".split()
+_PYTEST = ("-m", "pytest", *_PLUGINS, "-q", "--rootdir=.")
 _ENVIRONMENT = {
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     "PYTHONHASHSEED": "0",
@@ -45,7 +46,7 @@ class Variant:
     """What is measured."""
 
     name: str  # "base" or "head", or what else an error is to call it
-    root: Path  # a checkout, with `src`, `benchmarks` and a `conftest.py`
+    root: Path  # a checkout, with a `conftest.py`, and with `src` and `benchmarks` where it has them
     python: Path  # the interpreter, with what the checkout depends on
 
 
@@ -63,15 +64,22 @@ class FreshProcess:
 
 
 def pytest_arguments(
-    paths: Sequence[str], more: Sequence[str], select: str, rounds: int | None, order_seed: int
+    root: Path, names: Sequence[str], more: Sequence[str], select: str, rounds: int | None, order_seed: int
 ) -> tuple[str, ...]:
     """Return what a process runs: that many rounds to time; or, with None, one round that is proven and counted.
 
-    Of `select`, as in pytest's `-k`, all is run if it is empty; the reference workload always is.
+    Collected are benchmarks by name, or `BENCHMARKS` for all: those of this package where the checkout has none. Of
+    `select`, as in pytest's `-k`, all is run if it is empty; the reference workload always is.
     """
     chosen = ("-k", f"({select}) or {REFERENCE}") if select else ()
     timed = ("--stage-rounds=1",) if rounds is None else ("--stage-times-only", f"--stage-rounds={rounds}")
+    paths = names if (root / BENCHMARKS).is_dir() else ["--pyargs", *map(_shipped, names)]
     return (*paths, *more, *chosen, *timed, f"--stage-order-seed={order_seed}")
+
+
+def _shipped(name: str) -> str:
+    file, *inside = name.split("::", 1)
+    return "::".join([f"stagebench.{file.removesuffix('.py').replace('/', '.')}", *inside])
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,19 @@ from pytest_benchmark.stats import Stats
 
 from stagebench.core.errors import ResultsError
 from stagebench.core.machine.environment import differences, fingerprint
-from stagebench.core.results import Benchmark, Process, Results, by_name, is_reference, read_results, write_results
+from stagebench.core.results import (
+    BENCHMARKS,
+    Benchmark,
+    Process,
+    Results,
+    by_name,
+    is_reference,
+    read_results,
+    write_results,
+)
 from stagebench.gate.runner.fresh_process import FreshProcess, Variant, measure, pytest_arguments
 
 PROOF = 0  # the number of the process that proves; the timing ones count from 1
-CODE = ("conftest.py", "benchmarks/**/*.py", "src/**/*.py")  # of a checkout, that a benchmark can depend on
 
 # Arguments of pytest that each process gets from here, or that choose benchmarks: `-k`, `-kdecode`, `-qk`, `--`.
 OWN = re.compile(
@@ -39,7 +47,13 @@ def plan_of(root: Path, rounds: int, select: str, pytest_arguments: Sequence[str
     for argument in pytest_arguments:
         if OWN.match(argument):
             raise ResultsError(f"what a recording runs and keeps is said by --select, --rounds and OUT, got {argument}")
-    return {"rounds": rounds, "select": select, "arguments": list(pytest_arguments), "code": fingerprint(root, *CODE)}
+    return {"rounds": rounds, "select": select, "arguments": list(pytest_arguments), "code": _code(root)}
+
+
+def _code(root: Path) -> str:
+    """Digest what a benchmark can depend on of a checkout: modules and packages at its top, and those two folders."""
+    packages = sorted(path.parent.name for path in root.glob("*/__init__.py"))
+    return fingerprint(root, "*.py", *(f"{folder}/**/*.py" for folder in (BENCHMARKS, "src", *packages)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +93,11 @@ class Recording:
     def measure(self, number: int, others: Mapping[int, Results]) -> Results:
         """Run one process beside those that are there, and keep what it measured if it is one of this recording."""
         plan = self.plan
-        if fingerprint(self.root, *CODE) != plan["code"]:
+        if _code(self.root) != plan["code"]:
             raise ResultsError(f"the code in {self.root} must stay as it was while it is recorded, got other files")
         seed = random.Random(f"process {number}").randrange(2**16)
         rounds = None if number == PROOF else plan["rounds"]
-        arguments = pytest_arguments(["benchmarks"], plan["arguments"], plan["select"], rounds, seed)
+        arguments = pytest_arguments(self.root, [BENCHMARKS], plan["arguments"], plan["select"], rounds, seed)
         variant = Variant(name_of(number), self.root, Path(sys.executable))
         began = time.monotonic()
         (run,) = measure([FreshProcess(variant, arguments, self._path(number))])

@@ -65,6 +65,7 @@ def worktrees(repository: Path, revision: str) -> Iterator[Worktrees]:
     home.mkdir(exist_ok=True)
     with scratch_folder(home) as folder:
         base, head = folder / "base", folder / "head"
+        (folder / "pytest.ini").touch()  # above a copy without settings pytest would find those of the repository
         empty = tuple(_check_out(_git_folder(top), commit, base, top))
         _copy(top, head)
         dirty = bool(_git(head, "status", "--porcelain", "--untracked-files=normal", "--ignore-submodules=none"))
@@ -201,10 +202,10 @@ def _status(where: Path, *arguments: str) -> tuple[int, bytes, bytes]:
 
 
 def dependencies(root: Path) -> tuple[list[str], str]:
-    """Return the `dependencies` in a checkout's pyproject.toml (GateError where it can't be read), and what it pins."""
+    """Return the `dependencies` in a checkout's pyproject.toml (GateError for an unreadable one), and what it pins."""
     path = root / "pyproject.toml"
     try:
-        project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
+        project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {}) if path.exists() else {}
     except (OSError, ValueError) as error:
         raise GateError(f"can't read the dependencies in {path}: {error}") from error
     pins = root / "benchmarks" / "constraints.txt"
@@ -219,7 +220,7 @@ def python_of_base(base: Path, head: Path, home: Path, say: Callable[[str], None
     wanted = given = dependencies(base)
     with suppress(GateError):  # of a head that nobody can read pytest will say so
         given = dependencies(head)
-    if wanted == given:
+    if wanted == given or not wanted[0]:
         return Path(sys.executable)
     folder = home / f"python-{hashlib.sha256(repr((sys.version, wanted)).encode()).hexdigest()[:12]}"
     with locked(folder):  # two gates would build it at once, each over the other's
