@@ -10,7 +10,7 @@ from torch import Tensor
 from stagebench.backends.graph import RECIPES
 from stagebench.core.artifacts import Features, Generation, Inputs
 from stagebench.core.errors import StageError
-from stagebench.models.protocol import VisionLanguageModel
+from stagebench.models.protocol import Family, VisionLanguageModel
 from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import resolved
 from stagebench.pipeline.run_stages import Options
@@ -21,8 +21,17 @@ Rows = list[tuple[list[int], list[Tensor]]]
 """Of each row the new tokens, padded where it stopped early, and the logits of each step, (vocabulary,)."""
 
 
+def of_one_shape(model: VisionLanguageModel) -> str | None:
+    """Why the images and the prompt of a model can't be stretched; None where they can."""
+    if isinstance(model, Family):
+        return None
+    return f"only the processor of {model.name} knows which inputs belong to more images and to a longer prompt"
+
+
 def impossible(model: VisionLanguageModel, inputs: Inputs, batch: int, context: int, options: Options) -> str | None:
     """Why a model cannot do so many rows of so many prompt tokens, as is known beforehand; None where it can."""
+    if reason := of_one_shape(model):
+        return reason
     prompt, positions = inputs.input_ids.shape[1], model.hf_model.config.get_text_config().max_position_embeddings
     if context < prompt:
         return f"the prompt of {model.name} has {prompt} tokens, more than {context}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from batch_inputs import generated, impossible, require_features, require_rows, stretched
+from batch_inputs import generated, impossible, of_one_shape, require_features, require_rows, stretched
 
 from stagebench.benchmarks.no_capture_guard import about
 from stagebench.core.artifacts import Prefilled
@@ -35,6 +35,8 @@ def pytest_generate_tests(metafunc):
 def test_images(benchmark, pedantic, plain_model, model, images, sample, pytestconfig):
     """Encode, of so many images of the model's own size."""
     benchmark.group = f"encode {images}"
+    if reason := of_one_shape(model):
+        pytest.skip(reason)
     inputs = prepared(model, sample)
     pixels = {
         name: torch.randn_like(tensor[:, :1].expand(-1, images, *tensor.shape[2:]))

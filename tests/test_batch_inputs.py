@@ -53,6 +53,11 @@ def test_a_batch_of_the_stages_is_that_of_generate(plain, batch, expected, model
     assert [list(row) for row in generation.token_ids] == [row for row, _ in expected]
 
 
+def test_a_model_that_embeds_its_prompt_itself_is_left_out(tiny_model, inputs):
+    reason = "only the processor of qwen2.5-vl knows which inputs belong to more images and to a longer prompt"
+    assert impossible(tiny_model("qwen2.5-vl"), inputs, 1, 640, OPTIONS) == reason
+
+
 def test_rows_that_stop_early_are_compared_with_the_padding(plain, batch, expected):
     options = {"max_new_tokens": 12, "eos_token_id": [expected[0][0][2]], "do_sample": False}
     rows = generated(plain, *batch, options)
