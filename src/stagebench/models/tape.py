@@ -98,7 +98,9 @@ class Encoders:
         tape: list[EncoderCall] = []
         for each in calls:
             given = {argument: inputs[name] for argument, name in each.inputs.items()}
-            tape.append(taped(each.encoder, getattr(*self._places[each.encoder])(**each.constants, **given)))
+            owner, method = self._places[each.encoder]
+            encoder = owner if each.encoder in self.modules else getattr(owner, method)  # a module with its hooks
+            tape.append(taped(each.encoder, encoder(**each.constants, **given)))
         return tuple(tape)
 
     @contextmanager
