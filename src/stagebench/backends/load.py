@@ -50,5 +50,5 @@ def refusal(model: VisionLanguageModel, name: str) -> str | None:
     elif name == "graph":
         why = why_not_fixed(model.hf_model)
     else:
-        why = "a registered model, whose prompt is embedded here"
+        why = "a model whose prompt is embedded here"
     return why and f"the backend {name} needs {why}"

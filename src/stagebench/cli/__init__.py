@@ -13,6 +13,7 @@ from stagebench.cli.output import refusals
 COMMANDS = {
     "run": ("run:command", "Send one sample through the models and print their stages."),
     "verify": ("run:verify_command", "Check what the times rest on: same tokens, same work."),
+    "models": ("models:command", "List the registered models, and what each can do."),
     "bench": ("bench:command", "Run the benchmarks in fresh processes."),
     "baseline": ("stored:baseline_command", "Accept a run as the baseline of its environment."),
     "compare": ("stored:compare_command", "Compare runs that are already stored."),

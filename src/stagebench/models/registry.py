@@ -116,7 +116,11 @@ def build_model(name: str, settings: ModelSettings) -> VisionLanguageModel:
         return carded.build_registered(registration, settings)
     if settings.profile == "random":  # these call it 7b, as the stored baselines do
         settings = replace(settings, profile="7b")
-    return assembly.assemble(registration.resolve("network"), settings)
+    family = registration.resolve("network")
+    if getattr(family, "name", None) != name:
+        got = getattr(family, "__name__", repr(family))
+        raise ModelError(f"without a config the network of {name} must be a Family of that name, got {got}")
+    return assembly.assemble(family, settings)
 
 
 def _installed() -> dict[str, tuple[str, ...]]:

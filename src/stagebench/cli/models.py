@@ -1,0 +1,57 @@
+"""`stagebench models`: which models are registered, and what each can do."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stagebench.cli.commands import JSON
+from stagebench.cli.output import Console, write_json_to
+from stagebench.core.results import versioned
+from stagebench.core.shown import COUNT, MEGA, SENTENCES, WORDS, Table, show
+
+
+@click.command(name="models", params=[JSON])
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+def command(names: Sequence[str], json_path: Path | None) -> None:
+    """List the registered models, or those named: what they are shown, their sizes, and what each backend can do.
+
+    They are our own, those of installed packages (entry points "stagebench.models"), and those that a conftest.py of
+    the working folder registers. Nothing is downloaded. The prompt is that of the default question about the synthetic
+    clip. A backend may still be refused on the GPU, where it shows that it computes something else.
+    """
+    from stagebench.models.registry import find, import_conftest, registered
+
+    import_conftest()
+    for name in names:
+        find(name)
+    from stagebench.suite.listing import described  # here, because a page of help need not wait for torch
+
+    console = Console(stderr=str(json_path) == "-")
+    with console.status("building narrow models"):
+        models = [described(name) for name in names or registered()]
+    show(_table(models), console)
+    show(_refusals(models), console)
+    write_json_to(json_path, versioned("report", {"models": models}))
+
+
+def _table(models: Sequence[Mapping[str, Any]]) -> Table:
+    """Make a row for each profile of a model; one that can't be built here says why."""
+    numbers = ("parameters", MEGA), ("images", COUNT), ("prompt tokens", COUNT)
+    columns = ("model", WORDS), ("profile", WORDS), *numbers, ("input", WORDS), ("backends", WORDS), ("from", SENTENCES)
+    rows = []
+    for each in models:
+        can = ", ".join(name for name, why in each.get("backends", {}).items() if why is None)
+        shown = (each.get("images"), each.get("prompt_tokens"), each.get("input"), can, each.get("error", each["from"]))
+        rows += [(each["model"], name, size, *shown) for name, size in each.get("parameters", {"": None}).items()]
+    return Table("", columns, rows)
+
+
+def _refusals(models: Sequence[Mapping[str, Any]]) -> Table:
+    """Make a row for each reason why a backend can't be."""
+    reasons: dict[str, list[str]] = {}
+    for each in models:
+        for why in filter(None, each.get("backends", {}).values()):
+            reasons.setdefault(why, []).append(each["model"])
+    return Table("", (("not for", SENTENCES), ("because", SENTENCES)), [(", ".join(n), w) for w, n in reasons.items()])

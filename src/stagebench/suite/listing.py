@@ -1,0 +1,52 @@
+"""What there is to say of registered models before any of them is run."""
+
+from typing import Any
+
+import numpy as np
+
+from stagebench.backends.load import refusal
+from stagebench.core.artifacts import Media
+from stagebench.core.errors import StagebenchError
+from stagebench.core.settings import BACKENDS, DEFAULT_QUESTION, ModelSettings
+from stagebench.media.synthetic_clip import HEIGHT, WIDTH
+from stagebench.models.carded import config_of
+from stagebench.models.registration import Registration
+from stagebench.models.registry import build_model, find, registered
+from stagebench.models.weights import from_config, reading
+
+
+def described(name: str) -> dict[str, Any]:
+    """Describe a model by its name: what it is shown, its parameters by profile, and of each backend why it can't be.
+
+    The prompt is that of the default question about images of the synthetic clip's size. A model that can't be built
+    here has an "error" in one line instead.
+    """
+    made: dict[str, Any] = {"model": name, "from": registered().get(name)}
+    try:
+        registration = find(name)
+        with reading(f"the model {name}"):
+            made["from"] = registered()[name]
+            made["parameters"] = {profile: _parameters(registration, profile) for profile in _profiles(registration)}
+            model = build_model(name, ModelSettings())
+            images = (np.zeros((HEIGHT, WIDTH, 3), np.uint8),) * model.images_per_sample
+            shown = Media(images, "frames", len(images), 0, None)
+            made |= {"input": model.input_kind, "images": model.images_per_sample}
+            made["prompt_tokens"] = model.preprocess(shown, DEFAULT_QUESTION).input_ids.shape[1]
+            made["backends"] = {backend: refusal(model, backend) for backend in BACKENDS}
+    except StagebenchError as error:
+        made["error"] = str(error)
+    return made
+
+
+def _profiles(registration: Registration) -> tuple[str, str]:
+    return ("tiny", "7b" if registration.config is None else "random")
+
+
+def _parameters(registration: Registration, profile: str) -> int:
+    """Count them in a network without memory."""
+    network = registration.resolve("network")
+    if registration.config is None:
+        network, config = network.hf_class, network.random_config(profile)
+    else:
+        config = config_of(registration, network, profile)
+    return int(from_config(network, config, ModelSettings(), "meta").num_parameters())
