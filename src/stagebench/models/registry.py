@@ -25,9 +25,9 @@ _CARDS = {
     "qwen2.5-vl": "qwen2_5_vl",
     "qwen3-vl": "qwen3_vl",
     "qwen3.5": "qwen3_5",
-    "internvl3": "internvl3",
+    "internvl": "internvl",
     "gemma3": "gemma3",
-    "smolvlm2": "smolvlm2",
+    "smolvlm": "smolvlm",
     "llava-onevision": "llava_onevision",
 }
 _BUILT_IN: dict[str, Registration | str] = {

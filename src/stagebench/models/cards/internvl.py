@@ -3,7 +3,7 @@
 from stagebench.models.registration import Registration
 
 CARD = Registration(
-    name="internvl3",
+    name="internvl",
     network="transformers:InternVLForConditionalGeneration",
     config={
         "text_config": {

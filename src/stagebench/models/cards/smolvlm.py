@@ -3,7 +3,7 @@
 from stagebench.models.registration import Registration
 
 CARD = Registration(
-    name="smolvlm2",
+    name="smolvlm",
     network="transformers:SmolVLMForConditionalGeneration",
     config={
         "text_config": {
