@@ -127,6 +127,14 @@ def test_a_prompt_longer_than_a_window_has_the_tokens_of_generate(name: str, lay
     assert rows(staged_generate(with_graphs(narrow), inputs, LONG)) == expected
 
 
+def test_a_rotary_embedding_that_could_grow_gives_the_tokens_of_generate() -> None:
+    plain = plain_model("internvl", rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
+    inputs = inputs_for(plain, (30, 31, 32))
+    expected = reference_generate(plain, inputs, LONG).tolist()
+    assert rows(staged_generate(with_graphs(plain), inputs, LONG)) == expected
+    assert plain.hf_model.get_decoder().rotary_emb.rope_type == "dynamic"
+
+
 def seeded(function: Any, *args: Any) -> Any:
     torch.manual_seed(0)
     return function(*args)

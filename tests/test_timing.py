@@ -1,5 +1,6 @@
 import pytest
 import torch
+from transformers.integrations import sdpa_attention
 
 from stagebench.core.settings import ModelSettings
 from stagebench.pipeline import timing
@@ -36,3 +37,10 @@ def test_a_stage_is_timed_from_one_synchronisation_to_the_next(monkeypatch):
 def test_a_gpu_repeats_itself_where_its_kernels_are_pinned_and_a_cpu_anyway(kernels, repeats):
     with timing.pinned_runtime(ModelSettings(device="cuda", kernels=kernels)):
         assert (timing.repeats_itself(torch.device("cuda")), timing.repeats_itself(CPU)) == (repeats, True)
+
+
+def test_on_a_gpu_with_pinned_kernels_keys_that_queries_share_are_repeated():
+    keys = torch.zeros(1, 2, 3, 8)
+    with timing.pinned_runtime(ModelSettings(device="cuda")):
+        inside = sdpa_attention.use_gqa_in_sdpa(None, keys, keys)
+    assert (inside, sdpa_attention.use_gqa_in_sdpa(None, keys, keys)) == (False, True)

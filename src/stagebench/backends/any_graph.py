@@ -6,9 +6,11 @@ Before a step is used it must give the logits of the plain one. What a graph can
 
 import copy
 import functools
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -44,8 +46,21 @@ class Form:
         seen = torch.arange(layer.max_cache_len, device=tokens.device) <= length
         own = dict(zip(self.names, (tokens, positions, mask * seen, cache), strict=True))
         leaves = [tensors.get(str(i), leaf) for i, leaf in enumerate(self.leaves)]
-        logits: Tensor = self.hf_model(**pytree.tree_unflatten(leaves, self.structure), **own, return_dict=True).logits
+        further = pytree.tree_unflatten(leaves, self.structure)
+        with _original_frequencies(self.hf_model, layer.max_cache_len):
+            logits: Tensor = self.hf_model(**further, **own, return_dict=True).logits
         return logits
+
+
+@contextmanager
+def _original_frequencies(hf_model: PreTrainedModel, slots: int) -> Iterator[None]:
+    """Let no rotary embedding look on the host whether a text outgrew its frequencies, which so many tokens do not."""
+    with ExitStack() as put_back:
+        for module in hf_model.modules():
+            if getattr(module, "rope_type", None) == "dynamic" and slots <= module.original_max_seq_len:
+                put_back.enter_context(patch.dict(vars(module), rope_type="default"))
+                put_back.enter_context(patch.dict(module._buffers, inv_freq=module.original_inv_freq))
+        yield
 
 
 class Step:

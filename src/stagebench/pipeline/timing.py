@@ -3,11 +3,13 @@
 import gc
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import ParamSpec, TypeVar
+from unittest.mock import patch
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers.integrations import sdpa_attention
 
 from stagebench.core.settings import ModelSettings
 
@@ -26,14 +28,18 @@ def pinned_runtime(settings: ModelSettings) -> Iterator[None]:
     """Run the block with the settings' threads and attention kernel; put the threads back afterwards.
 
     On a GPU "efficient" kernels mean torch's memory-efficient attention, because with torch's own choice even
-    `generate()` does not repeat itself; the mathematical kernel stays allowed for what the efficient one can't do. On a
-    CPU the kernels repeat themselves.
+    `generate()` does not repeat itself; the mathematical kernel stays allowed for what the efficient one can't do. Keys
+    that several queries share are repeated for it: handed over as a group they would be a case for the mathematical
+    one, in a step without a mask alone. On a CPU the kernels repeat themselves.
     """
     pinned = settings.device.startswith("cuda") and settings.kernels == "efficient"
     before = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
-        with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]) if pinned else nullcontext():
+        with ExitStack() as kernels:
+            if pinned:
+                kernels.enter_context(sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]))
+                kernels.enter_context(patch.object(sdpa_attention, "use_gqa_in_sdpa", lambda *_: False))
             yield
     finally:
         torch.set_num_threads(before)
