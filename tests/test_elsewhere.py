@@ -2,67 +2,93 @@
 
 import json
 import os
-import subprocess
-import sys
+from contextlib import chdir
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
-from checkpoints import write_checkpoint
+from click.testing import CliRunner
 
+from stagebench.cli import main
+from stagebench.core.results import read_results
 from stagebench.gate.runner.fresh_process import pytest_arguments
 
-ROOT = Path(__file__).parents[1]
 OWN = """
-import functools
-from transformers.models.llava.modeling_llava import LlavaModel
+from transformers import LlavaForConditionalGeneration
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-TIMES, plain = 1, LlavaModel.get_image_features
+TIMES = 1
 
-@functools.wraps(plain)
-def get_image_features(*args, **more):
-    return [plain(*args, **more) for _ in range(TIMES)][-1]
+class Projector(LlavaMultiModalProjector):
+    def forward(self, features):
+        return [super(Projector, self).forward(features) for _ in range(TIMES)][-1]
 
-LlavaModel.get_image_features = get_image_features
+class Mine(LlavaForConditionalGeneration):
+    def __init__(self, config):
+        super().__init__(config)
+        self.model.multi_modal_projector = Projector(config)
+        self.post_init()
 """
-MODEL = "hf:./checkpoint"
-ENCODE, PREPROCESS = (f"benchmarks/test_stages.py::test_stage[{MODEL}-{stage}]" for stage in ("encode", "preprocess"))
+CONFTEST = """
+from stagebench import Registration, register_model
+
+shapes = {"text_config": {"model_type": "llama", "vocab_size": 32064}, "vision_config": {"image_size": 224}}
+prompt = {"patch_size": 32, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+register_model(Registration(
+    name="mine", network="own:Mine", config=shapes, processor=prompt, tokens={"image_token": "<image>"}, image="<image>"
+))
+"""
+ENCODE, PREPROCESS = (f"benchmarks/test_stages.py::test_stage[mine-{stage}]" for stage in ("encode", "preprocess"))
 
 
-@pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory, git):
+@pytest.fixture
+def elsewhere(tmp_path, git):
     """One commit of such a repository."""
-    root = tmp_path_factory.mktemp("elsewhere")
-    write_checkpoint("llava", root / "checkpoint")
-    for name, text in {"conftest.py": "import own\n", "own.py": OWN, ".gitignore": "__pycache__/\nout/\n"}.items():
-        (root / name).write_text(text)
-    git(root, "init", "--quiet")
-    git(root, "add", ".")
-    git(root, "commit", "--quiet", "-m", "first")
-    return root
+    for name, text in {
+        "conftest.py": CONFTEST,
+        "own.py": OWN,
+        ".gitignore": "__pycache__/\nout/\npytest.ini\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "-m", "first")
+    return tmp_path
 
 
-def call(root, command, *arguments):
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200"}
-    asked = ("--", f"--stage-model={MODEL}", "--stage-new-tokens=3", "--stage-device=cpu")
-    line = [sys.executable, "-m", "stagebench", command, *arguments, "--select", "encode or preprocess", *asked]
-    return subprocess.run(line, cwd=root, env=environment, capture_output=True, text=True, check=False)
+def call(root, *command):
+    source = {"PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+    with chdir(root), patch.dict(os.environ, source):
+        return CliRunner().invoke(main, [*command, "--stage-device=cpu", "--stage-new-tokens=3"])
 
 
-def test_the_gate_names_the_stage_of_anybodys_model_that_does_more_work(elsewhere):
-    own = elsewhere / "own.py"
-    own.write_text(OWN.replace("= 1,", "= 2,"))
-    (elsewhere / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")  # of the head alone, and ignored
-    (elsewhere / ".git" / "info" / "exclude").write_text("pytest.ini\n")
-    done = call(elsewhere, "gate", "--base", "HEAD", "--counters-only", "--json", "-", "--out", "out/gate")
+def test_the_gate_names_the_stage_of_an_own_model_that_does_more_work(elsewhere):
+    assert len(CONFTEST.strip().splitlines()) <= 10
+    (elsewhere / "own.py").write_text(OWN.replace("TIMES = 1", "TIMES = 2"))
+    (elsewhere / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")  # in neither copy, but above both
+    asked = ("--counters-only", "--select", "encode or preprocess", "--json", "-", "--out", "out")
+    done = call(elsewhere, "gate", "--base", "HEAD", *asked, "--", "--stage-model=mine")
+    assert done.exit_code == 1, done.output
     verdicts = {v["benchmark"]: v["verdict"] for v in json.loads(done.stdout)["verdicts"]}
-    assert (done.returncode, verdicts[ENCODE], verdicts[PREPROCESS]) == (1, "regression", "pass"), done.stderr
+    assert verdicts == {ENCODE: "regression", PREPROCESS: "pass"}
+
+
+def test_a_folder_without_benchmarks_records_those_of_the_package(tmp_path):
+    done = call(tmp_path, "bench", "out", "--processes=1", "--rounds=1", "--select=test_ceiling", "--")
+    assert done.exit_code == 0, done.output
+    names = [benchmark["fullname"] for benchmark in read_results(tmp_path / "out" / "results.json")["benchmarks"]]
+    assert names == [
+        "benchmarks/test_ceilings.py::test_ceiling[bandwidth]",
+        "benchmarks/test_ceilings.py::test_ceiling[flops]",
+        "benchmarks/test_reference.py::test_reference",
+    ]
 
 
 @pytest.mark.parametrize("checkout", ["with benchmarks", "without"])
 def test_a_benchmark_is_collected_by_its_name_wherever_it_is(tmp_path, checkout):
     if checkout == "with benchmarks":
         (tmp_path / "benchmarks").mkdir()
-    name = "stagebench.benchmarks.test_stages::test_stage[hf:./checkpoint-encode]"
+    name = "stagebench.benchmarks.test_stages::test_stage[mine-encode]"
     expected = (ENCODE,) if checkout == "with benchmarks" else ("--pyargs", name)
     collected = pytest_arguments(tmp_path, [ENCODE], (), "", None, 1)
     assert collected == (*expected, "--stage-rounds=1", "--stage-order-seed=1")

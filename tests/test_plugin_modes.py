@@ -258,6 +258,25 @@ def test_a_file_of_settings_does_not_choose_what_is_compared(stored, option):
     assert stored("--benchmark-compare", "-k", "encode").ret == 0
 
 
+@pytest.mark.parametrize(("asked", "status"), [((), 1), (("--stage-model=eventgpt",), 0)])
+def test_a_model_that_is_not_among_those_asked_for_is_not_missed_whatever_its_name(stored, asked, status):
+    (path,) = (stored.folder / "baselines").glob("*/baseline.json")
+    run = json.loads(path.read_text())
+    run["benchmarks"].append(run["benchmarks"][0] | {"fullname": "test_stages.py::test_stage[x]"})
+    run["benchmarks"][-1]["extra_info"] = {"model": "x"}
+    path.write_text(json.dumps(run))
+    assert stored("--benchmark-compare", *asked).ret == status
+
+
+@pytest.mark.parametrize(
+    ("model", "selection"), [("qwen3-vl", []), ("eventgpt", ["--stage-model without llava-1.5, video-llava"])]
+)
+def test_models_that_run_by_name_alone_are_no_part_of_a_suite(quick_suite, model, selection):
+    assert quick_suite(f"--stage-model={model}", "--benchmark-json=out.json").ret == 0
+    run = json.loads((quick_suite.folder / "out.json").read_text())
+    assert run["stagebench"]["selection"] == selection
+
+
 def test_limits_of_a_marker_have_names(quick_suite):
     (quick_suite.folder / "test_stages.py").write_text(
         quick_suite.suite.replace("@pytest", "@pytest.mark.gate(0.5)\n@pytest")

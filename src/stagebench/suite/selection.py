@@ -31,7 +31,8 @@ def described(config: pytest.Config) -> list[str]:
         if value := config.getoption(name, None):
             texts = [] if value is True else map(str, value) if isinstance(value, list) else [str(value)]
             chosen.append(shlex.join([name, *texts]))
-    if left_out := set(DEFAULT_MODELS) - set(settings.models):
+    left_out = set(DEFAULT_MODELS) - set(settings.models)
+    if left_out and left_out != set(DEFAULT_MODELS):  # others alone are no part of these
         chosen.append(f"{PREFIX}model without {', '.join(sorted(left_out))}")
     if "eager" not in settings.backends:
         chosen.append(f"{PREFIX}backend without eager")
@@ -49,7 +50,7 @@ def is_left_out(config: pytest.Config, benchmark: Benchmark) -> bool:
         return True
     return not _by_file_alone(config) and (
         name in noted
-        or info.get("model") in set(DEFAULT_MODELS) - set(settings.models)
+        or ("model" in info and bool(config.option.stage_model) and info["model"] not in settings.models)
         or backend in set(BACKENDS) - set(settings.backends)
         or bool(config.getoption("lf", None))
         or _is_ignored(config, config.rootpath / name.partition("::")[0])
