@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils import _pytree as pytree  # with which transformers registers its outputs; it has no public name
-from transformers import Cache, GenerationConfig, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from stagebench.backends.capture import Captured, NotCapturableError, Pool
 from stagebench.backends.fixed_cache import crossed, fixed, is_recurrent, load, tensors_of_cache
-from stagebench.backends.graph import CACHE_BUCKET, LAG, Graphs, Session, require_servable, up
+from stagebench.backends.graph import CACHE_BUCKET, LAG, Graphs, Session, up
 from stagebench.backends.static_cache import growing
 from stagebench.core.artifacts import Inputs, Prefilled
-from stagebench.core.errors import ModelError
+from stagebench.core.errors import ModelError, StageError
 from stagebench.core.stages import DECODE, ENCODE, PREFILL
 from stagebench.models.huggingface import HuggingFaceModel
 from stagebench.models.tape import DirectCall, Tape, taped, tensors_of
@@ -71,6 +71,8 @@ class Step:
         self.plain = hf_model.prepare_inputs_for_generation(sequences, next_sequence_length=1, **prefilled.state)
         self.sequences, self.length = sequences, sequences.shape[1] - 1  # of the cache
         cache_name, self.cache = next(each for each in self.plain.items() if isinstance(each[1], Cache))
+        if not isinstance(self.cache, DynamicCache):
+            raise StageError(f"the backend graph goes on from a DynamicCache, got a {type(self.cache).__name__}")
         names = ("input_ids", "position_ids", "attention_mask", cache_name)
         _, positions, mask, _ = map(self.plain.get, names)
         # What has a column for each token so far told the prompt's tokens apart.
@@ -163,10 +165,6 @@ class AnyGraphBackend(Graphs):
     def lengths(self, tokens: int, limit: int) -> tuple[int, int]:
         """Leave a prompt as it is, and pad a cache to `CACHE_BUCKET`; see `models.protocol.Backend`."""
         return tokens, up(limit, CACHE_BUCKET)
-
-    def prompt(self, given: dict[str, Any], attention_mask: Tensor, generation_config: GenerationConfig) -> None:
-        """Leave the prompt to `generate()`; refuse an option that a fixed cache can't serve."""
-        require_servable(self.name, attention_mask, generation_config, caches=(None, "dynamic"))
 
     def continued(self, prefilled: Prefilled) -> Prefilled:
         """Move what a prompt left to fixed addresses, from which `advance` goes on."""

@@ -39,9 +39,9 @@ def why_not_fixed(hf_model: PreTrainedModel) -> str | None:
 def fixed(cache: Cache, slots: int, hf_model: PreTrainedModel) -> Cache:
     """Return an empty cache for what one that a prompt filled holds, with so many slots; refuse its layers by name."""
     across = crossed(cache, hf_model)
-    layers = [_fixed(layer, slots, layer in across) for layer in getattr(cache, "layers", ())]
+    layers = [_fixed(layer, slots, layer in across) for layer in cache.layers]
     if not any(isinstance(layer, StaticLayer) for layer in layers):
-        raise ModelError(f"the backend graph needs layers that attend to tokens, got none in a {type(cache).__name__}")
+        raise ModelError("the backend graph needs layers that attend to tokens, got none")
     return Cache(layers=layers)
 
 

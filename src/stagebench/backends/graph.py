@@ -155,14 +155,10 @@ class GraphBackend(Graphs):
         return padded, up(max(padded, limit), CACHE_BUCKET)
 
     def prompt(
-        self, given: dict[str, Any], attention_mask: Tensor, generation_config: GenerationConfig
+        self, embeds: Tensor, attention_mask: Tensor, generation_config: GenerationConfig
     ) -> tuple[Tensor, dict[str, Any]]:
         """Run a prompt as the protocol says; refuse a padded batch, and an option that a static cache can't serve."""
-        require_servable(self.name, attention_mask, generation_config, caches=(None, "static"))
-        rows, padded_row = attention_mask.shape[0], not bool(attention_mask.all())
-        _require(self.name, rows == 1 or not self._recipe.fused, "decodes one row", rows)
-        _require(self.name, not padded_row, "takes batches of prompts of one length", "a padded one")
-        embeds: Tensor = given.pop("inputs_embeds")
+        self._require_servable(attention_mask, generation_config)
         batch, tokens = embeds.shape[:2]
         padded, slots = self.lengths(tokens, generation_config.max_length)
         session = self.session((batch, slots), functools.partial(self._new_session, batch, slots))
@@ -172,6 +168,20 @@ class GraphBackend(Graphs):
         prompt.inputs["length"].fill_(tokens)
         session.owner = object()
         return prompt(), {"cache": session.cache, "session": session, "owner": session.owner}
+
+    def _require_servable(self, attention_mask: Tensor, config: GenerationConfig) -> None:
+        (rows, tokens), chunk, texts = attention_mask.shape, config.prefill_chunk_size, config.num_return_sequences
+        if config.max_length <= tokens:
+            raise StageError(f"max_length must leave room after the prompt's {tokens} tokens, got {config.max_length}")
+        for held, promise, got in (
+            (config.cache_implementation in (None, "static"), "has a static cache", config.cache_implementation),
+            (chunk is None, "prefills at once", f"prefill_chunk_size={chunk}"),
+            (texts == 1, "gives one text a prompt", f"num_return_sequences={texts}"),
+            (rows == 1 or not self._recipe.fused, "decodes one row", rows),
+            (bool(attention_mask.all()), "takes batches of prompts of one length", "a padded one"),
+        ):
+            if not held:
+                raise StageError(f"the backend {self.name} {promise}, got {got}")
 
     def _new_session(self, batch: int, length: int) -> Session:
         cache = static_cache(self.model.hf_model, batch, length)
@@ -240,24 +250,6 @@ class _OnDevice(Progress):
     def ends(self, steps: int) -> list[float]:
         # Later events, of wasted steps, may not have come to pass yet, and torch times no such event.
         return [self.began + self.start.elapsed_time(event) / 1e3 for event in self.events[:steps]]
-
-
-def require_servable(
-    name: str, attention_mask: Tensor, config: GenerationConfig, caches: tuple[str | None, ...]
-) -> None:
-    """Refuse options that a backend of graphs can't serve."""
-    tokens, chunk, texts = attention_mask.shape[1], config.prefill_chunk_size, config.num_return_sequences
-    if config.max_length <= tokens:
-        raise StageError(f"max_length must leave room after the prompt's {tokens} tokens, got {config.max_length}")
-    cache = config.cache_implementation
-    _require(name, cache in caches, f"has a {caches[1]} cache", cache)
-    _require(name, chunk is None, "prefills at once", f"prefill_chunk_size={chunk}")
-    _require(name, texts == 1, "gives one text a prompt", f"num_return_sequences={texts}")
-
-
-def _require(name: str, held: bool, promise: str, got: object) -> None:
-    if not held:
-        raise StageError(f"the backend {name} {promise}, got {got}")
 
 
 def up(n: int, multiple: int) -> int:

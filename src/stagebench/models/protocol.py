@@ -44,20 +44,23 @@ class Backend(Protocol):
     def lengths(self, tokens: int, limit: int) -> tuple[int, int]:
         """Say to what a prompt of `tokens` is padded, and how many slots its cache has for texts of up to `limit`."""
 
-    def prompt(
-        self, given: dict[str, Any], attention_mask: Tensor, generation_config: GenerationConfig
-    ) -> tuple[Tensor, dict[str, Any]] | None:
-        """Return the last position's logits (batch, 1, vocabulary), and the state that `advance` continues from.
-
-        It takes the embeddings (batch, tokens, hidden size) away from what `generate()` is given. The config's
-        `max_length` counts the prompt and the new tokens. None where `generate()` is to run the prompt.
-        """
-
     def continued(self, prefilled: Prefilled) -> Prefilled:
         """Take over a prompt, for `advance`."""
 
     def advance(self, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
         """Take decode steps, as `pipeline.decode.advance`."""
+
+
+class PromptBackend(Backend, Protocol):
+    """Run prompts too, of a model that embeds them itself."""
+
+    def prompt(
+        self, embeds: Tensor, attention_mask: Tensor, generation_config: GenerationConfig
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return the last position's logits (batch, 1, vocabulary), and the state that `advance` continues from.
+
+        Of embeddings (batch, tokens, hidden size); the config's `max_length` counts the prompt and the new tokens.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +119,7 @@ class Family(VisionLanguageModel):
     trims_vocabulary: ClassVar[bool] = False  # rows of the embedding that no token of a checkpoint has are cut off
 
     image_processor: ImageProcessor
+    backend: PromptBackend | None = None
 
     @property
     def counted_modules(self) -> dict[str, nn.Module]:

@@ -16,7 +16,7 @@ from transformers.generation import GenerationMode
 
 from stagebench.core.artifacts import Features, Inputs, Prefilled
 from stagebench.core.errors import StageError
-from stagebench.models.protocol import VisionLanguageModel
+from stagebench.models.protocol import Family, VisionLanguageModel
 from stagebench.pipeline.decode import append_next_token
 
 _SPLITTABLE = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
@@ -49,11 +49,11 @@ def prefill(model: VisionLanguageModel, inputs: Inputs, features: Features, opti
     options = _accepted(model.hf_model.generation_config, options)
     first_step: Callable[..., Prefilled] = _first_step
     with model.prompted(inputs, features) as given:
-        if model.backend is not None:
+        if isinstance(model, Family) and model.backend is not None:
             # First, so that the device is busy while generate() prepares.
             generation_config = resolved(model.hf_model, inputs.input_ids, options)
             require_splittable(model.hf_model, generation_config)
-            ready = model.backend.prompt(given, inputs.attention_mask, generation_config)
+            ready = model.backend.prompt(given.pop("inputs_embeds"), inputs.attention_mask, generation_config)
             first_step = functools.partial(_first_step, ready=ready, room=generation_config.max_length)
         prefilled: Prefilled = model.hf_model.generate(**given, custom_generate=first_step, **options)
     return prefilled if model.backend is None else model.backend.continued(prefilled)
