@@ -1,5 +1,7 @@
 """Fixtures and hooks of the package for the benchmarks of this folder too, and what its clips add to the summary."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 

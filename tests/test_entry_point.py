@@ -44,6 +44,12 @@ def test_the_benchmarks_of_the_package_have_the_names_of_the_repositorys(pyteste
     assert "benchmarks/test_stages.py::test_stage[llava-1.5-encode]" in shipped
 
 
+def test_settings_of_the_folder_do_not_hide_them(pytester, installed):
+    pytester.makeini("[pytest]\npython_files = bench_*.py\npython_functions = bench_*\naddopts = --strict-markers\n")
+    found = names(pytester.runpytest_inprocess("--pyargs", "stagebench.benchmarks", "--collect-only", "-q"))
+    assert {"benchmarks/test_reference.py::test_reference", "benchmarks/test_whole.py::test_e2e[eventgpt]"} < {*found}
+
+
 def test_any_model_is_timed_in_an_empty_folder(pytester, installed, tmp_path_factory):
     checkpoint = tmp_path_factory.mktemp("checkpoint")
     write_checkpoint("llava", checkpoint)

@@ -149,7 +149,8 @@ def test_a_conftest_that_pytest_has_loaded_is_not_run_again(folder, monkeypatch)
 
 
 def test_the_gate_names_the_stage_of_a_strangers_model_that_does_more_work(folder, git):
-    (folder / ".gitignore").write_text("__pycache__/\nout/\n")
+    (folder / ".gitignore").write_text("__pycache__/\nout/\npytest.ini\n")
+    (folder / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")  # in neither copy, but above both
     git(folder, "init", "--quiet")
     git(folder, "add", ".")
     git(folder, "commit", "--quiet", "-m", "first")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from stagebench.backends.load import with_backend
 from stagebench.benchmarks import gpu_monitored, no_capture_guard
 from stagebench.core.artifacts import Sample
 from stagebench.core.machine import environment
+from stagebench.core.results import BENCHMARKS
 from stagebench.core.stages import BEFORE_GENERATE
 from stagebench.media.synthetic_clip import SyntheticClip, write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
@@ -30,11 +31,29 @@ from stagebench.suite import judging, plugin
 from stagebench.suite.selection import BY_DEFAULT
 
 
+class _OfPackage(pytest.Module):
+    """One of our files, named by its place in `benchmarks`, not by where it is installed."""
+
+    def funcnamefilter(self, name: str) -> bool:
+        """Take ours, whatever names of functions the settings around us ask for."""
+        return name.startswith("test_")
+
+
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
-    """Name what is collected of the package by its file in `benchmarks`, not by the place where it is installed."""
+    """Collect a file of this package."""
     if module_path.parent != Path(__file__).parent:
         return None
-    return pytest.Module.from_parent(parent, path=module_path, nodeid=f"benchmarks/{module_path.name}")
+    return _OfPackage.from_parent(parent, path=module_path, nodeid=f"{BENCHMARKS}/{module_path.name}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(
+    file_path: Path, parent: pytest.Collector
+) -> Generator[None, list[pytest.Collector], list[pytest.Collector]]:
+    """Collect it, too, where the settings around us ask for other names of files."""
+    found = yield
+    ours = None if found or not file_path.match("test_*.py") else pytest_pycollect_makemodule(file_path, parent)
+    return [ours] if ours else found
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -1,5 +1,7 @@
 """The pytest side where it is wanted: the identity in pytest-benchmark's JSON, the baseline, what is said of both."""
 
+from __future__ import annotations
+
 import secrets
 import traceback
 from collections.abc import Generator, Iterator
