@@ -228,8 +228,8 @@ def changed(folder, tmp_path, name, **settings):
 
 def test_a_template_that_fails_is_one_line(qwen, synthetic, tmp_path):
     shutil.copytree(qwen, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "chat_template.jinja").unlink()
-    with pytest.raises(StageError, match=r"the processor of hf:.* must take the sample, got ValueError") as error:
+    (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('no\nsuch role') }}")
+    with pytest.raises(StageError, match=r"the processor of hf:.* must take the sample, got TemplateError") as error:
         prepared(built(tmp_path), Sample(synthetic.video))
     assert "\n" not in str(error.value)
 

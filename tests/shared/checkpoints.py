@@ -68,16 +68,38 @@ CHECKPOINTS: dict[str, Saved] = {
         "<image>",
     ),
 }
+WITHOUT_TEMPLATE: dict[str, Saved] = {
+    "paligemma": ({"<image>": IMAGE}, {}, {"size": _SQUARE, "image_seq_length": 16}, {}, ""),
+    "florence2": (
+        {"<image>": IMAGE},
+        {"image_token": "<image>"},
+        {"size": _SQUARE, "do_center_crop": False, "image_seq_length": 5},
+        {},
+        "",
+    ),
+    "blip-2": ({"<image>": IMAGE}, {}, {"size": _SQUARE}, {"num_query_tokens": 4}, ""),
+    "got_ocr2": ({"<imgpad>": IMAGE, "<img>": 154, "</img>": 155}, {}, {"size": _SQUARE}, {}, ""),
+}
+TILED: dict[str, Saved] = {
+    "idefics2": (
+        {"<image>": IMAGE, "<fake_token_around_image>": 156, "<end_of_utterance>": 158},
+        {},
+        {"size": {"shortest_edge": _SIDE, "longest_edge": _SIDE}, "do_image_splitting": True},
+        {"image_seq_len": 64},
+        "<image>",
+    ),
+}
 """By model type: ids of special tokens, names that its tokenizer has for them, settings of its image processor and of
 its processor, and what stands for an image in its chat template."""
 
 
 def write_checkpoint(family: str, folder: Path) -> None:
     """Save network, tokenizer, image processor and processor of a family, as the hub has them."""
-    special, names, of_images, of_processor, image = CHECKPOINTS[family]
+    special, names, of_images, of_processor, image = (CHECKPOINTS | WITHOUT_TEMPLATE | TILED)[family]
     small_network(family).save_pretrained(folder)
     tokenizer = _tokenizer(special, names)
-    tokenizer.chat_template = _TEMPLATE.replace("IMAGE", image).replace("VIDEO", _video(image))
+    if image:
+        tokenizer.chat_template = _TEMPLATE.replace("IMAGE", image).replace("VIDEO", _video(image))
     tokenizer.save_pretrained(folder)
     getattr(transformers, IMAGE_PROCESSOR_MAPPING_NAMES[family]["pil"])(**of_images).save_pretrained(folder)
     settings = of_processor | {"processor_class": PROCESSOR_MAPPING_NAMES[family]}

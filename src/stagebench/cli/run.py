@@ -21,7 +21,7 @@ from stagebench.core.artifacts import Run
 from stagebench.core.results import versioned
 from stagebench.core.settings import DEFAULT_QUESTION
 from stagebench.core.shown import COUNT, MS, RATIO, SENTENCES, WORDS, Table, Value, plain, show
-from stagebench.core.stages import ENCODE, PREFILL, time_outside
+from stagebench.core.stages import ENCODE, PREFILL, PREPROCESS, time_outside
 from stagebench.suite.options import ORDER_SEED
 
 if TYPE_CHECKING:
@@ -96,12 +96,17 @@ def _column(run: Run, measured: Measured) -> dict[str, Value]:
         "e2e of all passes": MS.write((min(e2e), max(e2e))),
         "ttft (load excluded)": MS.write(run.ttft),
         "tpot": MS.write(run.tpot),
-        "images encoded": work[ENCODE.name][ENCODE.unit],
+        "images encoded": _encoded(work[PREPROCESS.name][PREPROCESS.unit], work[ENCODE.name][ENCODE.unit]),
         "prompt tokens": work[PREFILL.name][PREFILL.unit],
         "new tokens": run.new_tokens,
         "finished by": run.generation.finish_reasons[0],
         "tokens/s (e2e)": f"{run.output_throughput:.1f}",
     }
+
+
+def _encoded(images: int, rows: int) -> Value:
+    """Say how many images were encoded, and in how many rows of the tower, where these are tiles or hold several."""
+    return images if rows == images else f"{images} in {rows} tiles" if rows > images else f"{images} in {rows}"
 
 
 def _run_sharded(console: Console, settings: Settings, passes: int, processes: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from stagebench.core import meter
 from stagebench.core.artifacts import Features, Inputs, Media
-from stagebench.core.errors import ModelError, StageError
+from stagebench.core.errors import ModelError, StagebenchError, StageError
 from stagebench.core.settings import ModelSettings
 from stagebench.core.shown import one_line
 from stagebench.models.processors import as_images, as_video, processed, read_processor
@@ -53,9 +53,13 @@ class HuggingFaceModel(VisionLanguageModel):
 
     @property
     def counted_modules(self) -> dict[str, nn.Module]:
-        """Call the largest module beside the language model the tower."""
-        tower = max(self.encoders.modules.values(), key=lambda module: sum(map(Tensor.numel, module.parameters())))
-        return {"tower": tower, "language_model": self.hf_model.get_decoder()}
+        """Call the largest module beside the language model the tower: of those that encode runs, once it has."""
+        modules = [self.encoders.modules[path] for path in self.encoders.ran or self.encoders.modules]
+        tower = max(modules, key=lambda module: sum(map(Tensor.numel, module.parameters())))
+        language_model = self.hf_model.get_decoder()
+        if self.hf_model.config.is_encoder_decoder and hasattr(language_model, "get_decoder"):
+            language_model = language_model.get_decoder()  # some call it without what holds it and the encoder of texts
+        return {"tower": tower, "language_model": language_model}
 
     @property
     def setups(self) -> int:
@@ -74,9 +78,11 @@ class HuggingFaceModel(VisionLanguageModel):
                 for name, tensor in made.items()
                 if name != "labels"  # for training
             }
-            ids, mask = given.pop("input_ids"), given.pop("attention_mask")
+            ids = given.pop("input_ids")
+            mask = given.pop("attention_mask", torch.ones_like(ids))
         except Exception as error:  # no narrower: templates and processors are the checkpoint's
-            raise StageError(f"the processor of {self.name} must take the sample, got {one_line(error)}") from error
+            got = str(error) if isinstance(error, StagebenchError) else one_line(error)
+            raise StageError(f"the processor of {self.name} must take the sample, got {got}") from error
         return Inputs(ids, mask, given, images=len(media.images))
 
     def features(self, inputs: Inputs) -> Features:
@@ -131,6 +137,8 @@ def put_together(
 ) -> HuggingFaceModel:
     """Build a network, random or of the settings' weights, and the model of it and a processor; within `reading`."""
     quantised = quantised_by(config)
+    if not cls._supports_sdpa:
+        settings = replace(settings, attention="eager")  # as transformers itself would
     if settings.profile == "pretrained":
         if not quantised:
             skeleton(cls, config, settings)  # refuses files that can't fill it
@@ -139,6 +147,7 @@ def put_together(
         raise ModelError(f"random weights are not quantised, as those of {name} are, by {quantised}")
     else:
         hf_model = _random(cls, config, settings)
+    hf_model.requires_grad_(False)  # or some operators can't be counted
     if settings.weights and file_of(settings.weights, GENERATION_CONFIG_NAME):
         hf_model.generation_config = GenerationConfig.from_pretrained(settings.weights)
     only_special_tokens(hf_model, processor.tokenizer)

@@ -20,6 +20,7 @@ from transformers.video_utils import VideoMetadata
 from stagebench.core.artifacts import Media
 from stagebench.core.errors import CheckpointError, MediaError, ModelError
 from stagebench.core.settings import ModelSettings
+from stagebench.core.shown import one_line
 from stagebench.models.weights import file_of
 
 _CLOCK = 1000  # ticks a second, in which the times of frames are written
@@ -61,13 +62,31 @@ def as_video(media: Media) -> Shown:
 
 
 def processed(processor: ProcessorMixin, shown: Shown, question: str) -> Mapping[str, Any]:
-    """Let a processor make its tensors, for a batch of one, of what is shown and a prompt of its chat template."""
-    content = [*shown.content, {"type": "text", "text": question}]
-    message = [{"role": "user", "content": content}]
-    text = processor.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-    bos = processor.tokenizer.bos_token  # a template may write it itself
-    special = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
-    made: Mapping[str, Any] = processor(text=[text], return_tensors="pt", **shown.arguments, **special)
+    """Let a processor make its tensors, for a batch of one, of what is shown and a prompt of its chat template.
+
+    Without a template the prompt is the question alone: some processors put one image before it. Raise ModelError for
+    one that then does not, and for more than one image, which only some of these would read.
+    """
+    tokenizer = processor.tokenizer
+    template = processor.chat_template or getattr(tokenizer, "chat_template", None)
+    if not template and shown.content != [{"type": "image"}]:
+        got = f"{len(shown.content)} images (--frames)" if shown.content[1:] else "a video"
+        raise ModelError(f"without a chat template a prompt holds one image, got {got}")
+    text, special, arguments = question, {}, shown.arguments if template else {"images": shown.arguments["images"][0]}
+    if template:
+        message = [{"role": "user", "content": [*shown.content, {"type": "text", "text": question}]}]
+        text = processor.apply_chat_template(message, template, tokenize=False, add_generation_prompt=True)
+        if tokenizer.bos_token and text.startswith(tokenizer.bos_token):  # a template may write it itself
+            special = {"add_special_tokens": False}
+    try:
+        made: Mapping[str, Any] = processor(text=[text], return_tensors="pt", **arguments, **special)
+    except Exception as error:  # no narrower: processors are the checkpoint's
+        if template:
+            raise
+        raise ModelError(f"it has no chat template, and takes no prompt without: {one_line(error)}") from error
+    placeholder = str(getattr(processor, "image_token", ""))
+    if not (template or not placeholder or tokenizer.convert_tokens_to_ids(placeholder) in made["input_ids"]):
+        raise ModelError(f"it has no chat template, and without puts no {placeholder} into a prompt")
     return made
 
 

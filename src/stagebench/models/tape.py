@@ -59,6 +59,7 @@ class Encoders:
     def __init__(self, hf_model: PreTrainedModel) -> None:
         self._hf_model = hf_model
         self.modules = _beside_language_model(hf_model)  # by their paths
+        self.ran: set[str] = set()  # paths of those that a recording ran
         base, methods = hf_model.base_model, ("get_image_features", "get_video_features")  # by which most encode
         self._places: dict[str, tuple[Any, str]] = {name: (base, name) for name in methods if hasattr(base, name)}
         self._places |= {path: (module, "forward") for path, module in self.modules.items()}
@@ -85,7 +86,9 @@ class Encoders:
         network = self._hf_model
         language_model = network.get_encoder() if network.config.is_encoder_decoder else network.get_decoder()
         hook = language_model.register_forward_pre_hook(start, prepend=True)  # before whoever counts its forwards
-        with hook, self._outermost_calls(call), suppress(_LanguageModelStartsError):
+        with ExitStack() as hooks, hook, self._outermost_calls(call), suppress(_LanguageModelStartsError):
+            for path, module in self.modules.items():
+                hooks.enter_context(module.register_forward_pre_hook(lambda *_, path=path: self.ran.add(path)))
             network.generate(**inputs, max_new_tokens=1, do_sample=False)
         if not tape:
             raise StageError(f"{type(network).__name__} can't be split: no encoder is called before its language model")

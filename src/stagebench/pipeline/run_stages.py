@@ -79,7 +79,7 @@ def reference_generate(model: VisionLanguageModel, inputs: Inputs, options: Opti
     """Let plain `generate()` encode, prefill and decode: int64 (batch, new tokens), rows that stopped early padded."""
     sequences: Tensor = model.hf_model.generate(**model.reference_inputs(inputs), **options)
     synchronize(model.hf_model.device)
-    return sequences[:, inputs.input_ids.shape[1] :]
+    return _new_tokens(model, inputs, sequences)
 
 
 def scored_generate(model: VisionLanguageModel, inputs: Inputs, options: Options) -> tuple[Tensor, list[Tensor]]:
@@ -90,7 +90,12 @@ def scored_generate(model: VisionLanguageModel, inputs: Inputs, options: Options
     scored = dict(options) | {"return_dict_in_generate": True, "output_logits": True}
     output = model.hf_model.generate(**model.reference_inputs(inputs), **scored)
     logits = [step[0].to(model.hf_model.dtype) for step in output.logits]
-    return output.sequences[:, inputs.input_ids.shape[1] :], logits
+    return _new_tokens(model, inputs, output.sequences), logits
+
+
+def _new_tokens(model: VisionLanguageModel, inputs: Inputs, sequences: Tensor) -> Tensor:
+    # A decoder beside an encoder of texts begins with one token, whatever the prompt.
+    return sequences[:, 1 if model.hf_model.config.is_encoder_decoder else inputs.input_ids.shape[1] :]
 
 
 def detokenize(model: VisionLanguageModel, generation: Generation) -> str:

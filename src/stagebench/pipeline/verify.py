@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from stagebench.core.artifacts import Generation, Inputs, Prefilled, Sample, Work
-from stagebench.core.errors import StageError
+from stagebench.core.errors import StagebenchError, StageError
 from stagebench.core.shown import one_line
 from stagebench.models.protocol import Family, VisionLanguageModel
 from stagebench.pipeline.counters import Content, additive, count_work, counted_run
@@ -160,7 +160,11 @@ def count_reference(model: VisionLanguageModel, sample: Sample, options: Options
     if not model.hf_model.config.is_encoder_decoder:  # whose prompt is no part of the text
         require_splittable(model.hf_model, resolved(model.hf_model, inputs.input_ids, options))
     try:
+        if not isinstance(model, Family):  # it learns which calls to its encoders make it, and which modules are run
+            encode(model, inputs)
         tokens, work = count_work(lambda: reference_generate(model, inputs, options), model.counted_modules)
+    except StagebenchError:
+        raise
     except Exception as error:  # no narrower: whatever torch and transformers raise of a checkpoint's parts
         raise StageError(f"{model.name}: generate() itself fails: {one_line(error)}") from error
     return Reference(model, sample, options, inputs, tuple(tokens[0].tolist()), work)
@@ -194,8 +198,6 @@ def verify_work(model: VisionLanguageModel, reference: Reference) -> Verificatio
     """Count a pass, and require that each stage did its own work and all of them together that of `generate()`."""
     if model.backend is not None:  # what it sets up is not to be counted
         staged_generate(model, reference.inputs, reference.options)
-    elif not isinstance(model, Family):  # it learns which calls to its encoders make it
-        encode(model, reference.inputs)
     generation, counter = counted_run(model, reference.sample, reference.options)
     mine, expected = additive(*counter.work.values()), expected_work(model, reference, generation)
     if apart := "; ".join(f"{name} {mine[name]}, not {n}" for name, n in expected.items() if mine[name] != n):
