@@ -70,12 +70,30 @@ def inputs_for(plain: HuggingFaceModel, words: tuple[int, ...] = ()) -> Inputs:
     return Inputs(ids, mask, given, images=1)
 
 
+class Scores:
+    """Keep the scores of each step."""
+
+    def __init__(self) -> None:
+        self.steps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.steps.append(scores.clone())
+        return scores
+
+
+def scored(generate: Any, model: HuggingFaceModel, inputs: Inputs) -> Tensor:
+    """Return the scores of each token of a text, (tokens, vocabulary), by `generate()` or by the stages."""
+    scores = Scores()
+    generate(model, inputs, OPTIONS | {"logits_processor": [scores]})
+    return torch.cat(scores.steps)
+
+
 def rows(generation: Any) -> list[list[int]]:
     return [list(row) for row in generation.token_ids]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_prompts_in_turn_have_the_tokens_of_generate_or_the_family_is_refused_in_a_line(name: str) -> None:
+def test_prompts_in_turn_have_the_tokens_and_scores_of_generate_or_the_family_is_refused(name: str) -> None:
     plain = plain_model(name)
     several = [inputs_for(plain), inputs_for(plain, (30, 31, 32)), inputs_for(plain)]
     fast = with_graphs(plain)
@@ -83,8 +101,12 @@ def test_prompts_in_turn_have_the_tokens_of_generate_or_the_family_is_refused_in
         with pytest.raises(StagebenchError, match=f"^the backend graph {REFUSED[name]}$"):
             staged_generate(fast, several[0], OPTIONS)
         return
-    expected = [reference_generate(plain, inputs, OPTIONS).tolist() for inputs in several]
-    assert [rows(staged_generate(fast, inputs, OPTIONS)) for inputs in several] == expected
+    expected, got = (
+        torch.stack([scored(generate, model, inputs) for inputs in several])
+        for generate, model in ((reference_generate, plain), (staged_generate, fast))
+    )
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+    assert torch.equal(got.argmax(-1), expected.argmax(-1))
 
 
 @pytest.mark.gpu
@@ -104,13 +126,14 @@ def on(device: torch.device, inputs: Inputs) -> Inputs:
     return Inputs(inputs.input_ids.to(device), inputs.attention_mask.to(device), given, inputs.images)
 
 
-def test_images_of_other_grids_in_turn_have_the_tokens_of_generate() -> None:
+def test_images_of_other_grids_in_turn_have_the_scores_of_generate() -> None:
     plain = plain_model("qwen2_5_vl")
     wide, square = inputs_for(plain), inputs_for(plain)
     wide.given["image_grid_thw"].copy_(torch.tensor([[1, 2, 8]]))
-    expected = [reference_generate(plain, inputs, OPTIONS).tolist() for inputs in (wide, square, wide)]
     fast = with_graphs(plain)
-    assert [rows(staged_generate(fast, inputs, OPTIONS)) for inputs in (wide, square, wide)] == expected
+    for inputs in (wide, square, wide):
+        expected = scored(reference_generate, plain, inputs)
+        torch.testing.assert_close(scored(staged_generate, fast, inputs), expected, rtol=0, atol=1e-4)
 
 
 LONG = OPTIONS | {"max_new_tokens": 20}

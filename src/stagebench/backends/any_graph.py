@@ -43,8 +43,7 @@ class Form:
         layer = growing(cache)[0]
         length = layer.cumulative_length.clone()  # the layers add to theirs
         positions = tensors["offset"] + length if "offset" in tensors else None
-        seen = torch.arange(layer.max_cache_len, device=tokens.device) <= length
-        own = dict(zip(self.names, (tokens, positions, mask * seen, cache), strict=True))
+        own = dict(zip(self.names, (tokens, positions, mask, cache), strict=True))
         leaves = [tensors.get(str(i), leaf) for i, leaf in enumerate(self.leaves)]
         further = pytree.tree_unflatten(leaves, self.structure)
         with _original_frequencies(self.hf_model, layer.max_cache_len):
