@@ -279,10 +279,11 @@ def test_a_generation_config_that_can_not_be_read_is_refused(qwen, tmp_path):
         built(tmp_path)
 
 
-def test_a_checkpoint_is_made_narrow_with_its_own_processor(folder, synthetic):
-    model = built(folder, profile="tiny")
+def test_a_checkpoint_is_made_narrow_with_its_own_processor(folder, synthetic, tmp_path):
+    text = json.loads((folder / "config.json").read_text())["text_config"] | {"intermediate_size": 4096}
+    model = built(changed(folder, tmp_path, "config.json", text_config=text), profile="tiny")
     found = verify_work(model, count_reference(model, Sample(synthetic.video), OPTIONS))
-    assert (str(found.tokens), model.hf_model.config.get_text_config().hidden_size) == ("equal", 32)
+    assert (str(found.tokens), model.hf_model.config.get_text_config().intermediate_size) == ("equal", 128)
 
 
 @pytest.mark.parametrize(

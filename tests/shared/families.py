@@ -10,25 +10,13 @@ from torch import Tensor
 from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from stagebench.models.profiles import narrow
+
 IMAGE = 150
 _SIDE, _PATCH = 56, 14
 
 _VISUAL_TOKENS = {"blip-2": 4, "mllama": 0}  # in a prompt: as many as are asked for, or none, where it looks aside
-_WIDTHS = {
-    **dict.fromkeys(("hidden_size", "d_model", "embed_dim", "out_hidden_size", "projector_hidden_size"), 32),
-    **dict.fromkeys(("projection_dim", "encoder_hidden_size", "word_embed_proj_dim", "vision_output_dim"), 32),
-    **dict.fromkeys(("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim"), 48),
-    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 16),
-    **dict.fromkeys(("num_hidden_layers", "depth", "encoder_layers", "decoder_layers"), 2),
-    **dict.fromkeys(("num_attention_heads", "num_heads", "encoder_attention_heads", "decoder_attention_heads"), 4),
-    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "num_query_tokens"), 4),
-    **dict.fromkeys(("num_key_value_heads", "num_experts_per_tok"), 2),
-    "head_dim": 8,
-    "vocab_size": 300,
-    "max_position_embeddings": 512,
-    "patch_size": _PATCH,
-    "image_size": _SIDE,
-}
+_SIZES = {"vocab_size": 300, "max_position_embeddings": 512, "patch_size": _PATCH, "image_size": _SIDE}
 _IDS = {"image_token_id": IMAGE, "image_token_index": IMAGE, "video_token_id": 151, "video_token_index": 151}
 _IDS |= {"vision_start_token_id": 152, "vision_end_token_id": 153, "bos_token_id": 1, "eos_token_id": 2}
 _IDS |= {"pad_token_id": 3, "decoder_start_token_id": 1, "boi_token_index": 154, "eoi_token_index": 155}
@@ -82,13 +70,14 @@ _MLLAMA = {
         "num_global_layers": 1,
         "attention_heads": 4,
         "intermediate_layers_indices": [0],
-        "vision_output_dim": 64,
+        "vision_output_dim": 128,
         "max_num_tiles": 1,
         "supported_aspect_ratios": [[1, 1]],
     },
 }
-_MROPE = {"text_config": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}}
-_DEEPSTACK: dict[str, Any] = {"vision_config": {"deepstack_visual_indexes": [0]}}
+_MROPE = {
+    "text_config": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [16, 24, 24]}}
+}
 _GRIDS: dict[str, Any] = {"image_grid_pinpoints": [[_SIDE, _SIDE]]}
 
 FAMILIES: dict[str, tuple[Callable[[Any], Inputs], dict[str, Any]]] = {
@@ -99,7 +88,7 @@ FAMILIES: dict[str, tuple[Callable[[Any], Inputs], dict[str, Any]]] = {
     "deepseek_vl": (_image, {}),
     "exaone4_5": (_patches, {}),
     "florence2": (_image, {}),
-    "gemma3": (_image, {"mm_tokens_per_image": 4}),
+    "gemma3": (_image, {"mm_tokens_per_image": 4, "tie_word_embeddings": False}),  # so narrow, tied ones repeat a word
     "glm46v": (_patches, _MROPE),
     "glm4v": (_patches, _MROPE),
     "glm_ocr": (_patches, _MROPE),
@@ -118,12 +107,12 @@ FAMILIES: dict[str, tuple[Callable[[Any], Inputs], dict[str, Any]]] = {
     "ovis2": (_image, {}),
     "paligemma": (_image, {}),
     "qianfan_ocr": (_image, {}),
-    "qwen2_5_vl": (_patches, _MROPE | {"vision_config": {"fullatt_block_indexes": [1]}}),
+    "qwen2_5_vl": (_patches, _MROPE),
     "qwen2_vl": (_patches, _MROPE),
     "qwen3_5": (_patches, {}),
     "qwen3_5_moe": (_patches, {}),
-    "qwen3_vl": (_patches, _DEEPSTACK),
-    "qwen3_vl_moe": (_patches, _DEEPSTACK),
+    "qwen3_vl": (_patches, {}),
+    "qwen3_vl_moe": (_patches, {}),
     "smolvlm": (_rows_of_images, {}),
     "video_llama_3": (_merged_patches, {}),
     "vipllava": (_image, {"vision_feature_layers": [-1, -2]}),
@@ -146,7 +135,7 @@ def small_config(family: str) -> PretrainedConfig:
     """Make the family's default config small."""
     default = AutoConfig.for_model(family)
     changes = FAMILIES[family][1] if family in FAMILIES else _INSEPARABLE[family]
-    values = _updated(_small(default.to_dict()), changes)
+    values = _identified(narrow(_updated(default.to_dict(), changes), **_SIZES))
     return type(default)(**{key: value for key, value in values.items() if key != "model_type"})
 
 
@@ -191,20 +180,15 @@ def _count_features(hf_model: PreTrainedModel, given: Inputs) -> int:
     return sum(part.flatten(0, -2).shape[0] for part in parts)
 
 
-def _small(values: dict[str, Any]) -> dict[str, Any]:
-    small: dict[str, Any] = {}
+def _identified(values: dict[str, Any]) -> dict[str, Any]:
+    """Give special tokens the ids that `inputs_of` knows them by."""
+    made: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict) and key.endswith("_config"):
-            small[key] = _small(value)
-        elif key in _IDS and (value is None or type(value) is int):
-            small[key] = _IDS[key]
-        elif key in _WIDTHS and type(value) is int:
-            small[key] = min(value, _WIDTHS[key])
-        elif key == "layer_types" and value:
-            small[key] = ["linear_attention", "full_attention"] if "linear_attention" in value else value[:2]
+            made[key] = _identified(value)
         else:
-            small[key] = value
-    return small
+            made[key] = _IDS[key] if key in _IDS and (value is None or type(value) is int) else value
+    return made
 
 
 def _updated(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,8 @@ def narrow(values: Mapping[str, Any], **further: int) -> dict[str, Any]:
         if isinstance(value, dict) and key.endswith("_config"):
             made[key] = narrow(value, **further)
         elif key in sizes and type(value) is int:
-            made[key] = min(value, sizes[key])
+            tower_head = key == "head_dim" and "num_key_value_heads" not in values  # they share a tower's width
+            made[key] = min(value, 16 if tower_head else sizes[key])
         elif key == "initializer_range":
             made[key] = _WIDE[key]
         elif key == "layer_types" and value:
