@@ -44,7 +44,7 @@ class Captured:
         with torch.no_grad():
             output, counted = count_work(lambda: plain(**inputs), modules)
             if n := counted["host_reads"]:
-                raise NotCapturableError(f"it reads {n} values on the host")
+                raise NotCapturableError(f"it reads {'a value' if n == 1 else f'{n} values'} on the host")
             if device.type == "cuda":
                 self.work = {name: n for name, n in counted.items() if name in ADDITIVE}
                 output, self._replay = _as_graph(lambda: fast(**inputs), pool)
