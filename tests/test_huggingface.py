@@ -80,6 +80,14 @@ def test_two_samples_in_flight_do_not_disturb_each_other(qwen, synthetic):
     assert tokens == [rows[0][0] for rows in alone]
 
 
+def test_features_of_images_are_put_together_without_a_copy(qwen, synthetic):
+    model = built(qwen, frames=3)
+    features = encode(model, prepared(model, Sample(synthetic.video)))
+    parts = features.tape[0].output.pooler_output
+    assert (len(parts), features.tokens.data_ptr()) == (3, parts[0].data_ptr())
+    assert torch.equal(features.tokens[0], torch.cat(parts))
+
+
 def test_features_serve_several_prompts(qwen, synthetic):
     model = built(qwen)
     inputs = prepared(model, Sample(synthetic.video))

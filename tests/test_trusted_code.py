@@ -12,6 +12,7 @@ from stagebench import settings_of
 from stagebench.core.artifacts import Sample
 from stagebench.core.errors import ModelError
 from stagebench.models.registry import build_model
+from stagebench.pipeline.load import load
 from stagebench.pipeline.run_stages import prepared
 from stagebench.pipeline.verify import count_reference, verify_work
 
@@ -44,6 +45,16 @@ class OwnProcessor(LlavaProcessor):
         images = CLIPImageProcessorPil.from_pretrained(source)
         return cls(images, tokenizer, chat_template=tokenizer.chat_template, **settings)
 """
+OF_VIDEOS = PROCESSING.replace(
+    """    def __call__(self, images=None, text=None, **kwargs):
+        return super().__call__(images, [text[0].replace("USER", "OWNER")], **kwargs)
+""",
+    """    def __call__(self, images=None, text=None, videos=None, video_metadata=None, **kwargs):
+        times = "".join(f"<image>{time:.3f}" for time in video_metadata[0].timestamps)
+        frames = [list(videos[0][:: 4 if kwargs.pop("do_sample_frames", True) else 1])]
+        return super().__call__(frames, [text[0].replace("<video>", times)], **kwargs)
+""",
+)
 MODEL = {"AutoConfig": "own.OwnConfig", "AutoModelForImageTextToText": "own.OwnModel"}
 
 
@@ -91,6 +102,16 @@ def test_a_processor_of_the_checkpoint_makes_the_prompt(folder, synthetic):
     own = prepared(built(folder, trust_remote_code=True), Sample(synthetic.video))
     lengths = own.input_ids.shape[1] - plain.input_ids.shape[1]
     assert (lengths, torch.equal(*own.pixels, *plain.pixels)) == (len("OWNER") - len("USER"), True)
+
+
+def test_a_processor_of_the_checkpoint_gets_one_video_with_the_times_of_its_frames(folder, synthetic):
+    (folder / "processing_videos.py").write_text(OF_VIDEOS)
+    add(folder / "processor_config.json", auto_map={"AutoProcessor": "processing_videos.OwnProcessor"})
+    model = built(folder, trust_remote_code=True, as_="video")
+    found = verify_work(model, count_reference(model, Sample(synthetic.video), {"max_new_tokens": 3}))
+    text = model.tokenizer.decode(prepared(model, Sample(synthetic.video)).input_ids[0])
+    times = [f"<image>{time:.3f}" in text for time in load(Sample(synthetic.video), 2).times]
+    assert (str(found.tokens), found.work["encode"]["images_encoded"], times) == ("equal", 2, [True, True])
 
 
 def test_a_processor_of_the_checkpoint_is_not_run_unasked(tmp_path):
