@@ -103,6 +103,14 @@ def test_the_plugin_is_one_however_often_it_is_named(pytester, installed, named)
         assert pytester.runpytest_inprocess("--stage-device=cpu").ret == 0
 
 
+def test_the_plugin_comes_with_the_fixtures_of_the_package(pytester):
+    pytester.makepyfile(**{"below/test_it": "def test_it(benchmark, rounds): benchmark(sum, [rounds])"})
+    (pytester.path / "below" / "conftest.py").write_text("from stagebench.benchmarks.conftest import *\n")
+    assert pytester.runpytest_inprocess("below", "--benchmark-json=out.json").ret == 0
+    run = json.loads((pytester.path / "out.json").read_text())
+    assert (run["stagebench"]["complete"], run["machine_info"]["gc"]) == (True, "off")
+
+
 def test_benchmarks_that_come_without_their_plugin_are_refused(pytester):
     pytester.makepyfile(**{"below/test_it": "def test_it(benchmark): pass"})
     (pytester.path / "below" / "conftest.py").write_text("from stagebench.benchmarks.conftest import *\n")

@@ -31,6 +31,13 @@ from stagebench.suite import judging, plugin
 from stagebench.suite.selection import BY_DEFAULT
 
 
+def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Have the plugin, where a folder with these fixtures is named on the command line and nothing else asks for it."""
+    begun = pluginmanager.has_plugin("session")  # what reads options has read them
+    if not begun and not pluginmanager.has_plugin(plugin.__name__):
+        pluginmanager.register(plugin, plugin.__name__)
+
+
 class _OfPackage(pytest.Module):
     """One of our files, named by its place in `benchmarks`, not by where it is installed."""
 
