@@ -1,6 +1,7 @@
 """A function of tensors as one CUDA graph a shape: launched once instead of once a kernel."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -78,7 +79,9 @@ def _copy(source: Any, target: Any) -> None:
 def _no_waiting() -> Iterator[None]:
     """Let torch raise where the host would wait for the device, which would break a capture for good."""
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")  # as a test may make an error
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     except RuntimeError as error:
