@@ -130,7 +130,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused(saved, tmp_path):
 
 
 def test_a_missing_folder_is_refused(saved, tmp_path):
-    assert refusal(saved.name, tmp_path / "nowhere").startswith("can't read the config of FOLDER: OSError: ")
+    assert refusal(saved.name, tmp_path / "nowhere").startswith("FOLDER must be a folder, in the hub's")
 
 
 def test_a_config_value_of_another_type_is_refused(saved, checkpoint):

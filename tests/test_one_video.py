@@ -105,6 +105,12 @@ def test_a_video_without_times_is_refused(times, got):
         shown(*times)
 
 
+def test_a_video_of_frames_of_several_sizes_is_refused():
+    images = tuple(np.zeros((4, width, 3), np.uint8) for width in (6, 7))
+    with pytest.raises(MediaError, match="a video needs frames of one size, got 2 sizes"):
+        processors.as_video(Media(images, "events", 0, 0, 1.0, (0.0, 1.0)))
+
+
 def test_frames_keep_the_times_at_which_the_clip_shows_them(synthetic):
     media = load(Sample(synthetic.video), 3)
     assert (len(media.times), media.times[0], media.times[-1]) == (3, 0.0, media.span)

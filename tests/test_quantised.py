@@ -97,6 +97,15 @@ def test_a_method_that_transformers_does_not_know_is_refused(tmp_path):
         built(tmp_path)
 
 
+def test_a_text_model_alone_may_be_quantised(tmp_path):
+    quantise(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"quantization_config": None}
+    config["text_config"]["quantization_config"] = {"quant_method": "fp8"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="are not quantised, as those of"):
+        built(tmp_path, profile="random")
+
+
 def test_random_weights_of_a_quantised_checkpoint_are_refused(tmp_path):
     quantise(tmp_path, quant_method="fp8")
     with pytest.raises(ModelError, match=r"random weights are not quantised, as those of hf:.* are, by fp8"):

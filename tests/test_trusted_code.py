@@ -87,6 +87,12 @@ def test_python_files_of_a_checkpoint_are_not_run_unasked(folder):
     assert str(error.value) == expected
 
 
+def test_python_files_that_end_the_process_are_refused(folder):
+    (folder / "own.py").write_text("import sys\nsys.exit(1)\n")
+    with pytest.raises(ModelError, match="must define its classes, got an exit of the process"):
+        built(folder, trust_remote_code=True)
+
+
 @pytest.mark.parametrize("profile", ["pretrained", "random"])
 def test_a_class_of_the_checkpoint_gives_the_tokens_and_the_work_of_generate(folder, synthetic, profile):
     model = built(folder, trust_remote_code=True, profile=profile)

@@ -1,6 +1,7 @@
 """A model put together: a network, its tokenizer and CLIP's image processor, random or out of a checkpoint."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,7 +15,15 @@ from stagebench.core.shown import one_line
 from stagebench.models.pixels import ImageProcessor, processor_of
 from stagebench.models.profiles import build_tokenizer
 from stagebench.models.protocol import Family
-from stagebench.models.weights import from_config, only_special_tokens, read_config, read_weights, reading, skeleton
+from stagebench.models.weights import (
+    from_config,
+    located,
+    only_special_tokens,
+    read_config,
+    read_weights,
+    reading,
+    skeleton,
+)
 
 _ENLARGED = 4  # times the tower's own side that an image may be resized to before it is cropped
 
@@ -23,7 +32,7 @@ def assemble(family: type[Family], settings: ModelSettings) -> Family:
     """Build a model of one of the settings' profiles; a checkpoint must be of the family, whole, and fit itself."""
     if settings.profile == "pretrained":
         with reading(f"the checkpoint {settings.weights}"):
-            return _pretrained(family, settings)
+            return _pretrained(family, replace(settings, weights=located(str(settings.weights))))
     return random_model(family, family.random_config(settings.profile), settings)
 
 

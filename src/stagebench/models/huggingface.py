@@ -165,9 +165,11 @@ def put_together(
 
 @contextmanager
 def _of_trusted(name: str) -> Iterator[None]:
-    """Name our option where transformers names its argument."""
+    """Name our option where transformers names its argument, and refuse files that end the process."""
     try:
         yield
+    except SystemExit as error:
+        raise ModelError(f"the Python files of {name} must define its classes, got an exit of the process") from error
     except ValueError as error:
         if "trust_remote_code=True" not in str(error):
             raise

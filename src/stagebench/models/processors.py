@@ -41,13 +41,15 @@ def as_images(media: Media) -> Shown:
 
 
 def as_video(media: Media) -> Shown:
-    """Show all frames as one video, each at its own time; raise MediaError where no times are known, or of no length.
+    """Show all frames as one video, each at its own time; raise MediaError where times are not known, or all the same.
 
-    To a processor they are frames that were chosen out of a video of 1000 a second.
+    Frames of several sizes are refused too. To a processor they were chosen out of a video of 1000 frames a second.
     """
     times, number = media.times, len(media.images)
     if not times or not times[-1]:
         raise MediaError(f"a video needs the times of its frames, got {'one alone' if times else 'none'}")
+    if len(sizes := {image.shape[:2] for image in media.images}) > 1:
+        raise MediaError(f"a video needs frames of one size, got {len(sizes)} sizes (--image-size)")
     total = round(times[-1] * _CLOCK * number / (number - 1))
     metadata = VideoMetadata(
         total_num_frames=total,

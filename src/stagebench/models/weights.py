@@ -54,8 +54,9 @@ def located(source: str) -> str:
     """
     if Path(source).is_dir():
         return source
-    cached = try_to_load_from_cache(source, CONFIG_NAME)
+    cached = None
     try:
+        cached = try_to_load_from_cache(source, CONFIG_NAME)
         get_hf_file_metadata(hf_hub_url(source, CONFIG_NAME), timeout=_PATIENCE)
     except Exception as error:  # no narrower: of hub and network, with a base that depends on the hub's client
         if isinstance(cached, str):
@@ -115,10 +116,11 @@ def quantised_by(config: PretrainedConfig) -> str | None:
 
     Raise CheckpointError for one that transformers does not know: it would read them as if they were not.
     """
-    said = getattr(config, "quantization_config", None)
+    parts = (config, config.get_text_config())
+    said = next((part.quantization_config for part in parts if getattr(part, "quantization_config", None)), None)
     if said is None:
         return None
-    how = dict(said) if isinstance(said, Mapping) else said.to_dict()
+    how = dict(said) if isinstance(said, Mapping) else said.to_dict() if hasattr(said, "to_dict") else {}
     of_bits = any(how.get(key) for key in ("load_in_4bit", "load_in_8bit"))  # as older checkpoints say it
     method = str(how.get("quant_method") or ("bitsandbytes" if of_bits else "no method"))
     if not AutoHfQuantizer.supports_quant_method(how):
