@@ -237,9 +237,10 @@ def test_a_broken_entry_point_leaves_others_alone(installed):
     [
         ("no_such_module:Network", "can't import the network of mine, no_such_module:Network: ModuleNotFoundError"),
         ("json:loads", "the network of mine must be a class of transformers' networks, got <function loads"),
+        ("transformers:LlamaForCausalLM", "the processor of mine must be a function, as llama has none, got settings"),
     ],
 )
-def test_a_network_that_is_none_is_refused(network, message, table):
+def test_a_network_that_can_not_be_had_is_refused(network, message, table):
     stagebench.register_model(stagebench.Registration(name="mine", network=network, config={}))
     with pytest.raises(ModelError, match=message):
         build_model("mine", ModelSettings())

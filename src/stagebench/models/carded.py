@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
 
 from stagebench.core.errors import ModelError
 from stagebench.core.settings import ModelSettings
@@ -73,15 +74,26 @@ def _processor(registration: Registration, config: PretrainedConfig, settings: M
         _give_ids(config.get_text_config(), tokenizer)
     with TemporaryDirectory() as folder:  # as a checkpoint's: transformers has no other way for all of them
         tokenizer.save_pretrained(folder)
-        classes = IMAGE_PROCESSOR_MAPPING_NAMES[config.model_type]
-        image_processor = {"image_processor_type": classes.get("torchvision", classes.get("pil"))}
-        processor = {"processor_class": PROCESSOR_MAPPING_NAMES[config.model_type]}
-        for file, values in (
-            ("preprocessor_config.json", image_processor | dict(registration.image_processor)),
-            ("processor_config.json", processor | dict(made)),
-        ):
+        for file, values in _files(registration, config.model_type, dict(made)).items():
             (Path(folder) / file).write_text(json.dumps(values), encoding="utf-8")
         return read_processor(config, replace(settings, weights=folder, preprocess="checkpoint"))
+
+
+def _files(registration: Registration, model_type: str, processor: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the settings of processors by the files that a checkpoint has for them; of a video as of an image."""
+    if model_type not in PROCESSOR_MAPPING_NAMES or model_type not in IMAGE_PROCESSOR_MAPPING_NAMES:
+        raise ModelError(
+            f"the processor of {registration.name} must be a function, as {model_type} has none, got settings"
+        )
+    classes, of_image = IMAGE_PROCESSOR_MAPPING_NAMES[model_type], dict(registration.image_processor)
+    files = {
+        "preprocessor_config.json": {"image_processor_type": classes.get("torchvision", classes.get("pil"))} | of_image,
+        "processor_config.json": {"processor_class": PROCESSOR_MAPPING_NAMES[model_type]} | processor,
+    }
+    if found := VIDEO_PROCESSOR_MAPPING_NAMES.get(model_type):
+        name = found if isinstance(found, str) else found["torchvision"]  # since transformers 5.24
+        files["video_preprocessor_config.json"] = {"video_processor_type": name} | of_image
+    return files
 
 
 def _give_ids(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
