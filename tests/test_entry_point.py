@@ -103,6 +103,20 @@ def test_the_plugin_is_one_however_often_it_is_named(pytester, installed, named)
         assert pytester.runpytest_inprocess("--stage-device=cpu").ret == 0
 
 
+@pytest.mark.parametrize("given", ["typed", "a file of settings", "the environment", "a file of arguments"])
+def test_one_option_is_enough_wherever_it_is_given(pytester, installed, monkeypatch, given):
+    pytester.makepyfile(test_it="def test_it(pytestconfig): assert pytestconfig.option.stage_rounds == 3")
+    pytester.maketxtfile(arguments="--stage-rounds=3")
+    if given == "a file of settings":
+        pytester.makeini("[pytest]\naddopts = --stage-rounds=3\n")
+    elif given == "the environment":
+        monkeypatch.setenv("PYTEST_ADDOPTS", "--stage-rounds=3")
+    typed = {"typed": ["--stage-rounds", "3"], "a file of arguments": ["@arguments.txt"]}
+    done = pytester.runpytest_inprocess(*typed.get(given, []))
+    assert done.ret == 0
+    done.stdout.fnmatch_lines(["stagebench: tiny profile*"])
+
+
 def test_the_plugin_comes_with_the_fixtures_of_the_package(pytester):
     pytester.makepyfile(**{"below/test_it": "def test_it(benchmark, rounds): benchmark(sum, [rounds])"})
     (pytester.path / "below" / "conftest.py").write_text("from stagebench.benchmarks.conftest import *\n")

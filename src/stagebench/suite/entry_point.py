@@ -1,33 +1,37 @@
-"""What pytest loads in every project where this package is installed: the options, and the plugin where it is wanted.
+"""What pytest loads in every project where this package is installed: its markers, and all else where it is wanted.
 
-Nothing else is imported, changed or printed before one of these options, or a benchmark of this package, is asked for;
-or before a conftest.py, or `-p`, names the plugin. Its name as an entry point is that of the module, so that it is the
-same plugin for pytest however it is found.
+Nothing more is imported, changed or printed before an option, or a benchmark of this package, is asked for, or before a
+conftest.py, or `-p`, names the plugin. Its name as an entry point is that of the module, so that it is the same plugin
+for pytest however it is found.
 """
 
+import os
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from stagebench.suite.options import PREFIX, PYTEST
-
 _PACKAGE = Path(__file__).parents[1]
 _PLUGIN = "stagebench.suite.plugin"
+_MAY_BE_OURS = ("--stage-", "--help", "-h", "@")  # the last one names a file of arguments
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of the suite; None is what was not given."""
-    group = parser.getgroup("stagebench")
-    for option in PYTEST:
-        action = "store_true" if option.is_flag else "append" if option.multiple else "store"
-        names = {"dest": f"stage_{option.name}", "help": option.help}
-        group.addoption(option.opts[0].replace("--", PREFIX), action=action, default=None, **names)
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Add our options where one of them may have been given, or help was asked for: to make them takes 20 ms."""
+    config: Any = pluginmanager.get_plugin("pytestconfig")
+    more = shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))
+    typed = map(str, (*config.invocation_params.args, *config.getini("addopts"), *more))
+    if any(argument.startswith(_MAY_BE_OURS) for argument in typed):
+        from stagebench.suite.options import add_to_pytest
+
+        add_to_pytest(parser)
 
 
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Load the plugin where something of ours is asked for, before anything reads pytest-benchmark's options."""
     given = early_config.known_args_namespace
-    options = any(getattr(given, f"stage_{option.name}") is not None for option in PYTEST)
+    options = any(name.startswith("stage_") and value is not None for name, value in vars(given).items())
     if options or any(_is_ours(argument, given.pyargs) for argument in given.file_or_dir):
         early_config.pluginmanager.import_plugin(_PLUGIN)
 

@@ -1,13 +1,18 @@
 """The one table of options: `--NAME` of the commands, and `--stage-NAME` of pytest. Importable without torch."""
 
+from __future__ import annotations
+
 from keyword import iskeyword
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stagebench.core import settings
 from stagebench.core.stages import STAGE_NAMES
+
+if TYPE_CHECKING:
+    import pytest
 
 PREFIX = "--stage-"  # of pytest's options, because others' plugins have a `--profile` and a `--device` too
 
@@ -84,3 +89,12 @@ PYTEST = (
     _option("gate", "with --benchmark-compare: verdicts, and the exit status of `stagebench gate`", default=False),
     _option("times-only", "no proof, no counters: this very code was proven before", default=False),
 )
+
+
+def add_to_pytest(parser: pytest.Parser) -> None:
+    """Add those of pytest, once; None is what was not given."""
+    group = parser.getgroup("stagebench")
+    for option in () if group.options else PYTEST:
+        action = "store_true" if option.is_flag else "append" if option.multiple else "store"
+        names = {"dest": f"stage_{option.name}", "help": option.help}
+        group.addoption(option.opts[0].replace("--", PREFIX), action=action, default=None, **names)

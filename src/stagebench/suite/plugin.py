@@ -21,10 +21,11 @@ from stagebench.gate.limits import RULES_FILE, Rules, limit_keys, read_rules
 from stagebench.gate.runner.lockstep import Lockstep
 from stagebench.gate.verdicts import NOT_MEASURED, Decision, exit_code
 from stagebench.suite import judging, selection
-from stagebench.suite.options import PREFIX, PYTEST
+from stagebench.suite.options import PREFIX, PYTEST, add_to_pytest
 from stagebench.suite.settings import Settings, check_input, resolve
 
-pytest_plugins = ("stagebench.suite.entry_point",)  # the options
+pytest_plugins = ("stagebench.suite.entry_point",)  # the markers
+pytest_addoption = add_to_pytest
 
 _SAID = pytest.StashKey[list[str]]()  # what it is compared with, and what does not compare
 _LOCKSTEP = pytest.StashKey[Lockstep]()
