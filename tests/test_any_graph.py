@@ -5,17 +5,19 @@ A CPU has no CUDA graphs: there what would be captured is called.
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, inputs_of, small_network
+from families import FAMILIES, inputs_of, small_config, small_network
 from torch import Tensor
 from transformers import StoppingCriteriaList
 
 from stagebench.backends import graph
 from stagebench.backends.any_graph import AnyGraphBackend, Form
-from stagebench.backends.load import refusal, with_backend
+from stagebench.backends.fixed_cache import why_not_fixed
+from stagebench.backends.load import with_backend
 from stagebench.backends.static_cache import CACHE_ARGUMENT, why_not_static
 from stagebench.core.artifacts import Inputs, Sample
 from stagebench.core.errors import ModelError, StagebenchError, StageError
@@ -272,9 +274,8 @@ def test_layers_that_a_step_can_not_serve_are_refused_by_name(settings: dict[str
 
 
 def test_an_encoder_of_texts_is_refused() -> None:
-    assert refusal(plain_model("florence2"), "graph") == (
-        "the backend graph needs a decoder alone, got one with an encoder of texts"
-    )
+    network: Any = SimpleNamespace(config=small_config("florence2"))
+    assert why_not_fixed(network) == "a decoder alone, got one with an encoder of texts"
 
 
 def test_a_step_that_gives_other_logits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
