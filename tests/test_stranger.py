@@ -79,11 +79,13 @@ class MyModel(PreTrainedModel, GenerationMixin):
 
 
 class MyProcessor:
+    chat_template = "images, and a question"
+
     def __init__(self, config):
         self.tokenizer, self.side = build_tokenizer(config.text_config.vocab_size, ("<image>",)), config.side
         config.image_token_id = self.tokenizer.convert_tokens_to_ids("<image>")
 
-    def apply_chat_template(self, conversation, tokenize, add_generation_prompt):
+    def apply_chat_template(self, conversation, chat_template, tokenize, add_generation_prompt):
         parts = conversation[0]["content"]
         return " ".join("<image>" if part["type"] == "image" else part["text"] for part in parts)
 
@@ -141,7 +143,9 @@ def test_a_conftest_that_fails_is_one_line(folder, text, said):
 
 
 def test_a_conftest_that_pytest_has_loaded_is_not_run_again(folder, monkeypatch):
-    (folder / "conftest.py").write_text("1 / 0")
+    (folder / "conftest.py").unlink()
+    (folder / "elsewhere.py").write_text("1 / 0")
+    (folder / "conftest.py").symlink_to("elsewhere.py")
     monkeypatch.setitem(sys.modules, "conftest", type(sys)("conftest"))
     sys.modules["conftest"].__file__ = str(folder / "conftest.py")
     done = CliRunner().invoke(main, ["run", "--model", "mine"])

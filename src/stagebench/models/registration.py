@@ -18,7 +18,8 @@ class Registration:
     """A model by its name: one that a stage can split, with random weights of its real shapes or of narrow ones.
 
     Without a config the network is a `protocol.Family`, which makes its own. The chat template is a plain one, made of
-    `image` and `video`. Where transformers has no processor, a function makes it of the network's config.
+    `image` and `video`. Where transformers has no processor, a function makes it of the network's config: something
+    with a `tokenizer`, a `chat_template`, `apply_chat_template` and `__call__` as transformers' processors have them.
     """
 
     name: str  # as on the command line

@@ -88,9 +88,10 @@ def known(name: str) -> Registration | None:
 def import_conftest() -> None:
     """Import the working folder's `conftest.py`, if there is one and pytest did not; ModelError if it fails."""
     path = Path("conftest.py").resolve()
-    if not path.is_file() or any(getattr(module, "__file__", None) == str(path) for module in [*sys.modules.values()]):
+    loaded = [str(vars(module).get("__file__")) for name, module in [*sys.modules.items()] if "conftest" in name]
+    if not path.is_file() or path in [Path(file).resolve() for file in loaded]:
         return
-    if (folder := str(path.parent)) not in sys.path:
+    if (folder := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, folder)  # as pytest does, for what it imports
     spec = spec_from_file_location(str(path), path)
     assert spec is not None
