@@ -46,26 +46,17 @@ class Rounds:
         return {name: done.get(name, 0) for name in STAGE[self.stage].metered}
 
     def judge(self, result: object) -> None:
-        """Judge it by what it did and what came of it.
-
-        Raises:
-            StageError: it did nothing, or gave the result of the round before, whose input was another.
-        """
+        """Raise StageError where it did nothing, or gave the result of the round before, whose input was another."""
         require_work(self.stage, self._seen[-1][0])
         if isinstance(result, Generation) and any(end < self._began for end in result.step_ends):
-            raise StageError(
-                f"{self.stage} must take each step in its own round, got one from before: a remembered one"
-            )
+            expected = f"{self.stage} must take each step in its own round"
+            raise StageError(f"{expected}, got one from before: a remembered one")
         if (last := fingerprint(result)) is not None and last == self._last:
             raise StageError(f"{self.stage} must give another result for other pixels, got the last: a remembered one")
         self._last = last
 
     def require(self, work: Work) -> None:
-        """Refuse timed rounds that did other work than the counted pass.
-
-        Raises:
-            StageError: with both numbers.
-        """
+        """Raise StageError, with both numbers, for timed rounds that did other work than the counted pass."""
         timed = self._seen[-(self._total - self._warm_ups) :]
         for name in STAGE[self.stage].metered:
             self._require(name, work, [done.get(name, 0) for done, _ in timed], 0)

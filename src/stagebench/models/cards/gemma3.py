@@ -1,32 +1,18 @@
 """Gemma 3, with the shapes of https://huggingface.co/google/gemma-3-12b-it: five layers of six see a window."""
 
+from stagebench.models.cards import layers
 from stagebench.models.registration import Registration
 
-_ROPE = {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0}
+_ROPE = {"full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0}}
+_VISION = layers(1152, 4304, 27, 16, model_type="siglip_vision_model", vision_use_head=False)
 CARD = Registration(
     name="gemma3",
     network="transformers:Gemma3ForConditionalGeneration",
     config={
-        "text_config": {
-            "vocab_size": 262208,
-            "hidden_size": 3840,
-            "intermediate_size": 15360,
-            "num_hidden_layers": 48,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 8,
-            "sliding_window": 1024,
-            "rope_parameters": {"full_attention": _ROPE},
-        },
-        "vision_config": {
-            "model_type": "siglip_vision_model",
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
-            "num_hidden_layers": 27,
-            "num_attention_heads": 16,
-            "image_size": 896,
-            "patch_size": 14,
-            "vision_use_head": False,
-        },
+        "text_config": layers(
+            3840, 15360, 48, 16, num_key_value_heads=8, vocab_size=262208, sliding_window=1024, rope_parameters=_ROPE
+        ),
+        "vision_config": _VISION | {"image_size": 896, "patch_size": 14},
     },
     tiny={
         "vision_config": {"num_hidden_layers": 1, "num_attention_heads": 1},  # an image is 4096 patches

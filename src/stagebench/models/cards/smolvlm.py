@@ -1,28 +1,16 @@
 """SmolVLM2, with the shapes of https://huggingface.co/HuggingFaceTB/SmolVLM2-2.2B-Instruct; frames are not split."""
 
+from stagebench.models.cards import layers
 from stagebench.models.registration import Registration
 
+_ROPE = {"rope_type": "default", "rope_theta": 130000.0}
+_TEXT = layers(2048, 8192, 24, 32, model_type="llama", head_dim=64, vocab_size=49280, rope_parameters=_ROPE)
 CARD = Registration(
     name="smolvlm",
     network="transformers:SmolVLMForConditionalGeneration",
     config={
-        "text_config": {
-            "model_type": "llama",
-            "vocab_size": 49280,
-            "hidden_size": 2048,
-            "intermediate_size": 8192,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 32,
-            "head_dim": 64,
-            "max_position_embeddings": 8192,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 130000.0},
-        },
-        "vision_config": {
-            "intermediate_size": 4304,
-            "num_hidden_layers": 27,
-            "image_size": 384,
-            "patch_size": 14,
-        },
+        "text_config": _TEXT | {"max_position_embeddings": 8192},
+        "vision_config": {"intermediate_size": 4304, "num_hidden_layers": 27, "image_size": 384, "patch_size": 14},
         "scale_factor": 3,
     },
     tokens={
