@@ -41,6 +41,9 @@ if CACHE_ARGUMENT == "past_key_values":  # before transformers 5.24
     REFUSED |= {"aria": reads.format("Aria", "128 values"), "mllama": reads.format("Mllama", "a value")}
 
 
+MIXTURES = ("qwen3_5_moe", "qwen3_vl_moe")  # of experts: which of them a token needs, these ask the device
+
+
 def plain_model(name: str, **settings: Any) -> HuggingFaceModel:
     """Build a family in its narrow layers, with other settings of its language model."""
     inputs, others = FAMILIES[name]
@@ -112,7 +115,7 @@ def test_prompts_in_turn_have_the_tokens_and_scores_of_generate_or_the_family_is
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - REFUSED.keys()))
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - REFUSED.keys() - set(MIXTURES)))
 def test_on_a_gpu_graphs_give_the_tokens_of_generate(name: str, gpu: torch.device) -> None:
     plain = plain_model(name)
     several = [on(gpu, inputs_for(plain, words)) for words in ((), (30, 31, 32), ())]
@@ -121,6 +124,15 @@ def test_on_a_gpu_graphs_give_the_tokens_of_generate(name: str, gpu: torch.devic
         expected = [reference_generate(plain, inputs, OPTIONS).tolist() for inputs in several]
         fast = with_backend(plain, "graph")
         assert [rows(staged_generate(fast, inputs, OPTIONS)) for inputs in several] == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", MIXTURES)
+def test_on_a_gpu_steps_that_wait_to_know_their_experts_are_refused(name: str, gpu: torch.device) -> None:
+    plain = plain_model(name)
+    plain.hf_model.to(gpu)
+    with pinned_runtime(ModelSettings(device="cuda")), pytest.raises(ModelError, match=r"it waits for the device$"):
+        staged_generate(with_backend(plain, "graph"), on(gpu, inputs_for(plain)), OPTIONS)
 
 
 def on(device: torch.device, inputs: Inputs) -> Inputs:
@@ -150,6 +162,13 @@ def test_a_prompt_longer_than_a_window_has_the_tokens_of_generate(name: str, lay
     expected = reference_generate(narrow, inputs, LONG).tolist()
     assert reference_generate(wide, inputs, LONG).tolist() != expected
     assert rows(staged_generate(with_graphs(narrow), inputs, LONG)) == expected
+
+
+@pytest.mark.parametrize(("window", "exact"), [(8, False), (400, True)])
+def test_only_where_no_window_hides_slots_the_very_tokens_of_generate_are_owed(window: int, exact: bool) -> None:
+    fast = with_graphs(plain_model("gemma3", sliding_window=window))
+    staged_generate(fast, inputs_for(fast), OPTIONS)
+    assert fast.backend.exact == exact
 
 
 def test_a_rotary_embedding_that_could_grow_gives_the_tokens_of_generate() -> None:

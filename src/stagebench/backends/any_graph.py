@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree  # with which transformers registers i
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from stagebench.backends.capture import Captured, NotCapturableError, Pool
-from stagebench.backends.fixed_cache import crossed, fixed, is_recurrent, load, tensors_of_cache
+from stagebench.backends.fixed_cache import crossed, fixed, hides, is_recurrent, load, tensors_of_cache
 from stagebench.backends.graph import CACHE_BUCKET, LAG, Graphs, Session, up
 from stagebench.backends.static_cache import growing
 from stagebench.core.artifacts import Inputs, Prefilled
@@ -125,7 +125,8 @@ class AnyGraphBackend(Graphs):
     model: HuggingFaceModel
     _pool: Pool
     _encoders: dict[Hashable, Captured | str] = field(default_factory=dict)  # or why there is none
-    exact = True  # it runs the plain path's own code
+    # It runs the plain path's own code; but where a window hides slots, the rest is added up in another order.
+    exact: bool = field(default=True, init=False)
 
     @property
     def stages(self) -> dict[str, str]:
@@ -177,6 +178,7 @@ class AnyGraphBackend(Graphs):
     def _new_session(self, step: Step, slots: int) -> Session:
         kind = type(step.form.hf_model).__name__
         cache = fixed(step.cache, slots, step.form.hf_model)
+        self.exact = self.exact and not hides(step.cache, slots)
         before = [tensor.data_ptr() for tensor in tensors_of_cache(cache)]
         inputs = step.tensors | {"tokens": step.sequences[:, -1:]}
         try:

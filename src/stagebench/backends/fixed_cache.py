@@ -79,6 +79,12 @@ def load(into: Cache, cache: Cache, length: int) -> None:
     set_length(into, torch.tensor(length, device=targets[0].device))
 
 
+def hides(cache: Cache, slots: int) -> bool:
+    """Say whether a layer looks at fewer tokens than so many slots."""
+    windows = [layer.sliding_window for layer in cache.layers if isinstance(layer, DynamicSlidingWindowLayer)]
+    return any(window < slots for window in windows)
+
+
 def is_recurrent(cache: Cache) -> bool:
     """Say whether a step can't be taken back: of the tokens so far some layers keep one state."""
     return any(isinstance(layer, LinearAttentionLayer) for layer in cache.layers)
