@@ -36,7 +36,7 @@ OPTIONS = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
 
 def accelerated(model):
     """A model with a backend that is asked for on a GPU only."""
-    return replace(model, backend=GraphBackend(model, "graph", RECIPES["graph"], None))
+    return replace(model, backend=GraphBackend(model, "graph", None, RECIPES["graph"]))
 
 
 @pytest.fixture(scope="module")
@@ -426,7 +426,7 @@ def test_generate_is_counted_once_for_all_backends(plain, counted, monkeypatch):
 @pytest.mark.parametrize(("exact", "accepted"), [(True, False), (False, True)])
 def test_a_near_tie_is_a_text_for_a_backend_with_kernels_of_its_own_only(plain, counted, exact, accepted, monkeypatch):
     recipe = Recipe() if exact else Recipe(fused=True)
-    fast = replace(plain, backend=GraphBackend(plain, "graph" if exact else "fused", recipe, None))
+    fast = replace(plain, backend=GraphBackend(plain, "graph" if exact else "fused", None, recipe))
     monkeypatch.setattr(GraphBackend, "_fused_step", lambda *_: None)  # the plain one, in its place
     monkeypatch.setattr(verify_module, "match_tokens", lambda *_: TokenMatch("near-tie", 2, 1.0))
     with nullcontext() if accepted else pytest.raises(StageError, match="got another token 2"):
@@ -434,7 +434,7 @@ def test_a_near_tie_is_a_text_for_a_backend_with_kernels_of_its_own_only(plain, 
 
 
 def test_a_near_tie_may_end_a_text_earlier(plain, sample, monkeypatch):
-    fast = replace(plain, backend=GraphBackend(plain, "fused", Recipe(fused=True), None))
+    fast = replace(plain, backend=GraphBackend(plain, "fused", None, Recipe(fused=True)))
     monkeypatch.setattr(GraphBackend, "_fused_step", lambda *_: None)
     reference = count_reference(plain, sample, {"max_new_tokens": 9, "min_new_tokens": 9, "do_sample": False})
     shorter = replace(reference, options=reference.options | {"min_new_tokens": 4, "eos_token_id": reference.tokens[4]})
@@ -502,7 +502,7 @@ def test_a_backend_that_decodes_one_layer_twice_unseen_is_refused_by_its_flops(p
 
 
 def test_a_prompt_padded_further_than_is_told_is_refused_by_its_flops(plain, counted, monkeypatch):
-    fast = replace(plain, backend=GraphBackend(plain, "graph", Recipe(bucket=1), None))
+    fast = replace(plain, backend=GraphBackend(plain, "graph", None, Recipe(bucket=1)))
     once = graph.prompt_logits
 
     def wasteful(hf_model, cache, embeds, length):

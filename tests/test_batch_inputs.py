@@ -38,7 +38,7 @@ def expected(plain, batch):
 
 
 def run_by(plain, name="graph"):
-    return replace(plain, backend=GraphBackend(plain, name, RECIPES[name], None))
+    return replace(plain, backend=GraphBackend(plain, name, None, RECIPES[name]))
 
 
 def staged(model, batch):

@@ -14,7 +14,7 @@ from stagebench.core.settings import GenerationSettings
 @pytest.fixture
 def rows(plain, synthetic, monkeypatch):
     called = {
-        name: replace(plain, backend=GraphBackend(plain, name, RECIPES["graph"], None)) for name in ("graph", "fused")
+        name: replace(plain, backend=GraphBackend(plain, name, None, RECIPES["graph"])) for name in ("graph", "fused")
     }
     monkeypatch.setattr(certify_backends, "with_backend", lambda model, name: called[name])
     return list(texts(plain, synthetic, GenerationSettings(3, fixed_length=True), list(called)))
@@ -34,7 +34,7 @@ def test_what_repeats_and_equals_generate_keeps_the_promise(rows):
 def test_another_text_breaks_the_promise_of_an_exact_backend(plain, synthetic, monkeypatch, verdict):
     outcome = certify_backends.match_tokens([1], [1])
     monkeypatch.setattr(certify_backends, "match_tokens", lambda *_: replace(outcome, verdict=verdict))
-    fast = replace(plain, backend=GraphBackend(plain, "graph", RECIPES["graph"], None))
+    fast = replace(plain, backend=GraphBackend(plain, "graph", None, RECIPES["graph"]))
     monkeypatch.setattr(certify_backends, "with_backend", lambda *_: fast)
     one = next(texts(plain, synthetic, GenerationSettings(2, fixed_length=True), ["graph"]))
     assert (verdict, False) == (one["verdict"], one["kept"])

@@ -21,7 +21,7 @@ def compiled(plain, inputs):
     """How many functions were compiled on the way, and what they gave."""
     torch._dynamo.reset()
     counters.clear()
-    fast = replace(plain, backend=GraphBackend(plain, "compiled", RECIPES["compiled"], None))
+    fast = replace(plain, backend=GraphBackend(plain, "compiled", None, RECIPES["compiled"]))
     tokens = staged_generate(fast, inputs, OPTIONS).token_ids
     return counters["stats"]["unique_graphs"], [list(row) for row in tokens]
 

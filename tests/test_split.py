@@ -365,7 +365,7 @@ def unpadded(draw):
     rows = draw(st.integers(1, 3))
     ids, mask = inputs.input_ids.repeat(rows, 1), inputs.attention_mask.repeat(rows, 1)
     # What a CPU has no graphs for is called there, and is asked for by nobody but tests.
-    fast = replace(plain, backend=GraphBackend(plain, "graph", Recipe(bucket=draw(st.sampled_from([1, 16]))), None))
+    fast = replace(plain, backend=GraphBackend(plain, "graph", None, Recipe(bucket=draw(st.sampled_from([1, 16])))))
     pixels = torch.cat([inputs.pixels[0] * (i + 1) for i in range(rows)])
     return fast, plain, Inputs(ids, mask, {plain.pixels_argument: pixels}, rows * inputs.images)
 

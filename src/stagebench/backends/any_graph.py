@@ -6,7 +6,7 @@ Before a step is used it must give the logits of the plain one. What a graph can
 
 import copy
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from torch.utils import _pytree as pytree  # with which transformers registers its outputs; it has no public name
 from transformers import Cache, DynamicCache, PreTrainedModel
 
-from stagebench.backends.capture import Captured, NotCapturableError, Pool
+from stagebench.backends.capture import NotCapturableError
 from stagebench.backends.fixed_cache import crossed, fixed, hides, is_recurrent, load, tensors_of_cache
 from stagebench.backends.graph import CACHE_BUCKET, LAG, Graphs, Session, up
 from stagebench.backends.static_cache import growing
@@ -26,7 +26,7 @@ from stagebench.core.artifacts import Inputs, Prefilled
 from stagebench.core.errors import ModelError, StageError
 from stagebench.core.stages import DECODE, ENCODE, PREFILL
 from stagebench.models.huggingface import HuggingFaceModel
-from stagebench.models.tape import DirectCall, Tape, taped, tensors_of
+from stagebench.models.tape import DirectCall, Tape, taped
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +123,15 @@ class AnyGraphBackend(Graphs):
     """Run the encoders and the steps of any network as graphs; see `models.protocol.Backend`."""
 
     model: HuggingFaceModel
-    _pool: Pool
-    _encoders: dict[Hashable, Captured | str] = field(default_factory=dict)  # or why there is none
+    eager_encoders: dict[Hashable, str] = field(default_factory=dict, kw_only=True)  # why they are no graphs
     # It runs the plain path's own code; but where a window hides slots, the rest is added up in another order.
     exact: bool = field(default=True, init=False)
 
     @property
     def stages(self) -> dict[str, str]:
         """Say by stage what runs it, and why it is not a graph."""
-        whys = [each for each in self._encoders.values() if isinstance(each, str)]
-        encode = f"eager: {whys[0]}" if whys else "graph" if self._encoders else "eager: it runs within generate()"
+        why = next(iter(self.eager_encoders.values()), None if self.encoders else "it runs within generate()")
+        encode = "graph" if why is None else f"eager: {why}"
         return {ENCODE.name: encode, PREFILL.name: "eager: it is plain generate()", DECODE.name: "graph"}
 
     def encode(self, inputs: Inputs) -> Tape:
@@ -143,24 +142,16 @@ class AnyGraphBackend(Graphs):
     def _call(self, calls: tuple[DirectCall, ...], inputs: Mapping[str, Any]) -> Tape:
         used = {name: inputs[name] for each in calls for name in each.inputs.values()}
         key = repr(calls), repr([(name, getattr(tensor, "shape", tensor)) for name, tensor in used.items()])
-        encoder = self._encoders.get(key)
-        if encoder is None:
-            encoder = self._encoders[key] = self._captured_encoders(calls, used)
-        if isinstance(encoder, str):
-            return self.model.encoders.call(calls, inputs)
-        for name, tensor in used.items():
-            encoder.inputs[name].copy_(tensor)
-        outputs = [copy.deepcopy(output, {id(t): t.clone() for t in tensors_of(output)}) for output in encoder()]
-        return tuple(taped(call.encoder, output) for call, output in zip(calls, outputs, strict=True))
-
-    def _captured_encoders(self, calls: tuple[DirectCall, ...], used: Mapping[str, Any]) -> Captured | str:
         device, encoders = self.model.hf_model.device, self.model.encoders
         if other := [name for name, each in used.items() if not isinstance(each, Tensor) or each.device != device]:
-            return f"{other[0]} is no tensor of the device"
-        try:
-            return self._capture(lambda **given: [each.output for each in encoders.call(calls, given)], used)
-        except NotCapturableError as error:
-            return str(error)
+            self.eager_encoders[key] = f"{other[0]} is no tensor of the device"
+        if key not in self.eager_encoders:
+            try:
+                outputs = self.encoded(key, lambda **given: [each.output for each in encoders.call(calls, given)], used)
+                return tuple(taped(call.encoder, output) for call, output in zip(calls, outputs, strict=True))
+            except NotCapturableError as error:
+                self.eager_encoders[key] = str(error)
+        return encoders.call(calls, inputs)
 
     def lengths(self, tokens: int, limit: int) -> tuple[int, int]:
         """Leave a prompt as it is, and pad a cache to `CACHE_BUCKET`; see `models.protocol.Backend`."""
@@ -171,9 +162,9 @@ class AnyGraphBackend(Graphs):
         slots = self.lengths(0, prefilled.generation_config.max_length)[1]
         step = Step(prefilled, slots)
         session = self.session(step.key(), functools.partial(self._new_session, step, slots))
+        state = session.claimed()
         step.fill(session)
-        session.owner = object()
-        return replace(prefilled, state={"cache": session.cache, "session": session, "owner": session.owner})
+        return replace(prefilled, state=state)
 
     def _new_session(self, step: Step, slots: int) -> Session:
         kind = type(step.form.hf_model).__name__
@@ -182,7 +173,7 @@ class AnyGraphBackend(Graphs):
         before = [tensor.data_ptr() for tensor in tensors_of_cache(cache)]
         inputs = step.tensors | {"tokens": step.sequences[:, -1:]}
         try:
-            captured = self._capture(functools.partial(step.form.logits, cache), inputs)
+            captured = self.capture(functools.partial(step.form.logits, cache), inputs)
         except NotCapturableError as error:
             raise ModelError(f"the backend graph can't take steps of a {kind}: {error}") from error
         if before != [tensor.data_ptr() for tensor in tensors_of_cache(cache)]:
@@ -191,9 +182,3 @@ class AnyGraphBackend(Graphs):
         session = Session(cache, captured, lag=1 if is_recurrent(cache) else LAG)
         step.require_equal(session)
         return session
-
-    def _capture(self, function: Callable[..., Any], inputs: Mapping[str, Tensor]) -> Captured:
-        own = {name: tensor.clone() for name, tensor in inputs.items()}
-        captured = Captured(function, function, own, self.model.counted_modules, self._pool)
-        self.setups.append(captured)
-        return captured

@@ -5,10 +5,11 @@ decode step in Triton (`fused`). Setting one up takes seconds; it happens the fi
 in `setups`, and whoever times a pass must not keep one in which it happened.
 """
 
+import copy
 import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,6 +25,7 @@ from stagebench.core.artifacts import Inputs, Prefilled
 from stagebench.core.errors import ModelError, StageError
 from stagebench.core.stages import STAGES
 from stagebench.models.protocol import Family, VisionLanguageModel
+from stagebench.models.tape import tensors_of
 from stagebench.pipeline.decode import Progress, take_steps
 from stagebench.pipeline.timing import synchronize
 
@@ -70,13 +72,20 @@ class Session:
         logits: Tensor = self.step()
         return logits
 
+    def claimed(self) -> dict[str, Any]:
+        """Return the state of a new owner's prompt, about to be put into the cache: the one before can't go on."""
+        self.owner = object()
+        return {"cache": self.cache, "session": self, "owner": self.owner}
+
 
 @dataclass(eq=False)
 class Graphs:
-    """What backends of graphs share: a bounded number of caches with their steps, and what all of it cost."""
+    """What backends of graphs share: encoders, a bounded number of caches with their steps, and what all of it cost."""
 
     model: VisionLanguageModel  # without a backend; its own code is what is captured
     name: str  # one of `RECIPES`
+    pool: Pool
+    encoders: dict[Hashable, Captured] = field(default_factory=dict, kw_only=True)
     sessions: dict[Hashable, Session] = field(default_factory=dict, kw_only=True)  # the last used is the last
     setups: list[Captured] = field(default_factory=list, kw_only=True)  # all so far, some of them released
 
@@ -86,6 +95,22 @@ class Graphs:
         for captured in self.setups:
             work.update({name: n * captured.calls for name, n in captured.work.items()})
         return work
+
+    def encoded(self, key: Hashable, encoder: Function, inputs: Mapping[str, Tensor]) -> Any:
+        """Call an encoder by its graph, captured where the key is a new one; return a copy, which stays as it is."""
+        if (captured := self.encoders.get(key)) is None:
+            captured = self.encoders[key] = self.capture(encoder, inputs)
+        for name, tensor in inputs.items():
+            captured.inputs[name].copy_(tensor)
+        output = captured()
+        return copy.deepcopy(output, {id(tensor): tensor.clone() for tensor in tensors_of(output)})
+
+    def capture(self, plain: Function, inputs: Mapping[str, Tensor], fast: Function | None = None) -> Captured:
+        """Capture a function, or `fast`, which gives the same, with copies of the inputs as its buffers."""
+        own = {name: tensor.clone() for name, tensor in inputs.items()}
+        captured = Captured(plain, fast or plain, own, self.model.counted_modules, self.pool)
+        self.setups.append(captured)
+        return captured
 
     def advance(self, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
         """Take decode steps as `pipeline.decode.advance`; raise StageError where a later prompt has taken the cache."""
@@ -120,8 +145,6 @@ class GraphBackend(Graphs):
 
     model: Family
     _recipe: Recipe
-    _pool: Pool
-    _encoders: dict[torch.Size, Captured] = field(default_factory=dict)
 
     @property
     def exact(self) -> bool:
@@ -131,14 +154,10 @@ class GraphBackend(Graphs):
     def encode(self, inputs: Inputs) -> Tensor:
         """Encode as the model's own `encode`."""
         name, pixels = self.model.pixels_argument, self.model.pixels_of(inputs)
-        encoder = self._encoders.get(pixels.shape)
-        if encoder is None:
-            encoder = self._encoders[pixels.shape] = self._capture(
-                lambda **given: self.model.encode(replace(inputs, given=given)), {name: pixels.clone()}
-            )
-        encoder.inputs[name].copy_(pixels)
-        features: Tensor = encoder()
-        return features.clone()
+        features: Tensor = self.encoded(
+            pixels.shape, lambda **given: self.model.encode(replace(inputs, given=given)), {name: pixels}
+        )
+        return features
 
     @property
     def stages(self) -> dict[str, str]:
@@ -166,8 +185,8 @@ class GraphBackend(Graphs):
         prompt.inputs["embeds"][:, :tokens].copy_(embeds)
         prompt.inputs["embeds"][:, tokens:].zero_()  # anything finite: of NaN a masked value would still be NaN
         prompt.inputs["length"].fill_(tokens)
-        session.owner = object()
-        return prompt(), {"cache": session.cache, "session": session, "owner": session.owner}
+        state = session.claimed()
+        return prompt(), state
 
     def _require_servable(self, attention_mask: Tensor, config: GenerationConfig) -> None:
         (rows, tokens), chunk, texts = attention_mask.shape, config.prefill_chunk_size, config.num_return_sequences
@@ -187,7 +206,7 @@ class GraphBackend(Graphs):
         cache = static_cache(self.model.hf_model, batch, length)
         plain = functools.partial(step_logits, self.model.hf_model, cache)
         inputs = {"tokens": torch.zeros(batch, 1, dtype=torch.long, device=self.model.hf_model.device)}
-        step = self._capture(plain, inputs, self._fused_step(cache) if self._recipe.fused else None, is_step=True)
+        step = self.capture(plain, inputs, self._fused_step(cache) if self._recipe.fused else None, is_step=True)
         step.nbytes += sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
         return Session(cache, step)
 
@@ -195,7 +214,7 @@ class GraphBackend(Graphs):
         plain = functools.partial(prompt_logits, self.model.hf_model, session.cache)
         length = torch.ones(1, dtype=torch.long, device=embeds.device)
         inputs = {"embeds": embeds.new_zeros(embeds.shape[0], padded, embeds.shape[2]), "length": length}
-        return session.prompts.setdefault(padded, self._capture(plain, inputs))
+        return session.prompts.setdefault(padded, self.capture(plain, inputs))
 
     def _fused_step(self, cache: StaticCache) -> Function:
         try:
@@ -204,17 +223,16 @@ class GraphBackend(Graphs):
             raise ModelError(f"the backend fused needs Triton, got {error}") from error
         return FusedStep(self.model.hf_model, cache)
 
-    def _capture(
-        self, plain: Function, inputs: dict[str, Tensor], fast: Function | None = None, is_step: bool = False
+    def capture(
+        self, plain: Function, inputs: Mapping[str, Tensor], fast: Function | None = None, is_step: bool = False
     ) -> Captured:
-        if fast is None:
-            fast = self._compiled(plain, is_step) if self._recipe.compiled else plain
+        """Capture what the recipe says: the function as it is, compiled, or one given for it."""
+        if fast is None and self._recipe.compiled:
+            fast = self._compiled(plain, is_step)
         kernels = ATTENTION if is_step else [SDPBackend.CUDNN_ATTENTION, *ATTENTION]
         # What owes no exact tokens may use the fastest attention, which the caller's pinned runtime may exclude.
         with nullcontext() if self.exact else sdpa_kernel(kernels, set_priority=True):
-            captured = Captured(plain, fast, inputs, self.model.counted_modules, self._pool)
-        self.setups.append(captured)
-        return captured
+            return super().capture(plain, inputs, fast)
 
     def _compiled(self, plain: Function, is_step: bool) -> Function:
         # Products with one row as fused reductions: they read the weights faster than a library's matrix product.

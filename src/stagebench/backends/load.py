@@ -34,7 +34,7 @@ def with_backend(model: VisionLanguageModel, name: str) -> VisionLanguageModel:
         raise ModelError(f"the backend {name} needs a CUDA device, got {device}")
     pool = torch.cuda.graph_pool_handle()
     if isinstance(plain, Family):
-        return replace(model, backend=GraphBackend(plain, name, RECIPES[name], pool))
+        return replace(model, backend=GraphBackend(plain, name, pool, RECIPES[name]))
     return replace(model, backend=AnyGraphBackend(cast(HuggingFaceModel, plain), name, pool))
 
 
