@@ -15,18 +15,18 @@ from stagebench.core.artifacts import Sample
 from stagebench.core.errors import CheckpointError, ModelError
 from stagebench.core.settings import DEFAULT_MODELS, ModelSettings
 from stagebench.models import registry
-from stagebench.models.carded import config_of
 from stagebench.models.cards.qwen2_5_vl import CARD
-from stagebench.models.registry import build_model, find, registered
+from stagebench.models.from_registration import config_of
+from stagebench.models.registry import build_model, origins, registration_of
 from stagebench.pipeline.verify import count_reference, verify_work
 
-CARDS = [name for name in registered() if name not in DEFAULT_MODELS]
+CARDS = [name for name in origins() if name not in DEFAULT_MODELS]
 OPTIONS = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
 PAGE = (Path(__file__).parents[1] / "docs" / "families.md").read_text(encoding="utf-8")
 LISTED = """
 import sys
-from stagebench.models.registry import find, registered
-print(all(map(find, registered())), "torch" in sys.modules)
+from stagebench.models.registry import registration_of, origins
+print(all(map(registration_of, origins())), "torch" in sys.modules)
 """
 # InternVL's processor of transformers 5.15 and 5.17 hands tensors to numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
@@ -88,7 +88,7 @@ def test_the_tokens_of_a_narrow_model_are_those_of_its_text(card, verified):
 
 @pytest.mark.parametrize("name", CARDS)
 def test_a_card_has_the_parameters_of_its_checkpoint(name):
-    registration = find(name)
+    registration = registration_of(name)
     network = registration.resolve("network")
     with torch.device("meta"):
         real = network._from_config(config_of(registration, network, "random"))
@@ -188,7 +188,7 @@ def test_what_is_no_registration_is_refused():
 
 def test_an_entry_point_is_found_under_its_name(installed):
     installed(("qwen2.5-vl-again", "made_up:CARD"))
-    assert registered()["qwen2.5-vl-again"] == "entry point made_up:CARD"
+    assert origins()["qwen2.5-vl-again"] == "entry point made_up:CARD"
 
 
 @pytest.mark.parametrize(
@@ -217,19 +217,19 @@ def test_an_entry_point_is_found_under_its_name(installed):
 def test_an_entry_point_that_is_no_model_is_refused_in_one_line(points, name, message, installed):
     installed(*points)
     with pytest.raises(ModelError, match=message) as error:
-        find(name)
+        registration_of(name)
     assert "\n" not in str(error.value)
 
 
 def test_an_entry_point_that_two_paths_have_is_one(installed):
     installed(*[("theirs", "stagebench.models.cards.qwen3_vl:CARD")] * 2)
     with pytest.raises(ModelError, match="got that of qwen3-vl"):
-        find("theirs")
+        registration_of("theirs")
 
 
 def test_a_broken_entry_point_leaves_others_alone(installed):
     installed(("theirs", "no_such_module:CARD"))
-    assert find("qwen2.5-vl") is CARD
+    assert registration_of("qwen2.5-vl") is CARD
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,8 @@ def test_a_strangers_model_is_run(folder):
 
 
 def test_the_folder_is_looked_at_only_for_a_name_that_is_not_known(folder):
-    registry.find("llava-1.5")
-    assert ("mymodel" in sys.modules, "mine" in registry.registered()) == (False, False)
+    registry.registration_of("llava-1.5")
+    assert ("mymodel" in sys.modules, "mine" in registry.origins()) == (False, False)
 
 
 def test_a_name_that_the_folder_does_not_know_either_is_refused_with_what_is_known(folder):

@@ -19,7 +19,7 @@ from transformers.utils import is_num2words_available
 from stagebench.core.artifacts import Features, Inputs, Media
 from stagebench.core.errors import StageError
 from stagebench.core.settings import ModelSettings
-from stagebench.models.registry import build_model, find, registered
+from stagebench.models.registry import build_model, origins, registration_of
 from stagebench.models.tape import Encoders
 from stagebench.pipeline.counters import counted_forwards
 from stagebench.pipeline.decode import advance
@@ -33,7 +33,8 @@ pytestmark = [
     ),  # InternVL's processor, in these
 ]
 REGISTERED = {
-    name: find(name).config and find(name).resolve("network").config_class.model_type for name in registered()
+    name: registration_of(name).config and registration_of(name).resolve("network").config_class.model_type
+    for name in origins()
 }
 HAS_SMOLVLM = is_num2words_available() and not getattr(SmolVLMImageProcessorPil, "is_dummy", False)
 OPTIONS = {"max_new_tokens": 4, "do_sample": False}

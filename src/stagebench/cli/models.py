@@ -21,16 +21,16 @@ def command(names: Sequence[str], json_path: Path | None) -> None:
     the working folder registers. Nothing is downloaded. The prompt is that of the default question about the synthetic
     clip. A backend may still be refused on the GPU, where it shows that it computes something else.
     """
-    from stagebench.models.registry import find, import_conftest, registered
+    from stagebench.models.registry import import_conftest, origins, registration_of
 
     import_conftest()
     for name in names:
-        find(name)
+        registration_of(name)
     from stagebench.suite.listing import described  # here, because a page of help need not wait for torch
 
     console = Console(stderr=str(json_path) == "-")
     with console.status("building narrow models"):
-        models = [described(name) for name in names or registered()]
+        models = [described(name) for name in names or origins()]
     show(_table(models), console)
     show(_refusals(models), console)
     write_json_to(json_path, versioned("report", {"models": models}))

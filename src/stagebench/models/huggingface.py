@@ -136,10 +136,10 @@ def build(name: str, settings: ModelSettings) -> HuggingFaceModel:
             processor = read_processor(config, settings)
         if settings.profile == "tiny":  # but with an embedding for each token that the processor may give
             config = type(config)(**narrow(config.to_dict()))
-        return put_together(name, cls, config, processor, settings)
+        return assemble(name, cls, config, processor, settings)
 
 
-def put_together(
+def assemble(
     name: str, cls: type[PreTrainedModel], config: PretrainedConfig, processor: Any, settings: ModelSettings
 ) -> HuggingFaceModel:
     """Build a network, random or of the settings' weights, and the model of it and a processor; within `reading`."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from importlib.metadata import entry_points
 from importlib.util import module_from_spec, spec_from_file_location
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,18 +24,10 @@ ANY = "hf:"  # and a folder or hub id: transformers' own class and processor
 ENTRY_POINTS = "stagebench.models"  # each a model's name, and "module:OBJECT" of its registration
 
 _FAMILIES = {"eventgpt": "eventgpt:EventGPT", "llava-1.5": "llava:Llava", "video-llava": "video_llava:VideoLlava"}
-_CARDS = {
-    "qwen2.5-vl": "qwen2_5_vl",
-    "qwen3-vl": "qwen3_vl",
-    "qwen3.5": "qwen3_5",
-    "internvl": "internvl",
-    "gemma3": "gemma3",
-    "smolvlm": "smolvlm",
-    "llava-onevision": "llava_onevision",
-}
+_CARDS = ("qwen2.5-vl", "qwen3-vl", "qwen3.5", "internvl", "gemma3", "smolvlm", "llava-onevision")
 _BUILT_IN: dict[str, Registration | str] = {
     **{name: Registration(name=name, network=f"{__package__}.{place}") for name, place in _FAMILIES.items()},
-    **{name: f"{__package__}.cards.{module}:CARD" for name, module in _CARDS.items()},
+    **{name: f"{__package__}.cards.{re.sub('[.-]', '_', name)}:CARD" for name in _CARDS},
 }
 _REGISTERED: dict[str, Registration] = {}  # by `register_model`
 
@@ -46,43 +41,44 @@ def register_model(registration: Registration) -> None:
     _REGISTERED[name] = registration
 
 
-def registered() -> dict[str, str]:
-    """Return where each known model is from, by its name; none is imported for it."""
+def origins() -> dict[str, str]:
+    """Return where each model is from, by its name; none is imported for it."""
     return {
         **dict.fromkeys(_BUILT_IN, "built in"),
-        **{name: f"entry point {' and '.join(values)}" for name, values in _installed().items()},
+        **{name: f"entry point {' and '.join(places)}" for name, places in _installed().items()},
         **dict.fromkeys(_REGISTERED, "register_model"),
     }
 
 
-def find(name: str) -> Registration:
-    """Return a registration by its name, if need be out of the working folder; raise ModelError where there is none."""
-    if (found := known(name)) is None:
+def registration_of(name: str) -> Registration:
+    """Return a model's registration, if need be out of the working folder; raise ModelError where there is none."""
+    if not (places := _places(name)):
         import_conftest()
-        found = known(name)
-    if found is None:
-        raise ModelError(f"models must be of {', '.join(registered())} or {ANY}FOLDER, got {name}")
-    return found
-
-
-def has_own_processor(name: str) -> bool:
-    """Say whether a model's images and prompt are made by a processor of transformers, or of its own."""
-    return name.startswith(ANY) or find(name).config is not None
-
-
-def known(name: str) -> Registration | None:
-    """Return a registration by its name; None where this process knows none."""
-    places: list[Registration | str] = [table[name] for table in (_BUILT_IN, _REGISTERED) if name in table]
-    places += _installed().get(name, ())
+        places = _places(name)
+    if not places:
+        raise ModelError(f"models must be of {', '.join(origins())} or {ANY}FOLDER, got {name}")
     if len(places) > 1:
         raise ModelError(f"a model is registered once, got {name} again by the entry point {places[-1]}")
-    if not places:
-        return None
     found = imported(places[0], f"the model {name}") if isinstance(places[0], str) else places[0]
     if not isinstance(found, Registration) or found.name != name:
         got = f"that of {found.name}" if isinstance(found, Registration) else type(found).__name__
         raise ModelError(f"{places[0]} must be the Registration of {name}, got {got}")
     return found
+
+
+def _places(name: str) -> list[Registration | str]:
+    return [table[name] for table in (_BUILT_IN, _REGISTERED) if name in table] + [*_installed().get(name, ())]
+
+
+def _installed() -> dict[str, list[str]]:
+    """Return places by names; of one name several where installed packages disagree."""
+    points = sorted({(point.name, point.value) for point in entry_points(group=ENTRY_POINTS)})
+    return {name: [value for _, value in each] for name, each in groupby(points, itemgetter(0))}
+
+
+def is_family(name: str) -> bool:
+    """Say whether a model embeds its prompt here; any other's images and prompt are made by a processor of its own."""
+    return not name.startswith(ANY) and registration_of(name).config is None
 
 
 def import_conftest() -> None:
@@ -108,13 +104,14 @@ def import_conftest() -> None:
 
 def build_model(name: str, settings: ModelSettings) -> VisionLanguageModel:
     """Build a model by its name, without a backend; raise ModelError where that can't be."""
-    from stagebench.models import assembly, carded, huggingface  # here, because whoever lists models needs no torch
+    # Here, because whoever lists models needs no torch.
+    from stagebench.models import assembly, from_registration, huggingface
 
     if name.startswith(ANY):
         return huggingface.build(name, settings)
-    registration = find(name)
+    registration = registration_of(name)
     if registration.config is not None:
-        return carded.build_registered(registration, settings)
+        return from_registration.build(registration, settings)
     if settings.profile == "random":  # these call it 7b, as the stored baselines do
         settings = replace(settings, profile="7b")
     family = registration.resolve("network")
@@ -122,11 +119,3 @@ def build_model(name: str, settings: ModelSettings) -> VisionLanguageModel:
         got = getattr(family, "__name__", repr(family))
         raise ModelError(f"without a config the network of {name} must be a Family of that name, got {got}")
     return assembly.assemble(family, settings)
-
-
-def _installed() -> dict[str, tuple[str, ...]]:
-    """Return places by names; of one name several where installed packages disagree."""
-    found: dict[str, dict[str, None]] = {}
-    for each in entry_points(group=ENTRY_POINTS):
-        found.setdefault(each.name, {})[each.value] = None
-    return {name: tuple(places) for name, places in found.items()}

@@ -9,9 +9,9 @@ from stagebench.core.artifacts import Media
 from stagebench.core.errors import StagebenchError
 from stagebench.core.settings import BACKENDS, DEFAULT_QUESTION, ModelSettings
 from stagebench.media.synthetic_clip import HEIGHT, WIDTH
-from stagebench.models.carded import config_of
+from stagebench.models.from_registration import config_of
 from stagebench.models.registration import Registration
-from stagebench.models.registry import build_model, find, registered
+from stagebench.models.registry import build_model, origins, registration_of
 from stagebench.models.weights import from_config, reading
 
 
@@ -21,12 +21,12 @@ def described(name: str) -> dict[str, Any]:
     The prompt is that of the default question about images of the synthetic clip's size. A model that can't be built
     here has an "error" in one line instead.
     """
-    made: dict[str, Any] = {"model": name, "from": registered().get(name)}
+    made: dict[str, Any] = {"model": name, "from": origins()[name]}
     try:
-        registration = find(name)
+        registration = registration_of(name)
+        real_shapes = "7b" if registration.config is None else "random"
         with reading(f"the model {name}"):
-            made["from"] = registered()[name]
-            made["parameters"] = {profile: _parameters(registration, profile) for profile in _profiles(registration)}
+            made["parameters"] = {profile: _parameters(registration, profile) for profile in ("tiny", real_shapes)}
             model = build_model(name, ModelSettings())
             images = (np.zeros((HEIGHT, WIDTH, 3), np.uint8),) * model.images_per_sample
             shown = Media(images, "frames", len(images), 0, None)
@@ -36,10 +36,6 @@ def described(name: str) -> dict[str, Any]:
     except StagebenchError as error:
         made["error"] = str(error)
     return made
-
-
-def _profiles(registration: Registration) -> tuple[str, str]:
-    return ("tiny", "7b" if registration.config is None else "random")
 
 
 def _parameters(registration: Registration, profile: str) -> int:

@@ -17,7 +17,7 @@ from stagebench.core.settings import BACKENDS, DEFAULT_MODELS, GenerationSetting
 from stagebench.media.files import name_of
 from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.models.registry import ANY, find, has_own_processor
+from stagebench.models.registry import ANY, is_family
 from stagebench.pipeline.load import load
 from stagebench.suite.options import LOADING, SETTINGS
 
@@ -80,11 +80,14 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     one thread: layers so narrow gain nothing from more, and wait for each other where another process takes a core.
     """
     loading = {option.name: given[option.name] for option in LOADING}
-    models = _models(given["model"])
-    given = {**given, **_of_models(models, given)}
+    models = _names(given["model"], DEFAULT_MODELS)
+    backends = _names(given["backend"], ON_CPU)
+    given = {**given, **_of_models(models, backends, given)}
+    if unknown := [name for name in backends if name not in BACKENDS]:
+        raise ModelError(f"backends must be of {', '.join(BACKENDS)}, got {', '.join(unknown)}")
     settings = Settings(
         models=models,
-        backends=_names("backends", given["backend"], BACKENDS, ON_CPU),
+        backends=backends,
         model=_model_settings(given),
         generation=GenerationSettings(given["new_tokens"], fixed_length=not given["natural_length"]),
         loading=LoadSettings(**loading | {"image_size": _parse_size(given["image_size"])}),
@@ -98,31 +101,20 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def _models(given: str | Iterable[str]) -> tuple[str, ...]:
-    """Return names of models that were typed, or listed, each once, or the default; look each of them up."""
-    asked = [given] if isinstance(given, str) else given
-    names = tuple(split(asked, whole=_is_folder) if asked else DEFAULT_MODELS)
-    for name in names or ["none"]:
-        if not name.startswith(ANY):
-            find(name)
-    return names
-
-
-def _of_models(models: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the models say of their settings: those with a processor of their own, and "hf:" of its weights.
+def _of_models(models: tuple[str, ...], backends: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Look the models up, and return what those with a processor of their own, and "hf:", say of the settings.
 
     The real shapes with random weights are the profile "random", and "7b" too. Which of both it is called follows from
     the models: the stored baselines of those that run by default know it as "7b".
     """
-    named, own = ", ".join(models), ", ".join(filter(has_own_processor, models))
+    named, own = ", ".join(models), ", ".join(name for name in models if not is_family(name))
     if given["trust_remote_code"] and ANY not in named:
         raise ModelError(f"trust_remote_code is for a checkpoint with code of its own ({ANY}FOLDER), got {named}")
     if not own and given["as_"] == "video":
         raise ModelError(f"as video is for a model with a processor of its own, got {named}")
     if not own:
         return {"real_shapes": "7b"}
-    backends = [given["backend"]] if isinstance(given["backend"], str) else given["backend"]
-    if set(split(backends)) - {"eager", "graph"}:
+    if set(backends) - {"eager", "graph"}:
         raise ModelError(f"backend must be eager or graph for {own}, got {', '.join(backends)}")
     if given["preprocess"] == "torch":
         raise ModelError(f"preprocess must be pil beside a processor of its own, got torch for {own}")
@@ -144,14 +136,10 @@ def _of_checkpoint(models: tuple[str, ...], given: Mapping[str, Any]) -> dict[st
     return {"profile": profile or "pretrained", "weights": source}
 
 
-def _names(what: str, given: str | Iterable[str], known: Iterable[str], default: Iterable[str]) -> tuple[str, ...]:
-    """Return names that were typed, or listed, each once, or the default."""
+def _names(given: str | Iterable[str], default: Iterable[str]) -> tuple[str, ...]:
+    """Return names that were typed, or listed, each once, or the default; "none", which nothing is called, for none."""
     asked = [given] if isinstance(given, str) else given
-    names = tuple(split(asked) if asked else default)
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        raise ModelError(f"{what} must be of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
-    return names
+    return tuple(split(asked) if asked else default) or ("none",)
 
 
 def _is_folder(name: str) -> bool:
@@ -166,9 +154,10 @@ def _source_of(name: str) -> str:
     return source
 
 
-def split(texts: Iterable[str], whole: Callable[[str], bool] = lambda text: False) -> dict[str, None]:
-    """Take texts apart at their commas, but for those that are one whole; each part once, in the order given."""
-    return dict.fromkeys(part for text in texts for part in ([text] if whole(text) else text.split(",")) if part)
+def split(texts: Iterable[str]) -> dict[str, None]:
+    """Take texts apart at their commas, but for one that names a folder; each part once, in the order given."""
+    parts = (part for text in texts for part in ([text] if _is_folder(text) else text.split(",")) if part)
+    return dict.fromkeys(parts)
 
 
 def _model_settings(given: Mapping[str, Any]) -> ModelSettings:

@@ -1,4 +1,4 @@
-"""A registered model of transformers: its config and its processor out of what its registration says, nothing else."""
+"""A model out of its registration: a config of real or narrow shapes, and a processor that needs no checkpoint."""
 
 import json
 from dataclasses import replace
@@ -13,7 +13,7 @@ from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPI
 
 from stagebench.core.errors import ModelError
 from stagebench.core.settings import ModelSettings
-from stagebench.models.huggingface import HuggingFaceModel, put_together
+from stagebench.models.huggingface import HuggingFaceModel, assemble
 from stagebench.models.processors import read_processor
 from stagebench.models.profiles import build_tokenizer, narrow
 from stagebench.models.registration import Registration
@@ -25,7 +25,7 @@ _TEMPLATE = """{% for message in messages %}USER: {% for part in message.content
 {% endfor %}{% endfor %} ASSISTANT:"""
 
 
-def build_registered(registration: Registration, settings: ModelSettings) -> HuggingFaceModel:
+def build(registration: Registration, settings: ModelSettings) -> HuggingFaceModel:
     """Build a model of one of the settings' profiles; a checkpoint must have the network's model type."""
     name = registration.name
     network: type[PreTrainedModel] = registration.resolve("network")
@@ -41,7 +41,7 @@ def build_registered(registration: Registration, settings: ModelSettings) -> Hug
         else:
             config = config_of(registration, network, settings.profile)
             processor = _processor(registration, config, settings)
-        return put_together(name, network, config, processor, settings)
+        return assemble(name, network, config, processor, settings)
 
 
 def config_of(registration: Registration, network: type[PreTrainedModel], profile: str) -> PretrainedConfig:
@@ -70,8 +70,7 @@ def _processor(registration: Registration, config: PretrainedConfig, settings: M
     tokenizer = build_tokenizer(config.get_text_config().vocab_size, tuple(dict.fromkeys(names.values())), names)
     tokenizer.chat_template = _TEMPLATE.replace("IMAGE", registration.image).replace("VIDEO", registration.video)
     _give_ids(config, tokenizer)
-    if config.get_text_config() is not config:
-        _give_ids(config.get_text_config(), tokenizer)
+    _give_ids(config.get_text_config(), tokenizer)
     with TemporaryDirectory() as folder:  # as a checkpoint's: transformers has no other way for all of them
         tokenizer.save_pretrained(folder)
         for file, values in _files(registration, config.model_type, dict(made)).items():
