@@ -24,16 +24,7 @@ _PUBLIC = {  # where each name is: imported when it is asked for, because most o
     "settings_of": "suite.settings",
     "verify": "suite.measure",
 }
-__all__ = [
-    "Registration",
-    "Sample",
-    "compare",
-    "load_model",
-    "register_model",
-    "run",
-    "settings_of",
-    "verify",
-]  # by __getattr__
+__all__ = [*_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree  # with which transformers registers i
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from stagebench.backends.capture import NotCapturableError
-from stagebench.backends.fixed_cache import crossed, fixed, hides, is_recurrent, load, tensors_of_cache
+from stagebench.backends.fixed_cache import cross_attention_layers, fill, fixed, hides, is_recurrent, tensors_of_cache
 from stagebench.backends.graph import CACHE_BUCKET, LAG, Graphs, Session, up
 from stagebench.backends.static_cache import growing
 from stagebench.core.artifacts import Inputs, Prefilled
@@ -94,7 +94,7 @@ class Step:
 
     def key(self) -> Hashable:
         """Return all in which one step's graph may differ from another's."""
-        across = [layer.keys.shape for layer in crossed(self.cache, self.form.hf_model)]
+        across = [layer.keys.shape for layer in cross_attention_layers(self.cache, self.form.hf_model)]
         shapes = [(name, tensor.shape, tensor.dtype) for name, tensor in self.tensors.items()]
         return repr((self.form.structure, self.form.leaves, shapes, across))
 
@@ -102,7 +102,7 @@ class Step:
         """Put the prompt into a session."""
         for name, tensor in self.tensors.items():
             session.step.inputs[name].copy_(tensor)
-        load(session.cache, self.cache, self.length)
+        fill(session.cache, self.cache, self.length)
 
     def require_equal(self, session: Session) -> None:
         """Refuse a step whose logits differ from the plain one's in the first half of their digits."""

@@ -19,7 +19,7 @@ from stagebench.core.errors import ModelError
 _KNOWN = ("full_attention", "sliding_attention", "linear_attention", "conv")
 
 
-class _CrossLayer(DynamicLayer):  # type: ignore[misc] # transformers' class is untyped
+class _CrossAttentionLayer(DynamicLayer):  # type: ignore[misc] # transformers' class is untyped
     """Keys and values of what a text looks at, to which no step adds."""
 
     is_compileable = True  # so that masks of a cache of such layers are made as for a static one
@@ -38,14 +38,14 @@ def why_not_fixed(hf_model: PreTrainedModel) -> str | None:
 
 def fixed(cache: Cache, slots: int, hf_model: PreTrainedModel) -> Cache:
     """Return an empty cache for what one that a prompt filled holds, with so many slots; refuse its layers by name."""
-    across = crossed(cache, hf_model)
+    across = cross_attention_layers(cache, hf_model)
     layers = [_fixed(layer, slots, layer in across) for layer in cache.layers]
     if not any(isinstance(layer, StaticLayer) for layer in layers):
         raise ModelError("the backend graph needs layers that attend to tokens, got none")
     return Cache(layers=layers)
 
 
-def crossed(cache: Cache, hf_model: PreTrainedModel) -> list[Any]:
+def cross_attention_layers(cache: Cache, hf_model: PreTrainedModel) -> list[Any]:
     """List the layers of what a text looks at, to which no step adds."""
     numbers = getattr(hf_model.config.get_text_config(decoder=True), "cross_attention_layers", None) or ()
     return [cache.layers[i] for i in numbers]
@@ -56,14 +56,14 @@ def _fixed(layer: Any, slots: int, across: bool) -> Any:
         return copy.deepcopy(layer)  # its states have one size, and are updated in place
     if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or not layer.is_initialized:
         raise ModelError(f"the backend graph needs layers that attend to tokens, got a {type(layer).__name__}")
-    made = _CrossLayer() if across else StaticLayer(slots)
+    made = _CrossAttentionLayer() if across else StaticLayer(slots)
     made.lazy_initialization(layer.keys, layer.values)
     if across:
         made.keys, made.values = layer.keys.clone(), layer.values.clone()
     return made
 
 
-def load(into: Cache, cache: Cache, length: int) -> None:
+def fill(into: Cache, cache: Cache, length: int) -> None:
     """Copy what a prompt of so many tokens left, and zero all slots without a token."""
     targets, sources, empty = [], [], []
     for layer, source in zip(into.layers, cache.layers, strict=True):

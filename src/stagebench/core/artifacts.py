@@ -41,9 +41,7 @@ class Media:
     frames_decoded: int  # that a decoder produced on the way
     bytes_read: int  # the size of the files read
     span: float | None  # seconds of the scene between the first and the last thing shown, where known
-    times: tuple[float, ...] | None = (
-        None  # of each image, in s from the first, where known; of events, where they begin
-    )
+    times: tuple[float, ...] | None = None  # of each image, or its first event, in s from the first, where known
     cache_hits: int | None = None  # 1 for images from the frame cache, 0 for those put there; None where it is off
 
     def __post_init__(self) -> None:

@@ -81,9 +81,8 @@ def _processor(registration: Registration, config: PretrainedConfig, settings: M
 def _files(registration: Registration, model_type: str, processor: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the settings of processors by the files that a checkpoint has for them; of a video as of an image."""
     if model_type not in PROCESSOR_MAPPING_NAMES or model_type not in IMAGE_PROCESSOR_MAPPING_NAMES:
-        raise ModelError(
-            f"the processor of {registration.name} must be a function, as {model_type} has none, got settings"
-        )
+        must = f"the processor of {registration.name} must be a function, as {model_type} has none"
+        raise ModelError(f"{must}, got settings")
     classes, of_image = IMAGE_PROCESSOR_MAPPING_NAMES[model_type], dict(registration.image_processor)
     files = {
         "preprocessor_config.json": {"image_processor_type": classes.get("torchvision", classes.get("pil"))} | of_image,

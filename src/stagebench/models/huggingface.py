@@ -35,7 +35,7 @@ from stagebench.models.weights import (
     skeleton,
 )
 
-_OWN = ("AutoModelForImageTextToText", "AutoModelForVision2Seq", "AutoModelForCausalLM", "AutoModel")
+_OWN_CLASSES = ("AutoModelForImageTextToText", "AutoModelForVision2Seq", "AutoModelForCausalLM", "AutoModel")
 """What a checkpoint's config calls the class in its own Python files that reads images and writes text, best first."""
 
 
@@ -130,7 +130,7 @@ def build(name: str, settings: ModelSettings) -> HuggingFaceModel:
     with reading(f"the checkpoint {settings.weights}"):
         source = located(str(settings.weights))
         settings = replace(settings, weights=source)
-        with _of_trusted(name):
+        with _own_files_of(name):
             config = AutoConfig.from_pretrained(source, trust_remote_code=settings.trust_remote_code)
             cls = _class_of(name, config, settings)
             processor = read_processor(config, settings)
@@ -153,7 +153,7 @@ def assemble(
     elif quantised:
         raise ModelError(f"random weights are not quantised, as those of {name} are, by {quantised}")
     else:
-        hf_model = _random(cls, config, settings)
+        hf_model = _random_network(cls, config, settings)
     hf_model.requires_grad_(False)  # or some operators can't be counted
     if settings.weights and file_of(settings.weights, GENERATION_CONFIG_NAME):
         hf_model.generation_config = GenerationConfig.from_pretrained(settings.weights)
@@ -164,7 +164,7 @@ def assemble(
 
 
 @contextmanager
-def _of_trusted(name: str) -> Iterator[None]:
+def _own_files_of(name: str) -> Iterator[None]:
     """Name our option where transformers names its argument, and refuse files that end the process."""
     try:
         yield
@@ -179,7 +179,7 @@ def _of_trusted(name: str) -> Iterator[None]:
 def _class_of(name: str, config: PretrainedConfig, settings: ModelSettings) -> type[PreTrainedModel]:
     """Return the class of a checkpoint's network: of its own Python files where they are trusted, or transformers'."""
     own, known = getattr(config, "auto_map", None) or {}, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    reference = next((own[kind] for kind in _OWN if kind in own), None)
+    reference = next((own[kind] for kind in _OWN_CLASSES if kind in own), None)
     if reference and settings.trust_remote_code:
         own_class = get_class_from_dynamic_module(reference, str(settings.weights))
         found: type[PreTrainedModel] = add_generation_mixin_to_remote_model(own_class)
@@ -191,7 +191,7 @@ def _class_of(name: str, config: PretrainedConfig, settings: ModelSettings) -> t
     return of_transformers
 
 
-def _random(cls: type[PreTrainedModel], config: PretrainedConfig, settings: ModelSettings) -> PreTrainedModel:
+def _random_network(cls: type[PreTrainedModel], config: PretrainedConfig, settings: ModelSettings) -> PreTrainedModel:
     """Draw all weights; also those that some families start at zero, with which a text would not depend on pixels."""
     hf_model = from_config(cls, config, settings, settings.device).requires_grad_(False)
     seeded = torch.Generator(hf_model.device).manual_seed(settings.seed)

@@ -99,7 +99,7 @@ def read_processor(config: PretrainedConfig, settings: ModelSettings) -> Process
     which says what to install, or takes no video and is to, and CheckpointError for no processor of images and text.
     """
     source, trusted, videos = str(settings.weights), settings.trust_remote_code, settings.as_ == "video"
-    if is_torchvision_available() or (trusted and _has_own(source)):
+    if is_torchvision_available() or (trusted and _has_own_code(source)):
         found = AutoProcessor.from_pretrained(source, trust_remote_code=trusted)
         if not isinstance(found, ProcessorMixin):
             got = type(found).__name__
@@ -119,7 +119,7 @@ def _takes_videos(processor: ProcessorMixin) -> bool:
     return named or getattr(processor, "video_processor", None) is not None
 
 
-def _has_own(source: str) -> bool:
+def _has_own_code(source: str) -> bool:
     """Say whether the checkpoint's own files make its pixels."""
     files = [file_of(source, name) for name in (PROCESSOR_NAME, IMAGE_PROCESSOR_NAME, TOKENIZER_CONFIG_FILE)]
     mapped = [json.loads(file.read_text(encoding="utf-8")).get("auto_map") or {} for file in files if file is not None]
@@ -127,6 +127,7 @@ def _has_own(source: str) -> bool:
 
 
 def _without_torchvision(source: str, config: PretrainedConfig, trusted: bool) -> ProcessorMixin:
+    """Build the processor of a checkpoint's family around a PIL image processor, its video processor left out."""
     kind = config.model_type
     settings, _ = ProcessorMixin.get_processor_dict(source)
     family = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(kind, settings.get("processor_class", "")), None)
@@ -139,7 +140,7 @@ def _without_torchvision(source: str, config: PretrainedConfig, trusted: bool) -
     if pil is None or family is None or getattr(pil, "is_dummy", False):  # in place of one that needs it after all
         raise ModelError(f"the processor of {kind} needs torchvision: pip install torchvision")
     if (named := settings.get("processor_class", family.__name__)) != family.__name__:
-        also = ", of its own Python files, for which there is --trust-remote-code" if _has_own(source) else ""
+        also = ", of its own Python files, for which there is --trust-remote-code" if _has_own_code(source) else ""
         must = f"the checkpoint {source} must name {family.__name__} as its processor"
         raise CheckpointError(f"{must}, got {named}{also}")
     accepted = set(inspect.signature(family.__init__).parameters)

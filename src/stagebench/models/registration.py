@@ -30,9 +30,8 @@ class Registration:
     image: str = ""  # what stands for an image in a prompt
     video: str = ""  # and for a video
     image_processor: Mapping[str, Any] = field(default_factory=dict)  # settings where they are not the class's own
-    processor: Mapping[str, Any] | Callable[[Any], Any] | str = field(
-        default_factory=dict
-    )  # settings, or what makes it
+    # Its processor's settings, or what makes it, imported as the network is.
+    processor: Mapping[str, Any] | Callable[[Any], Any] | str = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):

@@ -98,9 +98,8 @@ def run_sharded(settings: Settings, passes: int, processes: int) -> dict[str, An
     if settings.model.backend != "eager":
         raise ModelError(f"tensor parallelism spreads what eager runs, got the backend {settings.model.backend}")
     if settings.model.preprocess == "checkpoint":
-        raise ModelError(
-            f"tensor parallelism spreads what has no processor of its own, got {', '.join(settings.models)}"
-        )
+        models = ", ".join(settings.models)
+        raise ModelError(f"tensor parallelism spreads what has no processor of its own, got {models}")
     if not settings.generation.fixed_length:
         raise ModelError("processes that stop at different tokens wait for each other, got natural length")
     tensor_parallel.require_devices(settings.model.device, processes)

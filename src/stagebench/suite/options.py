@@ -31,18 +31,12 @@ def _option(name: str, clause: str, default: Any = None, kind: Any = None) -> cl
 
 
 _PATH = click.Path(path_type=Path)
+_DEFAULT_MODELS = ", ".join(settings.DEFAULT_MODELS)
+_DEFAULT_PROFILES = "tiny on a CPU, random (or 7b) on a GPU, pretrained of a checkpoint"
 
 BUILDING = (  # which models there are, and how they are built
-    _option(
-        "model",
-        f"repeatable, or several with commas, or one hf:FOLDER; default: {', '.join(settings.DEFAULT_MODELS)}",
-        (),
-    ),
-    _option(
-        "profile",
-        "size; default: tiny on a CPU, random (or 7b) on a GPU, pretrained of a checkpoint",
-        kind=settings.PROFILES,
-    ),
+    _option("model", f"repeatable, or several with commas, or one hf:FOLDER; default: {_DEFAULT_MODELS}", ()),
+    _option("profile", f"size; default: {_DEFAULT_PROFILES}", kind=settings.PROFILES),
     _option("weights", "checkpoint folder or hub id, for one model; default: random"),
     _option("pickled-weights", "read weights from .bin too, which is a pickle", default=False),
     _option("trust-remote-code", "run Python files that a checkpoint (hf:) brings", default=False),

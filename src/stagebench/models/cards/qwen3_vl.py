@@ -10,10 +10,7 @@ CARD = replace(
     qwen2_5_vl.CARD,  # with its special tokens
     name="qwen3-vl",
     network="transformers:Qwen3VLForConditionalGeneration",
-    config={
-        "text_config": _TEXT | {"max_position_embeddings": 262144},
-        "vision_config": {"out_hidden_size": 4096},
-    },
+    config={"text_config": _TEXT | {"max_position_embeddings": 262144}, "vision_config": {"out_hidden_size": 4096}},
     tiny={"text_config": {"initializer_range": 0.02}},  # its heads are normed: wide weights let no word stand out
     image_processor={
         "patch_size": 16,
