@@ -46,21 +46,15 @@ class _OfPackage(pytest.Module):
         return name.startswith("test_")
 
 
-def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
-    """Collect a file of this package."""
-    if module_path.parent != Path(__file__).parent:
-        return None
-    return _OfPackage.from_parent(parent, path=module_path, nodeid=f"{BENCHMARKS}/{module_path.name}")
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_collect_file(
     file_path: Path, parent: pytest.Collector
 ) -> Generator[None, list[pytest.Collector], list[pytest.Collector]]:
-    """Collect it, too, where the settings around us ask for other names of files."""
+    """Collect a file of this package, also where the settings around us ask for other names of files."""
     found = yield
-    ours = None if found or not file_path.match("test_*.py") else pytest_pycollect_makemodule(file_path, parent)
-    return [ours] if ours else found
+    if file_path.parent != Path(__file__).parent or not file_path.match("test_*.py"):
+        return found
+    return [_OfPackage.from_parent(parent, path=file_path, nodeid=f"{BENCHMARKS}/{file_path.name}")]
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -26,6 +26,7 @@ from stagebench.core.results import (
     by_name,
     is_reference,
     read_results,
+    shared,
     write_results,
 )
 from stagebench.gate.runner.fresh_process import FreshProcess, Variant, measure, pytest_arguments
@@ -139,20 +140,19 @@ def combine(runs: Mapping[int, Results]) -> Results:
     """
     proof, timed = runs[PROOF], [run for number, run in sorted(runs.items()) if number != PROOF]
     named = [by_name(run) for run in (proof, *timed)]
-    shared = [name for name in named[0] if all(name in each for each in named)]
-    if not shared:
+    if not (in_all := shared(proof, *timed)):
         raise ResultsError("results need at least one benchmark that ran in every process, got none")
     own = proof["stagebench"]
     recording: Process = {
         **own["recording"],
         "processes": len(timed),
         "seconds": sum(map(_seconds, runs.values())),
-        "left_out": list(dict.fromkeys(name for each in named for name in each if name not in shared)),
+        "left_out": list(dict.fromkeys(name for each in named for name in each if name not in in_all)),
     }
     warning = next((w for run in timed if (w := run["stagebench"].get("load_warning"))), None)
     return {
         **proof,
-        "benchmarks": [_combined(*(each[name] for each in named)) for name in shared],
+        "benchmarks": [_combined(*(each[name] for each in named)) for name in in_all],
         "stagebench": {**own, "load_warning": warning, "recording": recording},
     }
 
