@@ -48,7 +48,8 @@ def test_a_generate_that_does_not_repeat_itself_is_blamed_and_the_split_is_not(l
     monkeypatch.setattr(claims_module, "MAX_UNATTRIBUTED", -1.0)
     found = broken(llava, sample)
     assert found["generate() repeats itself"].startswith("different: token 0 differs: another token 0, ")
-    assert found["the stages give the tokens of generate()"] == "not judged: generate() does not repeat itself"
+    judged = "the stages give the tokens of generate()", "other attention kernels part at a near-tie only"
+    assert {found[claim] for claim in judged} == {"not judged: generate() does not repeat itself"}
     assert any(claim.startswith("the stages explain e2e") for claim in found)
 
 

@@ -123,7 +123,7 @@ def test_chunks_of_a_prompt_are_refused(qwen, synthetic):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": "elsewhere"}, "names the one model and its weights"),
+        ({"weights": "elsewhere"}, "hf: names the one model and its weights, got weights elsewhere too"),
         ({"backend": ["graph", "fused"]}, "backend must be eager or graph for hf:here, got graph, fused"),
         ({"backend": "graph"}, "backends on a CPU are eager, got graph"),
         ({"frames": 0}, "frames must be at least 1, got 0"),

@@ -60,3 +60,9 @@ def test_a_name_that_is_none_is_refused_in_one_line(folder):
     done = CliRunner().invoke(main, ["models", "gpt-9"])
     assert (done.exit_code, done.output.count("\n")) == (2, 1)
     assert "or hf:FOLDER, got gpt-9" in done.output
+
+
+def test_a_checkpoint_is_no_name_of_a_list(folder):
+    done = CliRunner().invoke(main, ["models", "hf:./there"])
+    said = "stagebench: what is listed is registered by a name, got hf:./there: run and verify take it\n"
+    assert (done.exit_code, done.output) == (2, said)

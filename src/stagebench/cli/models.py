@@ -8,6 +8,7 @@ import click
 
 from stagebench.cli.commands import JSON
 from stagebench.cli.output import Console, write_json_to
+from stagebench.core.errors import ModelError
 from stagebench.core.results import versioned
 from stagebench.core.shown import COUNT, MEGA, SENTENCES, WORDS, Table, show
 
@@ -21,10 +22,12 @@ def command(names: Sequence[str], json_path: Path | None) -> None:
     the working folder registers. Nothing is downloaded. The prompt is that of the default question about the synthetic
     clip. A backend may still be refused on the GPU, where it shows that it computes something else.
     """
-    from stagebench.models.registry import import_conftest, origins, registration_of
+    from stagebench.models.registry import ANY, import_conftest, origins, registration_of
 
     import_conftest()
     for name in names:
+        if name.startswith(ANY):
+            raise ModelError(f"what is listed is registered by a name, got {name}: run and verify take it")
         registration_of(name)
     from stagebench.suite.listing import described  # here, because a page of help need not wait for torch
 

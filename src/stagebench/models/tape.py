@@ -7,7 +7,7 @@ positions, masks, deepstack features and cross-attention stay the model's own.
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial, update_wrapper
 from typing import Any
@@ -38,11 +38,12 @@ class EncoderCall:
 
 @dataclass(frozen=True, slots=True)
 class DirectCall:
-    """A call that encode can make without `generate()`: each argument is one of its inputs, or a plain value."""
+    """A call that encode can make without `generate()`: each argument is one of its inputs, or never another value."""
 
     encoder: str
     inputs: Mapping[str, str]  # argument -> name of the input
     constants: Mapping[str, Any]  # argument -> value
+    by_position: tuple[str, ...] = ()  # arguments that are given without their names
 
 
 Tape = tuple[EncoderCall, ...]
@@ -77,7 +78,8 @@ class Encoders:
             output = function(*args, **kwargs)
             tape.append(taped(encoder, output))
             arguments = inspect.signature(function).bind(*args, **kwargs).arguments
-            direct.append(_direct(encoder, arguments, inputs, self._hf_model.config))
+            by_position = tuple(arguments)[: len(args)]
+            direct.append(_direct(encoder, arguments, by_position, inputs, self._hf_model.config))
             return output
 
         def start(*_: Any) -> None:
@@ -100,10 +102,13 @@ class Encoders:
         """Call the encoders as `record` saw them called, for inputs of the same shapes."""
         tape: list[EncoderCall] = []
         for each in calls:
-            given = {argument: inputs[name] for argument, name in each.inputs.items()}
+            given = {**each.constants, **{argument: inputs[name] for argument, name in each.inputs.items()}}
+            args = [given.pop(argument) for argument in each.by_position]  # as hooks may look for them
             owner, method = self._places[each.encoder]
             encoder = owner if each.encoder in self.modules else getattr(owner, method)  # a module with its hooks
-            tape.append(taped(each.encoder, encoder(**each.constants, **given)))
+            # What hooks make of an answer, they make of a replayed one.
+            with patch.dict(owner._forward_hooks, clear=True) if each.encoder in self.modules else nullcontext():
+                tape.append(taped(each.encoder, encoder(*args, **given)))
         return tuple(tape)
 
     @contextmanager
@@ -182,20 +187,22 @@ def taped(encoder: str, output: Any) -> EncoderCall:
     return EncoderCall(encoder, kept, _versions(kept))
 
 
-def _direct(encoder: str, arguments: dict[str, Any], inputs: Mapping[str, Any], config: Any) -> DirectCall | None:
-    """Trace each argument to an input; None where one is neither an input nor a plain value."""
+def _direct(
+    encoder: str, arguments: dict[str, Any], by_position: tuple[str, ...], inputs: Mapping[str, Any], config: Any
+) -> DirectCall | None:
+    """Trace each argument to an input; None where one is no input, and may be another for other ones."""
     arguments |= arguments.pop("kwargs", {})  # as transformers names those without a parameter of their own
     names = {id(tensor): name for name, tensor in inputs.items()}
     given = {key: names[id(value)] for key, value in arguments.items() if id(value) in names}
     constants = {key: value for key, value in arguments.items() if key not in given}
     plain = (
         value is None
-        or isinstance(value, bool | int | float | str)
-        # A list may come from the values of the inputs, unless it is the config's own.
-        or (isinstance(value, list | tuple) and value == getattr(config, key, None))
+        or isinstance(value, bool | str)
+        # Numbers may come from the values of the inputs, unless they are the config's own.
+        or (isinstance(value, int | float | list | tuple) and value == getattr(config, key, None))
         for key, value in constants.items()
     )
-    return DirectCall(encoder, given, constants) if all(plain) else None
+    return DirectCall(encoder, given, constants, by_position) if all(plain) else None
 
 
 def _shallow(output: Any) -> Any:

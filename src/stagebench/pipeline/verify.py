@@ -24,7 +24,7 @@ from stagebench.pipeline.counters import Content, additive, count_work, counted_
 from stagebench.pipeline.decode import cache_of, decode
 from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import prefill, require_splittable, resolved
-from stagebench.pipeline.remembered import require_forgetful
+from stagebench.pipeline.remembered import require_forgetful, varied
 from stagebench.pipeline.run_stages import Options, prepared, reference_generate, scored_generate, staged_generate
 from stagebench.pipeline.timing import repeats_itself
 
@@ -161,13 +161,36 @@ def count_reference(model: VisionLanguageModel, sample: Sample, options: Options
         require_splittable(model.hf_model, resolved(model.hf_model, inputs.input_ids, options))
     try:
         if not isinstance(model, Family):  # it learns which calls to its encoders make it, and which modules are run
-            encode(model, inputs)
+            _require_pixels_encoded(model, inputs, options)
         tokens, work = count_work(lambda: reference_generate(model, inputs, options), model.counted_modules)
     except StagebenchError:
         raise
     except Exception as error:  # no narrower: whatever torch and transformers raise of a checkpoint's parts
         raise StageError(f"{model.name}: generate() itself fails: {one_line(error)}") from error
     return Reference(model, sample, options, inputs, tuple(tokens[0].tolist()), work)
+
+
+def _require_pixels_encoded(model: VisionLanguageModel, inputs: Inputs, options: Options) -> None:
+    """Refuse a network that sees its pixels beside its encoders: as prefill's, the time of that would be a wrong one.
+
+    Where it does not repeat itself, that is what is to be said of it.
+    """
+
+    def logits(of: Inputs) -> Tensor:
+        seen: list[Tensor] = []
+
+        def keep(input_ids: Tensor, scores: Tensor) -> Tensor:
+            seen.append(scores.clone())
+            return scores
+
+        further = {"logits_processor": [*(options.get("logits_processor") or ()), keep]}
+        prefill(plain, of, encode(plain, inputs), {**options, **further})
+        return seen[0]
+
+    plain = replace(model, backend=None)
+    first, again, other = (logits(of) for of in (inputs, inputs, varied(inputs, 1)))
+    if torch.equal(first, again) and not torch.equal(first, other):
+        raise StageError(f"{model.name} can't be split: beside its encoders, its language model sees pixels itself")
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,8 @@ def _of_checkpoint(models: tuple[str, ...], given: Mapping[str, Any]) -> dict[st
     if not source or (source[0] in "./~" and not Path(source).is_dir()):
         raise ModelError(f"{ANY} must be followed by a folder that is there, or a hub id, got {source!r}")
     if models[1:] or weights:
-        raise ModelError(f"{ANY} names the one model and its weights, got {named} and weights {weights}")
+        got = f"the models {named}" if models[1:] else f"weights {weights} too"
+        raise ModelError(f"{ANY} names the one model and its weights, got {got}")
     if profile not in (None, "pretrained") and given["pickled_weights"]:
         raise ModelError(f"pickles are read for weights, got them with the profile {profile} for {named}")
     return {"profile": profile or "pretrained", "weights": source}
