@@ -221,6 +221,15 @@ def test_an_entry_point_that_is_no_model_is_refused_in_one_line(points, name, me
     assert "\n" not in str(error.value)
 
 
+def test_an_import_that_ends_the_process_is_refused_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "a_script_without_main.py").write_text("raise SystemExit(1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registration = stagebench.Registration(name="mine", network="a_script_without_main:Network")
+    said = "can't import the network of mine, a_script_without_main:Network: SystemExit: 1"
+    with pytest.raises(ModelError, match=f"^{said}$"):
+        registration.resolve("network")
+
+
 def test_an_entry_point_that_two_paths_have_is_one(installed):
     installed(*[("theirs", "stagebench.models.cards.qwen3_vl:CARD")] * 2)
     with pytest.raises(ModelError, match="got that of qwen3-vl"):

@@ -75,7 +75,7 @@ class VisionLanguageModel(ABC):
     profile: str
     hf_model: PreTrainedModel  # its plain `generate()` is the reference for every stage
     tokenizer: PreTrainedTokenizerBase
-    image_processor: Any  # `pixels.ImageProcessor`; of a checkpoint of any family its own, which reads the prompt too
+    image_processor: Any  # a family's `pixels.ImageProcessor`; else transformers' processor, of images and prompt
     backend: Backend | None = None  # None for the model's own plain code, which is the reference
 
     @property

@@ -49,5 +49,5 @@ def imported(place: str, what: str) -> Any:
     """Import an object by "module:OBJECT"; raise ModelError, in one line, for whatever goes wrong on the way."""
     try:
         return resolve_name(place)
-    except Exception as error:  # no narrower: it runs code of somebody else
+    except (Exception, SystemExit) as error:  # no narrower: it runs code of somebody else
         raise ModelError(f"can't import {what}, {place}: {one_line(error)}") from error
