@@ -74,3 +74,22 @@ def test_stored_runs_are_compared(tmp_path):
         (tmp_path / name).write_text(json.dumps(run))
     verdicts = stagebench.compare(tmp_path / "base.json", tmp_path / "head.json")
     assert [each.verdict for each in verdicts if each.kind == "counter"] == ["regression"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "kind"),
+    [
+        ("trust_remote_code", "no", "boolean"),
+        ("frames", "2", "integer"),
+        ("frames", True, "integer"),
+        ("new_tokens", 2.5, "integer"),
+        ("start", "0", "float"),
+        ("question", None, "text"),
+        ("model", 3, "text"),
+        ("model", ["gemma3", 3], "text"),
+    ],
+)
+def test_an_option_of_another_kind_is_refused(option, value, kind):
+    got = value[-1] if isinstance(value, list) else value
+    with pytest.raises(ModelError, match=f"^{option} must be of the kind {kind}, got {got!r}$"):
+        stagebench.settings_of(**{option: value})

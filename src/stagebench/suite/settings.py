@@ -4,9 +4,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 
 from stagebench.core.artifacts import Sample
@@ -67,10 +69,23 @@ def settings_of(**options: Any) -> Settings:
     known = {option.name: option.default for option in SETTINGS} | {"input": None}
     if unknown := options.keys() - known.keys():
         raise ModelError(f"options must be of {', '.join(known)}, got {', '.join(sorted(unknown))}")
+    for option in SETTINGS:
+        _require_kind(option, (known | options)[option.name])
     settings = resolve(known | options)
     if len(settings.backends) > 1:
         raise ModelError(f"one backend runs the stages here, got {', '.join(settings.backends)}")
     return replace(settings, model=replace(settings.model, backend=settings.backends[0]))
+
+
+def _require_kind(option: click.Option, value: Any) -> None:
+    """Refuse what a command line could not give, as a text for a flag, which would be true whatever it says."""
+    kinds: dict[str, tuple[type, ...]] = {"integer": (int,), "float": (int, float), "boolean": (bool,)}
+    name = option.type.name if option.type.name in kinds else "text"
+    expected = kinds.get(name, (str, PathLike))
+    for each in value if option.multiple and isinstance(value, Iterable) and not isinstance(value, str) else [value]:
+        left_out = each is None and (option.default is None or option.multiple)
+        if not left_out and (not isinstance(each, expected) or isinstance(each, bool) != (bool in expected)):
+            raise ModelError(f"{option.name} must be of the kind {name}, got {each!r}")
 
 
 def resolve(given: Mapping[str, Any]) -> Settings:
