@@ -43,7 +43,10 @@ def test_generate(benchmark, pedantic, model, sample, options, verified):
 
     tokens = pedantic(reference_generate, args=(model, inputs, options), warmup_rounds=WARM_UPS)
 
-    _note_generated(benchmark, model, tokens, verified)
+    if verified:
+        assert tokens[0].tolist() == list(verified.generation.token_ids[0])
+        benchmark.extra_info["work"] = verified.reference_work
+    benchmark.extra_info |= {"model": model.name, "new_tokens": tokens.shape[1]}
 
 
 @pytest.mark.eager
@@ -56,10 +59,6 @@ def test_e2e_generate(benchmark, pedantic, model, sample, options, verified):
 
     tokens, _ = pedantic(from_file_to_text, warmup_rounds=WARM_UPS)
 
-    _note_generated(benchmark, model, tokens, verified)
-
-
-def _note_generated(benchmark, model, tokens, verified):
     if verified:
         assert tokens[0].tolist() == list(verified.generation.token_ids[0])
         benchmark.extra_info["work"] = verified.reference_work

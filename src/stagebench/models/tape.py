@@ -38,7 +38,7 @@ class EncoderCall:
 
 @dataclass(frozen=True, slots=True)
 class DirectCall:
-    """A call that encode can make without `generate()`: each argument is one of its inputs, or never another value."""
+    """A call that encode can make without `generate()`: each argument is one of its inputs, or always the same."""
 
     encoder: str
     inputs: Mapping[str, str]  # argument -> name of the input
