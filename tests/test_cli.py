@@ -164,7 +164,7 @@ def test_verify_prints_every_claim_and_writes_them_down(synthetic, tmp_path):
     )
     checks = json.loads(out.read_text())["checks"]
     assert all(check["claim"] in result.output for check in checks)
-    assert f"{sum(check['held'] for check in checks)} of 10 claims held" in result.output
+    assert f"{sum(check['held'] for check in checks)} of 11 claims held" in result.output
 
 
 def test_a_claim_that_does_not_hold_gives_exit_code_one(synthetic, monkeypatch):

@@ -14,10 +14,11 @@ from stagebench.core.errors import StageError
 from stagebench.core.meter import SYSTEM
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline.counters import additive
-from stagebench.pipeline.remembered import require_forgetful
+from stagebench.pipeline.encode import encode
+from stagebench.pipeline.remembered import require_forgetful, varied
 from stagebench.pipeline.run_stages import Options, reference_generate, scored_generate, staged_generate
 from stagebench.pipeline.timed_pass import check_passes, timed_pass
-from stagebench.pipeline.verify import Reference, count_reference, match_tokens, promised, verify_work
+from stagebench.pipeline.verify import Reference, count_reference, first_scores, match_tokens, promised, verify_work
 
 MAX_UNATTRIBUTED = 0.05  # the share of e2e that the stages may leave unexplained
 PASSES = 3  # timed ones
@@ -50,6 +51,11 @@ def claims(model: VisionLanguageModel, sample: Sample, options: Options) -> Iter
     yield Claim("no stage writes to a file", not written, written or "nothing written")
     claim = "load, preprocess and encode remember nothing"
     yield _checked(claim, lambda: require_forgetful(model, sample, options), "each did its work again")
+    inputs = reference.inputs
+    features = encode(model, inputs)
+    mine, other = (first_scores(model, inputs, varied(features, number), options) for number in (0, 1))
+    moved = float((mine != other).float().mean())
+    yield Claim("other features give other scores", moved > 0, f"{moved:.0%} of the first token's scores are others")
     yield from _claims_of_texts(model, reference)
 
 

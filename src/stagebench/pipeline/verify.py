@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
-from stagebench.core.artifacts import Generation, Inputs, Prefilled, Sample, Work
+from stagebench.core.artifacts import Features, Generation, Inputs, Prefilled, Sample, Work
 from stagebench.core.errors import StagebenchError, StageError
 from stagebench.core.shown import one_line
 from stagebench.models.protocol import Family, VisionLanguageModel
@@ -170,25 +170,28 @@ def count_reference(model: VisionLanguageModel, sample: Sample, options: Options
     return Reference(model, sample, options, inputs, tuple(tokens[0].tolist()), work)
 
 
+def first_scores(model: VisionLanguageModel, inputs: Inputs, features: Features, options: Options) -> Tensor:
+    """Prefill, and return the scores of the first token: (batch, vocabulary)."""
+    seen: list[Tensor] = []
+
+    def keep(input_ids: Tensor, scores: Tensor) -> Tensor:
+        seen.append(scores.clone())
+        return scores
+
+    further = {"logits_processor": [*(options.get("logits_processor") or ()), keep]}
+    prefill(model, inputs, features, {**options, **further})
+    return seen[0]
+
+
 def _require_pixels_encoded(model: VisionLanguageModel, inputs: Inputs, options: Options) -> None:
     """Refuse a network that sees its pixels beside its encoders: as prefill's, the time of that would be a wrong one.
 
     Where it does not repeat itself, that is what is to be said of it.
     """
-
-    def logits(of: Inputs) -> Tensor:
-        seen: list[Tensor] = []
-
-        def keep(input_ids: Tensor, scores: Tensor) -> Tensor:
-            seen.append(scores.clone())
-            return scores
-
-        further = {"logits_processor": [*(options.get("logits_processor") or ()), keep]}
-        prefill(plain, of, encode(plain, inputs), {**options, **further})
-        return seen[0]
-
     plain = replace(model, backend=None)
-    first, again, other = (logits(of) for of in (inputs, inputs, varied(inputs, 1)))
+    first, again, other = (
+        first_scores(plain, of, encode(plain, inputs), options) for of in (inputs, inputs, varied(inputs, 1))
+    )
     if torch.equal(first, again) and not torch.equal(first, other):
         raise StageError(f"{model.name} can't be split: beside its encoders, its language model sees pixels itself")
 
