@@ -172,8 +172,8 @@ def _source_of(name: str) -> str:
 
 def split(texts: Iterable[str]) -> dict[str, None]:
     """Take texts apart at their commas, but for one that names a folder; each part once, in the order given."""
-    parts = (part for text in texts for part in ([text] if _is_folder(text) else text.split(",")) if part)
-    return dict.fromkeys(parts)
+    parts = (part.strip() for text in texts for part in ([text] if _is_folder(text) else text.split(",")))
+    return dict.fromkeys(filter(None, parts))
 
 
 def _model_settings(given: Mapping[str, Any]) -> ModelSettings:
