@@ -130,9 +130,10 @@ def test_on_a_gpu_graphs_give_the_tokens_of_generate(name: str, gpu: torch.devic
 @pytest.mark.parametrize("name", MIXTURES)
 def test_on_a_gpu_steps_that_wait_to_know_their_experts_are_refused(name: str, gpu: torch.device) -> None:
     plain = plain_model(name)
+    inputs = on(gpu, inputs_for(plain))
     plain.hf_model.to(gpu)
     with pinned_runtime(ModelSettings(device="cuda")), pytest.raises(ModelError, match=r"it waits for the device$"):
-        staged_generate(with_backend(plain, "graph"), on(gpu, inputs_for(plain)), OPTIONS)
+        staged_generate(with_backend(plain, "graph"), inputs, OPTIONS)
 
 
 def on(device: torch.device, inputs: Inputs) -> Inputs:
