@@ -68,10 +68,14 @@ def prompted(hf_model: Any, inputs: dict[str, Any], tape: Any, model: Any) -> It
             yield given
 
 
-def staged(hf_model: Any, inputs: dict[str, Any], tape: Any, model: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+def begun(hf_model: Any, inputs: dict[str, Any], tape: Any, model: Any = None) -> tuple[Any, Scores]:
     scores = Scores()
     with prompted(hf_model, inputs, tape, model) as given:
-        prefilled = hf_model.generate(**given, custom_generate=_first_step, logits_processor=[scores], **OPTIONS)
+        return hf_model.generate(**given, custom_generate=_first_step, logits_processor=[scores], **OPTIONS), scores
+
+
+def staged(hf_model: Any, inputs: dict[str, Any], tape: Any, model: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+    prefilled, scores = begun(hf_model, inputs, tape, model)
     plain = SimpleNamespace(hf_model=hf_model, backend=None)
     return advance(plain, prefilled).sequences, torch.stack(scores.steps)
 
@@ -184,6 +188,33 @@ def test_rows_padded_on_the_left_give_the_tokens_of_generate(family: SimpleNames
         staged(family.hf_model, rows, recorded(family, rows)[0], family.model),
     )
     assert all(torch.equal(*pair) for pair in zip(expected, got, strict=True))
+
+
+def test_two_samples_in_flight_do_not_disturb_each_other(family: SimpleNamespace) -> None:
+    samples = [family.inputs, another(family.inputs)]
+    expected = [reference(family.hf_model, inputs) for inputs in samples]
+    tapes = [encoded(family, inputs) for inputs in samples]
+    pairs = [*zip(samples, tapes, strict=True)]
+    flights = [begun(family.hf_model, *pair, family.model) for pair in reversed(pairs)]
+    going = [prefilled for prefilled, _ in flights]
+    for _ in range(OPTIONS["max_new_tokens"] - 1):
+        going = [advance(SimpleNamespace(hf_model=family.hf_model, backend=None), each, 1) for each in going]
+    got = [(each.sequences, torch.stack(flown[1].steps)) for each, flown in zip(going, flights, strict=True)]
+    same = [torch.equal(*pair) for i, j in ((0, 1), (1, 0)) for pair in zip(expected[i], got[j], strict=True)]
+    assert same == [True] * 4
+
+
+def another(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return other pixels, of another grid of as many patches where there is one, and a prompt with two more words."""
+    other = of_other_pixels(inputs)
+    if "image_grid_thw" in inputs:
+        frames, height, width = inputs["image_grid_thw"].unbind(1)
+        other["image_grid_thw"] = torch.stack([frames, height // 2, width * 2], 1)
+    for name, tensor in inputs.items():
+        if tensor.shape[:2] == inputs["input_ids"].shape:
+            added = {"input_ids": 10, "attention_mask": 1, "cross_attention_mask": 1}.get(name, 0)
+            other[name] = torch.cat([other[name], torch.full_like(tensor[:, :2], added)], 1)
+    return other
 
 
 def padded(inputs: dict[str, Any]) -> dict[str, Any]:
