@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections import Counter
+from dataclasses import replace
 
 import made_up_analysis
 import pytest
@@ -20,6 +21,7 @@ from stagebench.cli import main
 from stagebench.core.errors import StageError
 from stagebench.core.settings import ModelSettings
 from stagebench.core.stages import STAGE_NAMES
+from stagebench.models.protocol import VisionLanguageModel
 
 MODELS = ("eventgpt", "llava-1.5")
 QUICK = ("--model", ",".join(MODELS), "--device", "cpu", "--order-seed", "1")
@@ -206,6 +208,22 @@ def test_a_sample_that_fails_in_a_stage_does_not_stop_the_others(tmp_path, monke
     rows = read_samples(tmp_path / SAMPLES_FILE)
     assert Counter("error" in row for row in rows) == {True: 2, False: 4}
     assert {row["error"] for row in rows if "error" in row} == {"the stage fell over"}
+
+
+def test_a_text_for_which_something_was_set_up_is_held_against_generate(tmp_path, monkeypatch):
+    honest, passes = runner.timed_pass, []
+
+    def of_a_new_shape(model, sample, options):
+        run = honest(model, sample, options)
+        passes.append(run)
+        first, *rest = run.generation.token_ids[0]
+        return replace(run, generation=replace(run.generation, token_ids=((first + 1, *rest),)))
+
+    monkeypatch.setattr(runner, "timed_pass", of_a_new_shape)
+    monkeypatch.setattr(VisionLanguageModel, "setups", property(lambda _: len(passes)))
+    analyze(tmp_path, "--samples", "2", "--mode", "fixed", "--new-tokens", "2")
+    errors = [row["error"] for row in read_samples(tmp_path / SAMPLES_FILE)]
+    assert {error.split(",")[0] for error in errors} == {"the stages must give the tokens of generate()"}
 
 
 def test_a_name_that_is_no_text_is_written_as_one(tmp_path, media):

@@ -240,6 +240,12 @@ def require_tokens(model: VisionLanguageModel, match: TokenMatch) -> None:
         raise StageError(f"the stages must give the tokens of generate(), got {match.describe(model.tokenizer)}")
 
 
+def require_text(model: VisionLanguageModel, sample: Sample, options: Options, tokens: Sequence[int]) -> None:
+    """Let plain `generate()` write a sample's text, and refuse another one as `require_tokens`."""
+    rows, logits = scored_generate(model, prepared(model, sample), options)
+    require_tokens(model, match_tokens(rows[0].tolist(), tokens, logits))
+
+
 def promised(model: VisionLanguageModel) -> tuple[str, ...]:
     """Return the verdicts that a model's tokens may have beside those of `generate()`.
 

@@ -27,7 +27,7 @@ from stagebench.pipeline.load import load
 from stagebench.pipeline.run_stages import run_stages
 from stagebench.pipeline.timed_pass import COLLECTION, check_passes, timed_pass
 from stagebench.pipeline.timing import pinned_runtime
-from stagebench.pipeline.verify import count_reference, verify
+from stagebench.pipeline.verify import count_reference, require_text, verify
 
 SPARE_MEMORY = 1.3  # times a model's weights: what it needs while it works
 
@@ -162,7 +162,10 @@ class _Worker:
             sample = self._experiment.sample(task.entry, self._model)
             line |= self._cold_load(sample) if task.cold else {}
             load(sample, self._model.images_per_sample)  # so that the pass finds the file in the page cache
-            run = timed_pass(self._model, sample, task.generation.options())
+            before, options = self._model.setups, task.generation.options()
+            run = timed_pass(self._model, sample, options)
+            if self._model.setups > before:  # for a shape that no proof has seen
+                require_text(self._model, sample, options, run.generation.token_ids[0])
             first = self._tokens.setdefault((sample, task.generation), run.generation.token_ids)
             check_passes(self._model, [run], first)
             line = sample_of(run, task.mode) | line | {"path": one_line(sample.path.name)}
