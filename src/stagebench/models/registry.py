@@ -51,7 +51,7 @@ def origins() -> dict[str, str]:
 
 
 def registration_of(name: str) -> Registration:
-    """Return a model's registration, if need be out of the working folder; raise ModelError where there is none."""
+    """Return a model's registration, from the working folder if no other place has it; raise ModelError if none has."""
     if not (places := _places(name)):
         import_conftest()
         places = _places(name)
