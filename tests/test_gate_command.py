@@ -15,11 +15,12 @@ from unittest.mock import patch
 import pytest
 from click.testing import CliRunner
 
-from stagebench.cli import gate, main
+from stagebench.cli import main
 from stagebench.cli.output import refusals, tidy_stop
 from stagebench.core import shown
 from stagebench.core.errors import GateError
 from stagebench.core.machine import locks
+from stagebench.gate.runner import gate
 from stagebench.gate.runner.ab_runner import schedule
 
 SRC = Path(__file__).parents[1] / "src"
@@ -36,7 +37,13 @@ def rewrite(project, old, new):
     path.write_text(path.read_text().replace(old, new))
 
 
-FEW = "from stagebench.cli import gate, main; gate._require_enough_pairs = lambda plan: None; main()"
+FEW = """
+from stagebench.cli import main
+from stagebench.gate.runner import gate
+
+gate._require_enough_pairs = lambda plan: None
+main()
+"""
 """The command line, in which a block is enough: a test has no time for what decides on times."""
 
 

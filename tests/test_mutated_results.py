@@ -26,7 +26,7 @@ from stagebench.core.errors import StagebenchError
 from stagebench.core.json_files import write_json
 from stagebench.core.results import read_results, require_sound
 from stagebench.gate.baseline import folder_of
-from stagebench.gate.runner.recording import Recording
+from stagebench.gate.runner.recording import Recording, combine
 
 HERE = {"device": "a CPU", "cpu": "a CPU", "profile": "tiny", "dtype": "float32"}
 STAGES = ("load", "preprocess", "encode", "prefill", "decode")
@@ -172,7 +172,7 @@ def test_record_goes_on_or_refuses(written, tmp_path):
         for number in range(3):
             written(f"processes/0{number}.json", mutant if number == place % 2 else a_run())
         with suppress(StagebenchError):
-            _report(tmp_path, recording.kept(2), None)
+            _report(tmp_path, combine(recording.kept(2)), None)
 
 
 def test_trend_looks_on_or_leaves_out(written, tmp_path):

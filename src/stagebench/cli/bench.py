@@ -1,7 +1,6 @@
 """`stagebench bench`: results, and a run that can become a baseline, out of fresh processes."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,12 @@ import click
 from stagebench.cli.output import Console, require_writable, tidy_stop
 from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import write_text
-from stagebench.core.machine.locks import locked, measurement
 from stagebench.core.results import Results, read_results, write_results
 from stagebench.core.shown import show, teller
 from stagebench.core.statistics import unsteady
 from stagebench.gate import baseline, decide
 from stagebench.gate.limits import read_rules
-from stagebench.gate.runner import recording
+from stagebench.gate.runner.recording import recorded
 from stagebench.gate.verdicts import Decision, Verdict, exit_code
 from stagebench.suite.options import BASELINES, ROUNDS
 
@@ -26,7 +24,7 @@ from stagebench.suite.options import BASELINES, ROUNDS
 @click.option("--processes", type=click.IntRange(min=1), default=7, show_default=True, help="That time.")
 @click.option("--select", default="", help="Which benchmarks, as pytest's -k; all by default.")
 @click.option("--gate", "judged", is_flag=True, help="Judge against the stored baseline, and set the exit code by it.")
-@click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
 def command(out: Path, processes: int, judged: bool, baselines: Path, **planned: Any) -> None:
     """Run the benchmarks of this checkout in fresh processes, and write OUT/results.json and OUT/results.md.
 
@@ -44,12 +42,8 @@ def command(out: Path, processes: int, judged: bool, baselines: Path, **planned:
     say = teller(Console(stderr=True))
     with tidy_stop("all processes had run; those that had are kept"):
         require_writable(out / "results.json")
-        plan = recording.plan_of(Path.cwd(), **planned)
-        with locked(out, "only one recording at a time may write to a folder"), measurement(say):
-            for half in [*out.glob(".results.*.*"), *out.glob("processes/.[0-9]*")]:  # that a killed one was writing
-                half.unlink()
-            runs = recording.Recording(out / "processes", Path.cwd(), plan).record(processes, say)
-            verdicts = _report(out, runs, baselines if judged else None)
+        with recorded(out, processes, say, **planned) as results:
+            verdicts = _report(out, results, baselines if judged else None)
     if verdicts:
         show(Decision(verdicts).as_table(), Console())
     say(f"{processes} timing processes are recorded in {out}")
@@ -57,9 +51,8 @@ def command(out: Path, processes: int, judged: bool, baselines: Path, **planned:
     sys.exit(exit_code(decided) if verdicts else 0)
 
 
-def _report(out: Path, runs: Mapping[int, Results], baselines: Path | None) -> list[Verdict]:
+def _report(out: Path, results: Results, baselines: Path | None) -> list[Verdict]:
     """Write what the processes say; with `baselines`, judge it."""
-    results = recording.combine(runs)
     for found in unsteady({b["fullname"]: b["stats"].get("data") or [] for b in results["benchmarks"]}):
         click.echo(f"processes: {found}", err=True)
     verdicts, own = [], results["stagebench"]

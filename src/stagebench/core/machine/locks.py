@@ -24,7 +24,7 @@ PATIENCE = 0.5
 
 
 @contextmanager
-def measurement(say: Callable[[str], None]) -> Iterator[None]:
+def measurement(say: Callable[[str], object]) -> Iterator[None]:
     """Be the only measurement on this machine during the block, or a part of it; raise BusyError beside another one.
 
     Where the lock can't be had at all, `say` gets a line about it, and the block runs.

@@ -9,8 +9,10 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from pytest_benchmark.stats import Stats
 
 from stagebench.core.errors import ResultsError
 from stagebench.core.machine.environment import differences, fingerprint
+from stagebench.core.machine.locks import locked, measurement
 from stagebench.core.results import (
     BENCHMARKS,
     Benchmark,
@@ -40,15 +43,46 @@ OWN = re.compile(
 )
 
 
-def plan_of(root: Path, rounds: int, select: str, pytest_arguments: Sequence[str]) -> Process:
+def bench(
+    out: str | PathLike[str],
+    *,
+    processes: int = 7,
+    rounds: int = 10,
+    select: str = "",
+    arguments: Sequence[str] = (),
+    say: Callable[[str], object] = lambda line: None,
+) -> Results:
+    """Run the working folder's benchmarks in fresh processes; write and return OUT/results.json.
+
+    Options have the names of `stagebench bench`; `arguments` are further ones of pytest. What happens is said in lines,
+    by default to nobody. Raise StagebenchError where a benchmark failed, or what is there is another recording's.
+    """
+    with recorded(Path(out), processes, say, rounds, select, arguments) as results:
+        write_results(Path(out, "results.json"), results)
+    return results
+
+
+@contextmanager
+def recorded(
+    out: Path, processes: int, say: Callable[[str], object], rounds: int, select: str, arguments: Sequence[str]
+) -> Iterator[Results]:
+    """Record the working folder's benchmarks, and hold the folder until what they say is written."""
+    plan = plan_of(Path.cwd(), rounds, select, arguments)
+    with locked(out, "only one recording at a time may write to a folder"), measurement(say):
+        for half in [*out.glob(".results.*.*"), *out.glob("processes/.[0-9]*")]:  # that a killed one was writing
+            half.unlink()
+        yield combine(Recording(out / "processes", Path.cwd(), plan).record(processes, say))
+
+
+def plan_of(root: Path, rounds: int, select: str, arguments: Sequence[str]) -> Process:
     """Return what all processes of a recording of a checkout run; another plan is another recording.
 
     Raise ResultsError for an argument of pytest that is the recording's own to give, or chooses benchmarks.
     """
-    for argument in pytest_arguments:
+    for argument in arguments:
         if OWN.match(argument):
             raise ResultsError(f"what a recording runs and keeps is said by --select, --rounds and OUT, got {argument}")
-    return {"rounds": rounds, "select": select, "arguments": list(pytest_arguments), "code": _code(root)}
+    return {"rounds": rounds, "select": select, "arguments": list(arguments), "code": _code(root)}
 
 
 def _code(root: Path) -> str:
@@ -65,7 +99,7 @@ class Recording:
     root: Path  # the checkout that they run in, with this interpreter
     plan: Process  # see `plan_of`
 
-    def record(self, processes: int, say: Callable[[str], None]) -> dict[int, Results]:
+    def record(self, processes: int, say: Callable[[str], object]) -> dict[int, Results]:
         """Run what is not there yet, the proving process, then so many timing ones; return all by number.
 
         Raise FailedError where a benchmark failed, and ResultsError where a process is of another plan or environment,

@@ -1,0 +1,102 @@
+"""A whole gate, for a program and for the command: both sides copied, counted, timed by turns, and judged."""
+
+import secrets
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from os import PathLike
+from pathlib import Path
+
+from rich.console import Console
+
+from stagebench.core import statistics
+from stagebench.core.errors import GateError
+from stagebench.core.json_files import write_json
+from stagebench.core.machine import environment
+from stagebench.core.machine.locks import locked, measurement
+from stagebench.core.shown import teller
+from stagebench.core.stages import STAGE_NAMES
+from stagebench.gate.limits import RULES_FILE, Rules, read_both
+from stagebench.gate.runner.ab_runner import BLOCK, CLOCKS, ABPlan, ABRunner, Phases
+from stagebench.gate.runner.fresh_process import Variant
+from stagebench.gate.runner.worktrees import Worktrees, python_of_base, worktrees
+from stagebench.gate.verdicts import Decision
+
+_PAIRS = BLOCK // 2  # in a block
+
+
+def gate(
+    base: str,
+    *,
+    select: str = "test_stage",
+    blocks: int = 6,
+    rounds: int = 10,
+    clock: str = "wall",
+    counters_only: bool = False,
+    lockstep: bool = False,
+    seed: int | None = None,
+    allow_changed: Sequence[str] = (),
+    base_python: Path | None = None,
+    out: str | PathLike[str] | None = None,
+    arguments: Sequence[str] = (),
+    repository: str | PathLike[str] = ".",
+    decision: Decision | None = None,
+    console: Console | None = None,
+) -> Decision:
+    """Compare the working tree of a repository, as it is, with the revision `base`, and return what was decided.
+
+    Options have the names of `stagebench gate`; `arguments` are further ones of pytest. Progress goes to a console, by
+    default nowhere. A `decision` that is given is filled, and so holds what was known where an error ends it: raise
+    StagebenchError where a process failed, ran nothing, or in another environment.
+    """
+    console, decision = console or Console(quiet=True), decision or Decision(allowed=tuple(allow_changed))
+    if unknown := [each for each in decision.allowed if each not in STAGE_NAMES]:
+        raise GateError(f"allow_changed must be of {', '.join(STAGE_NAMES)}, got {', '.join(unknown)}")
+    say, number = teller(console), secrets.randbelow(2**16) if seed is None else seed
+    plan = ABPlan(blocks, rounds, select, clock, number, counters_only, lockstep, tuple(arguments))
+    _require_enough_pairs(plan)
+    folder = Path(out or Path(".benchmarks", "gate", f"{datetime.now():%Y%m%d-%H%M%S}"))
+    held = locked(folder, "--out must be a folder that no other gate writes to")
+    with measurement(say), worktrees(Path(repository), base) as both, held:
+        if any(folder.iterdir()):
+            raise GateError(f"--out must be an empty folder, so that no two gates mix, got {folder}")
+        decision.more = {"plan": asdict(plan), "base": both.commit, "head": both.head_commit, "dirty": both.dirty}
+        rules, differ = read_both(both.base / RULES_FILE, both.head / RULES_FILE)
+        decision.rules_differ += differ
+        say("\n".join([*_head(both, plan, folder), *decision.about_rules()]))
+        own = Path(sys.executable)
+        python = base_python.absolute() if base_python else python_of_base(both.base, both.head, both.home, say)
+        variants = {"base": Variant("base", both.base, python), "head": Variant("head", both.head, own)}
+        changed = () if python == own else ("python", *environment.LIBRARIES)
+        runner = ABRunner(variants, plan, folder, changed, console)
+        decision.verdicts = Phases(runner, rules, decision, say).decide()
+        write_json(folder / "decision.json", decision.as_json())
+    return decision
+
+
+def _require_enough_pairs(plan: ABPlan) -> None:
+    """Refuse, before anything runs, a plan that could not decide on any time."""
+    if plan.clock not in CLOCKS:
+        raise GateError(f"the clock must be one of {', '.join(CLOCKS)}, got {plan.clock!r}")
+    least = statistics.least_pairs(Rules().alpha)
+    if not plan.counters_only and plan.blocks * _PAIRS < least:
+        raise GateError(
+            f"--blocks must be at least {-(-least // _PAIRS)}, because a time takes {least} pairs of processes and "
+            f"a block has {_PAIRS}, got {plan.blocks}; --counters-only needs none"
+        )
+
+
+def _head(both: Worktrees, plan: ABPlan, folder: Path) -> Iterator[str]:
+    """Say what is about to be done, so that no confirmation looks like an afterthought."""
+    head = f"{both.head_commit[:7]}{', changed' * both.dirty}"
+    yield f"the working tree ({head}) against {both.commit[:7]}; orders of seed {plan.seed}; runs are kept in {folder}"
+    if not plan.counters_only:
+        yield (
+            f"a process of each side to count, then {plan.blocks * BLOCK} to time, {plan.rounds} rounds each by "
+            f"the {plan.clock} clock{', in lockstep' * plan.lockstep}, and as many again for what those do not clear"
+        )
+    if both.empty:
+        yield f"submodules that are empty on both sides, as they are here: {', '.join(both.empty)}"
+    if warning := environment.load_warning():
+        yield warning
