@@ -6,7 +6,7 @@ import secrets
 import traceback
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
@@ -21,8 +21,10 @@ from stagebench.gate.limits import RULES_FILE, Rules, limit_keys, read_rules
 from stagebench.gate.runner.lockstep import Lockstep
 from stagebench.gate.verdicts import NOT_MEASURED, Decision, exit_code
 from stagebench.suite import judging, selection
-from stagebench.suite.options import PREFIX, PYTEST, add_to_pytest
-from stagebench.suite.settings import Settings, check_input, resolve
+from stagebench.suite.options import PREFIX, PYTEST, SETTINGS, add_to_pytest
+
+if TYPE_CHECKING:
+    from stagebench.suite.settings import Settings  # imports torch, which others' benchmarks need not wait for
 
 pytest_plugins = ("stagebench.suite.entry_point",)  # the markers
 pytest_addoption = add_to_pytest
@@ -70,11 +72,12 @@ def _usage_errors() -> Iterator[None]:
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse settings that make no sense, and let a bare `--benchmark-compare` find its baseline."""
     option = config.option
+    given = [option.stage_input, *(getattr(option, f"stage_{each.name}") for each in SETTINGS)]
     with _usage_errors():
         context = click.Context(click.Command("pytest"))
         for each in PYTEST:
-            given = getattr(option, name := f"stage_{each.name}")
-            setattr(option, name, each.type_cast_value(context, each.default if given is None else given))
+            value = getattr(option, name := f"stage_{each.name}")
+            setattr(option, name, each.type_cast_value(context, each.default if value is None else value))
     if option.stage_order_seed is None:
         option.stage_order_seed = secrets.randbelow(2**16)
     config.stash[_LOCKSTEP] = Lockstep.of_environment()
@@ -84,17 +87,29 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"garbage is collected or not, got {PREFIX}timed-gc and --benchmark-disable-gc")
     option.benchmark_disable_gc = not option.stage_timed_gc
     with _usage_errors():
-        config.stash[selection.SETTINGS] = resolve({o.name: getattr(option, f"stage_{o.name}") for o in PYTEST})
-        if option.stage_input is not None:
-            check_input(option.stage_input, settings(config).loading)
-        config.stash[_SAID] = judging.find(config, lambda: identity(config))
+        config.stash[_SAID] = []
+        if any(value is not None for value in given):
+            settings(config)
+        config.stash[_SAID] = judging.find(config, lambda: identity(config, settings(config)))
         config.stash[_RULES] = read_rules(config.rootpath / RULES_FILE) if option.stage_gate else Rules()
 
 
 def settings(config: pytest.Config) -> Settings:
-    """Return what this session runs, and how; at fixed length by default, so that runs do equal work."""
-    if selection.SETTINGS not in config.stash:
+    """Return what this session runs of ours, and how; at fixed length by default, so that runs do equal work.
+
+    They are read when an option, a benchmark of ours or a stored run asks for them: others' benchmarks have none.
+    """
+    if _SAID not in config.stash:
         raise pytest.UsageError(f"benchmarks of stagebench need its plugin from the start, give -p {__name__}")
+    if selection.SETTINGS not in config.stash:
+        from stagebench.suite.settings import check_input, resolve
+
+        option = config.option
+        with _usage_errors():
+            found = resolve({each.name: getattr(option, f"stage_{each.name}") for each in PYTEST})
+            if option.stage_input is not None:
+                check_input(option.stage_input, found.loading)
+        config.stash[selection.SETTINGS] = found
     return config.stash[selection.SETTINGS]
 
 
@@ -103,9 +118,11 @@ def lockstep(config: pytest.Config) -> Lockstep:
     return config.stash[_LOCKSTEP]
 
 
-def identity(config: pytest.Config) -> dict[str, str]:
-    """Describe the environment of this session."""
-    return settings(config).identity(config.option.stage_timed_gc) | {"timer": str(config.option.benchmark_timer)}
+def identity(config: pytest.Config, own: Settings | None) -> dict[str, str]:
+    """Describe the environment of this session, and what is run in it of ours, if anything."""
+    timed_gc = config.option.stage_timed_gc
+    described = own.identity(timed_gc) if own else environment.of_any_suite(timed_gc)
+    return described | {"timer": str(config.option.benchmark_timer)}
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
@@ -117,7 +134,7 @@ def pytest_benchmark_compare_machine_info(machine_info: dict[str, str], compared
 @pytest.hookimpl(optionalhook=True, tryfirst=True)  # the first result counts
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, str]:
     """Put the identity where pytest-benchmark keeps the machine."""
-    return identity(config)
+    return identity(config, config.stash.get(selection.SETTINGS, None))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -178,7 +195,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         config.stash[_SAID] = ["nothing was timed, so nothing is compared"]
         return
     with _usage_errors():
-        decision = judging.judge(config, identity(config), config.stash[_RULES])
+        decision = judging.judge(config, identity(config, settings(config)), config.stash[_RULES])
     if passed and config.option.stage_gate:
         config.stash[_DECISION] = decision
         session.exitstatus = exit_code(v for v in decision.verdicts if (v.kind, v.verdict) != ("time", "inconclusive"))
@@ -209,10 +226,11 @@ def _gate_marker(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("benchmark").extra_info["gate"] = dict(marker.kwargs)
 
 
-def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Print the settings, the order, and which baseline is compared with."""
-    line = f"stagebench: {settings(config).describe()}; models in order {config.option.stage_order_seed}"
-    return [line, *filter(None, [environment.load_warning()]), *config.stash[_SAID]]
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    """Print the settings and the order of what was collected of ours, and which baseline is compared with."""
+    own = config.stash.get(selection.SETTINGS, None)
+    line = f"stagebench: {own.describe()}; models in order {config.option.stage_order_seed}" if own else ""
+    return list(filter(None, [line, environment.load_warning(), *config.stash[_SAID]]))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -1,18 +1,23 @@
 """Which benchmarks a session of pytest was asked for: what was left out on purpose is neither missing nor forgotten."""
 
+from __future__ import annotations
+
 import os
 import shlex
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from stagebench.core.results import BENCHMARKS, Benchmark
 from stagebench.core.settings import BACKENDS, DEFAULT_MODELS
 from stagebench.suite.options import PREFIX
-from stagebench.suite.settings import Settings
 
-SETTINGS = pytest.StashKey[Settings]()  # what the session was asked to run, and how
+if TYPE_CHECKING:
+    from stagebench.suite.settings import Settings
+
+SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()  # what the session runs of ours, and how; others' have none
 BY_DEFAULT = pytest.StashKey[bool]()  # of an item that the suite leaves out until asked for it: no choice of a session
 DESELECTED = pytest.StashKey[dict[str, bool]]()  # by name, whether to leave it out was a choice
 _OPTIONS = ("-k", "-m", "--deselect", "--ignore", "--ignore-glob", "--lf", "--stepwise")
@@ -26,16 +31,17 @@ def deselected(config: pytest.Config) -> list[str]:
 
 def described(config: pytest.Config) -> list[str]:
     """Return the arguments that choose some of the benchmarks; empty where all were run."""
-    chosen, settings = [], config.stash[SETTINGS]
+    chosen = []
     for name in _OPTIONS:
         if value := config.getoption(name, None):
             texts = [] if value is True else map(str, value) if isinstance(value, list) else [str(value)]
             chosen.append(shlex.join([name, *texts]))
-    left_out = set(DEFAULT_MODELS) - set(settings.models)
-    if left_out and left_out != set(DEFAULT_MODELS):  # others alone are no part of these
-        chosen.append(f"{PREFIX}model without {', '.join(sorted(left_out))}")
-    if "eager" not in settings.backends:
-        chosen.append(f"{PREFIX}backend without eager")
+    if settings := config.stash.get(SETTINGS, None):
+        left_out = set(DEFAULT_MODELS) - set(settings.models)
+        if left_out and left_out != set(DEFAULT_MODELS):  # others alone are no part of these
+            chosen.append(f"{PREFIX}model without {', '.join(sorted(left_out))}")
+        if "eager" not in settings.backends:
+            chosen.append(f"{PREFIX}backend without eager")
     if config.args_source is config.ArgsSource.ARGS:
         chosen += sorted(arg for arg in config.args if "::" in arg or _file_of(config, arg).suffix == ".py")
     return chosen or ["what a plugin deselects"][: len(deselected(config))]

@@ -63,6 +63,12 @@ def identity(
     }
 
 
+def of_any_suite(timed_gc: bool = False) -> dict[str, str]:
+    """Return the same of benchmarks that run no model of ours; what is not installed they can't depend on."""
+    here = {key: value for key, value in machine("cpu").items() if key not in LIBRARIES or value != UNKNOWN}
+    return here | {"profile": "none", "dtype": "none", "gc": "on" if timed_gc else "off"}
+
+
 def differences(here: Mapping[str, object], there: Mapping[str, object]) -> list[str]:
     """Say what makes two environments incomparable, a phrase a key; empty where they are comparable."""
     here, there = ADDED | dict(here), ADDED | dict(there)
