@@ -102,7 +102,7 @@ def test_a_gate_has_the_options_of_the_readme(command, folder):
 def test_a_recording_has_the_options_of_the_readme(command, folder):
     """It runs a suite several times: test_bench.py does, on a CPU."""
     with main.get_command(None, "bench").make_context("bench", shlex.split(command)[2:]) as context:
-        assert context.params["pytest_arguments"] == tuple(
+        assert context.params["arguments"] == tuple(
             "--stage-device cuda --stage-backend eager,graph,compiled,fused --stage-new-tokens 64".split()
         )
 

@@ -10,6 +10,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from os import PathLike
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any, Required, TypedDict, cast
@@ -160,9 +161,13 @@ class Results(TypedDict, total=False):
     commit_info: Commit | None
 
 
-def read_results(path: Path) -> Results:
-    """Read what `pytest benchmarks --benchmark-json` wrote, or a recording or baseline made of such; see `validate`."""
-    return validate(read_json(path, f"the run {path}", ResultsError), f"the run {path}")
+def read_results(path: str | PathLike[str]) -> Results:
+    """Read what `pytest benchmarks --benchmark-json` wrote, or a recording or baseline made of such; see `validate`.
+
+    >>> [benchmark["stats"]["median"] for benchmark in stagebench.read_results("base.json")["benchmarks"]]
+    [0.1]
+    """
+    return validate(read_json(Path(path), f"the run {path}", ResultsError), f"the run {path}")
 
 
 def write_results(path: Path, results: Results) -> None:

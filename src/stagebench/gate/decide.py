@@ -9,6 +9,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,13 @@ from stagebench.gate.limits import Limit, Rules, differing, limit_keys
 from stagebench.gate.verdicts import Verdict
 
 
-def compare(base: Path, head: Path, rules: Rules | None = None) -> list[Verdict]:
-    """Judge stored results, see `read_sides`; without rules of a project by the default ones."""
-    return judge(*read_sides([base], [head]), rules or Rules())
+def compare(base: str | PathLike[str], head: str | PathLike[str], rules: Rules | None = None) -> list[Verdict]:
+    """Judge stored results, see `read_sides`; without rules of a project by the default ones.
+
+    >>> [(verdict.kind, verdict.verdict) for verdict in stagebench.compare("base.json", "head.json")]
+    [('counter', 'regression'), ('time', 'inconclusive')]
+    """
+    return judge(*read_sides([Path(base)], [Path(head)]), rules or Rules())
 
 
 def judge(

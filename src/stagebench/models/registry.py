@@ -33,7 +33,11 @@ _REGISTERED: dict[str, Registration] = {}  # by `register_model`
 
 
 def register_model(registration: Registration) -> None:
-    """Make a model known by its name to this process; raise ModelError for a name that is taken, or no registration."""
+    """Make a model known by its name to this process; raise ModelError for a name that is taken, or no registration.
+
+    >>> shapes = {"text_config": {"hidden_size": 1024, "num_hidden_layers": 8}}
+    >>> stagebench.register_model(stagebench.Registration(name="mine", network="mymodel:MyModel", config=shapes))
+    """
     if not isinstance(registration, Registration):
         raise ModelError(f"a model is registered by a Registration, got {type(registration).__name__}")
     if (name := registration.name) in _BUILT_IN or name in _REGISTERED:

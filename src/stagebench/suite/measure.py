@@ -4,11 +4,15 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
+
+import torch
 
 from stagebench.backends import load, tensor_parallel
 from stagebench.core.artifacts import Run, Sample
 from stagebench.core.errors import ModelError
+from stagebench.core.settings import GenerationSettings, ModelSettings
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.weights import release
 from stagebench.pipeline.claims import Claim, claims
@@ -19,6 +23,7 @@ from stagebench.pipeline.verify import verify as verify_model
 from stagebench.suite.settings import Settings, settings_of
 
 T = TypeVar("T")
+Status = Callable[[str], AbstractContextManager[object]]
 
 
 class Measured(NamedTuple):
@@ -34,33 +39,56 @@ class Measured(NamedTuple):
 
 
 def load_model(name: str, **options: Any) -> VisionLanguageModel:
-    """Build a model by its name, with options of `stagebench run` (`profile="7b"`, `backend="graph"`)."""
+    """Build a model by its name, with options of `stagebench run` (`profile="7b"`, `backend="graph"`).
+
+    >>> stagebench.load_model("llava-1.5", device="cpu").profile
+    'tiny'
+    """
     return load.load_model(name, settings_of(model=name, **options).model)
 
 
-def run(
-    settings: Settings,
-    passes: int = 3,
-    order_seed: int = 0,
-    status: Callable[[str], AbstractContextManager[object]] = nullcontext,
-) -> dict[str, Measured]:
+def run(settings: Settings, passes: int = 3, order_seed: int = 0, status: Status = nullcontext) -> dict[str, Measured]:
     """Time a sample's way through models, by their names; raise StagebenchError for a pass that is not what it says.
 
     The seed shuffles the models, or one of them would always pay for going first. Of each an untimed pass must give the
     tokens, and do the work, of `generate()`; the timed ones must give the same. `status` says what is done while it is.
+
+    >>> found = stagebench.run(stagebench.settings_of(model="llava-1.5", device="cpu", new_tokens=4), passes=1)
+    >>> found["llava-1.5"].median.new_tokens
+    4
     """
-    options = settings.generation.options()
-
-    def measured(model: VisionLanguageModel, sample: Sample) -> Measured:
-        with status(f"{model.name}: warming up, counting, comparing with generate()"):
-            verification = verify_model(model, count_reference(model, sample, options))
-        with status(f"{model.name}: timing"):
-            runs = [timed_pass(model, sample, options) for _ in range(passes)]
-        check_passes(model, runs, verification.generation.token_ids)
-        return Measured(runs, verification)
-
+    measured = partial(_measured, passes=passes, generation=settings.generation, status=status)
     found = dict(_with_each(settings, shuffled(settings.models, order_seed), measured))
     return {name: found[name] for name in settings.models}
+
+
+def measure(
+    model: VisionLanguageModel, sample: Sample, passes: int = 3, new_tokens: int = 32, natural_length: bool = False
+) -> Measured:
+    """Time a sample's way through a loaded model as `run` does, on as many threads as torch has.
+
+    >>> sample = stagebench.Sample(Path("clip.mp4"), "What moves?")
+    >>> stagebench.measure(stagebench.load_model("llava-1.5", device="cpu"), sample, new_tokens=4).median.new_tokens
+    4
+    """
+    with pinned_runtime(ModelSettings(device=str(model.hf_model.device), threads=torch.get_num_threads())):
+        return _measured(model, sample, passes, GenerationSettings(new_tokens, not natural_length))
+
+
+def _measured(
+    model: VisionLanguageModel,
+    sample: Sample,
+    passes: int,
+    generation: GenerationSettings,
+    status: Status = nullcontext,
+) -> Measured:
+    options = generation.options()
+    with status(f"{model.name}: warming up, counting, comparing with generate()"):
+        verification = verify_model(model, count_reference(model, sample, options))
+    with status(f"{model.name}: timing"):
+        runs = [timed_pass(model, sample, options) for _ in range(passes)]
+    check_passes(model, runs, verification.generation.token_ids)
+    return Measured(runs, verification)
 
 
 def shuffled(names: Sequence[str], seed: int) -> list[str]:
@@ -69,7 +97,12 @@ def shuffled(names: Sequence[str], seed: int) -> list[str]:
 
 
 def verify(settings: Settings) -> Iterator[tuple[str, Claim]]:
-    """Check what the times of models rest on; yield each model's name with each claim, as it holds or breaks."""
+    """Check what the times of models rest on; yield each model's name with each claim, as it holds or breaks.
+
+    >>> claims = stagebench.verify(stagebench.settings_of(model="llava-1.5", device="cpu", new_tokens=4))
+    >>> all(claim.held for name, claim in claims)
+    True
+    """
     options = settings.generation.options()
     for name, made in _with_each(settings, settings.models, lambda model, sample: claims(model, sample, options)):
         for claim in made:

@@ -65,7 +65,11 @@ class Settings:
 
 
 def settings_of(**options: Any) -> Settings:
-    """Make settings of options by their names on the command line, with underscores; one backend runs all stages."""
+    """Make settings of options by their names on the command line, with underscores; one backend runs all stages.
+
+    >>> stagebench.settings_of(model=["eventgpt", "llava-1.5"], input="clip.mp4", natural_length=True).models
+    ('eventgpt', 'llava-1.5')
+    """
     known = {option.name: option.default for option in SETTINGS} | {"input": None}
     if unknown := options.keys() - known.keys():
         raise ModelError(f"options must be of {', '.join(known)}, got {', '.join(sorted(unknown))}")

@@ -49,6 +49,9 @@ def gate(
     Options have the names of `stagebench gate`; `arguments` are further ones of pytest. Progress goes to a console, by
     default nowhere. A `decision` that is given is filled, and so holds what was known where an error ends it: raise
     StagebenchError where a process failed, ran nothing, or in another environment.
+
+    >>> stagebench.gate("HEAD", counters_only=True).headline()
+    'stagebench gate: pass (2 pass)'
     """
     console, decision = console or Console(quiet=True), decision or Decision(allowed=tuple(allow_changed))
     if unknown := [each for each in decision.allowed if each not in STAGE_NAMES]:

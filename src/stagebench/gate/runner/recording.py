@@ -56,6 +56,10 @@ def bench(
 
     Options have the names of `stagebench bench`; `arguments` are further ones of pytest. What happens is said in lines,
     by default to nobody. Raise StagebenchError where a benchmark failed, or what is there is another recording's.
+
+    >>> results = stagebench.bench("out", processes=1, rounds=1)
+    >>> [benchmark["stats"]["rounds"] for benchmark in results["benchmarks"]]
+    [1, 1, 1]
     """
     with recorded(Path(out), processes, say, rounds, select, arguments) as results:
         write_results(Path(out, "results.json"), results)
