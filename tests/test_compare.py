@@ -88,7 +88,7 @@ def test_the_markdown_shows_the_regression_and_folds_what_passes(sides, tmp_path
     compare(*sides, "--markdown", tmp_path / "out.md")
     lines = (tmp_path / "out.md").read_text().splitlines()
     assert lines[0] == "### stagebench gate: regression (1 regression, 1 pass)"
-    assert lines[4].startswith("| regression | test\\_stage\\[m\\|x-decode\\] | ")
+    assert lines[4].startswith("| regression | `test_stage[m\\|x-decode]` | ")
     assert lines[6] == "<details><summary>1 that pass</summary>"
 
 

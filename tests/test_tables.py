@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from stagebench.analysis.report.document import to_html
-from stagebench.core.shown import CHANGE, COUNT, MS, PERCENT, RATIO, WORDS, Table, show
+from stagebench.core.shown import CHANGE, COUNT, MS, NAMES, PERCENT, RATIO, WORDS, Table, show
 from stagebench.core.shown import to_markdown as markdown
 from stagebench.gate.verdicts import Decision, Verdict
 
@@ -100,7 +100,23 @@ def test_two_benchmarks_with_the_same_verdict_and_reason_have_both_in_their_own_
     reason = "frames: 8 before, 9 now"
     table = Decision([Verdict(f"b.py::{name}", "counter", "regression", reason, 8) for name in "xy"]).as_table()
     assert shown(table)[-2:] == [f"regression  {name}          {reason}" for name in "xy"]
-    assert markdown(table).splitlines()[-2:] == [f"| regression | {name} | {reason} |" for name in "xy"]
+    assert markdown(table).splitlines()[-2:] == [f"| regression | `{name}` | {reason} |" for name in "xy"]
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("a[b]_c*", "`a[b]_c*`"),
+        ("a`b``", "`a'b''`"),
+        ("a|b", r"`a\|b`"),
+        (r"a\\|b\c", r"`a\|b\c`"),
+        ("www.x", "`www.x`"),
+        ("", ""),
+    ],
+)
+def test_a_name_is_code_in_markdown_and_nothing_in_it_ends_the_code_or_its_cell(name, written):
+    table = Table("", [("", NAMES), ("n", COUNT)], [(name, 1), ("other", 2)])
+    assert markdown(table).splitlines()[-2] == f"| {written} | 1 |"
 
 
 def test_a_table_without_rows_is_its_title_and_notes():

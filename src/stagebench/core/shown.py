@@ -4,6 +4,7 @@ An id, a path or an error may hold escape sequences, characters that reverse the
 the markup of whatever shows it: nothing but a line of text comes out, and whoever fills a table need not clean it.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,12 @@ def markdown(text: str) -> str:
     return plain(text).translate(_MARKUP)
 
 
+def _code(text: str) -> str:
+    """Make the same as code in a table, in which only what would end the code or its cell has to be another sign."""
+    line = re.sub(r"\\*\|", r"\|", plain(text).replace("`", "'"))
+    return f"`{line}`" if line else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Unit:
     """How the values of a column are written."""
@@ -56,6 +63,7 @@ class Unit:
     scale: float = 1.0  # from the base unit (seconds, bytes, 1) to the one that is written
     label: str = ""  # of that unit, behind the heading
     long: bool = False  # whether these are sentences, which give way where it is narrow
+    code: bool = False  # whether these are names, which Markdown is not to make links of
 
     def write(self, value: Value) -> str:
         """Write a value; a text stays as it is, and nothing is nothing."""
@@ -68,7 +76,7 @@ class Unit:
         return self.form.format(value * self.scale)
 
 
-WORDS, SENTENCES = Unit(), Unit(long=True)
+WORDS, SENTENCES, NAMES = Unit(), Unit(long=True), Unit(code=True)
 MS = Unit("{:z,.3f}", 1e3, "ms")
 COUNT, RATIO, MEGA = Unit("{:,.10g}"), Unit("{:z.3f}"), Unit("{:,.2f}", 1e-6, "millions")
 PERCENT, CHANGE = Unit("{:z.1f} %", 100), Unit("{:+.1f} %", 100)
@@ -140,7 +148,9 @@ def to_markdown(table: Table) -> str:
     """Write a table in GitHub's Markdown, without a line end after it."""
     grid = table.grid()
     rule = ["---:" if unit.form else "---" for unit in grid.units]
-    cells = [list(map(markdown, grid.heads)), rule, *(list(map(markdown, row)) for row in grid.rows)]
+    writers = [_code if unit.code else markdown for unit in grid.units]
+    rows = [[write(cell) for write, cell in zip(writers, row, strict=True)] for row in grid.rows]
+    cells = [list(map(markdown, grid.heads)), rule, *rows]
     blocks = [
         f"**{markdown(table.title)}**" if table.title else "",
         "\n".join(f"| {' | '.join(line)} |" for line in cells) if grid.rows else "",

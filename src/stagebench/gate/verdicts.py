@@ -7,7 +7,7 @@ from typing import Any
 
 from stagebench.core import shown
 from stagebench.core.results import short_name, versioned
-from stagebench.core.shown import CHANGE, MS, SENTENCES, WORDS, Table, Value, markdown
+from stagebench.core.shown import CHANGE, MS, NAMES, SENTENCES, WORDS, Table, Value, markdown
 
 PASS, REGRESSION, NOT_MEASURED, INCONCLUSIVE = 0, 1, 2, 3
 EXIT_CODES = {
@@ -24,8 +24,9 @@ EXIT_CODES = {
 A change that is known to be slower stays so whatever else is missing, and what is missing no further run will decide.
 """
 JUDGED = ("counter", "time")  # kinds of verdicts that count; others are shown
-_COLUMNS = {"verdict": WORDS, "benchmark": WORDS, "base": MS, "head": MS, "change": CHANGE, "why": SENTENCES}
+_COLUMNS = {"verdict": WORDS, "benchmark": NAMES, "base": MS, "head": MS, "change": CHANGE, "why": SENTENCES}
 _NOT_JUDGED = {"drift": "(drift)", "uncounted": "(not counted)"}
+KINDS = (*JUDGED, *_NOT_JUDGED)
 _STYLES = {"pass": "green", "improvement": "cyan", "inconclusive": "yellow"}
 
 

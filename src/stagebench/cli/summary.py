@@ -1,0 +1,24 @@
+"""`stagebench summary`: what a gate decided, out of a file that anybody may have written."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from stagebench.cli.commands import PATH
+from stagebench.gate.stored_decision import read_decision
+from stagebench.gate.verdicts import exit_code
+
+
+@click.command(name="summary")
+@click.argument("path", metavar="VERDICTS", type=PATH)
+def command(path: Path) -> None:
+    """Print VERDICTS, written by --json of `gate` or `compare`, as a table in Markdown, as a comment is.
+
+    The file may come from anybody: printed are numbers, and names in plain letters. Sentences are not.
+
+    The exit code is that of the verdicts. One that is no such file is refused: exit code 2, and nothing is printed.
+    """
+    decision = read_decision(path)
+    click.echo(decision.as_markdown(), nl=False)
+    sys.exit(exit_code(decision.verdicts))

@@ -1,0 +1,84 @@
+"""Read a decision back from its JSON, which anybody may have written.
+
+What is left of it is numbers, and names in plain letters: no sentence, as it might be a link, a mention or an order.
+"""
+
+import re
+from pathlib import Path
+from typing import Required, TypedDict
+
+from stagebench.core.checks import Count, Number, Object, Spread, Text, Whole, check
+from stagebench.core.errors import ResultsError
+from stagebench.core.json_files import read_json
+from stagebench.core.results import SCHEMAS, short_name
+from stagebench.gate.limits import Limit
+from stagebench.gate.verdicts import EXIT_CODES, KINDS, Decision, Verdict
+
+LONGEST = 120  # characters of a name
+_UNPLAIN = re.compile(r"[^\w .,:/\[\]()=+-]|(?<=:)/(?=/)", re.ASCII)
+_IN_THE_LOG = "the log of the gate says it"
+
+
+class _Verdict(TypedDict, total=False):
+    """A `Verdict`, but for its reason."""
+
+    benchmark: Required[Text]
+    kind: Required[Text]
+    verdict: Required[Text]
+    n: Required[Count]
+    base: Spread
+    head: Spread
+    estimate: Number
+    interval: list[Number]
+    threshold: Spread
+    floor: Spread
+    counter: Text
+    allowed: Text
+
+
+def read_decision(path: Path) -> Decision:
+    """Read what `--json` of a gate or a comparison wrote; raise ResultsError for anything else.
+
+    Only its verdicts count: headline and exit code follow from them.
+    """
+    what = f"the decision {path}"
+    data = read_json(path, what, ResultsError)
+    form = {"kind": Text, "schema": Whole, "verdicts": list[_Verdict], "rules_differ": list[Text]}
+    check(data, form, what, ResultsError)
+    if (data["kind"], data["schema"]) != ("verdicts", SCHEMAS["verdicts"]):
+        raise ResultsError(f"{what} must be verdicts of schema {SCHEMAS['verdicts']}, got {data['kind']!r:.40}")
+    verdicts = [_verdict(each, f"{what}: verdict {i}") for i, each in enumerate(data["verdicts"])]
+    differ = [f"{len(data['rules_differ'])} times; {_IN_THE_LOG}"] if data["rules_differ"] else []
+    return Decision((), differ, error=_IN_THE_LOG) if "error" in data else Decision(verdicts, differ)
+
+
+def plain_name(text: str) -> str:
+    """Make a name what names of tests and counters are made of; other characters become question marks."""
+    name = _UNPLAIN.sub("?", " ".join(text.split()))
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
+
+
+def _verdict(said: Object, where: str) -> Verdict:
+    if said["verdict"] not in EXIT_CODES or said["kind"] not in KINDS or len(said.get("interval", (0, 0))) != 2:
+        raise ResultsError(f"{where} must have a verdict, a kind and an interval that there are, got {said!r:.200}")
+    about = (short_name(said["benchmark"]), said.get("counter", ""))
+    return Verdict(
+        benchmark=": ".join(plain_name(each) for each in about if each),
+        kind=said["kind"],
+        verdict=said["verdict"],
+        reason=_reason(said),
+        n=said["n"],
+        allowed="a stage" if "allowed" in said else None,
+        **{key: said.get(key) for key in ("base", "head", "estimate")},
+    )
+
+
+def _reason(said: Object) -> str:
+    """Say in numbers what the verdict is about."""
+    if said["kind"] == "counter":
+        return " before, ".join(f"{said[side]:,.12g}" for side in ("base", "head") if side in said)
+    if not {"interval", "threshold", "floor", "base"} <= said.keys() or said["base"] == 0:
+        return ""
+    low, high = said["interval"]
+    limit = Limit(said["threshold"], said["floor"]).of(said["base"])
+    return f"interval {low:+.1%} to {high:+.1%}, limit {limit:.1%}"
