@@ -21,7 +21,7 @@ from stagebench.analysis.experiments.design import (
 from stagebench.analysis.samples import MAIN
 from stagebench.core.errors import AnalysisError
 from stagebench.core.settings import GenerationSettings, LoadSettings
-from stagebench.media.synthetic_clip import FRAMES, RATE
+from stagebench.media.clips import FRAMES, RATE
 
 MODELS = ("a", "b", "c")
 BOTH = {"natural": GenerationSettings(8), "fixed": GenerationSettings(8, fixed_length=True)}

@@ -8,18 +8,9 @@ import av
 import numpy as np
 import pytest
 
+from stagebench.media.clips import CONTRAST, DARK, FRAMES, HEIGHT, RATE, WIDTH
 from stagebench.media.events.recordings import load_event_arrays, read_events
-from stagebench.media.synthetic_clip import (
-    CONTRAST,
-    DARK,
-    FRAMES,
-    HEIGHT,
-    RATE,
-    WIDTH,
-    SyntheticClip,
-    luma,
-    write_synthetic_clip,
-)
+from stagebench.media.synthetic_clip import SyntheticClip, luma, write_synthetic_clip
 from stagebench.media.video.frames import read_video, read_video_in_order
 
 

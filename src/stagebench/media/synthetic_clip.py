@@ -5,8 +5,9 @@ by the usual model of an event camera: one each time that a pixel's log intensit
 is computed from fixed numbers: two calls write the same bytes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -14,16 +15,15 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from stagebench.media.clips import CONTRAST, DARK, FRAMES, HEIGHT, NOISE, RATE, SECONDS, WIDTH, Clips
 from stagebench.media.events.event_arrays import TYPES
 
-WIDTH, HEIGHT = 640, 480
-FRAMES, RATE = 36, 30
 STEPS_PER_FRAME = 4  # of the event model: nothing moves by much more than two pixels in a step
-CONTRAST = 0.3  # an event for each change of the natural logarithm by this much, as common sensors are set
-DARK = 0.02  # intensity added before the logarithm: a sensor's dark current
 SEED = 20240613
 
 Plane = NDArray[np.float32]
+_Light = Callable[[float], Plane]  # at a time in seconds
+_Colour = Callable[[float], tuple[Plane, Plane]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,31 @@ _DISCS = (
 
 def write_synthetic_clip(folder: Path) -> SyntheticClip:
     """Write `scene.mp4` and `scene.npy` to a folder, which is made if missing; a reader never sees half a file."""
+    return _write(folder, luma, chroma, noise=0)
+
+
+def write_clip(folder: Path, clips: Clips) -> SyntheticClip:
+    """Write the first of some clips in the same way, its events with a sensor's noise."""
+    # Here, because whoever writes the synthetic clip alone needs no torch.
+    from stagebench.media import rendering
+
+    def light(time: float) -> Plane:
+        image: Plane = rendering.render(clips, time, HEIGHT, WIDTH, gray=True)[0, 0].numpy()
+        return image
+
+    def colour(time: float) -> tuple[Plane, Plane]:
+        red, green, blue = rendering.render(clips, time, HEIGHT // 2, WIDTH // 2)[0].numpy()
+        y = np.tensordot(rendering.LUMA, (red, green, blue), 1)
+        return (blue - y) / 1.8556, (red - y) / 1.5748  # of BT.709
+
+    return _write(folder, light, colour, noise=NOISE)
+
+
+def _write(folder: Path, luma: _Light, chroma: _Colour, noise: float) -> SyntheticClip:
     folder.mkdir(parents=True, exist_ok=True)
     written = SyntheticClip(folder / "scene.mp4", folder / "scene.npy")
-    for path, write in ((written.video, _write_video), (written.events, _write_events)):
+    video, events = partial(_write_video, luma=luma, chroma=chroma), partial(_write_events, luma=luma, noise=noise)
+    for path, write in ((written.video, video), (written.events, events)):
         part = path.with_name(f"{path.name}.part")
         with part.open("wb") as file:
             write(file)
@@ -98,12 +120,12 @@ def chroma(time: float) -> tuple[Plane, Plane]:
     return planes[0], planes[1]
 
 
-def _write_events(file: BinaryIO) -> None:
+def _write_events(file: BinaryIO, luma: _Light, noise: float) -> None:
     """Watch all of it with a simulated event camera: a dict of x, y, t and p as `EventArrays` has them, from 0 on.
 
     A pixel holds a reference, at first its log intensity at time 0. Each time that the log intensity reaches the
     reference plus or minus `CONTRAST`, there is an event, and the reference moves there. Within a step, the log
-    intensity is taken to change evenly.
+    intensity is taken to change evenly. Noise is so many further events a pixel and second.
     """
     steps: list[tuple[NDArray[Any], ...]] = []  # x, y, microseconds and polarity, ascending in time
     micros = 1e6 / (RATE * STEPS_PER_FRAME)
@@ -124,12 +146,16 @@ def _write_events(file: BinaryIO) -> None:
         steps.append((pixel[order] % WIDTH, pixel[order] // WIDTH, t[order], sign[order] > 0))
         reference = reference + np.float32(CONTRAST) * crossings
         before = now
-    columns = zip(TYPES, zip(*steps, strict=True), strict=True)
-    recording = {key: np.concatenate(parts).astype(TYPES[key]) for key, parts in columns}
+    rng, further = np.random.default_rng(SEED), round(noise * WIDTH * HEIGHT * SECONDS)
+    limits = (WIDTH, HEIGHT, round(SECONDS * 1e6), 2)
+    steps.append(tuple(rng.integers(limit, size=further) for limit in limits))
+    columns = [np.concatenate(parts) for parts in zip(*steps, strict=True)]
+    order = np.argsort(columns[2], kind="stable")
+    recording = {key: column[order].astype(dtype) for (key, dtype), column in zip(TYPES.items(), columns, strict=True)}
     np.save(file, np.array(recording, dtype=object))
 
 
-def _write_video(file: BinaryIO) -> None:
+def _write_video(file: BinaryIO, luma: _Light, chroma: _Colour) -> None:
     """Encode the frames in one thread, so that the same frames give the same bytes."""
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=RATE, options={"preset": "veryfast", "crf": "20"})

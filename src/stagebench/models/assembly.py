@@ -36,9 +36,14 @@ def assemble(family: type[Family], settings: ModelSettings) -> Family:
     return random_model(family, family.random_config(settings.profile), settings)
 
 
-def random_model(family: type[Family], config: PretrainedConfig, settings: ModelSettings) -> Family:
-    """Build a random network by any config of the family, and a tokenizer and an image processor that fit it."""
-    tokenizer = build_tokenizer(config.get_text_config().vocab_size, family.added_tokens(config))
+def random_model(
+    family: type[Family],
+    config: PretrainedConfig,
+    settings: ModelSettings,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Family:
+    """Build a random network by any config of the family, and an image processor and, if not given, a tokenizer."""
+    tokenizer = tokenizer or build_tokenizer(config.get_text_config().vocab_size, family.added_tokens(config))
     hf_model = from_config(family.hf_class, config, settings, settings.device)
     only_special_tokens(hf_model, tokenizer)
     side = config.vision_config.image_size

@@ -8,7 +8,7 @@ from stagebench.backends.load import refusal
 from stagebench.core.artifacts import Media
 from stagebench.core.errors import StagebenchError
 from stagebench.core.settings import BACKENDS, DEFAULT_QUESTION, ModelSettings
-from stagebench.media.synthetic_clip import HEIGHT, WIDTH
+from stagebench.media.clips import HEIGHT, WIDTH
 from stagebench.models.from_registration import config_of
 from stagebench.models.registration import Registration
 from stagebench.models.registry import build_model, origins, registration_of
