@@ -55,11 +55,13 @@ def touch(x: Any, y: Any, p: Any) -> Any:
 
 
 @pytest.mark.parametrize("how", [draw_by_loop, draw_events, touch], ids=["loop", "ours", "touch"])
-def test_draw(benchmark, recording, count, how, rounds):
+def test_draw(benchmark, recording, count, how, stage_rounds):
     benchmark.group = f"draw {count} events"
     columns = [recording[key] for key in "xyp"]
     few = how is draw_by_loop and count > SIZES[0]  # seconds each
-    drawn = benchmark.pedantic(how, args=columns, rounds=min(rounds, 3) if few else rounds, warmup_rounds=not few)
+    drawn = benchmark.pedantic(
+        how, args=columns, rounds=min(stage_rounds, 3) if few else stage_rounds, warmup_rounds=not few
+    )
 
     if how is not touch:
         np.testing.assert_array_equal(draw_events(*columns), drawn)
@@ -113,29 +115,29 @@ def path(request: pytest.FixtureRequest, recording: dict[str, Any], tmp_path_fac
     return path
 
 
-def test_read(benchmark, path, count, rounds):
+def test_read(benchmark, path, count, stage_rounds):
     """A recording off the disk, checked."""
     benchmark.group = f"read {count} events"
-    events = benchmark.pedantic(load_event_arrays, args=(path,), rounds=rounds, warmup_rounds=1)
+    events = benchmark.pedantic(load_event_arrays, args=(path,), rounds=stage_rounds, warmup_rounds=1)
 
     assert len(events.t) == count
     benchmark.extra_info |= {"work": {"bytes_read": size_of_recording(path)}, "unit": "events", "units": count}
 
 
-def test_read_and_draw(benchmark, path, count, rounds):
+def test_read_and_draw(benchmark, path, count, stage_rounds):
     """What the load stage does with a recording: off the disk, checked, cut, drawn."""
     benchmark.group = f"read and draw {count} events"
-    media = metered(benchmark, read_events, (path, SLICES), rounds)
+    media = metered(benchmark, read_events, (path, SLICES), stage_rounds)
 
     assert len(media.images) == SLICES
     benchmark.extra_info |= {"unit": "events", "units": count}
 
 
-def test_window(benchmark, path, count, rounds):
+def test_window(benchmark, path, count, stage_rounds):
     """A tenth of a recording."""
     benchmark.group = f"read and draw a tenth of {count} events"
     loading = LoadSettings(start=0.02, duration=0.005)
-    media = metered(benchmark, read_events, (path, SLICES, loading), rounds)
+    media = metered(benchmark, read_events, (path, SLICES, loading), stage_rounds)
 
     assert len(media.images) == SLICES
     benchmark.extra_info |= {"unit": "events", "units": count // 10}

@@ -26,21 +26,21 @@ MATRIX = [Clip(seconds, *size) for size in ((640, 480), (1440, 1080)) for second
 
 
 @pytest.fixture(scope="session")
-def paths(synthetic, tmp_path_factory):
+def paths(stage_clip, tmp_path_factory):
     """The same scene as a clip, as raw events, and as event images."""
     folder = tmp_path_factory.mktemp("images")
-    for i, image in enumerate(load(Sample(synthetic.events), 8).images):
+    for i, image in enumerate(load(Sample(stage_clip.events), 8).images):
         Image.fromarray(np.asarray(image)).save(folder / f"{i}.png")
-    return {"video": synthetic.video, "events": synthetic.events, "png": folder}
+    return {"video": stage_clip.video, "events": stage_clip.events, "png": folder}
 
 
 @pytest.mark.parametrize("images", [5, 8])
 @pytest.mark.parametrize("media", ["video", "events", "png"])
-def test_load(benchmark, paths, media, images, rounds, pytestconfig):
+def test_load(benchmark, paths, media, images, stage_rounds, pytestconfig):
     if pytestconfig.option.stage_input:
         pytest.skip("compares kinds of media on the synthetic clip; with --stage-input, test_stage measures its load")
     benchmark.group = f"load {images} images"
-    result = metered(benchmark, load, (Sample(paths[media]), images), rounds)
+    result = metered(benchmark, load, (Sample(paths[media]), images), stage_rounds)
 
     assert len(result.images) == images
     benchmark.extra_info |= {"unit": LOAD.unit, "units": images}
@@ -86,13 +86,13 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.fixture(scope="session")
-def clip_path(clip, synthetic, tmp_path_factory):
-    return clip.write(tmp_path_factory.getbasetemp()) if clip else synthetic.video
+def clip_path(clip, stage_clip, tmp_path_factory):
+    return clip.write(tmp_path_factory.getbasetemp()) if clip else stage_clip.video
 
 
 @pytest.mark.parametrize("state", ["warm", "cold"])
 @pytest.mark.parametrize("way", WAYS)
-def test_read(benchmark, clip, clip_path, way, state, rounds, tmp_path, pytestconfig):
+def test_read(benchmark, clip, clip_path, way, state, stage_rounds, tmp_path, pytestconfig):
     if pytestconfig.option.stage_input:
         pytest.skip("compares ways on clips of known length; with --stage-input, test_stage measures its load")
     try:
@@ -102,7 +102,7 @@ def test_read(benchmark, clip, clip_path, way, state, rounds, tmp_path, pytestco
         pytest.skip(f"{way} is not installed: {str(error).splitlines()[0]}")
     setup = functools.partial(make_cold, files) if state == "cold" else None
     benchmark.group = f"read {COUNT} frames, {state}, {clip.name if clip else 'scene'}"
-    benchmark.pedantic(read, setup=setup, rounds=rounds, warmup_rounds=1)
+    benchmark.pedantic(read, setup=setup, rounds=stage_rounds, warmup_rounds=1)
 
     if way not in LIMITS:
         expected = READERS["in order"](clip_path, COUNT)

@@ -8,7 +8,6 @@ from statistics import median
 import pytest
 import torch
 
-from stagebench.benchmarks.gpu_monitored import WARM_UPS
 from stagebench.benchmarks.rounds import Rounds
 from stagebench.core.settings import PREPROCESSORS
 from stagebench.core.stages import PREPROCESS
@@ -18,31 +17,32 @@ from stagebench.pipeline.load import load
 from stagebench.pipeline.preprocess import preprocess
 from stagebench.pipeline.timing import Stopwatch
 from stagebench.suite import plugin
+from stagebench.suite.gpu_monitored import WARM_UPS
 
 
 @pytest.mark.eager
 @pytest.mark.parametrize("way", PREPROCESSORS)
-def test_preprocess(benchmark, model, way, sample, rounds, pytestconfig):
-    benchmark.group = f"preprocess {model.name}"
-    settings, reference = plugin.settings(pytestconfig).model, model.image_processor.reference
+def test_preprocess(benchmark, stage_model, way, stage_sample, stage_rounds, pytestconfig):
+    benchmark.group = f"preprocess {stage_model.name}"
+    settings, reference = plugin.settings(pytestconfig).model, stage_model.image_processor.reference
     mine, other = (
-        replace(model, image_processor=processor_of(reference, replace(settings, preprocess=name)))
+        replace(stage_model, image_processor=processor_of(reference, replace(settings, preprocess=name)))
         for name in sorted(PREPROCESSORS, key=lambda name: name != way)
     )
-    media = load(sample, model.images_per_sample)
-    watch, own_seconds, other_seconds = Stopwatch(model.hf_model.device), [], []
+    media = load(stage_sample, stage_model.images_per_sample)
+    watch, own_seconds, other_seconds = Stopwatch(stage_model.hf_model.device), [], []
 
     def the_other_way():
         """Before each round, so that the ratio of the two is not that of a quiet minute to a busy one."""
-        watch("other", preprocess, other, media, sample.question)
+        watch("other", preprocess, other, media, stage_sample.question)
         other_seconds.append(watch.seconds["other"])
 
     def timed():
-        result = watch("own", preprocess, mine, media, sample.question)
+        result = watch("own", preprocess, mine, media, stage_sample.question)
         own_seconds.append(watch.seconds["own"])
         return result
 
-    kept = Rounds(PREPROCESS.name, WARM_UPS, rounds)
+    kept = Rounds(PREPROCESS.name, WARM_UPS, stage_rounds)
 
     def prepare() -> None:
         the_other_way()
@@ -53,18 +53,18 @@ def test_preprocess(benchmark, model, way, sample, rounds, pytestconfig):
         kept.judge(None)
 
     calls = {"setup": prepare, "teardown": finish}
-    result = benchmark.pedantic(timed, rounds=rounds, warmup_rounds=WARM_UPS, **calls)
+    result = benchmark.pedantic(timed, rounds=stage_rounds, warmup_rounds=WARM_UPS, **calls)
 
-    difference = (result.pixels[0] - preprocess(other, media, sample.question).pixels[0]).abs().float()
+    difference = (result.pixels[0] - preprocess(other, media, stage_sample.question).pixels[0]).abs().float()
     deviation = torch.tensor(reference.image_std, device=difference.device)[:, None, None]
     benchmark.extra_info |= {
-        "model": model.name,
+        "model": stage_model.name,
         "preprocess": PREPROCESSORS[way],
         "content": content_of(result),
         "work": result.work() | kept.done,
         "unit": PREPROCESS.unit,
         "units": result.work()[PREPROCESS.unit],
-        "times_faster_than_the_other": median(other_seconds[-rounds:]) / median(own_seconds[-rounds:]),
+        "times_faster_than_the_other": median(other_seconds[-stage_rounds:]) / median(own_seconds[-stage_rounds:]),
         "largest_difference": float(difference.max()),
         "largest_difference_in_255ths": float((difference * deviation).max() * 255),
     }

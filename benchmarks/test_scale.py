@@ -10,7 +10,6 @@ import pytest
 import torch
 from batch_inputs import generated, impossible, of_one_shape, require_features, require_rows, stretched
 
-from stagebench.benchmarks.no_capture_guard import about
 from stagebench.core.artifacts import Prefilled
 from stagebench.core.stages import DECODE, ENCODE, PREFILL
 from stagebench.models.protocol import VisionLanguageModel
@@ -19,6 +18,7 @@ from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import prefill
 from stagebench.pipeline.run_stages import prepared
 from stagebench.pipeline.timing import synchronize
+from stagebench.suite.no_capture_guard import about
 
 IMAGES = (1, 5, 8)
 BATCHES = (1, 4, 8)
@@ -32,51 +32,53 @@ def pytest_generate_tests(metafunc):
             metafunc.parametrize(axis, values, ids=[f"{axis}{value}" for value in values])
 
 
-def test_images(benchmark, pedantic, plain_model, model, images, sample, pytestconfig):
+def test_images(benchmark, stage_benchmark, stage_plain_model, stage_model, images, stage_sample, pytestconfig):
     """Encode, of so many images of the model's own size."""
     benchmark.group = f"encode {images}"
-    if reason := of_one_shape(model):
+    if reason := of_one_shape(stage_model):
         pytest.skip(reason)
-    inputs = prepared(model, sample)
+    inputs = prepared(stage_model, stage_sample)
     pixels = {
         name: torch.randn_like(tensor[:, :1].expand(-1, images, *tensor.shape[2:]))
         for name, tensor in inputs.given.items()
     }
     some = replace(inputs, given=pixels, images=images)
 
-    features = pedantic(timed(model, encode, model, some))
+    features = stage_benchmark(timed(stage_model, encode, stage_model, some))
 
     if not pytestconfig.option.stage_times_only:
-        require_features(model, features, encode(plain_model, some))
-    benchmark.extra_info |= about(model) | {"stage": ENCODE.name, "images": images, "work": features.work()}
+        require_features(stage_model, features, encode(stage_plain_model, some))
+    benchmark.extra_info |= about(stage_model) | {"stage": ENCODE.name, "images": images, "work": features.work()}
 
 
 @pytest.mark.parametrize("stage", [PREFILL.name, DECODE.name])
-def test_scale(benchmark, pedantic, model, batch, context, stage, sample, options, pytestconfig):
+def test_scale(
+    benchmark, stage_benchmark, stage_model, batch, context, stage, stage_sample, stage_options, pytestconfig
+):
     """Prefill and decode, of so many rows of the same prompt, stretched to so many tokens."""
     benchmark.group = f"{stage} {batch} x {context}"
-    inputs = prepared(model, sample)
-    if reason := impossible(model, inputs, batch, context, options):
+    inputs = prepared(stage_model, stage_sample)
+    if reason := impossible(stage_model, inputs, batch, context, stage_options):
         pytest.skip(reason)
-    inputs, features = stretched(model, inputs, batch, context)
+    inputs, features = stretched(stage_model, inputs, batch, context)
     done: list[Prefilled] = []
 
     def fresh() -> None:
-        done[:] = [prefill(model, inputs, features, options)]
-        synchronize(model.hf_model.device)
+        done[:] = [prefill(stage_model, inputs, features, stage_options)]
+        synchronize(stage_model.hf_model.device)
 
     if stage == PREFILL.name:
-        result = pedantic(timed(model, prefill, model, inputs, features, options))
+        result = stage_benchmark(timed(stage_model, prefill, stage_model, inputs, features, stage_options))
         benchmark.extra_info |= {"work": result.work()}
     else:
-        result = pedantic(timed(model, lambda: decode(model, done[0])), setup=fresh)
+        result = stage_benchmark(timed(stage_model, lambda: decode(stage_model, done[0])), setup=fresh)
         benchmark.extra_info |= {"work": result.work(), "unit": DECODE.unit, "units": result.steps}
 
     if not pytestconfig.option.stage_times_only:
-        generation = decode(model, result) if isinstance(result, Prefilled) else result
-        require_rows(model, generation, generated(model, inputs, features, options))
-    benchmark.extra_info |= about(model) | {"stage": stage, "batch": batch, "context": context}
-    benchmark.extra_info["new_tokens"] = options["max_new_tokens"]
+        generation = decode(stage_model, result) if isinstance(result, Prefilled) else result
+        require_rows(stage_model, generation, generated(stage_model, inputs, features, stage_options))
+    benchmark.extra_info |= about(stage_model) | {"stage": stage, "batch": batch, "context": context}
+    benchmark.extra_info["new_tokens"] = stage_options["max_new_tokens"]
 
 
 def timed(model: VisionLanguageModel, function: Any, *args: Any) -> Any:

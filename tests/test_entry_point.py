@@ -115,8 +115,40 @@ def test_one_option_is_enough_wherever_it_is_given(pytester, installed, monkeypa
     assert pytester.runpytest_inprocess(*typed.get(given, [])).ret == 0  # a number, as the plugin makes it
 
 
+OWN_FIXTURES = """
+import pytest
+
+@pytest.fixture
+def model():
+    raise AssertionError("of somebody else")
+
+options = sample = rounds = reference = verified = model
+"""
+
+
+def test_fixtures_of_the_folder_are_not_taken_for_those_of_the_package(pytester, installed):
+    pytester.makeconftest(OWN_FIXTURES)
+    asked = ("--pyargs", "stagebench.benchmarks", "--stage-model=llava-1.5", "-k", "encode", "--stage-device=cpu")
+    assert pytester.runpytest_inprocess(*asked, "--stage-rounds=1", "--stage-new-tokens=2").ret == 0
+
+
+OWN_BENCHMARK = """
+def test_mine(stage_benchmark, stage_model, stage_sample):
+    size = stage_benchmark(lambda: stage_sample.path.stat().st_size)
+    assert (stage_model.name, size > 0) == ("llava-1.5", True)
+"""
+
+
+def test_a_benchmark_of_ones_own_has_the_fixtures_of_the_plugin(pytester, installed):
+    pytester.makepyfile(test_own=OWN_BENCHMARK)
+    done = pytester.runpytest_inprocess("--stage-model=llava-1.5", "--stage-device=cpu", "--benchmark-json=out.json")
+    assert done.ret == 0
+    (benchmark,) = json.loads((pytester.path / "out.json").read_text())["benchmarks"]
+    assert (benchmark["name"], benchmark["stats"]["rounds"]) == ("test_mine[llava-1.5]", 10)
+
+
 def test_the_plugin_comes_with_the_fixtures_of_the_package(pytester):
-    pytester.makepyfile(**{"below/test_it": "def test_it(benchmark, rounds): benchmark(sum, [rounds])"})
+    pytester.makepyfile(**{"below/test_it": "def test_it(benchmark, stage_rounds): benchmark(sum, [stage_rounds])"})
     (pytester.path / "below" / "conftest.py").write_text("from stagebench.benchmarks.conftest import *\n")
     assert pytester.runpytest_inprocess("below", "--benchmark-json=out.json").ret == 0
     run = json.loads((pytester.path / "out.json").read_text())

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from stagebench.benchmarks.no_capture_guard import about, settled
+from stagebench.suite.no_capture_guard import about, settled
 
 WARM_UPS, ROUNDS = 2, 3
 

@@ -8,8 +8,8 @@ from unittest.mock import patch
 
 import pytest
 
-from stagebench.benchmarks import gpu_monitored
 from stagebench.core.machine import environment
+from stagebench.suite import gpu_monitored
 
 
 class NVMLError(Exception):

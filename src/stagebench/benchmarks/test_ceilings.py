@@ -11,7 +11,7 @@ from stagebench.suite import plugin
 
 
 @pytest.mark.parametrize("ceiling", ["bandwidth", "flops"])
-def test_ceiling(benchmark, ceiling, rounds, pytestconfig):
+def test_ceiling(benchmark, ceiling, stage_rounds, pytestconfig):
     benchmark.group = "ceilings"
     settings = plugin.settings(pytestconfig).model
     device = torch.device(settings.device)
@@ -24,5 +24,5 @@ def test_ceiling(benchmark, ceiling, rounds, pytestconfig):
         synchronize(device)
 
     with pinned_runtime(settings):
-        benchmark.pedantic(run, setup=lambda: synchronize(device), rounds=rounds, warmup_rounds=2)
+        benchmark.pedantic(run, setup=lambda: synchronize(device), rounds=stage_rounds, warmup_rounds=2)
     benchmark.extra_info |= {"ceiling": ceiling, "work": {"amount": amount}}

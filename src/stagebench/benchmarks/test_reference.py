@@ -8,7 +8,7 @@ from stagebench.pipeline.timing import pinned_runtime
 from stagebench.suite import plugin
 
 
-def test_reference(benchmark, rounds, pytestconfig):
+def test_reference(benchmark, stage_rounds, pytestconfig):
     benchmark.group = "reference"
     settings = plugin.settings(pytestconfig).model
     matrix = torch.eye(512, device=settings.device)
@@ -21,6 +21,6 @@ def test_reference(benchmark, rounds, pytestconfig):
         return float(product.sum()) + sum(i & 1 for i in range(80_000))  # reading the sum waits for the device
 
     with pinned_runtime(settings):
-        result = benchmark.pedantic(reference, rounds=rounds, warmup_rounds=2)
+        result = benchmark.pedantic(reference, rounds=stage_rounds, warmup_rounds=2)
 
     assert result == 512 + 40_000

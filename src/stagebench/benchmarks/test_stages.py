@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 
 from stagebench.analysis.experiments.measured_roofline import BytesMoved
-from stagebench.benchmarks.gpu_monitored import WARM_UPS
-from stagebench.benchmarks.no_capture_guard import about
 from stagebench.benchmarks.rounds import Rounds
 from stagebench.core.artifacts import Generation, Work
 from stagebench.core.stages import DECODE, PREFILL, STAGE, STAGE_NAMES
@@ -20,12 +18,16 @@ from stagebench.pipeline.counters import WorkCounter, content_of
 from stagebench.pipeline.run_stages import Made, StageOutputs, made_before, path
 from stagebench.pipeline.timing import Stopwatch, synchronize
 from stagebench.pipeline.verify import Verification, require_same_tokens
+from stagebench.suite.gpu_monitored import WARM_UPS
+from stagebench.suite.no_capture_guard import about
 
 
 @pytest.mark.parametrize("stage", STAGE_NAMES)
-def test_stage(benchmark, pedantic, model, stage, sample, options, rounds, verified):
-    benchmark.group = stage
-    steps = path(model, sample, options)
+def test_stage(
+    benchmark, stage_benchmark, stage_model, stage, stage_sample, stage_options, stage_rounds, stage_verified
+):
+    benchmark.group, model, rounds, verified = stage, stage_model, stage_rounds, stage_verified
+    steps = path(model, stage_sample, stage_options)
     watch = Stopwatch(model.hf_model.device)
     device_seconds: list[float] = []
     kept = Rounds(stage, *((0, 1) if benchmark.disabled else (WARM_UPS, rounds)))
@@ -52,7 +54,9 @@ def test_stage(benchmark, pedantic, model, stage, sample, options, rounds, verif
         device_seconds.extend(watch.device_seconds.values())
         return latest[0]
 
-    result = pedantic(timed, setup=prepare, around=(kept.begin, kept.end), teardown=lambda: kept.judge(latest[0]))
+    result = stage_benchmark(
+        timed, setup=prepare, around=(kept.begin, kept.end), teardown=lambda: kept.judge(latest[0])
+    )
 
     benchmark.extra_info |= about(model) | {"stage": stage, "unit": STAGE[stage].unit}
     if device_seconds:

@@ -26,7 +26,7 @@ from stagebench.suite.options import PREFIX, PYTEST, SETTINGS, add_to_pytest
 if TYPE_CHECKING:
     from stagebench.suite.settings import Settings  # imports torch, which others' benchmarks need not wait for
 
-pytest_plugins = ("stagebench.suite.entry_point",)  # the markers
+pytest_plugins = ("stagebench.suite.entry_point", "stagebench.suite.fixtures")  # of the first the markers
 pytest_addoption = add_to_pytest
 
 _SAID = pytest.StashKey[list[str]]()  # what it is compared with, and what does not compare

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stagebench.models.protocol import VisionLanguageModel
+if TYPE_CHECKING:
+    from stagebench.models.protocol import VisionLanguageModel
 
 
 def about(model: VisionLanguageModel) -> dict[str, Any]:

@@ -1,0 +1,153 @@
+"""Fixtures for benchmarks of models, ours and anybody's: a sample, the models one after the other, the proof of each.
+
+Whoever asks for none of them does not wait for torch: it is imported where one is made.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stagebench.core.artifacts import Sample
+from stagebench.core.machine import environment
+from stagebench.suite import gpu_monitored, judging, no_capture_guard, plugin
+
+if TYPE_CHECKING:
+    from stagebench.media.synthetic_clip import SyntheticClip
+    from stagebench.models.protocol import VisionLanguageModel
+    from stagebench.pipeline.run_stages import Options
+    from stagebench.pipeline.verify import Reference, Verification
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Parametrise over the models, in an order that the seed shuffles: none of them always pays for going first."""
+    if "stage_model" in metafunc.fixturenames:
+        settings = plugin.settings(metafunc.config)
+        names, backends = list(settings.models), list(settings.backends)
+        draw = random.Random(metafunc.config.option.stage_order_seed)
+        draw.shuffle(names)
+        draw.shuffle(backends)
+        pairs = [(name, backend) for name in names for backend in backends]
+        ids = [name if backend == "eager" else f"{name}-{backend}" for name, backend in pairs]
+        metafunc.parametrize(("stage_plain_model", "stage_model"), pairs, indirect=True, scope="session", ids=ids)
+
+
+@pytest.fixture(scope="session")
+def stage_clip(tmp_path_factory: pytest.TempPathFactory) -> SyntheticClip:
+    """The synthetic clip, as video and as events."""
+    from stagebench.media.synthetic_clip import write_synthetic_clip
+
+    return write_synthetic_clip(tmp_path_factory.mktemp("scene"))
+
+
+@pytest.fixture(scope="session")
+def stage_options(pytestconfig: pytest.Config) -> Options:
+    """Keyword arguments of `generate()`, the same for all models."""
+    return plugin.settings(pytestconfig).generation.options()
+
+
+@pytest.fixture(scope="session")
+def stage_rounds(pytestconfig: pytest.Config) -> int:
+    """How often a benchmark is timed."""
+    return int(pytestconfig.option.stage_rounds)
+
+
+@pytest.fixture(scope="session")
+def stage_gpu(pytestconfig: pytest.Config) -> Iterator[environment.Gpu | None]:
+    """The GPU that is timed, for a look at its clocks; None on a CPU, or where NVML is not installed.
+
+    None too beside another process: to repeat what was disturbed would put both out of step.
+    """
+    import torch
+
+    device = torch.device(plugin.settings(pytestconfig).model.device)
+    if device.type != "cuda" or not plugin.lockstep(pytestconfig).alone:
+        yield None
+        return
+    uuid = str(torch.cuda.get_device_properties(device).uuid)
+    with environment.opened_gpu(uuid, own_processes=1) as gpu:
+        yield gpu
+
+
+@pytest.fixture
+def stage_benchmark(
+    benchmark: Any,
+    stage_model: VisionLanguageModel,
+    stage_gpu: environment.Gpu | None,
+    stage_rounds: int,
+    pytestconfig: pytest.Config,
+) -> Callable[..., Any]:
+    """`benchmark.pedantic` for what a model does, with everything set up before a timed round.
+
+    On a GPU it notes clocks and power, and repeats what was disturbed.
+    """
+    if benchmark.disabled:  # pytest-benchmark calls it once, and times nothing
+        return functools.partial(gpu_monitored.pedantic, benchmark, [], None, rounds=stage_rounds)
+    collected = judging.session_of(pytestconfig).benchmarks
+    watching = functools.partial(gpu_monitored.pedantic, benchmark, collected, stage_gpu)
+    return no_capture_guard.settled(stage_model, watching, stage_rounds, plugin.lockstep(pytestconfig).pass_on)
+
+
+@pytest.fixture(scope="session")
+def stage_plain_model(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterator[VisionLanguageModel]:
+    """Each model once a session; pytest frees one before it builds the next."""
+    from stagebench.models.registry import build_model
+    from stagebench.models.weights import release
+    from stagebench.pipeline.timing import pinned_runtime
+
+    settings = plugin.settings(pytestconfig).model
+    release()  # the model before this one is out of reach by now, but its memory is not yet free
+    with pinned_runtime(settings):
+        yield build_model(request.param, settings)
+
+
+@pytest.fixture(scope="session")
+def stage_model(request: pytest.FixtureRequest, stage_plain_model: VisionLanguageModel) -> VisionLanguageModel:
+    """The model with each of the backends."""
+    from stagebench.backends.load import with_backend
+    from stagebench.models.weights import release
+
+    release()
+    return with_backend(stage_plain_model, request.param)
+
+
+@pytest.fixture(scope="session")
+def stage_sample(
+    stage_plain_model: VisionLanguageModel, stage_clip: SyntheticClip, pytestconfig: pytest.Config
+) -> Sample:
+    """What the model looks at: the given input, or the synthetic clip as its own kind of media or `--stage-media`."""
+    loading = plugin.settings(pytestconfig).loading
+    path = pytestconfig.option.stage_input or stage_clip.shown(loading.media, stage_plain_model.input_kind)
+    return Sample(path, pytestconfig.option.stage_question, loading)
+
+
+@pytest.fixture(scope="session")
+def stage_reference(
+    stage_plain_model: VisionLanguageModel, stage_sample: Sample, stage_options: Options, pytestconfig: pytest.Config
+) -> Reference | None:
+    """What all backends of a model are held against, counted once.
+
+    None with `--stage-times-only`: a process before this one has proven the same code.
+    """
+    from stagebench.pipeline.verify import count_reference
+
+    timed = pytestconfig.option.stage_times_only
+    return None if timed else count_reference(stage_plain_model, stage_sample, stage_options)
+
+
+@pytest.fixture(scope="session")
+def stage_verified(stage_model: VisionLanguageModel, stage_reference: Reference | None) -> Verification | None:
+    """Nothing is timed before an untimed pass gave the tokens, and did the work, of `generate()`."""
+    from stagebench.pipeline.verify import verify
+
+    if stage_reference is None:
+        return None
+    found, tokenizer = verify(stage_model, stage_reference), stage_model.tokenizer
+    tokens = found.generation.token_ids[0]
+    if stage_model.profile != "pretrained":  # a pretrained tokenizer need not give a text's tokens back
+        assert len(tokenizer(tokenizer.decode(tokens), add_special_tokens=False)["input_ids"]) == len(tokens)
+    return found
