@@ -1,6 +1,5 @@
 """The actions, step by step as a runner of GitHub runs them, on a pull request whose author means harm."""
 
-import importlib.util
 import io
 import json
 import re
@@ -11,7 +10,7 @@ import zipfile
 from zlib import crc32
 
 import pytest
-from github_stand_ins import ROOT, Api, Runner
+from github_stand_ins import ROOT, Api, Runner, comment_module
 
 EVENT = {
     "github.event.workflow_run.head_repository.owner.login": "fork",
@@ -221,10 +220,7 @@ def test_a_pull_request_that_moved_on_gets_nothing(tmp_path, api):
 @pytest.fixture(scope="module")
 def module():
     """The script of the action."""
-    spec = importlib.util.spec_from_file_location("comment", ROOT / ".github" / "actions" / "comment" / "comment.py")
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+    return comment_module()
 
 
 def link():

@@ -1,5 +1,6 @@
 """Stand-ins of GitHub: a runner for the steps of a composite action, and as much of the API as the actions ask."""
 
+import importlib.util
 import io
 import json
 import os
@@ -27,6 +28,14 @@ esac
 STAGEBENCH = f"""#!/bin/bash
 exec "{sys.executable}" -P -m stagebench "$@"
 """
+
+
+def comment_module():
+    """Import the script of the action "comment"."""
+    spec = importlib.util.spec_from_file_location("comment", ROOT / ".github" / "actions" / "comment" / "comment.py")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 class Runner:
