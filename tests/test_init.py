@@ -56,13 +56,24 @@ def test_a_second_time_changes_nothing_and_says_so(repository):
 
 
 def test_what_is_there_stays_a_link_to_nothing_too(repository):
-    for name in (WORKFLOWS[0], "benchmarks/deep/test_own.py"):
+    for name in (WORKFLOWS[0], BENCHMARK):
         (repository / name).parent.mkdir(parents=True, exist_ok=True)
         (repository / name).write_text("mine")
     (repository / WORKFLOWS[1]).symlink_to("nowhere")
-    said = [f"kept {name}" for name in (*WORKFLOWS, "benchmarks/deep/test_own.py")]
+    said = [f"kept {name}" for name in (*WORKFLOWS, BENCHMARK)]
     assert init(repository) == (0, [*said, "no pyproject.toml here, so the default limits hold"])
-    assert files(repository) == {WORKFLOWS[0]: b"mine", "benchmarks/deep/test_own.py": b"mine"}
+    assert files(repository) == {WORKFLOWS[0]: b"mine", BENCHMARK: b"mine"}
+
+
+@pytest.mark.parametrize("name", ["tests/test_own.py", "benchmarks/deep/é_test.py"])
+def test_a_project_that_has_benchmarks_gets_no_example(repository, name):
+    """A folder benchmarks/ would become all that the gate runs."""
+    (repository / name).parent.mkdir(parents=True)
+    (repository / name).write_text("def test_x(\n    tmp_path, benchmark\n): ...\n")
+    (repository / "tests" / "test_other.py").parent.mkdir(exist_ok=True)
+    (repository / "tests" / "test_other.py").write_text("def test_benchmarks_are_fun(): ...\n")
+    assert f"kept {name}" in init(repository)[1]
+    assert BENCHMARK not in files(repository)
 
 
 def test_the_benchmark_that_it_writes_passes_and_counts(repository, warm_processes):

@@ -211,7 +211,7 @@ def test_a_repository_without_a_gpu_runner_is_told_that_nothing_is_measured():
     nightly = read(ROOT / ".github" / "workflows" / "nightly.yml")["jobs"]
     told, measured = nightly["without-gpu"], nightly["gpu"]
     assert (told["if"], measured["if"]) == ("vars.GPU_RUNNER == ''", "vars.GPU_RUNNER != ''")
-    assert (told["runs-on"], measured["runs-on"]) == ("ubuntu-latest", "${{ vars.GPU_RUNNER }}")
+    assert (told["runs-on"], measured["runs-on"]) == ("ubuntu-latest", "${{ vars.GPU_RUNNER || 'ubuntu-latest' }}")
     assert nightly["thorough"]["if"] == "vars.GPU_RUNNER != '' || github.event_name == 'workflow_dispatch'"
 
 

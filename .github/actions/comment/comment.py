@@ -98,7 +98,7 @@ def renew(number, body, mark):
         comments += ask("GET", f"issues/{number}/comments", per_page=PAGE, page=page)
         page += 1
     ours = [each for each in comments if each["user"] and each["user"]["login"] == BOT]
-    if (old := next((each["id"] for each in ours if each["body"].startswith(mark)), None)) is not None:
+    if (old := next((each["id"] for each in ours if (each["body"] or "").startswith(mark)), None)) is not None:
         ask("PATCH", f"issues/comments/{old}", {"body": body})
     else:
         ask("POST", f"issues/{number}/comments", {"body": body})
