@@ -102,7 +102,7 @@ def test_a_pull_request_that_does_more_work_under_hostile_names_is_said_to_do_so
     assert runner.summary.read_text().startswith("### stagebench gate: regression (2 regression)"), runner.said
     conclusion, body = comment(tmp_path, api, conclusion="failure")
     assert conclusion == "failure"
-    assert "| `test_stage[plain]: frames_decoded` | 8 before, 16 |" in body
+    assert "| `test_stage[plain]: frames_decoded` | 8 before, 16 now |" in body
     require_harmless(body)
     assert api.tokens_elsewhere == []
 

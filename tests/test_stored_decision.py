@@ -53,7 +53,7 @@ def test_numbers_and_names_of_a_decision_are_a_table(tmp_path):
             "| verdict | benchmark | base, ms | head, ms | change | why |",
             "| --- | --- | ---: | ---: | ---: | --- |",
             "| regression | `test_x` | 100.000 | 120.000 | +20.0 % | interval +15.0% to +25.0%, limit 5.0% |",
-            "| changed | `test_y: encode.images_encoded` |  |  |  | 5 before, 6 |",
+            "| changed | `test_y: encode.images_encoded` |  |  |  | 5 before, 6 now |",
             "",
             "<details><summary>1 that pass</summary>",
             "",

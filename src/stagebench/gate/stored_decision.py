@@ -5,7 +5,7 @@ What is left of it is numbers, and names in plain letters: no sentence, as it mi
 
 import re
 from pathlib import Path
-from typing import Required, TypedDict
+from typing import Any
 
 from stagebench.core.checks import Count, Number, Object, Spread, Text, Whole, check
 from stagebench.core.errors import ResultsError
@@ -17,23 +17,10 @@ from stagebench.gate.verdicts import EXIT_CODES, KINDS, Decision, Verdict
 LONGEST = 120  # characters of a name
 _UNPLAIN = re.compile(r"[^\w .,:/\[\]()=+-]|(?<=:)/(?=/)", re.ASCII)
 _IN_THE_LOG = "the log of the gate says it"
-
-
-class _Verdict(TypedDict, total=False):
-    """A `Verdict`, but for its reason."""
-
-    benchmark: Required[Text]
-    kind: Required[Text]
-    verdict: Required[Text]
-    n: Required[Count]
-    base: Spread
-    head: Spread
-    estimate: Number
-    interval: list[Number]
-    threshold: Spread
-    floor: Spread
-    counter: Text
-    allowed: Text
+_DECISION = {"kind": Text, "schema": Whole, "verdicts": list[Object], "rules_differ": list[Text]}
+_VERDICT = {"benchmark": Text, "kind": Text, "verdict": Text, "n": Count}
+_NUMBERS = {"base": Spread, "head": Spread, "estimate": Number, "threshold": Spread, "floor": Spread}
+_OPTIONAL: dict[str, Any] = _NUMBERS | {"interval": list[Number], "counter": Text}
 
 
 def read_decision(path: Path) -> Decision:
@@ -43,8 +30,7 @@ def read_decision(path: Path) -> Decision:
     """
     what = f"the decision {path}"
     data = read_json(path, what, ResultsError)
-    form = {"kind": Text, "schema": Whole, "verdicts": list[_Verdict], "rules_differ": list[Text]}
-    check(data, form, what, ResultsError)
+    check(data, _DECISION, what, ResultsError)
     if (data["kind"], data["schema"]) != ("verdicts", SCHEMAS["verdicts"]):
         raise ResultsError(f"{what} must be verdicts of schema {SCHEMAS['verdicts']}, got {data['kind']!r:.40}")
     verdicts = [_verdict(each, f"{what}: verdict {i}") for i, each in enumerate(data["verdicts"])]
@@ -59,6 +45,7 @@ def plain_name(text: str) -> str:
 
 
 def _verdict(said: Object, where: str) -> Verdict:
+    check(said, _VERDICT | {key: form for key, form in _OPTIONAL.items() if key in said}, where, ResultsError)
     if said["verdict"] not in EXIT_CODES or said["kind"] not in KINDS or len(said.get("interval", (0, 0))) != 2:
         raise ResultsError(f"{where} must have a verdict, a kind and an interval that there are, got {said!r:.200}")
     about = (short_name(said["benchmark"]), said.get("counter", ""))
@@ -76,7 +63,7 @@ def _verdict(said: Object, where: str) -> Verdict:
 def _reason(said: Object) -> str:
     """Say in numbers what the verdict is about."""
     if said["kind"] == "counter":
-        return " before, ".join(f"{said[side]:,.12g}" for side in ("base", "head") if side in said)
+        return f"{said['base']:,.12g} before, {said['head']:,.12g} now" if {"base", "head"} <= said.keys() else ""
     if not {"interval", "threshold", "floor", "base"} <= said.keys() or said["base"] == 0:
         return ""
     low, high = said["interval"]
