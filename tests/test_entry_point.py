@@ -163,27 +163,81 @@ def test_benchmarks_that_come_without_their_plugin_are_refused(pytester):
     done.stderr.fnmatch_lines([f"ERROR: *need its plugin from the start, give -p {PLUGIN}"])
 
 
-OTHERS = """
+OTHERS = {
+    "conftest.py": """
+import datetime
 import sys
+from pathlib import Path
+from pytest_benchmark import plugin
 
+class Stopped:
+    @staticmethod
+    def now(zone):
+        return datetime.datetime(2026, 1, 1, tzinfo=zone)
+
+plugin.datetime = Stopped
+
+def pytest_benchmark_generate_machine_info():
+    return {"node": "theirs"}
+
+def pytest_unconfigure():
+    Path("modules").write_text("\\n".join(sorted(sys.modules)))
+""",
+    "ticks.py": """
+import itertools
+
+COUNT = itertools.count()
+
+def tick():
+    return next(COUNT) / 1000
+""",
+    "test_sum.py": """
 def test_sum(benchmark):
     benchmark.pedantic(sum, args=([1] * 1000,), rounds=2)
-    assert not {"numpy", "rich", "scipy", "torch", "transformers"} & sys.modules.keys()
-"""
+""",
+}
+"""Another project, in which no time passes but that of its own timer, so that its results are the same each time."""
 
 
 def others_run(folder, site, *more):
-    """What pytest says in another project, and the JSON of its benchmark, without numbers."""
+    """What pytest says in another project, but for its plugins and seconds; its results, byte for byte; all modules."""
+    for name, text in OTHERS.items():
+        (folder / name).write_text(text)
     path = os.pathsep.join([str(site), str(ROOT / "src")])
-    command = [sys.executable, "-m", "pytest", "--benchmark-json=out.json", *more]
+    command = [sys.executable, "-m", "pytest", "--benchmark-json=out.json", "--benchmark-timer=ticks.tick", *more]
     environment = os.environ | {"PYTHONPATH": path, "COLUMNS": "300"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     said = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("plugins: ")]
-    lines = [*said, *(folder / "out.json").read_text().splitlines()]
-    return [re.sub(r"[\d.e-]+| +|[KM]?ops/s|time in .s", "", line, flags=re.IGNORECASE) for line in lines]
+    said = [re.sub(r"in [\d.]+s ", "", line) for line in said]
+    return said, (folder / "out.json").read_bytes(), set((folder / "modules").read_text().splitlines())
 
 
 def test_another_project_sees_nothing_of_it(tmp_path, installed):
-    (tmp_path / "test_sum.py").write_text(OTHERS)
-    assert others_run(tmp_path, installed) == others_run(tmp_path, installed, "-p", "no:stagebench.suite.entry_point")
+    with_us = others_run(tmp_path, installed)
+    without = others_run(tmp_path, installed, "-p", "no:stagebench.suite.entry_point")
+    assert with_us[:2] == without[:2]
+    assert with_us[2] - without[2] == {"stagebench", "stagebench.suite", "stagebench.suite.entry_point"}
+
+
+THEIRS = """
+def pytest_benchmark_generate_machine_info():
+    return {"node": "theirs"}
+"""
+
+
+@pytest.mark.parametrize("order", ["a conftest.py", "-p before us", "-p after us"])
+def test_the_environment_is_ours_whatever_the_order_of_plugins(pytester, installed, order):
+    pytester.syspathinsert()
+    pytester.makepyfile(test_it="def test_it(benchmark): benchmark.pedantic(sum, args=([1],))")
+    if order == "a conftest.py":
+        pytester.makeconftest(THEIRS)
+    else:
+        pytester.makepyfile(theirs=THEIRS)
+    typed = {
+        "a conftest.py": (),
+        "-p before us": ("-p", "theirs", "-p", PLUGIN),
+        "-p after us": ("-p", PLUGIN, "-p", "theirs"),
+    }
+    assert pytester.runpytest_inprocess("--stage-device=cpu", "--benchmark-json=out.json", *typed[order]).ret == 0
+    assert "node" not in json.loads((pytester.path / "out.json").read_text())["machine_info"]
