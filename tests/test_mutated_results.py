@@ -22,9 +22,11 @@ from stagebench.analysis.samples import SAMPLES_FILE, open_log, read_run, read_s
 from stagebench.cli import main
 from stagebench.cli.bench import _report
 from stagebench.cli.doctor import comparable_with
-from stagebench.core.errors import StagebenchError
-from stagebench.core.json_files import write_json
-from stagebench.core.results import read_results, require_sound
+from stagebench.core import checks, json_files
+from stagebench.core.checks import LONGEST_TEXT, fits
+from stagebench.core.errors import ResultsError, StagebenchError
+from stagebench.core.json_files import parse_json, write_json
+from stagebench.core.results import Results, read_results, require_sound, validate
 from stagebench.gate.baseline import folder_of
 from stagebench.gate.runner.recording import Recording, combine
 
@@ -157,6 +159,44 @@ def test_a_comparison_of_pytest_reads_or_refuses(written):
         path = written("run.json", mutant)
         with suppress(StagebenchError):
             assert require_sound(read_results(path), str(path))["benchmarks"]
+
+
+WHOLE = json.dumps(a_run()).encode()
+EDGES = [
+    WHOLE,
+    WHOLE.replace(b'"units": 7', b'"units": ' + b"7" * 31),  # more digits than any count has
+    WHOLE.replace(b'"units": 7', b'"units": ' + b"7" * 30),
+    WHOLE.replace(b'"units": 7', b'"units": 18446744073709551616'),  # more than 64 bits
+    WHOLE.replace(b'"units": 7', b'"units": 7.0'),
+    WHOLE.replace(b'"joules": 1.0', b'"joules": 1e999'),
+    WHOLE.replace(b'"joules": 1.0', b'"joules": 1000000000000000001'),
+    WHOLE.replace(b'"text": "x"', b'"text": "x", "text": "y"'),
+    WHOLE.replace(b'"text": "x"', rb'"text": "\u003a", "text": "y"'),  # a colon that makes up for a lost one
+    WHOLE.replace(b'"text": "x"', rb'"text": "\ud800"'),
+    WHOLE.replace(b'"text": "x"', b'"text": "\xff"'),
+    WHOLE.replace(b'"text": "x"', b'"text": "' + b"x" * (LONGEST_TEXT + 1) + b'"'),
+    WHOLE.replace(b'"joules": 1.0', b'"joules": ' + b"[" * 60 + b"]" * 60),
+    WHOLE.replace(b'"joules": 1.0', b'"joules": ' + b"[" * 61 + b"]" * 61),
+    WHOLE.replace(b'"joules": 1.0', b'"joules": ' + b"[" * 62 + b"]" * 62),
+    b"\xef\xbb\xbf" + WHOLE,
+]
+
+
+def read_as(data):
+    try:
+        return repr(validate(parse_json(data), "a run"))
+    except (ResultsError, ValueError) as error:
+        return repr(error)
+
+
+def test_the_quick_way_to_read_runs_takes_and_refuses_what_the_other_does(monkeypatch):
+    pytest.importorskip("msgspec", reason="the extra 'trend' is another way to read, not another result")
+    made = [*EDGES, *mutants(a_run(), "quick", 1500)]
+    assert fits(json_files._parsed_quickly(WHOLE), Results)
+    quick = list(map(read_as, made))
+    monkeypatch.setattr(json_files, "msgspec", None)
+    monkeypatch.setattr(checks, "msgspec", None)
+    assert quick == list(map(read_as, made))
 
 
 def test_doctor_says_which_baselines_it_can_not_read(written, tmp_path):

@@ -10,13 +10,13 @@ import click
 from stagebench.cli.commands import JSON, PATH, DecidingCommand
 from stagebench.cli.output import Console, write_json_to
 from stagebench.core.errors import GateError
-from stagebench.core.results import Results, by_name, short_name, versioned
+from stagebench.core.results import by_name, read_results, short_name, versioned
 from stagebench.core.settings import LoadSettings
 from stagebench.core.shown import CHANGE, COUNT, MS, PERCENT, WORDS, Table, cell, show
 from stagebench.core.statistics import unsteady
 from stagebench.gate import baseline, decide
 from stagebench.gate.limits import RULES_FILE, read_rules
-from stagebench.gate.trend import MIN_SIDE, Change, Series, began, read_history, series_of
+from stagebench.gate.trend import MIN_SIDE, Change, Run, Series, read_history, series_of
 from stagebench.gate.verdicts import Decision
 from stagebench.media.events.npy import require_free, write_folder
 from stagebench.media.events.recordings import load_event_arrays, size_of_recording
@@ -87,22 +87,23 @@ def trend_command(folder: Path, json_path: Path | None, recent: int | None) -> N
         console.print(cell(f"left out: {reason}"), style="yellow", soft_wrap=True)
     read = sum(map(len, environments))
     console.print(f"runs: {read}, environments: {len(looked)}, files left out: {len(unreadable)}")
-    newest = max(looked, key=lambda each: began(each[0][-1]))[1]
+    newest = max(looked, key=lambda each: each[0][-1].began)[1]
     slower = [step for each in newest for step in each.changes if step.ratio > 1 and step.age <= (recent or 0)]
     for change in slower:
         console.print(cell(f"became slower of late: {short_name(change.benchmark)}"), style="red", soft_wrap=True)
-    kept = [
-        {"identity": runs[0]["machine_info"], "runs": len(runs), "series": list(map(asdict, series))}
-        for runs, series in looked
-    ]
-    data = {"environments": kept, "unreadable": unreadable, "slower": list(map(asdict, slower))}
-    write_json_to(json_path, versioned("report", data))
+    if json_path:
+        kept = [
+            {"identity": runs[0].machine, "runs": len(runs), "series": [asdict(each) for each in series]}
+            for runs, series in looked
+        ]
+        data = {"environments": kept, "unreadable": unreadable, "slower": [asdict(each) for each in slower]}
+        write_json_to(json_path, versioned("report", data))
     sys.exit(1 if slower else 0)
 
 
-def _print_environment(console: Console, runs: Sequence[Results], series: Sequence[Series]) -> None:
-    here = runs[0]["machine_info"]
-    days = " to ".join(dict.fromkeys(run["datetime"][:10] for run in (runs[0], runs[-1])))
+def _print_environment(console: Console, runs: Sequence[Run], series: Sequence[Series]) -> None:
+    here = runs[0].machine
+    days = " to ".join(dict.fromkeys(run.when[:10] for run in (runs[0], runs[-1])))
     counted = f"{len(runs)} run{'s' * (len(runs) > 1)}, {days}"
     console.print(cell(f"{here['device']}, {here['profile']}, {here['dtype']}: {counted}"), style="bold")
     if len(runs) < 2 * MIN_SIDE:
@@ -115,7 +116,8 @@ def _print_environment(console: Console, runs: Sequence[Results], series: Sequen
     numbers = ("runs", COUNT), ("last", MS), ("noise", PERCENT), ("changes", CHANGE), ("outliers", COUNT)
     show(Table("", (("benchmark", WORDS), *numbers), rows), console)
     said = [line for each in series for change in each.changes for line in _described(change)]
-    rounds = unsteady({name: b["stats"].get("data") or [] for name, b in by_name(runs[-1]).items()})
+    last = by_name(read_results(runs[-1].path))
+    rounds = unsteady({name: benchmark["stats"].get("data") or [] for name, benchmark in last.items()})
     for line, style in [*said, *((f"rounds of the last run: {found}", "yellow") for found in rounds)]:
         console.print(cell(line), style=style, soft_wrap=True)
 

@@ -2,13 +2,14 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from reprlib import repr as short
 from types import NoneType, UnionType
 from typing import Annotated, Any, Required, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from stagebench.core.errors import StagebenchError
+from stagebench.core.json_files import msgspec
 
 LONGEST_TEXT = 100_000
 LARGEST, SMALLEST = 1e18, 1e-15  # of numbers, so that no sum, product or ratio of two is beyond what a float holds
@@ -16,10 +17,18 @@ LARGEST, SMALLEST = 1e18, 1e-15  # of numbers, so that no sum, product or ratio 
 
 @dataclass(frozen=True, slots=True)
 class Must:
-    """Annotates a type: whether JSON's value `holds`, and `what` it must be, in words."""
+    """Annotates a type: whether JSON's value `holds`, and `what` it must be, in words; a `_meta` says the same."""
 
     holds: Callable[[Any], bool]
     what: str
+
+
+def fits(value: Any, form: Any) -> bool:
+    """Return whether `check` would find nothing, as far as the extra "trend" can tell: where False, ask `check`."""
+    try:
+        return msgspec is not None and bool(msgspec.convert(value, form))
+    except msgspec.ValidationError:
+        return False
 
 
 def check(value: Any, form: Any, where: str, error_type: type[StagebenchError]) -> None:
@@ -35,16 +44,24 @@ def check(value: Any, form: Any, where: str, error_type: type[StagebenchError]) 
         raise error_type(f"{where} must be {wanted}, got {short(value)}")
     if get_origin(fitting) in (list, dict):
         inner = get_args(fitting)[-1]
-        holds = _kind_of(inner).holds if get_origin(inner) is Annotated else None  # most lists hold numbers
+        holds = _alone(inner)
         for place, each in enumerate(value) if isinstance(value, list) else value.items():
-            if holds is None or not holds(each):
+            if not holds(each):
                 check(each, inner, f"{where}: {place}", error_type)
     elif isinstance(fitting, Mapping) or is_typeddict(fitting):
-        required, hints = (list(fitting), fitting) if isinstance(fitting, Mapping) else _keys_of(fitting)
+        required, keys = _keys_of(fitting) if is_typeddict(fitting) else _keys(fitting, fitting)
         if missing := [key for key in required if key not in value]:
             raise error_type(f"{where} must have {', '.join(required)}, got no {', '.join(missing)}")
-        for key in [key for key in hints if key in value]:
-            check(value[key], hints[key], f"{where}: {key}", error_type)
+        for key, (hint, holds) in keys.items():
+            if key in value and not holds(value[key]):
+                check(value[key], hint, f"{where}: {key}", error_type)
+
+
+def _alone(form: Any) -> Callable[[Any], bool]:
+    """Return what knows of a value with nothing in it that it is right; most are numbers and texts."""
+    kinds = get_args(form) if get_origin(form) in (Union, UnionType) else (form,)
+    holds = [_kind_of(kind).holds for kind in kinds if get_origin(kind) is Annotated or kind is NoneType]
+    return holds[0] if len(holds) == 1 else lambda value: any(each(value) for each in holds)
 
 
 def _kind_of(form: Any) -> Must:
@@ -54,12 +71,19 @@ def _kind_of(form: Any) -> Must:
     return _NULL if form is NoneType else _LIST if get_origin(form) is list else _OBJECT if form is not Any else _ANY
 
 
+_Keys = dict[str, tuple[Any, Callable[[Any], bool]]]
+
+
 @functools.cache
-def _keys_of(form: type) -> tuple[list[str], Mapping[str, Any]]:
-    """Return the required keys of a TypedDict, and the types of all its keys."""
+def _keys_of(form: type) -> tuple[list[str], _Keys]:
+    """Return the required keys of a TypedDict, and by key its type, and what `_alone` knows of it."""
     hints = get_type_hints(form, include_extras=True)
     required = [key for key, hint in hints.items() if get_origin(hint) is Required]
-    return required, {key: get_args(hint)[0] if key in required else hint for key, hint in hints.items()}
+    return _keys(required, {key: get_args(hint)[0] if key in required else hint for key, hint in hints.items()})
+
+
+def _keys(required: Iterable[str], hints: Mapping[str, Any]) -> tuple[list[str], _Keys]:
+    return list(required), {key: (hint, _alone(hint)) for key, hint in hints.items()}
 
 
 def is_number(value: Any, least: float = -LARGEST) -> bool:
@@ -72,18 +96,27 @@ def is_whole(value: Any, least: float = -math.inf) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def _meta(**bounds: float) -> Any:
+    """Say to `fits` what is in bounds; None without the extra."""
+    return msgspec.Meta(**bounds) if msgspec else None
+
+
 _ANY = Must(lambda _: True, "anything")
 _NULL = Must(lambda v: v is None, "null")
 _LIST = Must(lambda v: isinstance(v, list), "a list")
 _OBJECT = Must(lambda v: isinstance(v, dict), "an object")
 Text = Annotated[
-    str, Must(lambda v: isinstance(v, str) and len(v) <= LONGEST_TEXT, f"a text of at most {LONGEST_TEXT} characters")
+    str,
+    _meta(max_length=LONGEST_TEXT),
+    Must(lambda v: isinstance(v, str) and len(v) <= LONGEST_TEXT, f"a text of at most {LONGEST_TEXT} characters"),
 ]
 Flag = Annotated[bool, Must(lambda v: isinstance(v, bool), "true or false")]
 Whole = Annotated[int, Must(is_whole, "a whole number")]
-Count = Annotated[int, Must(lambda v: is_whole(v, 0), "a whole number of at least 0")]
-Positive = Annotated[int, Must(lambda v: is_whole(v, 1), "a whole number above 0")]
-Number = Annotated[float, Must(is_number, "a finite number")]
-Spread = Annotated[float, Must(lambda v: is_number(v, 0), "a finite number of at least 0")]
-Time = Annotated[float, Must(lambda v: is_number(v, SMALLEST), "a finite number above 0")]
+Count = Annotated[int, _meta(ge=0), Must(lambda v: is_whole(v, 0), "a whole number of at least 0")]
+Positive = Annotated[int, _meta(ge=1), Must(lambda v: is_whole(v, 1), "a whole number above 0")]
+Number = Annotated[float, _meta(gt=-LARGEST, lt=LARGEST), Must(is_number, "a finite number")]
+Spread = Annotated[float, _meta(ge=0, lt=LARGEST), Must(lambda v: is_number(v, 0), "a finite number of at least 0")]
+Time = Annotated[
+    float, _meta(ge=SMALLEST, lt=LARGEST), Must(lambda v: is_number(v, SMALLEST), "a finite number above 0")
+]
 Object = dict[str, Any]
