@@ -7,10 +7,14 @@ import stat
 import subprocess
 import sys
 import zipfile
+from contextlib import chdir
 from zlib import crc32
 
 import pytest
-from github_stand_ins import ROOT, Api, Runner, comment_module
+from click.testing import CliRunner
+from github_stand_ins import ROOT, Api, Runner, comment_module, looks_of
+
+from stagebench.cli import main
 
 EVENT = {
     "github.event.workflow_run.head_repository.owner.login": "fork",
@@ -26,6 +30,8 @@ import stagebench.cli.summary
 names = {name.partition(".")[0] for name in {*sys.modules} - before}
 print(*sorted(names - sys.stdlib_module_names))
 """
+MARK = "<!-- stagebench: stagebench -->"
+FOLD = re.compile(r"<details><summary>\d+ that pass</summary>")
 HOSTILE = "a](http://evil)@octocat<img src=x>`|#1\u202e\x1b[31m www.evil.example " + "x" * 500
 GATE = """#!/bin/bash
 [ "$1" = gate ] || exec {stagebench} "$@"
@@ -89,34 +95,39 @@ def repository(tmp_path, git):
 
 
 def test_a_pull_request_that_does_more_work_under_hostile_names_is_said_to_do_so(tmp_path, api, new_project, git):
+    """By the two workflows that `stagebench init` writes."""
     project = new_project(tmp_path / "project")
     suite = project / "benchmarks" / "test_fake.py"
     suite.write_text(suite.read_text().replace('["a", "b"]', repr([HOSTILE, "plain"])))
-    git(project, "commit", "--quiet", "--all", "-m", "names")
+    with chdir(project):
+        assert CliRunner().invoke(main, ["init"]).exit_code == 0
+    gate, said = (project / ".github" / "workflows" / f"stagebench{of}.yml" for of in ("", "-comment"))
+    gate.write_text(gate.read_text().replace('arguments: ""', "arguments: --counters-only --select 'test_stage'"))
+    git(project, "add", ".")
+    git(project, "commit", "--quiet", "-m", "names, and workflows")
     git(project, "update-ref", "refs/remotes/origin/main", "HEAD")
     source = project / "src" / "fake.py"
     source.write_text(source.read_text().replace("8", "16"))
     git(project, "commit", "--quiet", "--all", "-m", "more work")
-    runner = Runner(tmp_path / "gate", api)
-    assert runner.run("gate", project, arguments="--counters-only --select 'test_stage'") == (False, {"exit-code": "1"})
-    assert runner.summary.read_text().startswith("### stagebench gate: regression (2 regression)"), runner.said
-    conclusion, body = comment(tmp_path, api, conclusion="failure")
-    assert conclusion == "failure"
-    assert "| `test_stage[plain]: frames_decoded` | 8 before, 16 now |" in body
-    require_harmless(body)
+    measuring, speaking = Runner(tmp_path / "measuring", api), Runner(tmp_path / "speaking", api)
+    assert not measuring.job(gate, project)
+    assert measuring.summary.read_text().startswith("### stagebench gate: regression (2 regression)"), measuring.said
+    assert speaking.job(said, tmp_path, EVENT | {"github.event.workflow_run.conclusion": "failure"}), speaking.said
+    ((check,), (comment,)) = (api.checks, api.comments)
+    assert (check["name"], check["conclusion"]) == ("stagebench verdict", "failure")
+    assert "| `test_stage[plain]: frames_decoded` | 8 before, 16 now |" in comment["body"]
+    require_harmless(comment["body"])
     assert api.tokens_elsewhere == []
 
 
 def require_harmless(body):
     """Require that nothing of others is a link, a mention, a reference, HTML or unseen, but for what we write."""
-    own = re.sub(
-        r"^<!-- stagebench: \w+ -->|</?details>|</?summary>|\[this run\]\(https://github.com/o/r/actions/runs/7\)",
-        "",
-        body,
-    )
-    assert re.findall(r"https?://|[<>]|@|#\d|[^\x20-\x7e\n]", own) == []
-    outside = re.sub(r"`[^`\n]*`", "", own)
-    assert (outside.count("`"), re.findall(r"www\.|\]\(|!\[|evil|octocat", outside)) == (0, [])
+    kinds, html, links = looks_of(body)
+    assert kinds == {"heading", "paragraph", "table", "thead", "tbody", "tr", "th", "td", "link", "softbreak"} & kinds
+    assert [each for each in html if each not in (MARK, "</details>") and not FOLD.fullmatch(each)] == []
+    assert links == ["https://github.com/o/r/actions/runs/7"]
+    words = re.sub(r"`[^`\n]*`", "", body.replace(links[0], ""))
+    assert (body.isascii(), re.findall(r"https?:|www\.|[@#`]\w|evil|octocat", words)) == (True, [])
     assert max(map(len, body.splitlines())) < 600
 
 
@@ -146,7 +157,9 @@ def test_a_shallow_checkout_is_named(tmp_path, api, repository, git):
     git(repository, "update-ref", "-d", "refs/remotes/origin/main")
     runner = deciding(tmp_path, api, 0)
     assert runner.run("gate", repository) == (False, {"exit-code": ""})
-    assert "the history up to origin/main must be checked out: fetch-depth: 0" in runner.said
+    assert (
+        "::error title=stagebench::in a pull request, its history must be checked out (fetch-depth: 0)" in runner.said
+    )
 
 
 def test_arguments_with_an_open_quote_are_refused(tmp_path, api, repository):
@@ -187,7 +200,7 @@ def test_the_comment_installs_all_that_it_imports():
 def test_a_later_comment_renews_the_first_of_ours_alone(tmp_path, api):
     api.archives["stagebench"] = packed({"gate.json": json.dumps(document(verdict()))})
     api.comments = [
-        {"id": i, "user": user, "body": "<!-- stagebench: stagebench -->"}
+        {"id": i, "user": user, "body": MARK}
         for i, user in enumerate([{"login": "mallory"}, *[None] * 100, {"login": "github-actions[bot]"}])
     ]
     comment(tmp_path, api)

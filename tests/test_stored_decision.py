@@ -5,6 +5,7 @@ import re
 
 import pytest
 from click.testing import CliRunner
+from github_stand_ins import looks_of
 from mutations import mutants
 
 from stagebench.cli import main
@@ -14,6 +15,7 @@ from stagebench.gate.verdicts import Decision, Verdict
 SLOWER = Verdict("b/test_x.py::test_x", "time", "regression", "slower", 12, 0.1, 0.12, 0.2, (0.15, 0.25), 0.05, 50e-6)
 COUNTED = Verdict("b/test_x.py::test_y", "counter", "changed", "other", 1, 5, 6, counter="encode.images_encoded")
 QUIET = Verdict("b/test_x.py::test_z", "counter", "pass", "all 3 as before", 1)
+TABLES = {"heading", "paragraph", "strong", "table", "thead", "tbody", "tr", "th", "td"}
 HOSTILE = [
     "a\nb",
     "![x](http://evil.example/x.png)",
@@ -77,7 +79,9 @@ def test_nothing_in_a_text_is_more_than_a_name(tmp_path, key, text):
     plain = re.sub("`[^`]*`", "", said)
     assert [name for name in names if not re.fullmatch(r"[\w .,:/\[\]()=+?-]+", name, re.ASCII)] == []
     assert re.findall(r"https?:|www|[@&]|<(?!/?details>|/?summary>)|evil|octocat|0123|GH-|\]\(", plain) == []
-    assert (plain.isascii(), len(said) < 2000, len(names)) == (True, True, 2 if text else 1)
+    kinds, html, links = looks_of(said)
+    assert (kinds - TABLES, links, html) == (set(), [], ["<details><summary>1 that pass</summary>", "</details>"])
+    assert (plain.isascii(), len(said) < 2000, len(names)) == (True, True, 2)
     assert "the rules differ, and those of the base or the stricter ones hold: 2 times; the log" in said
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
+from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-token"  # noqa: S105 # of the stand-in
@@ -39,7 +40,7 @@ def comment_module():
 
 
 class Runner:
-    """Runs the steps of an action as a runner of GitHub does, in bash; what they upload is an artifact of the API."""
+    """Runs steps of a job or an action in bash as GitHub's runner does; what they upload is an artifact of the API."""
 
     def __init__(self, folder, api, programs=None):
         """Make one that has its own files in a folder, and these programs, by name, before all others."""
@@ -52,6 +53,20 @@ class Runner:
             (folder / "bin" / name).write_text(text)
             (folder / "bin" / name).chmod(0o755)
 
+    def job(self, workflow, workspace, contexts=None):
+        """Run the one job of a workflow, which has checked out what is there; return whether all of it passed."""
+        (job,) = yaml.safe_load(workflow.read_text())["jobs"].values()
+        return all(self._job_step(step, job.get("env", {}), workspace, contexts or {}) for step in job["steps"])
+
+    def _job_step(self, step, env, workspace, contexts):
+        if "run" in step:
+            return self._bash(step | {"env": env}, contexts, workspace, None)
+        action, _, version = step["uses"].partition("@")
+        if version and action.startswith("actions/"):
+            assert action in ("actions/checkout", "actions/setup-python")
+            return True
+        return self.run(Path(action).name, workspace, contexts, **step.get("with", {}))[0]
+
     def run(self, of, workspace, contexts=None, **inputs):
         """Run the action in that folder; return whether all of its steps passed, and its outputs."""
         path = ROOT / ".github" / "actions" / of
@@ -63,22 +78,23 @@ class Runner:
         passed = True
         for step in action["runs"]["steps"]:
             assert step.get("if", "always()") == "always()"
-            if passed or "if" in step:
-                passed = self._step(step, known, workspace, path) and passed
+            if not passed and "if" not in step:
+                continue
+            if "uses" in step:
+                assert step["uses"].startswith("actions/upload-artifact@")
+                self.api.upload(*(filled(step["with"][key], known) for key in ("name", "path")))
+            else:
+                assert step["shell"] == "bash"
+                passed = self._bash(step, known, workspace, path) and passed
         return passed, {key: filled(about["value"], known) for key, about in action.get("outputs", {}).items()}
 
-    def _step(self, step, known, workspace, path):
-        if "uses" in step:
-            assert step["uses"].startswith("actions/upload-artifact@")
-            given = {key: filled(value, known) for key, value in step["with"].items()}
-            self.api.upload(given["name"], Path(given["path"]))
-            return True
-        assert step["shell"] == "bash"
+    def _bash(self, step, known, workspace, path):
         output = self.folder / "output"
         output.write_text("")
         given = {
             "GITHUB_ACTION_PATH": path,
             "GITHUB_API_URL": self.api.url,
+            "GITHUB_BASE_REF": "main",
             "GITHUB_OUTPUT": output,
             "GITHUB_REPOSITORY": "o/r",
             "GITHUB_SERVER_URL": "https://github.com",
@@ -86,7 +102,6 @@ class Runner:
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
             "PIP_LOG": self.folder / "pip.log",
             "PYTHONPATH": ROOT / "src",
-            "GITHUB_BASE_REF": "main",
         } | {key: filled(value, known) for key, value in step.get("env", {}).items()}
         done = subprocess.run(
             ["/usr/bin/env", "bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
@@ -102,6 +117,19 @@ class Runner:
             key, _, value = line.partition("=")
             known[f"steps.{step['id']}.outputs.{key}"] = value
         return done.returncode == 0
+
+
+def looks_of(text):
+    """Return what a reader of Markdown sees beside words and code: kinds of things, and where links lead."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    inside = [child for token in tokens for child in token.children or ()]
+    kinds = {token.type.removesuffix("_open") for token in (*tokens, *inside) if token.nesting >= 0}
+    html = [token.content.strip() for token in (*tokens, *inside) if token.type.startswith("html")]
+    return (
+        kinds - {"inline", "text", "code_inline", "html_block"},
+        html,
+        [token.attrs.get("href") for token in inside if token.attrs],
+    )
 
 
 def filled(text, known):
@@ -130,7 +158,7 @@ class Api:
         """Keep the files of a folder as the artifact of a run."""
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as files:
-            for file in sorted(path.glob("*")):
+            for file in sorted(Path(path).glob("*")):
                 files.write(file, file.name)
         self.archives[name] = packed.getvalue()
 
