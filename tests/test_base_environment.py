@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import stagebench
 from stagebench.core.errors import GateError
 from stagebench.gate.runner import worktrees
 from stagebench.gate.runner.worktrees import dependencies, python_of_base
@@ -54,6 +55,22 @@ def test_other_dependencies_get_an_environment_of_their_own_once(tmp_path, wheel
     assert find(tmp_path, base, head) == (python, [])
     (python.parents[1] / "complete").unlink()  # as where the build was interrupted
     assert len(find(tmp_path, base, head)[1]) == 1
+
+
+BEHIND = """
+import pathlib, sys
+import pytest, stagebench, tiny
+own, behind = pathlib.Path(tiny.__file__).parent, pathlib.Path(pytest.__file__).parents[1]
+print(stagebench.__file__, sys.path.index(str(own)) < sys.path.index(str(behind)))
+"""
+
+
+def test_such_an_environment_has_this_package_and_what_it_needs_behind_its_own(tmp_path, wheel, monkeypatch):
+    """A project need not depend on what measures it."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    python, _ = find(tmp_path, checkout(tmp_path / "base", wheel), checkout(tmp_path / "head"))
+    done = subprocess.run([python, "-c", BEHIND], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{stagebench.__file__} True\n"
 
 
 def test_two_gates_at_once_build_it_once(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -222,7 +223,7 @@ def python_of_base(base: Path, head: Path, home: Path, say: Callable[[str], None
         given = dependencies(head)
     if wanted == given or not wanted[0]:
         return Path(sys.executable)
-    folder = home / f"python-{hashlib.sha256(repr((sys.version, wanted)).encode()).hexdigest()[:12]}"
+    folder = home / f"python-{hashlib.sha256(repr((sys.version, sys.prefix, wanted)).encode()).hexdigest()[:12]}"
     with locked(folder):  # two gates would build it at once, each over the other's
         if not (folder / "complete").is_file():
             say(f"the base depends on other packages than the head: installing them in {folder}")
@@ -236,6 +237,10 @@ def _build(folder: Path, wanted: tuple[list[str], str]) -> None:
     _call("venv", "--clear", "--without-pip", str(folder))  # of what an interrupted build left
     pins.write_text(pinned, encoding="utf-8")
     _call(*pip, "install", "--constraint", str(pins), *needed)
+    # This package, and what it imports, need not be among them: they are found behind what the base depends on.
+    behind = [str(Path(__file__).parents[3]), *(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))]
+    site = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
+    (site / "behind.pth").write_text("\n".join(dict.fromkeys(behind)) + "\n", encoding="utf-8")
     (folder / "complete").touch()
 
 
