@@ -19,8 +19,8 @@ T = TypeVar("T")
 
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done all that was asked of it; nothing to wait for on a CPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def without_collection() -> Iterator[None]:
 
 
 class Stopwatch:
-    """Times the stages of one pass: `seconds` between synchronisations, and on a GPU those between two CUDA events."""
+    """Times the stages of one pass: `seconds` between synchronisations, and on CUDA those between two events."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

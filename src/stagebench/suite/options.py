@@ -40,7 +40,7 @@ BUILDING = (  # which models there are, and how they are built
     _option("weights", "checkpoint folder or hub id, for one model; default: random"),
     _option("pickled-weights", "read weights from .bin too, which is a pickle", default=False),
     _option("trust-remote-code", "run Python files that a checkpoint (hf:) brings", default=False),
-    _option("device", "where models run, cpu or cuda; default: cuda where there is one"),
+    _option("device", "where models run, cpu or the accelerator that torch names; default: that one, if any"),
     _option("dtype", "of weights; default: float32 on a CPU, bfloat16 on a GPU", kind=settings.DTYPES),
     _option("kernels", "of attention, on a GPU", "efficient", settings.KERNELS),
     _option("threads", "of torch on the CPU; default: 1 for tiny, else torch's own choice", kind=int),

@@ -23,7 +23,7 @@ from stagebench.models.registry import ANY, is_family
 from stagebench.pipeline.load import load
 from stagebench.suite.options import LOADING, SETTINGS
 
-ON_CPU = ("eager",)  # backends that need no GPU
+WITHOUT_CUDA = ("eager",)  # backends that need no GPU
 THREADS_A_CORE = 4  # more only wait for each other, and so many that none can be started end the process
 
 
@@ -45,7 +45,9 @@ class Settings:
         threads = f", {model.threads} threads" if model.device == "cpu" else ""
         backend = "" if model.backend == "eager" else f", {model.backend} backend"
         code = ", code of the checkpoint" if model.trust_remote_code else ""
-        built = f"{model.profile} profile, {model.dtype} on {model.device}{threads}{backend}{code}"
+        known = model.device == "cpu" or (model.device.startswith("cuda") and torch.version.hip is None)
+        device = model.device if known else f"{model.device} (nobody has tested stagebench on such a device)"
+        built = f"{model.profile} profile, {model.dtype} on {device}{threads}{backend}{code}"
         return f"{built}; {model.preprocess} preprocessing; {self.generation.describe()}"
 
     def identity(self, timed_gc: bool = False) -> dict[str, str]:
@@ -95,12 +97,12 @@ def _require_kind(option: click.Option, value: Any) -> None:
 def resolve(given: Mapping[str, Any]) -> Settings:
     """Fill in what was not given of all `SETTINGS` and `input`; raise StagebenchError for what makes no sense.
 
-    The device is a GPU where there is one. On a GPU the shapes are real ones in bfloat16, on a CPU tiny in float32 with
-    one thread: layers so narrow gain nothing from more, and wait for each other where another process takes a core.
+    The device is the accelerator that torch names, if any. On it the shapes are real ones in bfloat16, on a CPU tiny in
+    float32 with one thread: layers so narrow gain nothing from more, and wait where another process takes a core.
     """
     loading = {option.name: given[option.name] for option in LOADING}
     models = _names(given["model"], DEFAULT_MODELS)
-    backends = _names(given["backend"], ON_CPU)
+    backends = _names(given["backend"], WITHOUT_CUDA)
     given = {**given, **_of_models(models, backends, given)}
     if unknown := [name for name in backends if name not in BACKENDS]:
         raise ModelError(f"backends must be of {', '.join(BACKENDS)}, got {', '.join(unknown)}")
@@ -115,8 +117,9 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     )
     if settings.model.weights is not None and len(models) > 1:
         raise ModelError(f"weights are those of one model, got {len(models)} models: {', '.join(models)}")
-    if settings.model.device == "cpu" and (others := set(settings.backends) - set(ON_CPU)):
-        raise ModelError(f"backends on a CPU are {', '.join(ON_CPU)}, got {', '.join(sorted(others))}")
+    if (others := set(settings.backends) - set(WITHOUT_CUDA)) and not settings.model.device.startswith("cuda"):
+        where = "a CPU" if settings.model.device == "cpu" else settings.model.device
+        raise ModelError(f"backends on {where} are {', '.join(WITHOUT_CUDA)}, got {', '.join(sorted(others))}")
     return settings
 
 
@@ -181,9 +184,10 @@ def split(texts: Iterable[str]) -> dict[str, None]:
 
 
 def _model_settings(given: Mapping[str, Any]) -> ModelSettings:
-    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    available = ["cpu", *(["cuda"] if gpus else []), *gpus]
-    device, threads, cores = given["device"] or ("cuda" if gpus else "cpu"), given["threads"], environment.cores()
+    found = torch.accelerator.current_accelerator(check_available=True)
+    each = [f"{found.type}:{i}" for i in range(torch.accelerator.device_count())] if found else []
+    available = ["cpu", *([found.type, *each] if found else [])]
+    device, threads, cores = given["device"] or (found.type if found else "cpu"), given["threads"], environment.cores()
     if device not in available:
         raise ModelError(f"device must be one of {', '.join(available)}, got {device!r}")
     if threads is not None and threads > (limit := THREADS_A_CORE * cores):

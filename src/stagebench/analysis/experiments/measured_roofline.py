@@ -19,8 +19,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 ROUNDS = 7
-COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}  # far more than any cache holds
-MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}  # large enough to keep all units busy
+COPY_BYTES = 2**28, 2**30  # on a CPU and elsewhere: far more than any cache holds
+MATMUL_SIDE = 1024, 8192  # the same: large enough to keep all units busy
 
 
 def measure_ceilings(settings: ModelSettings) -> Ceilings:
@@ -38,7 +38,7 @@ def measure_ceilings(settings: ModelSettings) -> Ceilings:
 
 def copy_workload(device: torch.device) -> tuple[Callable[[], object], int]:
     """Return a copy within the device's memory, and its bytes: those read and those written."""
-    size = COPY_BYTES[device.type]
+    size = COPY_BYTES[device.type != "cpu"]
     source = torch.randint(256, (size,), dtype=torch.uint8, device=device)  # zeros may move faster
     target = torch.empty_like(source)
     return lambda: target.copy_(source), 2 * size
@@ -46,7 +46,7 @@ def copy_workload(device: torch.device) -> tuple[Callable[[], object], int]:
 
 def matmul_workload(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], object], int]:
     """Return a product of two square matrices, and its FLOPs."""
-    side = MATMUL_SIDE[device.type]
+    side = MATMUL_SIDE[device.type != "cpu"]
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(a)
     return lambda: torch.matmul(a, b, out=product), 2 * side**3

@@ -83,13 +83,14 @@ def machine(device: str) -> dict[str, str]:
     """Describe what no setting changes: hardware, driver, Python and libraries. The name of a GPU needs torch."""
     cpu, driver = _cpu_name(), platform.system()
     name = cpu
-    if device.startswith("cuda"):
+    if device != "cpu":
         import torch  # here, because a gate reads baselines on machines without torch
 
-        name, driver = torch.cuda.get_device_name(torch.device(device)), UNKNOWN
-        with opened_gpu() as gpu:
-            if gpu:
-                driver = str(gpu.nvml.nvmlSystemGetDriverVersion())
+        named = getattr(torch.get_device_module(device), "get_device_name", lambda device: f"{device.type} of {cpu}")
+        name, driver = named(torch.device(device)), platform.release()  # of the system, which brings the driver
+        if torch.version.cuda is not None:
+            with opened_gpu() as gpu:
+                driver = str(gpu.nvml.nvmlSystemGetDriverVersion()) if gpu else UNKNOWN
     own = {"device": name, "driver": driver, "cpu": cpu, "cores": str(cores()), "python": platform.python_version()}
     return own | {library: _version(library) for library in LIBRARIES}
 
