@@ -180,7 +180,9 @@ def measure(benchmark, pytestconfig, function):
 @pytest.mark.parametrize("name", ["a", "b"])
 def test_stage(benchmark, pytestconfig, name):
     measure(benchmark, pytestconfig, fake.work)
+"""
 
+PROJECT_REFERENCE = """
 def test_reference(benchmark, pytestconfig):
     benchmark.pedantic(sum, args=([1] * 1000,), rounds=pytestconfig.option.stage_rounds)
 """
@@ -201,6 +203,7 @@ def new_project(git):
         for name, text in {
             "conftest.py": PROJECT_CONFTEST,
             "benchmarks/test_fake.py": PROJECT_SUITE,
+            "benchmarks/test_reference.py": PROJECT_REFERENCE,
             "src/fake.py": PROJECT_SOURCE,
             "src/stagebench/__init__.py": PROJECT_PACKAGE,
             "src/stagebench/suite/__init__.py": PROJECT_PACKAGE,

@@ -61,10 +61,19 @@ def test_ignored_files_are_left_out(repository):
         assert not (both.head / "big").exists()
 
 
-def test_a_folder_in_the_repository_will_do(repository):
+def test_a_folder_in_the_repository_will_do(repository, git):
     (repository / "folder").mkdir()
+    (repository / "folder" / "b").write_text("here")
+    git(repository, "add", ".")
+    git(repository, "commit", "--quiet", "-m", "a folder")
     with worktrees(repository / "folder", "HEAD") as both:
-        assert (both.base / "a").read_text() == "two"
+        assert ((both.base / "b").read_text(), (both.head.parent / "a").read_text()) == ("here", "two")
+
+
+def test_a_folder_that_the_base_does_not_have_is_refused(repository):
+    (repository / "folder").mkdir()
+    with pytest.raises(GateError, match="the base must have the folder that the gate runs in, got no folder in"):
+        worktrees(repository / "folder", "HEAD").__enter__()
 
 
 def test_the_variables_of_a_hook_name_no_other_repository(repository, monkeypatch):

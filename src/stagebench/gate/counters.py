@@ -42,10 +42,11 @@ def judge_counters(
     found = []
     for name in shared(*base, *head):
         before, after = (_values([by_name(results)[name] for results in side]) for side in (base, head))
-        stage = by_name(head[0])[name].get("extra_info", {}).get("stage")
+        info = by_name(head[0])[name].get("extra_info", {})
+        ours, stage = "counters" not in info, info.get("stage")
         if stage not in STAGE_NAMES:
-            stage = next((STAGE_OF[key] for key in after if key in CONTENT), None)
-        found += _Case(name, stage, rules, allowed, alike).judge(before, after)
+            stage = next((STAGE_OF[key] for key in after if ours and key in CONTENT), None)
+        found += _Case(name, stage, rules, allowed, alike, ours).judge(before, after)
     return found
 
 
@@ -64,19 +65,21 @@ class _Case:
     rules: Rules
     allowed: Collection[str]
     alike: float
+    ours: bool  # whether its counters are: those of a stranger mean nothing more by a name that ours have too
 
     def judge(self, before: Values, after: Values) -> list[Verdict]:
         """Give all verdicts on it: on what it was asked for and what it made first, which the others depend on."""
         if not (before or after):
-            reason = "not counted: it has none of stagebench's counters"
+            reason = "not counted: it has no counters"
             return [] if is_reference(self.name) else [Verdict(self.name, "uncounted", "pass", reason, 0)]
         both = {key: (before[key], after[key]) for key in before if key in after}
-        asked = {key: pair for key, pair in both.items() if _key(key) in ASKED | CONTENT}
+        asked = {key: pair for key, pair in both.items() if self._is_of(key, ASKED | CONTENT)}
         changes = [v for key, pair in asked.items() if (v := self._asked(key, *pair))]
         other = {self._stage_of(v.counter or "") for v in changes if v.verdict == "changed" or v.allowed}
         took = [v for key, pair in both.items() if key not in asked and (v := self._took(key, *pair, other))]
-        lost = [f"content of {key}" if _key(key) in CONTENT else key for key in before if key not in after]
-        missing = {"no longer counted": lost, "not counted in the base": [] if _counters(before) else _counters(after)}
+        lost = [f"content of {key}" if self._is_of(key, CONTENT) else key for key in before if key not in after]
+        unknown = [] if self._counters(before) else self._counters(after)
+        missing = {"no longer counted": lost, "not counted in the base": unknown}
         found = changes + took
         for why, keys in missing.items():
             single, reason = keys[0] if len(keys) == 1 else None, f"{why}: {', '.join(keys)}"
@@ -130,7 +133,7 @@ class _Case:
         apart = _apart(old, new)
         reason = apart + ", of other content" * of_other
         cases = [
-            (new == 0 < old and name in OWN, "regression", f"no work at all, {reason}"),
+            (new == 0 < old and self._is_of(key, OWN), "regression", f"no work at all, {reason}"),
             (new > old + slack, "regression", reason),
             (new >= old - slack, "pass", f"{apart}, within its tolerance of {tolerance or 0:.3g}"),
             (not_read, "changed", f"{apart}: kept in memory from before, or mapped into it"),  # for the same content
@@ -143,33 +146,37 @@ class _Case:
 
     def _as_before(self, before: Values, after: Values, found: Sequence[Verdict]) -> list[Verdict]:
         """Count what is equal, where nothing else is graver than a pass."""
-        said, counters = {v.counter for v in found}, _counters(before)
+        said, counters = {v.counter for v in found}, self._counters(before)
         equal = [key for key in counters if key not in said]
         if any(verdict.verdict != "pass" for verdict in found) or (found and not equal):
             return []
         parts = [f"{'the other' if len(equal) < len(counters) else 'all'} {len(equal)} as before"]
-        if len(after) > len(_counters(after)):
+        if len(after) > len(self._counters(after)):
             content = before.keys() - counters
             same = "same content" if content - said else "content allowed or within rounding"
             parts.append(same if content else "content not recorded in the base")
-        if new := [key for key in _counters(after) if key not in before]:
+        if new := [key for key in self._counters(after) if key not in before]:
             parts.append(f"new: {', '.join(new)}")
         return [Verdict(self.name, "counter", "pass", "; ".join(parts), 1)]
 
     def _stage_of(self, key: str) -> str | None:
         """Return the stage that a counter is of: named before it, else the benchmark's own, else by what it counts."""
         named = key.rpartition(".")[0].rpartition(".")[-1]
+        if not self.ours:
+            return None
         return named if named in STAGE_NAMES else self.stage or STAGE_OF.get(_key(key))
 
+    def _is_of(self, key: str, names: Collection[str]) -> bool:
+        return self.ours and _key(key) in names
 
-def _counters(values: Values) -> list[str]:
-    return [key for key in values if _key(key) not in CONTENT]
+    def _counters(self, values: Values) -> list[str]:
+        return [key for key in values if not self._is_of(key, CONTENT)]
 
 
 def _values(benchmarks: Sequence[Benchmark]) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for info in [benchmark.get("extra_info", {}) for benchmark in benchmarks]:
-        for key, value in (*_flat(info.get("work")), *_flat(info.get("content"))):
+        for key, value in (pair for kind in ("work", "content", "counters") for pair in _flat(info.get(kind))):
             found.setdefault(key, []).append(value)
     return found
 

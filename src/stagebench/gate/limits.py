@@ -27,7 +27,7 @@ class Limit:
     """How much slower is too much. A benchmark is too slow only where it is above both."""
 
     threshold: float = 0.05  # a ratio less one: 5 % slower
-    floor: float = 50e-6  # seconds below which a difference matters to nobody
+    floor: float = 0.0  # seconds below which a difference matters to nobody
 
     def of(self, seconds: float) -> float:
         """Return the two as one relative limit, for a benchmark that takes so many seconds."""
@@ -42,6 +42,7 @@ class Rules:
     by_glob: tuple[tuple[str, Mapping[str, float]], ...] = ()  # a pattern and the keys it changes; the last match wins
     tolerance: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(INEXACT, 0.02))
     """By counter, the relative increase allowed for one that does not repeat exactly."""
+    select: str = ""  # which benchmarks a gate runs unless it is asked for others, as pytest's `-k`
     alpha: float = 0.01  # how often a suite in which nothing changed may be called a regression
     confidence: float = 0.95  # of each benchmark's interval
     of_head: Rules | None = None  # what the head says itself, where that is known: no limit is above its own either
@@ -71,6 +72,7 @@ class Rules:
     def described(self) -> dict[str, Any]:
         """Describe what is compared with another side's rules."""
         said: dict[str, Any] = {"threshold": self.limit.threshold, "floor": f"{self.limit.floor:g} s"}
+        said |= {"select": self.select} if self.select else {}
         for pattern, keys in self.by_glob:
             said.setdefault(f"rule for {pattern}:", []).append(dict(keys))
         return said | {f"tolerance of {counter}:": share for counter, share in sorted(self.tolerance.items())}
@@ -88,11 +90,14 @@ def read_rules(path: Path) -> Rules:
     rules, tolerance = section.get("rules", []), _table(section.get("tolerance", {}), f"{where}: tolerance")
     if not isinstance(rules, list):
         raise GateError(f"{where}: rules must be a list of tables, got {rules!r}")
-    given = {key: value for key, value in section.items() if key not in ("rules", "tolerance")}
-    default = Rules()
+    given = {key: value for key, value in section.items() if key not in ("rules", "tolerance", "select")}
+    default, select = Rules(), section.get("select", "")
+    if not isinstance(select, str):
+        raise GateError(f"{where}: select must be a text, as pytest's -k, got {select!r}")
     return Rules(
         limit=replace(default.limit, **limit_keys(given, where)),
         by_glob=tuple(_rule(rule, where) for rule in rules),
+        select=select,
         tolerance={**default.tolerance, **{key: _share(value, f"{where}: {key}") for key, value in tolerance.items()}},
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import traceback
 from collections.abc import Generator, Iterator
@@ -18,6 +19,7 @@ from stagebench.core.machine import environment
 from stagebench.core.results import SCHEMAS, short_name
 from stagebench.core.shown import plain, show
 from stagebench.gate.limits import RULES_FILE, Rules, limit_keys, read_rules
+from stagebench.gate.runner import COPY_OF
 from stagebench.gate.runner.lockstep import Lockstep
 from stagebench.gate.verdicts import NOT_MEASURED, Decision, exit_code
 from stagebench.suite import judging, selection
@@ -26,7 +28,8 @@ from stagebench.suite.options import PREFIX, PYTEST, SETTINGS, add_to_pytest
 if TYPE_CHECKING:
     from stagebench.suite.settings import Settings  # imports torch, which others' benchmarks need not wait for
 
-pytest_plugins = ("stagebench.suite.entry_point", "stagebench.suite.fixtures")  # of the first the markers
+_PLUGINS = ("stagebench.suite.entry_point", "stagebench.suite.fixtures")  # of the first the markers
+pytest_plugins = (*_PLUGINS, *["stagebench.gate.runner.in_process"] * (COPY_OF in os.environ))
 pytest_addoption = add_to_pytest
 
 _SAID = pytest.StashKey[list[str]]()  # what it is compared with, and what does not compare

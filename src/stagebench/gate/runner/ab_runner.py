@@ -13,7 +13,7 @@ from rich.progress import track
 
 from stagebench.core.errors import GateError
 from stagebench.core.machine import environment
-from stagebench.core.results import BENCHMARKS, Results, by_name, is_reference, short_name, write_results
+from stagebench.core.results import Results, by_name, is_reference, short_name, write_results
 from stagebench.gate import decide as gate
 from stagebench.gate.counters import judge_counters
 from stagebench.gate.limits import Rules
@@ -88,7 +88,7 @@ class ABRunner:
     def count(self) -> Sides:
         """Run one process a side that proves what it runs and counts its work; its single round is no measurement."""
         planned = [ScheduledProcess("counters", 0, i, side, self.plan.seed) for i, side in enumerate(SIDES)]
-        return self._sides(planned, 1, [BENCHMARKS], None)
+        return self._sides(planned, 1, [], None)
 
     def time(self, phase: str, paths: Sequence[str]) -> Sides:
         """Run both sides of "first" or "confirmation" by turns, nothing proven nor counted, of benchmarks by name."""
@@ -170,7 +170,7 @@ class Phases:
 
     def _times(self, base: list[Results], head: list[Results], counters: Sequence[Verdict]) -> list[Verdict]:
         """Time both sides, and add their runs to those that counted."""
-        first = self.runner.time("first", [BENCHMARKS])
+        first = self.runner.time("first", [])
         base += first[0]
         head += first[1]
         times = gate.judge_times(*first, self.rules, counters)
@@ -182,4 +182,7 @@ class Phases:
 
     def _nothing_selected(self, side: str) -> GateError:
         select = self.runner.plan.select
-        return GateError(f"--select must match a benchmark of the {side}, got {select!r}, which matches none")
+        if select:
+            return GateError(f"--select must match a benchmark of the {side}, got {select!r}, which matches none")
+        more = "name its files behind --, or with --stage-model=NAME a model for those of stagebench"
+        return GateError(f"the {side} must have a benchmark, got none that pytest finds; {more}")

@@ -14,27 +14,27 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from stagebench.core.errors import GateError, StageError
 from stagebench.core.machine import processes
 from stagebench.core.machine.locks import scratch_folder
 from stagebench.core.results import BENCHMARKS, REFERENCE, Results, read_results
-from stagebench.gate.runner import lockstep
+from stagebench.gate.runner import COPY_OF, lockstep
 from stagebench.gate.runner.worktrees import ELSEWHERE
 from stagebench.gate.verdicts import Verdict
 
-# No plugins but pytest-benchmark and ours, as they would cost a second. The allocator keeps what it has: pages handed
-# back after each round and faulted in again cost up to a third of a load, and how much differs from process to process.
-_PLUGINS = "-p pytest_benchmark.plugin -p stagebench.suite.plugin -p no:cacheprovider".split()
-_PYTEST = ("-m", "pytest", *_PLUGINS, "-q", "--rootdir=.")
+# The allocator keeps what it has: pages handed back after each round and faulted in again cost up to a third of a load,
+# and how much differs from process to process.
+_PYTEST = (*"-m pytest -p benchmark -p stagebench.suite.plugin -q --rootdir=.".split(),)
 _ENVIRONMENT = {
-    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     "PYTHONHASHSEED": "0",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
 }
 
+SECONDS, FEW = 0.1, 5  # of a benchmark that leaves it to pytest-benchmark, whose own are 1.0 and 5
 _POLL = 0.05
 _BY_A_STAGE = f"{StageError.__name__}: "
 _NONE_SELECTED, _KILLED = 5, 128  # exit statuses: of pytest where it collected nothing; of a signal, less its number
@@ -48,6 +48,8 @@ class Variant:
     name: str  # "base" or "head", or what else an error is to call it
     root: Path  # a checkout, with a `conftest.py`, and with `src` and `benchmarks` where it has them
     python: Path  # the interpreter, with what the checkout depends on
+    imports: Sequence[Path] = ()  # folders that its modules are looked for in first, after its `src`
+    not_from: str = ""  # of a copy: the repository that it is of, and the folder of all copies, as a search path
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +70,23 @@ def pytest_arguments(
 ) -> tuple[str, ...]:
     """Return what a process runs: that many rounds to time; or, with None, one round that is proven and counted.
 
-    Collected are benchmarks by name, or `BENCHMARKS` for all: those of this package where the checkout has none. Of
+    Run are benchmarks by name; without names all: in the files or folders that `more` begins with, else in
+    `BENCHMARKS`, else of this package where an option of its own is among `more`, else all that pytest finds. Of
     `select`, as in pytest's `-k`, all is run if it is empty; the reference workload always is.
+
+    A benchmark that leaves it to pytest-benchmark how long it is timed is timed for `SECONDS`, and that many rounds, of
+    which `FEW` are enough.
     """
     chosen = ("-k", f"({select}) or {REFERENCE}") if select else ()
     timed = ("--stage-rounds=1",) if rounds is None else ("--stage-times-only", f"--stage-rounds={rounds}")
-    paths = names if (root / BENCHMARKS).is_dir() else ["--pyargs", *map(_shipped, names)]
-    return (*paths, *more, *chosen, *timed, f"--stage-order-seed={order_seed}")
+    free = (f"--benchmark-max-time={SECONDS if rounds else 0}", f"--benchmark-min-rounds={min(rounds or 1, FEW)}")
+    given = [*takewhile(lambda each: (root / each.partition("::")[0]).exists(), more)]
+    folder = [BENCHMARKS] if (root / BENCHMARKS).is_dir() else []
+    if not (given or folder) and any(each.startswith("--stage-") for each in more):
+        paths = ["--pyargs", *map(_shipped, names or [BENCHMARKS])]
+    else:
+        paths = [*(names or given or folder)]
+    return (*paths, *more[len(given) :], *chosen, *timed, *free, f"--stage-order-seed={order_seed}")
 
 
 def _shipped(name: str) -> str:
@@ -156,10 +168,13 @@ def measure(planned: Sequence[FreshProcess]) -> list[Results]:
 @contextmanager
 def _started(each: FreshProcess, scratch: Path, ends: lockstep.Ends | None) -> Iterator[subprocess.Popen[bytes]]:
     given = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
-    path = os.pathsep.join(filter(None, [str(each.variant.root / "src"), given.get("PYTHONPATH")]))
+    imports = map(str, (each.variant.root / "src", *each.variant.imports))
+    path = os.pathsep.join(filter(None, [*imports, given.get("PYTHONPATH")]))
+    own = {"PYTHONPATH": path, COPY_OF: each.variant.not_from}
     turns = {lockstep.VARIABLE: ",".join(map(str, ends))} if ends else {}
-    environment = given | _ENVIRONMENT | {"PYTHONPATH": path} | turns
-    written = (f"--benchmark-json={each.at(scratch, '.json')}", *xml_options(each.at(scratch, ".xml")))
+    environment = given | _ENVIRONMENT | own | turns
+    cache = ("-o", f"cache_dir={each.at(scratch, '.cache')}")  # settings may have options of it
+    written = (f"--benchmark-json={each.at(scratch, '.json')}", *cache, *xml_options(each.at(scratch, ".xml")))
     with (
         each.at(scratch, ".txt").open("wb") as output,
         processes.started(

@@ -3,7 +3,7 @@
 import secrets
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from os import PathLike
 from pathlib import Path
@@ -29,7 +29,7 @@ _PAIRS = BLOCK // 2  # in a block
 def gate(
     base: str,
     *,
-    select: str = "test_stage",
+    select: str | None = None,
     blocks: int = 6,
     rounds: int = 10,
     clock: str = "wall",
@@ -57,20 +57,22 @@ def gate(
     if unknown := [each for each in decision.allowed if each not in STAGE_NAMES]:
         raise GateError(f"allow_changed must be of {', '.join(STAGE_NAMES)}, got {', '.join(unknown)}")
     say, number = teller(console), secrets.randbelow(2**16) if seed is None else seed
-    plan = ABPlan(blocks, rounds, select, clock, number, counters_only, lockstep, tuple(arguments))
+    plan = ABPlan(blocks, rounds, select or "", clock, number, counters_only, lockstep, tuple(arguments))
     _require_enough_pairs(plan)
     folder = Path(out or Path(".benchmarks", "gate", f"{datetime.now():%Y%m%d-%H%M%S}"))
     held = locked(folder, "--out must be a folder that no other gate writes to")
     with measurement(say), worktrees(Path(repository), base) as both, held:
         if any(folder.iterdir()):
             raise GateError(f"--out must be an empty folder, so that no two gates mix, got {folder}")
-        decision.more = {"plan": asdict(plan), "base": both.commit, "head": both.head_commit, "dirty": both.dirty}
         rules, differ = read_both(both.base / RULES_FILE, both.head / RULES_FILE)
+        plan = plan if select is not None else replace(plan, select=rules.select)
+        decision.more = {"plan": asdict(plan), "base": both.commit, "head": both.head_commit, "dirty": both.dirty}
         decision.rules_differ += differ
         say("\n".join([*_head(both, plan, folder), *decision.about_rules()]))
         own = Path(sys.executable)
         python = base_python.absolute() if base_python else python_of_base(both.base, both.head, both.home, say)
-        variants = {"base": Variant("base", both.base, python), "head": Variant("head", both.head, own)}
+        sides = {"base": (both.base, python), "head": (both.head, own)}
+        variants = {name: Variant(name, *side, both.imports[name], both.not_from) for name, side in sides.items()}
         changed = () if python == own else ("python", *environment.LIBRARIES)
         runner = ABRunner(variants, plan, folder, changed, console)
         decision.verdicts = Phases(runner, rules, decision, say).decide()

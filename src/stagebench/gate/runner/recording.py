@@ -136,7 +136,7 @@ class Recording:
             raise ResultsError(f"the code in {self.root} must stay as it was while it is recorded, got other files")
         seed = random.Random(f"process {number}").randrange(2**16)
         rounds = None if number == PROOF else plan["rounds"]
-        arguments = pytest_arguments(self.root, [BENCHMARKS], plan["arguments"], plan["select"], rounds, seed)
+        arguments = pytest_arguments(self.root, [], plan["arguments"], plan["select"], rounds, seed)
         variant = Variant(name_of(number), self.root, Path(sys.executable))
         began = time.monotonic()
         (run,) = measure([FreshProcess(variant, arguments, self._path(number))])

@@ -6,6 +6,7 @@ out; the files of the head are copied as they lie. Submodules are repositories o
 """
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -16,7 +17,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib import metadata
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from stagebench.core.errors import GateError
 from stagebench.core.machine import processes
@@ -43,8 +46,10 @@ sparseCheckout = false
 class Worktrees:
     """Copies of both sides, and what they are of."""
 
-    base: Path  # the revision
+    base: Path  # the revision: of the folder that the gate runs in
     head: Path  # HEAD, made what the working tree was: changes that nobody committed are in it
+    imports: dict[str, list[Path]]  # by side, the folders of the copy in place of those that this interpreter has
+    not_from: str  # the repository, and the folder of all copies, as a search path
     commit: str  # of the base
     head_commit: str
     dirty: bool  # whether the head differs from its commit
@@ -61,6 +66,7 @@ def worktrees(repository: Path, revision: str) -> Iterator[Worktrees]:
     all of it is here.
     """
     top = Path(_line(repository, "rev-parse", "--show-toplevel"))
+    within = repository.resolve().relative_to(top)
     commit, head_commit = _commit(top, revision, "the base"), _commit(top, "HEAD", "what is checked out")
     home = home_of(top)
     home.mkdir(exist_ok=True)
@@ -70,7 +76,27 @@ def worktrees(repository: Path, revision: str) -> Iterator[Worktrees]:
         empty = tuple(_check_out(_git_folder(top), commit, base, top))
         _copy(top, head)
         dirty = bool(_git(head, "status", "--porcelain", "--untracked-files=normal", "--ignore-submodules=none"))
-        yield Worktrees(base, head, commit, head_commit, dirty, empty, home)
+        if not (base / within).is_dir():
+            raise GateError(f"the base must have the folder that the gate runs in, got no {within} in {commit[:7]}")
+        imports = {side.name: [side / path for path in imported_from(top)] for side in (base, head)}
+        not_from = f"{top}{os.pathsep}{home}"
+        yield Worktrees(base / within, head / within, imports, not_from, commit, head_commit, dirty, empty, home)
+
+
+def imported_from(top: Path) -> Iterator[Path]:
+    """Yield the folders in a repository, relative to it, in which this interpreter looks for modules.
+
+    They are on its search path, or in the project of a package that is installed editable.
+    """
+    found = [Path(each).resolve() for each in sys.path]
+    for package in metadata.distributions():
+        about = json.loads(package.read_text("direct_url.json") or "{}")
+        if about.get("dir_info", {}).get("editable"):
+            project = Path(unquote(urlsplit(about["url"]).path)).resolve()
+            found.append(project / "src" if (project / "src").is_dir() else project)
+    for each in dict.fromkeys(found):
+        if each.is_relative_to(top) and not each.is_relative_to(sys.prefix):
+            yield each.relative_to(top)
 
 
 def home_of(repository: Path) -> Path:

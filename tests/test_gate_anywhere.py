@@ -1,0 +1,189 @@
+"""`stagebench gate` in projects of strangers, whose benchmarks know pytest-benchmark and nothing of ours."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stagebench.gate.runner import COPY_OF, worktrees
+from stagebench.gate.runner.fresh_process import pytest_arguments
+
+pytest_plugins = ("pytester",)
+SRC = Path(__file__).parents[1] / "src"
+
+BENCHMARK = """
+import work
+
+def test_work(benchmark):
+    benchmark(work.work)
+    benchmark.extra_info["counters"] = {"steps": work.STEPS}
+
+def test_no_benchmark():
+    raise ValueError("nobody runs this")
+"""
+WORK = "STEPS = 3\n\ndef work():\n    return sum(range(1000))\n"
+ASKED = " ".join(
+    option
+    for plugin, option in {"xdist": "-n 2", "pytest_cov": "--cov=work", "pytest_profiling": "--profile"}.items()
+    if importlib.util.find_spec(plugin)
+)
+SETTINGS = f"""
+[tool.pytest.ini_options]
+addopts = "{ASKED} --ff --strict-markers --benchmark-skip --benchmark-autosave --benchmark-compare-fail=mean:5%"
+testpaths = ["tests"]
+filterwarnings = ["error"]
+"""
+CONFTEST = """
+import pytest
+
+def pytest_addoption(parser):
+    parser.addoption("--size", type=int, default=5)
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    machine_info["load"] = [0.1, 0.2]
+
+@pytest.fixture
+def size(request):
+    return request.config.getoption("--size")
+"""
+OWN_FIXTURE = """
+import pytest
+import work
+
+@pytest.mark.benchmark(group="own", min_rounds=10**9, max_time=1000)
+@pytest.mark.parametrize("name", ["a b", "c::d"])
+def test_work(benchmark, size, name):
+    benchmark(work.work)
+    assert size == 5
+    benchmark.extra_info |= {"bytes": 12, "processes": None, "rate": float("nan"), "counters": {"steps": work.STEPS}}
+"""
+LAYOUTS = {
+    "flat, without settings": ({"work.py": WORK, "test_it.py": BENCHMARK}, ".", "work.py"),
+    "src, with a conftest and plugins": (
+        {
+            "pyproject.toml": SETTINGS,
+            "src/work/__init__.py": WORK,
+            "tests/conftest.py": CONFTEST,
+            "tests/speed/test_it.py": OWN_FIXTURE,
+        },
+        ".",
+        "src/work/__init__.py",
+    ),
+    "a folder of many": (
+        {
+            "pyproject.toml": "[tool.pytest.ini_options]\naddopts = '-ra'\n",
+            "libs/work/src/work.py": WORK,
+            "services/one/benchmarks/test_it.py": BENCHMARK,
+            "services/one/pyproject.toml": "[tool.stagebench.gate]\nselect = 'test_work'\n",
+            "services/two/test_two.py": "raise ValueError('nobody collects this')",
+        },
+        "services/one",
+        "libs/work/src/work.py",
+    ),
+}
+
+
+@pytest.fixture(params=LAYOUTS)
+def layout(tmp_path, git, request):
+    """The folder of a project to run in, with what is installed editable in its environment, and a file of its code."""
+    files, within, code = LAYOUTS[request.param]
+    root = tmp_path / "project"
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    git(tmp_path, "init", "--quiet", "project")
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "-m", "first")
+    return root / within, root / code
+
+
+def gate(layout, *arguments):
+    """The exit code, the verdicts that count, as name, verdict and reason, and what was said."""
+    folder, code = layout
+    path = os.pathsep.join(map(str, (SRC, code.parent if code.name != "__init__.py" else code.parents[1])))
+    command = (sys.executable, "-m", "stagebench", "gate", "--base=HEAD", "--json=-", f"--out={folder.parent / 'out'}")
+    pipes = {"capture_output": True, "text": True, "check": False}
+    done = subprocess.run([*command, *arguments], cwd=folder, env=os.environ | {"PYTHONPATH": path}, **pipes)
+    verdicts = json.loads(done.stdout)["verdicts"]
+    return done.returncode, [(v["verdict"], v["reason"]) for v in verdicts if v["kind"] == "counter"], done.stderr
+
+
+def test_each_side_counts_with_its_own_code(layout):
+    code = layout[1]
+    code.write_text(code.read_text().replace("STEPS = 3", "STEPS = 4"))
+    status, verdicts, said = gate(layout, "--counters-only")
+    assert (status, {*verdicts}) == (1, {("regression", "steps: 3 before, 4 now")}), said
+
+
+def test_what_is_unchanged_passes_and_runs_in_no_process_that_imports_torch(layout):
+    (layout[0].parent / "torch.py").write_text("raise ImportError('torch is not needed')")
+    status, verdicts, said = gate(layout, "--counters-only")
+    assert (status, {*verdicts}) == (0, {("pass", "all 1 as before")}), said
+
+
+def test_without_any_benchmark_it_says_how_to_name_one(tmp_path, git):
+    (tmp_path / "readme").touch()
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "-m", "first")
+    status, _, said = gate((tmp_path, tmp_path / "work.py"), "--counters-only")
+    last = "the base must have a benchmark, got none that pytest finds; name its files behind --, or with "
+    assert (status, said.splitlines()[-1].startswith(f"stagebench: {last}")) == (2, True), said
+
+
+@pytest.mark.parametrize(
+    ("more", "names", "expected"),
+    [
+        ([], [], []),
+        (["tests/speed", "-x"], [], ["tests/speed", "-x"]),
+        (["tests/speed", "-x"], ["tests/speed/test_it.py::test_a"], ["tests/speed/test_it.py::test_a", "-x"]),
+        (["--input", "tests"], [], ["--input", "tests"]),
+        (["--stage-model=mine"], [], ["--pyargs", "stagebench.benchmarks", "--stage-model=mine"]),
+    ],
+)
+def test_run_is_what_is_named_or_what_pytest_finds(tmp_path, more, names, expected):
+    (tmp_path / "tests" / "speed").mkdir(parents=True)
+    arguments = pytest_arguments(tmp_path, names, more, "", 3, 0)
+    assert [*arguments[: len(expected)]] == expected
+    assert arguments[len(expected)] == "--stage-times-only"
+
+
+def test_a_folder_of_benchmarks_is_run_without_being_named(tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    assert pytest_arguments(tmp_path, [], ["-x"], "", 3, 0)[:2] == ("benchmarks", "-x")
+
+
+def test_a_module_of_the_repository_is_refused_where_its_copy_is_measured(pytester, monkeypatch):
+    pytester.makepyfile(elsewhere="", test_it="import elsewhere\n\ndef test_it(benchmark):\n    benchmark(int)\n")
+    pytester.syspathinsert()
+    monkeypatch.setenv(COPY_OF, f"{pytester.path}{os.pathsep}{pytester.path / 'copies'}")
+    done = pytester.runpytest_inprocess("-p", "stagebench.suite.plugin", "-p", "stagebench.gate.runner.in_process")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    done.stderr.fnmatch_lines(["ERROR: a process of a gate must import the copy that it measures, got *elsewhere.py"])
+
+
+def test_what_is_installed_editable_from_the_repository_is_looked_for_in_its_copy(tmp_path, monkeypatch):
+    for name, folder in {"one": "libs/one/src", "two": "libs/two"}.items():
+        (tmp_path / folder).mkdir(parents=True)
+        about = tmp_path / "site" / f"{name}-1.0.dist-info"
+        about.mkdir(parents=True)
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        url = (tmp_path / "libs" / name).as_uri()
+        (about / "direct_url.json").write_text(json.dumps({"url": url, "dir_info": {"editable": True}}))
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
+    found = {path.as_posix() for path in worktrees.imported_from(tmp_path)}
+    assert found == {"site", "libs/one/src", "libs/two"}
+
+
+def test_the_options_of_the_docs_are_those_of_the_command():
+    text = (SRC.parent / "docs" / "gate.md").read_text()
+    help_text = subprocess.run(
+        [sys.executable, "-m", "stagebench", "gate", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    named = {*re.findall(r"`(--(?!stage)[a-z-]+)", text)} - {"--benchmark-skip", "--benchmark-disable"}
+    assert named - {*re.findall(r"--[a-z-]+", help_text)} == set()
