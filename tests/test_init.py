@@ -1,6 +1,8 @@
 """What `stagebench init` writes works as it is, and nothing that was there is touched."""
 
 import re
+import subprocess
+import sys
 from contextlib import chdir
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from stagebench.cli import main
 from stagebench.core.json_files import parse_json
 from stagebench.gate.limits import Rules, read_rules
 
-ACTIONS = Path(__file__).parents[1] / ".github" / "actions"
+ROOT = Path(__file__).parents[1]
+ACTIONS, SRC = ROOT / ".github" / "actions", ROOT / "src"
 PROJECT = '[project]\nname = "x"\nversion = "1"\n'
 WORKFLOWS = (".github/workflows/stagebench.yml", ".github/workflows/stagebench-comment.yml")
 BENCHMARK = "benchmarks/test_speed.py"
@@ -76,12 +79,26 @@ def test_a_project_that_has_benchmarks_gets_no_example(repository, name):
     assert BENCHMARK not in files(repository)
 
 
-def test_the_benchmark_that_it_writes_passes_and_counts(repository, warm_processes):
+def test_the_benchmark_that_it_writes_passes_and_counts(repository):
     init(repository)
-    done = warm_processes.run("pytest", "benchmarks", "--benchmark-json=out.json", cwd=repository)
+    command = [sys.executable, "-m", "pytest", "benchmarks", "--benchmark-json=out.json"]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     (benchmark,) = parse_json((repository / "out.json").read_bytes())["benchmarks"]
-    assert (benchmark["name"], benchmark["extra_info"]) == ("test_example", {"work": {"lines_read": 2000}})
+    assert (benchmark["name"], benchmark["extra_info"]) == ("test_example", {"counters": {"lines_read": 2000}})
+
+
+@pytest.mark.parametrize(("lines", "code"), [(2000, 0), (2001, 1)])
+def test_the_gate_judges_the_benchmark_that_it_writes_by_its_counter(repository, git, lines, code):
+    init(repository)
+    (repository / ".gitignore").write_text(".benchmarks/\n__pycache__/\n")
+    git(repository, "add", ".")
+    git(repository, "commit", "--quiet", "-m", "first")
+    path = repository / BENCHMARK
+    path.write_text(path.read_text().replace("range(2000)", f"range({lines})").replace("1999", str(lines - 1)))
+    with chdir(repository):
+        done = CliRunner().invoke(main, ["gate", "--base", "HEAD", "--counters-only"], env={"PYTHONPATH": str(SRC)})
+    assert done.exit_code == code, done.output
 
 
 def test_the_limits_that_it_writes_are_the_defaults_and_the_example_is_a_rule(repository):
