@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, inputs_of, small_config, small_network
-from torch import Tensor
+from families import FAMILIES, small_config, small_network
+from graphs_of_families import OPTIONS, inputs_for, plain_model, rows, scored, two_rows, with_graphs
 from transformers import StoppingCriteriaList
 
 from stagebench.backends import graph
-from stagebench.backends.any_graph import AnyGraphBackend, Form
+from stagebench.backends.any_graph import Form
 from stagebench.backends.fixed_cache import why_not_fixed
 from stagebench.backends.load import with_backend
 from stagebench.backends.static_cache import CACHE_ARGUMENT, why_not_static
@@ -23,8 +23,6 @@ from stagebench.core.artifacts import Inputs, Sample
 from stagebench.core.errors import ModelError, StagebenchError, StageError
 from stagebench.core.settings import ModelSettings
 from stagebench.core.stages import IN_GENERATE
-from stagebench.models.huggingface import HuggingFaceModel
-from stagebench.models.tape import Encoders
 from stagebench.pipeline.counters import WorkCounter, additive, count_work
 from stagebench.pipeline.decode import advance, decode
 from stagebench.pipeline.encode import encode
@@ -34,7 +32,6 @@ from stagebench.pipeline.timing import pinned_runtime
 from stagebench.pipeline.verify import Reference, expected_work
 
 pytestmark = pytest.mark.filterwarnings("ignore:`hidden_state` is deprecated:FutureWarning")
-OPTIONS = {"max_new_tokens": 8, "do_sample": False}
 REFUSED = {"florence2": "goes on from a DynamicCache, got a EncoderDecoderCache"}
 if CACHE_ARGUMENT == "past_key_values":  # before transformers 5.24
     reads = "can't take steps of a {}ForConditionalGeneration: it reads {} on the host"
@@ -42,59 +39,6 @@ if CACHE_ARGUMENT == "past_key_values":  # before transformers 5.24
 
 
 MIXTURES = ("qwen3_5_moe", "qwen3_vl_moe")  # of experts: which of them a token needs, these ask the device
-
-
-def plain_model(name: str, **settings: Any) -> HuggingFaceModel:
-    """Build a family in its narrow layers, with other settings of its language model."""
-    inputs, others = FAMILIES[name]
-    with pytest.MonkeyPatch.context() as patch:
-        if settings:
-            patch.setitem(FAMILIES, name, (inputs, others | {"text_config": settings}))
-        hf_model = small_network(name)
-    kind = type(name, (HuggingFaceModel,), {"name": name, "images_per_sample": 1})
-    return kind("random", hf_model, None, None, encoders=Encoders(hf_model))
-
-
-def with_graphs(plain: HuggingFaceModel) -> HuggingFaceModel:
-    return replace(plain, backend=AnyGraphBackend(plain, "graph", None))
-
-
-def inputs_for(plain: HuggingFaceModel, words: tuple[int, ...] = ()) -> Inputs:
-    """Make a prompt about an image of noise, with more words at its end."""
-    given = inputs_of(plain.hf_model, plain.name)
-    shape = given["input_ids"].shape
-    for name, tensor in given.items():
-        if tensor.shape[:2] == shape:
-            more = (
-                torch.tensor([words])
-                if name == "input_ids"
-                else tensor[:, -1:].expand(-1, len(words), *tensor.shape[2:])
-            )
-            given[name] = torch.cat([tensor, more.to(tensor.dtype)], 1) if words else tensor
-    ids, mask = given.pop("input_ids"), given.pop("attention_mask")
-    return Inputs(ids, mask, given, images=1)
-
-
-class Scores:
-    """Keep the scores of each step."""
-
-    def __init__(self) -> None:
-        self.steps: list[Tensor] = []
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.steps.append(scores.clone())
-        return scores
-
-
-def scored(generate: Any, model: HuggingFaceModel, inputs: Inputs) -> Tensor:
-    """Return the scores of each token of a text, (tokens, vocabulary), by `generate()` or by the stages."""
-    scores = Scores()
-    generate(model, inputs, OPTIONS | {"logits_processor": [scores]})
-    return torch.cat(scores.steps)
-
-
-def rows(generation: Any) -> list[list[int]]:
-    return [list(row) for row in generation.token_ids]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -166,10 +110,21 @@ def test_a_prompt_longer_than_a_window_has_the_tokens_of_generate(name: str, lay
 
 
 @pytest.mark.parametrize(("window", "exact"), [(8, False), (400, True)])
-def test_only_where_no_window_hides_slots_the_very_tokens_of_generate_are_owed(window: int, exact: bool) -> None:
+def test_only_where_a_mask_hides_slots_of_padded_rows_the_very_tokens_of_generate_are_not_owed(
+    window: int, exact: bool
+) -> None:
     fast = with_graphs(plain_model("gemma3", sliding_window=window))
     staged_generate(fast, inputs_for(fast), OPTIONS)
+    assert fast.backend.exact
+    staged_generate(fast, two_rows(fast), OPTIONS)
     assert fast.backend.exact == exact
+
+
+def test_where_a_window_moves_the_scores_are_those_of_generate_to_the_last_bit() -> None:
+    plain = plain_model("gemma3", sliding_window=12, layer_types=["sliding_attention"] * 2)
+    inputs = inputs_for(plain, tuple(range(30, 45)))
+    expected = scored(reference_generate, plain, inputs)
+    assert torch.equal(scored(staged_generate, with_graphs(plain), inputs), expected)
 
 
 def test_a_rotary_embedding_that_could_grow_gives_the_tokens_of_generate() -> None:
@@ -223,19 +178,11 @@ PADDED = {"llava", "qwen2_5_vl", "gemma3", "qwen3_5", "mllama", "paligemma"}
 @pytest.mark.parametrize("name", sorted(PADDED - REFUSED.keys()))
 def test_rows_padded_on_the_left_have_the_tokens_of_generate(name: str) -> None:
     plain = plain_model(name)
-    short, long = inputs_for(plain), inputs_for(plain, (40, 41, 42))
-    given = {key: torch.cat([left_padded(short.given[key], each), each]) for key, each in long.given.items()}
-    ids = torch.cat([left_padded(short.input_ids, long.input_ids), long.input_ids])
-    mask = torch.cat([left_padded(short.attention_mask, long.attention_mask), long.attention_mask])
-    both = Inputs(ids, mask, given, images=2)
+    both, fast = two_rows(plain), with_graphs(plain)
     expected = reference_generate(plain, both, OPTIONS).tolist()
-    assert rows(staged_generate(with_graphs(plain), both, OPTIONS)) == expected
-
-
-def left_padded(short: Tensor, long: Tensor) -> Tensor:
-    """Put zeros before what has a column for each token, until it is as long."""
-    missing = long.shape[1] - short.shape[1] if short.ndim > 1 else 0
-    return torch.cat([torch.zeros_like(long[:, :missing]), short], 1) if missing else short
+    assert rows(staged_generate(fast, both, OPTIONS)) == expected
+    graph = name in ("gemma3", "paligemma")  # which make the masks before they call their language model
+    assert fast.backend.stages["prefill"] == ("graph" if graph else "eager: rows of the prompt are padded")
 
 
 def test_a_prompt_whose_cache_a_later_one_took_is_refused() -> None:
@@ -271,11 +218,15 @@ def test_each_stage_says_what_runs_it_and_why() -> None:
         fast = with_graphs(plain_model(name))
         staged_generate(fast, inputs_for(fast), OPTIONS)
         said[name] = fast.backend.stages
-    rest = {"prefill": "eager: it is plain generate()", "decode": "graph"}
+    reads, old = "eager: it reads a value on the host", CACHE_ARGUMENT == "past_key_values"
     assert said == {
-        "internvl": {"encode": "graph", **rest},
-        "smolvlm": {"encode": "eager: it reads a value on the host", **rest},
-        "blip-2": {"encode": "eager: it runs within generate()", **rest},
+        "internvl": {"encode": "graph", "prefill": "graph", "decode": "graph"},
+        "smolvlm": {"encode": reads, "prefill": "graph", "decode": "graph"},
+        "blip-2": {
+            "encode": "eager: it runs within generate()",
+            "prefill": reads if old else "graph",  # before transformers 5.24
+            "decode": "graph",
+        },
     }
 
 

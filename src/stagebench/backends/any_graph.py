@@ -1,12 +1,13 @@
-"""Any network's decode steps over a cache of fixed addresses, each shape as one CUDA graph; its encoders too.
+"""Any network's decode steps over a cache of fixed addresses, each shape as one CUDA graph.
 
-Nothing is known of a family. A prompt is plain `generate()`; the network itself says what its next step is to be given.
-Before a step is used it must give the logits of the plain one. What a graph can't serve runs as it is, or is refused.
+Its encoders and its language model's call for a prompt are graphs too, where they can be captured. Nothing is known of
+a family: the network itself says what its next step is to be given. Before a graph of the language model is used it
+must give what the plain call gives. What a graph can't serve runs as it is, or is refused.
 """
 
 import copy
 import functools
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,15 +19,16 @@ from torch.nn.functional import pad
 from torch.utils import _pytree as pytree  # with which transformers registers its outputs; it has no public name
 from transformers import Cache, DynamicCache, PreTrainedModel
 
-from stagebench.backends.capture import NotCapturableError
-from stagebench.backends.fixed_cache import cross_attention_layers, fill, fixed, hides, is_recurrent, tensors_of_cache
+from stagebench.backends.any_prompt import PromptCall
+from stagebench.backends.capture import Captured, NotCapturableError
+from stagebench.backends.fixed_cache import cross_attention_layers, fill, fixed, forgets, hides, tensors_of_cache
 from stagebench.backends.graph import CACHE_BUCKET, LAG, Graphs, Session, up
 from stagebench.backends.static_cache import growing
 from stagebench.core.artifacts import Inputs, Prefilled
 from stagebench.core.errors import ModelError, StageError
 from stagebench.core.stages import DECODE, ENCODE, PREFILL
 from stagebench.models.huggingface import HuggingFaceModel
-from stagebench.models.tape import DirectCall, Tape, taped
+from stagebench.models.tape import DirectCall, Tape, taped, tensors_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Form:
         own = dict(zip(self.names, (tokens, positions, mask, cache), strict=True))
         leaves = [tensors.get(str(i), leaf) for i, leaf in enumerate(self.leaves)]
         further = pytree.tree_unflatten(leaves, self.structure)
-        with _original_frequencies(self.hf_model, layer.max_cache_len):
+        with _original_frequencies(self.hf_model, mask.shape[1]):
             logits: Tensor = self.hf_model(**further, **own, return_dict=True).logits
         return logits
 
@@ -89,14 +91,18 @@ class Step:
             n for module in hf_model.modules() for n, each in vars(module).items() if isinstance(each, Tensor)
         ]:
             raise ModelError(f"the backend graph needs a step's positions, which the network makes of its {held[0]}")
-        mask = torch.ones_like(sequences) if mask is None else mask
+        self.moves = False  # the keys of a window
+        if mask is None:
+            mask = torch.ones_like(sequences)
+        if hides(self.cache, slots):
+            self.moves = bool(mask.all())  # padding would move along
         self.tensors["mask"] = pad(mask, (0, slots - mask.shape[1]), value=1)
 
     def key(self) -> Hashable:
         """Return all in which one step's graph may differ from another's."""
         across = [layer.keys.shape for layer in cross_attention_layers(self.cache, self.form.hf_model)]
         shapes = [(name, tensor.shape, tensor.dtype) for name, tensor in self.tensors.items()]
-        return repr((self.form.structure, self.form.leaves, shapes, across))
+        return repr((self.form.structure, self.form.leaves, shapes, across, self.moves))
 
     def fill(self, session: Session) -> None:
         """Put the prompt into a session."""
@@ -105,17 +111,23 @@ class Step:
         fill(session.cache, self.cache, self.length)
 
     def require_equal(self, session: Session) -> None:
-        """Refuse a step whose logits differ from the plain one's in the first half of their digits."""
+        """Refuse a step whose logits differ from the plain one's."""
         self.fill(session)
-        mine = session.next_logits(self.sequences).float()
+        mine = session.next_logits(self.sequences)
         kept = copy.deepcopy(self.cache)  # from the plain step, which writes to it
-        theirs = self.form.hf_model(**self.plain, return_dict=True).logits.float()
+        theirs = self.form.hf_model(**self.plain, return_dict=True).logits
         self.cache = kept
-        written = theirs.abs() < 1e4  # some networks write the lowest number for tokens that no text has
-        distance = float((mine - theirs)[written].norm() / theirs[written].norm())
-        if not distance < torch.finfo(self.form.hf_model.dtype).eps ** 0.5:
-            got = f"a relative distance of {distance:.2g} in a {type(self.form.hf_model).__name__}"
-            raise ModelError(f"a step of the backend graph must give the logits of the plain one, got {got}")
+        _require_close(mine, theirs, "a step must give the logits", self.form.hf_model)
+
+
+def _require_close(mine: Tensor, theirs: Tensor, what: str, hf_model: PreTrainedModel) -> None:
+    """Refuse what differs from the plain path's in the first half of its digits."""
+    eps, mine, theirs = torch.finfo(theirs.dtype).eps, mine.float(), theirs.float()
+    written = theirs.abs() < 1e4  # some networks write the lowest number for tokens that no text has
+    distance = float((mine - theirs)[written].norm() / theirs[written].norm())
+    if not distance < eps**0.5:
+        got = f"a relative distance of {distance:.2g} in a {type(hf_model).__name__}"
+        raise ModelError(f"of the backend graph {what} of the plain one, got {got}")
 
 
 @dataclass(eq=False)
@@ -124,6 +136,9 @@ class AnyGraphBackend(Graphs):
 
     model: HuggingFaceModel
     eager_encoders: dict[Hashable, str] = field(default_factory=dict, kw_only=True)  # why they are no graphs
+    prompts: dict[Hashable, Captured] = field(default_factory=dict, kw_only=True)  # the last used is the last
+    eager_prompts: str | None = None  # why they are no graphs, once one could not be captured
+    _prompt_ran: str = field(default="graph", init=False)  # the last one, by what
     # It runs the plain path's own code; but where a window hides slots, the rest is added up in another order.
     exact: bool = field(default=True, init=False)
 
@@ -132,7 +147,7 @@ class AnyGraphBackend(Graphs):
         """Say by stage what runs it, and why it is not a graph."""
         why = next(iter(self.eager_encoders.values()), None if self.encoders else "it runs within generate()")
         encode = "graph" if why is None else f"eager: {why}"
-        return {ENCODE.name: encode, PREFILL.name: "eager: it is plain generate()", DECODE.name: "graph"}
+        return {ENCODE.name: encode, PREFILL.name: self._prompt_ran, DECODE.name: "graph"}
 
     def encode(self, inputs: Inputs) -> Tape:
         """Encode as the model's own `encode`."""
@@ -153,6 +168,41 @@ class AnyGraphBackend(Graphs):
                 self.eager_encoders[key] = str(error)
         return encoders.call(calls, inputs)
 
+    @contextmanager
+    def prompting(self, tokens: int) -> Iterator[None]:
+        """Answer the call of the language model in the block, for a prompt of so many tokens."""
+        decoder = self.model.hf_model.get_decoder()
+        plain = decoder.forward
+        handled = functools.update_wrapper(functools.partial(self._prompt, plain, tokens), plain)
+        with patch.object(decoder, "forward", handled):
+            yield
+
+    def _prompt(self, forward: Callable[..., Any], tokens: int, /, *args: Any, **kwargs: Any) -> Any:
+        call = self.eager_prompts or PromptCall.of(forward, args, kwargs)
+        if not isinstance(call, str):
+            try:
+                captured = self.latest(self.prompts, call.key(), functools.partial(self._new_prompt, call, tokens))
+            except NotCapturableError as error:
+                call = self.eager_prompts = str(error)
+            else:
+                self._prompt_ran = "graph"
+                for name, tensor in call.tensors.items():
+                    captured.inputs[name].copy_(tensor)
+                output, filled, _ = captured()
+                return call.answered(output, filled, next(each for each in kwargs.values() if isinstance(each, Cache)))
+        self._prompt_ran = f"eager: {call}"
+        return forward(*args, **kwargs)
+
+    def _new_prompt(self, call: PromptCall, tokens: int) -> Captured:
+        def plain(**tensors: Tensor) -> Any:
+            with _original_frequencies(self.model.hf_model, tokens):
+                return call.run(**tensors)
+
+        captured = self.capture(plain, call.tensors)
+        mine, theirs = (next(tensors_of(each)) for each in (captured(), plain(**call.tensors)))
+        _require_close(mine, theirs, "a prompt must give the states", self.model.hf_model)
+        return captured
+
     def lengths(self, tokens: int, limit: int) -> tuple[int, int]:
         """Leave a prompt as it is, and pad a cache to `CACHE_BUCKET`; see `models.protocol.Backend`."""
         return tokens, up(limit, CACHE_BUCKET)
@@ -161,15 +211,15 @@ class AnyGraphBackend(Graphs):
         """Move what a prompt left to fixed addresses, from which `advance` goes on."""
         slots = self.lengths(0, prefilled.generation_config.max_length)[1]
         step = Step(prefilled, slots)
-        session = self.session(step.key(), functools.partial(self._new_session, step, slots))
+        session = self.latest(self.sessions, step.key(), functools.partial(self._new_session, step, slots))
         state = session.claimed()
         step.fill(session)
         return replace(prefilled, state=state)
 
     def _new_session(self, step: Step, slots: int) -> Session:
         kind = type(step.form.hf_model).__name__
-        cache = fixed(step.cache, slots, step.form.hf_model)
-        self.exact = self.exact and not hides(step.cache, slots)
+        cache = fixed(step.cache, slots, step.form.hf_model, step.moves)
+        self.exact = self.exact and (step.moves or not hides(step.cache, slots))
         before = [tensor.data_ptr() for tensor in tensors_of_cache(cache)]
         inputs = step.tensors | {"tokens": step.sequences[:, -1:]}
         try:
@@ -179,6 +229,6 @@ class AnyGraphBackend(Graphs):
         if before != [tensor.data_ptr() for tensor in tensors_of_cache(cache)]:
             raise ModelError(f"the backend graph needs a cache that stays where it is, got another one of a {kind}")
         captured.nbytes += sum(tensor.nbytes for tensor in tensors_of_cache(cache))
-        session = Session(cache, captured, lag=1 if is_recurrent(cache) else LAG)
+        session = Session(cache, captured, lag=1 if forgets(cache) else LAG)
         step.require_equal(session)
         return session

@@ -1,7 +1,8 @@
 """The KV cache that a network's own prompt left, at fixed addresses with room for a text: of any kind of layers.
 
-Layers that attend to a window get all slots too: the network's own mask hides what is outside of it. What is not known
-to be the same computation is refused by name.
+Of a window the last keys move up, in the order in which `generate()` has them. Where rows are padded, such a layer gets
+all slots, and the network's own mask hides what is outside. What is not known to be the same computation is refused by
+name.
 """
 
 import copy
@@ -25,6 +26,33 @@ class _CrossAttentionLayer(DynamicLayer):  # type: ignore[misc] # transformers' 
     is_compileable = True  # so that masks of a cache of such layers are made as for a static one
 
 
+class _WindowLayer(StaticLayer):  # type: ignore[misc] # transformers' class is untyped
+    """The keys and values of the last tokens, as many as a window holds; full, they move up by one in each step."""
+
+    is_sliding = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        full, slot, slots = self.cumulative_length >= self.max_cache_len, self.slot(), self.max_cache_len
+        moved = (torch.arange(slots, device=slot.device) + full).clamp(max=slots - 1)
+        for kept, new in ((self.keys, key_states), (self.values, value_states)):
+            kept.copy_(kept.index_select(2, moved)).index_copy_(2, slot.view(1), new)
+        self.cumulative_length.add_(1)
+        return self.keys, self.values
+
+    def slot(self) -> Tensor:
+        """Return the place of the next token: int64, no dimensions."""
+        slot: Tensor = self.cumulative_length.clamp(max=self.max_cache_len - 1)
+        return slot
+
+
+class _FixedCache(Cache):  # type: ignore[misc] # transformers' class is untyped
+    """A cache whose masks are those of the slots: a full window is seen as if its last token were the last of all."""
+
+    def get_query_offset(self, layer_idx: int = 0) -> Tensor:
+        layer = self.layers[layer_idx]
+        return layer.slot() if isinstance(layer, _WindowLayer) else super().get_query_offset(layer_idx)
+
+
 def why_not_fixed(hf_model: PreTrainedModel) -> str | None:
     """Say by the config what a fixed cache needs and does not get; None where it may serve."""
     text = hf_model.config.get_text_config(decoder=True)
@@ -36,13 +64,16 @@ def why_not_fixed(hf_model: PreTrainedModel) -> str | None:
     return f"layers of {', '.join(_KNOWN)}, got {', '.join(others)}" if others else None
 
 
-def fixed(cache: Cache, slots: int, hf_model: PreTrainedModel) -> Cache:
-    """Return an empty cache for what one that a prompt filled holds, with so many slots; refuse its layers by name."""
+def fixed(cache: Cache, slots: int, hf_model: PreTrainedModel, moves: bool) -> Cache:
+    """Return an empty cache for what one that a prompt filled holds, with so many slots; refuse its layers by name.
+
+    It has no more slots for a window than that holds, if those may move.
+    """
     across = cross_attention_layers(cache, hf_model)
-    layers = [_fixed(layer, slots, layer in across) for layer in cache.layers]
+    layers = [_fixed(layer, slots, layer in across, moves) for layer in cache.layers]
     if not any(isinstance(layer, StaticLayer) for layer in layers):
         raise ModelError("the backend graph needs layers that attend to tokens, got none")
-    return Cache(layers=layers)
+    return _FixedCache(layers=layers)
 
 
 def cross_attention_layers(cache: Cache, hf_model: PreTrainedModel) -> list[Any]:
@@ -51,12 +82,13 @@ def cross_attention_layers(cache: Cache, hf_model: PreTrainedModel) -> list[Any]
     return [cache.layers[i] for i in numbers]
 
 
-def _fixed(layer: Any, slots: int, across: bool) -> Any:
+def _fixed(layer: Any, slots: int, across: bool, moves: bool) -> Any:
     if type(layer) is LinearAttentionLayer:
         return copy.deepcopy(layer)  # its states have one size, and are updated in place
     if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or not layer.is_initialized:
         raise ModelError(f"the backend graph needs layers that attend to tokens, got a {type(layer).__name__}")
-    made = _CrossAttentionLayer() if across else StaticLayer(slots)
+    window = layer.sliding_window if moves and type(layer) is DynamicSlidingWindowLayer else slots
+    made = _CrossAttentionLayer() if across else _WindowLayer(window) if window < slots else StaticLayer(slots)
     made.lazy_initialization(layer.keys, layer.values)
     if across:
         made.keys, made.values = layer.keys.clone(), layer.values.clone()
@@ -69,9 +101,10 @@ def fill(into: Cache, cache: Cache, length: int) -> None:
     for layer, source in zip(into.layers, cache.layers, strict=True):
         for mine, theirs in zip(_tensors(layer), _tensors(source), strict=True):
             if isinstance(layer, StaticLayer):
-                start = length - theirs.shape[2]  # 0, or where a window begins
-                empty += [mine[:, :, :start], mine[:, :, length:]]  # of NaN a masked slot would still be NaN
-                mine = mine[:, :, start:length]
+                end = min(length, mine.shape[2])
+                start = end - theirs.shape[2]  # 0, or where a window begins
+                empty += [mine[:, :, :start], mine[:, :, end:]]  # of NaN a masked slot would still be NaN
+                mine = mine[:, :, start:end]
             targets.append(mine)
             sources.append(theirs)
     torch._foreach_copy_(targets, sources)
@@ -85,9 +118,9 @@ def hides(cache: Cache, slots: int) -> bool:
     return any(window < slots for window in windows)
 
 
-def is_recurrent(cache: Cache) -> bool:
-    """Say whether a step can't be taken back: of the tokens so far some layers keep one state."""
-    return any(isinstance(layer, LinearAttentionLayer) for layer in cache.layers)
+def forgets(cache: Cache) -> bool:
+    """Say whether a step can't be taken back: some layers keep one state of all tokens, or the last tokens alone."""
+    return any(isinstance(layer, LinearAttentionLayer | _WindowLayer) for layer in cache.layers)
 
 
 def tensors_of_cache(cache: Cache) -> list[Tensor]:

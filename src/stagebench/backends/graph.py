@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,8 +29,10 @@ from stagebench.models.tape import tensors_of
 from stagebench.pipeline.decode import Progress, take_steps
 from stagebench.pipeline.timing import synchronize
 
+Kept = TypeVar("Kept", Captured, "Session")
+
 CACHE_BUCKET = 128  # a cache holds a multiple of so many tokens: prompts of about one length share it, and its graphs
-KEPT = 8  # static caches; beyond that, the one unused for longest makes room, and its graphs with it
+KEPT = 8  # shapes of each kind, a static cache with its graphs one of them; beyond that the one unused for longest goes
 # Steps in flight. A step's launch takes the host less time than the step takes the device, which would be idle if each
 # token were waited for, to see whether it is a stop; so the host waits for the one before the last. Only where tokens
 # are sampled does it wait for each: a wasted step would draw random numbers, and the next text would be another one.
@@ -72,6 +74,12 @@ class Session:
         logits: Tensor = self.step()
         return logits
 
+    def release(self) -> None:
+        """Free the graphs and the cache of an owner that can't go on."""
+        self.owner = None
+        for captured in (self.step, *self.prompts.values()):
+            captured.release()
+
     def claimed(self) -> dict[str, Any]:
         """Return the state of a new owner's prompt, about to be put into the cache: the one before can't go on."""
         self.owner = object()
@@ -85,8 +93,8 @@ class Graphs:
     model: VisionLanguageModel  # without a backend; its own code is what is captured
     name: str  # one of `RECIPES`
     pool: Pool
-    encoders: dict[Hashable, Captured] = field(default_factory=dict, kw_only=True)
-    sessions: dict[Hashable, Session] = field(default_factory=dict, kw_only=True)  # the last used is the last
+    encoders: dict[Hashable, Captured] = field(default_factory=dict, kw_only=True)  # the last used is the last
+    sessions: dict[Hashable, Session] = field(default_factory=dict, kw_only=True)  # in the same order
     setups: list[Captured] = field(default_factory=list, kw_only=True)  # all so far, some of them released
 
     def replayed(self) -> Counter[str]:
@@ -98,8 +106,7 @@ class Graphs:
 
     def encoded(self, key: Hashable, encoder: Function, inputs: Mapping[str, Tensor]) -> Any:
         """Call an encoder by its graph, captured where the key is a new one; return a copy, which stays as it is."""
-        if (captured := self.encoders.get(key)) is None:
-            captured = self.encoders[key] = self.capture(encoder, inputs)
+        captured = self.latest(self.encoders, key, lambda: self.capture(encoder, inputs))
         for name, tensor in inputs.items():
             captured.inputs[name].copy_(tensor)
         output = captured()
@@ -125,18 +132,15 @@ class Graphs:
             set_length(session.cache, torch.tensor(end.sequences.shape[1] - 1, device=end.sequences.device))
         return end
 
-    def session(self, key: Hashable, new: Callable[[], Session]) -> Session:
-        """Return the session of a key, or a new one, for which the one unused for longest makes room."""
-        if (session := self.sessions.pop(key, None)) is None:
-            session = new()
-            if len(self.sessions) == KEPT:
-                oldest = self.sessions.pop(next(iter(self.sessions)))
-                oldest.owner = None
+    def latest(self, kept: dict[Hashable, Kept], key: Hashable, new: Callable[[], Kept]) -> Kept:
+        """Return what is kept for a key, or a new one, for which the one unused for longest makes room."""
+        if (one := kept.pop(key, None)) is None:
+            one = new()
+            if len(kept) == KEPT:
                 synchronize(self.model.hf_model.device)  # a graph may still run
-                for captured in (oldest.step, *oldest.prompts.values()):
-                    captured.release()
-        self.sessions[key] = session
-        return session
+                kept.pop(next(iter(kept))).release()
+        kept[key] = one
+        return one
 
 
 @dataclass(eq=False)
@@ -180,7 +184,7 @@ class GraphBackend(Graphs):
         self._require_servable(attention_mask, generation_config)
         batch, tokens = embeds.shape[:2]
         padded, slots = self.lengths(tokens, generation_config.max_length)
-        session = self.session((batch, slots), functools.partial(self._new_session, batch, slots))
+        session = self.latest(self.sessions, (batch, slots), functools.partial(self._new_session, batch, slots))
         prompt = session.prompts.get(padded) or self._capture_prompt(session, padded, embeds)
         prompt.inputs["embeds"][:, :tokens].copy_(embeds)
         prompt.inputs["embeds"][:, tokens:].zero_()  # anything finite: of NaN a masked value would still be NaN

@@ -1,7 +1,7 @@
 """Any vision-language model of transformers, out of a folder or the hub's cache: nothing here is of one family."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -22,7 +22,7 @@ from stagebench.core.settings import ModelSettings
 from stagebench.core.shown import one_line
 from stagebench.models.processors import as_images, as_video, processed, read_processor
 from stagebench.models.profiles import narrow
-from stagebench.models.protocol import VisionLanguageModel
+from stagebench.models.protocol import CallBackend, VisionLanguageModel
 from stagebench.models.tape import DirectCalls, Encoders, Tape
 from stagebench.models.weights import (
     file_of,
@@ -48,6 +48,7 @@ class HuggingFaceModel(VisionLanguageModel):
 
     shown_as: ClassVar[str]  # what its processor gets of a clip, one of `core.settings.SHOWN_AS`
 
+    backend: CallBackend | None = None
     encoders: Encoders = field(kw_only=True)
     # How encode calls them, by names and shapes of its inputs: learnt when they come for the first time
     direct: dict[Any, DirectCalls] = field(default_factory=dict)
@@ -107,7 +108,8 @@ class HuggingFaceModel(VisionLanguageModel):
     @contextmanager
     def prompted(self, inputs: Inputs, features: Features) -> Iterator[dict[str, Any]]:
         """Give all inputs, and answer the encoders' calls with the features."""
-        with self.encoders.replayed(features.tape):
+        prompting = nullcontext() if self.backend is None else self.backend.prompting(inputs.input_ids.shape[1])
+        with self.encoders.replayed(features.tape), prompting:
             yield self.reference_inputs(inputs)
 
 

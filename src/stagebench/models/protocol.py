@@ -51,6 +51,13 @@ class Backend(Protocol):
         """Take decode steps, as `pipeline.decode.advance`."""
 
 
+class CallBackend(Backend, Protocol):
+    """Run the language model's call for a prompt, which any network's `generate()` makes."""
+
+    def prompting(self, tokens: int) -> AbstractContextManager[None]:
+        """Answer that call in the block, for a prompt of so many tokens."""
+
+
 class PromptBackend(Backend, Protocol):
     """Run prompts too, of a model that embeds them itself."""
 

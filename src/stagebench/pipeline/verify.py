@@ -148,9 +148,14 @@ def _lengthened(prefilled: Prefilled, length: int) -> dict[str, Any]:
     cache, tokens = cache_of(prefilled.state), prefilled.prompt_tokens
     for i, layer in enumerate(cache.layers):
         if isinstance(layer, DynamicLayer) and layer.get_seq_length() == tokens:
-            cache.layers[i] = DynamicLayer()  # of a window too
-            missing = (0, 0, 0, length - layer.keys.shape[2])
-            cache.layers[i].update(pad(layer.keys, missing), pad(layer.values, missing))
+            full = getattr(layer, "sliding_window", math.inf) <= length  # a window, from then on
+            missing = (0, 0, 0, (layer.sliding_window - 1 if full else length) - layer.keys.shape[2])
+            keys, values = pad(layer.keys, missing), pad(layer.values, missing)
+            if full:
+                layer.keys, layer.values, layer.cumulative_length = keys, values, length
+            else:
+                cache.layers[i] = DynamicLayer()  # of a window too
+                cache.layers[i].update(keys, values)
     return prefilled.state
 
 
