@@ -132,12 +132,12 @@ def require_harmless(body):
 
 
 @pytest.mark.parametrize(("code", "passes"), [(0, True), (1, False), (2, False), (3, True)])
-def test_a_job_fails_by_a_regression_and_by_what_was_not_measured_and_says_what_is_undecided(
+def test_a_job_fails_by_a_regression_and_by_what_was_not_measured_and_says_what_is_inconclusive(
     tmp_path, api, repository, code, passes
 ):
     runner = deciding(tmp_path, api, code)
     assert runner.run("gate", repository, name="mine") == (passes, {"exit-code": str(code)})
-    assert ("::warning title=stagebench::undecided" in runner.said) == (code == 3)
+    assert ("::warning title=stagebench::inconclusive" in runner.said) == (code == 3)
     assert runner.summary.read_text() == "said\n"
     assert zipfile.ZipFile(io.BytesIO(api.archives["mine"])).namelist() == ["gate.json", "gate.md"]
 
