@@ -7,6 +7,7 @@ import functools
 import gc
 import os
 import subprocess
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -233,8 +234,14 @@ def test_stage(benchmark, stage):
 """
 
 
+@pytest.fixture(scope="session")
+def loaded_once():
+    """Loads what no session in this process may load anew, before pytester notes what is there."""
+    import_module("stagebench.suite.settings")
+
+
 @pytest.fixture
-def quick_suite(pytester):
+def quick_suite(loaded_once, pytester):
     """Runs pytest in this process, in a folder with a suite that takes no time; its files are the caller's to change.
 
     A module that uses it needs `pytest_plugins = ("pytester",)`.

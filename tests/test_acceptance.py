@@ -6,6 +6,7 @@ from contextlib import suppress
 import pytest
 
 from stagebench.core.errors import ResultsError
+from stagebench.core.places import place_of
 from stagebench.core.results import read_results
 from stagebench.gate import baseline
 
@@ -127,6 +128,17 @@ def test_a_vanished_or_renamed_benchmark_fails_and_keeps_the_run_from_becoming_a
 def test_a_skipped_benchmark_has_vanished_too(stored):
     rewrite(stored, "benchmark.pedantic", "if stage == 'decode': pytest.skip()\n    benchmark.pedantic")
     assert stored("--benchmark-compare").ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_a_session_is_compared_with_the_baseline_of_a_store(quick_suite):
+    store = place_of("memory://team/b")
+    quick_suite("--benchmark-json=out.json")
+    baseline.accept(quick_suite.folder / "out.json", store, "the first one")
+    done = quick_suite("--benchmark-compare", "--stage-baselines=memory://team/b")
+    done.stdout.fnmatch_lines(["*comparing with *-tiny-float32-*/000001-*.baseline.json*"])
+    assert done.ret == pytest.ExitCode.OK
+    rewrite(quick_suite, '"host_reads": 2', '"host_reads": 1')
+    assert quick_suite("--benchmark-compare", "--stage-baselines=memory://team/b").ret == pytest.ExitCode.TESTS_FAILED
 
 
 LEFT_OUT = {

@@ -8,6 +8,7 @@ import pytest
 from stagebench.core import json_files
 from stagebench.core.errors import ResultsError, StagebenchError
 from stagebench.core.machine.environment import differences
+from stagebench.core.places import place_of
 from stagebench.core.results import read_results
 from stagebench.gate import baseline
 
@@ -31,17 +32,18 @@ def write(path, run):
 
 
 def test_an_environment_has_a_readable_folder(tmp_path):
-    assert baseline.folder_of(tmp_path, HERE).name.startswith("nvidia-h100-7b-bfloat16-")
+    assert baseline.folder_of(HERE).startswith("nvidia-h100-7b-bfloat16-")
 
 
 @pytest.mark.parametrize("key", sorted(HERE))
 def test_any_difference_gives_another_folder(tmp_path, key):
-    assert baseline.folder_of(tmp_path, HERE) != baseline.folder_of(tmp_path, HERE | {key: "other"})
+    assert baseline.folder_of(HERE) != baseline.folder_of(HERE | {key: "other"})
 
 
 def test_an_accepted_run_is_found_again_with_its_reason(tmp_path):
     stored = baseline.accept(write(tmp_path / "out.json", a_run()), tmp_path / "baselines", "the first one")
-    assert baseline.find(tmp_path / "baselines", HERE) == stored
+    place = place_of(tmp_path / "baselines")
+    assert place.where(baseline.find(place, HERE)) == stored
     accepted = read_results(stored)["stagebench"]["accepted"]
     assert (accepted["reason"], accepted["replaces"]) == ("the first one", None)
 
@@ -90,7 +92,7 @@ def test_without_git_it_is_the_user(tmp_path, monkeypatch):
 
 def test_there_is_no_baseline_of_another_environment(tmp_path):
     baseline.accept(write(tmp_path / "out.json", a_run()), tmp_path, "the first one")
-    assert baseline.find(tmp_path, HERE | {"dtype": "float32"}) is None
+    assert baseline.find(place_of(tmp_path), HERE | {"dtype": "float32"}) is None
 
 
 def test_a_run_with_failures_does_not_become_a_baseline(tmp_path):
@@ -169,8 +171,8 @@ def test_two_acceptances_at_once_lose_no_history(tmp_path, monkeypatch):
     path = write(tmp_path / "out.json", a_run())
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda reason: baseline.accept(path, tmp_path / "baselines", reason), "abcd"))
-    accepted = baseline.read_results(baseline.find(tmp_path / "baselines", HERE))["stagebench"]["accepted"]
-    assert sorted([accepted["reason"], *(before["reason"] for before in accepted["history"])]) == ["a", "b", "c", "d"]
+    [stored] = baseline.latest(place_of(tmp_path / "baselines"), baseline.folder_of(HERE))
+    assert sorted(told["reason"] for told in baseline.history([stored])) == ["a", "b", "c", "d"]
 
 
 def test_a_run_that_did_not_come_to_its_end_does_not_become_a_baseline(tmp_path):

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from stagebench.cli import doctor as command
 from stagebench.cli import main
 from stagebench.core.machine import environment
+from stagebench.core.places import place_of
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.gate import doctor
 from stagebench.gate.doctor import Finding
@@ -117,7 +118,7 @@ def test_a_baseline_is_comparable_or_the_keys_that_differ_are_told(tmp_path):
     a_baseline(tmp_path, "older", torch="2.0")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "baseline.json").write_text("{")
-    found = command.comparable_with(tmp_path)
+    found = command.comparable_with(place_of(tmp_path))
     assert [reason.partition(": ")[0] for reason in found["older"]] == ["torch"]
     assert found["same"] == []
     assert "must be JSON" in found["broken"][0]
@@ -125,7 +126,7 @@ def test_a_baseline_is_comparable_or_the_keys_that_differ_are_told(tmp_path):
 
 def test_a_key_that_a_baseline_does_not_have_yet_is_told(tmp_path):
     a_baseline(tmp_path, "older", without=("torch", "preprocess", "loading"))
-    assert command.comparable_with(tmp_path)["older"] == [
+    assert command.comparable_with(place_of(tmp_path))["older"] == [
         f"torch: {environment.machine('cpu')['torch']!r} here, 'absent' there",
         "loading: not there",
         "preprocess: not there",

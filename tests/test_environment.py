@@ -5,6 +5,7 @@ import pytest
 
 from stagebench.core.machine import environment
 from stagebench.core.machine.environment import fingerprint, identity
+from stagebench.core.places import place_of
 from stagebench.core.settings import MEDIA, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.gate import baseline
 
@@ -90,7 +91,7 @@ STORED = sorted(path.relative_to(ROOT) for path in ROOT.glob("*/baseline.json"))
 def test_a_stored_baseline_is_found_by_its_identity_with_and_without_the_keys_that_came_later(path):
     there = json.loads((ROOT / path).read_text())["machine_info"]
     whole = environment.ADDED | there
-    assert [baseline.find(ROOT, each) for each in (there, whole)] == [ROOT / path] * 2
+    assert [baseline.find(place_of(ROOT), each) for each in (there, whole)] == [str(path)] * 2
     assert environment.differences(whole, there) == environment.differences(there, whole) == []
 
 
@@ -101,7 +102,7 @@ OF_BEFORE = [path for path in STORED if "gc" not in json.loads((ROOT / path).rea
 def test_a_baseline_of_before_is_none_of_an_environment_where_no_garbage_is_collected(path):
     there = json.loads((ROOT / path).read_text())["machine_info"]
     here = there | {"gc": "off"}
-    assert baseline.find(ROOT, here) != ROOT / path
+    assert baseline.find(place_of(ROOT), here) != str(path)
     assert environment.differences(here, there) == ["gc: 'off' here, 'on' there"]
 
 

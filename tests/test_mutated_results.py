@@ -26,6 +26,7 @@ from stagebench.core import checks, json_files
 from stagebench.core.checks import LONGEST_TEXT, fits
 from stagebench.core.errors import ResultsError, StagebenchError
 from stagebench.core.json_files import parse_json, write_json
+from stagebench.core.places import place_of
 from stagebench.core.results import Results, read_results, require_sound, validate
 from stagebench.gate.baseline import folder_of
 from stagebench.gate.runner.recording import Recording, combine
@@ -148,7 +149,7 @@ def test_accept_takes_or_refuses(written, tmp_path):
 
 def test_accept_replaces_or_refuses_what_is_damaged(written, tmp_path):
     whole = written("run.json", a_run())
-    stored = folder_of(tmp_path, HERE).name
+    stored = folder_of(HERE)
     for mutant in mutants(a_run(), "replaced", 120):
         written(f"{stored}/baseline.json", mutant)
         assert invoke("baseline", "accept", whole, "--reason=x", "--baselines", tmp_path).exit_code in (0, 2)
@@ -202,7 +203,7 @@ def test_the_quick_way_to_read_runs_takes_and_refuses_what_the_other_does(monkey
 def test_doctor_says_which_baselines_it_can_not_read(written, tmp_path):
     for mutant in mutants(a_run(), "doctor", 30):
         written("stored/a/baseline.json", mutant)
-        assert list(comparable_with(tmp_path / "stored")) == ["a"]
+        assert list(comparable_with(place_of(tmp_path / "stored"))) == ["a"]
 
 
 def test_record_goes_on_or_refuses(written, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from stagebench.cli import main
+from stagebench.core.places import place_of
 from stagebench.gate import trend
 
 HERE = {"device": "CPU", "profile": "tiny", "dtype": "float32"}
@@ -40,6 +41,10 @@ def write(folder, *runs):
 def a_step(nights=20, at=10, ratio=1.1, noise=0.005):
     rng = np.random.default_rng(0)
     return [a_run(day, 0.01 * (ratio if day >= at else 1) * np.exp(rng.normal(0, noise))) for day in range(nights)]
+
+
+def read_history(folder):
+    return trend.read_history(place_of(folder))
 
 
 def find_changes(logs):
@@ -110,18 +115,18 @@ def test_the_noise_of_a_series_is_that_of_its_samples_whatever_its_level():
 
 def test_runs_are_grouped_by_environment_and_ordered_by_time(tmp_path):
     write(tmp_path, a_run(3), a_run(1), a_run(2, dtype="bfloat16"), a_run(2))
-    found = trend.read_history(tmp_path)[0]
+    found = read_history(tmp_path)[0]
     assert [[run.began.day for run in runs] for runs in found] == [[2, 3, 4], [3]]
 
 
 def test_runs_of_an_unknown_environment_compare_with_nothing(tmp_path):
     write(tmp_path, a_run(1, driver="unknown"), a_run(2, driver="unknown"))
-    assert [len(runs) for runs in trend.read_history(tmp_path)[0]] == [1, 1]
+    assert [len(runs) for runs in read_history(tmp_path)[0]] == [1, 1]
 
 
 def test_a_run_of_before_a_key_of_the_identity_is_in_one_series_with_those_that_have_its_value_of_then(tmp_path):
     write(tmp_path, a_run(1), a_run(2, gc="on"), a_run(3, gc="off"))
-    assert [len(runs) for runs in trend.read_history(tmp_path)[0]] == [2, 1]
+    assert [len(runs) for runs in read_history(tmp_path)[0]] == [2, 1]
 
 
 def test_a_time_without_a_zone_is_utc():
@@ -140,7 +145,7 @@ def test_a_run_without_a_time_or_a_median_is_refused(tmp_path, changed):
     write(tmp_path, a_run(1) | changed)
     assert invoke(tmp_path).exit_code == 2
     write(tmp_path, a_run(1), a_run(1) | changed)
-    assert list(trend.read_history(tmp_path)[1]) == [str(tmp_path / "001.json")]
+    assert list(read_history(tmp_path)[1]) == [str(tmp_path / "001.json")]
 
 
 def test_a_file_that_cannot_be_read_is_named_and_counted(tmp_path):
@@ -173,7 +178,7 @@ def test_of_a_single_run_no_change_is_claimed(tmp_path):
 
 
 def test_a_change_is_told_with_the_commits_on_both_sides_and_one_between(tmp_path):
-    [series] = trend.series_of(trend.read_history(write(tmp_path, *a_step()))[0][0])
+    [series] = trend.series_of(read_history(write(tmp_path, *a_step()))[0][0])
     [change] = series.changes
     assert (change.when[:10], change.good, change.bad) == ("2026-01-11", f"{8:040x}", f"{11:040x}")
     assert change.ratio == pytest.approx(1.1, abs=0.01)
@@ -208,15 +213,15 @@ def test_a_slowdown_of_an_environment_that_is_no_more_fails_nothing(tmp_path):
 def test_a_benchmark_that_began_later_has_a_shorter_series(tmp_path):
     late = a_run(5)
     late["benchmarks"].append({"fullname": "late", "stats": {"median": 0.5}})
-    series = trend.series_of(trend.read_history(write(tmp_path, a_run(1), late))[0][0])
+    series = trend.series_of(read_history(write(tmp_path, a_run(1), late))[0][0])
     assert {each.benchmark: each.seconds for each in series} == {ENCODE: [0.01, 0.01], "late": [0.5]}
 
 
 def test_many_runs_are_read_by_several_processes_alike(tmp_path, monkeypatch):
     write(tmp_path, *a_step(30), a_run(40) | {"datetime": None})
-    alone = trend.read_history(tmp_path)
+    alone = read_history(tmp_path)
     monkeypatch.setattr(trend, "PART", 4)
-    assert trend.read_history(tmp_path) == alone
+    assert read_history(tmp_path) == alone
 
 
 def test_a_change_within_one_commit_is_the_machines(tmp_path):

@@ -15,7 +15,7 @@ COMMANDS = {
     "verify": ("run:verify_command", "Check what the times rest on: same tokens, same work."),
     "models": ("models:command", "List the registered models, and what each can do."),
     "bench": ("bench:command", "Run the benchmarks in fresh processes."),
-    "baseline": ("stored:baseline_command", "Accept a run as the baseline of its environment."),
+    "baseline": ("baseline:command", "List, show, compare, accept and drop stored baselines."),
     "compare": ("stored:compare_command", "Compare runs that are already stored."),
     "summary": ("summary:command", "Print what a gate decided, from its JSON, as a comment."),
     "gate": ("gate:command", "Compare the working tree, as it is, with a revision."),

@@ -9,7 +9,8 @@ import click
 from stagebench.cli.output import Console, require_writable, tidy_stop
 from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import write_text
-from stagebench.core.results import Results, read_results, write_results
+from stagebench.core.places import Place
+from stagebench.core.results import Results, read_at, write_results
 from stagebench.core.shown import show, teller
 from stagebench.core.statistics import unsteady
 from stagebench.gate import baseline, decide
@@ -25,7 +26,7 @@ from stagebench.suite.options import BASELINES, ROUNDS
 @click.option("--select", default="", help="Which benchmarks, as pytest's -k; all by default.")
 @click.option("--gate", "judged", is_flag=True, help="Judge against the stored baseline, and set the exit code by it.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
-def command(out: Path, processes: int, judged: bool, baselines: Path, **planned: Any) -> None:
+def command(out: Path, processes: int, judged: bool, baselines: Place, **planned: Any) -> None:
     """Run the benchmarks of this checkout in fresh processes, and write OUT/results.json and OUT/results.md.
 
     A first process verifies that the stages do the work of generate(), and counts it; each of the others times every
@@ -51,7 +52,7 @@ def command(out: Path, processes: int, judged: bool, baselines: Path, **planned:
     sys.exit(exit_code(decided) if verdicts else 0)
 
 
-def _report(out: Path, results: Results, baselines: Path | None) -> list[Verdict]:
+def _report(out: Path, results: Results, baselines: Place | None) -> list[Verdict]:
     """Write what the processes say; with `baselines`, judge it."""
     for found in unsteady({b["fullname"]: b["stats"].get("data") or [] for b in results["benchmarks"]}):
         click.echo(f"processes: {found}", err=True)
@@ -70,12 +71,12 @@ def _report(out: Path, results: Results, baselines: Path | None) -> list[Verdict
     return verdicts
 
 
-def _judge(results: Results, root: Path) -> list[Verdict]:
+def _judge(results: Results, place: Place) -> list[Verdict]:
     """Judge them against the baseline of their environment; what differs from day to day is in the difference too."""
     here = results["machine_info"]
-    if (found := baseline.find(root, here)) is None:
-        closest = baseline.closest(root, here)
+    if (found := baseline.find(place, here)) is None:
+        closest = baseline.closest(place, here)
         raise ResultsError(f"no baseline yet for this environment, so nothing is judged; {closest}")
-    base, head = (decide.processes_of(each) for each in (read_results(found), results))
+    base, head = (decide.processes_of(each) for each in (read_at(place, found), results))
     decide.require_comparable(base, head)
     return decide.judge(base, head, read_rules(Path("pyproject.toml")))

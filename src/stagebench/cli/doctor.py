@@ -2,14 +2,14 @@
 
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 import click
 
 from stagebench.cli.output import Console
 from stagebench.core.errors import ResultsError
 from stagebench.core.machine import environment
-from stagebench.core.results import read_results
+from stagebench.core.places import Place
+from stagebench.core.results import read_at
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import SENTENCES, WORDS, Table, show
 from stagebench.gate import baseline, doctor
@@ -20,7 +20,7 @@ STYLES = {"ok": "green", "warning": "red", "unknown": "yellow"}
 
 @click.command(name="doctor", params=[BASELINES])
 @click.option("--processes", type=click.IntRange(min=2), default=8, show_default=True, help="Of the quick A/A run.")
-def command(baselines: Path, processes: int) -> None:
+def command(baselines: Place, processes: int) -> None:
     """Look at what makes times differ: clocks, load, other guests, the GPU, and the same work in fresh processes.
 
     Exit code 0 where nothing speaks against timing now, 3 where something does: a gate could not decide here. Which
@@ -48,7 +48,7 @@ def examine(processes: int) -> list[doctor.Finding]:
     return [doctor.governor(), doctor.load(), steal, *doctor.gpu(reading), spread]
 
 
-def comparable_with(root: Path) -> dict[str, list[str]]:
+def comparable_with(place: Place) -> dict[str, list[str]]:
     """Return, by stored baseline, in what this machine differs from that of its run, or why it can't be read."""
     keys = environment.identity(ModelSettings(), GenerationSettings(), "", None, LoadSettings()).keys()
     here = on_gpu = environment.machine("cpu")
@@ -58,13 +58,13 @@ def comparable_with(root: Path) -> dict[str, list[str]]:
         if torch.cuda.is_available():
             on_gpu = environment.machine("cuda")
     found = {}
-    for path in sorted(root.glob(f"*/{baseline.FILE_NAME}")):
+    for folder, name in baseline.stored(place).items():
         try:
-            there = environment.ADDED | read_results(path)["machine_info"]
+            there = environment.ADDED | read_at(place, name)["machine_info"]
         except ResultsError as error:
-            found[path.parent.name] = [str(error)]
+            found[folder] = [str(error)]
             continue
         mine = here if there["device"] == there.get("cpu") else on_gpu
         older = sorted(f"{key}: not there" for key in keys - mine.keys() - there.keys())  # no run equals it
-        found[path.parent.name] = environment.differences(mine, {k: there[k] for k in mine if k in there}) + older
+        found[folder] = environment.differences(mine, {k: there[k] for k in mine if k in there}) + older
     return found

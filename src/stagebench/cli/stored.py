@@ -1,4 +1,4 @@
-"""Commands on files that are already there, all without torch: `stagebench compare`, `trend`, `baseline`, `convert`."""
+"""Commands on files that are already there, all without torch: `stagebench compare`, `trend`, `convert`."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,17 +10,18 @@ import click
 from stagebench.cli.commands import JSON, PATH, DecidingCommand
 from stagebench.cli.output import Console, write_json_to
 from stagebench.core.errors import GateError
-from stagebench.core.results import by_name, read_results, short_name, versioned
+from stagebench.core.places import Place
+from stagebench.core.results import by_name, read_at, short_name, versioned
 from stagebench.core.settings import LoadSettings
 from stagebench.core.shown import CHANGE, COUNT, MS, PERCENT, WORDS, Table, cell, show
 from stagebench.core.statistics import unsteady
-from stagebench.gate import baseline, decide
+from stagebench.gate import decide
 from stagebench.gate.limits import RULES_FILE, read_rules
 from stagebench.gate.trend import MIN_SIDE, Change, Run, Series, read_history, series_of
 from stagebench.gate.verdicts import Decision
 from stagebench.media.events.npy import require_free, write_folder
 from stagebench.media.events.recordings import load_event_arrays, size_of_recording
-from stagebench.suite.options import BASELINES, TIME_UNIT
+from stagebench.suite.options import PLACE, TIME_UNIT
 
 
 @click.command(name="compare", cls=DecidingCommand)
@@ -56,33 +57,19 @@ def compare_command(
     decision.rules_differ += decide.differing_markers(base, head)
 
 
-@click.group(name="baseline")
-def baseline_command() -> None:
-    """Stored baselines."""
-
-
-@baseline_command.command(params=[BASELINES])
-@click.argument("run_path", metavar="RUN", type=PATH)
-@click.option("--reason", required=True, help="Why this run replaces what was there; kept in the file.")
-@click.option("--partial", is_flag=True, help="Take a run of a part of the suite.")
-def accept(run_path: Path, reason: str, partial: bool, baselines: Path) -> None:
-    """Make RUN, written by `pytest benchmarks --benchmark-json`, the baseline of its environment."""
-    click.echo(f"stored {baseline.accept(run_path, baselines, reason, partial).resolve()}")
-
-
 @click.command(name="trend", params=[JSON])
-@click.argument("folder", metavar="DIR", type=PATH)
+@click.argument("place", metavar="DIR", type=PLACE)
 @click.option("--recent", type=click.IntRange(min=1), help="Exit code 1 where a slowdown began in that many last runs.")
-def trend_command(folder: Path, json_path: Path | None, recent: int | None) -> None:
-    """Look for changes in the runs that DIR holds, written by `pytest benchmarks --benchmark-json`.
+def trend_command(place: Place, json_path: Path | None, recent: int | None) -> None:
+    """Look for changes in the runs that DIR, a folder or URL, holds, written by `pytest benchmarks --benchmark-json`.
 
     Runs are compared within an environment only. Exit code 0, but for --recent, which asks about that of the last run.
     """
-    environments, unreadable = read_history(folder)
+    environments, unreadable = read_history(place)
     console = Console(stderr=str(json_path) == "-", highlight=False)
     looked = [(runs, series_of(runs)) for runs in environments]
     for runs, series in looked:
-        _print_environment(console, runs, series)
+        _print_environment(console, place, runs, series)
     for reason in unreadable.values():
         console.print(cell(f"left out: {reason}"), style="yellow", soft_wrap=True)
     read = sum(map(len, environments))
@@ -101,7 +88,7 @@ def trend_command(folder: Path, json_path: Path | None, recent: int | None) -> N
     sys.exit(1 if slower else 0)
 
 
-def _print_environment(console: Console, runs: Sequence[Run], series: Sequence[Series]) -> None:
+def _print_environment(console: Console, place: Place, runs: Sequence[Run], series: Sequence[Series]) -> None:
     here = runs[0].machine
     days = " to ".join(dict.fromkeys(run.when[:10] for run in (runs[0], runs[-1])))
     counted = f"{len(runs)} run{'s' * (len(runs) > 1)}, {days}"
@@ -116,7 +103,7 @@ def _print_environment(console: Console, runs: Sequence[Run], series: Sequence[S
     numbers = ("runs", COUNT), ("last", MS), ("noise", PERCENT), ("changes", CHANGE), ("outliers", COUNT)
     show(Table("", (("benchmark", WORDS), *numbers), rows), console)
     said = [line for each in series for change in each.changes for line in _described(change)]
-    last = by_name(read_results(runs[-1].path))
+    last = by_name(read_at(place, runs[-1].name))
     rounds = unsteady({name: benchmark["stats"].get("data") or [] for name, benchmark in last.items()})
     for line, style in [*said, *((f"rounds of the last run: {found}", "yellow") for found in rounds)]:
         console.print(cell(line), style=style, soft_wrap=True)

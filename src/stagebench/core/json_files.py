@@ -25,7 +25,11 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # escapes that only make a charac
 
 def read_json(path: Path, what: str, error_type: type[StagebenchError]) -> Any:
     """Read a JSON file; raise an error of that type, naming `what` it is, where it can't be read or is no JSON."""
-    data = read_bytes(path, what, error_type)
+    return json_of(read_bytes(path, what, error_type), what, error_type)
+
+
+def json_of(data: bytes, what: str, error_type: type[StagebenchError]) -> Any:
+    """Parse what was read of a file; see `read_json`."""
     try:
         return parse_json(data)
     except ValueError as error:

@@ -7,7 +7,7 @@ twice. Written beside results are samples (of an analysis), verdicts (what was d
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import Any, Required, TypedDict, cast
 
 from stagebench.core.checks import Count, Flag, Number, Object, Positive, Spread, Text, Time, Whole, check, fits
 from stagebench.core.errors import ResultsError
-from stagebench.core.json_files import json_text, read_json, write_text
+from stagebench.core.json_files import json_of, json_text, read_bytes, write_text
+from stagebench.core.places import Place
 
 SCHEMAS = {"results": 1, "samples": 1, "verdicts": 1, "report": 1}  # all formats that are written, with their versions
 BENCHMARKS = "benchmarks"  # the folder of a checkout, and the package, in which they are
@@ -121,6 +122,7 @@ class Accepted(TypedDict, total=False):
     version: Text | None
     replaces: Object | None
     history: list[Object]
+    dropped: Flag  # by whom and why the others then say
 
 
 class Session(TypedDict, total=False):
@@ -167,7 +169,28 @@ def read_results(path: str | PathLike[str]) -> Results:
     >>> [benchmark["stats"]["median"] for benchmark in stagebench.read_results("base.json")["benchmarks"]]
     [0.1]
     """
-    return validate(read_json(Path(path), f"the run {path}", ResultsError), f"the run {path}")
+    return _results_of(read_bytes(Path(path), f"the run {path}", ResultsError), path)
+
+
+def read_at(place: Place, name: str) -> Results:
+    """Read results of a place; see `read_results`."""
+    [found] = each_read_at(place, [name])
+    if isinstance(found, ResultsError):
+        raise found
+    return found
+
+
+def each_read_at(place: Place, names: Sequence[str]) -> Iterator[Results | ResultsError]:
+    """Read results of a place, each to what it holds or why it can't be read."""
+    for name, data in zip(names, place.read(names), strict=True):
+        try:
+            yield data if isinstance(data, ResultsError) else _results_of(data, place.where(name))
+        except ResultsError as error:
+            yield error
+
+
+def _results_of(data: bytes, where: str | PathLike[str]) -> Results:
+    return validate(json_of(data, f"the run {where}", ResultsError), f"the run {where}")
 
 
 def write_results(path: Path, results: Results) -> None:

@@ -1,4 +1,4 @@
-"""Find and replace stored baselines: results that somebody accepted, in a folder for each environment."""
+"""Find, replace and drop stored baselines: results that somebody accepted, in a folder for each environment."""
 
 import getpass
 import hashlib
@@ -8,49 +8,73 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
+from itertools import groupby
+from pathlib import Path, PurePath
+from typing import Any
 
 from stagebench import __version__
 from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import json_text
 from stagebench.core.machine.environment import ADDED, UNKNOWN, differences
-from stagebench.core.machine.locks import locked
-from stagebench.core.results import NAMING, Accepted, Results, Session, by_name, read_results, write_results
+from stagebench.core.places import Place, place_of
+from stagebench.core.results import NAMING, Accepted, Results, Session, by_name, read_at, read_results
 
-FILE_NAME = "baseline.json"
 SHOWN = 10  # names of benchmarks in an error
-HISTORY = 20  # earlier acceptances that a baseline remembers; git has the rest
+HISTORY = 20  # earlier acceptances that a baseline remembers; git, or the store, has the rest
+# In the folder of an environment: of a repository one file, which is replaced. A store has no locks, so there each
+# acceptance is a file of its own, by its number and content, and what was accepted at once has the same number.
+FILE_NAME, DROPPED = "baseline.json", "dropped.json"
+_FILE = re.compile(r"(\d{6}-[0-9a-f]{16}\.)?(baseline|dropped)\.json")
 
 
-def folder_of(root: Path, identity: Mapping[str, str]) -> Path:
+def folder_of(identity: Mapping[str, str]) -> str:
     """Name the folder of an environment: readable, and another one wherever any part of the identity differs."""
     readable = "-".join(identity[key] for key in NAMING)
     slug = re.sub(r"[^a-z0-9.]+", "-", readable.lower()).strip("-")
     kept = {key: value for key, value in identity.items() if ADDED.get(key) != value}  # as it was before these keys
-    return root / f"{slug}-{hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]}"
+    return f"{slug}-{hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
-def find(root: Path, identity: Mapping[str, str]) -> Path | None:
+def _latest(place: Place) -> dict[str, list[str]]:
+    """Return by environment the files that were accepted last, of which the last one counts."""
+    files = [name for name in place.names("*/*.json") if _FILE.fullmatch(PurePath(name).name)]
+    there = {here: list(names) for here, names in groupby(files, lambda name: name.partition("/")[0])}
+    return {here: [name for name in names if _number(name) == _number(names[-1])] for here, names in there.items()}
+
+
+def _number(name: str) -> str:
+    return PurePath(name).name.partition("-")[0]
+
+
+def stored(place: Place) -> dict[str, str]:
+    """Return the file of each baseline by its environment's folder."""
+    return {here: names[-1] for here, names in _latest(place).items() if not names[-1].endswith(DROPPED)}
+
+
+def find(place: Place, identity: Mapping[str, str]) -> str | None:
     """Find the baseline of this very environment; None without one."""
-    path = folder_of(root, identity) / FILE_NAME
-    return path if path.is_file() else None
+    return stored(place).get(folder_of(identity))
 
 
-def closest(root: Path, identity: Mapping[str, str]) -> str:
+def latest(place: Place, folder: str) -> list[Results]:
+    """Read what was accepted last in an environment; several where that was at once, of which the last one counts."""
+    return [read_at(place, name) for name in _latest(place).get(folder, [])]
+
+
+def closest(place: Place, identity: Mapping[str, str]) -> str:
     """Say what the closest baseline of another environment differs in, for lack of one of this."""
-    stored = sorted(root.glob(f"*/{FILE_NAME}"))
     try:
-        apart = [(path.parent.name, differences(identity, read_results(path)["machine_info"])) for path in stored]
+        there = {here: read_at(place, name)["machine_info"] for here, name in stored(place).items()}
     except ResultsError as error:
         return str(error)
-    if not apart:
-        return f"{root.name}/ is empty"
-    nearest, keys = min(apart, key=lambda each: len(each[1]))
+    if not there:
+        return f"{str(place).rstrip('/')}/ is empty"
+    nearest, keys = min(((here, differences(identity, there[here])) for here in there), key=lambda each: len(each[1]))
     return f"the closest, {nearest}, differs in {'; '.join(keys)}"
 
 
-def accept(path: Path, root: Path, reason: str, partial: bool = False) -> Path:
-    """Make results, of `pytest benchmarks --benchmark-json`, the baseline of their environment, and return its path.
+def accept(path: Path, place: Place | Path | str, reason: str, partial: bool = False) -> Path | str:
+    """Make results, of `pytest benchmarks --benchmark-json`, the baseline of their environment; return where it is.
 
     The reason is kept in it, with who, when, and what it replaces. Raise ResultsError where the run is empty, was
     interrupted, failed, or got slower than was allowed; and, unless `partial`, where it was of a part of the suite, or
@@ -58,16 +82,33 @@ def accept(path: Path, root: Path, reason: str, partial: bool = False) -> Path:
     """
     results = read_results(path)
     _require_acceptable(results, path)
+    return _store(place_of(place), folder_of(results["machine_info"]), reason, results, partial)
+
+
+def drop(place: Place, folder: str, reason: str) -> Path | str:
+    """Let an environment have no baseline any more; return where it is kept, with the reason, who and when."""
+    return _store(place, folder, reason)
+
+
+def _store(place: Place, folder: str, reason: str, results: Results | None = None, partial: bool = False) -> Path | str:
+    """Replace the baseline of an environment by results, or drop it."""
     if not reason.strip():
         raise ResultsError(f"a baseline needs a reason, got {reason!r}")
-    target = folder_of(root, results["machine_info"]) / FILE_NAME
-    with locked(root):  # no history is lost between reading what is there and replacing it
-        replaced = read_results(target) if target.exists() else None
-        if not partial:
-            _require_whole(results, replaced)
-        results["stagebench"]["accepted"] = _acceptance(results, replaced, reason)
-        write_results(target, results)
-    return target
+    with place.held():  # no history is lost between reading what is there and replacing it
+        names, before = _latest(place).get(folder, []), latest(place, folder)
+        dropped = bool(names) and names[-1].endswith(DROPPED)
+        if results and not partial:
+            _require_whole(results, before[-1] if before and not dropped else None)
+        kept, kind = (results, FILE_NAME) if results else (before[-1], DROPPED)
+        kept["stagebench"]["accepted"] = _acceptance(kept, before, reason) | ({} if results else {"dropped": True})
+        text = json_text(kept)
+        if place.store:
+            number = int(_number(names[-1])) if names else 0
+            kind = f"{number + 1:06}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.{kind}"
+        place.write(f"{folder}/{kind}", text)
+        if not place.store:
+            (place.folder / folder / (DROPPED if results else FILE_NAME)).unlink(missing_ok=True)
+    return place.where(f"{folder}/{kind}")
 
 
 def _require_acceptable(results: Results, path: Path) -> None:
@@ -111,11 +152,10 @@ def _some(names: Sequence[str]) -> str:
     return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
 
 
-def _acceptance(results: Results, replaced: Results | None, reason: str) -> Accepted:
+def _acceptance(results: Results, before: Sequence[Results], reason: str) -> Accepted:
     """Say who accepts results and why, and which results of whose acceptance they replace."""
-    before = replaced["stagebench"].get("accepted", {}) if replaced else {}
+    replaced = before[-1] if before else None
     sha256 = hashlib.sha256(json_text(replaced).encode()).hexdigest()  # whatever the layout of its file
-    latest = {key: before.get(key) for key in ("who", "when", "reason", "commit")}
     return {
         "who": _who(),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -123,8 +163,17 @@ def _acceptance(results: Results, replaced: Results | None, reason: str) -> Acce
         "commit": _commit(results),
         "version": __version__,
         "replaces": {"commit": _commit(replaced), "sha256": sha256} if replaced else None,
-        "history": [latest, *before.get("history", [])][:HISTORY] if replaced else [],
+        "history": history(before)[:HISTORY],
     }
+
+
+def history(kept: Sequence[Results]) -> list[dict[str, Any]]:
+    """Return who accepted, or dropped, what, when and why, the latest first, by what was accepted last."""
+    accepted = [results["stagebench"].get("accepted", {}) for results in reversed(kept)]
+    keys = "who", "when", "reason", "commit", "dropped"
+    latest = [{key: each.get(key) for key in keys if key in each or key != "dropped"} for each in accepted]
+    found = [*latest, *(entry for each in accepted for entry in each.get("history", []))]
+    return [entry for place, entry in enumerate(found) if entry not in found[:place]]
 
 
 def _commit(results: Results) -> str | None:

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
+from functools import partial
+from itertools import chain, pairwise
 from multiprocessing import get_context, parent_process
-from pathlib import Path
 from threading import Thread
 
 import numpy as np
@@ -24,7 +24,8 @@ import numpy as np
 from stagebench.core import statistics
 from stagebench.core.errors import ResultsError
 from stagebench.core.machine.environment import ADDED, UNKNOWN, cores
-from stagebench.core.results import Results, by_name, read_results, short_name
+from stagebench.core.places import Place
+from stagebench.core.results import Results, by_name, each_read_at, short_name
 from stagebench.core.statistics import Array
 
 MIN_SIDE = 5  # runs on either side of a change; with fewer, a change is the gate's to find
@@ -72,7 +73,7 @@ class Series:
 class Run:
     """What a trend takes of a run: of a hundred benchmarks ten kilobytes, where all of it is a megabyte."""
 
-    path: Path
+    name: str  # of its file
     began: datetime
     when: str  # the same, as the run has it
     machine: dict[str, str]
@@ -81,38 +82,37 @@ class Run:
     seconds: dict[str, float]  # medians, by full name
 
 
-def read_history(folder: Path) -> tuple[list[list[Run]], dict[str, str]]:
-    """Read all JSON files in a folder and below it, many of them in as many processes as there are cores.
+def read_history(place: Place) -> tuple[list[list[Run]], dict[str, str]]:
+    """Read all JSON files of a place, many of them in as many processes as there are cores.
 
     Return runs that are comparable with each other, the oldest first, the most runs first; and by file why it is no
     run. Raise ResultsError where there is no such folder, or no file is a run.
     """
-    if not folder.is_dir():
-        raise ResultsError(f"a history must be a folder, got {folder}")
+    if not place.store and not place.folder.is_dir():
+        raise ResultsError(f"a history must be a folder, got {place}")
     groups: dict[str, list[Run]] = {}
     unreadable: dict[str, str] = {}
-    for path, run in _each_read(sorted(folder.rglob("*.json"))):
+    for name, run in _each_read(place, place.names("**/*.json")):
         if isinstance(run, str):
-            unreadable[str(path)] = run
+            unreadable[str(place.where(name))] = run
             continue
         here = ADDED | run.machine
-        alone = f" {path}" if UNKNOWN in here.values() else ""  # it compares with nothing
+        alone = f" {name}" if UNKNOWN in here.values() else ""  # it compares with nothing
         groups.setdefault(json.dumps(here, sort_keys=True) + alone, []).append(run)
     if not groups:
-        raise ResultsError(f"a history must hold at least one run, got {len(unreadable)} other files in {folder}")
+        raise ResultsError(f"a history must hold at least one run, got {len(unreadable)} other files in {place}")
     ordered = (sorted(runs, key=lambda run: run.began) for runs in groups.values())
     return sorted(ordered, key=len, reverse=True), unreadable
 
 
-def _each_read(paths: Sequence[Path]) -> Iterator[tuple[Path, Run | str]]:
+def _each_read(place: Place, names: Sequence[str]) -> Iterator[tuple[str, Run | str]]:
     """Yield each file with its run, or why it is none, in their order."""
-    parts = [paths[i : i + PART] for i in range(0, len(paths), PART)]
-    if len(parts) < 2:
-        yield from zip(paths, _read(paths), strict=True)
+    parts, read = [names[i : i + PART] for i in range(0, len(names), PART)], partial(_read, place)
+    if len(parts) < 2 or place.is_in_memory:
+        yield from zip(names, chain.from_iterable(map(read, parts)), strict=True)
         return
     with ProcessPoolExecutor(min(cores(), len(parts)), get_context("spawn"), _prepare_reader) as pool:
-        for part, runs in zip(parts, pool.map(_read, parts), strict=True):
-            yield from zip(part, runs, strict=True)
+        yield from zip(names, chain.from_iterable(pool.map(read, parts)), strict=True)
 
 
 def _prepare_reader() -> None:
@@ -128,20 +128,24 @@ def _exit_after_parent() -> None:
         os._exit(1)
 
 
-def _read(paths: Sequence[Path]) -> list[Run | str]:
+def _read(place: Place, names: Sequence[str]) -> list[Run | str]:
     """Return of each file its run, or why it is none."""
-    return list(map(_run_of, paths))
+    return [
+        _run_of(name, found, place.where(name)) for name, found in zip(names, each_read_at(place, names), strict=True)
+    ]
 
 
-def _run_of(path: Path) -> Run | str:
+def _run_of(file: str, run: Results | ResultsError, where: object) -> Run | str:
     try:
-        run = read_results(path)
-        commit, when = run.get("commit_info") or {}, began(run, f"the run {path}")
+        if isinstance(run, ResultsError):
+            raise run
+        when = began(run, f"the run {where}")
     except ResultsError as error:
         return str(error)
+    commit = run.get("commit_info") or {}
     seconds = {sys.intern(name): benchmark["stats"]["median"] for name, benchmark in by_name(run).items()}
     dirty = bool(commit.get("dirty"))
-    return Run(path, when, run["datetime"], run["machine_info"], commit.get("id"), dirty, seconds)
+    return Run(file, when, run["datetime"], run["machine_info"], commit.get("id"), dirty, seconds)
 
 
 def began(run: Results, where: str = "a run") -> datetime:

@@ -6,7 +6,7 @@ status, and one that is killed before stays so.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,20 @@ from pytest_benchmark.utils import get_machine_id, load_storage
 from stagebench.core.checks import check
 from stagebench.core.errors import ResultsError
 from stagebench.core.machine.environment import differences
-from stagebench.core.results import SCHEMAS, Info, Results, read_results, require_sound, short_name, write_results
+from stagebench.core.machine.locks import scratch_folder
+from stagebench.core.places import Place
+from stagebench.core.results import (
+    SCHEMAS,
+    Info,
+    Results,
+    read_at,
+    read_results,
+    require_sound,
+    short_name,
+    write_results,
+)
 from stagebench.gate import baseline, decide
+from stagebench.gate.baseline import FILE_NAME
 from stagebench.gate.limits import INEXACT, Rules
 from stagebench.gate.verdicts import Decision, Verdict
 from stagebench.suite import selection
@@ -39,14 +51,14 @@ def find(config: pytest.Config, identity: Callable[[], dict[str, str]]) -> list[
     if isinstance(asked, str):
         runs = _named(config, asked)
     elif asked is True:
-        root, here = config.rootpath / config.option.stage_baselines, identity()
-        found = baseline.find(root, here)
-        runs = [found] if found else []
-        config.option.benchmark_compare = str(found) if found else []
+        place, here = config.option.stage_baselines.below(config.rootpath), identity()
+        found = baseline.find(place, here)
+        runs = [_on_disk(config, place, found)] if found else []
+        config.option.benchmark_compare = str(runs[0]) if found else []
         if found:
-            said = [f"comparing with {found.parent.name}/{found.name}"]
+            said = [f"comparing with {found}"]
         else:
-            nearest = baseline.closest(root, here)
+            nearest = baseline.closest(place, here)
             said = [f"no baseline yet for this environment, so nothing is compared; {nearest}"]
     for path in runs:
         _require_comparable(path, identity())
@@ -56,6 +68,17 @@ def find(config: pytest.Config, identity: Callable[[], dict[str, str]]) -> list[
         how = said or ["--benchmark-compare names it, or finds the one of this environment"]
         raise pytest.UsageError(f"{judge} needs a baseline: {how[0]}")
     return said
+
+
+def _on_disk(config: pytest.Config, place: Place, name: str) -> Path:
+    """Return where pytest-benchmark can read a baseline: of a store, a copy for this session."""
+    if not place.store:
+        return place.folder / name
+    stack = ExitStack()
+    config.add_cleanup(stack.close)
+    copy = stack.enter_context(scratch_folder()) / FILE_NAME
+    write_results(copy, read_at(place, name))
+    return copy
 
 
 def _named(config: pytest.Config, asked: str) -> list[Path]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stagebench.core import settings
+from stagebench.core.places import Place, place_of
 from stagebench.core.stages import STAGE_NAMES
 
 if TYPE_CHECKING:
@@ -30,7 +31,16 @@ def _option(name: str, clause: str, default: Any = None, kind: Any = None) -> cl
     )
 
 
-_PATH = click.Path(path_type=Path)
+class _Place(click.ParamType):  # type: ignore[type-arg,unused-ignore] # generic in some versions of click alone
+    """A folder or a URL; see `place_of`."""
+
+    name = "place"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Place:
+        return place_of(value)
+
+
+_PATH, PLACE = click.Path(path_type=Path), _Place()
 _DEFAULT_MODELS = ", ".join(settings.DEFAULT_MODELS)
 _DEFAULT_PROFILES = "tiny on a CPU, random (or 7b) on a GPU, pretrained of a checkpoint"
 
@@ -69,7 +79,7 @@ SETTINGS = (
 )
 ORDER_SEED = _option("order-seed", "shuffles the models; default: drawn, printed and stored", kind=int)
 ROUNDS = _option("rounds", "timed ones of each benchmark", 10, click.IntRange(min=1))
-BASELINES = _option("baselines", "folder of the stored ones", Path("baselines"), _PATH)
+BASELINES = _option("baselines", "folder, or URL, of the stored ones", "baselines", PLACE)
 ALLOW_CHANGED = _option("allow-changed", "a stage whose other content or count passes; repeatable", (), STAGE_NAMES)
 PYTEST = (
     *SETTINGS,

@@ -105,11 +105,11 @@ def _held(folder: Path, patience: float = 0.0) -> Iterator[bool | None]:
 
 
 @contextmanager
-def locked(folder: Path, refusal: str | None = None) -> Iterator[Path]:
+def locked(folder: Path, refusal: str | None = None, sure: bool = False) -> Iterator[Path]:
     """Hold a folder for this process alone; it is made if it is missing, and goes again if it is left empty.
 
     Where another process holds it, wait, or raise BusyError that begins with a refusal; raise StagebenchError where it
-    can't be made.
+    can't be made, and, to be `sure`, where its file system has no locks: elsewhere the block then runs without.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -118,6 +118,8 @@ def locked(folder: Path, refusal: str | None = None) -> Iterator[Path]:
     with _held(folder, PATIENCE if refusal else float("inf")) as free:
         if free is False:
             raise BusyError(f"{refusal}, got {folder}")
+        if free is None and sure:
+            raise StagebenchError(f"a folder must be on a file system that has locks, got {folder}")
         try:
             yield folder
         finally:

@@ -1,0 +1,122 @@
+"""`stagebench baseline`: list, show, diff, accept and drop what runs are judged by. Importable without torch."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stagebench.cli.commands import JSON, PATH
+from stagebench.cli.output import Console, write_json_to
+from stagebench.core.errors import ResultsError
+from stagebench.core.machine.environment import ADDED, differences
+from stagebench.core.places import Place
+from stagebench.core.results import Results, by_name, each_read_at, read_results, short_name, versioned
+from stagebench.core.shown import CHANGE, COUNT, MS, SENTENCES, WORDS, Unit, of_records, show
+from stagebench.gate import baseline
+from stagebench.suite.options import BASELINES
+
+ACCEPTED = {"benchmarks": COUNT, "models": WORDS, "commit": WORDS, "when": WORDS, "who": WORDS, "reason": SENTENCES}
+REASON = click.option("--reason", required=True, help="Why; kept with what is stored.")
+
+
+@click.group(name="baseline")
+def command() -> None:
+    """Stored baselines: runs that somebody accepted, one an environment.
+
+    They are in the folder `baselines`, where git has what was replaced, or wherever --baselines says: another folder,
+    or a URL of an object store. NAME is an environment as `list` has it, or a part of it that no other has.
+    """
+
+
+@command.command(name="list", params=[BASELINES, JSON])
+def list_command(baselines: Place, json_path: Path | None) -> None:
+    """List the baselines."""
+    names = baseline.stored(baselines)
+    found = [
+        {"environment": folder, "reason": str(kept)} if isinstance(kept, ResultsError) else _about(folder, kept)
+        for folder, kept in zip(names, each_read_at(baselines, [*names.values()]), strict=True)
+    ]
+    _show({"environment": WORDS, "machine": WORDS} | ACCEPTED, found, {"baselines": found}, json_path)
+
+
+@command.command(name="show", params=[BASELINES, JSON])
+@click.argument("name")
+def show_command(name: str, baselines: Place, json_path: Path | None) -> None:
+    """Print a baseline: its times, its environment, and who accepted or dropped what came before it."""
+    environment, kept = _kept(baselines, name)
+    found = kept[-1]
+    about, before = _about(environment, found), baseline.history(kept)
+    keys = {"median": MS, "min": MS, "max": MS, "rounds": COUNT}
+    rows = [{"benchmark": name, **{k: each["stats"].get(k) for k in keys}} for name, each in by_name(found).items()]
+    data = {**about, "identity": found["machine_info"], "history": before, "times": rows}
+    notes = [f"{key}: {value}" for key, value in found["machine_info"].items()]
+    told = [("dropped" if each.get("dropped") else "accepted", each) for each in before]
+    notes += [f"{what} {each['when']} by {each['who']}: {each['reason']}" for what, each in told]
+    _show({"benchmark": WORDS, **keys}, rows, data, json_path, *notes)
+
+
+@command.command(name="diff", params=[BASELINES, JSON])
+@click.argument("names", metavar="A B", nargs=2)
+def diff_command(names: tuple[str, str], baselines: Place, json_path: Path | None) -> None:
+    """Print by benchmark how B differs from A, each a baseline's NAME or the file of a run. `compare` decides on runs.
+
+    Exit code 0 whatever differs, also where the environments do: that is noted.
+    """
+    sides = [read_results(Path(n)) if Path(n).is_file() else _kept(baselines, n)[1][-1] for n in names]
+    before, after = map(by_name, sides)
+    rows = []
+    for name in {**before, **after}:
+        pair: list[Any] = [side.get(name, {"stats": {}}) for side in (before, after)]
+        first, second = (each["stats"].get("median") for each in pair)
+        both, info = first and second, [each.get("extra_info", {}) for each in pair]
+        other = ", ".join(key for key in ("work", "content") if both and info[0].get(key) != info[1].get(key))
+        change = second / first - 1 if both else None
+        rows.append({"benchmark": name, "A": first, "B": second, "change": change, "other": other})
+    apart = differences(*(ADDED | side["machine_info"] for side in sides))
+    notes = [f"other environments, A here and B there: {'; '.join(apart)}"] if apart else []
+    columns = {"benchmark": WORDS, "A": MS, "B": MS, "change": CHANGE, "other": WORDS}
+    _show(columns, rows, {"differences": apart, "times": rows}, json_path, *notes)
+
+
+@command.command(params=[BASELINES])
+@click.argument("run_path", metavar="RUN", type=PATH)
+@REASON
+@click.option("--partial", is_flag=True, help="Take a run of a part of the suite.")
+def accept(run_path: Path, reason: str, partial: bool, baselines: Place) -> None:
+    """Make RUN, written by `pytest benchmarks --benchmark-json`, the baseline of its environment."""
+    click.echo(f"stored {baseline.accept(run_path, baselines, reason, partial)}")
+
+
+@command.command(params=[BASELINES])
+@click.argument("name")
+@REASON
+def drop(name: str, baselines: Place, reason: str) -> None:
+    """Let an environment have no baseline any more. What it was is kept, with the reason, until one is accepted."""
+    click.echo(f"dropped, and kept as {baseline.drop(baselines, _kept(baselines, name)[0], reason)}")
+
+
+def _kept(place: Place, name: str) -> tuple[str, list[Results]]:
+    """Return the one environment of that name, or with it in its name, and what was accepted there last."""
+    there = baseline.stored(place)
+    found = [each for each in there if each == name] or [each for each in there if name in each]
+    if len(found) != 1:
+        known = ", ".join(found or there) or "none"
+        raise ResultsError(f"a baseline must be one of those in {place}, {known}, got {name!r}")
+    return found[0], baseline.latest(place, found[0])
+
+
+def _about(environment: str, found: Results) -> dict[str, Any]:
+    accepted, benchmarks = found["stagebench"].get("accepted", {}), found["benchmarks"]
+    models = sorted({model for each in benchmarks if (model := each.get("extra_info", {}).get("model"))})
+    about = {"environment": environment, "machine": found["machine_info"]["device"], "models": ", ".join(models)}
+    return {**about, "benchmarks": len(benchmarks), **{k: accepted.get(k) for k in ("commit", "when", "who", "reason")}}
+
+
+def _show(
+    columns: dict[str, Unit], rows: list[dict[str, Any]], data: dict[str, Any], json_path: Path | None, *notes: str
+) -> None:
+    """Print a table, in which names and commits are short, and write the same as JSON."""
+    short = [row | {"benchmark": short_name(row["benchmark"])} if "benchmark" in row else row for row in rows]
+    shown = [row | {"commit": (row.get("commit") or "")[:12]} for row in short]
+    show(of_records("", columns, shown, *notes), Console(stderr=str(json_path) == "-", highlight=False))
+    write_json_to(json_path, versioned("report", data))
