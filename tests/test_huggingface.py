@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from checkpoints import CHECKPOINTS, write_checkpoint
 from click.testing import CliRunner
+from packaging.version import Version
 
 from stagebench import settings_of
 from stagebench.backends.load import with_backend
@@ -28,7 +30,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:Depre
 OPTIONS = {"max_new_tokens": 4, "do_sample": False}
 
 
-@pytest.fixture(scope="module", params=CHECKPOINTS)
+OLD = Version(transformers.__version__) < Version("5.16")  # there torchvision is needed for the processor of gemma4
+
+
+@pytest.fixture(scope="module", params=sorted(CHECKPOINTS.keys() - ({"gemma4"} if OLD else set())))
 def folder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     write_checkpoint(request.param, folder)
@@ -188,8 +193,8 @@ def test_what_the_cache_holds_serves_where_the_hub_can_not_be_reached(unreachabl
 def test_a_text_longer_than_the_positions_is_refused_before_generate_writes_it(qwen, synthetic, monkeypatch):
     model = built(qwen, frames=1)
     monkeypatch.setattr(model.hf_model, "forward", lambda *_, **__: pytest.fail("it ran"))
-    with pytest.raises(StageError, match="prompt and new tokens must fit the model's 512 positions, got"):
-        count_reference(model, Sample(synthetic.video), OPTIONS | {"max_new_tokens": 500})
+    with pytest.raises(StageError, match="prompt and new tokens must fit the model's 2048 positions, got"):
+        count_reference(model, Sample(synthetic.video), OPTIONS | {"max_new_tokens": 2048})
 
 
 def test_frames_and_the_folder_are_part_of_the_identity(qwen):

@@ -46,6 +46,28 @@ CHECKPOINTS: dict[str, Saved] = {
         {"image_seq_length": 4},
         "<start_of_image>",
     ),
+    "gemma4": (
+        {
+            "<|image|>": IMAGE,
+            "<|video|>": 151,
+            "<|audio|>": 152,
+            "<boi>": 154,
+            "<eoi>": 155,
+            "<boa>": 156,
+            "<eoa>": 157,
+        },
+        {
+            "image_token": "<|image|>",
+            "boi_token": "<boi>",
+            "eoi_token": "<eoi>",
+            "audio_token": "<|audio|>",
+            "boa_token": "<boa>",
+            "eoa_token": "<eoa>",
+        },
+        {"patch_size": 14, "max_soft_tokens": 70, "pooling_kernel_size": 3},
+        {},
+        "<|image|>",
+    ),
     "llava": (
         _IMAGE_IDS,
         {},

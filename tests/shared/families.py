@@ -16,7 +16,7 @@ IMAGE = 150
 _SIDE, _PATCH = 56, 14
 
 _VISUAL_TOKENS = {"blip-2": 4, "mllama": 0}  # in a prompt: as many as are asked for, or none, where it looks aside
-_SIZES = {"vocab_size": 300, "max_position_embeddings": 512, "patch_size": _PATCH, "image_size": _SIDE}
+_SIZES = {"vocab_size": 300, "max_position_embeddings": 2048, "patch_size": _PATCH, "image_size": _SIDE}
 _IDS = {"image_token_id": IMAGE, "image_token_index": IMAGE, "video_token_id": 151, "video_token_index": 151}
 _IDS |= {"vision_start_token_id": 152, "vision_end_token_id": 153, "bos_token_id": 1, "eos_token_id": 2}
 _IDS |= {"pad_token_id": 3, "decoder_start_token_id": 1, "boi_token_index": 154, "eoi_token_index": 155}
@@ -57,6 +57,11 @@ def _masked_patches(config: Any) -> Inputs:
     return {"pixel_values": torch.randn(1, 16, 3 * _PATCH**2)} | grid
 
 
+def _placed_patches(config: Any) -> Inputs:
+    places = torch.cartesian_prod(torch.arange(6), torch.arange(6)).flip(-1)[None]
+    return {"pixel_values": torch.rand(1, 36, 3 * _PATCH**2), "image_position_ids": places}
+
+
 def _tiles(config: Any) -> Inputs:
     ones = torch.ones(1, 1, dtype=torch.long)
     masks = {"aspect_ratio_ids": ones, "aspect_ratio_mask": ones[None]}
@@ -75,6 +80,23 @@ _MLLAMA = {
         "supported_aspect_ratios": [[1, 1]],
     },
 }
+_GEMMA4 = {
+    "text_config": {
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": 300,
+        "global_head_dim": 8,
+    },
+    "vision_config": {
+        "model_type": "gemma4_vision",
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "patch_size": _PATCH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 8,
+    },
+}
 _MROPE = {
     "text_config": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [16, 24, 24]}}
 }
@@ -89,6 +111,7 @@ FAMILIES: dict[str, tuple[Callable[[Any], Inputs], dict[str, Any]]] = {
     "exaone4_5": (_patches, {}),
     "florence2": (_image, {}),
     "gemma3": (_image, {"mm_tokens_per_image": 4, "tie_word_embeddings": False}),  # so narrow, tied ones repeat a word
+    "gemma4": (_placed_patches, _GEMMA4),
     "glm46v": (_patches, _MROPE),
     "glm4v": (_patches, _MROPE),
     "glm_ocr": (_patches, _MROPE),

@@ -130,7 +130,10 @@ def _without_torchvision(source: str, config: PretrainedConfig, trusted: bool) -
     """Build the processor of a checkpoint's family around a PIL image processor, its video processor left out."""
     kind = config.model_type
     settings, _ = ProcessorMixin.get_processor_dict(source)
-    family = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(kind, settings.get("processor_class", "")), None)
+    try:
+        family = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(kind, settings.get("processor_class", "")), None)
+    except ModuleNotFoundError:  # as that of gemma4 before transformers 5.17
+        family = None
     default = IMAGE_PROCESSOR_MAPPING_NAMES.get(kind, {}).get("pil", "")
     pil = None
     if family is not None and (default or kind not in PROCESSOR_MAPPING_NAMES):
@@ -146,7 +149,7 @@ def _without_torchvision(source: str, config: PretrainedConfig, trusted: bool) -
     accepted = set(inspect.signature(family.__init__).parameters)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trusted)
     parts = {"image_processor": pil.from_pretrained(source), "tokenizer": tokenizer}
-    given: Mapping[str, Any] = dict.fromkeys(accepted & {"video_processor"}) | settings | parts
+    given: Mapping[str, Any] = dict.fromkeys(accepted & {"video_processor", "feature_extractor"}) | settings | parts
     without_video = type(family.__name__, (_WithoutVideo, family), {})
     processor: ProcessorMixin = without_video(**{key: value for key, value in given.items() if key in accepted})
     return processor

@@ -73,7 +73,8 @@ def narrow(values: Mapping[str, Any], **further: int) -> dict[str, Any]:
     What makes visual tokens of an image (sizes of it and of patches, strides, grids) stays.
     """
     sizes, made = _NARROW | further, dict(values)
-    for key, value in values.items():
+    made.pop("per_layer_config", None)  # what single layers have for themselves: few of them are left
+    for key, value in made.copy().items():
         if isinstance(value, dict) and key.endswith("_config"):
             made[key] = narrow(value, **further)
         elif key in sizes and type(value) is int:
