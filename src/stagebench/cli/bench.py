@@ -33,7 +33,7 @@ def command(out: Path, processes: int, judged: bool, baselines: Place, **planned
     benchmark, and its median is one sample. The default is the fewest processes with which a comparison can decide on
     times. What is in OUT already is not measured again: the same command goes on where it was stopped. Arguments of
     pytest say what is run (--stage-model, --stage-new-tokens ...), not which benchmarks, nor how often. A folder
-    without benchmarks/ has those of stagebench, of whatever model is named.
+    without benchmarks/ has those of stagebench where one of its options is given, else all that pytest finds.
 
     OUT/results.json is pytest-benchmark's JSON, for `compare`, `baseline accept` and `explain`.
 

@@ -4,8 +4,11 @@ An id, a path or an error may hold escape sequences, characters that reverse the
 the markup of whatever shows it: nothing but a line of text comes out, and whoever fills a table need not clean it.
 """
 
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +45,29 @@ def cell(text: str) -> Text:
 def teller(console: Console) -> Callable[[str], None]:
     """Return what prints such text there, but for line ends, which are ours."""
     return lambda text: console.print(Text("\n").join(map(cell, text.split("\n"))))
+
+
+@contextmanager
+def progress(console: Console, every: float = 10.0) -> Iterator[Callable[[str], None]]:
+    """Yield what shows how far something is: in a line of a terminal; elsewhere in one every so many seconds."""
+    said = 0.0
+
+    def line(text: str) -> None:
+        nonlocal said
+        if time.monotonic() >= said + every:
+            console.print(cell(text))
+            said = time.monotonic()
+
+    if console.is_terminal:
+        with console.status("") as status:
+            yield lambda text: status.update(cell(text))
+    else:
+        yield line
+
+
+def duration(seconds: float) -> str:
+    """Write a time that nobody measures by, rounded up."""
+    return f"{math.ceil(seconds)} s" if seconds < 120 else f"{math.ceil(seconds / 60)} min"
 
 
 def markdown(text: str) -> str:

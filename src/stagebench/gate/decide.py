@@ -238,5 +238,5 @@ def _decide(pairs: _Pairs, evidence: statistics.Evidence, rules: Rules) -> Verdi
         return pairs.verdict(verdict, "cannot decide: the bootstrap gives no interval")
     open_ = f"may be chance (p = {evidence.p_slower:.2g})" if low > limit else "limit within the interval"
     words = {"regression": "slower", "improvement": "faster", "pass": "not slower by more than its limit"}
-    span = f"{rules.confidence:.0%} interval {low:+.1%} to {high:+.1%}, limit {limit:.1%}"
+    span = f"{100 * rules.confidence:.3g}% interval {low:+.1%} to {high:+.1%}, limit {limit:.1%}"
     return pairs.verdict(verdict, f"{words.get(verdict, open_)}: {span}", (low, high))

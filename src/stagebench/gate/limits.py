@@ -47,6 +47,10 @@ class Rules:
     confidence: float = 0.95  # of each benchmark's interval
     of_head: Rules | None = None  # what the head says itself, where that is known: no limit is above its own either
 
+    def spread_over(self, decisions: int) -> Rules:
+        """Return rules for each of several decisions, which all together make no more errors than one by these."""
+        return replace(self, alpha=self.alpha / decisions, confidence=1 - (1 - self.confidence) / decisions)
+
     def limit_of(self, benchmark: str, marked: Any, marked_in_head: Any = None) -> Limit:
         """Return the limit of a benchmark: the default, changed by the last rule that matches, and by its own marker.
 

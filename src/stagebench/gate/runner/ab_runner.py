@@ -1,27 +1,20 @@
-"""Measures both sides of a gate: counts, then times, then times once more what the first look left open.
-
-Fresh processes of the sides run by turns, so that whatever drifts on the machine weighs on both alike.
-"""
+"""Measures both sides of a gate in fresh processes by turns: what drifts on the machine weighs on both alike."""
 
 import random
+import statistics
+import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
-
 from stagebench.core.errors import GateError
-from stagebench.core.machine import environment
-from stagebench.core.results import Results, by_name, is_reference, short_name, write_results
+from stagebench.core.results import Results, write_results
+from stagebench.core.shown import duration
 from stagebench.gate import decide as gate
-from stagebench.gate.counters import judge_counters
-from stagebench.gate.limits import Rules
-from stagebench.gate.runner.fresh_process import FailedError, FreshProcess, Variant, measure, pytest_arguments
-from stagebench.gate.verdicts import Decision, Verdict, confirmed, undecided
+from stagebench.gate.runner.fresh_process import FreshProcess, Variant, measure, pytest_arguments
 
 SIDES = ("base", "head")
-BLOCK = 4  # processes
+BLOCK, PAIRS = 4, 2  # processes, and their pairs
 CLOCKS = {"wall": "time.perf_counter", "cpu": "time.process_time"}  # as pytest-benchmark calls them
 
 Sides = tuple[list[Results], list[Results]]  # of base and head; those of one position ran one right after the other
@@ -31,7 +24,7 @@ Sides = tuple[list[Results], list[Results]]  # of base and head; those of one po
 class ABPlan:
     """What is measured."""
 
-    blocks: int  # in the first look, and again in the confirmation
+    blocks: int  # at most: of the first phase, and of the confirmation
     rounds: int  # of each benchmark in a process
     select: str  # which benchmarks, as in pytest's `-k`; the reference workload is always among them
     clock: str  # one of `CLOCKS`
@@ -39,6 +32,7 @@ class ABPlan:
     counters_only: bool  # nothing is timed
     lockstep: bool  # both processes of a pair live at the same time and take turns, round by round
     arguments: tuple[str, ...]  # further ones of pytest, for all processes
+    budget: float | None = None  # seconds; then as many blocks as fit, and as few rounds as must be
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,25 +77,30 @@ class ABRunner:
     plan: ABPlan
     folder: Path  # where the runs are kept, each as pytest-benchmark's JSON with its place in the schedule
     changed: Collection[str]  # keys of the environment that are part of the change
-    console: Console  # where progress is shown
+    progress: Callable[[str], object]  # gets a line before each process
+    took: list[float] = field(default_factory=list)  # seconds, by process
 
     def count(self) -> Sides:
         """Run one process a side that proves what it runs and counts its work; its single round is no measurement."""
         planned = [ScheduledProcess("counters", 0, i, side, self.plan.seed) for i, side in enumerate(SIDES)]
-        return self._sides(planned, 1, [], None)
+        return self._sides(planned, len(SIDES), [], None)
 
-    def time(self, phase: str, paths: Sequence[str]) -> Sides:
-        """Run both sides of "first" or "confirmation" by turns, nothing proven nor counted, of benchmarks by name."""
-        planned = schedule(phase, self.plan.blocks, self.plan.seed)
-        return self._sides(planned, 2 if self.plan.lockstep else 1, paths, self.plan.rounds)
+    def time(self, phase: str, block: int, blocks: int, paths: Sequence[str], rounds: int) -> Sides:
+        """Run a block, of so many, of "first" or "confirmation", of benchmarks by name; nothing is counted."""
+        planned = schedule(phase, block + 1, self.plan.seed)[block * BLOCK :]
+        return self._sides(planned, blocks * BLOCK, paths, rounds)
 
     def _sides(
-        self, planned: Sequence[ScheduledProcess], at_once: int, paths: Sequence[str], rounds: int | None
+        self, planned: Sequence[ScheduledProcess], total: int, paths: Sequence[str], rounds: int | None
     ) -> Sides:
         runs: dict[str, list[Results]] = {side: [] for side in SIDES}
-        groups = [planned[i : i + at_once] for i in range(0, len(planned), at_once)]
-        for group in track(groups, planned[0].phase, console=self.console):
+        at_once = 2 if self.plan.lockstep and rounds else 1
+        for group in (planned[i : i + at_once] for i in range(0, len(planned), at_once)):
+            began, done = time.monotonic(), group[0].block * BLOCK + group[0].position
+            left = f", {duration(self.seconds * (total - done))} left at most" if self.took else ""
+            self.progress(f"{group[0].phase}: process {done + 1} of {total}{left}")
             measured = measure([self._process(each, paths, rounds) for each in group])
+            self.took.append((time.monotonic() - began) / at_once)
             if self.plan.lockstep:
                 _require_turns(group, measured)
             for each, run in zip(group, measured, strict=True):
@@ -110,6 +109,11 @@ class ABRunner:
                 runs[each.variant].append(run)
         gate.require_comparable(runs["base"], runs["head"], self.changed)
         return runs["base"], runs["head"]
+
+    @property
+    def seconds(self) -> float:
+        """How long the last processes took, a process."""
+        return statistics.fmean(self.took[-BLOCK:])
 
     def _process(self, each: ScheduledProcess, paths: Sequence[str], rounds: int | None) -> FreshProcess:
         shuffled = random.Random(each.order_seed).sample(paths, len(paths))
@@ -125,64 +129,3 @@ def _require_turns(group: Sequence[ScheduledProcess], runs: Sequence[Results]) -
             raise GateError(f"--lockstep needs a revision that has it on both sides, got an older {each.variant}")
     if len(group) > 1 and not runs[0]["stagebench"]["turns"]:  # the other one gives it its first turn
         raise GateError("--lockstep needs revisions that take turns in the same way, got a base or head with another")
-
-
-@dataclass(frozen=True, slots=True)
-class Phases:
-    """The phases of one gate."""
-
-    runner: ABRunner
-    rules: Rules
-    decision: Decision  # says which content may be another one, and gets how markers of the head differ
-    say: Callable[[str], None]  # gets a line on a changed environment, and on the confirmation
-
-    def decide(self) -> list[Verdict]:
-        """Run them; raise GateError where a process failed, ran nothing, or in another environment.
-
-        Where a stage of the head refused what it got or did, that is a verdict.
-        """
-        counters: list[Verdict] = []
-        try:
-            base, head = self.runner.count()
-            counters += self._counters(base, head)
-            times = [] if self.runner.plan.counters_only else self._times(base, head, counters)
-            return [*gate.judge_presence(base, head), *counters, *times]
-        except FailedError as failed:
-            if failed.none_selected:
-                raise self._nothing_selected(failed.side) from failed
-            if failed.side == "base":
-                raise GateError(f"the base fails, so there is nothing to compare with: {failed}") from failed
-            if not (verdicts := failed.verdicts()):
-                raise
-            self.say(str(failed))
-            return [*counters, *verdicts]
-
-    def _counters(self, base: Sequence[Results], head: Sequence[Results]) -> list[Verdict]:
-        if all(map(is_reference, by_name(base[0]))):
-            raise self._nothing_selected("base")
-        if changed := self.runner.changed:
-            infos = (side[0]["machine_info"] for side in (head, base))
-            mine, others = ({key: info[key] for key in changed if key in info} for info in infos)
-            differing = "; ".join(environment.differences(mine, others))
-            self.say(f"part of the change: {differing or 'nothing that is measured'}")
-        self.decision.rules_differ.extend(gate.differing_markers(base, head))
-        return judge_counters(base, head, self.rules, self.decision.allowed)
-
-    def _times(self, base: list[Results], head: list[Results], counters: Sequence[Verdict]) -> list[Verdict]:
-        """Time both sides, and add their runs to those that counted."""
-        first = self.runner.time("first", [])
-        base += first[0]
-        head += first[1]
-        times = gate.judge_times(*first, self.rules, counters)
-        if again := undecided(times):
-            self.say(f"not cleared, so measured once more: {', '.join(map(short_name, again))}")
-            second = self.runner.time("confirmation", [*again, *filter(is_reference, by_name(base[0]))])
-            times = confirmed(times, gate.judge_times(*second, self.rules, counters))
-        return times
-
-    def _nothing_selected(self, side: str) -> GateError:
-        select = self.runner.plan.select
-        if select:
-            return GateError(f"--select must match a benchmark of the {side}, got {select!r}, which matches none")
-        more = "name its files behind --, or with --stage-model=NAME a model for those of stagebench"
-        return GateError(f"the {side} must have a benchmark, got none that pytest finds; {more}")

@@ -1,7 +1,9 @@
 """A whole gate, for a program and for the command: both sides copied, counted, timed by turns, and judged."""
 
+import re
 import secrets
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -15,15 +17,16 @@ from stagebench.core.errors import GateError
 from stagebench.core.json_files import write_json
 from stagebench.core.machine import environment
 from stagebench.core.machine.locks import locked, measurement
-from stagebench.core.shown import teller
+from stagebench.core.shown import duration, progress, teller
 from stagebench.core.stages import STAGE_NAMES
 from stagebench.gate.limits import RULES_FILE, Rules, read_both
-from stagebench.gate.runner.ab_runner import BLOCK, CLOCKS, ABPlan, ABRunner, Phases
+from stagebench.gate.runner.ab_runner import BLOCK, CLOCKS, PAIRS, ABPlan, ABRunner
 from stagebench.gate.runner.fresh_process import Variant
+from stagebench.gate.runner.phases import Phases, least_blocks
 from stagebench.gate.runner.worktrees import Worktrees, python_of_base, worktrees
 from stagebench.gate.verdicts import Decision
 
-_PAIRS = BLOCK // 2  # in a block
+_UNITS = {"s": 1, "m": 60, "h": 3600}  # of a budget
 
 
 def gate(
@@ -33,6 +36,7 @@ def gate(
     blocks: int = 6,
     rounds: int = 10,
     clock: str = "wall",
+    budget: str | None = None,
     counters_only: bool = False,
     lockstep: bool = False,
     seed: int | None = None,
@@ -53,11 +57,14 @@ def gate(
     >>> stagebench.gate("HEAD", counters_only=True).headline()
     'stagebench gate: pass (2 pass)'
     """
+    began = time.monotonic()
     console, decision = console or Console(quiet=True), decision or Decision(allowed=tuple(allow_changed))
     if unknown := [each for each in decision.allowed if each not in STAGE_NAMES]:
         raise GateError(f"allow_changed must be of {', '.join(STAGE_NAMES)}, got {', '.join(unknown)}")
     say, number = teller(console), secrets.randbelow(2**16) if seed is None else seed
-    plan = ABPlan(blocks, rounds, select or "", clock, number, counters_only, lockstep, tuple(arguments))
+    plan = ABPlan(
+        blocks, rounds, select or "", clock, number, counters_only, lockstep, tuple(arguments), _seconds(budget)
+    )
     _require_enough_pairs(plan)
     folder = Path(out or Path(".benchmarks", "gate", f"{datetime.now():%Y%m%d-%H%M%S}"))
     held = locked(folder, "--out must be a folder that no other gate writes to")
@@ -74,8 +81,9 @@ def gate(
         sides = {"base": (both.base, python), "head": (both.head, own)}
         variants = {name: Variant(name, *side, both.imports[name], both.not_from) for name, side in sides.items()}
         changed = () if python == own else ("python", *environment.LIBRARIES)
-        runner = ABRunner(variants, plan, folder, changed, console)
-        decision.verdicts = Phases(runner, rules, decision, say).decide()
+        with progress(console) as show:
+            runner = ABRunner(variants, plan, folder, changed, show)
+            decision.verdicts = Phases(runner, rules, decision, say, began).decide()
         write_json(folder / "decision.json", decision.as_json())
     return decision
 
@@ -84,12 +92,20 @@ def _require_enough_pairs(plan: ABPlan) -> None:
     """Refuse, before anything runs, a plan that could not decide on any time."""
     if plan.clock not in CLOCKS:
         raise GateError(f"the clock must be one of {', '.join(CLOCKS)}, got {plan.clock!r}")
-    least = statistics.least_pairs(Rules().alpha)
-    if not plan.counters_only and plan.blocks * _PAIRS < least:
+    least = least_blocks(Rules().alpha)
+    if not plan.counters_only and plan.blocks < least:
         raise GateError(
-            f"--blocks must be at least {-(-least // _PAIRS)}, because a time takes {least} pairs of processes and "
-            f"a block has {_PAIRS}, got {plan.blocks}; --counters-only needs none"
+            f"--blocks must be at least {least}, because a time takes {statistics.least_pairs(Rules().alpha)} pairs of "
+            f"processes and a block has {PAIRS}, got {plan.blocks}; --counters-only needs none"
         )
+
+
+def _seconds(budget: str | None) -> float | None:
+    """Read "5m" or "90s"; None stays None."""
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?) ?([smh])", budget or "")
+    if budget is not None and not found:
+        raise GateError(f"--budget must be a time like 90s or 5m, got {budget!r}")
+    return float(found[1]) * _UNITS[found[2]] if found else None
 
 
 def _head(both: Worktrees, plan: ABPlan, folder: Path) -> Iterator[str]:
@@ -97,9 +113,10 @@ def _head(both: Worktrees, plan: ABPlan, folder: Path) -> Iterator[str]:
     head = f"{both.head_commit[:7]}{', changed' * both.dirty}"
     yield f"the working tree ({head}) against {both.commit[:7]}; orders of seed {plan.seed}; runs are kept in {folder}"
     if not plan.counters_only:
+        many = f"what fits in {duration(plan.budget)}" if plan.budget else f"up to {plan.blocks * BLOCK} to time"
         yield (
-            f"a process of each side to count, then {plan.blocks * BLOCK} to time, {plan.rounds} rounds each by "
-            f"the {plan.clock} clock{', in lockstep' * plan.lockstep}, and as many again for what those do not clear"
+            f"a process of each side to count, then {many}, {plan.rounds} rounds each by the {plan.clock} clock"
+            f"{', in lockstep' * plan.lockstep}, and as many again for what those do not clear, until all is decided"
         )
     if both.empty:
         yield f"submodules that are empty on both sides, as they are here: {', '.join(both.empty)}"

@@ -1,0 +1,147 @@
+"""What a gate measures next, by what it has seen: counters, times, and times once more of what those did not clear.
+
+Both phases are looked at before their end, at times that are fixed beforehand, and end with the first look that leaves
+nothing open. Each look has an equal share of the errors that the rules allow, so that all together make no more.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stagebench.core import statistics
+from stagebench.core.errors import GateError
+from stagebench.core.machine import environment
+from stagebench.core.results import Results, by_name, is_reference, short_name
+from stagebench.core.shown import duration
+from stagebench.gate import decide as gate
+from stagebench.gate.counters import judge_counters
+from stagebench.gate.limits import Rules
+from stagebench.gate.runner.ab_runner import BLOCK, PAIRS, ABRunner, Sides
+from stagebench.gate.runner.fresh_process import FailedError
+from stagebench.gate.verdicts import Decision, Verdict, confirmed, undecided
+
+MOST_BLOCKS = 24  # in a phase, whatever the budget
+
+
+def looks(blocks: int, alpha: float) -> list[int]:
+    """Return after how many blocks a phase of so many is looked at, from the fewest with which a look can decide."""
+    count = min(3, 1 + blocks // 6)
+    first = least_blocks(alpha / count)
+    return [round(each) for each in np.geomspace(first, blocks, count)] if first < blocks and count > 1 else [blocks]
+
+
+def least_blocks(alpha: float) -> int:
+    """Return the fewest blocks that can show anything at level alpha."""
+    return -(-statistics.least_pairs(alpha) // PAIRS)
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """The phases of one gate."""
+
+    runner: ABRunner
+    rules: Rules
+    decision: Decision  # says which content may be another one, and gets how markers of the head differ
+    say: Callable[[str], None]  # gets a line on a changed environment, and on the confirmation
+    began: float  # when a budget began, by the monotonic clock
+
+    def decide(self) -> list[Verdict]:
+        """Run them; raise GateError where a process failed, ran nothing, or in another environment.
+
+        Where a stage of the head refused what it got or did, that is a verdict.
+        """
+        counters: list[Verdict] = []
+        try:
+            base, head = self.runner.count()
+            counters += self._counters(base, head)
+            times = [] if self.runner.plan.counters_only else self._times(base, head, counters)
+            return [*gate.judge_presence(base, head), *counters, *times]
+        except FailedError as failed:
+            if failed.none_selected:
+                raise self._nothing_selected(failed.side) from failed
+            if failed.side == "base":
+                raise GateError(f"the base fails, so there is nothing to compare with: {failed}") from failed
+            if not (verdicts := failed.verdicts()):
+                raise
+            self.say(str(failed))
+            return [*counters, *verdicts]
+
+    def _counters(self, base: Sequence[Results], head: Sequence[Results]) -> list[Verdict]:
+        if all(map(is_reference, by_name(base[0]))):
+            raise self._nothing_selected("base")
+        if changed := self.runner.changed:
+            infos = (side[0]["machine_info"] for side in (head, base))
+            mine, others = ({key: info[key] for key in changed if key in info} for info in infos)
+            differing = "; ".join(environment.differences(mine, others))
+            self.say(f"part of the change: {differing or 'nothing that is measured'}")
+        self.decision.rules_differ.extend(gate.differing_markers(base, head))
+        return judge_counters(base, head, self.rules, self.decision.allowed)
+
+    def _times(self, base: list[Results], head: list[Results], counters: Sequence[Verdict]) -> list[Verdict]:
+        """Time both sides; the runs of the first block show too what is there on both."""
+        first = self.runner.time("first", 0, self.runner.plan.blocks, [], self.runner.plan.rounds)
+        base += first[0]
+        head += first[1]
+        blocks, rounds = self._affordable(first)
+        times = self._phase("first", first, [], blocks, rounds, counters)
+        if again := undecided(times):
+            self.say(f"not cleared, so measured once more: {', '.join(map(short_name, again))}")
+            paths = [*again, *filter(is_reference, by_name(base[0]))]
+            times = confirmed(times, self._phase("confirmation", ([], []), paths, blocks, rounds, counters))
+        return times
+
+    def _affordable(self, first: Sides) -> tuple[int, int]:
+        """Return how many blocks a phase has, and rounds a process, so that two phases keep the budget."""
+        plan, seconds = self.runner.plan, self.runner.seconds
+        if not plan.budget:
+            return plan.blocks, plan.rounds
+        share, least = self._left() / 2 / BLOCK, least_blocks(self.rules.alpha)
+        a_round = sum(benchmark["stats"]["median"] for benchmark in first[0][0]["benchmarks"])
+        fixed = max(seconds - plan.rounds * a_round, 0.0)
+        rounds = max(1, min(plan.rounds, int((share / least - fixed) / a_round)))
+        seconds -= (plan.rounds - rounds) * a_round
+        if (blocks := min(MOST_BLOCKS, int(share / seconds))) < least:
+            needed = duration(plan.budget - self._left() + 2 * BLOCK * least * seconds)
+            raise GateError(f"--budget must be at least {needed} for these benchmarks, got {duration(plan.budget)}")
+        self.say(f"up to {blocks} blocks of {BLOCK} processes, {rounds} rounds each, and as many to confirm")
+        return blocks, rounds
+
+    def _left(self) -> float:
+        """Return the seconds of the budget that are left."""
+        return (self.runner.plan.budget or float("inf")) - (time.monotonic() - self.began)
+
+    def _phase(
+        self, phase: str, runs: Sides, paths: Sequence[str], blocks: int, rounds: int, counters: Iterable[Verdict]
+    ) -> list[Verdict]:
+        """Time a phase until a look leaves nothing open, after what has run of it, or until its time is up.
+
+        In the first one, which calls nothing slower, what is decided is timed no more; in a confirmation all is timed
+        until all is decided, as its test is one of all of it.
+        """
+        found: dict[str, Verdict] = {}
+        when = looks(blocks, self.rules.alpha)
+        rules = self.rules.spread_over(len(when))
+        for upto in when:
+            while (block := len(runs[0]) // PAIRS) < upto and (not block or self._left() > BLOCK * self.runner.seconds):
+                for side, more in zip(runs, self.runner.time(phase, block, blocks, paths, rounds), strict=True):
+                    side.extend(more)
+            verdicts = gate.judge_times(*runs, rules, counters)
+            found |= {v.benchmark: v for v in verdicts if v.benchmark not in found or _is_open(found[v.benchmark])}
+            still = [name for name, verdict in found.items() if _is_open(verdict)]
+            if not still or block < upto:
+                break
+            if phase == "first":
+                paths = [*still, *filter(is_reference, found)]
+        return list(found.values())
+
+    def _nothing_selected(self, side: str) -> GateError:
+        if select := self.runner.plan.select:
+            return GateError(f"--select must match a benchmark of the {side}, got {select!r}, which matches none")
+        more = "name its files behind --, or with --stage-model=NAME a model for those of stagebench"
+        return GateError(f"the {side} must have a benchmark, got none that pytest finds; {more}")
+
+
+def _is_open(verdict: Verdict) -> bool:
+    return verdict.kind == "time" and verdict.verdict == "inconclusive"
