@@ -48,7 +48,8 @@ def run_lines(path):
     for job in jobs(path):
         for step in job["steps"]:
             for line in step.get("run", "").splitlines():
-                values = job.get("strategy", {}).get("matrix", {}).get("environment", [""])
+                rows = job.get("strategy", {}).get("matrix", {}).get("include", [{}])
+                values = [row.get("environment", "") for row in rows]
                 yield from {line.replace("${{ matrix.environment }}", value) for value in values}
 
 

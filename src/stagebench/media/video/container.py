@@ -11,7 +11,7 @@ from fractions import Fraction
 from heapq import heappushpop
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import av
 
@@ -36,6 +36,8 @@ _OPTIONS = {
     "protocol_whitelist": "file",
     "codec_whitelist": ",".join(sorted(av.codecs_available.difference(_PNG))),
 }
+# From version 19 on PyAV itself takes titles in whatever encoding.
+_ANY_TITLE: dict[str, Any] = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "ignore"}
 # Of a GIF a few bytes draw a whole picture anew, and every one has to be drawn.
 _MAX_REDRAWN = 2**31  # pixels of all its pictures: a thousand of Full HD, two seconds of drawing
 _MOST_REDRAWN = 2**15  # pictures, however small: each takes its time to begin
@@ -82,7 +84,7 @@ def open_video(path: Path, threads: Threads = "AUTO") -> Iterator[tuple[av.conta
     # A name that is not absolute might be that of a protocol. Options of all streams would hold for what FFmpeg decodes
     # to learn what is in the file, too; but PyAV frees as many sets of them as there are streams in the end, and where
     # it began with fewer (MPEG-PS) that ends the process.
-    with av.open(path.absolute(), container_options=_OPTIONS, metadata_errors="ignore") as container:
+    with av.open(path.absolute(), container_options=_OPTIONS, **_ANY_TITLE) as container:
         meter.add("bytes_read", path.stat().st_size)
         if not container.streams.video:
             raise MediaError(f"{path.name}: must be a video, got a file with no video stream")
