@@ -129,8 +129,9 @@ def test_a_run_of_before_a_key_of_the_identity_is_in_one_series_with_those_that_
     assert [len(runs) for runs in read_history(tmp_path)[0]] == [2, 1]
 
 
-def test_a_time_without_a_zone_is_utc():
-    assert trend.began(a_run(1) | {"datetime": "2026-01-02T00:00:00"}) == datetime(2026, 1, 2, tzinfo=UTC)
+def test_a_time_without_a_zone_is_utc(tmp_path):
+    [[run]] = read_history(write(tmp_path, a_run(1) | {"datetime": "2026-01-02T00:00:00"}))[0]
+    assert run.began == datetime(2026, 1, 2, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(

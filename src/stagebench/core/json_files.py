@@ -77,7 +77,8 @@ def _parsed_quickly(data: bytes) -> Any:
     left to others.
     """
     try:
-        if msgspec is None or rb"\u003" in data or _TOO_LONG in data.translate(_IN_NUMBERS):
+        hidden = b"\\" in data and rb"\u003" in data
+        if msgspec is None or hidden or _TOO_LONG in data.translate(_IN_NUMBERS):
             return None
         parsed = msgspec.json.decode(data)
         lost = data.count(b":") != msgspec.json.encode(parsed).count(b":")

@@ -50,13 +50,12 @@ class Place:
 
     def read(self, names: Sequence[str]) -> list[bytes | ResultsError]:
         """Read files, of a store several at a time, each to its content or why it can't be read."""
-        return self._fetched(names) if self.store else [self._content(name) for name in names]
-
-    def _fetched(self, names: Sequence[str]) -> list[bytes | ResultsError]:
+        if not self.store:
+            return list(map(self._content, names))
         with self._refusals("be read"):
-            found = self.store.cat_ranges(list(names), None, None, on_error="return")
-        kept = zip(names, found, strict=True)
-        return [each if isinstance(each, bytes) else self._refusal(f"be read at {n}", each) for n, each in kept]
+            found = zip(names, self.store.cat_ranges([*names], None, None, on_error="return"), strict=True)
+        lost = "the run {} can't be read: {}"
+        return [e if isinstance(e, bytes) else ResultsError(lost.format(self.where(n), one_line(e))) for n, e in found]
 
     def _content(self, name: str) -> bytes | ResultsError:
         try:
@@ -81,10 +80,7 @@ class Place:
         try:
             yield
         except Exception as error:  # each store has errors of its own
-            raise self._refusal(what, error) from error
-
-    def _refusal(self, what: str, error: BaseException) -> ResultsError:
-        return ResultsError(f"{self} can't {what}: {one_line(error)}")
+            raise ResultsError(f"{self} can't {what}: {one_line(error)}") from error
 
 
 def place_of(given: Place | Path | str) -> Place:
@@ -94,9 +90,10 @@ def place_of(given: Place | Path | str) -> Place:
     url = _URL.fullmatch(str(given))
     if not url or url["kind"] in ("file", "local"):
         return Place(str(given), Path(url["rest"] if url else given))
+    shown = re.sub("(?<=://)[^/]*@", "", str(given))  # without a password
     try:
         files, root = import_module("fsspec.core").url_to_fs(str(given))
-        return Place(str(given), Path(), import_module("fsspec.implementations.dirfs").DirFileSystem(root, files))
+        return Place(shown, Path(), import_module("fsspec.implementations.dirfs").DirFileSystem(root, files))
     except (ImportError, ValueError) as error:
         taken = f"a URL takes the extra 'stores', and what fsspec has for {url['kind']}"
-        raise StagebenchError(f"{taken}, got {given}: {one_line(error)}") from error
+        raise StagebenchError(f"{taken}, got {shown}: {one_line(error)}") from error

@@ -265,14 +265,13 @@ def validate(data: Any, where: str) -> Results:
 def _validate_stats(stats: Mapping[str, Any], where: str) -> None:
     """Check that statistics do not contradict each other, nor their data."""
     for chain in (("min", "q1", "median", "q3", "max"), ("min", "mean", "max")):
-        there = [key for key in chain if key in stats]
-        values = [stats[key] for key in there]
-        for lower, upper in pairwise(there) if values != sorted(values) else ():
+        values = [stats[key] for key in chain if key in stats]
+        for lower, upper in pairwise([key for key in chain if key in stats]) if values != sorted(values) else ():
             if stats[lower] > stats[upper] * (1 + ROUNDING):
                 raise ResultsError(f"{where}: {lower} must be at most {upper}, got {stats[lower]} and {stats[upper]}")
     if data := sorted(stats.get("data") or ()):
-        total, middle = math.fsum(data), (data[(len(data) - 1) // 2] + data[len(data) // 2]) / 2
-        of_data = {"median": middle, "min": data[0], "max": data[-1], "mean": total / len(data), "total": total}
-        for key, value in {**of_data, "rounds": len(data)}.items():
-            if key in stats and not math.isclose(stats[key], value, rel_tol=ROUNDING):
+        count, total = len(data), math.fsum(data)
+        of_data = {"median": (data[(count - 1) // 2] + data[count // 2]) / 2, "min": data[0], "max": data[-1]}
+        for key, value in (of_data | {"mean": total / count, "total": total, "rounds": count}).items():
+            if key in stats and stats[key] != value and not math.isclose(stats[key], value, rel_tol=ROUNDING):
                 raise ResultsError(f"{where}: {key} must be that of its data, {value}, got {stats[key]}")

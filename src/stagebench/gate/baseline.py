@@ -96,9 +96,11 @@ def _store(place: Place, folder: str, reason: str, results: Results | None = Non
         raise ResultsError(f"a baseline needs a reason, got {reason!r}")
     with place.held():  # no history is lost between reading what is there and replacing it
         names, before = _latest(place).get(folder, []), latest(place, folder)
-        dropped = bool(names) and names[-1].endswith(DROPPED)
+        there = before[-1] if names and not names[-1].endswith(DROPPED) else None
         if results and not partial:
-            _require_whole(results, before[-1] if before and not dropped else None)
+            _require_whole(results, there)
+        if not results and not there:
+            raise ResultsError(f"a baseline that is dropped must be there, got none of {folder} in {place}")
         kept, kind = (results, FILE_NAME) if results else (before[-1], DROPPED)
         kept["stagebench"]["accepted"] = _acceptance(kept, before, reason) | ({} if results else {"dropped": True})
         text = json_text(kept)

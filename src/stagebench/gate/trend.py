@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import chain, pairwise
 from multiprocessing import get_context, parent_process
+from pathlib import Path
 from threading import Thread
 
 import numpy as np
@@ -93,8 +94,8 @@ def read_history(place: Place) -> tuple[list[list[Run]], dict[str, str]]:
     groups: dict[str, list[Run]] = {}
     unreadable: dict[str, str] = {}
     for name, run in _each_read(place, place.names("**/*.json")):
-        if isinstance(run, str):
-            unreadable[str(place.where(name))] = run
+        if isinstance(run, ResultsError):
+            unreadable[str(place.where(name))] = str(run)
             continue
         here = ADDED | run.machine
         alone = f" {name}" if UNKNOWN in here.values() else ""  # it compares with nothing
@@ -105,7 +106,7 @@ def read_history(place: Place) -> tuple[list[list[Run]], dict[str, str]]:
     return sorted(ordered, key=len, reverse=True), unreadable
 
 
-def _each_read(place: Place, names: Sequence[str]) -> Iterator[tuple[str, Run | str]]:
+def _each_read(place: Place, names: Sequence[str]) -> Iterator[tuple[str, Run | ResultsError]]:
     """Yield each file with its run, or why it is none, in their order."""
     parts, read = [names[i : i + PART] for i in range(0, len(names), PART)], partial(_read, place)
     if len(parts) < 2 or place.is_in_memory:
@@ -128,33 +129,22 @@ def _exit_after_parent() -> None:
         os._exit(1)
 
 
-def _read(place: Place, names: Sequence[str]) -> list[Run | str]:
+def _read(place: Place, names: Sequence[str]) -> list[Run | ResultsError]:
     """Return of each file its run, or why it is none."""
-    return [
-        _run_of(name, found, place.where(name)) for name, found in zip(names, each_read_at(place, names), strict=True)
-    ]
+    read = zip(names, each_read_at(place, names), strict=True)
+    return [run if isinstance(run, ResultsError) else _run_of(name, run, place.where(name)) for name, run in read]
 
 
-def _run_of(file: str, run: Results | ResultsError, where: object) -> Run | str:
+def _run_of(name: str, run: Results, where: Path | str) -> Run | ResultsError:
+    """Take of a run what a trend needs; a time without a zone is in UTC."""
     try:
-        if isinstance(run, ResultsError):
-            raise run
-        when = began(run, f"the run {where}")
-    except ResultsError as error:
-        return str(error)
-    commit = run.get("commit_info") or {}
-    seconds = {sys.intern(name): benchmark["stats"]["median"] for name, benchmark in by_name(run).items()}
-    dirty = bool(commit.get("dirty"))
-    return Run(file, when, run["datetime"], run["machine_info"], commit.get("id"), dirty, seconds)
-
-
-def began(run: Results, where: str = "a run") -> datetime:
-    """Return when a run began, without a zone in UTC; raise ResultsError where it does not hold that."""
-    try:
-        when = datetime.fromisoformat(run["datetime"])
+        began = datetime.fromisoformat(run["datetime"])
     except (KeyError, ValueError) as error:
-        raise ResultsError(f"{where} must hold the time when it was made, got {error!r}") from error
-    return when if when.tzinfo else when.replace(tzinfo=UTC)
+        return ResultsError(f"the run {where} must hold the time when it was made, got {error!r}")
+    seconds = {sys.intern(name): benchmark["stats"]["median"] for name, benchmark in by_name(run).items()}
+    commit, zoned = run.get("commit_info") or {}, began if began.tzinfo else began.replace(tzinfo=UTC)
+    dirty = bool(commit.get("dirty"))
+    return Run(name, zoned, run["datetime"], run["machine_info"], commit.get("id"), dirty, seconds)
 
 
 def series_of(runs: Sequence[Run]) -> list[Series]:
@@ -167,7 +157,7 @@ def series_of(runs: Sequence[Run]) -> list[Series]:
         seconds = np.array([[run.seconds[name] for run in holding[name]] for name in alike])
         logs = np.log(seconds)
         changed = find_changes(logs) if length >= 2 * MIN_SIDE else [([], [])] * len(alike)
-        spread = noise(logs) if length > 1 else [None] * len(alike)
+        spread = noise(logs).tolist() if length > 1 else [None] * len(alike)
         for name, times, deviation, places in zip(alike, seconds, spread, changed, strict=True):
             found[name] = _series(name, holding[name], times, deviation, *places)
     return [found[name] for name in names]
@@ -178,8 +168,7 @@ def _series(
 ) -> Series:
     levels = [float(np.median(seconds[start:end])) for start, end in pairwise([0, *places, len(runs)])]
     changes = [_change(name, runs, place, *step) for place, step in zip(places, pairwise(levels), strict=True)]
-    deviation = None if spread is None else float(spread)
-    return Series(name, seconds.tolist(), deviation, changes, [runs[i].when for i in outliers])
+    return Series(name, seconds.tolist(), spread, changes, [runs[i].when for i in outliers])
 
 
 def _change(benchmark: str, runs: Sequence[Run], place: int, before: float, after: float) -> Change:
@@ -251,13 +240,14 @@ def _with_room(kept: Array) -> Array:
 
 def _add_candidate(kept: Array, born: int, gain: Array, total: Array) -> None:
     """Drop candidates that this one, of all series, is better than, and add it in the room that is left."""
-    places, gains, before, low, high = kept
-    span, moved = born - places, total[:, None] - before
-    root = moved**2 - span * (gain[:, None] - gains)  # of where they are equal; below 0 the later one is always better
-    half = np.sqrt(np.maximum(root, 0))
-    np.maximum(low, (moved - half) / span, out=low)
-    np.minimum(high, (moved + half) / span, out=high)
-    gains[(root < 0) | (low > high)] = -np.inf
+    if born % 4 == 0:  # to look at each would take longer than those that it drops
+        places, gains, before, low, high = kept
+        span, moved = born - places, total[:, None] - before
+        root = moved**2 - span * (gain[:, None] - gains)  # of where they are equal; below 0 the later one is better
+        half = np.sqrt(np.maximum(root, 0))
+        np.maximum(low, (moved - half) / span, out=low)
+        np.minimum(high, (moved + half) / span, out=high)
+        gains[(root < 0) | (low > high)] = -np.inf
     column = kept[:, :, born % ROOM - ROOM]
     column[0], column[1], column[2], column[3], column[4] = born, gain, total, -np.inf, np.inf
 
