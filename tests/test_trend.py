@@ -3,7 +3,11 @@
 import json
 import os
 import subprocess
+import sys
+import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,6 +227,42 @@ def test_many_runs_are_read_by_several_processes_alike(tmp_path, monkeypatch):
     alone = read_history(tmp_path)
     monkeypatch.setattr(trend, "PART", 4)
     assert read_history(tmp_path) == alone
+
+
+def test_a_reader_that_was_ended_is_an_error_of_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(trend, "PART", 1)
+    monkeypatch.setattr(trend, "_prepare_reader", os.abort)
+    result = invoke(write(tmp_path, a_run(1), a_run(2)))
+    assert (result.exit_code, result.output) == (
+        2,
+        "stagebench: runs are read by processes that end by themselves, got one that was ended\n",
+    )
+
+
+READER = """
+import sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from os import getpid
+from stagebench.gate.trend import _prepare_reader
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1, get_context("spawn"), _prepare_reader)
+    print(pool.submit(getpid).result(), flush=True)
+    time.sleep(300)
+"""
+
+
+def test_a_reader_ends_with_the_one_that_started_it_however_that_ended(tmp_path):
+    (tmp_path / "reader.py").write_text(READER)
+    with subprocess.Popen([sys.executable, tmp_path / "reader.py"], stdout=subprocess.PIPE) as parent:
+        reader = Path("/proc") / parent.stdout.readline().decode().strip()
+        assert reader.exists()
+        parent.kill()
+    until = time.monotonic() + 60
+    with suppress(FileNotFoundError):
+        while (reader / "cmdline").read_bytes():  # one that is only not yet waited for has none
+            assert time.monotonic() < until
+            time.sleep(0.05)
 
 
 def test_a_change_within_one_commit_is_the_machines(tmp_path):

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -112,8 +113,11 @@ def _each_read(place: Place, names: Sequence[str]) -> Iterator[tuple[str, Run | 
     if len(parts) < 2 or place.is_in_memory:
         yield from zip(names, chain.from_iterable(map(read, parts)), strict=True)
         return
-    with ProcessPoolExecutor(min(cores(), len(parts)), get_context("spawn"), _prepare_reader) as pool:
-        yield from zip(names, chain.from_iterable(pool.map(read, parts)), strict=True)
+    try:
+        with ProcessPoolExecutor(min(cores(), len(parts)), get_context("spawn"), _prepare_reader) as pool:
+            yield from zip(names, chain.from_iterable(pool.map(read, parts)), strict=True)
+    except BrokenProcessPool as error:
+        raise ResultsError("runs are read by processes that end by themselves, got one that was ended") from error
 
 
 def _prepare_reader() -> None:
