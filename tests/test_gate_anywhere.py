@@ -67,7 +67,9 @@ LAYOUTS = {
     "src, with a conftest and plugins": (
         {
             "pyproject.toml": SETTINGS,
-            "src/work/__init__.py": WORK,
+            ".gitignore": "_version.py\n",
+            "src/work/__init__.py": "from work._version import version\n" + WORK,
+            "src/work/_version.py": "version = '1'",
             "tests/conftest.py": CONFTEST,
             "tests/speed/test_it.py": OWN_FIXTURE,
         },
@@ -167,14 +169,16 @@ def test_a_module_of_the_repository_is_refused_where_its_copy_is_measured(pytest
     done.stderr.fnmatch_lines(["ERROR: a process of a gate must import the copy that it measures, got *elsewhere.py"])
 
 
-def test_what_is_installed_editable_from_the_repository_is_looked_for_in_its_copy(tmp_path, monkeypatch):
-    for name, folder in {"one": "libs/one/src", "two": "libs/two"}.items():
+def test_what_is_installed_from_the_repository_is_looked_for_in_its_copy(tmp_path, monkeypatch):
+    for name, folder, editable in (("one", "libs/one/src", True), ("two", "libs/two", False)):
         (tmp_path / folder).mkdir(parents=True)
         about = tmp_path / "site" / f"{name}-1.0.dist-info"
         about.mkdir(parents=True)
         (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         url = (tmp_path / "libs" / name).as_uri()
-        (about / "direct_url.json").write_text(json.dumps({"url": url, "dir_info": {"editable": True}}))
+        (about / "direct_url.json").write_text(
+            json.dumps({"url": url, "dir_info": {"editable": True} if editable else {}})
+        )
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
     found = {path.as_posix() for path in worktrees.imported_from(tmp_path)}
     assert found == {"site", "libs/one/src", "libs/two"}

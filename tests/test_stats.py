@@ -161,3 +161,11 @@ def test_without_any_difference_nothing_is_shown():
 def test_tied_pairs_count_as_tied():
     ratios = np.array([[0.1, 0.1, 0.1, -0.1]])
     assert statistics.suite_p_values(ratios)[0] == pytest.approx(5 / 16)
+
+
+def test_where_ratios_have_ties_the_interval_is_from_the_least_to_the_largest():
+    ratios = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.03, -0.01])
+    low, high = statistics.intervals(np.stack([ratios, ratios]), 0.975)
+    assert (low.tolist(), high.tolist()) == ([-0.01, -0.01], [0.03, 0.03])
+    assert np.isnan(statistics.intervals(ratios[-4:] + np.array([0.0, 0.0, -0.03, 0.01]), 0.975)[0])
+    assert np.isnan(statistics.intervals(np.array([[0.0, 0.0, 0.0, 0.1]]), 0.95)[0]).all()

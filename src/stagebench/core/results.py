@@ -220,8 +220,9 @@ def is_reference(name: str) -> bool:
 
 
 def short_name(name: str) -> str:
-    """Return the name of a benchmark without its file."""
-    return name.split("::")[-1]
+    """Return the name of a benchmark without its file, nor its class; its parameters may hold anything."""
+    function, bracket, parameters = name.partition("[")
+    return function.split("::")[-1] + bracket + parameters
 
 
 def require_sound(results: Results, where: str) -> Results:

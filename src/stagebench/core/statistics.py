@@ -113,7 +113,9 @@ def _sign_flips(n: int) -> Array:
 def intervals(ratios: Array, confidence: float) -> tuple[Array, Array]:
     """Compute two-sided BCa bootstrap intervals of the median of finite log-ratios (..., n), resampling pairs.
 
-    Lower and upper ends have the shape (...), and are NaN where the bootstrap is degenerate, as without any spread.
+    Lower and upper ends have the shape (...). Where the bootstrap is degenerate, because times so short that a clock
+    counts them have ties, they are the least and the largest ratio if n is enough: the median lies beyond all n on one
+    side once in 2^n. They are NaN with fewer, or without any spread.
     """
     from scipy.stats import bootstrap  # takes a second to import, and every timed process imports this module
 
@@ -121,7 +123,11 @@ def intervals(ratios: Array, confidence: float) -> tuple[Array, Array]:
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore")  # scipy warns of what comes back as NaN, which is no verdict
         found = bootstrap((ratios,), np.median, axis=-1, confidence_level=confidence, method="BCa", **drawn)
-    return np.asarray(found.confidence_interval.low), np.asarray(found.confidence_interval.high)
+    tied = np.isnan(found.confidence_interval.low) | np.isnan(found.confidence_interval.high)
+    ends = ratios.min(-1), ratios.max(-1)
+    known = (ends[0] < ends[1]) & (2.0 ** (1 - ratios.shape[-1]) <= 1 - confidence)
+    low, high = (np.where(known, end, np.nan) for end in ends)
+    return np.where(tied, low, found.confidence_interval.low), np.where(tied, high, found.confidence_interval.high)
 
 
 class Drift(NamedTuple):

@@ -118,6 +118,8 @@ def _head(both: Worktrees, plan: ABPlan, folder: Path) -> Iterator[str]:
             f"a process of each side to count, then {many}, {plan.rounds} rounds each by the {plan.clock} clock"
             f"{', in lockstep' * plan.lockstep}, and as many again for what those do not clear, until all is decided"
         )
+    if both.generated:
+        yield f"modules that git ignores are on both sides as they are here: {', '.join(both.generated)}"
     if both.empty:
         yield f"submodules that are empty on both sides, as they are here: {', '.join(both.empty)}"
     if warning := environment.load_warning():

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -54,6 +54,7 @@ class Worktrees:
     head_commit: str
     dirty: bool  # whether the head differs from its commit
     empty: tuple[str, ...]  # submodules that are empty folders on both sides, because they are in the working tree
+    generated: tuple[str, ...]  # modules that git ignores: on both sides those of the working tree
     home: Path  # the folder that they are in, which stays
 
 
@@ -76,22 +77,34 @@ def worktrees(repository: Path, revision: str) -> Iterator[Worktrees]:
         empty = tuple(_check_out(_git_folder(top), commit, base, top))
         _copy(top, head)
         dirty = bool(_git(head, "status", "--porcelain", "--untracked-files=normal", "--ignore-submodules=none"))
+        generated = tuple(_add_generated(top, (base, head)))
         if not (base / within).is_dir():
             raise GateError(f"the base must have the folder that the gate runs in, got no {within} in {commit[:7]}")
         imports = {side.name: [side / path for path in imported_from(top)] for side in (base, head)}
         not_from = f"{top}{os.pathsep}{home}"
-        yield Worktrees(base / within, head / within, imports, not_from, commit, head_commit, dirty, empty, home)
+        yield Worktrees(
+            base / within, head / within, imports, not_from, commit, head_commit, dirty, empty, generated, home
+        )
+
+
+def _add_generated(top: Path, copies: Sequence[Path]) -> Iterator[str]:
+    """Copy modules that a build has put into packages, and git ignores, as a `_version.py`; yield their names."""
+    listed = _git(top, "ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory", "--", "*.py")
+    for name in (name for name in map(os.fsdecode, listed.split(b"\0")) if name.endswith(".py")):
+        beside = [copy for copy in copies if (copy / name).with_name("__init__.py").exists()]
+        for copy in (copy for copy in beside if not (copy / name).exists()):
+            shutil.copy(top / name, copy / name)
+        yield from [name] * bool(beside)
 
 
 def imported_from(top: Path) -> Iterator[Path]:
     """Yield the folders in a repository, relative to it, in which this interpreter looks for modules.
 
-    They are on its search path, or in the project of a package that is installed editable.
+    They are on its search path, or in the project of a package that is installed from there, editable or not.
     """
     found = [Path(each).resolve() for each in sys.path]
     for package in metadata.distributions():
-        about = json.loads(package.read_text("direct_url.json") or "{}")
-        if about.get("dir_info", {}).get("editable"):
+        if "dir_info" in (about := json.loads(package.read_text("direct_url.json") or "{}")):
             project = Path(unquote(urlsplit(about["url"]).path)).resolve()
             found.append(project / "src" if (project / "src").is_dir() else project)
     for each in dict.fromkeys(found):
