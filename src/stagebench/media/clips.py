@@ -1,138 +1,151 @@
-"""Draw synthetic clips of which everything is known: what there is, of which colour and size, and how it moves.
+"""Draw synthetic clips of which everything is known, and say what happens in them.
 
-A clip has one to three objects, each of another shape, before a background that a camera pans over. All of it follows
-from a seed. `rendering` shows clips as frames and as event images, `synthetic_clip` writes one as files.
+A clip has one or two objects of different shapes, each of which moves. `rendering` shows clips as frames and as event
+images, `synthetic_clip` writes one as files.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stagebench.core.settings import DEFAULT_QUESTION
+
 WIDTH, HEIGHT = 640, 480
 FRAMES, RATE = 36, 30
 SECONDS = FRAMES / RATE
-SHAPES = ("ball", "box", "sign")
+SHAPES = ("ball", "door", "sign")  # a disc, an upright rectangle, a triangle
 COLOURS = {
     "red": (0.95, 0.12, 0.1),
     "green": (0.05, 0.5, 0.1),
     "blue": (0.2, 0.25, 1.0),
     "yellow": (1.0, 0.95, 0.2),
     "white": (1.0, 1.0, 1.0),
-    "black": (0.02, 0.02, 0.02),
+    "black": (0.01, 0.01, 0.01),
 }
-SIZES = {"small": (46, 54), "big": (76, 88)}  # pixels from the middle to the edge
+SIZES = {"small": (50, 56), "big": (84, 92)}  # pixels from the middle to the edge
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-SPEEDS = {"slowly": (80, 110), "fast": (220, 270)}  # pixels in the whole of a clip
+SPEEDS = {"slowly": (110, 130), "fast": (270, 300)}  # pixels in the whole of a clip
 # When it begins and ends to move, as parts of the clip; who turns moves on in another direction to the clip's end.
-ENDINGS = {"moves": (0.0, 1.0), "turns": (0.0, 0.5), "stops": (0.0, 0.5), "appears": (0.4, 1.0)}
-CONTRAST = 0.3  # an event for each change of the natural logarithm by this much, as common sensors are set
-DARK = 0.02  # intensity added before the logarithm: a sensor's dark current
-NOISE = 0.04  # events a pixel and second of nothing, as sensors have them
-BACKGROUNDS = {"dark": (0.08, 0.11), "light": (0.54, 0.6)}  # whatever the colour, its log intensity differs from theirs
-_FADE = 0.1  # seconds in which what appears does so
-_PAN = 50.0  # pixels in a clip, at most
-_WAVES, _LENGTHS = 6, (40.0, 300.0)  # of the background, pixels
-RELIEF = 0.12 / _WAVES**0.5  # of each of them, a part of the background's brightness
-_TRIES = 8  # places, of which the one with the objects farthest apart is taken
-_EDGE = 0.6  # of an object stays in the middle square, which is all that a model with a crop sees
+# What moves slowly all of the time comes less far than what moves fast in any of these: event images show no time.
+ENDINGS = {"moves": (0.0, 1.0), "turns": (0.0, 0.5), "stops": (0.0, 0.6), "appears": (0.4, 1.0)}
+BACKGROUNDS = {"dark": (0.11, 0.13), "light": (0.54, 0.6)}  # whatever the colour, its log intensity differs from theirs
+_FADE = 0.1  # of the clip, in which what appears does so
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Clips:
-    """So many clips. Arrays are (clips,), or (clips, 3) with a column for each of `SHAPES`; words are indices."""
+class Thing:
+    """An object of a clip."""
 
-    present: Array  # bool (clips, 3)
-    colour: Array
-    size: Array
-    direction: Array
-    speed: Array
-    ending: Array
-    turn: Array  # the direction after a turn
-    background: Array  # (clips,)
-    radius: Array  # pixels
-    travel: Array  # pixels, were it to move all of the time
-    place: Array  # (clips, 3, 2), the middle of its path in pixels
-    brightness: Array  # (clips,)
-    waves: Array  # (clips, waves, 3): radians a pixel across and down, and a phase
-    pan: Array  # (clips, 2), pixels in the whole of a clip
+    shape: str
+    color: str
+    size: str
+    direction: str
+    speed: str
+    ending: str
+    turn: str  # the direction after a turn
+    radius: float  # pixels
+    travel: float  # pixels, were it to move all of the time
 
-    def __len__(self) -> int:
-        return len(self.background)
+    def path(self, part: Array) -> Array:
+        """Return x and y from the middle of its path in pixels, and how much of it there is, 0 to 1: (parts, 3).
+
+        Parts of the clip are from 0 to 1.
+        """
+        begin, end = ENDINGS[self.ending]
+        along = np.clip(part, begin, end) - (begin + end) / 2
+        across = np.maximum(part - end, 0) - (1 - end) / 2 if self.ending == "turns" else 0 * part
+        moved = np.outer(along, DIRECTIONS[self.direction]) + np.outer(across, DIRECTIONS[self.turn])
+        shown = np.clip((part - begin) / _FADE, 0, 1) if self.ending == "appears" else part >= 0
+        return np.column_stack([self.travel * moved, shown])
+
+    def motion(self, ending: str) -> str:
+        """Say how it moves, with an ending of its own or another."""
+        moves = f"moves {self.direction} {self.speed}"
+        how = {"turns": f"{moves} and turns {self.turn}", "stops": f"{moves} and stops"}
+        return (how | {"appears": f"appears and {moves}"}).get(ending, moves)
 
 
-def draw_clips(seed: int | tuple[int, ...], number: int) -> Clips:
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """What there is to see."""
+
+    background: str
+    brightness: float  # of the background, 0 to 1
+    things: list[Thing]  # as `SHAPES` are ordered
+    places: Array  # (things, 2), the middles of their paths in pixels
+
+
+def draw_clips(seed: int | tuple[int, ...], number: int) -> list[Clip]:
     """Draw so many clips at random; the same seed gives the same ones."""
     rng = np.random.default_rng(seed)
-    each = (number, len(SHAPES))
-
-    def between(ranges: Mapping[str, tuple[float, float]], index: Array) -> Array:
-        limits = np.array([*ranges.values()])[index]
-        return rng.uniform(limits[..., 0], limits[..., 1])
-
-    count = rng.choice((1, 2, 3), number, p=(0.4, 0.35, 0.25))
-    direction, size, speed = (rng.integers(len(words), size=each) for words in (DIRECTIONS, SIZES, SPEEDS))
-    background = rng.integers(len(BACKGROUNDS), size=number)
-    length = _LENGTHS[0] * (_LENGTHS[1] / _LENGTHS[0]) ** rng.uniform(size=(number, _WAVES))
-    angle, phase = rng.uniform(0, 2 * np.pi, (2, number, _WAVES))
-    waves = np.stack([np.cos(angle) / length * 2 * np.pi, np.sin(angle) / length * 2 * np.pi, phase], axis=-1)
-    clips = Clips(
-        present=rng.permuted(np.arange(len(SHAPES)) < count[:, None], axis=1),
-        colour=rng.permuted(np.tile(np.arange(len(COLOURS)), (number, 1)), axis=1)[:, : len(SHAPES)],
-        size=size,
-        direction=direction,
-        speed=speed,
-        ending=rng.integers(len(ENDINGS), size=each),
-        turn=(2 - direction // 2 * 2) + rng.integers(2, size=each),  # up or down after left or right, and the other way
-        background=background,
-        radius=between(SIZES, size),
-        travel=between(SPEEDS, speed),
-        place=np.zeros((*each, 2)),
-        brightness=between(BACKGROUNDS, background),
-        waves=waves,
-        pan=rng.uniform(-_PAN, _PAN, (number, 2)) * rng.integers(2, size=(number, 1)),
-    )
-    return replace(clips, place=_places(clips, rng))
+    return [_draw(rng) for _ in range(number)]
 
 
-def centres(clips: Clips, time: float) -> Array:
-    """Return where the middles of objects are at a time in seconds, seen or not, in pixels: (clips, 3, 2)."""
-    return np.asarray(clips.place + _offset(clips, time / SECONDS))
+def _draw(rng: np.random.Generator) -> Clip:
+    def one_of(words: Iterable[str]) -> str:
+        known = [*words]
+        return known[rng.integers(len(known))]
+
+    things, background = [], one_of(BACKGROUNDS)
+    shapes = sorted(rng.permutation(len(SHAPES))[: rng.integers(1, 3)])
+    for shape, colour in zip(shapes, rng.permutation([*COLOURS]), strict=False):
+        size, direction, speed = one_of(SIZES), one_of(DIRECTIONS), one_of(SPEEDS)
+        turn = one_of(("up", "down") if direction in ("left", "right") else ("left", "right"))
+        words = (SHAPES[shape], str(colour), size, direction, speed, one_of(ENDINGS), turn)
+        things.append(Thing(*words, rng.uniform(*SIZES[size]), rng.uniform(*SPEEDS[speed])))
+    # In the middle square, all that a model with a crop sees; of 16 places the one with the objects farthest apart.
+    paths = np.stack([thing.path(np.linspace(0, 1, 6))[:, :2] for thing in things])
+    room = HEIGHT / 2 - np.abs(paths).max(1) - 0.8 * np.array([[thing.radius] for thing in things])
+    tried = np.array([WIDTH, HEIGHT]) / 2 + rng.uniform(-1, 1, (16, len(things), 2)) * np.maximum(room, 0)
+    between = (tried[:, 0] - tried[:, -1])[:, None] + paths[0] - paths[-1]
+    place = tried[np.linalg.norm(between, axis=-1).min(1).argmax()]
+    return Clip(background, rng.uniform(*BACKGROUNDS[background]), things, place)
 
 
-def opacity(clips: Clips, time: float) -> Array:
-    """Say how much of each object there is at a time in seconds, from 0 to 1: (clips, 3)."""
-    late = clips.ending == [*ENDINGS].index("appears")
-    faded = np.clip((time - ENDINGS["appears"][0] * SECONDS) / _FADE, 0, 1)
-    return np.asarray(clips.present * np.where(late, faded, 1.0))
+def _count(clip: Clip, thing: Thing) -> str:
+    return "two objects" if len(clip.things) > 1 else "one object"
 
 
-def _places(clips: Clips, rng: np.random.Generator) -> Array:
-    """Draw where the paths of the objects have their middle, so that they stay in view and rarely meet."""
-    parts = np.linspace(0, 1, 6)
-    paths = np.stack([_offset(clips, part) for part in parts])  # (parts, clips, 3, 2)
-    room = HEIGHT / 2 - np.abs(paths).max(axis=0) - _EDGE * clips.radius[..., None]
-    tried = np.array([WIDTH, HEIGHT]) / 2 + rng.uniform(-1, 1, (_TRIES, *room.shape)) * np.maximum(room, 0)
-    distance = np.full((_TRIES, len(clips)), np.inf)
-    for i, j in ((0, 1), (0, 2), (1, 2)):
-        between = (tried[..., i, :] - tried[..., j, :]) + (paths[..., i, :] - paths[..., j, :])[:, None]
-        apart = np.linalg.norm(between, axis=-1)
-        both = clips.present[:, i] & clips.present[:, j]
-        distance = np.minimum(distance, np.where(both, apart.min(axis=0), np.inf))
-    best: Array = tried[distance.argmax(axis=0), np.arange(len(clips))]
-    return best
+def _long_caption(clip: Clip, thing: Thing) -> str:
+    each = (f"a {x.size} {x.color} {x.shape} {x.motion(x.ending)}" for x in clip.things)
+    return f"the {clip.background} scene shows {_count(clip, thing)} : {' and '.join(each)}"
 
 
-def _offset(clips: Clips, part: float) -> Array:
-    """Return where objects are from the middle of their path, at a part of the clip from 0 to 1: (clips, 3, 2)."""
-    steps = np.array([*DIRECTIONS.values()])
-    begin, end = np.array([*ENDINGS.values()])[clips.ending].transpose(2, 0, 1)
-    along = np.clip(part, begin, end) - (begin + end) / 2
-    turns = clips.ending == [*ENDINGS].index("turns")
-    across = np.where(turns, max(part - 0.5, 0.0) - 0.25, 0.0)
-    moved = steps[clips.direction] * along[..., None] + steps[clips.turn] * across[..., None]
-    return np.asarray(moved * clips.travel[..., None])
+def _event_ending(thing: Thing) -> str:
+    return thing.ending.replace("stops", "moves")  # what stands still is not seen
+
+
+def _short_caption(clip: Clip, thing: Thing) -> str:
+    return " and ".join(f"{x.shape} {x.motion(_event_ending(x))}" for x in clip.things)
+
+
+Asked = tuple[str, Callable[[Clip, Thing], str]]
+
+_BOTH: dict[str, Asked] = {
+    "count": ("How many objects are there?", _count),
+    "shape": ("What moves?", lambda clip, thing: " and ".join(x.shape for x in clip.things)),
+    "size": ("What size has the {}?", lambda clip, thing: thing.size),
+    "direction": ("In what direction does the {} move?", lambda clip, thing: thing.direction),
+    "speed": ("How fast does the {} move?", lambda clip, thing: thing.speed),
+}
+_ENDING = "What does the {} do?"
+QUESTIONS: dict[str, dict[str, Asked]] = {
+    "video": {
+        "caption": (DEFAULT_QUESTION, _long_caption),
+        **_BOTH,
+        "ending": (_ENDING, lambda clip, thing: thing.ending),
+        "color": ("What color is the {}?", lambda clip, thing: thing.color),
+        "background": ("What is the background?", lambda clip, thing: clip.background),
+    },
+    "events": {
+        "caption": (DEFAULT_QUESTION, _short_caption),
+        **_BOTH,
+        "ending": (_ENDING, lambda clip, thing: _event_ending(thing)),
+    },
+}
+"""By what a model is shown and what is asked about: a question, the name of a shape in place of {}, and its answer."""

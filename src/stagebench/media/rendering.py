@@ -3,95 +3,83 @@
 What a model is trained on is so what it gets of a video or an event recording of the same clips.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stagebench.media.clips import (
-    COLOURS,
-    CONTRAST,
-    DARK,
-    FRAMES,
-    HEIGHT,
-    NOISE,
-    RELIEF,
-    SECONDS,
-    SHAPES,
-    WIDTH,
-    Clips,
-    centres,
-    opacity,
-)
+from stagebench.media.clips import COLOURS, HEIGHT, SECONDS, SHAPES, WIDTH, Clip
 
+CONTRAST = 0.3  # an event for each change of the natural logarithm by this much, as common sensors are set
+DARK = 0.02  # intensity added before the logarithm: a sensor's dark current
+NOISE = 0.04  # events a pixel and second of nothing, as sensors have them
 LUMA = np.array((0.2126, 0.7152, 0.0722))  # of red, green and blue: BT.709
-_STEPS = 2 * FRAMES  # of the event model, where many clips are drawn: half of what a recording has
+EVENT_TIMES = [i / 24 * SECONDS for i in range(25)]  # between which `render_events` looks for events
 
 
-def render(
-    clips: Clips, time: float, height: int, width: int, device: str | torch.device = "cpu", *, gray: bool = False
-) -> Tensor:
-    """Render clips at a time in seconds, scaled to a size: float32 (clips, 3, height, width), RGB from 0 to 1.
+def scenes_of(clips: Sequence[Clip], times: Sequence[float], *, gray: bool = False) -> Tensor:
+    """Put clips at times in seconds in numbers: float32 (clips, times, 1 + shapes, 4 + channels).
 
-    Of gray ones there is the light alone: (clips, 1, height, width).
+    These are x, y, opacity, radius, and the colour, or the light alone, of the background and of each of `SHAPES`.
     """
+    colours = np.array([*COLOURS.values()])
+    table = dict(zip(COLOURS, colours @ LUMA[:, None] if gray else colours, strict=True))
+    scenes = np.zeros((len(clips), len(times), 1 + len(SHAPES), 5 if gray else 7), np.float32)
+    for scene, clip in zip(scenes, clips, strict=True):
+        scene[:, 0, 4:] = clip.brightness
+        for thing, place in zip(clip.things, clip.places, strict=True):
+            seen = scene[:, 1 + SHAPES.index(thing.shape)]
+            seen[:, :3] = thing.path(np.array(times) / SECONDS)
+            seen[:, :2] += place
+            seen[:, 3], seen[:, 4:] = thing.radius, table[thing.color]
+    return torch.from_numpy(scenes)
 
-    def on_device(values: Any) -> Tensor:
-        return torch.as_tensor(np.asarray(values, dtype=np.float32), device=device)
 
+def render(scenes: Tensor, height: int, width: int) -> Tensor:
+    """Render scenes, scaled to a size: float32 (clips, times, channels, height, width), from 0 to 1."""
     pixel = WIDTH / width
-    x = (torch.arange(width, device=device) + 0.5) * pixel - 0.5
-    y = (torch.arange(height, device=device) + 0.5) * (HEIGHT / height) - 0.5
-    waves, pan = on_device(clips.waves), on_device(clips.pan * time / SECONDS)
-    a = waves[:, :, :1] * (x + pan[:, None, :1]) + waves[:, :, 2:]
-    b = waves[:, :, 1:2] * (y + pan[:, None, 1:])
-    # sin(a + b) by outer products: a hundred times fewer sines than pixels
-    relief = torch.cat([b.cos(), b.sin()], 1).transpose(1, 2) @ torch.cat([a.sin(), a.cos()], 1)
-    image: Tensor = (on_device(clips.brightness)[:, None, None] * (1 + RELIEF * relief))[:, None]
-    table = np.array([*COLOURS.values()])
-    colours = on_device((table @ LUMA[:, None] if gray else table)[clips.colour])
-    image = image.repeat(1, colours.shape[-1], 1, 1)
-    centre, radius, shown = (on_device(of) for of in (centres(clips, time), clips.radius, opacity(clips, time)))
-    for i, shape in enumerate(SHAPES):
-        dx, dy = (x - centre[:, i, :1])[:, None, :], (y - centre[:, i, 1:])[:, :, None]
-        cover = (_inside(shape, dx, dy, radius[:, i, None, None]) / pixel + 0.5).clamp_(0, 1)
-        cover = (cover * shown[:, i, None, None])[:, None]
-        image += cover * (colours[:, i, :, None, None] - image)
-    return image.clamp_(0, 1)
-
-
-def render_events(clips: Clips, images: int, generator: torch.Generator) -> Tensor:
-    """Draw clips as event images, on the generator's device: uint8 (clips, images, 3, 480, 640), as of a recording.
-
-    It is `synthetic_clip`'s event model in steps, each of which falls whole into one of the slices of equal count; the
-    generator draws the noise.
-    """
-    device, height, width = generator.device, HEIGHT, WIDTH
-    likely = NOISE * SECONDS / _STEPS / 2  # that noise makes a pixel brighter in a step, and darker as well
-    lights = (render(clips, i * SECONDS / _STEPS, height, width, device, gray=True)[:, 0] for i in range(_STEPS + 1))
-    logs = ((light + DARK).log_() for light in lights)
-    signs, counts, reference = [], [], next(logs)
-    for now in logs:
-        crossings = ((now - reference) / CONTRAST).trunc_()  # towards zero
-        reference += CONTRAST * crossings
-        noise = torch.rand(now.shape, device=device, generator=generator)
-        crossings += (noise < likely).float() - (noise > 1 - likely).float()
-        signs.append(crossings.sign().to(torch.int8))
-        counts.append(crossings.abs().sum((1, 2)))
-    total = torch.stack(counts)
-    middle = (total.cumsum(0) - total / 2) / total.sum(0)
-    slices, rows = (middle * images).long().clamp_(0, images - 1), torch.arange(len(clips), device=device)
-    last = torch.zeros((len(clips), images, height, width), dtype=torch.int8, device=device)
-    for sign, slice_ in zip(signs, slices, strict=True):
-        last[rows, slice_] = torch.where(sign == 0, last[rows, slice_], sign)
-    return torch.stack([last >= 0, last == 0, last <= 0], 2).to(torch.uint8) * 255  # red, white or blue
+    x = (torch.arange(width, device=scenes.device) + 0.5) * pixel - 0.5
+    y = (torch.arange(height, device=scenes.device) + 0.5) * (HEIGHT / height) - 0.5
+    background, *things = scenes[..., None, None].unbind(2)
+    image = background[:, :, 4:].repeat(1, 1, 1, height, width)
+    for shape, thing in zip(SHAPES, things, strict=True):
+        left, top, shown, radius = thing[:, :, :4].unbind(2)
+        inside = _inside(shape, x - left, y[:, None] - top, radius)
+        cover = ((inside / pixel + 0.5).clamp_(0, 1) * shown).unsqueeze(2)
+        image.lerp_(thing[:, :, 4:].expand_as(image), cover.expand_as(image))
+    return image
 
 
 def _inside(shape: str, dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
     """Return how many pixels within its edge a place is that lies so far from an object's middle."""
     if shape == "ball":
         return radius - torch.hypot(dx, dy)
-    if shape == "box":
-        return 0.88 * radius - torch.maximum(dx.abs(), dy.abs())
+    if shape == "door":
+        return torch.minimum(0.6 * radius - dx.abs(), radius - dy.abs())
     return torch.minimum(0.8 * radius - dy, ((dy + radius) * 0.62 - dx.abs()) / 1.18)  # a triangle that points up
+
+
+def render_events(scenes: Tensor, images: int, generator: torch.Generator) -> Tensor:
+    """Draw gray scenes at `EVENT_TIMES` as event images: uint8 (clips, images, 3, 480, 640), as of a recording.
+
+    It is `synthetic_clip`'s event model in steps, each of which falls whole into one of the slices of equal count; the
+    generator, on their device, draws the noise.
+    """
+    likely = NOISE * SECONDS / (len(EVENT_TIMES) - 1) / 2  # that noise makes a pixel brighter in a step; darker as well
+    logs = ((render(at[:, None], HEIGHT, WIDTH)[:, 0, 0] + DARK).log_() for at in scenes.unbind(1))
+    signs, counts, reference = [], [], next(logs)
+    for now in logs:
+        crossings = ((now - reference) / CONTRAST).trunc_()  # towards zero
+        reference += CONTRAST * crossings
+        noise = torch.rand(now.shape, device=now.device, generator=generator)
+        crossings += (noise < likely).float() - (noise > 1 - likely).float()
+        signs.append(crossings.sign().to(torch.int8))
+        counts.append(crossings.abs().sum((1, 2)))
+    total = torch.stack(counts)
+    slices = ((total.cumsum(0) - total / 2) / total.sum(0) * images).long().clamp_(0, images - 1)
+    last = torch.zeros((len(scenes), images, HEIGHT, WIDTH), dtype=torch.int8, device=scenes.device)
+    rows = torch.arange(len(last), device=last.device)
+    for sign, slice_ in zip(signs, slices, strict=True):
+        last[rows, slice_] = torch.where(sign == 0, last[rows, slice_], sign)
+    return torch.stack([last >= 0, last == 0, last <= 0], 2).to(torch.uint8) * 255  # red, white or blue

@@ -1,34 +1,28 @@
-"""Write a synthetic clip, and the event recording of the same, to time both kinds of model with no data at hand.
+"""Write synthetic clips as a video and an event recording of the same, for both kinds of model.
 
-Two discs cross a textured background that a camera pans over. Clip and events come from the same `luma(t)`, the events
-by the usual model of an event camera: one each time that a pixel's log intensity has moved by a threshold. Everything
-is computed from fixed numbers: two calls write the same bytes.
+The default one, to time models with no data at hand, is stored in this folder, so that it is the same bytes everywhere:
+two discs cross a textured background that a camera pans over. Any other is drawn.
 """
 
-from collections.abc import Callable
+import io
+import lzma
 from dataclasses import dataclass
-from functools import cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
-from stagebench.media.clips import CONTRAST, DARK, FRAMES, HEIGHT, NOISE, RATE, SECONDS, WIDTH, Clips
+from stagebench.media.clips import FRAMES, HEIGHT, RATE, SECONDS, WIDTH, Clip
 from stagebench.media.events.event_arrays import TYPES
 
 STEPS_PER_FRAME = 4  # of the event model: nothing moves by much more than two pixels in a step
-SEED = 20240613
-
-Plane = NDArray[np.float32]
-_Light = Callable[[float], Plane]  # at a time in seconds
-_Colour = Callable[[float], tuple[Plane, Plane]]
 
 
 @dataclass(frozen=True, slots=True)
 class SyntheticClip:
-    """Where the synthetic clip was written."""
+    """Where a synthetic clip was written."""
 
     video: Path  # H.264 in MP4, 640x480, 30 frames a second, BT.709 and limited range, tagged so
     events: Path  # a `.npy` recording of the same
@@ -39,182 +33,74 @@ class SyntheticClip:
         return paths[own if media == "own" else media]
 
 
-class _Disc(NamedTuple):
-    """A textured disc on a straight path: pixels, and pixels a second."""
-
-    x: float
-    y: float
-    vx: float
-    vy: float
-    radius: float
-    colour: tuple[float, float]  # its differences of blue and red
-
-    def centre(self, time: float) -> tuple[float, float]:
-        return self.x + self.vx * time, self.y + self.vy * time
-
-
-_PAN = (45.0, 8.0)  # of the background, pixels a second
-_BACKGROUND_COLOUR = (-0.05, 0.03)
-_DISCS = (
-    _Disc(x=110, y=170, vx=260, vy=60, radius=62, colour=(-0.18, 0.26)),
-    _Disc(x=520, y=330, vx=-190, vy=-40, radius=44, colour=(0.28, -0.12)),
-)
-
-
 def write_synthetic_clip(folder: Path) -> SyntheticClip:
     """Write `scene.mp4` and `scene.npy` to a folder, which is made if missing; a reader never sees half a file."""
-    return _write(folder, luma, chroma, noise=0)
+    stored = (Path(__file__).with_name(f"{name}.xz").read_bytes() for name in ("scene.mp4", "scene.npy"))
+    return _write(folder, *map(lzma.decompress, stored))
 
 
-def write_clip(folder: Path, clips: Clips) -> SyntheticClip:
-    """Write the first of some clips in the same way, its events with a sensor's noise."""
-    # Here, because whoever writes the synthetic clip alone needs no torch.
-    from stagebench.media import rendering
-
-    def light(time: float) -> Plane:
-        image: Plane = rendering.render(clips, time, HEIGHT, WIDTH, gray=True)[0, 0].numpy()
-        return image
-
-    def colour(time: float) -> tuple[Plane, Plane]:
-        red, green, blue = rendering.render(clips, time, HEIGHT // 2, WIDTH // 2)[0].numpy()
-        y = np.tensordot(rendering.LUMA, (red, green, blue), 1)
-        return (blue - y) / 1.8556, (red - y) / 1.5748  # of BT.709
-
-    return _write(folder, light, colour, noise=NOISE)
+def write_clip(folder: Path, clip: Clip) -> SyntheticClip:
+    """Write any clip in the same way; the same one gives the same bytes."""
+    return _write(folder, _encoded(clip), _recorded(clip))
 
 
-def _write(folder: Path, luma: _Light, chroma: _Colour, noise: float) -> SyntheticClip:
+def _write(folder: Path, video: bytes, events: bytes) -> SyntheticClip:
     folder.mkdir(parents=True, exist_ok=True)
     written = SyntheticClip(folder / "scene.mp4", folder / "scene.npy")
-    video, events = partial(_write_video, luma=luma, chroma=chroma), partial(_write_events, luma=luma, noise=noise)
-    for path, write in ((written.video, video), (written.events, events)):
+    for path, content in ((written.video, video), (written.events, events)):
         part = path.with_name(f"{path.name}.part")
-        with part.open("wb") as file:
-            write(file)
+        part.write_bytes(content)
         part.replace(path)
     return written
 
 
-def luma(time: float) -> Plane:
-    """Return the light at a time in seconds: float32 (480, 640), 0 black to 1 white."""
-    background, texture = _textures()
-    image = _cut(background, _PAN[0] * time, _PAN[1] * time, HEIGHT, WIDTH)
-    for disc in _DISCS:
-        rows, columns, cover = _cover(disc, time, 1)
-        x, y = disc.centre(time)
-        # The texture moves with its disc: its middle stays on the disc's centre.
-        left, top = columns.start - x + texture.shape[1] // 2, rows.start - y + texture.shape[0] // 2
-        patch = image[rows, columns]
-        patch += cover * (_cut(texture, left, top, *patch.shape) - patch)
-    return image
-
-
-def chroma(time: float) -> tuple[Plane, Plane]:
-    """Return the colour differences (Cb, Cr) at a time in seconds: float32 (240, 320), -0.5 to 0.5."""
-    planes = [np.full((HEIGHT // 2, WIDTH // 2), value, dtype=np.float32) for value in _BACKGROUND_COLOUR]
-    for disc in _DISCS:
-        rows, columns, cover = _cover(disc, time, 2)
-        for plane, value in zip(planes, disc.colour, strict=True):
-            patch = plane[rows, columns]
-            patch += cover * (np.float32(value) - patch)
-    return planes[0], planes[1]
-
-
-def _write_events(file: BinaryIO, luma: _Light, noise: float) -> None:
+def _recorded(clip: Clip) -> bytes:
     """Watch all of it with a simulated event camera: a dict of x, y, t and p as `EventArrays` has them, from 0 on.
 
-    A pixel holds a reference, at first its log intensity at time 0. Each time that the log intensity reaches the
-    reference plus or minus `CONTRAST`, there is an event, and the reference moves there. Within a step, the log
-    intensity is taken to change evenly. Noise is so many further events a pixel and second.
+    A pixel holds a reference, at first its log intensity at time 0. Each time that the log intensity is away from it by
+    `CONTRAST`, there is an event, at some time within a step, and the reference follows. To these comes noise.
     """
-    steps: list[tuple[NDArray[Any], ...]] = []  # x, y, microseconds and polarity, ascending in time
-    micros = 1e6 / (RATE * STEPS_PER_FRAME)
-    lights = (luma(step * micros / 1e6) for step in range(FRAMES * STEPS_PER_FRAME + 1))
-    logs = (np.log(light + np.float32(DARK)).ravel().astype(np.float64) for light in lights)
-    reference = before = next(logs)
+    # Here, because whoever writes the default clip needs no torch.
+    from stagebench.media.rendering import CONTRAST, DARK, NOISE, render, scenes_of
+
+    steps: list[tuple[NDArray[Any], ...]] = []  # x, y, microseconds and polarity
+    seconds, rng = 1 / (RATE * STEPS_PER_FRAME), np.random.default_rng(0)
+    scenes = scenes_of([clip], [step * seconds for step in range(FRAMES * STEPS_PER_FRAME + 1)], gray=True)
+    logs = ((render(at[:, None], HEIGHT, WIDTH).double() + DARK).log().numpy().ravel() for at in scenes.unbind(1))
+    reference = next(logs)
     for step, now in enumerate(logs):
         crossings = ((now - reference) / CONTRAST).astype(np.int32)  # towards zero
-        moved = np.flatnonzero(crossings)
-        times = np.abs(crossings[moved])
-        pixel = np.repeat(moved, times)
-        nth = np.arange(1, len(pixel) + 1) - np.repeat(np.cumsum(times) - times, times)
-        sign = np.sign(crossings[pixel])
-        change = now[pixel] - before[pixel]
-        part = (reference[pixel] + CONTRAST * sign * nth - before[pixel]) / np.where(change == 0, 1, change)
-        t = ((step + np.clip(part, 0, 1)) * micros).astype(np.int64)
-        order = np.argsort(t, kind="stable")
-        steps.append((pixel[order] % WIDTH, pixel[order] // WIDTH, t[order], sign[order] > 0))
-        reference = reference + np.float32(CONTRAST) * crossings
-        before = now
-    rng, further = np.random.default_rng(SEED), round(noise * WIDTH * HEIGHT * SECONDS)
+        pixel = np.repeat(np.arange(len(now)), np.abs(crossings))
+        t = (step + rng.random(len(pixel))) * seconds * 1e6
+        steps.append((pixel % WIDTH, pixel // WIDTH, t, crossings[pixel] > 0))
+        reference += CONTRAST * crossings
     limits = (WIDTH, HEIGHT, round(SECONDS * 1e6), 2)
-    steps.append(tuple(rng.integers(limit, size=further) for limit in limits))
+    steps.append(tuple(rng.integers(limit, size=round(NOISE * WIDTH * HEIGHT * SECONDS)) for limit in limits))
     columns = [np.concatenate(parts) for parts in zip(*steps, strict=True)]
     order = np.argsort(columns[2], kind="stable")
     recording = {key: column[order].astype(dtype) for (key, dtype), column in zip(TYPES.items(), columns, strict=True)}
-    np.save(file, np.array(recording, dtype=object))
+    np.save(file := io.BytesIO(), np.array(recording, dtype=object))
+    return file.getvalue()
 
 
-def _write_video(file: BinaryIO, luma: _Light, chroma: _Colour) -> None:
+def _encoded(clip: Clip) -> bytes:
     """Encode the frames in one thread, so that the same frames give the same bytes."""
-    with av.open(file, "w", format="mp4") as container:
+    from stagebench.media.rendering import LUMA, render, scenes_of
+
+    with av.open(file := io.BytesIO(), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=RATE, options={"preset": "veryfast", "crf": "20"})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         context = stream.codec_context
         context.thread_count, context.gop_size = 1, 12
         # Limited range and BT.709 throughout, by their numbers in FFmpeg (H.273).
         context.color_range = context.colorspace = context.color_trc = context.color_primaries = 1
-        for i in range(FRAMES):
-            cb, cr = (128 + 224 * plane.reshape(-1, WIDTH) for plane in chroma(i / RATE))
-            planes = np.rint(np.concatenate([16 + 219 * luma(i / RATE), cb, cr])).astype(np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
+        scenes = scenes_of([clip], [i / RATE for i in range(FRAMES)])
+        fine, coarse = (render(scenes, HEIGHT // n, WIDTH // n)[0].numpy() for n in (1, 2))
+        for image, half in zip(fine, coarse, strict=True):
+            luma, y = np.tensordot(LUMA, image, 1), np.tensordot(LUMA, half, 1)
+            cb, cr = (half[2] - y) / 1.8556, (half[0] - y) / 1.5748  # of BT.709
+            planes = [16 + 219 * luma, *((128 + 224 * plane).reshape(-1, WIDTH) for plane in (cb, cr))]
+            frame = av.VideoFrame.from_ndarray(np.rint(np.concatenate(planes)).astype(np.uint8), format="yuv420p")
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-
-
-def _cover(disc: _Disc, time: float, scale: int) -> tuple[slice, slice, Plane]:
-    """Return where a disc lies in a plane 1 / scale as large, and how much of each pixel there it covers."""
-    x, y = disc.centre(time)
-    reach = disc.radius + 2 * scale
-    across, down = (
-        slice(max(0, int((at - reach) / scale)), min(size // scale, int((at + reach) / scale)))
-        for at, size in ((x, WIDTH), (y, HEIGHT))
-    )
-    rows, columns = np.ogrid[down, across]
-    middle = (scale - 1) / 2
-    distance = np.hypot(rows * scale + middle - y, columns * scale + middle - x)
-    return down, across, np.clip((disc.radius - distance) / scale + 0.5, 0, 1).astype(np.float32)
-
-
-def _cut(texture: Plane, left: float, top: float, height: int, width: int) -> Plane:
-    """Cut (height, width) out of a texture at a position between pixels, by linear interpolation."""
-    x, y = int(left), int(top)
-    across, down = np.float32(left - x), np.float32(top - y)
-    block = texture[y : y + height + 1, x : x + width + 1]
-    wide = block[:, :-1] + across * (block[:, 1:] - block[:, :-1])
-    return wide[:-1] + down * (wide[1:] - wide[:-1])
-
-
-@cache
-def _textures() -> tuple[Plane, Plane]:
-    """Return the background's and the discs' textures, larger than what is ever seen of them at once."""
-    seen = FRAMES / RATE
-    pan = [int(speed * seen) + 2 for speed in _PAN]
-    generator = np.random.default_rng(SEED)
-    background = _waves(generator, HEIGHT + pan[1], WIDTH + pan[0], shortest=14, longest=220)
-    size = 2 * int(max(disc.radius for disc in _DISCS)) + 12
-    return 0.42 + 0.30 * background, 0.55 + 0.35 * _waves(generator, size, size, shortest=10, longest=60)
-
-
-def _waves(generator: np.random.Generator, height: int, width: int, *, shortest: float, longest: float) -> Plane:
-    """Sum 16 plane waves of random direction, wavelength and phase: float32, -1 to 1."""
-    y, x = np.arange(height)[:, None], np.arange(width)[None, :]
-    total: NDArray[np.float64] = np.zeros((height, width))
-    for _ in range(16):
-        turn, phase = generator.uniform(0, 2 * np.pi, 2)
-        length = shortest * (longest / shortest) ** generator.uniform()
-        rate = 2 * np.pi / length
-        # sin(a + b) by outer products: a hundred times fewer sines than pixels
-        a, b = rate * np.cos(turn) * x + phase, rate * np.sin(turn) * y
-        total += np.sin(a) * np.cos(b) + np.cos(a) * np.sin(b)
-    total /= np.abs(total).max()
-    return total.astype(np.float32)
+    return file.getvalue()

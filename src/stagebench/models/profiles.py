@@ -96,14 +96,11 @@ def narrow(values: Mapping[str, Any], **further: int) -> dict[str, Any]:
 
 
 def build_tokenizer(
-    vocab_size: int,
-    added: tuple[str, ...] = (),
-    names: Mapping[str, str] | None = None,
-    further: tuple[str, ...] = (),
+    vocab_size: int, added: tuple[str, ...] = (), names: Mapping[str, str] | None = None
 ) -> PreTrainedTokenizerFast:
     """Build a deterministic tokenizer, `added` its last and special tokens; ModelError for too few, or too many, ids.
 
-    Some of these may have names, as `image_token`, under which a processor looks for them; `further` words are its own.
+    Some of these may have names, as `image_token`, under which a processor looks for them.
     It has `<unk>` 0, `<s>` 1 (put before every text), `</s>` 2, and pads on the left.
     """
     specials = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
@@ -114,7 +111,7 @@ def build_tokenizer(
     # Consonant-vowel syllables fill the vocabulary: any size up to 32,000 and beyond, and each word is pronounceable.
     syllables = ["".join(s) for s in product("bdfghjklmnprstvz", "aeiou")]
     fillers = ("".join(s) for n in (2, 3) for s in product(syllables, repeat=n))
-    known = dict.fromkeys([*fixed, _PROBE, *_CAPITALS, *_WORDS, *further, *islice(fillers, vocab_size)])
+    known = dict.fromkeys([*fixed, _PROBE, *_CAPITALS, *_WORDS, *islice(fillers, vocab_size)])
     vocab = {token: i for i, token in enumerate(islice(known, vocab_size - len(added)))}
     if len(vocab) != vocab_size - len(added):
         raise ModelError(f"vocab_size must be at most {len(vocab) + len(added)}, got {vocab_size}")

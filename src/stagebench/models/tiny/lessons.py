@@ -1,0 +1,138 @@
+"""What a tiny model is trained on: clips as it sees them, and all questions about each of them in one sequence.
+
+The visual tokens come first and once; each question with its answer sees them and itself alone, at the positions that
+it would have in a prompt of its own. So one pass teaches all that there is to say of a clip.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, pad
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from stagebench.core.artifacts import Inputs
+from stagebench.media.clips import FRAMES, HEIGHT, QUESTIONS, RATE, SHAPES, WIDTH, Clip, Thing, draw_clips
+from stagebench.media.rendering import EVENT_TIMES, render, render_events, scenes_of
+from stagebench.models.llava import COLUMNS, ROWS, Llava
+from stagebench.models.pixels import center_cropped, resized_in_float
+from stagebench.models.protocol import Family
+
+_IGNORED = -100  # cross_entropy's, of labels
+_GRAIN = 0.01  # of frames, as a camera's and a codec's, in standard deviations
+_USES = {"video": 1, "events": 4}  # steps that clips are used for: to draw events takes longer than to train on them
+
+
+class Lesson(NamedTuple):
+    """One step's clips and texts, in host memory."""
+
+    scenes: Tensor  # `rendering.scenes_of` the clips
+    seed: int  # of the pixels' noise; those of the step before are as good if it is the same
+    ids: Tensor  # int64 (clips, tokens), of all that follows the visual tokens
+    labels: Tensor  # the same where an answer and its stop token are, `_IGNORED` elsewhere
+    positions: Tensor  # int64 (tokens,), counted from the visual tokens on
+    question: Tensor  # int64 (tokens,), of which each is, from 1 on
+    answered: Tensor  # int64, the places where any clip has a label
+
+
+class Lessons(Dataset[Lesson]):
+    """Makes the lesson of any step, of the step's number and the seed alone."""
+
+    def __init__(self, model: Family, clips: int, seed: int) -> None:
+        self.questions, self.clips, self.seed = QUESTIONS[model.input_kind], clips, seed
+        self.images, self.events = model.images_per_sample, model.input_kind == "events"
+        self.uses, self.tokenizer = _USES[model.input_kind], model.tokenizer
+        visual = model.visual_tokens(1 if isinstance(model, Llava) else self.images)
+        self.prompts = {
+            (about, shape): model.prompt_ids(question.format(shape), visual)
+            for about, (question, _) in self.questions.items()
+            for shape in SHAPES
+        }
+        self.head = self.prompts["caption", SHAPES[0]]
+        self.head = self.head[: self.head.index(model.placeholder)]  # what comes before the visual tokens
+        self.after = len(self.head) + visual
+
+    def drawn(self, number: int) -> tuple[list[Clip], Tensor, list[Thing]]:
+        """Draw a step's clips, as numbers too, and choose an object of each that the questions are about."""
+        clips = draw_clips((self.seed, number // self.uses), self.clips)
+        rng = np.random.default_rng((self.seed, number, 1))
+        frames = [i * (FRAMES - 1) // (self.images - 1) / RATE for i in range(self.images)]
+        scenes = scenes_of(clips, EVENT_TIMES if self.events else frames, gray=self.events)
+        return clips, scenes, [clip.things[rng.integers(len(clip.things))] for clip in clips]
+
+    def answers(self, about: str, clips: list[Clip], things: list[Thing]) -> list[list[int]]:
+        """Return the ids of right answers, their stop token too."""
+        answer = self.questions[about][1]
+        texts = [answer(clip, thing) for clip, thing in zip(clips, things, strict=True)]
+        stop = self.tokenizer.eos_token_id
+        return [[*ids, stop] for ids in self.tokenizer(texts, add_special_tokens=False).input_ids]
+
+    def __getitem__(self, number: int) -> Lesson:
+        """Ask everything about a step's clips."""
+        clips, scenes, things = self.drawn(number)
+        ids, labels, lengths = [], [], []
+        for about in self.questions:
+            asked = [self.prompts[about, thing.shape][self.after :] for thing in things]
+            answers = self.answers(about, clips, things)
+            rows = [[*question, *answer] for question, answer in zip(asked, answers, strict=True)]
+            wanted = [[*[_IGNORED] * len(q), *answer] for q, answer in zip(asked, answers, strict=True)]
+            ids.append(_padded(rows, self.tokenizer.eos_token_id))
+            labels.append(_padded(wanted, _IGNORED))
+            lengths.append(ids[-1].shape[1])
+        label = torch.cat(labels, 1)
+        return Lesson(
+            scenes=scenes,
+            seed=number // self.uses,
+            ids=torch.cat(ids, 1),
+            labels=label,
+            positions=torch.cat([torch.arange(length) for length in lengths]),
+            question=torch.arange(1, len(lengths) + 1).repeat_interleave(torch.tensor(lengths)),
+            answered=(label != _IGNORED).any(0).nonzero()[:, 0],
+        )
+
+
+def _padded(rows: list[list[int]], value: int) -> Tensor:
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+
+
+def pixels_of(model: Family, scenes: Tensor, generator: torch.Generator) -> Tensor:
+    """Return what preprocessing makes of clips' files, on the generator's device: (clips, images, 3, side, side)."""
+    device, side = generator.device, model.hf_model.config.vision_config.image_size
+    reference: Any = model.image_processor.reference
+    mean, std = (torch.tensor(x, device=device)[:, None, None] for x in (reference.image_mean, reference.image_std))
+    scenes, wide = scenes.to(device, non_blocking=True), side * WIDTH // HEIGHT
+    if model.input_kind == "events":
+        drawn = render_events(scenes, model.images_per_sample, generator)
+        pixels = center_cropped(resized_in_float(drawn.flatten(0, 1), side, wide), side, side)
+        return ((pixels.float() / 255 - mean) / std).reshape(*drawn.shape[:3], side, side)
+    height, width = (side // COLUMNS * HEIGHT // WIDTH, side // COLUMNS) if isinstance(model, Llava) else (side, wide)
+    frames = render(scenes, height, width)
+    frames = (frames + _GRAIN * torch.randn(frames.shape, device=device, generator=generator)).clamp_(0, 1)
+    if isinstance(model, Llava):
+        cells = frames.unflatten(1, (ROWS, COLUMNS)).permute(0, 3, 1, 4, 2, 5)
+        grid = cells.reshape(len(frames), 3, ROWS * height, COLUMNS * width)
+        canvas = mean.repeat(len(frames), 1, side, side)
+        top = (side - grid.shape[-2]) // 2
+        canvas[:, :, top : top + grid.shape[-2]] = grid
+        return ((canvas - mean) / std).unsqueeze(1)
+    left = (width - side) // 2
+    return (frames[..., left : left + side] - mean) / std
+
+
+def loss_of(model: Family, lessons: Lessons, lesson: Lesson, pixels: Tensor) -> Tensor:
+    """Return the mean loss of the answers' tokens."""
+    device, head, after = pixels.device, lessons.head, lessons.after
+    ids, labels, positions, question, answered = (each.to(device, non_blocking=True) for each in lesson[2:])
+    features = model.encode(Inputs(ids, ids, {model.pixels_argument: pixels}, pixels.shape[1]))
+    embed = model.hf_model.get_input_embeddings()
+    embeds = torch.cat([embed(torch.tensor([head] * len(ids), device=device)), features, embed(ids)], 1)
+    of = pad(question, (after, 0))
+    given = {
+        "attention_mask": ((of[:, None] == of) | (of == 0)).tril()[None, None],
+        "position_ids": torch.cat([torch.arange(after, device=device), after + positions])[None],
+        "logits_to_keep": after + answered - 1,
+    }
+    logits = model.hf_model(inputs_embeds=embeds, use_cache=False, **given).logits.float()
+    return cross_entropy(logits.flatten(0, 1), labels[:, answered].flatten(), ignore_index=_IGNORED)
