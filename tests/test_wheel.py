@@ -16,7 +16,7 @@ OWN_MODEL = ROOT / "examples" / "own_model"
 OWN_BENCHMARK = """
 def test_sum(benchmark):
     benchmark.pedantic(sum, args=([1] * 1000,), rounds=3)
-    benchmark.extra_info["work"] = {"numbers_added": 1000}
+    benchmark.extra_info["counters"] = {"numbers_added": 1000}
 """
 FEW = ("--stage-new-tokens=3", "--stage-device=cpu")
 
@@ -113,7 +113,7 @@ def test_a_benchmark_of_ones_own_is_gated(run, repository):
     Path("benchmarks").mkdir()
     Path("benchmarks", "test_own.py").write_text(OWN_BENCHMARK)
     repository()
-    gate = ("gate", "--base=HEAD", "--counters-only", "--select=", "--json=-", "--out")
+    gate = ("gate", "--base=HEAD", "--counters-only", "--json=-", "--out")
     name = "benchmarks/test_own.py::test_sum"
     same = verdicts_of(run("stagebench", *gate, ".benchmarks/same"))
     Path("benchmarks", "test_own.py").write_text(OWN_BENCHMARK.replace("1000}", "2000}"))
