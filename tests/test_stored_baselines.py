@@ -189,6 +189,29 @@ def test_two_that_are_accepted_at_once_in_a_store_are_both_remembered(run, store
     assert (told[0]["reason"], sorted(each["reason"] for each in told[1:])) == ("c", ["a", "b"])
 
 
+def test_one_that_comes_late_in_a_store_is_remembered_beside_what_did_not_see_it(run, store):
+    for reason in ("first", "late"):
+        accept(run(), place_of(f"memory://team/{reason}"), reason)
+    first, late = (place_of(f"memory://team/{reason}") for reason in ("first", "late"))
+    accept(run(), first, "second")
+    [name] = late.names("*/*.json")
+    [content] = late.read([name])
+    first.write(name, content.decode())
+    told = as_json("show", "tiny", "--baselines", first)["history"]
+    assert (told[0]["reason"], sorted(each["reason"] for each in told[1:])) == ("second", ["first", "late"])
+
+
+def test_an_earlier_one_of_a_store_that_cannot_be_read_is_in_nobodys_way_but_the_last_one_is(run, store):
+    for reason in ("first", "second"):
+        accept(run(), store, reason)
+    store.write(store.names("*/*.json")[0], "{")
+    accept(run(), store, "third")
+    told = as_json("show", "tiny", "--baselines", store)["history"]
+    assert [each["reason"] for each in told] == ["third", "second", "first"]
+    store.write(store.names("*/*.json")[-1], "{")
+    assert "must be JSON" in invoke("baseline", "accept", run(), "--reason=x", "--baselines", store, code=2).stderr
+
+
 def test_processes_that_accept_into_one_folder_at_once_lose_nothing(run, tmp_path):
     line = [
         sys.executable,

@@ -17,12 +17,12 @@ from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import json_text
 from stagebench.core.machine.environment import ADDED, UNKNOWN, differences
 from stagebench.core.places import Place, place_of
-from stagebench.core.results import NAMING, Accepted, Results, Session, by_name, read_at, read_results
+from stagebench.core.results import NAMING, Accepted, Results, Session, by_name, each_read_at, read_at, read_results
 
 SHOWN = 10  # names of benchmarks in an error
 HISTORY = 20  # earlier acceptances that a baseline remembers; git, or the store, has the rest
 # In the folder of an environment: of a repository one file, which is replaced. A store has no locks, so there each
-# acceptance is a file of its own, by its number and content, and what was accepted at once has the same number.
+# acceptance is a file of its own, by its number and content, and what was accepted at once may have the same number.
 FILE_NAME, DROPPED = "baseline.json", "dropped.json"
 _FILE = re.compile(r"(\d{6}-[0-9a-f]{16}\.)?(baseline|dropped)\.json")
 
@@ -38,12 +38,7 @@ def folder_of(identity: Mapping[str, str]) -> str:
 def _latest(place: Place) -> dict[str, list[str]]:
     """Return by environment the files that were accepted last, of which the last one counts."""
     files = [name for name in place.names("*/*.json") if _FILE.fullmatch(PurePath(name).name)]
-    there = {here: list(names) for here, names in groupby(files, lambda name: name.partition("/")[0])}
-    return {here: [name for name in names if _number(name) == _number(names[-1])] for here, names in there.items()}
-
-
-def _number(name: str) -> str:
-    return PurePath(name).name.partition("-")[0]
+    return {here: [*names][-HISTORY:] for here, names in groupby(files, lambda name: name.partition("/")[0])}
 
 
 def stored(place: Place) -> dict[str, str]:
@@ -57,8 +52,11 @@ def find(place: Place, identity: Mapping[str, str]) -> str | None:
 
 
 def latest(place: Place, folder: str) -> list[Results]:
-    """Read what was accepted last in an environment; several where that was at once, of which the last one counts."""
-    return [read_at(place, name) for name in _latest(place).get(folder, [])]
+    """Read what was accepted in an environment, the last one last, which counts; others that can't be read are none."""
+    found = [*each_read_at(place, _latest(place).get(folder, []))]
+    if found and isinstance(found[-1], ResultsError):
+        raise found[-1]
+    return [results for results in found if not isinstance(results, ResultsError)]
 
 
 def closest(place: Place, identity: Mapping[str, str]) -> str:
@@ -105,7 +103,7 @@ def _store(place: Place, folder: str, reason: str, results: Results | None = Non
         kept["stagebench"]["accepted"] = _acceptance(kept, before, reason) | ({} if results else {"dropped": True})
         text = json_text(kept)
         if place.store:
-            number = int(_number(names[-1])) if names else 0
+            number = int(PurePath(names[-1]).name[:6]) if names else 0
             kind = f"{number + 1:06}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.{kind}"
         place.write(f"{folder}/{kind}", text)
         if not place.store:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stagebench.core import settings
-from stagebench.core.places import Place, place_of
+from stagebench.core.places import place_of
 from stagebench.core.stages import STAGE_NAMES
 
 if TYPE_CHECKING:
@@ -31,16 +31,8 @@ def _option(name: str, clause: str, default: Any = None, kind: Any = None) -> cl
     )
 
 
-class _Place(click.ParamType):  # type: ignore[type-arg,unused-ignore] # generic in some versions of click alone
-    """A folder or a URL; see `place_of`."""
-
-    name = "place"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Place:
-        return place_of(value)
-
-
-_PATH, PLACE = click.Path(path_type=Path), _Place()
+_PATH, PLACE = click.Path(path_type=Path), click.types.FuncParamType(place_of)
+PLACE.name = "place"
 _DEFAULT_MODELS = ", ".join(settings.DEFAULT_MODELS)
 _DEFAULT_PROFILES = "tiny on a CPU, random (or 7b) on a GPU, pretrained of a checkpoint"
 
