@@ -98,10 +98,12 @@ def _draw(rng: np.random.Generator) -> Clip:
         turn = one_of(("up", "down") if direction in ("left", "right") else ("left", "right"))
         words = (SHAPES[shape], str(colour), size, direction, speed, one_of(ENDINGS), turn)
         things.append(Thing(*words, rng.uniform(*SIZES[size]), rng.uniform(*SPEEDS[speed])))
-    # In the middle square, all that a model with a crop sees; of 16 places the one with the objects farthest apart.
+    # In the middle square, all that a model with a crop sees; of 16 places the one with the objects farthest apart. One
+    # alone is near the middle: where it is seen first then hints at where it goes, from which a model learns to look.
     paths = np.stack([thing.path(np.linspace(0, 1, 6))[:, :2] for thing in things])
     room = HEIGHT / 2 - np.abs(paths).max(1) - 0.8 * np.array([[thing.radius] for thing in things])
-    tried = np.array([WIDTH, HEIGHT]) / 2 + rng.uniform(-1, 1, (16, len(things), 2)) * np.maximum(room, 0)
+    room = np.maximum(room, 0) * (0.4 if len(things) == 1 else 1)
+    tried = np.array([WIDTH, HEIGHT]) / 2 + rng.uniform(-1, 1, (16, len(things), 2)) * room
     between = (tried[:, 0] - tried[:, -1])[:, None] + paths[0] - paths[-1]
     place = tried[np.linalg.norm(between, axis=-1).min(1).argmax()]
     return Clip(background, rng.uniform(*BACKGROUNDS[background]), things, place)
