@@ -139,6 +139,7 @@ def test_a_dropped_baseline_is_none_and_the_next_one_remembers_why(run, place):
     there = place_of(place)
     assert (baseline.find(there, HERE), as_json("list", "--baselines", place)["baselines"]) == (None, [])
     assert baseline.closest(there, HERE).endswith("is empty")
+    assert invoke("baseline", "list", "--baselines", place).stdout == f"no baseline in {place}\n"
     accept(run("part.json"), place, "it is back")
     told = as_json("show", "tiny", "--baselines", place)["history"]
     assert [(each["reason"], each.get("dropped")) for each in told] == [

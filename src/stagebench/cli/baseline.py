@@ -36,7 +36,8 @@ def list_command(baselines: Place, json_path: Path | None) -> None:
         {"environment": folder, "reason": str(kept)} if isinstance(kept, ResultsError) else _about(folder, kept)
         for folder, kept in zip(names, each_read_at(baselines, [*names.values()]), strict=True)
     ]
-    _show({"environment": WORDS, "machine": WORDS} | ACCEPTED, found, {"baselines": found}, json_path)
+    notes = [] if found else [f"no baseline in {baselines}"]
+    _show({"environment": WORDS, "machine": WORDS} | ACCEPTED, found, {"baselines": found}, json_path, *notes)
 
 
 @command.command(name="show", params=[BASELINES, JSON])
@@ -50,7 +51,7 @@ def show_command(name: str, baselines: Place, json_path: Path | None) -> None:
     rows = [{"benchmark": name, **{k: each["stats"].get(k) for k in keys}} for name, each in by_name(found).items()]
     data = {**about, "identity": found["machine_info"], "history": before, "times": rows}
     notes = [f"{key}: {value}" for key, value in found["machine_info"].items()]
-    told = [("dropped" if each.get("dropped") else "accepted", each) for each in before]
+    told = [("dropped" if each.get("dropped") else "accepted", each) for each in before if each["when"]]
     notes += [f"{what} {each['when']} by {each['who']}: {each['reason']}" for what, each in told]
     _show({"benchmark": WORDS, **keys}, rows, data, json_path, *notes)
 
