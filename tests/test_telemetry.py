@@ -127,11 +127,7 @@ def test_a_gpu_is_found_by_its_uuid_and_nvml_is_closed_again(uuid, found):
 def rounds_of(**answers):
     nvml = FakeNvml(**answers)
     with opened(nvml) as gpu:
-        monitor = gpu_monitored.Monitor(gpu)
-        for _ in range(2):
-            monitor.start()
-            monitor.stop()
-    return gpu_monitored.summary(monitor.rounds)
+        return gpu_monitored.summary([gpu.read() for _ in range(4)])
 
 
 def test_energy_is_that_of_the_rounds_without_what_lies_between_them():

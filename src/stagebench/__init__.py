@@ -35,28 +35,21 @@ if TYPE_CHECKING:  # what a type checker sees; `_PUBLIC` says the same to Python
 
 __version__ = "0.1.0"
 
-_PUBLIC = {  # where each name is: imported when it is asked for, because most of them wait for torch
-    "Claim": "pipeline.claims",
-    "Decision": "gate.verdicts",
-    "Measured": "suite.measure",
-    "Registration": "models.registration",
-    "Results": "core.results",
-    "Run": "core.artifacts",
-    "Sample": "core.artifacts",
-    "Settings": "suite.settings",
-    "StagebenchError": "core.errors",
-    "Verdict": "gate.verdicts",
-    "bench": "gate.runner.recording",
-    "compare": "gate.decide",
-    "gate": "gate.runner.gate",
-    "load_model": "suite.measure",
-    "measure": "suite.measure",
-    "read_results": "core.results",
-    "register_model": "models.registry",
-    "run": "suite.measure",
-    "settings_of": "suite.settings",
-    "verify": "suite.measure",
+_OF_MODULES = {  # where the names are: imported when one is asked for, because most of them wait for torch
+    "core.artifacts": "Run Sample",
+    "core.errors": "StagebenchError",
+    "core.results": "Results read_results",
+    "gate.decide": "compare",
+    "gate.runner.gate": "gate",
+    "gate.runner.recording": "bench",
+    "gate.verdicts": "Decision Verdict",
+    "models.registration": "Registration",
+    "models.registry": "register_model",
+    "pipeline.claims": "Claim",
+    "suite.measure": "Measured load_model measure run verify",
+    "suite.settings": "Settings settings_of",
 }
+_PUBLIC = {name: module for module, names in _OF_MODULES.items() for name in names.split()}
 __all__ = [*_PUBLIC]
 
 

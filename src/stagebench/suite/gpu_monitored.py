@@ -15,39 +15,22 @@ Look = Callable[[], None]
 WARM_UPS = 2  # untimed rounds before the timed ones
 
 
-class Monitor:
-    """Looks at a GPU before and after each round of a benchmark, outside the timed region."""
-
-    def __init__(self, gpu: environment.Gpu) -> None:
-        self.gpu = gpu
-        self.rounds: list[tuple[environment.Reading, environment.Reading]] = []  # warm-up included
-        self._before: environment.Reading | None = None
-
-    def start(self) -> None:
-        """Look before a round."""
-        self._before = self.gpu.read()
-
-    def stop(self) -> None:
-        """Look after it."""
-        assert self._before is not None, "a round is started before it is stopped"
-        self.rounds.append((self._before, self.gpu.read()))
-
-
-def summary(rounds: Sequence[tuple[environment.Reading, environment.Reading]]) -> dict[str, Any]:
-    """Return what is kept of a benchmark's timed rounds, in JSON's types.
+def summary(looks: Sequence[environment.Reading]) -> dict[str, Any]:
+    """Return what is kept of looks before and after each timed round of a benchmark, in JSON's types.
 
     That is what the first and the last reading hold; "disturbed_rounds", the numbers of those that began or ended
     throttled or beside foreign processes; and "joules" over all rounds, what lies between them left out, absent where
     the GPU does not count.
     """
+    rounds = list(zip(looks[::2], looks[1::2], strict=True))
     energy = [
         after.joules - before.joules
         for before, after in rounds
         if before.joules is not None and after.joules is not None
     ]
     kept: dict[str, Any] = {
-        "before": asdict(rounds[0][0]),
-        "after": asdict(rounds[-1][1]),
+        "before": asdict(looks[0]),
+        "after": asdict(looks[-1]),
         "disturbed_rounds": [i for i, pair in enumerate(rounds) if any(reading.disturbed for reading in pair)],
     }
     return kept | ({"joules": sum(energy)} if len(energy) == len(rounds) else {})
@@ -84,17 +67,17 @@ def pedantic(
     disturbed it stays in `extra_info["gpu"]`.
     """
 
-    def timed(before: Look | None, after: Look | None) -> T:
-        calls = {"setup": _after(setup, before, around[0]), "teardown": _after(around[1], after, teardown)}
+    def timed(look: Look | None) -> T:
+        calls = {"setup": _after(setup, look, around[0]), "teardown": _after(around[1], look, teardown)}
         return cast(T, benchmark.pedantic(function, args, rounds=rounds, warmup_rounds=warmup_rounds, **calls))
 
     def watched(gpu: environment.Gpu) -> tuple[T, dict[str, Any]]:
-        monitor = Monitor(gpu)
-        result = timed(monitor.start, monitor.stop)
-        return result, summary(monitor.rounds[-rounds:])
+        looks: list[environment.Reading] = []
+        result = timed(lambda: looks.append(gpu.read()))
+        return result, summary(looks[-2 * rounds :])
 
     if gpu is None:
-        return timed(None, None)
+        return timed(None)
     result, kept = watched(gpu)
     if again := bool(kept["disturbed_rounds"]):
         collected.remove(benchmark.stats)

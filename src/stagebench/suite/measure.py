@@ -16,6 +16,7 @@ from stagebench.core.settings import GenerationSettings, ModelSettings
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.weights import release
 from stagebench.pipeline.claims import Claim, claims
+from stagebench.pipeline.run_stages import Options
 from stagebench.pipeline.timed_pass import check_passes, timed_pass
 from stagebench.pipeline.timing import pinned_runtime
 from stagebench.pipeline.verify import Verification, count_reference
@@ -57,7 +58,7 @@ def run(settings: Settings, passes: int = 3, order_seed: int = 0, status: Status
     >>> found["llava-1.5"].median.new_tokens
     4
     """
-    measured = partial(_measured, passes=passes, generation=settings.generation, status=status)
+    measured = partial(_measured, passes=passes, options=settings.generation.options(), status=status)
     found = dict(_with_each(settings, shuffled(settings.models, order_seed), measured))
     return {name: found[name] for name in settings.models}
 
@@ -72,17 +73,12 @@ def measure(
     4
     """
     with pinned_runtime(ModelSettings(device=str(model.hf_model.device), threads=torch.get_num_threads())):
-        return _measured(model, sample, passes, GenerationSettings(new_tokens, not natural_length))
+        return _measured(model, sample, passes, GenerationSettings(new_tokens, not natural_length).options())
 
 
 def _measured(
-    model: VisionLanguageModel,
-    sample: Sample,
-    passes: int,
-    generation: GenerationSettings,
-    status: Status = nullcontext,
+    model: VisionLanguageModel, sample: Sample, passes: int, options: Options, status: Status = nullcontext
 ) -> Measured:
-    options = generation.options()
     with status(f"{model.name}: warming up, counting, comparing with generate()"):
         verification = verify_model(model, count_reference(model, sample, options))
     with status(f"{model.name}: timing"):
@@ -142,10 +138,7 @@ def run_sharded(settings: Settings, passes: int, processes: int) -> dict[str, An
 def on_each_rank(settings: Settings, passes: int) -> dict[str, Any]:
     """Measure on one of the processes; what rank 0 returns counts."""
     here, options = replace(settings.model, device=tensor_parallel.local_device()), settings.generation.options()
-
-    def measured(whole: VisionLanguageModel, sample: Sample) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        return tensor_parallel.beside_one_process(whole, sample, options, passes)
-
+    measured = partial(tensor_parallel.beside_one_process, options=options, rounds=passes)
     found = [both for _, both in _with_each(replace(settings, model=here), settings.models, measured)]
     return {
         "collectives": tensor_parallel.collectives(),
