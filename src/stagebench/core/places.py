@@ -53,7 +53,8 @@ class Place:
         if not self.store:
             return list(map(self._content, names))
         with self._refusals("be read"):
-            found = zip(names, self.store.cat_ranges([*names], None, None, on_error="return"), strict=True)
+            there = [f"{self.store.path}/{name}" for name in names]
+            found = zip(names, self.store.fs.cat_ranges(there, None, None, on_error="return"), strict=True)
         lost = "the run {} can't be read: {}"
         return [e if isinstance(e, bytes) else ResultsError(lost.format(self.where(n), one_line(e))) for n, e in found]
 
