@@ -104,15 +104,15 @@ def layout(tmp_path, git, request):
     return root / within, root / code
 
 
-def gate(layout, *arguments):
-    """The exit code, the verdicts that count, as name, verdict and reason, and what was said."""
+def gate(layout, *arguments, kind="counter"):
+    """The exit code, the verdicts of a kind with their reasons, and what was said."""
     folder, code = layout
     path = os.pathsep.join(map(str, (SRC, code.parent if code.name != "__init__.py" else code.parents[1])))
     command = (sys.executable, "-m", "stagebench", "gate", "--base=HEAD", "--json=-", f"--out={folder.parent / 'out'}")
     pipes = {"capture_output": True, "text": True, "check": False}
     done = subprocess.run([*command, *arguments], cwd=folder, env=os.environ | {"PYTHONPATH": path}, **pipes)
     verdicts = json.loads(done.stdout)["verdicts"]
-    return done.returncode, [(v["verdict"], v["reason"]) for v in verdicts if v["kind"] == "counter"], done.stderr
+    return done.returncode, [(v["verdict"], v["reason"]) for v in verdicts if v["kind"] == kind], done.stderr
 
 
 def test_each_side_counts_with_its_own_code(layout):
@@ -126,6 +126,15 @@ def test_what_is_unchanged_passes_and_runs_in_no_process_that_imports_torch(layo
     (layout[0].parent / "torch.py").write_text("raise ImportError('torch is not needed')")
     status, verdicts, said = gate(layout, "--counters-only")
     assert (status, {*verdicts}) == (0, {("pass", "all 1 as before")}), said
+
+
+@pytest.mark.skipif(os.environ.get("HYPOTHESIS_PROFILE") != "thorough", reason="a minute each, on a quiet machine")
+@pytest.mark.parametrize(("calls", "expected"), [(1000, (0, {"pass"})), (1300, (1, {"regression"}))])
+def test_a_slowdown_is_named_and_what_is_unchanged_passes(layout, calls, expected):
+    code = layout[1]
+    code.write_text(code.read_text().replace("range(1000)", f"range({calls})"))
+    status, verdicts, said = gate(layout, "--budget=5m", kind="time")
+    assert (status, {verdict for verdict, _ in verdicts}) == expected, said
 
 
 def test_without_any_benchmark_it_says_how_to_name_one(tmp_path, git):

@@ -231,7 +231,7 @@ def test_a_selection_that_leaves_the_reference_alone_matches_nothing(project):
     code, _, said = run_gate(project, "--counters-only", "--select", "test_stages")
     assert (code, said.splitlines()[-1]) == (
         2,
-        "stagebench: --select must match a benchmark of the base, got 'test_stages', which matches none",
+        "stagebench: the base must have a benchmark, got none that --select 'test_stages' matches",
     )
 
 
@@ -306,6 +306,12 @@ def test_too_few_blocks_to_decide_are_refused_before_anything_runs(tmp_path, blo
         "stagebench: --blocks must be at least 4, because a time takes 7 pairs of processes and a block has 2, "
         f"got {blocks}; --counters-only needs none\n"
     )
+
+
+def test_a_budget_is_a_time(tmp_path):
+    done = CliRunner().invoke(main, ["gate", "--base", "nowhere", "--budget", "five"])
+    expected = """stagebench: --budget must be a time like "20us", "1.5 ms" or "5m", got 'five'\n"""
+    assert (done.exit_code, done.stderr) == (2, expected)
 
 
 def test_a_run_without_any_benchmark_could_not_be_measured(project):

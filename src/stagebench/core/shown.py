@@ -6,7 +6,6 @@ the markup of whatever shows it: nothing but a line of text comes out, and whoev
 
 import math
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,21 +47,13 @@ def teller(console: Console) -> Callable[[str], None]:
 
 
 @contextmanager
-def progress(console: Console, every: float = 10.0) -> Iterator[Callable[[str], None]]:
-    """Yield what shows how far something is: in a line of a terminal; elsewhere in one every so many seconds."""
-    said = 0.0
-
-    def line(text: str) -> None:
-        nonlocal said
-        if time.monotonic() >= said + every:
-            console.print(cell(text))
-            said = time.monotonic()
-
+def progress(console: Console) -> Iterator[Callable[[str], None]]:
+    """Yield what shows how far something is: in one line of a terminal, elsewhere in a line each."""
     if console.is_terminal:
         with console.status("") as status:
             yield lambda text: status.update(cell(text))
     else:
-        yield line
+        yield teller(console)
 
 
 def duration(seconds: float) -> str:

@@ -19,7 +19,7 @@ from stagebench.core.results import short_name
 
 RULES_FILE = "pyproject.toml"
 INEXACT = ("peak_bytes", "bytes_from_files")  # counters of what ran before in the process too, or libraries look up
-SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def differing(base: Mapping[str, Any], head: Mapping[str, Any]) -> list[str]:
 
 def limit_keys(given: Any, where: str) -> dict[str, float]:
     """Check a table of a threshold and a floor, of which both may be absent; raise GateError for anything else."""
-    checks = {"threshold": _share, "floor": _duration}
+    checks = {"threshold": _share, "floor": seconds_of}
     if unknown := sorted(_table(given, where).keys() - checks.keys()):
         raise GateError(f"{where} knows {' and '.join(checks)}, got {', '.join(unknown)}")
     return {key: checks[key](value, f"{where}: {key}") for key, value in given.items()}
@@ -161,8 +161,9 @@ def _share(value: Any, where: str) -> float:
     return float(value)
 
 
-def _duration(value: Any, where: str) -> float:
-    found = re.fullmatch(r"(\d{1,99}(?:\.\d+)?) ?(s|ms|us|ns)", value) if isinstance(value, str) else None
+def seconds_of(value: Any, where: str) -> float:
+    """Read a time with its unit; raise GateError for anything else."""
+    found = re.fullmatch(r"(\d{1,99}(?:\.\d+)?) ?(h|m|s|ms|us|ns)", value) if isinstance(value, str) else None
     if found is None:
-        raise GateError(f'{where} must be a time like "20us" or "1.5 ms", got {value!r}')
+        raise GateError(f'{where} must be a time like "20us", "1.5 ms" or "5m", got {value!r}')
     return float(found[1]) * SECONDS[found[2]]

@@ -1,6 +1,5 @@
 """A whole gate, for a program and for the command: both sides copied, counted, timed by turns, and judged."""
 
-import re
 import secrets
 import sys
 import time
@@ -19,14 +18,12 @@ from stagebench.core.machine import environment
 from stagebench.core.machine.locks import locked, measurement
 from stagebench.core.shown import duration, progress, teller
 from stagebench.core.stages import STAGE_NAMES
-from stagebench.gate.limits import RULES_FILE, Rules, read_both
+from stagebench.gate.limits import RULES_FILE, Rules, read_both, seconds_of
 from stagebench.gate.runner.ab_runner import BLOCK, CLOCKS, PAIRS, ABPlan, ABRunner
 from stagebench.gate.runner.fresh_process import Variant
 from stagebench.gate.runner.phases import Phases, least_blocks
 from stagebench.gate.runner.worktrees import Worktrees, python_of_base, worktrees
 from stagebench.gate.verdicts import Decision
-
-_UNITS = {"s": 1, "m": 60, "h": 3600}  # of a budget
 
 
 def gate(
@@ -62,9 +59,8 @@ def gate(
     if unknown := [each for each in decision.allowed if each not in STAGE_NAMES]:
         raise GateError(f"allow_changed must be of {', '.join(STAGE_NAMES)}, got {', '.join(unknown)}")
     say, number = teller(console), secrets.randbelow(2**16) if seed is None else seed
-    plan = ABPlan(
-        blocks, rounds, select or "", clock, number, counters_only, lockstep, tuple(arguments), _seconds(budget)
-    )
+    limit = None if budget is None else seconds_of(budget, "--budget")
+    plan = ABPlan(blocks, rounds, select or "", clock, number, counters_only, lockstep, tuple(arguments), limit)
     _require_enough_pairs(plan)
     folder = Path(out or Path(".benchmarks", "gate", f"{datetime.now():%Y%m%d-%H%M%S}"))
     held = locked(folder, "--out must be a folder that no other gate writes to")
@@ -98,14 +94,6 @@ def _require_enough_pairs(plan: ABPlan) -> None:
             f"--blocks must be at least {least}, because a time takes {statistics.least_pairs(Rules().alpha)} pairs of "
             f"processes and a block has {PAIRS}, got {plan.blocks}; --counters-only needs none"
         )
-
-
-def _seconds(budget: str | None) -> float | None:
-    """Read "5m" or "90s"; None stays None."""
-    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?) ?([smh])", budget or "")
-    if budget is not None and not found:
-        raise GateError(f"--budget must be a time like 90s or 5m, got {budget!r}")
-    return float(found[1]) * _UNITS[found[2]] if found else None
 
 
 def _head(both: Worktrees, plan: ABPlan, folder: Path) -> Iterator[str]:

@@ -137,10 +137,9 @@ class Phases:
         return list(found.values())
 
     def _nothing_selected(self, side: str) -> GateError:
-        if select := self.runner.plan.select:
-            return GateError(f"--select must match a benchmark of the {side}, got {select!r}, which matches none")
         more = "name its files behind --, or with --stage-model=NAME a model for those of stagebench"
-        return GateError(f"the {side} must have a benchmark, got none that pytest finds; {more}")
+        named = f"--select {select!r} matches" if (select := self.runner.plan.select) else f"pytest finds; {more}"
+        return GateError(f"the {side} must have a benchmark, got none that {named}")
 
 
 def _is_open(verdict: Verdict) -> bool:
