@@ -1,7 +1,7 @@
 """Write synthetic clips as a video and an event recording of the same, for both kinds of model.
 
 The default one, to time models with no data at hand, is stored in this folder, so that it is the same bytes everywhere:
-two discs cross a textured background that a camera pans over, drawn by `benchmarks/experiments/draw_scene.py`. Any other
+two discs cross a textured background that a camera pans over; `benchmarks/experiments/draw_scene.py` drew it. Any other
 is drawn when it is asked for.
 """
 
