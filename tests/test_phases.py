@@ -114,8 +114,16 @@ def clock(monkeypatch):
     return made
 
 
+@pytest.mark.parametrize(("seconds", "blocks"), [(1.0, 24), (3.0, 12), (60.0, 6)])
+def test_quick_processes_have_more_blocks(clock, seconds, blocks):
+    runner = clock(blocks=None, spread=0.002)
+    runner.seconds = seconds
+    decided(runner)
+    assert runner.timed[1][2] == blocks
+
+
 def test_a_budget_is_spent_on_blocks_and_kept(clock, few_resamples):
-    runner = clock(budget=1000.0, spread=0.3)
+    runner = clock(budget=1000.0, spread=0.3, blocks=None)
     decided(runner)
     assert {blocks for _, block, blocks, _ in runner.timed if block} == {12}
     assert 900 < runner.clock <= 1000

@@ -15,7 +15,9 @@ from stagebench.suite.options import ROUNDS
 
 @click.command(name="gate", cls=DecidingCommand, params=[ROUNDS])
 @click.option("--base", "revision", required=True, help="Revision that the working tree is compared with.")
-@click.option("--blocks", type=click.IntRange(min=1), default=6, show_default=True, help=f"Of {BLOCK} processes.")
+@click.option(
+    "--blocks", type=click.IntRange(min=1), help=f"At most, of {BLOCK} processes; default: 6 to 24, by their time."
+)
 @click.option("--budget", help="Time that all may take, as 90s or 5m; then as many blocks as fit.")
 @click.option("--select", help="Which benchmarks, as pytest's -k; default: what pyproject.toml says, or all.")
 @click.option("--clock", type=click.Choice(list(CLOCKS)), default="wall", show_default=True, help="See above.")

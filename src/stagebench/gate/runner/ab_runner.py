@@ -24,7 +24,7 @@ Sides = tuple[list[Results], list[Results]]  # of base and head; those of one po
 class ABPlan:
     """What is measured."""
 
-    blocks: int  # at most: of the first phase, and of the confirmation
+    blocks: int | None  # at most: of the first phase, and of the confirmation; None for what the processes' time allows
     rounds: int  # of each benchmark in a process
     select: str  # which benchmarks, as in pytest's `-k`; the reference workload is always among them
     clock: str  # one of `CLOCKS`

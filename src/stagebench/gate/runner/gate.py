@@ -30,7 +30,7 @@ def gate(
     base: str,
     *,
     select: str | None = None,
-    blocks: int = 6,
+    blocks: int | None = None,
     rounds: int = 10,
     clock: str = "wall",
     budget: str | None = None,
@@ -89,7 +89,7 @@ def _require_enough_pairs(plan: ABPlan) -> None:
     if plan.clock not in CLOCKS:
         raise GateError(f"the clock must be one of {', '.join(CLOCKS)}, got {plan.clock!r}")
     least = least_blocks(Rules().alpha)
-    if not plan.counters_only and plan.blocks < least:
+    if not plan.counters_only and plan.blocks and plan.blocks < least:
         raise GateError(
             f"--blocks must be at least {least}, because a time takes {statistics.least_pairs(Rules().alpha)} pairs of "
             f"processes and a block has {PAIRS}, got {plan.blocks}; --counters-only needs none"
@@ -101,7 +101,8 @@ def _head(both: Worktrees, plan: ABPlan, folder: Path) -> Iterator[str]:
     head = f"{both.head_commit[:7]}{', changed' * both.dirty}"
     yield f"the working tree ({head}) against {both.commit[:7]}; orders of seed {plan.seed}; runs are kept in {folder}"
     if not plan.counters_only:
-        many = f"what fits in {duration(plan.budget)}" if plan.budget else f"up to {plan.blocks * BLOCK} to time"
+        many = f"up to {plan.blocks * BLOCK} to time" if plan.blocks else "as many to time as it takes"
+        many += f" within {duration(plan.budget)}" if plan.budget else ""
         yield (
             f"a process of each side to count, then {many}, {plan.rounds} rounds each by the {plan.clock} clock"
             f"{', in lockstep' * plan.lockstep}, and as many again for what those do not clear, until all is decided"

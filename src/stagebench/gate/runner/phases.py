@@ -22,7 +22,8 @@ from stagebench.gate.runner.ab_runner import BLOCK, PAIRS, ABRunner, Sides
 from stagebench.gate.runner.fresh_process import FailedError
 from stagebench.gate.verdicts import Decision, Verdict, confirmed, undecided
 
-MOST_BLOCKS = 24  # in a phase, whatever the budget
+BLOCKS, MOST_BLOCKS = 6, 24  # in a phase, where nobody says: as many as take `QUICK` seconds, but so many
+QUICK = 300
 
 
 def looks(blocks: int, alpha: float) -> list[int]:
@@ -81,7 +82,7 @@ class Phases:
 
     def _times(self, base: list[Results], head: list[Results], counters: Sequence[Verdict]) -> list[Verdict]:
         """Time both sides; the runs of the first block show too what is there on both."""
-        first = self.runner.time("first", 0, self.runner.plan.blocks, [], self.runner.plan.rounds)
+        first = self.runner.time("first", 0, self.runner.plan.blocks or BLOCKS, [], self.runner.plan.rounds)
         base += first[0]
         head += first[1]
         blocks, rounds = self._affordable(first)
@@ -94,18 +95,20 @@ class Phases:
 
     def _affordable(self, first: Sides) -> tuple[int, int]:
         """Return how many blocks a phase has, and rounds a process, so that two phases keep the budget."""
-        plan, seconds = self.runner.plan, self.runner.seconds
-        if not plan.budget:
-            return plan.blocks, plan.rounds
-        share, least = self._left() / 2 / BLOCK, least_blocks(self.rules.alpha)
-        a_round = sum(benchmark["stats"]["median"] for benchmark in first[0][0]["benchmarks"])
-        fixed = max(seconds - plan.rounds * a_round, 0.0)
-        rounds = max(1, min(plan.rounds, int((share / least - fixed) / a_round)))
-        seconds -= (plan.rounds - rounds) * a_round
-        if (blocks := min(MOST_BLOCKS, int(share / seconds))) < least:
-            needed = duration(plan.budget - self._left() + 2 * BLOCK * least * seconds)
-            raise GateError(f"--budget must be at least {needed} for these benchmarks, got {duration(plan.budget)}")
-        self.say(f"up to {blocks} blocks of {BLOCK} processes, {rounds} rounds each, and as many to confirm")
+        plan, rounds, seconds = self.runner.plan, self.runner.plan.rounds, self.runner.seconds
+        if plan.budget:
+            share, least = self._left() / 2 / BLOCK, least_blocks(self.rules.alpha)
+            a_round = sum(benchmark["stats"]["median"] for benchmark in first[0][0]["benchmarks"])
+            fixed = max(seconds - rounds * a_round, 0.0)
+            rounds = max(1, min(rounds, int((share / least - fixed) / a_round)))
+            seconds -= (plan.rounds - rounds) * a_round
+            if (blocks := min(plan.blocks or MOST_BLOCKS, int(share / seconds))) < least:
+                needed = duration(plan.budget - self._left() + 2 * BLOCK * least * seconds)
+                raise GateError(f"--budget must be at least {needed} for these benchmarks, got {duration(plan.budget)}")
+        else:
+            blocks = plan.blocks or max(BLOCKS, min(MOST_BLOCKS, int(QUICK / 2 / BLOCK / seconds)))
+        most = duration(2 * BLOCK * blocks * seconds)
+        self.say(f"{most} at most: up to {blocks} blocks of {BLOCK} processes, {rounds} rounds each, twice")
         return blocks, rounds
 
     def _left(self) -> float:
