@@ -7,15 +7,8 @@ from transformers import PreTrainedTokenizerBase
 
 from stagebench.core.artifacts import Inputs
 from stagebench.core.errors import CheckpointError, StageError
-from stagebench.models.modeling_eventgpt import (
-    END_TOKEN,
-    PATCH_TOKEN,
-    START_TOKEN,
-    EventGPTConfig,
-    EventGPTForConditionalGeneration,
-    SlowLlamaTokenizer,
-    tower_source,
-)
+from stagebench.models import modeling_eventgpt as modeling
+from stagebench.models.modeling_eventgpt import EventGPTConfig
 from stagebench.models.profiles import TEXT, VISION
 from stagebench.models.protocol import Family
 
@@ -29,13 +22,13 @@ class EventGPT(Family):
     name = "eventgpt"
     input_kind = "events"
     images_per_sample = 5
-    placeholder_tokens = (EVENT, PATCH_TOKEN, START_TOKEN, END_TOKEN)
+    placeholder_tokens = (EVENT, modeling.PATCH_TOKEN, modeling.START_TOKEN, modeling.END_TOKEN)
     prompt = (
         "A chat between a curious human and an artificial intelligence assistant. "
         "The assistant gives helpful, detailed, and polite answers to the human's questions. "
         "USER: <ev_start><event><ev_end>\n{question} ASSISTANT:"
     )
-    hf_class = EventGPTForConditionalGeneration
+    hf_class = modeling.EventGPTForConditionalGeneration
     trims_vocabulary = True
     module_paths: ClassVar = {
         "tower": "model.visual_tower.visual_tower.vision_model",
@@ -78,9 +71,9 @@ class EventGPT(Family):
     @classmethod
     def read_tokenizer(cls, weights: str, config: EventGPTConfig) -> tuple[PreTrainedTokenizerBase, dict[str, int]]:
         """Read `tokenizer.model`, and append the event tokens that the config asks for, which has no ids of them."""
-        tokenizer = SlowLlamaTokenizer.from_pretrained(weights)
+        tokenizer = modeling.SlowLlamaTokenizer.from_pretrained(weights)
         tokenizer.add_tokens(list(config.added_tokens), special_tokens=True)
-        patch = PATCH_TOKEN if config.mm_use_im_patch_token else tokenizer.unk_token
+        patch = modeling.PATCH_TOKEN if config.mm_use_im_patch_token else tokenizer.unk_token
         config.event_token_id = tokenizer.convert_tokens_to_ids(patch)
         return tokenizer, {}
 
@@ -89,7 +82,7 @@ class EventGPT(Family):
         """Return the CLIP folder that the config names."""
         if config.mm_visual_tower is None:
             raise CheckpointError(f"the config of {weights} must name its CLIP folder in mm_visual_tower, got none")
-        return tower_source(weights, config.mm_visual_tower)
+        return modeling.tower_source(weights, config.mm_visual_tower)
 
     @classmethod
     def random_config(cls, profile: str) -> EventGPTConfig:

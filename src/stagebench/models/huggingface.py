@@ -20,20 +20,11 @@ from stagebench.core.artifacts import Features, Inputs, Media
 from stagebench.core.errors import ModelError, StagebenchError, StageError
 from stagebench.core.settings import ModelSettings
 from stagebench.core.shown import one_line
+from stagebench.models import weights
 from stagebench.models.processors import as_images, as_video, processed, read_processor
 from stagebench.models.profiles import narrow
 from stagebench.models.protocol import CallBackend, VisionLanguageModel
 from stagebench.models.tape import DirectCalls, Encoders, Tape
-from stagebench.models.weights import (
-    file_of,
-    from_config,
-    located,
-    only_special_tokens,
-    quantised_by,
-    read_weights,
-    reading,
-    skeleton,
-)
 
 _OWN_CLASSES = ("AutoModelForImageTextToText", "AutoModelForVision2Seq", "AutoModelForCausalLM", "AutoModel")
 """What a checkpoint's config calls the class in its own Python files that reads images and writes text, best first."""
@@ -129,8 +120,8 @@ def _tokens(tape: Tape) -> Tensor:
 
 def build(name: str, settings: ModelSettings) -> HuggingFaceModel:
     """Build "hf:FOLDER" or "hf:ID", or refuse it in one line; weights are read if it is to be pretrained."""
-    with reading(f"the checkpoint {settings.weights}"):
-        source = located(str(settings.weights))
+    with weights.reading(f"the checkpoint {settings.weights}"):
+        source = weights.located(str(settings.weights))
         settings = replace(settings, weights=source)
         with _own_files_of(name):
             config = AutoConfig.from_pretrained(source, trust_remote_code=settings.trust_remote_code)
@@ -145,21 +136,21 @@ def assemble(
     name: str, cls: type[PreTrainedModel], config: PretrainedConfig, processor: Any, settings: ModelSettings
 ) -> HuggingFaceModel:
     """Build a network, random or of the settings' weights, and the model of it and a processor; within `reading`."""
-    quantised = quantised_by(config)
+    quantised = weights.quantised_by(config)
     if not cls._supports_sdpa:
         settings = replace(settings, attention="eager")  # as transformers itself would
     if settings.profile == "pretrained":
         if not quantised:
-            skeleton(cls, config, settings)  # refuses files that can't fill it
-        hf_model = read_weights(cls, config, settings)
+            weights.skeleton(cls, config, settings)  # refuses files that can't fill it
+        hf_model = weights.read_weights(cls, config, settings)
     elif quantised:
         raise ModelError(f"random weights are not quantised, as those of {name} are, by {quantised}")
     else:
         hf_model = _random_network(cls, config, settings)
     hf_model.requires_grad_(False)  # or some operators can't be counted
-    if settings.weights and file_of(settings.weights, GENERATION_CONFIG_NAME):
+    if settings.weights and weights.file_of(settings.weights, GENERATION_CONFIG_NAME):
         hf_model.generation_config = GenerationConfig.from_pretrained(settings.weights)
-    only_special_tokens(hf_model, processor.tokenizer)
+    weights.only_special_tokens(hf_model, processor.tokenizer)
     of_class = {"name": name, "images_per_sample": settings.frames, "shown_as": settings.as_}
     kind: type[HuggingFaceModel] = type("HuggingFaceModel", (HuggingFaceModel,), of_class)
     return kind(settings.profile, hf_model, processor.tokenizer, processor, encoders=Encoders(hf_model))
@@ -195,7 +186,7 @@ def _class_of(name: str, config: PretrainedConfig, settings: ModelSettings) -> t
 
 def _random_network(cls: type[PreTrainedModel], config: PretrainedConfig, settings: ModelSettings) -> PreTrainedModel:
     """Draw all weights; also those that some families start at zero, with which a text would not depend on pixels."""
-    hf_model = from_config(cls, config, settings, settings.device).requires_grad_(False)
+    hf_model = weights.from_config(cls, config, settings, settings.device).requires_grad_(False)
     seeded = torch.Generator(hf_model.device).manual_seed(settings.seed)
     for weight in hf_model.parameters():
         if not weight.any() or (weight.ndim > 1 and float(weight.std()) < 1e-6):
