@@ -29,7 +29,7 @@ from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import prefill
 from stagebench.pipeline.run_stages import reference_generate, staged_generate
 from stagebench.pipeline.timed_pass import timed_pass
-from stagebench.pipeline.verify import TokenMatch, count_reference, verify
+from stagebench.pipeline.verify import Reference, TokenMatch, count_reference, verify
 
 OPTIONS = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
 
@@ -438,6 +438,8 @@ def test_a_near_tie_may_end_a_text_earlier(plain, sample, monkeypatch):
     monkeypatch.setattr(GraphBackend, "_fused_step", lambda *_: None)
     reference = count_reference(plain, sample, {"max_new_tokens": 9, "min_new_tokens": 9, "do_sample": False})
     shorter = replace(reference, options=reference.options | {"min_new_tokens": 4, "eos_token_id": reference.tokens[4]})
+    steps = reference.steps  # of the text that `generate()` is taken to have written
+    monkeypatch.setattr(Reference, "steps", lambda _, slots: steps(slots))
     monkeypatch.setattr(verify_module, "match_tokens", lambda *_: TokenMatch("near-tie", 5, 1.0))
     assert len(verify(fast, shorter).generation.token_ids[0]) < 9
 

@@ -4,7 +4,7 @@ Where tokens part, the logits certify whether it was a tie that other kernels br
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import zip_longest
@@ -104,27 +104,14 @@ class Reference:
         """Ask for those of each step, (vocabulary,), only where somebody's tokens are others."""
         return scored_generate(self.model, self.inputs, self.options)[1]
 
-    @cached_property
     @torch.no_grad()
-    def forward(self) -> Callable[[int, int], int]:
-        """Return how the FLOPs of a language model's forward follow from its tokens and the keys that each attends to.
-
-        The logits are those of the last token. Counted, only where prompts are padded, in forwards of one, two and
-        three tokens that see each other, which tell three unknowns apart: the FLOPs of a token, of a query and a key (0
-        where the attention kernel is not counted, as on a CPU), and of the logits of one position.
-        """
+    def prompt(self, tokens: int) -> int:
+        """Count the FLOPs of the language model for a prompt of so many tokens, with the logits of the last one."""
         hf_model = self.model.hf_model
         size = hf_model.config.get_text_config().hidden_size
-        embeds = torch.zeros(1, 3, size, dtype=hf_model.dtype, device=hf_model.device)
-
-        def flops(tokens: int) -> int:
-            given = {"inputs_embeds": embeds[:, :tokens], "use_cache": False, "logits_to_keep": 1}
-            return count_work(lambda: hf_model(**given))[1]["flops"]
-
-        one, two, three = (flops(tokens) for tokens in (1, 2, 3))
-        pair = (one - 2 * two + three) // 2
-        token = two - one - 3 * pair
-        return lambda tokens, keys: tokens * token + tokens * keys * pair + one - token - pair
+        embeds = torch.zeros(1, tokens, size, dtype=hf_model.dtype, device=hf_model.device)
+        given = {"inputs_embeds": embeds, "use_cache": False, "logits_to_keep": 1}
+        return count_work(lambda: hf_model(**given))[1]["flops"]
 
     @torch.no_grad()
     def steps(self, slots: int) -> tuple[int, int]:
@@ -277,14 +264,9 @@ def expected_work(model: VisionLanguageModel, reference: Reference, generation: 
     limit = resolved(model.hf_model, reference.inputs.input_ids, reference.options).max_length
     padded, slots = model.backend.lengths(prompt, limit)
     taken, needed = generation.steps + generation.wasted_steps, len(reference.tokens) - 1
-    if isinstance(model, Family):
-        forward = reference.forward
-        plainly = forward(prompt, prompt) + sum(forward(1, prompt + k) for k in range(1, needed + 1))
-        done = forward(padded, padded) + taken * forward(1, slots)
-    else:  # its prompt is the plain one
-        plainly, step = reference.steps(slots)
-        done = taken * step
+    plainly, step = reference.steps(slots)
+    padding = reference.prompt(padded) - reference.prompt(prompt) if padded > prompt else 0
     return work | {
         "language_model_forwards": work["language_model_forwards"] + taken - needed,
-        "flops": work["flops"] - plainly + done,
+        "flops": work["flops"] + padding - plainly + taken * step,
     }
