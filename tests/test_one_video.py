@@ -86,7 +86,7 @@ def test_a_video_of_one_frame_is_refused(tmp_path):
 
 def shown(*times):
     frames = tuple(np.zeros((4, 6, 3), np.uint8) for _ in range(3))
-    return processors.as_video(Media(frames, "frames", 3, 0, None, times or None)).arguments
+    return processors.as_video(Media(frames, "frames", 3, 0, None, times or None))[1]
 
 
 def test_a_video_has_the_times_of_its_frames():

@@ -7,52 +7,32 @@ takes as long as one step of the target, and the bookkeeping takes nothing.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from statistics import fmean
+from typing import Any
 
 from stagebench.analysis.attribution import Costs
 
 MAX_DRAFT = 32  # of tokens drafted at once; beyond it a check no longer costs one step
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """How far the texts of two models agree, token for token, over the samples that both have.
+def agreement(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, Any]:
+    """Compare token ids of draft and target, one pair a sample, at least one, token for token.
 
-    The rates by position are of the pairs that reach it. Two texts may have parted before: they are no acceptance.
-    """
-
-    samples: int
-    match_rates: tuple[float, ...]
-    mean_prefix: float  # tokens that agree before two texts part, or one of them ends
-    acceptance: float | None  # of a token, given that all before it agreed; None where no pair has a token
-
-
-@dataclass(frozen=True, slots=True)
-class Speculation:
-    """What speculative decoding could reach at measured times and rates, against the target alone."""
-
-    acceptance: float  # of one drafted token
-    cost_ratio: float  # time of a draft's token over that of a target's
-    draft_tokens: int  # drafted at once, where it is fastest; 0 where it is fastest not to draft
-    tokens_per_check: float  # expected, the target's own among them
-    decode_speedup: float  # of the decode stage alone
-    e2e_speedup: float  # of the whole path, the draft's load, preprocess, encode and prefill before the target's
-
-
-def agreement(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Agreement:
-    """Compare token ids of draft and target, one pair a sample, at least one.
-
-    `acceptance` uses the common prefixes only, where both models saw the same tokens: agreed / (agreed + parted), the
-    maximum likelihood estimate of a geometric length that is cut off where a text ends.
+    The `match_rates` by position are of the pairs that reach it: two texts may have parted before, so they are no
+    acceptance. `mean_prefix` tokens agree before two texts part, or one ends. `acceptance` of a token, all before it
+    agreed, uses these prefixes only, where both models saw the same tokens: agreed / (agreed + parted), the maximum
+    likelihood estimate of a geometric length that is cut off where a text ends; None where no pair has a token.
     """
     equal = [[a == b for a, b in zip(draft, target, strict=False)] for draft, target in pairs]
     agreed = sum([*each, False].index(False) for each in equal)
     parted = sum(not all(each) for each in equal)
-    match_rates = tuple(fmean(hit for hit in hits if hit is not None) for hits in zip_longest(*equal))
-    acceptance = agreed / (agreed + parted) if agreed + parted else None
-    return Agreement(len(pairs), match_rates, agreed / len(pairs), acceptance)
+    return {
+        "samples": len(pairs),
+        "match_rates": [fmean(hit for hit in hits if hit is not None) for hits in zip_longest(*equal)],
+        "mean_prefix": agreed / len(pairs),
+        "acceptance": agreed / (agreed + parted) if agreed + parted else None,
+    }
 
 
 def tokens_per_check(acceptance: float, draft_tokens: int) -> float:
@@ -70,10 +50,13 @@ def best_draft(acceptance: float, cost_ratio: float) -> int:
     return max(range(MAX_DRAFT + 1), key=lambda k: decode_speedup(acceptance, cost_ratio, k))
 
 
-def drafting(draft: Costs, target: Costs, acceptance: float | None) -> Speculation | None:
+def drafting(draft: Costs, target: Costs, acceptance: float | None) -> dict[str, float] | None:
     """Estimate what the target would gain if the draft wrote for it, out of the average costs of both.
 
-    None where no acceptance is known, or one of them has no time per further token.
+    `cost_ratio` is the time of a draft's token over that of a target's; `draft_tokens` are drafted at once, 0 where it
+    is fastest not to; the target's own is among the `tokens_per_check`; for the `e2e_speedup` the draft's load,
+    preprocess, encode and prefill go before the target's. None where no acceptance is known, or one of them has no time
+    per further token.
     """
     if acceptance is None or not (draft.time_per_token and target.time_per_token):
         return None
@@ -81,5 +64,11 @@ def drafting(draft: Costs, target: Costs, acceptance: float | None) -> Speculati
     k = best_draft(acceptance, cost_ratio)
     gain = decode_speedup(acceptance, cost_ratio, k)
     before = sum(target.parts.values()) + (sum(draft.parts.values()) if k else 0.0)
-    e2e = target.total / (before + target.decode / gain)
-    return Speculation(acceptance, cost_ratio, k, tokens_per_check(acceptance, k), gain, e2e)
+    return {
+        "acceptance": acceptance,
+        "cost_ratio": cost_ratio,
+        "draft_tokens": k,
+        "tokens_per_check": tokens_per_check(acceptance, k),
+        "decode_speedup": gain,
+        "e2e_speedup": target.total / (before + target.decode / gain),
+    }

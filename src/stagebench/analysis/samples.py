@@ -92,15 +92,6 @@ class Ceilings:
         return bytes_read / seconds / self.bandwidth
 
 
-class ExperimentRun(TypedDict):
-    """What `run.json` holds: the times' environment, what a reader wants to know of the plan, and the sessions."""
-
-    schema: int
-    identity: dict[str, str]
-    plan: dict[str, Any]
-    sessions: list[dict[str, Any]]
-
-
 _COUNTED = dict.fromkeys(STAGE_NAMES, Object) | {stage: {"flops": Count} for stage in IN_GENERATE}
 _PROOF = {"seconds": Spread, "sample": Text} | dict.fromkeys(("work", "bytes"), dict[str, dict[str, Count]])
 _SESSION = {
@@ -111,6 +102,9 @@ _SESSION = {
     "proofs": GenericAlias(dict, GenericAlias(dict, _PROOF)),  # by model and mode
     "same_tokens": list[list[Text]],
 }
+ExperimentRun = dict[str, Any]
+"""What `run.json` holds: the times' environment, what a reader wants to know of the plan, and the sessions."""
+
 _LEFT_OUT = GenericAlias(list, {"name": Text, "reason": Text})
 _RUN = {
     "schema": Version,

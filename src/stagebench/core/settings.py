@@ -121,8 +121,7 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         _require_known(self, ModelError, backend=BACKENDS, profile=PROFILES, dtype=DTYPES, kernels=KERNELS)
-        _require_known(self, ModelError, preprocess=(*PREPROCESSORS, "checkpoint"))
-        _require_known(self, ModelError, as_=SHOWN_AS)
+        _require_known(self, ModelError, preprocess=(*PREPROCESSORS, "checkpoint"), as_=SHOWN_AS)
         if self.as_ == "video" and self.frames < 2:
             raise ModelError(f"a video has at least 2 frames, got {self.frames}")
         if self.threads < 1:

@@ -3,8 +3,9 @@
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import transformers
@@ -26,18 +27,14 @@ from stagebench.models.weights import file_of
 _CLOCK = 1000  # ticks a second, in which the times of frames are written
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """What a processor gets of a clip."""
-
-    content: list[dict[str, str]]  # parts of a message, as a chat template takes them
-    arguments: dict[str, Any]  # of the processor
+Shown = tuple[list[dict[str, str]], dict[str, Any]]
+"""What a processor gets of a clip: parts of a message, as a chat template takes them, and its own arguments."""
 
 
 def as_images(media: Media) -> Shown:
     """Show frames as images, one after the other."""
     images = [Image.fromarray(image) for image in media.images]
-    return Shown([{"type": "image"}] * len(images), {"images": [images]})
+    return [{"type": "image"}] * len(images), {"images": [images]}
 
 
 def as_video(media: Media) -> Shown:
@@ -60,7 +57,7 @@ def as_video(media: Media) -> Shown:
         frames_indices=[round(time * _CLOCK) for time in times],
     )
     video = {"videos": [np.stack(media.images)], "video_metadata": [metadata], "do_sample_frames": False}
-    return Shown([{"type": "video"}], video)
+    return [{"type": "video"}], video
 
 
 def processed(processor: ProcessorMixin, shown: Shown, question: str) -> Mapping[str, Any]:
@@ -69,14 +66,16 @@ def processed(processor: ProcessorMixin, shown: Shown, question: str) -> Mapping
     Without a template the prompt is the question alone: some processors put one image before it. Raise ModelError for
     one that then does not, and for more than one image, which only some of these would read.
     """
-    tokenizer = processor.tokenizer
+    tokenizer, (content, arguments) = processor.tokenizer, shown
     template = processor.chat_template or getattr(tokenizer, "chat_template", None)
-    if not template and shown.content != [{"type": "image"}]:
-        got = f"{len(shown.content)} images (--frames)" if shown.content[1:] else "a video"
+    if not template and content != [{"type": "image"}]:
+        got = f"{len(content)} images (--frames)" if content[1:] else "a video"
         raise ModelError(f"without a chat template a prompt holds one image, got {got}")
-    text, special, arguments = question, {}, shown.arguments if template else {"images": shown.arguments["images"][0]}
+    text, special = question, {}
+    if not template:
+        arguments = {"images": arguments["images"][0]}
     if template:
-        message = [{"role": "user", "content": [*shown.content, {"type": "text", "text": question}]}]
+        message = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
         text = processor.apply_chat_template(message, template, tokenize=False, add_generation_prompt=True)
         if tokenizer.bos_token and text.startswith(tokenizer.bos_token):  # a template may write it itself
             special = {"add_special_tokens": False}
@@ -150,17 +149,9 @@ def _without_torchvision(source: str, config: PretrainedConfig, trusted: bool) -
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trusted)
     parts = {"image_processor": pil.from_pretrained(source), "tokenizer": tokenizer}
     given: Mapping[str, Any] = dict.fromkeys(accepted & {"video_processor", "feature_extractor"}) | settings | parts
-    without_video = type(family.__name__, (_WithoutVideo, family), {})
-    processor: ProcessorMixin = without_video(**{key: value for key, value in given.items() if key in accepted})
+    checked = ProcessorMixin.check_argument_for_proper_class
+    with patch.object(ProcessorMixin, checked.__name__, lambda *each: each[-1] is None or checked(*each)):
+        processor: ProcessorMixin = family(**{key: value for key, value in given.items() if key in accepted})
+    # As in all but families that also ask their video processor something.
+    processor.apply_chat_template = partial(ProcessorMixin.apply_chat_template, processor)
     return processor
-
-
-class _WithoutVideo:
-    """Let a processor be built where its video processor, which needs torchvision, is left out."""
-
-    def check_argument_for_proper_class(self, name: str, argument: Any) -> Any:
-        return None if argument is None else super().check_argument_for_proper_class(name, argument)  # type: ignore[misc] # of the family, which is mixed in
-
-    def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any:
-        """Fill the template in, as all but families that also ask their video processor something."""
-        return ProcessorMixin.apply_chat_template(self, *args, **kwargs)

@@ -22,8 +22,6 @@ def load(sample: Sample, images: int) -> Media:
     Raise MediaError where nothing is there, or it may not be read, is empty, damaged, of no known kind, or too short.
     """
     path, loading, suffix = sample.path, sample.loading, sample.path.suffix.lower()
-    if images < 1:
-        raise MediaError(f"{name_of(path)}: at least 1 image must be asked for, got {images}")
     if suffix in READERS:
         return read_events(path, images, loading)
     if is_folder(path) or suffix == ".png":

@@ -192,7 +192,8 @@ def _from_folder(root: Path, question: str) -> Dataset:
     broken, skipped = list[Problem](), list[Problem]()
     for path in _candidates(root, set()):
         shown = one_line(path.relative_to(root).as_posix())
-        kind = _kind(path)
+        suffix = path.suffix.lower()
+        kind = "events" if suffix in READERS else "images" if path.is_dir() else "video" if suffix in CLIPS else None
         if kind is None:
             skipped.append(Problem(shown, "neither a clip, nor a recording, nor a folder of PNGs"))
             continue
@@ -206,13 +207,6 @@ def _from_folder(root: Path, question: str) -> Dataset:
             broken.append(Problem(shown, f"its name must be its own, got that of {found[name][kind].name}"))
     entries = (Entry(name, sequence_of(name), question, paths) for name, paths in found.items())
     return Dataset(tuple(entries), tuple(broken), tuple(skipped))
-
-
-def _kind(path: Path) -> str | None:
-    suffix = path.suffix.lower()
-    if suffix in READERS:
-        return "events"
-    return "images" if path.is_dir() else "video" if suffix in CLIPS else None
 
 
 def _candidates(root: Path, seen: set[Path]) -> Iterator[Path]:

@@ -59,7 +59,9 @@ def _timings(model: str, given: Result, source: str) -> list[Timing]:
     else:
         requests = {}
         means, warnings = _means(model, data, source)
-    if failed := _failed(data):
+    errors = data.get("errors")
+    counted = sum(map(bool, errors)) if isinstance(errors, list) else 0
+    if failed := int(data.get("failed") or counted or max(data.get("num_prompts", 0) - data["completed"], 0)):
         warnings.insert(0, f"{failed} requests failed")
     in_flight = _in_flight(data, means, len(requests) or data["completed"])
     if in_flight > 1 + TOLERANCE:
@@ -81,12 +83,6 @@ def _checked(given: Result, source: str) -> Result:
     if not isinstance(latencies := data.get("latencies"), list) or not all(map(is_number, latencies)):
         data.pop("latencies", None)
     return data
-
-
-def _failed(data: Result) -> int:
-    errors = data.get("errors")
-    counted = sum(map(bool, errors)) if isinstance(errors, list) else 0
-    return int(data.get("failed") or counted or max(data.get("num_prompts", 0) - data["completed"], 0))
 
 
 def _means(model: str, data: Result, source: str) -> tuple[Costs, list[str]]:

@@ -135,11 +135,13 @@ def _spread(values: NDArray[np.float64], interval: Interval | None) -> dict[str,
 def warnings(lines: Sequence[SampleLine]) -> list[dict[str, str]]:
     """Give the kind and text of all that makes the passes of one model doubtful."""
     rest = [line["e2e"] - sum(line["seconds"].values()) for line in lines]
+    natural = [line["finish_reason"] for line in lines if line["mode"] == "natural"]
+    cut = natural.count("length")  # whose number of tokens is not the model's
     found = {
         "drift": [_drift(lines)],
         "outliers": [_outliers(lines, stage) for stage in STAGE_NAMES],
         "cold cache": [_cold_cache(lines)],
-        "limit": [_limit(lines)],
+        "limit": [f"{cut} of {len(natural)} texts of natural length were cut off by the limit" if cut else None],
         UNATTRIBUTED: [time_outside(rest, [line["e2e"] for line in lines])],
     }
     return [{"kind": kind, "text": text} for kind, texts in found.items() for text in texts if text]
@@ -186,13 +188,6 @@ def _cold_cache(lines: Sequence[SampleLine]) -> str | None:
     if not ratios or median(ratios) < COLD_RATIO:
         return None
     return f"the first load of a sample takes {median(ratios):.1f} times as long as its later ones"
-
-
-def _limit(lines: Sequence[SampleLine]) -> str | None:
-    """Say how many texts of natural length the limit cut off: their number of tokens is not the model's."""
-    natural = [line["finish_reason"] for line in lines if line["mode"] == "natural"]
-    cut = natural.count("length")
-    return f"{cut} of {len(natural)} texts of natural length were cut off by the limit" if cut else None
 
 
 def _pair(a: Sequence[SampleLine], b: Sequence[SampleLine]) -> dict[str, Any]:
@@ -257,11 +252,11 @@ def _drafting(run: ExperimentRun, rows: Sequence[SampleLine]) -> list[dict[str, 
 def _draft(*models: tuple[str, Sequence[SampleLine]]) -> dict[str, Any]:
     draft, target = ({row["sample"]: row["token_ids"] for row in own} for _, own in models)
     agreed = agreement([(draft[sample], target[sample]) for sample in draft if sample in target])
-    first = {"first_token": next(iter(agreed.match_rates), None)}
-    entry = {"draft": models[0][0], "target": models[1][0], "agreement": asdict(agreed) | first}
+    first = {"first_token": next(iter(agreed["match_rates"]), None)}
+    entry = {"draft": models[0][0], "target": models[1][0], "agreement": agreed | first}
     costs = [mean_of(list(costs_by_sample(own).values())) for _, own in models]
-    speculation = drafting(costs[0], costs[1], agreed.acceptance)
-    return entry | ({"speculation": asdict(speculation)} if speculation else {})
+    speculation = drafting(costs[0], costs[1], agreed["acceptance"])
+    return entry | ({"speculation": speculation} if speculation else {})
 
 
 def _scaling(rows: Sequence[SampleLine]) -> dict[str, dict[str, Any]]:
