@@ -200,7 +200,7 @@ def test_equal_totals_have_no_shares_and_sentences_without_them():
     assert (result.shares, result.log_shares, result.decode_log_shares) == (None, None, None)
     assert sentences(as_json(result))[1:3] == ["Loading saves 1,000.000 ms.", "Encoding loses 1,000.000 ms."]
     assert "shares" not in as_json(result)
-    assert table(as_json(result)).grid().rows[0] == ["load, ms", "2,000.000", "1,000.000", "1,000.000"]
+    assert table(as_json(result)).grid()[2][0] == ["load, ms", "2,000.000", "1,000.000", "1,000.000"]
 
 
 def test_a_model_that_writes_one_token_has_no_time_per_token_and_its_number_explains_all():

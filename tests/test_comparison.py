@@ -87,8 +87,8 @@ def test_intervals_are_in_sentences_tables_and_json():
     load = intervals.shares["load"]
     shown = f"{100 * load.low:.1f} to {100 * load.high:.1f} %"
     assert sentences(as_json(result, intervals))[1].endswith(f"; 95 % interval {shown}).")
-    grid, saved = table(as_json(result, intervals)).grid(), intervals.seconds["load"]
-    shown = dict(zip(grid.heads, grid.rows[0], strict=True))["95 % interval, ms"]
+    (heads, _, rows), saved = table(as_json(result, intervals)).grid(), intervals.seconds["load"]
+    shown = dict(zip(heads, rows[0], strict=True))["95 % interval, ms"]
     assert shown == f"{1e3 * saved.low:,.3f} to {1e3 * saved.high:,.3f}"
     assert as_json(result, intervals)["intervals"]["samples"] == 20
 
@@ -96,7 +96,7 @@ def test_intervals_are_in_sentences_tables_and_json():
 def test_an_interval_that_crosses_zero_does_so_in_the_table_of_models_that_take_seconds():
     result, intervals = compare(A, B)
     found = as_json(result, replace(intervals, seconds=intervals.seconds | {"load": Interval(-1.4e-5, 2.25e-3)}))
-    assert "-0.014 to 2.250" in table(found).grid().rows[0]
+    assert "-0.014 to 2.250" in table(found).grid()[2][0]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from stagebench.analysis.attribution import UNATTRIBUTED, Costs, mean_of
 from stagebench.core.artifacts import Run
 from stagebench.core.checks import Count, Flag, Must, Number, Object, Positive, Spread, Text, Time, check
 from stagebench.core.errors import AnalysisError
-from stagebench.core.json_files import parse_json, read_bytes, read_json, write_json
+from stagebench.core.json_files import json_of, read_bytes, read_json, write_json
 from stagebench.core.machine.environment import differences
 from stagebench.core.machine.locks import locked
 from stagebench.core.results import SCHEMAS, versioned
@@ -149,11 +149,7 @@ def parse_samples(data: bytes, where: str) -> list[SampleLine]:
 
 
 def _line(data: bytes, where: str) -> SampleLine:
-    try:
-        line: Any = parse_json(data)
-    except ValueError as error:
-        raise AnalysisError(f"{where} must be JSON, got: {error}") from error
-    return require_sample(line, where)
+    return require_sample(json_of(data, where, AnalysisError), where)
 
 
 def require_sample(line: Any, where: str) -> SampleLine:

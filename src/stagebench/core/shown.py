@@ -100,15 +100,6 @@ PERCENT, CHANGE = Unit("{:z.1f} %", 100), Unit("{:+.1f} %", 100)
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
-    """What is left to show: headings with their units, and cells of one line."""
-
-    heads: list[str]
-    units: list[Unit]
-    rows: list[list[str]]
-
-
-@dataclass(frozen=True, slots=True)
 class Table:
     """Rows of values under named columns."""
 
@@ -118,13 +109,16 @@ class Table:
     notes: Sequence[str] = ()  # sentences under it
     styles: Sequence[str] = ()  # of each row on a terminal, as rich names them; none for plain rows
 
-    def grid(self) -> Grid:
-        """Write all values; a column that is empty goes, and no other: a row is found by what stands in it."""
+    def grid(self) -> tuple[list[str], list[Unit], list[list[str]]]:
+        """Write all values: headings with their units, and cells of one line.
+
+        A column that is empty goes, and no other: a row is found by what stands in it.
+        """
         units = [unit for _, unit in self.columns]
         heads = [plain(", ".join(filter(None, (name, unit.label)))) for name, unit in self.columns]
         rows = [[plain(unit.write(v)) for unit, v in zip(units, row, strict=True)] for row in self.rows]
         shown = [i for i in range(len(units)) if any(row[i] for row in rows)] or [0]
-        return Grid([heads[i] for i in shown], [units[i] for i in shown], [[row[i] for i in shown] for row in rows])
+        return [heads[i] for i in shown], [units[i] for i in shown], [[row[i] for i in shown] for row in rows]
 
 
 def of_records(title: str, columns: Mapping[str, Unit], records: Iterable[Mapping[str, Any]], *notes: str) -> Table:
@@ -135,18 +129,18 @@ def of_records(title: str, columns: Mapping[str, Unit], records: Iterable[Mappin
 
 def show(table: Table, console: Console) -> None:
     """Print a table: in a log file a row is a line; where a terminal is narrow, sentences go below their rows."""
-    grid, room = table.grid(), console.width if console.is_terminal else None
+    (heads, units, rows), room = table.grid(), console.width if console.is_terminal else None
     for line in table.title.splitlines():
         console.print(Text(plain(line), "bold"), soft_wrap=room is None)
-    if grid.rows:
-        widths = [max(map(cell_len, column)) for column in zip(grid.heads, *grid.rows, strict=True)]
+    if rows:
+        widths = [max(map(cell_len, column)) for column in zip(heads, *rows, strict=True)]
         narrow = room is not None and sum(widths) + len(GAP) * (len(widths) - 1) > room
-        below = [i for i, unit in enumerate(grid.units) if narrow and unit.long]
-        across = [(i, widths[i], bool(unit.form)) for i, unit in enumerate(grid.units) if i not in below]
+        below = [i for i, unit in enumerate(units) if narrow and unit.long]
+        across = [(i, widths[i], bool(unit.form)) for i, unit in enumerate(units) if i not in below]
         rule = ["-" * min(width, RULE) for width in widths]
-        for cells in (grid.heads, rule):
+        for cells in (heads, rule):
             console.print(_line(cells, across), soft_wrap=True)  # one too long is for the terminal to wrap
-        for row, style in zip(grid.rows, table.styles or [""] * len(grid.rows), strict=True):
+        for row, style in zip(rows, table.styles or [""] * len(rows), strict=True):
             console.print(_line(row, across, style), soft_wrap=True)
             for sentence in (row[i] for i in below if row[i]):
                 console.print(Padding.indent(Text(sentence, style), len(GAP)))
@@ -163,14 +157,14 @@ def _line(cells: Sequence[str], across: Sequence[tuple[int, int, bool]], style: 
 
 def to_markdown(table: Table) -> str:
     """Write a table in GitHub's Markdown, without a line end after it."""
-    grid = table.grid()
-    rule = ["---:" if unit.form else "---" for unit in grid.units]
-    writers = [_code if unit.code else markdown for unit in grid.units]
-    rows = [[write(cell) for write, cell in zip(writers, row, strict=True)] for row in grid.rows]
-    cells = [list(map(markdown, grid.heads)), rule, *rows]
+    heads, units, rows = table.grid()
+    rule = ["---:" if unit.form else "---" for unit in units]
+    writers = [_code if unit.code else markdown for unit in units]
+    body = [[write(cell) for write, cell in zip(writers, row, strict=True)] for row in rows]
+    cells = [list(map(markdown, heads)), rule, *body]
     blocks = [
         f"**{markdown(table.title)}**" if table.title else "",
-        "\n".join(f"| {' | '.join(line)} |" for line in cells) if grid.rows else "",
+        "\n".join(f"| {' | '.join(line)} |" for line in cells) if rows else "",
         "\n".join(f"- {markdown(note)}" for note in table.notes),
     ]
     return "\n\n".join(filter(None, blocks))

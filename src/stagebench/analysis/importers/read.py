@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -98,24 +100,16 @@ def read_files(paths: Sequence[Path], format_name: str | None = None) -> Measure
 
     Raise AnalysisError where a file can't be read, or is not of that format.
     """
-    by_file = {path: _by_model(_read(path, format_name)) for path in paths}
-    files = Counter(model for models in by_file.values() for model in models)
-    whole = Measured()
-    for path, models in by_file.items():
-        for model, timings in models.items():
-            name = f"{model} ({path.name})" if files[model] > 1 else model
-            if name in whole.costs:
-                raise AnalysisError(f"two models must have two names, got {name!r} twice")
-            _add(whole, name, timings, path.name)
-            whole.warnings.extend(f"{path.name}: {model}: {each}" for each in warnings(timings))
+    by_file = {path: groupby(_read(path, format_name), attrgetter("costs.model")) for path in paths}
+    found = [(path, model, list(timings)) for path, models in by_file.items() for model, timings in models]
+    files, whole = Counter(model for _, model, _ in found), Measured()
+    for path, model, timings in found:
+        name = f"{model} ({path.name})" if files[model] > 1 else model
+        if name in whole.costs:
+            raise AnalysisError(f"two models must have two names, got {name!r} twice")
+        _add(whole, name, timings, path.name)
+        whole.warnings.extend(f"{path.name}: {model}: {each}" for each in warnings(timings))
     return whole
-
-
-def _by_model(timings: Sequence[Timing]) -> dict[str, list[Timing]]:
-    models: dict[str, list[Timing]] = {}
-    for timing in timings:
-        models.setdefault(timing.costs.model, []).append(timing)
-    return models
 
 
 def _add(whole: Measured, name: str, timings: Sequence[Timing], source: str) -> None:
