@@ -384,11 +384,6 @@ def test_a_backend_that_the_device_does_not_have_is_refused(plain, name):
         with_backend(plain, name)
 
 
-def test_an_unknown_backend_is_refused(plain):
-    with pytest.raises(ModelError, match="backend must be one of eager, graph, compiled, fused, got 'fast'"):
-        with_backend(plain, "fast")
-
-
 def test_eager_is_no_backend(plain):
     assert with_backend(accelerated(plain), "eager").backend is None
 

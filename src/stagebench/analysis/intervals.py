@@ -34,9 +34,7 @@ class Line:
 
 
 def bootstrap(
-    clusters: Sequence[str],
-    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]],
-    resamples: int = RESAMPLES,
+    clusters: Sequence[str], statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]], resamples: int = RESAMPLES
 ) -> list[Interval] | None:
     """Return the interval of each number that `statistic` gives for the positions of drawn samples.
 
