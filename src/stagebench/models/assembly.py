@@ -1,7 +1,6 @@
 """A model put together: a network, its tokenizer and CLIP's image processor, random or out of a checkpoint."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ def assemble(family: type[Family], settings: ModelSettings) -> Family:
     """Build a model of one of the settings' profiles; a checkpoint must be of the family, whole, and fit itself."""
     if settings.profile == "pretrained":
         with weights.reading(f"the checkpoint {settings.weights}"):
-            return _pretrained(family, replace(settings, weights=weights.located(str(settings.weights))))
+            return _pretrained(family, weights.located(settings))
     return random_model(family, family.random_config(settings.profile), settings)
 
 

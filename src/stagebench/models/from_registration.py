@@ -33,9 +33,8 @@ def build(registration: Registration, settings: ModelSettings) -> HuggingFaceMod
         raise ModelError(f"the network of {name} must be a class of transformers' networks, got {network!r}")
     with reading(f"the model {name}"):
         if settings.profile == "pretrained":
-            source = located(str(settings.weights))
-            settings = replace(settings, weights=source)
-            config = read_config(f"the config of {source}", network.config_class, source)
+            settings = located(settings)
+            config = read_config(f"the config of {settings.weights}", network.config_class, str(settings.weights))
             own = registration.resolve("processor")
             processor = own(config) if callable(own) else read_processor(config, settings)
         else:

@@ -121,10 +121,9 @@ def _tokens(tape: Tape) -> Tensor:
 def build(name: str, settings: ModelSettings) -> HuggingFaceModel:
     """Build "hf:FOLDER" or "hf:ID", or refuse it in one line; weights are read if it is to be pretrained."""
     with weights.reading(f"the checkpoint {settings.weights}"):
-        source = weights.located(str(settings.weights))
-        settings = replace(settings, weights=source)
+        settings = weights.located(settings)
         with _own_files_of(name):
-            config = AutoConfig.from_pretrained(source, trust_remote_code=settings.trust_remote_code)
+            config = AutoConfig.from_pretrained(settings.weights, trust_remote_code=settings.trust_remote_code)
             cls = _class_of(name, config, settings)
             processor = read_processor(config, settings)
         if settings.profile == "tiny":  # but with an embedding for each token that the processor may give

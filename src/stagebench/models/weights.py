@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,23 +48,24 @@ def reading(what: str) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def located(source: str) -> str:
-    """Return a checkpoint's folder, or its id where the hub answers, within `reading`; else what its cache holds.
+def located(settings: ModelSettings) -> ModelSettings:
+    """Name the checkpoint's folder, or its id where the hub answers, within `reading`; else what the hub's cache holds.
 
     Raise CheckpointError where that is nothing. The hub is asked once: transformers would ask six times for each file.
     """
+    source = str(settings.weights)
     if Path(source).is_dir():
-        return source
+        return settings
     cached = None
     try:
         cached = try_to_load_from_cache(source, CONFIG_NAME)
         get_hf_file_metadata(hf_hub_url(source, CONFIG_NAME), timeout=_PATIENCE)
     except Exception as error:  # no narrower: of hub and network, with a base that depends on the hub's client
         if isinstance(cached, str):
-            return str(Path(cached).parent)
+            return replace(settings, weights=str(Path(cached).parent))
         where = f"{source} must be a folder, in the hub's cache, or on a hub that can be reached"
         raise CheckpointError(f"{where}, got {one_line(error)}") from error
-    return source
+    return settings
 
 
 def read_config(what: str, cls: type[PretrainedConfig], source: str, *also: str) -> PretrainedConfig:

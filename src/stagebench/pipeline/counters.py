@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from stagebench.core import meter
 from stagebench.core.artifacts import Features, Generation, Inputs, Media, Prefilled, Sample, Work
 from stagebench.core.errors import StageError
-from stagebench.core.stages import DECODE, LOAD, STAGE, STAGES, Stage
+from stagebench.core.stages import DECODE, LOAD, STAGE, STAGES
 from stagebench.models.protocol import Backend, VisionLanguageModel
 from stagebench.pipeline.run_stages import Options, run_stages
 
@@ -176,24 +176,21 @@ def check_work(work: Mapping[str, Work]) -> None:
     for stage in STAGES:
         if stage.name not in work:
             raise StageError(f"every stage must run, got no {stage.name}")
-        _check_stage(stage, work[stage.name])
+        done = work[stage.name]
+        lacking = [f"{name} = 0" for name in stage.needed if done.get(name) == 0]  # not each network has a projector
+        if still := meter.undone(stage.name, done) or next(iter(lacking), None):
+            raise StageError(f"{stage.name} must do some work, got {still}")
+        if n := done.get("tensors_formatted"):
+            raise StageError(f"{stage.name} must not write tensors as text, got tensors_formatted = {n}")
+        for counter in _OWNED:
+            if counter not in stage.own and (n := done.get(counter)):
+                raise StageError(f"{stage.name} must leave the others' work alone, got {counter} = {n}")
     images, made = work[LOAD.name]["images"], work[LOAD.name]["images_made"]
     if made < images:
         raise StageError(f"load must make each of its {images} images, got images_made = {made}")
     steps, forwards = work[DECODE.name]["steps"], work[DECODE.name]["language_model_forwards"]
     if steps + work[DECODE.name].get("wasted_steps", 0) != forwards:
         raise StageError(f"decode must run the language model once a step, got {forwards} times in {steps} steps")
-
-
-def _check_stage(stage: Stage, work: Work) -> None:
-    lacking = [f"{name} = 0" for name in stage.needed if work.get(name) == 0]  # not each network has a projector
-    if still := meter.undone(stage.name, work) or next(iter(lacking), None):
-        raise StageError(f"{stage.name} must do some work, got {still}")
-    if n := work.get("tensors_formatted"):
-        raise StageError(f"{stage.name} must not write tensors as text, got tensors_formatted = {n}")
-    for counter in _OWNED:
-        if counter not in stage.own and (n := work.get(counter)):
-            raise StageError(f"{stage.name} must leave the others' work alone, got {counter} = {n}")
 
 
 def content_of(result: Result) -> Content:
