@@ -83,7 +83,7 @@ def test_the_example_of_each_function_is_so(folder, name):
     assert (done.failed, done.attempted > 0) == (0, True), "".join(said)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
+@pytest.mark.parametrize("page", ["docs/tutorials/first-run.md", "docs/api.md"])
 def test_the_blocks_of_python_on_a_page_run(folder, capsys, page):
     blocks = re.findall(
         r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE

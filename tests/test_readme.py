@@ -1,34 +1,50 @@
-"""What the README tells people to type works."""
+"""What the README and the pages of docs/ tell people to type works, prints what they show, and leads where they say."""
 
 import json
 import re
 import shlex
 import shutil
-from collections import Counter
 from configparser import ConfigParser
 from pathlib import Path
 
-import numpy as np
 import pytest
+import stage_bars
 from checkpoints import write_checkpoint
 from click.testing import CliRunner
-from generate_overhead import ratios
-from scipy.stats import ttest_1samp
+from rich.console import Console
 
-from stagebench.analysis.report.report_data import summarize
-from stagebench.analysis.samples import read_samples, select
+import stagebench
 from stagebench.cli import main
-from stagebench.core.shown import Unit
-from stagebench.core.stages import STAGE_NAMES
+from stagebench.core.results import SCHEMAS
+from stagebench.core.shown import show
+from stagebench.gate.verdicts import Decision, Verdict
+from stagebench.suite.options import PREFIX, PYTEST
 
 ROOT = Path(__file__).parents[1]
-MS = Unit("{:.1f}", 1e3)
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line.removeprefix("$ ")
-    for block in re.findall(r"```console\n(.*?)```", TEXT, flags=re.DOTALL)
-    for line in block.splitlines()
-]
+DOCS = ROOT / "docs"
+OTHERS = {
+    "api",
+    "baselines",
+    "ci",
+    "families",
+    "gate",
+    "own-repository",
+}  # test_stored_baselines.py, test_ci_docs.py, ...
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
+    if path.parent != DOCS or path.stem not in OTHERS
+}
+README = PAGES["README.md"]
+WHY_FASTER = PAGES["docs/tutorials/why-faster.md"]
+_BLOCKS = [block for text in PAGES.values() for block in re.findall(r"(?ms)^```console\n(.*?)^```", text)]
+SHOWN = {  # a command, and what a page shows of its output
+    command: output.strip("\n")
+    for block in reversed(_BLOCKS)
+    for command, output in re.findall(r"(?ms)^\$ (.*?)\n(.*?)(?=^\$ |\Z)", block)
+}
+SHOWN["stagebench explain numbers.json"] = re.search(r"(?ms)^```text\n(factor.*?)\n^```", WHY_FASTER)[1]
+COMMANDS = list(SHOWN)
 
 
 def commands(program):
@@ -42,8 +58,8 @@ def test_every_command_is_of_a_kind_that_is_checked_here():
 def test_the_two_commands_run_tox_environments_that_exist():
     tox = ConfigParser()
     tox.read(ROOT / "tox.ini")
-    names = [command.split("-e ")[1] for command in commands("python3")]
-    assert names == ["bench", "py"]
+    names = {command.split("-e ")[1] for command in commands("python3")}
+    assert names == {"bench", "py"}
     assert [n for n in names if f"testenv:{n}" not in tox and n not in tox["tox"]["env_list"]] == []
 
 
@@ -60,7 +76,7 @@ def folder(tmp_path, monkeypatch, synthetic):
     for before in ("before.json", "before/results.json"):
         (tmp_path / before).parent.mkdir(exist_ok=True)
         (tmp_path / before).write_text(json.dumps(slower(json.loads(run.read_text()))))
-    (tmp_path / "numbers.json").write_text(re.search(r"```json\n(.*?)```", TEXT, flags=re.DOTALL)[1])
+    (tmp_path / "numbers.json").write_text(re.search(r"```json\n(.*?)```", WHY_FASTER, flags=re.DOTALL)[1])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -80,31 +96,44 @@ QUICK = ("--device", "cpu", "--new-tokens", "4")  # unless the command says othe
 EXIT_CODES = {"compare": {3}, "doctor": {0, 3}}  # one pair of processes decides no time; a busy machine is not fit
 
 
-RUN_SUITES = (*commands("stagebench gate"), *commands("stagebench bench"))
+RUN_SUITES = [c for name in ("gate", "bench", "init") for c in commands(f"stagebench {name}")]
 
 
 @pytest.mark.parametrize("command", [c for c in commands("stagebench") if c not in RUN_SUITES])
-def test_a_stagebench_command_runs(command, folder):
+def test_a_stagebench_command_runs_and_prints_what_is_shown(command, folder):
     name, *arguments = shlex.split(command)[1:]
     quick = [*QUICK, *RUN_MODELS[name]] if name in RUN_MODELS else []
     result = CliRunner().invoke(main, [name, *quick, *arguments])
     assert result.exit_code in EXIT_CODES.get(name, {0}), result.output
+    as_shown = layout if name == "run" else str.splitlines  # times differ
+    printed = as_shown(result.output)
+    assert [line for line in as_shown(SHOWN[command]) if line not in printed] == []
 
 
-@pytest.mark.parametrize("command", commands("stagebench gate"))
-def test_a_gate_has_the_options_of_the_readme(command, folder):
-    """To run one takes two revisions: test_gate_command.py has them."""
-    with main.get_command(None, "gate").make_context("gate", shlex.split(command)[2:]) as context:
-        assert context.params["revision"] in {"main", "HEAD~1"}
+def layout(table):
+    """The models of a table of stages, and the names of its rows."""
+    rows = table[table.find("ms   ") :].splitlines()
+    return [row[:20].rstrip() if i else row.split() for i, row in enumerate(rows)]
 
 
-@pytest.mark.parametrize("command", commands("stagebench bench"))
-def test_a_recording_has_the_options_of_the_readme(command, folder):
-    """It runs a suite several times: test_bench.py does, on a CPU."""
-    with main.get_command(None, "bench").make_context("bench", shlex.split(command)[2:]) as context:
-        assert context.params["arguments"] == tuple(
-            "--stage-device cuda --stage-backend eager,graph,compiled,fused --stage-new-tokens 64".split()
-        )
+@pytest.mark.parametrize("command", RUN_SUITES)
+def test_a_command_that_runs_suites_has_the_options_it_is_given(command):
+    """To run them takes two revisions or several processes: test_gate_command.py, test_bench.py and test_init.py do."""
+    name, *arguments = shlex.split(command)[1:]
+    with main.get_command(None, name).make_context(name, arguments) as context:
+        assert context.params.get("revision") in {None, "main", "HEAD~1"}
+        ours = {option.opts[0].replace("--", PREFIX) for option in PYTEST}
+        assert {each.partition("=")[0] for each in context.params.get("arguments", ()) if each.startswith("-")} <= ours
+
+
+def test_what_the_gate_is_shown_to_print_is_what_it_prints_of_that_decision():
+    (command,) = (c for c in commands("stagebench gate") if SHOWN[c])
+    decided = json.loads((DOCS / "results" / "readme-gate.json").read_text(encoding="utf-8"))
+    console = Console(width=120, force_terminal=False, color_system=None)
+    with console.capture() as printed:
+        show(Decision([Verdict(**each) for each in decided["verdicts"]]).as_table(), console)
+    assert [line.rstrip() for line in printed.get().strip().splitlines()] == SHOWN[command].splitlines()
+    assert decided["exit_code"] == 1  # as the README says
 
 
 @pytest.mark.parametrize("command", [c for c in commands("pytest") if "--stage-gate" not in c])  # test_gate_option.py
@@ -114,14 +143,16 @@ def test_a_pytest_command_runs(command, folder, suite_command):
     assert done.returncode == pytest.ExitCode.OK, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    "command", [c for c in COMMANDS if c.startswith(("pytest ", "stagebench gate ")) and re.search("-k |--select ", c)]
-)
-def test_a_selection_of_the_readme_selects_something(command, suite_command):
+def selection(command):
+    """What a command selects with -k or --select, and whether out of the matrix of sizes."""
     words = shlex.split(command)
-    selected = words[next(i for i, word in enumerate(words) if word in ("-k", "--select")) + 1]
-    matrix = [word for word in words if word == "--stage-scale"]
-    done = suite_command("--collect-only", *matrix, "-k", selected)
+    found = [words[i + 1] for i, word in enumerate(words) if word in ("-k", "--select")]
+    return (*found, "--stage-scale" in words) if found else None
+
+
+@pytest.mark.parametrize(("selected", "matrix"), sorted({selection(c) for c in COMMANDS} - {None}))
+def test_a_selection_of_a_command_selects_something(selected, matrix, suite_command):
+    done = suite_command("--collect-only", *["--stage-scale"] * matrix, "-k", selected)
     assert done.returncode == pytest.ExitCode.OK, done.stdout + done.stderr
 
 
@@ -133,351 +164,67 @@ def test_every_test_that_the_lies_name_exists():
     assert len(named) > 12
 
 
-def test_the_table_of_the_h100_is_that_of_the_samples():
-    rows = read_samples(ROOT / "docs" / "results" / "h100-7b-analysis" / "samples.jsonl")
-    found = [summarize(select(rows, model=m, mode="fixed", study="main")) for m in ("eventgpt", "video-llava")]
-    spreads = {name: [each["stages"][name] for each in found] for name in STAGE_NAMES}
-    spreads |= {"e2e": [each["e2e"] for each in found]}
-    cells = {
-        name: [f"{MS.write(s['median'])} ({MS.write(s['interval'])})" for s in both] for name, both in spreads.items()
-    }
-    cells["tpot (p50, p90)"] = [f"{MS.write(each['tpot']['p50'])}, {MS.write(each['tpot']['p90'])}" for each in found]
-    lines = [f"| {name} | {' | '.join(values)} |" for name, values in cells.items()]
-    assert [line for line in lines if line not in TEXT] == []
-
-
-def result(name):
-    return json.loads((ROOT / "docs" / "results" / name).read_text(encoding="utf-8"))
-
-
-@pytest.mark.parametrize(
-    ("name", "slowdowns"),
-    [
-        ("gate-cpu-tiny.json", ("0.05", "0.1", "0.15", "0.2", "0.3")),
-        ("gate-h100-7b.json", ("0.005", "0.01", "0.02", "0.05", "0.1")),
-    ],
-)
-def test_the_power_of_the_gate_is_that_of_the_simulations(name, slowdowns):
-    found = result(name)
-    rows = []
-    for benchmark, power in found["power"].items():
-        what, _, stage = benchmark.split("[")[1].rstrip("]").rpartition("-")
-        rates = [f"{power[s]['rate']:.0%}" for s in slowdowns]
-        model = re.sub("-(graph|fused)$", r" \1", what)
-        rows.append(f"| {model} {stage} | {' | '.join(rates)} |")
-    alarms = "{rate:.2%} ({low:.2%} to {high:.2%})".format(**found["false_alarms"])
-    assert [row for row in [*rows, alarms] if row not in TEXT] == []
-
-
-MODELS = ("eventgpt", "llava-1.5", "video-llava")
-BACKENDS = ("", "-graph", "-compiled", "-fused")
-BACKEND_STAGES = ("encode", "prefill", "decode")
-WORDS = " ".join(TEXT.split())  # sentences, wherever their lines break
-
-
-def recording(gpu):
-    """The benchmarks of a recording, by name."""
-    return {benchmark["name"]: benchmark for benchmark in result(f"{gpu}/results.json")["benchmarks"]}
-
-
-def processes_of(gpu):
-    """The benchmarks of each timing process of a recording, by name."""
-    paths = sorted((ROOT / "docs" / "results" / gpu / "processes").glob("*.json"))
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths[1:]]  # the first one proves
-    return [{benchmark["name"]: benchmark for benchmark in run["benchmarks"]} for run in runs]
-
-
-@pytest.fixture(scope="module")
-def recorded():
-    """Those of the H100."""
-    return recording("h100-7b")
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Those of the H100."""
-    return processes_of("h100-7b")
-
-
-def ms(benchmark, which="median"):
-    """Of a decode, that of one step."""
-    info = benchmark["extra_info"]
-    return benchmark["stats"][which] * 1e3 / (info["units"] if info.get("stage") == "decode" else 1)
-
-
-@pytest.mark.parametrize(("gpu", "count"), [("h100-7b", 8), ("h200-7b", 5), ("h200-7b-scale", 1)])
-def test_a_recording_is_that_of_its_processes(gpu, count):
-    recorded, processes = recording(gpu), processes_of(gpu)
-    timed = [name for name in recorded if name != "test_reference"]  # which has no time of its own
-    medians = {name: [process[name]["stats"]["median"] for process in processes] for name in timed}
-    assert medians == {name: recorded[name]["stats"]["data"] for name in timed}
-    assert {(count, 1)} == {
-        (len(processes), process[name]["stats"]["rounds"]) for process in processes for name in timed
-    }
-
-
-@pytest.mark.parametrize("gpu", ["h100-7b", "h200-7b"])
-def test_the_times_of_the_backends_are_those_of_the_recording(gpu):
-    recorded = recording(gpu)
-    stages = {f"encode, {n} image{'s' * (n > 1)}": f"test_images[images{n}-llava-1.5{{}}]" for n in (1, 5, 8)}
-    stages |= {
-        "prefill, 590 tokens": "test_stage[llava-1.5{}-prefill]",
-        "prefill, 2,070 tokens (video-llava)": "test_stage[video-llava{}-prefill]",
-        "decode, a step": "test_stage[llava-1.5{}-decode]",
-    }
-
-    def row(line, name, reference, by_generate):
-        base = ms(recorded[reference])
-        times = [ms(recorded[name.format(backend)]) for backend in BACKENDS]
-        return f"| {line} |{by_generate} | {' | '.join(f'{time:.1f} ({time / base:.2f})' for time in times)} |"
-
-    rows = [row(line, name, name.format(""), "") for line, name in stages.items()]
-    for model in MODELS:
-        reference = f"test_e2e_generate[{model}]"
-        generate = f" {ms(recorded[reference]):.1f}"
-        rows.append(row(f"e2e, {model}", f"test_e2e[{model}{{}}]", reference, generate))
-    assert [row for row in rows if row not in TEXT] == []
-
-
-def share(run, model, stages, whole):
-    """What stages of a run add up to, in parts of one of its benchmarks."""
-    parts = [run[f"test_stage[{model}-{stage}]"]["stats"]["median"] for stage in stages]
-    return sum(parts) / run[f"{whole}[{model}]"]["stats"]["median"]
-
-
-@pytest.mark.parametrize("gpu", ["h100-7b", "h200-7b"])
-def test_what_the_stages_add_up_to_in_minutes_of_their_own_is_that_of_the_recording(gpu):
-    def to_generate(run, model):
-        return share(run, model, BACKEND_STAGES, "test_generate")
-
-    of_all = [to_generate(recording(gpu), model) for model in MODELS]
-    of_each = [to_generate(run, model) for run in processes_of(gpu) for model in MODELS]
-    logs = [np.mean([np.log(to_generate(run, model)) for model in MODELS]) for run in processes_of(gpu)]
-    low, high = ttest_1samp(logs, 0).confidence_interval(0.95)  # the process is the sample
-    assert (
-        f"{min(of_all):.3f} to {max(of_all):.3f} of `generate()` by model, "
-        f"{min(of_each):.2f} to {max(of_each):.2f} in single processes, "
-        f"{np.exp(np.mean(logs)):.2f} ({np.exp(low):.2f} to {np.exp(high):.2f}) over all"
-    ) in WORDS
-
-
-def spread(benchmark):
-    return f"{ms(benchmark, 'min'):.1f} to {ms(benchmark, 'max'):.1f}"
-
-
-def test_the_spread_of_the_processes_is_that_of_the_recording(recorded):
-    of_e2e = [share(recorded, model, STAGE_NAMES, "test_e2e") for model in MODELS]
-    sentences = [
-        f"eager decode step of llava-1.5 took {spread(recorded['test_stage[llava-1.5-decode]'])} ms",
-        f"one of eventgpt {spread(recorded['test_stage[eventgpt-decode]'])}, but",
-        f"`graph` step of llava-1.5 {spread(recorded['test_stage[llava-1.5-graph-decode]'])}.",
-        f"all five stages to {min(of_e2e):.2f} to {max(of_e2e):.2f} of e2e",
-    ]
-    assert [sentence for sentence in sentences if sentence not in WORDS] == []
-
-
-def test_the_spread_on_the_h200_is_that_of_its_recording():
-    recorded = recording("h200-7b")
-    assert (
-        f"an eager decode step of llava-1.5 took {spread(recorded['test_stage[llava-1.5-decode]'])} ms, "
-        f"its prefill {spread(recorded['test_stage[llava-1.5-prefill]'])}, "
-        f"and a `graph` step {spread(recorded['test_stage[llava-1.5-graph-decode]'])}."
-    ) in WORDS
-
-
-def test_what_the_gate_sees_on_a_good_and_on_a_bad_day_is_that_of_the_simulations():
-    good, busy = result("gate-cpu-tiny.json"), result("gate-cpu-tiny-busy.json")
-
-    def span(slowdown):
-        rates = [power[slowdown]["rate"] for power in busy["power"].values()]
-        return f"{min(rates):.0%} to {max(rates):.0%}"
-
-    sentences = [
-        "{} pairs and {} to confirm".format(*good["pairs_of_a_decision"]),
-        f"limit {good['limit']['threshold'] * 100:g} %, [{good['pairs']} pairs](docs/results/gate-cpu-tiny.json):",
-        f"{good['inconclusive_suites']['rate']:.0%} of suites undecided in at least one of {good['benchmarks']} bench",
-        f"[{busy['pairs']} pairs](docs/results/gate-cpu-tiny-busy.json) of processes one after the other found 10 % in "
-        f"{span('0.1')} of decisions, by stage, and 20 % in {span('0.2')}.",
-    ]
-    assert [sentence for sentence in sentences if sentence not in WORDS] == []
-
-
-def test_the_real_decisions_of_the_gate_are_those_made():
-    made = result("gate-demonstration.json")["outcomes"]
-    assert {kind: sum(each["right"] for each in decisions) for kind, decisions in made.items()} == {
-        "aa": 6,
-        "slower-0.1": 3,
-        "slower-0.2": 3,
-        "tower": 20,
-        "copy": 20,
-        "frames": 20,
-    }
-    assert [each for each in made["aa"] if each["seconds"] > 600] == []
-    loops = [*made["slower-0.1"], *made["slower-0.2"]]
-    sentences = [
-        "six about nothing took {} to {} s, called".format(*span_of_seconds(made["aa"])),
-        f"left {sum(each['verdicts'].get('inconclusive', 0) for each in made['aa'])} of "
-        f"{sum(sum(each['verdicts'].values()) for each in made['aa'])} verdicts open",
-        "took {} to {} s beside other work".format(*span_of_seconds(loops)),
-        f"and named it for {sum(len(each['slower']) for each in made['slower-0.1'])} of 9 models at 10 %, "
-        f"{sum(len(each['slower']) for each in made['slower-0.2'])} of 9 at 20 %, and no other stage",
-    ]
-    assert [sentence for sentence in sentences if sentence not in WORDS] == []
-
-
-def span_of_seconds(decisions):
-    seconds = [each["seconds"] for each in decisions]
-    return min(seconds), max(seconds)
-
-
-def test_the_work_of_the_eager_stages_is_that_of_the_recording():
-    recorded = recording("h200-7b")
-
-    def part(model, counter):
-        done = [recorded[f"test_stage[{model}-{s}]"]["extra_info"]["work"] for s in ("encode", "prefill", "decode")]
-        return sum(work[counter] for work in done) / recorded[f"test_generate[{model}]"]["extra_info"]["work"][counter]
-
-    (operators,) = {f"{part(model, 'aten_operators'):.3f}" for model in MODELS}
-    assert f"on the H200 {operators} of the operators of `generate()`" in WORDS
-    assert {part(model, "flops") for model in MODELS} == {1.0}
-
-
-def test_the_stages_add_up_to_the_whole_path_with_every_backend():
-    recorded = recording("h200-7b")
-
-    def of_e2e(model, backend):
-        parts = [recorded[f"test_stage[{model}{backend if s in BACKEND_STAGES else ''}-{s}]"] for s in STAGE_NAMES]
-        whole = recorded[f"test_e2e[{model}{backend}]"]
-        return sum(part["stats"]["median"] for part in parts) / whole["stats"]["median"]
-
-    shares = [of_e2e(model, backend) for model in MODELS for backend in BACKENDS]
-    assert f"add up to {min(shares):.2f} to {max(shares):.2f} of e2e by these medians, whatever the backend" in WORDS
-
-
-def test_the_steps_by_batch_and_context_are_those_measured():
-    recorded = recording("h200-7b-scale")
-    name = "test_scale[batch{}-context{}-llava-1.5-graph-decode]"
-    steps = [[f"{ms(recorded[name.format(rows, context)]):.1f}" for rows in (1, 4, 8)] for context in (640, 2112)]
-    words = ["{}, {} and {}".format(*of_context) for of_context in steps]
-    assert "takes {} ms at 640 tokens of context, and {} at 2,112".format(*words) in WORDS
-
-
-PREFILLS = {f"test_stage[video-llava{backend}-prefill]" for backend in BACKENDS}
-AT_THE_CAP = {
-    "h100-7b": PREFILLS | {"test_stage[video-llava-fused-decode]", "test_e2e[video-llava-fused]"},
-    "h200-7b": PREFILLS - {"test_stage[video-llava-prefill]"}
-    | {"test_stage[video-llava-fused-decode]", "test_e2e[video-llava-fused]", "test_e2e[video-llava-compiled]"},
-}
-
-
-@pytest.mark.parametrize("gpu", AT_THE_CAP)
-def test_the_gpu_was_alone_and_at_its_power_cap_where_the_readme_says_so(gpu):
-    processes = processes_of(gpu)
-    names = [name for name, benchmark in recording(gpu).items() if "gpu" in benchmark["extra_info"]]
-    told = [run[name]["extra_info"]["gpu"] for run in processes for name in names]
-    readings = [of[when] for of in told for when in ("before", "after")]
-    assert {reading["foreign_processes"] for reading in readings} == {0}
-    assert {reason for reading in readings for reason in reading["throttled"]} == {"power cap"}
-    disturbed = [{name for name in names if run[name]["extra_info"]["gpu"]["disturbed_rounds"]} for run in processes]
-    assert set.intersection(*disturbed) == AT_THE_CAP[gpu]
-
-
-def runs_beside_generate(gpu):
-    """One run on the H200, two on the H100."""
-    found = result(f"{gpu}-beside-generate.json")
-    return found if isinstance(found, list) else [found]
-
-
-@pytest.mark.parametrize("gpu", ["h100-7b", "h200-7b"])
-def test_the_stages_beside_generate_are_those_measured(gpu):
-    runs = runs_beside_generate(gpu)
-    rows = {name: [row for run in runs for row in run["rows"] if row["model"] == name] for name in MODELS}
-    passes = {name: [of for row in found for of in row["passes"]] for name, found in rows.items()}
-    assert {len(of) for of in passes.values()} == {32}
-    passes["all three"] = [of for each in passes.values() for of in each]
-    lines = [
-        f"| {gpu[:4].upper()}, {name} | "
-        + " | ".join("{ratio:.3f} ({low:.3f} to {high:.3f})".format(**each) for each in ratios(of).values())
-        for name, of in passes.items()
-    ]
-    assert [line for line in lines if line not in TEXT] == []
-    assert "{ratio:.3f} ({low:.3f} to {high:.3f})".format(**ratios(passes["all three"])["of_all_seconds"]) in WORDS
-
-
-@pytest.mark.parametrize("gpu", ["h100-7b", "h200-7b"])
-def test_the_ratios_beside_generate_are_those_of_their_passes(gpu):
-    for run in runs_beside_generate(gpu):
-        told = [row["ratios"] for row in run["rows"]] + [run["over_all"]]
-        again = [ratios(row["passes"]) for row in run["rows"]]
-        again.append(ratios([of for row in run["rows"] for of in row["passes"]]))
-        for given, found in zip(told, again, strict=True):
-            assert {what: of["ratio"] for what, of in found.items()} == {
-                what: pytest.approx(of["ratio"]) for what, of in given.items()
-            }
-
-
-def test_the_first_turn_is_as_much_longer_than_that_of_generate_as_measured():
-    (run,) = runs_beside_generate("h200-7b")
-    longer, parts = [], []
-    for row in run["rows"]:
-        staged, generate = (np.array([of[way] for of in row["passes"]]) for way in ("staged", "generate"))
-        longer.append(np.median(staged[:, 0] - generate[:, 0]) * 1e3)
-        parts.append(np.median(generate[:, 0] / generate.sum(axis=1)))
-    assert (
-        f"The first turn, {min(parts) * 100:.0f} to {max(parts):.0%} of the time, "
-        f"is longer there by {min(longer):.1f} to {max(longer):.1f} ms"
-    ).replace("%", " %") in WORDS
-
-
-def test_the_step_is_that_of_the_profile():
-    profile = (ROOT / "docs" / "results" / "h100-7b-step.md").read_text(encoding="utf-8")
-    floor, size, rate = re.search(r"The floor is (\S+) ms: (\S+) GB of weights at the (\S+) TB/s", profile).groups()
-    eager = profile.partition("\n## eager\n")[2]
-    step = float(re.search(r"A step takes (\S+) ms", eager)[1])
-    idle = int(re.search(r"\| no kernel: [^|]*\| (\d+) ", eager)[1]) / 1e3
-    sentences = [
-        f"reads {float(size):.1f} GB of weights, which takes {float(floor):.1f} ms at the {rate} TB/s measured",
-        f"profiled, it took {step:.0f} ms, and in {idle:.0f} of these no kernel ran",
-    ]
-    assert [sentence for sentence in sentences if sentence not in WORDS] == []
-    assert set(re.findall(r"^## (\w+)$", profile, flags=re.MULTILINE)) == {"eager", "graph", "compiled", "fused"}
-
-
-def test_the_fused_step_on_the_h200_is_that_of_the_profile():
-    profile = (ROOT / "docs" / "results" / "h200-7b-step.md").read_text(encoding="utf-8")
-    step, above = re.search(r"## fused\n\nA step takes (\S+) ms, .* of the (\S+) ms above it", profile).groups()
-    assert f"Of a step of {float(step):.1f} ms `fused` takes {float(above):.1f} more than the weights do" in WORDS
-
-
-def test_the_gate_in_turns_on_the_h100_is_that_of_its_simulation():
-    found = result("gate-h100-7b-graph.json")
-    power = {name.split("-")[-1].rstrip("]"): rates for name, rates in found["power"].items()}
-    encode, decode = ({s: f"{rate['rate']:.0%}" for s, rate in power[stage].items()} for stage in ("encode", "decode"))
-    sentences = [
-        f"with `graph`, and {found['pairs']} pairs to draw from",
-        "false alarms in {rate:.2%} ({low:.2%} to {high:.2%}), ".format(**found["false_alarms"])
-        + f"{found['inconclusive_suites']['rate']:.0%} of suites undecided somewhere.",
-        f"A decode slower by 1 % was called in {decode['0.01']}, "
-        f"an encode slower by 1 % in {encode['0.01']} and by 2 % in {encode['0.02']}.",
-    ]
-    assert [sentence for sentence in sentences if sentence not in WORDS] == []
-
-
-def test_the_times_of_two_gpus_are_those_measured():
-    medians = {(r["model"], r["stage"], r["tp"]): r["median"] * 1e3 for r in result("h100-7b-tp.json")["rows"]}
-    rows = [
-        f"| {model} | {' | '.join(f'{medians[model, s, n]:.0f}' for s in ('prefill', 'decode') for n in (1, 2))} |"
-        for model in ("eventgpt", "llava-1.5", "video-llava")
-    ]
-    assert [row for row in rows if row not in TEXT] == []
-
-
-@pytest.mark.parametrize("gpu", ["h100-7b", "h200-7b"])
-def test_the_backends_kept_their_promise_on_every_text(gpu):
-    rows = result(f"{gpu}-tokens.json")["rows"]
-    texts = Counter((row["backend"], row["verdict"], row["repeats"], row["tokens"]) for row in rows)
-    near = dict.fromkeys(("compiled", "fused"), ("near-tie", True, 128))
-    assert texts == {("graph", "equal", True, 128): 15} | {(name, *verdict): 15 for name, verdict in near.items()}
-    gaps = {name: [row["gap_ulps"] for row in rows if row["backend"] == name] for name in near}
-    ulps = " and ".join(f"{min(found):.0f} to {max(found):.0f}" for found in gaps.values())
-    assert f"the reference's own logits were {ulps} ulps apart" in WORDS
+def anchors(path):
+    """The headings of a page as GitHub links to them."""
+    titles = re.findall(r"(?m)^#+ (.*)$", path.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_file_of_this_repository_and_to_a_heading_in_it(page):
+    here = "https://github.com/stagebench/stagebench/"
+    lost = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+        path, _, anchor = target.partition("#")
+        if path.startswith(here):
+            found = ROOT / path.removeprefix(here).partition("/main/")[2]
+        else:
+            found = (ROOT / page).parent / path if path else ROOT / page
+        if not found.exists() or (anchor and anchor not in anchors(found)):
+            lost.append(target)
+    assert lost == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_page_names_exists(page):
+    named = re.findall(r"`((?:benchmarks|docs|examples|src|tests)/[\w/.-]+)`", PAGES[page])
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorials/own-model.md", "docs/families.md"])
+def test_the_registration_on_a_page_is_that_of_the_example(page):
+    (block,) = re.findall(r"(?ms)^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"))
+    example = (ROOT / "examples" / "own_model" / "conftest.py").read_text(encoding="utf-8")
+    lines = [line.partition("  #")[0] for line in block.splitlines()]
+    assert [line for line in lines if line not in example.splitlines()] == []
+
+
+def test_the_reference_has_every_public_name():
+    named = re.findall(r"(?m)^::: stagebench\.(.*)\.(\w+)$", PAGES["docs/reference/api.md"])
+    assert {name: module for module, name in named} == stagebench._PUBLIC
+
+
+def test_the_schemas_of_the_reference_are_those_that_are_written():
+    rows = re.findall(r"(?m)^\| (\w+) \| (\d+) \|", PAGES["docs/reference/schemas.md"])
+    assert {kind: int(version) for kind, version in rows} == SCHEMAS
+
+
+def test_the_picture_of_the_stages_is_that_of_the_recording():
+    assert (DOCS / "pictures" / "stages.svg").read_text(encoding="utf-8") == stage_bars.picture()
+
+
+def test_the_readme_is_read_in_minutes():
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if not re.search("/results/.+/|-step|how-numbers", page)])
+def test_no_sentence_of_a_page_is_longer_than_35_words(page):
+    assert [sentence for sentence in sentences(PAGES[page]) if len(sentence.split()) > 35] == []
+
+
+def sentences(text):
+    """The sentences of a page, without code, tables and headings; an item of a list is one, or several."""
+    prose = re.sub(r"(?ms)^```.*?^```|^\$\$$.*?^\$\$$|^[|#].*?$", "\n\n", text)
+    prose = re.sub(r"\]\([^)]*\)", "]", prose)
+    items = re.split(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.) )", prose)
+    return [s for item in items for s in re.split(r"(?<=[.?!])\s+(?=[A-Z`*\[])", " ".join(item.split())) if s]
