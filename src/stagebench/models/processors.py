@@ -68,17 +68,17 @@ def processed(processor: ProcessorMixin, shown: Shown, question: str) -> Mapping
     """
     tokenizer, (content, arguments) = processor.tokenizer, shown
     template = processor.chat_template or getattr(tokenizer, "chat_template", None)
-    if not template and content != [{"type": "image"}]:
-        got = f"{len(content)} images (--frames)" if content[1:] else "a video"
-        raise ModelError(f"without a chat template a prompt holds one image, got {got}")
     text, special = question, {}
-    if not template:
-        arguments = {"images": arguments["images"][0]}
     if template:
         message = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
         text = processor.apply_chat_template(message, template, tokenize=False, add_generation_prompt=True)
         if tokenizer.bos_token and text.startswith(tokenizer.bos_token):  # a template may write it itself
             special = {"add_special_tokens": False}
+    elif content != [{"type": "image"}]:
+        got = f"{len(content)} images (--frames)" if content[1:] else "a video"
+        raise ModelError(f"without a chat template a prompt holds one image, got {got}")
+    else:
+        arguments = {"images": arguments["images"][0]}
     try:
         made: Mapping[str, Any] = processor(text=[text], return_tensors="pt", **arguments, **special)
     except Exception as error:  # no narrower: processors are the checkpoint's
@@ -107,15 +107,11 @@ def read_processor(config: PretrainedConfig, settings: ModelSettings) -> Process
         found = _without_torchvision(source, config, trusted)
         if videos and hasattr(found, "video_processor"):
             raise ModelError(f"a video for {config.model_type} needs torchvision: pip install torchvision")
-    if videos and not _takes_videos(found):
+    call = type(found).__call__
+    named = call is not ProcessorMixin.__call__ and "videos" in inspect.signature(call).parameters  # that one names all
+    if videos and not named and getattr(found, "video_processor", None) is None:
         raise ModelError(f"{config.model_type} takes images and no video, got --as video")
     return found
-
-
-def _takes_videos(processor: ProcessorMixin) -> bool:
-    own = type(processor).__call__ is not ProcessorMixin.__call__  # which names all there may be
-    named = own and "videos" in inspect.signature(type(processor).__call__).parameters
-    return named or getattr(processor, "video_processor", None) is not None
 
 
 def _has_own_code(source: str) -> bool:
