@@ -199,6 +199,12 @@ def test_the_registration_on_a_page_is_that_of_the_example(page):
     assert [line for line in lines if line not in example.splitlines()] == []
 
 
+def test_the_readme_counts_families_and_lies_as_their_pages_do():
+    families = re.findall(r"(?m)^\| `\w[^|]*\| yes \|", (DOCS / "families.md").read_text(encoding="utf-8"))
+    lies = re.findall(r"(?m)^\| \d+\. ", (DOCS / "how-numbers-lie.md").read_text(encoding="utf-8"))
+    assert (f"[{len(families)} families]" in README, f"[{len(lies)} ways" in README) == (True, True)
+
+
 def test_the_reference_has_every_public_name():
     named = re.findall(r"(?m)^::: stagebench\.(.*)\.(\w+)$", PAGES["docs/reference/api.md"])
     assert {name: module for module, name in named} == stagebench._PUBLIC

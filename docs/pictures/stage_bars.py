@@ -36,8 +36,8 @@ def picture() -> str:
     """Draw the bars, the stages' own milliseconds where they fit, and all of them at the end."""
     found = {backend.lstrip("-") or "eager": seconds_of(backend) for backend in BACKENDS}
     scale = (WIDTH - LEFT - RIGHT) / max(sum(seconds.values()) for seconds in found.values())
-    title = f"{MODEL}, 7B shapes, from file to 64 tokens on one NVIDIA H200, ms by stage and backend"
-    parts = [text(LEFT, 20, title, ' font-weight="bold"')]
+    title = f"{MODEL}, 7B shapes, from file to 64 tokens on one NVIDIA H200, medians in ms by stage"
+    parts = [text(LEFT, 20, title, ' style="font-weight:bold"')]
     for number, (stage, colour) in enumerate(COLOURS.items()):
         parts.append(f'<rect x="{LEFT + 120 * number}" y="34" width="12" height="12" fill="{colour}"/>')
         parts.append(text(LEFT + 120 * number + 18, 45, stage))

@@ -55,11 +55,11 @@ def _help_of(name: str) -> str:
     command = main.get_command(click.Context(main), name)
     if command is None:
         raise LookupError(f"there must be a command {name}")
-    pages = [(f"stagebench.{name}", command)]
+    whole = click.Context(main, info_name="stagebench", terminal_width=80)
+    contexts = [click.Context(command, whole, info_name=name)]
     if isinstance(command, click.Group):
-        pages += [(f"stagebench {name} {sub}", each) for sub, each in command.commands.items()]
-    contexts = [(each, click.Context(each, info_name=words, terminal_width=100)) for words, each in pages]
-    blocks = [f"```text\n{each.get_help(context)}\n```" for each, context in contexts]
+        contexts += [click.Context(each, contexts[0], info_name=sub) for sub, each in command.commands.items()]
+    blocks = [f"```text\n{context.get_help()}\n```" for context in contexts]
     return "\n\n".join([f"## {name}", *blocks])
 
 
