@@ -137,12 +137,32 @@ def test_a_slowdown_is_named_and_what_is_unchanged_passes(layout, calls, expecte
     assert (status, {verdict for verdict, _ in verdicts}) == expected, said
 
 
-def test_without_any_benchmark_it_says_how_to_name_one(tmp_path, git):
-    (tmp_path / "readme").touch()
-    git(tmp_path, "init", "--quiet")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "--quiet", "-m", "first")
-    status, _, said = gate((tmp_path, tmp_path / "work.py"), "--counters-only")
+@pytest.fixture
+def empty(tmp_path, git):
+    """A project without a benchmark."""
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "work.py").write_text(WORK)
+    git(root, "init", "--quiet")
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "-m", "first")
+    return root, root / "work.py"
+
+
+def test_the_first_benchmarks_of_a_project_are_new_and_pass(empty):
+    (empty[0] / "test_it.py").write_text(BENCHMARK)
+    status, verdicts, said = gate(empty, kind="time")
+    assert (status, verdicts) == (0, [("pass", "new: the base has no such benchmark")]), said
+
+
+def test_first_benchmarks_that_fail_are_an_error_of_the_head(empty):
+    (empty[0] / "test_it.py").write_text(BENCHMARK.replace("work.work", "work.nothing"))
+    status, _, said = gate(empty)
+    assert (status, "the benchmarks of the head must pass, got test_work: AttributeError" in said) == (2, True), said
+
+
+def test_without_any_benchmark_it_says_how_to_name_one(empty):
+    status, _, said = gate(empty, "--counters-only")
     last = "the base must have a benchmark, got none that pytest finds; name its files behind --, or with "
     assert (status, said.splitlines()[-1].startswith(f"stagebench: {last}")) == (2, True), said
 

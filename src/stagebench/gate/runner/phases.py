@@ -61,7 +61,7 @@ class Phases:
             return [*gate.judge_presence(base, head), *counters, *times]
         except FailedError as failed:
             if failed.none_selected:
-                raise self._nothing_selected(failed.side) from failed
+                return self._all_new(failed)
             if failed.side == "base":
                 raise GateError(f"the base fails, so there is nothing to compare with: {failed}") from failed
             if not (verdicts := failed.verdicts()):
@@ -138,6 +138,16 @@ class Phases:
             if phase == "first":
                 paths = [*still, *filter(is_reference, found)]
         return list(found.values())
+
+    def _all_new(self, failed: FailedError) -> list[Verdict]:
+        """Judge benchmarks that the base does not have, by that they run; raise GateError where the head has none."""
+        if failed.side == "base":
+            try:
+                return gate.judge_presence([], self.runner.count(["head"])[1])
+            except FailedError as of_head:
+                if not of_head.none_selected:
+                    raise
+        raise self._nothing_selected(failed.side) from failed
 
     def _nothing_selected(self, side: str) -> GateError:
         more = "name its files behind --, or with --stage-model=NAME a model for those of stagebench"
