@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +20,6 @@ class Interval:
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """Least squares y = intercept + slope x."""
-
-    intercept: float
-    slope: float
-    r2: float | None  # share of y's variance that the line explains; None where y does not vary
-    slope_interval: Interval | None  # by Student's t, as of independent points; None for two points
-    robust_slope: float  # Theil (1950) and Sen (1968): the median of all slopes between two points
-    largest_residual: float
 
 
 def bootstrap(
@@ -62,8 +51,13 @@ def bootstrap(
     return [Interval(float(low), float(high)) for low, high in zip(drawn.low, drawn.high, strict=True)]
 
 
-def fit_line(x: Sequence[float], y: Sequence[float]) -> Line | None:
-    """Fit e2e = a + b n, or any other line; None where there are fewer than two different x."""
+def fit_line(x: Sequence[float], y: Sequence[float]) -> dict[str, Any] | None:
+    """Fit y = intercept + slope x by least squares; None where there are fewer than two different x.
+
+    `r2` is the share of y's variance that the line explains, None where y does not vary. The `slope_interval` is by
+    Student's t, as of independent points, None for two; the `robust_slope` that of Theil (1950) and Sen (1968), the
+    median of all slopes between two points.
+    """
     from scipy import stats
 
     if len(set(x)) < 2:
@@ -71,17 +65,17 @@ def fit_line(x: Sequence[float], y: Sequence[float]) -> Line | None:
     fit = stats.linregress(x, y)
     slope = float(fit.slope)
     margin = float(fit.stderr * stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 2))  # of two points NaN
-    return Line(
-        intercept=float(fit.intercept),
-        slope=slope,
-        r2=float(fit.rvalue**2) if np.ptp(y) else None,
-        slope_interval=Interval(slope - margin, slope + margin) if len(x) > 2 else None,
-        robust_slope=float(stats.theilslopes(y, x).slope),
-        largest_residual=float(np.abs(np.asarray(y) - fit.intercept - slope * np.asarray(x)).max()),
-    )
+    return {
+        "intercept": float(fit.intercept),
+        "slope": slope,
+        "r2": float(fit.rvalue**2) if np.ptp(y) else None,
+        "slope_interval": {"low": slope - margin, "high": slope + margin} if len(x) > 2 else None,
+        "robust_slope": float(stats.theilslopes(y, x).slope),
+        "largest_residual": float(np.abs(np.asarray(y) - fit.intercept - slope * np.asarray(x)).max()),
+    }
 
 
-def fit_growth(sizes: Sequence[float], costs: Sequence[float]) -> Line | None:
+def fit_growth(sizes: Sequence[float], costs: Sequence[float]) -> dict[str, Any] | None:
     """Fit a power law, cost = coefficient x size ** exponent: a line of the logarithms, whose slope is the exponent.
 
     That is 0 for a cost that stays, 1 for one in proportion, 2 for a quadratic one. A fixed cost beside the growing one

@@ -79,7 +79,7 @@ def _mode(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, Any]:
         "models": {model: summarize(own) for model, own in models.items()},
         "warnings": {model: warnings(own) for model, own in models.items()},
         "pairs": [_pair(models[a], models[b]) for a, b in combinations(models, 2)],
-        "fits": {model: asdict(fit) for model, fit in fits.items() if fit},
+        "fits": {model: fit for model, fit in fits.items() if fit},
         "utilisation": {model: _utilisation(run, own) for model, own in models.items()},
     }
 
@@ -267,7 +267,7 @@ def _scaling(rows: Sequence[SampleLine]) -> dict[str, dict[str, Any]]:
         for stage in (*STAGE_NAMES, "e2e"):
             times = sorted((row["value"] or 0.0, (row["seconds"] | {"e2e": row["e2e"]})[stage]) for row in own)
             points = {size: median(seconds for other, seconds in times if other == size) for size, _ in times}
-            line = asdict(fitted) if (fitted := fit_growth(*zip(*times, strict=True))) else {}
+            line = fit_growth(*zip(*times, strict=True))
             growth = {"exponent": line["slope"], "interval": line["slope_interval"]} if line else None
             found[model][stage] = {"points": list(points.items()), "growth": growth}
     return found
