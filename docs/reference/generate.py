@@ -47,6 +47,11 @@ def on_page_content(html: str, **_: Any) -> str:
     return re.sub(block, lambda found: _formula(found[1], "block"), inline, flags=re.DOTALL)
 
 
+def on_post_page(output: str, **_: Any) -> str:
+    """Name the theme's search for those who hear a page."""
+    return output.replace('role="dialog">', 'role="dialog" aria-label="Search">')
+
+
 def _formula(tex: str, display: str) -> str:
     return convert(unescape(tex).strip(), display=display)
 
