@@ -16,7 +16,7 @@ from stagebench.cli.output import append_to
 from stagebench.core.errors import GateError
 from stagebench.core.json_files import write_text
 from stagebench.core.results import BENCHMARKS
-from stagebench.gate.limits import RULES_FILE
+from stagebench.gate.limits import RULES_FILE, read_toml
 
 _FIND_BENCHMARKS = "git grep --untracked -lwz benchmark -- *test*.py".split()
 
@@ -32,7 +32,7 @@ def command() -> None:
     top = next((each for each in (here, *here.parents) if (each / ".git").exists()), None)
     if top is None:
         raise GateError(f"init must run in a git repository, got {here}")
-    text, project = _project(here / RULES_FILE)
+    text, project = read_toml(here / RULES_FILE)
     folder = str(here.relative_to(top))
     name = "-".join(["stagebench", *re.findall("[a-z0-9]+", folder.lower())])
     filled = {"NAME": name, "VERSION": f"v{__version__}", "FOLDER": json.dumps(folder, ensure_ascii=False)}
@@ -46,15 +46,6 @@ def command() -> None:
         click.echo(f"no {RULES_FILE} here, so the default limits hold")
     else:
         _add_section(here / RULES_FILE, text, project)
-
-
-def _project(path: Path) -> tuple[str | None, dict[str, Any]]:
-    """Read pyproject.toml, with its line ends as they are; None where there is none."""
-    try:
-        text = path.read_bytes().decode() if path.exists() else None
-        return text, tomllib.loads(text or "")
-    except (OSError, ValueError, RecursionError) as error:
-        raise GateError(f"{path} must be TOML, got: {' '.join(str(error).split())}") from error
 
 
 def _installation(here: Path, project: dict[str, Any]) -> str:

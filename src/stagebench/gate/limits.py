@@ -82,12 +82,18 @@ class Rules:
         return said | {f"tolerance of {counter}:": share for counter, share in sorted(self.tolerance.items())}
 
 
-def read_rules(path: Path) -> Rules:
-    """Read the rules in a pyproject.toml, else the defaults; raise GateError naming the key that makes no sense."""
+def read_toml(path: Path) -> tuple[str | None, dict[str, Any]]:
+    """Read a pyproject.toml, its text with the line ends as they are; None and nothing where there is none."""
     try:
-        section: Any = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        text = path.read_bytes().decode() if path.exists() else None
+        return text, tomllib.loads(text or "")
     except (OSError, ValueError, RecursionError) as error:
         raise GateError(f"{path} must be TOML, got: {' '.join(str(error).split())}") from error
+
+
+def read_rules(path: Path) -> Rules:
+    """Read the rules in a pyproject.toml, else the defaults; raise GateError naming the key that makes no sense."""
+    section: Any = read_toml(path)[1]
     where = f"[tool.stagebench.gate] in {path.name}"
     for key in ("tool", "stagebench", "gate"):
         section = _table(section.get(key, {}), where)
