@@ -115,7 +115,7 @@ def test_a_command_that_runs_suites_has_the_options_it_is_given(command, tmp_pat
     """To run them takes two revisions or several processes: test_gate_command.py, test_bench.py and test_init.py do."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "before" / "bin").mkdir(parents=True)
-    (tmp_path / "before" / "bin" / "python").touch()
+    (tmp_path / "before" / "bin" / "python").touch(0o755)
     name, *arguments = shlex.split(command)[1:]
     with main.get_command(None, name).make_context(name, arguments) as context:
         assert context.params.get("revision") in {None, "main", "HEAD~1"}
