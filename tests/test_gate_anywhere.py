@@ -56,8 +56,8 @@ import pytest
 import work
 
 @pytest.mark.benchmark(group="own", min_rounds=10**9, max_time=1000)
-@pytest.mark.parametrize("name", ["a b", "c::d"])
-def test_work(benchmark, size, name):
+@pytest.mark.parametrize(("name", "limit"), [("a b", float("nan")), ("c::d", float("inf"))])
+def test_work(benchmark, size, name, limit):
     benchmark(work.work)
     assert size == 5
     benchmark.extra_info |= {"bytes": 12, "processes": None, "rate": float("nan"), "counters": {"steps": work.STEPS}}

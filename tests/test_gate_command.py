@@ -72,7 +72,7 @@ def run_gate(project, *arguments):
 
 
 def files(project):
-    return sorted(path.name for path in (project.parent / "out").iterdir())
+    return sorted(path.name for path in (project.parent / "out").iterdir() if path.name != ".gitignore")
 
 
 def test_a_block_is_base_head_head_base_or_the_other_way_round():
@@ -109,6 +109,12 @@ def test_a_gate_keeps_the_run_of_every_process_and_nothing_else(project, nothing
     assert nothing_is_left(project)
     assert "and as many again for what those do not clear" in said
     assert "not cleared, so measured once more: test_stage[a], test_stage[b]" in said
+
+
+def test_the_runs_of_a_gate_are_no_part_of_the_working_tree_that_the_next_one_measures(project, git):
+    clean = git(project, "status", "--porcelain")
+    assert run_gate(project, "--counters-only", "--out", "runs")[0] == 0
+    assert (git(project, "status", "--porcelain"), (project / "runs" / "decision.json").exists()) == (clean, True)
 
 
 def test_more_work_in_a_tree_that_nobody_committed_is_a_regression(project, git):

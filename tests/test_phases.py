@@ -148,6 +148,11 @@ def test_a_budget_that_can_decide_nothing_is_refused_and_the_least_one_named(clo
         decided(clock(budget=90.0))
 
 
+def test_no_time_at_all_is_a_budget_too(clock):
+    with pytest.raises(GateError, match=r"^--budget must be at least 3 min for these benchmarks, got 0 s$"):
+        decided(clock(budget=0.0))
+
+
 def test_where_time_is_up_what_is_open_stays_so(clock, few_resamples):
     runner = clock(budget=700.0, slower=1.3)
 

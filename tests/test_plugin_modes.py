@@ -1,9 +1,11 @@
 """The plugin beside other options of pytest and pytest-benchmark, on a suite that takes no time."""
 
 import json
+from functools import partial
 
 import pytest
 
+from stagebench.core.results import read_results
 from stagebench.gate import baseline
 
 pytest_plugins = ("pytester",)
@@ -216,6 +218,32 @@ def test_the_identity_is_there_whichever_plugin_is_loaded_first(quick_suite):
     assert quick_suite("-p", "stagebench.suite.plugin", "--benchmark-json=out.json").ret == 0
     baseline.accept(quick_suite.folder / "out.json", quick_suite.folder / "baselines", "the first one")
     assert quick_suite("-p", "stagebench.suite.plugin", "--benchmark-compare").ret == 0
+
+
+SORT = "    benchmark.extra_info['counters'] = {'n': len(benchmark(sorted, [2, 1]))}\n"
+
+
+@pytest.fixture
+def without_models(quick_suite, pytester):
+    """The same of a benchmark of something else, with no option that is about models."""
+    (quick_suite.folder / "test_stages.py").write_text("def test_sort(benchmark):\n" + SORT)
+    return partial(pytester.runpytest_inprocess, "--benchmark-max-time=0.01")
+
+
+@pytest.mark.parametrize("named", ["", "=out.json"])
+def test_benchmarks_of_no_model_are_compared_with_what_was_stored_of_such(without_models, quick_suite, named):
+    assert without_models("--benchmark-json=out.json").ret == 0
+    baseline.accept(quick_suite.folder / "out.json", quick_suite.folder / "baselines", "the first one")
+    done = without_models(f"--benchmark-compare{named}", "--stage-gate")
+    assert done.ret == 0
+    done.stdout.fnmatch_lines(["stagebench gate: inconclusive (1 inconclusive, 1 pass)"])
+    (quick_suite.folder / "test_stages.py").write_text("def test_other(benchmark):\n" + SORT)
+    assert without_models(f"--benchmark-compare{named}").ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_a_run_that_looked_for_a_baseline_in_vain_is_of_no_model_either(without_models, quick_suite):
+    assert without_models("--benchmark-json=out.json", "--benchmark-compare").ret == 0
+    assert read_results(quick_suite.folder / "out.json")["machine_info"]["profile"] == "none"
 
 
 def test_a_run_of_medians_alone_is_no_internal_error(stored):

@@ -108,7 +108,8 @@ def test_an_unknown_revision_is_refused_and_leaves_nothing(repository):
 
 
 def test_outside_of_a_repository_it_is_refused(tmp_path):
-    with pytest.raises(GateError, match="not a git repository"), worktrees(tmp_path, "HEAD"):
+    expected = f"^git rev-parse --show-toplevel failed in {tmp_path}: fatal: not a git repository"
+    with pytest.raises(GateError, match=expected), worktrees(tmp_path, "HEAD"):
         pass
 
 

@@ -54,16 +54,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left = [
         item
         for item in items
-        if (timed_plainly and _is_repeated(item)) or (_is_scale(item) and not config.option.stage_scale)
+        if (timed_plainly and _is_repeated(item))
+        or (item.path.name == "test_scale.py" and not config.option.stage_scale)
     ]
     items[:] = [item for item in items if item not in left]
     for item in left:
         item.stash[BY_DEFAULT] = True
     config.hook.pytest_deselected(items=left)
-
-
-def _is_scale(item: pytest.Item) -> bool:
-    return item.path.name == "test_scale.py"
 
 
 def _is_repeated(item: pytest.Item) -> bool:

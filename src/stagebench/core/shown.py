@@ -81,6 +81,7 @@ class Unit:
     label: str = ""  # of that unit, behind the heading
     long: bool = False  # whether these are sentences, which give way where it is narrow
     code: bool = False  # whether these are names, which Markdown is not to make links of
+    small: float = 0.0  # as written: what is less gets three digits, lest it read as nothing
 
     def write(self, value: Value) -> str:
         """Write a value; a text stays as it is, and nothing is nothing."""
@@ -90,11 +91,12 @@ class Unit:
             value = value["low"], value["high"]
         if isinstance(value, tuple):
             return " to ".join(map(self.write, value))
-        return self.form.format(value * self.scale)
+        written = value * self.scale
+        return f"{written:.3g}" if 0 < abs(written) < self.small else self.form.format(written)
 
 
 WORDS, SENTENCES, NAMES = Unit(), Unit(long=True), Unit(code=True)
-MS = Unit("{:z,.3f}", 1e3, "ms")
+MS = Unit("{:z,.3f}", 1e3, "ms", small=0.01)
 COUNT, RATIO, MEGA = Unit("{:,.10g}"), Unit("{:z.3f}"), Unit("{:,.2f}", 1e-6, "millions")
 PERCENT, CHANGE = Unit("{:z.1f} %", 100), Unit("{:+.1f} %", 100)
 

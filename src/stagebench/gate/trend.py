@@ -147,8 +147,7 @@ def _run_of(name: str, run: Results, where: Path | str) -> Run | ResultsError:
         return ResultsError(f"the run {where} must hold the time when it was made, got {error!r}")
     seconds = {sys.intern(name): benchmark["stats"]["median"] for name, benchmark in by_name(run).items()}
     commit, zoned = run.get("commit_info") or {}, began if began.tzinfo else began.replace(tzinfo=UTC)
-    dirty = bool(commit.get("dirty"))
-    return Run(name, zoned, run["datetime"], run["machine_info"], commit.get("id"), dirty, seconds)
+    return Run(name, zoned, run["datetime"], run["machine_info"], commit.get("id"), bool(commit.get("dirty")), seconds)
 
 
 def series_of(runs: Sequence[Run]) -> list[Series]:

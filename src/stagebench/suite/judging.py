@@ -29,7 +29,6 @@ from stagebench.core.results import (
     write_results,
 )
 from stagebench.gate import baseline, decide
-from stagebench.gate.baseline import FILE_NAME
 from stagebench.gate.limits import INEXACT, Rules
 from stagebench.gate.verdicts import Decision, Verdict
 from stagebench.suite import selection
@@ -41,27 +40,25 @@ _COLUMNS = ("min", "max", "mean", "stddev", "median", "iqr", "outliers", "rounds
 """What pytest-benchmark's table takes from a stored run; its own list is elsewhere in each of its versions."""
 
 
-def find(config: pytest.Config, identity: Callable[[], dict[str, str]]) -> list[str]:
+def find(config: pytest.Config, identity: Callable[[bool], dict[str, str]]) -> list[str]:
     """Let a bare `--benchmark-compare` mean the baseline of this environment; return what to say of it, if anything.
 
-    Raise ResultsError for a run that can't be shown beside this one, and UsageError where there is no such run, or none
-    to judge by: pytest-benchmark would go on and compare with nothing.
+    Nothing is collected by then, so `identity` is told whether models run. Raise ResultsError for a run that can't be
+    shown beside this one, and UsageError where there is no such run, or none to judge by: pytest-benchmark would go on
+    and compare with nothing.
     """
     asked, said, runs = config.getoption("benchmark_compare", None), [], []
     if isinstance(asked, str):
         runs = _named(config, asked)
     elif asked is True:
-        place, here = config.option.stage_baselines.below(config.rootpath), identity()
-        found = baseline.find(place, here)
+        place = config.option.stage_baselines.below(config.rootpath)
+        found = baseline.find(place, identity(False)) or baseline.find(place, here := identity(True))
         runs = [_on_disk(config, place, found)] if found else []
         config.option.benchmark_compare = str(runs[0]) if found else []
-        if found:
-            said = [f"comparing with {found}"]
-        else:
-            nearest = baseline.closest(place, here)
-            said = [f"no baseline yet for this environment, so nothing is compared; {nearest}"]
+        without = "no baseline yet for this environment, so nothing is compared"
+        said = [f"comparing with {found}" if found else f"{without}; {baseline.closest(place, here)}"]
     for path in runs:
-        _require_comparable(path, identity())
+        _require_comparable(path, identity)
     fails = "--benchmark-compare-fail" if config.getoption("benchmark_compare_fail", None) else None
     judge = f"{PREFIX}gate" if config.option.stage_gate else fails
     if judge and not config.getoption("benchmark_compare", None):
@@ -76,7 +73,7 @@ def _on_disk(config: pytest.Config, place: Place, name: str) -> Path:
         return place.folder / name
     stack = ExitStack()
     config.add_cleanup(stack.close)
-    copy = stack.enter_context(scratch_folder()) / FILE_NAME
+    copy = stack.enter_context(scratch_folder()) / baseline.FILE_NAME
     write_results(copy, read_at(place, name))
     return copy
 
@@ -93,16 +90,14 @@ def _named(config: pytest.Config, asked: str) -> list[Path]:
     return named
 
 
-def _require_comparable(path: Path, here: dict[str, str]) -> None:
+def _require_comparable(path: Path, identity: Callable[[bool], dict[str, str]]) -> None:
     """Refuse a run of another environment, or one that can't be shown beside this one."""
     run = require_sound(read_results(path), f"the run {path}")
-    for benchmark in run["benchmarks"]:
-        if lacking := [column for column in _COLUMNS if column not in benchmark["stats"]]:
-            raise ResultsError(
-                f"the run {path}: {benchmark['fullname']}: must have the statistics of pytest-benchmark's table, "
-                f"got no {', '.join(lacking)}"
-            )
-    if differing := differences(here, run["machine_info"]):
+    for each in run["benchmarks"]:
+        shown = f"the run {path}: {each['fullname']}: the statistics of pytest-benchmark's table"
+        check(each["stats"], dict.fromkeys(_COLUMNS, Any), shown, ResultsError)
+    there = run["machine_info"]
+    if differing := differences(identity(there["profile"] != "none"), there):
         raise ResultsError(f"not comparable with {path}: {'; '.join(differing)}")
 
 

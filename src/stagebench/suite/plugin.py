@@ -91,9 +91,11 @@ def pytest_configure(config: pytest.Config) -> None:
     option.benchmark_disable_gc = not option.stage_timed_gc
     with _usage_errors():
         config.stash[_SAID] = []
-        if any(value is not None for value in given):
+        if asked := any(value is not None for value in given):
             settings(config)
-        config.stash[_SAID] = judging.find(config, lambda: identity(config, settings(config)))
+        config.stash[_SAID] = judging.find(config, lambda models: identity(config, models))
+        if selection.SETTINGS in config.stash and not (asked or config.getoption("benchmark_compare", None)):
+            del config.stash[selection.SETTINGS]  # nothing is of models until one of these is collected
         config.stash[_RULES] = read_rules(config.rootpath / RULES_FILE) if option.stage_gate else Rules()
 
 
@@ -121,8 +123,9 @@ def lockstep(config: pytest.Config) -> Lockstep:
     return config.stash[_LOCKSTEP]
 
 
-def identity(config: pytest.Config, own: Settings | None) -> dict[str, str]:
-    """Describe the environment of this session, and what is run in it of ours, if anything."""
+def identity(config: pytest.Config, models: bool = False) -> dict[str, str]:
+    """Describe the environment of this session, and what is run in it of ours, if anything or if models are to run."""
+    own = settings(config) if models else config.stash.get(selection.SETTINGS, None)
     timed_gc = config.option.stage_timed_gc
     described = own.identity(timed_gc) if own else environment.of_any_suite(timed_gc)
     return described | {"timer": str(config.option.benchmark_timer)}
@@ -137,7 +140,7 @@ def pytest_benchmark_compare_machine_info(machine_info: dict[str, str], compared
 @pytest.hookimpl(optionalhook=True, tryfirst=True)  # the first result counts
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, str]:
     """Put the identity where pytest-benchmark keeps the machine."""
-    return identity(config, config.stash.get(selection.SETTINGS, None))
+    return identity(config)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -198,7 +201,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         config.stash[_SAID] = ["nothing was timed, so nothing is compared"]
         return
     with _usage_errors():
-        decision = judging.judge(config, identity(config, settings(config)), config.stash[_RULES])
+        decision = judging.judge(config, identity(config), config.stash[_RULES])
     if passed and config.option.stage_gate:
         config.stash[_DECISION] = decision
         session.exitstatus = exit_code(v for v in decision.verdicts if (v.kind, v.verdict) != ("time", "inconclusive"))

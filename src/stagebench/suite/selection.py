@@ -49,15 +49,16 @@ def described(config: pytest.Config) -> list[str]:
 
 def is_left_out(config: pytest.Config, benchmark: Benchmark) -> bool:
     """Return whether a stored benchmark is not among those that this session was asked for."""
-    info, name, settings = benchmark.get("extra_info", {}), benchmark["fullname"], config.stash[SETTINGS]
+    info, name, settings = benchmark.get("extra_info", {}), benchmark["fullname"], config.stash.get(SETTINGS, None)
+    models, backends = (settings.models, settings.backends) if settings else ((), BACKENDS)
     backend = info.get("backend", "eager" if "model" in info else None)
     noted = config.stash[DESELECTED]
     if not any(_is_within(config, name, arg) for arg in config.args) or noted.get(name) is False:
         return True
     return not _by_file_alone(config) and (
         name in noted
-        or ("model" in info and bool(config.option.stage_model) and info["model"] not in settings.models)
-        or backend in set(BACKENDS) - set(settings.backends)
+        or ("model" in info and bool(config.option.stage_model) and info["model"] not in models)
+        or backend in set(BACKENDS) - set(backends)
         or bool(config.getoption("lf", None))
         or _is_ignored(config, config.rootpath / name.partition("::")[0])
     )

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from stagebench.core.errors import GateError
+from stagebench.core.json_files import write_text
 from stagebench.core.results import Results, write_results
 from stagebench.core.shown import duration
 from stagebench.gate import decide as gate
@@ -105,6 +106,7 @@ class ABRunner:
                 _require_turns(group, measured)
             for each, run in zip(group, measured, strict=True):
                 run["stagebench"]["scheduled"] = asdict(each)
+                write_text(self.folder / ".gitignore", "*\n")  # of the next gate's working tree these are no part
                 write_results(self.folder / each.file_name, run)
                 runs[each.variant].append(run)
         if runs["base"]:

@@ -102,7 +102,7 @@ def _head(both: Worktrees, plan: ABPlan, folder: Path) -> Iterator[str]:
     yield f"the working tree ({head}) against {both.commit[:7]}; orders of seed {plan.seed}; runs are kept in {folder}"
     if not plan.counters_only:
         many = f"up to {plan.blocks * BLOCK} to time" if plan.blocks else "as many to time as it takes"
-        many += f" within {duration(plan.budget)}" if plan.budget else ""
+        many += f" within {duration(plan.budget)}" if plan.budget is not None else ""
         yield (
             f"a process of each side to count, then {many}, {plan.rounds} rounds each by the {plan.clock} clock"
             f"{', in lockstep' * plan.lockstep}, and as many again for what those do not clear, until all is decided"

@@ -58,10 +58,10 @@ def pytest_runtestloop() -> Iterator[Any]:
 
 @pytest.hookimpl(optionalhook=True, trylast=True)
 def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
-    """Keep of others' notes what is judged: under names of ours, they may hold anything."""
+    """Keep of others' notes what is judged: under names of ours, and in parameters, they may hold anything."""
     machine = output_json["machine_info"]
     output_json["machine_info"] = {key: value for key, value in machine.items() if isinstance(value, str)}
     if machine.get("profile") == "none":
         for benchmark in output_json["benchmarks"]:
             info = benchmark["extra_info"]
-            benchmark["extra_info"] = {key: info[key] for key in ("counters", "gate") if key in info}
+            benchmark |= {"extra_info": {key: info[key] for key in ("counters", "gate") if key in info}, "params": None}

@@ -96,7 +96,7 @@ class Phases:
     def _affordable(self, first: Sides) -> tuple[int, int]:
         """Return how many blocks a phase has, and rounds a process, so that two phases keep the budget."""
         plan, rounds, seconds = self.runner.plan, self.runner.plan.rounds, self.runner.seconds
-        if plan.budget:
+        if plan.budget is not None:
             share, least = self._left() / 2 / BLOCK, least_blocks(self.rules.alpha)
             a_round = sum(benchmark["stats"]["median"] for benchmark in first[0][0]["benchmarks"])
             fixed = max(seconds - rounds * a_round, 0.0)
@@ -113,7 +113,8 @@ class Phases:
 
     def _left(self) -> float:
         """Return the seconds of the budget that are left."""
-        return (self.runner.plan.budget or float("inf")) - (time.monotonic() - self.began)
+        budget = self.runner.plan.budget
+        return float("inf") if budget is None else budget - (time.monotonic() - self.began)
 
     def _phase(
         self, phase: str, runs: Sides, paths: Sequence[str], blocks: int, rounds: int, counters: Iterable[Verdict]

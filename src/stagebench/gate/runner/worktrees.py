@@ -227,7 +227,7 @@ def _git(where: Path, *arguments: str) -> bytes:
     status, said, complaint = _status(where, *arguments)
     if status:
         last = (complaint.decode(errors="replace").strip().splitlines() or ["no word"])[-1]
-        raise GateError(f"git {' '.join(arguments[:2])} of {arguments[-1]} failed in {where}: {last}")
+        raise GateError(f"git {' '.join(arguments)} failed in {where.absolute()}: {last}")
     return said
 
 
