@@ -165,6 +165,7 @@ def test_a_shallow_checkout_is_named(tmp_path, api, repository, git):
 def test_arguments_with_an_open_quote_are_refused(tmp_path, api, repository):
     runner = deciding(tmp_path, api, 0)
     assert runner.run("gate", repository, arguments="--select 'a") == (False, {"exit-code": ""})
+    assert "::error title=stagebench::arguments must be words as a shell reads them" in runner.said
 
 
 @pytest.mark.parametrize(("there", "index"), [(False, "https://download.pytorch.org/whl/cpu"), (True, "")])

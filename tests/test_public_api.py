@@ -16,7 +16,7 @@ import pytest
 import stagebench
 from stagebench.cli.bench import command as bench_command
 from stagebench.cli.gate import command as gate_command
-from stagebench.core.errors import GateError, ModelError
+from stagebench.core.errors import GateError, ModelError, StageError
 from stagebench.gate.runner.gate import gate
 from stagebench.gate.runner.recording import bench
 from stagebench.media.synthetic_clip import write_synthetic_clip
@@ -146,6 +146,16 @@ def test_a_loaded_model_is_timed_on_any_sample(folder):
     ]
     prompts = [each.verification.work["prefill"]["prompt_tokens"] for each in found]
     assert ([len(each.runs) for each in found], prompts[0] < prompts[1]) == ([1, 1], True)
+
+
+def test_no_pass_is_refused():
+    settings = stagebench.settings_of(model="llava-1.5", device="cpu")
+    with pytest.raises(StageError, match=r"^a model must be timed in at least one pass, got 0$"):
+        stagebench.run(settings, passes=0)
+
+
+def test_a_sample_takes_a_path_as_text():
+    assert stagebench.Sample("clip.mp4").path == Path("clip.mp4")
 
 
 @pytest.mark.parametrize(

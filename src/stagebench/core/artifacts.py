@@ -31,6 +31,9 @@ class Sample:
     question: str = DEFAULT_QUESTION  # without any template
     loading: LoadSettings = field(default_factory=LoadSettings)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))  # whoever writes a string means one
+
 
 @dataclass(frozen=True, slots=True)
 class Media:

@@ -11,7 +11,7 @@ import torch
 
 from stagebench.backends import load, tensor_parallel
 from stagebench.core.artifacts import Run, Sample
-from stagebench.core.errors import ModelError
+from stagebench.core.errors import ModelError, StageError
 from stagebench.core.settings import GenerationSettings, ModelSettings
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.weights import release
@@ -79,6 +79,8 @@ def measure(
 def _measured(
     model: VisionLanguageModel, sample: Sample, passes: int, options: Options, status: Status = nullcontext
 ) -> Measured:
+    if passes < 1:
+        raise StageError(f"a model must be timed in at least one pass, got {passes}")
     with status(f"{model.name}: warming up, counting, comparing with generate()"):
         verification = verify_model(model, count_reference(model, sample, options))
     with status(f"{model.name}: timing"):
