@@ -133,7 +133,7 @@ def test_the_page_of_families_lists_each_with_how_it_is_encoded() -> None:
         [name for name, kind, _ in rows if kind == "no"],
     ) == (
         split,
-        ["git", "idefics"],
+        ["chameleon", "git", "idefics"],
     )
 
 
@@ -229,7 +229,7 @@ def padded(inputs: dict[str, Any]) -> dict[str, Any]:
     return rows
 
 
-@pytest.mark.parametrize("name", ["git", "idefics"])
+@pytest.mark.parametrize("name", ["chameleon", "git", "idefics"])
 def test_vision_inside_of_the_decoder_is_refused_by_name(name: str) -> None:
     hf_model, inputs = inseparable(name)
     with pytest.raises(StageError, match=f"{type(hf_model).__name__} can't be split: no encoder is called before"):

@@ -151,6 +151,11 @@ _INSEPARABLE: dict[str, dict[str, Any]] = {
         "additional_vocab_size": 0,
         "cross_layer_interval": 1,
     },
+    # Its image tokenizer is a part of what its language model is, and a method of that calls it.
+    "chameleon": {
+        "vocabulary_map": {"<image>": IMAGE, **{f"IMGIMG{letter}Z": 20 + i for i, letter in enumerate("ABCDEFGH")}},
+        "vq_config": {"num_embeddings": 8, "base_channels": 32, "resolution": _SIDE},
+    },
 }
 
 
@@ -178,7 +183,10 @@ def inseparable(family: str) -> tuple[PreTrainedModel, Inputs]:
     """Build a network whose decoder looks at pixels itself, and inputs for it."""
     input_ids = torch.tensor([[1, 10, 11, 20, 21]])
     given = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
-    if family == "git":
+    if family == "chameleon":
+        input_ids = torch.tensor([[1, *[IMAGE] * 9, 20, 21]])
+        given = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+    if family != "idefics":
         return small_network(family), given | _image(None)
     mask = torch.ones(1, 5, 1, dtype=torch.long)
     return small_network(family), given | _rows_of_images(None) | {"image_attention_mask": mask}
