@@ -17,6 +17,7 @@ from stagebench.core.settings import DEFAULT_MODELS, ModelSettings
 from stagebench.models import registry
 from stagebench.models.cards.qwen2_5_vl import CARD
 from stagebench.models.from_registration import config_of
+from stagebench.models.profiles import narrow
 from stagebench.models.registry import build_model, origins, registration_of
 from stagebench.pipeline.verify import count_reference, verify_work
 
@@ -94,6 +95,15 @@ def test_a_card_has_the_parameters_of_its_checkpoint(name):
         real = network._from_config(config_of(registration, network, "random"))
     (published,) = re.findall(rf"^\| `{re.escape(name)}` \| .* \| ([\d.]+) \|$", PAGE, flags=re.MULTILINE)
     assert f"{real.num_parameters() / 1e9:.3f}" == published
+
+
+@pytest.mark.parametrize("key", ["layer_types", "mlp_layer_types"])
+@pytest.mark.parametrize(
+    ("kinds", "expected"), [(["dense", "dense", "sparse"], ["dense", "sparse"]), (["dense"], ["dense"])]
+)
+def test_a_narrow_config_says_the_kind_of_each_of_its_layers(key, kinds, expected):
+    values = {"num_hidden_layers": len(kinds), key: kinds}
+    assert narrow(values) == {"num_hidden_layers": len(expected), key: expected}
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,8 @@ def narrow(values: Mapping[str, Any], **further: int) -> dict[str, Any]:
             made[key] = min(value, 16 if tower_head else sizes[key])
         elif key == "initializer_range":
             made[key] = _WIDE[key]
-        elif key == "layer_types" and value:
-            made[key] = [*dict.fromkeys(value), *value][: _NARROW["num_hidden_layers"]]
+        elif key.endswith("layer_types") and value:  # of each layer, or of its part behind attention
+            made[key] = [*dict.fromkeys(value), *value][: min(len(value), _NARROW["num_hidden_layers"])]
         elif key.endswith(("_indexes", "_indices")) and value:  # of layers
             made[key] = sorted({min(layer, _NARROW["num_hidden_layers"] - 1) for layer in value})
     rope = values.get("rope_parameters") or {}
