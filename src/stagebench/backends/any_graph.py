@@ -91,11 +91,9 @@ class Step:
             n for module in hf_model.modules() for n, each in vars(module).items() if isinstance(each, Tensor)
         ]:
             raise ModelError(f"the backend graph needs a step's positions, which the network makes of its {held[0]}")
-        self.moves = False  # the keys of a window
         if mask is None:
             mask = torch.ones_like(sequences)
-        if hides(self.cache, slots):
-            self.moves = bool(mask.all())  # padding would move along
+        self.moves = hides(self.cache, slots) and bool(mask.all())  # the keys of a window: padding would move along
         self.tensors["mask"] = pad(mask, (0, slots - mask.shape[1]), value=1)
 
     def key(self) -> Hashable:
@@ -222,6 +220,8 @@ class AnyGraphBackend(Graphs):
         self.exact = self.exact and (step.moves or not hides(step.cache, slots))
         before = [tensor.data_ptr() for tensor in tensors_of_cache(cache)]
         inputs = step.tensors | {"tokens": step.sequences[:, -1:]}
+        if "offset" in inputs:  # of a padded row below 0, and the cache is empty: there is no position before the first
+            inputs["offset"] = inputs["offset"].clamp(min=0)
         try:
             captured = self.capture(functools.partial(step.form.logits, cache), inputs)
         except NotCapturableError as error:
