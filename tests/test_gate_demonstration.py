@@ -63,7 +63,7 @@ def test_the_planted_copy_is_another_tensor_of_equal_values(demonstration):
 
 def test_the_planted_tower_runs_twice(demonstration, monkeypatch):
     calls = []
-    hf_model = eventgpt.EventGPTForConditionalGeneration
+    hf_model = eventgpt.modeling.EventGPTForConditionalGeneration
     monkeypatch.setattr(hf_model, "get_image_tokens", lambda self, pixel_values: calls.append(pixel_values))
     planted(demonstration.MORE_WORK["tower"][1], vars(eventgpt))
     hf_model.get_image_tokens(None, 7)

@@ -53,7 +53,7 @@ MORE_WORK = {
         "models/eventgpt.py",
         """
 
-_image_tokens = EventGPTForConditionalGeneration.get_image_tokens
+_image_tokens = modeling.EventGPTForConditionalGeneration.get_image_tokens
 
 
 def _tower_twice(self, pixel_values):
@@ -61,7 +61,7 @@ def _tower_twice(self, pixel_values):
     return _image_tokens(self, pixel_values)
 
 
-EventGPTForConditionalGeneration.get_image_tokens = _tower_twice
+modeling.EventGPTForConditionalGeneration.get_image_tokens = _tower_twice
 """,
     ),
     "copy": (

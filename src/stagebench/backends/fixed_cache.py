@@ -88,6 +88,7 @@ def _fixed(layer: Any, slots: int, across: bool, moves: bool) -> Any:
     if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or not layer.is_initialized:
         raise ModelError(f"the backend graph needs layers that attend to tokens, got a {type(layer).__name__}")
     window = layer.sliding_window if moves and type(layer) is DynamicSlidingWindowLayer else slots
+    window = slots if window == 1 else window  # of which transformers keeps all keys
     made = _CrossAttentionLayer() if across else _WindowLayer(window) if window < slots else StaticLayer(slots)
     made.lazy_initialization(layer.keys, layer.values)
     if across:
