@@ -81,7 +81,7 @@ class Unit:
     label: str = ""  # of that unit, behind the heading
     long: bool = False  # whether these are sentences, which give way where it is narrow
     code: bool = False  # whether these are names, which Markdown is not to make links of
-    small: float = 0.0  # as written: what is less gets three digits, down to a ten thousandth of it, which is nothing
+    small: float = 0.0  # as written: what is less gets three digits, down to a ten millionth of it, which is nothing
 
     def write(self, value: Value) -> str:
         """Write a value; a text stays as it is, and nothing is nothing."""
@@ -92,7 +92,7 @@ class Unit:
         if isinstance(value, tuple):
             return " to ".join(map(self.write, value))
         written = value * self.scale
-        small = 1e-4 * self.small <= abs(written) < self.small
+        small = 1e-7 * self.small <= abs(written) < self.small
         return f"{written:.3g}" if small else self.form.format(written)
 
 
