@@ -17,11 +17,11 @@ pytest_plugins = ("pytester",)
 SRC = Path(__file__).parents[1] / "src"
 
 BENCHMARK = """
-import work
+import job
 
 def test_work(benchmark):
-    benchmark(work.work)
-    benchmark.extra_info["counters"] = {"steps": work.STEPS}
+    benchmark(job.work)
+    benchmark.extra_info["counters"] = {"steps": job.STEPS}
 
 def test_no_benchmark():
     raise ValueError("nobody runs this")
@@ -29,7 +29,7 @@ def test_no_benchmark():
 WORK = "STEPS = 3\n\ndef work():\n    return sum(range(1000))\n"
 ASKED = " ".join(
     option
-    for plugin, option in {"xdist": "-n 2", "pytest_cov": "--cov=work", "pytest_profiling": "--profile"}.items()
+    for plugin, option in {"xdist": "-n 2", "pytest_cov": "--cov=job", "pytest_profiling": "--profile"}.items()
     if importlib.util.find_spec(plugin)
 )
 SETTINGS = f"""
@@ -53,39 +53,39 @@ def size(request):
 """
 OWN_FIXTURE = """
 import pytest
-import work
+import job
 
 @pytest.mark.benchmark(group="own", min_rounds=10**9, max_time=1000)
 @pytest.mark.parametrize(("name", "limit"), [("a b", float("nan")), ("c::d", float("inf"))])
 def test_work(benchmark, size, name, limit):
-    benchmark(work.work)
+    benchmark(job.work)
     assert size == 5
-    benchmark.extra_info |= {"bytes": 12, "processes": None, "rate": float("nan"), "counters": {"steps": work.STEPS}}
+    benchmark.extra_info |= {"bytes": 12, "processes": None, "rate": float("nan"), "counters": {"steps": job.STEPS}}
 """
 LAYOUTS = {
-    "flat, without settings": ({"work.py": WORK, "test_it.py": BENCHMARK}, ".", "work.py"),
+    "flat, without settings": ({"job.py": WORK, "test_it.py": BENCHMARK}, ".", "job.py"),
     "src, with a conftest and plugins": (
         {
             "pyproject.toml": SETTINGS,
             ".gitignore": "_version.py\n",
-            "src/work/__init__.py": "from work._version import version\n" + WORK,
-            "src/work/_version.py": "version = '1'",
+            "src/job/__init__.py": "from job._version import version\n" + WORK,
+            "src/job/_version.py": "version = '1'",
             "tests/conftest.py": CONFTEST,
             "tests/speed/test_it.py": OWN_FIXTURE,
         },
         ".",
-        "src/work/__init__.py",
+        "src/job/__init__.py",
     ),
     "a folder of many": (
         {
             "pyproject.toml": "[tool.pytest.ini_options]\naddopts = '-ra'\n",
-            "libs/work/src/work.py": WORK,
+            "libs/job/src/job.py": WORK,
             "services/one/benchmarks/test_it.py": BENCHMARK,
             "services/one/pyproject.toml": "[tool.stagebench.gate]\nselect = 'test_work'\n",
             "services/two/test_two.py": "raise ValueError('nobody collects this')",
         },
         "services/one",
-        "libs/work/src/work.py",
+        "libs/job/src/job.py",
     ),
 }
 
@@ -142,11 +142,11 @@ def empty(tmp_path, git):
     """A project without a benchmark."""
     root = tmp_path / "project"
     root.mkdir()
-    (root / "work.py").write_text(WORK)
+    (root / "job.py").write_text(WORK)
     git(root, "init", "--quiet")
     git(root, "add", ".")
     git(root, "commit", "--quiet", "-m", "first")
-    return root, root / "work.py"
+    return root, root / "job.py"
 
 
 def test_the_first_benchmarks_of_a_project_are_new_and_pass(empty):
@@ -156,7 +156,7 @@ def test_the_first_benchmarks_of_a_project_are_new_and_pass(empty):
 
 
 def test_first_benchmarks_that_fail_are_an_error_of_the_head(empty):
-    (empty[0] / "test_it.py").write_text(BENCHMARK.replace("work.work", "work.nothing"))
+    (empty[0] / "test_it.py").write_text(BENCHMARK.replace("job.work", "job.nothing"))
     status, _, said = gate(empty)
     assert (status, "the benchmarks of the head must pass, got test_work: AttributeError" in said) == (2, True), said
 
