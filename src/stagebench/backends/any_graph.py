@@ -76,7 +76,7 @@ class Step:
             raise StageError(f"the backend graph goes on from a DynamicCache, got a {type(self.cache).__name__}")
         names = ("input_ids", "position_ids", "attention_mask", cache_name)
         _, positions, mask, _ = map(self.plain.get, names)
-        # What has a column for each token so far told the prompt's tokens apart.
+        # A tensor with a column for each token so far distinguished those of the prompt.
         about_tokens = [
             n for n, t in self.plain.items() if isinstance(t, Tensor) and t.shape[1:2] == sequences.shape[1:]
         ]

@@ -32,17 +32,17 @@ SYNTHETIC_SAMPLES = 8
 def _numbers(name: str, kind: Callable[[str], float]) -> Callable[[str], tuple[float, ...]]:
     """Return what reads numbers with commas between them, each once."""
 
-    def read(text: str) -> tuple[float, ...]:
+    def numbers(text: str) -> tuple[float, ...]:
         try:
-            numbers = tuple(map(kind, split([text])))
+            found = tuple(map(kind, split([text])))
         except ValueError:
-            numbers = ()
-        if not numbers or not all(0 < number < float("inf") for number in numbers):
+            found = ()
+        if not found or not all(0 < number < float("inf") for number in found):
             whole = "whole " * (kind is int)
             raise AnalysisError(f"{name} must be {whole}numbers above 0 with commas, got {text!r}")
-        return numbers
+        return found
 
-    return read
+    return numbers
 
 
 @click.command(name="analyze", cls=SettingsCommand, params=[ORDER_SEED], left_out=("natural_length",))

@@ -51,8 +51,8 @@ def show_command(name: str, baselines: Place, json_path: Path | None) -> None:
     rows = [{"benchmark": name, **{k: each["stats"].get(k) for k in keys}} for name, each in by_name(found).items()]
     data = {**about, "identity": found["machine_info"], "history": before, "times": rows}
     notes = [f"{key}: {value}" for key, value in found["machine_info"].items()]
-    told = [("dropped" if each.get("dropped") else "accepted", each) for each in before if each["when"]]
-    notes += [f"{what} {each['when']} by {each['who']}: {each['reason']}" for what, each in told]
+    events = [("dropped" if each.get("dropped") else "accepted", each) for each in before if each["when"]]
+    notes += [f"{what} {each['when']} by {each['who']}: {each['reason']}" for what, each in events]
     _show({"benchmark": WORDS, **keys}, rows, data, json_path, *notes)
 
 
@@ -92,7 +92,7 @@ def accept(run_path: Path, reason: str, partial: bool, baselines: Place) -> None
 @click.argument("name")
 @REASON
 def drop(name: str, baselines: Place, reason: str) -> None:
-    """Let an environment have no baseline any more. What it was is kept, with the reason, until one is accepted."""
+    """Drop the baseline of an environment. It is kept, with the reason, until the next one is accepted."""
     click.echo(f"dropped, and kept as {baseline.drop(baselines, _kept(baselines, name)[0], reason)}")
 
 

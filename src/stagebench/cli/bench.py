@@ -22,7 +22,7 @@ from stagebench.suite.options import BASELINES, ROUNDS
 
 @click.command(name="bench", params=[ROUNDS, BASELINES])
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--processes", type=click.IntRange(min=1), default=7, show_default=True, help="That time.")
+@click.option("--processes", type=click.IntRange(min=1), default=7, show_default=True, help="Those that time.")
 @click.option("--select", default="", help="Which benchmarks, as pytest's -k; all by default.")
 @click.option("--gate", "judged", is_flag=True, help="Judge against the stored baseline, and set the exit code by it.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
@@ -32,8 +32,8 @@ def command(out: Path, processes: int, judged: bool, baselines: Place, **planned
     A first process verifies that the stages do the work of generate(), and counts it; each of the others times every
     benchmark, and its median is one sample. The default is the fewest processes with which a comparison can decide on
     times. What is in OUT already is not measured again: the same command goes on where it was stopped. Arguments of
-    pytest say what is run (--stage-model, --stage-new-tokens ...), not which benchmarks, nor how often. A folder
-    without benchmarks/ has those of stagebench where one of its options is given, else all that pytest finds.
+    pytest say what is run (--stage-model, --stage-new-tokens ...), not which benchmarks, nor how often. Without a
+    folder benchmarks/ it runs those of stagebench if one of its options is given, else all that pytest finds.
 
     OUT/results.json is pytest-benchmark's JSON, for `compare`, `baseline accept` and `explain`.
 

@@ -23,8 +23,8 @@ STYLES = {"ok": "green", "warning": "red", "unknown": "yellow"}
 def command(baselines: Place, processes: int) -> None:
     """Look at what makes times differ: clocks, load, other guests, the GPU, and the same work in fresh processes.
 
-    Exit code 0 where nothing speaks against timing now, 3 where something does: a gate could not decide here. Which
-    baselines are comparable is shown, and changes nothing about that.
+    Exit code 0 if nothing speaks against timing now, 3 if something does, because a gate could not decide here. Which
+    baselines are comparable is shown, and does not change the exit code.
     """
     findings, comparable = examine(processes), comparable_with(baselines)
     console = Console(highlight=False)

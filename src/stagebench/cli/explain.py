@@ -24,10 +24,10 @@ def command(
 ) -> None:
     """Say why one model is faster than another, from a table of their stages.
 
-    FILE is a table that you typed in, a pytest-benchmark run of our suite, what `stagebench run
-    --json` wrote, the raw samples of an analysis (.jsonl), or a result of `vllm bench serve`, one file a model. The
-    seconds saved are shared out among the stages, the number of tokens and the time per token, in a way that does not
-    depend on which of them is changed first. What in a file can't hold is printed as a warning.
+    FILE is a table that you typed in, a pytest-benchmark run of our suite, what `stagebench run --json` wrote, the raw
+    samples of an analysis (.jsonl), or a result of `vllm bench serve` or sglang, one file a model. The seconds saved
+    are shared out among the stages, the number of tokens and the time per token, in a way that does not depend on
+    which of them is changed first. Numbers that can't be true are named in warnings.
     """
     measured = read_files(paths, format_name)
     first = baseline or max(measured.costs, key=lambda model: measured.costs[model].total)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="run", cls=SettingsCommand, params=[INPUT, ORDER_SEED, JSON])
-@click.option("--passes", type=click.IntRange(min=1), default=3, show_default=True, help="Timed ones.")
+@click.option("--passes", type=click.IntRange(min=1), default=3, show_default=True, help="Timed passes.")
 @click.option("--tensor-parallel", type=click.IntRange(min=2), metavar="N", help="Also spread over N processes.")
 def command(
     settings: Settings, passes: int, order_seed: int | None, tensor_parallel: int | None, json_path: Path | None

@@ -63,7 +63,7 @@ def compare_command(
 def trend_command(place: Place, json_path: Path | None, recent: int | None) -> None:
     """Look for changes in the runs that DIR, a folder or URL, holds, written by `pytest benchmarks --benchmark-json`.
 
-    Runs are compared within an environment only. Exit code 0, but for --recent, which asks about that of the last run.
+    Runs are compared within an environment only. --recent asks about that of the last run; else the exit code is 0.
     """
     environments, unreadable = read_history(place)
     console = Console(stderr=str(json_path) == "-", highlight=False)

@@ -13,11 +13,11 @@ from stagebench.gate.verdicts import exit_code
 @click.command(name="summary")
 @click.argument("path", metavar="VERDICTS", type=PATH)
 def command(path: Path) -> None:
-    """Print VERDICTS, written by --json of `gate` or `compare`, as a table in Markdown, as a comment is.
+    """Print VERDICTS, written by --json of `gate` or `compare`, as the Markdown table of a comment.
 
-    The file may come from anybody: printed are numbers, and names in plain letters. Sentences are not.
+    The file may come from anybody: only numbers, and names in plain letters, are printed, and no sentences.
 
-    The exit code is that of the verdicts. One that is no such file is refused: exit code 2, and nothing is printed.
+    The exit code is that of the verdicts. A file of another kind is refused: exit code 2, and nothing is printed.
     """
     decision = read_decision(path)
     click.echo(decision.as_markdown(), nl=False)

@@ -1,1 +1,1 @@
-"""What every layer speaks: the objects between stages, settings, results on disk, environment, errors, statistics."""
+"""What every layer uses: the objects between stages, settings, results on disk, environment, errors, statistics."""

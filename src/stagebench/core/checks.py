@@ -35,7 +35,7 @@ def check(value: Any, form: Any, where: str, error_type: type[StagebenchError]) 
     """Check a value as JSON holds it, and all in it; raise an error of that type that names the first wrong one.
 
     Its form is a TypedDict, a mapping of required keys to types, or made of the types below, list, dict and `|`.
-    Nothing is said of keys that a form does not name.
+    Keys that a form does not name are not checked.
     """
     kinds = get_args(form) if get_origin(form) in (Union, UnionType) else (form,)
     fitting = next((kind for kind in kinds if _kind_of(kind).holds(value)), None)

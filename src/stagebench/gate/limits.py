@@ -75,11 +75,11 @@ class Rules:
 
     def described(self) -> dict[str, Any]:
         """Describe what is compared with another side's rules."""
-        said: dict[str, Any] = {"threshold": self.limit.threshold, "floor": f"{self.limit.floor:g} s"}
-        said |= {"select": self.select} if self.select else {}
+        rules: dict[str, Any] = {"threshold": self.limit.threshold, "floor": f"{self.limit.floor:g} s"}
+        rules |= {"select": self.select} if self.select else {}
         for pattern, keys in self.by_glob:
-            said.setdefault(f"rule for {pattern}:", []).append(dict(keys))
-        return said | {f"tolerance of {counter}:": share for counter, share in sorted(self.tolerance.items())}
+            rules.setdefault(f"rule for {pattern}:", []).append(dict(keys))
+        return rules | {f"tolerance of {counter}:": share for counter, share in sorted(self.tolerance.items())}
 
 
 def read_toml(path: Path) -> tuple[str | None, dict[str, Any]]:

@@ -178,7 +178,7 @@ def first_scores(model: VisionLanguageModel, inputs: Inputs, features: Features,
 def _require_pixels_encoded(model: VisionLanguageModel, inputs: Inputs, options: Options) -> None:
     """Refuse a network that sees its pixels beside its encoders: as prefill's, the time of that would be a wrong one.
 
-    Where it does not repeat itself, that is what is to be said of it.
+    One that does not repeat itself is not refused here.
     """
     plain = replace(model, backend=None)
     first, again, other = (

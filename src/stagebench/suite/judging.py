@@ -41,9 +41,9 @@ _COLUMNS = ("min", "max", "mean", "stddev", "median", "iqr", "outliers", "rounds
 
 
 def find(config: pytest.Config, identity: Callable[[bool], dict[str, str]]) -> list[str]:
-    """Let a bare `--benchmark-compare` mean the baseline of this environment; return what to say of it, if anything.
+    """Let a bare `--benchmark-compare` mean the baseline of this environment; return lines to print about it.
 
-    Nothing is collected by then, so `identity` is told whether models run. Raise ResultsError for a run that can't be
+    Nothing is collected by then, so `identity` is given whether models run. Raise ResultsError for a run that can't be
     shown beside this one, and UsageError where there is no such run, or none to judge by: pytest-benchmark would go on
     and compare with nothing.
     """

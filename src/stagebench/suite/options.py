@@ -70,7 +70,7 @@ SETTINGS = (
     _option("question", "about each sample that brings none", settings.DEFAULT_QUESTION),
 )
 ORDER_SEED = _option("order-seed", "shuffles the models; default: drawn, printed and stored", kind=int)
-ROUNDS = _option("rounds", "timed ones of each benchmark", 10, click.IntRange(min=1))
+ROUNDS = _option("rounds", "timed rounds of each benchmark", 10, click.IntRange(min=1))
 BASELINES = _option("baselines", "folder, or URL, of the stored ones", "baselines", PLACE)
 ALLOW_CHANGED = _option("allow-changed", "a stage whose other content or count passes; repeatable", (), STAGE_NAMES)
 PYTEST = (

@@ -1,4 +1,4 @@
-"""The pytest side where it is wanted: the identity in pytest-benchmark's JSON, the baseline, what is said of both."""
+"""The pytest side where it is wanted: the identity in pytest-benchmark's JSON, the baseline, lines about both."""
 
 from __future__ import annotations
 
