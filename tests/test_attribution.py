@@ -89,7 +89,7 @@ def test_swapping_the_models_flips_every_sign_of_floats_too(pair):
 
 
 @given(pairs(), st.permutations(PARTS))
-def test_the_order_in_which_parts_are_told_changes_nothing(pair, order):
+def test_the_order_in_which_parts_are_given_changes_nothing(pair, order):
     told = [Costs(c.model, {name: c.parts[name] for name in order}, c.tokens, c.decode, c.prefilled) for c in pair]
     assert attribute(*told).seconds == attribute(*pair).seconds
 

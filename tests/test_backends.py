@@ -498,7 +498,7 @@ def test_a_backend_that_decodes_one_layer_twice_unseen_is_refused_by_its_flops(p
         verify(fast, counted)
 
 
-def test_a_prompt_padded_further_than_is_told_is_refused_by_its_flops(plain, counted, monkeypatch):
+def test_a_prompt_padded_further_than_it_says_is_refused_by_its_flops(plain, counted, monkeypatch):
     fast = replace(plain, backend=GraphBackend(plain, "graph", None, Recipe(bucket=1)))
     once = graph.prompt_logits
 

@@ -145,7 +145,7 @@ def test_results_become_a_baseline_that_keeps_the_times_of_its_processes(tmp_pat
     ]
 
 
-def test_the_parts_of_a_time_are_told_by_model_and_backend(tmp_path):
+def test_the_parts_of_a_time_are_reported_by_model_and_backend(tmp_path):
     def benchmark(what, backend, seconds, **more):
         name = f"test_stage[{what}-{backend}{more}]" if what != "e2e" else f"test_e2e[{backend}]"
         info = {"model": "m", "backend": backend, "new_tokens": 4} | ({"stage": what} if what != "e2e" else {}) | more
@@ -308,7 +308,7 @@ def test_a_killed_recording_leaves_whole_files_and_goes_on(recorded):
     assert {b["stats"]["rounds"] for b in results_of(recorded)["benchmarks"]} == {len(kept) - 1}
 
 
-def test_a_stopped_recording_is_told_and_could_not_be_measured(recorded):
+def test_a_stopped_recording_is_reported_and_could_not_be_measured(recorded):
     process = start_and_wait_for_the_next(recorded)
     process.terminate()
     said = "".join(process.communicate(timeout=60))

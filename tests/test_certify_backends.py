@@ -40,7 +40,7 @@ def test_another_text_breaks_the_promise_of_an_exact_backend(plain, synthetic, m
     assert (verdict, False) == (one["verdict"], one["kept"])
 
 
-def test_a_machine_without_a_gpu_is_told_in_one_line(tmp_path, monkeypatch):
+def test_a_machine_without_a_gpu_is_reported_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(certify_backends.torch.cuda, "is_available", lambda: False)
     done = CliRunner().invoke(main, [str(tmp_path / "out.json")])
     assert (done.exit_code, done.output) == (1, "Error: backends need a CUDA device, got a machine without one\n")

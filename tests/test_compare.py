@@ -127,7 +127,7 @@ def test_what_cannot_be_compared_is_one_line_and_exit_code_2(tmp_path, paths, me
 
 
 @pytest.mark.parametrize("arguments", [("no-base", "no-head"), ("one",), ("--config", "none")])
-def test_what_cannot_be_compared_is_told_in_json_and_markdown(tmp_path, arguments):
+def test_what_cannot_be_compared_is_reported_in_json_and_markdown(tmp_path, arguments):
     out, told = tmp_path / "out.md", tmp_path / "out.json"
     result = compare(*arguments, "--markdown", out, "--json", told)
     decision = json.loads(told.read_text())

@@ -58,7 +58,7 @@ def test_other_frames_have_another_digest(other):
         (set(), {"pixels": PIXELS.clone(memory_format=torch.preserve_format)}),
     ],
 )
-def test_pixels_and_prompt_are_told_apart(changed, other):
+def test_pixels_and_prompt_are_distinguished(changed, other):
     before, after = inputs(), inputs(**other)
     assert {name for name in before if before[name] != after[name]} == changed
 

@@ -113,7 +113,7 @@ def a_baseline(folder, name, without=(), **other):
     path.write_text(json.dumps({"stagebench": own, "machine_info": machine, "benchmarks": []}))
 
 
-def test_a_baseline_is_comparable_or_the_keys_that_differ_are_told(tmp_path):
+def test_a_baseline_is_comparable_or_the_keys_that_differ_are_reported(tmp_path):
     a_baseline(tmp_path, "same")
     a_baseline(tmp_path, "older", torch="2.0")
     (tmp_path / "broken").mkdir()
@@ -124,7 +124,7 @@ def test_a_baseline_is_comparable_or_the_keys_that_differ_are_told(tmp_path):
     assert "must be JSON" in found["broken"][0]
 
 
-def test_a_key_that_a_baseline_does_not_have_yet_is_told(tmp_path):
+def test_a_key_that_a_baseline_does_not_have_yet_is_reported(tmp_path):
     a_baseline(tmp_path, "older", without=("torch", "preprocess", "loading"))
     assert command.comparable_with(place_of(tmp_path))["older"] == [
         f"torch: {environment.machine('cpu')['torch']!r} here, 'absent' there",

@@ -85,7 +85,7 @@ def test_a_file_that_is_not_there_or_no_xml_names_nothing(tmp_path, text):
         (168, b"", "a process killed by signal 40, Real-time signal 6"),
     ],
 )
-def test_a_process_that_names_no_failure_is_told_by_how_it_ended(status, said, what):
+def test_a_process_that_names_no_failure_is_reported_by_how_it_ended(status, said, what):
     assert str(FailedError("head", status, [], said)) == f"the benchmarks of the head must pass, got {what}"
 
 

@@ -139,7 +139,7 @@ def test_a_time_that_is_none_cannot_decide_and_spoils_no_other(time):
     assert verdicts == {(DECODE, "time"): "inconclusive", (ENCODE, "time"): "regression"}
 
 
-def test_the_reference_is_told_as_drift_and_never_judged():
+def test_the_reference_is_reported_as_drift_and_never_judged():
     verdicts = decide.judge(runs({DECODE: 1, REFERENCE: 1}), runs({DECODE: 1, REFERENCE: 2}, seed=1), RULES)
     assert kinds(verdicts)[(REFERENCE, "drift")] == "pass"
     assert exit_code(verdicts) == 0
@@ -292,7 +292,7 @@ def test_a_marker_in_both_runs_overrides_the_rules():
 
 
 @pytest.mark.parametrize(("base", "head"), [({}, MARKED), (MARKED, {})])
-def test_the_stricter_of_two_markers_holds_and_that_they_differ_is_told(base, head):
+def test_the_stricter_of_two_markers_holds_and_that_they_differ_is_reported(base, head):
     base, head = runs({DECODE: 1}, **base), runs({DECODE: 1.2}, seed=1, **head)
     assert time_verdict(base, head).verdict == "regression"
     (line,) = decide.differing_markers(base, head)
@@ -300,7 +300,7 @@ def test_the_stricter_of_two_markers_holds_and_that_they_differ_is_told(base, he
 
 
 @pytest.mark.parametrize("marked", [{"treshold": 1}, {"threshold": "much"}, {"threshold": float("nan")}, 3, None, []])
-def test_a_marker_of_the_head_that_makes_no_sense_is_told_and_changes_no_limit(marked):
+def test_a_marker_of_the_head_that_makes_no_sense_is_reported_and_changes_no_limit(marked):
     base, head = runs({DECODE: 1}), runs({DECODE: 1.2}, seed=1, info={"gate": marked})
     assert time_verdict(base, head).verdict == "regression"
     assert "makes no sense in the head" in decide.differing_markers(base, head)[0]

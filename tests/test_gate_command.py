@@ -135,7 +135,7 @@ def test_a_deleted_benchmark_is_missing(project):
     assert run_gate(project, "--counters-only")[:2] == (2, [("test_stage[b]", "missing")])
 
 
-def test_a_crashed_benchmark_is_told_with_its_last_lines(project, nothing_is_left):
+def test_a_crashed_benchmark_is_reported_with_its_last_lines(project, nothing_is_left):
     rewrite(project, "return", "raise ValueError('boom')\n    return")
     code, _, said = run_gate(project)
     assert code == 2
@@ -266,7 +266,7 @@ def test_a_tolerance_that_the_head_raises_lets_nothing_pass_and_is_the_first_lin
     assert "regression" in said
 
 
-def test_what_a_tolerance_of_the_base_let_pass_is_told_with_both_numbers(project, git):
+def test_what_a_tolerance_of_the_base_let_pass_is_reported_with_both_numbers(project, git):
     with (project / "pyproject.toml").open("a") as file:
         file.write(TOLERANT)
     git(project, "commit", "--quiet", "-am", "tolerate")
@@ -279,7 +279,7 @@ def test_what_a_tolerance_of_the_base_let_pass_is_told_with_both_numbers(project
 
 
 @pytest.mark.parametrize("head", ["limit = 1", "threshold = 'much'", "rules = 3"])
-def test_rules_of_the_head_that_make_no_sense_are_told_and_those_of_the_base_judge(project, head):
+def test_rules_of_the_head_that_make_no_sense_are_reported_and_those_of_the_base_judge(project, head):
     rewrite(project, "8", "16")
     with (project / "pyproject.toml").open("a") as file:
         file.write(f"[tool.stagebench.gate]\n{head}\n")
@@ -450,7 +450,7 @@ def test_a_base_that_takes_turns_in_another_way_is_refused(taking_turns, git, no
     assert nothing_is_left(taking_turns)
 
 
-def test_a_crash_while_the_other_side_waits_is_told(taking_turns, nothing_is_left):
+def test_a_crash_while_the_other_side_waits_is_reported(taking_turns, nothing_is_left):
     suite = taking_turns / "benchmarks" / "test_fake.py"
     suite.write_text(
         suite.read_text().replace("    if not", "    assert not pytestconfig.option.stage_times_only\n    if not")

@@ -99,7 +99,7 @@ def test_work_that_was_none_before_may_stay_none():
     assert verdict.verdict == "pass"
 
 
-def test_an_allowed_change_passes_and_is_told_with_what_changed():
+def test_an_allowed_change_passes_and_is_reported_with_what_changed():
     verdicts = judged(a_run(), a_run(WORK | {"images": 4, "frames_decoded": 9}, OTHER), ["load"])
     assert (exit_code(verdicts), {v.verdict for v in verdicts}) == (0, {"pass"})
     assert of(verdicts, "images").reason == "images: allowed: other work, 8 before, 4 now"
@@ -154,7 +154,7 @@ def test_features_are_alike_within_the_rounding_of_their_type(dtype, now, expect
     assert of(judged(*runs), "features").verdict == expected
 
 
-def test_what_rounding_let_pass_is_told_with_both_numbers():
+def test_what_rounding_let_pass_is_reported_with_both_numbers():
     runs = [a_run({"images_encoded": 5}, {"features": f}, "encode") for f in (FEATURES, [1.0, 0.5, -4.001, 0.0])]
     assert of(judged(*runs), "features").reason == (
         "features: number 2 of its sketch -4 before, -4.001 now, 0.00025 of the largest apart, "
@@ -162,7 +162,7 @@ def test_what_rounding_let_pass_is_told_with_both_numbers():
     )
 
 
-def test_what_a_tolerance_let_pass_is_told_with_both_numbers():
+def test_what_a_tolerance_let_pass_is_reported_with_both_numbers():
     verdicts = judged(a_run(WORK | {"peak_bytes": 1000}), a_run(WORK | {"peak_bytes": 1019}))
     assert [v.reason for v in verdicts] == [
         "peak_bytes: 1,000 before, 1,019 now, within its tolerance of 0.02",
@@ -174,7 +174,7 @@ def test_what_a_tolerance_let_pass_is_told_with_both_numbers():
     ("before", "now", "expected"),
     [(0, 4096, "pass"), (0, 8192, "regression"), (139_264, 143_360, "pass"), (139_264, 278_528, "regression")],
 )
-def test_a_page_that_a_library_reads_of_its_own_accord_is_let_pass_and_told(before, now, expected):
+def test_a_page_that_a_library_reads_of_its_own_accord_is_let_pass_and_reported(before, now, expected):
     verdict = of(judged(*(a_run(WORK | {"bytes_from_files": n}) for n in (before, now))), "bytes_from_files")
     assert (verdict.verdict, f"{before:,} before, {now:,} now" in verdict.reason) == (expected, True)
 

@@ -129,7 +129,7 @@ GATE = "[tool.stagebench.gate]\n"
         ),
     ],
 )
-def test_the_stricter_of_two_sides_holds_and_a_difference_is_told(tmp_path, base, head, limit, differ):
+def test_the_stricter_of_two_sides_holds_and_a_difference_is_reported(tmp_path, base, head, limit, differ):
     rules, told = both(tmp_path, GATE + base, GATE + head)
     assert (rules.limit_of(DECODE, {}, {}), told) == (limit, differ)
 

@@ -65,7 +65,7 @@ def test_a_round_comes_after_the_turn_of_the_other_process_and_after_its_own_sta
     assert order == [*["passed on", "fresh", "timed"] * (WARM_UPS + 1), "passed on"]
 
 
-def test_a_backend_is_told_with_what_it_has_set_up():
+def test_a_backend_is_reported_with_what_it_has_set_up():
     model = model_with(SimpleNamespace(seconds=1.5, nbytes=10), SimpleNamespace(seconds=0.5, nbytes=0))
     cost = {"seconds": 2.0, "bytes": 10, "captures": 2}
     model.backend.stages = stages = {"encode": "eager: it waits", "decode": "graph"}

@@ -377,7 +377,7 @@ def sleep_between_stages(patch):
     patch.setattr(run_stages, "made_before", sleeping)
 
 
-def test_time_between_the_stages_is_told(model, sample, honest, monkeypatch):
+def test_time_between_the_stages_is_reported(model, sample, honest, monkeypatch):
     assert outside_of([timed_run(model, sample, OPTIONS) for _ in range(3)]) is None
     sleep_between_stages(monkeypatch)
     assert "lie outside the stages" in outside_of([timed_run(model, sample, OPTIONS) for _ in range(3)])

@@ -52,7 +52,7 @@ def test_tiles_of_images_give_the_tokens_and_the_work_of_generate(tmp_path, synt
 
 
 @pytest.mark.parametrize(("images", "rows", "said"), [(2, 2, 2), (2, 10, "2 in 10 tiles"), (4, 1, "4 in 1")])
-def test_images_are_told_from_rows_of_the_tower(images, rows, said):
+def test_images_are_distinguished_from_rows_of_the_tower(images, rows, said):
     assert _encoded(images, rows) == said
 
 

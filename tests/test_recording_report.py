@@ -147,7 +147,7 @@ def test_a_scale_table_is_sorted_by_batch_then_context_and_only_in_its_own_secti
     assert section("Stages", *found) == []
 
 
-def test_set_up_is_told_by_backend_once_all_of_it_was_noted():
+def test_set_up_is_reported_by_backend_once_all_of_it_was_noted():
     def cost(captures):
         return {"seconds": 1.5 * captures, "bytes": 2_500_000 * captures, "captures": captures}
 

@@ -117,7 +117,7 @@ def test_a_refusal_is_one_line_but_for_what_a_process_said(capsys):
     )
 
 
-def test_what_is_told_has_its_own_line_ends_and_no_others():
+def test_what_is_reported_has_its_own_line_ends_and_no_others():
     console = Console(width=200)
     with console.capture() as shown:
         teller(console)("one [/x]\n\x1b[1mtwo\r")

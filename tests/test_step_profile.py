@@ -45,7 +45,7 @@ TIMES = st.integers(0, 50)
         ("triton_poi_fused_add_mul_silu_3", OTHER),
     ],
 )
-def test_a_kernel_is_told_by_its_name_however_long_it_takes(name, kind):
+def test_a_kernel_is_recognised_by_its_name_however_long_it_takes(name, kind):
     assert [kind_of(name, mean) for mean in (1.0, 100.0)] == [kind, kind]
 
 
@@ -100,7 +100,7 @@ def test_kernels_are_listed_by_the_time_that_is_theirs():
     ]
 
 
-def test_an_overlap_is_told_with_both_times():
+def test_an_overlap_is_reported_with_both_times():
     _, line = overlap(TWO, steps=2)
     assert line.startswith("Kernels overlap: their own times add up to 0.080 ms, and any of them runs in 0.070 ms.")
 

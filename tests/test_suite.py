@@ -185,7 +185,7 @@ def test_a_regressed_run_does_not_become_a_baseline(suite, tmp_path, suite_comma
         baseline.accept(tmp_path / "out.json", tmp_path / "baselines", "try")
 
 
-def test_other_work_than_the_baselines_fails_and_is_told(suite, tmp_path, suite_command):
+def test_other_work_than_the_baselines_fails_and_is_reported(suite, tmp_path, suite_command):
     stored = json.loads(suite[1].read_text())
     for benchmark in stored["benchmarks"]:
         benchmark["extra_info"].get("work", {})["images_encoded"] = 999

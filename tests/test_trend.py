@@ -182,7 +182,7 @@ def test_of_a_single_run_no_change_is_claimed(tmp_path):
     assert (result.exit_code, "a change is looked for in 10 runs or more" in result.output) == (0, True)
 
 
-def test_a_change_is_told_with_the_commits_on_both_sides_and_one_between(tmp_path):
+def test_a_change_is_reported_with_the_commits_on_both_sides_and_one_between(tmp_path):
     [series] = trend.series_of(read_history(write(tmp_path, *a_step()))[0][0])
     [change] = series.changes
     assert (change.when[:10], change.good, change.bad) == ("2026-01-11", f"{8:040x}", f"{11:040x}")
@@ -276,7 +276,7 @@ def test_a_commit_id_that_is_none_gives_no_command_line(tmp_path):
     assert "git bisect" not in invoke(write(tmp_path, *runs)).output
 
 
-def test_rounds_that_drift_and_stand_out_are_told(tmp_path):
+def test_rounds_that_drift_and_stand_out_are_reported(tmp_path):
     drifting, standing_out = [0.01 + 0.001 * i for i in range(10)], [0.01, 0.0101, 0.0099, 0.01005, 0.2]
     assert "test_stage[eventgpt-encode], drifted +62.1%" in invoke(write(tmp_path, a_run(1, data=drifting))).output
     assert "test_stage[eventgpt-encode], outliers at 4" in (invoke(write(tmp_path, a_run(1, data=standing_out))).output)

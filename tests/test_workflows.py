@@ -208,7 +208,7 @@ def test_every_python_of_a_hosted_machine_keeps_what_pip_fetched_but_for_a_relea
     assert {name for name, given in pythons if given.get("cache") != "pip"} == {"release"}
 
 
-def test_a_repository_without_a_gpu_runner_is_told_that_nothing_is_measured():
+def test_a_repository_without_a_gpu_runner_is_informed_that_nothing_is_measured():
     nightly = read(ROOT / ".github" / "workflows" / "nightly.yml")["jobs"]
     told, measured = nightly["without-gpu"], nightly["gpu"]
     assert (told["if"], measured["if"]) == ("vars.GPU_RUNNER == ''", "vars.GPU_RUNNER != ''")
@@ -303,7 +303,7 @@ def test_a_slower_night_opens_an_issue_or_adds_to_the_open_one(script, tmp_path,
     assert verb in (tmp_path / "log").read_text()
 
 
-def test_a_night_that_left_no_numbers_is_told_too(script, tmp_path):
+def test_a_night_that_left_no_numbers_is_reported_too(script, tmp_path):
     assert script("issue", artifact="", api=[""], **NIGHTLY).returncode == 0
     assert "it left no numbers" in (tmp_path / "body").read_text()
 
