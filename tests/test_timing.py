@@ -3,7 +3,7 @@ import torch
 from transformers.integrations import sdpa_attention
 
 from stagebench.core.settings import ModelSettings
-from stagebench.pipeline import timing
+from stagebench.pipeline import remembered, timing
 
 CPU = torch.device("cpu")
 
@@ -44,3 +44,12 @@ def test_on_a_gpu_with_pinned_kernels_keys_that_queries_share_are_repeated():
     with timing.pinned_runtime(ModelSettings(device="cuda")):
         inside = sdpa_attention.use_gqa_in_sdpa(None, keys, keys)
     assert (inside, sdpa_attention.use_gqa_in_sdpa(None, keys, keys)) == (False, True)
+
+
+def test_stages_are_asked_again_with_one_thread_which_waits_for_no_other(monkeypatch):
+    threads = []
+    monkeypatch.setattr(remembered, "run_stages", lambda *_: threads.append(torch.get_num_threads()))
+    with timing.torch_threads(2):
+        remembered.require_forgetful(None, None, {})
+        threads.append(torch.get_num_threads())
+    assert threads == [1, 2]

@@ -24,7 +24,7 @@ from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.tape import retaped, tensors_of
 from stagebench.pipeline.decode import cache_of
 from stagebench.pipeline.run_stages import Made, Options, run_stages
-from stagebench.pipeline.timing import synchronize, without_collection
+from stagebench.pipeline.timing import synchronize, torch_threads, without_collection
 
 T = TypeVar("T", bound=Media | Inputs | Features)
 
@@ -96,7 +96,7 @@ def require_forgetful(model: VisionLanguageModel, sample: Sample, options: Optio
             call(made)
         return call(made)
 
-    with without_collection():  # as where it is timed, which who remembers may look for
+    with without_collection(), torch_threads(1):  # the first as where it is timed, which who remembers may look for
         run_stages(model, sample, options, repeated, STAGE_NAMES[: STAGE_NAMES.index(PREFILL.name)])
 
 
@@ -110,7 +110,8 @@ def _metered(stage: str, step: Callable[[Made], Any], made: Made) -> Any:
 def _require_as_slow(stage: str, step: Callable[[Made], Any], made: Made, device: torch.device) -> None:
     """Refuse one result for two inputs, and an input that is quickly done with when it comes again.
 
-    On a CPU by the time that this process had: beside others on a busy machine, the clock on the wall tells nothing.
+    On a CPU by the time that this process had, with one thread of torch: beside others on a busy machine the clock on
+    the wall tells nothing, and threads that wait for each other would use that time up.
     """
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     new: list[float] = []

@@ -32,15 +32,21 @@ def pinned_runtime(settings: ModelSettings) -> Iterator[None]:
     that several queries share are repeated for it: handed over as a group they would be a case for the mathematical
     one, in a step without a mask alone. On a CPU the kernels repeat themselves.
     """
-    pinned = settings.device.startswith("cuda") and settings.kernels == "efficient"
+    with ExitStack() as pinned:
+        pinned.enter_context(torch_threads(settings.threads))
+        if settings.device.startswith("cuda") and settings.kernels == "efficient":
+            pinned.enter_context(sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]))
+            pinned.enter_context(patch.object(sdpa_attention, "use_gqa_in_sdpa", lambda *_: False))
+        yield
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Let torch use so many threads of the CPU in the block; put back what it used afterwards."""
     before = torch.get_num_threads()
-    torch.set_num_threads(settings.threads)
+    torch.set_num_threads(number)
     try:
-        with ExitStack() as kernels:
-            if pinned:
-                kernels.enter_context(sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]))
-                kernels.enter_context(patch.object(sdpa_attention, "use_gqa_in_sdpa", lambda *_: False))
-            yield
+        yield
     finally:
         torch.set_num_threads(before)
 
