@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, inputs_of, inseparable, small_network
+from graphs_of_families import inputs_for, plain_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import SmolVLMImageProcessorPil
 from transformers.utils import is_num2words_available
@@ -23,7 +24,10 @@ from stagebench.models.registry import build_model, origins, registration_of
 from stagebench.models.tape import Encoders
 from stagebench.pipeline.counters import counted_forwards
 from stagebench.pipeline.decode import advance
+from stagebench.pipeline.encode import encode
 from stagebench.pipeline.prefill import _first_step
+from stagebench.pipeline.remembered import varied
+from stagebench.pipeline.verify import first_scores
 
 # transformers 5.15 and 5.17 call mllama's layers by a name that they deprecate themselves.
 pytestmark = [
@@ -271,3 +275,12 @@ def test_a_network_is_left_as_it_was(llava: SimpleNamespace) -> None:
     before = [list(vars(module)) for module in llava.hf_model.modules()]
     staged(llava.hf_model, llava.inputs, Encoders(llava.hf_model).record(llava.inputs)[0])
     assert [list(vars(module)) for module in llava.hf_model.modules()] == before
+
+
+def test_the_first_scores_are_seen_where_a_network_drops_processors_that_are_given(monkeypatch):
+    monkeypatch.setitem(FAMILIES, "janus", (FAMILIES["llava"][0], {}))
+    plain = plain_model("janus")
+    inputs = inputs_for(plain)
+    pixels = (inputs, inputs, varied(inputs, 1))
+    first, again, other = (first_scores(plain, inputs, encode(plain, each), OPTIONS) for each in pixels)
+    assert (first.shape[0], torch.equal(first, again), torch.equal(first, other)) == (1, True, False)

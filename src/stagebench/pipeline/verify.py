@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import zip_longest
 from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationMixin, LogitsProcessorList, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from stagebench.core.artifacts import Features, Generation, Inputs, Prefilled, Sample, Work
@@ -170,8 +171,14 @@ def first_scores(model: VisionLanguageModel, inputs: Inputs, features: Features,
         seen.append(scores.clone())
         return scores
 
-    further = {"logits_processor": [*(options.get("logits_processor") or ()), keep]}
-    prefill(model, inputs, features, {**options, **further})
+    prepare = GenerationMixin._get_logits_processor
+
+    def prepared_and_kept(*args: Any, **kwargs: Any) -> Any:
+        return LogitsProcessorList([*prepare(*args, **kwargs), keep])
+
+    # Not as an option, which some networks drop: Janus does.
+    with patch.object(GenerationMixin, "_get_logits_processor", prepared_and_kept):
+        prefill(model, inputs, features, options)
     return seen[0]
 
 
