@@ -68,11 +68,22 @@ def test_what_is_there_stays_a_link_to_nothing_too(repository):
     assert files(repository) == {WORKFLOWS[0]: b"mine", BENCHMARK: b"mine"}
 
 
-@pytest.mark.parametrize("name", ["tests/test_own.py", "benchmarks/deep/é_test.py"])
-def test_a_project_that_has_benchmarks_gets_no_example(repository, name):
+TAKING = (
+    "def test_x(benchmark): ...\n",
+    "def test_x(tmp_path, benchmark: Any) -> None: ...\n",
+    "class TestX:\n    def test_x(self, benchmark): ...\n",
+    "def test_x(\n    tmp_path, benchmark\n): ...\n",
+    "def test_x(\n    benchmark,\n): ...\n",
+    '@pytest.mark.usefixtures("benchmark")\ndef test_x(): ...\n',
+)
+
+
+@pytest.mark.parametrize("code", TAKING)
+@pytest.mark.parametrize("name", ["tests/test_own.py", "benchmarks/deep/é_test.py", "bench_speed.py", "perf/parse.py"])
+def test_a_project_that_has_benchmarks_gets_no_example(repository, name, code):
     """A folder benchmarks/ would become all that the gate runs."""
-    (repository / name).parent.mkdir(parents=True)
-    (repository / name).write_text("def test_x(\n    tmp_path, benchmark\n): ...\n")
+    (repository / name).parent.mkdir(parents=True, exist_ok=True)
+    (repository / name).write_text(code)
     (repository / "tests" / "test_other.py").parent.mkdir(exist_ok=True)
     (repository / "tests" / "test_other.py").write_text("def test_benchmarks_are_fun(): ...\n")
     assert f"kept {name}" in init(repository)[1]
@@ -165,14 +176,20 @@ def test_a_folder_of_a_repository_gets_workflows_of_its_own_at_the_top(repositor
     init(repository)
     folder = repository / "packages" / 'NAME "é'
     folder.mkdir(parents=True)
-    assert init(folder)[1][0] == "wrote ../../.github/workflows/stagebench-packages-name.yml"
-    steps = gate_of(repository, "stagebench-packages-name")["steps"]
+    assert init(folder)[1][0] == "wrote ../../.github/workflows/stagebench-packages-name-8885a9.yml"
+    steps = gate_of(repository, "stagebench-packages-name-8885a9")["steps"]
     assert [step["working-directory"] for step in steps if "run" in step] == ['packages/NAME "é']
     assert steps[-1]["with"] == {
         "working-directory": 'packages/NAME "é',
-        "name": "stagebench-packages-name",
+        "name": "stagebench-packages-name-8885a9",
         "arguments": "",
     }
+
+
+def test_folders_of_like_names_get_workflows_of_different_names(repository):
+    for name in ("sub/dir", "sub-dir", "sub dir", "Sub/dir", "日本", "本日"):
+        (repository / name).mkdir(parents=True)
+        assert init(repository / name)[1][0].startswith("wrote ")
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)

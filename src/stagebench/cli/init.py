@@ -1,5 +1,6 @@
 """`stagebench init`: what a repository needs so that its pull requests are gated."""
 
+import hashlib
 import json
 import os
 import re
@@ -18,7 +19,9 @@ from stagebench.core.json_files import write_text
 from stagebench.core.results import BENCHMARKS
 from stagebench.gate.limits import RULES_FILE, read_toml
 
-_FIND_BENCHMARKS = "git grep --untracked -lwz benchmark -- *test*.py".split()
+# In any file, because pytest can be set to collect others than test_*.py.
+_TAKES_BENCHMARK = "def .*[ ,(]benchmark *[,:)]|^ +([a-z].*, *)?benchmark *[,:]?$|mark.benchmark|usefixtures.*benchmark"
+_FIND_BENCHMARKS = ("git", "grep", "--untracked", "-lzE", _TAKES_BENCHMARK, "--", "*.py")
 
 
 @click.command(name="init")
@@ -35,6 +38,8 @@ def command() -> None:
     text, project = read_toml(here / RULES_FILE)
     folder = str(here.relative_to(top))
     name = "-".join(["stagebench", *re.findall("[a-z0-9]+", folder.lower())])
+    if re.search("[^a-z0-9/.]", folder):  # another folder may have the same letters
+        name += f"-{hashlib.sha256(folder.encode()).hexdigest()[:6]}"
     filled = {"NAME": name, "VERSION": f"v{__version__}", "FOLDER": json.dumps(folder, ensure_ascii=False)}
     filled["INSTALL"] = _installation(here, project)
     for of, template in (("", "gate.yml"), ("-comment", "comment.yml")):
