@@ -7,6 +7,7 @@ import pytest
 
 from stagebench.core.results import read_results
 from stagebench.gate import baseline
+from stagebench.gate.runner import in_process
 
 pytest_plugins = ("pytester",)
 
@@ -311,3 +312,10 @@ def test_limits_of_a_marker_have_names(quick_suite):
     )
     result = quick_suite()
     result.stdout.fnmatch_lines(["*names its limits, got (0.5,) without*"])
+
+
+@pytest.mark.parametrize("count", [float("nan"), float("inf"), 1.5, "3", True, None, -1, [3]])
+def test_a_counter_that_is_no_whole_number_is_refused_by_the_name_of_its_benchmark(count):
+    benchmark = {"fullname": "test_x.py::test_x", "extra_info": {"counters": {"steps": count}}}
+    with pytest.raises(pytest.UsageError, match=r"^test_x\.py::test_x: counters: steps must be "):
+        in_process.pytest_benchmark_update_json({"machine_info": {"profile": "none"}, "benchmarks": [benchmark]})

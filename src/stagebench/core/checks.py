@@ -8,7 +8,6 @@ from reprlib import repr as short
 from types import NoneType, UnionType
 from typing import Annotated, Any, Required, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from stagebench.core.errors import StagebenchError
 from stagebench.core.json_files import msgspec
 
 LONGEST_TEXT = 100_000
@@ -31,7 +30,7 @@ def fits(value: Any, form: Any) -> bool:
         return False
 
 
-def check(value: Any, form: Any, where: str, error_type: type[StagebenchError]) -> None:
+def check(value: Any, form: Any, where: str, error_type: type[Exception]) -> None:
     """Check a value as JSON holds it, and all in it; raise an error of that type that names the first wrong one.
 
     Its form is a TypedDict, a mapping of required keys to types, or made of the types below, list, dict and `|`.

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from stagebench.core.checks import check
+from stagebench.core.results import Counters
 from stagebench.gate.runner import COPY_OF
 
 _ON = {"benchmark_only": True, "numprocesses": 0, "dist": "no", "tx": []}  # the last three are pytest-xdist's
@@ -64,4 +66,6 @@ def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
     if machine.get("profile") == "none":
         for benchmark in output_json["benchmarks"]:
             info = benchmark["extra_info"]
+            # Here, where the benchmark is known: JSON that is none can't be read back.
+            check(info.get("counters", {}), Counters, f"{benchmark['fullname']}: counters", pytest.UsageError)
             benchmark |= {"extra_info": {key: info[key] for key in ("counters", "gate") if key in info}, "params": None}
