@@ -56,12 +56,10 @@ def gate(
     """
     began = time.monotonic()
     console, decision = console or Console(quiet=True), decision or Decision(allowed=tuple(allow_changed))
-    if unknown := [each for each in decision.allowed if each not in STAGE_NAMES]:
-        raise GateError(f"allow_changed must be of {', '.join(STAGE_NAMES)}, got {', '.join(unknown)}")
     say, number = teller(console), secrets.randbelow(2**16) if seed is None else seed
     limit = None if budget is None else seconds_of(budget, "--budget")
     plan = ABPlan(blocks, rounds, select or "", clock, number, counters_only, lockstep, tuple(arguments), limit)
-    _require_enough_pairs(plan)
+    _require_possible(plan, decision)
     folder = Path(out or Path(".benchmarks", "gate", f"{datetime.now():%Y%m%d-%H%M%S}"))
     held = locked(folder, "--out must be a folder that no other gate writes to")
     with measurement(say), worktrees(Path(repository), base) as both, held:
@@ -72,20 +70,28 @@ def gate(
         decision.more = {"plan": asdict(plan), "base": both.commit, "head": both.head_commit, "dirty": both.dirty}
         decision.rules_differ += differ
         say("\n".join([*_head(both, plan, folder), *decision.about_rules()]))
-        own = Path(sys.executable)
         python = base_python.absolute() if base_python else python_of_base(both.base, both.head, both.home, say)
-        sides = {"base": (both.base, python), "head": (both.head, own)}
-        variants = {name: Variant(name, *side, both.imports[name], both.not_from) for name, side in sides.items()}
-        changed = () if python == own else ("python", *environment.LIBRARIES)
         with progress(console) as show:
-            runner = ABRunner(variants, plan, folder, changed, show)
+            runner = ABRunner(_variants(both, python), plan, folder, _changed(python), show)
             decision.verdicts = Phases(runner, rules, decision, say, began).decide()
         write_json(folder / "decision.json", decision.as_json())
     return decision
 
 
-def _require_enough_pairs(plan: ABPlan) -> None:
-    """Refuse, before anything runs, a plan that could not decide on any time."""
+def _variants(both: Worktrees, python_of_base: Path) -> dict[str, Variant]:
+    sides = {"base": (both.base, python_of_base), "head": (both.head, Path(sys.executable))}
+    return {name: Variant(name, *side, both.imports[name], both.not_from) for name, side in sides.items()}
+
+
+def _changed(python_of_base: Path) -> tuple[str, ...]:
+    """Name what may differ between the sides because they have an interpreter each."""
+    return () if python_of_base == Path(sys.executable) else ("python", *environment.LIBRARIES)
+
+
+def _require_possible(plan: ABPlan, decision: Decision) -> None:
+    """Refuse, before anything runs, what is not there, and a plan that could not decide on any time."""
+    if unknown := [each for each in decision.allowed if each not in STAGE_NAMES]:
+        raise GateError(f"allow_changed must be of {', '.join(STAGE_NAMES)}, got {', '.join(unknown)}")
     if plan.clock not in CLOCKS:
         raise GateError(f"the clock must be one of {', '.join(CLOCKS)}, got {plan.clock!r}")
     least = least_blocks(Rules().alpha)
