@@ -136,7 +136,7 @@ class AnyGraphBackend(Graphs):
     eager_encoders: dict[Hashable, str] = field(default_factory=dict, kw_only=True)  # why they are no graphs
     prompts: dict[Hashable, Captured] = field(default_factory=dict, kw_only=True)  # the last used is the last
     eager_prompts: str | None = None  # why they are no graphs, once one could not be captured
-    _prompt_ran: str = field(default="graph", init=False)  # the last one, by what
+    _prompt_ran: str = field(default="eager: its language model is not called", init=False)  # the last one, by what
     # It runs the plain path's own code; but where a window hides slots, the rest is added up in another order.
     exact: bool = field(default=True, init=False)
 
@@ -187,7 +187,8 @@ class AnyGraphBackend(Graphs):
                 for name, tensor in call.tensors.items():
                     captured.inputs[name].copy_(tensor)
                 output, filled, _ = captured()
-                return call.answered(output, filled, next(each for each in kwargs.values() if isinstance(each, Cache)))
+                given = (*args, *kwargs.values())
+                return call.answered(output, filled, next(each for each in given if isinstance(each, Cache)))
         self._prompt_ran = f"eager: {call}"
         return forward(*args, **kwargs)
 
