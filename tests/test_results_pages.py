@@ -222,7 +222,7 @@ def test_the_real_decisions_of_the_gate_are_those_made():
     assert [each for each in made["aa"] if each["seconds"] > 600] == []
     loops = [*made["slower-0.1"], *made["slower-0.2"]]
     sentences = [
-        "six about nothing took {} to {} s, called".format(*span_of_seconds(made["aa"])),
+        "six in which nothing had changed took {} to {} s, called".format(*span_of_seconds(made["aa"])),
         f"left {sum(each['verdicts'].get('inconclusive', 0) for each in made['aa'])} of "
         f"{sum(sum(each['verdicts'].values()) for each in made['aa'])} verdicts open",
         "took {} to {} s beside other work".format(*span_of_seconds(loops)),
