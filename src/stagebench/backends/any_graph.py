@@ -187,15 +187,16 @@ class AnyGraphBackend(Graphs):
                 for name, tensor in call.tensors.items():
                     captured.inputs[name].copy_(tensor)
                 output, filled, _ = captured()
-                given = (*args, *kwargs.values())
-                return call.answered(output, filled, next(each for each in given if isinstance(each, Cache)))
+                return call.answered(output, filled)
         self._prompt_ran = f"eager: {call}"
         return forward(*args, **kwargs)
 
     def _new_prompt(self, call: PromptCall, tokens: int) -> Captured:
+        kept = call.kept()
+
         def plain(**tensors: Tensor) -> Any:
             with _original_frequencies(self.model.hf_model, tokens):
-                return call.run(**tensors)
+                return kept.run(**tensors)
 
         captured = self.capture(plain, call.tensors)
         mine, theirs = (next(tensors_of(each)) for each in (captured(), plain(**call.tensors)))

@@ -6,7 +6,7 @@ that are read on the host, the features put in their places, the last token's lo
 
 import copy
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -48,7 +48,7 @@ class PromptCall:
     structure: pytree.TreeSpec  # of its arguments
     leaves: tuple[Any, ...]  # of these, None where a tensor or the cache is
     cache_at: int  # the place of the cache among them
-    cache: DynamicCache  # empty
+    cache: DynamicCache  # empty when the call is made
     tensors: Mapping[str, Tensor]  # by their places, and the places of what is true in masks of tokens
 
     @classmethod
@@ -70,11 +70,15 @@ class PromptCall:
         masks = [(name, tensor) for name, tensor in tensors.items() if tensor.dtype is torch.bool and tensor.ndim <= 2]
         for name, tensor in masks:
             tensors |= {f"{name}.{axis}": places for axis, places in enumerate(tensor.nonzero(as_tuple=True))}
-        cache, device = copy.deepcopy(leaves[caches[0]]), next(iter(tensors.values())).device
+        return cls(forward, structure, rest, caches[0], leaves[caches[0]], tensors)
+
+    def kept(self) -> "PromptCall":
+        """Return the call for a graph: with a cache of its own, which stays empty."""
+        cache, device = copy.deepcopy(self.cache), next(iter(self.tensors.values())).device
         for layer in cache.layers:  # what it makes on the host would be copied in each run
             on_device = {name: each.to(device) for name, each in vars(layer).items() if isinstance(each, Tensor)}
             vars(layer).update(on_device)
-        return cls(forward, structure, rest, caches[0], cache, tensors)
+        return replace(self, cache=cache)
 
     def key(self) -> Hashable:
         """Return all in which one prompt's graph may differ from another's."""
@@ -97,10 +101,10 @@ class PromptCall:
             output = self.forward(*args, **kwargs)
         return output, cache, tensors_of_cache(cache)
 
-    def answered(self, output: Any, filled: DynamicCache, into: DynamicCache) -> Any:
+    def answered(self, output: Any, filled: DynamicCache) -> Any:
         """Return an answer with the caller's own cache in it, which holds what was filled from now on."""
-        into.layers = [_with_same_tensors(layer) for layer in filled.layers]
-        return pytree.tree_map(lambda leaf: into if leaf is filled else leaf, output, is_leaf=_is_cache)
+        self.cache.layers = [_with_same_tensors(layer) for layer in filled.layers]
+        return pytree.tree_map(lambda leaf: self.cache if leaf is filled else leaf, output, is_leaf=_is_cache)
 
 
 def _is_cache(leaf: Any) -> bool:
