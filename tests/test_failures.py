@@ -89,6 +89,11 @@ def test_a_process_that_names_no_failure_is_reported_by_how_it_ended(status, sai
     assert str(FailedError("head", status, [], said)) == f"the benchmarks of the head must pass, got {what}"
 
 
+def test_a_benchmark_is_named_with_all_that_its_parameters_hold():
+    failures = [Failure("tests/test_it.py::TestIt::test_it[c::d]", "ValueError: y")]
+    assert str(FailedError("head", 1, failures, b"")).endswith("got test_it[c::d]: ValueError: y")
+
+
 def test_beside_an_error_of_a_stage_what_else_failed_is_missing_and_alone_no_verdict():
     failures = [Failure("a", "StageError: x"), Failure("b", "ValueError: y")]
     verdicts = FailedError("head", 1, failures, b"").verdicts()

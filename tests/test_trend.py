@@ -259,7 +259,7 @@ def test_a_reader_ends_with_the_one_that_started_it_however_that_ended(tmp_path)
         assert reader.exists()
         parent.kill()
     until = time.monotonic() + 60
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, ProcessLookupError):
         while (reader / "cmdline").read_bytes():  # one that is only not yet waited for has none
             assert time.monotonic() < until
             time.sleep(0.05)
@@ -280,6 +280,9 @@ def test_rounds_that_drift_and_stand_out_are_reported(tmp_path):
     drifting, standing_out = [0.01 + 0.001 * i for i in range(10)], [0.01, 0.0101, 0.0099, 0.01005, 0.2]
     assert "test_stage[eventgpt-encode], drifted +62.1%" in invoke(write(tmp_path, a_run(1, data=drifting))).output
     assert "test_stage[eventgpt-encode], outliers at 4" in (invoke(write(tmp_path, a_run(1, data=standing_out))).output)
+    run = a_run(1, data=drifting)
+    run["benchmarks"][0]["fullname"] = "tests/test_it.py::test_it[c::d]"
+    assert "rounds of the last run: test_it[c::d], drifted" in invoke(write(tmp_path, run)).output
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def command(out: Path, processes: int, judged: bool, baselines: Place, **planned
 
 def _report(out: Path, results: Results, baselines: Place | None) -> list[Verdict]:
     """Write what the processes say; with `baselines`, judge it."""
-    for found in unsteady({b["fullname"]: b["stats"].get("data") or [] for b in results["benchmarks"]}):
+    for found in unsteady(results):
         click.echo(f"processes: {found}", err=True)
     verdicts, own = [], results["stagebench"]
     try:

@@ -11,7 +11,7 @@ from stagebench.cli.commands import JSON, PATH, DecidingCommand
 from stagebench.cli.output import Console, write_json_to
 from stagebench.core.errors import GateError
 from stagebench.core.places import Place
-from stagebench.core.results import by_name, read_at, short_name, versioned
+from stagebench.core.results import read_at, short_name, versioned
 from stagebench.core.settings import LoadSettings
 from stagebench.core.shown import CHANGE, COUNT, MS, PERCENT, WORDS, Table, cell, show
 from stagebench.core.statistics import unsteady
@@ -103,8 +103,7 @@ def _print_environment(console: Console, place: Place, runs: Sequence[Run], seri
     numbers = ("runs", COUNT), ("last", MS), ("noise", PERCENT), ("changes", CHANGE), ("outliers", COUNT)
     show(Table("", (("benchmark", WORDS), *numbers), rows), console)
     said = [line for each in series for change in each.changes for line in _described(change)]
-    last = by_name(read_at(place, runs[-1].name))
-    rounds = unsteady({name: benchmark["stats"].get("data") or [] for name, benchmark in last.items()})
+    rounds = unsteady(read_at(place, runs[-1].name))
     for line, style in [*said, *((f"rounds of the last run: {found}", "yellow") for found in rounds)]:
         console.print(cell(line), style=style, soft_wrap=True)
 

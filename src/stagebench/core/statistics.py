@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from stagebench.core.results import Results, short_name
 
 Array = NDArray[np.float64]
 
@@ -169,12 +170,13 @@ def outliers(values: ArrayLike, centre: ArrayLike | None = None, scale: float | 
     return [int(i) for i in np.flatnonzero(away > OUTLIER * deviation)] if deviation else []
 
 
-def unsteady(series: Mapping[str, Sequence[float]]) -> list[str]:
+def unsteady(results: Results) -> list[str]:
     """Say of which benchmarks the seconds, in the order in which they were measured, drifted or hold outliers."""
     lines = []
-    for name, seconds in series.items():
+    for benchmark in results["benchmarks"]:
+        seconds = benchmark["stats"].get("data") or []
         drifted, far = drift(seconds), outliers(seconds)
         said = f", drifted {drifted.change:+.1%}" if drifted else ""
         said += f", outliers at {', '.join(map(str, far))}" if far else ""
-        lines += [name.split("::")[-1] + said] if said else []
+        lines += [short_name(benchmark["fullname"]) + said] if said else []
     return lines

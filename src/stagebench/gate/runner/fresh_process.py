@@ -20,7 +20,7 @@ from pathlib import Path
 from stagebench.core.errors import GateError, StageError
 from stagebench.core.machine import processes
 from stagebench.core.machine.locks import scratch_folder
-from stagebench.core.results import BENCHMARKS, REFERENCE, Results, read_results
+from stagebench.core.results import BENCHMARKS, REFERENCE, Results, read_results, short_name
 from stagebench.gate.runner import COPY_OF, lockstep
 from stagebench.gate.runner.worktrees import ELSEWHERE
 from stagebench.gate.verdicts import Verdict
@@ -129,7 +129,7 @@ class FailedError(GateError):
         if self.failures:
             first, *others = self.failures
             more = f" (and {len(others)} more)" if others else ""
-            return f"{first.benchmark.split('::')[-1]}: {first.reason}{more}"
+            return f"{short_name(first.benchmark)}: {first.reason}{more}"
         if self.none_selected:
             return "none that is selected"
         if (number := self.status - _KILLED) > 0:
