@@ -171,7 +171,7 @@ def test_two_acceptances_at_once_lose_no_history(tmp_path, monkeypatch):
     path = write(tmp_path / "out.json", a_run())
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda reason: baseline.accept(path, tmp_path / "baselines", reason), "abcd"))
-    [stored] = baseline.latest(place_of(tmp_path / "baselines"), baseline.folder_of(HERE))
+    _, [stored] = baseline.latest(place_of(tmp_path / "baselines"), baseline.folder_of(HERE))
     assert sorted(told["reason"] for told in baseline.history([stored])) == ["a", "b", "c", "d"]
 
 

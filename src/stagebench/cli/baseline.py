@@ -10,7 +10,7 @@ from stagebench.cli.output import Console, write_json_to
 from stagebench.core.errors import ResultsError
 from stagebench.core.machine.environment import ADDED, differences
 from stagebench.core.places import Place
-from stagebench.core.results import Results, by_name, each_read_at, read_results, short_name, versioned
+from stagebench.core.results import Results, by_name, read_results, short_name, versioned
 from stagebench.core.shown import CHANGE, COUNT, MS, SENTENCES, WORDS, Unit, of_records, show
 from stagebench.gate import baseline
 from stagebench.suite.options import BASELINES
@@ -31,10 +31,9 @@ def command() -> None:
 @command.command(name="list", params=[BASELINES, JSON])
 def list_command(baselines: Place, json_path: Path | None) -> None:
     """List the baselines."""
-    names = baseline.stored(baselines)
     found = [
         {"environment": folder, "reason": str(kept)} if isinstance(kept, ResultsError) else _about(folder, kept)
-        for folder, kept in zip(names, each_read_at(baselines, [*names.values()]), strict=True)
+        for folder, kept in baseline.each_stored(baselines).items()
     ]
     notes = [] if found else [f"no baseline in {baselines}"]
     _show({"environment": WORDS, "machine": WORDS} | ACCEPTED, found, {"baselines": found}, json_path, *notes)
@@ -103,7 +102,7 @@ def _kept(place: Place, name: str) -> tuple[str, list[Results]]:
     if len(found) != 1:
         known = ", ".join(found or there) or "none"
         raise ResultsError(f"a baseline must be one of those in {place}, {known}, got {name!r}")
-    return found[0], baseline.latest(place, found[0])
+    return found[0], baseline.latest(place, found[0])[1]
 
 
 def _about(environment: str, found: Results) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from stagebench.cli.output import Console
 from stagebench.core.errors import ResultsError
 from stagebench.core.machine import environment
 from stagebench.core.places import Place
-from stagebench.core.results import read_at
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import SENTENCES, WORDS, Table, show
 from stagebench.gate import baseline, doctor
@@ -58,12 +57,11 @@ def comparable_with(place: Place) -> dict[str, list[str]]:
         if torch.cuda.is_available():
             on_gpu = environment.machine("cuda")
     found = {}
-    for folder, name in baseline.stored(place).items():
-        try:
-            there = environment.ADDED | read_at(place, name)["machine_info"]
-        except ResultsError as error:
-            found[folder] = [str(error)]
+    for folder, kept in baseline.each_stored(place).items():
+        if isinstance(kept, ResultsError):
+            found[folder] = [str(kept)]
             continue
+        there = environment.ADDED | kept["machine_info"]
         mine = here if there["device"] == there.get("cpu") else on_gpu
         older = sorted(f"{key}: not there" for key in keys - mine.keys() - there.keys())  # no run equals it
         found[folder] = environment.differences(mine, {k: there[k] for k in mine if k in there}) + older

@@ -17,7 +17,7 @@ from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import json_text
 from stagebench.core.machine.environment import ADDED, UNKNOWN, differences
 from stagebench.core.places import Place, place_of
-from stagebench.core.results import NAMING, Accepted, Results, Session, by_name, each_read_at, read_at, read_results
+from stagebench.core.results import NAMING, Accepted, Results, Session, by_name, each_read_at, read_results
 
 SHOWN = 10  # names of benchmarks in an error
 HISTORY = 20  # earlier acceptances that a baseline remembers; git, or the store, has the rest
@@ -46,28 +46,36 @@ def stored(place: Place) -> dict[str, str]:
     return {here: names[-1] for here, names in _latest(place).items() if not names[-1].endswith(DROPPED)}
 
 
+def each_stored(place: Place) -> dict[str, Results | ResultsError]:
+    """Read each baseline, by its environment's folder, to what it holds or why it can't be read."""
+    names = stored(place)
+    return dict(zip(names, each_read_at(place, [*names.values()]), strict=True))
+
+
 def find(place: Place, identity: Mapping[str, str]) -> str | None:
     """Find the baseline of this very environment; None without one."""
     return stored(place).get(folder_of(identity))
 
 
-def latest(place: Place, folder: str) -> list[Results]:
-    """Read what was accepted in an environment, the last one last, which counts; others that can't be read are none."""
-    found = [*each_read_at(place, _latest(place).get(folder, []))]
+def latest(place: Place, folder: str) -> tuple[list[str], list[Results]]:
+    """Return the last files of an environment, and what they hold; the last counts, others may be no results at all."""
+    names = _latest(place).get(folder, [])
+    found = [*each_read_at(place, names)]
     if found and isinstance(found[-1], ResultsError):
         raise found[-1]
-    return [results for results in found if not isinstance(results, ResultsError)]
+    return names, [results for results in found if not isinstance(results, ResultsError)]
 
 
 def closest(place: Place, identity: Mapping[str, str]) -> str:
     """Say what the closest baseline of another environment differs in, for lack of one of this."""
-    try:
-        there = {here: read_at(place, name)["machine_info"] for here, name in stored(place).items()}
-    except ResultsError as error:
-        return str(error)
-    if not there:
+    apart = []
+    for here, there in each_stored(place).items():
+        if isinstance(there, ResultsError):
+            return str(there)
+        apart.append((here, differences(identity, there["machine_info"])))
+    if not apart:
         return f"{str(place).rstrip('/')}/ is empty"
-    nearest, keys = min(((here, differences(identity, there[here])) for here in there), key=lambda each: len(each[1]))
+    nearest, keys = min(apart, key=lambda each: len(each[1]))
     return f"the closest, {nearest}, differs in {'; '.join(keys)}"
 
 
@@ -93,7 +101,7 @@ def _store(place: Place, folder: str, reason: str, results: Results | None = Non
     if not reason.strip():
         raise ResultsError(f"a baseline needs a reason, got {reason!r}")
     with place.held():  # no history is lost between reading what is there and replacing it
-        names, before = _latest(place).get(folder, []), latest(place, folder)
+        names, before = latest(place, folder)
         there = before[-1] if names and not names[-1].endswith(DROPPED) else None
         if results and not partial:
             _require_whole(results, there)
