@@ -14,7 +14,7 @@ from stagebench.core.results import Results, read_at, write_results
 from stagebench.core.shown import show, teller
 from stagebench.core.statistics import unsteady
 from stagebench.gate import baseline, decide
-from stagebench.gate.limits import read_rules
+from stagebench.gate.limits import RULES_FILE, read_rules
 from stagebench.gate.runner.recording import recorded
 from stagebench.gate.verdicts import Decision, Verdict, exit_code
 from stagebench.suite.options import BASELINES, ROUNDS
@@ -79,4 +79,4 @@ def _judge(results: Results, place: Place) -> list[Verdict]:
         raise ResultsError(f"no baseline yet for this environment, so nothing is judged; {closest}")
     base, head = (decide.processes_of(each) for each in (read_at(place, found), results))
     decide.require_comparable(base, head)
-    return decide.judge(base, head, read_rules(Path("pyproject.toml")))
+    return decide.judge(base, head, read_rules(Path(RULES_FILE)))

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 from stagebench.core.errors import GateError
 from stagebench.core.machine import processes
 from stagebench.core.machine.locks import locked, scratch_folder
+from stagebench.gate.limits import RULES_FILE, read_toml
 
 # Inside of a hook these name the hook's repository, whatever folder git is called in.
 ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
@@ -80,7 +80,8 @@ def worktrees(repository: Path, revision: str) -> Iterator[Worktrees]:
         generated = tuple(_add_generated(top, (base, head)))
         if not (base / within).is_dir():
             raise GateError(f"the base must have the folder that the gate runs in, got no {within} in {commit[:7]}")
-        imports = {side.name: [side / path for path in imported_from(top)] for side in (base, head)}
+        found = [*imported_from(top)]
+        imports = {side.name: [side / path for path in found] for side in (base, head)}
         not_from = f"{top}{os.pathsep}{home}"
         yield Worktrees(
             base / within, head / within, imports, not_from, commit, head_commit, dirty, empty, generated, home
@@ -243,12 +244,7 @@ def _status(where: Path, *arguments: str) -> tuple[int, bytes, bytes]:
 
 def dependencies(root: Path) -> tuple[list[str], str]:
     """Return the `dependencies` in a checkout's pyproject.toml (GateError for an unreadable one), and what it pins."""
-    path = root / "pyproject.toml"
-    try:
-        project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {}) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise GateError(f"can't read the dependencies in {path}: {error}") from error
-    pins = root / "benchmarks" / "constraints.txt"
+    project, pins = read_toml(root / RULES_FILE)[1].get("project", {}), root / "benchmarks" / "constraints.txt"
     return sorted(project.get("dependencies", [])), pins.read_text(encoding="utf-8") if pins.is_file() else ""
 
 
