@@ -256,7 +256,7 @@ def validate(data: Any, where: str) -> Results:
             check(benchmark, Benchmark, here, ResultsError)
         _validate_stats(benchmark["stats"], here)
     if not fit:
-        check(data, Results, where, ResultsError)
+        check(data | {"benchmarks": []} if isinstance(benchmarks, list) else data, Results, where, ResultsError)
     check(data["machine_info"], dict.fromkeys(NAMING, Text), f"{where}: machine_info", ResultsError)
     if twice := [name for name, count in Counter(b["fullname"] for b in data["benchmarks"]).items() if count > 1]:
         raise ResultsError(f"{where} must hold every benchmark once, got {', '.join(twice)} more often")
