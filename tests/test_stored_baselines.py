@@ -133,6 +133,15 @@ def test_a_benchmark_of_one_side_alone_is_in_the_difference(run, tmp_path):
     assert [(each["A"], each["B"]) for each in as_json("diff", whole, part)["times"]] == [(0.1, 0.1), (0.2, None)]
 
 
+def test_the_counters_of_benchmarks_of_no_model_are_in_the_difference_too(tmp_path):
+    sides = [a_run(), a_run()]
+    for count, side in enumerate(sides):
+        side["benchmarks"][0]["extra_info"] = {"counters": {"steps": count}}
+        (tmp_path / f"{count}.json").write_text(json.dumps(side))
+    found = as_json("diff", tmp_path / "0.json", tmp_path / "1.json")["times"]
+    assert [each["other"] for each in found] == ["counters", ""]
+
+
 def test_a_dropped_baseline_is_none_and_the_next_one_remembers_why(run, place):
     accept(run(), place)
     invoke("baseline", "drop", "tiny", "--reason", "the machine is gone", "--baselines", place)

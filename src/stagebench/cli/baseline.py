@@ -10,7 +10,7 @@ from stagebench.cli.output import Console, write_json_to
 from stagebench.core.errors import ResultsError
 from stagebench.core.machine.environment import ADDED, differences
 from stagebench.core.places import Place
-from stagebench.core.results import Results, by_name, read_results, short_name, versioned
+from stagebench.core.results import COUNTED, Results, by_name, read_results, short_name, versioned
 from stagebench.core.shown import CHANGE, COUNT, MS, SENTENCES, WORDS, Unit, of_records, show
 from stagebench.gate import baseline
 from stagebench.suite.options import BASELINES
@@ -69,7 +69,7 @@ def diff_command(names: tuple[str, str], baselines: Place, json_path: Path | Non
         pair: list[Any] = [side.get(name, {"stats": {}}) for side in (before, after)]
         first, second = (each["stats"].get("median") for each in pair)
         both, info = first and second, [each.get("extra_info", {}) for each in pair]
-        other = ", ".join(key for key in ("work", "content") if both and info[0].get(key) != info[1].get(key))
+        other = ", ".join(key for key in COUNTED if both and info[0].get(key) != info[1].get(key))
         change = second / first - 1 if both else None
         rows.append({"benchmark": name, "A": first, "B": second, "change": change, "other": other})
     apart = differences(*(ADDED | side["machine_info"] for side in sides))

@@ -23,6 +23,7 @@ SCHEMAS = {"results": 1, "samples": 1, "verdicts": 1, "report": 1}  # all format
 BENCHMARKS = "benchmarks"  # the folder of a checkout, and the package, in which they are
 REFERENCE = "test_reference"  # no change touches it: it shows what the machine did, and is never judged
 NAMING = ("device", "profile", "dtype")  # of the environment, what every identity has, and a person knows it by
+COUNTED = ("work", "content", "counters")  # of what a benchmark notes: what is compared exactly
 ROUNDING = 1e-6  # relative; statistics that are further apart are not of the same times
 
 Counters = dict[str, Count | dict[str, Count]]  # by name, or by stage and name

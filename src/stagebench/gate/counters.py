@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stagebench.core.results import Benchmark, Results, by_name, is_reference, shared
+from stagebench.core.results import COUNTED, Benchmark, Results, by_name, is_reference, shared
 from stagebench.core.stages import LOAD, STAGE_NAMES, STAGE_OF, STAGES
 from stagebench.gate.limits import Rules
 from stagebench.gate.verdicts import Verdict
@@ -176,7 +176,7 @@ class _Case:
 def _values(benchmarks: Sequence[Benchmark]) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for info in [benchmark.get("extra_info", {}) for benchmark in benchmarks]:
-        for key, value in (pair for kind in ("work", "content", "counters") for pair in _flat(info.get(kind))):
+        for key, value in (pair for kind in COUNTED for pair in _flat(info.get(kind))):
             found.setdefault(key, []).append(value)
     return found
 
