@@ -104,10 +104,10 @@ def layout(tmp_path, git, request):
     return root / within, root / code
 
 
-def gate(layout, *arguments, kind="counter"):
+def gate(layout, *arguments, kind="counter", before=()):
     """The exit code, the verdicts of a kind with their reasons, and what was said."""
     folder, code = layout
-    path = os.pathsep.join(map(str, (SRC, code.parent if code.name != "__init__.py" else code.parents[1])))
+    path = os.pathsep.join(map(str, (SRC, code.parent if code.name != "__init__.py" else code.parents[1], *before)))
     command = (sys.executable, "-m", "stagebench", "gate", "--base=HEAD", "--json=-", f"--out={folder.parent / 'out'}")
     pipes = {"capture_output": True, "text": True, "check": False}
     done = subprocess.run([*command, *arguments], cwd=folder, env=os.environ | {"PYTHONPATH": path}, **pipes)
@@ -122,10 +122,13 @@ def test_each_side_counts_with_its_own_code(layout):
     assert (status, {*verdicts}) == (1, {("regression", "steps: 3 before, 4 now")}), said
 
 
-def test_what_is_unchanged_passes_and_runs_in_no_process_that_imports_torch(layout):
-    (layout[0].parent / "torch.py").write_text("raise ImportError('torch is not needed')")
-    status, verdicts, said = gate(layout, "--counters-only")
+def test_what_is_unchanged_passes_and_runs_in_no_process_that_imports_torch(layout, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "torch.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')")
+    status, verdicts, said = gate(layout, "--counters-only", before=[elsewhere])
     assert (status, {*verdicts}) == (0, {("pass", "all 1 as before")}), said
+    assert not (tmp_path / "imported").exists()
 
 
 @pytest.mark.skipif(os.environ.get("HYPOTHESIS_PROFILE") != "thorough", reason="a minute each, on a quiet machine")

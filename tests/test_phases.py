@@ -50,7 +50,7 @@ class MadeUp:
 
 
 def decided(runner, rules=None):
-    """The verdicts on times by benchmark, and the number of blocks."""
+    """The verdicts on times by benchmark."""
     rules = rules or Rules()
     made = Phases(runner, rules, Decision(), lambda _: None, 0.0).decide()
     return {v.benchmark: v.verdict for v in made if v.kind == "time"}

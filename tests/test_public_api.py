@@ -94,15 +94,22 @@ def test_the_blocks_of_python_on_a_page_run(folder, capsys, page):
     assert len(capsys.readouterr().out.splitlines()) > len(blocks)
 
 
-@pytest.mark.parametrize(("function", "command"), [(bench, bench_command), (gate, gate_command)])
-def test_a_command_and_its_function_have_the_same_options_and_defaults(function, command):
+@pytest.mark.parametrize(
+    ("function", "command", "of_command"),
+    [
+        (bench, bench_command, {"out", "baselines", "judged"}),
+        (gate, gate_command, {"revision", "json_path", "markdown"}),
+    ],
+)
+def test_a_command_and_its_function_have_the_same_options_and_defaults(function, command, of_command):
     parameters = inspect.signature(function).parameters
     mine = {name: each.default for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY}
     given = command.make_context("", ["--base", "HEAD"] if function is gate else ["out"]).params
     elsewhere = {"arguments", "console", "decision", "repository", "say"}
-    assert {name: given.get(name) for name in mine.keys() - elsewhere} == {
+    assert {name: given[name] for name in mine.keys() - elsewhere} == {
         name: mine[name] for name in mine.keys() - elsewhere
     }
+    assert given.keys() - mine.keys() == of_command
 
 
 @pytest.mark.parametrize(
