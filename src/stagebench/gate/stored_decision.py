@@ -11,6 +11,7 @@ from stagebench.core.checks import Count, Number, Object, Spread, Text, Whole, c
 from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import read_json
 from stagebench.core.results import SCHEMAS, short_name
+from stagebench.core.shown import plain
 from stagebench.gate.limits import Limit
 from stagebench.gate.verdicts import EXIT_CODES, KINDS, Decision, Verdict
 
@@ -40,8 +41,7 @@ def read_decision(path: Path) -> Decision:
 
 def plain_name(text: str) -> str:
     """Make a name what names of tests and counters are made of; other characters become question marks."""
-    name = _UNPLAIN.sub("?", " ".join(text.split()))
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
+    return plain(_UNPLAIN.sub("?", " ".join(text.split())), LONGEST)
 
 
 def _verdict(said: Object, where: str) -> Verdict:

@@ -23,17 +23,13 @@ def summary(looks: Sequence[environment.Reading]) -> dict[str, Any]:
     the GPU does not count.
     """
     rounds = list(zip(looks[::2], looks[1::2], strict=True))
-    energy = [
-        after.joules - before.joules
-        for before, after in rounds
-        if before.joules is not None and after.joules is not None
-    ]
+    joules = [look.joules for look in looks if look.joules is not None]
     kept: dict[str, Any] = {
         "before": asdict(looks[0]),
         "after": asdict(looks[-1]),
         "disturbed_rounds": [i for i, pair in enumerate(rounds) if any(reading.disturbed for reading in pair)],
     }
-    return kept | ({"joules": sum(energy)} if len(energy) == len(rounds) else {})
+    return kept | ({"joules": sum(joules[1::2]) - sum(joules[::2])} if len(joules) == len(looks) else {})
 
 
 def _after(*calls: Look | None) -> Callable[..., None]:
