@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from reprlib import repr as short
 from types import NoneType, UnionType
@@ -43,24 +43,16 @@ def check(value: Any, form: Any, where: str, error_type: type[Exception]) -> Non
         raise error_type(f"{where} must be {wanted}, got {short(value)}")
     if get_origin(fitting) in (list, dict):
         inner = get_args(fitting)[-1]
-        holds = _alone(inner)
+        holds = _kind_of(inner).holds if get_origin(inner) is Annotated else None  # most lists hold numbers
         for place, each in enumerate(value) if isinstance(value, list) else value.items():
-            if not holds(each):
+            if holds is None or not holds(each):
                 check(each, inner, f"{where}: {place}", error_type)
     elif isinstance(fitting, Mapping) or is_typeddict(fitting):
-        required, keys = _keys_of(fitting) if is_typeddict(fitting) else _keys(fitting, fitting)
+        required, hints = _keys_of(fitting) if is_typeddict(fitting) else (list(fitting), fitting)
         if missing := [key for key in required if key not in value]:
             raise error_type(f"{where} must have {', '.join(required)}, got no {', '.join(missing)}")
-        for key, (hint, holds) in keys.items():
-            if key in value and not holds(value[key]):
-                check(value[key], hint, f"{where}: {key}", error_type)
-
-
-def _alone(form: Any) -> Callable[[Any], bool]:
-    """Return what knows of a value with nothing in it that it is right; most are numbers and texts."""
-    kinds = get_args(form) if get_origin(form) in (Union, UnionType) else (form,)
-    holds = [_kind_of(kind).holds for kind in kinds if get_origin(kind) is Annotated or kind is NoneType]
-    return holds[0] if len(holds) == 1 else lambda value: any(each(value) for each in holds)
+        for key in [key for key in hints if key in value]:
+            check(value[key], hints[key], f"{where}: {key}", error_type)
 
 
 def _kind_of(form: Any) -> Must:
@@ -70,19 +62,12 @@ def _kind_of(form: Any) -> Must:
     return _NULL if form is NoneType else _LIST if get_origin(form) is list else _OBJECT if form is not Any else _ANY
 
 
-_Keys = dict[str, tuple[Any, Callable[[Any], bool]]]
-
-
 @functools.cache
-def _keys_of(form: type) -> tuple[list[str], _Keys]:
-    """Return the required keys of a TypedDict, and by key its type, and what `_alone` knows of it."""
+def _keys_of(form: type) -> tuple[list[str], Mapping[str, Any]]:
+    """Return the required keys of a TypedDict, and the types of all its keys."""
     hints = get_type_hints(form, include_extras=True)
     required = [key for key, hint in hints.items() if get_origin(hint) is Required]
-    return _keys(required, {key: get_args(hint)[0] if key in required else hint for key, hint in hints.items()})
-
-
-def _keys(required: Iterable[str], hints: Mapping[str, Any]) -> tuple[list[str], _Keys]:
-    return list(required), {key: (hint, _alone(hint)) for key, hint in hints.items()}
+    return required, {key: get_args(hint)[0] if key in required else hint for key, hint in hints.items()}
 
 
 def is_number(value: Any, least: float = -LARGEST) -> bool:
