@@ -22,6 +22,7 @@ from stagebench.models.protocol import Family
 
 _IGNORED = -100  # cross_entropy's, of labels
 _GRAIN = 0.01  # of frames, as a camera's and a codec's, in standard deviations
+_ON = 8  # of so many steps, one has captions that go on
 _USES = {"video": 1, "events": 4}  # steps that clips are used for: to draw events takes longer than to train on them
 
 
@@ -62,10 +63,10 @@ class Lessons(Dataset[Lesson]):
         scenes = scenes_of(clips, EVENT_TIMES if self.events else frames, gray=self.events)
         return clips, scenes, [clip.things[rng.integers(len(clip.things))] for clip in clips]
 
-    def answers(self, about: str, clips: list[Clip], things: list[Thing]) -> list[list[int]]:
-        """Return the ids of right answers, their stop token too."""
+    def answers(self, about: str, clips: list[Clip], things: list[Thing], times: int = 1) -> list[list[int]]:
+        """Return the ids of right answers, given so many times, and their stop token."""
         answer = self.questions[about][1]
-        texts = [answer(clip, thing) for clip, thing in zip(clips, things, strict=True)]
+        texts = [" . ".join([answer(clip, thing)] * times) for clip, thing in zip(clips, things, strict=True)]
         stop = self.tokenizer.eos_token_id
         return [[*ids, stop] for ids in self.tokenizer(texts, add_special_tokens=False).input_ids]
 
@@ -75,7 +76,9 @@ class Lessons(Dataset[Lesson]):
         ids, labels, lengths = [], [], []
         for about in self.questions:
             asked = [self.prompts[about, thing.shape][self.after :] for thing in things]
-            answers = self.answers(about, clips, things)
+            # Who may not stop says the same again. As seldom as this, it doesn't do so where it may stop.
+            times = 3 if about == "caption" and number % _ON == 0 else 1
+            answers = self.answers(about, clips, things, times)
             rows = [[*question, *answer] for question, answer in zip(asked, answers, strict=True)]
             wanted = [[*[_IGNORED] * len(q), *answer] for q, answer in zip(asked, answers, strict=True)]
             ids.append(_padded(rows, self.tokenizer.eos_token_id))
