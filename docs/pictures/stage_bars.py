@@ -6,17 +6,12 @@ python docs/pictures/stage_bars.py > docs/pictures/stages.svg
 import json
 from pathlib import Path
 
+from stagebench.core.stages import STAGES
+
 RECORDING = Path(__file__).parents[1] / "results" / "h200-7b" / "results.json"
 MODEL = "llava-1.5"
 BACKENDS = ("", "-graph", "-compiled", "-fused")
 IN_ITS_BACKEND = ("encode", "prefill", "decode")  # load and preprocess are the same whatever runs the network
-COLOURS = {  # of Okabe and Ito, which colour-blind people tell apart, from light to dark
-    "load": "#F0E442",
-    "preprocess": "#E69F00",
-    "encode": "#56B4E9",
-    "prefill": "#009E73",
-    "decode": "#0072B2",
-}
 LEFT, RIGHT, HEIGHT, WIDTH = 90, 90, 30, 880
 
 
@@ -24,7 +19,8 @@ def seconds_of(backend: str) -> dict[str, float]:
     """Return the median seconds of each stage with a backend."""
     benchmarks = json.loads(RECORDING.read_text(encoding="utf-8"))["benchmarks"]
     medians = {each["name"]: each["stats"]["median"] for each in benchmarks}
-    return {s: medians[f"test_stage[{MODEL}{backend if s in IN_ITS_BACKEND else ''}-{s}]"] for s in COLOURS}
+    ids = {s.name: f"{MODEL}{backend if s.name in IN_ITS_BACKEND else ''}-{s.name}" for s in STAGES}
+    return {stage: medians[f"test_stage[{each}]"] for stage, each in ids.items()}
 
 
 def text(x: float, y: float, words: str, more: str = "") -> str:
@@ -38,23 +34,22 @@ def picture() -> str:
     scale = (WIDTH - LEFT - RIGHT) / max(sum(seconds.values()) for seconds in found.values())
     title = f"{MODEL}, 7B shapes, from file to 64 tokens on one NVIDIA H200, medians in ms by stage"
     parts = [text(LEFT, 20, title, ' style="font-weight:bold"')]
-    for number, (stage, colour) in enumerate(COLOURS.items()):
-        parts.append(f'<rect x="{LEFT + 120 * number}" y="34" width="12" height="12" fill="{colour}"/>')
-        parts.append(text(LEFT + 120 * number + 18, 45, stage))
+    for number, stage in enumerate(STAGES):
+        parts.append(f'<rect x="{LEFT + 120 * number}" y="34" width="12" height="12" fill="{stage.color}"/>')
+        parts.append(text(LEFT + 120 * number + 18, 45, stage.name))
     for number, (backend, seconds) in enumerate(found.items()):
         x, y = float(LEFT), 62 + number * (HEIGHT + 8)
         parts.append(text(LEFT - 8, y + 20, backend, ' text-anchor="end"'))
-        for stage, each in seconds.items():
+        for stage in STAGES:
+            each = seconds[stage.name]
             wide = each * scale
             parts.append(
-                f'<rect x="{x:.1f}" y="{y}" width="{wide:.1f}" height="{HEIGHT}" fill="{COLOURS[stage]}">'
-                f"<title>{stage}: {each * 1e3:.1f} ms</title></rect>"
+                f'<rect x="{x:.1f}" y="{y}" width="{wide:.1f}" height="{HEIGHT}" fill="{stage.color}">'
+                f"<title>{stage.name}: {each * 1e3:.1f} ms</title></rect>"
             )
             if wide > 30:
-                ink = "#fff" if stage in ("prefill", "decode") else "#111"
-                parts.append(
-                    text(x + wide / 2, y + 20, f"{each * 1e3:.0f}", f' text-anchor="middle" style="fill:{ink}"')
-                )
+                style = f' text-anchor="middle" style="fill:{stage.ink}"'
+                parts.append(text(x + wide / 2, y + 20, f"{each * 1e3:.0f}", style))
             x += wide
         parts.append(text(x + 6, y + 20, f"{sum(seconds.values()) * 1e3:.0f} ms"))
     height = 62 + len(found) * (HEIGHT + 8)

@@ -16,6 +16,7 @@ class Stage:
     name: str  # in results, test ids and tables
     label: str  # with what a sentence about it begins
     unit: str  # the counter that says how much of its work there is
+    color: str = "#8A8A8A"  # wherever it is drawn: colour-blind people, and readers of a grey print, tell them apart
     content: tuple[str, ...] = ()  # what it makes, by the names of its digests
     asked: tuple[str, ...] = ()  # counters of what is asked for, not of what it takes, where they first appear
     metered: tuple[str, ...] = ()  # counters that the stage's own code adds to, and no other stage may
@@ -30,11 +31,18 @@ class Stage:
         """List all counters that not every stage may touch, and this one may."""
         return *self.metered, *self.counters
 
+    @property
+    def ink(self) -> str:
+        """Return the colour of words on its own: black, or white where it is dark."""
+        red, green, blue = bytes.fromhex(self.color[1:])
+        return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else "#FFFFFF"
+
 
 LOAD = Stage(
     "load",
     "Loading",
     unit="images",
+    color="#F0E442",
     content=("frames",),
     asked=("images",),
     metered=("packets", "frames_decoded", "bytes_read", "events_read", "events_drawn", "images_made"),
@@ -44,6 +52,7 @@ PREPROCESS = Stage(
     "preprocess",
     "Preprocessing",
     unit="images",
+    color="#E69F00",
     content=("pixels", "prompt"),
     asked=("prompt_tokens",),
     metered=("images_processed",),
@@ -55,6 +64,7 @@ ENCODE = Stage(
     "encode",
     "Encoding",
     unit="images_encoded",
+    color="#3591D3",
     content=("features",),
     asked=("images_encoded", "visual_tokens"),
     counters=("tower_forwards", "projector_forwards", "images_encoded"),
@@ -66,6 +76,7 @@ PREFILL = Stage(
     "prefill",
     "Prefill",
     unit="prompt_tokens",
+    color="#00805A",
     content=("tokens",),
     counters=("language_model_forwards",),
     needed=("language_model_forwards",),
@@ -76,6 +87,7 @@ DECODE = Stage(
     "decode",
     "Decoding",
     unit="steps",
+    color="#4B2C8F",
     content=("tokens",),
     asked=("new_tokens", "steps"),
     counters=("language_model_forwards",),
