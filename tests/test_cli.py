@@ -227,7 +227,7 @@ def test_a_given_order_seed_is_printed(synthetic):
 def test_verify_puts_every_question_to_every_model(synthetic, monkeypatch):
     asked = []
 
-    def verify(settings):
+    def verify(settings, say):
         asked.append((settings.models, settings.question))
         yield "llava-1.5", Claim("it answers", settings.question != "B", settings.question)
 

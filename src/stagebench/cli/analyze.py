@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.markup import escape
-from rich.progress import MofNCompleteColumn, Progress
 
 from stagebench.analysis.experiments.dataset import one_line, read_dataset
 from stagebench.analysis.experiments.design import Wanted, make_design, synthetic_dataset
@@ -20,7 +18,7 @@ from stagebench.cli.commands import PATH, SettingsCommand, print_head
 from stagebench.cli.output import Console
 from stagebench.core.errors import AnalysisError
 from stagebench.core.machine.locks import measurement, scratch_folder
-from stagebench.core.shown import cell, plain
+from stagebench.core.shown import cell, plain, progress
 from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.suite.measure import shuffled
 from stagebench.suite.options import ORDER_SEED
@@ -116,12 +114,12 @@ def _order_seed(out: Path, given: int | None) -> int:
 
 
 def _measure(experiment: Experiment, log: SampleLog, console: Console) -> bool:
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
-        done = sum(log.has(task.key) for task in experiment.tasks)
-        bar = progress.add_task("building and proving the models", total=len(experiment.tasks), completed=done)
+    total = sum(not log.has(task.key) for task in experiment.tasks)
+    with progress(console, total) as begin:
+        begin("building and proving the models")
         try:
             for line in measure(experiment, log):
-                progress.update(bar, advance=1, description=escape(plain(f"{line['model']}: {line['sample']}", 60)))
+                begin(f"after {line['model']}: {line['sample']}")
                 if "error" in line:
                     console.print(cell(f"failed: {line['model']}: {line['sample']}: {line['error']}"))
         except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import write_text
 from stagebench.core.places import Place
 from stagebench.core.results import Results, read_at, write_results
-from stagebench.core.shown import show, teller
+from stagebench.core.shown import progress, show, teller
 from stagebench.core.statistics import unsteady
 from stagebench.gate import baseline, decide
 from stagebench.gate.limits import RULES_FILE, read_rules
@@ -40,10 +40,11 @@ def command(out: Path, processes: int, judged: bool, baselines: Place, **planned
     Exit code 0; 2 where a process failed. With --gate, 1 for a regression and 2 for what is missing too; a time that
     can't be decided passes.
     """
-    say = teller(Console(stderr=True))
+    console = Console(stderr=True)
+    say = teller(console)
     with tidy_stop("all processes had run; those that had are kept"):
         require_writable(out / "results.json")
-        with recorded(out, processes, say, **planned) as results:
+        with progress(console) as begin, recorded(out, processes, say, begin, **planned) as results:
             verdicts = _report(out, results, baselines if judged else None)
     if verdicts:
         show(Decision(verdicts).as_table(), Console())

@@ -10,7 +10,7 @@ from stagebench.cli.commands import JSON
 from stagebench.cli.output import Console, write_json_to
 from stagebench.core.errors import ModelError
 from stagebench.core.results import versioned
-from stagebench.core.shown import COUNT, MEGA, SENTENCES, WORDS, Table, show
+from stagebench.core.shown import COUNT, MEGA, SENTENCES, WORDS, Table, progress, show
 
 
 @click.command(name="models", params=[JSON])
@@ -32,8 +32,11 @@ def command(names: Sequence[str], json_path: Path | None) -> None:
     from stagebench.suite.listing import described  # here, because a page of help need not wait for torch
 
     console = Console(stderr=str(json_path) == "-")
-    with console.status("building narrow models"):
-        models = [described(name) for name in names or origins()]
+    models, named = [], names or origins()
+    with progress(Console(stderr=True), len(named)) as begin:
+        for name in named:
+            begin(f"{name}: building it with narrow layers")
+            models.append(described(name))
     show(_table(models), console)
     show(_refusals(models), console)
     write_json_to(json_path, versioned("report", {"models": models}))

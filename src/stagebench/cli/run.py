@@ -20,7 +20,7 @@ from stagebench.cli.output import Console, write_json_to
 from stagebench.core.artifacts import Run
 from stagebench.core.results import versioned
 from stagebench.core.settings import DEFAULT_QUESTION
-from stagebench.core.shown import COUNT, MS, RATIO, SENTENCES, WORDS, Table, Value, plain, show
+from stagebench.core.shown import COUNT, MS, RATIO, SENTENCES, WORDS, Table, Value, plain, progress, show
 from stagebench.core.stages import ENCODE, PREFILL, PREPROCESS, time_outside
 from stagebench.suite.options import ORDER_SEED
 
@@ -57,7 +57,8 @@ def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[s
     from stagebench.pipeline.timed_pass import COLLECTION
     from stagebench.suite.measure import run, shuffled  # here, because a page of help need not wait for torch
 
-    found = run(settings, passes, seed, console.status)
+    with progress(Console(stderr=True), len(settings.models) * (passes + 2)) as begin:
+        found = run(settings, passes, seed, begin)
     print_head(console, settings, f"the median of {passes} passes by e2e; models in order {seed}")
     show(stage_table(found), console)
     for name, each in found.items():
@@ -113,7 +114,9 @@ def _run_sharded(console: Console, settings: Settings, passes: int, processes: i
     """Measure on one process and on several, and print; return what is for a machine."""
     from stagebench.suite.measure import run_sharded
 
-    found = run_sharded(settings, passes, processes)
+    with progress(Console(stderr=True)) as begin:
+        begin(f"timing on 1 process and on {processes}")
+        found = run_sharded(settings, passes, processes)
     print_head(console, settings, f"medians of {passes} passes; the encoder is not sharded")
     times = (("1 process", MS), ("", MS), (f"{processes} processes", MS), ("", MS))
     cells = [
@@ -143,19 +146,26 @@ def verify_command(settings: Settings, question: tuple[str, ...], json_path: Pat
 
     Each model answers each question. Exit code 1 where a claim did not hold.
     """
+    from stagebench.pipeline.claims import CLAIMS
     from stagebench.suite.measure import verify  # here, because a page of help need not wait for torch
 
     console = Console(stderr=str(json_path) == "-")
     print_head(console, settings, ", ".join(question))
     rows: list[dict[str, Any]] = []
-    asked = ((ask, *each) for ask in question for each in verify(replace(settings, question=ask)))
     columns = ("", WORDS), ("claim", WORDS), ("what was seen", SENTENCES)
+    total = len(question) * len(settings.models) * (1 + CLAIMS)
     try:
-        for (ask, name), checks in groupby(asked, key=itemgetter(0, 1)):
-            made = [asdict(check) for *_, check in checks]
-            rows += [{"model": name, "question": ask} | check for check in made]
-            cells = [("held" if check["held"] else "BROKEN", check["claim"], check["detail"]) for check in made]
-            show(Table(name if len(question) == 1 else f"{name}: {ask}", columns, cells), console)
+        with progress(Console(stderr=True), total) as begin:
+            asked = ((ask, *each) for ask in question for each in verify(replace(settings, question=ask), begin))
+            for (ask, name), checks in groupby(asked, key=itemgetter(0, 1)):
+                made = []
+                for *_, check in checks:
+                    begin(f"{name}: after: {check.claim}")
+                    made.append(asdict(check))
+                begin("")
+                rows += [{"model": name, "question": ask} | check for check in made]
+                cells = [("held" if check["held"] else "BROKEN", check["claim"], check["detail"]) for check in made]
+                show(Table(name if len(question) == 1 else f"{name}: {ask}", columns, cells), console)
     finally:  # at full size it takes many minutes, and may be stopped
         if rows:
             write_json_to(json_path, versioned("verdicts", {"identity": settings.identity(), "checks": rows}))

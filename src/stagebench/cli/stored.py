@@ -13,7 +13,7 @@ from stagebench.core.errors import GateError
 from stagebench.core.places import Place
 from stagebench.core.results import read_at, short_name, versioned
 from stagebench.core.settings import LoadSettings
-from stagebench.core.shown import CHANGE, COUNT, MS, PERCENT, WORDS, Table, cell, show
+from stagebench.core.shown import CHANGE, COUNT, MS, PERCENT, WORDS, Table, cell, progress, show
 from stagebench.core.statistics import unsteady
 from stagebench.gate import decide
 from stagebench.gate.limits import RULES_FILE, read_rules
@@ -65,7 +65,8 @@ def trend_command(place: Place, json_path: Path | None, recent: int | None) -> N
 
     Runs are compared within an environment only. --recent asks about that of the last run; else the exit code is 0.
     """
-    environments, unreadable = read_history(place)
+    with progress(Console(stderr=True)) as begin:
+        environments, unreadable = read_history(place, begin)
     console = Console(stderr=str(json_path) == "-", highlight=False)
     looked = [(runs, series_of(runs)) for runs in environments]
     for runs, series in looked:

@@ -5,21 +5,26 @@ the markup of whatever shows it: nothing but a line of text comes out, and whoev
 """
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.padding import Padding
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 LONGEST = 2000
 _MARKUP = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|#~$&"})
 Value = str | float | tuple[float, float] | Mapping[str, float] | None
 """A text, a number in its base unit, a range (a pair, or an interval as JSON has it: low and high), or nothing."""
+Begin = Callable[[str, int, int], object]
+"""Gets what begins now, how many steps were done before it, and how many there are."""
 GAP = "  "
 RULE = 60  # characters of the line below a heading, at most
 
@@ -47,13 +52,24 @@ def teller(console: Console) -> Callable[[str], None]:
 
 
 @contextmanager
-def progress(console: Console) -> Iterator[Callable[[str], None]]:
-    """Yield what shows how far something is: in one line of a terminal, elsewhere in a line each."""
-    if console.is_terminal:
-        with console.status("") as status:
-            yield lambda text: status.update(cell(text))
-    else:
-        yield teller(console)
+def progress(console: Console, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """Yield what says which step begins, and can say of how many it is: a terminal shows a bar, with the time left.
+
+    The bar is drawn by these calls and by no thread, so that nothing is drawn while a step is timed; "" takes it away,
+    before something is printed. A file, a pipe and the log of a CI job get nothing.
+    """
+    seen = console.is_interactive and console.file.isatty() and not os.environ.get("CI")
+    columns = TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn()
+    options: Any = {"auto_refresh": False, "transient": True, "redirect_stdout": False, "disable": not seen}
+    with Progress(*columns, console=console, speed_estimate_period=math.inf, **options) as bars:
+        steps, bar = count(), bars.add_task("", total=total, visible=False)
+
+        def begin(text: str, done: int | None = None, total: int | None = None) -> None:
+            if text:
+                bars.update(bar, total=total, completed=next(steps) if done is None else done)
+            bars.update(bar, description=plain(text, 60), visible=bool(text), refresh=True)
+
+        yield begin
 
 
 def duration(seconds: float) -> str:

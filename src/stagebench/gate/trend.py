@@ -28,6 +28,7 @@ from stagebench.core.errors import ResultsError
 from stagebench.core.machine.environment import ADDED, UNKNOWN, cores
 from stagebench.core.places import Place
 from stagebench.core.results import Results, by_name, each_read_at, short_name
+from stagebench.core.shown import Begin
 from stagebench.core.statistics import Array
 
 MIN_SIDE = 5  # runs on either side of a change; with fewer, a change is the gate's to find
@@ -84,7 +85,7 @@ class Run:
     seconds: dict[str, float]  # medians, by full name
 
 
-def read_history(place: Place) -> tuple[list[list[Run]], dict[str, str]]:
+def read_history(place: Place, begin: Begin = lambda *step: None) -> tuple[list[list[Run]], dict[str, str]]:
     """Read all JSON files of a place, many of them in as many processes as there are cores.
 
     Return runs that are comparable with each other, the oldest first, the most runs first; and by file why it is no
@@ -94,7 +95,10 @@ def read_history(place: Place) -> tuple[list[list[Run]], dict[str, str]]:
         raise ResultsError(f"a history must be a folder, got {place}")
     groups: dict[str, list[Run]] = {}
     unreadable: dict[str, str] = {}
-    for name, run in _each_read(place, place.names("**/*.json")):
+    names = place.names("**/*.json")
+    for done, (name, run) in enumerate(_each_read(place, names)):
+        if done % PART == 0:
+            begin("reading runs", done, len(names))
         if isinstance(run, ResultsError):
             unreadable[str(place.where(name))] = str(run)
             continue

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -24,7 +23,7 @@ from stagebench.pipeline.verify import verify as verify_model
 from stagebench.suite.settings import Settings, settings_of
 
 T = TypeVar("T")
-Status = Callable[[str], AbstractContextManager[object]]
+Say = Callable[[str], object]
 
 
 class Measured(NamedTuple):
@@ -48,18 +47,18 @@ def load_model(name: str, **options: Any) -> VisionLanguageModel:
     return load.load_model(name, settings_of(model=name, **options).model)
 
 
-def run(settings: Settings, passes: int = 3, order_seed: int = 0, status: Status = nullcontext) -> dict[str, Measured]:
+def run(settings: Settings, passes: int = 3, order_seed: int = 0, say: Say = lambda line: None) -> dict[str, Measured]:
     """Time a sample's way through models, by their names; raise StagebenchError for a pass that is not what it says.
 
     The seed shuffles the models, or one of them would always pay for going first. Of each an untimed pass must give the
-    tokens, and do the work, of `generate()`; the timed ones must give the same. `status` says what is done while it is.
+    tokens, and do the work, of `generate()`; the timed ones must give the same. `say` gets a line as each step begins.
 
     >>> found = stagebench.run(stagebench.settings_of(model="llava-1.5", device="cpu", new_tokens=4), passes=1)
     >>> found["llava-1.5"].median.new_tokens
     4
     """
-    measured = partial(_measured, passes=passes, options=settings.generation.options(), status=status)
-    found = dict(_with_each(settings, shuffled(settings.models, order_seed), measured))
+    measured = partial(_measured, passes=passes, options=settings.generation.options(), say=say)
+    found = dict(_with_each(settings, shuffled(settings.models, order_seed), measured, say))
     return {name: found[name] for name in settings.models}
 
 
@@ -77,14 +76,16 @@ def measure(
 
 
 def _measured(
-    model: VisionLanguageModel, sample: Sample, passes: int, options: Options, status: Status = nullcontext
+    model: VisionLanguageModel, sample: Sample, passes: int, options: Options, say: Say = lambda line: None
 ) -> Measured:
     if passes < 1:
         raise StageError(f"a model must be timed in at least one pass, got {passes}")
-    with status(f"{model.name}: warming up, counting, comparing with generate()"):
-        verification = verify_model(model, count_reference(model, sample, options))
-    with status(f"{model.name}: timing"):
-        runs = [timed_pass(model, sample, options) for _ in range(passes)]
+    say(f"{model.name}: warming up, counting, comparing with generate()")
+    verification = verify_model(model, count_reference(model, sample, options))
+    runs = []
+    for i in range(passes):
+        say(f"{model.name}: pass {i + 1} of {passes}")
+        runs.append(timed_pass(model, sample, options))
     check_passes(model, runs, verification.generation.token_ids)
     return Measured(runs, verification)
 
@@ -94,25 +95,31 @@ def shuffled(names: Sequence[str], seed: int) -> list[str]:
     return random.Random(seed).sample(names, len(names))
 
 
-def verify(settings: Settings) -> Iterator[tuple[str, Claim]]:
+def verify(settings: Settings, say: Say = lambda line: None) -> Iterator[tuple[str, Claim]]:
     """Check what the times of models rest on; yield each model's name with each claim, as it holds or breaks.
+
+    `say` gets a line as a model is built.
 
     >>> claims = stagebench.verify(stagebench.settings_of(model="llava-1.5", device="cpu", new_tokens=4))
     >>> all(claim.held for name, claim in claims)
     True
     """
     options = settings.generation.options()
-    for name, made in _with_each(settings, settings.models, lambda model, sample: claims(model, sample, options)):
+    for name, made in _with_each(settings, settings.models, lambda model, sample: claims(model, sample, options), say):
         for claim in made:
             yield name, claim
 
 
 def _with_each(
-    settings: Settings, names: Sequence[str], call: Callable[[VisionLanguageModel, Sample], T]
+    settings: Settings,
+    names: Sequence[str],
+    call: Callable[[VisionLanguageModel, Sample], T],
+    say: Say = lambda line: None,
 ) -> Iterator[tuple[str, T]]:
     """Build the models one after the other, and call a function with each and what it looks at."""
     with settings.samples() as sample_of, pinned_runtime(settings.model):
         for name in names:
+            say(f"{name}: building it")
             release()  # the model before this one is out of reach by now, but its memory is not yet free
             model = load.load_model(name, settings.model)
             found = call(model, sample_of(model))

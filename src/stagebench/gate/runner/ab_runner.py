@@ -3,14 +3,14 @@
 import random
 import statistics
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from stagebench.core.errors import GateError
 from stagebench.core.json_files import write_text
 from stagebench.core.results import Results, write_results
-from stagebench.core.shown import duration
+from stagebench.core.shown import Begin
 from stagebench.gate import decide as gate
 from stagebench.gate.runner.fresh_process import FreshProcess, Variant, measure, pytest_arguments
 
@@ -78,7 +78,7 @@ class ABRunner:
     plan: ABPlan
     folder: Path  # where the runs are kept, each as pytest-benchmark's JSON with its place in the schedule
     changed: Collection[str]  # keys of the environment that are part of the change
-    progress: Callable[[str], object]  # gets a line before each process
+    begin: Begin  # gets the phase before each process
     took: list[float] = field(default_factory=list)  # seconds, by process
 
     def count(self, sides: Sequence[str] = SIDES) -> Sides:
@@ -98,8 +98,7 @@ class ABRunner:
         at_once = 2 if self.plan.lockstep and rounds else 1
         for group in (planned[i : i + at_once] for i in range(0, len(planned), at_once)):
             began, done = time.monotonic(), group[0].block * BLOCK + group[0].position
-            left = f", {duration(self.seconds * (total - done))} left at most" if self.took else ""
-            self.progress(f"{group[0].phase}: process {done + 1} of {total}{left}")
+            self.begin(group[0].phase, done, total)
             measured = measure([self._process(each, paths, rounds) for each in group])
             self.took.append((time.monotonic() - began) / at_once)
             if self.plan.lockstep:

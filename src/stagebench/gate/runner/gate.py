@@ -71,8 +71,8 @@ def gate(
         decision.rules_differ += differ
         say("\n".join([*_head(both, plan, folder), *decision.about_rules()]))
         python = base_python.absolute() if base_python else python_of_base(both.base, both.head, both.home, say)
-        with progress(console) as show:
-            runner = ABRunner(_variants(both, python), plan, folder, _changed(python), show)
+        with progress(console) as begin:
+            runner = ABRunner(_variants(both, python), plan, folder, _changed(python), begin)
             decision.verdicts = Phases(runner, rules, decision, say, began).decide()
         write_json(folder / "decision.json", decision.as_json())
     return decision

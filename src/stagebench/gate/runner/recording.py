@@ -32,6 +32,7 @@ from stagebench.core.results import (
     shared,
     write_results,
 )
+from stagebench.core.shown import Begin
 from stagebench.gate.runner.fresh_process import FreshProcess, Variant, measure, pytest_arguments
 
 PROOF = 0  # the number of the process that proves; the timing ones count from 1
@@ -61,21 +62,27 @@ def bench(
     >>> [benchmark["stats"]["rounds"] for benchmark in results["benchmarks"]]
     [1, 1, 1]
     """
-    with recorded(Path(out), processes, say, rounds, select, arguments) as results:
+    with recorded(Path(out), processes, say, lambda *step: None, rounds, select, arguments) as results:
         write_results(Path(out, "results.json"), results)
     return results
 
 
 @contextmanager
 def recorded(
-    out: Path, processes: int, say: Callable[[str], object], rounds: int, select: str, arguments: Sequence[str]
+    out: Path,
+    processes: int,
+    say: Callable[[str], object],
+    begin: Begin,
+    rounds: int,
+    select: str,
+    arguments: Sequence[str],
 ) -> Iterator[Results]:
     """Record the working folder's benchmarks, and hold the folder until what they say is written."""
     plan = plan_of(Path.cwd(), rounds, select, arguments)
     with locked(out, "only one recording at a time may write to a folder"), measurement(say):
         for half in [*out.glob(".results.*.*"), *out.glob("processes/.[0-9]*")]:  # that a killed one was writing
             half.unlink()
-        yield combine(Recording(out / "processes", Path.cwd(), plan).record(processes, say))
+        yield combine(Recording(out / "processes", Path.cwd(), plan).record(processes, say, begin))
 
 
 def plan_of(root: Path, rounds: int, select: str, arguments: Sequence[str]) -> Process:
@@ -103,19 +110,20 @@ class Recording:
     root: Path  # the checkout that they run in, with this interpreter
     plan: Process  # see `plan_of`
 
-    def record(self, processes: int, say: Callable[[str], object]) -> dict[int, Results]:
+    def record(self, processes: int, say: Callable[[str], object], begin: Begin) -> dict[int, Results]:
         """Run what is not there yet, the proving process, then so many timing ones; return all by number.
 
-        Raise FailedError where a benchmark failed, and ResultsError where a process is of another plan or environment,
-        or the code changed meanwhile.
+        `begin` gets the name of each that is run. Raise FailedError where a benchmark failed, and ResultsError where a
+        process is of another plan or environment, or the code changed meanwhile.
         """
         runs = self.kept(processes)
-        for number in range(processes + 1):
-            if number in runs:
-                say(f"{name_of(number)} is there already")
-            else:
-                runs[number] = self.measure(number, runs)
-                say(f"{name_of(number)} took {_seconds(runs[number]):.0f} s")
+        for number in runs:
+            say(f"{name_of(number)} is there already")
+        missing = [number for number in range(processes + 1) if number not in runs]
+        for done, number in enumerate(missing):
+            begin(name_of(number), done, len(missing))
+            runs[number] = self.measure(number, runs)
+            say(f"{name_of(number)} took {_seconds(runs[number]):.0f} s")
         return runs
 
     def kept(self, processes: int) -> dict[int, Results]:
