@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from rich.color import Color, ColorSystem
 
 from stagebench.cli import main
 from stagebench.cli.output import Console
 from stagebench.core.shown import progress
+from stagebench.core.stages import STAGE_NAMES, STAGES
+from stagebench.gate.runner.recording import Recording
 from stagebench.pipeline.claims import CLAIMS
 from stagebench.suite import measure
 
@@ -27,7 +30,7 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def terminal(monkeypatch):
     """Standard output and standard error, as two terminals of 80 columns."""
-    for name in ("CI", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    for name in ("CI", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "80")
@@ -98,10 +101,9 @@ def test_what_is_timed_finds_no_thread_of_a_bar_and_nothing_is_drawn_meanwhile(t
     monkeypatch.setattr(measure, "timed_pass", watched)
     assert terminal.invoke("run", *QUICK, "--passes", "2") == 0
     assert seen == [(set(), True)] * 2
-    steps = ["building it", "warming up, counting, comparing with generate()", "pass 1 of 2", "pass 2 of 2"]
-    assert [line.partition(" ━")[0].strip() for line in drawn(terminal.err.getvalue())] == [
-        f"llava-1.5: {step}" for step in steps
-    ]
+    steps = ["building {}", "comparing {} with generate()", "pass 1 of 2 of {}", "pass 2 of 2 of {}"]
+    expected = [step.format("llava-1.5") for step in steps]
+    assert [line.partition(" ━")[0].strip() for line in drawn(terminal.err.getvalue())] == expected
 
 
 def test_nothing_but_the_one_bar_is_drawn_again_and_again():
@@ -115,3 +117,41 @@ def test_verify_counts_its_claims_and_prints_its_table_after_its_bar(terminal):
     counted = re.findall(r"(\d+)/(\d+)", terminal.err.getvalue())
     assert [(int(done), int(total)) for done, total in counted] == [(i, CLAIMS + 1) for i in range(CLAIMS + 1)]
     assert "claims held" in terminal.out.getvalue()
+
+
+def printed_by_run(terminal):
+    assert terminal.invoke("run", *QUICK, "--passes", "1") == 0
+    return terminal.out.getvalue()
+
+
+def test_each_stage_has_a_bar_in_its_colour_beside_its_numbers(terminal):
+    found = re.findall(r"(?m)^(\w+) +\x1b\[38;([\d;]+)m[█-▏]+\x1b\[0m +\d+% ", printed_by_run(terminal))
+    indexes = [f"5;{Color.parse(stage.color).downgrade(ColorSystem.EIGHT_BIT).number}" for stage in STAGES]
+    assert found == list(zip(STAGE_NAMES, indexes, strict=True))
+
+
+@pytest.mark.parametrize("variable", [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_without_colours_the_bars_are_there_and_no_colour_is(terminal, monkeypatch, variable):
+    monkeypatch.setenv(*variable)
+    text = printed_by_run(terminal)
+    assert re.findall(r"(?m)^(\w+) +[█-▏]+ +\d+% ", text) == list(STAGE_NAMES)
+    assert re.findall(r"\x1b\[[\d;]*[34]\d[\d;]*m", text) == []
+
+
+def test_nothing_that_run_prints_is_wider_than_the_terminal_but_what_it_wraps_by_words(terminal):
+    lines = re.sub(r"\x1b\[[\d;]*m", "", printed_by_run(terminal)).splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+
+
+def test_a_recording_draws_before_each_process_and_not_while_it_runs(terminal, monkeypatch, tmp_path):
+    seen = []
+
+    def measured(self, number, others):
+        seen.append((drawn(terminal.err.getvalue())[-1].partition(" ━")[0].strip(), threading.active_count()))
+        return {"stagebench": {"recording": {"seconds": 1.0}}}
+
+    monkeypatch.setattr(Recording, "measure", measured)
+    with progress(Console(file=terminal.err)) as begin:
+        Recording(tmp_path, tmp_path, {}).record(2, lambda line: None, begin)
+    names = ["proving process", "timing process 1", "timing process 2"]
+    assert seen == [(name, threading.active_count()) for name in names]

@@ -13,7 +13,7 @@ import click
 from stagebench.cli.output import Console, append_to, require_writable, tidy_stop, write_json_to
 from stagebench.core.errors import StagebenchError
 from stagebench.core.machine import environment
-from stagebench.core.shown import cell, show
+from stagebench.core.shown import show, teller
 from stagebench.gate.verdicts import Decision, exit_code
 from stagebench.suite.options import ALLOW_CHANGED, SETTINGS
 
@@ -58,7 +58,7 @@ class SettingsCommand(click.Command):
 
 def print_head(console: Console, settings: Settings, rest: str) -> None:
     """Say under which conditions the numbers below were made."""
-    console.print(cell(f"{settings.describe()}; {rest}"))
+    teller(console)(f"{settings.describe()}; {rest}")
     if warning := environment.load_warning():
         console.print(warning, style="yellow", highlight=False)
 

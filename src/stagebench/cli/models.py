@@ -35,7 +35,7 @@ def command(names: Sequence[str], json_path: Path | None) -> None:
     models, named = [], names or origins()
     with progress(Console(stderr=True), len(named)) as begin:
         for name in named:
-            begin(f"{name}: building it with narrow layers")
+            begin(f"building {name} with narrow layers")
             models.append(described(name))
     show(_table(models), console)
     show(_refusals(models), console)

@@ -20,8 +20,8 @@ from stagebench.cli.output import Console, write_json_to
 from stagebench.core.artifacts import Run
 from stagebench.core.results import versioned
 from stagebench.core.settings import DEFAULT_QUESTION
-from stagebench.core.shown import COUNT, MS, RATIO, SENTENCES, WORDS, Table, Value, plain, progress, show
-from stagebench.core.stages import ENCODE, PREFILL, PREPROCESS, time_outside
+from stagebench.core.shown import COUNT, MS, RATIO, SENTENCES, WORDS, Table, Value, plain, progress, show, teller
+from stagebench.core.stages import ENCODE, PREFILL, PREPROCESS, STAGES, time_outside
 from stagebench.suite.options import ORDER_SEED
 
 if TYPE_CHECKING:
@@ -61,13 +61,14 @@ def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[s
         found = run(settings, passes, seed, begin)
     print_head(console, settings, f"the median of {passes} passes by e2e; models in order {seed}")
     show(stage_table(found), console)
+    say = teller(console)
     for name, each in found.items():
         if problem := time_outside([one.unattributed for one in each.runs], [one.e2e for one in each.runs]):
             click.echo(f"warning: {name}: {problem}", err=True)
         for stage, runs in each.verification.stages.items():
             if runs.startswith("eager"):
-                click.echo(f"{name}: {stage} is {runs}", err=console.stderr)
-        click.echo(f"{name}: {plain(each.median.text)}", err=console.stderr)
+                say(f"{name}: {stage} is {runs}")
+        say(f"{name}: {plain(each.median.text)}")
     identity, mode = settings.identity(), MODES[settings.generation.fixed_length]
     order = shuffled(settings.models, seed)
     samples = [
@@ -81,10 +82,16 @@ def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[s
 
 
 def stage_table(found: Mapping[str, Measured]) -> Table:
-    """Lay models side by side: of each its median pass, the share of each stage, and the work that it did."""
+    """Lay models side by side: of each its median pass, the share of each stage, and the work that it did.
+
+    Bars of all models have one scale: the longest stage is the longest bar.
+    """
     columns = {name: _column(each.median, each) for name, each in found.items()}
     rows = list(zip(next(iter(columns.values())), *(column.values() for column in columns.values()), strict=True))
-    return Table("", (("ms", WORDS), *((name, COUNT) for name in columns)), rows)
+    longest = max(max(each.median.seconds.values()) for each in found.values())
+    bars = {plain(name): [s / longest for s in each.median.seconds.values()] for name, each in found.items()}
+    colors = [stage.color for stage in STAGES] + [""] * (len(rows) - len(STAGES))
+    return Table("", (("ms", WORDS), *((name, COUNT) for name in columns)), rows, styles=colors, bars=bars)
 
 
 def _column(run: Run, measured: Measured) -> dict[str, Value]:
@@ -160,7 +167,7 @@ def verify_command(settings: Settings, question: tuple[str, ...], json_path: Pat
             for (ask, name), checks in groupby(asked, key=itemgetter(0, 1)):
                 made = []
                 for *_, check in checks:
-                    begin(f"{name}: after: {check.claim}")
+                    begin(f"after: {check.claim}")
                     made.append(asdict(check))
                 begin("")
                 rows += [{"model": name, "question": ask} | check for check in made]

@@ -9,11 +9,11 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, field
+from itertools import count, zip_longest
 from typing import Any
 
-from rich.cells import cell_len
+from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,6 +27,9 @@ Begin = Callable[[str, int, int], object]
 """Gets what begins now, how many steps were done before it, and how many there are."""
 GAP = "  "
 RULE = 60  # characters of the line below a heading, at most
+NARROW, COLUMN = 80, 20  # characters of a terminal that everybody has, and of a column that is still readable
+_EIGHTHS = ("", *map(chr, range(0x258F, 0x2587, -1)))  # of a character, from none to all of it
+_BLOCKS = "[\u2588-\u258f]+"
 
 
 def plain(text: str, longest: int = LONGEST) -> str:
@@ -47,8 +50,9 @@ def cell(text: str) -> Text:
 
 
 def teller(console: Console) -> Callable[[str], None]:
-    """Return what prints such text there, but for line ends, which are ours."""
-    return lambda text: console.print(Text("\n").join(map(cell, text.split("\n"))))
+    """Return what prints such text there, but for line ends, which are ours; a terminal gets whole words."""
+    whole = not console.is_terminal
+    return lambda text: console.print(Text("\n").join(map(cell, text.split("\n"))), soft_wrap=whole)
 
 
 @contextmanager
@@ -59,7 +63,7 @@ def progress(console: Console, total: int | None = None) -> Iterator[Callable[..
     before something is printed. A file, a pipe and the log of a CI job get nothing.
     """
     seen = console.is_interactive and console.file.isatty() and not os.environ.get("CI")
-    columns = TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(15), MofNCompleteColumn(), TimeRemainingColumn()
     options: Any = {"auto_refresh": False, "transient": True, "redirect_stdout": False, "disable": not seen}
     with Progress(*columns, console=console, speed_estimate_period=math.inf, **options) as bars:
         steps, bar = count(), bars.add_task("", total=total, visible=False)
@@ -67,7 +71,7 @@ def progress(console: Console, total: int | None = None) -> Iterator[Callable[..
         def begin(text: str, done: int | None = None, total: int | None = None) -> None:
             if text:
                 bars.update(bar, total=total, completed=next(steps) if done is None else done)
-            bars.update(bar, description=plain(text, 60), visible=bool(text), refresh=True)
+            bars.update(bar, description=plain(text, max(20, console.width - 40)), visible=bool(text), refresh=True)
 
         yield begin
 
@@ -126,7 +130,8 @@ class Table:
     columns: Sequence[tuple[str, Unit]]
     rows: Sequence[Sequence[Value]]  # as many values each as there are columns
     notes: Sequence[str] = ()  # sentences under it
-    styles: Sequence[str] = ()  # of each row on a terminal, as rich names them; none for plain rows
+    styles: Sequence[str] = ()  # of each row on a terminal, or of its bars, as rich names them; none for plain rows
+    bars: Mapping[str, Sequence[float]] = field(default_factory=dict)  # a terminal's; by heading, shares of the longest
 
     def grid(self) -> tuple[list[str], list[Unit], list[list[str]]]:
         """Write all values: headings with their units, and cells of one line.
@@ -147,31 +152,99 @@ def of_records(title: str, columns: Mapping[str, Unit], records: Iterable[Mappin
 
 
 def show(table: Table, console: Console) -> None:
-    """Print a table: in a log file a row is a line; where a terminal is narrow, sentences go below their rows."""
+    """Print a table: in a log file a row is a line; on a terminal no line is wider than it.
+
+    Where it is narrow, sentences go below their rows, and names too if they must, long words are folded, and columns
+    for which there is no room follow in further parts, with the first column again.
+    """
     (heads, units, rows), room = table.grid(), console.width if console.is_terminal else None
     for line in table.title.splitlines():
         console.print(Text(plain(line), "bold"), soft_wrap=room is None)
     if rows:
-        widths = [max(map(cell_len, column)) for column in zip(heads, *rows, strict=True)]
-        narrow = room is not None and sum(widths) + len(GAP) * (len(widths) - 1) > room
-        below = [i for i, unit in enumerate(units) if narrow and unit.long]
-        across = [(i, widths[i], bool(unit.form)) for i, unit in enumerate(units) if i not in below]
-        rule = ["-" * min(width, RULE) for width in widths]
-        for cells in (heads, rule):
-            console.print(_line(cells, across), soft_wrap=True)  # one too long is for the terminal to wrap
-        for row, style in zip(rows, table.styles or [""] * len(rows), strict=True):
-            console.print(_line(row, across, style), soft_wrap=True)
-            for sentence in (row[i] for i in below if row[i]):
-                console.print(Padding.indent(Text(sentence, style), len(GAP)))
+        if table.bars:
+            _draw_bars(table.bars, heads, rows, room or NARROW, console.options.ascii_only)
+        widths = {i: max(map(cell_len, column)) for i, column in enumerate(zip(heads, *rows, strict=True))}
+        across = _across(widths, units, room)
+        below = [i for i in widths if i not in across]
+        for number, part in enumerate(_parts(across, units, room)):
+            rule = {i: "-" * min(width, RULE) for i, width in part.items()}
+            for cells in (dict(enumerate(heads)), rule):
+                _print_row(console, cells, part, units)
+            for row, style in zip(rows, table.styles or [""] * len(rows), strict=True):
+                _print_row(console, dict(enumerate(row)), part, units, style)
+                for sentence in (row[i] for i in below if row[i] and number == 0):
+                    console.print(Padding.indent(Text(sentence, style), len(GAP)))
     for note in table.notes:
         console.print(Text(plain(note)), soft_wrap=room is None)
 
 
-def _line(cells: Sequence[str], across: Sequence[tuple[int, int, bool]], style: str = "") -> Text:
-    """Put cells side by side; of each column its place, its width, and whether it holds numbers."""
-    blanks = [" " * (width - cell_len(cells[i])) for i, width, _ in across]
-    padded = [b + cells[i] if right else cells[i] + b for (i, _, right), b in zip(across, blanks, strict=True)]
-    return Text(GAP.join(padded).rstrip(), style)
+def _draw_bars(
+    bars: Mapping[str, Sequence[float]], heads: Sequence[str], rows: Sequence[list[str]], room: int, ascii_only: bool
+) -> None:
+    """Put a bar before each of the first values of columns: what is left of the room, or of a part of it, is theirs."""
+    first = max(cell_len(row[0]) for row in rows)
+    of_each = (room - first) // max(1, min(len(bars), (room - first) // COLUMN)) - len(GAP)
+    for i, shares in ((heads.index(head), shares) for head, shares in bars.items()):
+        number = max(len(row[i]) for row, _ in zip(rows, shares, strict=False))
+        cells = min(24, max(4, max(of_each, cell_len(heads[i])) - number - 1))
+        for row, share in zip(rows, shares, strict=False):
+            full, rest = divmod(math.ceil(share * cells * 8), 8)
+            bar = "#" * (full + (rest > 3)) if ascii_only else _EIGHTHS[8] * full + _EIGHTHS[rest]
+            row[i] = f"{bar:{cells}} {row[i]:>{number}}"
+
+
+def _width(widths: Mapping[int, int]) -> int:
+    return sum(widths.values()) + len(GAP) * (len(widths) - 1)
+
+
+def _across(widths: dict[int, int], units: Sequence[Unit], room: int | None) -> dict[int, int]:
+    """Choose columns by their widths: all, or the first one and those that are no sentences, or no names either."""
+    for leave in ("", "long", "code"):
+        widths = {i: width for i, width in widths.items() if not (i and leave and getattr(units[i], leave))}
+        if room is None or _width(widths) <= room:
+            break
+    return widths
+
+
+def _parts(widths: dict[int, int], units: Sequence[Unit], room: int | None) -> list[dict[int, int]]:
+    """Share out columns, by the width of each, over parts for which there is room."""
+    if room is None or _width(widths) <= room:
+        return [widths]
+    words = [i for i in widths if not units[i].form]
+    if words and _width(folded := _narrowed(widths, words, room)) <= room:
+        return [folded]
+    (first, width), *others = widths.items()
+    parts = [{first: width}]
+    for i, each in others:
+        if len(parts[-1]) > 1 and _width(parts[-1] | {i: each}) > room:
+            parts.append({first: width})
+        parts[-1][i] = each
+    return [_narrowed(part, list(part), room) for part in parts]
+
+
+def _narrowed(widths: dict[int, int], columns: Sequence[int], room: int) -> dict[int, int]:
+    """Take from the widest of some columns what is too much, but leave each `COLUMN`."""
+    widths = dict(widths)
+    while _width(widths) > room and widths[widest := max(columns, key=widths.__getitem__)] > COLUMN:
+        widths[widest] -= 1
+    return widths
+
+
+def _print_row(
+    console: Console, cells: Mapping[int, str], widths: Mapping[int, int], units: Sequence[Unit], style: str = ""
+) -> None:
+    """Put cells side by side, numbers to the right, each folded at the width of its column.
+
+    The style is that of bars alone, where there are any.
+    """
+    folded = [chop_cells(cells[i], width) for i, width in widths.items()]
+    for line in zip_longest(*folded, fillvalue=""):
+        blanks = [" " * (width - cell_len(cell)) for cell, width in zip(line, widths.values(), strict=True)]
+        padded = [b + c if units[i].form else c + b for i, b, c in zip(widths, blanks, line, strict=True)]
+        text = Text(GAP.join(padded).rstrip())
+        if not text.highlight_regex(_BLOCKS, style):
+            text.stylize(style)
+        console.print(text, soft_wrap=True)
 
 
 def to_markdown(table: Table) -> str:

@@ -80,11 +80,11 @@ def _measured(
 ) -> Measured:
     if passes < 1:
         raise StageError(f"a model must be timed in at least one pass, got {passes}")
-    say(f"{model.name}: warming up, counting, comparing with generate()")
+    say(f"comparing {model.name} with generate()")
     verification = verify_model(model, count_reference(model, sample, options))
     runs = []
     for i in range(passes):
-        say(f"{model.name}: pass {i + 1} of {passes}")
+        say(f"pass {i + 1} of {passes} of {model.name}")
         runs.append(timed_pass(model, sample, options))
     check_passes(model, runs, verification.generation.token_ids)
     return Measured(runs, verification)
@@ -119,7 +119,7 @@ def _with_each(
     """Build the models one after the other, and call a function with each and what it looks at."""
     with settings.samples() as sample_of, pinned_runtime(settings.model):
         for name in names:
-            say(f"{name}: building it")
+            say(f"building {name}")
             release()  # the model before this one is out of reach by now, but its memory is not yet free
             model = load.load_model(name, settings.model)
             found = call(model, sample_of(model))
