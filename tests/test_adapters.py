@@ -114,16 +114,16 @@ def test_features_that_were_written_to_are_refused(model):
     inputs = preprocess(model, media_for(model), "What moves?")
     features = encode(model, inputs)
     features.tokens.zero_()
-    with pytest.raises(StageError, match=f"^what the encoder of {model.name} gave was overwritten after encode$"):
+    with pytest.raises(StageError, match=f"^the output of the encoder of {model.name} was overwritten after encode$"):
         prefill(model, inputs, features, OPTIONS)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tape: (), "a tape must hold at least one encoder's answer, got none"),
-        (lambda tape: tape * 2, "prefill must use all that encode made, got nothing asked of the encoder of NAME"),
-        (lambda tape: (taped("another", 0), *tape), "prefill must ask the encoders what encode did, another, got the"),
+        (lambda tape: (), "a tape must hold at least one encoder's output, got none"),
+        (lambda tape: tape * 2, "prefill must use all outputs of encode, got no call of the encoder of NAME"),
+        (lambda tape: (taped("another", 0), *tape), "prefill must call the encoders that encode called, another, got"),
     ],
     ids=["empty", "too long", "of another encoder"],
 )
@@ -374,5 +374,5 @@ def test_video_llava_sees_the_frames_in_order(tiny_model):
 
 
 def test_an_unknown_model_is_refused():
-    with pytest.raises(ModelError, match=r"models must be of eventgpt, llava-1.5, .* or hf:FOLDER, got gpt-9"):
+    with pytest.raises(ModelError, match=r"a model must be one of eventgpt, llava-1.5, .* or hf:FOLDER, got gpt-9"):
         build_model("gpt-9", SETTINGS)

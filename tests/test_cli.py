@@ -127,7 +127,7 @@ def test_one_token_has_no_time_per_token(synthetic, tmp_path):
         (("--seed", str(2**80)), "seed must be from 0 to"),
         (("--threads", "100000"), f"threads must be at most {4 * cores()} on {cores()} cores, got 100000"),
         (("--new-tokens", "0"), "max_new_tokens must be at least 1, got 0"),
-        (("--profile", "pretrained"), "weights are given with the profile 'pretrained' and only with it"),
+        (("--profile", "pretrained"), "the profile 'pretrained', and no other, takes weights"),
     ],
 )
 def test_what_is_refused_is_one_line_and_exit_code_two(arguments, message):

@@ -67,7 +67,7 @@ def test_a_busy_machine_is_said_to_be_busy(monkeypatch):
     monkeypatch.setattr(environment, "cores", lambda: 4)
     monkeypatch.setattr(environment.os, "getloadavg", lambda: (5.0, 0.0, 0.0))
     assert environment.load_warning() == (
-        "the machine is busy (load 5.0 on 4 cores): times will measure its other work too"
+        "the machine is busy (load 5.0 on 4 cores): its other work will distort the times"
     )
 
 

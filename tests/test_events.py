@@ -74,7 +74,7 @@ class TestSlices:
 
     @pytest.mark.parametrize("count", [0, 12])
     def test_an_impossible_number_of_slices_is_refused(self, count: int) -> None:
-        with pytest.raises(MediaError, match=f"must have 1 to 11 slices, an event each, got {count}"):
+        with pytest.raises(MediaError, match=f"must have 1 to 11 slices of at least one event, got {count}"):
             slices_of_equal_count(11, count)
 
     @given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 50), min_size=1), st.integers(1, 20))
@@ -130,7 +130,7 @@ class TestReading:
     def test_an_event_outside_of_that_size_is_refused(self, tmp_path: Path) -> None:
         path = save(tmp_path / "a.npy", recording())
 
-        with pytest.raises(MediaError, match=r"^a\.npy: events must lie within an image of 5 x 20, got some that take"):
+        with pytest.raises(MediaError, match=r"^a\.npy: events must lie within an image of 5 x 20, got some that need"):
             read_events(path, 1, LoadSettings(image_size=(5, 20)))
 
     def test_nothing_is_decoded(self, tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ class TestValidation:
             (changed("y", np.arange(39)), "x, y, t and p must be equally long, got x 40, y 39, t 40, p 40"),
             ({key: np.zeros(0, np.uint16) for key in "xytp"}, "must have at least one event, got none"),
             (changed("x", np.full(40, np.nan)), "x must be integers, got float64"),
-            (changed("t", np.arange(40.0)), "t must be integers, got float64; --time-unit says what it counts"),
+            (changed("t", np.arange(40.0)), "t must be integers, got float64; --time-unit sets its unit"),
             (changed("x", np.zeros(40, bool)), "x must be integers, got bool"),
             (changed("x", np.zeros(40, object)), "x must be integers, got numpy's type 'O8'"),
             (changed("x", np.zeros((40, 1), int)), r"x must be an array of one dimension, got .*\(40, 1\)"),
@@ -383,7 +383,7 @@ class TestValidation:
     def test_fewer_events_than_images_are_refused(self, tmp_path: Path) -> None:
         path = save(tmp_path / "few.npy", recording(4))
 
-        with pytest.raises(MediaError, match=r"^few\.npy: must have 1 to 4 slices, an event each, got 5$"):
+        with pytest.raises(MediaError, match=r"^few\.npy: must have 1 to 4 slices of at least one event, got 5$"):
             read_events(path, 5)
 
     def test_a_missing_recording_is_refused(self, tmp_path: Path) -> None:

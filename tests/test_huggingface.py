@@ -106,7 +106,7 @@ def test_features_that_were_written_to_are_refused(qwen, synthetic):
     inputs = prepared(model, Sample(synthetic.video))
     features = encode(model, inputs)
     features.tape[0].output.pooler_output[0].mul_(2)
-    with pytest.raises(StageError, match="what get_image_features gave was overwritten after encode"):
+    with pytest.raises(StageError, match="the output of get_image_features was overwritten after encode"):
         prefill(model, inputs, features, OPTIONS)
 
 

@@ -95,7 +95,7 @@ def test_a_png_of_16_bits_is_refused(tmp_path: Path, colours: int, channels: int
     pixels = chunk(b"IDAT", zlib.compress((b"\0" + b"\x12\x34" * 4 * channels) * 4))
     (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
 
-    with pytest.raises(MediaError, match=r"^deep\.png: must be a PNG of 8 bits a channel, got mode \w+;16B$"):
+    with pytest.raises(MediaError, match=r"^deep\.png: must be a PNG of 8 bits per channel, got mode \w+;16B$"):
         read_images(tmp_path / "deep.png", 1)
 
 

@@ -123,7 +123,7 @@ def test_a_path_that_no_file_can_have_is_refused() -> None:
 
 @pytest.mark.parametrize("count", [0, -3])
 def test_no_images_are_refused(tmp_path: Path, count: int) -> None:
-    with pytest.raises(MediaError, match=f"at least 1 image must be asked for, got {count}"):
+    with pytest.raises(MediaError, match=f"at least 1 image must be requested, got {count}"):
         load(Sample(write_gif(tmp_path / "a.gif")), count)
 
 

@@ -47,7 +47,7 @@ def measure():
 
 
 def test_a_second_measurement_is_refused_and_the_first_one_named(other):
-    expected = "one measurement at a time on this machine, got a second beside process {} (stagebench an argument)"
+    expected = "one measurement at a time may run here, got a second beside process {} (stagebench an argument)"
     with pytest.raises(BusyError) as refusal:
         measure()
     assert str(refusal.value) == expected.format(other.pid)
@@ -72,7 +72,7 @@ def test_what_a_measurement_starts_is_part_of_it(machine):
 
 
 def test_a_run_beside_a_measurement_is_warned(other):
-    assert f"something else is measured at the same time, by process {other.pid} " in environment.load_warning()
+    assert f"another measurement is running, by process {other.pid} " in environment.load_warning()
 
 
 def test_looking_for_another_measurement_disturbs_none(machine):
@@ -103,7 +103,7 @@ def test_a_lock_that_cannot_be_had_costs_a_warning(kind, machine, tmp_path, monk
     else:
         monkeypatch.setenv(locks.FOLDER, "/dev/null")
     (said,) = measure()
-    assert said.startswith("what else measures at the same time is not known, ")
+    assert said.startswith("can't tell whether another measurement is running, ")
 
 
 def test_every_user_may_lock_the_machine(machine):

@@ -62,7 +62,7 @@ MISSES: dict[str, tuple[bytes, str]] = {
         gzip.compress(RAW),
         "must be Prophesee's EVT2 or EVT3, got a gzip, bzip2, xz or Zstandard file",
     ),
-    "none.raw": (RAW[16:], "must say EVT2 or EVT3 in a header, got none"),
+    "none.raw": (RAW[16:], "must name EVT2 or EVT3 in a header, got none"),
     "aedat3.aedat4": (AEDAT3, "must be AEDAT4, got AEDAT 1, 2 or 3"),
     "aedat2.aedat4": (AEDAT3.replace(b"3.1", b"2.0"), "must be AEDAT4, got AEDAT 1, 2 or 3"),
     "raw.aedat4": (RAW, "must be AEDAT4, got Prophesee's EVT2 or EVT3"),

@@ -66,7 +66,7 @@ def test_a_family_that_takes_no_video_is_refused_by_its_name(tmp_path):
     write_checkpoint("llava_next", tmp_path)
     with pytest.raises(ModelError) as error:
         built(tmp_path)
-    assert str(error.value) == "llava_next takes images and no video, got --as video"
+    assert str(error.value) == "llava_next takes images but no video, got --as video"
 
 
 def test_one_video_is_part_of_the_identity(tmp_path):
@@ -80,7 +80,7 @@ def test_a_registered_model_is_shown_no_video():
 
 
 def test_a_video_of_one_frame_is_refused(tmp_path):
-    with pytest.raises(ModelError, match="a video has at least 2 frames, got 1"):
+    with pytest.raises(ModelError, match="a video must have at least 2 frames, got 1"):
         settings_of(model=f"hf:{tmp_path}", device="cpu", frames=1, as_="video")
 
 

@@ -48,7 +48,7 @@ def refused(path, count=1):
     return str(caught.value)
 
 
-LIMITS = f"at most {MAX_PIXELS} pixels an image and {MAX_TOTAL} in all"
+LIMITS = f"at most {MAX_PIXELS} pixels per image and {MAX_TOTAL} in all"
 
 
 @pytest.mark.parametrize("sides", [(65535, 65535), (16000, 16000), (8193, 8192), (65535, 1025)])
@@ -69,7 +69,7 @@ def test_a_gif_of_many_large_pictures_is_refused_before_they_are_drawn(tmp_path,
 
     assert (
         said
-        == f"a.gif: must have at most {MAX_PIXELS} pixels an image and {2**31} in all, got {frames} of {side} x {side}"
+        == f"a.gif: must have at most {MAX_PIXELS} pixels per image and {2**31} in all, got {frames} of {side} x {side}"
     )
 
 

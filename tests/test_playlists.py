@@ -24,7 +24,7 @@ PLAYLISTS = {
     "[playlist]\nFile1={0}\n": "a playlist",
     "[Reference]\nRef1={0}\n": "a playlist",
     "{0}\n": "an address",
-    SDP: "a description of a stream elsewhere (SDP)",
+    SDP: "a description of a remote stream (SDP)",
     MPD: XML,
     '<asx version="3.0"><entry><ref href="{0}"/></entry></asx>': XML,
     "\n <!DOCTYPE html><html></html>": XML,

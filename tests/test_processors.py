@@ -31,12 +31,12 @@ def test_a_processor_that_puts_the_image_itself_needs_no_template(family, tmp_pa
 
 
 def test_without_a_template_more_images_than_one_are_refused(tmp_path, synthetic):
-    with pytest.raises(StageError, match="got without a chat template a prompt holds one image, got 2 images"):
+    with pytest.raises(StageError, match="got without a chat template a prompt must hold one image, got 2 images"):
         prepared(built(tmp_path, "paligemma", frames=2), Sample(synthetic.video))
 
 
 def test_a_processor_that_needs_a_template_is_refused_without(tmp_path, synthetic):
-    with pytest.raises(StageError, match="got it has no chat template, and without puts no <imgpad> into a prompt"):
+    with pytest.raises(StageError, match="got it has no chat template, and puts no <imgpad> into a prompt"):
         prepared(built(tmp_path, "got_ocr2"), Sample(synthetic.video))
 
 

@@ -108,5 +108,5 @@ def test_a_text_model_alone_may_be_quantised(tmp_path):
 
 def test_random_weights_of_a_quantised_checkpoint_are_refused(tmp_path):
     quantise(tmp_path, quant_method="fp8")
-    with pytest.raises(ModelError, match=r"random weights are not quantised, as those of hf:.* are, by fp8"):
+    with pytest.raises(ModelError, match=r"random weights can't be quantised, got hf:.*, quantised by fp8"):
         built(tmp_path, profile="random")

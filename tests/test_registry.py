@@ -160,7 +160,7 @@ def test_a_checkpoint_of_another_family_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"profile": "tiny", "weights": "here"}, "weights are given with the profile 'pretrained' and only with it"),
+        ({"profile": "tiny", "weights": "here"}, "the profile 'pretrained', and no other, takes weights"),
         ({"backend": "fused"}, "backend must be eager or graph for qwen3-vl, got fused"),
         ({"preprocess": "torch"}, "preprocess must be pil beside a processor of its own, got torch for qwen3-vl"),
         ({"trust_remote_code": True}, "trust_remote_code is for a checkpoint with code of its own"),
@@ -173,7 +173,7 @@ def test_options_that_a_card_can_not_take_are_refused(options, message):
 
 @pytest.mark.parametrize("name", ["", "a,b", "hf:a", "a b", " a", "[a]", "a/b", "-a", 7])
 def test_a_name_that_no_list_could_hold_is_refused(name):
-    with pytest.raises(ModelError, match=r"a model's name must be of letters, digits and \._\+-, got"):
+    with pytest.raises(ModelError, match=r"a model's name must consist of letters, digits and \._\+-, got"):
         stagebench.Registration(name=name, network="mine:Network")
 
 
@@ -187,12 +187,12 @@ def test_a_name_is_registered_once(name, table):
     mine = stagebench.Registration(name=name, network="mine:Network")
     if name == "mine":
         stagebench.register_model(mine)
-    with pytest.raises(ModelError, match=f"^a model is registered once, got {name} again$"):
+    with pytest.raises(ModelError, match=f"^a model must be registered once, got {name} again$"):
         stagebench.register_model(mine)
 
 
 def test_what_is_no_registration_is_refused():
-    with pytest.raises(ModelError, match=r"^a model is registered by a Registration, got str$"):
+    with pytest.raises(ModelError, match=r"^a model must be registered by a Registration, got str$"):
         stagebench.register_model("llava")
 
 
@@ -219,9 +219,9 @@ def test_an_entry_point_is_found_under_its_name(installed):
         (
             [("gemma3", "json:loads")],
             "gemma3",
-            "a model is registered once, got gemma3 again by the entry point json:lo",
+            "a model must be registered once, got gemma3 again by the entry point json:lo",
         ),
-        ([("theirs", "a:A"), ("theirs", "b:B")], "theirs", "a model is registered once, got theirs again by .* b:B"),
+        ([("theirs", "a:A"), ("theirs", "b:B")], "theirs", "a model must be registered once, got theirs again .* b:B"),
     ],
 )
 def test_an_entry_point_that_is_no_model_is_refused_in_one_line(points, name, message, installed):
@@ -256,7 +256,7 @@ def test_a_broken_entry_point_leaves_others_alone(installed):
     [
         ("no_such_module:Network", "can't import the network of mine, no_such_module:Network: ModuleNotFoundError"),
         ("json:loads", "the network of mine must be a class of transformers' networks, got <function loads"),
-        ("transformers:LlamaForCausalLM", "the processor of mine must be a function, as llama has none, got settings"),
+        ("transformers:LlamaForCausalLM", "the processor of mine must be a function: transformers has none for llama, got"),
     ],
 )
 def test_a_network_that_can_not_be_had_is_refused(network, message, table):

@@ -97,7 +97,7 @@ def test_an_image_of_a_given_size_shows_the_same_events_on_more_white() -> None:
 def test_an_event_outside_of_a_given_size_is_refused(size: tuple[int, int]) -> None:
     x, y, p = np.array([2, 0], np.uint16), np.array([1, 0], np.uint16), np.array([1, 0], np.uint8)
 
-    with pytest.raises(MediaError, match=rf"within an image of {size[0]} x {size[1]}, got some that take 3 x 2"):
+    with pytest.raises(MediaError, match=rf"within an image of {size[0]} x {size[1]}, got some that need 3 x 2"):
         draw_events(x, y, p, size)
 
 

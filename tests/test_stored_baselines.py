@@ -263,7 +263,7 @@ def test_a_url_without_what_reads_it_names_the_extra(url, command, monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     said = invoke(*command, url, code=2).stderr
     assert said.startswith(
-        f"stagebench: a URL takes the extra 'stores', and what fsspec has for {url.partition(':')[0]}, got"
+        f"stagebench: a URL needs the extra 'stores' and fsspec's file system for {url.partition(':')[0]}, got"
     )
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     assert "the extra 'stores'" in invoke(*command, url, code=2).stderr

@@ -248,18 +248,18 @@ def llava() -> SimpleNamespace:
 
 
 def test_an_empty_tape_is_refused(llava: SimpleNamespace) -> None:
-    with pytest.raises(StageError, match="a tape must hold at least one encoder's answer, got none"):
+    with pytest.raises(StageError, match="a tape must hold at least one encoder's output, got none"):
         staged(llava.hf_model, llava.inputs, ())
 
 
 def test_a_tape_of_one_call_too_many_is_refused(llava: SimpleNamespace) -> None:
-    with pytest.raises(StageError, match="prefill must use all that encode made, got nothing asked of get_image"):
+    with pytest.raises(StageError, match="prefill must use all outputs of encode, got no call of get_image"):
         staged(llava.hf_model, llava.inputs, llava.tape * 2)
 
 
 def test_a_tape_of_another_encoder_is_refused(llava: SimpleNamespace) -> None:
     other = (replace(llava.tape[0], encoder="get_video_features"),)
-    with pytest.raises(StageError, match="must ask the encoders what encode did, get_video_features, got get_image"):
+    with pytest.raises(StageError, match="must call the encoders that encode called, get_video_features, got "):
         staged(llava.hf_model, llava.inputs, other)
 
 
@@ -267,7 +267,7 @@ def test_a_zeroed_tape_is_refused(llava: SimpleNamespace) -> None:
     tape = Encoders(llava.hf_model).record(llava.inputs)[0]
     for features in tape[0].output.pooler_output:
         features.zero_()
-    with pytest.raises(StageError, match="what get_image_features gave was overwritten after encode"):
+    with pytest.raises(StageError, match="the output of get_image_features was overwritten after encode"):
         staged(llava.hf_model, llava.inputs, tape)
 
 

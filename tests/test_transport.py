@@ -69,7 +69,7 @@ def test_parts_that_go_on_in_time_have_windows(tmp_path, parts):
 
 
 def test_a_part_whose_clock_starts_anew_has_no_windows(tmp_path, parts):
-    with pytest.raises(MediaError, match=r"must tell the time of every frame .* times that do not ascend"):
+    with pytest.raises(MediaError, match=r"must have the time of every frame .* times that do not ascend"):
         read_video(joined(tmp_path, parts[0] + parts[0]), 10, LoadSettings(start=1.0, duration=0.4))
 
 

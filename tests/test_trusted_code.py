@@ -82,13 +82,13 @@ def test_python_files_of_a_checkpoint_are_not_run_unasked(folder):
     (folder / "own.py").write_text("raise AssertionError('it ran')")
     with pytest.raises(ModelError) as error:
         built(folder)
-    expected = f"hf:{folder} needs Python files of its own: read them, and give --trust-remote-code"
+    expected = f"hf:{folder} needs its own Python files: read them, then pass --trust-remote-code"
     assert str(error.value) == expected
 
 
 def test_python_files_that_end_the_process_are_refused(folder):
     (folder / "own.py").write_text("import sys\nsys.exit(1)\n")
-    with pytest.raises(ModelError, match="must define its classes, got an exit of the process"):
+    with pytest.raises(ModelError, match="must define its classes, but exit the process"):
         built(folder, trust_remote_code=True)
 
 
@@ -130,7 +130,7 @@ def test_a_processor_of_the_checkpoint_is_not_run_unasked(tmp_path):
 def test_a_class_for_another_task_names_the_option_too(tmp_path):
     said = {"model_type": "llama", "auto_map": {"AutoModelForCausalLM": "own.OwnModel"}}
     (tmp_path / "config.json").write_text(json.dumps(said))
-    with pytest.raises(ModelError, match="got model_type 'llama', and Python files of its own, for which there is --"):
+    with pytest.raises(ModelError, match="got model_type 'llama' with its own Python files \\(--"):
         built(tmp_path)
 
 

@@ -406,7 +406,7 @@ class TestBadInput:
             read_video(tmp_path / "text.mp4", 1)
 
     def test_no_frames_at_all_are_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(MediaError, match="at least 1 image must be asked for, got 0"):
+        with pytest.raises(MediaError, match="at least 1 image must be requested, got 0"):
             read_video(write_moving_clip(tmp_path / "a.mp4"), 0)
 
     def test_nothing_is_written_to_stderr(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

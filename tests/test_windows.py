@@ -105,7 +105,7 @@ def test_a_clip_without_times_has_no_length(tmp_path):
                 packet.stream = stream
                 target.mux(packet)
 
-    with pytest.raises(MediaError, match=r"^a\.h264: must tell the time of every frame .*, got none$"):
+    with pytest.raises(MediaError, match=r"^a\.h264: must have the time of every frame .*, got none$"):
         seconds_of(path)
 
 

@@ -1,4 +1,4 @@
-"""The small frozen objects that one stage hands to the next, and what comes of a pass. Importable without torch."""
+"""Small frozen objects that one stage hands to the next, and the result of a pass. Importable without torch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Sample:
     loading: LoadSettings = field(default_factory=LoadSettings)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(self.path))  # whoever writes a string means one
+        object.__setattr__(self, "path", Path(self.path))  # callers may give a string
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,12 @@ class Media:
     """What `load` returns: images in host memory, untouched by any model."""
 
     images: tuple[Image, ...]  # (height, width, 3), RGB, in display order; event images may differ in size
-    kind: Literal["frames", "events"]  # of a video, or drawn
-    frames_decoded: int  # that a decoder produced on the way
+    kind: Literal["frames", "events"]  # decoded from a video, or drawn from events
+    frames_decoded: int  # by a decoder, including those not kept
     bytes_read: int  # the size of the files read
-    span: float | None  # seconds of the scene between the first and the last thing shown, where known
+    span: float | None  # seconds of the scene from the first to the last thing shown, where known
     times: tuple[float, ...] | None = None  # of each image, or its first event, in s from the first, where known
-    cache_hits: int | None = None  # 1 for images from the frame cache, 0 for those put there; None where it is off
+    cache_hits: int | None = None  # 1 for images from the frame cache, 0 for images written to it; None without it
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -68,8 +68,8 @@ class Inputs:
 
     input_ids: Tensor  # int64 (batch, prompt tokens), every visual token as one placeholder id
     attention_mask: Tensor  # int64 (batch, prompt tokens), 0 where padded
-    given: Mapping[str, Tensor]  # whatever else the network's forward takes: pixels, their grids, types of tokens
-    images: int  # in all rows together, or frames, of which the pixels were made
+    given: Mapping[str, Tensor]  # everything else that the network's forward takes: pixels, their grids, token types
+    images: int  # images or frames that the pixels were made from, in all rows together
 
     def __post_init__(self) -> None:
         ids, mask = tuple(self.input_ids.shape), tuple(self.attention_mask.shape)
@@ -81,7 +81,7 @@ class Inputs:
 
     @property
     def pixels(self) -> tuple[Tensor, ...]:
-        """Return those of what is given that images were made into: all tables of floats."""
+        """Return the tensors made from images: the floating-point ones of at least two dimensions."""
         return tuple(tensor for tensor in self.given.values() if tensor.is_floating_point() and tensor.ndim > 1)
 
     def work(self) -> Work:
@@ -107,19 +107,19 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Prefilled:
-    """What `prefill` returns: everything the decode loop continues from. Good for one continuation."""
+    """What `prefill` returns: everything that the decode loop continues from. Use it for one continuation only."""
 
-    sequences: Tensor  # int64 (batch, tokens): the prompt and what was chosen so far, one token at first
+    sequences: Tensor  # int64 (batch, tokens): the prompt and the tokens chosen so far, one at first
     prompt_tokens: int  # of the padded prompt
-    unfinished: Tensor  # int64 (batch,): 1 where the row goes on
+    unfinished: Tensor  # int64 (batch,): 1 where the row is not finished
     lengths: Tensor  # int64 (batch,): new tokens of each row so far, padding excluded
     step_ends: tuple[float, ...]  # when each decode step's token was known, in s of a monotonic clock
     state: dict[str, Any]  # transformers' keyword arguments of the next forward, the KV cache among them
     logits_processor: Any  # transformers' `LogitsProcessorList`, prepared for this prompt
     stopping_criteria: Any  # transformers' `StoppingCriteriaList`, also prepared
     generation_config: Any  # transformers' `GenerationConfig`, with special tokens and lengths resolved
-    wasted_steps: int = 0  # after all rows had stopped, where stopping is looked at late
-    hf_model: Any = None  # that took the first step: some models hand their prompt to one inside of them
+    wasted_steps: int = 0  # steps after all rows had stopped, where stopping is checked late
+    hf_model: Any = None  # the network that took the first step: some models delegate to an inner one
 
     def work(self) -> Work:
         """Return what the stage did, as counters."""
@@ -128,24 +128,24 @@ class Prefilled:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What `decode` returns, one entry a row of the batch."""
+    """What `decode` returns, one entry per row of the batch."""
 
     token_ids: tuple[tuple[int, ...], ...]  # the new ones, the first one and a stop token included, padding excluded
     finish_reasons: tuple[FinishReason, ...]  # a stop token or string, or the limit
     steps: int  # forwards of the language model in the decode stage
     step_ends: tuple[float, ...] = field(repr=False)  # as in `Prefilled`, on the device where tokens stay there
-    wasted_steps: int = 0  # further ones
+    wasted_steps: int = 0  # steps after all rows had stopped
 
     def __post_init__(self) -> None:
         if not self.token_ids or not all(self.token_ids):
-            raise StageError("a generation must hold at least one token a row, got none")
+            raise StageError("a generation must hold at least one token per row, got none")
         longest, times = max(map(len, self.token_ids)), len(self.step_ends)
         if not longest - 1 == self.steps == times:
             got = f"{self.steps} with {times} time stamps"
             raise StageError(f"{longest} new tokens take {longest - 1} steps, got {got}")
 
     def work(self) -> Work:
-        """Return what the stage did, as counters; the first of the new tokens is prefill's."""
+        """Return what the stage did, as counters; `new_tokens` includes the first token, which prefill made."""
         wasted = {"wasted_steps": self.wasted_steps} if self.wasted_steps else {}
         return {"new_tokens": sum(map(len, self.token_ids)), "steps": self.steps} | wasted
 
@@ -155,7 +155,7 @@ class Run:
     """One timed pass of one sample through one model. Times in seconds."""
 
     model: str
-    seconds: dict[str, float]  # wall time a stage, the device synchronised at both ends
+    seconds: dict[str, float]  # wall time per stage, the device synchronised at both ends
     device_seconds: dict[str, float]  # the same between two CUDA events; empty on a CPU
     e2e: float  # wall time around all stages and the detokenising
     generation: Generation
@@ -170,17 +170,17 @@ class Run:
 
     @property
     def new_tokens(self) -> int:
-        """Count them, the first token and a stop token included."""
+        """Return the number of new tokens, the first token and a stop token included."""
         return self.generation.work()["new_tokens"]
 
     @property
     def unattributed(self) -> float:
-        """Return what the stages do not explain: detokenising, and what happens between them."""
+        """Return the time outside the stages: detokenising, and what happens between them."""
         return self.e2e - sum(self.seconds.values())
 
     @property
     def ttft(self) -> float:
-        """Add up the time to first token, load excluded."""
+        """Return the time to first token, load excluded."""
         return sum(self.seconds[stage] for stage in IN_TTFT)
 
     @property
@@ -197,5 +197,5 @@ class Run:
 
     @property
     def output_throughput(self) -> float:
-        """Return new tokens a second over the whole path, load included."""
+        """Return new tokens per second over the whole path, load included."""
         return self.new_tokens / self.e2e

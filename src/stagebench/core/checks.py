@@ -1,4 +1,4 @@
-"""Check JSON of a stranger by types, of which the simplest carry a check and the words for an error."""
+"""Check untrusted JSON against types. The simplest types carry a check and the words for an error."""
 
 import functools
 import math
@@ -11,19 +11,19 @@ from typing import Annotated, Any, Required, Union, get_args, get_origin, get_ty
 from stagebench.core.json_files import msgspec
 
 LONGEST_TEXT = 100_000
-LARGEST, SMALLEST = 1e18, 1e-15  # of numbers, so that no sum, product or ratio of two is beyond what a float holds
+LARGEST, SMALLEST = 1e18, 1e-15  # numbers: no sum, product or ratio of two exceeds what a float holds
 
 
 @dataclass(frozen=True, slots=True)
 class Must:
-    """Annotates a type: whether JSON's value `holds`, and `what` it must be, in words; a `_meta` says the same."""
+    """Annotates a type: the check `holds` of a JSON value, and `what` the value must be. A `_meta` says the same."""
 
     holds: Callable[[Any], bool]
     what: str
 
 
 def fits(value: Any, form: Any) -> bool:
-    """Return whether `check` would find nothing, as far as the extra "trend" can tell: where False, ask `check`."""
+    """Return True only where `check` would pass, by the extra "trend"; where it returns False, ask `check`."""
     try:
         return msgspec is not None and bool(msgspec.convert(value, form))
     except msgspec.ValidationError:
@@ -31,10 +31,10 @@ def fits(value: Any, form: Any) -> bool:
 
 
 def check(value: Any, form: Any, where: str, error_type: type[Exception]) -> None:
-    """Check a value as JSON holds it, and all in it; raise an error of that type that names the first wrong one.
+    """Check a JSON value and everything in it; raise an error of `error_type` that names the first wrong value.
 
-    Its form is a TypedDict, a mapping of required keys to types, or made of the types below, list, dict and `|`.
-    Keys that a form does not name are not checked.
+    A form is a TypedDict, a mapping of required keys to types, or made of the types below, list, dict and `|`.
+    Keys that the form does not name are not checked.
     """
     kinds = get_args(form) if get_origin(form) in (Union, UnionType) else (form,)
     fitting = next((kind for kind in kinds if _kind_of(kind).holds(value)), None)
@@ -56,7 +56,7 @@ def check(value: Any, form: Any, where: str, error_type: type[Exception]) -> Non
 
 
 def _kind_of(form: Any) -> Must:
-    """Return what a value must be itself, whatever is in it."""
+    """Return the check of the value itself, without what it contains."""
     if isinstance(must := (get_args(form) or (None,))[-1], Must):
         return must
     return _NULL if form is NoneType else _LIST if get_origin(form) is list else _OBJECT if form is not Any else _ANY
@@ -71,17 +71,17 @@ def _keys_of(form: type) -> tuple[list[str], Mapping[str, Any]]:
 
 
 def is_number(value: Any, least: float = -LARGEST) -> bool:
-    """Return whether it is a finite number of at least so much."""
+    """Return whether the value is a finite number of at least `least`."""
     return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= LARGEST
 
 
 def is_whole(value: Any, least: float = -math.inf) -> bool:
-    """Return whether it is a whole number of at least so much."""
+    """Return whether the value is a whole number of at least `least`."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _meta(**bounds: float) -> Any:
-    """Say to `fits` what is in bounds; None without the extra."""
+    """Return the bounds for `fits`; None without the extra "trend"."""
     return msgspec.Meta(**bounds) if msgspec else None
 
 

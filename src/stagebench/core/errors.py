@@ -1,8 +1,8 @@
-"""Every error that stagebench raises on purpose; each says in one line what, which constraint, and what it got."""
+"""Every error that stagebench raises on purpose. Each names in one line the thing, the constraint, and what it got."""
 
 
 class StagebenchError(Exception):
-    """The base of all of them: catch this to catch only what stagebench refused."""
+    """The base of all errors below: catch this to catch only what stagebench refused."""
 
 
 class MediaError(StagebenchError):
@@ -14,24 +14,24 @@ class ModelError(StagebenchError):
 
 
 class CheckpointError(ModelError):
-    """A checkpoint folder whose files or keys are not those of the model."""
+    """A checkpoint folder with files or keys that the model does not have."""
 
 
 class StageError(StagebenchError):
-    """A stage that got, or returned, what its contract forbids."""
+    """A stage that received or returned what its contract forbids."""
 
 
 class ResultsError(StagebenchError):
-    """Results, or a baseline, that are missing, unreadable, or don't belong or compare with the others."""
+    """Results, or a baseline, that are missing, unreadable, or not comparable with the others."""
 
 
 class AnalysisError(StagebenchError):
-    """Numbers, samples or datasets of an analysis that are missing, impossible, or can't be set against each other."""
+    """Numbers, samples or datasets of an analysis that are missing, impossible, or not comparable."""
 
 
 class GateError(StagebenchError):
-    """Runs that a gate can't decide on, or rules that make no sense."""
+    """Runs that a gate can't decide on, or rules that contradict each other."""
 
 
 class BusyError(StagebenchError):
-    """A folder, or a machine to measure on, that another process holds."""
+    """A folder, or the machine to measure on, that another process has locked."""

@@ -1,4 +1,4 @@
-"""Read JSON and text with errors of one line, and write them so that nobody ever sees half of a file."""
+"""Read JSON and text with one-line errors, and write them atomically."""
 
 import contextlib
 import importlib
@@ -15,21 +15,21 @@ msgspec: Any = None
 with contextlib.suppress(ImportError):  # the extra "trend": the same values and refusals in a fifth of the time
     msgspec = importlib.import_module("msgspec")
 
-LARGEST = 2**28  # bytes; the details of a million requests are fewer
-MOST_DIGITS = 30  # of a whole number: of any count, as floating-point operations are, and of none too large for a float
+LARGEST = 2**28  # bytes; the details of a million requests take less
+MOST_DIGITS = 30  # of a whole number: enough for any count of floating-point operations, and few enough for a float
 MOST_NESTED = 64
 _IN_NUMBERS = bytes(b"x0 "[byte in b"0123456789" or 2 * (byte in b" \t\r\n:,[-")] for byte in range(256))
-_TOO_LONG = b" " + b"0" * (MOST_DIGITS + 1)  # a whole number, or a text that looks like one, in what that makes of data
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # escapes that only make a character in pairs
+_TOO_LONG = b" " + b"0" * (MOST_DIGITS + 1)  # a number that is too long, or a text that looks so, in translation
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # escapes that make a character only in pairs
 
 
 def read_json(path: Path, what: str, error_type: type[StagebenchError]) -> Any:
-    """Read a JSON file; raise an error of that type, naming `what` it is, where it can't be read or is no JSON."""
+    """Read a JSON file; raise an error of `error_type` that names `what` it is where it is unreadable or not JSON."""
     return json_of(read_bytes(path, what, error_type), what, error_type)
 
 
 def json_of(data: bytes, what: str, error_type: type[StagebenchError]) -> Any:
-    """Parse what was read of a file; see `read_json`."""
+    """Parse the content of a file; see `read_json`."""
     try:
         return parse_json(data)
     except ValueError as error:
@@ -37,19 +37,19 @@ def json_of(data: bytes, what: str, error_type: type[StagebenchError]) -> Any:
 
 
 def read_bytes(path: Path, what: str, error_type: type[StagebenchError]) -> bytes:
-    """Read a file that may hold JSON, or lines of it, as far as the most that `parse_json` takes."""
+    """Read a file of JSON or JSON lines, at most one byte more than `parse_json` takes; raise as `read_json` does."""
     try:
         with path.open("rb") as file:
             return file.read(LARGEST + 1)
-    except (OSError, ValueError) as error:  # a ValueError for what can't be a path
+    except (OSError, ValueError) as error:  # ValueError: not a possible path
         raise error_type(f"can't read {what}: {getattr(error, 'strerror', error)}") from error
 
 
 def parse_json(data: bytes, finite: bool = True) -> Any:
-    """Parse JSON in UTF-8 as every program reads it; if not `finite`, with NaN and Infinity, which some tools write.
+    """Parse strict JSON in UTF-8; if not `finite`, also with NaN and Infinity, which some tools write.
 
-    Raise ValueError, in few words, for a key twice, a number out of range, a text that can't be written again, and what
-    is larger or deeper than any file of ours.
+    Raise ValueError, with a short message, for a duplicate key, a number out of range, a text that can't be encoded,
+    and data larger or deeper than any file of ours.
     """
     if len(data) > LARGEST:
         raise ValueError(f"more than {LARGEST:,} bytes")
@@ -71,10 +71,10 @@ def parse_json(data: bytes, finite: bool = True) -> Any:
 
 
 def _parsed_quickly(data: bytes) -> Any:
-    """Parse JSON in which there surely is nothing to refuse; None for other data, and without the extra.
+    """Parse JSON that certainly holds nothing to refuse; return None for other data, and without the extra "trend".
 
-    A key that is there twice is lost in what was parsed, and with it its colon; a text that hides one as an escape is
-    left to others.
+    A duplicate key is lost in parsing, and its colon with it. Data that may hide a colon in an escape is not parsed
+    here.
     """
     try:
         hidden = b"\\" in data and rb"\u003" in data
@@ -116,17 +116,17 @@ def _is_deeper(parsed: Any, levels: int) -> bool:
 
 
 def json_text(data: Any) -> str:
-    """Lay data out as all our files are: equal data make an equal text."""
+    """Return data as JSON in the layout of all our files: equal data give equal text."""
     return json.dumps(data, indent=1, sort_keys=True) + "\n"
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON as `write_text` does."""
+    """Write JSON atomically; see `write_text`."""
     write_text(path, json_text(data))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text so that nobody ever sees half of it; raise StagebenchError where it can't be written."""
+    """Write a text atomically; raise StagebenchError where it can't be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

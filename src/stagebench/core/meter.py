@@ -1,6 +1,6 @@
-"""What was done so far in this process, counted by the code that does it: a remembered result adds nothing.
+"""Count work in this process, in the code that does it: a cached result adds nothing.
 
-Always on, because what can be off may be off while it is timed; to add a number takes a tenth of a microsecond.
+Counting is always on, because otherwise it could be off while something is timed. Adding a number takes 0.1 us.
 Importable without torch.
 """
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from stagebench.core.stages import STAGE
 
 _TOGETHER = (("packets", "frames_decoded"), ("events_read", "events_drawn"))
-"""Who does one of these has done the other; a file counts with its size, whatever is read of it."""
+"""Pairs of counters that always go together. A file counts with its whole size, however much of it is read."""
 
 SYSTEM = ("bytes_from_files", "bytes_to_files")
-"""Of `system_since`: a file that is read by whatever library, a log that is written."""
+"""The counters of `system_since`: files read by any library, and files written, such as logs."""
 
 _PAGE = 4096
 _done: Counter[str] = Counter()
@@ -26,17 +26,17 @@ def add(name: str, n: int = 1) -> None:
 
 
 def so_far() -> Counter[str]:
-    """Return all counters as they are now."""
+    """Return a copy of all counters."""
     return _done.copy()
 
 
 def since(before: Counter[str]) -> Counter[str]:
-    """Return what was added to them; names of which nothing was added are left out."""
+    """Return what was added to the counters since `before`; unchanged names are left out."""
     return _done - before
 
 
 def undone(stage: str, done: Mapping[str, int]) -> str | None:
-    """Name what a stage can't have done without, where the meter did not count it; None where it has done all."""
+    """Return the first counter that a stage needs and that is 0, as `name = 0`; None where all were counted."""
     own = STAGE[stage]
     together = [name for pair in _TOGETHER if any(map(done.get, pair)) for name in pair]
     needed = [name for name in (*together, *own.needed) if name in own.metered]
@@ -44,9 +44,9 @@ def undone(stage: str, done: Mapping[str, int]) -> str | None:
 
 
 def system() -> tuple[int, int, int] | None:
-    """Look at the bytes that the process read and wrote, and return those that this look took, which the next one sees.
+    """Return the bytes that this process has read and written, and those of this reading, which the next one counts.
 
-    By the kernel's count (`/proc/self/io`), in which what is mapped into memory is not; None outside of Linux.
+    The kernel counts them (`/proc/self/io`), without files mapped into memory; None outside Linux.
     """
     try:
         text = Path("/proc/self/io").read_bytes()
@@ -57,9 +57,9 @@ def system() -> tuple[int, int, int] | None:
 
 
 def system_since(before: tuple[int, int, int] | None) -> dict[str, int]:
-    """Return what went through since then; reads in whole pages, because libraries look up a few bytes at times."""
+    """Return the bytes read and written since `before`; reads in whole pages, because libraries read a few at times."""
     after = system()
     if before is None or after is None:
         return {}
-    reads = after[0] - before[0] - before[2]  # to look is to read, too
+    reads = after[0] - before[0] - before[2]  # the reading itself
     return dict(zip(SYSTEM, (reads // _PAGE * _PAGE, after[1] - before[1]), strict=True))

@@ -1,4 +1,4 @@
-"""Files of a folder, or of what a URL names, as an object store: nothing else of ours tells the two apart."""
+"""Files in a folder, or at a URL such as an object store's. No other module tells the two apart."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -18,22 +18,22 @@ _URL = re.compile(r"(?P<kind>[A-Za-z][A-Za-z0-9+.-]*)(://|::)(?P<rest>.*)", re.D
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where files are, each by its name below, with slashes; what can't be read or written raises ResultsError."""
+    """A folder or a URL with files, each named by its relative path with slashes; failures raise ResultsError."""
 
     given: str  # a path or a URL
     folder: Path
-    store: Any = None  # what fsspec has for a URL, which may be sent to another process; None of a folder
+    store: Any = None  # fsspec's file system for a URL, which can be pickled; None for a folder
 
     def __str__(self) -> str:
         return self.given
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether no other process sees what it holds."""
+        """Whether the files are invisible to other processes."""
         return bool(self.store) and "memory" in self.store.fs.protocol
 
     def below(self, home: Path) -> "Place":
-        """Return the same, a path that is not absolute being one below there."""
+        """Return the same place, with a relative path resolved against `home`."""
         return self if self.store else replace(self, folder=home / self.folder)
 
     def where(self, name: str) -> Path | str:
@@ -41,15 +41,15 @@ class Place:
         return f"{self.given.rstrip('/')}/{name}" if self.store else self.folder / name
 
     def names(self, pattern: str) -> list[str]:
-        """List the files that match, in order."""
+        """Return the names that match, sorted."""
         if not self.store:
             return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.glob(pattern))
         with self._refusals("be listed"):
-            self.store.invalidate_cache()  # of what it held when somebody asked before
+            self.store.invalidate_cache()  # else it returns an earlier listing
             return sorted(self.store.glob(pattern))
 
     def read(self, names: Sequence[str]) -> list[bytes | ResultsError]:
-        """Read files, of a store several at a time, each to its content or why it can't be read."""
+        """Read files, several at a time from a URL; return for each its content or the error."""
         if not self.store:
             return list(map(self._content, names))
         with self._refusals("be read"):
@@ -65,7 +65,7 @@ class Place:
             return error
 
     def write(self, name: str, text: str) -> None:
-        """Write a file so that nobody ever sees half of it."""
+        """Write a file atomically."""
         if not self.store:
             write_text(self.folder / name, text)
             return
@@ -73,7 +73,7 @@ class Place:
             self.store.pipe_file(name, text.encode())
 
     def held(self) -> Any:
-        """Hold a folder for this process alone; a store can't be, and nothing of it is ever replaced."""
+        """Lock a folder for this process. A URL can't be locked, but its files are never replaced."""
         return nullcontext() if self.store else locked(self.folder, sure=True)
 
     @contextmanager
@@ -85,7 +85,7 @@ class Place:
 
 
 def place_of(given: Place | Path | str) -> Place:
-    """Return the place that a path or a URL names; raise StagebenchError where fsspec can't serve that URL."""
+    """Return the place of a path or a URL; raise StagebenchError where fsspec can't serve the URL."""
     if isinstance(given, Place):
         return given
     url = _URL.fullmatch(str(given))
@@ -96,5 +96,5 @@ def place_of(given: Place | Path | str) -> Place:
         files, root = import_module("fsspec.core").url_to_fs(str(given))
         return Place(shown, Path(), import_module("fsspec.implementations.dirfs").DirFileSystem(root, files))
     except (ImportError, ValueError) as error:
-        taken = f"a URL takes the extra 'stores', and what fsspec has for {url['kind']}"
+        taken = f"a URL needs the extra 'stores' and fsspec's file system for {url['kind']}"
         raise StagebenchError(f"{taken}, got {shown}: {one_line(error)}") from error

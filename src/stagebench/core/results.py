@@ -1,8 +1,8 @@
-"""Read, check and write results: pytest-benchmark's JSON with our keys. Nothing else reads or writes such a file.
+"""Read, check and write results: pytest-benchmark's JSON with our keys. No other module reads or writes such a file.
 
-A run, a process of a recording, a recording, a baseline and an entry of a history are all results. What was read needs
-no further look: names are texts, times are finite and above 0, counters are whole numbers, and no benchmark is there
-twice. Written beside results are samples (of an analysis), verdicts (what was decided) and reports (what people read).
+A run, a process of a recording, a recording, a baseline and an entry of a history are all results. Results that were
+read need no further check: names are texts, times are finite and above 0, counters are whole numbers, and no benchmark
+occurs twice. Three other formats are samples (of an analysis), verdicts (what was decided) and reports (for people).
 """
 
 import math
@@ -19,19 +19,19 @@ from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import json_of, json_text, read_bytes, write_text
 from stagebench.core.places import Place
 
-SCHEMAS = {"results": 1, "samples": 1, "verdicts": 1, "report": 1}  # all formats that are written, with their versions
-BENCHMARKS = "benchmarks"  # the folder of a checkout, and the package, in which they are
-REFERENCE = "test_reference"  # no change touches it: it shows what the machine did, and is never judged
-NAMING = ("device", "profile", "dtype")  # of the environment, what every identity has, and a person knows it by
-COUNTED = ("work", "content", "counters")  # of what a benchmark notes: what is compared exactly
-ROUNDING = 1e-6  # relative; statistics that are further apart are not of the same times
+SCHEMAS = {"results": 1, "samples": 1, "verdicts": 1, "report": 1}  # the version of each format
+BENCHMARKS = "benchmarks"  # the folder of a checkout, and the package, that hold them
+REFERENCE = "test_reference"  # runs nothing of ours: it shows what the machine did, and is never judged
+NAMING = ("device", "profile", "dtype")  # keys that every environment has
+COUNTED = ("work", "content", "counters")  # keys of `Info` that are compared exactly
+ROUNDING = 1e-6  # relative; statistics that differ by more are not of the same times
 
 Counters = dict[str, Count | dict[str, Count]]  # by name, or by stage and name
-Digests = dict[str, Text | list[Number] | dict[str, Text | list[Number]]]  # and sketches; named as counters are
+Digests = dict[str, Text | list[Number] | dict[str, Text | list[Number]]]  # and sketches, named as counters are
 
 
 class Setup(TypedDict):
-    """What a backend spent before the first round."""
+    """Cost of a backend before the first round."""
 
     seconds: Required[Spread]
     bytes: Required[Spread]
@@ -39,7 +39,7 @@ class Setup(TypedDict):
 
 
 class Stats(TypedDict, total=False):
-    """Seconds of the rounds of a benchmark, as pytest-benchmark sums them up."""
+    """pytest-benchmark's statistics of the rounds of a benchmark, in seconds."""
 
     median: Required[Time]
     min: Time
@@ -60,7 +60,7 @@ class Stats(TypedDict, total=False):
 
 
 class Info(TypedDict, total=False):
-    """What a benchmark notes of itself."""
+    """What a benchmark records about itself, beside its times."""
 
     model: Text
     backend: Text
@@ -78,13 +78,13 @@ class Info(TypedDict, total=False):
     generate_work: Counters
     bytes: Counters
     content: Digests
-    counters: Counters  # of a benchmark that is not ours: what it counts exactly, by names of its own
+    counters: Counters  # of a benchmark that is not ours: its exact counts, by its own names
     processes: Positive
     device_seconds: list[Spread]
     device_median: Spread
     unattributed_share: Number | None
     setup: Setup
-    stages: dict[str, Text]  # what runs them, of a backend
+    stages: dict[str, Text]  # by name: what runs each stage of a backend
     gpu: Object | None
     gate: Object
 
@@ -101,7 +101,7 @@ class Benchmark(TypedDict, total=False):
 
 
 class Process(TypedDict, total=False):
-    """The plan that all processes of a recording run, and the process, or processes, that these results are of."""
+    """The plan that all processes of a recording share, and the process or processes that gave these results."""
 
     arguments: list[Text]
     code: Text
@@ -123,11 +123,11 @@ class Accepted(TypedDict, total=False):
     version: Text | None
     replaces: Object | None
     history: list[Object]
-    dropped: Flag  # by whom and why the others then say
+    dropped: Flag  # the other keys then say by whom and why
 
 
 class Session(TypedDict, total=False):
-    """Our own keys: how the session of pytest ended, and of what it was."""
+    """Our own keys: what pytest's session ran, and how it ended."""
 
     schema: Required[Whole]
     failed: Required[Count]
@@ -165,7 +165,7 @@ class Results(TypedDict, total=False):
 
 
 def read_results(path: str | PathLike[str]) -> Results:
-    """Read what `pytest benchmarks --benchmark-json` wrote, or a recording or baseline made of such; see `validate`.
+    """Read what `pytest benchmarks --benchmark-json` wrote, or a recording or baseline made from it; see `validate`.
 
     >>> [benchmark["stats"]["median"] for benchmark in stagebench.read_results("base.json")["benchmarks"]]
     [0.1]
@@ -174,7 +174,7 @@ def read_results(path: str | PathLike[str]) -> Results:
 
 
 def read_at(place: Place, name: str) -> Results:
-    """Read results of a place; see `read_results`."""
+    """Read results from a place; see `read_results`."""
     [found] = each_read_at(place, [name])
     if isinstance(found, ResultsError):
         raise found
@@ -182,7 +182,7 @@ def read_at(place: Place, name: str) -> Results:
 
 
 def each_read_at(place: Place, names: Sequence[str]) -> Iterator[Results | ResultsError]:
-    """Read results of a place, each to what it holds or why it can't be read."""
+    """Read results from a place, and yield for each name the results or the error."""
     for name, data in zip(names, place.read(names), strict=True):
         try:
             yield data if isinstance(data, ResultsError) else _results_of(data, place.where(name))
@@ -195,39 +195,39 @@ def _results_of(data: bytes, where: str | PathLike[str]) -> Results:
 
 
 def write_results(path: Path, results: Results) -> None:
-    """Write results so that nobody ever sees half of them."""
+    """Write results atomically."""
     write_text(path, json_text(results))
 
 
 def versioned(schema: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Make a document of another of the `SCHEMAS`."""
+    """Return a document of another of the `SCHEMAS`, with its kind and version."""
     return {"kind": schema, "schema": SCHEMAS[schema], **data}
 
 
 def by_name(results: Results) -> dict[str, Benchmark]:
-    """Index the benchmarks by full name, in order."""
+    """Return the benchmarks by full name, in order."""
     return {benchmark["fullname"]: benchmark for benchmark in results["benchmarks"]}
 
 
 def shared(*results: Results) -> list[str]:
-    """List the benchmarks that all of the results have, in order."""
+    """Return the names of the benchmarks that all of the results have, in order."""
     each = [by_name(some) for some in results]
     return [name for name in each[0] if all(name in names for names in each)]
 
 
 def is_reference(name: str) -> bool:
-    """Return whether a benchmark is the workload that no change touches."""
+    """Return whether a benchmark is the reference workload, which runs nothing of ours."""
     return name.endswith(f"{REFERENCE}.py::{REFERENCE}")
 
 
 def short_name(name: str) -> str:
-    """Return the name of a benchmark without its file, nor its class; its parameters may hold anything."""
+    """Return the name of a benchmark without its file and class; its parameters may hold any text."""
     function, bracket, parameters = name.partition("[")
     return function.split("::")[-1] + bracket + parameters
 
 
 def require_sound(results: Results, where: str) -> Results:
-    """Return the results; raise ResultsError where they hold no benchmark, or something failed."""
+    """Return the results; raise ResultsError where they hold no benchmark, or anything failed."""
     own = results["stagebench"]
     if own["failed"] or own["exit_status"]:
         raise ResultsError(
@@ -240,9 +240,9 @@ def require_sound(results: Results, where: str) -> Results:
 
 
 def validate(data: Any, where: str) -> Results:
-    """Check that JSON's data are results: every number is one, every name a text, every benchmark there once.
+    """Return JSON data as results; raise ResultsError, naming `where` they were read, for the first wrong value.
 
-    Raise ResultsError, saying `where` they were read, for the first thing that is something else.
+    Every number must be a number, every name a text, and every benchmark must occur once.
     """
     if not isinstance(data, dict) or not isinstance(data.get("stagebench"), dict):
         raise ResultsError(f"{where} must be written by stagebench's pytest plugin, got none of its keys")
@@ -265,7 +265,7 @@ def validate(data: Any, where: str) -> Results:
 
 
 def _validate_stats(stats: Mapping[str, Any], where: str) -> None:
-    """Check that statistics do not contradict each other, nor their data."""
+    """Check that statistics contradict neither each other nor their data."""
     for chain in (("min", "q1", "median", "q3", "max"), ("min", "mean", "max")):
         values = [stats[key] for key in chain if key in stats]
         for lower, upper in pairwise([key for key in chain if key in stats]) if values != sorted(values) else ():

@@ -1,4 +1,4 @@
-"""How media are read, models built and texts generated: one setting for all models of a run. Needs no torch."""
+"""Settings of reading media, building models and generating text, shared by all models of a run. Needs no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ DEFAULT_QUESTION = "Describe in detail what happened in the scene."
 SLICES = ("count", "time")
 MEDIA = ("own", "frames", "events")
 TIME_UNITS = ("s", "ms", "us", "ns")
-MAX_SIDE = 8192  # pixels of an event image: no sensor is larger, and a wrong number would draw one of gigabytes
+MAX_SIDE = 8192  # pixels of an event image: no sensor is larger, and a wrong number would draw gigabytes
 
 
 def _require_known(settings: object, error: type[StagebenchError], **known: Sequence[str]) -> None:
@@ -23,18 +23,18 @@ def _require_known(settings: object, error: type[StagebenchError], **known: Sequ
 
 @dataclass(frozen=True, slots=True)
 class LoadSettings:
-    """How media are read; the same for all models of a run, and part of a baseline's identity.
+    """How media are read: the same for all models of a run, and part of a baseline's identity.
 
-    Two models see the same pixels where `media` gives both what is not their own kind.
+    With `media` "frames" or "events" all models see the same pixels of the synthetic clip.
     """
 
-    slices: str = "count"  # events are cut into slices of equal "count" (EventGPT's) or of equal "time"
-    image_size: tuple[int, int] | None = None  # (width, height) of event images; None for what their events reach
+    slices: str = "count"  # events are cut into slices of equal "count" (as EventGPT does) or of equal "time"
+    image_size: tuple[int, int] | None = None  # (width, height) of event images; None for the extent of their events
     start: float = 0.0  # seconds into the clip or recording
     duration: float | None = None  # seconds to read from there; None for all
     cache: Path | None = None  # a folder that keeps decoded frames
-    media: str = "own"  # the medium of the synthetic clip that every model gets, one of `MEDIA`
-    time_unit: str | None = None  # of recordings that do not say it; None for microseconds, where they can be
+    media: str = "own"  # the form of the synthetic clip that every model gets, one of `MEDIA`
+    time_unit: str | None = None  # of recordings that do not state one; None for microseconds, where plausible
 
     def __post_init__(self) -> None:
         _require_known(self, MediaError, slices=SLICES, media=MEDIA)
@@ -50,15 +50,15 @@ class LoadSettings:
 
     @property
     def whole(self) -> bool:
-        """Return whether all of it is read."""
+        """Return whether the whole clip or recording is read."""
         return self.start == 0 and self.duration is None
 
     def describe_window(self) -> str:
-        """Say which part is read."""
+        """Return which part is read, in words."""
         return f"{'all' if self.duration is None else f'{self.duration:g} s'} from {self.start:g} s"
 
     def describe(self) -> str:
-        """Write one line for a baseline's identity."""
+        """Return one line for a baseline's identity."""
         size = "own size" if self.image_size is None else "{} x {}".format(*self.image_size)
         cache = ", from the frame cache" if self.cache else ""
         unit = "" if self.time_unit in (None, "us") else f", times in {self.time_unit}"
@@ -67,70 +67,70 @@ class LoadSettings:
 
 @dataclass(frozen=True, slots=True)
 class GenerationSettings:
-    """How text is generated, greedily: one setting for all models of a run, and printed with it."""
+    """How text is generated, always greedily: the same for all models of a run, and printed with it."""
 
     max_new_tokens: int = 32  # the first one included
-    fixed_length: bool = False  # go on to the limit whatever the model says: stop tokens are suppressed
+    fixed_length: bool = False  # always generate up to the limit: stop tokens are suppressed
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise StageError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
 
     def options(self) -> dict[str, Any]:
-        """Return the same as keyword arguments of transformers' `generate()`."""
+        """Return the keyword arguments of transformers' `generate()`."""
         minimum = {"min_new_tokens": self.max_new_tokens} if self.fixed_length else {}
         return {"max_new_tokens": self.max_new_tokens, "do_sample": False, **minimum}
 
     def describe(self) -> str:
-        """Write one line for the head of a table."""
+        """Return one line for the head of a table."""
         return f"greedy, {'exactly' if self.fixed_length else 'up to'} {self.max_new_tokens} new tokens"
 
 
-DEFAULT_MODELS = ("eventgpt", "llava-1.5", "video-llava")  # what runs where none is named
+DEFAULT_MODELS = ("eventgpt", "llava-1.5", "video-llava")  # where none is named
 PROFILES = ("tiny", "7b", "pretrained", "random")
 KERNELS = ("efficient", "default")
 BACKENDS = ("eager", "graph", "compiled", "fused")
-"""How stages run: plainly, which is the reference, or as `backends` has it."""
+"""How stages run: "eager" is the reference, `backends` has the others."""
 DTYPES = ("float32", "bfloat16", "float16")
 SHOWN_AS = ("images", "video")
-"""What a checkpoint's processor gets of a clip: its frames as several images, or as one video with their times."""
+"""How a checkpoint's processor gets a clip: its frames as several images, or as one video with their times."""
 PREPROCESSORS = {"pil": "pil: CLIPImageProcessorPil", "torch": "torch: interpolate, bicubic, antialiased"}
-"""How images become pixels (`models.pixels`), and what does it: torch is faster and within 2/255 of the reference."""
+"""How images become pixels (`models.pixels`), and by what: torch is faster and within 2/255 of the reference."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """How a model is built; the same for all models of a run, and part of a baseline's identity."""
+    """How a model is built: the same for all models of a run, and part of a baseline's identity."""
 
-    # "tiny": real architecture and token counts, narrow, random; "random": real shapes; "pretrained": as trained.
-    # "7b" is what the stored baselines call "random", where only models of that size run.
+    # "tiny": real architecture and token counts, narrow layers, random weights; "random": real shapes, random weights;
+    # "pretrained": trained weights; "7b": "random" in the stored baselines, which hold models of that size only.
     profile: str = "tiny"
     weights: str | None = None  # a checkpoint's folder or hub id
     device: str = "cpu"
     dtype: str = "float32"
     attention: str = "sdpa"  # transformers' implementation, or "eager"
-    kernels: str = "efficient"  # pins one attention kernel on a GPU; with torch's "default" no text repeats itself
+    kernels: str = "efficient"  # pins one attention kernel on a GPU; with torch's "default" texts are not repeatable
     threads: int = 1  # of torch's operators on the CPU
     seed: int = 0  # of random weights
     preprocess: str = "pil"
     backend: str = "eager"
-    pickled_weights: bool = False  # weights may be read from pickles (.bin), not in safetensors only
-    frames: int = 8  # of a clip, of models that take any number
-    trust_remote_code: bool = False  # Python files of a checkpoint are run
-    as_: str = "images"  # what these frames are to a checkpoint's processor, one of `SHOWN_AS`
+    pickled_weights: bool = False  # weights may also be read from pickles (.bin), not only from safetensors
+    frames: int = 8  # of a clip, for models that take any number
+    trust_remote_code: bool = False  # whether a checkpoint's Python files are run
+    as_: str = "images"  # how a checkpoint's processor gets the frames, one of `SHOWN_AS`
 
     def __post_init__(self) -> None:
         _require_known(self, ModelError, backend=BACKENDS, profile=PROFILES, dtype=DTYPES, kernels=KERNELS)
         _require_known(self, ModelError, preprocess=(*PREPROCESSORS, "checkpoint"), as_=SHOWN_AS)
         if self.as_ == "video" and self.frames < 2:
-            raise ModelError(f"a video has at least 2 frames, got {self.frames}")
+            raise ModelError(f"a video must have at least 2 frames, got {self.frames}")
         if self.threads < 1:
             raise ModelError(f"threads must be at least 1, got {self.threads}")
         if self.frames < 1:
             raise ModelError(f"frames must be at least 1, got {self.frames}")
         if not 0 <= self.seed < 2**63:
             raise ModelError(f"seed must be from 0 to 2**63 - 1, got {self.seed}")
-        of_checkpoint = self.preprocess == "checkpoint"  # whose shapes may be taken without its weights
+        of_checkpoint = self.preprocess == "checkpoint"  # its shapes may be used without its weights
         if (self.profile == "pretrained") != (self.weights is not None) and not (of_checkpoint and self.weights):
             got = f"profile {self.profile!r} and weights {self.weights!r}"
-            raise ModelError(f"weights are given with the profile 'pretrained' and only with it, got {got}")
+            raise ModelError(f"the profile 'pretrained', and no other, takes weights, got {got}")

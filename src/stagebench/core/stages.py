@@ -1,7 +1,7 @@
 """The stages of the path, in order, and all that is known of each without running it. Importable without torch.
 
-Another stage is a descriptor here and a function in `STEPS` of the pipeline. Counters, gates, tables, importers and
-benchmarks read what they need from the descriptors.
+To add a stage, add a descriptor here and a function in `STEPS` of the pipeline. Counters, gates, tables, importers and
+benchmarks read the descriptors.
 """
 
 from collections.abc import Sequence
@@ -11,24 +11,24 @@ from statistics import median_low
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What is known of a stage."""
+    """A stage's descriptor."""
 
     name: str  # in results, test ids and tables
-    label: str  # with what a sentence about it begins
-    unit: str  # the counter that says how much of its work there is
-    color: str = "#8A8A8A"  # wherever it is drawn: colour-blind people, and readers of a grey print, tell them apart
-    content: tuple[str, ...] = ()  # what it makes, by the names of its digests
-    asked: tuple[str, ...] = ()  # counters of what is asked for, not of what it takes, where they first appear
-    metered: tuple[str, ...] = ()  # counters that the stage's own code adds to, and no other stage may
-    counters: tuple[str, ...] = ()  # further ones that it may touch, and only those stages that name them
-    needed: tuple[str, ...] = ()  # counters without which it has not run
+    label: str  # the first word of a sentence about it
+    unit: str  # the counter that measures the amount of its work
+    color: str = "#8A8A8A"  # in all pictures: distinct for colour-blind readers, and in grey print
+    content: tuple[str, ...] = ()  # names of the digests of what it makes
+    asked: tuple[str, ...] = ()  # counters of what was requested, not of its cost, in the first stage that has them
+    metered: tuple[str, ...] = ()  # counters that this stage's own code alone may add to
+    counters: tuple[str, ...] = ()  # further counters that only the stages naming them may change
+    needed: tuple[str, ...] = ()  # counters that are 0 only where it has not run
     in_generate: bool = False  # `generate()` does this too, and a backend may do it faster
     in_ttft: bool = False  # its time is part of the time to first token
     per_token: bool = False  # its time is that of the tokens after the first
 
     @property
     def own(self) -> tuple[str, ...]:
-        """List all counters that not every stage may touch, and this one may."""
+        """Return all counters that this stage may change and not every stage may."""
         return *self.metered, *self.counters
 
     @property
@@ -101,17 +101,17 @@ STAGE_NAMES = tuple(STAGE)
 IN_GENERATE = tuple(stage.name for stage in STAGES if stage.in_generate)
 BEFORE_GENERATE = tuple(stage.name for stage in STAGES if not stage.in_generate)
 IN_TTFT = tuple(stage.name for stage in STAGES if stage.in_ttft)
-ONCE = tuple(stage.name for stage in STAGES if not stage.per_token)  # a sample, however many tokens follow
+ONCE = tuple(stage.name for stage in STAGES if not stage.per_token)  # once per sample, however many tokens follow
 
 STAGE_OF = {key: stage.name for stage in STAGES for key in (*stage.content, *stage.asked)}
-"""The stage of digests and counters that come without its name; of the tokens it is decode, not prefill."""
+"""The stage of digests and counters that come without a stage's name; tokens belong to decode, not to prefill."""
 
 OUTSIDE = (5e-3, 0.05)
-"""Seconds, or a share of e2e, that may lie outside the stages: to detokenise takes less."""
+"""Seconds, or a share of e2e, that may lie outside the stages: detokenising takes less."""
 
 
 def time_outside(unattributed: Sequence[float], e2e: Sequence[float]) -> str | None:
-    """Say how many seconds lie outside the stages in the median pass, where it is more than detokenising takes."""
+    """Return a line on the time outside the stages in the median pass, where it is more than detokenising takes."""
     rest, whole = median_low(unattributed), median_low(e2e)
     if rest <= max(OUTSIDE[0], OUTSIDE[1] * whole):
         return None

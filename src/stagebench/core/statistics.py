@@ -1,10 +1,9 @@
 """Compute the gate's statistics on arrays: paired log-ratios, a sign-flip test over the suite, BCa intervals.
 
 Axes: `m` benchmarks of one suite, `n` pairs of one base and one head process each. Leading axes, written `...`, hold
-independent decisions, so that the very function that decides once also simulates its own error rates.
+independent decisions, so that the function that decides once also simulates its own error rates.
 
-Also whether numbers that should be alike are, by one rule for drift and one for outliers: the rounds of a process, the
-processes of a recording, the passes of an experiment and the runs of a trend.
+One rule for drift and one for outliers serve all series that should be constant: rounds, processes, passes and runs.
 """
 
 from __future__ import annotations
@@ -21,46 +20,46 @@ from stagebench.core.results import Results, short_name
 Array = NDArray[np.float64]
 
 RESAMPLES = 1999
-EXACT_PAIRS = 13  # up to here all 2^n sign-flips are tried; beyond, as many drawn ones as that, and the observed one
+EXACT_PAIRS = 13  # up to here all 2^n sign flips are tried; above, 2^13 random ones and the observed one
 DRIFT_ALPHA = 1e-3  # one series in a thousand drifts by chance alone
-LEAST_DRIFT = 0.01  # relative, from the first number to the last; less does not matter
+LEAST_DRIFT = 0.01  # relative, from the first number to the last; smaller drifts are ignored
 OUTLIER = 5.0  # robust standard deviations from the centre
-NORMAL = 1.4826  # makes a median absolute deviation the standard deviation of normal noise
+NORMAL = 1.4826  # median absolute deviation times this is the standard deviation of normal noise
 _SEED = 0  # of the resamples: a verdict is a function of the data
-_BATCH = 16  # decisions at a time, for memory
-_ROUNDING = 1e-9  # sums that are equal but for their order are equal
+_BATCH = 16  # decisions computed at once, to bound memory
+_ROUNDING = 1e-9  # sums that differ by their order alone count as equal
 
 
 class Evidence(NamedTuple):
     """What n pairs say about each benchmark; arrays of shape (..., m)."""
 
     estimate: Array  # the log-ratio of head over base, the median of the pairs
-    low: Array  # of its interval; NaN where the pairs don't give one, as high is then
+    low: Array  # lower end of its interval; NaN, as `high` then, where the pairs give none
     high: Array
-    p_slower: Array  # of no change against slower, adjusted over the suite
-    p_faster: Array  # of no change against faster, adjusted too
+    p_slower: Array  # p-value of "no change" against "slower", adjusted over the suite
+    p_faster: Array  # against "faster", also adjusted
 
     def at(self, index: int | tuple[int, ...]) -> Evidence:
-        """Return that of one benchmark, or of one decision."""
+        """Return the evidence of one benchmark, or of one decision."""
         return Evidence(*(field[index] for field in self))
 
 
 def log_ratios(base: Array, head: Array) -> Array:
-    """Take the log of head over base, pair by pair; NaN where either is no positive, finite time.
+    """Return the log of head over base, pair by pair; NaN where either is not a positive, finite time.
 
-    Both are seconds, of one shape. What a pair shares, as a slower hour of the machine, cancels.
+    Both are seconds, of one shape. What slows both sides of a pair cancels.
     """
     valid = np.isfinite(base) & np.isfinite(head) & (base > 0) & (head > 0)
     return np.log(np.where(valid, head, np.nan) / np.where(valid, base, 1.0))
 
 
 def least_pairs(alpha: float) -> int:
-    """Count the fewest pairs that can show anything at level alpha: all n pairs agree by chance once in 2^n."""
+    """Return the fewest pairs that can show a change at level alpha: n pairs agree by chance once in 2^n."""
     return math.ceil(-math.log2(alpha))
 
 
 def weigh(ratios: Array, confidence: float) -> Evidence:
-    """Weigh the evidence of a suite: finite log-ratios (..., m, n), m >= 1, n >= 2, at a confidence in (0, 1)."""
+    """Return the evidence of finite log-ratios (..., m, n), m >= 1, n >= 2, at a confidence in (0, 1)."""
     flat = ratios.reshape(-1, *ratios.shape[-2:])
     batches = [flat[i : i + _BATCH] for i in range(0, len(flat), _BATCH)]
     parts = [(np.median(b, -1), *intervals(b, confidence), suite_p_values(b), suite_p_values(-b)) for b in batches]
@@ -70,9 +69,9 @@ def weigh(ratios: Array, confidence: float) -> Evidence:
 def decide(evidence: Evidence, limit: Array | float, alpha: float) -> NDArray[np.str_]:
     """Call each benchmark "regression", "improvement", "pass" or "inconclusive", shape (..., m).
 
-    A regression takes both: an interval above the limit, a log-ratio that broadcasts to (..., m), and a change that the
-    whole suite shows by chance in no more than alpha of all decisions. The interval alone would call one too often,
-    being of few pairs and one of many.
+    The limit is a log-ratio that broadcasts to (..., m). A regression needs both: an interval above the limit, and a
+    p-value, adjusted over the suite, of at most alpha. The interval alone, of few pairs and one of many, would give too
+    many false alarms.
     """
     known = np.isfinite(evidence.low) & np.isfinite(evidence.high)
     slower = (evidence.low > limit) & (evidence.p_slower <= alpha)
@@ -84,12 +83,12 @@ def decide(evidence: Evidence, limit: Array | float, alpha: float) -> NDArray[np
 def suite_p_values(ratios: Array) -> Array:
     """Test "no change" against "slower" for every benchmark, with one error rate for the whole suite.
 
-    Where nothing changed, base and head of a pair could as well have swapped their labels. A swap flips the sign of the
-    pair's log-ratio in all benchmarks at once, as they ran in the same two processes; so the test flips them together,
-    and keeps whatever dependence they have. A benchmark's p-value is how often the largest statistic of the suite
-    reaches its own (Westfall and Young's step-down maxT): exact for any noise, however heavy its tails. The statistic,
-    sum over root of sum of squares, is Student's t in another scale, and stays finite without any spread. Of finite
-    log-ratios (..., m, n) the p-values are (..., m), at least 2^-n; 1 where all ratios of a benchmark are 0.
+    If nothing changed, base and head of a pair are exchangeable. Exchanging them flips the sign of the pair's log-ratio
+    in all benchmarks at once, because these ran in the same two processes. So the test flips them together, and keeps
+    their dependence. A benchmark's p-value is the share of flips in which the largest statistic of the suite reaches
+    its own (Westfall and Young's step-down maxT). It is exact for any noise, however heavy its tails. The statistic,
+    sum over root of sum of squares, is a monotone function of Student's t that stays finite without spread. Finite
+    log-ratios (..., m, n) give p-values (..., m) of at least 2^-n, and 1 where all ratios of a benchmark are 0.
     """
     scale = np.sqrt(np.square(ratios).sum(-1, keepdims=True))
     flipped = (ratios / np.where(scale > 0, scale, 1.0)) @ _sign_flips(ratios.shape[-1]).T
@@ -103,7 +102,7 @@ def suite_p_values(ratios: Array) -> Array:
 
 
 def _sign_flips(n: int) -> Array:
-    """Make rows of +1 and -1, shape (flips, n), the first of them all +1."""
+    """Return rows of +1 and -1, shape (flips, n), the first row all +1."""
     if n <= EXACT_PAIRS:
         return np.where((np.arange(2**n)[:, None] >> np.arange(n)) & 1, -1.0, 1.0)
     drawn = np.random.default_rng(_SEED).choice((1.0, -1.0), (2**EXACT_PAIRS, n))
@@ -112,17 +111,17 @@ def _sign_flips(n: int) -> Array:
 
 
 def intervals(ratios: Array, confidence: float) -> tuple[Array, Array]:
-    """Compute two-sided BCa bootstrap intervals of the median of finite log-ratios (..., n), resampling pairs.
+    """Return two-sided BCa bootstrap intervals of the median of finite log-ratios (..., n), resampling pairs.
 
-    Lower and upper ends have the shape (...). Where the bootstrap is degenerate, because times so short that a clock
-    counts them have ties, they are the least and the largest ratio if n is enough: the median lies beyond all n on one
-    side once in 2^n. They are NaN with fewer, or without any spread.
+    Lower and upper ends have the shape (...). The bootstrap is degenerate where very short times tie. The ends are then
+    the least and the largest ratio, if n is large enough: the median lies beyond all n on one side once in 2^n. They
+    are NaN with fewer pairs, or without spread.
     """
     from scipy.stats import bootstrap  # takes a second to import, and every timed process imports this module
 
     drawn: dict[str, Any] = {"n_resamples": RESAMPLES, "rng": np.random.default_rng(_SEED), "vectorized": True}
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
-        warnings.simplefilter("ignore")  # scipy warns of what comes back as NaN, which is no verdict
+        warnings.simplefilter("ignore")  # scipy warns where it returns NaN, which gives no verdict
         found = bootstrap((ratios,), np.median, axis=-1, confidence_level=confidence, method="BCa", **drawn)
     tied = np.isnan(found.confidence_interval.low) | np.isnan(found.confidence_interval.high)
     ends = ratios.min(-1), ratios.max(-1)
@@ -132,7 +131,7 @@ def intervals(ratios: Array, confidence: float) -> tuple[Array, Array]:
 
 
 class Drift(NamedTuple):
-    """How far numbers drifted, relative to their median, and Kendall's tau and p as the evidence."""
+    """The drift of a series relative to its median, with Kendall's tau and p as evidence."""
 
     change: float
     tau: float
@@ -140,12 +139,12 @@ class Drift(NamedTuple):
 
 
 def drift(values: ArrayLike, places: ArrayLike | None = None) -> Drift | None:
-    """Return how far values, at their places in time (by default their order), drifted; None where that may be chance.
+    """Return the drift of values over their places in time (by default their order); None where it may be chance.
 
-    The rank correlation of Mann (1945) and Kendall says whether (its exact test, where no values tie), the Theil-Sen
-    slope how far. Seven values are the fewest that can show it.
+    The rank correlation of Mann (1945) and Kendall tests it (exactly, where no values tie); the Theil-Sen slope
+    measures it. At least seven values are needed.
     """
-    from scipy.stats import kendalltau, theilslopes  # takes a second to import, and most commands need none of it
+    from scipy.stats import kendalltau, theilslopes  # takes a second to import, and most commands don't need it
 
     series = np.asarray(values, dtype=float)
     order = np.arange(len(series)) if places is None else np.asarray(places, dtype=float)
@@ -157,10 +156,10 @@ def drift(values: ArrayLike, places: ArrayLike | None = None) -> Drift | None:
 
 
 def outliers(values: ArrayLike, centre: ArrayLike | None = None, scale: float | None = None) -> list[int]:
-    """Return the places of values more than `OUTLIER` standard deviations (`scale`) away from their centre.
+    """Return the indices of values more than `OUTLIER` standard deviations (`scale`) away from their centre.
 
-    The centre is one for all or one a value, by default the median; the scale by default a robust one, from the median
-    absolute deviation. Where more than half of the values are equal that is 0, and none is an outlier, nor one of two.
+    The centre is one number or one per value, by default the median. The default scale comes from the median absolute
+    deviation. Where that is 0, or of fewer than three values, none is an outlier.
     """
     series = np.asarray(values, dtype=float)
     if len(series) < 3:
@@ -171,7 +170,7 @@ def outliers(values: ArrayLike, centre: ArrayLike | None = None, scale: float | 
 
 
 def unsteady(results: Results) -> list[str]:
-    """Say of which benchmarks the seconds, in the order in which they were measured, drifted or hold outliers."""
+    """Return a line for each benchmark with times, in the order measured, that drifted or hold outliers."""
     lines = []
     for benchmark in results["benchmarks"]:
         seconds = benchmark["stats"].get("data") or []

@@ -1,9 +1,9 @@
-"""Keep decoded frames in a folder: off unless asked for, and a run that used it says so.
+"""Keep decoded frames in a folder. The cache is off by default, and results state its use.
 
-An entry's name is a digest of everything that decides what is in it: the clip, as the file system knows it, how frames
-are chosen, and what decodes them. Processes may share a folder: a file is written under another name and then renamed.
-What is not exactly an entry of that name is read anew, and one that can't be written is not kept: neither costs more
-than its time. The files used longest ago go first where the folder grows too large.
+An entry's name is a digest of everything that determines its content: the clip, as the file system knows it, how frames
+are chosen, and what decodes them. Processes may share a folder: a file is written under a temporary name and then
+renamed. A damaged entry is read anew, and one that can't be written is not kept: both cost only time. Where the folder
+grows too large, the least recently used files are removed.
 """
 
 import errno
@@ -34,8 +34,8 @@ from stagebench.media import sampling
 
 MAX_BYTES = 4 * 2**30
 _SUFFIX = ".frames"
-_SETTLED = 2.0  # seconds after which a further change to a file is sure to change its times
-_LONGEST_NOTE = 300, 25  # bytes before the pixels, and further ones for each frame
+_SETTLED = 2.0  # seconds after which a further change to a file certainly changes its times
+_LONGEST_NOTE = 300, 25  # bytes of the header before the pixels, and more for each frame
 
 Reader = Callable[[Path, int, LoadSettings], Media]
 
@@ -43,17 +43,18 @@ Reader = Callable[[Path, int, LoadSettings], Media]
 def read_cached(
     path: Path, count: int, loading: LoadSettings, folder: Path, read: Reader, max_bytes: int = MAX_BYTES
 ) -> Media:
-    """Return the frames of a clip from the cache, with `cache_hits` 1; or read it, with `cache_hits` 0, and keep them.
+    """Return the frames of a clip from the cache, with `cache_hits` 1; or read and keep them, with `cache_hits` 0.
 
-    The folder is made if missing, and cut down to `max_bytes` after writing; raise MediaError where there can be none.
+    Create the folder if it is missing, and shrink it to `max_bytes` after writing; raise MediaError where it can't be
+    created.
     """
     try:
         clip = path.stat()
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # a full disk costs only what would be kept
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # with a full disk frames are not kept
             raise MediaError(f"{path.name}: can't be read through the cache {folder}: {error.strerror}") from error
-    is_settled = time.time() - clip.st_ctime > _SETTLED  # else it may change again with no other time to tell
+    is_settled = time.time() - clip.st_ctime > _SETTLED  # else it may change again within one time stamp
     same = [clip.st_dev, clip.st_ino, clip.st_size, clip.st_mtime_ns, clip.st_ctime_ns, path.suffix.lower()]
     chosen = [sampling.evenly_spaced(total, count) for total in (count, count + 1, 97 * count)]
     rules = [loading.start, loading.duration, chosen, _code(), av.__version__, av.library_versions]
@@ -68,7 +69,7 @@ def read_cached(
 
 @functools.cache
 def _code() -> str:
-    """Digest the code that chooses, decodes, colours and turns frames: with another, entries are others."""
+    """Return a digest of the code that chooses, decodes and converts frames: other code makes other entries."""
     files = sorted(Path(__file__).parent.rglob("*.py"))
     return _digest(b"\0".join(file.read_bytes() for file in files))
 
@@ -78,10 +79,10 @@ def _digest(data: bytes) -> str:
 
 
 def _read_entry(entry: Path, count: int) -> Media | None:
-    """Read an entry's frames; None if it is not what `_keep` would have written under that name."""
+    """Read an entry's frames; return None if `_keep` would not have written it so."""
     with suppress(OSError, ValueError, TypeError, LookupError, MediaError):
         status = entry.lstat()
-        if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for its other end
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would block
             return None
         with entry.open("rb") as file:
             said = json.loads(file.readline(_LONGEST_NOTE[0] + _LONGEST_NOTE[1] * count))
@@ -93,21 +94,21 @@ def _read_entry(entry: Path, count: int) -> Media | None:
             return None
         media = Media(tuple(frames), "frames", 0, status.st_size, times[-1] if times else None, times, cache_hits=1)
         meter.add("images_made", count)
-        with suppress(OSError):  # another process may have removed it, or the disk can't be written to
-            os.utime(entry)  # used last
+        with suppress(OSError):  # removed by another process, or the disk is read-only
+            os.utime(entry)  # marks it as used
         return media
     return None
 
 
 def _note(entry: Path, frames: NDArray[np.uint8], times: Sequence[float] | None) -> dict[str, Any]:
-    """Return what an entry begins with: what it says of its frames, and a CRC-32 (a digest takes ten times longer)."""
+    """Return an entry's header: shape, times, and a CRC-32 (a digest takes ten times longer)."""
     said = {"shape": list(frames.shape), "times": times and list(times)}
-    pixels: Any = frames  # a buffer, which numpy's types say from Python 3.12 on
+    pixels: Any = frames  # a buffer, as numpy's types declare from Python 3.12 on
     return said | {"checksum": zlib.crc32(pixels, zlib.crc32(json.dumps([entry.name, said]).encode()))}
 
 
 def _keep(entry: Path, media: Media, max_bytes: int) -> None:
-    """Write an entry, or leave none where that fails; then remove the files used longest ago."""
+    """Write an entry, or leave none where that fails; then remove the least recently used files."""
     if len({image.shape for image in media.images}) > 1:
         return
     frames = np.stack(media.images)
@@ -116,7 +117,7 @@ def _keep(entry: Path, media: Media, max_bytes: int) -> None:
         try:
             with part.open("xb") as file:
                 file.write(json.dumps(_note(entry, frames, media.times)).encode() + b"\n")
-                file.write(frames.data)  # whose errors are raised, as those of `tofile` aren't
+                file.write(frames.data)  # raises errors, unlike `tofile`
             part.replace(entry)
         finally:
             part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Read event images that somebody has drawn already: a PNG, or a folder of them."""
+"""Read event images that are already drawn: a PNG, or a folder of PNGs."""
 
 import re
 from pathlib import Path
@@ -14,10 +14,10 @@ from stagebench.media.sampling import evenly_spaced
 
 
 def read_images(path: Path, count: int) -> Media:
-    """Read the PNG at `path`, or `count` evenly spaced ones of a folder, in natural order; its other files are ignored.
+    """Read the PNG at `path`, or `count` evenly spaced PNGs of a folder, in natural order; other files are ignored.
 
-    Raise MediaError where the path can't be read, a file is no PNG, there are fewer than `count`, or a chosen one isn't
-    a whole one of 8 bits. `bytes_read` counts the chosen ones.
+    Raise MediaError where the path can't be read, a file is not a PNG, there are fewer than `count`, or a chosen one is
+    not a whole PNG of 8 bits. `bytes_read` counts the chosen ones.
     """
     pngs = [file for file in files_in(path) if file.suffix.lower() == ".png"] if is_folder(path) else [path]
     files = sorted(pngs, key=_natural)
@@ -36,15 +36,15 @@ def _read_png(path: Path, count: int) -> Image:
     meter.add("images_made")
     with whole(path.name, "PNG image"), PngImageFile(path) as image:
         require_pixels(path, *image.size, count)
-        stored = "".join(str(tile[3]) for tile in image.tile)  # Pillow's own mode tells of 16 bits for gray only
+        stored = "".join(str(tile[3]) for tile in image.tile)  # Pillow's own mode shows 16 bits for gray only
         if "16" in stored:
-            raise MediaError(f"{path.name}: must be a PNG of 8 bits a channel, got mode {stored}")
-        # By way of RGBA where there is transparency: Pillow warns when it drops a palette's.
+            raise MediaError(f"{path.name}: must be a PNG of 8 bits per channel, got mode {stored}")
+        # Through RGBA where there is transparency: Pillow warns when it drops that of a palette.
         opaque = image.convert("RGBA") if "transparency" in image.info else image
         return np.array(opaque.convert("RGB"))
 
 
 def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
-    """Return a sort key, by which img2 comes before img10, and img01 before img1."""
+    """Return a sort key that puts img2 before img10, and img01 before img1."""
     parts = re.findall(r"[0-9]+|[^0-9]+", path.name.lower())
     return [(int(part), "") if part[0] in "0123456789" else (-1, part) for part in parts], path.name

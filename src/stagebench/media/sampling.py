@@ -1,4 +1,4 @@
-"""Choose which images of many are shown to a model: one rule for frames of a clip and for images of a folder."""
+"""Choose the images that a model gets, by one rule for the frames of a clip and the images of a folder."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -9,41 +9,41 @@ from stagebench.core.settings import LoadSettings
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:
-    """Return `count` distinct indices into `total` things, evenly spaced, the first and the last included.
+    """Return `count` distinct, evenly spaced indices into `total` items, the first and the last included.
 
-    They are Video-LLaVA's `np.linspace(0, total - 1, count)` cut to integers, without the float error by which linspace
-    can miss by one (total 123, count 15). One of them is the first. Refuse fewer than one, and more than there are.
+    They are Video-LLaVA's `np.linspace(0, total - 1, count)` truncated to integers, without linspace's rounding errors
+    (total 123, count 15). A count of 1 gives the first. Refuse a count below 1 or above `total`.
     """
     if count < 1:
-        raise MediaError(f"at least 1 image must be asked for, got {count}")
+        raise MediaError(f"at least 1 image must be requested, got {count}")
     if total < count:
         raise MediaError(f"{count} images need as many to choose from, got {total}")
     return [i * (total - 1) // max(count - 1, 1) for i in range(count)]
 
 
 def ascend(times: Sequence[int | None]) -> bool:
-    """Return whether every frame has a time, later than the one before: else they may be those of decoding."""
+    """Return whether every frame has a time, later than the one before: otherwise they may be decoding times."""
     known = [time for time in times if time is not None]
     return len(known) == len(times) and all(one < other for one, other in pairwise(known))
 
 
 def own_times(name: str, times: Sequence[int | None]) -> list[int]:
-    """Return the times of a clip's frames, in display order; refuse what some do not have, or what does not ascend."""
+    """Return the times of a clip's frames, in display order; refuse times that are missing or do not ascend."""
     known = [time for time in times if time is not None]
     if not ascend(times):
         got = "times that do not ascend" if len(known) == len(times) else f"{len(known) or 'none'}"
-        raise MediaError(f"{name}: must tell the time of every frame to have a part of it read, got {got}")
+        raise MediaError(f"{name}: must have the time of every frame, so that a part of it can be read, got {got}")
     return known
 
 
 def choose_frames(
     name: str, times: Sequence[int | None], base: Fraction, count: int, loading: LoadSettings
 ) -> list[int]:
-    """Return indices of `count` evenly spaced frames of those in the window that `loading` says.
+    """Return the indices of `count` evenly spaced frames in the window of `loading`.
 
-    `times` are those of its frames in display order, in units of `base` seconds, None where it doesn't tell. A frame is
-    in the window where start <= time < start + duration, all to a microsecond, counted from the first frame. Refuse
-    fewer than one, more than there are, and a window where times are unknown or do not ascend.
+    `times` are those of the frames in display order, in units of `base` seconds, None where unknown. A frame is in the
+    window if start <= time < start + duration, to a microsecond, counted from the first frame. Refuse a count below 1
+    or above the number of frames, and a window where times are unknown or do not ascend.
     """
     inside = list(range(len(times)))
     where = ""

@@ -1,1 +1,1 @@
-"""One file a family; `registry.py` names them, `protocol.py` says what a stage may ask of one."""
+"""Models, one file per family. `registry.py` names them, `protocol.py` is what a stage may ask of a model."""

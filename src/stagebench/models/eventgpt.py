@@ -1,4 +1,4 @@
-"""EventGPT: five event images, each 577 tokens that are pooled to 5 + 577. The network is in `modeling_eventgpt.py`."""
+"""EventGPT: five event images of 577 tokens each, pooled to 5 + 577. The network is in `modeling_eventgpt.py`."""
 
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from stagebench.models.modeling_eventgpt import EventGPTConfig
 from stagebench.models.profiles import TEXT, VISION
 from stagebench.models.protocol import Family
 
-MAX_PROMPT_TOKENS = 2048  # the authors cut the embedded prompt off here without a word; we refuse to
+MAX_PROMPT_TOKENS = 2048  # the authors truncate longer prompts silently; we refuse them
 EVENT = "<event>"
 
 
@@ -42,11 +42,11 @@ class EventGPT(Family):
         return int(self.hf_model.config.placeholder_id)
 
     def visual_tokens(self, images: int) -> int:
-        """Count one temporal token an image, and the spatial ones."""
+        """Return the number of tokens: one temporal token per image, and the spatial ones."""
         return images + self.patches + 1
 
     def prompt_ids(self, question: str, visual_tokens: int) -> list[int]:
-        """Tokenise what stands before and after the events on its own, as the authors do, with one BOS."""
+        """Tokenise the texts before and after the events separately, as the authors do, with one BOS."""
         parts = (part.format(question=question) for part in self.prompt.split(EVENT))
         before, after = (self.tokenizer(part).input_ids for part in parts)
         after = after[1:] if after[0] == self.tokenizer.bos_token_id else after
@@ -65,12 +65,12 @@ class EventGPT(Family):
 
     @classmethod
     def added_tokens(cls, config: EventGPTConfig) -> tuple[str, ...]:
-        """Return the event tokens that the config asks for."""
+        """Return the event tokens that the config enables."""
         return config.added_tokens
 
     @classmethod
     def read_tokenizer(cls, weights: str, config: EventGPTConfig) -> tuple[PreTrainedTokenizerBase, dict[str, int]]:
-        """Read `tokenizer.model`, and append the event tokens that the config asks for, which has no ids of them."""
+        """Read `tokenizer.model`, and append the event tokens that the config enables; it has no ids of them."""
         tokenizer = modeling.SlowLlamaTokenizer.from_pretrained(weights)
         tokenizer.add_tokens(list(config.added_tokens), special_tokens=True)
         patch = modeling.PATCH_TOKEN if config.mm_use_im_patch_token else tokenizer.unk_token
@@ -86,7 +86,7 @@ class EventGPT(Family):
 
     @classmethod
     def random_config(cls, profile: str) -> EventGPTConfig:
-        """Return one of 336 px and 5 + 577 visual tokens; "7b" has the shapes of the authors' checkpoint."""
+        """Return a config with 336 px and 5 + 577 visual tokens; "7b" has the shapes of the authors' checkpoint."""
         return EventGPTConfig(
             **{"vocab_size": 32003} | TEXT[profile],
             vision_config=VISION[profile] | {"image_size": 336, "patch_size": 14, "hidden_act": "quick_gelu"},

@@ -1,4 +1,4 @@
-"""A model out of its registration: a config of real or narrow shapes, and a processor that needs no checkpoint."""
+"""Build a model from its registration: a config of real or narrow shapes, and a processor without a checkpoint."""
 
 import json
 from dataclasses import replace
@@ -26,7 +26,7 @@ _TEMPLATE = """{% for message in messages %}USER: {% for part in message.content
 
 
 def build(registration: Registration, settings: ModelSettings) -> HuggingFaceModel:
-    """Build a model of one of the settings' profiles; a checkpoint must have the network's model type."""
+    """Build a model in the settings' profile; a checkpoint must have the network's model type."""
     name = registration.name
     network: type[PreTrainedModel] = registration.resolve("network")
     if not (isinstance(network, type) and issubclass(network, PreTrainedModel)):
@@ -44,7 +44,7 @@ def build(registration: Registration, settings: ModelSettings) -> HuggingFaceMod
 
 
 def config_of(registration: Registration, network: type[PreTrainedModel], profile: str) -> PretrainedConfig:
-    """Return the config of real shapes, or of the profile "tiny" one with the same visual tokens of an image."""
+    """Return the config of real shapes, or for "tiny" a narrow one with as many visual tokens per image."""
     kind = network.config_class
     config = kind(**registration.config or {})
     if profile == "tiny":
@@ -61,7 +61,7 @@ def _updated(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _processor(registration: Registration, config: PretrainedConfig, settings: ModelSettings) -> Any:
-    """Make the processor, and give the config the ids of its tokenizer's special tokens."""
+    """Make the processor, and set the ids of its tokenizer's special tokens in the config."""
     made = registration.resolve("processor")
     if callable(made):
         return made(config)
@@ -70,7 +70,7 @@ def _processor(registration: Registration, config: PretrainedConfig, settings: M
     tokenizer.chat_template = _TEMPLATE.replace("IMAGE", registration.image).replace("VIDEO", registration.video)
     _give_ids(config, tokenizer)
     _give_ids(config.get_text_config(), tokenizer)
-    with TemporaryDirectory() as folder:  # as a checkpoint's: transformers has no other way for all of them
+    with TemporaryDirectory() as folder:  # as in a checkpoint: transformers has no other way for all processors
         tokenizer.save_pretrained(folder)
         for file, values in _files(registration, config.model_type, dict(made)).items():
             (Path(folder) / file).write_text(json.dumps(values), encoding="utf-8")
@@ -78,9 +78,9 @@ def _processor(registration: Registration, config: PretrainedConfig, settings: M
 
 
 def _files(registration: Registration, model_type: str, processor: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the settings of processors by the files that a checkpoint has for them; of a video as of an image."""
+    """Return a checkpoint's files of processor settings by name; those for videos equal those for images."""
     if model_type not in PROCESSOR_MAPPING_NAMES or model_type not in IMAGE_PROCESSOR_MAPPING_NAMES:
-        must = f"the processor of {registration.name} must be a function, as {model_type} has none"
+        must = f"the processor of {registration.name} must be a function: transformers has none for {model_type}"
         raise ModelError(f"{must}, got settings")
     classes, of_image = IMAGE_PROCESSOR_MAPPING_NAMES[model_type], dict(registration.image_processor)
     files = {

@@ -1,7 +1,7 @@
 """LLaVA-1.5 (https://arxiv.org/abs/2310.03744): eight frames as one grid image, over transformers' own class.
 
-Upstream pads an image to a square with the mean colour before it is resized (`expand2square` in the authors'
-`mm_utils.py`), so that no part of it is cropped away; so is the grid.
+The authors pad an image to a square with the mean colour before resizing it (`expand2square` in their `mm_utils.py`),
+so that no part of it is cropped. The grid is padded in the same way.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Llava(Family):
     }
 
     def visual_tokens(self, images: int) -> int:
-        """Count 576 an image, and CLS too where the config has "full" features."""
+        """Return 576 tokens per image, plus CLS where the config has "full" features."""
         return images * (self.patches + int(self.hf_model.config.vision_feature_select_strategy == "full"))
 
     def picture(self, images: Sequence[Image]) -> Tensor:
@@ -44,7 +44,7 @@ class Llava(Family):
         return self.image_processor(grid(images, side, self.image_processor).unsqueeze(0))
 
     def reference_inputs(self, inputs: Inputs) -> dict[str, Any]:
-        """Give the grids of all rows in one batch."""
+        """Return the grids of all rows in one batch."""
         return super().reference_inputs(inputs) | {"pixel_values": self.pixels_of(inputs).flatten(0, 1)}
 
     def encode(self, inputs: Inputs) -> Tensor:
@@ -56,7 +56,7 @@ class Llava(Family):
 
     @classmethod
     def random_config(cls, profile: str) -> LlavaConfig:
-        """Return one of 336 px and 576 visual tokens; "7b" has the shapes of llava-hf/llava-1.5-7b-hf."""
+        """Return a config with 336 px and 576 visual tokens; "7b" has the shapes of llava-hf/llava-1.5-7b-hf."""
         text = LlamaConfig(**{"vocab_size": 32064} | TEXT[profile])
         return LlavaConfig(
             vision_config=CLIPVisionConfig(**VISION[profile], image_size=336, patch_size=14),
@@ -67,10 +67,10 @@ class Llava(Family):
 
 
 def grid(images: Sequence[Image], side: int, processor: ImageProcessor) -> Tensor:
-    """Lay eight uint8 (height, width, 3) out as one square picture, row by row: uint8 (side, side, 3), none cropped.
+    """Lay out eight images, uint8 (height, width, 3), row by row in one square picture, uint8 (side, side, 3).
 
-    Each is scaled (antialiased bicubic) to a quarter of the side, the proportions of the first one kept; what is left
-    of the square has the processor's mean colour.
+    Each is scaled (antialiased bicubic) to a quarter of the side, with the aspect ratio of the first. The rest of the
+    square has the processor's mean colour.
     """
     height, width = images[0].shape[:2]
     scale = min(side // COLUMNS / width, side // ROWS / height)

@@ -1,7 +1,7 @@
 """EventGPT: five event images, CLIP, a projector, an adaptor, spatio-temporal pooling, Llama.
 
-Our own port of the network of https://github.com/XduSyL/EventGPT, as a transformers model whose plain
-`generate()` takes `pixel_values`. Its state-dict keys are the authors': their checkpoints load as they are.
+This is our own port of the network of https://github.com/XduSyL/EventGPT to a transformers model: its plain
+`generate()` takes `pixel_values`. Its state-dict keys are the authors', so their checkpoints load unchanged.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ PATCH_TOKEN, START_TOKEN, END_TOKEN = "<ev_patch>", "<ev_start>", "<ev_end>"
 class EventGPTConfig(LlamaConfig):
     """A Llama config with the authors' extra keys and, nested, the config of the CLIP tower.
 
-    The authors keep that one in a folder of its own, which `mm_visual_tower` names, and from which it is read.
+    The authors keep the tower's config in a separate folder, named by `mm_visual_tower`; it is read from there.
     """
 
     model_type = "EventChat_llama"
@@ -31,12 +31,12 @@ class EventGPTConfig(LlamaConfig):
 
     vision_config: dict[str, Any] | CLIPVisionConfig | None = None
     mm_visual_tower: str | None = None  # a folder beside the checkpoint, an absolute folder, or a hub id
-    # The authors' defaults where their checkpoint says nothing.
+    # The authors' defaults, for keys that their checkpoint omits.
     mm_use_im_patch_token: bool = True  # the tokenizer gets <ev_patch>
     mm_use_im_start_end: bool = False  # the tokenizer gets <ev_start> and <ev_end>
     event_feature_adaptor: bool = False  # a linear layer follows the projector
-    use_event_qformer: bool = False  # of the authors' experiments; refused, they published no code for it
-    event_token_id: int | None = None  # of one visual token; None for `placeholder_id`'s default
+    use_event_qformer: bool = False  # refused: the authors published no code for it
+    event_token_id: int | None = None  # id of a visual token; None for `placeholder_id`'s default
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.vision_config, dict):
@@ -45,7 +45,7 @@ class EventGPTConfig(LlamaConfig):
 
     @property
     def added_tokens(self) -> tuple[str, ...]:
-        """List the event tokens appended to the tokenizer at load time, in the authors' order."""
+        """Return the event tokens appended to the tokenizer at load time, in the authors' order."""
         patch = (PATCH_TOKEN,) if self.mm_use_im_patch_token else ()
         return (*patch, START_TOKEN, END_TOKEN) if self.mm_use_im_start_end else patch
 
@@ -58,7 +58,7 @@ class EventGPTConfig(LlamaConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], Any]:
-        """Read it as transformers does, and the CLIP tower's from where the authors' layout keeps it."""
+        """Read the config as transformers does, and the CLIP tower's from its place in the authors' layout."""
         config, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if not config.get("vision_config") and (tower := config.get("mm_visual_tower")):
             source = tower_source(pretrained_model_name_or_path, tower)
@@ -68,7 +68,7 @@ class EventGPTConfig(LlamaConfig):
 
 
 class _Clip(CLIPVisionModel):
-    """CLIP's vision model; of its own class transformers renames the keys as it reads and saves, of ours not."""
+    """CLIP's vision model as our own class: transformers renames the keys of its own class on reading and saving."""
 
 
 class EventGPTModel(LlamaModel):
@@ -99,7 +99,7 @@ class EventGPTForConditionalGeneration(LlamaForCausalLM):
     _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq$", r"embeddings\.position_ids$"]  # noqa: RUF012 - transformers' own form
 
     def __init__(self, config: EventGPTConfig) -> None:
-        # Past LlamaForCausalLM's own constructor: it would build a second 7B decoder and drop it.
+        # Skip LlamaForCausalLM's constructor: it would build a second 7B decoder and drop it.
         super(LlamaForCausalLM, self).__init__(config)
         self.model = EventGPTModel(config)
         self.vocab_size = config.vocab_size
@@ -135,7 +135,7 @@ class EventGPTForConditionalGeneration(LlamaForCausalLM):
         pixel_values: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Run Llama's forward, with pixels encoded into the prompt; `generate()` looks for these arguments by name."""
+        """Run Llama's forward, with pixels encoded into the prompt; `generate()` inspects these argument names."""
         if pixel_values is not None:
             if input_ids is None:
                 raise StageError("pixel_values need input_ids with placeholders, got inputs_embeds alone")
@@ -148,10 +148,10 @@ class EventGPTForConditionalGeneration(LlamaForCausalLM):
 
 
 class SlowLlamaTokenizer(SentencePieceBackend):
-    """The sentencepiece Llama tokenizer as it was before transformers 5, `legacy=True`.
+    """The sentencepiece Llama tokenizer from before transformers 5, `legacy=True`.
 
-    Text is split at the added tokens, and each part encoded on its own: what becomes of white space beside them is up
-    to the normaliser inside `tokenizer.model`, which transformers 5's `LlamaTokenizer` ignores (and needs protobuf).
+    Text is split at the added tokens, and each part is encoded separately. The normaliser inside `tokenizer.model`
+    handles white space beside them; transformers 5's `LlamaTokenizer` ignores it, and needs protobuf.
     """
 
     padding_side = "left"
@@ -163,7 +163,7 @@ class SlowLlamaTokenizer(SentencePieceBackend):
         super().__init__(**kwargs)
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """Join pieces to text; the base class would leave byte pieces (`<0x0A>`) as they are."""
+        """Join pieces to text; the base class would not decode byte pieces (`<0x0A>`)."""
         text, pieces = "", list[str]()
         for token in tokens:
             if token in self.added_tokens_encoder:
@@ -174,8 +174,8 @@ class SlowLlamaTokenizer(SentencePieceBackend):
 
 
 def tower_source(checkpoint: Any, tower: str) -> str:
-    """Say where `mm_visual_tower` points: to a folder beside the checkpoint, an absolute folder, or a hub id."""
-    folder = Path(checkpoint) / tower  # of an absolute path only that is left
+    """Return the folder beside the checkpoint, absolute folder, or hub id that `mm_visual_tower` names."""
+    folder = Path(checkpoint) / tower  # an absolute path replaces the first part
     if folder.is_dir():
         return str(folder)
     if Path(tower).is_absolute() or tower.startswith(".") or tower.count("/") != 1:

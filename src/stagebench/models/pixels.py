@@ -1,7 +1,7 @@
-"""Images into the pixels of a vision tower, in two ways: transformers' PIL processor, and the same in plain torch.
+"""Convert images to the pixels of a vision tower, with transformers' PIL processor or in plain torch.
 
-The PIL one is the reference, and holds the settings of both. The torch one gives what transformers' torchvision backend
-gives on a CPU, without torchvision: both end in the same operator, `interpolate` of uint8, bicubic and antialiased.
+The PIL processor is the reference, and holds the settings of both. The torch one equals transformers' torchvision
+backend on a CPU, without torchvision: both call `interpolate` on uint8, bicubic and antialiased.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from transformers.image_transforms import get_resize_output_image_size
 
-# Named with its backend: the plain name means torchvision where that is installed, and other pixels.
+# With its backend in the name: the plain name is torchvision's where that is installed, and gives other pixels.
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from stagebench.core import meter
@@ -23,7 +23,7 @@ from stagebench.core.artifacts import Image
 from stagebench.core.errors import ModelError
 from stagebench.core.settings import ModelSettings
 
-# uint8 (height, width, 3), RGB: in host memory, where they may differ in size, or one tensor of them on the device.
+# uint8 (height, width, 3), RGB: arrays in host memory, of one or several sizes, or one tensor on the device.
 Images = Sequence[Image] | Tensor
 
 
@@ -42,14 +42,14 @@ class ImageProcessor:
     def __call__(self, images: Images) -> Tensor:
         """Resize, crop and normalise: float32 (images, 3, side, side)."""
         meter.add("images_processed", len(images))
-        # Said, not inferred: an image 3 pixels high looks like one with its channels first.
+        # Stated, because an image 3 pixels high looks like one with channels first.
         batch = self.reference(images=list(images), input_data_format="channels_last", return_tensors="pt")
         pixels: Tensor = batch["pixel_values"]
         return pixels
 
 
 def processor_of(reference: CLIPImageProcessorPil, settings: ModelSettings) -> ImageProcessor:
-    """Return the processor that the settings name; raise ModelError where it does not know one of the reference's."""
+    """Return the processor that the settings name; raise ModelError where it lacks one of the reference's settings."""
     if settings.preprocess == "torch":
         return TorchProcessor(reference, torch.device(settings.device))
     return ImageProcessor(reference)
@@ -57,7 +57,7 @@ def processor_of(reference: CLIPImageProcessorPil, settings: ModelSettings) -> I
 
 @dataclass(frozen=True, slots=True)
 class TorchProcessor(ImageProcessor):
-    """The same in plain torch, on any device: images of one size in one batch, within 2/255 of PIL's."""
+    """The same in plain torch, on any device: images of one size in one batch, within 2/255 of PIL's pixels."""
 
     device: torch.device
 
@@ -72,33 +72,33 @@ class TorchProcessor(ImageProcessor):
             raise ModelError(f"{must} pad by its crop only, got do_pad {got.do_pad!r}")
 
     def resize(self, images: Sequence[Image], height: int, width: int) -> Tensor:
-        """Scale on the device."""
+        """Scale as `ImageProcessor.resize`, on the device."""
         return self._batched(images, lambda batch: resized(batch, height, width)).movedim(1, -1)
 
     def __call__(self, images: Images) -> Tensor:
-        """Resize, crop and normalise on the device."""
+        """Resize, crop and normalise as `ImageProcessor`, on the device."""
         meter.add("images_processed", len(images))
         return self._normalised(self._batched(images, self._cropped))
 
     def _batched(self, images: Images, transform: Callable[[Tensor], Tensor]) -> Tensor:
-        """Transform images of one size together, uint8 (images, 3, height, width); put the results back in order."""
+        """Transform images of each size as one batch, uint8 (images, 3, height, width); return results in order."""
         if isinstance(images, Tensor):
             return transform(images.to(self.device).movedim(-1, 1))
         results: dict[int, Tensor] = {}
         for size in {image.shape for image in images}:
             chosen = [i for i, image in enumerate(images) if image.shape == size]
-            # As uint8: a quarter of the bytes to copy.
+            # Copied as uint8, a quarter of the bytes.
             batch = torch.from_numpy(np.stack([images[i] for i in chosen])).to(self.device)
             results |= zip(chosen, transform(batch.movedim(-1, 1)), strict=True)
         return torch.stack([results[i] for i in range(len(images))])
 
     def _cropped(self, batch: Tensor) -> Tensor:
-        """Resize and crop images of one size, as far as the reference does."""
+        """Resize and crop images of one size where the reference does."""
         settings: Any = self.reference
         if settings.do_resize:
             size = dict(settings.size)
             wanted, first = size.get("shortest_edge") or (size["height"], size["width"]), "channels_first"
-            # By transformers' own rule for the longer edge, its rounding included.
+            # With transformers' own rule, and rounding, for the longer edge.
             output = get_resize_output_image_size(batch[0], wanted, default_to_square=False, input_data_format=first)
             batch = resized(batch, *output)
         if settings.do_center_crop:
@@ -106,7 +106,7 @@ class TorchProcessor(ImageProcessor):
         return batch
 
     def _normalised(self, batch: Tensor) -> Tensor:
-        """Rescale and normalise at once: (x * f - mean) / std is (x - mean / f) / (std / f)."""
+        """Rescale and normalise in one step: (x * f - mean) / std is (x - mean / f) / (std / f)."""
         settings: Any = self.reference
         unit = 1.0 / settings.rescale_factor if settings.do_rescale else 1.0
         mean, std = (settings.image_mean, settings.image_std) if settings.do_normalize else (0.0, 1.0)
@@ -115,17 +115,17 @@ class TorchProcessor(ImageProcessor):
 
 
 def resized(batch: Tensor, height: int, width: int) -> Tensor:
-    """Scale uint8 (images, 3, ...), antialiased and bicubic, with torch's uint8 operator; a GPU has none."""
+    """Scale uint8 (images, 3, ...), antialiased and bicubic, with torch's uint8 operator on a CPU, else in float."""
     if batch.device.type == "cpu":
         return interpolate(batch, (height, width), mode="bicubic", antialias=True)
     return resized_in_float(batch, height, width)
 
 
 def resized_in_float(batch: Tensor, height: int, width: int) -> Tensor:
-    """Scale in float32, on any device: width first, then height, rounded and cut off at 0 and 255 after each.
+    """Scale in float32, on any device: width first, then height, each rounded and clamped to 0 to 255.
 
-    As the uint8 operator does, and PIL: up to Pillow 12 always, since 13 height first where that is less work. Both
-    directions at once, as torchvision has it on a GPU, part from all of these at hard edges, by 10 of 255 and more.
+    The uint8 operator and PIL do the same, but PIL since version 13 scales height first where that is less work.
+    Scaling both at once, as torchvision does on a GPU, differs at hard edges by 10 of 255 and more.
     """
     for size in ((batch.shape[-2], width), (height, width)):
         scaled = interpolate(batch.to(torch.float32), size, mode="bicubic", antialias=True)
@@ -134,6 +134,6 @@ def resized_in_float(batch: Tensor, height: int, width: int) -> Tensor:
 
 
 def center_cropped(batch: Tensor, height: int, width: int) -> Tensor:
-    """Cut the middle out; zeros go around what is smaller, the odd one before it, as in the reference."""
-    rows, columns = height - batch.shape[-2], width - batch.shape[-1]  # where negative, `pad` cuts off
+    """Crop the centre, and pad smaller images with zeros, the odd row or column first, as in the reference."""
+    rows, columns = height - batch.shape[-2], width - batch.shape[-1]  # negative: `pad` crops
     return pad(batch, ((columns + 1) // 2, columns // 2, (rows + 1) // 2, rows // 2))

@@ -1,4 +1,4 @@
-"""The processors of checkpoints: what makes pixels and a prompt of a clip's frames and a question."""
+"""Processors of checkpoints: they make pixels and a prompt from a clip's frames and a question."""
 
 import inspect
 import json
@@ -24,23 +24,24 @@ from stagebench.core.settings import ModelSettings
 from stagebench.core.shown import one_line
 from stagebench.models.weights import file_of
 
-_CLOCK = 1000  # ticks a second, in which the times of frames are written
+_CLOCK = 1000  # ticks per second of the frames' times
 
 
 Shown = tuple[list[dict[str, str]], dict[str, Any]]
-"""What a processor gets of a clip: parts of a message, as a chat template takes them, and its own arguments."""
+"""A clip for a processor: parts of a message, as a chat template takes them, and the processor's own arguments."""
 
 
 def as_images(media: Media) -> Shown:
-    """Show frames as images, one after the other."""
+    """Return the frames as several images."""
     images = [Image.fromarray(image) for image in media.images]
     return [{"type": "image"}] * len(images), {"images": [images]}
 
 
 def as_video(media: Media) -> Shown:
-    """Show all frames as one video, each at its own time; raise MediaError where times are not known, or all the same.
+    """Return all frames as one video, each at its own time.
 
-    Frames of several sizes are refused too. To a processor they were chosen out of a video of 1000 frames a second.
+    The processor sees them as chosen from a video of 1000 frames per second. Raise MediaError for frames of several
+    sizes, and for times that are unknown or all the same.
     """
     times, number = media.times, len(media.images)
     if not times or not times[-1]:
@@ -61,10 +62,10 @@ def as_video(media: Media) -> Shown:
 
 
 def processed(processor: ProcessorMixin, shown: Shown, question: str) -> Mapping[str, Any]:
-    """Let a processor make its tensors, for a batch of one, of what is shown and a prompt of its chat template.
+    """Return a processor's tensors, for a batch of one, from a clip and a prompt in its chat template.
 
-    Without a template the prompt is the question alone: some processors put one image before it. Raise ModelError for
-    one that then does not, and for more than one image, which only some of these would read.
+    Without a template the prompt is the question alone, and the processor must put one image before it. Raise
+    ModelError where it does not, and for more than one image.
     """
     tokenizer, (content, arguments) = processor.tokenizer, shown
     template = processor.chat_template or getattr(tokenizer, "chat_template", None)
@@ -72,30 +73,30 @@ def processed(processor: ProcessorMixin, shown: Shown, question: str) -> Mapping
     if template:
         message = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
         text = processor.apply_chat_template(message, template, tokenize=False, add_generation_prompt=True)
-        if tokenizer.bos_token and text.startswith(tokenizer.bos_token):  # a template may write it itself
+        if tokenizer.bos_token and text.startswith(tokenizer.bos_token):  # a template may write BOS itself
             special = {"add_special_tokens": False}
     elif content != [{"type": "image"}]:
         got = f"{len(content)} images (--frames)" if content[1:] else "a video"
-        raise ModelError(f"without a chat template a prompt holds one image, got {got}")
+        raise ModelError(f"without a chat template a prompt must hold one image, got {got}")
     else:
         arguments = {"images": arguments["images"][0]}
     try:
         made: Mapping[str, Any] = processor(text=[text], return_tensors="pt", **arguments, **special)
-    except Exception as error:  # no narrower: processors are the checkpoint's
+    except Exception as error:  # not narrower: processors are the checkpoint's code
         if template:
             raise
-        raise ModelError(f"it has no chat template, and takes no prompt without: {one_line(error)}") from error
+        raise ModelError(f"it has no chat template, and refuses a prompt without one: {one_line(error)}") from error
     placeholder = str(getattr(processor, "image_token", ""))
     if not (template or not placeholder or tokenizer.convert_tokens_to_ids(placeholder) in made["input_ids"]):
-        raise ModelError(f"it has no chat template, and without puts no {placeholder} into a prompt")
+        raise ModelError(f"it has no chat template, and puts no {placeholder} into a prompt without one")
     return made
 
 
 def read_processor(config: PretrainedConfig, settings: ModelSettings) -> ProcessorMixin:
-    """Read a checkpoint's processor; without torchvision that of its family with a PIL image processor, and no video.
+    """Read a checkpoint's processor; without torchvision, its family's with a PIL image processor and no video.
 
-    One of the checkpoint's own Python files is read where they are trusted. Raise ModelError where the family has none,
-    which says what to install, or takes no video and is to, and CheckpointError for no processor of images and text.
+    A processor in the checkpoint's own Python files is read where they are trusted. Raise ModelError where torchvision
+    is needed, or a video requested and not supported; CheckpointError where it is no processor of images and text.
     """
     source, trusted, videos = str(settings.weights), settings.trust_remote_code, settings.as_ == "video"
     if is_torchvision_available() or (trusted and _has_own_code(source)):
@@ -108,26 +109,26 @@ def read_processor(config: PretrainedConfig, settings: ModelSettings) -> Process
         if videos and hasattr(found, "video_processor"):
             raise ModelError(f"a video for {config.model_type} needs torchvision: pip install torchvision")
     call = type(found).__call__
-    named = call is not ProcessorMixin.__call__ and "videos" in inspect.signature(call).parameters  # that one names all
+    named = call is not ProcessorMixin.__call__ and "videos" in inspect.signature(call).parameters  # the base's has all
     if videos and not named and getattr(found, "video_processor", None) is None:
-        raise ModelError(f"{config.model_type} takes images and no video, got --as video")
+        raise ModelError(f"{config.model_type} takes images but no video, got --as video")
     return found
 
 
 def _has_own_code(source: str) -> bool:
-    """Say whether the checkpoint's own files make its pixels."""
+    """Return whether the checkpoint's own Python files make its pixels."""
     files = [file_of(source, name) for name in (PROCESSOR_NAME, IMAGE_PROCESSOR_NAME, TOKENIZER_CONFIG_FILE)]
     mapped = [json.loads(file.read_text(encoding="utf-8")).get("auto_map") or {} for file in files if file is not None]
     return any(kind in names for names in mapped for kind in ("AutoProcessor", "AutoImageProcessor"))
 
 
 def _without_torchvision(source: str, config: PretrainedConfig, trusted: bool) -> ProcessorMixin:
-    """Build the processor of a checkpoint's family around a PIL image processor, its video processor left out."""
+    """Build the processor of a checkpoint's family with a PIL image processor and no video processor."""
     kind = config.model_type
     settings, _ = ProcessorMixin.get_processor_dict(source)
     try:
         family = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(kind, settings.get("processor_class", "")), None)
-    except ModuleNotFoundError:  # as that of gemma4 before transformers 5.17
+    except ModuleNotFoundError:  # such as gemma4's before transformers 5.17
         family = None
     default = IMAGE_PROCESSOR_MAPPING_NAMES.get(kind, {}).get("pil", "")
     pil = None
@@ -135,10 +136,10 @@ def _without_torchvision(source: str, config: PretrainedConfig, trusted: bool) -
         said, _ = ImageProcessingMixin.get_image_processor_dict(source)
         named = said.get("image_processor_type", default).removesuffix("Fast").removesuffix("Pil")
         pil = getattr(transformers, f"{named}Pil", getattr(transformers, default) if named == default else None)
-    if pil is None or family is None or getattr(pil, "is_dummy", False):  # in place of one that needs it after all
+    if pil is None or family is None or getattr(pil, "is_dummy", False):  # a dummy class
         raise ModelError(f"the processor of {kind} needs torchvision: pip install torchvision")
     if (named := settings.get("processor_class", family.__name__)) != family.__name__:
-        also = ", of its own Python files, for which there is --trust-remote-code" if _has_own_code(source) else ""
+        also = " from its own Python files (--trust-remote-code)" if _has_own_code(source) else ""
         must = f"the checkpoint {source} must name {family.__name__} as its processor"
         raise CheckpointError(f"{must}, got {named}{also}")
     accepted = set(inspect.signature(family.__init__).parameters)
@@ -148,6 +149,6 @@ def _without_torchvision(source: str, config: PretrainedConfig, trusted: bool) -
     checked = ProcessorMixin.check_argument_for_proper_class
     with patch.object(ProcessorMixin, checked.__name__, lambda *each: each[-1] is None or checked(*each)):
         processor: ProcessorMixin = family(**{key: value for key, value in given.items() if key in accepted})
-    # As in all but families that also ask their video processor something.
+    # The base class's method: some families' own calls the video processor.
     processor.apply_chat_template = partial(ProcessorMixin.apply_chat_template, processor)
     return processor

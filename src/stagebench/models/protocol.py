@@ -1,4 +1,4 @@
-"""What a stage may ask of a model, and what all families of models share. A stage knows no concrete model."""
+"""What a stage may ask of a model, and what all families share. No stage knows a concrete model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
@@ -19,71 +19,71 @@ from stagebench.models.tape import answered, taped
 
 
 class Backend(Protocol):
-    """Run encode, prefill and decode of one model faster than its plain code does."""
+    """Runs encode, prefill and decode of one model faster than its plain code."""
 
     name: str  # one of `core.settings.BACKENDS`
 
     @property
     def exact(self) -> bool:
-        """Say whether it owes the very tokens of the plain path; else it may part from it at a near-tie."""
+        """Return whether it must give exactly the plain path's tokens; otherwise they may diverge at a near-tie."""
 
     @property
     def setups(self) -> Sized:
-        """Return all that was set up so far, at which cost: a pass in which they became more is no measurement."""
+        """Return all set-ups so far, with their cost; a pass that adds one is not a measurement."""
 
     def replayed(self) -> Mapping[str, int]:
-        """Return counters of all work so far that modules and operators do not show."""
+        """Return counters of all replayed work so far, which modules and operators do not show."""
 
     @property
     def stages(self) -> Mapping[str, str]:
-        """Say of encode, prefill and decode what runs them: this backend by its name, or "eager: " and why."""
+        """Return what runs encode, prefill and decode: this backend's name, or "eager: " and the reason."""
 
     def encode(self, inputs: Inputs) -> Any:
-        """Encode as the model's own `encode`."""
+        """Encode, as the model's own `encode`."""
 
     def lengths(self, tokens: int, limit: int) -> tuple[int, int]:
-        """Say to what a prompt of `tokens` is padded, and how many slots its cache has for texts of up to `limit`."""
+        """Return the padded length of a prompt of `tokens`, and the cache's slots for texts of up to `limit` tokens."""
 
     def continued(self, prefilled: Prefilled) -> Prefilled:
-        """Take over a prompt, for `advance`."""
+        """Prepare a prompt for `advance`."""
 
     def advance(self, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
-        """Take decode steps, as `pipeline.decode.advance`."""
+        """Run decode steps, as `pipeline.decode.advance`."""
 
 
 class CallBackend(Backend, Protocol):
-    """Run the language model's call for a prompt, which any network's `generate()` makes."""
+    """Runs the call of the language model for a prompt, which any network's `generate()` makes."""
 
     def prompting(self, tokens: int) -> AbstractContextManager[None]:
-        """Answer that call in the block, for a prompt of so many tokens."""
+        """Answer that call during the block, for a prompt of `tokens`."""
 
 
 class PromptBackend(Backend, Protocol):
-    """Run prompts too, of a model that embeds them itself."""
+    """Also runs prompts of a model that embeds them itself."""
 
     def prompt(
         self, embeds: Tensor, attention_mask: Tensor, generation_config: GenerationConfig
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return the last position's logits (batch, 1, vocabulary), and the state that `advance` continues from.
 
-        Of embeddings (batch, tokens, hidden size); the config's `max_length` counts the prompt and the new tokens.
+        `embeds` are (batch, tokens, hidden size); the config's `max_length` counts the prompt and the new tokens.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class VisionLanguageModel(ABC):
-    """A transformers model whose `generate()` can be split into stages: what these may ask of it."""
+    """A transformers model with a `generate()` that can be split into stages: what these may ask of it."""
 
     name: ClassVar[str]  # as on the command line
-    input_kind: ClassVar[str]  # what it is shown, as `media.synthetic_clip` names it: "events" or "video"
+    input_kind: ClassVar[str]  # "events" or "video", as in `media.synthetic_clip`
     images_per_sample: ClassVar[int]
-    placeholder_tokens: ClassVar[tuple[str, ...]]  # what stands for images in its prompt, and so in no question
+    placeholder_tokens: ClassVar[tuple[str, ...]]  # stand for images in a prompt; no question may hold them
 
     profile: str
-    hf_model: PreTrainedModel  # its plain `generate()` is the reference for every stage
+    hf_model: PreTrainedModel  # its plain `generate()` is the reference of every stage
     tokenizer: PreTrainedTokenizerBase
-    image_processor: Any  # a family's `pixels.ImageProcessor`; else transformers' processor, of images and prompt
-    backend: Backend | None = None  # None for the model's own plain code, which is the reference
+    image_processor: Any  # a family's `pixels.ImageProcessor`, or transformers' processor of images and prompt
+    backend: Backend | None = None  # None for the model's plain code, the reference
 
     @property
     @abstractmethod
@@ -92,7 +92,7 @@ class VisionLanguageModel(ABC):
 
     @property
     def setups(self) -> int:
-        """Count the shapes that something was set up for: a pass in which they become more is no measurement."""
+        """Return the number of set-ups so far; a pass that adds one is not a measurement."""
         return 0 if self.backend is None else len(self.backend.setups)
 
     @abstractmethod
@@ -105,32 +105,32 @@ class VisionLanguageModel(ABC):
 
     @abstractmethod
     def prompted(self, inputs: Inputs, features: Features) -> AbstractContextManager[dict[str, Any]]:
-        """Give arguments with which `generate()`, called within, takes the features and encodes nothing."""
+        """Yield arguments with which `generate()`, called in the block, takes the features and encodes nothing."""
 
     def reference_inputs(self, inputs: Inputs) -> dict[str, Any]:
-        """Return arguments with which `hf_model.generate()` does all of encode, prefill and decode itself."""
+        """Return arguments with which `hf_model.generate()` does encode, prefill and decode itself."""
         return {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask, **inputs.given}
 
 
 @dataclass(frozen=True, eq=False)
 class Family(VisionLanguageModel):
-    """A model whose prompt is embedded here, the features in place of its placeholders: what every backend takes.
+    """A model with its prompt embedded here, and features in place of its placeholders, as every backend needs.
 
-    A family is a subclass in a file of its own. The last of its placeholder tokens is repeated for each visual token.
+    Each family is a subclass in its own file. The last of its placeholder tokens is repeated for each visual token.
     """
 
-    prompt: ClassVar[str]  # with one placeholder, and the place of the "{question}"
+    prompt: ClassVar[str]  # with one placeholder, and "{question}"
     hf_class: ClassVar[type[PreTrainedModel]]  # transformers' own, or a port
     module_paths: ClassVar[Mapping[str, str]]  # of the counted modules, by role
     pixels_argument: ClassVar[str] = "pixel_values"  # of the network's forward
-    trims_vocabulary: ClassVar[bool] = False  # rows of the embedding that no token of a checkpoint has are cut off
+    trims_vocabulary: ClassVar[bool] = False  # whether embedding rows beyond a checkpoint's tokens are removed
 
     image_processor: ImageProcessor
     backend: PromptBackend | None = None
 
     @property
     def counted_modules(self) -> dict[str, nn.Module]:
-        """Find them in the network."""
+        """Return the network's modules at `module_paths`."""
         return {role: self.hf_model.get_submodule(path) for role, path in self.module_paths.items()}
 
     @property
@@ -140,13 +140,13 @@ class Family(VisionLanguageModel):
 
     @property
     def patches(self) -> int:
-        """Return how many patches the tower makes of an image."""
+        """Return the number of patches per image in the tower."""
         vision = self.hf_model.config.vision_config
         return int(vision.image_size // vision.patch_size) ** 2
 
     @abstractmethod
     def visual_tokens(self, images: int) -> int:
-        """Say how many features become of so many images of the tower's size."""
+        """Return the number of features for `images` of the tower's size."""
 
     def pixels_of(self, inputs: Inputs) -> Tensor:
         """Return the pixels (batch, images, 3, height, width); raise StageError for others."""
@@ -161,23 +161,23 @@ class Family(VisionLanguageModel):
         """Run tower, projector, adaptor and pooling: (batch, visual tokens, hidden size)."""
 
     def picture(self, images: Sequence[Image]) -> Tensor:
-        """Resize, crop and normalise: float32 (images that the tower sees, 3, side, side)."""
+        """Resize, crop and normalise: float32 (images of the tower, 3, side, side)."""
         return self.image_processor(images)
 
     def prompt_ids(self, question: str, visual_tokens: int) -> list[int]:
-        """Tokenise the prompt with one placeholder, and repeat its id: to find two thousand takes milliseconds."""
+        """Tokenise the prompt with one placeholder, then repeat its id: tokenising two thousand takes milliseconds."""
         ids = self.tokenizer(self.prompt.format(question=question)).input_ids
         return [each for id_ in ids for each in [id_] * (visual_tokens if id_ == self.placeholder else 1)]
 
     def preprocess(self, media: Media, question: str) -> Inputs:
-        """Make pixels and a prompt of token ids."""
+        """Make pixels and the token ids of the prompt."""
         device = self.hf_model.device
         pixels = self.picture(media.images).unsqueeze(0).to(device, self.hf_model.dtype)
         input_ids = torch.tensor([self.prompt_ids(question, self.visual_tokens(pixels.shape[1]))], device=device)
         return Inputs(input_ids, torch.ones_like(input_ids), {self.pixels_argument: pixels}, images=pixels.shape[1])
 
     def features(self, inputs: Inputs) -> Features:
-        """Put on tape what `encode` gave: (batch, visual tokens, hidden size of the language model), or refuse it."""
+        """Return the tape of `encode`'s output; refuse one not (batch, visual tokens, language model's hidden size)."""
         tokens = (self.backend or self).encode(inputs)
         features = Features(tokens, (taped(self._encoder, tokens),))
         batch, hidden = inputs.input_ids.shape[0], self.hf_model.config.get_text_config().hidden_size
@@ -187,12 +187,12 @@ class Family(VisionLanguageModel):
         return features
 
     def embed(self, inputs: Inputs, features: Tensor) -> Tensor:
-        """Embed the prompt, the features in place of the placeholders: (batch, prompt tokens, hidden size)."""
+        """Embed the prompt with features in place of the placeholders: (batch, prompt tokens, hidden size)."""
         return embed_with_features(self.hf_model.get_input_embeddings(), inputs.input_ids, self.placeholder, features)
 
     @contextmanager
     def prompted(self, inputs: Inputs, features: Features) -> Iterator[dict[str, Any]]:
-        """Give the prompt embedded: to embed it the network itself, and `generate()` before it, wait for the device."""
+        """Yield the embedded prompt: embedding in the network, or in `generate()`, would wait for the device."""
         prepared = partial(_with_prompt, inputs.input_ids, self.hf_model._get_logits_processor)
         tape = (taped(self._encoder, features.tokens),) if features.tape is None else features.tape
         with answered(tape) as answer, patch.object(self.hf_model, "_get_logits_processor", prepared):
@@ -206,16 +206,16 @@ class Family(VisionLanguageModel):
     @classmethod
     @abstractmethod
     def random_config(cls, profile: str) -> PretrainedConfig:
-        """Return the config of a profile of random weights, with the real geometry in either of them."""
+        """Return the config of a profile of random weights, always with the real geometry."""
 
     @classmethod
     def added_tokens(cls, config: PretrainedConfig) -> tuple[str, ...]:
-        """Return the special tokens of the family, the last ones of the vocabulary."""
+        """Return the family's special tokens, the last ones of the vocabulary."""
         return cls.placeholder_tokens
 
     @classmethod
     def read_tokenizer(cls, weights: str, config: PretrainedConfig) -> tuple[PreTrainedTokenizerBase, dict[str, int]]:
-        """Read a checkpoint's tokenizer, and the ids that its config gives the placeholders."""
+        """Return a checkpoint's tokenizer, and the placeholders' ids in its config."""
         tokenizer = AutoTokenizer.from_pretrained(weights, padding_side="left", trust_remote_code=False)
         return tokenizer, {token: getattr(config, _key_of(token)) for token in cls.placeholder_tokens}
 
@@ -226,14 +226,14 @@ class Family(VisionLanguageModel):
 
 
 def _key_of(token: str) -> str:
-    """Name the key that a config has for a placeholder's id: `image_token_id` for <image>."""
+    """Return the config's key of a placeholder's id: `image_token_id` for <image>."""
     return f"{token[1:-1]}_token_id"
 
 
 def _with_prompt(ids: Tensor, plain: Callable[..., Any], generation_config: GenerationConfig, **given: Any) -> Any:
-    """Prepare processors with the prompt's ids, which `generate()` leaves aside for embeddings, where they are needed.
+    """Prepare logits processors, with the prompt's ids only where they are needed.
 
-    To look through them the host would wait for the device.
+    `generate()` omits the ids of embedded prompts; reading them makes the host wait for the device.
     """
     penalty, size = generation_config.encoder_repetition_penalty, generation_config.encoder_no_repeat_ngram_size
     needed = {} if penalty in (None, 1.0) and size in (None, 0) else {"encoder_input_ids": ids}
@@ -241,7 +241,7 @@ def _with_prompt(ids: Tensor, plain: Callable[..., Any], generation_config: Gene
 
 
 def embed_with_features(embedding: nn.Module, input_ids: Tensor, placeholder: int, features: Tensor) -> Tensor:
-    """Embed a prompt, with features (batch, visual tokens, hidden size) for its placeholders, which must be as many."""
+    """Embed a prompt with features (batch, visual tokens, hidden size) for as many placeholders; else refuse it."""
     embeds: Tensor = embedding(input_ids)
     mask = input_ids == placeholder
     expected, got = features.shape[0] * features.shape[1], int(mask.sum())

@@ -1,7 +1,7 @@
-"""What the encoders of a transformers model gave `generate()`: recorded by encode, replayed by prefill.
+"""The outputs of a transformers model's encoders in `generate()`: recorded by encode, replayed by prefill.
 
-No family is known here. `generate()` itself decides what its encoders are asked and what it does with their answers, so
-positions, masks, deepstack features and cross-attention stay the model's own.
+Nothing here is specific to a family. `generate()` itself decides how its encoders are called and how their outputs are
+used, so positions, masks, deepstack features and cross-attention stay the model's own.
 """
 
 import copy
@@ -23,53 +23,56 @@ from stagebench.core.errors import StageError
 
 @dataclass(frozen=True, slots=True)
 class EncoderCall:
-    """One call of an encoder, and its answer."""
+    """One call of an encoder, and its output."""
 
     encoder: str  # a method of the base model, or a module's path in the network
     output: Any = field(repr=False)
-    versions: tuple[int, ...] = field(repr=False)  # of its tensors, when it was made: a write in place raises them
+    versions: tuple[int, ...] = field(repr=False)  # of its tensors when recorded; a write in place raises them
 
     def answer(self) -> Any:
-        """Return the output once more; raise StageError where somebody wrote into it."""
+        """Return a copy of the output; raise StageError where its tensors were written to."""
         if _versions(self.output) != self.versions:
-            raise StageError(f"what {self.encoder} gave was overwritten after encode")
+            raise StageError(f"the output of {self.encoder} was overwritten after encode")
         return _shallow(self.output)
 
 
 @dataclass(frozen=True, slots=True)
 class DirectCall:
-    """A call that encode can make without `generate()`: each argument is one of its inputs, or always the same."""
+    """A call that encode can make without `generate()`: each argument is one of the inputs, or constant."""
 
     encoder: str
     inputs: Mapping[str, str]  # argument -> name of the input
     constants: Mapping[str, Any]  # argument -> value
-    by_position: tuple[str, ...] = ()  # arguments that are given without their names
+    by_position: tuple[str, ...] = ()  # arguments passed by position
 
 
 Tape = tuple[EncoderCall, ...]
-DirectCalls = tuple[DirectCall, ...] | None  # None where an encoder is asked about what `generate()` makes on the way
+DirectCalls = tuple[DirectCall, ...] | None  # None where an encoder needs intermediate values of `generate()`
 
 
 class _LanguageModelStartsError(BaseException):
-    """Ends a recording. Not an `Exception`, so that no model handles it."""
+    """Ends a recording. It is not an `Exception`, so that no model catches it."""
 
 
 class Encoders:
-    """Where a network encodes: the methods of its base model, and the topmost modules beside its language model."""
+    """A network's encoders: methods of its base model, and the topmost modules outside its language model."""
 
     def __init__(self, hf_model: PreTrainedModel) -> None:
         self._hf_model = hf_model
         self.modules = _beside_language_model(hf_model)  # by their paths
-        self.ran: set[str] = set()  # paths of those that a recording ran
-        base, methods = hf_model.base_model, ("get_image_features", "get_video_features")  # by which most encode
+        self.ran: set[str] = set()  # paths of the modules that a recording ran
+        base, methods = (
+            hf_model.base_model,
+            ("get_image_features", "get_video_features"),
+        )  # the usual ones
         self._places: dict[str, tuple[Any, str]] = {name: (base, name) for name in methods if hasattr(base, name)}
         self._places |= {path: (module, "forward") for path, module in self.modules.items()}
 
     @torch.no_grad()
     def record(self, inputs: Mapping[str, Any]) -> tuple[Tape, DirectCalls]:
-        """Run `generate()` until its language model would start, and keep what its encoders are asked and answer.
+        """Run `generate()` until its language model would start; return its encoders' outputs and direct calls.
 
-        Raise StageError where no encoder is called by then: what sees the pixels is a part of the language model.
+        Raise StageError where no encoder was called by then: the pixels are then used inside the language model.
         """
         tape: list[EncoderCall] = []
         direct: list[DirectCall | None] = []
@@ -87,26 +90,26 @@ class Encoders:
 
         network = self._hf_model
         language_model = network.get_encoder() if network.config.is_encoder_decoder else network.get_decoder()
-        hook = language_model.register_forward_pre_hook(start, prepend=True)  # before whoever counts its forwards
+        hook = language_model.register_forward_pre_hook(start, prepend=True)  # before hooks that count its forwards
         with ExitStack() as hooks, hook, self._outermost_calls(call), suppress(_LanguageModelStartsError):
             for path, module in self.modules.items():
                 hooks.enter_context(module.register_forward_pre_hook(lambda *_, path=path: self.ran.add(path)))
             network.generate(**inputs, max_new_tokens=1, do_sample=False)
-        if not (tape and self.modules):  # a method may call what belongs to the language model
+        if not (tape and self.modules):  # a method may call a part of the language model
             raise StageError(f"{type(network).__name__} can't be split: no encoder is called before its language model")
         known = [each for each in direct if each is not None]
         return tuple(tape), tuple(known) if len(known) == len(tape) else None
 
     @torch.no_grad()
     def call(self, calls: tuple[DirectCall, ...], inputs: Mapping[str, Any]) -> Tape:
-        """Call the encoders as `record` saw them called, for inputs of the same shapes."""
+        """Make the encoder calls that `record` found, for inputs of the same shapes."""
         tape: list[EncoderCall] = []
         for each in calls:
             given = {**each.constants, **{argument: inputs[name] for argument, name in each.inputs.items()}}
-            args = [given.pop(argument) for argument in each.by_position]  # as hooks may look for them
+            args = [given.pop(argument) for argument in each.by_position]  # hooks may look at positional arguments
             owner, method = self._places[each.encoder]
-            encoder = owner if each.encoder in self.modules else getattr(owner, method)  # a module with its hooks
-            # What hooks make of an answer, they make of a replayed one.
+            encoder = owner if each.encoder in self.modules else getattr(owner, method)  # modules run their hooks
+            # Forward hooks run when the output is replayed.
             with patch.dict(owner._forward_hooks, clear=True) if each.encoder in self.modules else nullcontext():
                 tape.append(taped(each.encoder, encoder(*args, **given)))
         return tuple(tape)
@@ -115,13 +118,13 @@ class Encoders:
     def replayed(self, tape: Tape) -> Iterator[None]:
         """Answer the calls from the tape, as `answered`."""
         with answered(tape) as answer, ExitStack() as unhooked, self._outermost_calls(lambda of, *_: answer(of)):
-            for module in self.modules.values():  # an answer is no forward: nobody is to count it
+            for module in self.modules.values():  # a replayed output is not a forward to be counted
                 unhooked.enter_context(patch.dict(module._forward_pre_hooks, clear=True))
             yield
 
     @contextmanager
     def _outermost_calls(self, handler: Callable[..., Any]) -> Iterator[None]:
-        """Let `handler(encoder, function, args, kwargs)` answer each call of an encoder that no other encoder makes."""
+        """Pass each call of an encoder that no other encoder makes to `handler(encoder, function, args, kwargs)`."""
         inside = False
 
         def call(encoder: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -137,8 +140,8 @@ class Encoders:
         with ExitStack() as patched:
             for encoder, (owner, name) in self._places.items():
                 plain = getattr(owner, name)
-                handled = update_wrapper(partial(call, encoder, plain), plain)  # transformers looks at the signature
-                # In the instance, beside what accelerate may have put there, which comes back.
+                handled = update_wrapper(partial(call, encoder, plain), plain)  # transformers inspects the signature
+                # Set on the instance; a patch of accelerate's there is restored at the end.
                 patched.enter_context(patch.object(owner, name, handled))
             yield
 
@@ -157,32 +160,32 @@ def _beside_language_model(hf_model: PreTrainedModel) -> dict[str, nn.Module]:
 
 @contextmanager
 def answered(tape: Tape) -> Iterator[Callable[[str], Any]]:
-    """Give a function of an encoder's name, which answers from the tape.
+    """Yield a function from an encoder's name to its next output on the tape.
 
-    Raise StageError for a tape of nothing, and for one call too many, too few, or of another encoder.
+    Raise StageError for an empty tape, a call too many or too few, or a call of another encoder.
     """
     if not tape:
-        raise StageError("a tape must hold at least one encoder's answer, got none")
+        raise StageError("a tape must hold at least one encoder's output, got none")
     left = list(tape)
 
     def answer(encoder: str) -> Any:
         expected = left[0].encoder if left else "no further call"
         if encoder != expected:
-            raise StageError(f"prefill must ask the encoders what encode did, {expected}, got {encoder}")
+            raise StageError(f"prefill must call the encoders that encode called, {expected}, got {encoder}")
         return left.pop(0).answer()
 
     yield answer
     if left:
-        raise StageError(f"prefill must use all that encode made, got nothing asked of {left[0].encoder}")
+        raise StageError(f"prefill must use all outputs of encode, got no call of {left[0].encoder}")
 
 
 def retaped(tape: Tape) -> Tape:
-    """Return a tape whose tensors were written to on purpose, as one that holds what they are now."""
+    """Return a new tape with the current values of tensors that were overwritten on purpose."""
     return tuple(taped(call.encoder, call.output) for call in tape)
 
 
 def taped(encoder: str, output: Any) -> EncoderCall:
-    """Keep what an encoder gave, as it is now."""
+    """Record an encoder's output."""
     kept = _shallow(output)
     return EncoderCall(encoder, kept, _versions(kept))
 
@@ -190,15 +193,15 @@ def taped(encoder: str, output: Any) -> EncoderCall:
 def _direct(
     encoder: str, arguments: dict[str, Any], by_position: tuple[str, ...], inputs: Mapping[str, Any], config: Any
 ) -> DirectCall | None:
-    """Trace each argument to an input; None where one is no input, and may be another for other ones."""
-    arguments |= arguments.pop("kwargs", {})  # as transformers names those without a parameter of their own
+    """Trace each argument to an input or a constant; return None where one is neither."""
+    arguments |= arguments.pop("kwargs", {})  # transformers' name for further arguments
     names = {id(tensor): name for name, tensor in inputs.items()}
     given = {key: names[id(value)] for key, value in arguments.items() if id(value) in names}
     constants = {key: value for key, value in arguments.items() if key not in given}
     plain = (
         value is None
         or isinstance(value, bool | str)
-        # Numbers may come from the values of the inputs, unless they are the config's own.
+        # Numbers may depend on the inputs' values, unless they are the config's own.
         or (isinstance(value, int | float | list | tuple) and value == getattr(config, key, None))
         for key, value in constants.items()
     )
@@ -206,7 +209,7 @@ def _direct(
 
 
 def _shallow(output: Any) -> Any:
-    """Copy what holds tensors, not the tensors: models set attributes and entries of an answer after its return."""
+    """Copy the containers, not the tensors: models change attributes and entries of an output after its return."""
     return copy.deepcopy(output, {id(tensor): tensor for tensor in tensors_of(output)})
 
 
@@ -215,7 +218,7 @@ def _versions(output: Any) -> tuple[int, ...]:
 
 
 def tensors_of(output: Any) -> Iterator[Tensor]:
-    """Yield all tensors in an answer."""
+    """Yield all tensors in an output."""
     if isinstance(output, Tensor):
         yield output
     held = vars(output) if isinstance(output, ModelOutput) else output

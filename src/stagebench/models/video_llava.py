@@ -1,4 +1,4 @@
-"""Video-LLaVA (https://arxiv.org/abs/2311.10122): eight frames, each 257 visual tokens, CLS among them."""
+"""Video-LLaVA (https://arxiv.org/abs/2311.10122): eight frames of 257 visual tokens each, CLS included."""
 
 from typing import ClassVar
 
@@ -27,7 +27,7 @@ class VideoLlava(Family):
     }
 
     def visual_tokens(self, images: int) -> int:
-        """Count 257 a frame, CLS among them."""
+        """Return 257 tokens per frame, CLS included."""
         return images * (self.patches + 1)
 
     def encode(self, inputs: Inputs) -> Tensor:
@@ -39,7 +39,7 @@ class VideoLlava(Family):
 
     @classmethod
     def random_config(cls, profile: str) -> VideoLlavaConfig:
-        """Return one of 224 px and 2,056 visual tokens; "7b" has the shapes of LanguageBind/Video-LLaVA-7B-hf."""
+        """Return a config with 224 px and 2,056 visual tokens; "7b" is that of LanguageBind/Video-LLaVA-7B-hf."""
         text = LlamaConfig(**{"vocab_size": 32064} | TEXT[profile])
         return VideoLlavaConfig(
             vision_config=CLIPVisionConfig(**VISION[profile], image_size=224, patch_size=14),

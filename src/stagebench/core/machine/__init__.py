@@ -1,1 +1,1 @@
-"""The machine and its processes: what times depend on beside the code, locks, what ends with whom, GPU telemetry."""
+"""The machine and its processes: what times depend on besides the code, locks, supervised processes, GPU telemetry."""

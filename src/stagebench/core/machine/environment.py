@@ -1,7 +1,7 @@
-"""Describe what a time depends on beside the code: two runs are comparable only where all of it is equal.
+"""Describe what a time depends on besides the code: two runs are comparable only where all of it is equal.
 
-Also what NVML says of a GPU around a timing: clocks, power, temperature, throttling, other processes, energy. What a
-GPU or driver does not say is None, never a made-up zero. Importable without torch and without NVML.
+Read also a GPU's state around a timing from NVML: clocks, power, temperature, throttling, other processes, energy. A
+value that a GPU or driver does not report is None, never 0. Importable without torch and without NVML.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ from stagebench.core.machine import locks
 from stagebench.core.settings import PREPROCESSORS, GenerationSettings, LoadSettings, ModelSettings
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "av")
-UNKNOWN = "unknown"  # equal to nothing, itself included: see `differences`
-ADDED = {"gc": "on"}  # keys that came later, with the value of the time before, which what lacks them has
+UNKNOWN = "unknown"  # equal to nothing, not even itself: see `differences`
+ADDED = {"gc": "on"}  # keys added later, with the value that results without them had
 
-# NVML's bits that mean clocks lower than asked for; an idle GPU or clocks that somebody locked are no throttling.
+# NVML's bits for clocks lower than requested. An idle GPU and locked clocks are not throttling.
 THROTTLE_REASONS = {
     0x4: "power cap",
     0x8: "hardware slowdown",
@@ -43,7 +43,7 @@ def identity(
     loading: LoadSettings,
     timed_gc: bool = False,
 ) -> dict[str, str]:
-    """Return names and values, all text, of this machine and these settings; without `media` of the synthetic clip."""
+    """Return this machine and these settings as text by name; without `media` the input is the synthetic clip."""
     backend = "" if settings.backend == "eager" else f", {settings.backend} backend"
     code = ", its own code" if settings.trust_remote_code else ""
     shown = f"{settings.frames} images" if settings.as_ == "images" else f"one video of {settings.frames} frames"
@@ -64,13 +64,13 @@ def identity(
 
 
 def of_any_suite(timed_gc: bool = False) -> dict[str, str]:
-    """Return the same of benchmarks that run no model of ours; what is not installed they can't depend on."""
+    """Return the same for benchmarks that run no model of ours, without the libraries that are not installed."""
     here = {key: value for key, value in machine("cpu").items() if key not in LIBRARIES or value != UNKNOWN}
     return here | {"profile": "none", "dtype": "none", "gc": "on" if timed_gc else "off"}
 
 
 def differences(here: Mapping[str, object], there: Mapping[str, object]) -> list[str]:
-    """Say what makes two environments incomparable, a phrase a key; empty where they are comparable."""
+    """Return what makes two environments incomparable, one phrase per key; empty where they are comparable."""
     here, there = ADDED | dict(here), ADDED | dict(there)
     return [
         f"{key}: {here.get(key, 'absent')!r} here, {there.get(key, 'absent')!r} there"
@@ -80,7 +80,7 @@ def differences(here: Mapping[str, object], there: Mapping[str, object]) -> list
 
 
 def machine(device: str) -> dict[str, str]:
-    """Describe what no setting changes: hardware, driver, Python and libraries. The name of a GPU needs torch."""
+    """Describe what no setting changes: hardware, driver, Python and libraries. Reading a GPU's name needs torch."""
     cpu, driver = _cpu_name(), platform.system()
     name = cpu
     if device != "cpu":
@@ -101,19 +101,19 @@ def cores() -> int:
 
 
 def load_warning() -> str | None:
-    """Warn in one line where other processes keep the cores busy, because then every time measures them too."""
+    """Return a one-line warning where other processes keep the cores busy, because they would slow every timing."""
     if other := locks.beside():
-        return f"something else is measured at the same time, by {other}: times will measure it too"
+        return f"another measurement is running, by {other}: it will distort the times"
     busy = os.getloadavg()[0]
     if busy < cores() * 0.7:
         return None
-    return f"the machine is busy (load {busy:.1f} on {cores()} cores): times will measure its other work too"
+    return f"the machine is busy (load {busy:.1f} on {cores()} cores): its other work will distort the times"
 
 
 def fingerprint(path: Path, *patterns: str) -> str:
-    """Digest a file, or all files of a folder that match; "hub" stands for what is not on this machine.
+    """Return a digest of a file, or of all matching files of a folder; "hub" for a path that does not exist.
 
-    Of a file over 64 MiB (weights) the size stands for the content: reading it would take longer than the benchmark.
+    A file over 64 MiB (weights) counts by its size alone: reading it would take longer than the benchmark.
     """
     if not path.exists():
         return "hub"
@@ -147,15 +147,15 @@ class Reading:
 
     sm_mhz: int | None  # clock of the multiprocessors
     memory_mhz: int | None
-    watts: float | None  # on recent GPUs an average over about a second
+    watts: float | None  # an average over about a second on recent GPUs
     celsius: int | None
-    throttled: tuple[str, ...] | None  # reasons in words; empty where clocks are as asked for
-    foreign_processes: int | None  # a number: in a container ids may be of another namespace
-    joules: float | None  # since the driver was loaded; some GPUs renew it only every 20 to 100 ms
+    throttled: tuple[str, ...] | None  # reasons in words; empty where clocks are as requested
+    foreign_processes: int | None  # only their number: in a container their ids may be of another namespace
+    joules: float | None  # since the driver was loaded; some GPUs update it only every 20 to 100 ms
 
     @property
     def disturbed(self) -> bool:
-        """Whether a time taken now would be of a slower GPU, or of somebody else's work too."""
+        """Whether throttling or another process would distort a time taken now."""
         return bool(self.throttled) or bool(self.foreign_processes)
 
 
@@ -168,7 +168,7 @@ class Gpu:
     own_processes: int  # 1 where this process computes on it, else 0
 
     def read(self) -> Reading:
-        """Look now; takes about a millisecond, so never inside a timed region."""
+        """Read the GPU's state; it takes about 1 ms, so never call it inside a timed region."""
         nvml, handle, ask = self.nvml, self.handle, self._ask
         bits = ask(lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
         return Reading(
@@ -192,9 +192,9 @@ class Gpu:
 
 @contextmanager
 def opened_gpu(uuid: str | None = None, own_processes: int = 0) -> Iterator[Gpu | None]:
-    """Open NVML and yield the GPU of a UUID, or the first; None without the extra "gpu", a driver, or such a GPU.
+    """Open NVML and yield the GPU with a UUID, or the first; None without the extra "gpu", a driver, or such a GPU.
 
-    An index would not do: CUDA's order is not NVML's.
+    A GPU is chosen by UUID because CUDA's order of indices is not NVML's.
     """
     with ExitStack() as stack:
         gpu = None

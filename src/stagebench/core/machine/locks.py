@@ -1,4 +1,4 @@
-"""Keeps to one measurement at a time, by locks on the machine and on folders; however one ends, it lets go of them."""
+"""Allow one measurement at a time, by locks on the machine and on folders. However a process ends, it releases them."""
 
 import fcntl
 import os
@@ -13,21 +13,21 @@ from typing import BinaryIO
 
 from stagebench.core.errors import BusyError, StagebenchError
 
-# Of the environment: the folder of the machine's lock, by default the one that all users of a system share; and who
-# holds that lock, because what it starts belongs to its measurement.
+# Environment variables: the folder of the machine's lock, by default one that all users of a system share; and the
+# holder of that lock, because the processes that it starts belong to its measurement.
 FOLDER, WITHIN = "STAGEBENCH_LOCKS", "STAGEBENCH_MEASUREMENT"
 
 SCRATCH = "stagebench-scratch-"
 
-# Seconds until a lock counts as held: `beside` may just be looking, or one that was killed was starting a process.
+# Seconds until a lock counts as held: `beside` takes it briefly, and so may a process that a killed one was starting.
 PATIENCE = 0.5
 
 
 @contextmanager
 def measurement(say: Callable[[str], object]) -> Iterator[None]:
-    """Be the only measurement on this machine during the block, or a part of it; raise BusyError beside another one.
+    """Run the block as the only measurement on this machine, or as a part of it; raise BusyError beside another one.
 
-    Where the lock can't be had at all, `say` gets a line about it, and the block runs.
+    Where the file can't be locked at all, report it with `say` and run the block.
     """
     if WITHIN in os.environ:
         yield
@@ -38,10 +38,10 @@ def measurement(say: Callable[[str], object]) -> Iterator[None]:
             file = stack.enter_context(os.fdopen(_opened(path), "rb+", buffering=0))
             free = _taken(file.fileno(), PATIENCE)
         except OSError as error:
-            say(f"what else measures at the same time is not known, {path} can't be locked: {error.strerror}")
+            say(f"can't tell whether another measurement is running, {path} can't be locked: {error.strerror}")
         else:
             if not free:
-                raise BusyError(f"one measurement at a time on this machine, got a second beside {_holder(file)}")
+                raise BusyError(f"one measurement at a time may run here, got a second beside {_holder(file)}")
             stack.callback(file.truncate, 0)
             file.truncate(0)
             file.write(me.encode(errors="surrogateescape"))
@@ -51,7 +51,7 @@ def measurement(say: Callable[[str], object]) -> Iterator[None]:
 
 
 def beside() -> str | None:
-    """Return who measures on this machine beside this process, which is part of no measurement that holds its lock."""
+    """Return the holder of the machine's lock; None where there is none, or this process is part of its measurement."""
     with suppress(OSError):
         if WITHIN not in os.environ:
             with _machine().open("rb") as file:
@@ -60,12 +60,12 @@ def beside() -> str | None:
 
 
 def _machine() -> Path:
-    shared = Path("/tmp")  # noqa: S108 # by TMPDIR, each job would have a lock of its own
+    shared = Path("/tmp")  # noqa: S108 # with TMPDIR, each job would have its own lock
     return Path(os.environ.get(FOLDER) or (shared if shared.is_dir() else tempfile.gettempdir()), "stagebench.lock")
 
 
 def _opened(path: Path) -> int:
-    """Open a file that any user may lock; what is there is not made again, which /tmp forbids for another's file."""
+    """Open a file that any user may lock. An existing one is not created again, which /tmp forbids for other users."""
     with suppress(FileExistsError):
         made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         os.fchmod(made, 0o666)
@@ -74,7 +74,7 @@ def _opened(path: Path) -> int:
 
 
 def _taken(descriptor: int, patience: float = 0.0) -> bool:
-    """Take a lock, unless somebody else has it for that many seconds."""
+    """Take a lock; return False where another process holds it for all of `patience` seconds."""
     until = time.monotonic() + patience
     while True:
         with suppress(BlockingIOError):
@@ -86,14 +86,14 @@ def _taken(descriptor: int, patience: float = 0.0) -> bool:
 
 
 def _holder(file: BinaryIO) -> str:
-    """Return what the one who holds the lock noted of itself, in a line."""
+    """Return the line that the holder of the lock wrote about itself."""
     noted = file.read(200).decode(errors="replace")
-    return "".join(c if c.isprintable() else "?" for c in noted) or "another one"
+    return "".join(c if c.isprintable() else "?" for c in noted) or "another process"
 
 
 @contextmanager
 def _held(folder: Path, patience: float = 0.0) -> Iterator[bool | None]:
-    """Say whether the folder is this process's for the block; None on a file system without such locks."""
+    """Yield whether this process holds the folder during the block; None on a file system without locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         taken = None
@@ -106,10 +106,10 @@ def _held(folder: Path, patience: float = 0.0) -> Iterator[bool | None]:
 
 @contextmanager
 def locked(folder: Path, refusal: str | None = None, sure: bool = False) -> Iterator[Path]:
-    """Hold a folder for this process alone; it is made if it is missing, and goes again if it is left empty.
+    """Lock a folder for this process; create it if it is missing, and remove it if it is left empty.
 
-    Where another process holds it, wait, or raise BusyError that begins with a refusal; raise StagebenchError where it
-    can't be made, and, to be `sure`, where its file system has no locks: elsewhere the block then runs without.
+    Where another process holds it, wait, or with a `refusal` raise BusyError that begins with it. Raise StagebenchError
+    where the folder can't be created. Where its file system has no locks, raise it if `sure`, else run without a lock.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -123,16 +123,19 @@ def locked(folder: Path, refusal: str | None = None, sure: bool = False) -> Iter
         try:
             yield folder
         finally:
-            with suppress(OSError):  # where something is in it
+            with suppress(OSError):  # not empty
                 folder.rmdir()
 
 
 @contextmanager
 def scratch_folder(home: Path | None = None) -> Iterator[Path]:
-    """Make a temporary folder, by default where the system has them; it goes at the end, what killed ones left now."""
+    """Create a temporary folder, remove it at the end, and remove now those that killed processes left.
+
+    By default it is where the system keeps temporary files.
+    """
     home = home or Path(tempfile.gettempdir())
     for left in home.glob(f"{SCRATCH}*"):
-        with suppress(OSError), _held(left) as free:  # another user's, or gone meanwhile
+        with suppress(OSError), _held(left) as free:  # another user's, or removed meanwhile
             if free:
                 shutil.rmtree(left, ignore_errors=True)
     with ExitStack() as stack:

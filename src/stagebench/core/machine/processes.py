@@ -1,4 +1,4 @@
-"""Starts processes that end with the one that started them, however that one ends, and so does all that they start."""
+"""Start processes that end, with all their descendants, as soon as the starting process ends, however it ends."""
 
 import subprocess
 import sys
@@ -12,10 +12,11 @@ from stagebench.core.machine import supervisor
 
 @contextmanager
 def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command, with options of `Popen`, beside the block; with the block, or this process, it ends.
+    """Run a command, with options of `Popen`, beside the block; end it when the block or this process ends.
 
-    It has a session of its own: a signal from the terminal comes to this process alone, which passes it on by ending.
-    What is yielded exits with the command's status, 128 and the number of a signal that ended it, or `CANNOT_RUN`.
+    The command has its own session: a signal from the terminal reaches this process alone, which passes it on by
+    ending. The yielded process exits with the command's status, 128 plus the number of the signal that ended it, or
+    `CANNOT_RUN`.
     """
     line = [sys.executable, "-I", "-S", supervisor.__file__, *command]
     process = subprocess.Popen(line, stdin=subprocess.PIPE, start_new_session=True, **options)  # noqa: S603 # our own file
@@ -28,7 +29,7 @@ def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen
 
 
 def run(command: Sequence[str], **options: Any) -> tuple[int, bytes, bytes]:
-    """Run a command to its end; return the exit status, and what it wrote to standard output and standard error."""
+    """Run a command to its end; return its exit status, standard output and standard error."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         with started(command, stdout=out, stderr=err, **options) as process:
             status = process.wait()

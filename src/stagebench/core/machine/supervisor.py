@@ -1,8 +1,8 @@
-"""Runs a command, and ends all that is left of it as soon as the command ends, or whoever asked for it does.
+"""Run a command, and kill everything left of it as soon as the command or the requesting process ends.
 
-`processes` starts it as a file (`python -I -S supervisor.py COMMAND ...`), so it imports nothing of stagebench, nor
-pathlib, which takes as long as all the rest. Its standard input is a pipe that only the one who asked holds open:
-however that one ends, the system closes it.
+`processes` starts it as a file (`python -I -S supervisor.py COMMAND ...`). It imports nothing of stagebench, and not
+pathlib, which takes as long as all the rest. Its standard input is a pipe that only the requesting process holds open:
+however that process ends, the system closes it.
 """
 
 import ctypes
@@ -13,15 +13,15 @@ import sys
 import time
 from contextlib import suppress
 
-CANNOT_RUN = 126  # the exit status where the command can't be run, as a shell has it; the reason is on standard error
-PATIENCE = 10.0  # seconds for processes to end that were killed; one in the middle of a system call may need some
+CANNOT_RUN = 126  # exit status where the command can't be run, as in a shell; the reason is on standard error
+PATIENCE = 10.0  # seconds that killed processes may take to end; one inside a system call may need some
 SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36  # of Linux's prctl()
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 def main(command: list[str]) -> int:
-    """Run the command, and return its exit status, or 128 and the number of the signal that ended it."""
-    _prctl(SET_CHILD_SUBREAPER, 1)  # what a process of the command leaves behind becomes a child of this one
+    """Run the command; return its exit status, or 128 plus the number of the signal that ended it."""
+    _prctl(SET_CHILD_SUBREAPER, 1)  # orphans of the command become children of this process
     woken, waking = os.pipe()
     os.set_blocking(waking, False)
     signal.set_wakeup_fd(waking)
@@ -42,28 +42,28 @@ def main(command: list[str]) -> int:
 
 
 def _become(command: list[str], supervisor: int) -> None:
-    """Turn the forked process into the command, with signals as a process has them that Python did not start."""
+    """Turn the forked process into the command, with the default signal handling of a process outside Python."""
     os.setpgid(0, 0)
     _prctl(SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != supervisor:
-        os._exit(CANNOT_RUN)  # it ended before the line above
+        os._exit(CANNOT_RUN)  # the supervisor ended before the line above
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     try:
-        os.execvp(command[0], command)  # noqa: S606 # no shell is what is wanted
+        os.execvp(command[0], command)  # noqa: S606 # without a shell on purpose
     except OSError as error:
         os.write(2, str(error.strerror).encode())
     os._exit(CANNOT_RUN)
 
 
 def _prctl(option: int, value: int) -> None:
-    with suppress(AttributeError, OSError):  # no Linux: then the command's process group is all that can be ended
+    with suppress(AttributeError, OSError):  # not Linux: then only the command's process group can be ended
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def _end_all(group: int) -> None:
-    """End the command's group, and every descendant: the children of one that ends become our own."""
+    """Kill the command's group and every descendant: children of a killed process become our own."""
     deadline = time.monotonic() + PATIENCE
     with suppress(OSError):
         os.killpg(group, signal.SIGKILL)
@@ -85,7 +85,7 @@ def _children() -> list[int]:
 
 
 def _reap(ended: dict[int, int]) -> bool:
-    """Note the status of each child that has ended; return whether others are left."""
+    """Record the status of each child that has ended; return whether others are left."""
     with suppress(ChildProcessError):
         while (each := os.waitpid(-1, os.WNOHANG))[0]:
             ended[each[0]] = each[1]

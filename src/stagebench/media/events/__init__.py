@@ -1,1 +1,1 @@
-"""Read event recordings of many formats into four columns, and draw these as images."""
+"""Read event recordings of many formats into four columns, and draw them as images."""

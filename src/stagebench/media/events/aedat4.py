@@ -14,14 +14,14 @@ from stagebench.media.events.event_arrays import KEYS, EventArrays, cut_events, 
 from stagebench.media.files import require_plausible, whole
 
 _MAGIC = b"#!AER-DAT4.0\r\n"
-_NONE, _LZ4, _ZSTD = (0,), (1, 2), (3, 4)  # of the header's `compression`; twice of each, with two levels of effort
-_SLICE = 1 << 10  # bytes unpacked at a time, of Zstandard to 32 MiB at most
+_NONE, _LZ4, _ZSTD = (0,), (1, 2), (3, 4)  # of the header's `compression`; two levels each
+_SLICE = 1 << 10  # packed bytes per call; Zstandard unpacks them to at most 32 MiB
 _EVENT = np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "u1"), ("", "V3")])
 _FILE = "AEDAT4 file"
 
 
 def read_aedat4(path: Path, loading: LoadSettings) -> EventArrays:
-    """Decode the first track of events from its beginning to the end of the window, the only way there is."""
+    """Decode the first track of events from its beginning, as the format requires, to the end of the window."""
     loading = own_clock(path.name, loading)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         events = join_events(path.name, _packets(path, data), loading)
@@ -31,7 +31,7 @@ def read_aedat4(path: Path, loading: LoadSettings) -> EventArrays:
 
 
 def _packets(path: Path, data: mmap.mmap) -> Iterator[EventArrays]:
-    """Yield the events packet by packet, after a walk over all packets that unpacks none."""
+    """Yield the events packet by packet, after checking the headers of all packets."""
     compression, at, end, kinds = _read_header(path, data)
     places: dict[int, list[slice]] = {track: [] for track in kinds}
     stop = len(data) if end < 0 else min(end, len(data))
@@ -56,7 +56,7 @@ def _packets(path: Path, data: mmap.mmap) -> Iterator[EventArrays]:
 
 
 def _read_header(path: Path, data: mmap.mmap) -> tuple[int, int, int, dict[int, str]]:
-    """Return the compression, where packets begin and end (below 0: with the file, without a table), tracks' types."""
+    """Return the compression, begin and end of the packets, and the tracks' types; an end below 0 is the file's."""
     magic, length = struct.unpack("<14sI", data[:18].ljust(18))
     begin = 18 + length
     if magic != _MAGIC or begin > len(data):
@@ -68,7 +68,7 @@ def _read_header(path: Path, data: mmap.mmap) -> tuple[int, int, int, dict[int, 
         end = struct.unpack_from("<q", header, table)[0] if table else -1
         start, length = _vector(header, text)
         (described,) = struct.unpack_from(f"{length}s", header, start)
-        if b"<!" in described:  # where XML defines what unpacks to more; recorders write elements alone
+        if b"<!" in described:  # begins definitions that may expand without bound; recorders write elements alone
             raise ValueError("not plain XML")
         tracks = ElementTree.fromstring(described.decode()).findall("node[@name='outInfo']/node")  # noqa: S314 # above
         kinds = {int(track.get("name", "")): track.findtext("attr[@key='typeIdentifier']", "") for track in tracks}
@@ -80,7 +80,7 @@ def _read_header(path: Path, data: mmap.mmap) -> tuple[int, int, int, dict[int, 
 
 
 def _unpack(path: Path, packed: bytes, compression: int, size: int) -> bytes:
-    """Unpack a whole frame, and no further than is plausible for a file of `size` bytes."""
+    """Unpack a whole frame; refuse more than is plausible for a file of `size` bytes."""
     if compression in _NONE:
         return packed
     try:
@@ -99,9 +99,9 @@ def _unpack(path: Path, packed: bytes, compression: int, size: int) -> bytes:
 
 
 def _events(packet: bytes) -> EventArrays:
-    """Read the vector of events, which ends where the packet does: one that ends before has lost some."""
+    """Read the vector of events; refuse one that does not fill the packet, because it has lost some."""
     field = _fields(packet, b"EVTS")[0]
-    start, count = _vector(packet, field) if field else (min(len(packet), 32), 0)  # without one, 32 bytes at most
+    start, count = _vector(packet, field) if field else (min(len(packet), 32), 0)  # without a vector, at most 32 bytes
     if start + count * _EVENT.itemsize != len(packet):
         raise ValueError("more or fewer events than there is room for")
     events = np.frombuffer(packet, _EVENT, count, start)
@@ -109,7 +109,7 @@ def _events(packet: bytes) -> EventArrays:
 
 
 def _fields(buffer: bytes, kind: bytes) -> list[int]:
-    """Return where the first three fields of a flatbuffer begin, 0 for one that is left out; its size comes first."""
+    """Return the offsets of the first three fields of a size-prefixed flatbuffer, 0 for a missing one."""
     size, root, found = struct.unpack_from("<II4s", buffer)
     table = 4 + root
     said = table - struct.unpack_from("<i", buffer, table)[0]
@@ -122,6 +122,6 @@ def _fields(buffer: bytes, kind: bytes) -> list[int]:
 
 
 def _vector(buffer: bytes, field: int) -> tuple[int, int]:
-    """Return where the items of a field begin, and how many there are."""
+    """Return the offset of a vector's items, and their number."""
     at = field + struct.unpack_from("<I", buffer, field)[0]
     return at + 4, struct.unpack_from("<I", buffer, at)[0]

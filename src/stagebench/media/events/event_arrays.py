@@ -1,4 +1,4 @@
-"""Hold the events of a recording: check and cut out those in a span of time, in microseconds, wherever they lie."""
+"""Check the events of a recording, and cut out those in a span of time, in microseconds."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from numpy.typing import NDArray
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
 
-TYPES = {"x": np.uint16, "y": np.uint16, "t": np.int64, "p": np.uint8}  # as decoders give them, 13 bytes an event
+TYPES = {"x": np.uint16, "y": np.uint16, "t": np.int64, "p": np.uint8}  # as decoders give them, 13 bytes per event
 KEYS = tuple(TYPES)
-LARGEST = 1 << 62  # no clock shows as many microseconds, and a sum of two fits into int64
-_UNITS = {"s": (10**6, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}  # microseconds, of how many
-_COARSE = 1000  # microseconds that floating point must tell apart, at least
-# What hardly any camera does: more events a second, or so few for so long; a clock that is set to after the year 2200.
+LARGEST = 1 << 62  # microseconds, more than any clock shows; a sum of two fits into int64
+_UNITS = {"s": (10**6, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}  # numerator and denominator, in microseconds
+_COARSE = 1000  # microseconds: floating-point times must have at least this resolution
+# Limits of a camera: the most events per second, the fewest over a long time, and a clock set before the year 2200.
 _FASTEST, _SLOWEST = 10**9, 10**4
 _LONG, _LATEST = 45 * 10**6, 230 * 365 * 86400 * 10**6
-_FEW = 100  # events, that any rate may be of
-# Microseconds given in nanoseconds are thousands. A simulation's may be, too, but has far more events then, or fewer.
+_FEW = 100  # events, of which the rate is not judged
+# Microseconds stored as nanoseconds are multiples of 1000. A simulation's may be too, with far more events, or fewer.
 _RATE_OF_THOUSANDS, _LONG_OF_THOUSANDS = range(1001, 10**5), 10**7
 _SAMPLE = 1000  # events
-_LONGEST_NAME, _MOST_NAMES = 40, 6  # that an error shows
+_LONGEST_NAME, _MOST_NAMES = 40, 6  # shown in an error
 
 
 class EventArrays(NamedTuple):
     """A recording, or a part of it; all four arrays are (events,)."""
 
-    x: NDArray[Any]  # integers as they were recorded, the pixel's column
-    y: NDArray[Any]  # its row, too
+    x: NDArray[Any]  # the pixel's column, integers as recorded
+    y: NDArray[Any]  # the pixel's row, integers as recorded
     t: NDArray[Any]  # microseconds, from any origin; int64 and ascending once they are checked
     p: NDArray[Any]  # 1 where the pixel became brighter, 0 where darker; uint8 once they are checked
 
 
 def own_clock(name: str, loading: LoadSettings) -> LoadSettings:
-    """Return the same for a recording that counts microseconds by definition; refuse another unit."""
+    """Return the settings for a format that counts microseconds by definition; refuse another unit."""
     if loading.time_unit not in (None, "us"):
         raise MediaError(f"{name}: counts microseconds by definition, got --time-unit {loading.time_unit}")
     return replace(loading, time_unit="us")
 
 
 def cut_events(name: str, columns: Mapping[str, Any], loading: LoadSettings) -> EventArrays:
-    """Return the events in a window, found by bisecting t, of columns that are arrays, mapped or not, or HDF5 datasets.
+    """Return the events of the window of `loading`, found by bisecting t, as contiguous arrays.
 
-    Each array is in one piece of memory, its values are not checked. Raise MediaError where a column is missing, not of
-    integers (bools, for p, and floating point, for t of a given unit), or not as long as the others; where there are no
-    events, or none in the window; and where times can't be what they count.
+    Columns are arrays, also memory-mapped ones, or HDF5 datasets; their values are not checked. Each must hold
+    integers; p may also be bool, and t of a given unit floating point. Raise MediaError where a column is missing, of
+    another type or length, where the window holds no events, or where times are not plausible in their unit.
     """
 
     def time(value: Any) -> int:
@@ -70,7 +70,7 @@ def cut_events(name: str, columns: Mapping[str, Any], loading: LoadSettings) -> 
 
 
 def join_events(name: str, parts: Iterable[EventArrays], loading: LoadSettings) -> EventArrays:
-    """Join the parts of a recording that is decoded from its beginning, up to a window's end; refuse a step back."""
+    """Join the decoded parts of a recording up to the window's end; refuse times that step back."""
     joined: list[EventArrays] = []
     for part in parts:
         if len(part.t):
@@ -86,13 +86,13 @@ def join_events(name: str, parts: Iterable[EventArrays], loading: LoadSettings) 
 
 
 def _limits(loading: LoadSettings, first: int) -> tuple[int, int | None]:
-    """Return a window's begin and end in microseconds, where the first event is at `first`; None for no end."""
+    """Return the window's begin and end in microseconds for a first event at `first`; None for no end."""
     begin = first + round(loading.start * 1e6)
     return begin, None if loading.duration is None else begin + round(loading.duration * 1e6)
 
 
 def require_ascending(name: str, t: NDArray[Any]) -> None:
-    """Refuse times that step back, by the first such place."""
+    """Raise MediaError at the first time that is before the previous one."""
     backwards = np.flatnonzero(t[1:] < t[:-1])
     if len(backwards):
         i = int(backwards[0]) + 1
@@ -100,15 +100,15 @@ def require_ascending(name: str, t: NDArray[Any]) -> None:
 
 
 def but_others(names: Iterable[str]) -> str:
-    """Return what an error says of columns that have other names; nothing without any."""
+    """Return the other names of columns for an error; an empty text where there are none."""
     others = sorted({*map(str, names)} - {*KEYS})
     return f", but {', '.join(name[:_LONGEST_NAME] for name in others[:_MOST_NAMES])}" if others else ""
 
 
 def in_microseconds(name: str, t: NDArray[Any], unit: str | None) -> NDArray[Any]:
-    """Return times of any unit, integers or floating point, in whole microseconds; those that are so, as they are.
+    """Return times of any unit, integers or floating point, in whole microseconds; those in microseconds unchanged.
 
-    Raise MediaError where one is not finite, or too large, or floating point too coarse to tell milliseconds apart.
+    Raise MediaError where a time is not finite or too large, or floating point can't resolve milliseconds.
     """
     factor, divisor = _UNITS[unit or "us"]
     if t.dtype.kind == "f":
@@ -132,7 +132,7 @@ def in_microseconds(name: str, t: NDArray[Any], unit: str | None) -> NDArray[Any
 
 
 def _require_of_camera(name: str, t: Any) -> None:
-    """Refuse times that are hardly microseconds: no camera has such a rate or date. Few events are not judged."""
+    """Refuse times that can't be microseconds, by their rate or date. Few events are not judged."""
     count, first, last = len(t), int(t[0]), int(t[len(t) - 1])
     span = last - first
     rate = (count - 1) * 10**6 // max(span, 1)
@@ -141,8 +141,8 @@ def _require_of_camera(name: str, t: Any) -> None:
         places = (0, count // 2, count - _SAMPLE)
         too_slow |= not any(((t[i : i + _SAMPLE] - t[0]) % 1000).any() for i in places)
     if count > _FEW and (rate > _FASTEST or too_slow or last > _LATEST):
-        got = f"{count} events in {span / 1e6:g} s, from {first / 1e6:g} s on, as hardly any camera has them"
-        raise MediaError(f"{name}: t must be microseconds, got {got}; --time-unit s, ms or ns reads others, us these")
+        got = f"{count} events in {span / 1e6:g} s from {first / 1e6:g} s, which no camera records"
+        raise MediaError(f"{name}: t must be microseconds, got {got}; --time-unit sets another unit, or us for these")
 
 
 def _require_layout(name: str, columns: Mapping[str, Any], unit: str | None) -> None:
@@ -155,7 +155,7 @@ def _require_layout(name: str, columns: Mapping[str, Any], unit: str | None) -> 
         if column.shape is None or len(column.shape) != 1:
             raise MediaError(f"{name}: {key} must be an array of one dimension, got one of shape {column.shape}")
         if column.dtype.kind not in kinds[key]:
-            unsaid = "; --time-unit says what it counts" if (key, column.dtype.kind) == ("t", "f") else ""
+            unsaid = "; --time-unit sets its unit" if (key, column.dtype.kind) == ("t", "f") else ""
             raise MediaError(f"{name}: {key} must be integers, got {column.dtype}{unsaid}")
     lengths = {key: len(columns[key]) for key in KEYS}
     if len(set(lengths.values())) > 1:

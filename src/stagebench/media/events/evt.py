@@ -1,7 +1,7 @@
 """Decode Prophesee's EVT2 and EVT3 (`.raw`), with the times of OpenEB, Prophesee's own decoder.
 
-A clock of 34 or 24 bits comes in two parts, the high one in words of its own, TIME_HIGH. Where TIME_HIGH falls by at
-least half of its range, it wrapped, so words that were lost there do no harm. Any other fall is a step back.
+A clock of 34 or 24 bits comes in two parts. The high part has its own words, TIME_HIGH. Where TIME_HIGH falls by at
+least half of its range, it wrapped, even if words were lost there. Any other fall is a step back.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from stagebench.core.settings import LoadSettings
 from stagebench.media.events.event_arrays import LARGEST, TYPES, EventArrays, cut_events, join_events, own_clock
 
 _LONGEST_HEADER = 1 << 16  # bytes; cameras write less than a thousand
-_BLOCK = 1 << 15  # words at a time: what is made of them stays in the cache of the processor
+_BLOCK = 1 << 15  # words per block: its intermediate arrays stay in the processor's cache
 _NEVER = -LARGEST  # microseconds
 
 Which = NDArray[np.intp]
 
 
 def read_evt(path: Path, loading: LoadSettings) -> EventArrays:
-    """Decode a recording from its beginning to the end of the window, the only way there is.
+    """Decode a recording from its beginning, as the format requires, to the end of the window.
 
-    What comes before the first TIME_HIGH, or before the first row, is left out: nothing says when or where it was.
+    Events before the first TIME_HIGH, or before the first row, are left out, because their time or place is unknown.
     """
     loading = own_clock(path.name, loading)
     with path.open("rb") as file:
@@ -46,16 +46,16 @@ def read_evt(path: Path, loading: LoadSettings) -> EventArrays:
 
 
 def _read_header(name: str, data: bytes) -> tuple[dict[str, str], int]:
-    """Read lines such as `% geometry 640x480`, to `% end` or what is no such line; return them and their length."""
+    """Read lines such as `% geometry 640x480`, to `% end` or another line; return them and their length in bytes."""
     found = re.match(rb"(?s)%.*?\n% end *\r?\n", data) or re.match(rb"(% [ -~]*\r?\n)+", data)
     if found is None:
-        raise MediaError(f"{name}: must say EVT2 or EVT3 in a header, got none")
+        raise MediaError(f"{name}: must name EVT2 or EVT3 in a header, got none")
     lines = [line[1:].strip().partition(" ") for line in found[0].decode(errors="replace").splitlines()]
     return {key.lower(): value.strip() for key, _, value in lines}, found.end()
 
 
 def _decoder_of(name: str, header: dict[str, str]) -> _Evt2 | _Evt3:
-    """Choose by `% evt 3.0` and `% format EVT3;height=480;width=640`; one of them is enough."""
+    """Return the decoder that `% evt 3.0` or `% format EVT3;height=480;width=640` names."""
     if (order := header.get("endianness", "little")) != "little":
         raise MediaError(f"{name}: must be little-endian, got {order[:40]!r}")
     said = [header["evt"].removesuffix(".0")] if "evt" in header else []
@@ -63,7 +63,7 @@ def _decoder_of(name: str, header: dict[str, str]) -> _Evt2 | _Evt3:
         said.append(header["format"].partition(";")[0].upper().removeprefix("EVT").replace("21", "2.1"))
     versions = [f"EVT{version}" for version in dict.fromkeys(said)]
     if versions not in (["EVT2"], ["EVT3"]):
-        raise MediaError(f"{name}: must be EVT2 or EVT3, got {' and '.join(versions) or 'a header that does not say'}")
+        raise MediaError(f"{name}: must be EVT2 or EVT3, got {' and '.join(versions) or 'a header that names none'}")
     return _Evt2() if versions == ["EVT2"] else _Evt3()
 
 
@@ -76,7 +76,7 @@ def _require_on_sensor(name: str, header: dict[str, str], events: EventArrays) -
     ):
         said = {_number(name, size) for size in sizes if size}
         if len(said) > 1:
-            raise MediaError(f"{name}: must have one size of sensor, got {' and '.join(map(str, sorted(said)))}")
+            raise MediaError(f"{name}: must have one sensor size, got {' and '.join(map(str, sorted(said)))}")
         largest = int(values.max())
         if said and largest >= min(said):
             raise MediaError(f"{name}: {key} must be below the {min(said)} of its header, got {largest}")
@@ -89,13 +89,13 @@ def _number(name: str, text: str) -> int:
 
 
 class _Held:
-    """What words say until another one says otherwise, from block to block."""
+    """A value that holds from one word to the next that sets it, across blocks."""
 
     def __init__(self, value: int) -> None:
         self.value = value
 
     def at(self, which: Which, here: NDArray[np.bool_], values: NDArray[Any]) -> NDArray[np.int64]:
-        """Return what holds at some of the words, where those that are `here` say these values."""
+        """Return the value that holds at each of the words `which`, where the words `here` set these values."""
         held = np.concatenate([[self.value], values.astype(np.int64)])
         self.value = int(held[-1])
         at_which: NDArray[np.int64] = held[np.cumsum(here)[which]]
@@ -103,31 +103,31 @@ class _Held:
 
 
 class _Clock(_Held):
-    """The microseconds that TIME_HIGH says; far below 0 before the first, whatever is added."""
+    """The microseconds that TIME_HIGH sets; far below 0 before the first one."""
 
     def __init__(self, high_bits: int, low_bits: int) -> None:
         super().__init__(_NEVER)
         self._range, self._low_bits = 1 << high_bits, low_bits
 
     def at(self, which: Which, here: NDArray[np.bool_], values: NDArray[Any]) -> NDArray[np.int64]:
-        """Return microseconds at some of the words, where those that are `here` are a TIME_HIGH of these values."""
+        """Return the microseconds at each word of `which`, where the words `here` are TIME_HIGH with these values."""
         highs = values.astype(np.int64)
         before = int(highs[0]) if self.value == _NEVER and len(highs) else self.value >> self._low_bits
         falls = -np.diff(highs, prepend=before % self._range)
-        # Nearly the whole range up is a step back to before a wrap.
+        # A rise by nearly the whole range is a step back across a wrap.
         wraps = (falls >= self._range // 2).astype(np.int64) - (falls < self._range // 16 - self._range)
         ticks = (before // self._range + np.cumsum(wraps)) * self._range + highs
         return super().at(which, here, ticks << self._low_bits)
 
     def changes(self, values: NDArray[Any]) -> NDArray[np.bool_]:
-        """Return which of the next values of TIME_HIGH are another than the one before."""
+        """Return which of the next values of TIME_HIGH differ from the one before."""
         before = -1 if self.value == _NEVER else (self.value >> self._low_bits) % self._range
         changed: NDArray[np.bool_] = np.diff(values.astype(np.int64), prepend=before) != 0
         return changed
 
 
 class _Evt2:
-    """Words of 32 bits: an event each, or a TIME_HIGH; others are passed over."""
+    """Words of 32 bits, each an event or a TIME_HIGH; other words are skipped."""
 
     word = np.dtype("<u4")
 
@@ -146,18 +146,18 @@ class _Evt2:
 
 
 class _Evt3:
-    """Words of 16 bits: each says one part of what the next event is, as far as it changed."""
+    """Words of 16 bits, each with one changed part of the next event."""
 
     word = np.dtype("<u2")
     _ROW, _ROW_OF_OTHERS, _SINGLE, _FIRST_X, _VECTOR_12, _VECTOR_8, _TIME_LOW, _TIME_HIGH = 0, 1, 2, 3, 4, 5, 6, 8
-    # How many columns each kind of word says something of: a vector lies right of the one before.
+    # Columns that each kind of word covers: a vector lies right of the one before.
     _COLUMNS = np.zeros(16, np.int64)
     _COLUMNS[[_SINGLE, _VECTOR_12, _VECTOR_8]] = 0, 12, 8
 
     def __init__(self) -> None:
         self._clock = _Clock(high_bits=12, low_bits=12)
         self._low, self._first_x = _Held(0), _Held(0)
-        self._row, self._polarity = _Held(-1), _Held(-1)  # not known
+        self._row, self._polarity = _Held(-1), _Held(-1)  # unknown
 
     def decode(self, words: NDArray[Any]) -> EventArrays:
         """Return the events of the next block."""
@@ -190,7 +190,7 @@ def _typed(known: NDArray[np.bool_], *columns: NDArray[Any]) -> EventArrays:
 
 
 def _set_bits(masks: NDArray[np.int64]) -> tuple[Which, Which]:
-    """Return the number of the mask and that of the bit, of each bit that is set, in order."""
+    """Return the index of the mask and of the bit, for each bit that is set, in order."""
     if (masks == 1).all():
         return np.arange(len(masks)), np.zeros(len(masks), np.intp)
     bits = np.unpackbits(masks.astype("<u2").view(np.uint8), bitorder="little")

@@ -1,6 +1,6 @@
-"""Read recordings of DSEC in HDF5: `events/{x,y,t,p}`, blosc-compressed, and `t_offset`.
+"""Read DSEC's recordings in HDF5: `events/{x,y,t,p}`, blosc-compressed, and `t_offset`.
 
-Its index `ms_to_idx` is not needed: times are bisected, which takes about as long, and can't be led astray.
+The index `ms_to_idx` is not used: bisecting the times takes about as long, and a wrong index can't mislead it.
 """
 
 import math
@@ -15,7 +15,7 @@ from stagebench.core.settings import LoadSettings
 from stagebench.media.events.event_arrays import KEYS, LARGEST, EventArrays, but_others, cut_events, in_microseconds
 from stagebench.media.files import require_plausible, whole
 
-_HARD_LINK = 0  # of HDF5's types of links, the one to something in the same file
+_HARD_LINK = 0  # HDF5's type of a link within the file
 _OTHER_LAYOUTS = {
     "CD/events": "Prophesee's HDF5",
     "davis/left/events": "MVSEC",
@@ -27,7 +27,7 @@ _OTHER_LAYOUTS = {
 
 
 def read_hdf5(path: Path, loading: LoadSettings) -> EventArrays:
-    """Read the events in a window, their times those of the camera's clock: `t_offset`, if there is one, is added."""
+    """Read the events in a window, with times of the camera's clock: `t_offset` is added where there is one."""
     try:
         import h5py
         import hdf5plugin  # noqa: F401 # its import makes blosc known to h5py
@@ -46,7 +46,7 @@ def read_hdf5(path: Path, loading: LoadSettings) -> EventArrays:
 
 
 def _dataset(path: Path, file: Any, name: str) -> Any:
-    """Return the dataset of a name, its data in this very file and not implausibly large."""
+    """Return the dataset of a name; refuse data in another file, or of implausible size."""
     found, rest = _follow(file, name)
     got = None
     if rest and not isinstance(found, Mapping):
@@ -65,7 +65,7 @@ def _dataset(path: Path, file: Any, name: str) -> Any:
 
 
 def _follow(file: Any, name: str) -> tuple[Any, list[str]]:
-    """Return what a name leads to within the file, and what is left of the name where it leads no further."""
+    """Return the last object on a name's path within the file, and the rest of the path."""
     found, rest = file, name.split("/")
     while rest and isinstance(found, Mapping) and _link(found, rest[0]) == _HARD_LINK:
         found = found[rest.pop(0)]
@@ -73,14 +73,14 @@ def _follow(file: Any, name: str) -> tuple[Any, list[str]]:
 
 
 def _instead(file: Any) -> str:
-    """Return what another layout has; else what lies in the group `events`, or where that is missing, in the file."""
-    for name, whose in _OTHER_LAYOUTS.items():
+    """Return the layout that the file has instead; else the names in the group `events`, or without it in the file."""
+    for name, layout in _OTHER_LAYOUTS.items():
         if not _follow(file, name)[1]:
-            return f"{name}, as {whose} has it"
+            return f"{name}, as {layout} has it"
     return f"none{but_others(_follow(file, 'events')[0])}"
 
 
 def _link(group: Any, name: str) -> int | None:
-    """Return the type of the link of that name, None without: to follow it may lead to a pipe, which waits."""
+    """Return the type of a link without following it, which could block on a pipe; None where there is none."""
     links = group.id.links
     return links.get_info(name.encode()).type if links.exists(name.encode()) else None

@@ -1,7 +1,7 @@
-"""Read recordings that numpy wrote: `.npy` with a dict or a structured array, `.npz` with four arrays or one such.
+"""Read recordings that numpy wrote: `.npy` with a dict or a structured array, `.npz` with four arrays or one.
 
-And the fast layout, `NAME.events`: a folder, each column a `.npy` that is mapped into memory. Each refuses a file that
-is damaged, of another layout, or larger than is plausible once it is unpacked, and a window without events.
+Read also the fast layout, `NAME.events`: a folder with one memory-mapped `.npy` per column. Every reader refuses a file
+that is damaged, of another layout, or implausibly large when unpacked, and a window without events.
 """
 
 import mmap
@@ -24,8 +24,8 @@ from stagebench.media.files import files_in, is_folder, kind_of, name_of, requir
 
 _HEADERS = {1: npy_format.read_array_header_1_0} | dict.fromkeys((2, 3), npy_format.read_array_header_2_0)
 FOLDER = ".events"
-_UNIT = "unit.txt"  # says of a folder that was converted that its times are microseconds, however they look
-_SHOWN = 120  # characters of what came out of a file
+_UNIT = "unit.txt"  # marks a converted folder: its times are microseconds, however implausible
+_SHOWN = 120  # characters of a file's content
 
 
 def read_npy(path: Path, loading: LoadSettings) -> EventArrays:
@@ -55,17 +55,17 @@ def read_npz(path: Path, loading: LoadSettings) -> EventArrays:
     only = next(iter(arrays.values())) if len(arrays) == 1 else None
     if only is not None and only.dtype.names is not None:
         return cut_events(path.name, _fields(only), loading)
-    others = dict.fromkeys((Path(entry.filename).stem for entry in entries), only)  # so that an error names them all
+    others = dict.fromkeys((Path(entry.filename).stem for entry in entries), only)  # for an error that names all
     return cut_events(path.name, others | arrays, loading)
 
 
 def column_files(folder: Path) -> list[Path]:
-    """Return the files that a recording in the fast layout is made of."""
+    """Return the files of a recording in the fast layout."""
     return [folder / f"{key}.npy" for key in KEYS]
 
 
 def read_folder(path: Path, loading: LoadSettings) -> EventArrays:
-    """Read the events in a window of a recording in the fast layout; the others stay on disk."""
+    """Read the events in a window of a recording in the fast layout; other events stay on disk."""
     files = files_in(path) if is_folder(path) else []
     if missing := [file.name for file in column_files(path) if file not in files]:
         kind = (kind_of(path) or "a file") if path.is_file() else "none"
@@ -77,7 +77,7 @@ def read_folder(path: Path, loading: LoadSettings) -> EventArrays:
 
 
 def require_free(path: Path) -> None:
-    """Refuse a path that a recording may not be written to: of another suffix than `.events`, or taken."""
+    """Refuse a path to write a recording to that has another suffix than `.events`, or exists."""
     if path.suffix != FOLDER:
         raise MediaError(f"{name_of(path)}: must be named NAME{FOLDER}, got the suffix {path.suffix!r}")
     if path.exists():
@@ -85,7 +85,7 @@ def require_free(path: Path) -> None:
 
 
 def write_folder(path: Path, events: EventArrays) -> None:
-    """Write a checked recording in the fast layout: to a folder of another name, renamed when it is whole."""
+    """Write a checked recording in the fast layout atomically: to a temporary folder that is then renamed."""
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
             partial = Path(folder, path.name)
@@ -99,7 +99,7 @@ def write_folder(path: Path, events: EventArrays) -> None:
 
 
 def _map_array(path: Path) -> NDArray[Any]:
-    """Map the array of a `.npy` file into memory, so that only what is looked at is read."""
+    """Map the array of a `.npy` file into memory, so that only accessed parts are read."""
     size_of(path)
     with path.open("rb") as file:
         dtype, shape = _read_header(path.name, file)
@@ -116,9 +116,9 @@ def _unpack(name: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDAr
 
 
 def _read_header(name: str, file: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """Read the type and shape of an array from the header of a `.npy` file; the data come next."""
+    """Read dtype and shape from the header of a `.npy` file, and leave the file at the data."""
     with whole(name, ".npy file", "one with a damaged header"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about what the damage spells
+        warnings.simplefilter("ignore")  # about damaged headers
         shape, _, dtype = _HEADERS[npy_format.read_magic(file)[0]](file)
         if any(length < 0 for length in shape):
             raise ValueError(shape)
@@ -128,7 +128,7 @@ def _read_header(name: str, file: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, 
 def _as_array(
     name: str, dtype: np.dtype[Any], shape: tuple[int, ...], data: bytes | mmap.mmap, offset: int = 0
 ) -> NDArray[Any]:
-    """Look at bytes as an array of numbers in C order, which must be all of them."""
+    """Return bytes as an array of numbers in C order, without copying; refuse bytes left over."""
     if dtype.hasobject:
         raise MediaError(f"{name}: must hold numbers, got {_brief(dtype)}")
     with whole(name, "array", f"fewer bytes than {_brief(dtype)} of shape {_brief(shape)}"):

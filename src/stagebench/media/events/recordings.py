@@ -31,14 +31,14 @@ READERS: dict[str, Callable[[Path, LoadSettings], EventArrays]] = {
     ".hdf5": read_hdf5,
     ".aedat4": read_aedat4,
 }
-"""By suffix; each reads a file that is there into columns, equally long, and looks at the window's events alone."""
+"""Readers by suffix. Each reads the window of an existing file into columns of equal length."""
 
 MAX_COORDINATE = MAX_SIDE - 1
 _ALL = LoadSettings()
-# White, blue and red, the codes 0, 1 and 2, as pixels of 3 bytes: one look-up a pixel instead of three. No code is out
-# of range, and mode="clip" takes half the time of looking for such.
+# White, blue and red, the codes 0, 1 and 2, as pixels of 3 bytes: one look-up per pixel instead of three. No code is
+# out of range, and mode="clip" takes half the time of checking for such.
 _PIXELS = np.array([(255, 255, 255), (0, 0, 255), (255, 0, 0)], dtype=np.uint8).view("V3").ravel()
-_BLOCK = 1 << 16  # events at a time: what is made of them on the way stays in the processor's cache
+_BLOCK = 1 << 16  # events per block: its intermediate arrays stay in the processor's cache
 
 Integers = NDArray[np.integer[Any]]
 
@@ -46,9 +46,9 @@ Integers = NDArray[np.integer[Any]]
 def read_events(path: Path, count: int, loading: LoadSettings = _ALL) -> Media:
     """Read a recording, or a window of it, and draw it as `count` images; by default all of it, cut by equal count.
 
-    They have the size that `loading` asks for, or each is as large as its own events reach; a slice of time without
-    events is white, and as large as all of them reach. `span` is the time from the first event to the last. Raise
-    MediaError as `load_event_arrays`, for fewer events than slices of equal count, and for some outside of the size.
+    They have the size that `loading` sets, or each the extent of its own events. A slice of time without events is
+    white, with the extent of all events. `span` is the time from the first event to the last. Raise MediaError as
+    `load_event_arrays`, for fewer events than slices of equal count, and for events outside the size.
     """
     events = load_event_arrays(path, loading)
     by_time = loading.slices == "time"
@@ -70,15 +70,15 @@ def _draw(events: EventArrays, part: slice, size: tuple[int, int] | None) -> Ima
 
 
 def slices_of_equal_count(total: int, count: int) -> list[slice]:
-    """Cut events into slices of `total // count`, the remainder going to the last; refuse where one would be empty."""
+    """Cut events into slices of `total // count`, with the remainder in the last; refuse empty slices."""
     if not 1 <= count <= total:
-        raise MediaError(f"must have 1 to {total} slices, an event each, got {count}")
+        raise MediaError(f"must have 1 to {total} slices of at least one event, got {count}")
     each = total // count
     return [slice(i * each, (i + 1) * each if i < count - 1 else total) for i in range(count)]
 
 
 def slices_of_equal_time(t: NDArray[np.int64], count: int) -> list[slice]:
-    """Cut the time from the first event to the last into `count` equal parts, of which one may be empty.
+    """Cut the time from the first event to the last into `count` equal parts, which may be empty.
 
     Part i begins at `first + i * (last + 1 - first) // count` microseconds, and ends before the next begins.
     """
@@ -91,10 +91,10 @@ def slices_of_equal_time(t: NDArray[np.int64], count: int) -> list[slice]:
 
 
 def load_event_arrays(path: Path, loading: LoadSettings = _ALL) -> EventArrays:
-    """Read and check a recording, or a window of it: what lies outside is not read where the format allows that.
+    """Read and check a recording, or a window of it; events outside are not read where the format allows that.
 
-    Raise MediaError where the suffix is unknown, the file missing, damaged or of another layout, or the window empty;
-    and where coordinates are not 0 to `MAX_COORDINATE`, polarities not 0 or 1, or times do not ascend.
+    Raise MediaError where the suffix is unknown, the file is missing, damaged or of another layout, or the window is
+    empty. Raise it also where coordinates are not 0 to `MAX_COORDINATE`, polarities not 0 or 1, or times step back.
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -104,9 +104,9 @@ def load_event_arrays(path: Path, loading: LoadSettings = _ALL) -> EventArrays:
     x, y, t, p = reader(path, loading)
     meter.add("bytes_read", size_of_recording(path))
     meter.add("events_read", len(t))
-    p = p.view(np.uint8) if p.dtype == bool else p  # on disk, the byte of a bool may hold anything
+    p = p.view(np.uint8) if p.dtype == bool else p  # on disk, the byte of a bool may hold any value
     for key, values, high in (("x", x, MAX_COORDINATE), ("y", y, MAX_COORDINATE), ("p", p, 1)):
-        # What has no sign is not below 0: one look at it less.
+        # Unsigned values are not below 0, which saves one pass.
         for value in (int(values.max()), int(values.min()) if values.dtype.kind == "i" else 0):
             if not 0 <= value <= high:
                 raise MediaError(f"{path.name}: {key} is out of range, must be 0 to {high}, got {value}")
@@ -117,15 +117,15 @@ def load_event_arrays(path: Path, loading: LoadSettings = _ALL) -> EventArrays:
 
 
 def size_of_recording(path: Path) -> int:
-    """Return the size in bytes of the file, or of the files, that a recording is made of."""
+    """Return the size in bytes of all files of a recording."""
     return sum(map(size_of, column_files(path) if path.suffix.lower() == FOLDER else [path]))
 
 
 def draw_events(x: Integers, y: Integers, p: NDArray[Any], size: tuple[int, int] | None = None) -> Image:
-    """Draw events of columns x and rows y, not negative: blue where p is 0, red elsewhere; a pixel's last one wins.
+    """Draw events at columns x and rows y, at least 0: blue where p is 0, else red; a pixel shows its last event.
 
-    The image is uint8 (height, width, 3), of a `size` (width, height) or what the events reach. Raise MediaError where
-    there are no events and no size, or an event lies outside of it.
+    The image is uint8 (height, width, 3), of `size` (width, height) or the extent of the events. Raise MediaError
+    without events and size, or where an event lies outside the size.
     """
     if len(x) == 0 and size is None:
         raise MediaError("an event image must show at least one event or have a size, got neither")
@@ -133,7 +133,7 @@ def draw_events(x: Integers, y: Integers, p: NDArray[Any], size: tuple[int, int]
     width, height = size or reach
     if reach[0] > width or reach[1] > height:
         needed = f"{reach[0]} x {reach[1]}"
-        raise MediaError(f"events must lie within an image of {width} x {height}, got some that take {needed}")
+        raise MediaError(f"events must lie within an image of {width} x {height}, got some that need {needed}")
     meter.add("events_drawn", len(x))
     meter.add("images_made")
     codes = np.zeros(height * width, dtype=np.uint8)
@@ -142,12 +142,12 @@ def draw_events(x: Integers, y: Integers, p: NDArray[Any], size: tuple[int, int]
         pixel = y[part].astype(np.intp)  # uint16 would overflow
         pixel *= width
         np.add(pixel, x[part], out=pixel, casting="unsafe")  # uint64 would become a float
-        # Of repeated indices the last stays: so numpy's guide says. Its reference promises no order for indexing in
-        # general, so the tests hold this case, one flat index in order, against a loop over events.
+        # With repeated indices the last assignment stays, as numpy's guide says. Its reference promises no order in
+        # general, so the tests compare this case, one flat index in order, with a loop over events.
         codes[pixel] = np.uint8(1) + (p[part] != 0)
     return _PIXELS.take(codes, mode="clip").view(np.uint8).reshape(height, width, 3)
 
 
 def size_of_events(x: Integers, y: Integers) -> tuple[int, int]:
-    """Return (width, height) of the smallest image that shows all events, of which there must be some."""
+    """Return (width, height) of the smallest image that shows all of at least one event."""
     return int(x.max()) + 1, int(y.max()) + 1

@@ -1,8 +1,8 @@
-"""Read dicts of arrays out of pickles, which can run any code when loaded; out of these, none.
+"""Read dicts of arrays from pickles without running the code that a pickle may hold.
 
-Python's own unpickler builds whatever it is asked for, however large or deep. Here only the few opcodes are carried out
-that numpy's pickles consist of. They are counted, nothing is imported, and what they build are stand-ins, never hashed,
-compared as a whole, or printed.
+Python's own unpickler builds everything that a pickle requests, however large or deep. This one executes only the few
+opcodes of numpy's pickles, and counts them. It imports nothing, and builds placeholders that are never hashed, compared
+as a whole, or printed.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from stagebench.core.errors import MediaError
 from stagebench.core.shown import plain
 from stagebench.media.files import whole
 
-MAX_OPCODES = 100_000  # a dict of arrays takes about a hundred, each of the rest costs time
-_SHOWN = 200  # characters of what an error quotes
-# The numbers that an array may be made of. Anything else is named in an error, never built.
+MAX_OPCODES = 100_000  # a dict of arrays takes about a hundred
+_SHOWN = 200  # characters that an error quotes
+# The types of an array's numbers. Any other type is named in an error, never built.
 _NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")
 
 
 def unpickle_arrays(name: str, file: BinaryIO, keys: Iterable[str]) -> dict[str, object]:
-    """Read the arrays of those names from a pickled dict, which goes to the end of the file; its other keys are None.
+    """Read the arrays named `keys` from a pickled dict that fills the rest of the file; its other keys give None.
 
-    Raise MediaError where the pickle is damaged, is no dict by name, takes more steps than its arrays need, or asks for
-    anything but numpy's arrays; or where one of the names has anything but a whole array of numbers.
+    Raise MediaError where the pickle is damaged, is not a dict by name, takes more than `MAX_OPCODES`, or holds other
+    objects than numpy's arrays. Raise it also where one of the keys is not a whole array of numbers.
     """
     with whole(name, "pickled dict"):
         recording = _Machine(name).carry_out(file)
@@ -40,7 +40,7 @@ def unpickle_arrays(name: str, file: BinaryIO, keys: Iterable[str]) -> dict[str,
         if not isinstance(recording, _Dict):
             raise MediaError(f"{name}: must hold a dict of arrays, got {_kind_of(recording)}")
         if file.read(1):
-            raise MediaError(f"{name}: must hold one dict, got more behind it")
+            raise MediaError(f"{name}: must hold one dict, got more data after it")
         if others := [key for key in recording[::2] if not isinstance(key, str)]:
             raise MediaError(f"{name}: must hold a dict of arrays by name, got {_kind_of(others[0])} for a name")
         columns = dict(zip(recording[::2], recording[1::2], strict=True))
@@ -62,18 +62,18 @@ def _rebuilt(name: str, key: str, value: object) -> NDArray[Any]:
 
 
 def _kind_of(value: object) -> str:
-    """Return what a value is, with its article."""
+    """Return the kind of a value, with its article."""
     name = type(value).__name__.strip("_").lower()
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 class _Dict(list[Any]):
-    """Holds keys and values in turn. Nothing is hashed: what hashes alike costs no more than other keys."""
+    """Keys and values in turn. Nothing is hashed, so keys with equal hashes cost no extra time."""
 
 
 @dataclass(slots=True, eq=False)
 class _Type:
-    """Stands for a `numpy.dtype`."""
+    """Placeholder of a `numpy.dtype`."""
 
     code: str = "nothing"
     order: str = "="
@@ -81,7 +81,7 @@ class _Type:
 
 @dataclass(slots=True, eq=False)
 class _Array:
-    """Stands for an array; its data are a list where it is one of objects."""
+    """Placeholder of an array; its data are a list if it holds objects."""
 
     shape: tuple[int, ...] = ()
     type: _Type = field(default_factory=_Type)
@@ -90,7 +90,7 @@ class _Array:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Global:
-    """Stands for what numpy rebuilds arrays with."""
+    """Placeholder of a function that numpy's pickles call."""
 
     name: str
 
@@ -102,19 +102,19 @@ _GLOBALS = {"numpy.ndarray", "numpy.dtype"} | {
 
 
 def _call(function: object, arguments: tuple[object, ...]) -> object:
-    """Return what stands for what numpy's function would make of its arguments."""
+    """Return the placeholder of what numpy's function would return."""
     match function, arguments:
         case _Global("dtype"), (str(code), int(), int()):
             return _Type(code)
         case _Global("_reconstruct"), (_Global("ndarray"), tuple(), bytes()):
             return _Array()
         case _Global("scalar"), (_Type(), bytes()):
-            return math.nan  # a single number, which a recording has no use for
-    raise UnpicklingError("a call of something else, or with other arguments, than numpy's")
+            return math.nan  # a single number, which no recording needs
+    raise UnpicklingError("a call other than numpy's, or with other arguments")
 
 
 def _build(built: object, state: object) -> object:
-    """Return a type with its byte order, an array with what it is made of."""
+    """Set the byte order of a type, or the shape, type and data of an array, and return it."""
     match built, state:
         case _Type() as kind, (int(), "<" | ">" | "=" | "|" as order, *_):
             kind.order = order if order in "<>" else "="
@@ -123,12 +123,12 @@ def _build(built: object, state: object) -> object:
                 raise UnpicklingError("an array whose shape is not made of lengths")
             array.shape, array.type, array.data = shape, kind, data
         case _:
-            raise UnpicklingError(f"another state of {_kind_of(built)} than numpy's")
+            raise UnpicklingError(f"a state of {_kind_of(built)} that numpy does not write")
     return built
 
 
 class _Machine:
-    """Carries out a pickle of protocol 3 or 4, of which numpy writes."""
+    """Executes a pickle of protocol 3 or 4, as numpy writes them."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -138,7 +138,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def carry_out(self, file: BinaryIO) -> object:
-        """Read opcodes up to the end of the pickle, and return what they leave."""
+        """Execute opcodes up to the end of the pickle, and return the result."""
         for _ in range(MAX_OPCODES):
             code = file.read(1)
             opcode = _KEPT.get(code)
@@ -150,7 +150,7 @@ class _Machine:
         raise UnpicklingError(f"more than {MAX_OPCODES} steps")
 
     def take(self, count: int | None = None) -> list[Any]:
-        """Take so many values off the stack, or all since the last mark."""
+        """Pop `count` values off the stack, or all since the last mark."""
         start = self.marks.pop() if count is None else len(self.stack) - count
         if not 0 <= start <= len(self.stack):
             raise UnpicklingError("fewer values than an opcode takes")
@@ -163,7 +163,7 @@ class _Machine:
         self.stack[-1].extend(values)
 
     def find(self, name: str) -> None:
-        """Put there what stands for a name, where it is an allowed one."""
+        """Push the placeholder of an allowed global name."""
         if name not in _GLOBALS:
             raise MediaError(f"{self._name}: a pickle may load numpy arrays only, refused '{plain(name, _SHOWN)}'")
         self.push(_Global(name.rpartition(".")[2]))
@@ -171,9 +171,9 @@ class _Machine:
 
 _VALUES = (
     "BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 "
-    "NONE"  # which has no argument, so None
+    "NONE"  # without an argument, so None
 )
-# Sets are lists, too, so that nothing is hashed.
+# Sets are lists too, so that nothing is hashed.
 _STEPS: dict[str, Callable[[_Machine, Any], object]] = {
     **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda *_: None),
     **dict.fromkeys(_VALUES.split(), lambda machine, value: machine.push(value)),

@@ -1,1 +1,1 @@
-"""Read what the container of a clip says, and exact frames of it."""
+"""Read a clip's container and exact frames of it."""

@@ -1,4 +1,4 @@
-"""Turn a decoded frame into uint8 RGB: coloured as it is tagged, and turned upright."""
+"""Convert a decoded frame to uint8 RGB by its colour tags, and rotate it upright."""
 
 import re
 from pathlib import Path
@@ -14,29 +14,29 @@ from stagebench.core.errors import MediaError
 from stagebench.media.files import require_pixels
 
 _BT709, _BT601, _UNTAGGED = 1, 5, 2  # swscale's numbers
-# A stream's tag (H.273, matrix coefficients) -> swscale's matrix; of an untagged one BT.601, swscale's default.
+# A stream's tag (H.273, matrix coefficients) -> swscale's matrix. Without a tag it is BT.601, swscale's default.
 _MATRICES = {1: _BT709, _UNTAGGED: _BT601, 4: 4, 5: _BT601, 6: _BT601, 7: 7, 9: 9, 10: 9}
-_GRAY = re.compile(r"(gray|ya)(8|9|1\d)?(le|be)?")  # with or without alpha; those in floating point are not meant
+_GRAY = re.compile(r"(gray|ya)(8|9|1\d)?(le|be)?")  # with or without alpha, without floating-point formats
 
 
 def to_image(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter, count: int = 1) -> Image:
-    """Return a frame, of which `count` are kept, as uint8 (height, width, 3), RGB, upright.
+    """Return one of `count` kept frames as uint8 (height, width, 3), RGB, upright.
 
-    One reformatter for all frames of a clip keeps what swscale has prepared. (One of a frame's own, on as many threads
-    as there are cores, takes several times longer, and its threads live on until they are collected.) Refuse a frame
-    that is too large, or tagged with a colour matrix or an orientation that isn't supported.
+    Pass one reformatter for all frames of a clip, because it keeps swscale's set-up. A frame's own reformatter takes
+    several times longer, and its threads live until it is collected. Refuse a frame that is too large, or that has an
+    unsupported colour matrix or orientation.
     """
-    require_pixels(path, frame.width, frame.height, count)  # which may be another size than the clip's
+    require_pixels(path, frame.width, frame.height, count)  # a frame may differ in size from its clip
     meter.add("images_made")
     return _upright(path, frame, _to_rgb(path, frame, reformatter))
 
 
 def _to_rgb(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter) -> Image:
-    """Convert by the frame's own tags; full range only where tagged so, or by a "yuvj" format."""
+    """Convert by the frame's own tags; the range is full only by its tag or a "yuvj" format."""
     gray = _GRAY.fullmatch(frame.format.name) is not None
     if gray and frame.color_range == ColorRange.MPEG:
-        # Black is at 16 (of 8 bits), as video has it; swscale takes gray for full range. So is gray without a tag:
-        # FFmpeg tags that of video codecs (HEVC, AV1) by their standard's default, not that of images and archives.
+        # Black is at 16 (of 8 bits), as in video, but swscale reads gray as full range. Gray without a tag is full
+        # range: FFmpeg tags gray of video codecs (HEVC, AV1) by their standards, but not that of images and archives.
         frame = _with_neutral_chroma(frame, reformatter)
     elif gray or frame.format.is_rgb or frame.format.has_palette:
         return cast(Image, reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray())
@@ -49,7 +49,7 @@ def _to_rgb(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter) -> 
         frame,
         format="rgb24",
         src_colorspace=matrix,
-        # PyAV sets the source's matrix only where this one differs; it is never used, RGB has none.
+        # PyAV sets the source's matrix only where this one differs. RGB has no matrix, so this one is not used.
         dst_colorspace=_BT601 if matrix == _BT709 else _BT709,
         src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
         dst_color_range=ColorRange.JPEG,
@@ -59,19 +59,19 @@ def _to_rgb(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter) -> 
 
 
 def _with_neutral_chroma(frame: av.VideoFrame, reformatter: VideoReformatter) -> av.VideoFrame:
-    """Return a gray frame of limited range as the same levels in 4:4:4, of which swscale keeps to the range."""
+    """Return a gray frame of limited range as 4:4:4 with the same levels, so that swscale respects its range."""
     bits = frame.format.components[0].bits
     planar, full = "yuv444p" if bits == 8 else f"yuv444p{bits}le", ColorRange.JPEG
-    frame.colorspace = _UNTAGGED  # neutral is so in any matrix, and swscale refuses some
+    frame.colorspace = _UNTAGGED  # neutral in any matrix; swscale refuses some of them
     coloured = reformatter.reformat(frame, format=planar, src_color_range=full, dst_color_range=full, threads=1)
     coloured.color_range = ColorRange.MPEG
     return coloured
 
 
 def _upright(path: Path, frame: av.VideoFrame, image: Image) -> Image:
-    """Turn and mirror an image as the display matrix says: `frame.rotation` takes a mirrored clip for a turned one.
+    """Rotate and mirror an image by the display matrix, because `frame.rotation` reports mirroring as rotation.
 
-    It maps a pixel (x, y) to (a x + c y, b x + d y), y downwards (ISO/IEC 14496-12, 6.2.2).
+    The matrix maps a pixel (x, y) to (a x + c y, b x + d y), with y downwards (ISO/IEC 14496-12, 6.2.2).
     """
     side_data = cast("bytes | None", frame.side_data.get("DISPLAYMATRIX"))
     if side_data is None:

@@ -1,12 +1,12 @@
-"""Read frames of a clip: exact, evenly spaced, in display order, coloured and turned as the clip is tagged.
+"""Read frames of a clip: exact, evenly spaced, in display order, with the clip's colour tags and rotation applied.
 
-The header is not believed: all packets are read in one pass. Where their times can be trusted, only what the wanted
-frames need is decoded: from the last key frame before each, without the pictures to which no other refers. That gives
-the frames of decoding everything in order, bit for bit; wherever it might not, everything is decoded in order, and
-`frames_decoded` tells. Damage in what is not decoded is not noticed, nor what FFmpeg lets pass (in a frame of HEVC or
-VP9, for one).
+All packets are read in one pass, because headers can be wrong. Where the packets' times are reliable, only what the
+wanted frames need is decoded: from the last key frame before each, without unreferenced pictures. That gives the same
+frames, bit for bit, as decoding everything in order. Where it might not, everything is decoded in order, and
+`frames_decoded` shows it. Damage in skipped packets is not noticed, and neither is damage that FFmpeg accepts, as in a
+frame of HEVC or VP9.
 
-Not done, because players differ or a model wouldn't care: HDR tone mapping, deinterlacing, non-square pixels.
+HDR tone mapping, deinterlacing and non-square pixels are not handled: players differ, and models hardly depend on them.
 """
 
 import math
@@ -34,18 +34,18 @@ from stagebench.media.video.container import Threads, Track, open_video, read_tr
 
 T = TypeVar("T")
 _ALL = LoadSettings()
-_NEAR = 1  # packets to decode for nothing rather than flush the decoder, which lets its threads run dry
+_NEAR = 1  # packets to decode needlessly rather than flush the decoder, which stalls its threads
 _log_in_use = Lock()
 
-_Decoded = tuple[Sequence[Image], Sequence[int | None], int]  # the images, their times where trusted, frames made
+_Decoded = tuple[Sequence[Image], Sequence[int | None], int]  # images, their times where reliable, frames made
 
 
 def read_video(path: Path, count: int, loading: LoadSettings = _ALL, *, keyed: bool = True) -> Media:
-    """Decode what `count` evenly spaced frames of a clip's first video stream need, in a window, and keep these.
+    """Read `count` evenly spaced frames in a window of a clip's first video stream.
 
-    `frames_decoded` counts all frames that the decoder made, in the reading that gave these. Raise MediaError where the
-    file is missing, empty, not a video, too large, truncated or damaged, tagged with a colour matrix or an orientation
-    that isn't supported, or has fewer frames; and for a window of a clip that tells no times, or none that ascend.
+    `frames_decoded` counts all frames that the decoder made in the reading that gave these. Raise MediaError where the
+    file is missing, empty, not a video, too large, truncated, damaged, of an unsupported colour matrix or orientation,
+    or has fewer frames. Raise it also for a window where times are unknown or do not ascend.
     """
     return settled(partial(_read, path, count, loading, keyed))
 
@@ -72,10 +72,10 @@ def _read(path: Path, count: int, loading: LoadSettings, keyed: bool, threads: T
 
 
 def seconds_shown(path: Path) -> float:
-    """Return how many seconds a clip's frames are shown, from the time of the first to the end of the last.
+    """Return the duration of a clip's frames in seconds, from the time of the first to the end of the last.
 
-    A container's own length is that of its clock and of all its streams: sound may begin before and end after. Refuse
-    what `read_video` does, and a clip that tells no times of its frames, or not how long its only one is shown.
+    A container's own duration includes its other streams: sound may begin before and end after. Refuse what
+    `read_video` refuses, a clip without times, and a single frame without a duration.
     """
     return settled(partial(_seconds_shown, path))
 
@@ -89,23 +89,23 @@ def _seconds_shown(path: Path, threads: Threads) -> float:
         said = said or [(frame.pts, frame.duration) for frame in _frames(path, threads)]
     times = own_times(path.name, [time for time, _ in said])
     steps = [other - one for one, other in pairwise(times)]
-    even = steps[0] if len(set(steps)) == 1 else 0  # which FFmpeg's guess from a frame rate may fall short of
+    even = steps[0] if len(set(steps)) == 1 else 0  # FFmpeg's guess from a frame rate may be shorter
     last = max(float(said[-1][1] or 0), even) if said else 0
     last = last or sum(steps[-1:])
     if not last:
-        raise MediaError(f"{path.name}: must say how long its frames are shown, got {len(times)} of no length")
+        raise MediaError(f"{path.name}: must have the duration of its frames, got {len(times)} without one")
     return float((Fraction(times[-1]) + Fraction(last) - Fraction(times[0])) * track.time_base)
 
 
 def _decode_keyed(path: Path, stream: av.VideoStream, track: Track, count: int, loading: LoadSettings) -> _Decoded:
-    """Decode what the chosen frames need; fewer images than `count` mean that the track can't be trusted after all."""
+    """Decode what the chosen frames need; fewer images than `count` mean that the track's times are not reliable."""
     times = [track.times[i] for i in track.shown]
     chosen = choose_frames(path.name, times, track.time_base, count, loading)
     known, wanted = set(times), {times[i] for i in chosen}
     images: list[Image] = []
     reformatter = VideoReformatter()
     produced, latest = 0, -math.inf
-    with suppress(av.error.FFmpegError):  # decoding in order will tell what is wrong
+    with suppress(av.error.FFmpegError):  # decoding in order will report it
         for frame in _needed_frames(stream, track, [track.shown[i] for i in chosen]):
             produced += 1
             meter.add("frames_decoded")
@@ -123,20 +123,20 @@ def _needed_frames(stream: av.VideoStream, track: Track, targets: list[int]) -> 
     """Decode the packets from the entry before each target to the target itself, in display order."""
     context = stream.codec_context
     if context.codec.canonical_name == "vp9":
-        # Its frame threads keep references across a flush: where a damaged key frame follows one, FFmpeg predicts from
-        # the frames before it, or dies. With slice threads a flush forgets them, and that is an error.
+        # Its frame threads keep references across a flush: at a damaged key frame after it, FFmpeg predicts from the
+        # frames before, or crashes. With slice threads a flush drops them, and the damage is an error.
         context.thread_type = "SLICE"
-    skips = context.codec.canonical_name == "h264"  # which marks a picture to which no other refers
+    skips = context.codec.canonical_name == "h264"  # it marks unreferenced pictures
     for first, last in _stretches(track, targets):
         for i in range(first, last + 1):
             context.skip_frame = "NONREF" if skips and i not in targets else "DEFAULT"
             yield from stream.decode(track.packets[i])
         yield from stream.decode(None)
-        context.flush_buffers()  # after which the decoder starts afresh
+        context.flush_buffers()  # after it the decoder starts anew
 
 
 def _stretches(track: Track, targets: list[int]) -> list[tuple[int, int]]:
-    """Return the packets to decode, as first and last of each stretch; targets (in display order) may share one."""
+    """Return the first and last packet of each stretch to decode; targets, in display order, may share a stretch."""
     stretches: list[tuple[int, int]] = []
     for target in targets:
         entry = track.entry_of(target)
@@ -150,7 +150,7 @@ def _stretches(track: Track, targets: list[int]) -> list[tuple[int, int]]:
 def _decode_in_order(
     path: Path, threads: Threads, track: Track, count: int, loading: LoadSettings, spent: int
 ) -> _Decoded:
-    """Decode every frame in display order, and once more where the packets had not said how many there are."""
+    """Decode every frame in display order, and once more where the packets gave the wrong number of frames."""
     guess = evenly_spaced(track.frames, count) if 1 <= count <= track.frames and loading.whole else []
     images, times = _decode_all(path, threads, guess)
     produced = spent + len(times)
@@ -163,7 +163,7 @@ def _decode_in_order(
 
 
 def _decode_all(path: Path, threads: Threads, wanted: list[int]) -> tuple[list[Image], list[int | None]]:
-    """Decode every frame in display order; convert the wanted ones (ascending) as they go by."""
+    """Decode every frame in display order; convert the wanted ones (ascending)."""
     images: list[Image] = []
     times: list[int | None] = []
     reformatter = VideoReformatter()
@@ -177,7 +177,7 @@ def _decode_all(path: Path, threads: Threads, wanted: list[int]) -> tuple[list[I
 def _frames(path: Path, threads: Threads) -> Iterator[av.VideoFrame]:
     """Decode every frame in display order."""
     with open_video(path, threads) as (container, stream):
-        # AVI keeps no times, and FFmpeg dates the first frame of MPEG-1 as decoded, all others as shown.
+        # AVI has no times, and FFmpeg gives the first frame of MPEG-1 its decoding time, all others display times.
         guessed = container.format.name == "avi" and stream.codec_context.codec.canonical_name == "mpeg1video"
         for number, frame in enumerate(container.decode(stream)):
             meter.add("frames_decoded")
@@ -188,12 +188,11 @@ def _frames(path: Path, threads: Threads) -> Iterator[av.VideoFrame]:
 
 
 def settled(read: Callable[[Threads], T]) -> T:
-    """Read by all cores, and anew by one where that fails or FFmpeg logs a sign of damage: then this decides.
+    """Read on all cores; where that fails or FFmpeg logs damage, read again on one, which decides.
 
     With frame threads FFmpeg loses the flags of damaged H.264 frames in a race, and with slice threads it never notices
-    a missing slice. One thread notices both, but is slow; so all are used until FFmpeg's log tells of anything wrong,
-    which it does before the decoder has given its last frame. FFmpeg has one log: what is read in another thread
-    meanwhile is read by one core.
+    a missing slice. One thread notices both, but is slow. So all cores are used until FFmpeg logs an error, which it
+    does before the decoder returns its last frame. FFmpeg has one log, so another thread meanwhile reads on one core.
     """
     if _log_in_use.acquire(blocking=False):
         try:
@@ -208,9 +207,9 @@ def settled(read: Callable[[Threads], T]) -> T:
 
 @contextmanager
 def _heard() -> Iterator[list[tuple[int, str, str]]]:
-    """Collect what FFmpeg logs: level, name and message; a damaged frame that is concealed is mere information."""
+    """Collect FFmpeg's log as level, name and message; it reports a concealed damaged frame as information only."""
     level, skipping = log.get_level(), log.get_skip_repeated()
-    log.set_skip_repeated(False)  # by which it would miss what was said last by an earlier clip
+    log.set_skip_repeated(False)  # else it would omit a message equal to an earlier clip's last
     log.set_level(log.INFO)
     try:
         with log.Capture(local=False) as said:

@@ -1,8 +1,8 @@
-"""Tell files that lack something without a word of FFmpeg: that end before they say they do, or lost packets.
+"""Detect incomplete files that FFmpeg reads without an error: truncated ones, and those with lost packets.
 
-Each packet of an MPEG transport stream has a counter of four bits of its stream (ISO/IEC 13818-1, 2.4.3.2). FFmpeg
-calls the frame before a jump of it damaged, and none where it is in the first. Where whole streams were written one
-behind the other all counters jump, and nothing is lost.
+Each packet of an MPEG transport stream has a four-bit counter of its stream (ISO/IEC 13818-1, 2.4.3.2). FFmpeg marks
+the frame before a jump of the counter as damaged, but not at a jump in the first frame. In concatenated streams all
+counters jump, and nothing is lost.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from numpy.typing import NDArray
 
 _MP4_STARTS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _EBML, _SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")  # IDs of Matroska's two top-level elements
-_PADDING = 4096  # bytes at the end of a GIF among which the last one is looked for
-_SIZES = (188, 192, 204)  # of a packet: alone, after a time stamp (Blu-ray), before a checksum
+_PADDING = 4096  # bytes at the end of a GIF that may hold its trailer
+_SIZES = (188, 192, 204)  # bytes of a packet: alone, with a time stamp (Blu-ray), with a checksum
 _SYNC = 0x47
-_FEW = 8  # packets that tell which size they have
-_TAIL = 16  # frames before a part's end that are looked at: more than an encoder puts out of order
+_FEW = 8  # packets that determine their size
+_TAIL = 16  # frames checked before a part's end: more than an encoder reorders
 
 
 def is_cut(path: Path) -> bool:
-    """Return whether an MP4, a Matroska or WebM file, or a GIF is shorter than it says; others are not judged."""
+    """Return whether an MP4, Matroska, WebM or GIF file is truncated; False for other formats."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[4:8] in _MP4_STARTS:
             return _is_cut_mp4(data)
         if data[:4] == _EBML:
             return _is_cut_matroska(data)
-        # A GIF ends with the end of a block and the trailer (GIF89a, 16 and 27); zeros that fill it up may follow.
+        # A GIF ends with the end of a block and the trailer (GIF89a, 16 and 27); zeros may follow as padding.
         return data[:6] in (b"GIF87a", b"GIF89a") and not data[-_PADDING:].rstrip(b"\0").endswith(b"\0;")
 
 
 def gif_size(path: Path) -> tuple[int, int]:
-    """Return the width and height of a GIF's screen (GIF89a, 18); zeros of any other file."""
+    """Return the width and height of a GIF's screen (GIF89a, 18); zeros for any other file."""
     with path.open("rb") as file:
         head = file.read(10)
     sides = (int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:], "little"))
@@ -45,7 +45,7 @@ def gif_size(path: Path) -> tuple[int, int]:
 
 
 def _is_cut_mp4(data: mmap.mmap) -> bool:
-    """Return whether a top-level box (ISO/IEC 14496-12, 4.2) goes on beyond the end, or there is no index (moov)."""
+    """Return whether a top-level box (ISO/IEC 14496-12, 4.2) exceeds the file, or the index (moov) is missing."""
     start, kinds = 0, set()
     while start + 8 <= len(data):
         length, kind = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
@@ -61,7 +61,7 @@ def _is_cut_mp4(data: mmap.mmap) -> bool:
 
 
 def _is_cut_matroska(data: mmap.mmap) -> bool:
-    """Return whether the segment, in which all else lies, goes on beyond the end (RFC 8794, 4 to 6)."""
+    """Return whether the segment, which contains all data, exceeds the file (RFC 8794, 4 to 6)."""
     at, header = _size_at(data, 4)
     at += header or 0
     if data[at : at + 4] != _SEGMENT:
@@ -71,8 +71,8 @@ def _is_cut_matroska(data: mmap.mmap) -> bool:
 
 
 def _size_at(data: mmap.mmap, at: int) -> tuple[int, int | None]:
-    """Read the size of an element in bytes: where it ends, and what it is; None where it is unknown, all bits set."""
-    # The zeros before the number's first bit tell how many bytes it takes.
+    """Return the end of an element's size field, and the size in bytes, None if unknown (all bits set)."""
+    # The zeros before the number's first set bit give its width.
     width = 9 - (data[at : at + 1] or b"\xff")[0].bit_length()
     unknown = 2 ** (7 * width) - 1
     number = int.from_bytes(data[at : at + width], "big") & unknown
@@ -82,15 +82,15 @@ def _size_at(data: mmap.mmap, at: int) -> tuple[int, int | None]:
 def is_whole_transport(
     path: Path, stream: int, packets: Sequence[av.Packet[av.VideoStream]], *, suspected: bool
 ) -> bool:
-    """Return whether a stream's counter jumps only where a part begins: at a table and a key frame, no time left out.
+    """Return whether a stream's counter jumps only where a part begins: at a table and a key frame, without a gap.
 
-    `stream` is its number in the file (PID), `packets` are its frames in the order of decoding. Where FFmpeg calls none
-    of them damaged (`suspected`), only the first is looked at.
+    `stream` is its number in the file (PID); `packets` are its frames in decoding order. Unless FFmpeg marks one of
+    them as damaged (`suspected`), only the first is checked.
     """
     size, heads = _heads(path)
     if not packets or not size:
         return not suspected
-    if len(heads) < (packets[-1].pos or 0) // size:  # FFmpeg drops a packet without its sync byte, and all counters
+    if len(heads) < (packets[-1].pos or 0) // size:  # FFmpeg drops a packet without a sync byte, and its counter
         return False
     if not suspected and len(packets) > 1:
         heads = heads[: (packets[1].pos or 0) // size + 1]
@@ -105,7 +105,7 @@ def is_whole_transport(
 
 
 def _heads(path: Path) -> tuple[int, NDArray[np.uint8]]:
-    """Return a packet's size, 0 if unknown, and the first six bytes of each, up to one without its sync byte."""
+    """Return the packets' size, 0 if unknown, and the first six bytes of each, up to one without a sync byte."""
     data = np.memmap(path, np.uint8, "r")
     for size in _SIZES:
         whole = data[: len(data) // size * size].reshape(-1, size)
@@ -118,29 +118,29 @@ def _heads(path: Path) -> tuple[int, NDArray[np.uint8]]:
 
 
 def _of(heads: NDArray[np.uint8], stream: int) -> list[int]:
-    """Return the packets of a stream that carry something: only these are counted."""
+    """Return the indices of a stream's packets with payload: only these are counted."""
     number = (heads[:, 1].astype(int) & 31) << 8 | heads[:, 2]
     return np.flatnonzero((number == stream) & (heads[:, 3] & 16 > 0)).tolist()
 
 
 def _jumps(heads: NDArray[np.uint8], one: int, other: int) -> bool:
-    """Return whether the counter does not go on from one packet to the other, and no flag of it says that it may."""
+    """Return whether the counter is discontinuous between two packets, without a flag that announces it."""
     _, _, _, flags, length, more = heads[other].tolist()
     announced = flags & 32 and length and more & 128
     return (flags - int(heads[one, 3])) % 16 != 1 and not announced
 
 
 def _new_table(heads: NDArray[np.uint8], own: list[int], tables: list[int], one: int, other: int) -> bool:
-    """Return whether a table lies between two packets, its counter jumping too or, as theirs, that of the beginning."""
+    """Return whether a table lies between two packets whose counter jumps too, or restarts as the file began."""
     between = [(a, b) for a, b in pairwise(tables) if one < b < other]
     anew = (heads[[*tables[:1], own[0]], 3] & 15).tolist()
     return any(_jumps(heads, a, b) or (heads[[b, other], 3] & 15).tolist() == anew for a, b in between)
 
 
 def _goes_on(packets: Sequence[av.Packet[av.VideoStream]], start: int) -> bool:
-    """Return whether no frame is missing at the end of a part: times are evenly spaced there, up to what is shown next.
+    """Return whether times are evenly spaced at the end of a part, up to the next frame, so that none is missing.
 
-    What begins there at an earlier time is another clip, and tells nothing of the one before.
+    A part that begins at an earlier time is another clip, and its times are not used.
     """
     times = [packet.pts for packet in packets[max(0, start - 2 * _TAIL) : start + 1] if packet.pts is not None]
     *before, time = times or [0]

@@ -1,4 +1,4 @@
-"""Gemma 3, with the shapes of https://huggingface.co/google/gemma-3-12b-it: five layers of six see a window."""
+"""Gemma 3, with the shapes of https://huggingface.co/google/gemma-3-12b-it: five of six layers use windows."""
 
 from stagebench.models.cards import layers
 from stagebench.models.registration import Registration
@@ -16,8 +16,8 @@ CARD = Registration(
     },
     tiny={
         "vision_config": {"num_hidden_layers": 1, "num_attention_heads": 1},  # an image is 4096 patches
-        "text_config": {"query_pre_attn_scalar": 32, "tie_word_embeddings": False},  # so narrow, tied ones repeat
-        "tie_word_embeddings": False,  # the last word; a head's width scales its queries, as in the real one
+        "text_config": {"query_pre_attn_scalar": 32, "tie_word_embeddings": False},  # narrow tied embeddings repeat
+        "tie_word_embeddings": False,  # the last word; queries are scaled by the head width, as in the real model
     },
     tokens={"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"},
     image="<start_of_image>",

@@ -1,4 +1,4 @@
-"""InternVL3, with the shapes of https://huggingface.co/OpenGVLab/InternVL3-8B-hf; a frame is one tile, as of a clip."""
+"""InternVL3, with the shapes of https://huggingface.co/OpenGVLab/InternVL3-8B-hf; each frame is one tile."""
 
 from stagebench.models.cards import layers
 from stagebench.models.registration import Registration

@@ -7,7 +7,7 @@ _ROPE = {"rope_type": "default", "rope_theta": 1e6}
 CARD = Registration(
     name="llava-onevision",
     network="transformers:LlavaOnevisionForConditionalGeneration",
-    config={  # that of its tower is the config class's own
+    config={  # the tower's config is the config class's default
         "text_config": layers(
             3584, 18944, 28, 28, num_key_value_heads=4, model_type="qwen2", vocab_size=152128, rope_parameters=_ROPE
         )

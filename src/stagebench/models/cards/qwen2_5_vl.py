@@ -1,4 +1,4 @@
-"""Qwen2.5-VL, with the shapes of https://huggingface.co/Qwen/Qwen2.5-VL-7B-Instruct: a tower with windows."""
+"""Qwen2.5-VL, with the shapes of https://huggingface.co/Qwen/Qwen2.5-VL-7B-Instruct: window attention in the tower."""
 
 from stagebench.models.cards import layers
 from stagebench.models.registration import Registration

@@ -1,4 +1,4 @@
-"""Qwen3.5, with the shapes of https://huggingface.co/Qwen/Qwen3.5-9B: three layers of four attend linearly."""
+"""Qwen3.5, with the shapes of https://huggingface.co/Qwen/Qwen3.5-9B: three of four layers use linear attention."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Qwen3-VL, with the shapes of https://huggingface.co/Qwen/Qwen3-VL-8B-Instruct: features go into several layers."""
+"""Qwen3-VL, with the shapes of https://huggingface.co/Qwen/Qwen3-VL-8B-Instruct: features enter several layers."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ CARD = replace(
     name="qwen3-vl",
     network="transformers:Qwen3VLForConditionalGeneration",
     config={"text_config": _TEXT | {"max_position_embeddings": 262144}, "vision_config": {"out_hidden_size": 4096}},
-    tiny={"text_config": {"initializer_range": 0.02}},  # its heads are normed: wide weights let no word stand out
+    tiny={"text_config": {"initializer_range": 0.02}},  # heads are normalised: with wide weights no token stands out
     image_processor={
         "patch_size": 16,
         "size": {"shortest_edge": 65536, "longest_edge": 16777216},
