@@ -162,7 +162,7 @@ def test_a_prefilled_is_good_for_one_decode(model):
     inputs = preprocess(model, media_for(model), "What moves?")
     prefilled = prefill(model, inputs, encode(model, inputs), OPTIONS)
     decode(model, prefilled)
-    with pytest.raises(StageError, match="a Prefilled is good for one decode"):
+    with pytest.raises(StageError, match="a Prefilled serves one decode"):
         decode(model, prefilled)
 
 
@@ -262,10 +262,10 @@ def test_features_of_another_length_are_refused(model):
         ({"cache_implementation": "offloaded"}, "^cache_implementation can't be split, got 'offloaded': "),
         ({"cache_implementation": "quantized"}, "^cache_implementation can't be split, got 'quantized': "),
         ({"compile_config": CompileConfig()}, "^compile_config can't be split, got a CompileConfig: "),
-        ({"max_time": 1.0}, "^max_time can't be split, got 1.0: it ends a text by the clock$"),
+        ({"max_time": 1.0}, "^max_time can't be split, got 1.0: it ends a text by time$"),
         ({"is_assistant": True}, "^is_assistant can't be split, got True: "),
         *(
-            ({name: value}, f"^{name} can't be split: the stages take options of generation alone")
+            ({name: value}, f"^{name} can't be split: the stages take only options of generation")
             for name, value in {
                 "inputs": torch.zeros(1, 3),
                 "input_ids": torch.zeros(1, 3),

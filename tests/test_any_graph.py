@@ -32,9 +32,9 @@ from stagebench.pipeline.timing import pinned_runtime
 from stagebench.pipeline.verify import Reference, expected_work
 
 pytestmark = pytest.mark.filterwarnings("ignore:`hidden_state` is deprecated:FutureWarning")
-REFUSED = {"florence2": "goes on from a DynamicCache, got a EncoderDecoderCache"}
+REFUSED = {"florence2": "continue from a DynamicCache, got a EncoderDecoderCache"}
 if CACHE_ARGUMENT == "past_key_values":  # before transformers 5.24
-    reads = "can't take steps of a {}ForConditionalGeneration: it reads {} on the host"
+    reads = "can't run steps of a {}ForConditionalGeneration: it reads {} on the host"
     REFUSED |= {"aria": reads.format("Aria", "128 values"), "mllama": reads.format("Mllama", "a value")}
 
 
@@ -189,7 +189,7 @@ def test_a_prompt_whose_cache_a_later_one_took_is_refused() -> None:
     fast = with_graphs(plain_model("internvl"))
     inputs = inputs_for(fast)
     earlier, _ = (prefill(fast, inputs, encode(fast, inputs), OPTIONS) for _ in range(2))
-    with pytest.raises(StageError, match="the static cache of its own prompt, got one that a later prefill has taken"):
+    with pytest.raises(StageError, match="the static cache of its own prompt, got that of a later prefill"):
         decode(fast, earlier)
 
 
@@ -260,7 +260,7 @@ def test_a_step_that_gives_other_logits_is_refused(monkeypatch: pytest.MonkeyPat
 def test_a_cache_that_is_asked_for_is_refused() -> None:
     fast = with_graphs(plain_model("internvl"))
     inputs = inputs_for(fast)
-    with pytest.raises(StageError, match="the backend graph goes on from a DynamicCache, got a StaticCache"):
+    with pytest.raises(StageError, match="the backend graph must continue from a DynamicCache, got a StaticCache"):
         prefill(fast, inputs, encode(fast, inputs), OPTIONS | {"cache_implementation": "static"})
 
 

@@ -108,7 +108,7 @@ def test_a_language_model_that_is_given_what_no_graph_knows_runs_as_it_is(monkey
         "forward",
         lambda *args, **kwargs: plain(fast.hf_model.base_model, *args, **kwargs, seen=object()),
     )
-    assert ran(fast, inputs_for(fast)) == "eager: its language model is given a object"
+    assert ran(fast, inputs_for(fast)) == "eager: its language model takes a object"
 
 
 def test_a_prompt_that_gives_other_states_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_a_prompt_that_gives_other_states_is_refused(monkeypatch: pytest.MonkeyP
         return output, *rest
 
     monkeypatch.setattr(PromptCall, "run", run)
-    message = "^of the backend graph a prompt must give the states of the plain one, got a relative distance of "
+    message = "^with the backend graph a prompt must give the states of the plain one, got a relative distance of "
     with pytest.raises(ModelError, match=message):
         staged_generate(fast, inputs_for(fast), OPTIONS)
 

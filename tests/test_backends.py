@@ -212,7 +212,7 @@ def test_a_prompt_whose_cache_a_later_one_took_is_refused(plain, inputs):
     fast = accelerated(plain)
     features = encode(fast, inputs)
     earlier, _ = (prefill(fast, inputs, features, OPTIONS) for _ in range(2))
-    with pytest.raises(StageError, match="the static cache of its own prompt, got one that a later prefill has taken"):
+    with pytest.raises(StageError, match="the static cache of its own prompt, got that of a later prefill"):
         decode(fast, earlier)
 
 
@@ -258,7 +258,7 @@ def test_what_was_set_up_and_replayed_stays_counted_when_it_is_freed(keeps_one, 
 def test_a_prompt_whose_cache_was_freed_is_refused(keeps_one, inputs):
     features = encode(keeps_one, inputs)
     earlier, _ = (prefill(keeps_one, inputs, features, options) for options in (OPTIONS, LONGER))
-    with pytest.raises(StageError, match="the static cache of its own prompt, got one that a later prefill has taken"):
+    with pytest.raises(StageError, match="the static cache of its own prompt, got that of a later prefill"):
         decode(keeps_one, earlier)
 
 
@@ -324,7 +324,7 @@ def test_without_a_limit_there_are_as_many_tokens_as_in_generate(plain, inputs):
         ({"prefill_chunk_size": 8}, "the backend graph prefills at once, got prefill_chunk_size=8"),
         (
             {"num_return_sequences": 2, "do_sample": True},
-            "the backend graph gives one text a prompt, got num_return_sequences=2",
+            "the backend graph gives one text per prompt, got num_return_sequences=2",
         ),
         ({"num_beams": 2}, "only greedy search and sampling can be split into stages, got beam_search"),
         (
@@ -357,7 +357,7 @@ def test_a_limit_that_generate_sees_otherwise_than_the_backend_is_refused(plain,
 @pytest.mark.parametrize("name", ["position_ids", "max_new_token"])
 def test_an_argument_for_the_model_is_refused_before_anything_is_set_up(plain, inputs, name):
     fast = accelerated(plain)
-    with pytest.raises(StageError, match=f"^{name} can't be split: the stages take options of generation alone"):
+    with pytest.raises(StageError, match=f"^{name} can't be split: the stages take only options of generation"):
         prefill(fast, inputs, encode(plain, inputs), OPTIONS | {name: 1})
     assert fast.backend.setups == []
 
@@ -485,7 +485,7 @@ def test_a_backend_that_decodes_every_step_twice_is_refused(plain, sample, monke
         return once(hf_model, cache, tokens)
 
     monkeypatch.setattr(graph, "step_logits", twice)
-    with pytest.raises(StageError, match="once a step, got 10 times in 5 steps"):
+    with pytest.raises(StageError, match="once per step, got 10 times in 5 steps"):
         verified(accelerated(plain), sample)
 
 
@@ -514,5 +514,5 @@ def test_a_backend_that_sets_something_up_in_every_pass_is_refused(plain, sample
     fast = accelerated(plain)
     once = fast.backend.encode
     fast.backend.encode = lambda inputs: (once(inputs), fast.backend.setups.append(None))[0]
-    with pytest.raises(StageError, match="a later pass of an input must find all set up"):
+    with pytest.raises(StageError, match="a later pass of an input must set nothing up"):
         timed_pass(fast, sample, OPTIONS)

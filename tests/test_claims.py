@@ -56,7 +56,7 @@ def test_a_generate_that_does_not_repeat_itself_is_blamed_and_the_split_is_not(l
 def test_a_prompt_that_leaves_what_the_encoder_gave_out_is_named(llava, sample, monkeypatch):
     embed = type(llava).embed
     monkeypatch.setattr(type(llava), "embed", lambda self, inputs, given: embed(self, inputs, torch.ones_like(given)))
-    assert broken(llava, sample)["other features give other scores"] == "0% of the first token's scores are others"
+    assert broken(llava, sample)["other features give other scores"] == "0% of the first token's scores differ"
 
 
 @pytest.mark.parametrize(("best", "held"), [(2.0 + 2**-22, True), (3.0, False)])

@@ -303,8 +303,8 @@ def test_a_checkpoint_is_made_narrow_with_its_own_processor(folder, synthetic, t
     ("backend", "message"),
     [
         ("graph", "the backend graph needs a CUDA device, got cpu"),
-        ("compiled", "the backend compiled needs a model whose prompt is embedded here"),
-        ("fused", "the backend fused needs a model whose prompt is embedded here"),
+        ("compiled", "the backend compiled needs a model of one of our own families"),
+        ("fused", "the backend fused needs a model of one of our own families"),
     ],
 )
 def test_a_backend_that_a_checkpoint_can_not_have_is_refused(qwen, backend, message):

@@ -54,7 +54,7 @@ def test_a_folder_holds_event_images(tmp_path: Path) -> None:
 def test_a_window_of_images_is_refused(tmp_path: Path, loading: LoadSettings) -> None:
     Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
 
-    with pytest.raises(MediaError, match=r"^a\.png: PNGs have no times, so start and duration can't be kept$"):
+    with pytest.raises(MediaError, match=r"^a\.png: PNGs have no times, so start and duration can't apply$"):
         load(Sample(tmp_path / "a.png", loading=loading), 1)
 
 

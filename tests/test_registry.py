@@ -178,7 +178,7 @@ def test_a_name_that_no_list_could_hold_is_refused(name):
 
 
 def test_a_name_that_ends_as_a_backends_is_refused():
-    with pytest.raises(ModelError, match="must not end as a backend's, got 'mine-graph' and graph"):
+    with pytest.raises(ModelError, match="must not end with a backend's, got 'mine-graph' and graph"):
         stagebench.Registration(name="mine-graph", network="mine:Network")
 
 
@@ -256,7 +256,7 @@ def test_a_broken_entry_point_leaves_others_alone(installed):
     [
         ("no_such_module:Network", "can't import the network of mine, no_such_module:Network: ModuleNotFoundError"),
         ("json:loads", "the network of mine must be a class of transformers' networks, got <function loads"),
-        ("transformers:LlamaForCausalLM", "the processor of mine must be a function: transformers has none for llama, got"),
+        ("transformers:LlamaForCausalLM", "the processor of mine must be a function: transformers has none for llama"),
     ],
 )
 def test_a_network_that_can_not_be_had_is_refused(network, message, table):

@@ -44,7 +44,7 @@ def test_clocks_that_agree_are_no_problem():
 @pytest.mark.parametrize("ms", [50, 97, 104, 200])
 def test_a_timer_that_another_clock_contradicts_is_named_with_both(ms):
     assert list(clock_problems([a_run(told={"decode": ms})])) == [
-        f"decode must take what a second clock says, 100.00 ms, got {ms}.00 ms"
+        f"decode must agree with a second clock, 100.00 ms, got {ms}.00 ms"
     ]
 
 
@@ -66,7 +66,7 @@ def test_passes_of_very_different_length_and_one_stop_are_no_problem():
 
 def test_a_whole_that_is_shorter_than_its_stages_is_a_problem():
     assert list(clock_problems([a_run(e2e=300)])) == [
-        "e2e must hold all stages, 500.40 ms by a second clock, got 300.00 ms"
+        "e2e must contain all stages, 500.40 ms by a second clock, got 300.00 ms"
     ]
 
 

@@ -123,7 +123,7 @@ def test_a_processor_of_the_checkpoint_is_not_run_unasked(tmp_path):
     write_checkpoint("llava", tmp_path)
     add(tmp_path / "processor_config.json", processor_class="OwnProcessor")
     add(tmp_path / "processor_config.json", auto_map={"AutoProcessor": "processing_own.OwnProcessor"})
-    with pytest.raises(ModelError, match=r"Python files.* --trust-remote-code"):
+    with pytest.raises(ModelError, match=r"Python files.*--trust-remote-code"):
         built(tmp_path)
 
 

@@ -14,7 +14,7 @@ from stagebench.media.video.frames import read_video, read_video_in_order
 FRAMES = 40
 WINDOW = LoadSettings(start=0.2, duration=0.2)
 REORDERED = {"bf": "3", "g": "12", "b-pyramid": "none", "qp": "10", "x264-params": "scenecut=0"}
-REFUSED = "must have the time of every frame, so that a part of it can be read, got"
+REFUSED = "must have the time of every frame before a part of it can be read, got"
 
 
 def picture(number):

@@ -1,1 +1,1 @@
-"""Faster ways to run the stages, each proven against the plain path: over a static cache, as CUDA graphs."""
+"""Faster ways to run the stages, as CUDA graphs over a static cache, each verified against the plain path."""

@@ -1,8 +1,8 @@
-"""Any network's decode steps over a cache of fixed addresses, each shape as one CUDA graph.
+"""Any network's decode steps over a cache at fixed addresses, each shape as one CUDA graph.
 
-Its encoders and its language model's call for a prompt are graphs too, where they can be captured. Nothing is known of
-a family: the network itself says what its next step is to be given. Before a graph of the language model is used it
-must give what the plain call gives. What a graph can't serve runs as it is, or is refused.
+Its encoders and its language model's call for a prompt are graphs too, where they can be captured. Nothing is specific
+to a family: the network itself prepares the inputs of its next step. Before a graph of the language model is used, it
+must give the outputs of the plain call. What can't be captured runs eagerly or is refused.
 """
 
 import copy
@@ -33,15 +33,15 @@ from stagebench.models.tape import DirectCall, Tape, taped, tensors_of
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a network is called for a step, whatever was said before."""
+    """How a network is called for a step, independent of the text so far."""
 
     hf_model: PreTrainedModel
-    names: tuple[str, str, str, str]  # of the token, its position, the mask and the cache
+    names: tuple[str, str, str, str]  # names of the arguments: token, position, mask and cache
     structure: pytree.TreeSpec  # of all other arguments
-    leaves: tuple[Any, ...]  # of these, None where a tensor is
+    leaves: tuple[Any, ...]  # of these, None in place of each tensor
 
     def logits(self, cache: Cache, tokens: Tensor, mask: Tensor, **tensors: Tensor) -> Tensor:
-        """Run one more token of each row over a fixed cache, which becomes one longer: (batch, 1, vocabulary)."""
+        """Run one more token of each row over a fixed cache, which grows by one: (batch, 1, vocabulary)."""
         layer = growing(cache)[0]
         length = layer.cumulative_length.clone()  # the layers add to theirs
         positions = tensors["offset"] + length if "offset" in tensors else None
@@ -55,7 +55,7 @@ class Form:
 
 @contextmanager
 def _original_frequencies(hf_model: PreTrainedModel, slots: int) -> Iterator[None]:
-    """Let no rotary embedding look on the host whether a text outgrew its frequencies, which so many tokens do not."""
+    """Keep dynamic rotary embeddings from checking lengths on the host, where `slots` need no other frequencies."""
     with ExitStack() as put_back:
         for module in hf_model.modules():
             if getattr(module, "rope_type", None) == "dynamic" and slots <= module.original_max_seq_len:
@@ -65,7 +65,7 @@ def _original_frequencies(hf_model: PreTrainedModel, slots: int) -> Iterator[Non
 
 
 class Step:
-    """What a network is to be given for the step after a prompt."""
+    """The inputs of a network for the step after a prompt."""
 
     def __init__(self, prefilled: Prefilled, slots: int) -> None:
         hf_model, sequences = prefilled.hf_model, prefilled.sequences
@@ -73,10 +73,10 @@ class Step:
         self.sequences, self.length = sequences, sequences.shape[1] - 1  # of the cache
         cache_name, self.cache = next(each for each in self.plain.items() if isinstance(each[1], Cache))
         if not isinstance(self.cache, DynamicCache):
-            raise StageError(f"the backend graph goes on from a DynamicCache, got a {type(self.cache).__name__}")
+            raise StageError(f"the backend graph must continue from a DynamicCache, got a {type(self.cache).__name__}")
         names = ("input_ids", "position_ids", "attention_mask", cache_name)
         _, positions, mask, _ = map(self.plain.get, names)
-        # A tensor with a column for each token so far distinguished those of the prompt.
+        # A tensor with a column for each token so far describes the prompt's tokens.
         about_tokens = [
             n for n, t in self.plain.items() if isinstance(t, Tensor) and t.shape[1:2] == sequences.shape[1:]
         ]
@@ -90,42 +90,44 @@ class Step:
         elif held := [
             n for module in hf_model.modules() for n, each in vars(module).items() if isinstance(each, Tensor)
         ]:
-            raise ModelError(f"the backend graph needs a step's positions, which the network makes of its {held[0]}")
+            raise ModelError(
+                f"the backend graph needs a step's positions, got a network that makes them from {held[0]}"
+            )
         if mask is None:
             mask = torch.ones_like(sequences)
-        self.moves = hides(self.cache, slots) and bool(mask.all())  # the keys of a window: padding would move along
+        self.moves = hides(self.cache, slots) and bool(mask.all())  # the keys of a window; padding would move with them
         self.tensors["mask"] = pad(mask, (0, slots - mask.shape[1]), value=1)
 
     def key(self) -> Hashable:
-        """Return all in which one step's graph may differ from another's."""
+        """Return everything in which graphs of steps may differ."""
         across = [layer.keys.shape for layer in cross_attention_layers(self.cache, self.form.hf_model)]
         shapes = [(name, tensor.shape, tensor.dtype) for name, tensor in self.tensors.items()]
         return repr((self.form.structure, self.form.leaves, shapes, across, self.moves))
 
     def fill(self, session: Session) -> None:
-        """Put the prompt into a session."""
+        """Copy the prompt into a session."""
         for name, tensor in self.tensors.items():
             session.step.inputs[name].copy_(tensor)
         fill(session.cache, self.cache, self.length)
 
     def require_equal(self, session: Session) -> None:
-        """Refuse a step whose logits differ from the plain one's."""
+        """Refuse a step with other logits than the plain one."""
         self.fill(session)
         mine = session.next_logits(self.sequences)
-        kept = copy.deepcopy(self.cache)  # from the plain step, which writes to it
+        kept = copy.deepcopy(self.cache)  # the plain step writes to it
         theirs = self.form.hf_model(**self.plain, return_dict=True).logits
         self.cache = kept
         _require_close(mine, theirs, "a step must give the logits", self.form.hf_model)
 
 
 def _require_close(mine: Tensor, theirs: Tensor, what: str, hf_model: PreTrainedModel) -> None:
-    """Refuse what differs from the plain path's in the first half of its digits."""
+    """Refuse outputs that differ from the plain path's in the first half of the dtype's digits."""
     eps, mine, theirs = torch.finfo(theirs.dtype).eps, mine.float(), theirs.float()
-    written = theirs.abs() < 1e4  # some networks write the lowest number for tokens that no text has
+    written = theirs.abs() < 1e4  # some networks write the lowest number for impossible tokens
     distance = float((mine - theirs)[written].norm() / theirs[written].norm())
     if not distance < eps**0.5:
         got = f"a relative distance of {distance:.2g} in a {type(hf_model).__name__}"
-        raise ModelError(f"of the backend graph {what} of the plain one, got {got}")
+        raise ModelError(f"with the backend graph {what} of the plain one, got {got}")
 
 
 @dataclass(eq=False)
@@ -133,22 +135,22 @@ class AnyGraphBackend(Graphs):
     """Run the encoders and the steps of any network as graphs; see `models.protocol.Backend`."""
 
     model: HuggingFaceModel
-    eager_encoders: dict[Hashable, str] = field(default_factory=dict, kw_only=True)  # why they are no graphs
-    prompts: dict[Hashable, Captured] = field(default_factory=dict, kw_only=True)  # the last used is the last
-    eager_prompts: str | None = None  # why they are no graphs, once one could not be captured
-    _prompt_ran: str = field(default="eager: its language model is not called", init=False)  # the last one, by what
-    # It runs the plain path's own code; but where a window hides slots, the rest is added up in another order.
+    eager_encoders: dict[Hashable, str] = field(default_factory=dict, kw_only=True)  # why they run eagerly
+    prompts: dict[Hashable, Captured] = field(default_factory=dict, kw_only=True)  # in order of last use
+    eager_prompts: str | None = None  # why they run eagerly, once one could not be captured
+    _prompt_ran: str = field(default="eager: its language model is not called", init=False)  # what ran the last one
+    # It runs the plain path's own code, but where a window hides slots, sums have another order.
     exact: bool = field(default=True, init=False)
 
     @property
     def stages(self) -> dict[str, str]:
-        """Say by stage what runs it, and why it is not a graph."""
+        """Return by stage what runs it, and why it is not a graph."""
         why = next(iter(self.eager_encoders.values()), None if self.encoders else "it runs within generate()")
         encode = "graph" if why is None else f"eager: {why}"
         return {ENCODE.name: encode, PREFILL.name: self._prompt_ran, DECODE.name: "graph"}
 
     def encode(self, inputs: Inputs) -> Tape:
-        """Encode as the model's own `encode`."""
+        """Encode, as the model's own `encode`."""
         given, calls = self.model.reference_inputs(inputs), self.model.calls(inputs)
         return self.model.encode(inputs) if calls is None else self._call(calls, given)
 
@@ -157,7 +159,7 @@ class AnyGraphBackend(Graphs):
         key = repr(calls), repr([(name, getattr(tensor, "shape", tensor)) for name, tensor in used.items()])
         device, encoders = self.model.hf_model.device, self.model.encoders
         if other := [name for name, each in used.items() if not isinstance(each, Tensor) or each.device != device]:
-            self.eager_encoders[key] = f"{other[0]} is no tensor of the device"
+            self.eager_encoders[key] = f"{other[0]} is not a tensor on the device"
         if key not in self.eager_encoders:
             try:
                 outputs = self.encoded(key, lambda **given: [each.output for each in encoders.call(calls, given)], used)
@@ -168,7 +170,7 @@ class AnyGraphBackend(Graphs):
 
     @contextmanager
     def prompting(self, tokens: int) -> Iterator[None]:
-        """Answer the call of the language model in the block, for a prompt of so many tokens."""
+        """Answer the call of the language model in the block, for a prompt of `tokens`."""
         decoder = self.model.hf_model.get_decoder()
         plain = decoder.forward
         handled = functools.update_wrapper(functools.partial(self._prompt, plain, tokens), plain)
@@ -204,11 +206,11 @@ class AnyGraphBackend(Graphs):
         return captured
 
     def lengths(self, tokens: int, limit: int) -> tuple[int, int]:
-        """Leave a prompt as it is, and pad a cache to `CACHE_BUCKET`; see `models.protocol.Backend`."""
+        """Return an unpadded prompt, and a cache padded to `CACHE_BUCKET`; see `models.protocol.Backend`."""
         return tokens, up(limit, CACHE_BUCKET)
 
     def continued(self, prefilled: Prefilled) -> Prefilled:
-        """Move what a prompt left to fixed addresses, from which `advance` goes on."""
+        """Copy a prompt's cache to fixed addresses, from which `advance` continues."""
         slots = self.lengths(0, prefilled.generation_config.max_length)[1]
         step = Step(prefilled, slots)
         session = self.latest(self.sessions, step.key(), functools.partial(self._new_session, step, slots))
@@ -222,14 +224,14 @@ class AnyGraphBackend(Graphs):
         self.exact = self.exact and (step.moves or not hides(step.cache, slots))
         before = [tensor.data_ptr() for tensor in tensors_of_cache(cache)]
         inputs = step.tensors | {"tokens": step.sequences[:, -1:]}
-        if "offset" in inputs:  # of a padded row below 0, and the cache is empty: there is no position before the first
+        if "offset" in inputs:  # below 0 in a padded row, but an empty cache has no such position
             inputs["offset"] = inputs["offset"].clamp(min=0)
         try:
             captured = self.capture(functools.partial(step.form.logits, cache), inputs)
         except NotCapturableError as error:
-            raise ModelError(f"the backend graph can't take steps of a {kind}: {error}") from error
+            raise ModelError(f"the backend graph can't run steps of a {kind}: {error}") from error
         if before != [tensor.data_ptr() for tensor in tensors_of_cache(cache)]:
-            raise ModelError(f"the backend graph needs a cache that stays where it is, got another one of a {kind}")
+            raise ModelError(f"the backend graph needs a cache at fixed addresses, got a moved one of a {kind}")
         captured.nbytes += sum(tensor.nbytes for tensor in tensors_of_cache(cache))
         session = Session(cache, captured, lag=1 if forgets(cache) else LAG)
         step.require_equal(session)

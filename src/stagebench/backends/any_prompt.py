@@ -1,7 +1,7 @@
 """The call of any network's language model for a whole prompt, within `generate()`, each shape as one CUDA graph.
 
-What `generate()` and the network do around that call, on which a graph can't rely, stays as it is: positions and masks
-that are read on the host, the features put in their places, the last token's logits.
+What `generate()` and the network do around that call is not captured: positions and masks that are read on the host,
+inserting the features, the last token's logits.
 """
 
 import copy
@@ -18,11 +18,11 @@ from transformers import Cache, DynamicCache, masking_utils
 
 from stagebench.backends.fixed_cache import tensors_of_cache
 
-_PLAIN = (type(None), bool, int, float, str)  # arguments that are the same for all prompts of a shape
+_PLAIN = (type(None), bool, int, float, str)  # arguments that are equal for all prompts of a shape
 
 
 class _KnownPlaces(TorchFunctionMode):
-    """Index with the places where a mask is true, known beforehand, for the mask: to find them the host would wait."""
+    """Replaces a mask as an index by its known true places, because finding them makes the host wait."""
 
     def __init__(self, places: Mapping[int, tuple[Tensor, ...]]) -> None:
         super().__init__()
@@ -42,30 +42,30 @@ class _KnownPlaces(TorchFunctionMode):
 
 @dataclass(frozen=True, slots=True)
 class PromptCall:
-    """A language model's call for a prompt: what a graph keeps of it, and the tensors that each prompt brings."""
+    """A language model's call for a prompt: the constant arguments of a graph, and the tensors of each prompt."""
 
     forward: Callable[..., Any]
     structure: pytree.TreeSpec  # of its arguments
-    leaves: tuple[Any, ...]  # of these, None where a tensor or the cache is
-    cache_at: int  # the place of the cache among them
+    leaves: tuple[Any, ...]  # of these, None in place of each tensor and the cache
+    cache_at: int  # index of the cache among them
     cache: DynamicCache  # empty when the call is made
-    tensors: Mapping[str, Tensor]  # by their places, and the places of what is true in masks of tokens
+    tensors: Mapping[str, Tensor]  # by index, and the true places in masks of tokens
 
     @classmethod
     def of(cls, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> "PromptCall | str":
-        """Look at a call; return in a few words why it is left alone."""
+        """Analyse a call; return the reason in a few words where it can't be captured."""
         mask = kwargs.get("attention_mask")
         if isinstance(mask, Tensor) and mask.ndim == 2:
-            if not mask.all():  # as `generate()` asks too
+            if not mask.all():  # as `generate()` checks too
                 return "rows of the prompt are padded"
-            kwargs = kwargs | {"attention_mask": None}  # which says the same, and nobody reads it
+            kwargs = kwargs | {"attention_mask": None}  # equivalent
         leaves, structure = pytree.tree_flatten((args, kwargs), is_leaf=_is_cache)
         caches = [i for i, leaf in enumerate(leaves) if _is_cache(leaf)]
         if len(caches) != 1 or not isinstance(leaves[caches[0]], DynamicCache) or leaves[caches[0]].get_seq_length():
             return "it must start with one empty DynamicCache"
         rest = tuple(None if isinstance(leaf, Tensor | Cache) else leaf for leaf in leaves)
         if other := [leaf for leaf in rest if not isinstance(leaf, _PLAIN)]:
-            return f"its language model is given a {type(other[0]).__name__}"
+            return f"its language model takes a {type(other[0]).__name__}"
         tensors = {str(i): leaf for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
         masks = [(name, tensor) for name, tensor in tensors.items() if tensor.dtype is torch.bool and tensor.ndim <= 2]
         for name, tensor in masks:
@@ -73,20 +73,20 @@ class PromptCall:
         return cls(forward, structure, rest, caches[0], leaves[caches[0]], tensors)
 
     def kept(self) -> "PromptCall":
-        """Return the call for a graph: with a cache of its own, which stays empty."""
+        """Return the call for a graph, with its own cache, which stays empty."""
         cache, device = copy.deepcopy(self.cache), next(iter(self.tensors.values())).device
-        for layer in cache.layers:  # what it makes on the host would be copied in each run
+        for layer in cache.layers:  # its host tensors would be copied in each run
             on_device = {name: each.to(device) for name, each in vars(layer).items() if isinstance(each, Tensor)}
             vars(layer).update(on_device)
         return replace(self, cache=cache)
 
     def key(self) -> Hashable:
-        """Return all in which one prompt's graph may differ from another's."""
+        """Return everything in which graphs of prompts may differ."""
         shapes = [(name, tensor.shape, tensor.dtype) for name, tensor in self.tensors.items()]
         return repr((self.structure, self.leaves, shapes))
 
     def run(self, **tensors: Tensor) -> tuple[Any, DynamicCache, list[Tensor]]:
-        """Call the language model with these tensors: its answer, the cache that it filled, and what is in that."""
+        """Call the language model with these tensors; return its output, the filled cache, and the cache's tensors."""
         cache, leaves = copy.deepcopy(self.cache), list(self.leaves)
         places: dict[int, tuple[Tensor, ...]] = {}
         for name, tensor in tensors.items():
@@ -96,13 +96,13 @@ class PromptCall:
                 places |= {id(tensor): tuple(axes)} if axes else {}
         leaves[self.cache_at] = cache
         args, kwargs = pytree.tree_unflatten(leaves, self.structure)
-        # Where a stream is being captured transformers makes a mask that it leaves out elsewhere.
+        # During a capture transformers would make a mask that it omits elsewhere.
         with _KnownPlaces(places), patch.object(masking_utils, "is_tracing", lambda *_: False):
             output = self.forward(*args, **kwargs)
         return output, cache, tensors_of_cache(cache)
 
     def answered(self, output: Any, filled: DynamicCache) -> Any:
-        """Return an answer with the caller's own cache in it, which holds what was filled from now on."""
+        """Return the output with the caller's own cache in it, filled with the same layers."""
         self.cache.layers = [_with_same_tensors(layer) for layer in filled.layers]
         return pytree.tree_map(lambda leaf: self.cache if leaf is filled else leaf, output, is_leaf=_is_cache)
 
@@ -112,6 +112,6 @@ def _is_cache(leaf: Any) -> bool:
 
 
 def _with_same_tensors(layer: Any) -> Any:
-    """Copy a layer, so that a step that replaces its tensors leaves the graph's in place."""
+    """Copy a layer without its tensors, so that a step that replaces them keeps the graph's."""
     held = [each for part in vars(layer).values() for each in (part.values() if isinstance(part, dict) else [part])]
     return copy.deepcopy(layer, {id(tensor): tensor for tensor in held if isinstance(tensor, Tensor)})

@@ -1,4 +1,4 @@
-"""A function of tensors as one CUDA graph a shape: launched once instead of once a kernel."""
+"""A function of tensors as one CUDA graph per shape: one launch instead of one per kernel."""
 
 import time
 import warnings
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.cuda import _POOL_HANDLE  # the type of what `graph_pool_handle` gives, which has no public name
+from torch.cuda import _POOL_HANDLE  # the type of `graph_pool_handle()`, without a public name
 
 from stagebench.core.artifacts import Work
 from stagebench.core.errors import ModelError
@@ -16,21 +16,21 @@ from stagebench.models.tape import tensors_of
 from stagebench.pipeline.counters import ADDITIVE, count_work
 from stagebench.pipeline.timing import synchronize, without_collection
 
-Function = Callable[..., Any]  # of tensors, by their names; what it gives may hold tensors in any structure
-Pool = _POOL_HANDLE | None  # of the memory of graphs; a CPU has none
-WARM_UPS = 2  # calls before the capture: in their first ones libraries choose kernels and allocate workspaces
+Function = Callable[..., Any]  # of tensors by name; its output may hold tensors in any structure
+Pool = _POOL_HANDLE | None  # memory of graphs; None on a CPU
+WARM_UPS = 2  # calls before the capture, in which libraries choose kernels and allocate workspaces
 
 
 class NotCapturableError(ModelError):
-    """A function that reads values back to the host, which a graph would not do again."""
+    """A function that reads values on the host, which a graph would not repeat."""
 
 
 class Captured:
-    """A function at one shape; whoever calls it fills its `inputs`. A CPU, which has no graphs, calls the function.
+    """A function at one shape, as a graph on a GPU and a plain call on a CPU; the caller fills its `inputs`.
 
-    `plain`, as its model has it, is called once to count its work, the forwards of `modules` too; `fast`, which gives
-    the same, is what is captured. Examples of its arguments become the buffers. Functions that share a pool of memory
-    never run at the same time. Raise NotCapturableError for one that waits for a value.
+    `plain`, the model's own code, is called once to count its work and the forwards of `modules`. `fast`, with equal
+    outputs, is captured. The example arguments become its buffers. Functions that share a memory pool must never run at
+    the same time. Raise NotCapturableError for a function that waits for a value.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class Captured:
         synchronize(device)
         before, start = _reserved(device), time.perf_counter()
         self.inputs, self.calls = inputs, 0
-        self.work: Work = {}  # what one call does that no counter sees
-        self._function = fast  # kept, because a graph goes on using the buffers that it owns
+        self.work: Work = {}  # of one call, which no counter sees
+        self._function = fast  # keeps the buffers that the graph uses
         with torch.no_grad():
             output, counted = count_work(lambda: plain(**inputs), modules)
             if n := counted["host_reads"]:
@@ -52,18 +52,18 @@ class Captured:
             else:
                 self._replay = lambda: _copy(fast(**inputs), output)
         synchronize(device)
-        self.output = output  # one buffer, written over and over
-        self.seconds = time.perf_counter() - start  # that all of this took
-        self.nbytes = max(0, _reserved(device) - before)  # until it is released; of a step also its KV cache
+        self.output = output  # one buffer, overwritten by each call
+        self.seconds = time.perf_counter() - start  # of the whole set-up
+        self.nbytes = max(0, _reserved(device) - before)  # until it is released; a step's include its KV cache
 
     def __call__(self) -> Any:
-        """Run it on what is in the inputs; the output is good until the next call."""
+        """Run it on the current `inputs`; the output is valid until the next call."""
         self.calls += 1
         self._replay()
         return self.output
 
     def release(self) -> None:
-        """Free the graph and its buffers; how long it took and what it did stays known."""
+        """Free the graph and its buffers; keep its set-up time and its work."""
         self.nbytes = 0
         self.inputs.clear()
         self.output = None
@@ -77,10 +77,12 @@ def _copy(source: Any, target: Any) -> None:
 
 @contextmanager
 def _no_waiting() -> Iterator[None]:
-    """Let torch raise where the host would wait for the device, which would break a capture for good."""
+    """Raise where the host would wait for the device, which would break a capture beyond recovery."""
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")  # as a test may make an error
+        warnings.filterwarnings(
+            "ignore", "Synchronization debug mode is a prototype"
+        )  # tests turn warnings into errors
         torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -101,7 +103,7 @@ def _as_graph(function: Callable[[], Any], pool: Pool) -> tuple[Any, Callable[[]
                 function()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    # Garbage is collected before: a graph of another model that went meanwhile would break the capture.
+    # Without collection: destroying another model's graph meanwhile would break the capture.
     with without_collection(), torch.cuda.graph(graph, pool=pool):
         output = function()
     return output, graph.replay

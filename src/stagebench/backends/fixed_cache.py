@@ -1,7 +1,7 @@
-"""The KV cache that a network's own prompt left, at fixed addresses with room for a text: of any kind of layers.
+"""A copy of a network's KV cache at fixed addresses, with room for a text and any kind of layers.
 
-Of a window the last keys move up, in the order in which `generate()` has them. Where rows are padded, such a layer gets
-all slots, and the network's own mask hides what is outside. What is not known to be the same computation is refused by
+The keys of a full window move up by one in each step, in the order of `generate()`. Where rows are padded, a window
+layer gets all slots, and the network's own mask hides the others. Layers not known to compute the same are refused by
 name.
 """
 
@@ -16,18 +16,18 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, Li
 from stagebench.backends.static_cache import set_length
 from stagebench.core.errors import ModelError
 
-# Of `layer_types`: layers whose masks a network makes of positions alone, or whose states have one size.
+# Of `layer_types`: layers with masks that depend on positions alone, or with states of one size.
 _KNOWN = ("full_attention", "sliding_attention", "linear_attention", "conv")
 
 
 class _CrossAttentionLayer(DynamicLayer):  # type: ignore[misc] # transformers' class is untyped
-    """Keys and values of what a text looks at, to which no step adds."""
+    """Cross-attention keys and values, which no step extends."""
 
-    is_compileable = True  # so that masks of a cache of such layers are made as for a static one
+    is_compileable = True  # so that masks are made as for a static cache
 
 
 class _WindowLayer(StaticLayer):  # type: ignore[misc] # transformers' class is untyped
-    """The keys and values of the last tokens, as many as a window holds; full, they move up by one in each step."""
+    """The keys and values of a window of last tokens; when it is full, they move up by one in each step."""
 
     is_sliding = True
 
@@ -40,13 +40,13 @@ class _WindowLayer(StaticLayer):  # type: ignore[misc] # transformers' class is 
         return self.keys, self.values
 
     def slot(self) -> Tensor:
-        """Return the place of the next token: int64, no dimensions."""
+        """Return the slot of the next token: int64, no dimensions."""
         slot: Tensor = self.cumulative_length.clamp(max=self.max_cache_len - 1)
         return slot
 
 
 class _FixedCache(Cache):  # type: ignore[misc] # transformers' class is untyped
-    """A cache whose masks are those of the slots: a full window is seen as if its last token were the last of all."""
+    """A cache with masks by slot: in a full window the last slot counts as the last position."""
 
     def get_query_offset(self, layer_idx: int = 0) -> Tensor:
         layer = self.layers[layer_idx]
@@ -54,7 +54,7 @@ class _FixedCache(Cache):  # type: ignore[misc] # transformers' class is untyped
 
 
 def why_not_fixed(hf_model: PreTrainedModel) -> str | None:
-    """Say by the config what a fixed cache needs and does not get; None where it may serve."""
+    """Return what a fixed cache needs and the config lacks; None where nothing is missing."""
     text = hf_model.config.get_text_config(decoder=True)
     if hf_model.config.is_encoder_decoder:
         return "a decoder alone, got one with an encoder of texts"
@@ -65,9 +65,9 @@ def why_not_fixed(hf_model: PreTrainedModel) -> str | None:
 
 
 def fixed(cache: Cache, slots: int, hf_model: PreTrainedModel, moves: bool) -> Cache:
-    """Return an empty cache for what one that a prompt filled holds, with so many slots; refuse its layers by name.
+    """Return an empty fixed cache with `slots` for a prompt's cache; refuse unknown layers by name.
 
-    It has no more slots for a window than that holds, if those may move.
+    If window layers may move (`moves`), they have no more slots than their window.
     """
     across = cross_attention_layers(cache, hf_model)
     layers = [_fixed(layer, slots, layer in across, moves) for layer in cache.layers]
@@ -77,7 +77,7 @@ def fixed(cache: Cache, slots: int, hf_model: PreTrainedModel, moves: bool) -> C
 
 
 def cross_attention_layers(cache: Cache, hf_model: PreTrainedModel) -> list[Any]:
-    """List the layers of what a text looks at, to which no step adds."""
+    """Return the cross-attention layers, which no step extends."""
     numbers = getattr(hf_model.config.get_text_config(decoder=True), "cross_attention_layers", None) or ()
     return [cache.layers[i] for i in numbers]
 
@@ -88,7 +88,7 @@ def _fixed(layer: Any, slots: int, across: bool, moves: bool) -> Any:
     if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or not layer.is_initialized:
         raise ModelError(f"the backend graph needs layers that attend to tokens, got a {type(layer).__name__}")
     window = layer.sliding_window if moves and type(layer) is DynamicSlidingWindowLayer else slots
-    window = slots if window == 1 else window  # of which transformers keeps all keys
+    window = slots if window == 1 else window  # transformers keeps all keys of such a window
     made = _CrossAttentionLayer() if across else _WindowLayer(window) if window < slots else StaticLayer(slots)
     made.lazy_initialization(layer.keys, layer.values)
     if across:
@@ -97,14 +97,14 @@ def _fixed(layer: Any, slots: int, across: bool, moves: bool) -> Any:
 
 
 def fill(into: Cache, cache: Cache, length: int) -> None:
-    """Copy what a prompt of so many tokens left, and zero all slots without a token."""
+    """Copy the cache of a prompt of `length` tokens, and zero all slots without a token."""
     targets, sources, empty = [], [], []
     for layer, source in zip(into.layers, cache.layers, strict=True):
         for mine, theirs in zip(_tensors(layer), _tensors(source), strict=True):
             if isinstance(layer, StaticLayer):
                 end = min(length, mine.shape[2])
-                start = end - theirs.shape[2]  # 0, or where a window begins
-                empty += [mine[:, :, :start], mine[:, :, end:]]  # of NaN a masked slot would still be NaN
+                start = end - theirs.shape[2]  # 0, or the start of a window
+                empty += [mine[:, :, :start], mine[:, :, end:]]  # a masked NaN would still give NaN
                 mine = mine[:, :, start:end]
             targets.append(mine)
             sources.append(theirs)
@@ -114,18 +114,18 @@ def fill(into: Cache, cache: Cache, length: int) -> None:
 
 
 def hides(cache: Cache, slots: int) -> bool:
-    """Say whether a layer looks at fewer tokens than so many slots."""
+    """Return whether a layer attends to fewer tokens than `slots`."""
     windows = [layer.sliding_window for layer in cache.layers if isinstance(layer, DynamicSlidingWindowLayer)]
     return any(window < slots for window in windows)
 
 
 def forgets(cache: Cache) -> bool:
-    """Say whether a step can't be taken back: some layers keep one state of all tokens, or the last tokens alone."""
+    """Return whether a step can't be undone: some layers keep one state for all tokens, or the last tokens alone."""
     return any(isinstance(layer, LinearAttentionLayer | _WindowLayer) for layer in cache.layers)
 
 
 def tensors_of_cache(cache: Cache) -> list[Tensor]:
-    """List what a cache keeps from step to step."""
+    """Return all tensors that a cache keeps between steps."""
     return [tensor for layer in cache.layers for tensor in _tensors(layer)]
 
 

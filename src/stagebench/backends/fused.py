@@ -1,8 +1,8 @@
-"""One decode step of a Llama-family language model in six Triton kernels a layer, for a batch of one.
+"""One decode step of a Llama-family language model in six Triton kernels per layer, for a batch of one.
 
-With one sequence a decode step is reading the weights, so each kernel streams one matrix (or three, or two) and does
-everything around it on the way: the norm before, the activation or the residual after. Weights are read where the
-network has them. Importing this module needs triton.
+Reading the weights dominates a decode step of one sequence. So each kernel streams its one to three matrices once, and
+includes the norm before and the activation or the residual after. Weights are read in place. Importing this module
+needs triton.
 """
 
 from collections.abc import Iterator
@@ -20,15 +20,15 @@ from stagebench.core.errors import ModelError, StageError
 
 
 class Tiles(NamedTuple):
-    """How a matrix is read: `rows` x `columns` elements at a time by one program of `warps` warps."""
+    """How a matrix is read: tiles of `rows` x `columns` elements, by one program of `warps` warps."""
 
     rows: int
     columns: int
     warps: int
 
 
-# By projection, for 7B shapes on an H100. "gate_up" counts the rows of each of its two matrices. The columns decide the
-# order of the sums, and with it ties between tokens: fixed here, never tuned at run time.
+# By projection, for 7B shapes on an H100. "gate_up" counts the rows of each of its two matrices. The columns determine
+# the order of sums, and so ties between tokens: they are fixed here, never tuned at run time.
 TILES = {
     "qkv": Tiles(2, 2048, 8),
     "output": Tiles(16, 512, 8),
@@ -36,16 +36,16 @@ TILES = {
     "down": Tiles(4, 4096, 8),
     "head": Tiles(2, 2048, 8),
 }
-# At most so many programs share one head's cached tokens; they take blocks of so many in turn, with so many warps.
+# The most programs that share one head's cached tokens, the tokens per block, and the warps of a program.
 SPLITS, BLOCK_TOKENS, TOKEN_WARPS = 32, 32, 2
 
 
 class FusedStep:
-    """A decode step over the network's own filled cache of one sequence, which each call makes one longer.
+    """A decode step over the network's own filled cache of one sequence, which each call extends by one token.
 
-    It takes int64 (1, 1) ids on the device and returns logits (1, 1, vocabulary) in the network's dtype, in a buffer
-    that the next call overwrites; it never waits for the device, and can be captured. The caller sees to it that the
-    token fits the cache. Raise ModelError for a network that the kernels don't compute.
+    It takes int64 (1, 1) ids on the device, and returns logits (1, 1, vocabulary) in the network's dtype. The next call
+    overwrites them. It never waits for the device, so it can be captured. The caller ensures that the token fits the
+    cache. Raise ModelError for a network that the kernels can't compute.
     """
 
     def __init__(self, hf_model: PreTrainedModel, cache: StaticCache) -> None:
@@ -58,7 +58,7 @@ class FusedStep:
         def empty(*shape: int, dtype: torch.dtype = keys.dtype) -> Tensor:
             return torch.empty(shape, dtype=dtype, device=keys.device)
 
-        # What the kernels hand to each other: the residual stream, and one layer's results.
+        # Buffers between kernels: the residual stream, and one layer's results.
         heads, dim = config.num_attention_heads, config.head_dim
         self.splits = min(SPLITS, triton.cdiv(keys.shape[2], BLOCK_TOKENS))
         self.hidden = empty(1, config.hidden_size)
@@ -68,13 +68,13 @@ class FusedStep:
         self.attended = empty(heads * dim)
         self.active = empty(config.intermediate_size)
         self.logits = empty(1, 1, self.head.out_features)
-        # Hopper's dependent launch: a kernel reads its first weights while the one before still runs.
+        # Hopper's dependent launch: a kernel reads its first weights while the previous one still runs.
         hopper = keys.is_cuda and torch.cuda.get_device_capability(keys.device) >= (9, 0)
         self.dependent = dict.fromkeys(("dependent", "launch_pdl"), hopper)
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Compute the logits that follow on a token."""
+        """Compute the logits that follow a token."""
         if tokens.shape != (1, 1) or tokens.dtype != torch.int64:
             raise StageError(f"a fused step takes int64 tokens (1, 1), got {tokens.dtype} {tuple(tokens.shape)}")
         torch.index_select(self.decoder.embed_tokens.weight, 0, tokens[0], out=self.hidden)
@@ -121,7 +121,7 @@ class FusedStep:
         self._stream(project_kernel, name, rows, columns, x, *normed, linear.weight, out, rows, residual)
 
     def _stream(self, kernel: Any, name: str, rows: int, columns: int, *arguments: Any) -> None:
-        """Launch a kernel over all rows of the matrix (rows, columns) that it reads."""
+        """Launch a kernel over all rows of its matrix (rows, columns)."""
         tiles = TILES[name]
         width = min(tiles.columns, triton.next_power_of_2(columns))
         sizes = {"k": columns, "rows": tiles.rows, "columns": width, "num_warps": tiles.warps}
@@ -129,7 +129,7 @@ class FusedStep:
 
 
 def _requirements(decoder: Any, head: Any) -> Iterator[tuple[bool, str, object]]:
-    """Yield whether it holds, what the kernels need, and what they got: transformers' Llama, in whole plain weights."""
+    """Yield each requirement of the kernels: whether it holds, what is needed, and what was found."""
     config, rope, like = decoder.config, decoder.rotary_emb.rope_type, decoder.embed_tokens.weight
     yield type(decoder).forward is LlamaModel.forward, "transformers' LlamaModel as decoder", type(decoder).__name__
     for layer in decoder.layers:

@@ -1,4 +1,4 @@
-"""The kernels of the fused decode step, in Triton: each streams its weights once and does what is around on the way.
+"""The Triton kernels of the fused decode step. Each streams its weights once.
 
 Numbers are rounded to the network's dtype exactly where transformers rounds them; sums are float32.
 """
@@ -9,7 +9,7 @@ import triton.language as tl
 
 @triton.jit
 def _wait(dependent: tl.constexpr):
-    """Let the next kernel start, and wait until what the ones before wrote can be read."""
+    """Let the next kernel start, and wait until the previous kernels' results can be read."""
     if dependent:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
@@ -17,7 +17,7 @@ def _wait(dependent: tl.constexpr):
 
 @triton.jit
 def _tile(starts, valid, first, k: tl.constexpr, columns: tl.constexpr):
-    """Load the elements from `first` on of the weight rows that start at the pointers `starts`: (rows, columns)."""
+    """Load the elements from `first` on of the weight rows at the pointers `starts`: (rows, columns)."""
     at = first + tl.arange(0, columns)
     mask = valid[:, None] & (at < k)[None, :]
     return tl.load(starts[:, None] + at[None, :], mask=mask, other=0.0, eviction_policy="evict_first")
@@ -39,7 +39,7 @@ def _products(
     k: tl.constexpr, columns: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
     """Multiply the rows at `starts` by x, or by RMSNorm(x) where `norm` is a weight: float32 (rows,)."""
-    # The next tile is on its way while this one is multiplied; the first one needs nothing of the kernel before.
+    # The next tile loads while this one is multiplied; the first one needs no result of the previous kernel.
     tile = _tile(starts, valid, 0, k, columns)
     _wait(dependent)
     if norm is not None:
@@ -63,7 +63,7 @@ def qkv_kernel(
     x, norm, epsilon, query, key, value, out, queries, keys,
     k: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
-    """Norm, and the three projections one after another: out (queries + 2 keys,)."""
+    """Norm, and the three projections in a row: out (queries + 2 keys,)."""
     row = tl.program_id(0) * rows + tl.arange(0, rows)
     valid = row < queries + 2 * keys
     at = row.to(tl.int64) * k
@@ -78,7 +78,7 @@ def project_kernel(
     x, norm, epsilon, weight, out, n, residual: tl.constexpr,
     k: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
-    """Project x into out (n,), or the norm of x where `norm` is a weight; added to what is there if `residual`."""
+    """Project x, or its norm where `norm` is a weight, into out (n,); add it to out if `residual`."""
     row = tl.program_id(0) * rows + tl.arange(0, rows)
     starts = weight + row.to(tl.int64) * k
     result = _products(x, norm, epsilon, starts, row < n, k, columns, dependent).to(out.dtype.element_ty)
@@ -107,7 +107,7 @@ def gate_up_kernel(
 
 @triton.jit
 def _rotation(position, inverse_frequencies, scale, dtype: tl.constexpr, dim: tl.constexpr):
-    """Return the cosines and sines (dim,) of a position, rounded as transformers has them."""
+    """Return the cosines and sines (dim,) of a position, rounded as in transformers."""
     angles = position.to(tl.float32) * tl.load(inverse_frequencies + tl.arange(0, dim) % (dim // 2)).to(tl.float32)
     cos = (tl.cos(angles) * scale).to(dtype).to(tl.float32)
     sin = (tl.sin(angles) * scale).to(dtype).to(tl.float32)
@@ -116,7 +116,7 @@ def _rotation(position, inverse_frequencies, scale, dtype: tl.constexpr, dim: tl
 
 @triton.jit
 def _rotate(vector, cos, sin, dim: tl.constexpr):
-    """Rotate one head (dim,) as transformers' `apply_rotary_pos_emb`: each product and the sum rounded."""
+    """Rotate one head (dim,) as transformers' `apply_rotary_pos_emb`, with each product and the sum rounded."""
     at = tl.arange(0, dim)
     straight = tl.load(vector + at).to(tl.float32)
     crossed = tl.load(vector + (at + dim // 2) % dim).to(tl.float32)
@@ -127,14 +127,14 @@ def _rotate(vector, cos, sin, dim: tl.constexpr):
 
 @triton.jit
 def _cached(held, first, position, block: tl.constexpr, dim: tl.constexpr):
-    """One head's keys or values from token `first` on, of those before `position`: (block, dim)."""
+    """Load one head's keys or values from token `first` on, before `position`: (block, dim)."""
     token, at = first + tl.arange(0, block), tl.arange(0, dim)
     return tl.load(held + token[:, None] * dim + at[None, :], mask=(token < position)[:, None], other=0.0)
 
 
 @triton.jit
 def _weigh(scores, values, maximum, total, weighted):
-    """Add the values of one block of tokens to a softmax's numerator and denominator, under their common maximum."""
+    """Add the values of one block of tokens to a softmax's numerator and denominator, scaled to the new maximum."""
     higher = tl.maximum(maximum, tl.max(scores))
     weights, shrink = tl.exp(scores - higher), tl.exp(maximum - higher)
     return higher, total * shrink + tl.sum(weights), weighted * shrink + tl.sum(weights[:, None] * values, axis=0)
@@ -146,9 +146,9 @@ def attend_kernel(
     heads, kv_heads, capacity,
     dim: tl.constexpr, splits: tl.constexpr, block: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
-    """Rotary embedding, this token into the cache if it fits, and the attention of one head to its share of the tokens.
+    """Apply the rotary embedding, write this token to the cache if it fits, and attend to one share of the tokens.
 
-    Of the softmax's numerator only the part under this program's own maximum: partial (heads, splits, dim).
+    The softmax's numerator is scaled to this program's own maximum: partial (heads, splits, dim).
     """
     head, split = tl.program_id(0), tl.program_id(1)
     position = tl.load(length).to(tl.int32)
@@ -195,7 +195,7 @@ def combine_kernel(
     maxima, sums, partial, length, out,
     dim: tl.constexpr, splits: tl.constexpr, padded: tl.constexpr, block: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
-    """Combine what the programs of a head found, each under its own maximum: out (heads, dim)."""
+    """Combine the partial results of a head's programs, each scaled to its own maximum: out (heads, dim)."""
     head, split, at = tl.program_id(0), tl.arange(0, padded), tl.arange(0, dim)
     used = (split < splits) & (split * block <= tl.load(length))
     _wait(dependent)

@@ -1,8 +1,8 @@
 """A model's encode, prefill and decode over a static cache, each shape as one CUDA graph.
 
-What is captured is the model's own code (`graph`), the same with its layers compiled (`compiled`), or that with a
-decode step in Triton (`fused`). Setting one up takes seconds; it happens the first time that a shape is seen, is noted
-in `setups`, and whoever times a pass must not keep one in which it happened.
+The backend captures the model's own code (`graph`), the same with compiled layers (`compiled`), or that with a decode
+step in Triton (`fused`). The first use of a shape sets its graph up in seconds, and records it in `setups`. A timed
+pass with a set-up must be discarded.
 """
 
 import copy
@@ -31,81 +31,81 @@ from stagebench.pipeline.timing import synchronize
 
 Kept = TypeVar("Kept", Captured, "Session")
 
-CACHE_BUCKET = 128  # a cache holds a multiple of so many tokens: prompts of about one length share it, and its graphs
-KEPT = 8  # shapes of each kind, a static cache with its graphs one of them; beyond that the one unused for longest goes
-# Steps in flight. A step's launch takes the host less time than the step takes the device, which would be idle if each
-# token were waited for, to see whether it is a stop; so the host waits for the one before the last. Only where tokens
-# are sampled does it wait for each: a wasted step would draw random numbers, and the next text would be another one.
+CACHE_BUCKET = 128  # cache lengths are multiples of it, so that prompts of similar length share a cache and its graphs
+KEPT = 8  # shapes of each kind, such as a static cache with its graphs; then the least recently used is released
+# Steps in flight. The host launches a step faster than the device runs it, and waiting for each token's stop check
+# would leave the device idle. So the host waits for the token before the last. Where tokens are sampled it waits for
+# each: a wasted step would draw random numbers and change the next text.
 LAG = 2
-RECOMPILE_LIMIT = 10_000  # more shapes than any run has: all layers of a kind are one function, soon given up otherwise
+RECOMPILE_LIMIT = 10_000  # more shapes than any run has: all layers of a kind are one function
 
-# Of what owes no exact tokens, the fastest first; cuDNN's comes before them, but for a step: for one query it splits
-# the keys, and does not repeat itself. On an H200 it takes 0.6 ms of 14 off a prompt of 590 tokens, 0.35 of 2.1 off an
+# Kernels of backends that owe no exact tokens, the fastest first. cuDNN's comes before them, except in a step, where it
+# splits the keys and is not repeatable. On an H200 it saves 0.6 of 14 ms for 590 prompt tokens, 0.35 of 2.1 ms for an
 # image.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a backend captures."""
+    """Options of what a backend captures."""
 
-    compiled: bool = False  # what `torch.compile` makes of the model's layers
+    compiled: bool = False  # the model's layers by `torch.compile`
     fused: bool = False  # the decode step of `backends.fused`
-    bucket: int = 64  # prompts are padded to a multiple of so many tokens
+    bucket: int = 64  # prompts are padded to a multiple of this many tokens
 
 
-# `eager` is none of these: it is what the stages do without a backend.
+# `eager` is not here: it means no backend.
 RECIPES = {"graph": Recipe(), "compiled": Recipe(compiled=True), "fused": Recipe(compiled=True, fused=True)}
 
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """A static cache and the graphs over it; the prompt of `owner` is in it."""
+    """A static cache with its graphs; it holds the prompt of `owner`."""
 
     cache: Cache
     step: Captured
     prompts: dict[int, Captured] = field(default_factory=dict)
     owner: object = None
-    lag: int = LAG  # 1 where a wasted step can't be taken back
+    lag: int = LAG  # 1 where a wasted step can't be undone
 
     def next_logits(self, sequences: Tensor) -> Tensor:
-        """Take a step with the last token of each row: (batch, 1, vocabulary), good until the next one."""
+        """Run a step with the last token of each row: (batch, 1, vocabulary), valid until the next step."""
         self.step.inputs["tokens"].copy_(sequences[:, -1:])
         logits: Tensor = self.step()
         return logits
 
     def release(self) -> None:
-        """Free the graphs and the cache of an owner that can't go on."""
+        """Free the graphs and the cache; the owner can't continue."""
         self.owner = None
         for captured in (self.step, *self.prompts.values()):
             captured.release()
 
     def claimed(self) -> dict[str, Any]:
-        """Return the state of a new owner's prompt, about to be put into the cache: the one before can't go on."""
+        """Return the state of a new owner's prompt, which replaces the previous one in the cache."""
         self.owner = object()
         return {"cache": self.cache, "session": self, "owner": self.owner}
 
 
 @dataclass(eq=False)
 class Graphs:
-    """What backends of graphs share: encoders, a bounded number of caches with their steps, and what all of it cost."""
+    """What graph backends share: encoders, a bounded number of caches with their steps, and the cost of set-ups."""
 
-    model: VisionLanguageModel  # without a backend; its own code is what is captured
+    model: VisionLanguageModel  # without a backend; its own code is captured
     name: str  # one of `RECIPES`
     pool: Pool
-    encoders: dict[Hashable, Captured] = field(default_factory=dict, kw_only=True)  # the last used is the last
-    sessions: dict[Hashable, Session] = field(default_factory=dict, kw_only=True)  # in the same order
-    setups: list[Captured] = field(default_factory=list, kw_only=True)  # all so far, some of them released
+    encoders: dict[Hashable, Captured] = field(default_factory=dict, kw_only=True)  # in order of last use
+    sessions: dict[Hashable, Session] = field(default_factory=dict, kw_only=True)  # in order of last use
+    setups: list[Captured] = field(default_factory=list, kw_only=True)  # all so far, also released ones
 
     def replayed(self) -> Counter[str]:
-        """Return the work of all calls so far: counters see no module and no operator in a graph."""
+        """Return the work of all calls so far, because counters see no module and no operator in a graph."""
         work: Counter[str] = Counter()
         for captured in self.setups:
             work.update({name: n * captured.calls for name, n in captured.work.items()})
         return work
 
     def encoded(self, key: Hashable, encoder: Function, inputs: Mapping[str, Tensor]) -> Any:
-        """Call an encoder by its graph, captured where the key is a new one; return a copy, which stays as it is."""
+        """Call an encoder as a graph, captured for a new key; return a copy of its output."""
         captured = self.latest(self.encoders, key, lambda: self.capture(encoder, inputs))
         for name, tensor in inputs.items():
             captured.inputs[name].copy_(tensor)
@@ -113,17 +113,17 @@ class Graphs:
         return copy.deepcopy(output, {id(tensor): tensor.clone() for tensor in tensors_of(output)})
 
     def capture(self, plain: Function, inputs: Mapping[str, Tensor], fast: Function | None = None) -> Captured:
-        """Capture a function, or `fast`, which gives the same, with copies of the inputs as its buffers."""
+        """Capture a function, or `fast` with equal outputs, with copies of the inputs as its buffers."""
         own = {name: tensor.clone() for name, tensor in inputs.items()}
         captured = Captured(plain, fast or plain, own, self.model.counted_modules, self.pool)
         self.setups.append(captured)
         return captured
 
     def advance(self, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
-        """Take decode steps as `pipeline.decode.advance`; raise StageError where a later prompt has taken the cache."""
+        """Run decode steps as `pipeline.decode.advance`; raise StageError where a later prompt holds the cache."""
         session = prefilled.state["session"]
         if session.owner is not prefilled.state["owner"]:
-            raise StageError("decode needs the static cache of its own prompt, got one that a later prefill has taken")
+            raise StageError("decode needs the static cache of its own prompt, got that of a later prefill")
         sampled, device = prefilled.generation_config.do_sample, self.model.hf_model.device
         room = prefilled.generation_config.max_length - prefilled.sequences.shape[1]
         progress = _OnDevice(device, room) if device.type == "cuda" else Progress()
@@ -133,7 +133,7 @@ class Graphs:
         return end
 
     def latest(self, kept: dict[Hashable, Kept], key: Hashable, new: Callable[[], Kept]) -> Kept:
-        """Return what is kept for a key, or a new one, for which the one unused for longest makes room."""
+        """Return the entry of a key, or a new one; release the least recently used beyond `KEPT`."""
         if (one := kept.pop(key, None)) is None:
             one = new()
             if len(kept) == KEPT:
@@ -145,18 +145,18 @@ class Graphs:
 
 @dataclass(eq=False)
 class GraphBackend(Graphs):
-    """Run the stages of a family fast; see `models.protocol.Backend`."""
+    """Runs the stages of a family fast; see `models.protocol.Backend`."""
 
     model: Family
     _recipe: Recipe
 
     @property
     def exact(self) -> bool:
-        """Say whether it runs the plain path's own code, the prompt padded, and owes its very tokens."""
+        """Return whether it runs the plain path's own code, with a padded prompt, and owes exactly its tokens."""
         return not (self._recipe.compiled or self._recipe.fused)
 
     def encode(self, inputs: Inputs) -> Tensor:
-        """Encode as the model's own `encode`."""
+        """Encode, as the model's own `encode`."""
         name, pixels = self.model.pixels_argument, self.model.pixels_of(inputs)
         features: Tensor = self.encoded(
             pixels.shape, lambda **given: self.model.encode(replace(inputs, given=given)), {name: pixels}
@@ -165,11 +165,11 @@ class GraphBackend(Graphs):
 
     @property
     def stages(self) -> dict[str, str]:
-        """Say that all stages of `generate()` are captured."""
+        """Return this backend's name for all stages of `generate()`."""
         return {stage.name: self.name for stage in STAGES if stage.in_generate}
 
     def continued(self, prefilled: Prefilled) -> Prefilled:
-        """Return it as it is: a prompt is in the static cache from the start."""
+        """Return it unchanged: a prompt is in the static cache from the start."""
         return prefilled
 
     def lengths(self, tokens: int, limit: int) -> tuple[int, int]:
@@ -180,14 +180,14 @@ class GraphBackend(Graphs):
     def prompt(
         self, embeds: Tensor, attention_mask: Tensor, generation_config: GenerationConfig
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Run a prompt as the protocol says; refuse a padded batch, and an option that a static cache can't serve."""
+        """Run a prompt; refuse a padded batch, and options that a static cache can't serve."""
         self._require_servable(attention_mask, generation_config)
         batch, tokens = embeds.shape[:2]
         padded, slots = self.lengths(tokens, generation_config.max_length)
         session = self.latest(self.sessions, (batch, slots), functools.partial(self._new_session, batch, slots))
         prompt = session.prompts.get(padded) or self._capture_prompt(session, padded, embeds)
         prompt.inputs["embeds"][:, :tokens].copy_(embeds)
-        prompt.inputs["embeds"][:, tokens:].zero_()  # anything finite: of NaN a masked value would still be NaN
+        prompt.inputs["embeds"][:, tokens:].zero_()  # any finite number: a masked NaN would still give NaN
         prompt.inputs["length"].fill_(tokens)
         state = session.claimed()
         return prompt(), state
@@ -199,7 +199,7 @@ class GraphBackend(Graphs):
         for held, promise, got in (
             (config.cache_implementation in (None, "static"), "has a static cache", config.cache_implementation),
             (chunk is None, "prefills at once", f"prefill_chunk_size={chunk}"),
-            (texts == 1, "gives one text a prompt", f"num_return_sequences={texts}"),
+            (texts == 1, "gives one text per prompt", f"num_return_sequences={texts}"),
             (rows == 1 or not self._recipe.fused, "decodes one row", rows),
             (bool(attention_mask.all()), "takes batches of prompts of one length", "a padded one"),
         ):
@@ -222,7 +222,7 @@ class GraphBackend(Graphs):
 
     def _fused_step(self, cache: StaticCache) -> Function:
         try:
-            from stagebench.backends.fused import FusedStep  # here, because Triton is only there where CUDA is
+            from stagebench.backends.fused import FusedStep  # here, because Triton comes with CUDA only
         except ImportError as error:
             raise ModelError(f"the backend fused needs Triton, got {error}") from error
         return FusedStep(self.model.hf_model, cache)
@@ -230,16 +230,16 @@ class GraphBackend(Graphs):
     def capture(
         self, plain: Function, inputs: Mapping[str, Tensor], fast: Function | None = None, is_step: bool = False
     ) -> Captured:
-        """Capture what the recipe says: the function as it is, compiled, or one given for it."""
+        """Capture by the recipe: the function itself, compiled, or `fast`."""
         if fast is None and self._recipe.compiled:
             fast = self._compiled(plain, is_step)
         kernels = ATTENTION if is_step else [SDPBackend.CUDNN_ATTENTION, *ATTENTION]
-        # What owes no exact tokens may use the fastest attention, which the caller's pinned runtime may exclude.
+        # A backend that owes no exact tokens uses the fastest attention, also where the pinned runtime excludes it.
         with nullcontext() if self.exact else sdpa_kernel(kernels, set_priority=True):
             return super().capture(plain, inputs, fast)
 
     def _compiled(self, plain: Function, is_step: bool) -> Function:
-        # Products with one row as fused reductions: they read the weights faster than a library's matrix product.
+        # Products with one row become fused reductions, which read weights faster than a library's matrix product.
         options = {"coordinate_descent_tuning": True} if is_step else {}
         limits = {"recompile_limit": RECOMPILE_LIMIT, "accumulated_recompile_limit": RECOMPILE_LIMIT}
 
@@ -251,7 +251,7 @@ class GraphBackend(Graphs):
 
 
 class _OnDevice(Progress):
-    """Each step's flag is copied to the host as it is made, and an event says when it is there."""
+    """Copies each step's flag to the host without waiting; an event marks its arrival."""
 
     def __init__(self, device: torch.device, limit: int) -> None:
         self.flags = torch.empty(limit, dtype=torch.long, pin_memory=True)
@@ -270,7 +270,7 @@ class _OnDevice(Progress):
         return bool(self.flags[i])
 
     def ends(self, steps: int) -> list[float]:
-        # Later events, of wasted steps, may not have come to pass yet, and torch times no such event.
+        # Later events, of wasted steps, may not have happened yet, and torch can't time them.
         return [self.began + self.start.elapsed_time(event) / 1e3 for event in self.events[:steps]]
 
 

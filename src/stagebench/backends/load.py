@@ -1,4 +1,4 @@
-"""A model with a backend, by their names. To add a backend: write its file beside this one, and name it here."""
+"""Build a model with a backend, by their names. To add a backend, write its file here and name it below."""
 
 from dataclasses import replace
 from typing import cast
@@ -17,12 +17,12 @@ from stagebench.models.registry import build_model
 
 
 def load_model(name: str, settings: ModelSettings) -> VisionLanguageModel:
-    """Build a model by its name, with the settings' backend; raise ModelError as the two functions that do it."""
+    """Build a model by its name, with the settings' backend; raise ModelError as `build_model` and `with_backend`."""
     return with_backend(build_model(name, settings), settings.backend)
 
 
 def with_backend(model: VisionLanguageModel, name: str) -> VisionLanguageModel:
-    """Return the same model, run by a backend ("eager" is none); refuse one that it or its device can't have."""
+    """Return the model with a backend ("eager" is none); refuse one that the model or its device can't have."""
     plain, device = replace(model, backend=None), model.hf_model.device.type
     if name == "eager":
         return plain
@@ -37,9 +37,9 @@ def with_backend(model: VisionLanguageModel, name: str) -> VisionLanguageModel:
 
 
 def refusal(model: VisionLanguageModel, name: str) -> str | None:
-    """Say in one line why a network can't have a backend, as far as its config tells; None where it may, on a GPU.
+    """Return in one line why a network's config rules out a backend; None where it may run on a GPU.
 
-    That a step gives other logits than the plain one, or reads values on the host, shows when it is set up.
+    A step with other logits than the plain one, or with host reads, is found at set-up.
     """
     if name == "eager":
         return None
@@ -48,5 +48,5 @@ def refusal(model: VisionLanguageModel, name: str) -> str | None:
     elif name == "graph":
         why = why_not_fixed(model.hf_model)
     else:
-        why = "a model whose prompt is embedded here"
+        why = "a model of one of our own families"
     return why and f"the backend {name} needs {why}"

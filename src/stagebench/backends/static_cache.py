@@ -1,7 +1,7 @@
 """The language model over a static KV cache: one function for a whole prompt, one for a decode step.
 
-Neither looks at a value on the host, so either can be captured. The modules are transformers' own, as they are, or with
-the repeated layers of the network compiled.
+Neither reads a value on the host, so both can be captured. The modules are transformers' own, plain or with the
+network's repeated layers compiled.
 """
 
 import copy
@@ -21,20 +21,20 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from stagebench.core.errors import ModelError
 
-# What a forward calls the KV cache; transformers 5.24 renamed it.
+# A forward's name of the KV cache; transformers 5.24 renamed it.
 CACHE_ARGUMENT = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
 
-# transformers' attention by torch, under a name for which it makes no mask; then attention is causal by itself.
+# transformers' torch attention under a name for which it makes no mask; attention is then causal by itself.
 _MASKLESS = "sdpa_without_mask"
 
-# What networks with positions or masks of their own have in the place of transformers'.
+# Methods that networks with their own positions or masks override.
 _OF_GENERATION = ("_prepare_position_ids_for_generation", "create_masks_for_generate")
 
 AttentionInterface.register(_MASKLESS, sdpa_attention_forward)
 
 
 def why_not_static(hf_model: PreTrainedModel) -> str | None:
-    """Say what a language model lacks that would compute something else over a static cache, or from a padded prompt.
+    """Return what a static cache and a padded prompt need and a language model lacks; None where nothing is missing.
 
     Here positions count the tokens, and a prompt's mask is causal.
     """
@@ -49,13 +49,13 @@ def why_not_static(hf_model: PreTrainedModel) -> str | None:
     if getattr(text, "cross_attention_layers", None):
         return f"layers that attend to the text, got layers {text.cross_attention_layers} of cross-attention"
     rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
-    if rope in ("dynamic", "longrope"):  # whose frequencies a prompt's padding would change
+    if rope in ("dynamic", "longrope"):  # padding would change their frequencies
         return f"a rotary embedding that is the same for all lengths, got {rope}"
     return None
 
 
 def static_cache(hf_model: PreTrainedModel, batch: int, length: int) -> StaticCache:
-    """Allocate an empty cache for the keys and values of so many rows of so many tokens."""
+    """Allocate an empty cache for the keys and values of `batch` rows of `length` tokens."""
     text = hf_model.config.get_text_config()
     cache = StaticCache(config=hf_model.config, max_cache_len=length)
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -64,18 +64,18 @@ def static_cache(hf_model: PreTrainedModel, batch: int, length: int) -> StaticCa
 
 
 def growing(cache: Cache) -> list[StaticLayer]:
-    """List the layers that a step makes one longer; all of them count alike."""
+    """Return the layers that grow by one token in a step; all have the same length."""
     return [layer for layer in cache.layers if isinstance(layer, StaticLayer)]
 
 
 def set_length(cache: Cache, length: Tensor) -> None:
-    """Say how many tokens the cache holds: int64, no dimensions, on its device."""
+    """Set the number of tokens in the cache: int64, no dimensions, on its device."""
     lengths = [layer.cumulative_length for layer in growing(cache)]
     torch._foreach_copy_(lengths, [length] * len(lengths))
 
 
 class _PromptCache(Cache):  # type: ignore[misc] # transformers' class is untyped
-    """A static cache seen as empty, whatever is in it: attention stays in the prompt, and needs but the causal mask."""
+    """A static cache that appears empty, so that attention stays in the prompt and needs only the causal mask."""
 
     def __init__(self, cache: StaticCache) -> None:
         super().__init__(layers=cache.layers)
@@ -95,35 +95,35 @@ class _PromptCache(Cache):  # type: ignore[misc] # transformers' class is untype
         layer, tokens = self.layers[layer_idx], key_states.shape[2]
         layer.keys[:, :, :tokens].copy_(key_states)
         layer.values[:, :, :tokens].copy_(value_states)
-        layer.keys[:, :, tokens:].zero_()  # of NaN that an earlier text left a masked slot would still be NaN
+        layer.keys[:, :, tokens:].zero_()  # a masked NaN of an earlier text would still give NaN
         layer.values[:, :, tokens:].zero_()
         return key_states, value_states
 
 
 def prompt_logits(hf_model: PreTrainedModel, cache: StaticCache, embeds: Tensor, length: Tensor) -> Tensor:
-    """Run a prompt, and leave its keys and values in the cache, whatever was in it: (batch, 1, vocabulary).
+    """Run a prompt, and overwrite the cache with its keys and values; return the last token's logits.
 
-    The embeddings (batch, tokens, hidden size) are padded on the right, which causal attention lets no token see; the
-    length, int64 (1,), is that of all rows without the padding. The logits are those of the last token.
+    The embeddings (batch, tokens, hidden size) are padded on the right, where causal attention hides them. The length,
+    int64 (1,), is that of all rows without padding. The logits are (batch, 1, vocabulary).
     """
     positions = torch.arange(embeds.shape[1], device=embeds.device).unsqueeze(0)
     state = {CACHE_ARGUMENT: _PromptCache(cache), "use_cache": True, "logits_to_keep": length - 1}
     config = hf_model.config.get_text_config()
     with patch.dict(vars(config)):
         if config._attn_implementation == "sdpa":
-            # Where a stream is being captured transformers makes a causal mask, which flash attention does not take.
-            config._attn_implementation = {"": _MASKLESS}  # the text model's own, not that of a tower
+            # During a capture transformers would make a causal mask, which flash attention does not take.
+            config._attn_implementation = {"": _MASKLESS}  # of the text model, not of a tower
         logits: Tensor = hf_model(inputs_embeds=embeds, position_ids=positions, **state).logits
-    set_length(cache, length[0])  # the padding's keys and values are overwritten before anything sees them
+    set_length(cache, length[0])  # the padding's keys and values are overwritten before any use
     return logits
 
 
 def step_logits(hf_model: PreTrainedModel, cache: StaticCache, tokens: Tensor) -> Tensor:
-    """Run one more token of each row, int64 (batch, 1), which makes the cache one longer: (batch, 1, vocabulary)."""
+    """Run one more token of each row, int64 (batch, 1), and extend the cache by one: (batch, 1, vocabulary)."""
     position = cache.layers[0].cumulative_length.clone()  # the layers add to theirs
     slots = torch.arange(cache.layers[0].max_cache_len, device=tokens.device)
-    mask = (slots <= position).expand(tokens.shape[0], 1, 1, -1)  # true where a slot is seen
-    if hf_model.config.get_text_config()._attn_implementation != "sdpa":  # attention written out adds it to its scores
+    mask = (slots <= position).expand(tokens.shape[0], 1, 1, -1)  # true where a slot is visible
+    if hf_model.config.get_text_config()._attn_implementation != "sdpa":  # eager attention adds the mask to its scores
         mask = torch.zeros_like(mask, dtype=hf_model.dtype).masked_fill(~mask, torch.finfo(hf_model.dtype).min)
     positions = position.expand(tokens.shape[0], 1)
     state = {CACHE_ARGUMENT: cache, "use_cache": True}
@@ -133,21 +133,21 @@ def step_logits(hf_model: PreTrainedModel, cache: StaticCache, tokens: Tensor) -
 
 @contextmanager
 def compiled_layers(hf_model: nn.Module, options: Mapping[str, Any]) -> Iterator[None]:
-    """Let a network's repeated layers, of its towers too, run compiled inside the block; nothing else may use it then.
+    """Run a network's repeated layers, also its towers', compiled in the block; nothing else may use the network then.
 
-    Each kind of them is compiled once. All in one function, 32 decoder layers take the compiler a minute and a half;
-    one by one they would be compiled as often as there are layers, because each knows its own number, and the cache's
-    tensors by their addresses. So a layer is given a cache of its own layer only, in which every layer is the first.
-    accelerate's `compile_regions` does not do that: of 4 layers each in tower and decoder it compiles 20 functions
-    where 3 are enough. Raise ModelError for a hook inside a layer, which the code compiled for all would not have.
+    Each kind of layer is compiled once. In one function, 32 decoder layers take 90 s to compile. One by one, each would
+    be compiled separately, because code depends on a layer's number and the addresses of the cache. So each layer gets
+    a cache of its own layer only, in which every layer is the first. accelerate's `compile_regions` does not do that:
+    with 4 layers each in tower and decoder it compiles 20 functions where 3 are enough. Raise ModelError for a hook
+    inside a layer, which the compiled code would not call.
     """
     layers = [layer for layer in hf_model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     inside = [module for layer in layers for module in layer.modules() if module is not layer]
     for module in inside:
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
-            # Its own record what nobody asks for here.
+            # transformers' own hooks record outputs that nothing here requests.
             if getattr(hook, "__module__", None) != "transformers.utils.output_capturing":
-                raise ModelError(f"a compiled layer takes no hooks inside, got {hook} on a {type(module).__name__}")
+                raise ModelError(f"a compiled layer can't have hooks inside, got {hook} on a {type(module).__name__}")
     with ExitStack() as put_back:
         for module in (*layers, *inside):
             put_back.enter_context(patch.dict(vars(module)))
@@ -167,16 +167,16 @@ def _forward(layer: nn.Module, number: int, options: Mapping[str, Any]) -> Calla
     def forward(*args: Any, **kwargs: Any) -> Any:
         given = {name: value for name, value in kwargs.items() if isinstance(value, Cache)}
         if set(given) - {CACHE_ARGUMENT} or any(isinstance(value, Cache) for value in args):
-            raise ModelError(f"a compiled layer takes its cache as {CACHE_ARGUMENT}, got it under another name")
+            raise ModelError(f"a compiled layer must get its cache as {CACHE_ARGUMENT}, got another name")
         return compiled(*args, **kwargs | {name: _alone(cache, number) for name, cache in given.items()})
 
     return forward
 
 
 def _alone(cache: Cache, number: int) -> Cache:
-    """Return a cache that holds one layer of another, in the same memory."""
+    """Return a cache with one layer of another, in the same memory."""
     layer = copy.copy(cache.layers[number])
-    for name in ("keys", "values", "cumulative_length"):  # as new objects: the others are marked as fixed addresses
+    for name in ("keys", "values", "cumulative_length"):  # new objects, not marked as fixed addresses
         setattr(layer, name, getattr(layer, name).detach())
     alone = copy.copy(cache)
     alone.layers = [layer]

@@ -1,7 +1,7 @@
 """Tensor parallelism: one network over several processes, each with a part of every layer of the language model.
 
-transformers does it, by the plan that a network brings along: it cuts the weights, and lets layers exchange what they
-must. The vision tower and the projector are in no plan: every process encodes all images itself.
+transformers does it by the network's own plan: it splits the weights and adds the communication between layers. The
+vision tower and the projector are in no plan, so every process encodes all images itself.
 """
 
 import json
@@ -32,7 +32,7 @@ from stagebench.pipeline.verify import TokenMatch, match_tokens
 
 
 class Pass(NamedTuple):
-    """Hold a timed pass."""
+    """A timed pass."""
 
     processes: int
     tokens: tuple[int, ...]  # the new ones
@@ -40,19 +40,19 @@ class Pass(NamedTuple):
 
 
 def require_devices(device: str, processes: int) -> None:
-    """Refuse, before any process is started, a device that transformers won't use, or fewer GPUs than processes."""
+    """Refuse a device that transformers won't use, or fewer GPUs than processes, before any process starts."""
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     if device != kind:
         raise ModelError(f"tensor parallelism runs on {kind} here (CUDA_VISIBLE_DEVICES= hides GPUs), got {device}")
     if kind == "cuda" and processes > (gpus := torch.cuda.device_count()):
-        raise ModelError(f"tensor parallelism takes a GPU a process, got {processes} processes and {gpus} GPUs")
+        raise ModelError(f"tensor parallelism needs one GPU per process, got {processes} processes and {gpus} GPUs")
 
 
 def spread(processes: int, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a module's function in new processes, joined by NCCL on GPUs, one each, and by gloo on CPUs.
+    """Call a module's function in new processes, with NCCL on one GPU each, or with gloo on CPUs.
 
-    Return what it returned, in JSON, on rank 0. Raise StageError with what the first process to fail by an error of
-    ours said, and ProcessException where one failed otherwise; none outlives the others.
+    Return rank 0's result, which must be JSON. Raise StageError with the message of the first process that failed with
+    an error of ours, and ProcessException for another failure. No process outlives the others.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -79,28 +79,28 @@ def _on_rank(rank: int, processes: int, folder: Path, function: Callable[..., An
         raise
     if rank == 0:
         (folder / "result").write_text(json.dumps(result), encoding="utf-8")
-    dist.destroy_process_group()  # not after an error: the others may wait for this process in another call
+    dist.destroy_process_group()  # not after an error: other processes may wait for this one in another call
 
 
 def local_device() -> str:
-    """Return the device of this process: its own GPU where there are any, else the CPU."""
+    """Return this process's device: its own GPU where there are any, else the CPU."""
     return f"cuda:{dist.get_rank()}" if torch.cuda.is_available() else "cpu"
 
 
 def collectives() -> str:
-    """Return what joins the processes, for the identity of a run."""
+    """Return the number of processes and their backend, for the identity of a run."""
     backend = dist.get_backend()
     version = f" {'.'.join(map(str, torch.cuda.nccl.version()))}" if backend == "nccl" else ""
     return f"{dist.get_world_size()} processes, {backend}{version}"
 
 
 def shard(model: VisionLanguageModel) -> VisionLanguageModel:
-    """Spread a model, of which each process has built the whole; parts are views where they can, so both fit a GPU."""
+    """Split a model that each process has built whole; parts are views where possible, so that both fit a GPU."""
     whole, processes = model.hf_model, dist.get_world_size()
     require_even_heads(whole.config.get_text_config(), processes)
     plan = dict(whole.tp_plan)
     if whole.config.get_text_config().vocab_size % processes:
-        plan.pop("lm_head", None)  # an uneven one transformers 5.17 refuses; newer ones shard it nevertheless
+        plan.pop("lm_head", None)  # transformers 5.17 refuses an uneven one; newer versions split it anyway
     with reading(f"{model.name}'s weights in {processes} parts"):
         hf_model, report = type(whole).from_pretrained(
             None,
@@ -117,15 +117,15 @@ def shard(model: VisionLanguageModel) -> VisionLanguageModel:
 
 
 def require_even_heads(config: PretrainedConfig, processes: int) -> None:
-    """Refuse a number of processes that doesn't divide a language model's attention heads."""
+    """Refuse a number of processes that does not divide a language model's attention heads."""
     for heads in ("num_attention_heads", "num_key_value_heads"):
         if (count := getattr(config, heads)) % processes:
             raise ModelError(f"the processes must divide {heads} {count}, got {processes}")
 
 
 def share(hf_model: PreTrainedModel, whole: PreTrainedModel) -> float:
-    """Return the share of a network's weights that this process has of it, 0 to 1."""
-    # Up to transformers 5.15 a process's part is all there is of a weight.
+    """Return the share, 0 to 1, of a network's weights that this process holds."""
+    # Up to transformers 5.15 a weight is the process's part itself.
     parts = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in hf_model.parameters())
     mine, everyones = sum(part.numel() for part in parts), sum(weight.numel() for weight in whole.parameters())
     return float(mine / everyones)
@@ -134,10 +134,10 @@ def share(hf_model: PreTrainedModel, whole: PreTrainedModel) -> float:
 def beside_one_process(
     whole: VisionLanguageModel, sample: Sample, options: Options, rounds: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Time passes of a model on one process and on all of them, in turn, after one each that warms up; on every rank.
+    """Time passes of a model on one process and on all processes, in turn, after a warm-up each; call it on every rank.
 
-    Rank 0 returns the share of the weights that a process holds, how the tokens compare with those of `generate()`, and
-    a row a stage and number of processes. The length is fixed: ranks that stop at different tokens would wait forever.
+    Rank 0 returns the share of the weights per process, how the tokens compare with those of `generate()`, and a row
+    per stage and number of processes. The length must be fixed: ranks that stop at different tokens would wait forever.
     """
     parts = shard(whole)
     done = interleaved(whole, parts, sample, options, rounds + 1)
@@ -162,7 +162,7 @@ def beside_one_process(
 def interleaved(
     whole: VisionLanguageModel, sharded: VisionLanguageModel, sample: Sample, options: Options, rounds: int
 ) -> list[Pass]:
-    """Return passes of one process, on rank 0 alone, and of all of them, in turn."""
+    """Return passes of one process, on rank 0 alone, and of all processes, in turn."""
     passes = []
     for _ in range(rounds):
         if dist.get_rank() == 0:
@@ -174,7 +174,7 @@ def interleaved(
 
 
 def _timed(model: VisionLanguageModel, sample: Sample, options: Options, processes: int) -> Pass:
-    """Time a pass; where several processes take part, a stage starts when all are ready."""
+    """Time a pass; with several processes, each stage starts when all are ready."""
     watch = Stopwatch(model.hf_model.device)
 
     def timed(stage: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -187,7 +187,7 @@ def _timed(model: VisionLanguageModel, sample: Sample, options: Options, process
 
 
 def slowest(ranks: Sequence[Pass]) -> Pass:
-    """Return the ranks' passes as one, by stage the longest time; refuse tokens that differ."""
+    """Return the ranks' passes as one with the longest time per stage; refuse different tokens."""
     if len(texts := {each.tokens for each in ranks}) > 1:
         raise StageError(f"every rank must give the same tokens, got {len(texts)} different texts")
     seconds = {stage: max(each.seconds[stage] for each in ranks) for stage in ranks[0].seconds}
@@ -195,7 +195,10 @@ def slowest(ranks: Sequence[Pass]) -> Pass:
 
 
 def certify(passes: Sequence[Pass], tokens: Sequence[int], logits: Sequence[Tensor]) -> dict[int, TokenMatch]:
-    """Return by number of processes the first match with `generate()` that is not equal, if any; raise for no tie."""
+    """Return by number of processes the first match with `generate()` that is not equal, else an equal one.
+
+    Raise StageError where tokens differ without a near-tie.
+    """
     found: dict[int, TokenMatch] = {}
     for each in passes:
         outcome = match_tokens(tokens, each.tokens, logits)

@@ -1,4 +1,4 @@
-"""How these benchmarks are collected: each has one name, given this package or the repository's folder `benchmarks`.
+"""Collect these benchmarks under one name, from this package and from the repository's folder `benchmarks`.
 
 Their fixtures are the plugin's.
 """
@@ -17,17 +17,17 @@ from stagebench.suite.selection import BY_DEFAULT
 
 
 def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Have the plugin, where a folder with these fixtures is named on the command line and nothing else asks for it."""
-    begun = pluginmanager.has_plugin("session")  # what reads options has read them
+    """Register the plugin where only the command line names a folder with these fixtures."""
+    begun = pluginmanager.has_plugin("session")  # options have been read
     if not begun and not pluginmanager.has_plugin(plugin.__name__):
         pluginmanager.register(plugin, plugin.__name__)
 
 
 class _OfPackage(pytest.Module):
-    """One of our files, named by its place in `benchmarks`, not by where it is installed."""
+    """One of our files, named by its place in `benchmarks`, not by its installed path."""
 
     def funcnamefilter(self, name: str) -> bool:
-        """Take ours, whatever names of functions the settings around us ask for."""
+        """Accept our functions, whatever names the project's settings require."""
         return name.startswith("test_")
 
 
@@ -35,7 +35,7 @@ class _OfPackage(pytest.Module):
 def pytest_collect_file(
     file_path: Path, parent: pytest.Collector
 ) -> Generator[None, list[pytest.Collector], list[pytest.Collector]]:
-    """Collect a file of this package, also where the settings around us ask for other names of files."""
+    """Collect a file of this package, whatever names the project's settings require."""
     found = yield
     if file_path.parent != Path(__file__).parent or not file_path.match("test_*.py"):
         return found
@@ -43,13 +43,13 @@ def pytest_collect_file(
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Let reports of a failure name the same file, not the one that a function was imported from."""
+    """Name the same file in failure reports, not the one that a function was imported from."""
     item.location = (item.nodeid.partition("::")[0], *item.location[1:])
 
 
-@pytest.hookimpl(tryfirst=True)  # before -k and -m, so that what is left out anyway is not laid at their door
+@pytest.hookimpl(tryfirst=True)  # before -k and -m, so that these don't count as the reason
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out plain code for all backends but one, and, without `--stage-scale`, what takes minutes."""
+    """Leave out plain code for all backends but one, and the scaling benchmarks without `--stage-scale`."""
     timed_plainly = "eager" in plugin.settings(config).backends
     left = [
         item

@@ -1,4 +1,4 @@
-"""Rounds of a stage's benchmark, each held to its own work."""
+"""Rounds of a stage's benchmark, with checks that each did its own work."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from stagebench.core.errors import StageError
 from stagebench.core.stages import STAGE
 from stagebench.pipeline.remembered import fingerprint, require_work, varied
 
-_SLACK = (4096, 0.02)  # bytes, or a share of them, that libraries read of their own accord
+_SLACK = (4096, 0.02)  # bytes, or a share, that libraries may read on their own
 
 
 class Rounds:
-    """Holds each round of a stage's benchmark to its own work, looking before and after it, untimed."""
+    """Checks the work of each round of a stage's benchmark, outside the timed region."""
 
     def __init__(self, stage: str, warm_ups: int, rounds: int) -> None:
         self.stage = stage
@@ -25,38 +25,38 @@ class Rounds:
         self._seen: list[tuple[Work, Work]] = []
 
     def fresh(self, given: Any) -> Any:
-        """The input of the coming round: where it holds pictures another one each time, and the given in the last."""
+        """Return the input of the next round: pictures are varied in each round, and unchanged in the last."""
         plain = not isinstance(given, Media | Inputs | Features)
         return given if plain else varied(given, (len(self._seen) + 1) % self._total)
 
     def begin(self) -> None:
-        """Look before a round."""
+        """Read the counters before a round."""
         self._before, self._system = meter.so_far(), meter.system()
         self._began = time.perf_counter()
 
     def end(self) -> None:
-        """Look after it."""
+        """Read the counters after a round."""
         system, done = meter.system_since(self._system), meter.since(self._before)
         self._seen.append((done, system))
 
     @property
     def done(self) -> Work:
-        """What the meter counted in the last round."""
+        """Return what the meter counted in the last round."""
         done = self._seen[-1][0] if self._seen else {}
         return {name: done.get(name, 0) for name in STAGE[self.stage].metered}
 
     def judge(self, result: object) -> None:
-        """Raise StageError where it did nothing, or gave the result of the round before, whose input was another."""
+        """Raise StageError where a round did no work, or returned the previous round's result for another input."""
         require_work(self.stage, self._seen[-1][0])
         if isinstance(result, Generation) and any(end < self._began for end in result.step_ends):
             expected = f"{self.stage} must take each step in its own round"
-            raise StageError(f"{expected}, got one from before: a remembered one")
+            raise StageError(f"{expected}, got an earlier one: a cached result")
         if (last := fingerprint(result)) is not None and last == self._last:
-            raise StageError(f"{self.stage} must give another result for other pixels, got the last: a remembered one")
+            raise StageError(f"{self.stage} must give another result for other pixels, got the last: a cached result")
         self._last = last
 
     def require(self, work: Work) -> None:
-        """Raise StageError, with both numbers, for timed rounds that did other work than the counted pass."""
+        """Raise StageError, with both numbers, for timed rounds with other work than the counted pass."""
         timed = self._seen[-(self._total - self._warm_ups) :]
         for name in STAGE[self.stage].metered:
             self._require(name, work, [done.get(name, 0) for done, _ in timed], 0)
@@ -67,4 +67,4 @@ class Rounds:
     def _require(self, name: str, work: Work, seen: list[int], slack: float) -> None:
         for n in seen:
             if abs(n - work[name]) > slack:
-                raise StageError(f"{self.stage} must do as when counted, {name} {work[name]}, got {n} when timed")
+                raise StageError(f"{self.stage} must do the same work when timed, {name} {work[name]}, got {n}")

@@ -1,4 +1,4 @@
-"""What the machine can do at most: the rates that the work of a stage is held against (MFU and MBU)."""
+"""The machine's highest rates, with which the work of a stage is compared (MFU and MBU)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A workload that no change of ours touches: what it gains or loses between two runs is the machine's doing."""
+"""A workload that runs nothing of ours: its change between two runs shows the machine's drift."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_reference(benchmark, stage_rounds, pytestconfig):
     matrix = torch.eye(512, device=settings.device)
 
     def reference() -> float:
-        """Some 10 ms on a CPU: half in the interpreter, half in matrix products, as our stages are."""
+        """Take about 10 ms on a CPU: half in the interpreter, half in matrix products, like our stages."""
         product = matrix
         for _ in range(4):
             product = product @ matrix

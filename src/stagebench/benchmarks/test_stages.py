@@ -1,4 +1,4 @@
-"""Each stage of each model on its own; `test_stage[eventgpt-encode]` is one benchmark."""
+"""Each stage of each model separately; `test_stage[eventgpt-encode]` is one benchmark."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def test_stage(
     latest: list[Any] = [None]
 
     def fresh_state() -> None:
-        """Run the stages before this one: a decode, say, needs a KV cache that no decode has written to."""
+        """Run the stages before this one: a decode needs a KV cache that no decode has written to."""
         for name in earlier:
             if name not in done or name == earlier[-1]:
                 done[name] = steps[name](made_before(name, done))
 
     def prepare() -> None:
-        """The same for a round: on pictures that no round before it had, lest it be answered from memory."""
+        """Prepare a round with new pictures, so that a cache can't answer it."""
         fresh_state()
         done.update({name: kept.fresh(done[name]) for name in earlier[-1:]})
         made[0] = made_before(stage, done)
@@ -77,13 +77,13 @@ def test_stage(
 def counted(
     model: VisionLanguageModel, stage: str, step: Callable[[Made], Any], done: StageOutputs, verified: Verification
 ) -> dict[str, Any]:
-    """Of `extra_info`: the work of a stage, which must be what was verified, and the bytes that decode reads."""
+    """Return for `extra_info` a stage's work, which must equal the verified work, and decode's bytes."""
     counter, traffic, unit = WorkCounter(model.counted_modules, model.backend), BytesMoved(model), STAGE[stage].unit
     if stage == DECODE.name:
         traffic(PREFILL.name, lambda: done[PREFILL.name])  # for the size of the cache
     counter(stage, traffic, stage, step, made_before(stage, done))  # both in one pass, because counting is slow
     work = counter.work[stage]
-    assert work[unit] > 0, f"{stage} must do some work, got {unit} = 0"
+    assert work[unit] > 0, f"{stage} must do work, got {unit} = 0"
     assert repeating(work) == repeating(verified.work[stage])
     moved = {"bytes": traffic.as_json()[stage]} if stage == DECODE.name and model.backend is None else {}
     return moved | {
@@ -97,5 +97,5 @@ def counted(
 
 
 def repeating(work: Work) -> Work:
-    """The counters that are the same in every pass."""
+    """Return the counters that are equal in every pass."""
     return {name: n for name, n in work.items() if name not in INEXACT}

@@ -1,4 +1,4 @@
-"""The whole path, and as references transformers' own `generate()`, and from file to text with it."""
+"""The whole path, and as references transformers' own `generate()`, alone and from file to text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stagebench.pipeline.timed_pass import check_passes, timed_run
 from stagebench.suite.no_capture_guard import about
 
 WARM_UPS = 1
-"""Of seconds each: one sets up what there is to set up."""
+"""Each takes seconds; one sets everything up."""
 
 
 def test_e2e(benchmark, stage_benchmark, stage_model, stage_sample, stage_options, stage_verified, stage_rounds):
@@ -23,7 +23,7 @@ def test_e2e(benchmark, stage_benchmark, stage_model, stage_sample, stage_option
         return runs[-1]
 
     run = stage_benchmark(timed, warmup_rounds=WARM_UPS)
-    passes = runs[-max(stage_rounds, 2) :]  # of one alone a stop of the process may be taken for a fault
+    passes = runs[-max(stage_rounds, 2) :]  # a stop of the process may look like a fault in one alone
     check_passes(stage_model, passes, stage_verified.generation.token_ids if stage_verified else None)
     if problem := time_outside([each.unattributed for each in passes], [each.e2e for each in passes]):
         raise StageError(f"{stage_model.name}: the stages must explain e2e, got {problem}")

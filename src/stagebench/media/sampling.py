@@ -32,7 +32,7 @@ def own_times(name: str, times: Sequence[int | None]) -> list[int]:
     known = [time for time in times if time is not None]
     if not ascend(times):
         got = "times that do not ascend" if len(known) == len(times) else f"{len(known) or 'none'}"
-        raise MediaError(f"{name}: must have the time of every frame, so that a part of it can be read, got {got}")
+        raise MediaError(f"{name}: must have the time of every frame before a part of it can be read, got {got}")
     return known
 
 

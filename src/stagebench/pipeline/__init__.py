@@ -1,1 +1,1 @@
-"""The five stages, one file each; in reading order: load, preprocess, encode, prefill, decode."""
+"""The five stages, one file each, in reading order: load, preprocess, encode, prefill, decode."""

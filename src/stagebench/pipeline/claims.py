@@ -1,6 +1,6 @@
-"""Attack every claim that the times rest on, before anybody believes them.
+"""Check every claim that the times rest on.
 
-Each check is about one way in which such numbers lie, and says in its detail what it saw.
+Each check covers one way in which such numbers can be wrong, and reports in its detail what it found.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,15 +20,15 @@ from stagebench.pipeline.run_stages import Options, reference_generate, scored_g
 from stagebench.pipeline.timed_pass import check_passes, timed_pass
 from stagebench.pipeline.verify import Reference, count_reference, first_scores, match_tokens, promised, verify_work
 
-MAX_UNATTRIBUTED = 0.05  # the share of e2e that the stages may leave unexplained
-PASSES = 3  # timed ones
-CLAIMS = 11  # of a model on the plain path; the last three are not made of a backend
+MAX_UNATTRIBUTED = 0.05  # share of e2e that may lie outside the stages
+PASSES = 3  # timed passes
+CLAIMS = 11  # about a model on the plain path; the last three do not apply to backends
 STATIC = {"cache_implementation": "static", "disable_compile": True}
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One claim, whether it held, and what was seen."""
+    """One claim, whether it held, and what was found."""
 
     claim: str
     held: bool
@@ -36,9 +36,9 @@ class Claim:
 
 
 def claims(model: VisionLanguageModel, sample: Sample, options: Options) -> Iterator[Claim]:
-    """Check a greedy model on a sample: one claim after the other, none after work that is not that of `generate()`.
+    """Check a greedy model on a sample, claim by claim; stop after work that differs from that of `generate()`.
 
-    Equality is claimed where the caller's `pinned_runtime` lets `generate()` repeat itself.
+    Equal tokens are claimed where the caller's `pinned_runtime` makes `generate()` repeatable.
     """
     reference = count_reference(model, sample, options)
     claim = "the stages do the work of generate(), once"
@@ -56,12 +56,12 @@ def claims(model: VisionLanguageModel, sample: Sample, options: Options) -> Iter
     features = encode(model, inputs)
     mine, other = (first_scores(model, inputs, varied(features, number), options) for number in (0, 1))
     moved = float((mine != other).float().mean())
-    yield Claim("other features give other scores", moved > 0, f"{moved:.0%} of the first token's scores are others")
+    yield Claim("other features give other scores", moved > 0, f"{moved:.0%} of the first token's scores differ")
     yield from _claims_of_texts(model, reference)
 
 
 def _claims_of_texts(model: VisionLanguageModel, reference: Reference) -> Iterator[Claim]:
-    """Check all that takes further texts, the timed passes among it."""
+    """Check the claims that need more texts, among them the timed passes."""
     sample, inputs, options = reference.sample, reference.inputs, reference.options
     again, logits = scored_generate(model, inputs, options)
     repeats = _same(model, "generate() repeats itself", reference.tokens, again[0].tolist(), None)
@@ -69,13 +69,13 @@ def _claims_of_texts(model: VisionLanguageModel, reference: Reference) -> Iterat
     promise = promised(model) == ("equal",)
     runs = [timed_pass(model, sample, options) for _ in range(PASSES)]
     first = runs[0].generation.token_ids
-    claim = "timed passes are what they say, by a second clock"
+    claim = "timed passes agree with a second clock"
     yield _checked(claim, lambda: check_passes(model, runs, first), f"{PASSES} passes")
 
     def equal(
         claim: str, first: Sequence[int], second: Sequence[int], logits: list[Tensor], exact: bool = promise
     ) -> Claim:
-        """Where the reference is seen not to repeat itself, nobody else is to blame for not equalling it."""
+        """Compare two texts, but judge nothing where the reference is not repeatable."""
         if not repeats.held:
             return Claim(claim, False, "not judged: generate() does not repeat itself")
         return _same(model, claim, first, second, None if exact else logits)
@@ -86,7 +86,7 @@ def _claims_of_texts(model: VisionLanguageModel, reference: Reference) -> Iterat
     claim = f"the stages explain e2e, all but {MAX_UNATTRIBUTED:.0%}"
     yield Claim(claim, share <= MAX_UNATTRIBUTED, f"unattributed {share:.2%}")
     if model.backend is not None:
-        return  # what follows is about the plain path
+        return  # the other claims are about the plain path
     static = dict(options) | STATIC
     rows, static_logits = scored_generate(model, inputs, static)
     by_generate, staged = rows[0].tolist(), staged_generate(model, inputs, static).token_ids[0]
@@ -107,7 +107,7 @@ def _checked(claim: str, check: Callable[[], None], detail: str) -> Claim:
 def _same(
     model: VisionLanguageModel, claim: str, first: Sequence[int], second: Sequence[int], logits: list[Tensor] | None
 ) -> Claim:
-    """Claim equal tokens, or where there are logits, equal but for a near-tie."""
+    """Claim equal tokens, or with logits, equal tokens up to a near-tie."""
     match = match_tokens(first, second, logits)
     if match.position is None:
         return Claim(claim, True, f"{len(first)} tokens equal")
@@ -115,7 +115,7 @@ def _same(
 
 
 def _with_other_kernels(model: VisionLanguageModel, inputs: Inputs, options: Options) -> Tensor:
-    """Call `generate()` with attention written out as matrix products: other kernels for the same mathematics."""
+    """Call `generate()` with attention as explicit matrix products: other kernels for the same mathematics."""
     before = model.hf_model.config._attn_implementation
     model.hf_model.set_attn_implementation("eager")
     try:

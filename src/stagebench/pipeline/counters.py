@@ -1,8 +1,7 @@
-"""Count what each stage really did, in a pass of its own, never while timing, and digest what it made.
+"""Count the work of each stage in a separate pass, never while timing, and digest its output.
 
-A digest is a few characters, which differ for equal counts of other content. Frames, pixels, prompts and tokens have a
-hash: 16 hex digits of the SHA-256 over type, shape and bytes. Features have a sketch, because another kernel rounds
-otherwise.
+A digest shows a change of content that counts do not. Frames, pixels, prompts and tokens have a hash: 16 hex digits of
+the SHA-256 over type, shape and bytes. Features have a sketch, because other kernels round differently.
 """
 
 import hashlib
@@ -29,32 +28,32 @@ from stagebench.models.protocol import Backend, VisionLanguageModel
 from stagebench.pipeline.run_stages import Options, run_stages
 
 Content = dict[str, str | list[float]]
-Result = Media | Inputs | Features | Prefilled | Generation  # of a stage
-SKETCHED = 15  # numbers of a sketch beside the first
+Result = Media | Inputs | Features | Prefilled | Generation  # the output of a stage
+SKETCHED = 15  # numbers of a sketch after the first
 
 P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R", bound=Result)
 
-_OWNED = tuple(dict.fromkeys(name for stage in STAGES for name in stage.own))  # that not every stage may touch
+_OWNED = tuple(dict.fromkeys(name for stage in STAGES for name in stage.own))  # not any stage may change them
 
 ADDITIVE = (*dict.fromkeys(name for stage in STAGES if stage.in_generate for name in stage.counters), "flops")
-"""Counters whose sum over the stages is what one `generate()` counts."""
+"""Counters with a sum over the stages that equals the count of one `generate()`."""
 
 _HOST_READS = ("aten._local_scalar_dense.default", "aten.nonzero.default", "aten.is_nonzero.default")
-"""Operators that read a value back, for which the host waits for the device."""
+"""Operators that read a value on the host, which waits for the device."""
 
 
 @contextmanager
 def counted_forwards(modules: Mapping[str, nn.Module]) -> Iterator[Work]:
-    """Count the forwards of the named modules, and the images that the tower saw, inside the block."""
+    """Count the forwards of the named modules, and the tower's images, in the block."""
     counts: Work = {f"{role}_forwards": 0 for role in modules} | {"images_encoded": 0}
 
     def count(role: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         counts[f"{role}_forwards"] += 1
         if role == "tower":
             tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-            # Of patches that follow each other, the grids say how many images they are.
+            # Where the patches of several images are concatenated, the grids have one row per image.
             grids = [tensor for tensor in tensors if tensor.ndim == 2 and not tensor.is_floating_point()]
             counts["images_encoded"] += (grids or tensors)[0].shape[0]
 
@@ -66,7 +65,7 @@ def counted_forwards(modules: Mapping[str, nn.Module]) -> Iterator[Work]:
 
 @contextmanager
 def counted_calls() -> Iterator[Work]:
-    """Count the pixels that Pillow makes by scaling images, and the tensors that become text, inside the block."""
+    """Count the pixels that Pillow makes by resizing, and the tensors formatted as text, in the block."""
     counts: Work = {"resized_pixels": 0, "tensors_formatted": 0}
     plain, to_text = Image.Image.resize, cast(Callable[..., str], _tensor_str._str)
 
@@ -79,13 +78,13 @@ def counted_calls() -> Iterator[Work]:
         counts["tensors_formatted"] += 1
         return to_text(*args, **kwargs)
 
-    # What makes texts of tensors hides its reads from dispatch modes.
+    # Formatting a tensor hides its reads from dispatch modes.
     with patch.object(Image.Image, "resize", resize), patch.object(_tensor_str, "_str", text):
         yield counts
 
 
 class OperatorCounter(TorchDispatchMode):
-    """Counts ATen operators by name, bytes copied from the host to a device, and pixels made by scaling."""
+    """Counts ATen operators by name, bytes copied from the host to a device, and pixels made by resizing."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # unannotated in torch, and super() names no module
@@ -96,19 +95,19 @@ class OperatorCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self.operators[str(func)] += 1
-        copied = [a for a in args[:2] if isinstance(a, Tensor)]  # of copy_ the source is the second
+        copied = [a for a in args[:2] if isinstance(a, Tensor)]  # copy_ has its source second
         if isinstance(result, Tensor) and result.is_cuda and copied and not copied[-1].is_cuda:
             self.host_to_device_bytes += copied[-1].nbytes
-        if "upsample_" in str(func) and result.ndim == 4 and result.shape[1] == 3:  # of images, not of positions
+        if "upsample_" in str(func) and result.ndim == 4 and result.shape[1] == 3:  # images, not position embeddings
             self.resized_pixels += result.numel() // 3
         return result
 
 
 def count_work(function: Callable[[], T], modules: Mapping[str, nn.Module] | None = None) -> tuple[T, Work]:
-    """Call a function; return its result, and counters of what modules and torch did.
+    """Call a function; return its result, and counters of the work of modules and of torch.
 
-    On a GPU `host_to_device_bytes` and `peak_bytes` are among the counters. FLOPs are those that `FlopCounterMode` has
-    a formula for: matrix products, convolutions, and the attention kernels of a GPU.
+    On a GPU they include `host_to_device_bytes` and `peak_bytes`. FLOPs are those that `FlopCounterMode` knows: matrix
+    products, convolutions, and the attention kernels of a GPU.
     """
     operators, flops = OperatorCounter(), FlopCounterMode(display=False)
     on_gpu = torch.cuda.is_initialized()
@@ -129,10 +128,9 @@ def count_work(function: Callable[[], T], modules: Mapping[str, nn.Module] | Non
 
 
 class WorkCounter:
-    """Counts the work of the stages of one pass; called like a `Stopwatch`.
+    """Counts the work of each stage of one pass, and digests its output; called like a `Stopwatch`.
 
-    It keeps by stage the counters, and the digests of what came of it. What a backend replays no module and no operator
-    shows: the backend counts it.
+    Replayed work shows in no module and no operator, so a backend counts its own.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], backend: Backend | None = None) -> None:
@@ -142,7 +140,7 @@ class WorkCounter:
         self.content: dict[str, Content] = {}
 
     def __call__(self, stage: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call `function` and note what it did."""
+        """Call `function`, and record its work."""
         replayed, metered = self.replayed(), meter.so_far()
         with counted_calls() as calls:
             system = meter.system()
@@ -159,7 +157,7 @@ class WorkCounter:
 
 
 def counted_run(model: VisionLanguageModel, sample: Sample, options: Options) -> tuple[Generation, WorkCounter]:
-    """Run the path and count the work of each stage, which must be its own; it serves as a warm-up too."""
+    """Run the path as a warm-up, and count the work of each stage; refuse work that belongs to another stage."""
     counter = WorkCounter(model.counted_modules, model.backend)
     generation: Generation = run_stages(model, sample, options, counter)[DECODE.name]
     check_work(counter.work)
@@ -167,34 +165,34 @@ def counted_run(model: VisionLanguageModel, sample: Sample, options: Options) ->
 
 
 def additive(*counts: Work) -> Work:
-    """Sum the counters that add up over stages."""
+    """Return the sums of the counters that add up over stages."""
     return {name: sum(each.get(name, 0) for each in counts) for name in ADDITIVE}
 
 
 def check_work(work: Mapping[str, Work]) -> None:
-    """Refuse work by stage where a stage is missing, did nothing, or something that is another's."""
+    """Refuse a pass in which a stage is missing, did no work, or did that of another stage."""
     for stage in STAGES:
         if stage.name not in work:
             raise StageError(f"every stage must run, got no {stage.name}")
         done = work[stage.name]
-        lacking = [f"{name} = 0" for name in stage.needed if done.get(name) == 0]  # not each network has a projector
+        lacking = [f"{name} = 0" for name in stage.needed if done.get(name) == 0]  # not every network has a projector
         if still := meter.undone(stage.name, done) or next(iter(lacking), None):
-            raise StageError(f"{stage.name} must do some work, got {still}")
+            raise StageError(f"{stage.name} must do work, got {still}")
         if n := done.get("tensors_formatted"):
             raise StageError(f"{stage.name} must not write tensors as text, got tensors_formatted = {n}")
         for counter in _OWNED:
             if counter not in stage.own and (n := done.get(counter)):
-                raise StageError(f"{stage.name} must leave the others' work alone, got {counter} = {n}")
+                raise StageError(f"{stage.name} must not do another stage's work, got {counter} = {n}")
     images, made = work[LOAD.name]["images"], work[LOAD.name]["images_made"]
     if made < images:
         raise StageError(f"load must make each of its {images} images, got images_made = {made}")
     steps, forwards = work[DECODE.name]["steps"], work[DECODE.name]["language_model_forwards"]
     if steps + work[DECODE.name].get("wasted_steps", 0) != forwards:
-        raise StageError(f"decode must run the language model once a step, got {forwards} times in {steps} steps")
+        raise StageError(f"decode must run the language model once per step, got {forwards} times in {steps} steps")
 
 
 def content_of(result: Result) -> Content:
-    """Digest what a stage returned."""
+    """Return the digests of a stage's output."""
     rows: Iterable[Iterable[int]]
     match result:
         case Media():
@@ -222,20 +220,19 @@ def _digest(arrays: Iterable[Any]) -> str:
 
 
 def _as_bytes(tensor: Tensor) -> Any:
-    """View a tensor of any type as numpy's bytes, on the host, with its type in the length of the last axis."""
+    """Return a tensor of any dtype as uint8 on the host; the length of the last axis depends on the dtype."""
     return tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
 
 
 def sketch(features: Tensor) -> list[float]:
-    """Summarise floats so that other content shows and other rounding hardly does; refuse what is not finite.
+    """Return a summary of floats that is sensitive to content and hardly to rounding; refuse non-finite numbers.
 
-    These are the root mean square, and of each of `SKETCHED` equal parts, one after the other, the sum of its numbers
-    with fixed random signs, over the root of how many they are: as large as the numbers themselves. Where d is the
-    distance of two tensors over the norm of one, these move by about d of the first one, wherever the numbers lie:
-    repeated, swapped or cut ones too.
+    It is the root mean square, then for each of `SKETCHED` equal parts the sum of its n numbers with fixed random
+    signs, over the root of n. Where two tensors differ by d, relative to their norm, these numbers differ by about d of
+    the first one. That holds wherever the difference lies, also for repeated, swapped or missing content.
     """
     numbers = features.detach().cpu().float().numpy().ravel()
-    signs = np.random.RandomState(0).randint(2, size=numbers.size, dtype=np.int8) * 2.0 - 1  # numpy keeps its numbers
+    signs = np.random.RandomState(0).randint(2, size=numbers.size, dtype=np.int8) * 2.0 - 1  # never changes
     parts = np.array_split(numbers * signs, SKETCHED)
     size = float(np.sqrt(np.mean(np.square(numbers, dtype=np.float64))))
     if not np.isfinite(size):

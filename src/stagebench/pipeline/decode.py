@@ -13,19 +13,19 @@ from stagebench.core.artifacts import FinishReason, Generation, Prefilled
 from stagebench.core.errors import StageError
 from stagebench.models.protocol import VisionLanguageModel
 
-Choice = tuple[LogitsProcessorList, StoppingCriteriaList, GenerationConfig]  # by which tokens are chosen, as prepared
+Choice = tuple[LogitsProcessorList, StoppingCriteriaList, GenerationConfig]  # prepared for choosing tokens
 
 
 def decode(model: VisionLanguageModel, prefilled: Prefilled) -> Generation:
-    """Run the stage. It writes into the prefilled KV cache, so a `Prefilled` is good for one decode."""
+    """Run the stage. It writes to the prefilled KV cache, so each `Prefilled` serves one decode only."""
     return _generation(advance(model, prefilled))
 
 
 @torch.no_grad()
 def advance(model: VisionLanguageModel, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
-    """Take at most so many decode steps, else all there are, and return where they led: decode can go on from there.
+    """Run at most `steps` decode steps, by default all; return the new state, from which decode can continue.
 
-    The cache is used up; refuse one that is not that of the tokens chosen so far, as after an earlier decode.
+    The cache is changed in place. Refuse one that does not hold the tokens chosen so far, as after an earlier decode.
     """
     _require_fresh_cache(prefilled)
     if model.backend is not None:
@@ -46,30 +46,30 @@ def advance(model: VisionLanguageModel, prefilled: Prefilled, steps: int | None 
 
 
 class Progress:
-    """Whether any row went on after each step, and when the step ended, for a host that waits for every step."""
+    """Records for each step whether any row is unfinished and when it ended, on a host that waits for every step."""
 
     def __init__(self) -> None:
         self._steps: list[tuple[bool, float]] = []
 
     def note(self, unfinished: Tensor) -> None:
-        """Wait for a step, the one synchronisation a token that `generate()` makes as well."""
+        """Wait for a step: one synchronisation per token, as in `generate()`."""
         self._steps.append((bool(unfinished.max()), time.perf_counter()))
 
     def going(self, i: int) -> bool:
-        """Say whether any row went on after a step."""
+        """Return whether any row is unfinished after step `i`."""
         return self._steps[i][0]
 
     def ends(self, steps: int) -> list[float]:
-        """Return when the first so many ended, as `time.perf_counter` has it."""
+        """Return the end times of the first `steps` steps, by `time.perf_counter`."""
         return [end for _, end in self._steps[:steps]]
 
 
 def take_steps(
     step: Callable[[Tensor], Tensor], prefilled: Prefilled, steps: int | None, progress: Progress, lag: int = 1
 ) -> Prefilled:
-    """Call a function of the sequences so far, which gives logits, for at most so many tokens; see `advance`.
+    """Call `step`, from the sequences so far to logits, for at most `steps` tokens; see `advance`.
 
-    Whether any row goes on is asked `lag` steps later; what was taken after all had stopped is cut off, and counted.
+    Whether all rows have stopped is checked `lag` steps later. Steps run after that are cut off and counted as wasted.
     """
     sequences, unfinished = prefilled.sequences, prefilled.unfinished
     choice = prefilled.logits_processor, prefilled.stopping_criteria, prefilled.generation_config
@@ -97,8 +97,8 @@ def take_steps(
 def _require_fresh_cache(prefilled: Prefilled) -> None:
     cached, chosen = int(cache_of(prefilled.state).get_seq_length()), prefilled.sequences.shape[1]
     if cached != chosen - 1:
-        got = f"got {cached}: a Prefilled is good for one decode"
-        raise StageError(f"decode starts from a cache of all {chosen} tokens but the last, {got}")
+        got = f"got {cached}: a Prefilled serves one decode"
+        raise StageError(f"decode must start from a cache of all {chosen} tokens but the last, {got}")
 
 
 def cache_of(state: dict[str, Any]) -> Any:
@@ -109,7 +109,7 @@ def cache_of(state: dict[str, Any]) -> Any:
 def _generation(end: Prefilled) -> Generation:
     new = end.sequences[:, end.prompt_tokens :]
     token_ids = tuple(tuple(row[:n]) for row, n in zip(new.tolist(), end.lengths.tolist(), strict=True))
-    # A row that reached the limit may have stopped there by itself: ask all criteria but the limit.
+    # A row that reached the limit may also have stopped there: check all criteria but the limit.
     stops = StoppingCriteriaList(c for c in end.stopping_criteria if not isinstance(c, MaxLengthCriteria))
     stopped = stops(end.sequences, None).tolist()
     reasons: list[FinishReason] = [
@@ -119,21 +119,21 @@ def _generation(end: Prefilled) -> Generation:
 
 
 def append_next_token(logits: Tensor, sequences: Tensor, unfinished: Tensor, choice: Choice) -> tuple[Tensor, Tensor]:
-    """Choose a token for each row as transformers' `generate()` does (`GenerationMixin._sample`), and say who goes on.
+    """Choose a token for each row as transformers' `generate()` does (`GenerationMixin._sample`).
 
-    Of the logits (batch, positions, vocabulary) the last position counts, in float32. Return the sequences, int64
-    (batch, tokens), one token longer, finished rows with the padding id, and the new `unfinished`, int64 (batch,).
+    Use the last position of the logits (batch, positions, vocabulary), in float32. Return the sequences, int64 (batch,
+    tokens), one token longer, with the padding id in finished rows, and the new `unfinished`, int64 (batch,).
     """
     logits_processor, stopping_criteria, generation_config = choice
-    # A copy: a view would keep the logits of the whole prompt alive.
+    # Copied, because a view would keep the logits of the whole prompt in memory.
     scores = logits_processor(sequences, logits[:, -1].to(copy=True, dtype=torch.float32))
     if generation_config.do_sample:
         tokens = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(1)
     else:
         tokens = torch.argmax(scores, dim=-1)
-    # A sole row that has finished ends the loop: its wasted steps, if any, are cut off, and nothing is to be padded.
+    # A single row that has finished ends the loop: its wasted steps are cut off, so nothing needs padding.
     if len(tokens) > 1 and any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria):
-        padding = generation_config._pad_token_tensor  # on the right device: an int would be copied there at each step
+        padding = generation_config._pad_token_tensor  # on the device: an int would be copied there at each step
         tokens = tokens * unfinished + padding * (1 - unfinished)
     sequences = torch.cat([sequences, tokens[:, None]], dim=-1)
     unfinished = unfinished & ~stopping_criteria(sequences, None)

@@ -1,8 +1,8 @@
 """load: a path on disk -> uint8 RGB images (height, width, 3) in host memory.
 
-In it: opening, demuxing, decoding, colour, orientation, drawing events. Not in it: imports, and whatever depends on a
-model (grids, resizing, normalising), which belongs to preprocess. Nothing is written or kept between calls, but for the
-frame cache where one is asked for.
+It includes opening, demuxing, decoding, colour, orientation and drawing events. It excludes imports, and everything
+specific to a model (grids, resizing, normalising), which belongs to preprocess. Nothing is written or kept between
+calls, except in the frame cache where that is enabled.
 """
 
 from stagebench.core.artifacts import Media, Sample
@@ -17,21 +17,21 @@ REFUSED_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".tif", ".tiff", ".webp")  # FFmpeg
 
 
 def load(sample: Sample, images: int) -> Media:
-    """Read so many images of what a sample's path leads to: a recording, a PNG, a folder of PNGs, or else a video.
+    """Read `images` images from a sample's path: a recording, a PNG, a folder of PNGs, or a video.
 
-    Raise MediaError where nothing is there, or it may not be read, is empty, damaged, of no known kind, or too short.
+    Raise MediaError where it is missing, unreadable, empty, damaged, of an unknown kind, or too short.
     """
     path, loading, suffix = sample.path, sample.loading, sample.path.suffix.lower()
     if suffix in READERS:
         return read_events(path, images, loading)
     if is_folder(path) or suffix == ".png":
         if not loading.whole:
-            raise MediaError(f"{name_of(path)}: PNGs have no times, so start and duration can't be kept")
+            raise MediaError(f"{name_of(path)}: PNGs have no times, so start and duration can't apply")
         return read_images(path, images)
     size_of(path)
     if suffix in REFUSED_SUFFIXES:
         raise MediaError(f"{path.name}: an image must be a PNG, got {suffix}")
-    if suffix not in CLIPS and (kind := kind_of(path)):  # of a text, FFmpeg would draw the letters
+    if suffix not in CLIPS and (kind := kind_of(path)):  # FFmpeg would draw the letters of a text
         raise MediaError(f"{path.name}: must be a video, a PNG or a recording ({', '.join(READERS)}), got {kind}")
     if loading.cache:
         return read_cached(path, images, loading, loading.cache, read_video)

@@ -1,7 +1,7 @@
 """prefill: features and token ids -> KV cache and the first token. Time to first token ends here.
 
-transformers' own `generate()` prepares the cache, the logits processors and the stopping criteria, and then calls back:
-whatever option a user gives to `generate()` is honoured, and nothing of it is rewritten here.
+transformers' own `generate()` prepares the cache, the logits processors and the stopping criteria, and then calls back.
+So every option of `generate()` is honoured, and nothing of it is rewritten here.
 """
 
 import copy
@@ -21,36 +21,36 @@ from stagebench.pipeline.decode import append_next_token
 
 _SPLITTABLE = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 _ARGUMENTS = ("generation_config", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "tokenizer")
-"""Of `generate()` itself; what goes to the model (positions, a cache) would not reach a backend's graphs."""
+"""Arguments of `generate()` itself. Those of the model (positions, a cache) would not reach a backend's graphs."""
 
 _OPTIONS = frozenset(name for name in vars(GenerationConfig()) if not name.startswith("_")) | {*_ARGUMENTS}
 _CACHES = ("dynamic", "static", "sliding_window", "hybrid", "hybrid_chunked")
 
 _REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
-    "stop_strings": ((), "generate() withholds the tokenizer (a StopStringCriteria as stopping_criteria has its own)"),
+    "stop_strings": ((), "generate() does not pass the tokenizer on (use a StopStringCriteria in stopping_criteria)"),
     "token_healing": ((False,), "it rewrites the prompt, which holds the features already"),
     "use_cache": ((True,), "decode continues from the KV cache"),
     "cache_implementation": (_CACHES, f"it must be one of {', '.join(_CACHES)}"),
-    "compile_config": ((), "the stages compile nothing, a backend does"),
-    "is_assistant": ((False,), "the stages assist nobody"),
-    "max_time": ((), "it ends a text by the clock"),
+    "compile_config": ((), "only backends compile"),
+    "is_assistant": ((False,), "the stages don't assist another model"),
+    "max_time": ((), "it ends a text by time"),
 }
-"""Options, what leaves each of them off, and why another value can't be taken, or would be ignored."""
+"""Options with the values that are accepted, and why another value can't be used."""
 
 
 @torch.no_grad()
 def prefill(model: VisionLanguageModel, inputs: Inputs, features: Features, options: Mapping[str, Any]) -> Prefilled:
-    """Run the stage; of the inputs only the token ids are read, the pixels are not encoded again.
+    """Run the stage, with the token ids of the inputs; the pixels are not encoded again.
 
-    The options are keyword arguments of `generate()`. Refuse those that can't be split (beam search, assisted decoding,
-    other inputs), and a prompt and new tokens that exceed the model's positions, before a backend sets anything up.
-    What `generate()` itself refuses (a negative temperature) it refuses later.
+    The options are keyword arguments of `generate()`. Refuse options that can't be split (beam search, assisted
+    decoding, other inputs), and more tokens than the model has positions, before a backend sets anything up.
+    `generate()` refuses its own invalid options (a negative temperature) later.
     """
     options = _accepted(model.hf_model.generation_config, options)
     first_step: Callable[..., Prefilled] = _first_step
     with model.prompted(inputs, features) as given:
         if isinstance(model, Family) and model.backend is not None:
-            # First, so that the device is busy while generate() prepares.
+            # Run first, so that the device is busy while generate() prepares.
             generation_config = resolved(model.hf_model, inputs.input_ids, options)
             require_splittable(model.hf_model, generation_config)
             ready = model.backend.prompt(given.pop("inputs_embeds"), inputs.attention_mask, generation_config)
@@ -60,10 +60,10 @@ def prefill(model: VisionLanguageModel, inputs: Inputs, features: Features, opti
 
 
 def _accepted(default: GenerationConfig, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that `generate()` is to get; refuse those that would be ignored, or can't be split."""
+    """Return the options for `generate()`; refuse those that would be ignored or can't be split."""
     for name, value in options.items():
         if name not in _OPTIONS and value is not None and value is not False:
-            why = "the stages take options of generation alone, and replace the rest of generate()"
+            why = "the stages take only options of generation"
             raise StageError(f"{name} can't be split: {why}")
     given = options.get("generation_config")
     for name, (neutral, why) in _REFUSED.items():
@@ -76,20 +76,20 @@ def _accepted(default: GenerationConfig, options: Mapping[str, Any]) -> dict[str
 
 
 def resolved(hf_model: PreTrainedModel, input_ids: Tensor, options: Mapping[str, Any]) -> GenerationConfig:
-    """Return what `generate()` is about to make of the options, by its own merge: refuse whatever is refused on this.
+    """Return the config that `generate()` will merge from the options, so that it can be checked before.
 
     Its `max_length` counts the prompt, int64 (batch, tokens), and the new tokens.
     """
     keywords = {name: option for name, option in options.items() if name not in _ARGUMENTS}
     given = options.get("generation_config")
-    # A config is given in any case: without one transformers 5.17 takes 11 ms to look for a legacy of the model's own.
+    # Always pass a config: without one transformers 5.17 takes 11 ms to look for a model's legacy options.
     asked = GenerationConfig() if given is None else copy.deepcopy(given)
     asked.update(**keywords)
     config, _ = hf_model._prepare_generation_config(asked)
     new_tokens = config.max_new_tokens
     limits = (keywords.get("max_length"), getattr(given, "max_length", None), hf_model.generation_config.max_length)
     if new_tokens is None and all(limit is None for limit in limits):
-        new_tokens = config.max_length  # what it has by default counts new tokens
+        new_tokens = config.max_length  # the default counts new tokens
     if new_tokens is not None:
         config.max_length = input_ids.shape[1] + new_tokens
     return config
@@ -125,13 +125,13 @@ def _forward(
         outputs = _forward_in_chunks(hf_model, input_ids, state, generation_config.prefill_chunk_size)
     kind = {"is_encoder_decoder": hf_model.config.is_encoder_decoder}  # some families have no default for it
     state = hf_model._update_model_kwargs_for_generation(outputs, state, **kind)
-    # They served the first forward; kept, they would hold the prompt's embeddings in memory while decoding.
+    # Needed by the first forward only; kept, they would hold the prompt's embeddings in memory while decoding.
     state.pop("inputs_embeds", None)
     return outputs.logits, state
 
 
 def _forward_in_chunks(hf_model: PreTrainedModel, input_ids: Tensor, state: dict[str, Any], size: int) -> Any:
-    """Prefill in chunks as transformers does, but over the embeddings: over token ids the features would be lost."""
+    """Prefill in chunks as transformers does, but of embeddings: chunks of token ids would lose the features."""
     if "inputs_embeds" not in state:
         raise StageError(f"prefill_chunk_size can't be split where the network embeds its prompt itself, got {size}")
     embeds, mask, positions = state["inputs_embeds"], state.get("attention_mask"), state.get("position_ids")
@@ -148,7 +148,7 @@ def _forward_in_chunks(hf_model: PreTrainedModel, input_ids: Tensor, state: dict
 
 
 def require_splittable(hf_model: PreTrainedModel, generation_config: GenerationConfig) -> None:
-    """Refuse other generation than greedy search and sampling, and more tokens than the model has positions."""
+    """Refuse all but greedy search and sampling, and more tokens than the model has positions."""
     mode = generation_config.get_generation_mode()
     if mode not in _SPLITTABLE:
         raise StageError(f"only greedy search and sampling can be split into stages, got {mode.value}")

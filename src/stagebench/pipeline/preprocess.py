@@ -1,7 +1,4 @@
-"""preprocess: images and a question in host memory -> model-ready tensors on the device.
-
-Resize, crop, normalise, grid, tokenise, copy.
-"""
+"""preprocess: images and a question -> model-ready tensors on the device: resize, crop, normalise, tokenise, copy."""
 
 from stagebench.core.artifacts import Inputs, Media
 from stagebench.core.errors import StageError
@@ -9,9 +6,9 @@ from stagebench.models.protocol import VisionLanguageModel
 
 
 def preprocess(model: VisionLanguageModel, media: Media, question: str) -> Inputs:
-    """Run the stage; refuse another number of images than the model takes.
+    """Run the stage; refuse a number of images that the model does not take.
 
-    Refuse a question that is blank, no Unicode text, or holds what has a meaning of its own in the model's prompt.
+    Refuse also a question that is blank, not Unicode text, or holds special tokens of the model.
     """
     if len(media.images) != model.images_per_sample:
         raise StageError(f"{model.name} takes {model.images_per_sample} images, got {len(media.images)}")
@@ -19,7 +16,7 @@ def preprocess(model: VisionLanguageModel, media: Media, question: str) -> Input
         raise StageError(f"the question must not be blank, got {question!r}")
     try:
         question.encode()
-    except UnicodeEncodeError as error:  # half a surrogate pair, which no tokenizer takes
+    except UnicodeEncodeError as error:  # half a surrogate pair
         raise StageError(f"the question must be Unicode text, got {question!r}") from error
     special = {*model.placeholder_tokens, *model.tokenizer.all_special_tokens, *model.tokenizer.get_added_vocab()}
     # Some tokenizers add runs of blanks.

@@ -1,8 +1,8 @@
-"""Find remembered results: does a stage do its work every time, or give back what it had made before?
+"""Find cached results: does a stage do its work every time, or return an earlier result?
 
-What is done is read off the meter, and inputs are varied, so that a kept result is a wrong one. Nothing is hooked:
-whoever remembers may look for hooks. A result that is kept for this very input, by code that has no meter, only time
-shows.
+Work is read from the meter, and inputs are varied, so that a cached result is wrong. Nothing is hooked, because code
+with a cache may look for hooks. A result cached for exactly this input, by code without a meter, shows only in the
+time.
 """
 
 import copy
@@ -28,15 +28,15 @@ from stagebench.pipeline.timing import synchronize, torch_threads, without_colle
 
 T = TypeVar("T", bound=Media | Inputs | Features)
 
-FASTER = 2.5  # times: no honest stage takes its last input again so much faster than a new one, at best
-CONTENT = 1.5  # times: where it is not so much faster, one try is enough
+FASTER = 2.5  # a ratio: without a cache, no stage repeats its last input so much faster than a new one, at best
+CONTENT = 1.5  # a ratio: below it, one try is enough
 TRIES = 3
 
 
 def varied(given: T, number: int) -> T:
-    """Copy what a stage takes, with noise in the middle of each picture: other noise for each number, none for 0.
+    """Copy a stage's input with noise in the middle of each picture, different for each number, none for 0.
 
-    Of features, in the middle of a row's tokens and of each token.
+    In features, the noise is in the middle of a row's tokens and of each token.
     """
     copied = copy.deepcopy(given)
     match copied:
@@ -60,12 +60,12 @@ def _features_of(features: Features) -> list[Tensor]:
 
 
 def _middle(side: int) -> slice:
-    """Return a quarter of a picture's side, which no crop takes away."""
+    """Return the middle quarter of a picture's side, which no crop removes."""
     return slice(side * 3 // 8, side * 5 // 8 + 1)
 
 
 def fingerprint(result: object) -> tuple[float, float] | None:
-    """Return two numbers of what came of pictures, by which other pictures show; None of what did not."""
+    """Return two numbers that depend on the pictures in a result; None for a result without pictures."""
     match result:
         case Inputs():
             tensors = result.pixels
@@ -80,13 +80,13 @@ def fingerprint(result: object) -> tuple[float, float] | None:
 
 
 def require_work(stage: str, done: Work) -> None:
-    """Refuse a call of a stage in which the meter, or a part of it, stood still."""
+    """Refuse a call of a stage in which a counter of the meter did not move."""
     if still := meter.undone(stage, done):
-        raise StageError(f"{stage} must do its work every time, got {still}: a remembered result")
+        raise StageError(f"{stage} must do its work every time, got {still}: a cached result")
 
 
 def require_forgetful(model: VisionLanguageModel, sample: Sample, options: Options) -> None:
-    """Refuse a model, with any backend, set up for the sample, of which a stage before the first token remembers."""
+    """Refuse a model in which a stage before the first token caches results; its backend must be set up before."""
 
     def repeated(stage: str, step: Callable[[Made], Any], made: Made) -> Any:
         call = partial(_metered, stage, step)
@@ -96,7 +96,10 @@ def require_forgetful(model: VisionLanguageModel, sample: Sample, options: Optio
             call(made)
         return call(made)
 
-    with without_collection(), torch_threads(1):  # the first as where it is timed, which who remembers may look for
+    with (
+        without_collection(),
+        torch_threads(1),
+    ):  # the first as in timed passes, because a cache may check it
         run_stages(model, sample, options, repeated, STAGE_NAMES[: STAGE_NAMES.index(PREFILL.name)])
 
 
@@ -108,10 +111,10 @@ def _metered(stage: str, step: Callable[[Made], Any], made: Made) -> Any:
 
 
 def _require_as_slow(stage: str, step: Callable[[Made], Any], made: Made, device: torch.device) -> None:
-    """Refuse one result for two inputs, and an input that is quickly done with when it comes again.
+    """Refuse one result for two inputs, and an input that takes much less time when it is repeated.
 
-    On a CPU by the time that this process had, with one thread of torch: beside others on a busy machine the clock on
-    the wall tells nothing, and threads that wait for each other would use that time up.
+    On a CPU this is process time, with one thread of torch: on a busy machine wall time tells nothing, and threads that
+    wait for each other use process time.
     """
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     new: list[float] = []
@@ -128,10 +131,9 @@ def _require_as_slow(stage: str, step: Callable[[Made], Any], made: Made, device
                 seconds.append(clock() - start)
             results.append(fingerprint(result))
         if results[0] == results[1]:
-            raise StageError(f"{stage} must give another result for other pixels, got one for two: a remembered result")
+            raise StageError(f"{stage} must give other results for other pixels, got equal ones: a cached result")
         if min(new) < CONTENT * min(again):
             return
     if min(new) >= FASTER * min(again):
         slow, fast = (f"{min(seconds) * 1e3:.2f} ms" for seconds in (new, again))
-        expected, got = "an input as long as before when it comes again", f"{fast} after {slow}"
-        raise StageError(f"{stage} must take {expected}, got {got}: a remembered result")
+        raise StageError(f"{stage} must take as long for a repeated input, got {fast} after {slow}: a cached result")

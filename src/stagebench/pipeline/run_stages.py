@@ -1,4 +1,4 @@
-"""Run the whole path: a sample goes in, text comes out, and each stage hands one small object to the next."""
+"""Run the whole path from a sample to text; each stage hands one small object to the next."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -18,8 +18,8 @@ from stagebench.pipeline.preprocess import preprocess
 from stagebench.pipeline.timing import synchronize
 
 Options = Mapping[str, Any]  # keyword arguments of `generate()`
-StageOutputs = dict[str, Any]  # what the stages made, by name
-Made = Mapping[type, Any]  # what a stage may take: of each kind of object the newest that the stages before it made
+StageOutputs = dict[str, Any]  # by stage name
+Made = Mapping[type, Any]  # inputs of a stage: by type, the newest output of the stages before it
 
 
 STEPS: dict[str, Callable[[VisionLanguageModel, Sample, Options, Made], Any]] = {
@@ -29,16 +29,16 @@ STEPS: dict[str, Callable[[VisionLanguageModel, Sample, Options, Made], Any]] = 
     PREFILL.name: lambda model, sample, options, made: prefill(model, made[Inputs], made[Features], options),
     DECODE.name: lambda model, sample, options, made: decode(model, made[Prefilled]),
 }
-"""What each stage calls: the only place that says so."""
+"""What each stage calls; no other place says it."""
 
 
 def path(model: VisionLanguageModel, sample: Sample, options: Options) -> dict[str, Callable[[Made], Any]]:
-    """Return the stages in order, each as a function of what those before it made."""
+    """Return the stages in order, each as a function of the outputs before it."""
     return {stage: partial(STEPS[stage], model, sample, options) for stage in STAGE_NAMES}
 
 
 def made_before(stage: str, outputs: StageOutputs) -> Made:
-    """Return what a stage may take of the outputs of the stages before it."""
+    """Return the outputs of the stages before a stage, by type."""
     before = STAGE_NAMES[: STAGE_NAMES.index(stage)]
     return {type(outputs[name]): outputs[name] for name in before if name in outputs}
 
@@ -51,10 +51,9 @@ def run_stages(
     stages: Iterable[str] = STAGE_NAMES,
     outputs: StageOutputs | None = None,
 ) -> StageOutputs:
-    """Run the path, or some stages of it on the outputs of those that are not run, once.
+    """Run the path once, or some of its stages, with the given outputs of the others.
 
-    Each stage is called as `instrument(stage, function, *args)`: a `Stopwatch` times it, a `WorkCounter` counts its
-    work.
+    Each stage is called as `instrument(stage, function, *args)`, as by a `Stopwatch` or a `WorkCounter`.
     """
     steps, done = path(model, sample, options), dict(outputs or {})
     for stage in stages:
@@ -69,23 +68,23 @@ def prepared(model: VisionLanguageModel, sample: Sample) -> Inputs:
 
 
 def staged_generate(model: VisionLanguageModel, inputs: Inputs, options: Options) -> Generation:
-    """Run the stages that `generate()` does too, from its inputs on."""
+    """Run the stages that `generate()` also does, from its inputs on."""
     no_sample, given = Sample(Path()), {PREPROCESS.name: inputs}
     generation: Generation = run_stages(model, no_sample, options, stages=IN_GENERATE, outputs=given)[DECODE.name]
     return generation
 
 
 def reference_generate(model: VisionLanguageModel, inputs: Inputs, options: Options) -> Tensor:
-    """Let plain `generate()` encode, prefill and decode: int64 (batch, new tokens), rows that stopped early padded."""
+    """Return the tokens of plain `generate()`: int64 (batch, new tokens), rows that stopped early padded."""
     sequences: Tensor = model.hf_model.generate(**model.reference_inputs(inputs), **options)
     synchronize(model.hf_model.device)
     return _new_tokens(model, inputs, sequences)
 
 
 def scored_generate(model: VisionLanguageModel, inputs: Inputs, options: Options) -> tuple[Tensor, list[Tensor]]:
-    """Return the tokens of `reference_generate`, and the raw logits of each step, (vocabulary,), which certify them.
+    """Return the tokens of `reference_generate`, and the first row's raw logits of each step.
 
-    The logits are the first row's, in the model's dtype.
+    The logits, (vocabulary,) in the model's dtype, certify the tokens.
     """
     scored = dict(options) | {"return_dict_in_generate": True, "output_logits": True}
     output = model.hf_model.generate(**model.reference_inputs(inputs), **scored)
@@ -94,7 +93,7 @@ def scored_generate(model: VisionLanguageModel, inputs: Inputs, options: Options
 
 
 def _new_tokens(model: VisionLanguageModel, inputs: Inputs, sequences: Tensor) -> Tensor:
-    # A decoder beside an encoder of texts begins with one token, whatever the prompt.
+    # The decoder of an encoder-decoder model begins with one token, whatever the prompt.
     return sequences[:, 1 if model.hf_model.config.is_encoder_decoder else inputs.input_ids.shape[1] :]
 
 

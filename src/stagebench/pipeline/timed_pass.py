@@ -1,4 +1,4 @@
-"""Time passes, and hold each to its own tokens, text, work and clock: what was verified is another pass."""
+"""Time passes, and check each one's own tokens, text, work and clock, because verification ran another pass."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,17 +14,17 @@ from stagebench.pipeline.run_stages import Options, detokenize, run_stages
 from stagebench.pipeline.timing import Stopwatch, repeats_itself, without_collection
 from stagebench.pipeline.verify import require_same_tokens
 
-COLLECTION = {"garbage_collection": "off"}  # in timed passes: a pause for it would be counted as some stage's
+COLLECTION = {"garbage_collection": "off"}  # in timed passes: a pause would count as part of a stage
 
-_CLOCK = (5e-4, 0.02)  # seconds, or a share of them, by which two clocks around the same call may differ
-_ELSEWHERE = 2e-3  # seconds by which clocks of other places may, such as that of a GPU
+_CLOCK = (5e-4, 0.02)  # seconds, or a share, by which two clocks around the same call may differ
+_ELSEWHERE = 2e-3  # seconds by which clocks in different places may differ, such as a GPU's
 
 
 def timed_pass(model: VisionLanguageModel, sample: Sample, options: Options) -> Run:
-    """Time a pass, again where a backend set something up in it, or a second clock says otherwise.
+    """Time a pass; repeat it where a backend set something up in it, or a second clock disagrees.
 
-    A process may be stopped between two looks at its clocks: what they say of the last of three passes holds, but
-    where something was set up in each of them that is an error.
+    A process may be stopped between two clock readings, so the last of three passes is returned even if the clocks
+    disagree. Set-ups in all three are an error.
     """
     for _ in range(3):
         before = model.setups
@@ -33,7 +33,7 @@ def timed_pass(model: VisionLanguageModel, sample: Sample, options: Options) -> 
         if (grown := model.setups - before) == 0 and not any(clock_problems([run])):
             break
     if grown:
-        raise StageError(f"a later pass of an input must find all set up, got {grown} set up in it")
+        raise StageError(f"a later pass of an input must set nothing up, got {grown} set-ups")
     return run
 
 
@@ -58,10 +58,10 @@ def timed_run(model: VisionLanguageModel, sample: Sample, options: Options) -> R
 
 
 def check_passes(model: VisionLanguageModel, runs: Sequence[Run], expected: Sequence[Sequence[int]] | None) -> None:
-    """Refuse all timed passes of one sample where one is not what it says.
+    """Refuse the timed passes of one sample where one of them is wrong.
 
-    That is one with other tokens than those expected, if any are and the model repeats itself; with a text that is not
-    that of the tokens; with a stage that did nothing; or with a timer that the second clock contradicts.
+    A pass is wrong if its tokens differ from the expected ones (where the model is repeatable), its text is not that of
+    its tokens, a stage did no work, or a timer disagrees with the second clock.
     """
     judged = expected if repeats_itself(model.hf_model.device) else None
     for run in runs:
@@ -79,21 +79,21 @@ def check_passes(model: VisionLanguageModel, runs: Sequence[Run], expected: Sequ
 
 
 def clock_problems(runs: Sequence[Run]) -> Iterator[str]:
-    """Say which timers the second clock contradicts, in the pass that lies in the middle by how far they do."""
+    """Yield a line for each timer that disagrees with the second clock, in the pass of median disagreement."""
     for stage in STAGE_NAMES:
         timed, seen = _middle((run.seconds[stage], run.spans[stage][1] - run.spans[stage][0]) for run in runs)
         if abs(seen - timed) > max(_CLOCK[0], _CLOCK[1] * seen):
-            yield f"{stage} must take what a second clock says, {seen * 1e3:.2f} ms, got {timed * 1e3:.2f} ms"
+            yield f"{stage} must agree with a second clock, {seen * 1e3:.2f} ms, got {timed * 1e3:.2f} ms"
     first, last = STAGE_NAMES[0], STAGE_NAMES[-1]
     e2e, seen = _middle((run.e2e, run.spans[last][1] - run.spans[first][0]) for run in runs)
     if e2e < seen - _ELSEWHERE:
-        yield f"e2e must hold all stages, {seen * 1e3:.2f} ms by a second clock, got {e2e * 1e3:.2f} ms"
+        yield f"e2e must contain all stages, {seen * 1e3:.2f} ms by a second clock, got {e2e * 1e3:.2f} ms"
     (began, ended), ends = runs[0].spans[DECODE.name], runs[0].generation.step_ends
     if not all(began - _ELSEWHERE < end < ended + _ELSEWHERE for end in ends) or list(ends) != sorted(ends):
-        yield "the tokens of decode must come while it runs, got times outside of it, or not in order"
+        yield "the tokens of decode must come while it runs, got times outside it or out of order"
 
 
 def _middle(clocks: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    """Return the times in the middle by how far they lie apart, of two the closer ones: one pass may be stopped."""
+    """Return the pair of times of median distance, the lower median of two: a single pass may have been stopped."""
     apart = sorted(clocks, key=lambda both: abs(both[1] - both[0]) / both[1])
     return apart[(len(apart) - 1) // 2]

@@ -1,4 +1,4 @@
-"""Clocks, and what must stand still while they run. A stage is timed from one device synchronisation to the next."""
+"""Time stages from one device synchronisation to the next, and hold the runtime's settings fixed meanwhile."""
 
 import gc
 import time
@@ -18,19 +18,19 @@ T = TypeVar("T")
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that was asked of it; nothing to wait for on a CPU."""
+    """Wait until the device has finished all its work; return at once on a CPU."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
 @contextmanager
 def pinned_runtime(settings: ModelSettings) -> Iterator[None]:
-    """Run the block with the settings' threads and attention kernel; put the threads back afterwards.
+    """Run the block with the settings' threads and attention kernel; restore the threads afterwards.
 
-    On a GPU "efficient" kernels mean torch's memory-efficient attention, because with torch's own choice even
-    `generate()` does not repeat itself; the mathematical kernel stays allowed for what the efficient one can't do. Keys
-    that several queries share are repeated for it: handed over as a group they would be a case for the mathematical
-    one, in a step without a mask alone. On a CPU the kernels repeat themselves.
+    On a GPU "efficient" means torch's memory-efficient attention: with torch's own choice even `generate()` is not
+    repeatable. The mathematical kernel is allowed for what the efficient one can't do. Keys that several queries share
+    are repeated for the efficient kernel: passed as a group they would need the mathematical one in steps without a
+    mask. On a CPU all kernels are repeatable.
     """
     with ExitStack() as pinned:
         pinned.enter_context(torch_threads(settings.threads))
@@ -42,7 +42,7 @@ def pinned_runtime(settings: ModelSettings) -> Iterator[None]:
 
 @contextmanager
 def torch_threads(number: int) -> Iterator[None]:
-    """Let torch use so many threads of the CPU in the block; put back what it used afterwards."""
+    """Run the block with `number` CPU threads of torch; restore the number afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -52,13 +52,13 @@ def torch_threads(number: int) -> Iterator[None]:
 
 
 def repeats_itself(device: torch.device) -> bool:
-    """Return whether `generate()` does, as the runtime is pinned: not with torch's own choice of a GPU's kernels."""
+    """Return whether `generate()` is repeatable in this runtime: not with torch's own choice of GPU kernels."""
     return device.type == "cpu" or not torch.backends.cuda.flash_sdp_enabled()
 
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """Collect garbage before a timed pass, and not in it."""
+    """Collect garbage before the block, and not in it."""
     was_on = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -70,7 +70,7 @@ def without_collection() -> Iterator[None]:
 
 
 class Stopwatch:
-    """Times the stages of one pass: `seconds` between synchronisations, and on CUDA those between two events."""
+    """Times the stages of one pass: `seconds` between synchronisations, and on CUDA also between two events."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -78,7 +78,7 @@ class Stopwatch:
         self.device_seconds: dict[str, float] = {}
 
     def __call__(self, stage: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call `function` and note how long it took."""
+        """Call `function`, and record its time."""
         on_gpu = self.device.type == "cuda"
         synchronize(self.device)
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_gpu else []

@@ -142,7 +142,7 @@ def _of_models(models: tuple[str, ...], backends: tuple[str, ...], given: Mappin
         raise ModelError(f"preprocess must be pil beside a processor of its own, got torch for {own}")
     of_checkpoint = _of_checkpoint(models, given) if any(name.startswith(ANY) for name in models) else {}
     if given["weights"] and given["profile"] not in (None, "pretrained"):
-        raise ModelError(f"weights are given with the profile 'pretrained' and only with it, got {given['profile']}")
+        raise ModelError(f"the profile 'pretrained', and no other, takes weights, got {given['profile']}")
     return {"real_shapes": "random", "preprocess": "checkpoint"} | of_checkpoint
 
 
