@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from stagebench.analysis.attribution import attribute, mean_of
 from stagebench.analysis.experiments import measured_roofline, runner
 from stagebench.analysis.experiments.runner import drop_from_page_cache
-from stagebench.analysis.samples import SAMPLES_FILE, costs_by_sample, read_run, read_samples
+from stagebench.analysis.samples import SAMPLES_FILE, costs_by_sample, read_run, read_samples, select
 from stagebench.cli import main
 from stagebench.core.errors import StageError
 from stagebench.core.settings import ModelSettings
@@ -76,6 +76,16 @@ def test_a_row_explains_its_e2e(finished):
         if "error" not in row:
             assert sum(row["seconds"].values()) + row["unattributed"] == pytest.approx(row["e2e"])
             assert (list(row["seconds"]), len(row["token_ids"])) == (list(STAGE_NAMES), row["tokens"])
+
+
+def test_the_stages_of_a_row_begin_one_after_the_other_and_its_tokens_come_in_decode(finished):
+    for row in select(read_samples(finished[0] / SAMPLES_FILE)):
+        ends = [row["starts"][stage] + row["seconds"][stage] for stage in STAGE_NAMES]
+        assert all(row["starts"][after] >= end - 1e-3 for after, end in zip(STAGE_NAMES[1:], ends, strict=False))
+        assert (list(row["starts"]), row["starts"]["load"]) == (list(STAGE_NAMES), 0)
+        assert len(row["token_times"]) == row["tokens"] - 1
+        in_order = [row["starts"]["decode"] - 1e-3, *row["token_times"], ends[-1] + 1e-3]
+        assert in_order == sorted(in_order)
 
 
 def test_each_model_gets_its_own_kind_of_media_where_there_is_one(finished):

@@ -4,21 +4,27 @@ import json
 import re
 import subprocess
 import sys
-from base64 import b64decode
+from base64 import b64decode, b64encode
+from collections import Counter
+from hashlib import sha256
 from html import escape
 from html.parser import HTMLParser
-from xml.etree import ElementTree
+from itertools import pairwise
 
 import pytest
 from made_up_analysis import MODELS, TEXT, row, rows, run
 
+from stagebench.analysis import narrative
 from stagebench.analysis.report import write_report
+from stagebench.analysis.report.document import Figure, Folded, brief, ticks
 from stagebench.analysis.report.report_data import report_data, shared
-from stagebench.analysis.report.sections import sections
+from stagebench.analysis.report.sections import headlines, sections, title
+from stagebench.analysis.report.timeline import timeline, to_trace
 from stagebench.analysis.samples import SAMPLES_FILE, read_run, read_samples
 from stagebench.core.errors import AnalysisError
 from stagebench.core.json_files import write_json
 from stagebench.core.shown import MS, Table
+from stagebench.core.stages import STAGES
 
 
 @pytest.fixture(scope="module")
@@ -61,41 +67,146 @@ def page(folder):
     return Page((folder / "report.html").read_text())
 
 
-def test_the_page_has_no_script_and_asks_nothing_of_the_network(folder, page):
-    assert {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base", "form"} == set()
-    assert [each for each in page.values("href") if not each.startswith("#")] == []
-    assert [each for each in page.values("src") if not each.startswith("data:image/svg+xml;base64,")] == []
-    assert re.findall(r"@import|url\(|https?:", (folder / "report.html").read_text()) == []
+def test_the_page_asks_nothing_of_the_network_and_runs_no_script_but_its_own(folder, page):
+    text = (folder / "report.html").read_text()
+    assert {tag for tag, _ in page.tags} & {"link", "iframe", "object", "base", "form"} == set()
+    assert [each for each in page.values("href") if not each.startswith(("#", "data:application/json;base64,"))] == []
+    assert [each for each in page.values("src") if not each.startswith("data:image/")] == []
+    assert re.findall(r"@import|url\(|https?:", text) == []
+    (script,) = re.findall("<script>(.*?)</script>", text, re.DOTALL)
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    assert page.values("content")[0] == (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    )
 
 
 def test_every_section_is_in_the_table_of_contents_and_once(page):
     titles = [attributes["id"] for tag, attributes in page.tags if tag == "h2"]
-    assert [f"#{each}" for each in titles] == page.values("href")
+    assert [f"#{each}" for each in titles] == [each for each in page.values("href") if each.startswith("#")]
     assert len(set(page.values("id"))) == len(page.values("id"))
-    assert len(titles) == 14
+    assert len(titles) == 16
 
 
 def test_what_a_model_wrote_is_shown_and_not_run(folder):
     assert f">{escape(TEXT)}<" in (folder / "report.html").read_text()
 
 
-def pictures(page):
-    encoded = [each.partition(",")[2] for each in page.values("src")]
-    return [ElementTree.fromstring(b64decode(each)) for each in encoded]  # noqa: S314 - our own
+def test_every_picture_has_a_text_and_every_table_that_may_scroll_is_reached_by_keyboard(page):
+    pictures = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
+    assert (len(pictures), all(each["aria-label"] for each in pictures)) == (10, True)
+    scrolled = [attributes for _, attributes in page.tags if attributes.get("class") == "wide"]
+    assert {(each["tabindex"], each["role"], each["aria-label"] != "") for each in scrolled} == {("0", "group", True)}
 
 
-def test_every_figure_of_the_document_is_a_picture_with_a_text(page):
-    assert len(pictures(page)) == 8
-    assert all(page.values("alt"))
+def test_the_parts_of_a_bar_fill_it(folder):
+    """A browser leaves room free where factors of growth add up to less than 1."""
+    parts = re.findall(r"flex-grow: ([\d.]+)", (folder / "report.html").read_text())
+    assert min(map(float, parts)) > 1
 
 
-def test_a_picture_is_grey_and_refers_to_nothing_outside(page):
-    for picture in pictures(page):
-        text = ElementTree.tostring(picture, encoding="unicode")
-        colours = {each.lower() for each in re.findall(r"#[0-9a-fA-F]{6}\b", text)}
-        assert [each for each in colours if len({each[1:3], each[3:5], each[5:7]}) > 1] == []
-        references = [value for e in picture.iter() for key, value in e.attrib.items() if key.endswith("href")]
-        assert [each for each in references if not each.startswith("#")] == []
+def test_a_stage_has_its_colour_from_the_table_of_stages_and_nowhere_another(folder):
+    text = (folder / "report.html").read_text()
+    assert re.findall(r"\.s-(\w+) \{ --fill: (#\w+); --on: (#\w+); \}", text) == [
+        (stage.name, stage.color, stage.ink) for stage in STAGES
+    ]
+
+
+def test_warnings_lie_folded_behind_the_results_by_their_kind(folder):
+    text = (folder / "report.html").read_text()
+    headings = re.findall(r"<h2 id=.*?>(.*?)</h2>", text)
+    assert headings.index("Warnings") > headings.index("Every pass") > headings.index("Stages")
+    assert re.findall(r"<details(.*?)>\s*<summary>(.*?)</summary>", text) == [("", "drift: 4")]
+    assert "drift (4)" in text
+
+
+def test_every_pass_and_every_failure_is_a_row_of_the_last_table(page, folder):
+    assert page.tags.count(("tr", {"class": "more"})) == len(rows()) - 1
+    assert "failed: clip.mp4: must be whole" in page.cells
+
+
+def pair(**speedup):
+    costs = {"model": "a", "total": 2.0, "tokens": 2.0, "time_per_token": 0.1, "parts": {"load": 1.9}, "prefilled": 1}
+    numbers = {"seconds": {"load": 0.9}, "saved": 0.9, "speedup": 1.8, "shares": {"load": 1.0}}
+    interval = {"speedup": speedup, "saved": speedup, "seconds": {"load": speedup}, "shares": None}
+    return {"baseline": costs, "other": costs | {"model": "b"}, "intervals": interval, "sentences": []} | numbers
+
+
+def test_an_interval_that_spans_1_is_no_difference_and_has_no_shares():
+    found = pair(low=0.9, high=2.5)
+    whole, loading = narrative.sentences(found)
+    assert whole.startswith(
+        "No difference seen: b takes 2,000.000 ms where a takes 2,000.000 ms, 0.90 to 2.50 times as"
+    )
+    assert loading == "Loading saves 900.000 ms."
+    assert [head for head in narrative.table(found).grid()[0] if head in ("share", "in logs")] == []
+
+
+def test_an_interval_beside_1_is_a_difference_written_in_as_many_digits_as_tell_it_from_1():
+    assert narrative.sentences(pair(low=1.001, high=2.5))[0].endswith(
+        "1.800 times as fast (95 % interval 1.001 to 2.500)."
+    )
+    assert (
+        narrative.sentences(pair(low=1.5, high=2.5))[1] == "Loading explains 900.000 of the 900.000 ms saved (100.0 %)."
+    )
+
+
+def test_samples_of_one_sequence_have_no_interval_and_the_headline_says_so():
+    one = [each | {"sequence": "q"} for each in rows()]
+    heads = headlines(report_data(run(), one))
+    assert heads[0].endswith("one sequence, so there is no interval: others may show otherwise.")
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"), [("random", "quick, slow (random weights) on x"), ("/c", "quick, slow on x")]
+)
+def test_the_title_says_where_weights_are_random(weights, said):
+    assert title({"identity": {"models": "quick, slow", "device": "x", "weights": weights}}) == f"stagebench: {said}"
+
+
+def test_the_trace_is_one_pass_of_each_model_that_viewers_of_traces_read(folder, page):
+    trace = json.loads((folder / "trace.json").read_text())
+    events = trace["traceEvents"]
+    (link,) = [each for each in page.values("href") if each.startswith("data:")]
+    assert json.loads(b64decode(link.partition(",")[2])) == trace
+    assert {event["ph"] for event in events} == {"M", "X"}
+    assert [e["args"]["name"] for e in events if e["name"] == "process_name"] == [
+        "quick: s4, natural length",
+        "slow <b>: s4, natural length",
+    ]
+    for process in (1, 2):
+        stages = [e for e in events if e["ph"] == "X" and e["pid"] == process]
+        assert [e["name"] for e in stages] == [stage.name for stage in STAGES]
+        assert all(b["ts"] == pytest.approx(a["ts"] + a["dur"]) for a, b in pairwise(stages))
+
+
+def test_a_timeline_of_measured_starts_has_its_gaps_and_its_tokens():
+    starts = {stage.name: 0.1 * number for number, stage in enumerate(STAGES)}
+    line = timeline([row("quick", 0, tokens=4) | {"starts": starts, "token_times": [0.402, 0.404, 0.406]}])
+    assert (line["starts"], line["passes"]["quick"]["stages"]["decode"][0]) == ("measured", 0.4)
+    marks = [event for event in to_trace(line)["traceEvents"] if event["ph"] == "i"]
+    assert [(mark["name"], round(mark["ts"])) for mark in marks] == [
+        ("token 2", 402_000),
+        ("token 3", 404_000),
+        ("token 4", 406_000),
+    ]
+
+
+def test_models_that_share_no_sample_have_no_timeline():
+    assert timeline([row("quick", 0), row("slow <b>", 1)]) == {}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"), [(1.2345, "1,234"), (0.09999, "100"), (0.0123, "12.3"), (-2.9e-18, "0"), (-1e-6, "-0.001")]
+)
+def test_a_picture_writes_few_digits(seconds, written):
+    assert brief(seconds) == written
+
+
+@pytest.mark.parametrize(
+    ("top", "found"), [(1.0, [0, 0.5, 1.0]), (0.09, [0, 0.05]), (7.0, [0, 2, 4, 6]), (1e-6, [0, 5e-7, 1e-6])]
+)
+def test_an_axis_has_a_few_round_numbers(top, found):
+    assert ticks(top) == pytest.approx(found)
 
 
 def test_the_same_run_gives_the_same_bytes(folder):
@@ -108,7 +219,7 @@ def test_the_same_run_gives_the_same_bytes(folder):
 def test_page_markdown_and_json_show_the_same_numbers(folder, page, mode):
     found = json.loads((folder / "report.json").read_text())["modes"][mode]
     markdown = (folder / "report.md").read_text()
-    numbers = [spread["median"] for summary in found["models"].values() for spread in summary["stages"].values()]
+    numbers = [spread["mean"] for summary in found["models"].values() for spread in summary["stages"].values()]
     numbers += [seconds for pair in found["pairs"] for seconds in pair["seconds"].values()]
     numbers += [line["slope"] for line in found["fits"].values()]
     shown = [MS.write(each) for each in numbers]
@@ -116,13 +227,23 @@ def test_page_markdown_and_json_show_the_same_numbers(folder, page, mode):
     assert [each for each in shown if f"| {each} |" not in markdown] == []
 
 
+def tables(parts):
+    for part in parts:
+        if isinstance(part, Table):
+            yield part
+        elif isinstance(part, Folded):
+            yield part.table
+
+
 def test_all_tables_are_on_the_page_and_in_the_markdown(folder, page):
     passes = read_samples(folder / SAMPLES_FILE)
     laid_out = sections(report_data(read_run(folder), passes), passes)
-    grids = [part.grid() for parts in laid_out.values() for part in parts if isinstance(part, Table)]
-    assert [cell for heads, _, rows in grids for cells in (heads, *rows) for cell in cells] == page.cells
+    grids = [table.grid() for parts in laid_out.values() for table in tables(parts)]
+    listed = [cell for heads, _, rows in grids for cells in (heads, *rows) for cell in cells]
+    assert Counter(listed) - Counter(page.cells) == Counter()
+    instead = [p.instead for parts in laid_out.values() for p in parts if isinstance(p, Figure) and p.instead]
     lines = [line for line in (folder / "report.md").read_text().splitlines() if line.startswith("| ")]
-    assert len(lines) == sum(2 + len(rows) for _, _, rows in grids)
+    assert len(lines) == sum(2 + len(rows) for _, _, rows in (*grids, *(table.grid() for table in instead)))
 
 
 def test_both_kinds_of_failure_are_named(folder):

@@ -5,12 +5,12 @@ import re
 from io import StringIO
 from types import SimpleNamespace
 
+import made_up_analysis
 import pytest
 from click.testing import CliRunner
-from matplotlib.figure import Figure as Picture
 from rich.console import Console
 
-from stagebench.analysis.report.document import Figure, to_html
+from stagebench.analysis.report.document import Figure, Folded, to_html
 from stagebench.analysis.report.document import to_markdown as document_to_markdown
 from stagebench.cli import analyze, main
 from stagebench.cli.output import refusals
@@ -72,10 +72,13 @@ class TestEveryHostileName:
 
     def test_is_clean_in_a_report(self, name):
         table = Table(name, ((name, WORDS), (name, WORDS)), ((name, name),), (name,))
-        parts = {name: (name, (name,), table, Figure(name, Picture))}
+        gaps = {name: {"mean": [0.1, 0.2], "p90": [0.1, 0.3]}}
+        passes = [made_up_analysis.row("quick", 0) | dict.fromkeys(("sample", "model", "text", "path"), name)]
+        figures = Figure(name, "gaps", gaps), Figure(name, "every_pass", passes)
+        parts = {name: (name, (name,), table, Folded(name, table), *figures)}
         assert UNSEEN.findall(document_to_markdown(name, parts)) == []
         page = to_html(name, parts)
-        assert (UNSEEN.findall(page), "<script" in page, "<!--" in page) == ([], False, False)
+        assert (UNSEEN.findall(page), page.count("<script"), "<!--" in page) == ([], 1, False)
 
     def test_is_clean_in_the_progress_of_analyze(self, name, monkeypatch):
         failed = {"model": "m", "sample": name, "error": name}

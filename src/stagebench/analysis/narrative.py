@@ -1,8 +1,8 @@
 """An attribution as JSON, as a table, and in plain sentences, one a factor."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
-from math import floor, log10
 from typing import Any
 
 from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, UNATTRIBUTED, Attribution, Intervals
@@ -34,8 +34,8 @@ def as_json(attribution: Attribution, intervals: Intervals | None = None) -> dic
 def table(found: Mapping[str, Any], title: str = "") -> Table:
     """Lay out what `as_json` returned, a row a factor and the whole; a row's label has the unit of both models."""
     a, b = found["baseline"], found["other"]
-    shares, logs = found.get("shares", {}), found.get("log_shares", {})
-    intervals, of = found.get("intervals", {}).get("seconds", {}), _unit_of(found)
+    shares, logs = ({} if no_difference(found) else found.get(key, {}) for key in ("shares", "log_shares"))
+    intervals, of = found.get("intervals", {}), _unit_of(found)
     own = replace(of, label="")  # in the label of the row, because two rows are in another
     times = (a["model"], own), (b["model"], own), ("saved", of), ("95 % interval", of)
     columns = (("factor", WORDS), *times, ("share", PERCENT), ("in logs", PERCENT))
@@ -47,16 +47,25 @@ def table(found: Mapping[str, Any], title: str = "") -> Table:
     rows: list[tuple[Value, ...]] = []
     for name, saved in found["seconds"].items():
         label, numbers = labels.get(name, f"{name}, {of.label}"), (each[name] for each in values)
-        rows.append((label, *numbers, saved, intervals.get(name), shares.get(name), logs.get(name)))
+        rows.append((label, *numbers, saved, intervals.get("seconds", {}).get(name), shares.get(name), logs.get(name)))
     whole = 1.0 if shares else None
-    rows.append((f"total, {of.label}", a["total"], b["total"], found["saved"], None, whole, whole))
+    rows.append((f"total, {of.label}", a["total"], b["total"], found["saved"], intervals.get("saved"), whole, whole))
     return Table(title, columns, rows, found["sentences"])
 
 
 def sentences(found: Mapping[str, Any]) -> list[str]:
-    """Say what `as_json` found, with the intervals over its samples: the whole, each factor, the tokens alone."""
+    """Say what `as_json` found, with the intervals over its samples: the whole, each factor, the tokens alone.
+
+    A total that may be no difference has no shares.
+    """
     of = _unit_of(found)
     return [_whole(found, of), *(_factor(found, name, of) for name in found["seconds"]), *_tokens_alone(found)]
+
+
+def no_difference(found: Mapping[str, Any]) -> bool:
+    """Return whether the interval of the speedup holds 1; without intervals nobody knows, and it does not."""
+    interval = found.get("intervals", {}).get("speedup", {"low": math.inf, "high": math.inf})
+    return bool(interval["low"] <= 1 <= interval["high"])
 
 
 def _unit_of(found: Mapping[str, Any]) -> Unit:
@@ -72,7 +81,7 @@ def unit(total: float, widths: Iterable[float]) -> Unit:
     """
     scale, label = (1.0, "s") if total >= 10 else (1e3, "ms")
     narrowest = min((width for width in widths if width >= 1e-9), default=1.0)
-    return Unit(f"{{:z,.{max(3, 1 - floor(log10(narrowest * scale)))}f}}", scale, label)
+    return Unit(f"{{:z,.{max(3, 1 - math.floor(math.log10(narrowest * scale)))}f}}", scale, label)
 
 
 def subject(factor: str) -> str:
@@ -91,11 +100,13 @@ def _whole(found: Mapping[str, Any], of: Unit) -> str:
     spread = list(found.get("intervals", {}).get("speedup", {}).values())
     if times < 1:
         times, how, spread = 1 / times, "slow", [1 / each for each in reversed(spread)]
-    interval = f" (95 % interval {spread[0]:.2f} to {spread[1]:.2f})" if spread else ""
-    return (
-        f"{b['model']} takes {of.write(b['total'])} {of.label} where {a['model']} takes {of.write(a['total'])} "
-        f"{of.label}: {times:.2f} times as {how}{interval}."
-    )
+    digits = next((n for n in (2, 3, 4) if not any(each != 1 == round(each, n) for each in spread)), 9)
+    low_to_high = " to ".join(f"{each:.{digits}f}" for each in spread)
+    both = f"{b['model']} takes {of.write(b['total'])} {of.label} where {a['model']} takes {of.write(a['total'])}"
+    if no_difference(found):
+        return f"No difference seen: {both} {of.label}, {low_to_high} times as {how} (95 % interval)."
+    interval = f" (95 % interval {low_to_high})" if spread else ""
+    return f"{both} {of.label}: {times:.{digits}f} times as {how}{interval}."
 
 
 def _factor(found: Mapping[str, Any], name: str, of: Unit) -> str:
@@ -103,7 +114,7 @@ def _factor(found: Mapping[str, Any], name: str, of: Unit) -> str:
     amount = of.write(abs(seconds))
     if seconds == 0:
         return f"{subject(name)} makes no difference."
-    if "shares" not in found:
+    if "shares" not in found or no_difference(found):
         return f"{subject(name)} {'saves' if seconds > 0 else 'loses'} {amount} {of.label}."
     share = found["shares"][name]
     said = _percent(share, (found.get("intervals", {}).get("shares") or {}).get(name))
@@ -115,7 +126,7 @@ def _factor(found: Mapping[str, Any], name: str, of: Unit) -> str:
 
 def _tokens_alone(found: Mapping[str, Any]) -> list[str]:
     shares = found.get("decode_log_shares", {TOKENS: 0.0})
-    if not shares[TOKENS]:
+    if not shares[TOKENS] or no_difference(found):
         return []
     what = DECODE.name if found["baseline"]["prefilled"] else "generation"
     return [

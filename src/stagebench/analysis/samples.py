@@ -15,7 +15,7 @@ from pathlib import Path
 from types import GenericAlias
 from typing import Annotated, Any, Required, TypedDict, cast
 
-from stagebench.analysis.attribution import UNATTRIBUTED, Costs, mean_of
+from stagebench.analysis.attribution import UNATTRIBUTED, Costs
 from stagebench.core.artifacts import Run
 from stagebench.core.checks import Count, Flag, Must, Number, Object, Positive, Spread, Text, Time, check
 from stagebench.core.errors import AnalysisError
@@ -69,6 +69,8 @@ class SampleLine(FailedLine, total=False):
     unattributed: Number
     tpot: Spread | None
     itl: list[Spread]
+    starts: dict[str, Spread]  # of each stage, after the first one began, and so are the
+    token_times: list[Spread]  # when each further token was known
     work: Object
     peak_bytes: dict[str, Count]
     cold_load: Spread
@@ -130,7 +132,15 @@ def sample_of(run: Run, mode: str) -> dict[str, Any]:
         "finish_reason": run.generation.finish_reasons[0],
         "text": run.text,
     }
-    meaningful = {"device_seconds": run.device_seconds, "tpot": run.tpot, "itl": list(run.itl)}
+    began = {stage: span[0] for stage, span in run.spans.items()}
+    first = min(began.values(), default=0.0)
+    meaningful = {
+        "device_seconds": run.device_seconds,
+        "tpot": run.tpot,
+        "itl": list(run.itl),
+        "starts": {stage: at - first for stage, at in began.items()},
+        "token_times": [at - first for at in run.generation.step_ends] if began else [],
+    }
     return line | {name: value for name, value in meaningful.items() if value}
 
 
@@ -201,12 +211,17 @@ def costs_of(line: SampleLine) -> Costs:
     return Costs(line["model"], parts | {UNATTRIBUTED: rest}, line["tokens"], decode)
 
 
-def costs_by_sample(lines: Iterable[SampleLine]) -> dict[str, Costs]:
-    """Return the costs of each sample of one model, averaged over its passes."""
-    passes: dict[str, list[Costs]] = {}
+def median_passes(lines: Iterable[SampleLine]) -> dict[str, SampleLine]:
+    """Return of each sample of one model the pass in the middle by its `e2e`, so that one far out moves no mean."""
+    passes: dict[str, list[SampleLine]] = {}
     for line in lines:
-        passes.setdefault(str(line["sample"]), []).append(costs_of(line))
-    return {sample: mean_of(costs) for sample, costs in passes.items()}
+        passes.setdefault(str(line["sample"]), []).append(line)
+    return {s: sorted(own, key=lambda line: line["e2e"])[(len(own) - 1) // 2] for s, own in passes.items()}
+
+
+def costs_by_sample(lines: Iterable[SampleLine]) -> dict[str, Costs]:
+    """Return the costs of each sample of one model, those of its median pass."""
+    return {sample: costs_of(line) for sample, line in median_passes(lines).items()}
 
 
 def key_of(line: Mapping[str, Any]) -> Key:

@@ -1,23 +1,39 @@
-"""Write a report as Markdown, and as one HTML page with its pictures in it: no script, and nothing from the network."""
+"""Write a report as Markdown, and as one HTML page with its pictures in it, to which the network gives nothing."""
 
+import hashlib
+import math
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
+from stagebench.analysis.report.timeline import to_trace
 from stagebench.core import shown
-from stagebench.core.shown import Table, markdown, plain
+from stagebench.core.json_files import json_text
+from stagebench.core.shown import MS, RATIO, Table, markdown, plain
+from stagebench.core.stages import STAGE_NAMES, STAGES
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A picture, which only HTML shows."""
+    """A picture, which only HTML shows: a macro of `charts.html` draws it."""
 
     caption: str
-    draw: Callable[[], Any]  # a figure of matplotlib, in the look that is set when it is called
+    macro: str
+    data: Any  # what that macro takes
+    instead: Table | None = None  # what Markdown shows
 
 
-Part = str | tuple[str, ...] | Table | Figure  # a paragraph, a list of sentences, a table or a picture
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """What lies behind a line until somebody opens it."""
+
+    line: str
+    table: Table
+
+
+Part = str | tuple[str, ...] | Table | Figure | Folded  # a paragraph, a list of sentences, a table, ...
 Sections = Mapping[str, Iterable[Part]]  # what stands under each heading
 
 
@@ -31,23 +47,24 @@ def to_markdown(title: str, sections: Sections) -> str:
     """Write all sections, without their pictures."""
     blocks = [f"# {markdown(title)}"]
     for heading, parts in sections.items():
-        blocks += [f"## {markdown(heading)}", *filter(None, map(_part, parts))]
+        said = list(filter(None, map(_part, parts)))
+        blocks += [f"## {markdown(heading)}", *said] if said else []
     return "\n\n".join(blocks) + "\n"
 
 
 def _part(part: Part) -> str:
+    if isinstance(part, Folded):
+        return f"<details><summary>{markdown(part.line)}</summary>\n\n{shown.to_markdown(part.table)}\n\n</details>"
+    if isinstance(part, Figure):
+        return shown.to_markdown(part.instead) if part.instead else ""
     if isinstance(part, Table):
         return shown.to_markdown(part)
-    if isinstance(part, tuple):
-        return "\n".join(f"- {markdown(line)}" for line in part)
-    return markdown(part) if isinstance(part, str) else ""
+    return markdown(part) if isinstance(part, str) else "\n".join(f"- {markdown(line)}" for line in part)
 
 
 def to_html(title: str, sections: Sections) -> str:
-    """Fill in the page, with a table of contents."""
+    """Fill in the page, with a table of contents; its policy lets no script run but ours."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # of an extra, which Markdown does without
-
-    from stagebench.analysis.report import pictures
 
     environment = Environment(
         loader=PackageLoader("stagebench.analysis.report"),
@@ -57,5 +74,28 @@ def to_html(title: str, sections: Sections) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["picture"] = lambda figure: b64encode(pictures.svg(figure.draw)).decode("ascii")
-    return environment.get_template("report.html").render(title=title, sections=sections)
+    environment.filters |= {"brief": brief, "ms": MS.write, "ratio": RATIO.write}
+    environment.filters |= {"log10": math.log10, "ticks": ticks, "trace": _trace}
+    environment.globals |= {"stages": STAGES, "stage_names": STAGE_NAMES}
+    script = (files("stagebench.analysis.report") / "templates" / "report.js").read_text(encoding="utf-8")
+    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    page = environment.get_template("report.html")
+    return page.render(title=title, sections=sections, script=script, digest=digest)
+
+
+def brief(seconds: float) -> str:
+    """Write milliseconds in three digits, or whole ones; what is less than a picosecond is rounding."""
+    ms = round(seconds * 1e3, 9)
+    return f"{ms:,.0f}" if abs(ms) >= 99.95 else f"{ms:z.3g}"
+
+
+def ticks(top: float) -> Sequence[float]:
+    """Return round numbers from 0 to a number above 0, three to six of them."""
+    size = 10 ** math.floor(math.log10(top / 4))
+    step = next(size * n for n in (1, 2, 5, 10) if size * n >= top / 4.001)
+    return [step * i for i in range(int(top / step * 1.001) + 1)]
+
+
+def _trace(line: Mapping[str, Any]) -> str:
+    """Put the trace of a timeline into a link, from which a browser saves it."""
+    return f"data:application/json;base64,{b64encode(json_text(to_trace(line)).encode()).decode('ascii')}"

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import combinations, permutations, repeat
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from stagebench.analysis.attribution import UNATTRIBUTED, compare, mean_of
 from stagebench.analysis.drafting import agreement, drafting
 from stagebench.analysis.intervals import Interval, bootstrap, fit_growth, fit_line
 from stagebench.analysis.narrative import as_json
+from stagebench.analysis.report.timeline import timeline
 from stagebench.analysis.samples import Ceilings, ExperimentRun, SampleLine, by_model, costs_by_sample, select
 from stagebench.core import statistics
 from stagebench.core.errors import AnalysisError
@@ -44,6 +45,7 @@ def report_data(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, Any
         "failures": _failures(run, rows),
         "modes": {mode: _mode(run, own) for mode, own in modes.items()},
         "cold": {model: _cold(own) for model, own in by_model(main).items()},
+        "timeline": timeline(freest),
         "texts": _texts(freest),
         "drafting": _drafting(run, freest),
         "scaling": {study: _scaling(select(good, study=study)) for study in (samples.DURATIONS, samples.NEW_TOKENS)},
@@ -73,40 +75,41 @@ def _failures(run: ExperimentRun, rows: Sequence[SampleLine]) -> list[dict[str, 
 def _mode(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, Any]:
     kept = shared(rows)
     models = by_model(kept)
-    fits = {m: fit_line([row["tokens"] for row in own], [row["e2e"] for row in own]) for m, own in models.items()}
+    middle = {model: list(samples.median_passes(own).values()) for model, own in models.items()}
+    fits = {m: fit_line([row["tokens"] for row in own], [row["e2e"] for row in own]) for m, own in middle.items()}
     return {
         "left_out": len({row["sample"] for row in rows} - {row["sample"] for row in kept}),
         "models": {model: summarize(own) for model, own in models.items()},
         "warnings": {model: warnings(own) for model, own in models.items()},
         "pairs": [_pair(models[a], models[b]) for a, b in combinations(models, 2)],
         "fits": {model: fit for model, fit in fits.items() if fit},
-        "utilisation": {model: _utilisation(run, own) for model, own in models.items()},
+        "utilisation": {model: _utilisation(run, own) for model, own in middle.items()},
     }
 
 
-def summarize(lines: Sequence[SampleLine]) -> dict[str, Any]:
-    """Summarize the passes of one model in one mode; a value without meaning is None."""
-    of = samples.sequences(lines)
+def summarize(passes: Sequence[SampleLine]) -> dict[str, Any]:
+    """Summarize the passes of one model in one mode: of each sample its median one. A value without meaning is None."""
+    of, lines = samples.sequences(passes), list(samples.median_passes(passes).values())
     seconds = np.array([[line["seconds"][stage] for stage in STAGE_NAMES] for line in lines])
     e2e, tokens = (np.array([float(line[key]) for line in lines]) for key in ("e2e", "tokens"))
     columns = np.column_stack([seconds, e2e - seconds.sum(axis=1), e2e, tokens])
     clusters = [of[str(line["sample"])] for line in lines]
-    medians = bootstrap(clusters, lambda chosen: np.median(columns[chosen], axis=0))
-    *each, whole, written = map(_spread, columns.T, medians or repeat(None))
+    means = bootstrap(clusters, lambda chosen: columns[chosen].mean(axis=0))
+    *each, whole, written = map(_spread, columns.T, means or repeat(None))
     stages = dict(zip((*STAGE_NAMES, UNATTRIBUTED), each, strict=True))
-    peaks = [line["peak_bytes"] for line in lines if line.get("peak_bytes")]
+    peaks = [line["peak_bytes"] for line in passes if line.get("peak_bytes")]
     return {
         "model": lines[0]["model"],
-        "samples": len(of),
-        "passes": len(lines),
-        "sequences": len(set(of.values())),
+        "samples": len(lines),
+        "passes": len(passes),
+        "sequences": len(set(clusters)),
         "stages": stages,
         "shares": {name: spread["mean"] / whole["mean"] for name, spread in stages.items()},
         "e2e": whole,
         "tokens": written,
         "ttft": percentiles([line["ttft"] for line in lines]),
         "tpot": percentiles([tpot for line in lines if (tpot := line.get("tpot")) is not None]),
-        "itl": percentiles([gap for line in lines for gap in line.get("itl", ())]),  # of all passes pooled
+        "itl": percentiles([gap for line in lines for gap in line.get("itl", ())]),  # of all samples pooled
         "output_throughput": float(tokens.sum() / e2e.sum()),
         "finish_reasons": dict(Counter(line["finish_reason"] for line in lines)),
         "peak_bytes": {name: max(peak.get(name, 0) for peak in peaks) for name in STAGE_NAMES} if peaks else {},
@@ -114,21 +117,20 @@ def summarize(lines: Sequence[SampleLine]) -> dict[str, Any]:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float] | None:
-    """Return p50, p90 and p99, and of how many values: the p99 of fewer than 100 is near their maximum."""
+    """Return the mean, p90 and p99, and of how many values: the p99 of fewer than 100 is near their maximum."""
     if not values:
         return None
-    p50, p90, p99 = np.quantile(values, (0.5, 0.9, 0.99)).tolist()
-    return {"p50": p50, "p90": p90, "p99": p99, "count": len(values)}
+    p90, p99 = np.quantile(values, (0.9, 0.99)).tolist()
+    return {"mean": float(np.mean(values)), "p90": p90, "p99": p99, "count": len(values)}
 
 
 def _spread(values: NDArray[np.float64], interval: Interval | None) -> dict[str, Any]:
     mean = float(values.mean())
     return {
-        "median": float(np.median(values)),  # the number to quote
-        "mean": mean,  # what adds up over the stages
+        "mean": mean,
+        "interval": asdict(interval) if interval else None,
         "p90": float(np.quantile(values, 0.9)),
         "cv": float(values.std(ddof=1)) / abs(mean) if len(values) > 1 and mean else None,
-        "interval": asdict(interval) if interval else None,
     }
 
 
@@ -197,7 +199,7 @@ def _pair(a: Sequence[SampleLine], b: Sequence[SampleLine]) -> dict[str, Any]:
 
 
 def _utilisation(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, dict[str, float]]:
-    """Give MFU and MBU of the stages that compute, at the median of their seconds, by the last measured ceilings.
+    """Give MFU and MBU of the stages that compute, at the mean of their seconds, by the last measured ceilings.
 
     FLOPs and bytes were counted in the proof, on one sample. Those of decode are taken a step, because texts differ in
     length.
@@ -209,9 +211,8 @@ def _utilisation(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, di
     ceilings, proof = Ceilings(**session["ceilings"]), session["proofs"][model][mode]
     found = {}
     for stage in IN_GENERATE:
-        units = [row["tokens"] - 1 if STAGE[stage].per_token else 1 for row in rows]
-        times = [row["seconds"][stage] / n for row, n in zip(rows, units, strict=True) if n]
-        if time := median(times or [0.0]):
+        units = sum(row["tokens"] - 1 if STAGE[stage].per_token else 1 for row in rows)
+        if units and (time := sum(row["seconds"][stage] for row in rows) / units):
             work = proof["work"][stage]
             steps = max(work.get("steps", 1), 1)
             flops, moved = work["flops"] / steps, sum(proof["bytes"].get(stage, {}).values()) / steps
@@ -227,8 +228,8 @@ def _cold(rows: Sequence[SampleLine]) -> dict[str, Any]:
     found = {"samples": len(pairs), "not_cold": sorted({row["not_cold"] for row in rows if "not_cold" in row})}
     if not pairs:
         return found
-    cold, warm = (median(side) for side in zip(*pairs, strict=True))
-    return found | {"cold": cold, "warm": warm, "ratio": median(cold / warm for cold, warm in pairs)}
+    cold, warm = (fmean(side) for side in zip(*pairs, strict=True))
+    return found | {"cold": cold, "warm": warm, "ratio": cold / warm}
 
 
 def _texts(rows: Sequence[SampleLine]) -> list[dict[str, Any]]:
@@ -260,13 +261,13 @@ def _draft(*models: tuple[str, Sequence[SampleLine]]) -> dict[str, Any]:
 
 
 def _scaling(rows: Sequence[SampleLine]) -> dict[str, dict[str, Any]]:
-    """Give by model and stage the median seconds at each size, and the exponent of their growth."""
+    """Give by model and stage the mean seconds at each size, and the exponent of their growth."""
     found: dict[str, dict[str, Any]] = {}
     for model, own in by_model(rows).items():
         found[model] = {}
         for stage in (*STAGE_NAMES, "e2e"):
             times = sorted((row["value"] or 0.0, (row["seconds"] | {"e2e": row["e2e"]})[stage]) for row in own)
-            points = {size: median(seconds for other, seconds in times if other == size) for size, _ in times}
+            points = {size: fmean(seconds for other, seconds in times if other == size) for size, _ in times}
             line = fit_growth(*zip(*times, strict=True))
             growth = {"exponent": line["slope"], "interval": line["slope_interval"]} if line else None
             found[model][stage] = {"points": list(points.items()), "growth": growth}

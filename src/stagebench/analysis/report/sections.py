@@ -3,35 +3,49 @@
 Every number comes out of `report_data`, so that all reports show the same; the passes are here for the pictures.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from itertools import zip_longest
 from typing import Any
 
+import numpy as np
+
 from stagebench.analysis import narrative
-from stagebench.analysis.report import pictures
-from stagebench.analysis.report.document import Figure, Part, Sections, without_empty
+from stagebench.analysis.attribution import UNATTRIBUTED
+from stagebench.analysis.report.document import Figure, Folded, Part, Sections, without_empty
 from stagebench.analysis.report.report_data import shared
-from stagebench.analysis.samples import DURATIONS, MAIN, SampleLine, select
+from stagebench.analysis.samples import DURATIONS, MAIN, SampleLine, by_model, select
 from stagebench.core.shown import COUNT, MEGA, MS, PERCENT, RATIO, SENTENCES, WORDS, Table, Unit, of_records
-from stagebench.core.stages import STAGE_NAMES
+from stagebench.core.stages import DECODE, STAGE_NAMES
 
 Found = Mapping[str, Any]
 
 OF = {"model": WORDS, "length": WORDS}  # the first columns of a table over models and modes
 ONE_DIGIT, GIBI = Unit("{:,.1f}"), Unit("{:.2f}", 2**-30, "GiB")
-SPREAD = {"median": MS, "interval": MS, "mean": MS, "p90": MS, "cv": PERCENT, "share": PERCENT}
-TOKENS = {"median": COUNT, "mean": ONE_DIGIT, "p90": COUNT, "finished_by": WORDS, "tokens/s": ONE_DIGIT}
-QUANTILES = {"p50": MS, "p90": MS, "p99": MS, "count": COUNT}
+SPREAD = {"mean": MS, "interval": MS, "p90": MS, "cv": PERCENT, "share": PERCENT}
+TOKENS = {"mean": ONE_DIGIT, "p90": COUNT, "finished_by": WORDS, "tokens/s": ONE_DIGIT}
+QUANTILES = {"mean": MS, "p90": MS, "p99": MS, "count": COUNT}
 FIT = {"intercept": MS, "slope": MS, "slope_interval": MS, "robust_slope": MS, "largest_residual": MS, "r2": RATIO}
 USE = {"stage": WORDS, "flops": MEGA, "bytes": MEGA, "time": MS, "mfu": PERCENT, "mbu": PERCENT}
 COLD = {"model": WORDS, "samples": COUNT, "cold": MS, "warm": MS, "ratio": RATIO}
 AGREEMENT = {"draft": WORDS, "target": WORDS, "first_token": PERCENT, "acceptance": PERCENT, "mean_prefix": RATIO}
 SPECULATION = {"draft_tokens": COUNT, "decode_speedup": RATIO, "e2e_speedup": RATIO}
+GROWTH = {"model": WORDS, "stage": WORDS, "exponent": RATIO, "interval": RATIO}
 KEYS = (("key", WORDS), ("value", SENTENCES))
 TEXTS = {"model": WORDS, "tokens": COUNT, "finish_reason": WORDS, "text": SENTENCES}
 
-MEAN = "Mean seconds of a sample by stage. What no stage explains is drawn too."
-FITTED = "n is the number of new tokens; least squares over the passes, and the robust slope of Theil and Sen."
+STATISTIC = (
+    "Every time is the mean over samples, of each its median pass: means add up over the stages. Intervals are of "
+    "95 %, whole sequences drawn."
+)
+FITTED = "n is the number of new tokens; least squares over the samples, and the robust slope of Theil and Sen."
+
+
+def title(found: Found) -> str:
+    """Name the models and the machine, and say where the weights are no model's."""
+    here = found["identity"]
+    weights = " (random weights)" if here.get("weights") == "random" else ""
+    return f"stagebench: {here['models']}{weights} on {here['device']}"
 
 
 def sections(found: Found, rows: Sequence[SampleLine]) -> Sections:
@@ -40,19 +54,21 @@ def sections(found: Found, rows: Sequence[SampleLine]) -> Sections:
     passes = {mode: shared(select(main, mode=mode)) for mode in found["modes"]}
     fits = [of | line for of, line in _of(found, "fits")]
     made: Sections = {
-        "Summary": [tuple(headlines(found)), Figure(MEAN, partial(pictures.stages, found["modes"]))],
-        "What was compared": _compared(found),
-        "Warnings": _warnings(found),
-        "Failed and skipped": _failures(found),
-        "Stages": _stages(found, passes),
+        "Summary": _summary(found),
         "Why one is faster": _attribution(found),
+        "Stages": _stages(found, passes),
+        "One pass over time": _timeline(found),
         "Tokens and latency": _tokens(found, passes),
         "Time against tokens": [of_records("e2e = intercept + slope n", OF | FIT, fits, FITTED)],
-        "Memory and machine": _machine(found),
-        "Load from the disk": _cold(found),
         "Scaling": _scaling(found),
+        "Load from the disk": _cold(found),
+        "Memory and machine": _machine(found),
         "Draft and target": _drafting(found),
         "Texts side by side": _texts(found),
+        "Every pass": [Figure("Every pass; a name opens it. Times are in ms.", "every_pass", rows)],
+        "Warnings": _warnings(found),
+        "Failed and skipped": _failures(found),
+        "What was compared": _compared(found),
         "Environment": [Table("What the times depend on", KEYS, sorted(found["identity"].items()))],
     }
     return without_empty(made)
@@ -60,11 +76,24 @@ def sections(found: Found, rows: Sequence[SampleLine]) -> Sections:
 
 def headlines(found: Found) -> list[str]:
     """Say the whole of it in a few lines."""
-    pairs = [(mode, pair) for mode, each in found["modes"].items() for pair in each["pairs"]]
-    lines = [f"At {mode} length, {pair['sentences'][0]}" for mode, pair in pairs]
+    unknown = " These samples are one sequence, so there is no interval: others may show otherwise."
+    lines = [
+        f"{mode.capitalize()} length. {pair['sentences'][0]}{'' if 'intervals' in pair else unknown}"
+        for mode, each in found["modes"].items()
+        for pair in each["pairs"]
+    ]
     done, planned = found["measured"], found["plan"]["passes"]
     unfinished = "" if done >= planned else f" of {planned} planned"
     return [*lines, f"{done} passes measured{unfinished}; {len(found['failures'])} samples failed."]
+
+
+def _summary(found: Found) -> Iterator[Part]:
+    yield tuple(headlines(found))
+    bars = [of | {"parts": each["stages"], "whole": each["e2e"]} for of, each in _of(found, "models")]
+    yield Figure("Where the time of a sample goes, in ms; behind the bar its interval.", "stacked", bars)
+    kinds = Counter(warning["kind"] for _, warnings in _of(found, "warnings") for warning in warnings)
+    listed = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
+    yield f"{STATISTIC}{f' Warnings, listed below: {listed}.' if listed else ''}"
 
 
 def _of(found: Found, what: str) -> Iterator[tuple[dict[str, str], Any]]:
@@ -95,47 +124,68 @@ def _compared(found: Found) -> Iterator[Part]:
 
 
 def _warnings(found: Found) -> Iterator[Part]:
-    rows = [of | warning for of, warnings in _of(found, "warnings") for warning in warnings]
+    kinds: dict[str, list[dict[str, str]]] = {}
+    for of, warnings in _of(found, "warnings"):
+        for warning in warnings:
+            kinds.setdefault(warning["kind"], []).append(of | warning)
+    for kind, rows in kinds.items():
+        yield Folded(f"{kind}: {len(rows)}", of_records("", OF | {"text": SENTENCES}, rows))
     lines = sorted({each["load_warning"] for each in found["sessions"] if each["load_warning"]})
     for mode, each in found["modes"].items():
         if each["left_out"]:
             lines.append(f"{mode} length: {each['left_out']} samples that a model lacks are left out for all")
-    yield of_records("Of the numbers", OF | {"kind": WORDS, "text": SENTENCES}, rows)
     if lines:
         yield tuple(lines)
-    elif not rows:
+    elif not kinds:
         yield "None: no drift, outliers, cold cache, cut-off texts, near-ties or busy machine."
 
 
 def _failures(found: Found) -> Iterator[Part]:
-    for title, problems in (("Failed", found["failures"]), ("Skipped", found["plan"]["skipped"])):
-        yield of_records(f"{title}: {len(problems)}", {"name": WORDS, "reason": SENTENCES}, problems)
+    for kind, problems in (("Failed", found["failures"]), ("Skipped", found["plan"]["skipped"])):
+        yield of_records(f"{kind}: {len(problems)}", {"name": WORDS, "reason": SENTENCES}, problems)
 
 
 def _stages(found: Found, passes: Mapping[str, Sequence[SampleLine]]) -> Iterator[Part]:
-    yield "The share is of the mean e2e; the interval, of 95 %, is of the median, whole sequences drawn."
     for of, summary in _of(found, "models"):
         shares = summary["shares"] | {"e2e": 1.0}
         spreads = summary["stages"] | {"e2e": summary["e2e"]}
         rows = [{"stage": stage, "share": shares[stage], **spread} for stage, spread in spreads.items()]
-        title = f"{of['model']}, {of['length']} length, {summary['passes']} passes"
-        yield of_records(title, {"stage": WORDS} | SPREAD, rows)
+        named = f"{of['model']}, {of['length']} length, {summary['samples']} samples"
+        yield of_records(named, {"stage": WORDS} | SPREAD, rows)
     for mode, kept in passes.items():
-        said = f"All passes of each stage at {mode} length; boxes hold the middle half."
-        yield Figure(said, partial(pictures.distribution, kept))
+        models = by_model(kept)
+        dots = {
+            stage: {m: [row["seconds"][stage] for row in own] for m, own in models.items()} for stage in STAGE_NAMES
+        }
+        yield Figure(f"Every pass at {mode} length, a dot each; the bar is at the mean.", "dots", dots)
 
 
 def _attribution(found: Found) -> Iterator[Part]:
     pairs = [(mode, pair) for mode, each in found["modes"].items() for pair in each["pairs"]]
     if pairs:
         yield (
-            "The seconds that the faster model saves in the mean, shared out so that the order in which the factors "
-            "are changed does not matter (Shapley); beside them the shares of the logarithm of the speedup (LMDI)."
+            "The seconds that the faster model saves, shared out so that the order in which the factors are changed "
+            "does not matter (Shapley); beside them the shares of the logarithm of the speedup (LMDI). A total that "
+            "may be no difference has no shares."
         )
     for mode, pair in pairs:
-        title = f"{pair['other']['model']} against {pair['baseline']['model']}, {mode} length"
-        yield Figure(f"{title}: from the seconds of one to those of the other.", partial(pictures.waterfall, pair))
-        yield narrative.table(pair, title)
+        named = f"{pair['other']['model']} against {pair['baseline']['model']}, {mode} length"
+        intervals = pair.get("intervals", {})
+        bars = [
+            {"name": narrative.subject(name), "stage": name if name in (*STAGE_NAMES, UNATTRIBUTED) else DECODE.name}
+            | {"saved": seconds, "interval": intervals.get("seconds", {}).get(name)}
+            for name, seconds in pair["seconds"].items()
+        ]
+        bars.append({"name": "All", "stage": "e2e", "saved": pair["saved"], "interval": intervals.get("saved")})
+        yield Figure(f"{named}: ms saved, with intervals; left of the line, and striped: lost.", "saved", bars)
+        yield narrative.table(pair, named)
+
+
+def _timeline(found: Found) -> Iterator[Part]:
+    if line := found["timeline"]:
+        how = "" if line["starts"] == "measured" else ", the stages laid end to end"
+        said = f"The median pass of each model on {line['sample']} at {line['mode']} length{how}; a tick is a token."
+        yield Figure(said, "timeline", line)
 
 
 def _tokens(found: Found, passes: Mapping[str, Sequence[SampleLine]]) -> Iterator[Part]:
@@ -146,12 +196,19 @@ def _tokens(found: Found, passes: Mapping[str, Sequence[SampleLine]]) -> Iterato
         rows.append(of | each["tokens"] | {"tokens/s": each["output_throughput"], "finished_by": reasons})
     yield of_records("New tokens", OF | TOKENS, rows)
     titles = {"ttft": "ttft, without load", "tpot": "tpot", "itl": "itl: the gaps between tokens"}
-    for what, title in titles.items():
-        yield of_records(title, OF | QUANTILES, [of | each[what] for of, each in summaries if each[what]])
+    for what, heading in titles.items():
+        yield of_records(heading, OF | QUANTILES, [of | each[what] for of, each in summaries if each[what]])
     for mode, kept in passes.items():
-        if any(len(row.get("itl", ())) > 1 for row in kept):
-            said = f"The gap before each token at {mode} length: median, and up to p90."
-            yield Figure(said, partial(pictures.latency, kept))
+        models = by_model(row for row in kept if len(row.get("itl", ())) > 1)
+        if models:
+            said = f"ms before each token at {mode} length: mean, and up to p90."
+            yield Figure(said, "gaps", {model: _gaps(own) for model, own in models.items()})
+
+
+def _gaps(rows: Sequence[SampleLine]) -> dict[str, list[float]]:
+    """Give of each position the mean gap and its p90, over the passes that reach it."""
+    gaps = np.array(list(zip_longest(*(row["itl"] for row in rows), fillvalue=np.nan)))
+    return {"mean": np.nanmean(gaps, axis=1).tolist(), "p90": np.nanquantile(gaps, 0.9, axis=1).tolist()}
 
 
 def _machine(found: Found) -> Iterator[Part]:
@@ -165,8 +222,8 @@ def _machine(found: Found) -> Iterator[Part]:
     rows = [of | {"stage": name} | use for of, stages in _of(found, "utilisation") for name, use in stages.items()]
     yield of_records("Utilisation; of decode, a step", OF | USE, rows)
     peaks = [of | each["peak_bytes"] for of, each in _of(found, "models") if each["peak_bytes"]]
-    title = "Peak device memory, the model's own weights included"
-    yield of_records(title, OF | dict.fromkeys(STAGE_NAMES, GIBI), peaks)
+    heading = "Peak device memory, the model's own weights included"
+    yield of_records(heading, OF | dict.fromkeys(STAGE_NAMES, GIBI), peaks)
     if not peaks:
         yield "Peak memory by stage is measured on a GPU only."
 
@@ -174,7 +231,7 @@ def _machine(found: Found) -> Iterator[Part]:
 def _cold(found: Found) -> Iterator[Part]:
     rows = [{"model": model} | cold for model, cold in found["cold"].items() if cold["samples"]]
     said = "The load stage with the file dropped from the page cache, beside the one that all other tables show."
-    yield of_records("Load, medians", COLD, rows, said)
+    yield of_records("Load", COLD, rows, said)
     reasons = sorted({reason for cold in found["cold"].values() for reason in cold["not_cold"]})
     yield from (f"No cold load was timed for some samples: {reason}." for reason in reasons)
 
@@ -182,14 +239,16 @@ def _cold(found: Found) -> Iterator[Part]:
 def _scaling(found: Found) -> Iterator[Part]:
     for study, models in found["scaling"].items():
         unit = "seconds of the clip" if study == DURATIONS else "new tokens"
-        for model, curves in models.items():
-            at = {stage: {f"at {size:g}": each for size, each in curve["points"]} for stage, curve in curves.items()}
-            rows = [{"stage": stage} | at[stage] | (curve["growth"] or {}) for stage, curve in curves.items()]
-            units = {"stage": WORDS, **dict.fromkeys(at["e2e"], MS), "exponent": RATIO, "interval": RATIO}
-            yield of_records(f"{model} against {unit}", units, rows)
-        if any(curves["e2e"]["growth"] for curves in models.values()):
-            said = f"Median seconds of each stage against {unit}, on logarithmic axes."
-            yield Figure(said, partial(pictures.scaling, models, unit))
+        rows = [
+            {"model": model, "stage": stage} | curve["growth"]
+            for model, curves in models.items()
+            for stage, curve in curves.items()
+            if curve["growth"]
+        ]
+        said = f"ms of each stage against {unit}, on logarithmic axes, and the exponents of their growth."
+        if rows:
+            exponents = of_records(f"Exponents against {unit}", GROWTH, rows)
+            yield Figure(said, "scaling", {"models": models, "unit": unit}, exponents)
 
 
 def _drafting(found: Found) -> Iterator[Part]:

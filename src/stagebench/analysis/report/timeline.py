@@ -1,0 +1,50 @@
+"""One pass over time: when its stages began and its tokens came, for a picture and for viewers of traces."""
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+from stagebench.analysis.samples import SampleLine, by_model, median_passes
+from stagebench.core.stages import STAGE_NAMES
+
+
+def timeline(rows: Sequence[SampleLine]) -> dict[str, Any]:
+    """Return the median pass of every model on the sample that takes the first of them the middle time; in seconds."""
+    passes = {model: median_passes(own) for model, own in by_model(rows).items()}
+    every = [sample for sample in next(iter(passes.values())) if all(sample in own for own in passes.values())]
+    if not every:
+        return {}
+    by_time = sorted(every, key=lambda sample: next(iter(passes.values()))[sample]["e2e"])
+    sample = by_time[(len(by_time) - 1) // 2]
+    lines = {model: own[sample] for model, own in passes.items()}
+    measured = all(line.get("starts", {}).keys() >= set(STAGE_NAMES) for line in lines.values())
+    return {
+        "sample": sample,
+        "mode": rows[0]["mode"],
+        "starts": "measured" if measured else "laid end to end",
+        "passes": {model: _of(line, measured) for model, line in lines.items()},
+    }
+
+
+def _of(line: SampleLine, measured: bool) -> dict[str, Any]:
+    seconds = [line["seconds"][stage] for stage in STAGE_NAMES]
+    starts = line["starts"] if measured else dict(zip(STAGE_NAMES, accumulate(seconds, initial=0.0), strict=False))
+    stages = {stage: [starts[stage], line["seconds"][stage]] for stage in STAGE_NAMES}
+    return {"e2e": line["e2e"], "stages": stages, "tokens": line.get("token_times", []) if measured else []}
+
+
+def to_trace(shown: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a timeline as events of Chrome's trace format, which Perfetto reads: a process a model, in microseconds."""
+    events: list[dict[str, Any]] = []
+    for process, (model, own) in enumerate(shown["passes"].items(), 1):
+        name = {"name": f"{model}: {shown['sample']}, {shown['mode']} length"}
+        events.append({"ph": "M", "name": "process_name", "pid": process, "args": name})
+        for thread, what in enumerate(("stages", "tokens"), 1):
+            at = {"pid": process, "tid": thread}
+            events.append({"ph": "M", "name": "thread_name", **at, "args": {"name": what}})
+        of = {"pid": process, "cat": "stage"}
+        for stage, (start, seconds) in own["stages"].items():
+            events.append({"ph": "X", "name": stage, "ts": start * 1e6, "dur": seconds * 1e6, "tid": 1, **of})
+        for number, at_second in enumerate(own["tokens"], 2):  # prefill gives the first
+            events.append({"ph": "i", "name": f"token {number}", "ts": at_second * 1e6, "s": "t", "tid": 2, **of})
+    return {"displayTimeUnit": "ms", "traceEvents": events, "otherData": {"starts": shown["starts"]}}
