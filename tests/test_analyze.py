@@ -1,6 +1,7 @@
 """`stagebench analyze`: one small run, what became of it, and how it goes on after a kill."""
 
 import functools
+import io
 import json
 import os
 import shutil
@@ -10,14 +11,25 @@ from collections import Counter
 from dataclasses import replace
 
 import made_up_analysis
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from stagebench.analysis.attribution import attribute, mean_of
-from stagebench.analysis.experiments import measured_roofline, runner
+from stagebench.analysis.experiments import measured_roofline, runner, thumbnails
 from stagebench.analysis.experiments.runner import drop_from_page_cache
-from stagebench.analysis.samples import SAMPLES_FILE, costs_by_sample, read_run, read_samples, select
+from stagebench.analysis.samples import (
+    SAMPLES_FILE,
+    THUMBNAILS,
+    costs_by_sample,
+    read_run,
+    read_samples,
+    select,
+    thumbnail_of,
+)
 from stagebench.cli import main
+from stagebench.core.artifacts import Media
 from stagebench.core.errors import StageError
 from stagebench.core.settings import ModelSettings
 from stagebench.core.stages import STAGE_NAMES
@@ -95,6 +107,26 @@ def test_each_model_gets_its_own_kind_of_media_where_there_is_one(finished):
     assert shown["eventgpt", "scene"] == "scene.npy"
     assert shown["llava-1.5", "scene"] == "scene.mp4"
     assert shown["eventgpt", "straße_1"] == "straße_1.mp4"
+
+
+def test_what_the_models_saw_is_noted_and_shown_in_the_report(finished):
+    rows = [row for row in select(read_samples(finished[0] / SAMPLES_FILE)) if row["study"] == "main"]
+    seen = {(row["sample"], row["path"]): row["media"] for row in rows}
+    kinds = {shown: (media["kind"], media["images"]) for shown, media in seen.items()}
+    assert kinds["scene", "scene.npy"] == ("events", 5)
+    assert kinds["scene", "scene.mp4"][0] == kinds["straße_1", "straße_1.mp4"][0] == "frames"
+    kept = {thumbnail_of(*shown) for shown in seen}
+    assert {path.relative_to(finished[0]) for path in (finished[0] / THUMBNAILS).iterdir()} == kept
+    page = (finished[0] / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == len(kept) == 3
+    assert "2 of 2 samples, as the models see them" in page
+
+
+@pytest.mark.parametrize(("images", "size"), [(1, (120, 90)), (5, (608, 90)), (8, (486, 182)), (30, (486, 182))])
+def test_a_thumbnail_shows_up_to_eight_images(images, size):
+    frames = tuple(np.full((480, 640, 3), i, np.uint8) for i in range(images))
+    sheet = thumbnails._sheet(Media(frames, "frames", images, 1, None))
+    assert Image.open(io.BytesIO(sheet)).size == size
 
 
 def test_what_failed_before_the_run_and_in_it_is_named(finished):

@@ -16,13 +16,13 @@ from made_up_analysis import MODELS, TEXT, row, rows, run
 
 from stagebench.analysis import narrative
 from stagebench.analysis.report import write_report
-from stagebench.analysis.report.document import Figure, Folded, brief, ticks
+from stagebench.analysis.report.document import Figure, Folded, brief, ticks, to_html
 from stagebench.analysis.report.report_data import report_data, shared
 from stagebench.analysis.report.sections import headlines, sections, title
 from stagebench.analysis.report.timeline import timeline, to_trace
-from stagebench.analysis.samples import SAMPLES_FILE, read_run, read_samples
+from stagebench.analysis.samples import SAMPLES_FILE, read_run, read_samples, thumbnail_of
 from stagebench.core.errors import AnalysisError
-from stagebench.core.json_files import write_json
+from stagebench.core.json_files import write_bytes, write_json
 from stagebench.core.shown import MS, Table
 from stagebench.core.stages import STAGES
 
@@ -122,6 +122,19 @@ def test_warnings_lie_folded_behind_the_results_by_their_kind(folder):
 def test_every_pass_and_every_failure_is_a_row_of_the_last_table(page, folder):
     assert page.tags.count(("tr", {"class": "more"})) == len(rows()) - 1
     assert "failed: clip.mp4: must be whole" in page.cells
+
+
+def test_a_picture_is_shown_beside_its_file_if_it_is_one_and_all_files_are_listed(tmp_path):
+    media = {"kind": "events", "images": 5, "width": 640, "height": 480, "bytes": 8, "span": 0.5}
+    lines = [row("quick", i) | {"path": f"{i}.npy", "media": media} for i in range(3)]
+    found = report_data(run(), lines)
+    for i, data in enumerate((b"\xff\xd8\xff a picture", b"<svg onload=...")):
+        write_bytes(tmp_path / thumbnail_of(f"s{i}", f"{i}.npy"), data)
+    gallery, folded = sections(found, lines, tmp_path)["Media"]
+    assert [(sample, [each["file"] for each in files]) for sample, files in gallery.data] == [("s0", ["0.npy"])]
+    assert folded.line == "All files: 3"
+    assert folded.table.grid()[2][2] == ["s2", "2.npy", "events", "5", "640", "480", "0.500", "0.00"]
+    assert 'alt="5 event images of 0.npy"' in to_html("x", {"Media": [gallery, folded]})
 
 
 def pair(**speedup):

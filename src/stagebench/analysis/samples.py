@@ -5,6 +5,7 @@ lines are only ever added, one a pass: a kill loses at most the pass in hand. Wh
 every key that an analysis takes is there, every number is one.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +28,7 @@ from stagebench.core.stages import DECODE, IN_GENERATE, ONCE, STAGE_NAMES
 
 RUN_FILE = "run.json"
 SAMPLES_FILE = "samples.jsonl"
+THUMBNAILS = "thumbnails"
 MAIN, DURATIONS, NEW_TOKENS = STUDIES = ("main", "durations", "new_tokens")  # samples, growth with clip and text
 MODES = ("natural", "fixed")  # lengths of generation
 KEY = ("study", "value", "model", "sample", "mode", "pass")  # what makes two lines the same measurement
@@ -52,6 +54,17 @@ class FailedLine(_Pass, total=False):
     error: Text
 
 
+class SeenMedia(TypedDict):
+    """What a model saw of a sample."""
+
+    kind: Text
+    images: Count
+    width: Count  # of the first image, in pixels
+    height: Count
+    bytes: Count  # read
+    span: Spread | None  # seconds between the first and the last thing shown, where known
+
+
 class SampleLine(FailedLine, total=False):
     """One pass of one sample through one model, in the `order` of the run; `seconds`, `work` and `peak_bytes` by stage.
 
@@ -73,6 +86,7 @@ class SampleLine(FailedLine, total=False):
     token_times: list[Spread]  # when each further token was known
     work: Object
     peak_bytes: dict[str, Count]
+    media: SeenMedia
     cold_load: Spread
     not_cold: Text
 
@@ -173,6 +187,11 @@ def require_sample(line: Any, where: str) -> SampleLine:
     return cast(SampleLine, line)
 
 
+def thumbnail_of(sample: str, path: str) -> Path:
+    """Return where the picture of what a file shows of a sample lies in the folder of a run."""
+    return Path(THUMBNAILS, f"{hashlib.sha256(f'{sample}/{path}'.encode()).hexdigest()[:16]}.jpg")
+
+
 def read_run(folder: Path) -> ExperimentRun:
     """Read `run.json`; raise AnalysisError where it is missing, damaged, or of another stagebench."""
     where = f"the run {folder / RUN_FILE}"
@@ -233,8 +252,8 @@ class SampleLog:
     """The folder of an experiment that is being worked on, by one process at a time, as `open_log` finds it."""
 
     def __init__(self, folder: Path, file: Any, run: ExperimentRun, lines: list[SampleLine]) -> None:
-        self.run, self.lines = run, lines
-        self._folder, self._file = folder, file
+        self.folder, self.run, self.lines = folder, run, lines
+        self._file = file
         self._done = {key_of(line) for line in lines}
 
     def begin_session(self, session: dict[str, Any]) -> None:
@@ -244,7 +263,7 @@ class SampleLog:
 
     def save_run(self) -> None:
         """Write `run.json`, after a session has learnt something."""
-        write_json(self._folder / RUN_FILE, self.run)
+        write_json(self.folder / RUN_FILE, self.run)
 
     def has(self, key: Key) -> bool:
         """Return whether this has been measured, or has failed."""

@@ -121,16 +121,21 @@ def json_text(data: Any) -> str:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON atomically; see `write_text`."""
+    """Write JSON atomically; see `write_bytes`."""
     write_text(path, json_text(data))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text atomically; raise StagebenchError where it can't be written."""
+    """Write a text in UTF-8; see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically; raise StagebenchError where it can't be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:
         raise StagebenchError(f"can't write {path}: {error.strerror}") from error

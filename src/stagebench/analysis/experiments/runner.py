@@ -14,6 +14,7 @@ import torch
 from stagebench.analysis.experiments.dataset import Entry, one_line, path_shown
 from stagebench.analysis.experiments.design import Task
 from stagebench.analysis.experiments.measured_roofline import BytesMoved, measure_ceilings
+from stagebench.analysis.experiments.thumbnails import keep_thumbnail, note
 from stagebench.analysis.samples import KEY, MAIN, SampleLine, SampleLog, sample_of
 from stagebench.backends.load import load_model
 from stagebench.core.artifacts import Sample
@@ -76,7 +77,7 @@ def measure(experiment: Experiment, log: SampleLog) -> Iterator[SampleLine]:
             session["together"] = len(models) == len(names)
             vocabularies |= {model.name: _ordinary_tokens(model) for model in models}
             session["same_tokens"] = _same_tokens(vocabularies)
-            workers = {model.name: _Worker(experiment, model) for model in models}
+            workers = {model.name: _Worker(experiment, model, log.folder) for model in models}
             session["proofs"] |= {name: worker.proofs for name, worker in workers.items()}
             log.save_run()
             for task in left:
@@ -117,8 +118,8 @@ class _Worker:
     Of each mode `proofs` keep the seconds that this took, counters by stage, bytes by stage, and on a GPU peak bytes.
     """
 
-    def __init__(self, experiment: Experiment, model: VisionLanguageModel) -> None:
-        self._experiment, self._model = experiment, model
+    def __init__(self, experiment: Experiment, model: VisionLanguageModel, folder: Path) -> None:
+        self._experiment, self._model, self._folder = experiment, model, folder
         self._tokens: dict[tuple[Sample, GenerationSettings], tuple[tuple[int, ...], ...]] = {}
         tasks = [task for task in experiment.tasks if task.block.study == MAIN]
         sample, modes = self._readable(tasks), {task.mode: task.generation for task in tasks}
@@ -160,15 +161,18 @@ class _Worker:
         line: Any = dict(zip(KEY, task.key, strict=True)) | {"sequence": task.entry.sequence, "order": order}
         try:
             sample = self._experiment.sample(task.entry, self._model)
+            path, images = one_line(sample.path.name), self._model.images_per_sample
+            if task.block.study == MAIN:
+                keep_thumbnail(self._folder, task.entry.id, path, sample, images)
             line |= self._cold_load(sample) if task.cold else {}
-            load(sample, self._model.images_per_sample)  # so that the pass finds the file in the page cache
+            seen = note(load(sample, images))  # so that the pass finds the file in the page cache
             before, options = self._model.setups, task.generation.options()
             run = timed_pass(self._model, sample, options)
             if self._model.setups > before:  # for a shape that no proof has seen
                 require_text(self._model, sample, options, run.generation.token_ids[0])
             first = self._tokens.setdefault((sample, task.generation), run.generation.token_ids)
             check_passes(self._model, [run], first)
-            line = sample_of(run, task.mode) | line | {"path": one_line(sample.path.name)}
+            line = sample_of(run, task.mode) | line | {"path": path, "media": seen}
             line["work"] = {DECODE.name: run.generation.work()}
         except (StagebenchError, torch.OutOfMemoryError) as error:
             line["error"] = one_line(error)

@@ -29,7 +29,7 @@ def write_report(folder: Path) -> dict[str, Any]:
     run, rows = read_run(folder), read_samples(folder / SAMPLES_FILE)
     found = report_data(run, rows)
     report = found | {"summary": headlines(found)}
-    laid_out = sections(found, rows)
+    laid_out = sections(found, rows, folder)
     write_json(folder / "report.json", report)
     write_text(folder / "report.md", to_markdown(title(found), laid_out))
     write_text(folder / "report.html", to_html(title(found), laid_out))

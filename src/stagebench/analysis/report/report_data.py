@@ -46,6 +46,7 @@ def report_data(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, Any
         "modes": {mode: _mode(run, own) for mode, own in modes.items()},
         "cold": {model: _cold(own) for model, own in by_model(main).items()},
         "timeline": timeline(freest),
+        "media": _media(good),
         "texts": _texts(freest),
         "drafting": _drafting(run, freest),
         "scaling": {study: _scaling(select(good, study=study)) for study in (samples.DURATIONS, samples.NEW_TOKENS)},
@@ -230,6 +231,12 @@ def _cold(rows: Sequence[SampleLine]) -> dict[str, Any]:
         return found
     cold, warm = (fmean(side) for side in zip(*pairs, strict=True))
     return found | {"cold": cold, "warm": warm, "ratio": cold / warm}
+
+
+def _media(rows: Sequence[SampleLine]) -> list[dict[str, Any]]:
+    """List what was shown of each sample, once for all models that saw it."""
+    seen = {(str(row["sample"]), row["path"]): row.get("media", {}) for row in rows if "path" in row}
+    return [media | {"sample": sample, "file": path} for (sample, path), media in sorted(seen.items())]
 
 
 def _texts(rows: Sequence[SampleLine]) -> list[dict[str, Any]]:

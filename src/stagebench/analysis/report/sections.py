@@ -3,9 +3,11 @@
 Every number comes out of `report_data`, so that all reports show the same; the passes are here for the pictures.
 """
 
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +16,14 @@ from stagebench.analysis import narrative
 from stagebench.analysis.attribution import UNATTRIBUTED
 from stagebench.analysis.report.document import Figure, Folded, Part, Sections, without_empty
 from stagebench.analysis.report.report_data import shared
-from stagebench.analysis.samples import DURATIONS, MAIN, SampleLine, by_model, select
+from stagebench.analysis.samples import DURATIONS, MAIN, SampleLine, by_model, select, thumbnail_of
 from stagebench.core.shown import COUNT, MEGA, MS, PERCENT, RATIO, SENTENCES, WORDS, Table, Unit, of_records
 from stagebench.core.stages import DECODE, STAGE_NAMES
 
 Found = Mapping[str, Any]
 
 OF = {"model": WORDS, "length": WORDS}  # the first columns of a table over models and modes
-ONE_DIGIT, GIBI = Unit("{:,.1f}"), Unit("{:.2f}", 2**-30, "GiB")
+ONE_DIGIT, GIBI, SECONDS = Unit("{:,.1f}"), Unit("{:.2f}", 2**-30, "GiB"), Unit("{:.3f}", label="s")
 SPREAD = {"mean": MS, "interval": MS, "p90": MS, "cv": PERCENT, "share": PERCENT}
 TOKENS = {"mean": ONE_DIGIT, "p90": COUNT, "finished_by": WORDS, "tokens/s": ONE_DIGIT}
 QUANTILES = {"mean": MS, "p90": MS, "p99": MS, "count": COUNT}
@@ -31,6 +33,9 @@ COLD = {"model": WORDS, "samples": COUNT, "cold": MS, "warm": MS, "ratio": RATIO
 AGREEMENT = {"draft": WORDS, "target": WORDS, "first_token": PERCENT, "acceptance": PERCENT, "mean_prefix": RATIO}
 SPECULATION = {"draft_tokens": COUNT, "decode_speedup": RATIO, "e2e_speedup": RATIO}
 GROWTH = {"model": WORDS, "stage": WORDS, "exponent": RATIO, "interval": RATIO}
+MEDIA = {"sample": WORDS, "file": WORDS, "kind": WORDS, "images": COUNT, "width": COUNT, "height": COUNT}
+MEDIA |= {"span": SECONDS, "bytes": MEGA}
+JPEG, GALLERY = b"\xff\xd8\xff", 24  # how such a file begins, and how many samples are shown
 KEYS = (("key", WORDS), ("value", SENTENCES))
 TEXTS = {"model": WORDS, "tokens": COUNT, "finish_reason": WORDS, "text": SENTENCES}
 
@@ -48,8 +53,11 @@ def title(found: Found) -> str:
     return f"stagebench: {here['models']}{weights} on {here['device']}"
 
 
-def sections(found: Found, rows: Sequence[SampleLine]) -> Sections:
-    """Lay out a report of what `report_data` found in these rows; a section without anything to say is left out."""
+def sections(found: Found, rows: Sequence[SampleLine], folder: Path | None = None) -> Sections:
+    """Lay out a report of what `report_data` found in these rows; a section without anything to say is left out.
+
+    The folder of the run has the thumbnails.
+    """
     main = select(rows, study=MAIN)
     passes = {mode: shared(select(main, mode=mode)) for mode in found["modes"]}
     fits = [of | line for of, line in _of(found, "fits")]
@@ -65,6 +73,7 @@ def sections(found: Found, rows: Sequence[SampleLine]) -> Sections:
         "Memory and machine": _machine(found),
         "Draft and target": _drafting(found),
         "Texts side by side": _texts(found),
+        "Media": _media(found, folder),
         "Every pass": [Figure("Every pass; a name opens it. Times are in ms.", "every_pass", rows)],
         "Warnings": _warnings(found),
         "Failed and skipped": _failures(found),
@@ -258,6 +267,20 @@ def _drafting(found: Found) -> Iterator[Part]:
     )
     rows = [each | each["agreement"] | each.get("speculation", {}) for each in found["drafting"]]
     yield of_records("Speculative decoding", AGREEMENT | SPECULATION, rows, said)
+
+
+def _media(found: Found, folder: Path | None) -> Iterator[Part]:
+    pictures: dict[str, list[dict[str, Any]]] = {}
+    for each in found["media"]:
+        path = folder / thumbnail_of(each["sample"], each["file"]) if folder else None
+        if path and "kind" in each and path.is_file() and (data := path.read_bytes()).startswith(JPEG):
+            pictures.setdefault(each["sample"], []).append(each | {"jpeg": b64encode(data).decode("ascii")})
+    if pictures:
+        few = list(pictures.items())[:: -(-len(pictures) // GALLERY)]
+        said = f"{len(few)} of {len(pictures)} samples, as the models see them."
+        yield Figure(said, "gallery", few)
+    if found["media"]:
+        yield Folded(f"All files: {len(found['media'])}", of_records("", MEDIA, found["media"]))
 
 
 def _texts(found: Found) -> Iterator[Part]:
