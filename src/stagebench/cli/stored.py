@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
-from stagebench.cli.commands import JSON, PATH, DecidingCommand
+from stagebench.cli.commands import HTML, JSON, PATH, DecidingCommand
 from stagebench.cli.output import Console, write_json_to
 from stagebench.core.errors import GateError
+from stagebench.core.json_files import write_text
 from stagebench.core.places import Place
 from stagebench.core.results import read_at, short_name, versioned
 from stagebench.core.settings import LoadSettings
@@ -17,7 +18,9 @@ from stagebench.core.shown import CHANGE, COUNT, MS, PERCENT, WORDS, Table, cell
 from stagebench.core.statistics import unsteady
 from stagebench.gate import decide
 from stagebench.gate.limits import RULES_FILE, read_rules
+from stagebench.gate.stored_decision import read_decision
 from stagebench.gate.trend import MIN_SIDE, Change, Run, Series, read_history, series_of
+from stagebench.gate.trend_page import require_page_extra, to_html
 from stagebench.gate.verdicts import Decision
 from stagebench.media.events.npy import require_free, write_folder
 from stagebench.media.events.recordings import load_event_arrays, size_of_recording
@@ -57,14 +60,23 @@ def compare_command(
     decision.rules_differ += decide.differing_markers(base, head)
 
 
-@click.command(name="trend", params=[JSON])
+@click.command(name="trend", params=[JSON, HTML])
 @click.argument("place", metavar="DIR", type=PLACE)
+@click.option("--verdicts", type=PATH, help="JSON of a gate, for the page; default: the last in .benchmarks/gate/.")
 @click.option("--recent", type=click.IntRange(min=1), help="Exit code 1 where a slowdown began in that many last runs.")
-def trend_command(place: Place, json_path: Path | None, recent: int | None) -> None:
+def trend_command(
+    place: Place, json_path: Path | None, html_path: Path | None, verdicts: Path | None, recent: int | None
+) -> None:
     """Look for changes in the runs that DIR, a folder or URL, holds, written by `pytest benchmarks --benchmark-json`.
 
     Runs are compared within an environment only. --recent asks about that of the last run; else the exit code is 0.
+    --html writes one file that needs no server: a line for each benchmark with its changes, and the verdicts of a gate.
     """
+    decision: Decision | None = None
+    if html_path:
+        require_page_extra()
+        verdicts = verdicts or max(Path(".benchmarks", "gate").glob("*/decision.json"), default=None)
+        decision = read_decision(verdicts) if verdicts else None
     with progress(Console(stderr=True)) as begin:
         environments, unreadable = read_history(place, begin)
     console = Console(stderr=str(json_path) == "-", highlight=False)
@@ -86,6 +98,8 @@ def trend_command(place: Place, json_path: Path | None, recent: int | None) -> N
         ]
         data = {"environments": kept, "unreadable": unreadable, "slower": [asdict(each) for each in slower]}
         write_json_to(json_path, versioned("report", data))
+    if html_path:
+        write_text(html_path, to_html(place, looked, decision))
     sys.exit(1 if slower else 0)
 
 
@@ -106,7 +120,7 @@ def _print_environment(console: Console, place: Place, runs: Sequence[Run], seri
     said = [line for each in series for change in each.changes for line in _described(change)]
     rounds = unsteady(read_at(place, runs[-1].name))
     for line, style in [*said, *((f"rounds of the last run: {found}", "yellow") for found in rounds)]:
-        console.print(cell(line), style=style, soft_wrap=True)
+        console.print(cell(line), style=style, soft_wrap=not (style and console.is_terminal))  # a command stays whole
 
 
 def _described(change: Change) -> Iterator[tuple[str, str]]:
