@@ -79,7 +79,7 @@ def test_what_fails_after_the_numbers_were_written_is_no_baseline(quick_suite, l
     add_to_conftest(quick_suite, LATE[late])
     quick_suite(KEEPERS[0])
     assert len(json.loads(run_of(quick_suite).read_text())["benchmarks"]) == 2
-    with pytest.raises(ResultsError, match=r"only if nothing failed|only if it came to its end"):
+    with pytest.raises(ResultsError, match=r"only if nothing failed|only if it is complete"):
         accept(quick_suite)
 
 
@@ -88,7 +88,7 @@ def test_a_run_that_was_stopped_does_not_become_a_baseline(quick_suite, stop):
     rewrite(quick_suite, *STOPPED[stop])
     with suppress(KeyboardInterrupt):  # pytester raises it once more
         quick_suite("-x", KEEPERS[0])
-    with pytest.raises(ResultsError, match=r"only if nothing failed|only if it came to its end"):
+    with pytest.raises(ResultsError, match=r"only if nothing failed|only if it is complete"):
         accept(quick_suite)
 
 
@@ -178,7 +178,7 @@ def test_what_is_left_out_on_purpose_has_not_vanished(marked, arguments):
 def test_a_run_of_a_part_of_the_suite_becomes_the_first_baseline_only_when_asked_to(marked, arguments):
     assert marked(*arguments, KEEPERS[0]).ret == 0
     root = marked.folder / "others"
-    with pytest.raises(ResultsError, match="of a part of the suite becomes a baseline by --partial"):
+    with pytest.raises(ResultsError, match="of a part of the suite needs --partial to become a baseline"):
         baseline.accept(marked.folder / "out.json", root, "try")
     assert baseline.accept(marked.folder / "out.json", root, "try", partial=True).is_file()
     assert baseline.accept(marked.folder / "out.json", root, "the same part again").is_file()

@@ -49,7 +49,7 @@ def test_equal_dependencies_need_no_other_interpreter(tmp_path):
 def test_other_dependencies_get_an_environment_of_their_own_once(tmp_path, wheel):
     base, head = checkout(tmp_path / "base", wheel), checkout(tmp_path / "head")
     python, said = find(tmp_path, base, head)
-    assert [line.startswith("the base depends on other packages than the head") for line in said] == [True]
+    assert [line.startswith("base and head have different dependencies") for line in said] == [True]
     done = subprocess.run([python, "-c", "import tiny; print(tiny.VALUE)"], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
     assert find(tmp_path, base, head) == (python, [])
@@ -89,7 +89,7 @@ def test_two_gates_at_once_build_it_once(tmp_path, monkeypatch):
 def test_what_cannot_be_installed_is_one_line(tmp_path):
     base = checkout(tmp_path / "base", f"tiny @ {(tmp_path / 'tiny-1.0-py3-none-any.whl').as_uri()}")
     head = checkout(tmp_path / "head")
-    with pytest.raises(GateError, match=r"give --base-python instead: .*$"):
+    with pytest.raises(GateError, match=r"use --base-python instead: .*$"):
         find(tmp_path, base, head)
 
 

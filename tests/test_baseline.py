@@ -132,7 +132,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     ("own", "message"),
     [
         ({"exit_status": 2}, "pytest's exit status 2"),
-        ({"regressed": [ENCODE]}, "a regressed run does not become a baseline"),
+        ({"regressed": [ENCODE]}, "a regressed run can't become a baseline"),
     ],
 )
 def test_an_interrupted_or_regressed_run_does_not_become_a_baseline(tmp_path, own, message):
@@ -176,7 +176,7 @@ def test_two_acceptances_at_once_lose_no_history(tmp_path, monkeypatch):
 
 
 def test_a_run_that_did_not_come_to_its_end_does_not_become_a_baseline(tmp_path):
-    with pytest.raises(ResultsError, match="only if it came to its end, got one that did not in"):
+    with pytest.raises(ResultsError, match="only if it is complete, got an interrupted one in"):
         baseline.accept(write(tmp_path / "out.json", a_run(complete=False)), tmp_path / "baselines", "try")
 
 

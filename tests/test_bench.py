@@ -111,7 +111,7 @@ def test_any_other_run_is_one_process():
 def test_results_without_a_time_of_each_process_are_refused(data):
     results = combined([0.3, 0.1])
     results["benchmarks"][0]["stats"]["data"] = data
-    with pytest.raises(ResultsError, match="must have a time of each process"):
+    with pytest.raises(ResultsError, match="must have a time for each process"):
         processes_of(results)
 
 
@@ -230,7 +230,7 @@ def test_a_recording_is_a_proof_and_the_processes_whose_medians_are_the_results(
 def test_what_is_recorded_is_not_measured_again_and_further_processes_join_it(recorded):
     before = processes(recorded)
     code, said = record(recorded, "--processes", 3)
-    assert (code, said.count("is there already"), said.count(" took ")) == (0, 3, 1), said
+    assert (code, said.count("exists already"), said.count(" took ")) == (0, 3, 1), said
     assert {name: processes(recorded)[name] for name in before} == before
     assert {b["extra_info"]["processes"] for b in results_of(recorded)["benchmarks"]} == {3}
 
@@ -246,7 +246,7 @@ def test_code_that_changes_while_it_is_recorded_is_refused_before_it_runs(tmp_pa
     (tmp_path / "conftest.py").write_text("raise ValueError")
     plan = recording.plan_of(tmp_path, 1, "", ())
     (tmp_path / "conftest.py").write_text("raise KeyError")
-    with pytest.raises(ResultsError, match="must stay as it was while it is recorded"):
+    with pytest.raises(ResultsError, match="must not change during a recording"):
         recording.Recording(tmp_path / "out", tmp_path, plan).measure(0, {})
 
 
@@ -267,7 +267,7 @@ def test_another_environment_is_refused_with_the_key_and_keeps_nothing(recorded)
 def test_a_selection_of_no_benchmark_is_refused_and_keeps_nothing(recorded):
     code, said = record(recorded, "--select", "nothing", out="none")
     expected = (
-        "stagebench: the proving process must run a benchmark beside the reference workload, "
+        "stagebench: the verifying process must run a benchmark besides the reference workload, "
         "got none of --select 'nothing'\n"
     )
     assert (code, said, (recorded / "none").exists()) == (2, expected, False)
@@ -368,7 +368,7 @@ def test_what_a_killed_recording_was_writing_is_swept_by_the_next_and_nothing_el
 def test_an_argument_that_is_not_the_users_to_give_is_refused_before_anything_runs(tmp_path, monkeypatch, argument):
     monkeypatch.chdir(ROOT)
     result = run_command("bench", tmp_path / "out", "--", "--stage-device", "cpu", argument, "x")
-    said = f"stagebench: what a recording runs and keeps is said by --select, --rounds and OUT, got {argument}\n"
+    said = f"stagebench: a recording must be chosen by --select, --rounds and OUT, got {argument}\n"
     assert (result.exit_code, result.output) == (2, said)
     assert list(tmp_path.iterdir()) == []
 
@@ -409,7 +409,7 @@ def test_more_work_fails_the_gate_and_never_becomes_a_baseline(stored):
     path.write_text(path.read_text().replace("8", "16"))
     code, said = record(stored, "--processes", 1, "--gate", out="new")
     assert (code, "frames_decoded: 8 before, 16 now" in said) == (1, True), said
-    with pytest.raises(ResultsError, match="a regressed run does not become a baseline"):
+    with pytest.raises(ResultsError, match="a regressed run can't become a baseline"):
         baseline.accept(stored / "new" / "results.json", stored / "baselines", "slower")
 
 

@@ -180,7 +180,10 @@ def test_a_process_counts_once(sides, tmp_path, how, side):
 def test_a_file_that_is_named_four_times_is_refused(sides):
     base, head = sides
     result = compare(*["--base", base / "0.json"] * 4, *["--head", head / "0.json"] * 4)
-    assert (result.exit_code, result.stderr) == (2, f"stagebench: a process counts once, got {base / '0.json'} twice\n")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"stagebench: a process counts once, got {base / '0.json'} twice\n",
+    )
 
 
 def test_a_copy_with_other_work_is_refused_beside_its_original_only(tmp_path):

@@ -80,7 +80,7 @@ def test_a_file_that_is_not_there_or_no_xml_names_nothing(tmp_path, text):
             b"pytest: error: unrecognized arguments: --x=1 --y\n  rootdir: /y\n",
             "a revision without the options --x=1 --y",
         ),
-        (5, b"1 deselected", "none that is selected"),
+        (5, b"1 deselected", "none selected"),
         (128 + signal.SIGKILL, b"", "a process killed by signal 9, Killed"),
         (168, b"", "a process killed by signal 40, Real-time signal 6"),
     ],

@@ -166,7 +166,7 @@ def test_first_benchmarks_that_fail_are_an_error_of_the_head(empty):
 
 def test_without_any_benchmark_it_says_how_to_name_one(empty):
     status, _, said = gate(empty, "--counters-only")
-    last = "the base must have a benchmark, got none that pytest finds; name its files behind --, or with "
+    last = "the base must have a benchmark, got none that pytest finds; name its files after --, or a model with "
     assert (status, said.splitlines()[-1].startswith(f"stagebench: {last}")) == (2, True), said
 
 

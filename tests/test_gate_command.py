@@ -108,7 +108,7 @@ def test_a_gate_keeps_the_run_of_every_process_and_nothing_else(project, nothing
     assert (scheduled["phase"], scheduled["block"], scheduled["position"], len(run["benchmarks"])) == ("first", 0, 1, 3)
     assert nothing_is_left(project)
     assert "and as many again for what those do not clear" in said
-    assert "not cleared, so measured once more: test_stage[a], test_stage[b]" in said
+    assert "not cleared, so measured again: test_stage[a], test_stage[b]" in said
 
 
 def test_the_runs_of_a_gate_are_no_part_of_the_working_tree_that_the_next_one_measures(project, git):
@@ -142,7 +142,7 @@ def test_a_crashed_benchmark_is_reported_with_its_last_lines(project, nothing_is
     kept = project.parent / "out" / "counters-00-1-head.txt"
     assert said.splitlines()[-1] == (
         "stagebench: the benchmarks of the head must pass, got test_stage[a]: ValueError: boom (and 1 more); "
-        f"all that it said is in {kept}"
+        f"its full output is in {kept}"
     )
     assert "Traceback" not in said
     assert ">       return sum(range(1000))" in kept.read_text() or "raise ValueError" in kept.read_text()
@@ -285,7 +285,7 @@ def test_rules_of_the_head_that_make_no_sense_are_reported_and_those_of_the_base
         file.write(f"[tool.stagebench.gate]\n{head}\n")
     code, decision, *_ = decision_of(project, "--counters-only")
     assert (code, len(decision["rules_differ"])) == (1, 1)
-    assert decision["rules_differ"][0].startswith("those of the head make no sense: ")
+    assert decision["rules_differ"][0].startswith("those of the head are invalid: ")
 
 
 def test_other_work_is_changed_until_it_is_allowed(project, git):
@@ -309,14 +309,14 @@ def test_too_few_blocks_to_decide_are_refused_before_anything_runs(tmp_path, blo
     done = CliRunner().invoke(main, ["gate", "--base", "nowhere", "--blocks", str(blocks), "--json", str(told)])
     assert (done.exit_code, json.loads(told.read_text())["exit_code"]) == (2, 2)
     assert done.stderr == (
-        "stagebench: --blocks must be at least 4, because a time takes 7 pairs of processes and a block has 2, "
+        "stagebench: --blocks must be at least 4, because a time needs 7 pairs of processes and a block has 2, "
         f"got {blocks}; --counters-only needs none\n"
     )
 
 
 def test_a_budget_is_a_time(tmp_path):
     done = CliRunner().invoke(main, ["gate", "--base", "nowhere", "--budget", "five"])
-    expected = """stagebench: --budget must be a time like "20us", "1.5 ms" or "5m", got 'five'\n"""
+    expected = """stagebench: --budget must be a time such as "20us", "1.5 ms" or "5m", got 'five'\n"""
     assert (done.exit_code, done.stderr) == (2, expected)
 
 
@@ -376,7 +376,7 @@ def test_times_of_other_work_are_not_compared_though_only_the_first_processes_co
     stages = ("test_stage[a]", "test_stage[b]")
     expected = [*((name, "changed") for name in stages), *((name, "incomparable") for name in stages)]
     assert (code, loud) == (1, expected), said
-    assert "not cleared, so measured once more" not in said
+    assert "not cleared, so measured again" not in said
 
 
 def test_two_gates_do_not_write_to_one_folder(project, monkeypatch):
@@ -446,7 +446,7 @@ def test_a_base_that_takes_turns_in_another_way_is_refused(taking_turns, git, no
     conftest.write_text(ours)
     seed = next(seed for seed in range(100) if schedule("first", 1, seed)[0].variant == first)
     code, _, said = run_gate(taking_turns, "--lockstep", "--seed", seed)
-    assert (code, "--lockstep needs revisions that take turns in the same way" in said) == (2, True), said
+    assert (code, "--lockstep needs one version of its protocol on both sides" in said) == (2, True), said
     assert nothing_is_left(taking_turns)
 
 

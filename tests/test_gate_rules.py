@@ -75,13 +75,13 @@ def test_the_floor_is_the_limit_of_what_is_very_short(seconds, limit):
         ("[tool.stagebench.gate]\nthreshold = '5%'", "threshold must be a number"),
         ("[tool.stagebench.gate]\nthreshold = true", "threshold must be a number"),
         ("[tool.stagebench.gate]\nthreshold = nan", "threshold must be a number"),
-        ("[tool.stagebench.gate]\nfloor = 20", 'floor must be a time like "20us"'),
+        ("[tool.stagebench.gate]\nfloor = 20", 'floor must be a time such as "20us"'),
         ("[tool.stagebench.gate]\nfloor = '20 parsecs'", "got '20 parsecs'"),
-        ("[tool.stagebench.gate]\nlimit = 1", "knows threshold and floor, got limit"),
+        ("[tool.stagebench.gate]\nlimit = 1", "may have threshold and floor, got limit"),
         ("[tool.stagebench.gate]\nrules = 1", "rules must be a list of tables"),
         ("[tool.stagebench.gate]\nrules = [1]", "a rule must be a table, got 1"),
         ("[tool.stagebench.gate]\nrules = [{threshold = 1}]", "a rule must have a match"),
-        ("[tool.stagebench.gate]\nrules = [{match = 'x', treshold = 1}]", "the rule 'x' knows threshold and floor"),
+        ("[tool.stagebench.gate]\nrules = [{match = 'x', treshold = 1}]", "the rule 'x' may have threshold and floor"),
         ("[tool.stagebench.gate.tolerance]\npeak_bytes = 'much'", "peak_bytes must be a number"),
     ],
 )
@@ -183,7 +183,7 @@ def test_the_smaller_of_two_tolerances_holds(tmp_path, base, head, tolerance, di
 def test_rules_of_the_head_that_make_no_sense_are_a_difference_in_one_line_and_those_of_the_base_hold(tmp_path, head):
     rules, (line,) = both(tmp_path, GATE + "threshold = 0.1", head)
     assert (rules.limit_of(DECODE, {}, {}), len(line.splitlines())) == (Limit(0.1), 1)
-    assert line.startswith("those of the head make no sense: ")
+    assert line.startswith("those of the head are invalid: ")
 
 
 def test_rules_of_the_base_that_make_no_sense_are_refused(tmp_path):

@@ -291,7 +291,7 @@ def test_a_trend_is_that_of_the_same_runs_in_a_store(tmp_path, store):
 def test_what_is_dropped_by_two_is_refused_to_the_second(run, place):
     accept(run(), place)
     baseline.drop(place_of(place), ENVIRONMENT, "the first")
-    with pytest.raises(ResultsError, match=f"a baseline that is dropped must be there, got none of {ENVIRONMENT} in"):
+    with pytest.raises(ResultsError, match=f"a baseline must exist to be dropped, got none of {ENVIRONMENT} in"):
         baseline.drop(place_of(place), ENVIRONMENT, "the second")
 
 

@@ -82,12 +82,12 @@ def test_nothing_in_a_text_is_more_than_a_name(tmp_path, key, text):
     kinds, html, links = looks_of(said)
     assert (kinds - TABLES, links, html) == (set(), [], ["<details><summary>1 that pass</summary>", "</details>"])
     assert (plain.isascii(), len(said) < 2000, len(names)) == (True, True, 2)
-    assert "the rules differ, and those of the base or the stricter ones hold: 2 times; the log" in said
+    assert "the rules differ, so the base's or the stricter ones hold: 2 times; see the log" in said
 
 
 def test_an_error_is_a_decision_without_its_words(tmp_path):
     code, said, _ = summary(tmp_path, decided(error="<b>@octocat</b>"))
-    expected = "### stagebench gate: could not be measured (an error)\n\nthe log of the gate says it\n\n"
+    expected = "### stagebench gate: could not be measured (an error)\n\nsee the log of the gate\n\n"
     assert (code, said) == (2, expected)
 
 

@@ -153,5 +153,5 @@ def test_a_recording_draws_before_each_process_and_not_while_it_runs(terminal, m
     monkeypatch.setattr(Recording, "measure", measured)
     with progress(Console(file=terminal.err)) as begin:
         Recording(tmp_path, tmp_path, {}).record(2, lambda line: None, begin)
-    names = ["proving process", "timing process 1", "timing process 2"]
+    names = ["verifying process", "timing process 1", "timing process 2"]
     assert seen == [(name, threading.active_count()) for name in names]

@@ -1,4 +1,4 @@
-"""Slower or not: verdicts, limits, trends, and both sides measured in turns. Importable without torch."""
+"""Slower or not: verdicts, limits, trends, and measuring both sides in turns. Importable without torch."""
 
 import sys
 from types import ModuleType
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class _Callable(ModuleType):
-    """This folder, which a program may call as `stagebench.gate`: its name is the function's too."""
+    """This package, callable as the function `stagebench.gate`, because both have one name."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Decide as `runner.gate.gate` does."""

@@ -1,4 +1,4 @@
-"""Find, replace and drop stored baselines: results that somebody accepted, in a folder for each environment."""
+"""Find, replace and drop stored baselines: accepted results, in one folder per environment."""
 
 import getpass
 import hashlib
@@ -20,45 +20,45 @@ from stagebench.core.places import Place, place_of
 from stagebench.core.results import NAMING, Accepted, Results, Session, by_name, each_read_at, read_results
 
 SHOWN = 10  # names of benchmarks in an error
-HISTORY = 20  # earlier acceptances that a baseline remembers; git, or the store, has the rest
-# In the folder of an environment: of a repository one file, which is replaced. A store has no locks, so there each
-# acceptance is a file of its own, by its number and content, and what was accepted at once may have the same number.
+HISTORY = 20  # earlier acceptances listed in a baseline; git, or the store, has the rest
+# In an environment's folder: one file, which is replaced. A store has no locks, so there each acceptance is a new file,
+# named by its number and content; simultaneous ones may have the same number.
 FILE_NAME, DROPPED = "baseline.json", "dropped.json"
 _FILE = re.compile(r"(\d{6}-[0-9a-f]{16}\.)?(baseline|dropped)\.json")
 
 
 def folder_of(identity: Mapping[str, str]) -> str:
-    """Name the folder of an environment: readable, and another one wherever any part of the identity differs."""
+    """Return the folder name of an environment: readable, and different for every different identity."""
     readable = "-".join(identity[key] for key in NAMING)
     slug = re.sub(r"[^a-z0-9.]+", "-", readable.lower()).strip("-")
-    kept = {key: value for key, value in identity.items() if ADDED.get(key) != value}  # as it was before these keys
+    kept = {key: value for key, value in identity.items() if ADDED.get(key) != value}  # as before these keys existed
     return f"{slug}-{hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
 def _latest(place: Place) -> dict[str, list[str]]:
-    """Return by environment the files that were accepted last, of which the last one counts."""
+    """Return by environment the last accepted files in order; the last one counts."""
     files = [name for name in place.names("*/*.json") if _FILE.fullmatch(PurePath(name).name)]
     return {here: [*names][-HISTORY:] for here, names in groupby(files, lambda name: name.partition("/")[0])}
 
 
 def stored(place: Place) -> dict[str, str]:
-    """Return the file of each baseline by its environment's folder."""
+    """Return each baseline's file by its environment's folder."""
     return {here: names[-1] for here, names in _latest(place).items() if not names[-1].endswith(DROPPED)}
 
 
 def each_stored(place: Place) -> dict[str, Results | ResultsError]:
-    """Read each baseline, by its environment's folder, to what it holds or why it can't be read."""
+    """Return each baseline, or the error of reading it, by its environment's folder."""
     names = stored(place)
     return dict(zip(names, each_read_at(place, [*names.values()]), strict=True))
 
 
 def find(place: Place, identity: Mapping[str, str]) -> str | None:
-    """Find the baseline of this very environment; None without one."""
+    """Return the baseline's file of exactly this environment; None without one."""
     return stored(place).get(folder_of(identity))
 
 
 def latest(place: Place, folder: str) -> tuple[list[str], list[Results]]:
-    """Return the last files of an environment, and what they hold; the last counts, others may be no results at all."""
+    """Return the last files of an environment, and the readable results in them; raise for an unreadable last one."""
     names = _latest(place).get(folder, [])
     found = [*each_read_at(place, names)]
     if found and isinstance(found[-1], ResultsError):
@@ -67,7 +67,7 @@ def latest(place: Place, folder: str) -> tuple[list[str], list[Results]]:
 
 
 def closest(place: Place, identity: Mapping[str, str]) -> str:
-    """Say what the closest baseline of another environment differs in, for lack of one of this."""
+    """Return how the closest baseline of another environment differs, in words."""
     apart = []
     for here, there in each_stored(place).items():
         if isinstance(there, ResultsError):
@@ -80,11 +80,11 @@ def closest(place: Place, identity: Mapping[str, str]) -> str:
 
 
 def accept(path: Path, place: Place | Path | str, reason: str, partial: bool = False) -> Path | str:
-    """Make results, of `pytest benchmarks --benchmark-json`, the baseline of their environment; return where it is.
+    """Make results of `pytest benchmarks --benchmark-json` the baseline of their environment; return its path or URL.
 
-    The reason is kept in it, with who, when, and what it replaces. Raise ResultsError where the run is empty, was
-    interrupted, failed, or got slower than was allowed; and, unless `partial`, where it was of a part of the suite, or
-    lacks benchmarks of the baseline that it would replace.
+    It records the reason, who, when, and what it replaces. Raise ResultsError where the run is empty, was interrupted,
+    failed, or exceeded its limits. Unless `partial`, raise it also where the run covers a part of the suite, or lacks
+    benchmarks of the replaced baseline.
     """
     results = read_results(path)
     _require_acceptable(results, path)
@@ -92,7 +92,7 @@ def accept(path: Path, place: Place | Path | str, reason: str, partial: bool = F
 
 
 def drop(place: Place, folder: str, reason: str) -> Path | str:
-    """Let an environment have no baseline any more; return where it is kept, with the reason, who and when."""
+    """Drop an environment's baseline; return where it is kept, with the reason, who and when."""
     return _store(place, folder, reason)
 
 
@@ -100,13 +100,13 @@ def _store(place: Place, folder: str, reason: str, results: Results | None = Non
     """Replace the baseline of an environment by results, or drop it."""
     if not reason.strip():
         raise ResultsError(f"a baseline needs a reason, got {reason!r}")
-    with place.held():  # no history is lost between reading what is there and replacing it
+    with place.held():  # so that no history is lost between reading and replacing
         names, before = latest(place, folder)
         there = before[-1] if names and not names[-1].endswith(DROPPED) else None
         if results and not partial:
             _require_whole(results, there)
         if not results and not there:
-            raise ResultsError(f"a baseline that is dropped must be there, got none of {folder} in {place}")
+            raise ResultsError(f"a baseline must exist to be dropped, got none of {folder} in {place}")
         kept, kind = (results, FILE_NAME) if results else (before[-1], DROPPED)
         kept["stagebench"]["accepted"] = _acceptance(kept, before, reason) | ({} if results else {"dropped": True})
         text = json_text(kept)
@@ -125,17 +125,17 @@ def _require_acceptable(results: Results, path: Path) -> None:
     only, failures = "a run becomes a baseline only if", f"{own['failed']} failures and pytest's exit status {status}"
     refusals = {
         "a baseline must hold at least one benchmark, got none": not results["benchmarks"],
-        f"{only} its work was proven, got --stage-times-only": own.get("times_only"),
-        f"a regressed run does not become a baseline, got {', '.join(own['regressed'])}": own["regressed"],
+        f"{only} its work was verified, got --stage-times-only": own.get("times_only"),
+        f"a regressed run can't become a baseline, got {', '.join(own['regressed'])}": own["regressed"],
         f"{only} nothing failed, got {failures}": own["failed"] or status,
-        f"{only} it came to its end, got one that did not": not own.get("complete", True),  # older ones do not say
+        f"{only} it is complete, got an interrupted one": not own.get("complete", True),  # absent in older runs
     }
     if refused := [said for said, holds in refusals.items() if holds]:
         raise ResultsError(f"{refused[0]} in {path}")
 
 
 def _require_whole(results: Results, replaced: Results | None) -> None:
-    """Refuse results without benchmarks of what they replace, or of a part of the suite, and of another part."""
+    """Refuse results that lack benchmarks of the replaced ones, or cover a different part of the suite."""
     there = by_name(replaced) if replaced else {}
     if lost := sorted(there.keys() - by_name(results).keys()):
         raise ResultsError(
@@ -145,13 +145,13 @@ def _require_whole(results: Results, replaced: Results | None) -> None:
     own = results["stagebench"]
     if own.get("selection") and (replaced is None or _part(own) != _part(replaced["stagebench"])):
         raise ResultsError(
-            f"a run of a part of the suite becomes a baseline by --partial, got {'; '.join(own['selection'])}, "
-            f"without {_some(own.get('deselected', ())) or 'what that leaves out'}"
+            f"a run of a part of the suite needs --partial to become a baseline, got {'; '.join(own['selection'])}, "
+            f"without {_some(own.get('deselected', ())) or 'the deselected benchmarks'}"
         )
 
 
 def _part(own: Session) -> object:
-    """Return which part of the suite results are of; a recording of before says it by its plan alone."""
+    """Return the part of the suite that results cover; older recordings have it in their plan alone."""
     return own.get("recording", {}).get("select") or own.get("selection", [])
 
 
@@ -161,9 +161,9 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _acceptance(results: Results, before: Sequence[Results], reason: str) -> Accepted:
-    """Say who accepts results and why, and which results of whose acceptance they replace."""
+    """Return who accepts results and why, and which results they replace."""
     replaced = before[-1] if before else None
-    sha256 = hashlib.sha256(json_text(replaced).encode()).hexdigest()  # whatever the layout of its file
+    sha256 = hashlib.sha256(json_text(replaced).encode()).hexdigest()  # independent of its file's layout
     return {
         "who": _who(),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -176,7 +176,7 @@ def _acceptance(results: Results, before: Sequence[Results], reason: str) -> Acc
 
 
 def history(kept: Sequence[Results]) -> list[dict[str, Any]]:
-    """Return who accepted, or dropped, what, when and why, the latest first, by what was accepted last."""
+    """Return who accepted or dropped what, when and why, from the last accepted files, the latest first."""
     accepted = [results["stagebench"].get("accepted", {}) for results in reversed(kept)]
     keys = "who", "when", "reason", "commit", "dropped"
     latest = [{key: each.get(key) for key in keys if key in each or key != "dropped"} for each in accepted]
@@ -189,8 +189,8 @@ def _commit(results: Results) -> str | None:
 
 
 def _who() -> str:
-    """Return the name that git signs commits with, else the user's."""
-    with suppress(OSError, subprocess.CalledProcessError):  # no git, or no name there
+    """Return git's user name, else the system's."""
+    with suppress(OSError, subprocess.CalledProcessError):  # no git, or no name in it
         return subprocess.check_output(("git", "config", "user.name"), text=True).strip()  # noqa: S607 # any git
     with suppress(OSError, KeyError):  # a user without a name, as in some containers
         return getpass.getuser()

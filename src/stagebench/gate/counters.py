@@ -1,7 +1,7 @@
-"""Judge counted work and content: they are exact, so that two runs decide.
+"""Judge counted work and content. Both are exact, so two runs decide.
 
-Less work is better for the same content only. Other content, or another number of what a stage works on, is `changed`
-whichever way it went, until a person lets it pass; none of a stage's own work is a regression.
+Less work is better for the same content only. Other content, or another amount of requested work, is `changed` in
+either direction, until a person allows it. None of a stage's own work is a regression.
 """
 
 import statistics
@@ -15,28 +15,27 @@ from stagebench.gate.limits import Rules
 from stagebench.gate.verdicts import Verdict
 
 ASKED = {key for stage in STAGES for key in stage.asked}
-"""Counters of what was asked for, not of what it took: with less of them a stage does other work, not less."""
+"""Counters of the requested work, not of its cost: with less of them a stage does other work, not less."""
 OWN = ASKED.union(*(stage.own for stage in STAGES))
-"""Counters of which a stage that has any can't do without: zero of them is a remembered result, not less work."""
+"""Counters that a stage needs if it has them: zero of them is a cached result, not less work."""
 CONTENT = {key for stage in STAGES for key in stage.content}
 ALIKE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 5e-2}
-"""How far features may lie apart by rounding, of the largest number, by dtype; other dtypes as float32."""
+"""By dtype, the largest distance of features that is rounding, relative to the largest number; default float32's."""
 FILES, PAGE = "bytes_from_files", 4096
-"""A counter that is not ours alone: what libraries read of their own accord, at times, is up to a page."""
-UNSTEADY = "differs between runs of the {}, so it does not count exactly"
+"""Libraries occasionally read up to a page of their own, which this counter includes."""
+UNSTEADY = "differs between runs of the {}, so it is not exact"
 
 Values = Mapping[str, Sequence[Any]]
-"""What the results of a side counted, and digested, for one benchmark: a value each, by name."""
+"""Counters and digests of one benchmark on one side: by name, one value for each of the results."""
 
 
 def judge_counters(
     base: Sequence[Results], head: Sequence[Results], rules: Rules, allowed: Collection[str] = ()
 ) -> list[Verdict]:
-    """Compare the counted work and the content of each benchmark, over the results that have any.
+    """Compare the counted work and the content of each benchmark.
 
-    Return a verdict for each counter and content that is not the same on both sides, one for the benchmarks that have
-    none such, and one that is not judged for each benchmark without counters. Of the `allowed` stages the content, or
-    the number of what they work on, may be another one.
+    Return a verdict for each counter and content that differs, one for each benchmark in which none differs, and an
+    unjudged one for each benchmark without counters. In `allowed` stages the content and the requested work may change.
     """
     alike = ALIKE.get(head[0]["machine_info"]["dtype"], ALIKE["float32"])
     found = []
@@ -51,24 +50,24 @@ def judge_counters(
 
 
 def does_other_work(verdict: Verdict) -> bool:
-    """Return whether the times of the benchmark say nothing: the stage got other work, or did none of its own."""
+    """Return whether times can't be compared, because the stage got other work, or did none of its own."""
     none = verdict.verdict == "regression" and verdict.head == 0 and _key(verdict.counter or "") in OWN
     return verdict.verdict == "changed" or none
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """One benchmark, and what it is judged by."""
+    """One benchmark with its criteria."""
 
     name: str
     stage: str | None
     rules: Rules
     allowed: Collection[str]
     alike: float
-    ours: bool  # whether its counters are: those of a stranger mean nothing more by a name that ours have too
+    ours: bool  # whether its counters are ours; others may share a name without its meaning
 
     def judge(self, before: Values, after: Values) -> list[Verdict]:
-        """Give all verdicts on it: on what it was asked for and what it made first, which the others depend on."""
+        """Return all verdicts: first on requested work and content, on which the others depend."""
         if not (before or after):
             reason = "not counted: it has no counters"
             return [] if is_reference(self.name) else [Verdict(self.name, "uncounted", "pass", reason, 0)]
@@ -89,7 +88,7 @@ class _Case:
     def _verdict(
         self, verdict: str, key: str, reason: str, old: float | None = None, new: float | None = None
     ) -> Verdict:
-        """Give a verdict on a counter or content; where it is "changed", a person may have let that stage's pass."""
+        """Return a verdict on a counter or content; a "changed" one passes in an allowed stage."""
         stage, allowed = self._stage_of(key), None
         if verdict == "changed" and stage in self.allowed:
             verdict, reason, allowed = "pass", f"allowed: {reason}", stage
@@ -98,7 +97,7 @@ class _Case:
         return Verdict(self.name, "counter", verdict, f"{key}: {reason}", 1, old, new, counter=key, allowed=allowed)
 
     def _asked(self, key: str, before: Sequence[Any], after: Sequence[Any]) -> Verdict | None:
-        """Compare what was asked for, or what was made; the first of the base stands for all that are like it."""
+        """Compare requested work or content with the base's first value, which all others of the base must equal."""
         old, new = before[0], max(after, key=lambda value: _distance(before[0], value))
         rounding = self.alike if isinstance(old, list) else 0.0
         if any(_distance(old, value) > rounding for value in before):
@@ -117,7 +116,7 @@ class _Case:
     def _took(
         self, key: str, before: Sequence[float], after: Sequence[float], other: Collection[str | None]
     ) -> Verdict | None:
-        """Compare what the work took, for what was asked for by then: `other` are the stages that changed."""
+        """Compare the cost of the work; `other` are the stages with changed content or requested work."""
         name, stage = _key(key), self._stage_of(key)
         tolerance = self.rules.tolerance.get(name)
         exact, old = tolerance is None, statistics.median(before)
@@ -136,8 +135,8 @@ class _Case:
             (new == 0 < old and self._is_of(key, OWN), "regression", f"no work at all, {reason}"),
             (new > old + slack, "regression", reason),
             (new >= old - slack, "pass", f"{apart}, within its tolerance of {tolerance or 0:.3g}"),
-            (not_read, "changed", f"{apart}: kept in memory from before, or mapped into it"),  # for the same content
-            (of_other, "changed", reason),  # less of it says nothing good
+            (not_read, "changed", f"{apart}: cached in memory, or memory-mapped"),  # for the same content
+            (of_other, "changed", reason),  # less of it is not an improvement
             (exact and len(set(after)) > 1, "inconclusive", UNSTEADY.format("head")),
             (True, "improvement", f"{reason}; accept it as the new baseline"),
         ]
@@ -145,7 +144,7 @@ class _Case:
         return self._verdict(verdict, key, said, old, new)
 
     def _as_before(self, before: Values, after: Values, found: Sequence[Verdict]) -> list[Verdict]:
-        """Count what is equal, where nothing else is graver than a pass."""
+        """Return a verdict on the equal counters, unless another verdict is not a pass."""
         said, counters = {v.counter for v in found}, self._counters(before)
         equal = [key for key in counters if key not in said]
         if any(verdict.verdict != "pass" for verdict in found) or (found and not equal):
@@ -160,7 +159,7 @@ class _Case:
         return [Verdict(self.name, "counter", "pass", "; ".join(parts), 1)]
 
     def _stage_of(self, key: str) -> str | None:
-        """Return the stage that a counter is of: named before it, else the benchmark's own, else by what it counts."""
+        """Return a counter's stage: from its name, else the benchmark's, else by what it counts."""
         named = key.rpartition(".")[0].rpartition(".")[-1]
         if not self.ours:
             return None
@@ -182,7 +181,7 @@ def _values(benchmarks: Sequence[Benchmark]) -> dict[str, list[Any]]:
 
 
 def _flat(values: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield values by name; those of e2e are named stage.name."""
+    """Yield values by name; those of e2e are named `stage.name`."""
     for key, value in values.items() if isinstance(values, Mapping) else ():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
@@ -191,7 +190,7 @@ def _flat(values: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _distance(old: Any, new: Any) -> float:
-    """Measure how far two values lie apart: sketches, relative to the largest number of the first one."""
+    """Return the distance of two values; that of sketches is relative to the first one's largest number."""
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new) > 0:
         apart, largest = max(abs(a - b) for a, b in zip(old, new, strict=True)), max(map(abs, old))
         return float(apart / largest) if largest else 0.0 if apart == 0 else float("inf")
@@ -201,7 +200,7 @@ def _distance(old: Any, new: Any) -> float:
 
 
 def _apart(old: Any, new: Any) -> str:
-    """Put both values in words; of two sketches, the numbers that lie farthest apart."""
+    """Return both values in words; for sketches, the two numbers that differ most."""
     if isinstance(old, list) or isinstance(new, list):
         if (distance := _distance(old, new)) == float("inf"):
             return "no numbers that compare"

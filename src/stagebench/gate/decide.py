@@ -1,8 +1,8 @@
-"""Decide whether it got slower, from results alone, on any machine, without torch.
+"""Decide from results alone whether code got slower, on any machine, without torch.
 
-Counters are exact: one more forward is a regression, whatever the clock says. Times are statistics over pairs of fresh
-processes. Time alone can't be trusted below `statistics.least_pairs`, and then the verdict says so. Refused are results
-that can't be held against each other: unsound, of two environments, or of one process twice.
+Counters are exact: one more forward is a regression, whatever the times. Times are statistics over pairs of fresh
+processes. With fewer pairs than `statistics.least_pairs` times can't decide, and the verdict says so. Results that are
+not comparable are refused: unsound ones, two environments, or one process twice.
 """
 
 import math
@@ -25,7 +25,7 @@ from stagebench.gate.verdicts import Verdict
 
 
 def compare(base: str | PathLike[str], head: str | PathLike[str], rules: Rules | None = None) -> list[Verdict]:
-    """Judge stored results, see `read_sides`; without rules of a project by the default ones.
+    """Judge stored results (see `read_sides`), by default with the default rules.
 
     >>> [(verdict.kind, verdict.verdict) for verdict in stagebench.compare("base.json", "head.json")]
     [('counter', 'regression'), ('time', 'inconclusive')]
@@ -36,16 +36,16 @@ def compare(base: str | PathLike[str], head: str | PathLike[str], rules: Rules |
 def judge(
     base: Sequence[Results], head: Sequence[Results], rules: Rules, allowed: Collection[str] = ()
 ) -> list[Verdict]:
-    """Judge comparable results (see `require_comparable`), of which base[i] was measured right beside head[i].
+    """Judge comparable results (see `require_comparable`); base[i] and head[i] were measured one after the other.
 
-    Of the `allowed` stages the content, or the number of what they work on, may be another one.
+    In `allowed` stages the content and the requested work may change.
     """
     counters = judge_counters(base, head, rules, allowed)
     return [*judge_presence(base, head), *counters, *judge_times(base, head, rules, counters)]
 
 
 def judge_presence(base: Sequence[Results], head: Sequence[Results]) -> list[Verdict]:
-    """Name the benchmarks that are not in all results of both sides. One that only the head has is new, and passes."""
+    """Return verdicts on benchmarks that are not in all results. One that only the head has is new, and passes."""
     before, after = ({name: None for results in side for name in by_name(results)} for side in (base, head))
     everywhere, verdicts = set(shared(*base, *head)), []
     for name in before | after:
@@ -58,7 +58,7 @@ def judge_presence(base: Sequence[Results], head: Sequence[Results]) -> list[Ver
 
 
 def differing_markers(base: Sequence[Results], head: Sequence[Results]) -> list[str]:
-    """Say where a benchmark's own limits are not those of the base, a line each two that differ alike."""
+    """Return a line for each difference between the limits in the benchmarks' markers of base and head."""
     found: dict[str, list[str]] = {}
     before, after = by_name(base[0]), by_name(head[0])
     for name in shared(base[0], head[0]):
@@ -67,16 +67,16 @@ def differing_markers(base: Sequence[Results], head: Sequence[Results]) -> list[
             limit_keys(new, "a marker")
             line = ", ".join(differing(old, new))
         except GateError:
-            line = f"makes no sense in the head: {new!r:.60}"
+            line = f"is invalid in the head: {new!r:.60}"
         if line:
             found.setdefault(line, []).append(short_name(name))
     return [f"the marker of {', '.join(names)}: {line}" for line, names in found.items()]
 
 
 def require_comparable(base: Sequence[Results], head: Sequence[Results], changed: Collection[str] = ()) -> None:
-    """Raise GateError or ResultsError for a side without results, or one that is unsound or of another environment.
+    """Raise GateError or ResultsError for a side without results, unsound results, or another environment.
 
-    Of the environment, the `changed` keys may differ.
+    The `changed` keys of the environment may differ.
     """
     for side, runs in (("base", base), ("head", head)):
         if not runs:
@@ -89,7 +89,7 @@ def require_comparable(base: Sequence[Results], head: Sequence[Results], changed
 
 
 def processes_of(results: Results) -> list[Results]:
-    """Take a recording apart into its processes, each with its own medians; any other run is one process already.
+    """Return the processes of a recording, each with its own medians; any other run is one process.
 
     Raise ResultsError where not every benchmark has a time for each process.
     """
@@ -100,7 +100,7 @@ def processes_of(results: Results) -> list[Results]:
     n, *others = {len(medians) for medians in times.values()}
     if others or counts != {n}:
         raise ResultsError(
-            f"a recorded benchmark must have a time of each process, got {sorted([n, *others])} times "
+            f"a recorded benchmark must have a time for each process, got {sorted([n, *others])} times "
             f"of {', '.join(map(str, counts))} processes"
         )
     return [
@@ -110,11 +110,11 @@ def processes_of(results: Results) -> list[Results]:
 
 
 def read_sides(base: Sequence[Path], head: Sequence[Path]) -> tuple[list[Results], list[Results]]:
-    """Read the processes of both sides: files, and folders of files that are paired by name in order.
+    """Read the processes of both sides, from files, and from folders of files that are paired in order of name.
 
-    Raise StagebenchError for what is unreadable or can't be compared, and for a process that is there twice. On one
-    side it is known by its times, which two processes never have all the same: a copy may have another name, layout,
-    date, or fewer benchmarks. On the other side it is one that also did the same work.
+    Raise StagebenchError for unreadable or incomparable results, and for a process that occurs twice. Two processes
+    never have all times equal, so equal times identify a copy, whatever its name, layout, date, or benchmarks. Between
+    the two sides a copy must also have done the same work.
     """
     named = [
         (side, f"process {i} of {file}" if len(processes) > 1 else str(file), process)
@@ -134,7 +134,7 @@ def read_sides(base: Sequence[Path], head: Sequence[Path]) -> tuple[list[Results
 
 
 def _are_one(one: Results, other: Results, with_work: bool) -> bool:
-    """Return whether all that both timed took the same, to the last digit, and with work noted the same."""
+    """Return whether all shared benchmarks have exactly equal times, and `with_work` equal records too."""
     mine, others = by_name(one), by_name(other)
     same = []
     for a, b in [(mine[name], others[name]) for name in shared(one, other)]:
@@ -146,16 +146,16 @@ def _are_one(one: Results, other: Results, with_work: bool) -> bool:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """The times of one benchmark, in n pairs of processes that were measured right beside each other."""
+    """The times of one benchmark in n pairs of processes that were measured one after the other."""
 
     name: str
     base: Array  # median seconds by process, shape (n,)
     head: Array
-    ratios: Array  # log of head over base by pair, shape (n,); NaN where a time is no time
+    ratios: Array  # log of head over base by pair, shape (n,); NaN for an invalid time
     limit: Limit
 
     def verdict(self, verdict: str, reason: str, interval: tuple[float, float] | None = None) -> Verdict:
-        """Give a verdict that shows these times."""
+        """Return a verdict with these times."""
         found = Verdict(self.name, "time", verdict, reason, len(self.base), interval=interval)
         if np.isfinite(self.ratios).all():
             base, head, ratio = (float(np.median(each)) for each in (self.base, self.head, self.ratios))
@@ -166,11 +166,10 @@ class _Pairs:
 def judge_times(
     base: Sequence[Results], head: Sequence[Results], rules: Rules, counters: Iterable[Verdict]
 ) -> list[Verdict]:
-    """Judge the times of pairs of processes, all benchmarks at once: the error rate is the suite's.
+    """Judge the times of pairs of processes, all benchmarks at once, with one error rate for the suite.
 
-    The times of a benchmark that does other work, by the verdicts on its counters, are not compared: the processes that
-    are timed need not have counted. Where a person let the other work pass they are, and the verdict says so. Where
-    base and head have different numbers of runs, the surplus is left out.
+    Times are not compared where the verdicts on counters say that a benchmark does other work, unless a person allowed
+    it; the verdict then says so. Where base and head have different numbers of runs, the surplus is left out.
     """
     counters, n = list(counters), min(len(base), len(head))
     other_work = {v.benchmark for v in counters if does_other_work(v)}
@@ -187,10 +186,10 @@ def judge_times(
 
 
 def log_ratios(base: Sequence[Results], head: Sequence[Results], name: str) -> Array:
-    """Take the log of head over base of a benchmark, one number a pair of processes, shape (n,).
+    """Return a benchmark's log of head over base for each pair of processes, shape (n,).
 
-    It is that of their medians; where both took turns round by round, the median of that of their rounds, because what
-    slows the machine for a second slows two rounds that run one right after the other.
+    It is that of their medians. Where both took turns round by round, it is the median over their rounds, because a
+    disturbance of a second slows both rounds of a pair.
     """
     ratios = statistics.log_ratios(_seconds(base, name), _seconds(head, name))
     for i, pair in enumerate(zip(base, head, strict=True)):
@@ -207,15 +206,15 @@ def _pairs(base: Sequence[Results], head: Sequence[Results], name: str, rules: R
 
 
 def _seconds(runs: Sequence[Results], name: str) -> Array:
-    """Take one time a process: the median of its rounds, which are no independent samples."""
+    """Return one time per process: the median of its rounds, which are not independent samples."""
     return np.array([by_name(results)[name]["stats"]["median"] or np.nan for results in runs], dtype=float)
 
 
 def _undecidable(pairs: _Pairs, rules: Rules, other_work: bool) -> Verdict | None:
-    """Give the verdict on times that can't decide anything, or None where they can."""
-    if is_reference(pairs.name):  # it shows what the machine did meanwhile, and corrects nothing
+    """Return the verdict on times that can't decide; None where they can."""
+    if is_reference(pairs.name):  # it shows the machine's drift, and corrects nothing
         every = np.concatenate([pairs.base, pairs.head])
-        drift = f"machine drift: the processes lie {np.ptp(every) / np.median(every):.1%} apart"
+        drift = f"machine drift: the processes differ by up to {np.ptp(every) / np.median(every):.1%}"
         return replace(pairs.verdict("pass", drift), kind="drift")
     if other_work:
         return pairs.verdict("incomparable", "does other work")
@@ -230,7 +229,7 @@ def _undecidable(pairs: _Pairs, rules: Rules, other_work: bool) -> Verdict | Non
 
 
 def _decide(pairs: _Pairs, evidence: statistics.Evidence, rules: Rules) -> Verdict:
-    """Decide on one benchmark: slower for sure by more than its limit, for sure not, or neither."""
+    """Decide on one benchmark: surely slower by more than its limit, surely not, or neither."""
     limit = pairs.limit.of(float(np.median(pairs.base)))
     verdict = str(statistics.decide(evidence, math.log1p(limit), rules.alpha))
     low, high = math.expm1(evidence.low), math.expm1(evidence.high)

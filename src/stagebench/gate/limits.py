@@ -1,6 +1,6 @@
-"""Read what counts as slower: thresholds, floors and tolerances, out of `[tool.stagebench.gate]` in pyproject.toml.
+"""Read the rules of a gate, thresholds, floors and tolerances, from `[tool.stagebench.gate]` in pyproject.toml.
 
-A change does not write the rules that it is judged by: of what the base and the head say, the stricter holds.
+A change can't relax the rules that judge it: of the base's and the head's, the stricter holds.
 """
 
 from __future__ import annotations
@@ -18,54 +18,54 @@ from stagebench.core.errors import GateError
 from stagebench.core.results import short_name
 
 RULES_FILE = "pyproject.toml"
-INEXACT = ("peak_bytes", "bytes_from_files")  # counters of what ran before in the process too, or libraries look up
+INEXACT = ("peak_bytes", "bytes_from_files")  # depend on earlier work in the process, or on libraries' own reads
 SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
 @dataclass(frozen=True)
 class Limit:
-    """How much slower is too much. A benchmark is too slow only where it is above both."""
+    """The largest slowdown that passes. A benchmark is too slow only above both."""
 
-    threshold: float = 0.05  # a ratio less one: 5 % slower
-    floor: float = 0.0  # seconds below which a difference matters to nobody
+    threshold: float = 0.05  # a ratio minus one: 5 % slower
+    floor: float = 0.0  # seconds; smaller differences are ignored
 
     def of(self, seconds: float) -> float:
-        """Return the two as one relative limit, for a benchmark that takes so many seconds."""
+        """Return both as one relative limit for a benchmark that takes `seconds`."""
         return max(self.threshold, self.floor / seconds)
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a gate decides by."""
+    """The rules of a gate."""
 
-    limit: Limit = Limit()  # of every benchmark that nothing else names
-    by_glob: tuple[tuple[str, Mapping[str, float]], ...] = ()  # a pattern and the keys it changes; the last match wins
+    limit: Limit = Limit()  # of every benchmark without another one
+    by_glob: tuple[tuple[str, Mapping[str, float]], ...] = ()  # pattern and changed keys; the last match wins
     tolerance: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(INEXACT, 0.02))
-    """By counter, the relative increase allowed for one that does not repeat exactly."""
-    select: str = ""  # which benchmarks a gate runs unless it is asked for others, as pytest's `-k`
-    alpha: float = 0.01  # how often a suite in which nothing changed may be called a regression
+    """By inexact counter, the relative increase that passes."""
+    select: str = ""  # the benchmarks that a gate runs by default, as pytest's `-k`
+    alpha: float = 0.01  # the share of unchanged suites that may be called a regression
     confidence: float = 0.95  # of each benchmark's interval
-    of_head: Rules | None = None  # what the head says itself, where that is known: no limit is above its own either
+    of_head: Rules | None = None  # the head's own rules, where known: no limit is above theirs
 
     def spread_over(self, decisions: int) -> Rules:
-        """Return rules for each of several decisions, which all together make no more errors than one by these."""
+        """Return rules for each of several decisions that together make no more errors than one with these."""
         return replace(self, alpha=self.alpha / decisions, confidence=1 - (1 - self.confidence) / decisions)
 
     def limit_of(self, benchmark: str, marked: Any, marked_in_head: Any = None) -> Limit:
-        """Return the limit of a benchmark: the default, changed by the last rule that matches, and by its own marker.
+        """Return the limit of a benchmark: the default, changed by the last matching rule, then by its marker.
 
-        Marked are the keyword arguments of `@pytest.mark.gate`, as the results of the base have them, and those of the
-        head, which can make the limit stricter.
+        `marked` are the arguments of `@pytest.mark.gate` in the base's results. Those of the head can only make the
+        limit stricter.
         """
         own = self._own_limit(benchmark, marked)
         try:
             head = (self.of_head or self)._own_limit(benchmark, marked_in_head)
-        except GateError:  # there is none, or it makes no sense, which changes nothing
+        except GateError:  # the head's marker is absent or invalid
             return own
         return Limit(min(own.threshold, head.threshold), min(own.floor, head.floor))
 
     def _own_limit(self, benchmark: str, marked: Any) -> Limit:
-        matching = [  # as the shell does, but for brackets, which are in the name of nearly every benchmark
+        matching = [  # as in a shell, but brackets are literal, because most names have them
             keys
             for pattern, keys in self.by_glob
             if any(fnmatchcase(name, pattern.replace("[", "[[]")) for name in (benchmark, short_name(benchmark)))
@@ -74,7 +74,7 @@ class Rules:
         return replace(self.limit, **(dict(matching[-1] if matching else {}) | own))
 
     def described(self) -> dict[str, Any]:
-        """Describe what is compared with another side's rules."""
+        """Return the rules by name, for comparing them with another side's."""
         rules: dict[str, Any] = {"threshold": self.limit.threshold, "floor": f"{self.limit.floor:g} s"}
         rules |= {"select": self.select} if self.select else {}
         for pattern, keys in self.by_glob:
@@ -83,7 +83,7 @@ class Rules:
 
 
 def read_toml(path: Path) -> tuple[str | None, dict[str, Any]]:
-    """Read a pyproject.toml, its text with the line ends as they are; None and nothing where there is none."""
+    """Return the text of a pyproject.toml, with its line ends, and its data; None and {} where there is none."""
     try:
         text = path.read_bytes().decode() if path.exists() else None
         return text, tomllib.loads(text or "")
@@ -92,7 +92,7 @@ def read_toml(path: Path) -> tuple[str | None, dict[str, Any]]:
 
 
 def read_rules(path: Path) -> Rules:
-    """Read the rules in a pyproject.toml, else the defaults; raise GateError naming the key that makes no sense."""
+    """Read the rules in a pyproject.toml, or the defaults; raise GateError that names an invalid key."""
     section: Any = read_toml(path)[1]
     where = f"[tool.stagebench.gate] in {path.name}"
     for key in ("tool", "stagebench", "gate"):
@@ -103,7 +103,7 @@ def read_rules(path: Path) -> Rules:
     given = {key: value for key, value in section.items() if key not in ("rules", "tolerance", "select")}
     default, select = Rules(), section.get("select", "")
     if not isinstance(select, str):
-        raise GateError(f"{where}: select must be a text, as pytest's -k, got {select!r}")
+        raise GateError(f"{where}: select must be a text such as pytest's -k, got {select!r}")
     return Rules(
         limit=replace(default.limit, **limit_keys(given, where)),
         by_glob=tuple(_rule(rule, where) for rule in rules),
@@ -113,16 +113,16 @@ def read_rules(path: Path) -> Rules:
 
 
 def read_both(base: Path, head: Path) -> tuple[Rules, list[str]]:
-    """Read the rules of both sides: those that judge, and how the two differ, a line each.
+    """Return the rules that judge, and a line for each difference between base and head.
 
-    The base's judge, and no limit or tolerance above the head's own. Raise GateError where the base's make no sense;
-    where the head's do not, that is a difference.
+    The base's rules judge, with no limit or tolerance above the head's. Raise GateError for invalid rules of the base;
+    invalid rules of the head are a difference.
     """
     rules = read_rules(base)
     try:
         own = read_rules(head)
     except GateError as error:
-        return rules, [f"those of the head make no sense: {str(error).replace(str(head), head.name)}"]
+        return rules, [f"those of the head are invalid: {str(error).replace(str(head), head.name)}"]
     lines = differing(rules.described(), own.described())
     if not any(line.startswith("rule for ") for line in lines) and rules.by_glob != own.by_glob:
         lines.append("rules: in another order in the head")
@@ -131,7 +131,7 @@ def read_both(base: Path, head: Path) -> tuple[Rules, list[str]]:
 
 
 def differing(base: Mapping[str, Any], head: Mapping[str, Any]) -> list[str]:
-    """Say how the limits of two sides differ, a line each."""
+    """Return a line for each difference between the limits of two sides."""
     return [
         f"{key} {base.get(key, 'not given')} in the base, {head.get(key, 'not given')} in the head"
         for key in dict.fromkeys((*base, *head))
@@ -140,10 +140,10 @@ def differing(base: Mapping[str, Any], head: Mapping[str, Any]) -> list[str]:
 
 
 def limit_keys(given: Any, where: str) -> dict[str, float]:
-    """Check a table of a threshold and a floor, of which both may be absent; raise GateError for anything else."""
+    """Return the checked threshold and floor of a table, both optional; raise GateError for anything else."""
     checks = {"threshold": _share, "floor": seconds_of}
     if unknown := sorted(_table(given, where).keys() - checks.keys()):
-        raise GateError(f"{where} knows {' and '.join(checks)}, got {', '.join(unknown)}")
+        raise GateError(f"{where} may have {' and '.join(checks)}, got {', '.join(unknown)}")
     return {key: checks[key](value, f"{where}: {key}") for key, value in given.items()}
 
 
@@ -168,8 +168,8 @@ def _share(value: Any, where: str) -> float:
 
 
 def seconds_of(value: Any, where: str) -> float:
-    """Read a time with its unit; raise GateError for anything else."""
+    """Return a time with a unit in seconds; raise GateError for anything else."""
     found = re.fullmatch(r"(\d{1,99}(?:\.\d+)?) ?(h|m|s|ms|us|ns)", value) if isinstance(value, str) else None
     if found is None:
-        raise GateError(f'{where} must be a time like "20us", "1.5 ms" or "5m", got {value!r}')
+        raise GateError(f'{where} must be a time such as "20us", "1.5 ms" or "5m", got {value!r}')
     return float(found[1]) * SECONDS[found[2]]

@@ -1,6 +1,6 @@
-"""Read a decision back from its JSON, which anybody may have written.
+"""Read a decision back from untrusted JSON.
 
-What is left of it is numbers, and names in plain letters: no sentence, as it might be a link, a mention or an order.
+Only numbers, and names in plain letters, are kept. Sentences are not: they might hold a link, a mention or a command.
 """
 
 import re
@@ -17,7 +17,7 @@ from stagebench.gate.verdicts import EXIT_CODES, KINDS, Decision, Verdict
 
 LONGEST = 120  # characters of a name
 _UNPLAIN = re.compile(r"[^\w .,:/\[\]()=+-]|(?<=:)/(?=/)", re.ASCII)
-_IN_THE_LOG = "the log of the gate says it"
+_IN_THE_LOG = "see the log of the gate"
 _DECISION = {"kind": Text, "schema": Whole, "verdicts": list[Object], "rules_differ": list[Text]}
 _VERDICT = {"benchmark": Text, "kind": Text, "verdict": Text, "n": Count}
 _NUMBERS = {"base": Spread, "head": Spread, "estimate": Number, "threshold": Spread, "floor": Spread}
@@ -25,9 +25,9 @@ _OPTIONAL: dict[str, Any] = _NUMBERS | {"interval": list[Number], "counter": Tex
 
 
 def read_decision(path: Path) -> Decision:
-    """Read what `--json` of a gate or a comparison wrote; raise ResultsError for anything else.
+    """Read the file of `--json` of a gate or a comparison; raise ResultsError for anything else.
 
-    Only its verdicts count: headline and exit code follow from them.
+    Only its verdicts are used: headline and exit code follow from them.
     """
     what = f"the decision {path}"
     data = read_json(path, what, ResultsError)
@@ -40,14 +40,14 @@ def read_decision(path: Path) -> Decision:
 
 
 def plain_name(text: str) -> str:
-    """Make a name what names of tests and counters are made of; other characters become question marks."""
+    """Return a name with only the usual characters of tests and counters; others become question marks."""
     return plain(_UNPLAIN.sub("?", " ".join(text.split())), LONGEST)
 
 
 def _verdict(said: Object, where: str) -> Verdict:
     check(said, _VERDICT | {key: form for key, form in _OPTIONAL.items() if key in said}, where, ResultsError)
     if said["verdict"] not in EXIT_CODES or said["kind"] not in KINDS or len(said.get("interval", (0, 0))) != 2:
-        raise ResultsError(f"{where} must have a verdict, a kind and an interval that there are, got {said!r:.200}")
+        raise ResultsError(f"{where} must have a known verdict and kind, and a valid interval, got {said!r:.200}")
     about = (short_name(said["benchmark"]), said.get("counter", ""))
     return Verdict(
         benchmark=": ".join(plain_name(each) for each in about if each),
@@ -61,7 +61,7 @@ def _verdict(said: Object, where: str) -> Verdict:
 
 
 def _reason(said: Object) -> str:
-    """Say in numbers what the verdict is about."""
+    """Return the verdict's numbers in words."""
     if said["kind"] == "counter":
         return f"{said['base']:,.12g} before, {said['head']:,.12g} now" if {"base", "head"} <= said.keys() else ""
     if not {"interval", "threshold", "floor", "base"} <= said.keys() or said["base"] == 0:

@@ -1,4 +1,4 @@
-"""A verdict, the exit code of many, what a confirmation does to them, and a decision made of them."""
+"""Verdicts, their exit code, their confirmation, and the decision made of them."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,11 +19,12 @@ EXIT_CODES = {
     "improvement": PASS,
     "pass": PASS,
 }
-"""Of each verdict alone, the gravest first: a regression outweighs what could not be measured.
+"""The exit code of each verdict, the most serious first.
 
-A change that is known to be slower stays so whatever else is missing, and what is missing no further run will decide.
+A known regression stays one whatever else is missing, so it outweighs what could not be measured. A missing benchmark
+outweighs an inconclusive one, because no further run will decide it.
 """
-JUDGED = ("counter", "time")  # kinds of verdicts that count; others are shown
+JUDGED = ("counter", "time")  # kinds of verdicts that count; others are only shown
 _COLUMNS = {"verdict": WORDS, "benchmark": NAMES, "base": MS, "head": MS, "change": CHANGE, "why": SENTENCES}
 _NOT_JUDGED = {"drift": "(drift)", "uncounted": "(not counted)"}
 KINDS = (*JUDGED, *_NOT_JUDGED)
@@ -32,39 +33,39 @@ _STYLES = {"pass": "green", "improvement": "cyan", "inconclusive": "yellow"}
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known about one benchmark, by its full name, by one kind of evidence."""
+    """The verdict on one benchmark by one kind of evidence."""
 
     benchmark: str
-    kind: str  # "time" (and whether there is any), "counter" (and content), or not judged: "drift", "uncounted"
+    kind: str  # "time" (or a missing one), "counter" (or content), or not judged: "drift", "uncounted"
     verdict: str  # of EXIT_CODES
     reason: str
     n: int  # pairs of processes
     base: float | None = None  # median seconds, or the counter's value
     head: float | None = None
-    estimate: float | None = None  # the median of the pairs' head over base, less one
+    estimate: float | None = None  # the median over pairs of head over base, minus one
     interval: tuple[float, float] | None = None  # of the estimate
     threshold: float | None = None  # the relative limit
     floor: float | None = None  # the limit in seconds
-    counter: str | None = None  # where the verdict is about a single one
-    allowed: str | None = None  # the stage whose other content, or other number of its work, a person let pass
+    counter: str | None = None  # if the verdict is about a single one
+    allowed: str | None = None  # the stage with changed content or requested work that a person allowed
 
 
 def exit_code(verdicts: Iterable[Verdict]) -> int:
-    """Return one code for all: that of the gravest verdict; 2 without any."""
+    """Return the exit code of the most serious verdict; 2 without any."""
     given = {v.verdict for v in verdicts if v.kind in JUDGED}
     return next((code for verdict, code in EXIT_CODES.items() if verdict in given), NOT_MEASURED)
 
 
 def undecided(verdicts: Iterable[Verdict]) -> list[str]:
-    """Name the benchmarks whose time a first look did not clear: the confirmation measures these again."""
+    """Return the benchmarks with times that the first phase did not clear; the confirmation measures them again."""
     return [v.benchmark for v in verdicts if v.kind == "time" and v.verdict in ("regression", "inconclusive")]
 
 
 def confirmed(first: Sequence[Verdict], second: Iterable[Verdict]) -> list[Verdict]:
-    """Let the times of fresh processes, of the benchmarks that `undecided` named, replace those of the first look.
+    """Return the first phase's verdicts, with the confirmation's times for the benchmarks that `undecided` named.
 
-    A first look can clear a time or send it to confirmation, and nothing else; the confirmation sees other processes,
-    so its error rate is that of a single decision, however the first look chose.
+    The first phase can only clear a time or send it to confirmation. The confirmation uses other processes, so its
+    error rate is that of a single decision.
     """
     again = {v.benchmark: v for v in second if v.kind == "time"}
     unclear = set(undecided(first))
@@ -78,16 +79,16 @@ def confirmed(first: Sequence[Verdict], second: Iterable[Verdict]) -> list[Verdi
 
 @dataclass
 class Decision:
-    """What was decided, in the making: shown to a person, in a step summary or a comment, and to a machine."""
+    """A decision in progress, for a person, a step summary or comment, and a program."""
 
-    verdicts: Sequence[Verdict] = ()  # none where there is an error
+    verdicts: Sequence[Verdict] = ()  # none after an error
     rules_differ: list[str] = field(default_factory=list)  # how the rules of the head differ from those that judge
-    allowed: tuple[str, ...] = ()  # stages whose other content, or other number of what they work on, passes
-    more: dict[str, Any] = field(default_factory=dict)  # what else its JSON holds
-    error: str | None = None  # why nothing could be decided
+    allowed: tuple[str, ...] = ()  # stages with content and requested work that may change
+    more: dict[str, Any] = field(default_factory=dict)  # further keys of its JSON
+    error: str | None = None  # the reason where nothing could be decided
 
     def as_json(self) -> dict[str, Any]:
-        """Return all numbers: seconds, and changes as ratios less one. What has no value is absent."""
+        """Return all numbers as JSON: seconds, and changes as ratios minus one. Missing values are absent."""
         numbers = {
             "headline": self.headline(),
             "rules_differ": self.rules_differ,
@@ -98,7 +99,7 @@ class Decision:
         return versioned("verdicts", numbers) | self.more
 
     def as_markdown(self) -> str:
-        """Write it in GitHub's Markdown: other rules, a headline, what needs eyes, and the rest folded away."""
+        """Return GitHub's Markdown: differing rules, the headline, notable verdicts, and the passing ones folded."""
         quiet = [v for v in self.verdicts if v.verdict == "pass" and not v.allowed]
         loud = [v for v in self.verdicts if v not in quiet]
         blocks = [f"**{markdown(line)}**" for line in self.about_rules()]
@@ -109,11 +110,11 @@ class Decision:
         return "\n\n".join(filter(None, blocks)) + "\n\n"
 
     def as_table(self) -> Table:
-        """Lay it out for a terminal, the worst first, under how the rules differ."""
+        """Return a table for the terminal, the worst first, after the differing rules."""
         return _table("\n".join([*self.about_rules(), self.headline()]), self.verdicts)
 
     def headline(self) -> str:
-        """Say the whole in a line: what it comes to, and how many say what."""
+        """Return the outcome and the numbers of verdicts in one line."""
         counts = Counter(v.verdict if v.kind in JUDGED else v.kind for v in self.verdicts)
         gravest = next((verdict for verdict in EXIT_CODES if counts[verdict]), "")
         word = {NOT_MEASURED: "could not be measured", PASS: "pass"}.get(exit_code(self.verdicts), gravest)
@@ -123,8 +124,8 @@ class Decision:
         return f"stagebench gate: {word} ({', '.join(parts) or ('an error' if self.error else 'nothing ran')})"
 
     def about_rules(self) -> list[str]:
-        """Give the line that comes before all others where the head has other rules."""
-        line = f"the rules differ, and those of the base or the stricter ones hold: {'; '.join(self.rules_differ)}"
+        """Return the line that comes first where the head has other rules."""
+        line = f"the rules differ, so the base's or the stricter ones hold: {'; '.join(self.rules_differ)}"
         return [line] if self.rules_differ else []
 
 

@@ -1,4 +1,4 @@
-"""Fresh processes that measure: of one side, or of two by turns."""
+"""Measure in fresh processes, one side, or two sides in turns."""
 
-# Of the environment of each: the repository whose copy it measures, and the folder of all copies; "" for no copy.
+# Environment variable of each process: the repository it measures a copy of, and the folder of all copies; "" without.
 COPY_OF = "STAGEBENCH_COPY_OF"

@@ -1,4 +1,4 @@
-"""Measures both sides of a gate in fresh processes by turns: what drifts on the machine weighs on both alike."""
+"""Measure both sides of a gate in fresh processes, in turns, so that the machine's drift affects both equally."""
 
 import random
 import statistics
@@ -16,24 +16,24 @@ from stagebench.gate.runner.fresh_process import FreshProcess, Variant, measure,
 
 SIDES = ("base", "head")
 BLOCK, PAIRS = 4, 2  # processes, and their pairs
-CLOCKS = {"wall": "time.perf_counter", "cpu": "time.process_time"}  # as pytest-benchmark calls them
+CLOCKS = {"wall": "time.perf_counter", "cpu": "time.process_time"}  # pytest-benchmark's names
 
-Sides = tuple[list[Results], list[Results]]  # of base and head; those of one position ran one right after the other
+Sides = tuple[list[Results], list[Results]]  # base and head; those of one index ran one after the other
 
 
 @dataclass(frozen=True, slots=True)
 class ABPlan:
     """What is measured."""
 
-    blocks: int | None  # at most: of the first phase, and of the confirmation; None for what the processes' time allows
+    blocks: int | None  # at most, in each phase; None for a number that depends on the time of a process
     rounds: int  # of each benchmark in a process
-    select: str  # which benchmarks, as in pytest's `-k`; the reference workload is always among them
+    select: str  # benchmarks as in pytest's `-k`; the reference workload always runs
     clock: str  # one of `CLOCKS`
     seed: int  # of all orders
-    counters_only: bool  # nothing is timed
-    lockstep: bool  # both processes of a pair live at the same time and take turns, round by round
-    arguments: tuple[str, ...]  # further ones of pytest, for all processes
-    budget: float | None = None  # seconds; then as many blocks as fit, and as few rounds as must be
+    counters_only: bool  # no timing
+    lockstep: bool  # both processes of a pair run at once and take turns, round by round
+    arguments: tuple[str, ...]  # further arguments of pytest, for all processes
+    budget: float | None = None  # seconds; then as many blocks as fit, with fewer rounds if necessary
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +44,18 @@ class ScheduledProcess:
     block: int  # from 0
     position: int  # in its block, 0 to 3
     variant: str  # one of `SIDES`
-    order_seed: int  # of the benchmarks within the process; one for both sides of a block
+    order_seed: int  # of the benchmarks in the process; equal in all of a block
 
     @property
     def file_name(self) -> str:
-        """Name the file of its run, which sorts as the processes ran."""
+        """Return the file name of its run; names sort in the order of running."""
         return f"{self.phase}-{self.block:02}-{self.position}-{self.variant}.json"
 
 
 def schedule(phase: str, blocks: int, seed: int) -> list[ScheduledProcess]:
-    """Plan blocks of four: base, head, head, base, or the other way round as the seed draws it for each block.
+    """Plan blocks of four: base, head, head, base, or the reverse, drawn by the seed for each block.
 
-    A drift that is even over a block weighs on both sides alike, and so does a first process that comes off badly.
+    A linear drift over a block affects both sides equally, and a slow first process affects either side as often.
     """
     draw = random.Random(f"{seed} {phase}")
     planned = []
@@ -69,25 +69,25 @@ def schedule(phase: str, blocks: int, seed: int) -> list[ScheduledProcess]:
 
 @dataclass(frozen=True, slots=True)
 class ABRunner:
-    """Runs one process after the other, or pairs in lockstep, and keeps what each of them measured.
+    """Runs processes one after the other, or pairs in lockstep, and keeps their results.
 
-    Raise GateError where a process failed, or the runs of a phase are not comparable.
+    Methods raise GateError where a process fails, or the runs of a phase are not comparable.
     """
 
     variants: dict[str, Variant]  # both sides by name
     plan: ABPlan
-    folder: Path  # where the runs are kept, each as pytest-benchmark's JSON with its place in the schedule
-    changed: Collection[str]  # keys of the environment that are part of the change
+    folder: Path  # for the runs, each as pytest-benchmark's JSON with its place in the schedule
+    changed: Collection[str]  # keys of the environment that may differ
     begin: Begin  # gets the phase before each process
     took: list[float] = field(default_factory=list)  # seconds, by process
 
     def count(self, sides: Sequence[str] = SIDES) -> Sides:
-        """Run one process a side that proves what it runs and counts its work; its single round is no measurement."""
+        """Run one process per side that verifies and counts its work; its single round is not a measurement."""
         planned = [ScheduledProcess("counters", 0, SIDES.index(side), side, self.plan.seed) for side in sides]
         return self._sides(planned, len(SIDES), [], None)
 
     def time(self, phase: str, block: int, blocks: int, paths: Sequence[str], rounds: int) -> Sides:
-        """Run a block, of so many, of "first" or "confirmation", of benchmarks by name; nothing is counted."""
+        """Time one of `blocks` blocks of the phase "first" or "confirmation", for benchmarks by name."""
         planned = schedule(phase, block + 1, self.plan.seed)[block * BLOCK :]
         return self._sides(planned, blocks * BLOCK, paths, rounds)
 
@@ -105,7 +105,7 @@ class ABRunner:
                 _require_turns(group, measured)
             for each, run in zip(group, measured, strict=True):
                 run["stagebench"]["scheduled"] = asdict(each)
-                write_text(self.folder / ".gitignore", "*\n")  # of the next gate's working tree these are no part
+                write_text(self.folder / ".gitignore", "*\n")  # keeps them out of the next gate's working tree
                 write_results(self.folder / each.file_name, run)
                 runs[each.variant].append(run)
         if runs["base"]:
@@ -114,13 +114,13 @@ class ABRunner:
 
     @property
     def seconds(self) -> float:
-        """How long the last processes took, a process."""
+        """The mean time of the last processes."""
         return statistics.fmean(self.took[-BLOCK:])
 
     def _process(self, each: ScheduledProcess, paths: Sequence[str], rounds: int | None) -> FreshProcess:
         shuffled = random.Random(each.order_seed).sample(paths, len(paths))
         more = (*self.plan.arguments, f"--benchmark-timer={CLOCKS[self.plan.clock]}")
-        base = self.variants["base"].root  # a change does not choose what judges it
+        base = self.variants["base"].root  # the base chooses the benchmarks
         arguments = pytest_arguments(base, shuffled, more, self.plan.select, rounds, each.order_seed)
         return FreshProcess(self.variants[each.variant], arguments, self.folder / each.file_name)
 
@@ -129,5 +129,5 @@ def _require_turns(group: Sequence[ScheduledProcess], runs: Sequence[Results]) -
     for each, run in zip(group, runs, strict=True):
         if "turns" not in run["stagebench"]:
             raise GateError(f"--lockstep needs a revision that has it on both sides, got an older {each.variant}")
-    if len(group) > 1 and not runs[0]["stagebench"]["turns"]:  # the other one gives it its first turn
-        raise GateError("--lockstep needs revisions that take turns in the same way, got a base or head with another")
+    if len(group) > 1 and not runs[0]["stagebench"]["turns"]:  # no turn from the other process
+        raise GateError("--lockstep needs one version of its protocol on both sides, got two")

@@ -1,8 +1,8 @@
-"""Starts pytest in fresh processes, alone or two in lockstep, and reads what each measured, or what failed in it.
+"""Run pytest in fresh processes, alone or two in lockstep, and read each one's results or failures.
 
-The process is the sample; none outlives the one that started it. What failed is in the JUnit XML of pytest, which any
-revision writes. A stage that breaks its contract, by more work than `generate()` does or by none, is a verdict on the
-change; whatever else fails is none, as nothing was measured then.
+The process is the sample, and none outlives the one that started it. Failures are read from pytest's JUnit XML, which
+every revision writes. A stage that breaks its contract, by more work than `generate()` or by none, is a verdict on the
+change. Any other failure is not a verdict, because nothing was measured.
 """
 
 import os
@@ -25,8 +25,8 @@ from stagebench.gate.runner import COPY_OF, lockstep
 from stagebench.gate.runner.worktrees import ELSEWHERE
 from stagebench.gate.verdicts import Verdict
 
-# The allocator keeps what it has: pages handed back after each round and faulted in again cost up to a third of a load,
-# and how much differs from process to process.
+# The allocator keeps its pages: returning them after each round costs up to a third of a load, and a different share in
+# each process.
 _PYTEST = (*"-m pytest -p benchmark -p stagebench.suite.plugin -q --rootdir=.".split(),)
 _ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
@@ -34,48 +34,47 @@ _ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
 }
 
-SECONDS, FEW = 0.1, 5  # of a benchmark that leaves it to pytest-benchmark, whose own are 1.0 and 5
+SECONDS, FEW = 0.1, 5  # for benchmarks without their own rounds; pytest-benchmark has 1.0 and 5
 _POLL = 0.05
 _BY_A_STAGE = f"{StageError.__name__}: "
-_NONE_SELECTED, _KILLED = 5, 128  # exit statuses: of pytest where it collected nothing; of a signal, less its number
+_NONE_SELECTED, _KILLED = 5, 128  # exit statuses: pytest's where it collected nothing; a signal's minus its number
 _LONGEST = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What is measured."""
+    """The code and the interpreter that are measured."""
 
-    name: str  # "base" or "head", or what else an error is to call it
-    root: Path  # a checkout, with a `conftest.py`, and with `src` and `benchmarks` where it has them
-    python: Path  # the interpreter, with what the checkout depends on
-    imports: Sequence[Path] = ()  # folders that its modules are looked for in first, after its `src`
-    not_from: str = ""  # of a copy: the repository that it is of, and the folder of all copies, as a search path
+    name: str  # "base", "head", or another name for errors
+    root: Path  # a checkout
+    python: Path  # the interpreter, with the checkout's dependencies
+    imports: Sequence[Path] = ()  # folders first on its search path, after its `src`
+    not_from: str = ""  # of a copy: its repository and the folder of all copies, as a search path
 
 
 @dataclass(frozen=True, slots=True)
 class FreshProcess:
-    """A process to be started."""
+    """A process to start."""
 
     variant: Variant
     arguments: Sequence[str]  # of pytest
-    kept: Path  # the file that is to keep its run; where it fails, what it said is kept beside that
+    kept: Path  # the file for its run; the output of a failed process is kept beside it
 
     def at(self, scratch: Path, suffix: str) -> Path:
-        """Return a file of its own in a scratch folder."""
+        """Return a path for this process in a scratch folder."""
         return scratch / f"{self.variant.name}{suffix}"
 
 
 def pytest_arguments(
     root: Path, names: Sequence[str], more: Sequence[str], select: str, rounds: int | None, order_seed: int
 ) -> tuple[str, ...]:
-    """Return what a process runs: that many rounds to time; or, with None, one round that is proven and counted.
+    """Return pytest's arguments for a process that times `rounds` rounds, or with None verifies and counts one.
 
-    Run are benchmarks by name; without names all: in the files or folders that `more` begins with, else in
-    `BENCHMARKS`, else of this package where an option of its own is among `more`, else all that pytest finds. Of
-    `select`, as in pytest's `-k`, all is run if it is empty; the reference workload always is.
+    Run the named benchmarks. Without names, run all in the files or folders at the start of `more`, else in
+    `BENCHMARKS`, else of this package if `more` has an option of ours, else all that pytest finds. `select` is pytest's
+    `-k`; the reference workload always runs.
 
-    A benchmark that leaves it to pytest-benchmark how long it is timed is timed for `SECONDS`, and that many rounds, of
-    which `FEW` are enough.
+    Benchmarks that leave their time to pytest-benchmark get `SECONDS`, and at least `FEW` of the rounds.
     """
     chosen = ("-k", f"({select}) or {REFERENCE}") if select else ()
     timed = ("--stage-rounds=1",) if rounds is None else ("--stage-times-only", f"--stage-rounds={rounds}")
@@ -96,29 +95,29 @@ def _shipped(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One benchmark that failed, or a file that could not be collected."""
+    """A benchmark that failed, or a file that could not be collected."""
 
     benchmark: str  # its full name
     reason: str  # the error with its type, in one line
 
     @property
     def by_a_stage(self) -> bool:
-        """Whether a stage refused what it got or did."""
+        """Whether a stage refused its input or its own work."""
         return self.reason.startswith(_BY_A_STAGE)
 
 
 class FailedError(GateError):
-    """A process of a side in which not all benchmarks passed, with pytest's exit status (of a signal above 128)."""
+    """A process in which not all benchmarks passed, with pytest's exit status (above 128 for a signal)."""
 
     def __init__(self, side: str, status: int, failures: Sequence[Failure], said: bytes, kept: Path | None = None):
-        """Make the error of a process that said this, which is kept there."""
+        """Describe a process by its output `said`, kept in the file `kept`."""
         self.side, self.status, self.failures = side, status, failures
         self.none_selected = status == _NONE_SELECTED
-        more = f"; all that it said is in {kept}" if kept else ""
+        more = f"; its full output is in {kept}" if kept else ""
         super().__init__(f"the benchmarks of the {side} must pass, got {self._what(said)}{more}")
 
     def verdicts(self) -> list[Verdict]:
-        """Return a regression for each benchmark that a stage's error failed; what else failed is missing."""
+        """Return a regression for each benchmark that failed by a stage's error; others that failed are missing."""
         return [
             Verdict(each.benchmark, "counter", "regression" if each.by_a_stage else "missing", each.reason, 1)
             for each in self.failures
@@ -131,7 +130,7 @@ class FailedError(GateError):
             more = f" (and {len(others)} more)" if others else ""
             return f"{short_name(first.benchmark)}: {first.reason}{more}"
         if self.none_selected:
-            return "none that is selected"
+            return "none selected"
         if (number := self.status - _KILLED) > 0:
             return f"a process killed by signal {number}, {signal.strsignal(number)}"
         error = _last_error(said.decode(errors="replace"))
@@ -141,10 +140,9 @@ class FailedError(GateError):
 
 
 def measure(planned: Sequence[FreshProcess]) -> list[Results]:
-    """Run one process, or two at once in lockstep, and return what each measured.
+    """Run one process, or two in lockstep, and return the results of each.
 
-    Raise FailedError with the reason where a benchmark failed, GateError where a process ran none, ResultsError where
-    it wrote no run.
+    Raise FailedError where a benchmark failed, GateError where a process ran none, ResultsError for unreadable results.
     """
     with scratch_folder() as scratch:
         with ExitStack() as stack:
@@ -153,7 +151,7 @@ def measure(planned: Sequence[FreshProcess]) -> list[Results]:
                 pairs = zip(planned, both, strict=True)
                 running = [stack.enter_context(_started(each, scratch, own)) for each, own in pairs]
             statuses: list[int | None] = [None]
-            while None in statuses and not any(statuses):  # where one of a pair fails, the other ends for nothing
+            while None in statuses and not any(statuses):  # if one of a pair fails, stop the other
                 time.sleep(_POLL)
                 statuses = [process.poll() for process in running]
         for each, status in zip(planned, statuses, strict=True):
@@ -173,7 +171,7 @@ def _started(each: FreshProcess, scratch: Path, ends: lockstep.Ends | None) -> I
     own = {"PYTHONPATH": path, COPY_OF: each.variant.not_from}
     turns = {lockstep.VARIABLE: ",".join(map(str, ends))} if ends else {}
     environment = given | _ENVIRONMENT | own | turns
-    cache = ("-o", f"cache_dir={each.at(scratch, '.cache')}")  # settings may have options of it
+    cache = ("-o", f"cache_dir={each.at(scratch, '.cache')}")  # where a project's settings can't move it
     written = (f"--benchmark-json={each.at(scratch, '.json')}", *cache, *xml_options(each.at(scratch, ".xml")))
     with (
         each.at(scratch, ".txt").open("wb") as output,
@@ -190,7 +188,7 @@ def _started(each: FreshProcess, scratch: Path, ends: lockstep.Ends | None) -> I
 
 
 def _failure(each: FreshProcess, status: int, scratch: Path) -> FailedError:
-    """Return the error of a process that failed, and keep what it said."""
+    """Return the error of a failed process, and keep its output."""
     name, said = each.variant.name, each.at(scratch, ".txt").read_bytes()
     kept = each.kept.with_suffix(".txt")
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -199,12 +197,12 @@ def _failure(each: FreshProcess, status: int, scratch: Path) -> FailedError:
 
 
 def xml_options(path: Path) -> tuple[str, ...]:
-    """Return options of pytest that let it write there what failed; this family names files."""
+    """Return pytest's options for writing failures to a file, in the format that has file names."""
     return f"--junitxml={path}", "-o", "junit_family=xunit1"
 
 
 def read_failures(path: Path) -> list[Failure]:
-    """Read what failed; nothing where pytest did not come so far as to write it."""
+    """Read the failures; none where pytest did not write the file."""
     try:
         cases = ET.parse(path).getroot().iter("testcase")  # noqa: S314 # expat refuses entities that blow up
         return [
@@ -218,7 +216,7 @@ def read_failures(path: Path) -> list[Failure]:
 
 
 def _name(case: ET.Element) -> str:
-    """Return the full name, as pytest-benchmark has it: of a file that was not collected, the file alone."""
+    """Return the full name as pytest-benchmark has it, or the file alone where it could not be collected."""
     file, module, name = (case.get(key) or "" for key in ("file", "classname", "name"))
     classes = module.removeprefix(file.removesuffix(".py").replace("/", ".")).strip(".")
     return "::".join(filter(None, [file, *classes.split("."), name]))
@@ -229,17 +227,17 @@ def _reason(message: str, text: str) -> str:
         return _last_error(text)
     found = re.fullmatch(r'failed on (?:setup|teardown) with "(.*)"', message, flags=re.DOTALL)
     lines = (found[1] if found else message).strip().splitlines()
-    marked = [line.removeprefix("E ") for line in lines if line.startswith("E ")]  # of an error without a place
+    marked = [line.removeprefix("E ") for line in lines if line.startswith("E ")]  # an error without a location
     return _one_line((marked or lines or ["no word"])[0])
 
 
 def _last_error(said: str) -> str:
-    """Return the last line that names an error, or the last one."""
+    """Return the last line that names an error, else the last line."""
     lines = [line.removeprefix("E ").strip() for line in said.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"error|exception", line, flags=re.IGNORECASE)]
     return _one_line((errors or lines or ["no word"])[-1])
 
 
 def _one_line(text: str) -> str:
-    """Return a message without the module of its type."""
+    """Return a message in one line, without the module of its type."""
     return re.sub(r"^(?:\w+\.)+(?=\w+:)", "", " ".join(text.split()))[:_LONGEST]

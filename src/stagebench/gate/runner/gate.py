@@ -1,4 +1,4 @@
-"""A whole gate, for a program and for the command: both sides copied, counted, timed by turns, and judged."""
+"""A whole gate, for programs and for the command: copy, count, time in turns, and judge both sides."""
 
 import secrets
 import sys
@@ -45,11 +45,11 @@ def gate(
     decision: Decision | None = None,
     console: Console | None = None,
 ) -> Decision:
-    """Compare the working tree of a repository, as it is, with the revision `base`, and return what was decided.
+    """Compare the working tree of a repository with the revision `base`, and return the decision.
 
-    Options have the names of `stagebench gate`; `arguments` are further ones of pytest. Progress goes to a console, by
-    default nowhere. A `decision` that is given is filled, and so holds what was known where an error ends it: raise
-    StagebenchError where a process failed, ran nothing, or in another environment.
+    Options have the names of `stagebench gate`; `arguments` are further ones of pytest. Progress goes to `console`, by
+    default nowhere. A given `decision` is filled, so that it holds what was known before an error. Raise
+    StagebenchError where a process failed, ran nothing, or ran in another environment.
 
     >>> stagebench.gate("HEAD", counters_only=True).headline()
     'stagebench gate: pass (2 pass)'
@@ -84,12 +84,12 @@ def _variants(both: Worktrees, python_of_base: Path) -> dict[str, Variant]:
 
 
 def _changed(python_of_base: Path) -> tuple[str, ...]:
-    """Name what may differ between the sides because they have an interpreter each."""
+    """Return the keys of the environment that may differ where each side has its own interpreter."""
     return () if python_of_base == Path(sys.executable) else ("python", *environment.LIBRARIES)
 
 
 def _require_possible(plan: ABPlan, decision: Decision) -> None:
-    """Refuse, before anything runs, what is not there, and a plan that could not decide on any time."""
+    """Refuse unknown stages and clocks, and a plan that could not decide on any time, before anything runs."""
     if unknown := [each for each in decision.allowed if each not in STAGE_NAMES]:
         raise GateError(f"allow_changed must be of {', '.join(STAGE_NAMES)}, got {', '.join(unknown)}")
     if plan.clock not in CLOCKS:
@@ -97,13 +97,13 @@ def _require_possible(plan: ABPlan, decision: Decision) -> None:
     least = least_blocks(Rules().alpha)
     if not plan.counters_only and plan.blocks and plan.blocks < least:
         raise GateError(
-            f"--blocks must be at least {least}, because a time takes {statistics.least_pairs(Rules().alpha)} pairs of "
+            f"--blocks must be at least {least}, because a time needs {statistics.least_pairs(Rules().alpha)} pairs of "
             f"processes and a block has {PAIRS}, got {plan.blocks}; --counters-only needs none"
         )
 
 
 def _head(both: Worktrees, plan: ABPlan, folder: Path) -> Iterator[str]:
-    """Say what is about to be done, so that no confirmation looks like an afterthought."""
+    """Yield the plan in lines, the confirmation included, before anything runs."""
     head = f"{both.head_commit[:7]}{', changed' * both.dirty}"
     yield f"the working tree ({head}) against {both.commit[:7]}; orders of seed {plan.seed}; runs are kept in {folder}"
     if not plan.counters_only:
@@ -114,8 +114,8 @@ def _head(both: Worktrees, plan: ABPlan, folder: Path) -> Iterator[str]:
             f"{', in lockstep' * plan.lockstep}, and as many again for what those do not clear, until all is decided"
         )
     if both.generated:
-        yield f"modules that git ignores are on both sides as they are here: {', '.join(both.generated)}"
+        yield f"modules that git ignores are copied from here to both sides: {', '.join(both.generated)}"
     if both.empty:
-        yield f"submodules that are empty on both sides, as they are here: {', '.join(both.empty)}"
+        yield f"submodules that are empty here are empty on both sides: {', '.join(both.empty)}"
     if warning := environment.load_warning():
         yield warning

@@ -1,7 +1,7 @@
-"""What `stagebench.suite.plugin` loads in a process of a gate or a recording: it times benchmarks, and does no more.
+"""The plugin that `stagebench.suite.plugin` loads in processes of a gate or a recording, so that they only time.
 
-A project asks for other things in its settings: workers, coverage, a profiler, benchmarks that are skipped, or held
-against a stored run. Importable without torch.
+It turns off what a project's settings may enable: workers, coverage, a profiler, skipped benchmarks, comparisons with a
+stored run. Importable without torch.
 """
 
 import os
@@ -24,14 +24,14 @@ _OF_A_MARKER = ("min_rounds", "max_time", "precision", "cprofile")
 
 @pytest.hookimpl(wrapper=True)  # before pytest-cov starts in the same hook
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]:
-    """Let nothing count lines while a benchmark is timed."""
+    """Turn off coverage while benchmarks are timed."""
     early_config.known_args_namespace.no_cov = True
     return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_cmdline_main(config: pytest.Config) -> Iterator[Any]:
-    """Turn off what others ask for; what shuffles shuffles both sides alike."""
+    """Turn off other plugins' options; a plugin that shuffles gets the same seed on both sides."""
     for name, value in (dict.fromkeys(_OFF) | _ON).items():
         setattr(config.option, name, value)
     config.option.randomly_seed = int(config.option.stage_order_seed or 0)
@@ -40,7 +40,7 @@ def pytest_cmdline_main(config: pytest.Config) -> Iterator[Any]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Let the process's own options say how long a benchmark is timed, not those of its marker."""
+    """Remove a marker's options of timing, so that those of the process hold."""
     for marker in item.iter_markers("benchmark"):
         for name in set(_OF_A_MARKER) & marker.kwargs.keys():
             del marker.kwargs[name]  # type: ignore[attr-defined] # a dict
@@ -48,7 +48,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop() -> Iterator[Any]:
-    """Refuse modules of the repository where its copy is to be measured: both sides would run the same code."""
+    """Refuse modules of the repository where its copy is measured: both sides would run the same code."""
     done = yield
     repository, _, copies = os.environ[COPY_OF].partition(os.pathsep)
     for name, module in list(sys.modules.items()) if repository else ():
@@ -60,12 +60,12 @@ def pytest_runtestloop() -> Iterator[Any]:
 
 @pytest.hookimpl(optionalhook=True, trylast=True)
 def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
-    """Keep of others' notes what is judged: under names of ours, and in parameters, they may hold anything."""
+    """Keep only what is judged of other projects' records, because they may hold anything under our names."""
     machine = output_json["machine_info"]
     output_json["machine_info"] = {key: value for key, value in machine.items() if isinstance(value, str)}
     if machine.get("profile") == "none":
         for benchmark in output_json["benchmarks"]:
             info = benchmark["extra_info"]
-            # Here, where the benchmark is known: JSON that is none can't be read back.
+            # Checked here, where the benchmark is known: invalid JSON can't be read back.
             check(info.get("counters", {}), Counters, f"{benchmark['fullname']}: counters", pytest.UsageError)
             benchmark |= {"extra_info": {key: info[key] for key in ("counters", "gate") if key in info}, "params": None}

@@ -1,7 +1,7 @@
-"""What a gate measures next, by what it has seen: counters, times, and times once more of what those did not clear.
+"""The phases of a gate: counters, times, and a confirmation of the times that the first phase did not clear.
 
-Both phases are looked at before their end, at times that are fixed beforehand, and end with the first look that leaves
-nothing open. Each look has an equal share of the errors that the rules allow, so that all together make no more.
+Each timing phase has interim looks that are fixed in advance, and ends at the first look that leaves nothing open. The
+looks share the error rates of the rules equally.
 """
 
 import time
@@ -22,19 +22,19 @@ from stagebench.gate.runner.ab_runner import BLOCK, PAIRS, ABRunner, Sides
 from stagebench.gate.runner.fresh_process import FailedError
 from stagebench.gate.verdicts import Decision, Verdict, confirmed, undecided
 
-BLOCKS, MOST_BLOCKS = 6, 24  # in a phase, where nobody says: as many as take `QUICK` seconds, but so many
+BLOCKS, MOST_BLOCKS = 6, 24  # by default, in a phase: as many as fit into `QUICK` seconds, within these bounds
 QUICK = 300
 
 
 def looks(blocks: int, alpha: float) -> list[int]:
-    """Return after how many blocks a phase of so many is looked at, from the fewest with which a look can decide."""
+    """Return the numbers of blocks at which a phase of `blocks` is judged, from the fewest that can decide."""
     count = min(3, 1 + blocks // 6)
     first = least_blocks(alpha / count)
     return [round(each) for each in np.geomspace(first, blocks, count)] if first < blocks and count > 1 else [blocks]
 
 
 def least_blocks(alpha: float) -> int:
-    """Return the fewest blocks that can show anything at level alpha."""
+    """Return the fewest blocks that can show a change at level alpha."""
     return -(-statistics.least_pairs(alpha) // PAIRS)
 
 
@@ -44,14 +44,14 @@ class Phases:
 
     runner: ABRunner
     rules: Rules
-    decision: Decision  # says which content may be another one, and gets how markers of the head differ
-    say: Callable[[str], None]  # gets a line on a changed environment, and on the confirmation
-    began: float  # when a budget began, by the monotonic clock
+    decision: Decision  # names allowed stages; receives the differences of markers
+    say: Callable[[str], None]  # receives lines on the environment and the confirmation
+    began: float  # start of the budget, by the monotonic clock
 
     def decide(self) -> list[Verdict]:
-        """Run them; raise GateError where a process failed, ran nothing, or in another environment.
+        """Run all phases; raise GateError where a process failed, ran nothing, or ran in another environment.
 
-        Where a stage of the head refused what it got or did, that is a verdict.
+        A stage of the head that refused its input or its own work is a verdict.
         """
         counters: list[Verdict] = []
         try:
@@ -76,25 +76,25 @@ class Phases:
             infos = (side[0]["machine_info"] for side in (head, base))
             mine, others = ({key: info[key] for key in changed if key in info} for info in infos)
             differing = "; ".join(environment.differences(mine, others))
-            self.say(f"part of the change: {differing or 'nothing that is measured'}")
+            self.say(f"part of the change: {differing or 'nothing that affects times'}")
         self.decision.rules_differ.extend(gate.differing_markers(base, head))
         return judge_counters(base, head, self.rules, self.decision.allowed)
 
     def _times(self, base: list[Results], head: list[Results], counters: Sequence[Verdict]) -> list[Verdict]:
-        """Time both sides; the runs of the first block show too what is there on both."""
+        """Time both sides; the runs of the first block also show which benchmarks both have."""
         first = self.runner.time("first", 0, self.runner.plan.blocks or BLOCKS, [], self.runner.plan.rounds)
         base += first[0]
         head += first[1]
         blocks, rounds = self._affordable(first)
         times = self._phase("first", first, [], blocks, rounds, counters)
         if again := undecided(times):
-            self.say(f"not cleared, so measured once more: {', '.join(map(short_name, again))}")
+            self.say(f"not cleared, so measured again: {', '.join(map(short_name, again))}")
             paths = [*again, *filter(is_reference, by_name(base[0]))]
             times = confirmed(times, self._phase("confirmation", ([], []), paths, blocks, rounds, counters))
         return times
 
     def _affordable(self, first: Sides) -> tuple[int, int]:
-        """Return how many blocks a phase has, and rounds a process, so that two phases keep the budget."""
+        """Return the blocks of a phase and the rounds of a process, so that two phases keep the budget."""
         plan, rounds, seconds = self.runner.plan, self.runner.plan.rounds, self.runner.seconds
         if plan.budget is not None:
             share, least = self._left() / 2 / BLOCK, least_blocks(self.rules.alpha)
@@ -112,17 +112,17 @@ class Phases:
         return blocks, rounds
 
     def _left(self) -> float:
-        """Return the seconds of the budget that are left."""
+        """Return the remaining seconds of the budget."""
         budget = self.runner.plan.budget
         return float("inf") if budget is None else budget - (time.monotonic() - self.began)
 
     def _phase(
         self, phase: str, runs: Sides, paths: Sequence[str], blocks: int, rounds: int, counters: Iterable[Verdict]
     ) -> list[Verdict]:
-        """Time a phase until a look leaves nothing open, after what has run of it, or until its time is up.
+        """Time a phase, after `runs` so far, until a look leaves nothing open or the budget is spent.
 
-        In the first one, which calls nothing slower, what is decided is timed no more; in a confirmation all is timed
-        until all is decided, as its test is one of all of it.
+        In the first phase, which calls nothing slower, decided benchmarks are timed no further. A confirmation times
+        all its benchmarks until all are decided, because it tests them together.
         """
         found: dict[str, Verdict] = {}
         when = looks(blocks, self.rules.alpha)
@@ -141,7 +141,7 @@ class Phases:
         return list(found.values())
 
     def _all_new(self, failed: FailedError) -> list[Verdict]:
-        """Judge benchmarks that the base does not have, by that they run; raise GateError where the head has none."""
+        """Pass benchmarks that only the head has, once they run; raise GateError where the head has none."""
         if failed.side == "base":
             try:
                 return gate.judge_presence([], self.runner.count(["head"])[1])
@@ -151,7 +151,7 @@ class Phases:
         raise self._nothing_selected(failed.side) from failed
 
     def _nothing_selected(self, side: str) -> GateError:
-        more = "name its files behind --, or with --stage-model=NAME a model for those of stagebench"
+        more = "name its files after --, or a model with --stage-model=NAME for those of stagebench"
         named = f"--select {select!r} matches" if (select := self.runner.plan.select) else f"pytest finds; {more}"
         return GateError(f"the {side} must have a benchmark, got none that {named}")
 

@@ -1,7 +1,7 @@
-"""Makes results out of fresh processes: one proves what it runs and counts its work, the others time it.
+"""Make results from fresh processes: one verifies and counts the work, the others time it.
 
-The process is the sample: it gives one median a benchmark, and the results are made of these medians. Importable
-without torch.
+The process is the sample: each gives one median per benchmark, and the results hold these medians. Importable without
+torch.
 """
 
 import random
@@ -35,9 +35,9 @@ from stagebench.core.results import (
 from stagebench.core.shown import Begin
 from stagebench.gate.runner.fresh_process import FreshProcess, Variant, measure, pytest_arguments
 
-PROOF = 0  # the number of the process that proves; the timing ones count from 1
+PROOF = 0  # the number of the verifying process; timing processes count from 1
 
-# Arguments of pytest that each process gets from here, or that choose benchmarks: `-k`, `-kdecode`, `-qk`, `--`.
+# Arguments of pytest that a recording sets itself, or that choose benchmarks: `-k`, `-kdecode`, `-qk`, `--`.
 OWN = re.compile(
     r"--stage-(rounds|times-only|order-seed)|--benchmark-|@"
     r"|-[hlqsvVx]*[km]|--(deselect|ignore|ignore-glob|collect-only|co)?(=|$)"
@@ -55,8 +55,8 @@ def bench(
 ) -> Results:
     """Run the working folder's benchmarks in fresh processes; write and return OUT/results.json.
 
-    Options have the names of `stagebench bench`; `arguments` are further ones of pytest. What happens is said in lines,
-    by default to nobody. Raise StagebenchError where a benchmark failed, or what is there is another recording's.
+    Options have the names of `stagebench bench`; `arguments` are further ones of pytest. Progress goes in lines to
+    `say`, by default nowhere. Raise StagebenchError where a benchmark failed, or OUT holds another recording.
 
     >>> results = stagebench.bench("out", processes=1, rounds=1)
     >>> [benchmark["stats"]["rounds"] for benchmark in results["benchmarks"]]
@@ -77,48 +77,48 @@ def recorded(
     select: str,
     arguments: Sequence[str],
 ) -> Iterator[Results]:
-    """Record the working folder's benchmarks, and hold the folder until what they say is written."""
+    """Record the working folder's benchmarks, and keep OUT locked until the block ends."""
     plan = plan_of(Path.cwd(), rounds, select, arguments)
     with locked(out, "only one recording at a time may write to a folder"), measurement(say):
-        for half in [*out.glob(".results.*.*"), *out.glob("processes/.[0-9]*")]:  # that a killed one was writing
+        for half in [*out.glob(".results.*.*"), *out.glob("processes/.[0-9]*")]:  # of a killed process
             half.unlink()
         yield combine(Recording(out / "processes", Path.cwd(), plan).record(processes, say, begin))
 
 
 def plan_of(root: Path, rounds: int, select: str, arguments: Sequence[str]) -> Process:
-    """Return what all processes of a recording of a checkout run; another plan is another recording.
+    """Return the plan of all processes of a recording; another plan is another recording.
 
-    Raise ResultsError for an argument of pytest that is the recording's own to give, or chooses benchmarks.
+    Raise ResultsError for an argument of pytest that the recording sets itself, or that chooses benchmarks.
     """
     for argument in arguments:
         if OWN.match(argument):
-            raise ResultsError(f"what a recording runs and keeps is said by --select, --rounds and OUT, got {argument}")
+            raise ResultsError(f"a recording must be chosen by --select, --rounds and OUT, got {argument}")
     return {"rounds": rounds, "select": select, "arguments": list(arguments), "code": _code(root)}
 
 
 def _code(root: Path) -> str:
-    """Digest what a benchmark can depend on of a checkout: modules and packages at its top, and those two folders."""
+    """Return a digest of a checkout's code: modules and packages at its top, and in `BENCHMARKS` and `src`."""
     packages = sorted(path.parent.name for path in root.glob("*/__init__.py"))
     return fingerprint(root, "*.py", *(f"{folder}/**/*.py" for folder in (BENCHMARKS, "src", *packages)))
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A folder of processes that all run one plan, each written whole or not at all: a kill loses the one in hand."""
+    """A folder of processes of one plan, each written atomically: a kill loses only the current one."""
 
-    folder: Path  # where they are kept, each as pytest-benchmark's JSON with the plan noted in it
-    root: Path  # the checkout that they run in, with this interpreter
+    folder: Path  # for the processes, each as pytest-benchmark's JSON with the plan in it
+    root: Path  # the checkout, run with this interpreter
     plan: Process  # see `plan_of`
 
     def record(self, processes: int, say: Callable[[str], object], begin: Begin) -> dict[int, Results]:
-        """Run what is not there yet, the proving process, then so many timing ones; return all by number.
+        """Run the missing processes, the verifying one, then `processes` timing ones; return all by number.
 
-        `begin` gets the name of each that is run. Raise FailedError where a benchmark failed, and ResultsError where a
-        process is of another plan or environment, or the code changed meanwhile.
+        `begin` gets the name of each before it runs. Raise FailedError where a benchmark failed, and ResultsError where
+        a process has another plan or environment, or the code changed meanwhile.
         """
         runs = self.kept(processes)
         for number in runs:
-            say(f"{name_of(number)} is there already")
+            say(f"{name_of(number)} exists already")
         missing = [number for number in range(processes + 1) if number not in runs]
         for done, number in enumerate(missing):
             begin(name_of(number), done, len(missing))
@@ -127,7 +127,7 @@ class Recording:
         return runs
 
     def kept(self, processes: int) -> dict[int, Results]:
-        """Read the processes that are there already, by number."""
+        """Read the existing processes, by number."""
         paths = {number: self._path(number) for number in range(processes + 1)}
         runs = {number: read_results(path) for number, path in paths.items() if path.exists()}
         for number, run in runs.items():
@@ -138,10 +138,10 @@ class Recording:
         return runs
 
     def measure(self, number: int, others: Mapping[int, Results]) -> Results:
-        """Run one process beside those that are there, and keep what it measured if it is one of this recording."""
+        """Run one process, and keep its results if its environment is that of the others."""
         plan = self.plan
         if _code(self.root) != plan["code"]:
-            raise ResultsError(f"the code in {self.root} must stay as it was while it is recorded, got other files")
+            raise ResultsError(f"the code in {self.root} must not change during a recording, got other files")
         seed = random.Random(f"process {number}").randrange(2**16)
         rounds = None if number == PROOF else plan["rounds"]
         arguments = pytest_arguments(self.root, [], plan["arguments"], plan["select"], rounds, seed)
@@ -151,7 +151,7 @@ class Recording:
         if all(map(is_reference, by_name(run))):
             chosen = f" of --select {plan['select']!r}" if plan["select"] else ""
             raise ResultsError(
-                f"the {variant.name} must run a benchmark beside the reference workload, got none{chosen}"
+                f"the {variant.name} must run a benchmark besides the reference workload, got none{chosen}"
             )
         _require_same_environment(number, run, others)
         run["stagebench"]["recording"] = {**plan, "process": number, "seconds": time.monotonic() - began}
@@ -164,14 +164,14 @@ class Recording:
 
 def _require_same_environment(number: int, run: Results, others: Mapping[int, Results]) -> None:
     here, there = run["machine_info"], next(iter(others.values()), run)["machine_info"]
-    if here != there:  # an unknown driver is no reason to refuse a recording, though it compares with no other one
+    if here != there:  # not by `differences`: an unknown driver is no reason to refuse
         differing = "; ".join(differences(here, there))
         raise ResultsError(f"the {name_of(number)} ran in another environment: {differing}")
 
 
 def name_of(number: int) -> str:
-    """Return what a process is called."""
-    return "proving process" if number == PROOF else f"timing process {number}"
+    """Return the name of a process."""
+    return "verifying process" if number == PROOF else f"timing process {number}"
 
 
 def _seconds(run: Results) -> float:
@@ -179,10 +179,10 @@ def _seconds(run: Results) -> float:
 
 
 def combine(runs: Mapping[int, Results]) -> Results:
-    """Make one run of the proof and at least one other, in which a benchmark's rounds are the medians of the others.
+    """Make one run of the verifying process and at least one timing process, with their medians as rounds.
 
-    What was counted is the proof's. A benchmark that a process left out is named in `left_out`; where none is in all of
-    them, raise ResultsError.
+    Counters are those of the verifying process. Benchmarks that a process left out are named in `left_out`; raise
+    ResultsError where none is in all processes.
     """
     proof, timed = runs[PROOF], [run for number, run in sorted(runs.items()) if number != PROOF]
     named = [by_name(run) for run in (proof, *timed)]
@@ -209,21 +209,21 @@ def _combined(proven: Benchmark, *timed: Benchmark) -> Benchmark:
         stats.update(benchmark["stats"]["median"])
     infos = [benchmark.get("extra_info", {}) for benchmark in timed]
     info: Any = {**proven.get("extra_info", {}), **_typical(infos), "processes": len(timed)}
-    if "device_seconds" in info:  # of the rounds of one process
+    if "device_seconds" in info:  # until now of the rounds of one process
         info["device_seconds"] = [each["device_median"] for each in infos if "device_median" in each]
     kept = stats.as_dict() | {"data": stats.data, "iterations": 1}
     return {**proven, "stats": kept, "extra_info": info}
 
 
 def _typical(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what all processes noted: of numbers the median, of anything else the first."""
+    """Return what all processes recorded: the median of numbers, else the first value."""
     return {key: _middle([info[key] for info in infos]) for key in infos[0] if all(key in info for info in infos)}
 
 
 def _middle(values: Sequence[Any]) -> Any:
     if all(isinstance(value, Mapping) for value in values):
         return _typical(values)
-    if all(isinstance(value, int) for value in values):  # bytes and counts stay whole, flags stay flags
+    if all(isinstance(value, int) for value in values):  # keeps counts whole and flags flags
         return statistics.median_low(values)
     if all(isinstance(value, int | float) for value in values):
         return statistics.median(values)

@@ -1,8 +1,8 @@
-"""Copies both sides of a gate, a revision and the working tree as it is now, and finds the base's interpreter.
+"""Copy both sides of a gate, a revision and the working tree, and find the base's interpreter.
 
-A copy is a repository of its own, which borrows the objects, settings and tags of the given one and writes to itself
-alone; the given one is only read, and nothing is left behind. None runs a hook. Filters run where the base is checked
-out; the files of the head are copied as they lie. Submodules are repositories of the same kind in both.
+A copy is a separate repository that borrows the objects, settings and tags of the original. The original is only read,
+and nothing is left behind. No hooks run. Filters run where the base is checked out; the head's files are copied
+unchanged. Submodules are copied in the same way.
 """
 
 import hashlib
@@ -25,13 +25,13 @@ from stagebench.core.machine import processes
 from stagebench.core.machine.locks import locked, scratch_folder
 from stagebench.gate.limits import RULES_FILE, read_toml
 
-# Inside of a hook these name the hook's repository, whatever folder git is called in.
+# In a hook these name the hook's repository, whatever folder git runs in.
 ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
 
 _NO_PROGRAMS = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
-_WRITING = {"checkout", "read-tree"}  # as long as there are files, and filters run: no such git outlives this process
-_HERE = ("--git-dir=.", "--work-tree=.")  # that of a submodule names a working tree, which may be gone
-# What comes later counts: everything that the other repository has set, but for these.
+_WRITING = {"checkout", "read-tree"}  # may take long and run filters, so they end with this process
+_HERE = ("--git-dir=.", "--work-tree=.")  # a submodule's own setting may name a missing working tree
+# Later settings win: the original's, except for these.
 _SETTINGS = b"""
 [include] path = %b
 [core] worktree = %b
@@ -44,27 +44,27 @@ sparseCheckout = false
 
 @dataclass(frozen=True, slots=True)
 class Worktrees:
-    """Copies of both sides, and what they are of."""
+    """Copies of both sides, and their origin."""
 
-    base: Path  # the revision: of the folder that the gate runs in
-    head: Path  # HEAD, made what the working tree was: changes that nobody committed are in it
-    imports: dict[str, list[Path]]  # by side, the folders of the copy in place of those that this interpreter has
+    base: Path  # the folder of the gate in a copy of the revision
+    head: Path  # the folder of the gate in a copy of the working tree, uncommitted changes included
+    imports: dict[str, list[Path]]  # by side, the copies of folders on this interpreter's search path
     not_from: str  # the repository, and the folder of all copies, as a search path
     commit: str  # of the base
     head_commit: str
     dirty: bool  # whether the head differs from its commit
-    empty: tuple[str, ...]  # submodules that are empty folders on both sides, because they are in the working tree
-    generated: tuple[str, ...]  # modules that git ignores: on both sides those of the working tree
-    home: Path  # the folder that they are in, which stays
+    empty: tuple[str, ...]  # submodules that are empty on both sides, because they are in the working tree
+    generated: tuple[str, ...]  # modules that git ignores, copied from the working tree to both sides
+    home: Path  # the folder of the copies, which stays
 
 
 @contextmanager
 def worktrees(repository: Path, revision: str) -> Iterator[Worktrees]:
-    """Copy both sides into a repository's `.git` folder, and remove them whatever happens in the block.
+    """Copy both sides into a repository's `.git` folder, and remove them after the block.
 
-    Both are copies, in folders alike: edits made meanwhile change nothing, and neither side has warmer files. What a
-    killed process left behind is removed first. Raise GateError where there is no such repository or revision, or not
-    all of it is here.
+    Both are copies, so that later edits change nothing, and neither side has warmer files. Leftovers of killed
+    processes are removed first. Raise GateError where the repository or the revision does not exist, or is not complete
+    here.
     """
     top = Path(_line(repository, "rev-parse", "--show-toplevel"))
     within = repository.resolve().relative_to(top)
@@ -73,7 +73,7 @@ def worktrees(repository: Path, revision: str) -> Iterator[Worktrees]:
     home.mkdir(exist_ok=True)
     with scratch_folder(home) as folder:
         base, head = folder / "base", folder / "head"
-        (folder / "pytest.ini").touch()  # above a copy without settings pytest would find those of the repository
+        (folder / "pytest.ini").touch()  # else pytest would find the repository's settings above a copy without any
         empty = tuple(_check_out(_git_folder(top), commit, base, top))
         _copy(top, head)
         dirty = bool(_git(head, "status", "--porcelain", "--untracked-files=normal", "--ignore-submodules=none"))
@@ -89,7 +89,7 @@ def worktrees(repository: Path, revision: str) -> Iterator[Worktrees]:
 
 
 def _add_generated(top: Path, copies: Sequence[Path]) -> Iterator[str]:
-    """Copy modules that a build has put into packages, and git ignores, as a `_version.py`; yield their names."""
+    """Copy generated modules in packages that git ignores, such as `_version.py`; yield their names."""
     listed = _git(top, "ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory", "--", "*.py")
     for name in (name for name in map(os.fsdecode, listed.split(b"\0")) if name.endswith(".py")):
         beside = [copy for copy in copies if (copy / name).with_name("__init__.py").exists()]
@@ -99,9 +99,9 @@ def _add_generated(top: Path, copies: Sequence[Path]) -> Iterator[str]:
 
 
 def imported_from(top: Path) -> Iterator[Path]:
-    """Yield the folders in a repository, relative to it, in which this interpreter looks for modules.
+    """Yield the repository's folders, relative to it, from which this interpreter imports modules.
 
-    They are on its search path, or in the project of a package that is installed from there, editable or not.
+    They are on its search path, or belong to a package that is installed from there, editable or not.
     """
     found = [Path(each).resolve() for each in sys.path]
     for package in metadata.distributions():
@@ -114,7 +114,7 @@ def imported_from(top: Path) -> Iterator[Path]:
 
 
 def home_of(repository: Path) -> Path:
-    """Return where worktrees are made: in the `.git` folder of a repository, whose status never shows them there."""
+    """Return the folder of copies, inside a repository's `.git` folder, where its status never shows them."""
     return _git_folder(repository) / "stagebench-gate"
 
 
@@ -130,7 +130,7 @@ def _commit(top: Path, revision: str, what: str) -> str:
 
 
 def _borrow(git_folder: Path, commit: str | None, folder: Path) -> None:
-    """Make a repository with the objects, settings and tags of another, at a commit if there is one, without files."""
+    """Make a repository without files that borrows another's objects, settings and tags, at a commit if given."""
     form = _line(git_folder, *_HERE, "rev-parse", "--show-object-format")
     folder.mkdir(parents=True, exist_ok=True)
     _git(folder, "init", "--quiet", "--template=", f"--object-format={form}")
@@ -149,15 +149,15 @@ def _borrow(git_folder: Path, commit: str | None, folder: Path) -> None:
 
 
 def _quoted(path: Path) -> bytes:
-    """Return a path as git reads it in its files, whatever characters it has."""
+    """Return a path, with any characters, quoted for git's files."""
     escaped = os.fsencode(path).replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
     return b'"' + escaped + b'"'
 
 
 def _check_out(git_folder: Path, commit: str, folder: Path, tree: Path | None) -> Iterator[str]:
-    """Check out a commit and its submodules, each at the commit that it pins; raise GateError where one is not here.
+    """Check out a commit and its submodules at their pinned commits; raise GateError where one is missing here.
 
-    Yield those that are left empty because they are not in use in the working tree, if there is one.
+    Yield the submodules that stay empty because the working tree, if given, does not use them.
     """
     _borrow(git_folder, commit, folder)
     _git(folder, "read-tree", "--reset", "-u", "--no-recurse-submodules", commit)
@@ -176,7 +176,7 @@ def _check_out(git_folder: Path, commit: str, folder: Path, tree: Path | None) -
 
 
 def _submodules(tree: Path) -> Iterator[tuple[bytes, str]]:
-    """Yield the submodules in the index of a repository, and the commits that they are pinned to."""
+    """Yield the submodules in a repository's index with their pinned commits."""
     for line in _git(tree, "ls-files", "--stage", "-z").split(b"\0"):
         about, _, path = line.partition(b"\t")
         if about.startswith(b"160000 "):
@@ -184,7 +184,7 @@ def _submodules(tree: Path) -> Iterator[tuple[bytes, str]]:
 
 
 def _copy(tree: Path, folder: Path) -> None:
-    """Copy a working tree, with its submodules and the repositories in it, without what is ignored."""
+    """Copy a working tree with its submodules and nested repositories, without ignored files."""
     status, said, _ = _status(tree, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
     commit = None if status else said.decode().strip()
     _borrow(_git_folder(tree), commit, folder)
@@ -196,9 +196,9 @@ def _copy(tree: Path, folder: Path) -> None:
     for line in dict.fromkeys(each.removesuffix(b"/") for each in listed if each):
         path = Path(os.fsdecode(line[2:]))
         if any(linked(tree / above) for above in path.parents[:-1]):
-            continue  # gone: what a link leads to is somewhere else
+            continue  # deleted: it is now behind a link
         if line.startswith(b"S ") and not os.path.lexists(tree / path):
-            left_out.append(line[2:])  # of a sparse checkout
+            left_out.append(line[2:])  # in a sparse checkout
         else:
             _copy_entry(tree / path, folder / path)
     if left_out:
@@ -216,7 +216,7 @@ def _copy_entry(source: Path, target: Path) -> None:
     elif (source / ".git").exists():
         _copy(source, target)
     elif source.is_dir():
-        target.mkdir(exist_ok=True)  # a submodule that is not in use; or a file became a folder, whose files are listed
+        target.mkdir(exist_ok=True)  # an unused submodule, or a folder in place of a file
 
 
 def _line(where: Path, *arguments: str) -> str:
@@ -224,7 +224,7 @@ def _line(where: Path, *arguments: str) -> str:
 
 
 def _git(where: Path, *arguments: str) -> bytes:
-    """Run git in a folder; its last line of complaint is ours."""
+    """Run git in a folder; raise GateError with the last line of its errors."""
     status, said, complaint = _status(where, *arguments)
     if status:
         last = (complaint.decode(errors="replace").strip().splitlines() or ["no word"])[-1]
@@ -243,25 +243,25 @@ def _status(where: Path, *arguments: str) -> tuple[int, bytes, bytes]:
 
 
 def dependencies(root: Path) -> tuple[list[str], str]:
-    """Return the `dependencies` in a checkout's pyproject.toml (GateError for an unreadable one), and what it pins."""
+    """Return a checkout's `dependencies` and its pins; raise GateError for an unreadable pyproject.toml."""
     project, pins = read_toml(root / RULES_FILE)[1].get("project", {}), root / "benchmarks" / "constraints.txt"
     return sorted(project.get("dependencies", [])), pins.read_text(encoding="utf-8") if pins.is_file() else ""
 
 
 def python_of_base(base: Path, head: Path, home: Path, say: Callable[[str], None]) -> Path:
-    """Return this interpreter, or that of a virtual environment where the base depends on something else than the head.
+    """Return this interpreter, or that of a virtual environment where the base's dependencies differ from the head's.
 
-    Those are kept in `home`, one for each set of dependencies; raise GateError where one can't be built.
+    Environments are kept in `home`, one per set of dependencies; raise GateError where one can't be built.
     """
     wanted = given = dependencies(base)
-    with suppress(GateError):  # of a head that nobody can read pytest will say so
+    with suppress(GateError):  # pytest will report an unreadable head
         given = dependencies(head)
     if wanted == given or not wanted[0]:
         return Path(sys.executable)
     folder = home / f"python-{hashlib.sha256(repr((sys.version, sys.prefix, wanted)).encode()).hexdigest()[:12]}"
-    with locked(folder):  # two gates would build it at once, each over the other's
+    with locked(folder):  # else two gates would build it at once
         if not (folder / "complete").is_file():
-            say(f"the base depends on other packages than the head: installing them in {folder}")
+            say(f"base and head have different dependencies: installing the base's in {folder}")
             _build(folder, wanted)
     return folder / "bin" / "python"
 
@@ -269,10 +269,10 @@ def python_of_base(base: Path, head: Path, home: Path, say: Callable[[str], None
 def _build(folder: Path, wanted: tuple[list[str], str]) -> None:
     (needed, pinned), pins = wanted, folder / "constraints.txt"
     pip = ("pip", "--python", str(folder / "bin" / "python"), "--quiet", "--disable-pip-version-check")
-    _call("venv", "--clear", "--without-pip", str(folder))  # of what an interrupted build left
+    _call("venv", "--clear", "--without-pip", str(folder))  # clears an interrupted build
     pins.write_text(pinned, encoding="utf-8")
     _call(*pip, "install", "--constraint", str(pins), *needed)
-    # This package, and what it imports, need not be among them: they are found behind what the base depends on.
+    # This package and its dependencies come last on the search path, after the base's dependencies.
     behind = [str(Path(__file__).parents[3]), *(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))]
     site = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
     (site / "behind.pth").write_text("\n".join(dict.fromkeys(behind)) + "\n", encoding="utf-8")
@@ -283,4 +283,4 @@ def _call(*module: str) -> None:
     status, _, said = processes.run([sys.executable, "-m", *module])
     if status:
         complaint = (said.decode(errors="replace").strip().splitlines() or ["no word"])[-1]
-        raise GateError(f"can't install what the base depends on, give --base-python instead: {complaint}")
+        raise GateError(f"can't install the base's dependencies, use --base-python instead: {complaint}")
