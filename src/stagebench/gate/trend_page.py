@@ -1,9 +1,12 @@
 """Write a history as one static page, whose own script draws a line for each benchmark out of the numbers in it."""
 
+import hashlib
 import re
 import statistics
 import subprocess
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -43,6 +46,7 @@ def to_html(place: Place, looked: Sequence[tuple[Sequence[Run], Sequence[Series]
     environment = Environment(
         loader=PackageLoader("stagebench.gate"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    script = (files("stagebench.gate") / "templates" / "trend.js").read_text(encoding="utf-8")
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return environment.get_template("trend.html").render(
         title=f"History of benchmarks{f' of {repository[1]}' if repository else ''}",
@@ -50,6 +54,8 @@ def to_html(place: Place, looked: Sequence[tuple[Sequence[Run], Sequence[Series]
         decision=decision and decision.as_table(),
         passed=decision and exit_code(decision.verdicts) == PASS,
         data={"commits": commits, "environments": found},
+        script=script,
+        digest=b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
     )
 
 
