@@ -104,6 +104,15 @@ def test_the_parts_of_a_bar_fill_it(folder):
     assert min(map(float, parts)) > 1
 
 
+def test_what_is_lost_is_striped_left_of_the_line():
+    bars = [{"name": "Loading", "stage": "load", "saved": saved, "interval": None} for saved in (-0.25, 0.75)]
+    page = to_html("x", {"Why": [Figure("x", "saved", bars)]})
+    assert re.findall(r'class="part (.*?)" style="(.*?)"', page) == [
+        ("s-load lost", "left: 0.000%; width: 25.000%"),
+        ("s-load", "left: 25.000%; width: 75.000%"),
+    ]
+
+
 def test_a_stage_has_its_colour_from_the_table_of_stages_and_nowhere_another(folder):
     text = (folder / "report.html").read_text()
     assert re.findall(r"\.s-(\w+) \{ --fill: (#\w+); --on: (#\w+); \}", text) == [

@@ -7,12 +7,13 @@ const inButton = (cell, run) => {
   return button;
 };
 
+// Numbers come before words, and passes without a value last, whichever way they are sorted.
 const keyOf = (body, column) => {
   const text = body.rows[0].cells[column]?.textContent ?? "";
   const number = Number(text.replaceAll(",", ""));
-  return text === "" ? -Infinity : Number.isNaN(number) ? text : number;
+  return text === "" ? [2, 0] : Number.isNaN(number) ? [1, text] : [0, number];
 };
-const compare = (a, b) => (typeof a === typeof b ? (a > b) - (a < b) : typeof a === "number" ? -1 : 1);
+const compare = ([kind, a], [other, b], way) => kind - other || way * ((a > b) - (a < b));
 
 for (const table of document.querySelectorAll("table.passes")) {
   const bodies = [...table.tBodies];
@@ -22,7 +23,7 @@ for (const table of document.querySelectorAll("table.passes")) {
     heads.forEach((each) => each.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
     const keys = new Map(bodies.map((body) => [body, keyOf(body, column)]));
-    bodies.sort((a, b) => (down ? -1 : 1) * compare(keys.get(a), keys.get(b)));
+    bodies.sort((a, b) => compare(keys.get(a), keys.get(b), down ? -1 : 1));
     table.append(...bodies);
   }));
 
@@ -38,8 +39,8 @@ for (const table of document.querySelectorAll("table.passes")) {
   const count = make("span", `${bodies.length} passes`, { role: "status" });
   const field = make("input", "", { type: "search" });
   field.oninput = () => {
-    const wanted = field.value.toLowerCase();
-    bodies.forEach((body) => { body.hidden = !body.textContent.toLowerCase().includes(wanted); });
+    const words = field.value.toLowerCase().split(" ");
+    bodies.forEach((body) => { body.hidden = !words.every((word) => body.textContent.toLowerCase().includes(word)); });
     count.textContent = `${bodies.filter((body) => !body.hidden).length} of ${bodies.length} passes`;
   };
   const label = make("label", "Filter ");
