@@ -62,9 +62,11 @@ def progress(console: Console, total: int | None = None) -> Iterator[Callable[..
     The bar is drawn by these calls and by no thread, so that nothing is drawn while a step is timed; "" takes it away,
     before something is printed. A file, a pipe and the log of a CI job get nothing.
     """
-    seen = console.is_interactive and console.file.isatty() and not os.environ.get("CI")
+    if not (console.is_interactive and console.file.isatty()) or os.environ.get("CI"):
+        yield lambda *step: None
+        return
     columns = TextColumn("{task.description}", markup=False), BarColumn(15), MofNCompleteColumn(), TimeRemainingColumn()
-    options: Any = {"auto_refresh": False, "transient": True, "redirect_stdout": False, "disable": not seen}
+    options: Any = {"auto_refresh": False, "transient": True, "redirect_stdout": False}
     with Progress(*columns, console=console, speed_estimate_period=math.inf, **options) as bars:
         steps, bar = count(), bars.add_task("", total=total, visible=False)
 
