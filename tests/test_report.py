@@ -315,7 +315,7 @@ def test_without_the_extra_the_error_names_it(folder):
         "except Exception as error: print(error)"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert result.stdout.startswith("a report needs the extra: pip install 'stagebench[report]'")
+    assert result.stdout.startswith("a page needs the extra: pip install 'stagebench[report]'")
 
 
 def test_a_report_needs_no_torch(folder):

@@ -12,13 +12,14 @@ import click
 from stagebench.analysis.experiments.dataset import one_line, read_dataset
 from stagebench.analysis.experiments.design import Wanted, make_design, synthetic_dataset
 from stagebench.analysis.experiments.runner import Experiment, measure
-from stagebench.analysis.report import require_report_extra, write_report
+from stagebench.analysis.report import write_report
 from stagebench.analysis.samples import MODES, RUN_FILE, SampleLog, open_log, read_run
 from stagebench.cli.commands import PATH, SettingsCommand, print_head
 from stagebench.cli.output import Console
 from stagebench.core.errors import AnalysisError
 from stagebench.core.machine.locks import measurement, scratch_folder
-from stagebench.core.shown import cell, plain, progress
+from stagebench.core.pages import require_pages
+from stagebench.core.shown import cell, plain, progress, teller
 from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.suite.measure import shuffled
 from stagebench.suite.options import ORDER_SEED
@@ -62,12 +63,11 @@ def command(out: Path, report_only: bool, allow_failures: int, **given: Any) -> 
     OUT gets samples.jsonl, a line a pass, written as it goes, and report.md, report.json and report.html. An
     interrupted run goes on with the same command. Exit code 2 where more samples failed than were allowed.
     """
-    require_report_extra()  # or a long run would end without one
+    require_pages()  # or a long run would end without one
     complete = report_only or _run(out, **given)
     report = write_report(out)
-    for line in report["summary"]:
-        click.echo(plain(line))
-    click.echo(f"wrote {out / 'report.html'}")
+    say = teller(Console())
+    say("\n".join([*map(plain, report["summary"]), f"wrote {out / 'report.html'}"]))
     failed = len(report["failures"])
     if failed > allow_failures:
         raise AnalysisError(f"at most {allow_failures} samples may fail, got {failed}; the report names them")

@@ -11,6 +11,7 @@ from stagebench.cli.commands import HTML, JSON, PATH, DecidingCommand
 from stagebench.cli.output import Console, write_json_to
 from stagebench.core.errors import GateError
 from stagebench.core.json_files import write_text
+from stagebench.core.pages import require_pages
 from stagebench.core.places import Place
 from stagebench.core.results import read_at, short_name, versioned
 from stagebench.core.settings import LoadSettings
@@ -20,7 +21,7 @@ from stagebench.gate import decide
 from stagebench.gate.limits import RULES_FILE, read_rules
 from stagebench.gate.stored_decision import read_decision
 from stagebench.gate.trend import MIN_SIDE, Change, Run, Series, read_history, series_of
-from stagebench.gate.trend_page import require_page_extra, to_html
+from stagebench.gate.trend_page import to_html
 from stagebench.gate.verdicts import Decision
 from stagebench.media.events.npy import require_free, write_folder
 from stagebench.media.events.recordings import load_event_arrays, size_of_recording
@@ -74,7 +75,7 @@ def trend_command(
     """
     decision: Decision | None = None
     if html_path:
-        require_page_extra()
+        require_pages()
         verdicts = verdicts or max(Path(".benchmarks", "gate").glob("*/decision.json"), default=None)
         decision = read_decision(verdicts) if verdicts else None
     with progress(Console(stderr=True)) as begin:

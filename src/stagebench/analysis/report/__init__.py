@@ -1,27 +1,24 @@
 """Reports: `report.json`, `report.md`, `report.html` and `trace.json` of a run folder. Importable without torch."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from stagebench.analysis.samples import SAMPLES_FILE, read_run, read_samples
-from stagebench.core.errors import AnalysisError
 from stagebench.core.json_files import write_json, write_text
-
-
-def require_report_extra() -> None:
-    """Refuse early, with an AnalysisError that names the extra, where what the HTML needs is missing."""
-    if find_spec("jinja2") is None:
-        raise AnalysisError("a report needs the extra: pip install 'stagebench[report]', got no jinja2")
+from stagebench.core.pages import require_pages
 
 
 def write_report(folder: Path) -> dict[str, Any]:
     """Analyse what a run folder holds, finished or not, write all reports there, and return what the JSON holds.
 
-    An AnalysisError where the folder is no run, holds no sample, can't be written to, or the extra is missing.
+    An AnalysisError where the folder is no run, holds no sample, or can't be written to; a StagebenchError without the
+    extra.
     """
-    require_report_extra()
-    from stagebench.analysis.report.document import to_html, to_markdown  # here, because they need the extra
+    require_pages()
+    from stagebench.analysis.report.document import (  # here, because an analysis takes long to import
+        to_html,
+        to_markdown,
+    )
     from stagebench.analysis.report.report_data import report_data
     from stagebench.analysis.report.sections import headlines, sections, title
     from stagebench.analysis.report.timeline import to_trace

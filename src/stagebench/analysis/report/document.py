@@ -1,17 +1,16 @@
 """Write a report as Markdown, and as one HTML page with its pictures in it, to which the network gives nothing."""
 
-import hashlib
 import math
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 from stagebench.analysis.report.timeline import to_trace
 from stagebench.core import shown
 from stagebench.core.json_files import json_text
-from stagebench.core.shown import MS, RATIO, Table, markdown, plain
+from stagebench.core.pages import fill
+from stagebench.core.shown import MS, RATIO, Table, markdown
 from stagebench.core.stages import STAGE_NAMES, STAGES
 
 
@@ -63,24 +62,12 @@ def _part(part: Part) -> str:
 
 
 def to_html(title: str, sections: Sections) -> str:
-    """Fill in the page, with a table of contents; its policy lets no script run but ours."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # of an extra, which Markdown does without
-
-    environment = Environment(
-        loader=PackageLoader("stagebench.analysis.report"),
-        autoescape=True,
-        finalize=lambda value: plain(value) if type(value) is str else value,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    """Fill in the page, with a table of contents."""
+    numbers = {"brief": brief, "ms": MS.write, "ratio": RATIO.write, "log10": math.log10, "ticks": ticks}
+    stages: dict[str, Any] = {"stages": STAGES, "stage_names": STAGE_NAMES}
+    return fill(
+        "stagebench.analysis.report", "report", numbers | {"trace": _trace}, title=title, sections=sections, **stages
     )
-    environment.filters |= {"brief": brief, "ms": MS.write, "ratio": RATIO.write}
-    environment.filters |= {"log10": math.log10, "ticks": ticks, "trace": _trace}
-    environment.globals |= {"stages": STAGES, "stage_names": STAGE_NAMES}
-    script = (files("stagebench.analysis.report") / "templates" / "report.js").read_text(encoding="utf-8")
-    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    page = environment.get_template("report.html")
-    return page.render(title=title, sections=sections, script=script, digest=digest)
 
 
 def brief(seconds: float) -> str:

@@ -18,7 +18,7 @@ function element(name, text = "", attributes = {}) {
 }
 
 function commit(id) {
-  if (!id) return element("span", "no commit");
+  if (!/^[0-9a-f]{7,64}$/.test(id)) return element("span", "no commit");
   const short = id.slice(0, 7);
   return DATA.commits ? element("a", short, {href: DATA.commits + id}) : element("code", short);
 }
@@ -29,12 +29,16 @@ function inkOf(color) {
   return "rgb(" + [1, 3, 5].map(i => Math.round(parseInt(color.slice(i, i + 2), 16) * (1 - share) + to * share)) + ")";
 }
 
-// As wide as the noise around all levels, and what is not rare: a single slow run would make all others a flat line.
-function scaleOf(series) {
-  const sorted = Float64Array.from(series.ms.filter(value => value !== null)).sort();
-  const at = share => sorted[Math.round(share * (sorted.length - 1))], around = 4 * Math.max(series.noise, 0.005);
-  const low = Math.min(at(0.05), Math.min(...series.levels) * (1 - around));
-  return [Math.max(0, low), Math.max(at(0.95), Math.max(...series.levels) * (1 + around))];
+// The levels between changes, the places where each begins and the last one ends, and the range that is drawn. That is as wide
+// as the noise around all levels, and what is not rare: a single slow run would make all others a flat line.
+function measure({ms: values, changes, noise}) {
+  const sorted = Float64Array.from(values.filter(value => value !== null)).sort();
+  const at = share => sorted[Math.round(share * (sorted.length - 1))], around = 4 * Math.max(noise, 0.005);
+  const levels = changes.length ? [changes[0].before * 1e3, ...changes.map(change => change.after * 1e3)] : [at(0.5)];
+  const last = values.findLastIndex(value => value !== null);
+  const ends = [values.findIndex(value => value !== null), ...changes.map(change => change.at), last + 1];
+  const low = Math.min(at(0.05), Math.min(...levels) * (1 - around));
+  return {levels, ends, last, low: Math.max(0, low), high: Math.max(at(0.95), Math.max(...levels) * (1 + around))};
 }
 
 function triangle(context, x, y, up) {
@@ -46,7 +50,7 @@ function triangle(context, x, y, up) {
 }
 
 function draw(chart) {
-  const {canvas, series, scale: [low, high]} = chart, values = series.ms, count = values.length;
+  const {canvas, series, levels, ends, low, high} = chart, values = series.ms, count = values.length;
   const width = canvas.clientWidth, ratio = devicePixelRatio || 1, context = canvas.getContext("2d");
   const style = name => getComputedStyle(document.documentElement).getPropertyValue(name);
   const x = i => LEFT + (width - LEFT - RIGHT) * (count > 1 ? i / (count - 1) : 0.5);
@@ -91,10 +95,9 @@ function draw(chart) {
     if (value !== null && (value > high || value < low)) triangle(context, x(i), value > high ? TOP + 4 : HEIGHT - BOTTOM - 4, value > high);
   });
 
-  const ends = [series.first, ...series.changes.map(change => change.at), series.last + 1];
   context.strokeStyle = style("--ink");
   context.lineWidth = 2;
-  series.levels.forEach((level, i) => {
+  levels.forEach((level, i) => {
     context.beginPath();
     context.moveTo(x(ends[i]), y(level));
     context.lineTo(x(ends[i + 1] - 1), y(level));
@@ -127,7 +130,7 @@ function tell(chart, i) {
   const text = value === null ? when + ": not in this run" : when + ": " + ms(value) + ", ";
   chart.shown = i;
   chart.slider.value = i;
-  chart.slider.setAttribute("aria-valuetext", text + environment.commit[i].slice(0, 7));
+  chart.slider.setAttribute("aria-valuetext", text + commit(environment.commit[i]).textContent);
   chart.told.replaceChildren(text, ...(value === null ? [] : [commit(environment.commit[i]), environment.dirty.includes(i) ? ", changed" : ""]));
   draw(chart);
 }
@@ -137,7 +140,7 @@ function listOf(changes) {
   for (const change of changes) {
     const item = element("li"), slower = change.ratio > 1;
     item.append(element("span", (slower ? "▲ " : "▼ ") + percent(change.ratio), {class: slower ? "slower" : "faster"}),
-      " on " + day(environment.when[change.at]) + ", " + ms(change.before) + " to " + ms(change.after) + ", between ",
+      " on " + day(environment.when[change.at]) + ", " + ms(change.before * 1e3) + " to " + ms(change.after * 1e3) + ", between ",
       commit(change.good), " and ", commit(change.bad), change.dirty ? ", not all committed" : "");
     if (change.bisect) {
       const how = element("details");
@@ -151,12 +154,12 @@ function listOf(changes) {
 
 function add(series) {
   const article = element("article"), canvas = element("canvas"), count = series.ms.length;
-  const last = series.ms[series.last], noise = series.noise === null ? "" : ", noise " + (series.noise * 100).toFixed(1) + " %";
-  const said = ms(last) + " on " + day(environment.when[series.last]) + noise;
+  const found = measure(series), noise = series.noise === null ? "" : ", noise " + (series.noise * 100).toFixed(1) + " %";
+  const said = ms(series.ms[found.last]) + " on " + day(environment.when[found.last]) + noise;
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", series.name + ": " + said + "; changes: " + (series.changes.map(c => percent(c.ratio) + " on " + day(environment.when[c.at])).join(", ") || "none"));
   const slider = element("input", "", {type: "range", min: 0, max: count - 1, "aria-label": "Run of " + series.name});
-  const chart = {article, canvas, series, slider, told: element("p", said), scale: scaleOf(series), shown: null};
+  const chart = {article, canvas, series, slider, told: element("p", said), shown: null, ...found};
   slider.value = count - 1;
   slider.addEventListener("input", () => tell(chart, Number(slider.value)));
   canvas.addEventListener("pointermove", event => {

@@ -1,0 +1,40 @@
+"""Fill in pages of HTML that need no server, and to which the network gives nothing."""
+
+import hashlib
+from base64 import b64encode
+from collections.abc import Mapping
+from importlib.resources import files
+from importlib.util import find_spec
+from typing import Any
+
+from stagebench.core.errors import StagebenchError
+from stagebench.core.shown import plain
+
+
+def require_pages() -> None:
+    """Refuse early, with a StagebenchError that names the extra, where what fills in pages is missing."""
+    if find_spec("jinja2") is None:
+        raise StagebenchError("a page needs the extra: pip install 'stagebench[report]', got no jinja2")
+
+
+def fill(package: str, name: str, filters: Mapping[str, Any], **values: Any) -> str:
+    """Fill in a package's template of a name; its policy is to let no script run but that of the same name."""
+    from jinja2 import (  # of an extra, which terminals and Markdown do without
+        Environment,
+        PackageLoader,
+        StrictUndefined,
+    )
+
+    environment = Environment(
+        loader=PackageLoader(package),
+        autoescape=True,
+        finalize=lambda value: plain(value) if type(value) is str else value,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= filters
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    script = (files(package) / "templates" / f"{name}.js").read_text(encoding="utf-8")
+    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return environment.get_template(f"{name}.html").render(values, script=script, digest=digest)
