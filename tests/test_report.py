@@ -84,7 +84,7 @@ def test_every_section_is_in_the_table_of_contents_and_once(page):
     titles = [attributes["id"] for tag, attributes in page.tags if tag == "h2"]
     assert [f"#{each}" for each in titles] == [each for each in page.values("href") if each.startswith("#")]
     assert len(set(page.values("id"))) == len(page.values("id"))
-    assert len(titles) == 16
+    assert len(titles) == 15
 
 
 def test_what_a_model_wrote_is_shown_and_not_run(folder):
@@ -144,6 +144,29 @@ def test_a_picture_is_shown_beside_its_file_if_it_is_one_and_all_files_are_liste
     assert folded.line == "All files: 3"
     assert folded.table.grid()[2][2] == ["s2", "2.npy", "events", "5", "640", "480", "0.500", "0.00"]
     assert 'alt="5 event images of 0.npy"' in to_html("x", {"Media": [gallery, folded]})
+
+
+def page_of(lines):
+    found = report_data(run(), lines)
+    return Page(to_html(title(found), sections(found, lines)))
+
+
+def test_a_stage_that_takes_no_time_is_drawn_too():
+    for stage in ("load", "decode"):
+        nothing = [row(model, i) for model in MODELS for i in range(3)]
+        nothing += [
+            row(model, i, "durations", value, "fixed") for model in MODELS for i in (0, 1) for value in (1.0, 4.0)
+        ]
+        for each in nothing:
+            each["seconds"] = each["seconds"] | {stage: 0.0}
+            each["itl"] = [0.0] * len(each["itl"])
+        assert [path for path in page_of(nothing).values("d") if "nan" in path or "inf" in path] == []
+
+
+def test_one_model_has_no_difference_to_explain_and_a_headline():
+    alone = [each for each in rows() if each["model"] == "quick"]
+    assert headlines(report_data(run(), alone))[0] == "Natural length. quick takes 18.320 ms."
+    assert "saved" not in page_of(alone).values("class")
 
 
 def pair(**speedup):

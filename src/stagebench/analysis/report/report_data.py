@@ -22,7 +22,6 @@ from stagebench.core.errors import AnalysisError
 from stagebench.core.results import versioned
 from stagebench.core.stages import DECODE, IN_GENERATE, LOAD, STAGE, STAGE_NAMES, time_outside
 
-EXAMPLES = 3  # samples whose texts are shown
 COLD_RATIO = 1.5  # of a first load over later ones, from which on a warning says so
 
 
@@ -47,7 +46,6 @@ def report_data(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, Any
         "cold": {model: _cold(own) for model, own in by_model(main).items()},
         "timeline": timeline(freest),
         "media": _media(good),
-        "texts": _texts(freest),
         "drafting": _drafting(run, freest),
         "scaling": {study: _scaling(select(good, study=study)) for study in (samples.DURATIONS, samples.NEW_TOKENS)},
     }
@@ -237,17 +235,6 @@ def _media(rows: Sequence[SampleLine]) -> list[dict[str, Any]]:
     """List what was shown of each sample, once for all models that saw it."""
     seen = {(str(row["sample"]), row["path"]): row.get("media", {}) for row in rows if "path" in row}
     return [media | {"sample": sample, "file": path} for (sample, path), media in sorted(seen.items())]
-
-
-def _texts(rows: Sequence[SampleLine]) -> list[dict[str, Any]]:
-    """Show what the models wrote about a few samples."""
-    names = sorted({str(row["sample"]) for row in rows})
-    found = []
-    for sample in names[:: max(len(names) // EXAMPLES, 1)][:EXAMPLES]:
-        own = [row for row in rows if str(row["sample"]) == sample]
-        texts = {row["model"]: {key: row[key] for key in ("text", "tokens", "finish_reason")} for row in own}
-        found.append({"sample": sample, "mode": own[0]["mode"], "texts": texts})
-    return found
 
 
 def _drafting(run: ExperimentRun, rows: Sequence[SampleLine]) -> list[dict[str, Any]]:

@@ -37,7 +37,6 @@ MEDIA = {"sample": WORDS, "file": WORDS, "kind": WORDS, "images": COUNT, "width"
 MEDIA |= {"span": SECONDS, "bytes": MEGA}
 JPEG, GALLERY = b"\xff\xd8\xff", 24  # how such a file begins, and how many samples are shown
 KEYS = (("key", WORDS), ("value", SENTENCES))
-TEXTS = {"model": WORDS, "tokens": COUNT, "finish_reason": WORDS, "text": SENTENCES}
 
 STATISTIC = (
     "Every time is the mean over samples, of each its median pass: means add up over the stages. Intervals are of "
@@ -72,7 +71,6 @@ def sections(found: Found, rows: Sequence[SampleLine], folder: Path | None = Non
         "Load from the disk": _cold(found),
         "Memory and machine": _machine(found),
         "Draft and target": _drafting(found),
-        "Texts side by side": _texts(found),
         "Media": _media(found, folder),
         "Every pass": [Figure("Every pass; a name opens it. Times are in ms.", "every_pass", rows)],
         "Warnings": _warnings(found),
@@ -91,9 +89,13 @@ def headlines(found: Found) -> list[str]:
         for mode, each in found["modes"].items()
         for pair in each["pairs"]
     ]
+    alone = [
+        f"{of['length'].capitalize()} length. {of['model']} takes {MS.write(each['e2e']['mean'])} ms."
+        for of, each in _of(found, "models")
+    ]
     done, planned = found["measured"], found["plan"]["passes"]
     unfinished = "" if done >= planned else f" of {planned} planned"
-    return [*lines, f"{done} passes measured{unfinished}; {len(found['failures'])} samples failed."]
+    return [*(lines or alone), f"{done} passes measured{unfinished}; {len(found['failures'])} samples failed."]
 
 
 def _summary(found: Found) -> Iterator[Part]:
@@ -281,9 +283,3 @@ def _media(found: Found, folder: Path | None) -> Iterator[Part]:
         yield Figure(said, "gallery", few)
     if found["media"]:
         yield Folded(f"All files: {len(found['media'])}", of_records("", MEDIA, found["media"]))
-
-
-def _texts(found: Found) -> Iterator[Part]:
-    for each in found["texts"]:
-        rows = [{"model": model} | text for model, text in each["texts"].items()]
-        yield of_records(f"{each['sample']}, {each['mode']} length", TEXTS, rows)
