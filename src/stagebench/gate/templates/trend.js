@@ -2,10 +2,10 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const form = document.forms[0], charts = document.getElementById("charts"), fields = form.elements;
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const HEIGHT = 150, LEFT = 58, RIGHT = 10, TOP = 22, BOTTOM = 20;
+const HEIGHT = 150, LEFT = 64, RIGHT = 10, TOP = 22, BOTTOM = 20;
 let environment, drawn = [];
 
-const ms = value => Number(value.toPrecision(4)).toLocaleString("en") + " ms";
+const ms = value => value.toLocaleString("en", {maximumSignificantDigits: 4}) + " ms";
 const percent = ratio => (ratio > 1 ? "+" : "") + ((ratio - 1) * 100).toFixed(1) + " %";
 const day = seconds => new Date(seconds * 1000).toISOString().slice(0, 10);
 const minute = seconds => new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " ");
