@@ -7,6 +7,7 @@ the markup of whatever shows it: nothing but a line of text comes out, and whoev
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -159,39 +160,38 @@ def show(table: Table, console: Console) -> None:
     Where it is narrow, sentences go below their rows, and names too if they must, long words are folded, and columns
     for which there is no room follow in further parts, with the first column again.
     """
-    (heads, units, rows), room = table.grid(), console.width if console.is_terminal else None
+    (heads, units, rows), room = table.grid(), console.width if console.is_terminal else sys.maxsize
     for line in table.title.splitlines():
-        console.print(Text(plain(line), "bold"), soft_wrap=room is None)
+        console.print(Text(plain(line), "bold"), soft_wrap=not console.is_terminal)
     if rows:
-        if table.bars:
-            _draw_bars(table.bars, heads, rows, room or NARROW, console.options.ascii_only)
+        _draw_bars(table.bars, heads, rows, console)
         widths = {i: max(map(cell_len, column)) for i, column in enumerate(zip(heads, *rows, strict=True))}
-        across = _across(widths, units, room)
-        below = [i for i in widths if i not in across]
-        for number, part in enumerate(_parts(across, units, room)):
-            rule = {i: "-" * min(width, RULE) for i, width in part.items()}
-            for cells in (dict(enumerate(heads)), rule):
-                _print_row(console, cells, part, units)
+        parts = _parts(widths, units, room)
+        below = [i for i in widths if not any(i in part for part in parts)]
+        for part in parts:
+            _print_row(console, heads, part, units)
+            _print_row(console, ["-" * min(part.get(i, 0), RULE) for i in widths], part, units)
             for row, style in zip(rows, table.styles or [""] * len(rows), strict=True):
-                _print_row(console, dict(enumerate(row)), part, units, style)
-                for sentence in (row[i] for i in below if row[i] and number == 0):
+                _print_row(console, row, part, units, style)
+                for sentence in (row[i] for i in below if row[i] and part is parts[0]):
                     console.print(Padding.indent(Text(sentence, style), len(GAP)))
     for note in table.notes:
-        console.print(Text(plain(note)), soft_wrap=room is None)
+        console.print(Text(plain(note)), soft_wrap=not console.is_terminal)
 
 
 def _draw_bars(
-    bars: Mapping[str, Sequence[float]], heads: Sequence[str], rows: Sequence[list[str]], room: int, ascii_only: bool
+    bars: Mapping[str, Sequence[float]], heads: Sequence[str], rows: Sequence[list[str]], console: Console
 ) -> None:
     """Put a bar before each of the first values of columns: what is left of the room, or of a part of it, is theirs."""
-    first = max(cell_len(row[0]) for row in rows)
-    of_each = (room - first) // max(1, min(len(bars), (room - first) // COLUMN)) - len(GAP)
+    room = (console.width if console.is_terminal else NARROW) - max(cell_len(row[0]) for row in rows)
+    of_each = room // max(1, min(len(bars), room // COLUMN)) - len(GAP)
     for i, shares in ((heads.index(head), shares) for head, shares in bars.items()):
         number = max(len(row[i]) for row, _ in zip(rows, shares, strict=False))
         cells = min(24, max(4, max(of_each, cell_len(heads[i])) - number - 1))
         for row, share in zip(rows, shares, strict=False):
             full, rest = divmod(math.ceil(share * cells * 8), 8)
-            bar = "#" * (full + (rest > 3)) if ascii_only else _EIGHTHS[8] * full + _EIGHTHS[rest]
+            ascii_only = "#" * (full + (rest > 3))
+            bar = ascii_only if console.options.ascii_only else _EIGHTHS[8] * full + _EIGHTHS[rest]
             row[i] = f"{bar:{cells}} {row[i]:>{number}}"
 
 
@@ -199,19 +199,12 @@ def _width(widths: Mapping[int, int]) -> int:
     return sum(widths.values()) + len(GAP) * (len(widths) - 1)
 
 
-def _across(widths: dict[int, int], units: Sequence[Unit], room: int | None) -> dict[int, int]:
-    """Choose columns by their widths: all, or the first one and those that are no sentences, or no names either."""
+def _parts(widths: dict[int, int], units: Sequence[Unit], room: int) -> list[dict[int, int]]:
+    """Share out columns, by the width of each, over parts for which there is room, without those that go below."""
     for leave in ("", "long", "code"):
         widths = {i: width for i, width in widths.items() if not (i and leave and getattr(units[i], leave))}
-        if room is None or _width(widths) <= room:
-            break
-    return widths
-
-
-def _parts(widths: dict[int, int], units: Sequence[Unit], room: int | None) -> list[dict[int, int]]:
-    """Share out columns, by the width of each, over parts for which there is room."""
-    if room is None or _width(widths) <= room:
-        return [widths]
+        if _width(widths) <= room:
+            return [widths]
     words = [i for i in widths if not units[i].form]
     if words and _width(folded := _narrowed(widths, words, room)) <= room:
         return [folded]
@@ -233,7 +226,7 @@ def _narrowed(widths: dict[int, int], columns: Sequence[int], room: int) -> dict
 
 
 def _print_row(
-    console: Console, cells: Mapping[int, str], widths: Mapping[int, int], units: Sequence[Unit], style: str = ""
+    console: Console, cells: Sequence[str], widths: Mapping[int, int], units: Sequence[Unit], style: str = ""
 ) -> None:
     """Put cells side by side, numbers to the right, each folded at the width of its column.
 
