@@ -237,6 +237,15 @@ def test_verify_puts_every_question_to_every_model(synthetic, monkeypatch):
     assert (result.exit_code, "1 of 2 claims held" in result.output) == (1, True)
 
 
+def test_what_is_stopped_by_the_keyboard_is_no_verdict(synthetic, monkeypatch):
+    def verify(settings, say):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "verify", verify)
+    result = invoke("verify", synthetic.video, "--model", "llava-1.5", "--device", "cpu")
+    assert (result.exit_code, result.output.splitlines()[-1]) == (2, "stagebench: stopped by SIGINT")
+
+
 def test_passes_are_numbered_in_the_order_of_the_run(tmp_path):
     out = tmp_path / "run.json"
     assert invoke("run", *QUICK, "--passes", "2", "--order-seed", "3", "--json", out).exit_code == 0

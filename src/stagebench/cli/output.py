@@ -64,8 +64,8 @@ def refusals() -> Iterator[None]:
             yield
         finally:
             sys.stdout.flush()
-    except (StagebenchError, OSError) as error:
-        first, _, said = str(error).partition(":\n")  # what a process said keeps its lines
+    except (StagebenchError, OSError, KeyboardInterrupt) as error:
+        first, _, said = (str(error) or "stopped by SIGINT").partition(":\n")  # what a process said keeps its lines
         lines = [plain(first) + ":" * bool(said), *map(plain, said.splitlines())]
         click.echo("stagebench: " + "\n".join(lines), err=True)
         _drop_unwritten()
