@@ -7,6 +7,7 @@ import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
+import power_curves
 import pytest
 import stage_bars
 from checkpoints import write_checkpoint
@@ -214,8 +215,9 @@ def test_the_schemas_of_the_reference_are_those_that_are_written():
     assert {kind: int(version) for kind, version in rows} == SCHEMAS
 
 
-def test_the_picture_of_the_stages_is_that_of_the_recording():
-    assert (DOCS / "pictures" / "stages.svg").read_text(encoding="utf-8") == stage_bars.picture()
+@pytest.mark.parametrize(("name", "drawn"), [("stages", stage_bars), ("power", power_curves)])
+def test_a_picture_is_that_of_the_stored_results(name, drawn):
+    assert (DOCS / "pictures" / f"{name}.svg").read_text(encoding="utf-8") == drawn.picture()
 
 
 def test_the_readme_is_read_in_minutes():

@@ -53,7 +53,8 @@ def to_markdown(title: str, sections: Sections) -> str:
 
 def _part(part: Part) -> str:
     if isinstance(part, Folded):
-        return f"<details><summary>{markdown(part.line)}</summary>\n\n{shown.to_markdown(part.table)}\n\n</details>"
+        table = shown.to_markdown(part.table)
+        return f'<details markdown="1"><summary>{markdown(part.line)}</summary>\n\n{table}\n\n</details>'
     if isinstance(part, Figure):
         return shown.to_markdown(part.instead) if part.instead else ""
     if isinstance(part, Table):
