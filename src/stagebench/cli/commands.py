@@ -37,7 +37,9 @@ MARKDOWN = click.Option(
     ["--markdown"], type=_FILE, callback=_checked, help="Appended to, as a step summary is; - for standard output."
 )
 _PAGE = click.Path(path_type=Path, dir_okay=False, writable=True)
-HTML = click.Option(["--html", "html_path"], type=_PAGE, callback=_checked, help="Also write a page of it there.")
+HTML = click.Option(
+    ["--html", "html_path"], type=_PAGE, callback=_checked, help="Also write a page of the history to this file."
+)
 INPUT = click.Argument(["input"], metavar="[PATH]", required=False, type=PATH)
 
 

@@ -63,7 +63,9 @@ def compare_command(
 
 @click.command(name="trend", params=[JSON, HTML])
 @click.argument("place", metavar="DIR", type=PLACE)
-@click.option("--verdicts", type=PATH, help="JSON of a gate, for the page; default: the last in .benchmarks/gate/.")
+@click.option(
+    "--verdicts", type=PATH, help="Decision of a gate to show on the page. Default: the last one in .benchmarks/gate."
+)
 @click.option("--recent", type=click.IntRange(min=1), help="Exit code 1 where a slowdown began in that many last runs.")
 def trend_command(
     place: Place, json_path: Path | None, html_path: Path | None, verdicts: Path | None, recent: int | None

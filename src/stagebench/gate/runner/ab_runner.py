@@ -15,6 +15,7 @@ from stagebench.gate import decide as gate
 from stagebench.gate.runner.fresh_process import FreshProcess, Variant, measure, pytest_arguments
 
 SIDES = ("base", "head")
+DOES = {"counters": "counting", "first": "timing", "confirmation": "timing again"}  # of each phase
 BLOCK, PAIRS = 4, 2  # processes, and their pairs
 CLOCKS = {"wall": "time.perf_counter", "cpu": "time.process_time"}  # pytest-benchmark's names
 
@@ -78,7 +79,7 @@ class ABRunner:
     plan: ABPlan
     folder: Path  # for the runs, each as pytest-benchmark's JSON with its place in the schedule
     changed: Collection[str]  # keys of the environment that may differ
-    begin: Begin  # gets the phase before each process
+    begin: Begin  # called before each process
     took: list[float] = field(default_factory=list)  # seconds, by process
 
     def count(self, sides: Sequence[str] = SIDES) -> Sides:
@@ -98,7 +99,7 @@ class ABRunner:
         at_once = 2 if self.plan.lockstep and rounds else 1
         for group in (planned[i : i + at_once] for i in range(0, len(planned), at_once)):
             began, done = time.monotonic(), group[0].block * BLOCK + group[0].position
-            self.begin(group[0].phase, done, total)
+            self.begin(DOES[group[0].phase], done, total)
             measured = measure([self._process(each, paths, rounds) for each in group])
             self.took.append((time.monotonic() - began) / at_once)
             if self.plan.lockstep:
