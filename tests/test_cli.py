@@ -101,13 +101,13 @@ def test_preprocessing_in_torch_is_printed_and_part_of_the_identity(synthetic, t
 def test_a_medium_of_the_scene_and_a_path_are_a_contradiction(synthetic, command):
     result = invoke(command, synthetic.video, "--device", "cpu", "--media", "frames")
     lines = [line for line in result.output.splitlines() if line.startswith("stagebench: ")]
-    expected = "stagebench: media chooses what is shown of the synthetic clip, got frames and scene.mp4 too"
+    expected = "stagebench: media must be own for a given input, got frames and scene.mp4"
     assert (result.exit_code, lines) == (2, [expected])
 
 
 def test_a_frame_cache_for_a_recording_is_refused(synthetic, tmp_path):
     result = invoke("run", synthetic.events, "--device", "cpu", "--cache", tmp_path / "cache")
-    expected = f"stagebench: {synthetic.events.name}: only frames of a video are cached, got a cache for events\n"
+    expected = f"stagebench: {synthetic.events.name}: a cache needs a video, got events\n"
     assert (result.exit_code, result.output) == (2, expected)
 
 
@@ -122,7 +122,7 @@ def test_one_token_has_no_time_per_token(synthetic, tmp_path):
     [
         (("no-such.mp4",), "no-such.mp4"),
         (("--model", "gpt-9"), "llava-onevision or hf:FOLDER, got gpt-9"),
-        (("--weights", "folder"), "weights are those of one model, got 3 models"),
+        (("--weights", "folder"), "weights must be those of one model, got 3 models"),
         (("--device", "abacus"), "device must be one of cpu"),
         (("--seed", str(2**80)), "seed must be from 0 to"),
         (("--threads", "100000"), f"threads must be at most {4 * cores()} on {cores()} cores, got 100000"),

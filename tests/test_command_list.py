@@ -1,13 +1,16 @@
 """`stagebench --help` lists every command at once, without importing any of them."""
 
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from stagebench.cli import COMMANDS, main
+from stagebench.suite.options import PYTEST
 
 LISTED = """
 import sys
@@ -15,6 +18,22 @@ from stagebench.cli import main
 main(["--help"], standalone_mode=False)
 print("torch" in sys.modules)
 """
+
+UNITS = "threads frames tokens seconds samples passes rounds blocks processes runs".split()
+UNUSED_UNLESS_GIVEN = {"json_path", "html_path", "markdown", "bases", "heads", "allow_changed"}
+
+
+def options_of(command: click.Command, name: str) -> Iterator[tuple[str, click.Option]]:
+    for below, each in getattr(command, "commands", {}).items():
+        yield from options_of(each, f"{name} {below}")
+    yield from ((f"{name} {each.opts[0]}", each) for each in command.params if isinstance(each, click.Option))
+
+
+def all_options() -> dict[str, click.Option]:
+    """Return every option of every command, and of pytest."""
+    commands = [(main.get_command(click.Context(main), name), name) for name in COMMANDS]
+    found = {place: option for command, name in commands for place, option in options_of(command, name)}
+    return found | {f"pytest {option.opts[0]}": option for option in PYTEST}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -38,3 +57,31 @@ def test_the_list_needs_no_torch():
 def test_the_package_runs_as_a_module():
     shown = subprocess.run([sys.executable, "-m", "stagebench", "--help"], capture_output=True, text=True, check=True)
     assert shown.stdout.startswith("Usage: stagebench ")
+
+
+def test_the_help_of_each_option_is_of_sentences():
+    sentence = r"(?s)[A-Z]\S* \S+ .*[^.;]\.(?: Default: .*[^.]\.)?"
+    assert {
+        place: each.help for place, each in all_options().items() if not re.fullmatch(sentence, each.help or "")
+    } == {}
+
+
+def test_the_help_of_each_option_ends_with_its_default_where_it_has_one():
+    found = {place: each for place, each in all_options().items() if each.name not in UNUSED_UNLESS_GIVEN}
+    needed = {place: not (each.required or each.is_flag) for place, each in found.items()}
+    assert {place: " Default: " in each.help for place, each in found.items()} == needed
+
+
+def test_a_default_in_the_help_is_that_of_the_option():
+    plain = {place: each for place, each in all_options().items() if isinstance(each.default, int | float | str)}
+    given = {place: each for place, each in plain.items() if each.default != "" and not each.is_flag}
+    stated = {place: each.help.partition(" Default: ")[2] for place, each in given.items()}
+    assert stated == {place: f"{str(each.default).rstrip('.')}." for place, each in given.items()}
+
+
+def test_the_help_of_each_number_has_its_unit():
+    numbers = {
+        place: each for place, each in all_options().items() if re.match("integer|float|numbers", each.type.name)
+    }
+    without = {place for place, each in numbers.items() if not any(unit in each.help for unit in UNITS)}
+    assert {place for place in without if not place.endswith("seed")} == set()

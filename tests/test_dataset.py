@@ -101,7 +101,7 @@ def test_a_row_that_is_no_sample_is_named_with_the_reason(root, row, name, reaso
 def test_of_two_rows_with_one_id_the_second_is_broken(root):
     found = written(root, [{"id": "x", "video": "mp4/a_1.mp4"}, {"id": "x", "video": "video/b.mkv"}])
     assert [entry.paths["video"].name for entry in found.entries] == ["a_1.mp4"]
-    assert found.broken == (Problem("x", "its id must be its own, got that of an earlier one"),)
+    assert found.broken == (Problem("x", "its id must be unique, got that of an earlier one"),)
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"id": 1}', "[" * 100_000, "\x00"])
@@ -139,7 +139,7 @@ def test_what_lies_beside_the_media_is_named(tmp_path):
     found = read_dataset(tmp_path)
     assert [entry.paths["video"].name for entry in found.entries] == ["clip.mkv"]
     assert [each.name for each in found.skipped] == ["notes.txt"]
-    assert found.broken == (Problem("clip.mp4", "its name must be its own, got that of clip.mkv"),)
+    assert found.broken == (Problem("clip.mp4", "its name must be unique, got that of clip.mkv"),)
 
 
 def test_a_link_back_up_is_followed_once(tmp_path):

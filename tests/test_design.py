@@ -142,7 +142,7 @@ def test_every_duration_is_taken_from_the_same_samples(synthetic, tmp_path):
 def test_a_duration_that_nothing_has_is_said(synthetic):
     found = make_design(synthetic_dataset(synthetic, 1, "?"), wanted(durations=(0.5, 20.0)))
     assert [(block.study, block.value) for block in found.blocks] == [("main", None), ("durations", 0.5)]
-    assert found.skipped == (Problem("a duration of 20 s", "no sample lasts so long"),)
+    assert found.skipped == (Problem("a duration of 20 s", "no sample is that long"),)
 
 
 def test_several_lengths_of_text_are_compared_and_the_longest_is_the_limit(synthetic):

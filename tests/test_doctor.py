@@ -135,7 +135,7 @@ def test_a_key_that_a_baseline_does_not_have_yet_is_reported(tmp_path):
 
 @pytest.mark.parametrize(
     ("state", "code", "last"),
-    [("ok", 0, "fit to time on"), ("unknown", 0, "fit to time on"), ("warning", 3, "not fit")],
+    [("ok", 0, "fit for timing"), ("unknown", 0, "fit for timing"), ("warning", 3, "not fit")],
 )
 def test_one_warning_gives_exit_code_three(monkeypatch, tmp_path, state, code, last):
     findings = [Finding("load", state, "said so"), Finding("steal", "unknown", "silent")]

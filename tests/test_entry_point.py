@@ -160,7 +160,7 @@ def test_benchmarks_that_come_without_their_plugin_are_refused(pytester):
     (pytester.path / "below" / "conftest.py").write_text("from stagebench.benchmarks.conftest import *\n")
     done = pytester.runpytest_inprocess()
     assert done.ret == pytest.ExitCode.USAGE_ERROR
-    done.stderr.fnmatch_lines([f"ERROR: *need its plugin from the start, give -p {PLUGIN}"])
+    done.stderr.fnmatch_lines([f"ERROR: *need its plugin from the start, add -p {PLUGIN}"])
 
 
 OTHERS = {

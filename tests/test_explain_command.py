@@ -106,16 +106,16 @@ def test_torch_is_not_imported(tmp_path):
             "numbers.json: eventgpt must have load, got name, preprocess, generation, tokens",
         ),
         (with_numbers(tokens=0), "eventgpt: there must be at least one token, got 0"),
-        (with_numbers(name="video-llava"), "numbers.json: every model must have a name of its own, got 'video-llava'"),
-        (with_numbers(name=None), "numbers.json: every model must have a name of its own, got None"),
+        (with_numbers(name="video-llava"), "numbers.json: every model must have a unique name, got 'video-llava'"),
+        (with_numbers(name=None), "numbers.json: every model must have a unique name, got None"),
         (
             with_numbers(generation=None),
             "numbers.json: eventgpt must have either generation or decode, got name, load, preprocess, tokens",
         ),
-        (with_numbers(prefill=1.0), "numbers.json: eventgpt: prefill stands beside decode, got it beside generation"),
+        (with_numbers(prefill=1.0), "numbers.json: eventgpt: prefill must be beside decode, got it beside generation"),
         (
             with_numbers(prefil=1.0),
-            "numbers.json: eventgpt: keys must be of decode, e2e, encode, generation, load, prefill, preprocess, "
+            "numbers.json: eventgpt: keys must be among decode, e2e, encode, generation, load, prefill, preprocess, "
             "tokens, unattributed, got prefil",
         ),
         ({"models": TABLE["models"][:1]}, "two models are needed, got eventgpt only"),
@@ -206,7 +206,7 @@ def test_samples_of_one_model_only_are_left_out_and_said(attribute):
     result = attribute({"models": [samples("a", 3), samples("b", 1, count=10)]}, options=["--json=-"])
     numbers = json.loads(result.stdout)
     assert numbers["attributions"][0]["intervals"]["samples"] == 10
-    assert numbers["warnings"] == ["2 samples are of one of a and b only, 10 are of both"]
+    assert numbers["warnings"] == ["2 samples belong to only one of a and b, 10 to both"]
 
 
 def test_samples_that_do_not_add_up_are_counted(attribute):
@@ -221,7 +221,7 @@ def test_samples_that_do_not_add_up_are_counted(attribute):
 def test_a_sample_without_an_id_of_its_own_is_refused(attribute):
     twice = samples("a", 3)
     twice["samples"][1]["id"] = 0
-    assert "numbers.json: a: every sample must have an id of its own, got '0'" in attribute({"models": [twice]}).stderr
+    assert "numbers.json: a: every sample must have a unique id, got '0'" in attribute({"models": [twice]}).stderr
 
 
 def test_models_of_one_name_in_two_files_are_named_after_their_files(attribute):

@@ -128,14 +128,14 @@ def test_chunks_of_a_prompt_are_refused(qwen, synthetic):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": "elsewhere"}, "hf: names the one model and its weights, got weights elsewhere too"),
+        ({"weights": "elsewhere"}, "hf: must name the only model and its weights, got weights elsewhere too"),
         ({"backend": ["graph", "fused"]}, "backend must be eager or graph for hf:here, got graph, fused"),
         ({"backend": "graph"}, "backends on a CPU are eager, got graph"),
         ({"frames": 0}, "frames must be at least 1, got 0"),
-        ({"preprocess": "torch"}, "preprocess must be pil beside a processor of its own, got torch for hf:here"),
+        ({"preprocess": "torch"}, "preprocess must be pil for a model with its own processor, got torch for hf:here"),
         (
             {"profile": "random", "pickled_weights": True},
-            "pickles are read for weights, got them with the profile random",
+            "pickled weights need the profile pretrained, got random",
         ),
     ],
 )
@@ -146,7 +146,7 @@ def test_options_that_a_checkpoint_can_not_take_are_refused(options, message):
 
 @pytest.mark.parametrize("source", ["", "./nothere", "~nobody", "/nothere"])
 def test_a_folder_that_is_not_there_is_refused(source):
-    with pytest.raises(ModelError, match="hf: must be followed by a folder that is there, or a hub id, got"):
+    with pytest.raises(ModelError, match="hf: must be followed by an existing folder or a hub id, got"):
         settings_of(model=f"hf:{source}", device="cpu")
 
 
@@ -208,7 +208,7 @@ def test_frames_and_the_folder_are_part_of_the_identity(qwen):
 
 def test_tensor_parallelism_of_a_checkpoint_is_refused(qwen):
     settings = settings_of(model=f"hf:{qwen}", device="cpu")
-    with pytest.raises(ModelError, match="tensor parallelism spreads what has no processor of its own, got hf:"):
+    with pytest.raises(ModelError, match="tensor parallelism needs models without their own processor, got hf:"):
         run_sharded(settings, 1, 2)
 
 

@@ -73,7 +73,7 @@ def test_a_total_of_a_row_that_its_stages_do_not_make_is_warned_of(read):
 def test_a_stage_of_some_rows_that_took_no_time_is_warned_of(read):
     rows = [*ROWS, stage_row(4, egpt_stage2_time=0.0, egpt_time=1.828)]
     assert warnings(read(to_table(rows))) == [
-        "egpt: preprocess takes 0 s in 1 of 5 rows: a stage that did no work, or was not timed"
+        "egpt: preprocess takes 0 s in 1 of 5 rows: the stage did no work, or was not timed"
     ]
 
 
@@ -190,7 +190,7 @@ def test_requests_that_came_back_empty_are_left_out(read):
         ),
         (
             {"duration": 0.3, "output_throughput": 50.0},
-            "llava: 3.0 requests were in flight on average: ttft has waiting in it, and a token's time is shared",
+            "llava: 3.0 requests were in flight on average: ttft includes waiting, and time per token is shared",
         ),
     ],
 )
@@ -203,11 +203,11 @@ def test_what_can_not_hold_in_a_result_of_vllm_is_warned_of(read, change, warnin
     [
         ({"avg_latency": 1.0, "latencies": [1.0]}, "must be of the format .*vllm.*, got none of its keys"),
         (served(mean_ttft_ms="fast"), "mean_ttft_ms must be a finite number, got 'fast'"),
-        (served(completed=0), "a request must have completed, got 0"),
-        (served(ttfts=5, input_lens=None), "must have one ttft, itl and output_len a request, got: object of type"),
+        (served(completed=0), "at least one request must have completed, got 0"),
+        (served(ttfts=5, input_lens=None), "must have one ttft, itl and output_len per request, got: object of type"),
         ([served(model_id=name) for name in ("a", "a", "a (result 1)")], "two results must have two names, got 'a"),
-        (served(ttfts=[0.1]), "must have one ttft, itl and output_len a request"),
-        (served(ttfts=[0.1, "x", 0.1]), "must have one ttft, itl and output_len a request"),
+        (served(ttfts=[0.1]), "must have one ttft, itl and output_len per request"),
+        (served(ttfts=[0.1, "x", 0.1]), "must have one ttft, itl and output_len per request"),
         (served(ttfts=[0.1, -1, 0.1]), "llava: ttft must be at least 0 s and finite, got -1"),
         (without(served(), "total_output_tokens"), "numbers.json must have total_output_tokens"),
     ],
@@ -237,14 +237,14 @@ ROUGH = "m: decode is mean tpot times mean tokens, a mean of ratios: off by "
             {"latencies": None, "mean_itl_ms": 52.0},
             0.26,
             [
-                "m: decode is up to 1.57 times too long: by its gaps more requests were in flight than could be",
-                "m: 1.6 requests were in flight on average: ttft has waiting in it, and a token's time is shared",
+                "m: decode is up to 1.57 times too long: its gaps imply more requests in flight than allowed",
+                "m: 1.6 requests were in flight on average: ttft includes waiting, and time per token is shared",
             ],
         ),
         (
             {"latencies": None, "max_concurrency": None},
             0.13,
-            ["m: decode is the mean gap times the further tokens: too long where several tokens came at once"],
+            ["m: decode is the mean gap times the further tokens, which is too long where several tokens came at once"],
         ),
         (
             {"latencies": None, "mean_itl_ms": None, "request_rate": 1.0, "duration": 9.0},
@@ -254,7 +254,7 @@ ROUGH = "m: decode is mean tpot times mean tokens, a mean of ratios: off by "
         (
             {"latencies": None, "mean_itl_ms": None, "max_concurrency": None, "duration": 9.0, "std_tpot_ms": None},
             0.25,
-            [f"{ROUGH}what nothing in the file says"],
+            [f"{ROUGH}an unknown amount"],
         ),
         (
             {"latencies": None, "mean_itl_ms": None, "max_concurrency": None, "duration": 9.0, "std_tpot_ms": 0.0},
@@ -272,7 +272,7 @@ def test_a_summary_without_a_first_token_is_one_generation(read):
     measured = read(without(summary(), "mean_ttft_ms", "mean_tpot_ms", "std_tpot_ms", "mean_itl_ms"))
     costs = measured.costs["m"]
     assert (costs.parts, costs.tokens, costs.decode, costs.prefilled) == ({}, 6, pytest.approx(0.23), 0)
-    assert warnings(measured) == ["m: nothing gives the time to first token, so a request is taken as one generation"]
+    assert warnings(measured) == ["m: the time to first token is missing, so a request counts as one generation"]
 
 
 def test_details_are_enough_whatever_metrics_were_asked_for(read):
@@ -352,16 +352,16 @@ def test_a_run_without_a_pass_is_refused(read):
 @pytest.mark.parametrize(
     ("numbers", "warning"),
     [
-        ({"decode": 0}, "a: decode takes 0 s: a stage that did no work, or was not timed"),
-        ({"tokens": 1, "decode": 4.0}, "a: decode takes time though there is no further token: that can't be"),
-        ({"encode": 0.0}, "a: encode takes 0 s: a stage that did no work, or was not timed"),
+        ({"decode": 0}, "a: decode takes 0 s: the stage did no work, or was not timed"),
+        ({"tokens": 1, "decode": 4.0}, "a: decode takes time without any further token, which is impossible"),
+        ({"encode": 0.0}, "a: encode takes 0 s: the stage did no work, or was not timed"),
         ({"decode": 1e-7}, "a: a token takes less than 10 us: are the times in seconds?"),
         ({"decode": 2533.0}, "a: a token takes more than 10 s: are the times in milliseconds?"),
         (
             {"decode": None, "encode": None, "prefill": None, "generation": 0},
-            "a: generation takes 0 s: a stage that did no work, or was not timed",
+            "a: generation takes 0 s: the stage did no work, or was not timed",
         ),
-        ({"unattributed": -1.0}, "a: the stages take longer than the whole: that can't be"),
+        ({"unattributed": -1.0}, "a: the stages take longer than the total, which is impossible"),
         ({"e2e": 9.0}, "a: the stages do not add up to e2e: 3.4 s and 9 s"),
     ],
 )
@@ -397,7 +397,7 @@ def test_what_can_not_be_reckoned_with_is_refused_in_a_table(read, numbers, comp
 @pytest.mark.parametrize("beside", [{"load": 9.0}, {"e2e": 9.0}, {"tokesn": 3}])
 def test_numbers_beside_samples_are_refused(read, beside):
     numbers = {key: value for key, value in typed()["models"][0].items() if key != "name"}
-    with pytest.raises(AnalysisError, match=f"a must have samples alone, got {next(iter(beside))} beside them"):
+    with pytest.raises(AnalysisError, match=f"a must have only samples, got also {next(iter(beside))}"):
         read({"models": [{"name": "a", "samples": [numbers | {"id": 0}], **beside}]})
 
 
@@ -405,7 +405,7 @@ def test_half_a_token_of_a_sample_is_warned_of(read):
     numbers = {key: value for key, value in typed()["models"][0].items() if key != "name"}
     samples = [numbers | {"id": 0}, numbers | {"id": 1, "tokens": 7.5}]
     assert warnings(read({"models": [{"name": "a", "samples": samples}]})) == [
-        "a: the tokens in 1 of 2 rows are no whole number: means of several?"
+        "a: the tokens in 1 of 2 rows are not a whole number: are they means?"
     ]
 
 

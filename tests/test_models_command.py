@@ -64,5 +64,5 @@ def test_a_name_that_is_none_is_refused_in_one_line(folder):
 
 def test_a_checkpoint_is_no_name_of_a_list(folder):
     done = CliRunner().invoke(main, ["models", "hf:./there"])
-    said = "stagebench: what is listed is registered by a name, got hf:./there: run and verify take it\n"
+    said = "stagebench: only registered models can be listed, got hf:./there: use run or verify\n"
     assert (done.exit_code, done.output) == (2, said)

@@ -75,7 +75,7 @@ def test_one_video_is_part_of_the_identity(tmp_path):
 
 
 def test_a_registered_model_is_shown_no_video():
-    with pytest.raises(ModelError, match="as video is for a model with a processor of its own"):
+    with pytest.raises(ModelError, match="as video needs a model with its own processor"):
         settings_of(model="llava-1.5", device="cpu", as_="video")
 
 

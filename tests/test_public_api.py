@@ -135,7 +135,7 @@ def test_a_model_is_loaded_by_its_name_and_options():
 
 
 def test_an_option_that_is_none_is_refused_with_those_that_are():
-    with pytest.raises(ModelError, match=r"^options must be of model, profile, .*, got colour$"):
+    with pytest.raises(ModelError, match=r"^options must be among model, profile, .*, got colour$"):
         stagebench.load_model("llava-1.5", colour="red")
 
 

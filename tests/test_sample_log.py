@@ -50,7 +50,7 @@ def test_a_cut_anywhere_loses_only_the_line_in_hand(tmp_path_factory, rows, data
 def test_a_sample_is_not_written_twice(tmp_path):
     with opened(tmp_path) as mine:
         mine.append(row(1))
-        with pytest.raises(AnalysisError, match="a sample is measured once"):
+        with pytest.raises(AnalysisError, match="a sample must be measured once"):
             mine.append(row(1, seconds=2))
 
 

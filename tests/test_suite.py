@@ -129,11 +129,11 @@ def test_another_setting_than_the_baselines_is_said_by_name(suite, tmp_path, sui
         (["--stage-model=gpt-9"], "llava-onevision or hf:FOLDER, got gpt-9"),
         (["--stage-model="], "llava-onevision or hf:FOLDER, got none"),
         (["--stage-device=cuda:7"], "device must be one of cpu"),
-        (["--stage-weights=folder"], "weights are those of one model, got 3 models"),
+        (["--stage-weights=folder"], "weights must be those of one model, got 3 models"),
         (["--stage-input=no-such.mp4"], "no-such.mp4"),
         (
             ["--stage-input=clip.mp4", "--stage-media=events"],
-            "media chooses what is shown of the synthetic clip, got events",
+            "media must be own for a given input, got events",
         ),
         (["--stage-threads=0"], "threads must be at least 1, got 0"),
         (["--stage-rounds=0"], "'--stage-rounds': 0 is not in the range x>=1"),

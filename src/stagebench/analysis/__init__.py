@@ -1,1 +1,1 @@
-"""What measured seconds mean: attribution, summaries, fits. Numbers in, numbers out; importable without torch."""
+"""Analyse measured seconds: attribution, summaries, fits. Importable without torch, except for experiments."""

@@ -1,19 +1,19 @@
-"""Why one model is faster than another: the seconds saved, shared out among load, ..., tokens and time per token.
+"""Explain why one model is faster than another: attribute the seconds saved to stages, tokens and time per token.
 
 A model's time is a sum of parts and one product,
 
-    total = load + preprocess + encode + prefill + unattributed + further tokens x time per further token,
+    total = load + preprocess + encode + prefill + unattributed + further tokens x time per further token.
 
-so changing one factor after the other from the baseline's value to the other model's tells a story that depends on the
-order only in the product. `Attribution.seconds` averages over all orders: the Shapley value (Shapley 1953, "A value for
-n-person games"). For a sum and a product of two it has a closed form: a part gets its own difference, and the product
-m x t, of m further tokens at t seconds each, is split into
+Changing the factors one by one from the baseline's value to the other model's gives effects that depend on the order
+only in the product. `Attribution.seconds` averages over all orders: the Shapley value (Shapley 1953, "A value for
+n-person games"). It has a closed form here. Each part gets its own difference. The product m x t, of m further tokens
+at t seconds each, is split into
 
     tokens:         (m_a - m_b) * (t_a + t_b) / 2
     time per token: (t_a - t_b) * (m_a + m_b) / 2.
 
 `Attribution.logs` is the logarithmic mean Divisia decomposition of ln(total_a / total_b) (LMDI-I; Ang 2005, "The LMDI
-approach to decomposition analysis: a practical guide", Energy Policy 33). Both add up exactly, and swapping the models
+approach to decomposition analysis: a practical guide", Energy Policy 33). Both add up exactly. Exchanging the models
 flips every sign.
 """
 
@@ -30,24 +30,25 @@ from stagebench.core.errors import AnalysisError
 from stagebench.core.stages import DECODE, IN_GENERATE
 
 TOKENS = "tokens"
-TIME_PER_TOKEN = "time per token"  # noqa: S105 # no password: a factor's name
+TIME_PER_TOKEN = "time per token"  # noqa: S105 # a factor's name, not a password
 UNATTRIBUTED = "unattributed"
-BEFORE_THE_FIRST = (*(stage for stage in IN_GENERATE if stage != DECODE.name), "ttft")  # over at the first token
-ROUNDING = 1e-12  # of a total: less than this is no difference
+BEFORE_THE_FIRST = (*(stage for stage in IN_GENERATE if stage != DECODE.name), "ttft")  # end with the first token
+ROUNDING = 1e-12  # share of a total; smaller differences count as 0
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What one model spends on one sample, or on average over many; raise AnalysisError for numbers that can't be.
+    """The time of one model for one sample, or its mean over many; raise AnalysisError for impossible numbers.
 
-    Any real numbers do, exact fractions too: at least 0 and finite, with a total above 0 and at least one token.
+    Numbers may be of any real type, also exact fractions. They must be at least 0 and finite, with a total above 0 and
+    at least one token.
     """
 
     model: str
-    parts: Mapping[str, float]  # seconds by stage of all that just adds up; only `unattributed` may be negative
-    tokens: float  # new ones, the first and a stop token included
-    decode: float  # seconds that the tokens took
-    prefilled: int = 1  # tokens that `parts` pay for: 0 where `decode` is a whole generation that nobody took apart
+    parts: Mapping[str, float]  # seconds by stage that simply add up; only `unattributed` may be negative
+    tokens: float  # new tokens, the first and a stop token included
+    decode: float  # seconds of the tokens
+    prefilled: int = 1  # tokens included in `parts`: 0 where `decode` is a whole generation
 
     def __post_init__(self) -> None:
         for name, seconds in {**self.parts, DECODE.name if self.prefilled else "generation": self.decode}.items():
@@ -60,23 +61,23 @@ class Costs:
 
     @property
     def further(self) -> float:
-        """Tokens that `decode` is the time of."""
+        """Return the number of tokens timed by `decode`."""
         return self.tokens - self.prefilled
 
     @property
     def time_per_token(self) -> float | None:
-        """Return the seconds a further token; None without one."""
+        """Return the seconds per further token; None without one."""
         return self.decode / self.further if self.further else None
 
     @property
     def total(self) -> float:
-        """All seconds."""
+        """Return all seconds."""
         return sum(self.parts.values()) + self.decode
 
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """The seconds that `other` saves against `baseline`, by factor. Negative where it loses them."""
+    """The seconds that `other` saves against `baseline`, by factor; negative for a loss."""
 
     baseline: Costs
     other: Costs
@@ -85,32 +86,32 @@ class Attribution:
 
     @property
     def saved(self) -> float:
-        """Seconds, by all factors together."""
+        """Return the seconds saved by all factors together."""
         return self.baseline.total - self.other.total
 
     @property
     def speedup(self) -> float:
-        """How many times as fast the other model is."""
+        """Return how many times as fast the other model is."""
         return self.baseline.total / self.other.total
 
     @property
     def shares(self) -> dict[str, float] | None:
-        """Of the seconds saved, by factor; they add up to 1. None where nothing is saved that rounding could not be."""
+        """Return the shares of the seconds saved, which add up to 1; None where the saving is only rounding."""
         return _shares(self.seconds, self.saved, self.baseline.total)
 
     @property
     def log_shares(self) -> dict[str, float] | None:
-        """Of the logarithm of the speedup; None as `shares`."""
+        """Return the shares of the logarithm of the speedup; None as `shares`."""
         return _shares(self.logs, math.log(self.speedup))
 
     @property
     def decode_speedup(self) -> float | None:
-        """How many times as fast the tokens come out in all; None where one of the models took no time for them."""
+        """Return how many times as fast all tokens are; None where one of the models took no time for them."""
         return self.baseline.decode / self.other.decode if self.baseline.decode and self.other.decode else None
 
     @property
     def decode_log_shares(self) -> dict[str, float] | None:
-        """Of the logarithm of `decode_speedup`, by number and time of the tokens; None where it has no meaning."""
+        """Return the shares of the logarithm of `decode_speedup`, by number and time of tokens; None if undefined."""
         if not all(costs.decode and costs.further for costs in (self.baseline, self.other)):
             return None
         number = math.log(self.baseline.further) - math.log(self.other.further)
@@ -120,20 +121,20 @@ class Attribution:
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """How far an attribution would move with other samples; all of 95 %."""
+    """95 % intervals of an attribution over samples."""
 
     saved: Interval
     speedup: Interval
     seconds: dict[str, Interval]  # by factor
-    shares: dict[str, Interval] | None  # None where `saved` reaches 0: a share of what may be nothing has no meaning
+    shares: dict[str, Interval] | None  # None where `saved` includes 0, because shares are then undefined
     samples: int  # pairs
-    clusters: int  # sequences they are cut from; with fewer than five the intervals are too narrow
+    clusters: int  # sequences of the samples; with fewer than five the intervals are too narrow
 
 
 def attribute(baseline: Costs, other: Costs) -> Attribution:
-    """Share out the seconds that one model saves against another; raise AnalysisError where both have one name.
+    """Attribute the seconds that one model saves against another; raise AnalysisError where both have one name.
 
-    Where only one of them has encode or prefill apart, both are first taken as whole generations, as `alike` does.
+    Where only one of them has separate encode or prefill times, both are first merged by `alike`.
     """
     if baseline.model == other.model:
         raise AnalysisError(f"two models must have two names, got {other.model!r} twice")
@@ -145,7 +146,7 @@ def attribute(baseline: Costs, other: Costs) -> Attribution:
 
 
 def alike(baseline: Costs, other: Costs) -> tuple[Costs, Costs]:
-    """Bring both to the same parts; raise AnalysisError where one has a part that the other has not."""
+    """Return both with the same parts; raise AnalysisError where one has a part that the other lacks."""
     if baseline.parts.keys() != other.parts.keys() or baseline.prefilled != other.prefilled:
         baseline, other = whole_generation(baseline), whole_generation(other)
     if apart := sorted(baseline.parts.keys() ^ other.parts.keys()):
@@ -156,16 +157,16 @@ def alike(baseline: Costs, other: Costs) -> tuple[Costs, Costs]:
 
 
 def whole_generation(costs: Costs) -> Costs:
-    """Put what comes before the first token back into one generation with decode, which then pays for every token."""
+    """Merge the parts before the first token into decode, which then includes every token."""
     inside = [costs.parts[name] for name in BEFORE_THE_FIRST if name in costs.parts]
     outside = {name: seconds for name, seconds in costs.parts.items() if name not in BEFORE_THE_FIRST}
     return replace(costs, parts=outside, decode=costs.decode + sum(inside), prefilled=0)
 
 
 def mean_of(costs: Sequence[Costs]) -> Costs:
-    """Average every part, tokens and decode over samples: the time per token is all time by all tokens.
+    """Return the mean parts, tokens and decode over samples; the time per token is all time over all tokens.
 
-    Raise AnalysisError where there are no costs, or they have not the same parts.
+    Raise AnalysisError without costs, or where they have different parts.
     """
     if not costs:
         raise AnalysisError("an average needs at least one sample, got none")
@@ -180,10 +181,10 @@ def mean_of(costs: Sequence[Costs]) -> Costs:
 def compare(
     baseline: Mapping[str, Costs], other: Mapping[str, Costs], sequences: Mapping[str, str] | None = None
 ) -> tuple[Attribution, Intervals | None]:
-    """Attribute the difference of two models over the samples that both have; raise AnalysisError where none are.
+    """Attribute the difference of two models over their shared samples; raise AnalysisError without any.
 
-    Costs and sequences are by the sample's id. Samples of one sequence are drawn together; fewer than two have no
-    intervals.
+    Costs and sequences are by sample id. Samples of one sequence are resampled together. With fewer than two sequences
+    there are no intervals.
     """
     shared = sorted(baseline.keys() & other.keys())
     if not shared:
@@ -196,7 +197,7 @@ def compare(
     def statistic(chosen: NDArray[np.int64]) -> NDArray[np.float64]:
         drawn = attribute(_averaged(result.baseline, tables[0][chosen]), _averaged(result.other, tables[1][chosen]))
         seconds = np.array(list(drawn.seconds.values()))
-        shares = seconds / (drawn.saved or np.inf)  # a draw that saves nothing; where many do, shares are dropped
+        shares = seconds / (drawn.saved or np.inf)  # a draw may save nothing; with many such draws shares are dropped
         return np.concatenate([[drawn.saved, drawn.speedup], seconds, shares])
 
     found = bootstrap(clusters, statistic)
@@ -210,10 +211,10 @@ def compare(
 
 
 def _product_seconds(a: Costs, b: Costs) -> dict[str, float]:
-    """Return what number and time of the further tokens save, in seconds.
+    """Return the seconds saved by the number and by the time of further tokens.
 
-    A model without further tokens has no time per token. Then all is due to their number, and to their time where
-    neither has any.
+    A model without further tokens has no time per token. Then their number gets the whole difference, or their time
+    where neither model has any.
     """
     number = difference = a.decode - b.decode
     if a.further == b.further:
@@ -224,9 +225,9 @@ def _product_seconds(a: Costs, b: Costs) -> dict[str, float]:
 
 
 def _product_logs(a: Costs, b: Costs) -> dict[str, float]:
-    """Return the same by LMDI, before the division by the logarithmic mean of the totals.
+    """Return the same by LMDI, before division by the logarithmic mean of the totals.
 
-    The limits for zero are those of Ang and Liu (2007, "Handling zero values in the LMDI approach", Energy Policy 35).
+    Zeros use the limits of Ang and Liu (2007, "Handling zero values in the LMDI approach", Energy Policy 35).
     """
     if a.further == b.further or not (a.further and b.further):
         return _product_seconds(a, b)
@@ -241,12 +242,12 @@ def _log_rate(costs: Costs) -> float:
 
 
 def _logarithmic_mean(x: float, y: float) -> float:
-    """Return L(x, y) = (x - y) / (ln x - ln y), in a form that loses nothing where both are nearly equal."""
+    """Return L(x, y) = (x - y) / (ln x - ln y), without loss of precision where both are nearly equal."""
     return float(y * exprel(math.log(x) - math.log(y)))
 
 
 def _shares(factors: dict[str, float], whole: float, scale: float = 1.0) -> dict[str, float] | None:
-    """Divide by the whole; None where that is but rounding of numbers of such a scale."""
+    """Return the factors over the whole; None where the whole is rounding on that scale."""
     return {name: each / whole for name, each in factors.items()} if abs(whole) > ROUNDING * scale else None
 
 

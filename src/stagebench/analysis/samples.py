@@ -1,8 +1,8 @@
-"""The samples of an experiment as they lie on the disk, read and written here alone. Times in seconds. Needs no torch.
+"""The samples of an experiment on disk, read and written only here. Times are in seconds. Needs no torch.
 
-A folder holds `run.json` (what the run is, and each session in which it was worked on) and `samples.jsonl`, to which
-lines are only ever added, one a pass: a kill loses at most the pass in hand. What has been read needs no further look:
-every key that an analysis takes is there, every number is one.
+A folder holds `run.json` (the identity, the plan, and each session) and `samples.jsonl`, to which lines are only
+appended, one per pass, so a killed process loses at most the current pass. Samples that were read need no further
+check: every key that an analysis needs is present, and every number valid.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ SAMPLES_FILE = "samples.jsonl"
 THUMBNAILS = "thumbnails"
 MAIN, DURATIONS, NEW_TOKENS = STUDIES = ("main", "durations", "new_tokens")  # samples, growth with clip and text
 MODES = ("natural", "fixed")  # lengths of generation
-KEY = ("study", "value", "model", "sample", "mode", "pass")  # what makes two lines the same measurement
+KEY = ("study", "value", "model", "sample", "mode", "pass")  # identifies a measurement
 
 Key = tuple[Any, ...]
 Name = Text | Count
@@ -42,14 +42,14 @@ _Pass = TypedDict("_Pass", {"pass": Count}, total=False)
 
 
 class FailedLine(_Pass, total=False):
-    """What a pass was to be: a line that says no more holds its `error`."""
+    """A planned pass; the line of a failed one has no more than this and its `error`."""
 
     study: Required[Study]
     model: Required[Text]
     sample: Required[Name]
     mode: Required[Mode]
-    value: Spread | None  # what the study varies
-    sequence: Name | None  # what the sample is cut from
+    value: Spread | None  # of the variable of the study
+    sequence: Name | None  # the recording that the sample was cut from
     path: Text
     error: Text
 
@@ -68,7 +68,7 @@ class SeenMedia(TypedDict):
 class SampleLine(FailedLine, total=False):
     """One pass of one sample through one model, in the `order` of the run; `seconds`, `work` and `peak_bytes` by stage.
 
-    `tpot`, `itl`, `peak_bytes` and `cold_load` (or why it is `not_cold`) are there where they have a meaning.
+    `tpot`, `itl`, `peak_bytes` and `cold_load` (or the reason `not_cold`) are present where they are defined.
     """
 
     order: Required[Count]
@@ -93,18 +93,18 @@ class SampleLine(FailedLine, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """What the machine was seen to do a second, not what its maker says; above 1 a ceiling was measured too low."""
+    """The machine's measured rates, not a data sheet's; a share above 1 means that a rate was measured too low."""
 
-    flops: float  # floating point operations, of the fastest matrix product measured in the dtype of the model
-    bandwidth: float  # bytes
-    bandwidth_kind: str  # how that was measured, "read" or "copy"
+    flops: float  # FLOPs per second of the fastest matrix product in the model's dtype
+    bandwidth: float  # bytes per second
+    bandwidth_kind: str  # how it was measured, "read" or "copy"
 
     def mfu(self, flops: float, seconds: float) -> float:
-        """Return the FLOPs that the maths needs, a second, over the ceiling (PaLM, arXiv 2204.02311, appendix B)."""
+        """Return the necessary FLOPs per second over the measured rate (PaLM, arXiv 2204.02311, appendix B)."""
         return flops / seconds / self.flops
 
     def mbu(self, bytes_read: float, seconds: float) -> float:
-        """Return the bytes that must be read, of weights and KV cache, a second, over the ceiling (Databricks 2023)."""
+        """Return the necessary bytes per second, of weights and KV cache, over the measured rate (Databricks 2023)."""
         return bytes_read / seconds / self.bandwidth
 
 
@@ -119,7 +119,7 @@ _SESSION = {
     "same_tokens": list[list[Text]],
 }
 ExperimentRun = dict[str, Any]
-"""What `run.json` holds: the times' environment, what a reader wants to know of the plan, and the sessions."""
+"""The content of `run.json`: the identity of the times, a summary of the plan, and the sessions."""
 
 _LEFT_OUT = GenericAlias(list, {"name": Text, "reason": Text})
 _RUN = {
@@ -159,12 +159,12 @@ def sample_of(run: Run, mode: str) -> dict[str, Any]:
 
 
 def read_samples(path: Path) -> list[SampleLine]:
-    """Read JSON lines, those of passes that failed included; raise AnalysisError where one is no sample."""
+    """Read JSON lines, failed passes included; raise AnalysisError for an invalid one."""
     return parse_samples(read_bytes(path, f"the samples {path}", AnalysisError), str(path))
 
 
 def parse_samples(data: bytes, where: str) -> list[SampleLine]:
-    """Parse JSON lines. A last one without its end, as a kill leaves it, is left out unless it is whole."""
+    """Parse JSON lines. A last line without its end, as a killed process leaves it, is dropped unless it is whole."""
     *lines, last = data.split(b"\n")
     found = [_line(line, f"{where}:{number}") for number, line in enumerate(lines, 1)]
     with suppress(AnalysisError):
@@ -177,13 +177,13 @@ def _line(data: bytes, where: str) -> SampleLine:
 
 
 def require_sample(line: Any, where: str) -> SampleLine:
-    """Check what JSON holds of a pass; raise AnalysisError that names what is missing, or is something else."""
+    """Return a checked pass from JSON; raise AnalysisError that names a missing or wrong value."""
     failed = isinstance(line, dict) and "error" in line
     check(line, FailedLine if failed else SampleLine, where, AnalysisError)
     if not failed:
         check(line["seconds"], dict.fromkeys(STAGE_NAMES, Spread), f"{where}: seconds", AnalysisError)
         if line["study"] != MAIN and not line.get("value"):
-            raise AnalysisError(f"{where} must have the value that its study varies, got {line.get('value')!r}")
+            raise AnalysisError(f"{where} must have a value of the variable of its study, got {line.get('value')!r}")
     return cast(SampleLine, line)
 
 
@@ -193,33 +193,33 @@ def thumbnail_of(sample: str, path: str) -> Path:
 
 
 def read_run(folder: Path) -> ExperimentRun:
-    """Read `run.json`; raise AnalysisError where it is missing, damaged, or of another stagebench."""
+    """Read `run.json`; raise AnalysisError where it is missing, damaged, or of another version."""
     where = f"the run {folder / RUN_FILE}"
     run: ExperimentRun = read_json(folder / RUN_FILE, where, AnalysisError)
     check(run, _RUN, where, AnalysisError)
     modes = [by_mode for session in run["sessions"] for by_mode in session["proofs"].values()]
     if not run["sessions"] or not all(modes):
-        raise AnalysisError(f"{where} must have at least one session, and of each of its models a proof, got none")
+        raise AnalysisError(f"{where} must have at least one session, with a proof of each model, got none")
     for proof in chain.from_iterable(by_mode.values() for by_mode in modes):
         check(proof["work"], _COUNTED, f"{where}: work", AnalysisError)
     return run
 
 
 def select(lines: Iterable[SampleLine], **wanted: object) -> list[SampleLine]:
-    """Return the lines of passes that went through, whose keys have these values: `select(lines, mode="natural")`."""
+    """Return the lines of successful passes with these values: `select(lines, mode="natural")`."""
     return [
         line for line in lines if "error" not in line and all(line.get(key) == value for key, value in wanted.items())
     ]
 
 
 def by_model(lines: Iterable[SampleLine]) -> dict[str, list[SampleLine]]:
-    """Part the lines by model, in a fixed order."""
+    """Return the lines by model, in a fixed order."""
     kept = list(lines)
     return {model: select(kept, model=model) for model in sorted({line["model"] for line in kept})}
 
 
 def sequences(lines: Iterable[SampleLine]) -> dict[str, str]:
-    """Return which sequence each sample is cut from; a sample that names none is one of its own."""
+    """Return the sequence of each sample, by default the sample itself."""
     return {str(line["sample"]): str(line.get("sequence") or line["sample"]) for line in lines}
 
 
@@ -244,12 +244,12 @@ def costs_by_sample(lines: Iterable[SampleLine]) -> dict[str, Costs]:
 
 
 def key_of(line: Mapping[str, Any]) -> Key:
-    """Return what a line is the measurement of."""
+    """Return the key of a line's measurement."""
     return tuple(line.get(name) for name in KEY)
 
 
 class SampleLog:
-    """The folder of an experiment that is being worked on, by one process at a time, as `open_log` finds it."""
+    """The open folder of an experiment, for one process at a time; see `open_log`."""
 
     def __init__(self, folder: Path, file: Any, run: ExperimentRun, lines: list[SampleLine]) -> None:
         self.folder, self.run, self.lines = folder, run, lines
@@ -257,22 +257,22 @@ class SampleLog:
         self._done = {key_of(line) for line in lines}
 
     def begin_session(self, session: dict[str, Any]) -> None:
-        """Note under which conditions the coming lines are made."""
+        """Record the conditions of the next lines."""
         self.run["sessions"].append(session)
         self.save_run()
 
     def save_run(self) -> None:
-        """Write `run.json`, after a session has learnt something."""
+        """Write `run.json` after a session has changed."""
         write_json(self.folder / RUN_FILE, self.run)
 
     def has(self, key: Key) -> bool:
-        """Return whether this has been measured, or has failed."""
+        """Return whether this key has been measured, or has failed."""
         return key in self._done
 
     def append(self, line: SampleLine) -> None:
         """Write a line, and wait until it is on the disk."""
         if self.has(key_of(line)):
-            raise AnalysisError(f"a sample is measured once, got {key_of(line)} twice")
+            raise AnalysisError(f"a sample must be measured once, got {key_of(line)} twice")
         self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -282,10 +282,10 @@ class SampleLog:
 
 @contextmanager
 def open_log(folder: Path, identity: dict[str, str], plan: dict[str, Any]) -> Iterator[SampleLog]:
-    """Begin an experiment in a folder, or take up one that was interrupted after its first line.
+    """Begin an experiment in a folder, or resume one that was interrupted after its first line.
 
-    The identity is what the times depend on, and what is measured; the plan is kept as it is. Raise AnalysisError where
-    the folder is in use, is damaged, or belongs to a run of another identity: every key that differs is named.
+    The identity is what the times depend on, and what is measured; the plan is only stored. Raise AnalysisError where
+    the folder is in use, damaged, or of another identity, with every key that differs.
     """
     path = folder / SAMPLES_FILE
     with locked(folder, "only one run at a time may write to a folder"), path.open("ab") as file:
@@ -294,10 +294,10 @@ def open_log(folder: Path, identity: dict[str, str], plan: dict[str, Any]) -> It
         lines = parse_samples(data[:end], str(path))
         run: Any = versioned("samples", {"identity": identity, "plan": plan, "sessions": []})
         if (folder / RUN_FILE).exists():
-            there = read_run(folder)  # also where it is replaced: a file that is no run of ours is not
+            there = read_run(folder)  # read also if it is replaced, so that no foreign file is
             if lines and there["identity"] != identity:
                 apart = "; ".join(differences(identity, there["identity"]))
                 raise AnalysisError(f"{folder} holds another run, so it is not resumed: {apart}")
             run = there if lines else run
-        file.truncate(end)  # half a line, or one that a kill left without its end
+        file.truncate(end)  # drops a line without its end, of a killed process
         yield SampleLog(folder, file, run, lines)

@@ -1,4 +1,4 @@
-"""`stagebench analyze`: several models over many samples, and a report of what makes one of them faster."""
+"""`stagebench analyze`: measure several models over many samples, and report why one is faster."""
 
 import secrets
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from stagebench.analysis.experiments.design import Wanted, make_design, syntheti
 from stagebench.analysis.experiments.runner import Experiment, measure
 from stagebench.analysis.report import write_report
 from stagebench.analysis.samples import MODES, RUN_FILE, SampleLog, open_log, read_run
-from stagebench.cli.commands import PATH, SettingsCommand, print_head
+from stagebench.cli.commands import FOLDER, SettingsCommand, print_head
 from stagebench.cli.output import Console
 from stagebench.core.errors import AnalysisError
 from stagebench.core.machine.locks import measurement, scratch_folder
@@ -22,14 +22,15 @@ from stagebench.core.pages import require_pages
 from stagebench.core.shown import cell, plain, progress, teller
 from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.suite.measure import shuffled
-from stagebench.suite.options import ORDER_SEED
+from stagebench.suite.options import ORDER_SEED, PATH, POSITIVE, option
 from stagebench.suite.settings import Settings, split
 
 SYNTHETIC_SAMPLES = 8
+ABOVE_0 = click.FloatRange(min=0, min_open=True)
 
 
 def _numbers(name: str, kind: Callable[[str], float]) -> Callable[[str], tuple[float, ...]]:
-    """Return what reads numbers with commas between them, each once."""
+    """Return a parser of numbers between commas, each once."""
 
     def numbers(text: str) -> tuple[float, ...]:
         try:
@@ -44,26 +45,34 @@ def _numbers(name: str, kind: Callable[[str], float]) -> Callable[[str], tuple[f
     return numbers
 
 
-@click.command(name="analyze", cls=SettingsCommand, params=[ORDER_SEED], left_out=("natural_length",))
-@click.option("--dataset", type=PATH, help="JSON list, or folder of media; else ours")
-@click.option("--samples", type=click.IntRange(min=1), help=f"At most so many; else {SYNTHETIC_SAMPLES} of ours")
-@click.option("--window", type=click.FloatRange(min=0, min_open=True), help="Cut samples into so many seconds each")
-@click.option("--mode", "modes", multiple=True, type=click.Choice(MODES), default=MODES, help="Of length; else both")
-@click.option(
-    "--new-tokens", type=_numbers("--new-tokens", int), default="32", help="The limit, 32; or several to compare"
-)
-@click.option("--durations", type=_numbers("--durations", float), help="Compare samples that last so many seconds")
-@click.option("--passes", type=click.IntRange(min=1), default=1, show_default=True, help="Of each sample and mode")
-@click.option("--allow-failures", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Resumed where it exists")
-@click.option("--report-only", is_flag=True, help="Only write the reports of what --out holds")
-def command(out: Path, report_only: bool, allow_failures: int, **given: Any) -> None:
-    """Send many samples through the models, and report where the time goes and why one model is faster.
+_TOKENS, _DURATIONS = _numbers("--new-tokens", int), _numbers("--durations", float)
 
-    OUT gets samples.jsonl, a line a pass, written as it goes, and report.md, report.json and report.html. An
-    interrupted run goes on with the same command. Exit code 2 where more samples failed than were allowed.
+
+@click.command(
+    name="analyze",
+    cls=SettingsCommand,
+    left_out=("natural_length",),
+    params=[
+        ORDER_SEED,
+        option("dataset", "Read samples from this JSON list or folder. Default: ours.", kind=PATH),
+        option("samples", f"Measure this many samples. Default: {SYNTHETIC_SAMPLES} of ours, else all.", kind=POSITIVE),
+        option("window", "Cut samples into windows of this many seconds. Default: none.", kind=ABOVE_0),
+        option("mode", "Generate texts of this length. Default: both.", MODES, MODES, dest="modes"),
+        option("new-tokens", "Generate this many new tokens, or several to compare.", "32", _TOKENS),
+        option("durations", "Compare samples of these lengths in seconds. Default: none.", kind=_DURATIONS),
+        option("passes", "Time each sample and mode in this many passes.", 1, POSITIVE),
+        option("allow-failures", "Allow this many failed samples.", 0, click.IntRange(min=0)),
+        option("out", "Write to this folder, or resume it.", kind=FOLDER, required=True),
+        option("report-only", "Only write the reports of the samples in --out.", default=False),
+    ],
+)
+def command(out: Path, report_only: bool, allow_failures: int, **given: Any) -> None:
+    """Measure many samples with the models, and report where the time goes and why one model is faster.
+
+    OUT gets samples.jsonl, one line per pass as it is measured, and report.md, report.json and report.html. To resume
+    an interrupted run, repeat the command. The exit code is 2 if more samples failed than were allowed.
     """
-    require_pages()  # or a long run would end without one
+    require_pages()  # else a long run might end without a report
     complete = report_only or _run(out, **given)
     report = write_report(out)
     say = teller(Console())
@@ -72,11 +81,11 @@ def command(out: Path, report_only: bool, allow_failures: int, **given: Any) -> 
     if failed > allow_failures:
         raise AnalysisError(f"at most {allow_failures} samples may fail, got {failed}; the report names them")
     if not complete:
-        raise AnalysisError(f"interrupted; the same command goes on where {out} ends")
+        raise AnalysisError(f"interrupted; repeat the command to resume {out}")
 
 
 def _run(out: Path, settings: Settings, dataset: Path | None, order_seed: int | None, **given: Any) -> bool:
-    """Measure what is not there yet; False where it was interrupted."""
+    """Measure the missing samples; return False where it was interrupted."""
     samples = given.pop("samples") or (SYNTHETIC_SAMPLES if dataset is None else None)
     wanted = Wanted(settings.loading, samples, durations=given.pop("durations") or (), **given)
     longest = replace(settings, generation=wanted.generation("natural"))
@@ -90,7 +99,7 @@ def _run(out: Path, settings: Settings, dataset: Path | None, order_seed: int | 
         design = make_design(found, wanted)
         order = tuple(shuffled(settings.models, seed))
         experiment = Experiment(order, settings.model, settings.loading, design.schedule(order, seed))
-        here = longest.identity() | {  # what must be the same for a run to go on
+        here = longest.identity() | {  # must be equal in a resumed run
             "generation": ", ".join(f"{mode} length: {wanted.generation(mode).describe()}" for mode in wanted.modes),
             "input": "scene" if dataset is None else one_line(dataset.name),
             "samples": design.digest(),
@@ -104,7 +113,7 @@ def _run(out: Path, settings: Settings, dataset: Path | None, order_seed: int | 
 
 
 def _order_seed(out: Path, given: int | None) -> int:
-    """Return the given one, or that of the run which is taken up again, or a new one."""
+    """Return the given seed, that of the resumed run, or a new one."""
     if given is None and (out / RUN_FILE).exists():
         stored = read_run(out)["identity"]["order_seed"]
         if not stored.isdecimal():
@@ -116,7 +125,7 @@ def _order_seed(out: Path, given: int | None) -> int:
 def _measure(experiment: Experiment, log: SampleLog, console: Console) -> bool:
     total = sum(not log.has(task.key) for task in experiment.tasks)
     with progress(console, total) as begin:
-        begin("building and proving the models")
+        begin("building and verifying the models")
         try:
             for line in measure(experiment, log):
                 begin(f"after {line['model']}: {line['sample']}")

@@ -1,11 +1,11 @@
-"""`stagebench baseline`: list, show, diff, accept and drop what runs are judged by. Importable without torch."""
+"""`stagebench baseline`: list, show, diff, accept and drop stored baselines. Importable without torch."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from stagebench.cli.commands import JSON, PATH
+from stagebench.cli.commands import JSON
 from stagebench.cli.output import Console, write_json_to
 from stagebench.core.errors import ResultsError
 from stagebench.core.machine.environment import ADDED, differences
@@ -13,18 +13,18 @@ from stagebench.core.places import Place
 from stagebench.core.results import COUNTED, Results, by_name, read_results, short_name, versioned
 from stagebench.core.shown import CHANGE, COUNT, MS, SENTENCES, WORDS, Unit, of_records, show
 from stagebench.gate import baseline
-from stagebench.suite.options import BASELINES
+from stagebench.suite.options import BASELINES, PATH, option
 
 ACCEPTED = {"benchmarks": COUNT, "models": WORDS, "commit": WORDS, "when": WORDS, "who": WORDS, "reason": SENTENCES}
-REASON = click.option("--reason", required=True, help="Why; kept with what is stored.")
+REASON = option("reason", "Store this reason with the baseline.", required=True)
 
 
 @click.group(name="baseline")
 def command() -> None:
-    """Stored baselines: runs that somebody accepted, one an environment.
+    """Manage stored baselines: accepted runs, one per environment.
 
-    They are in the folder `baselines`, where git has what was replaced, or wherever --baselines says: another folder,
-    or a URL of an object store. NAME is an environment as `list` has it, or a part of it that no other has.
+    They are in the folder `baselines`, with replaced ones in git, or at --baselines: another folder, or a URL of an
+    object store. NAME is an environment as `list` prints it, or a unique part of it.
     """
 
 
@@ -42,7 +42,7 @@ def list_command(baselines: Place, json_path: Path | None) -> None:
 @command.command(name="show", params=[BASELINES, JSON])
 @click.argument("name")
 def show_command(name: str, baselines: Place, json_path: Path | None) -> None:
-    """Print a baseline: its times, its environment, and who accepted or dropped what came before it."""
+    """Print a baseline: its times, its environment, and who accepted or dropped it and earlier ones."""
     environment, kept = _kept(baselines, name)
     found = kept[-1]
     about, before = _about(environment, found), baseline.history(kept)
@@ -58,9 +58,9 @@ def show_command(name: str, baselines: Place, json_path: Path | None) -> None:
 @command.command(name="diff", params=[BASELINES, JSON])
 @click.argument("names", metavar="A B", nargs=2)
 def diff_command(names: tuple[str, str], baselines: Place, json_path: Path | None) -> None:
-    """Print by benchmark how B differs from A, each a baseline's NAME or the file of a run. `compare` decides on runs.
+    """Print by benchmark how B differs from A, each a baseline's NAME or the file of a run; `compare` judges runs.
 
-    Exit code 0 whatever differs, also where the environments do: that is noted.
+    The exit code is 0 whatever differs. Different environments are noted.
     """
     sides = [read_results(Path(n)) if Path(n).is_file() else _kept(baselines, n)[1][-1] for n in names]
     before, after = map(by_name, sides)
@@ -73,30 +73,27 @@ def diff_command(names: tuple[str, str], baselines: Place, json_path: Path | Non
         change = second / first - 1 if both else None
         rows.append({"benchmark": name, "A": first, "B": second, "change": change, "other": other})
     apart = differences(*(ADDED | side["machine_info"] for side in sides))
-    notes = [f"other environments, A here and B there: {'; '.join(apart)}"] if apart else []
+    notes = [f"different environments, A here and B there: {'; '.join(apart)}"] if apart else []
     columns = {"benchmark": WORDS, "A": MS, "B": MS, "change": CHANGE, "other": WORDS}
     _show(columns, rows, {"differences": apart, "times": rows}, json_path, *notes)
 
 
-@command.command(params=[BASELINES])
+@command.command(params=[BASELINES, REASON, option("partial", "Accept a run of a part of the suite.", default=False)])
 @click.argument("run_path", metavar="RUN", type=PATH)
-@REASON
-@click.option("--partial", is_flag=True, help="Take a run of a part of the suite.")
 def accept(run_path: Path, reason: str, partial: bool, baselines: Place) -> None:
     """Make RUN, written by `pytest benchmarks --benchmark-json`, the baseline of its environment."""
     click.echo(f"stored {baseline.accept(run_path, baselines, reason, partial)}")
 
 
-@command.command(params=[BASELINES])
+@command.command(params=[BASELINES, REASON])
 @click.argument("name")
-@REASON
 def drop(name: str, baselines: Place, reason: str) -> None:
-    """Drop the baseline of an environment. It is kept, with the reason, until the next one is accepted."""
+    """Drop the baseline of an environment. It is kept with the reason until the next one is accepted."""
     click.echo(f"dropped, and kept as {baseline.drop(baselines, _kept(baselines, name)[0], reason)}")
 
 
 def _kept(place: Place, name: str) -> tuple[str, list[Results]]:
-    """Return the one environment of that name, or with it in its name, and what was accepted there last."""
+    """Return the environment with that name, or a unique part of it, and its last accepted results."""
     there = baseline.stored(place)
     found = [each for each in there if each == name] or [each for each in there if name in each]
     if len(found) != 1:
@@ -115,7 +112,7 @@ def _about(environment: str, found: Results) -> dict[str, Any]:
 def _show(
     columns: dict[str, Unit], rows: list[dict[str, Any]], data: dict[str, Any], json_path: Path | None, *notes: str
 ) -> None:
-    """Print a table, in which names and commits are short, and write the same as JSON."""
+    """Print a table with short names and commits, and write the same as JSON."""
     short = [row | {"benchmark": short_name(row["benchmark"])} if "benchmark" in row else row for row in rows]
     shown = [row | {"commit": (row.get("commit") or "")[:12]} for row in short]
     show(of_records("", columns, shown, *notes), Console(stderr=str(json_path) == "-", highlight=False))

@@ -1,4 +1,4 @@
-"""`stagebench bench`: results, and a run that can become a baseline, out of fresh processes."""
+"""`stagebench bench`: results of fresh processes, and a run that can become a baseline."""
 
 import sys
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from stagebench.cli.commands import FOLDER
 from stagebench.cli.output import Console, require_writable, tidy_stop
 from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import write_text
@@ -17,32 +18,38 @@ from stagebench.gate import baseline, decide
 from stagebench.gate.limits import RULES_FILE, read_rules
 from stagebench.gate.runner.recording import recorded
 from stagebench.gate.verdicts import Decision, Verdict, exit_code
-from stagebench.suite.options import BASELINES, ROUNDS
+from stagebench.suite.options import BASELINES, POSITIVE, ROUNDS, option
 
 
-@click.command(name="bench", params=[ROUNDS, BASELINES])
-@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--processes", type=click.IntRange(min=1), default=7, show_default=True, help="Those that time.")
-@click.option("--select", default="", help="Which benchmarks, as pytest's -k; all by default.")
-@click.option("--gate", "judged", is_flag=True, help="Judge against the stored baseline, and set the exit code by it.")
+@click.command(
+    name="bench",
+    params=[
+        ROUNDS,
+        BASELINES,
+        option("processes", "Time in this many processes.", 7, POSITIVE),
+        option("select", "Run these benchmarks, as pytest's -k. Default: all.", ""),
+        option("gate", "Judge against the stored baseline, and set the exit code.", default=False, dest="judged"),
+    ],
+)
+@click.argument("out", type=FOLDER)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
 def command(out: Path, processes: int, judged: bool, baselines: Place, **planned: Any) -> None:
     """Run the benchmarks of this checkout in fresh processes, and write OUT/results.json and OUT/results.md.
 
-    A first process verifies that the stages do the work of generate(), and counts it; each of the others times every
+    The first process verifies that the stages do the work of generate(), and counts it. Each of the others times every
     benchmark, and its median is one sample. The default is the fewest processes with which a comparison can decide on
-    times. What is in OUT already is not measured again: the same command goes on where it was stopped. Arguments of
-    pytest say what is run (--stage-model, --stage-new-tokens ...), not which benchmarks, nor how often. Without a
+    times. To resume a stopped recording, repeat the command: processes in OUT are not measured again. Arguments of
+    pytest choose models and settings (--stage-model, --stage-new-tokens ...), but not benchmarks or rounds. Without a
     folder benchmarks/ it runs those of stagebench if one of its options is given, else all that pytest finds.
 
     OUT/results.json is pytest-benchmark's JSON, for `compare`, `baseline accept` and `explain`.
 
-    Exit code 0; 2 where a process failed. With --gate, 1 for a regression and 2 for what is missing too; a time that
-    can't be decided passes.
+    The exit code is 0, or 2 if a process failed. With --gate it is 1 for a regression, and 2 also for a missing
+    benchmark; an undecided time passes.
     """
     console = Console(stderr=True)
     say = teller(console)
-    with tidy_stop("all processes had run; those that had are kept"):
+    with tidy_stop("all processes had run; the finished ones are kept"):
         require_writable(out / "results.json")
         with progress(console) as begin, recorded(out, processes, say, begin, **planned) as results:
             verdicts = _report(out, results, baselines if judged else None)
@@ -54,18 +61,18 @@ def command(out: Path, processes: int, judged: bool, baselines: Place, **planned
 
 
 def _report(out: Path, results: Results, baselines: Place | None) -> list[Verdict]:
-    """Write what the processes say; with `baselines`, judge it."""
+    """Write the results; with `baselines`, judge them."""
     for found in unsteady(results):
         click.echo(f"processes: {found}", err=True)
     verdicts, own = [], results["stagebench"]
     try:
         if baselines:
-            own["complete"] = False  # nobody is to make it a baseline before it is judged
+            own["complete"] = False  # so that nobody accepts it before it is judged
             verdicts = _judge(results, baselines)
             worse = {v.benchmark for v in verdicts if v.verdict in ("regression", "changed")}
             own |= {"complete": True, "regressed": sorted(worse)}
     finally:
-        from stagebench.analysis.report import recording_tables  # takes a second, which no process waits for
+        from stagebench.analysis.report import recording_tables  # takes a second to import
 
         write_results(out / "results.json", results)
         write_text(out / "results.md", recording_tables.to_markdown(results))
@@ -73,7 +80,7 @@ def _report(out: Path, results: Results, baselines: Place | None) -> list[Verdic
 
 
 def _judge(results: Results, place: Place) -> list[Verdict]:
-    """Judge them against the baseline of their environment; what differs from day to day is in the difference too."""
+    """Judge results against the baseline of their environment; the difference includes that between two days."""
     here = results["machine_info"]
     if (found := baseline.find(place, here)) is None:
         closest = baseline.closest(place, here)

@@ -1,4 +1,4 @@
-"""Two kinds of commands, that run models and that decide, with the options they share. Importable without torch."""
+"""Base classes of commands that run models and of commands that decide, with shared options. Needs no torch."""
 
 from __future__ import annotations
 
@@ -15,36 +15,30 @@ from stagebench.core.errors import StagebenchError
 from stagebench.core.machine import environment
 from stagebench.core.shown import show, teller
 from stagebench.gate.verdicts import Decision, exit_code
-from stagebench.suite.options import ALLOW_CHANGED, SETTINGS
+from stagebench.suite.options import ALLOW_CHANGED, PATH, SETTINGS, option
 
 if TYPE_CHECKING:
     from stagebench.suite.settings import Settings
 
 
 def _checked(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
-    """Refuse a file that can't be made, or replaced, before anything is measured for it; click looked at others."""
+    """Refuse a file that can't be created or replaced, before anything is measured; click has checked the rest."""
     if path and not (param.name == "markdown" and path.exists()):
         require_writable(path)
     return path
 
 
-PATH = click.Path(path_type=Path)
-_FILE = click.Path(path_type=Path, dir_okay=False, writable=True, allow_dash=True)
-JSON = click.Option(
-    ["--json", "json_path"], type=_FILE, callback=_checked, help="Also write the numbers there; - for standard output."
-)
-MARKDOWN = click.Option(
-    ["--markdown"], type=_FILE, callback=_checked, help="Appended to, as a step summary is; - for standard output."
-)
-_PAGE = click.Path(path_type=Path, dir_okay=False, writable=True)
-HTML = click.Option(
-    ["--html", "html_path"], type=_PAGE, callback=_checked, help="Also write a page of the history to this file."
-)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+_FILE, _PAGE = (click.Path(path_type=Path, dir_okay=False, writable=True, allow_dash=dash) for dash in (True, False))
+_TO_FILE = {"kind": _FILE, "callback": _checked}
+JSON = option("json", "Also write the numbers to this file, - for standard output.", dest="json_path", **_TO_FILE)
+MARKDOWN = option("markdown", "Append the decision to this file, - for standard output.", **_TO_FILE)
+HTML = option("html", "Also write a page of the history to this file.", kind=_PAGE, callback=_checked, dest="html_path")
 INPUT = click.Argument(["input"], metavar="[PATH]", required=False, type=PATH)
 
 
 class SettingsCommand(click.Command):
-    """A command that gets the options of `SETTINGS`, but what is left out or its own, and its PATH, as `settings`."""
+    """A command with the options of `SETTINGS`, except `left_out` and its own; it gets them and PATH as `settings`."""
 
     def __init__(self, *, params: Sequence[click.Parameter] = (), left_out: Sequence[str] = (), **rest: Any) -> None:
         own = {*left_out, *(param.name for param in params)}
@@ -52,7 +46,7 @@ class SettingsCommand(click.Command):
         super().__init__(params=[*self._of_settings, *params], **rest)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; its help need not wait for torch."""
+        """Make the settings, and run the command; only here torch is imported."""
         from stagebench.suite.settings import settings_of
 
         names = [option.name for option in self._of_settings] + ["input"] * ("input" in ctx.params)
@@ -61,22 +55,22 @@ class SettingsCommand(click.Command):
 
 
 def print_head(console: Console, settings: Settings, rest: str) -> None:
-    """Say under which conditions the numbers below were made."""
+    """Print the settings of the numbers below."""
     teller(console)(f"{settings.describe()}; {rest}")
     if warning := environment.load_warning():
         console.print(warning, style="yellow", highlight=False)
 
 
 class DecidingCommand(click.Command):
-    """A command that fills the `Decision` that it gets, which is shown, written, and gives the exit code."""
+    """A command that fills a `Decision`, which is then printed, written, and sets the exit code."""
 
     def __init__(self, *, params: Sequence[click.Parameter] = (), **rest: Any) -> None:
         super().__init__(params=[*params, ALLOW_CHANGED, JSON, MARKDOWN], **rest)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, write what it decided or the error that it ended with, and exit.
+        """Run the command, write its decision or its error, and exit.
 
-        An error of stagebench itself is one in a line too: a pipeline reads no traceback, and exit code 1 is a verdict.
+        An error inside stagebench is also one line, because pipelines don't read tracebacks. Exit code 1 is a verdict.
         """
         json_path, markdown = ctx.params.pop("json_path"), ctx.params.pop("markdown")
         decision = ctx.params["decision"] = Decision(allowed=ctx.params.pop("allow_changed"))
@@ -97,10 +91,10 @@ class DecidingCommand(click.Command):
                     traceback.print_exc()
                     reason = f"an error of stagebench itself, {type(error).__name__}: {' '.join(reason.split())}"
                 decision.verdicts, decision.error = (), reason
-                with suppress(StagebenchError, OSError):  # the first error is the one to show
+                with suppress(StagebenchError, OSError):  # show the first error
                     write()
                 raise StagebenchError(reason) from error
             write()
-        with suppress(BrokenPipeError):  # whoever reads has gone, which changes no verdict
+        with suppress(BrokenPipeError):  # a closed pipe changes no verdict
             show(decision.as_table(), Console(stderr=str(json_path) == "-"))
         raise SystemExit(exit_code(decision.verdicts))

@@ -1,4 +1,4 @@
-"""`stagebench doctor`: is this machine fit to time on, and with which baselines can it be compared."""
+"""`stagebench doctor`: check whether this machine is fit for timing, and with which baselines it is comparable."""
 
 import sys
 from contextlib import suppress
@@ -12,33 +12,35 @@ from stagebench.core.places import Place
 from stagebench.core.settings import GenerationSettings, LoadSettings, ModelSettings
 from stagebench.core.shown import SENTENCES, WORDS, Table, show
 from stagebench.gate import baseline, doctor
-from stagebench.suite.options import BASELINES
+from stagebench.suite.options import BASELINES, option
 
 STYLES = {"ok": "green", "warning": "red", "unknown": "yellow"}
 
 
-@click.command(name="doctor", params=[BASELINES])
-@click.option("--processes", type=click.IntRange(min=2), default=8, show_default=True, help="Of the quick A/A run.")
-def command(baselines: Place, processes: int) -> None:
-    """Look at what makes times differ: clocks, load, other guests, the GPU, and the same work in fresh processes.
+_PROCESSES = option("processes", "Repeat the same work in this many processes.", 8, click.IntRange(min=2))
 
-    Exit code 0 if nothing speaks against timing now, 3 if something does, because a gate could not decide here. Which
-    baselines are comparable is shown, and does not change the exit code.
+
+@click.command(name="doctor", params=[BASELINES, _PROCESSES])
+def command(baselines: Place, processes: int) -> None:
+    """Check what makes times differ: clocks, load, other guests, the GPU, and the same work in fresh processes.
+
+    The exit code is 0 if the machine is fit for timing now, else 3, because a gate could not decide here. Comparable
+    baselines are listed, and don't change the exit code.
     """
     findings, comparable = examine(processes), comparable_with(baselines)
     console = Console(highlight=False)
     rows = [(each.name, each.state, each.detail) for each in findings]
     columns = ("finding", WORDS), ("state", WORDS), ("detail", SENTENCES)
     show(Table("", columns, rows, styles=[STYLES[each.state] for each in findings]), console)
-    stored = [(name, "; ".join(keys) or "at most the settings of its run") for name, keys in comparable.items()]
+    stored = [(name, "; ".join(keys) or "at most the run's settings") for name, keys in comparable.items()]
     show(Table("", (("baseline", WORDS), ("what differs", SENTENCES)), stored), console)
     warnings = [each.name for each in findings if each.state == "warning"]
-    console.print(f"not fit to time on now: {', '.join(warnings)}" if warnings else "fit to time on")
+    console.print(f"not fit for timing now: {', '.join(warnings)}" if warnings else "fit for timing")
     sys.exit(3 if warnings else 0)
 
 
 def examine(processes: int) -> list[doctor.Finding]:
-    """Return all findings about this machine as it is now."""
+    """Return all findings about this machine now."""
     with environment.opened_gpu() as gpu:
         reading = gpu.read() if gpu else None
     before = doctor.ticks()
@@ -48,11 +50,11 @@ def examine(processes: int) -> list[doctor.Finding]:
 
 
 def comparable_with(place: Place) -> dict[str, list[str]]:
-    """Return, by stored baseline, in what this machine differs from that of its run, or why it can't be read."""
+    """Return by stored baseline how this machine differs from that of its run, or the error of reading it."""
     keys = environment.identity(ModelSettings(), GenerationSettings(), "", None, LoadSettings()).keys()
     here = on_gpu = environment.machine("cpu")
     with suppress(ImportError):
-        import torch  # a baseline knows a GPU by the name that torch gives it
+        import torch  # a baseline has torch's name of a GPU
 
         if torch.cuda.is_available():
             on_gpu = environment.machine("cuda")
@@ -63,6 +65,6 @@ def comparable_with(place: Place) -> dict[str, list[str]]:
             continue
         there = environment.ADDED | kept["machine_info"]
         mine = here if there["device"] == there.get("cpu") else on_gpu
-        older = sorted(f"{key}: not there" for key in keys - mine.keys() - there.keys())  # no run equals it
+        older = sorted(f"{key}: missing" for key in keys - mine.keys() - there.keys())  # no run equals it
         found[folder] = environment.differences(mine, {k: there[k] for k in mine if k in there}) + older
     return found

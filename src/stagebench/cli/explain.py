@@ -1,4 +1,4 @@
-"""`stagebench explain`: why one model is faster than another, from numbers alone."""
+"""`stagebench explain`: explain why one model is faster than another, from numbers alone."""
 
 from pathlib import Path
 
@@ -7,27 +7,33 @@ import click
 from stagebench.analysis.attribution import attribute, compare
 from stagebench.analysis.importers.read import FORMATS, read_files
 from stagebench.analysis.narrative import as_json, table
-from stagebench.cli.commands import JSON, PATH
+from stagebench.cli.commands import JSON
 from stagebench.cli.output import Console, write_json_to
 from stagebench.core.errors import AnalysisError
 from stagebench.core.results import versioned
 from stagebench.core.shown import plain, show, to_markdown
+from stagebench.suite.options import PATH, option
 
 
-@click.command(name="explain", params=[JSON])
+@click.command(
+    name="explain",
+    params=[
+        JSON,
+        option("from", "Read this format. Default: detected.", kind=tuple(FORMATS), dest="format_name"),
+        option("baseline", "Explain the other models against this one. Default: the slowest."),
+        option("markdown", "Print Markdown for a report.", default=False, dest="as_markdown"),
+    ],
+)
 @click.argument("paths", metavar="FILE...", nargs=-1, required=True, type=PATH)
-@click.option("--from", "format_name", type=click.Choice(tuple(FORMATS)), help="By default what the file looks like.")
-@click.option("--baseline", help="The model to explain the others against; the slowest by default.")
-@click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown, to paste into a report.")
 def command(
     paths: tuple[Path, ...], format_name: str | None, baseline: str | None, json_path: Path | None, as_markdown: bool
 ) -> None:
-    """Say why one model is faster than another, from a table of their stages.
+    """Explain why one model is faster than another, from a table of their stages.
 
-    FILE is a table that you typed in, a pytest-benchmark run of our suite, what `stagebench run --json` wrote, the raw
-    samples of an analysis (.jsonl), or a result of `vllm bench serve` or sglang, one file a model. The seconds saved
-    are shared out among the stages, the number of tokens and the time per token, in a way that does not depend on
-    which of them is changed first. Numbers that can't be true are named in warnings.
+    FILE is a table that you typed in, a pytest-benchmark run of our suite, the JSON of `stagebench run`, the samples of
+    an analysis (.jsonl), or a result of `vllm bench serve` or sglang, one file per model. The seconds saved are
+    attributed to the stages, the number of tokens and the time per token, independent of the order in which these are
+    changed. Impossible numbers are named in warnings.
     """
     measured = read_files(paths, format_name)
     first = baseline or max(measured.costs, key=lambda model: measured.costs[model].total)
@@ -42,7 +48,7 @@ def command(
             explained.append(as_json(attribute(measured.costs[first], measured.costs[other])))
         if only := a.keys() ^ b.keys():
             both = len(a.keys() & b.keys())
-            warnings.append(f"{len(only)} samples are of one of {first} and {other} only, {both} are of both")
+            warnings.append(f"{len(only)} samples belong to only one of {first} and {other}, {both} to both")
     if not explained:
         raise AnalysisError(f"two models are needed, got {first} only")
     write_json_to(json_path, versioned("report", {"attributions": explained, "warnings": warnings}))

@@ -1,4 +1,4 @@
-"""`stagebench init`: what a repository needs so that its pull requests are gated."""
+"""`stagebench init`: write the files that a repository needs to gate its pull requests."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from stagebench.core.json_files import write_text
 from stagebench.core.results import BENCHMARKS
 from stagebench.gate.limits import RULES_FILE, read_toml
 
-# In any file, because pytest can be set to collect others than test_*.py.
+# In any file, because pytest can collect other names than test_*.py.
 _TAKES_BENCHMARK = "def .*[ ,(]benchmark *[,:)]|^ +([a-z].*, *)?benchmark *[,:]?$|mark.benchmark|usefixtures.*benchmark"
 _FIND_BENCHMARKS = ("git", "grep", "--untracked", "-lzE", _TAKES_BENCHMARK, "--", "*.py")
 
@@ -28,8 +28,8 @@ _FIND_BENCHMARKS = ("git", "grep", "--untracked", "-lzE", _TAKES_BENCHMARK, "--"
 def command() -> None:
     """Write workflows, a benchmark and limits into this repository.
 
-    The workflows go to .github/workflows/ at its top, an example to benchmarks/ here where there is no benchmark yet,
-    and the limits into the pyproject.toml that is here. What is there stays as it is, and nothing is asked.
+    The workflows go to .github/workflows/ at its top, an example to benchmarks/ here if there is no benchmark yet, and
+    the limits into the pyproject.toml here. Existing files are kept, and no questions are asked.
     """
     here = Path.cwd()
     top = next((each for each in (here, *here.parents) if (each / ".git").exists()), None)
@@ -38,7 +38,7 @@ def command() -> None:
     text, project = read_toml(here / RULES_FILE)
     folder = str(here.relative_to(top))
     name = "-".join(["stagebench", *re.findall("[a-z0-9]+", folder.lower())])
-    if re.search("[^a-z0-9/.]", folder):  # another folder may have the same letters
+    if re.search("[^a-z0-9/.]", folder):  # another folder may differ only in these characters
         name += f"-{hashlib.sha256(folder.encode()).hexdigest()[:6]}"
     filled = {"NAME": name, "VERSION": f"v{__version__}", "FOLDER": json.dumps(folder, ensure_ascii=False)}
     filled["INSTALL"] = _installation(here, project)
@@ -62,7 +62,7 @@ def _installation(here: Path, project: dict[str, Any]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file where nothing has its name; say whether."""
+    """Write a file unless it exists; print which."""
     kept = os.path.lexists(path)
     if not kept:
         write_text(path, text)
@@ -70,13 +70,13 @@ def _write(path: Path, text: str) -> None:
 
 
 def _add_section(path: Path, text: str, project: dict[str, Any]) -> None:
-    """Append the limits, where there is no such section and the file still is TOML with it; say whether."""
+    """Append the limits unless there is such a section, or the file would not be TOML; print which."""
     added = "\n" * (not text.endswith("\n")) + _template("section.toml")
     added = added.replace("\n", "\r\n" if "\r\n" in text else "\n")
     try:
         kept = "gate" in project.get("tool", {}).get("stagebench", {})
         tomllib.loads(text + added)
-    except (AttributeError, TypeError, ValueError):  # [tool] is in one line, or no table: nothing can be added
+    except (AttributeError, TypeError, ValueError):  # [tool] is inline or not a table
         kept = True
     if not kept:
         append_to(path, added)

@@ -1,4 +1,4 @@
-"""`stagebench models`: which models are registered, and what each can do."""
+"""`stagebench models`: list the registered models with their sizes and backends."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,20 +16,20 @@ from stagebench.core.shown import COUNT, MEGA, SENTENCES, WORDS, Table, progress
 @click.command(name="models", params=[JSON])
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 def command(names: Sequence[str], json_path: Path | None) -> None:
-    """List the registered models, or those named: what they are shown, their sizes, and what each backend can do.
+    """List the registered models, or those named: their inputs, their sizes, and their backends.
 
-    They are our own, those of installed packages (entry points "stagebench.models"), and those that a conftest.py of
-    the working folder registers. Nothing is downloaded. The prompt is that of the default question about the synthetic
-    clip. A backend may still be refused on the GPU, where it shows that it computes something else.
+    Models are our own, those of installed packages (entry points "stagebench.models"), and those that a conftest.py of
+    the working folder registers. Nothing is downloaded. The prompt is the default question about the synthetic clip. A
+    backend may still be refused on the GPU, if its results differ there.
     """
     from stagebench.models.registry import ANY, import_conftest, origins, registration_of
 
     import_conftest()
     for name in names:
         if name.startswith(ANY):
-            raise ModelError(f"what is listed is registered by a name, got {name}: run and verify take it")
+            raise ModelError(f"only registered models can be listed, got {name}: use run or verify")
         registration_of(name)
-    from stagebench.suite.listing import described  # here, because a page of help need not wait for torch
+    from stagebench.suite.listing import described  # here, because help does not need torch
 
     console = Console(stderr=str(json_path) == "-")
     models, named = [], names or origins()
@@ -43,7 +43,7 @@ def command(names: Sequence[str], json_path: Path | None) -> None:
 
 
 def _table(models: Sequence[Mapping[str, Any]]) -> Table:
-    """Make a row for each profile of a model; one that can't be built here says why."""
+    """Make a row for each profile of a model, or one with the error where it can't be built here."""
     numbers = ("parameters", MEGA), ("images", COUNT), ("prompt tokens", COUNT)
     columns = ("model", WORDS), ("profile", WORDS), *numbers, ("input", WORDS), ("backends", WORDS), ("from", SENTENCES)
     rows = []
@@ -55,7 +55,7 @@ def _table(models: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _refusals(models: Sequence[Mapping[str, Any]]) -> Table:
-    """Make a row for each reason why a backend can't be."""
+    """Make a row for each reason why a backend is refused."""
     reasons: dict[str, list[str]] = {}
     for each in models:
         for why in filter(None, each.get("backends", {}).values()):

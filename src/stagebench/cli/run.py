@@ -22,16 +22,20 @@ from stagebench.core.results import versioned
 from stagebench.core.settings import DEFAULT_QUESTION
 from stagebench.core.shown import COUNT, MS, RATIO, SENTENCES, WORDS, Table, Value, plain, progress, show, teller
 from stagebench.core.stages import ENCODE, PREFILL, PREPROCESS, STAGES, time_outside
-from stagebench.suite.options import ORDER_SEED
+from stagebench.suite.options import ORDER_SEED, POSITIVE, option
 
 if TYPE_CHECKING:
     from stagebench.suite.measure import Measured
     from stagebench.suite.settings import Settings
 
 
-@click.command(name="run", cls=SettingsCommand, params=[INPUT, ORDER_SEED, JSON])
-@click.option("--passes", type=click.IntRange(min=1), default=3, show_default=True, help="Timed passes.")
-@click.option("--tensor-parallel", type=click.IntRange(min=2), metavar="N", help="Also spread over N processes.")
+_PASSES = option("passes", "Time this many passes.", 3, POSITIVE)
+_PARALLEL = option(
+    "tensor-parallel", "Also time on N processes. Default: none.", kind=click.IntRange(min=2), metavar="N"
+)
+
+
+@click.command(name="run", cls=SettingsCommand, params=[INPUT, ORDER_SEED, JSON, _PASSES, _PARALLEL])
 def command(
     settings: Settings, passes: int, order_seed: int | None, tensor_parallel: int | None, json_path: Path | None
 ) -> None:
@@ -142,9 +146,7 @@ def _spread(row: Mapping[str, Any]) -> tuple[float, tuple[float, float]]:
     return row["median"], (min(row["seconds"]), max(row["seconds"]))
 
 
-_QUESTION = click.Option(
-    ["--question"], multiple=True, default=[DEFAULT_QUESTION], show_default=True, help="About the sample; repeatable."
-)
+_QUESTION = option("question", f"Ask this about the sample. Default: {DEFAULT_QUESTION}", (DEFAULT_QUESTION,))
 
 
 @click.command(name="verify", cls=SettingsCommand, params=[INPUT, _QUESTION, JSON])

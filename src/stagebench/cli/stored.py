@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from stagebench.cli.commands import HTML, JSON, PATH, DecidingCommand
+from stagebench.cli.commands import HTML, JSON, DecidingCommand
 from stagebench.cli.output import Console, write_json_to
 from stagebench.core.errors import GateError
 from stagebench.core.json_files import write_text
@@ -25,14 +25,19 @@ from stagebench.gate.trend_page import to_html
 from stagebench.gate.verdicts import Decision
 from stagebench.media.events.npy import require_free, write_folder
 from stagebench.media.events.recordings import load_event_arrays, size_of_recording
-from stagebench.suite.options import PLACE, TIME_UNIT
+from stagebench.suite.options import PATH, PLACE, POSITIVE, TIME_UNIT, option
 
 
-@click.command(name="compare", cls=DecidingCommand)
+@click.command(
+    name="compare",
+    cls=DecidingCommand,
+    params=[
+        option("base", "Add a run, or a folder of runs, of the base.", (), PATH, dest="bases"),
+        option("head", "Add the same of the head; the first is paired with the first base.", (), PATH, dest="heads"),
+        option("config", "Read the limits from this file. Default: pyproject.toml, if any.", kind=PATH),
+    ],
+)
 @click.argument("paths", metavar="[BASE HEAD]", nargs=-1, type=PATH)
-@click.option("--base", "bases", multiple=True, type=PATH, help="A run, or a folder of runs; repeatable.")
-@click.option("--head", "heads", multiple=True, type=PATH, help="The same; the first is paired with the first base.")
-@click.option("--config", type=PATH, help="Has the limits; pyproject.toml by default, where there is one.")
 def compare_command(
     decision: Decision,
     paths: tuple[Path, ...],
@@ -61,12 +66,16 @@ def compare_command(
     decision.rules_differ += decide.differing_markers(base, head)
 
 
-@click.command(name="trend", params=[JSON, HTML])
-@click.argument("place", metavar="DIR", type=PLACE)
-@click.option(
-    "--verdicts", type=PATH, help="Decision of a gate to show on the page. Default: the last one in .benchmarks/gate."
+@click.command(
+    name="trend",
+    params=[
+        JSON,
+        HTML,
+        option("verdicts", "Show a gate's verdicts on the page. Default: the last in .benchmarks/gate/.", kind=PATH),
+        option("recent", "Exit with 1 if a slowdown began in this many last runs. Default: never.", kind=POSITIVE),
+    ],
 )
-@click.option("--recent", type=click.IntRange(min=1), help="Exit code 1 where a slowdown began in that many last runs.")
+@click.argument("place", metavar="DIR", type=PLACE)
 def trend_command(
     place: Place, json_path: Path | None, html_path: Path | None, verdicts: Path | None, recent: int | None
 ) -> None:

@@ -1,8 +1,8 @@
-"""What pytest loads in every project where this package is installed: its markers, and all else where it is wanted.
+"""The entry point that pytest loads in every project where this package is installed.
 
-Nothing more is imported, changed or printed before an option, or a benchmark of this package, is asked for, or before a
-conftest.py, or `-p`, names the plugin. Its name as an entry point is that of the module, so that it is the same plugin
-for pytest however it is found.
+It registers the markers. It imports, changes and prints nothing more until an option or a benchmark of this package is
+used, or a conftest.py or `-p` names the plugin. Its entry point has the module's name, so that pytest sees one plugin
+however it is found.
 """
 
 import os
@@ -14,11 +14,11 @@ import pytest
 
 _PACKAGE = Path(__file__).parents[1]
 _PLUGIN = "stagebench.suite.plugin"
-_MAY_BE_OURS = ("--stage-", "--help", "-h", "@")  # the last one names a file of arguments
+_MAY_BE_OURS = ("--stage-", "--help", "-h", "@")  # "@" reads a file of arguments
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    """Add our options where one of them may have been given, or help was asked for: to make them takes 20 ms."""
+    """Add our options only where one of them, or help, may be requested, because making them takes 20 ms."""
     config: Any = pluginmanager.get_plugin("pytestconfig")
     more = shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))
     typed = map(str, (*config.invocation_params.args, *config.getini("addopts"), *more))
@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Load the plugin where something of ours is asked for, before anything reads pytest-benchmark's options."""
+    """Load the plugin where something of ours is requested, before anything reads pytest-benchmark's options."""
     given = early_config.known_args_namespace
     options = any(name.startswith("stage_") and value is not None for name, value in vars(given).items())
     if options or any(_is_ours(argument, given.pyargs) for argument in given.file_or_dir):
@@ -37,7 +37,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 
 
 def _is_ours(argument: str, names_packages: bool) -> bool:
-    """Say whether an argument of pytest names something in this package, as a module or as a path."""
+    """Return whether an argument of pytest names something in this package, as a module or a path."""
     name = argument.partition("::")[0]
     if names_packages and name.partition(".")[0] == _PACKAGE.name:
         return True
@@ -45,6 +45,6 @@ def _is_ours(argument: str, names_packages: bool) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the markers known, which stand at benchmarks that also run without us."""
-    config.addinivalue_line("markers", "gate(threshold, floor): how much slower than its baseline is too much")
-    config.addinivalue_line("markers", "eager: plain code whatever the backend, and so timed once")
+    """Register the markers, which benchmarks also have where they run without us."""
+    config.addinivalue_line("markers", "gate(threshold, floor): the limits above which a benchmark is too slow")
+    config.addinivalue_line("markers", "eager: plain code whatever the backend, so it is timed once")

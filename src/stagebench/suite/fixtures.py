@@ -1,6 +1,6 @@
-"""Fixtures for benchmarks of models, ours and anybody's: a sample, the models one after the other, the proof of each.
+"""Fixtures for benchmarks of models, ours and others': a sample, the models one by one, and their verification.
 
-Whoever asks for none of them does not wait for torch: it is imported where one is made.
+torch is imported only where a fixture is used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parametrise over the models, in an order that the seed shuffles: none of them always pays for going first."""
+    """Parametrise over the models in an order shuffled by the seed, so that none always goes first."""
     if "stage_model" in metafunc.fixturenames:
         settings = plugin.settings(metafunc.config)
         names, backends = list(settings.models), list(settings.backends)
@@ -52,15 +52,15 @@ def stage_options(pytestconfig: pytest.Config) -> Options:
 
 @pytest.fixture(scope="session")
 def stage_rounds(pytestconfig: pytest.Config) -> int:
-    """How often a benchmark is timed."""
+    """The number of timed rounds."""
     return int(pytestconfig.option.stage_rounds)
 
 
 @pytest.fixture(scope="session")
 def stage_gpu(pytestconfig: pytest.Config) -> Iterator[environment.Gpu | None]:
-    """The GPU that is timed, for a look at its clocks; None on a CPU, or where NVML is not installed.
+    """The timed GPU, for reading its clocks; None on a CPU, or where NVML is not installed.
 
-    None too beside another process: to repeat what was disturbed would put both out of step.
+    None also in lockstep, because repeating a disturbed benchmark would put both processes out of step.
     """
     import torch
 
@@ -81,9 +81,9 @@ def stage_benchmark(
     stage_rounds: int,
     pytestconfig: pytest.Config,
 ) -> Callable[..., Any]:
-    """`benchmark.pedantic` for what a model does, with everything set up before a timed round.
+    """`benchmark.pedantic` for models, with everything set up before a timed round.
 
-    On a GPU it notes clocks and power, and repeats what was disturbed.
+    On a GPU it records clocks and power, and repeats a disturbed benchmark.
     """
     if benchmark.disabled:  # pytest-benchmark calls it once, and times nothing
         return functools.partial(gpu_monitored.pedantic, benchmark, [], None, rounds=stage_rounds)
@@ -94,13 +94,13 @@ def stage_benchmark(
 
 @pytest.fixture(scope="session")
 def stage_plain_model(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterator[VisionLanguageModel]:
-    """Each model once a session; pytest frees one before it builds the next."""
+    """Each model once per session; pytest frees one before it builds the next."""
     from stagebench.models.registry import build_model
     from stagebench.models.weights import release
     from stagebench.pipeline.timing import pinned_runtime
 
     settings = plugin.settings(pytestconfig).model
-    release()  # the model before this one is out of reach by now, but its memory is not yet free
+    release()  # the memory of the previous model, which is unreachable by now
     with pinned_runtime(settings):
         yield build_model(request.param, settings)
 
@@ -119,7 +119,7 @@ def stage_model(request: pytest.FixtureRequest, stage_plain_model: VisionLanguag
 def stage_sample(
     stage_plain_model: VisionLanguageModel, stage_clip: SyntheticClip, pytestconfig: pytest.Config
 ) -> Sample:
-    """What the model looks at: the given input, or the synthetic clip as its own kind of media or `--stage-media`."""
+    """The model's sample: the given input, or the synthetic clip in the model's own form or `--stage-media`."""
     loading = plugin.settings(pytestconfig).loading
     path = pytestconfig.option.stage_input or stage_clip.shown(loading.media, stage_plain_model.input_kind)
     return Sample(path, pytestconfig.option.stage_question, loading)
@@ -129,9 +129,9 @@ def stage_sample(
 def stage_reference(
     stage_plain_model: VisionLanguageModel, stage_sample: Sample, stage_options: Options, pytestconfig: pytest.Config
 ) -> Reference | None:
-    """What all backends of a model are held against, counted once.
+    """The reference of all backends of a model, counted once.
 
-    None with `--stage-times-only`: a process before this one has proven the same code.
+    None with `--stage-times-only`: an earlier process has verified the same code.
     """
     from stagebench.pipeline.verify import count_reference
 
@@ -141,13 +141,13 @@ def stage_reference(
 
 @pytest.fixture(scope="session")
 def stage_verified(stage_model: VisionLanguageModel, stage_reference: Reference | None) -> Verification | None:
-    """Nothing is timed before an untimed pass gave the tokens, and did the work, of `generate()`."""
+    """An untimed pass that gave the tokens, and did the work, of `generate()`; nothing is timed before it."""
     from stagebench.pipeline.verify import verify
 
     if stage_reference is None:
         return None
     found, tokenizer = verify(stage_model, stage_reference), stage_model.tokenizer
     tokens = found.generation.token_ids[0]
-    if stage_model.profile != "pretrained":  # a pretrained tokenizer need not give a text's tokens back
+    if stage_model.profile != "pretrained":  # a pretrained tokenizer may give other tokens for its own text
         assert len(tokenizer(tokenizer.decode(tokens), add_special_tokens=False)["input_ids"]) == len(tokens)
     return found

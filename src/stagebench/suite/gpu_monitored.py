@@ -1,4 +1,4 @@
-"""pytest-benchmark's rounds with an eye on the GPU: what was disturbed is repeated once, and marked."""
+"""Monitor the GPU during pytest-benchmark's rounds; repeat a disturbed benchmark once, and mark it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ WARM_UPS = 2  # untimed rounds before the timed ones
 
 
 def summary(looks: Sequence[environment.Reading]) -> dict[str, Any]:
-    """Return what is kept of looks before and after each timed round of a benchmark, in JSON's types.
+    """Return a summary, in JSON's types, of the readings before and after each timed round of a benchmark.
 
-    That is what the first and the last reading hold; "disturbed_rounds", the numbers of those that began or ended
-    throttled or beside foreign processes; and "joules" over all rounds, what lies between them left out, absent where
-    the GPU does not count.
+    It holds the first and the last reading, and as "disturbed_rounds" the numbers of rounds that began or ended
+    throttled or beside foreign processes. "joules" is the energy of all rounds without the time between them; it is
+    absent where the GPU does not count it.
     """
     rounds = list(zip(looks[::2], looks[1::2], strict=True))
     joules = [look.joules for look in looks if look.joules is not None]
@@ -33,7 +33,7 @@ def summary(looks: Sequence[environment.Reading]) -> dict[str, Any]:
 
 
 def _after(*calls: Look | None) -> Callable[..., None]:
-    """One call after the other."""
+    """Return a function that makes the given calls in order."""
 
     def run(*_: Any) -> None:
         for call in filter(None, calls):
@@ -55,12 +55,12 @@ def pedantic(
     rounds: int,
     warmup_rounds: int = WARM_UPS,
 ) -> T:
-    """Call `benchmark.pedantic`, with a look at the GPU, if there is one, around each round; return the last result.
+    """Call `benchmark.pedantic`, reading the GPU, if any, around each round; return the last result.
 
-    Before each round come `setup`, the look and the first of `around`; after it the second, the look and `teardown`. A
-    benchmark of which a timed round was disturbed is repeated once, as a whole, so that its rounds stay one unbroken
-    sequence, and taken out of the session's `collected` before; the second one is kept whatever it sees, and what
-    disturbed it stays in `extra_info["gpu"]`.
+    Before each round run `setup`, the reading and the first of `around`; after it the second, the reading and
+    `teardown`. If a timed round was disturbed, the whole benchmark is removed from `collected` and repeated once, so
+    that its rounds stay one unbroken sequence. The repetition is kept in any case, and `extra_info["gpu"]` tells what
+    disturbed it.
     """
 
     def timed(look: Look | None) -> T:
@@ -77,7 +77,7 @@ def pedantic(
     result, kept = watched(gpu)
     if again := bool(kept["disturbed_rounds"]):
         collected.remove(benchmark.stats)
-        benchmark._mode = None  # pytest-benchmark lets a fixture be used once
+        benchmark._mode = None  # else pytest-benchmark allows one use of a fixture
         result, kept = watched(gpu)
     benchmark.extra_info["gpu"] = kept | {"repeated": again}
     return result

@@ -1,8 +1,8 @@
-"""Compare a session of pytest with a stored run, and note how it ended in what it stores itself.
+"""Compare a session of pytest with a stored run, and record how it ended in the files that it saves.
 
-What is compared with is found, readable and comparable before anything is measured, and judged at the end.
-pytest-benchmark saves before the last hook had its say: saved runs say `complete: false` until pytest has its exit
-status, and one that is killed before stays so.
+The stored run is found, read and checked before anything is measured, and judged at the end. pytest-benchmark saves
+before the last hooks have run, so saved runs have `complete: false` until pytest has its exit status. A killed run
+keeps it.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,18 +34,17 @@ from stagebench.gate.verdicts import Decision, Verdict
 from stagebench.suite import selection
 from stagebench.suite.options import PREFIX
 
-ENDED = pytest.StashKey[set[str]]()  # items that came to some end: who stops early can still say 0
-NAME = pytest.StashKey[str]()  # by which the files of the session are found again
+ENDED = pytest.StashKey[set[str]]()  # items that ended; a session that stops early may still exit with 0
+NAME = pytest.StashKey[str]()  # identifies the session's files
 _COLUMNS = ("min", "max", "mean", "stddev", "median", "iqr", "outliers", "rounds", "iterations")
-"""What pytest-benchmark's table takes from a stored run; its own list is elsewhere in each of its versions."""
+"""Statistics of a stored run that pytest-benchmark's table needs; its own list moves between versions."""
 
 
 def find(config: pytest.Config, identity: Callable[[bool], dict[str, str]]) -> list[str]:
-    """Let a bare `--benchmark-compare` mean the baseline of this environment; return lines to print about it.
+    """Resolve a bare `--benchmark-compare` to this environment's baseline; return lines to print about it.
 
-    Nothing is collected by then, so `identity` is given whether models run. Raise ResultsError for a run that can't be
-    shown beside this one, and UsageError where there is no such run, or none to judge by: pytest-benchmark would go on
-    and compare with nothing.
+    Nothing is collected yet, so `identity` is told whether models run. Raise ResultsError for an incomparable run, and
+    UsageError where the run, or a baseline to judge by, is missing: pytest-benchmark would compare with nothing.
     """
     asked, said, runs = config.getoption("benchmark_compare", None), [], []
     if isinstance(asked, str):
@@ -68,7 +67,7 @@ def find(config: pytest.Config, identity: Callable[[bool], dict[str, str]]) -> l
 
 
 def _on_disk(config: pytest.Config, place: Place, name: str) -> Path:
-    """Return where pytest-benchmark can read a baseline: of a store, a copy for this session."""
+    """Return a path from which pytest-benchmark can read a baseline: for a store, a copy for this session."""
     if not place.store:
         return place.folder / name
     stack = ExitStack()
@@ -79,7 +78,7 @@ def _on_disk(config: pytest.Config, place: Place, name: str) -> Path:
 
 
 def _named(config: pytest.Config, asked: str) -> list[Path]:
-    """Return the stored runs that were asked for, by path, number or pattern."""
+    """Return the requested stored runs, by path, number or pattern."""
     place, netrc = config.option.benchmark_storage, config.option.benchmark_netrc
     storage = load_storage(place, logger=None, default_machine_id=get_machine_id(), netrc=netrc)
     named: list[Path] = []
@@ -91,7 +90,7 @@ def _named(config: pytest.Config, asked: str) -> list[Path]:
 
 
 def _require_comparable(path: Path, identity: Callable[[bool], dict[str, str]]) -> None:
-    """Refuse a run of another environment, or one that can't be shown beside this one."""
+    """Refuse a run of another environment, or one that pytest-benchmark's table can't show."""
     run = require_sound(read_results(path), f"the run {path}")
     for each in run["benchmarks"]:
         shown = f"the run {path}: {each['fullname']}: the statistics of pytest-benchmark's table"
@@ -107,21 +106,21 @@ def session_of(config: pytest.Config) -> Any:
 
 
 def is_untimed(config: pytest.Config) -> bool:
-    """Say whether pytest-benchmark calls benchmarks once, as with xdist, or not at all."""
+    """Return whether pytest-benchmark calls benchmarks only once, as with xdist, or not at all."""
     bench = session_of(config)
     return bench is not None and bool(bench.disabled or bench.skip)
 
 
 def is_compared(config: pytest.Config) -> bool:
-    """Say whether benchmarks were to run, and there is something to hold them against."""
+    """Return whether benchmarks run and are compared with a stored run."""
     bench = session_of(config)
     return bool(bench and bench.compared_mapping) and not (config.option.collectonly or config.option.setuponly)
 
 
 def judge(config: pytest.Config, place: dict[str, str], rules: Rules) -> Decision:
-    """Judge this one process as the gate does, its counters and what vanished.
+    """Judge this process as the gate does, by its counters and its missing benchmarks.
 
-    What was left out on purpose is not missing. The times of one process are a single sample, and decide nothing.
+    Benchmarks left out on purpose are not missing. The times of one process are a single sample, and decide nothing.
     """
     allowed, bench, decision = config.option.stage_allow_changed, session_of(config), Decision()
     mine = _results([b.as_dict(include_data=False) for b in bench.benchmarks if not b.has_error], place)
@@ -144,9 +143,9 @@ def _results(benchmarks: list[Any], place: dict[str, str]) -> Results:
 
 
 def wrong_with(session: pytest.Session, judged: Decision) -> list[str]:
-    """Say what is wrong with the benchmarks of this session: gone, or with other work or content, less of it too.
+    """Return a line for each missing benchmark of this session, and for each with other work or content, even less.
 
-    A benchmark that did not run because the session failed, or was stopped, has not gone.
+    A benchmark that did not run because the session failed, or was stopped, is not missing.
     """
     wrong = []
     for benchmark in session_of(session.config).benchmarks:
@@ -157,19 +156,19 @@ def wrong_with(session: pytest.Session, judged: Decision) -> list[str]:
     waited_for = () if session.exitstatus == pytest.ExitCode.OK else {item.nodeid for item in session.items}
     for v in judged.verdicts:
         if v.kind == "time" and v.verdict == "missing" and v.benchmark not in waited_for:
-            wrong.append(f"{short_name(v.benchmark)}: in the baseline only, gone or renamed")
+            wrong.append(f"{short_name(v.benchmark)}: in the baseline only, removed or renamed")
         elif v.kind == "counter" and v.verdict != "pass" and not _is_luck(v):
             wrong.append(f"{short_name(v.benchmark)}: {v.reason}")
     return wrong
 
 
 def _is_luck(verdict: Verdict) -> bool:
-    """Say whether there was less of what depends on what ran before."""
+    """Return whether a verdict is an improvement of an inexact counter, which depends on earlier work."""
     return verdict.verdict == "improvement" and (verdict.counter or "").rpartition(".")[-1] in INEXACT
 
 
 def finish(config: pytest.Config, status: int, judged: Decision) -> None:
-    """Write the final exit status, and what got slower, to all that was saved of this session, each file whole."""
+    """Write the final exit status and the regressions to all saved files of this session, atomically."""
     if NAME not in config.stash:
         return
     session: Any = config.pluginmanager.getplugin("session")
@@ -182,16 +181,16 @@ def finish(config: pytest.Config, status: int, judged: Decision) -> None:
 
 
 def _saved(config: pytest.Config) -> Iterator[tuple[Path, Results]]:
-    """Yield the files of this session: of `--benchmark-json`, and the latest one where it is also kept with others."""
+    """Yield the files of this session: that of `--benchmark-json`, and the latest one in the storage."""
     option, storage, places = config.option, session_of(config).storage, []
     if (place := option.benchmark_json) is not None:  # a path, or before pytest-benchmark 5.3 a file
         path = config.invocation_params.dir / (place if isinstance(place, Path) else place.name)
-        places.append([path] if path.is_file() else [])  # a terminal would be waited for
+        places.append([path] if path.is_file() else [])  # reading a terminal would block
     if (option.benchmark_save or option.benchmark_autosave) and hasattr(storage, "query"):
         places.append(storage.query()[::-1])
     for paths in places:
         for path in paths:
-            with suppress(ResultsError):  # others' files lie there too
+            with suppress(ResultsError):  # the storage may hold other files
                 results = read_results(path)
                 if results["stagebench"].get("session") == config.stash[NAME]:
                     yield path, results

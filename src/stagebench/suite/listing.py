@@ -1,4 +1,4 @@
-"""What there is to say of registered models before any of them is run."""
+"""Describe registered models without running them."""
 
 from typing import Any
 
@@ -16,10 +16,10 @@ from stagebench.models.weights import from_config, reading
 
 
 def described(name: str) -> dict[str, Any]:
-    """Describe a model by its name: what it is shown, its parameters by profile, and of each backend why it can't be.
+    """Return a model's input, its parameters by profile, and for each backend why it is refused, or None.
 
-    The prompt is that of the default question about images of the synthetic clip's size. A model that can't be built
-    here has an "error" in one line instead.
+    The prompt is the default question about images of the synthetic clip's size. A model that can't be built here has
+    an "error" in one line instead.
     """
     made: dict[str, Any] = {"model": name, "from": origins()[name]}
     try:
@@ -39,7 +39,7 @@ def described(name: str) -> dict[str, Any]:
 
 
 def _parameters(registration: Registration, profile: str) -> int:
-    """Count them in a network without memory."""
+    """Return the number of parameters, from a network without memory."""
     network = registration.resolve("network")
     if registration.config is None:
         network, config = network.hf_class, network.random_config(profile)

@@ -1,4 +1,4 @@
-"""What `load_model`, `run` and `verify` do, for a program and for the command line, which prints what they return."""
+"""The functions `load_model`, `run` and `verify`, for programs and for the command line."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -27,19 +27,19 @@ Say = Callable[[str], object]
 
 
 class Measured(NamedTuple):
-    """Hold a model's timed passes, and what an untimed one found before them."""
+    """A model's timed passes, and the verification by an untimed pass before them."""
 
     runs: list[Run]
     verification: Verification
 
     @property
     def median(self) -> Run:
-        """Return the pass in the middle by e2e, of two the faster one."""
+        """Return the pass with the median e2e, the lower median of an even number."""
         return sorted(self.runs, key=lambda run: run.e2e)[(len(self.runs) - 1) // 2]
 
 
 def load_model(name: str, **options: Any) -> VisionLanguageModel:
-    """Build a model by its name, with options of `stagebench run` (`profile="7b"`, `backend="graph"`).
+    """Build a model by its name, with options of `stagebench run`, such as `profile="7b"`, `backend="graph"`.
 
     >>> stagebench.load_model("llava-1.5", device="cpu").profile
     'tiny'
@@ -91,7 +91,7 @@ def _measured(
 
 
 def shuffled(names: Sequence[str], seed: int) -> list[str]:
-    """Put names into the order of a seed."""
+    """Return names in an order shuffled by a seed."""
     return random.Random(seed).sample(names, len(names))
 
 
@@ -116,11 +116,11 @@ def _with_each(
     call: Callable[[VisionLanguageModel, Sample], T],
     say: Say = lambda line: None,
 ) -> Iterator[tuple[str, T]]:
-    """Build the models one after the other, and call a function with each and what it looks at."""
+    """Build the models one by one, and call a function with each and its sample."""
     with settings.samples() as sample_of, pinned_runtime(settings.model):
         for name in names:
             say(f"building {name}")
-            release()  # the model before this one is out of reach by now, but its memory is not yet free
+            release()  # the memory of the previous model, which is unreachable by now
             model = load.load_model(name, settings.model)
             found = call(model, sample_of(model))
             del model
@@ -128,24 +128,24 @@ def _with_each(
 
 
 def run_sharded(settings: Settings, passes: int, processes: int) -> dict[str, Any]:
-    """Time the models on one process and, by tensor parallelism, on several, which are started for it.
+    """Time the models on one process and, by tensor parallelism, on several new ones.
 
-    Return what joined the processes, and "checks" and "rows" as `tensor_parallel.beside_one_process` makes them. Raise
-    ModelError for a backend, natural length or a device with which that can't be, StageError for other tokens.
+    Return "collectives", and "checks" and "rows" as of `tensor_parallel.beside_one_process`. Raise ModelError for an
+    unsupported backend, natural length or device, and StageError for different tokens.
     """
     if settings.model.backend != "eager":
-        raise ModelError(f"tensor parallelism spreads what eager runs, got the backend {settings.model.backend}")
+        raise ModelError(f"tensor parallelism needs the backend eager, got {settings.model.backend}")
     if settings.model.preprocess == "checkpoint":
         models = ", ".join(settings.models)
-        raise ModelError(f"tensor parallelism spreads what has no processor of its own, got {models}")
+        raise ModelError(f"tensor parallelism needs models without their own processor, got {models}")
     if not settings.generation.fixed_length:
-        raise ModelError("processes that stop at different tokens wait for each other, got natural length")
+        raise ModelError("tensor parallelism needs a fixed length, got natural length")
     tensor_parallel.require_devices(settings.model.device, processes)
     return dict(tensor_parallel.spread(processes, on_each_rank, settings, passes))
 
 
 def on_each_rank(settings: Settings, passes: int) -> dict[str, Any]:
-    """Measure on one of the processes; what rank 0 returns counts."""
+    """Measure on one of the processes; rank 0 returns the results."""
     here, options = replace(settings.model, device=tensor_parallel.local_device()), settings.generation.options()
     measured = partial(tensor_parallel.beside_one_process, options=options, rounds=passes)
     found = [both for _, both in _with_each(replace(settings, model=here), settings.models, measured)]

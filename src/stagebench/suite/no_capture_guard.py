@@ -1,4 +1,4 @@
-"""What a benchmark says of the backend that ran it, and that no timed round waited for it to set something up."""
+"""Record a benchmark's backend, and refuse timed rounds in which it set something up."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def about(model: VisionLanguageModel) -> dict[str, Any]:
-    """Of `extra_info`: the model, its backend, and what that has set up so far."""
+    """Return for `extra_info` the model, its backend, and the backend's set-ups so far."""
     if model.backend is None:
         return {"model": model.name, "backend": "eager"}
-    done: Any = model.backend.setups  # `Setup`s; who only counts them needs no more than a size
+    done: Any = model.backend.setups  # `Captured`s
     cost = {"seconds": sum(s.seconds for s in done), "bytes": sum(s.nbytes for s in done), "captures": len(done)}
     return {"model": model.name, "backend": model.backend.name, "setup": cost, "stages": dict(model.backend.stages)}
 
@@ -21,9 +21,9 @@ def about(model: VisionLanguageModel) -> dict[str, Any]:
 def settled(
     model: VisionLanguageModel, pedantic: Callable[..., Any], rounds: int, pass_on: Callable[[], None]
 ) -> Callable[..., Any]:
-    """`gpu_monitored.pedantic`, failing where something was captured or compiled in a timed round.
+    """Return `gpu_monitored.pedantic` that fails where something was captured or compiled in a timed round.
 
-    Before each round's set-up and after the last round comes `pass_on`, so that another process may have its own round.
+    `pass_on` is called before each round's set-up and after the last round, so that another process has its turn.
     """
 
     def checked(

@@ -15,80 +15,88 @@ from stagebench.core.stages import STAGE_NAMES
 if TYPE_CHECKING:
     import pytest
 
-PREFIX = "--stage-"  # of pytest's options, because others' plugins have a `--profile` and a `--device` too
+PREFIX = "--stage-"  # of pytest's options, because other plugins have a `--profile` and a `--device`
 
 
-def _option(name: str, clause: str, default: Any = None, kind: Any = None) -> click.Option:
-    """Make one: a flag where `default` is False, repeatable where it is (), and where it is None the clause says it."""
-    shown = clause if isinstance(default, bool | tuple | None) else f"{clause}; default: {default}"
+def option(name: str, text: str, default: Any = None, kind: Any = None, **more: Any) -> click.Option:
+    """Make an option: a flag if `default` is False, repeatable if it is a tuple.
+
+    The text ends with any other default, unless that is None or "": the text then says what it means. `more` are
+    arguments of `click.Option`, and `dest`, the name of the parameter where it differs from the option's.
+    """
+    is_plain = not isinstance(default, bool | tuple) and default not in (None, "")
+    dest = more.pop("dest", f"{name}_" if iskeyword(name) else None)
     return click.Option(
-        [f"--{name}", *([f"{name}_"] if iskeyword(name) else [])],
+        [f"--{name}", *([dest] if dest else [])],
         type=click.Choice(kind) if isinstance(kind, tuple) else kind,
         default=default,
         is_flag=default is False,
-        multiple=default == (),
-        help=f"{shown[0].upper()}{shown[1:]}",
+        multiple=isinstance(default, tuple),
+        help=f"{text} Default: {str(default).rstrip('.')}." if is_plain else text,
+        **more,
     )
 
 
-_PATH, PLACE = click.Path(path_type=Path), click.types.FuncParamType(place_of)
+PATH, POSITIVE, PLACE = click.Path(path_type=Path), click.IntRange(min=1), click.types.FuncParamType(place_of)
 PLACE.name = "place"
 _DEFAULT_MODELS = ", ".join(settings.DEFAULT_MODELS)
 _DEFAULT_PROFILES = "tiny on a CPU, random (or 7b) on a GPU, pretrained of a checkpoint"
 
-BUILDING = (  # which models there are, and how they are built
-    _option("model", f"repeatable, or several with commas, or one hf:FOLDER; default: {_DEFAULT_MODELS}", ()),
-    _option("profile", f"size; default: {_DEFAULT_PROFILES}", kind=settings.PROFILES),
-    _option("weights", "checkpoint folder or hub id, for one model; default: random"),
-    _option("pickled-weights", "read weights from .bin too, which is a pickle", default=False),
-    _option("trust-remote-code", "run Python files that a checkpoint (hf:) brings", default=False),
-    _option("device", "where models run, cpu or the accelerator that torch names; default: that one, if any"),
-    _option("dtype", "of weights; default: float32 on a CPU, bfloat16 on a GPU", kind=settings.DTYPES),
-    _option("kernels", "of attention, on a GPU", "efficient", settings.KERNELS),
-    _option("threads", "of torch on the CPU; default: 1 for tiny, else torch's own choice", kind=int),
-    _option("seed", "of random weights", 0),
-    _option("frames", "of a clip, of a model that takes any number", 8),
-    _option("as", "what these frames are to it: several images, or one video", "images", settings.SHOWN_AS),
-    _option("preprocess", "what makes pixels of images", "pil", tuple(settings.PREPROCESSORS)),
-    _option("backend", f"how stages run, of {', '.join(settings.BACKENDS)}; default: eager", ()),
+BUILDING = (  # models and how they are built
+    option("model", f"Run this model: a NAME, several with commas, or one hf:FOLDER. Default: {_DEFAULT_MODELS}.", ()),
+    option("profile", f"Build models of this size. Default: {_DEFAULT_PROFILES}.", kind=settings.PROFILES),
+    option("weights", "Read one model's weights from this checkpoint folder or hub id. Default: random weights."),
+    option("pickled-weights", "Also read weights from .bin files, which are pickles.", default=False),
+    option("trust-remote-code", "Run the Python files of a checkpoint (hf:).", default=False),
+    option("device", "Run models on cpu, or on the accelerator that torch names. Default: the accelerator, if any."),
+    option("dtype", "Hold weights in this type. Default: float32 on a CPU, bfloat16 on a GPU.", kind=settings.DTYPES),
+    option("kernels", "Use these attention kernels on a GPU.", "efficient", settings.KERNELS),
+    option("threads", "Use this many CPU threads. Default: 1 for tiny, else torch's own choice.", kind=int),
+    option("seed", "Draw random weights with this seed.", 0),
+    option("frames", "Show this many frames of a clip to models that take any number.", 8),
+    option("as", "Show these frames as several images or as one video.", "images", settings.SHOWN_AS),
+    option("preprocess", "Make pixels with this library.", "pil", tuple(settings.PREPROCESSORS)),
+    option("backend", f"Run stages with these backends, of {', '.join(settings.BACKENDS)}. Default: eager.", ()),
 )
-TIME_UNIT = _option("time-unit", "of recordings that do not say; default: us, if it can be", kind=settings.TIME_UNITS)
+TIME_UNIT = option(
+    "time-unit", "Set the unit of recordings without one. Default: us, if plausible.", kind=settings.TIME_UNITS
+)
 LOADING = (  # how media are read
-    _option("slices", "of events, of equal count or time", "count", settings.SLICES),
+    option("slices", "Cut events into slices of equal count or equal time.", "count", settings.SLICES),
     TIME_UNIT,
-    _option("image-size", "WIDTHxHEIGHT of event images; default: what their events reach"),
-    _option("start", "seconds into the clip or recording", 0.0),
-    _option("duration", "seconds to read; default: all", kind=float),
-    _option("cache", "folder that keeps decoded frames; default: none", kind=_PATH),
-    _option("media", "what all models get of the synthetic clip", "own", settings.MEDIA),
+    option("image-size", "Draw event images of WIDTHxHEIGHT pixels. Default: the extent of their events."),
+    option("start", "Start to read this many seconds into the clip or recording.", 0.0),
+    option("duration", "Read this many seconds. Default: all.", kind=float),
+    option("cache", "Keep decoded frames in this folder. Default: none.", kind=PATH),
+    option("media", "Show the synthetic clip in each model's own form, or to all in this one.", "own", settings.MEDIA),
 )
 SETTINGS = (
     *BUILDING,
-    _option("new-tokens", "the limit of new tokens", 32),
-    _option("natural-length", "let a model stop before the limit", default=False),
+    option("new-tokens", "Generate this many new tokens.", 32),
+    option("natural-length", "Let texts end before that many tokens, where the model stops.", default=False),
     *LOADING,
-    _option("question", "about each sample that brings none", settings.DEFAULT_QUESTION),
+    option("question", "Ask this about each sample without its own question.", settings.DEFAULT_QUESTION),
 )
-ORDER_SEED = _option("order-seed", "shuffles the models; default: drawn, printed and stored", kind=int)
-ROUNDS = _option("rounds", "timed rounds of each benchmark", 10, click.IntRange(min=1))
-BASELINES = _option("baselines", "folder, or URL, of the stored ones", "baselines", PLACE)
-ALLOW_CHANGED = _option("allow-changed", "a stage whose other content or count passes; repeatable", (), STAGE_NAMES)
+ORDER_SEED = option("order-seed", "Shuffle the models with this seed. Default: drawn, printed and stored.", kind=int)
+ROUNDS = option("rounds", "Time each benchmark in this many rounds.", 10, POSITIVE)
+BASELINES = option("baselines", "Keep stored baselines in this folder or URL.", "baselines", PLACE)
+ALLOW_CHANGED = option("allow-changed", "Let this stage's content and requested work change.", (), STAGE_NAMES)
 PYTEST = (
     *SETTINGS,
-    _option("input", "clip, recording or folder; default: the synthetic clip", kind=_PATH),
+    option("input", "Read this clip, recording or folder. Default: the synthetic clip.", kind=PATH),
     ORDER_SEED,
     ROUNDS,
     BASELINES,
     ALLOW_CHANGED,
-    _option("scale", "also time by images, batch, context, and length and size of clips: minutes", default=False),
-    _option("timed-gc", "let Python collect garbage in timed rounds", default=False),
-    _option("gate", "with --benchmark-compare: verdicts, and the exit status of `stagebench gate`", default=False),
-    _option("times-only", "no proof, no counters: this very code was proven before", default=False),
+    option("scale", "Also time several images, batches, contexts, lengths and sizes, for minutes.", default=False),
+    option("timed-gc", "Let Python collect garbage in timed rounds.", default=False),
+    option("gate", "Judge what --benchmark-compare names, and exit as `stagebench gate` does.", default=False),
+    option("times-only", "Skip verification and counters, because this code was verified before.", default=False),
 )
 
 
 def add_to_pytest(parser: pytest.Parser) -> None:
-    """Add those of pytest, once; None is what was not given."""
+    """Add the options of pytest, once; those not given are None."""
     group = parser.getgroup("stagebench")
     for option in () if group.options else PYTEST:
         action = "store_true" if option.is_flag else "append" if option.multiple else "store"

@@ -1,4 +1,4 @@
-"""The pytest side where it is wanted: the identity in pytest-benchmark's JSON, the baseline, lines about both."""
+"""The pytest plugin: the identity in pytest-benchmark's JSON, the baseline, and lines about both."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from stagebench.suite import judging, selection
 from stagebench.suite.options import PREFIX, PYTEST, SETTINGS, add_to_pytest
 
 if TYPE_CHECKING:
-    from stagebench.suite.settings import Settings  # imports torch, which others' benchmarks need not wait for
+    from stagebench.suite.settings import Settings  # imports torch, which other benchmarks don't need
 
-_PLUGINS = ("stagebench.suite.entry_point", "stagebench.suite.fixtures")  # of the first the markers
+_PLUGINS = ("stagebench.suite.entry_point", "stagebench.suite.fixtures")  # the first has the markers
 pytest_plugins = (*_PLUGINS, *["stagebench.gate.runner.in_process"] * (COPY_OF in os.environ))
 pytest_addoption = add_to_pytest
 
-_SAID = pytest.StashKey[list[str]]()  # what it is compared with, and what does not compare
+_SAID = pytest.StashKey[list[str]]()  # lines about the comparison
 _LOCKSTEP = pytest.StashKey[Lockstep]()
 _RULES = pytest.StashKey[Rules]()
 _DECISION = pytest.StashKey[Decision]()
@@ -41,18 +41,18 @@ _MEANT = pytest.StashKey[set[int | None]]()  # exit statuses that are verdicts u
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int | None, int | None]:
-    """Note in what was saved how the session ended, after everything that could still fail."""
+    """Record in the saved files how the session ended, after everything else that may fail."""
     gated = config.option.stage_gate
     try:
         status = yield
         if gated and status not in config.stash.get(_MEANT, {status}):
             status = NOT_MEASURED
-    except PerformanceRegression:  # pytest-benchmark has said which
+    except PerformanceRegression:  # already printed by pytest-benchmark
         status = pytest.ExitCode.TESTS_FAILED
     except Exception as error:
         if not gated or isinstance(error, pytest.UsageError):
             raise
-        traceback.print_exc()  # as Python would, but with an exit status that is no verdict
+        traceback.print_exc()  # as Python does, but with an exit status that is not a verdict
         return NOT_MEASURED
     if status is not None:
         with _usage_errors():
@@ -62,7 +62,7 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int | None, in
 
 @contextmanager
 def _usage_errors() -> Iterator[None]:
-    """Let pytest say our errors in one line."""
+    """Turn our errors into pytest's usage errors of one line."""
     try:
         yield
     except StagebenchError as error:
@@ -73,7 +73,7 @@ def _usage_errors() -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-benchmark reads its options
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse settings that make no sense, and let a bare `--benchmark-compare` find its baseline."""
+    """Refuse invalid settings, and let a bare `--benchmark-compare` find its baseline."""
     option = config.option
     given = [option.stage_input, *(getattr(option, f"stage_{each.name}") for each in SETTINGS)]
     with _usage_errors():
@@ -87,7 +87,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[selection.DESELECTED], config.stash[judging.ENDED] = {}, set()
     config.stash[_MEANT] = set[int | None]((None, pytest.ExitCode.OK, pytest.ExitCode.USAGE_ERROR))
     if option.stage_timed_gc and config.getoption("benchmark_disable_gc", None):
-        raise pytest.UsageError(f"garbage is collected or not, got {PREFIX}timed-gc and --benchmark-disable-gc")
+        raise pytest.UsageError(
+            f"garbage collection must be on or off, got {PREFIX}timed-gc and --benchmark-disable-gc"
+        )
     option.benchmark_disable_gc = not option.stage_timed_gc
     with _usage_errors():
         config.stash[_SAID] = []
@@ -95,17 +97,17 @@ def pytest_configure(config: pytest.Config) -> None:
             settings(config)
         config.stash[_SAID] = judging.find(config, lambda models: identity(config, models))
         if selection.SETTINGS in config.stash and not (asked or config.getoption("benchmark_compare", None)):
-            del config.stash[selection.SETTINGS]  # nothing is of models until one of these is collected
+            del config.stash[selection.SETTINGS]  # models count only once a benchmark of them is collected
         config.stash[_RULES] = read_rules(config.rootpath / RULES_FILE) if option.stage_gate else Rules()
 
 
 def settings(config: pytest.Config) -> Settings:
-    """Return what this session runs of ours, and how; at fixed length by default, so that runs do equal work.
+    """Return this session's settings of models; the length is fixed by default, so that runs do equal work.
 
-    They are read when an option, a benchmark of ours or a stored run asks for them: others' benchmarks have none.
+    They are read when an option, a benchmark of ours or a stored run needs them; other benchmarks have none.
     """
     if _SAID not in config.stash:
-        raise pytest.UsageError(f"benchmarks of stagebench need its plugin from the start, give -p {__name__}")
+        raise pytest.UsageError(f"benchmarks of stagebench need its plugin from the start, add -p {__name__}")
     if selection.SETTINGS not in config.stash:
         from stagebench.suite.settings import check_input, resolve
 
@@ -119,12 +121,12 @@ def settings(config: pytest.Config) -> Settings:
 
 
 def lockstep(config: pytest.Config) -> Lockstep:
-    """Return the turns that this process takes with the one that it is held against."""
+    """Return this process's side of the lockstep with the process that it is compared with."""
     return config.stash[_LOCKSTEP]
 
 
 def identity(config: pytest.Config, models: bool = False) -> dict[str, str]:
-    """Describe the environment of this session, and what is run in it of ours, if anything or if models are to run."""
+    """Return this session's environment, with the settings of models if they run or `models` is true."""
     own = settings(config) if models else config.stash.get(selection.SETTINGS, None)
     timed_gc = config.option.stage_timed_gc
     described = own.identity(timed_gc) if own else environment.of_any_suite(timed_gc)
@@ -133,19 +135,19 @@ def identity(config: pytest.Config, models: bool = False) -> dict[str, str]:
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_benchmark_compare_machine_info(machine_info: dict[str, str], compared_benchmark: dict[str, Any]) -> None:
-    """Let pytest-benchmark miss no key that came later; what is not comparable was refused."""
+    """Keep pytest-benchmark from reporting keys added later; incomparable runs were refused before."""
     compared_benchmark["machine_info"] = machine_info
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)  # the first result counts
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, str]:
-    """Put the identity where pytest-benchmark keeps the machine."""
+    """Return the identity in place of pytest-benchmark's description of the machine."""
     return identity(config)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
-    """Note what decides whether the run may become a baseline, and pytest-benchmark does not say."""
+    """Add what decides whether the run may become a baseline, and pytest-benchmark does not record."""
     session: Any = config.pluginmanager.getplugin("session")
     output_json["stagebench"] = {
         "schema": SCHEMAS["results"],
@@ -165,9 +167,9 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """Refuse to judge what won't be timed; then wait for the first turn: only one of two processes is to run."""
+    """Refuse to judge benchmarks that are not timed; then wait for the first turn in lockstep."""
     if session.config.option.stage_gate and judging.is_untimed(session.config):
-        raise pytest.UsageError(f"{PREFIX}gate judges what is timed, got benchmarks that are disabled or skipped")
+        raise pytest.UsageError(f"{PREFIX}gate needs timed benchmarks, got disabled or skipped ones")
     lockstep(session.config).begin()
 
 
@@ -175,25 +177,25 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note which items came to their end, and leave out what was skipped, or failed as a marker allows, once timed."""
+    """Record which items ended, and leave out benchmarks that were timed but skipped, or failed as expected."""
     report = yield
     benchmark = getattr(item, "funcargs", {}).get("benchmark")
     if report.skipped and benchmark is not None:
-        benchmark.has_error = True  # as pytest-benchmark does with what fails while it is timed
+        benchmark.has_error = True  # as pytest-benchmark does for failures while timing
     if call.when == "teardown":
         item.config.stash[judging.ENDED].add(item.nodeid)
     return report
 
 
 def pytest_exception_interact(node: pytest.Item | pytest.Collector, call: pytest.CallInfo[Any]) -> None:
-    """Note where a benchmark's own check failed: under `--stage-gate` that is a verdict, as no other error is."""
+    """Record that a benchmark's own check failed: under `--stage-gate` only that failure is a verdict."""
     if call.excinfo is not None and call.excinfo.errisinstance((AssertionError, StageError, pytest.fail.Exception)):
         node.config.stash[_MEANT].add(pytest.ExitCode.TESTS_FAILED)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """With `--stage-gate`, judge. Else fail where a benchmark vanished, or did other work."""
+    """Judge the session with `--stage-gate`, else fail it where a benchmark is missing, or did other work."""
     config, passed = session.config, session.exitstatus == pytest.ExitCode.OK
     if not judging.is_compared(config):
         return
@@ -215,7 +217,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
-    """Note which benchmarks are left out on purpose, by whatever option or plugin."""
+    """Record which benchmarks are left out on purpose, by any option or plugin."""
     for item in items:
         if "benchmark" in getattr(item, "fixturenames", ()):
             item.config.stash[selection.DESELECTED][item.nodeid] = not item.stash.get(selection.BY_DEFAULT, False)
@@ -223,24 +225,24 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _gate_marker(request: pytest.FixtureRequest) -> None:
-    """Keep a benchmark's own limits with its numbers, because a gate sees nothing but these."""
+    """Store a benchmark's own limits with its numbers, because a gate reads only these."""
     marker = request.node.get_closest_marker("gate")
     if marker is not None and "benchmark" in request.fixturenames:
         if marker.args:
-            raise GateError(f"the marker of {request.node.nodeid} names its limits, got {marker.args!r:.60} without")
+            raise GateError(f"the marker of {request.node.nodeid} must name its limits, got {marker.args!r:.60}")
         limit_keys(marker.kwargs, f"the marker of {request.node.nodeid}")
         request.getfixturevalue("benchmark").extra_info["gate"] = dict(marker.kwargs)
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
-    """Print the settings and the order of what was collected of ours, and which baseline is compared with."""
+    """Print the settings and the order of our models, and the baseline of the comparison."""
     own = config.stash.get(selection.SETTINGS, None)
     line = f"stagebench: {own.describe()}; models in order {config.option.stage_order_seed}" if own else ""
     return list(filter(None, [line, environment.load_warning(), *config.stash[_SAID]]))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say under the table what it was compared with (the head has scrolled away), and what does not compare."""
+    """Print the lines about the comparison again under the table, because the head has scrolled away."""
     for line in config.stash[_SAID]:
         terminalreporter.write_line(f"stagebench: {plain(line)}", bold=True)
     if _DECISION in config.stash:

@@ -1,4 +1,4 @@
-"""Which benchmarks a session of pytest was asked for: what was left out on purpose is neither missing nor forgotten."""
+"""Which benchmarks a session of pytest selects, so that those left out on purpose do not count as missing."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from stagebench.suite.options import PREFIX
 if TYPE_CHECKING:
     from stagebench.suite.settings import Settings
 
-SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()  # what the session runs of ours, and how; others' have none
-BY_DEFAULT = pytest.StashKey[bool]()  # of an item that the suite leaves out until asked for it: no choice of a session
-DESELECTED = pytest.StashKey[dict[str, bool]]()  # by name, whether to leave it out was a choice
+SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()  # settings of models; other benchmarks have none
+BY_DEFAULT = pytest.StashKey[bool]()  # of an item that is left out by default, not by a choice
+DESELECTED = pytest.StashKey[dict[str, bool]]()  # by name, whether leaving it out was a choice
 _OPTIONS = ("-k", "-m", "--deselect", "--ignore", "--ignore-glob", "--lf", "--stepwise")
 _SELECTS = (*_OPTIONS, "--last-failed", "--sw", f"{PREFIX}model", f"{PREFIX}backend")
 
 
 def deselected(config: pytest.Config) -> list[str]:
-    """Return the benchmarks that a default session has, and this one was asked to leave out."""
+    """Return the benchmarks of a default session that this one leaves out by choice."""
     return sorted(name for name, chosen in config.stash[DESELECTED].items() if chosen)
 
 
 def described(config: pytest.Config) -> list[str]:
-    """Return the arguments that choose some of the benchmarks; empty where all were run."""
+    """Return the arguments that select some of the benchmarks; empty where all run."""
     chosen = []
     for name in _OPTIONS:
         if value := config.getoption(name, None):
@@ -38,17 +38,17 @@ def described(config: pytest.Config) -> list[str]:
             chosen.append(shlex.join([name, *texts]))
     if settings := config.stash.get(SETTINGS, None):
         left_out = set(DEFAULT_MODELS) - set(settings.models)
-        if left_out and left_out != set(DEFAULT_MODELS):  # others alone are no part of these
+        if left_out and left_out != set(DEFAULT_MODELS):  # other models alone are not a part of the default ones
             chosen.append(f"{PREFIX}model without {', '.join(sorted(left_out))}")
         if "eager" not in settings.backends:
             chosen.append(f"{PREFIX}backend without eager")
     if config.args_source is config.ArgsSource.ARGS:
         chosen += sorted(arg for arg in config.args if "::" in arg or _file_of(config, arg).suffix == ".py")
-    return chosen or ["what a plugin deselects"][: len(deselected(config))]
+    return chosen or ["the selection of a plugin"][: len(deselected(config))]
 
 
 def is_left_out(config: pytest.Config, benchmark: Benchmark) -> bool:
-    """Return whether a stored benchmark is not among those that this session was asked for."""
+    """Return whether this session's selection leaves a stored benchmark out."""
     info, name, settings = benchmark.get("extra_info", {}), benchmark["fullname"], config.stash.get(SETTINGS, None)
     models, backends = (settings.models, settings.backends) if settings else ((), BACKENDS)
     backend = info.get("backend", "eager" if "model" in info else None)
@@ -65,14 +65,14 @@ def is_left_out(config: pytest.Config, benchmark: Benchmark) -> bool:
 
 
 def _by_file_alone(config: pytest.Config) -> bool:
-    """Say whether only the project's own file of settings selects: a change does not choose what judges it."""
+    """Return whether only the project's settings select: a change can't choose the benchmarks that judge it."""
     typed = map(str, (*config.invocation_params.args, *shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))))
     own = any(argument.startswith(_SELECTS) for argument in config.getini("addopts"))
     return own and not any(argument.startswith(_SELECTS) or "::" in argument for argument in typed)
 
 
 def _is_ignored(config: pytest.Config, path: Path) -> bool:
-    """Decide as pytest does: a pattern also matches a folder, with all that is in it."""
+    """Return whether pytest ignores a path; as in pytest, a pattern also matches a folder with all its contents."""
     here, above = config.invocation_params.dir, (path, *path.parents)
     patterns = [str(here / pattern) for pattern in config.getoption("ignore_glob", None) or ()]
     ignored = any(here / name in above for name in config.getoption("ignore", None) or ())
@@ -80,9 +80,9 @@ def _is_ignored(config: pytest.Config, path: Path) -> bool:
 
 
 def _is_within(config: pytest.Config, name: str, argument: str) -> bool:
-    """Say whether an argument of pytest names a benchmark: itself, or its file, class, function or folder.
+    """Return whether an argument of pytest names a benchmark: itself, or its file, class, function or folder.
 
-    What is not there as a path (another package, with `--pyargs`) may name anything.
+    An argument that is not a path (another package, with `--pyargs`) may name any benchmark.
     """
     file, _, inside = name.partition("::")
     folder, path, part = _file_of(config, argument), (config.rootpath / file).resolve(), argument.partition("::")[2]
@@ -92,7 +92,7 @@ def _is_within(config: pytest.Config, name: str, argument: str) -> bool:
 
 
 def _file_of(config: pytest.Config, argument: str) -> Path:
-    """Return the file or folder that an argument of pytest names; of our package, that by which its benchmarks go."""
+    """Return the file or folder that an argument of pytest names; for our package, the one in benchmark names."""
     asked = argument.partition("::")[0]
     if not _is_shipped(config, argument):
         return (config.invocation_params.dir / asked).resolve()

@@ -1,4 +1,4 @@
-"""Settings out of what a person typed: defaults that fit the machine, and contradictions refused before any work."""
+"""Make settings from options: defaults that fit the machine, and contradictions refused before any work."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,40 +23,40 @@ from stagebench.models.registry import ANY, is_family
 from stagebench.pipeline.load import load
 from stagebench.suite.options import LOADING, SETTINGS
 
-WITHOUT_CUDA = ("eager",)  # backends that need no GPU
-THREADS_A_CORE = 4  # more only wait for each other, and so many that none can be started end the process
+WITHOUT_CUDA = ("eager",)  # backends without a GPU
+THREADS_A_CORE = 4  # more threads only wait for each other, and too many end the process
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Hold what is run, and how."""
+    """The models that run, and how."""
 
     models: tuple[str, ...]  # names, each once
     backends: tuple[str, ...]
-    model: ModelSettings  # how they are built, whatever then runs their stages
+    model: ModelSettings  # how models are built, for any backend
     generation: GenerationSettings
     loading: LoadSettings
     question: str
-    input: Path | None  # what they look at; None for the synthetic clip
+    input: Path | None  # None for the synthetic clip
 
     def describe(self) -> str:
-        """Return one line for the head of what is printed."""
+        """Return one line for the head of a table."""
         model = self.model
         threads = f", {model.threads} threads" if model.device == "cpu" else ""
         backend = "" if model.backend == "eager" else f", {model.backend} backend"
         code = ", code of the checkpoint" if model.trust_remote_code else ""
         known = model.device == "cpu" or (model.device.startswith("cuda") and torch.version.hip is None)
-        device = model.device if known else f"{model.device} (nobody has tested stagebench on such a device)"
+        device = model.device if known else f"{model.device} (stagebench is not tested on such a device)"
         built = f"{model.profile} profile, {model.dtype} on {device}{threads}{backend}{code}"
         return f"{built}; {model.preprocess} preprocessing; {self.generation.describe()}"
 
     def identity(self, timed_gc: bool = False) -> dict[str, str]:
-        """Describe the environment of what is measured, see `environment.identity`."""
+        """Return the identity of measurements with these settings; see `environment.identity`."""
         return environment.identity(self.model, self.generation, self.question, self.input, self.loading, timed_gc)
 
     @contextmanager
     def samples(self) -> Iterator[Callable[[VisionLanguageModel], Sample]]:
-        """Give what each model looks at; a given path is read once, before any model is built for it."""
+        """Yield a function from a model to its sample; a given path is read once before, as a check."""
         if (given := self.input) is not None:
             check_input(given, self.loading)
             yield lambda model: Sample(given, self.question, self.loading)
@@ -67,24 +67,24 @@ class Settings:
 
 
 def settings_of(**options: Any) -> Settings:
-    """Make settings of options by their names on the command line, with underscores; one backend runs all stages.
+    """Make settings from options by their names on the command line, with underscores; one backend runs all stages.
 
     >>> stagebench.settings_of(model=["eventgpt", "llava-1.5"], input="clip.mp4", natural_length=True).models
     ('eventgpt', 'llava-1.5')
     """
     known = {option.name: option.default for option in SETTINGS} | {"input": None}
     if unknown := options.keys() - known.keys():
-        raise ModelError(f"options must be of {', '.join(known)}, got {', '.join(sorted(unknown))}")
+        raise ModelError(f"options must be among {', '.join(known)}, got {', '.join(sorted(unknown))}")
     for option in SETTINGS:
         _require_kind(option, (known | options)[option.name])
     settings = resolve(known | options)
     if len(settings.backends) > 1:
-        raise ModelError(f"one backend runs the stages here, got {', '.join(settings.backends)}")
+        raise ModelError(f"one backend must run the stages here, got {', '.join(settings.backends)}")
     return replace(settings, model=replace(settings.model, backend=settings.backends[0]))
 
 
 def _require_kind(option: click.Option, value: Any) -> None:
-    """Refuse what a command line could not give, as a text for a flag, which would be true whatever it says."""
+    """Refuse a value of a type that the command line can't give, such as a text for a flag."""
     kinds: dict[str, tuple[type, ...]] = {"integer": (int,), "float": (int, float), "boolean": (bool,)}
     name = option.type.name if option.type.name in kinds else "text"
     expected = kinds.get(name, (str, PathLike))
@@ -95,17 +95,18 @@ def _require_kind(option: click.Option, value: Any) -> None:
 
 
 def resolve(given: Mapping[str, Any]) -> Settings:
-    """Fill in what was not given of all `SETTINGS` and `input`; raise StagebenchError for what makes no sense.
+    """Return settings, with defaults for missing `SETTINGS` and `input`; raise StagebenchError for invalid ones.
 
-    The device is the accelerator that torch names, if any. On it the shapes are real ones in bfloat16, on a CPU tiny in
-    float32 with one thread: layers so narrow gain nothing from more, and wait where another process takes a core.
+    The default device is the accelerator that torch names, if any. On it shapes are real and the dtype is bfloat16. On
+    a CPU models are tiny, in float32 with one thread: narrow layers gain nothing from more threads, and wait where
+    another process takes a core.
     """
     loading = {option.name: given[option.name] for option in LOADING}
     models = _names(given["model"], DEFAULT_MODELS)
     backends = _names(given["backend"], WITHOUT_CUDA)
     given = {**given, **_of_models(models, backends, given)}
     if unknown := [name for name in backends if name not in BACKENDS]:
-        raise ModelError(f"backends must be of {', '.join(BACKENDS)}, got {', '.join(unknown)}")
+        raise ModelError(f"backends must be among {', '.join(BACKENDS)}, got {', '.join(unknown)}")
     settings = Settings(
         models=models,
         backends=backends,
@@ -116,7 +117,7 @@ def resolve(given: Mapping[str, Any]) -> Settings:
         input=None if given["input"] is None else Path(given["input"]),
     )
     if settings.model.weights is not None and len(models) > 1:
-        raise ModelError(f"weights are those of one model, got {len(models)} models: {', '.join(models)}")
+        raise ModelError(f"weights must be those of one model, got {len(models)} models: {', '.join(models)}")
     if (others := set(settings.backends) - set(WITHOUT_CUDA)) and not settings.model.device.startswith("cuda"):
         where = "a CPU" if settings.model.device == "cpu" else settings.model.device
         raise ModelError(f"backends on {where} are {', '.join(WITHOUT_CUDA)}, got {', '.join(sorted(others))}")
@@ -124,22 +125,22 @@ def resolve(given: Mapping[str, Any]) -> Settings:
 
 
 def _of_models(models: tuple[str, ...], backends: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Look the models up, and return what those with a processor of their own, and "hf:", say of the settings.
+    """Return the settings that models with their own processor, and "hf:", imply; refuse unknown models.
 
-    The real shapes with random weights are the profile "random", and "7b" too. Which of both it is called follows from
-    the models: the stored baselines of those that run by default know it as "7b".
+    The profiles "random" and "7b" both mean real shapes with random weights. The stored baselines of the default models
+    call it "7b".
     """
     named, own = ", ".join(models), ", ".join(name for name in models if not is_family(name))
     if given["trust_remote_code"] and ANY not in named:
-        raise ModelError(f"trust_remote_code is for a checkpoint with code of its own ({ANY}FOLDER), got {named}")
+        raise ModelError(f"trust_remote_code needs a checkpoint with its own code ({ANY}FOLDER), got {named}")
     if not own and given["as_"] == "video":
-        raise ModelError(f"as video is for a model with a processor of its own, got {named}")
+        raise ModelError(f"as video needs a model with its own processor, got {named}")
     if not own:
         return {"real_shapes": "7b"}
     if set(backends) - {"eager", "graph"}:
         raise ModelError(f"backend must be eager or graph for {own}, got {', '.join(backends)}")
     if given["preprocess"] == "torch":
-        raise ModelError(f"preprocess must be pil beside a processor of its own, got torch for {own}")
+        raise ModelError(f"preprocess must be pil for a model with its own processor, got torch for {own}")
     of_checkpoint = _of_checkpoint(models, given) if any(name.startswith(ANY) for name in models) else {}
     if given["weights"] and given["profile"] not in (None, "pretrained"):
         raise ModelError(f"the profile 'pretrained', and no other, takes weights, got {given['profile']}")
@@ -150,17 +151,17 @@ def _of_checkpoint(models: tuple[str, ...], given: Mapping[str, Any]) -> dict[st
     profile, weights, named = given["profile"], given["weights"], ", ".join(models)
     source = _source_of(named)
     if not source or (source[0] in "./~" and not Path(source).is_dir()):
-        raise ModelError(f"{ANY} must be followed by a folder that is there, or a hub id, got {source!r}")
+        raise ModelError(f"{ANY} must be followed by an existing folder or a hub id, got {source!r}")
     if models[1:] or weights:
         got = f"the models {named}" if models[1:] else f"weights {weights} too"
-        raise ModelError(f"{ANY} names the one model and its weights, got {got}")
+        raise ModelError(f"{ANY} must name the only model and its weights, got {got}")
     if profile not in (None, "pretrained") and given["pickled_weights"]:
-        raise ModelError(f"pickles are read for weights, got them with the profile {profile} for {named}")
+        raise ModelError(f"pickled weights need the profile pretrained, got {profile} for {named}")
     return {"profile": profile or "pretrained", "weights": source}
 
 
 def _names(given: str | Iterable[str], default: Iterable[str]) -> tuple[str, ...]:
-    """Return names that were typed, or listed, each once, or the default; "none", which nothing is called, for none."""
+    """Return the given names, each once, or the default; "none" for an empty list, which is then refused."""
     asked = [given] if isinstance(given, str) else given
     return tuple(split(asked) if asked else default) or ("none",)
 
@@ -170,15 +171,15 @@ def _is_folder(name: str) -> bool:
 
 
 def _source_of(name: str) -> str:
-    """Return the folder or id in the name of a model, the home folder written out, as no shell does behind a colon."""
+    """Return the folder or id in a model's name; expand ~, which shells don't expand after a colon."""
     source = name.removeprefix(ANY)
-    with suppress(RuntimeError):  # nobody's home
+    with suppress(RuntimeError):  # an unknown user
         return str(Path(source).expanduser()) if source.startswith("~") else source
     return source
 
 
 def split(texts: Iterable[str]) -> dict[str, None]:
-    """Take texts apart at their commas, but for one that names a folder; each part once, in the order given."""
+    """Return the parts of texts between commas, each once, in order; a text that names a folder stays whole."""
     parts = (part.strip() for text in texts for part in ([text] if _is_folder(text) else text.split(",")))
     return dict.fromkeys(filter(None, parts))
 
@@ -205,16 +206,16 @@ def _model_settings(given: Mapping[str, Any]) -> ModelSettings:
 
 
 def check_input(path: Path, loading: LoadSettings) -> None:
-    """Refuse a path that can't be read, a medium of the synthetic clip beside it, or a frame cache for no video."""
+    """Refuse an unreadable path, a path together with `media`, or a frame cache for anything but a video."""
     if loading.media != "own":
-        raise MediaError(f"media chooses what is shown of the synthetic clip, got {loading.media} and {path.name} too")
+        raise MediaError(f"media must be own for a given input, got {loading.media} and {path.name}")
     media = load(Sample(path, loading=loading), images=1)
     if loading.cache is not None and media.cache_hits is None:
-        raise MediaError(f"{name_of(path)}: only frames of a video are cached, got a cache for {media.kind}")
+        raise MediaError(f"{name_of(path)}: a cache needs a video, got {media.kind}")
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | None:
-    """Read "640x480" as (640, 480); None stays None."""
+    """Return "640x480" as (640, 480), and None as None."""
     if text is None:
         return None
     if not (found := re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)):

@@ -1,1 +1,1 @@
-"""An experiment: several models over many samples, kept line by line, and the report made of the lines."""
+"""An experiment: several models over many samples, recorded line by line, and the report of the lines."""

@@ -1,14 +1,14 @@
-"""Many samples: a JSON list of them, or any folder of clips and recordings.
+"""Read a dataset: a JSON list of samples, or a folder of clips and recordings.
 
     [{"id": "night_7", "question": "What moves?", "video": "clips/night_7.mp4", "events": "night_7.npy"}, ...]
 
-`images` may stand there too, and the `sequence` that the sample is cut from; it is the id without its number else. Rows
-in the layout of the DSEC instruction sets, which EventGPT's authors publish, are samples too:
+A sample may also have `images`, and the `sequence` that it was cut from, by default its id without the last number.
+Rows in the layout of the DSEC instruction sets, which EventGPT's authors publish, are samples too:
 
     {"id": ..., "event_data": "a.npy", "event_image": ["a/0.png", ...], "mp4_data": "a.mp4",
      "conversations": [{"from": "human", "value": "<event> What moves?"}, ...]}
 
-Nothing is decoded here. What can't be a sample is named with the reason, never dropped in silence.
+Nothing is decoded here. Invalid samples are reported with the reason, never dropped silently.
 """
 
 import re
@@ -24,20 +24,20 @@ from stagebench.core.settings import DEFAULT_QUESTION
 from stagebench.media.events.recordings import READERS
 from stagebench.media.files import CLIPS, files_in, is_folder, size_of
 
-KINDS = ("video", "events", "images")  # of media: a clip, a recording, and a PNG or a folder of them
+KINDS = ("video", "events", "images")  # of media: a clip, a recording, and a PNG or a folder of PNGs
 DSEC = {
     "event_data": ("event_npy", "events"),
     "event_image": ("event_image", "images"),
     "mp4_data": ("mp4", "video"),
     "video_data": ("video", "video"),
 }
-"""The folder in which each key's files lie beside the list, and which kind of media they are."""
+"""By key: the folder of its files beside the list, and their kind of media."""
 
 _Turn = TypedDict("_Turn", {"from": Text, "value": Text}, total=False)
 
 
 class ListedSample(TypedDict, total=False):
-    """A sample of a JSON list; its files lie where the list says, beside the list."""
+    """A sample of a JSON list; paths are relative to the list."""
 
     id: Required[Text | Count]
     sequence: Text | Count
@@ -49,10 +49,10 @@ class ListedSample(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One sample of a dataset, whichever model it will be shown to."""
+    """One sample of a dataset, for any model."""
 
     id: str  # unique in its dataset
-    sequence: str  # what it was cut from; samples of one sequence overlap, and are not independent
+    sequence: str  # the recording it was cut from; samples of one sequence are not independent
     question: str  # without any template
     paths: Mapping[str, Path]  # by kind of media, at least one of `KINDS`
     start: float = 0.0  # seconds into the clip or recording
@@ -61,7 +61,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is no sample, by name, and why, in one line each."""
+    """An invalid sample by name, and the reason, in one line each."""
 
     name: str
     reason: str
@@ -69,18 +69,18 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """What was found, in a fixed order."""
+    """The samples that were found, in a fixed order."""
 
     entries: tuple[Entry, ...]
-    broken: tuple[Problem, ...] = ()  # what was meant to be a sample and can't be one; each counts as a failure
-    skipped: tuple[Problem, ...] = ()  # what was never meant to be one, such as a text file beside the clips
+    broken: tuple[Problem, ...] = ()  # invalid samples, each of which counts as a failure
+    skipped: tuple[Problem, ...] = ()  # other files, such as texts beside the clips
 
 
 def read_dataset(path: Path, question: str = DEFAULT_QUESTION) -> Dataset:
-    """Read a JSON list, a folder that holds one, or else a folder of clips, recordings and folders of PNGs.
+    """Read a JSON list, a folder with one, or a folder of clips, recordings and folders of PNGs.
 
-    Files of one name but for the suffix are one sample; those without a question of their own are asked the given one.
-    Raise AnalysisError where nothing is there, a folder holds several JSON files, or the JSON is no list.
+    Files that differ only in the suffix are one sample; samples without a question get the given one. Raise
+    AnalysisError where the path does not exist, a folder holds several JSON files, or the JSON is not a list.
     """
     try:
         if not is_folder(path):
@@ -95,9 +95,9 @@ def read_dataset(path: Path, question: str = DEFAULT_QUESTION) -> Dataset:
 
 
 def path_shown(entry: Entry, media: str, own: str) -> Path | None:
-    """Return what a model gets of a sample, by one of `settings.MEDIA` and its own kind ("video" or "events").
+    """Return a model's path in a sample, by one of `settings.MEDIA` and the model's own kind ("video" or "events").
 
-    Events may be drawn already. None where the sample has nothing of the kind.
+    Events may be drawn already. None where the sample has no media of the kind.
     """
     events, frames = ("events", "images"), ("video",)
     own_first = (*events, *frames) if own == "events" else (*frames, *events)
@@ -106,12 +106,12 @@ def path_shown(entry: Entry, media: str, own: str) -> Path | None:
 
 
 def sequence_of(name: str) -> str:
-    """Return the recording that a sample was cut from: its name without the number at the end."""
+    """Return the sequence of a sample: its name without the number at the end."""
     return re.sub(r"[_-]\d+$", "", name) or name
 
 
 def one_line(text: object) -> str:
-    """Return a text that can be printed and written anywhere: one line, and no half characters."""
+    """Return a text as one line that can be encoded."""
     return " ".join(str(text).encode("utf-8", "backslashreplace").decode().split())
 
 
@@ -140,7 +140,7 @@ def _entry(row: Any, root: Path, question: str, taken: Container[str]) -> Entry:
     if not name or not asked:
         raise AnalysisError(f"id and question must not be blank, got {name!r} and {asked!r}")
     if name in taken:
-        raise AnalysisError("its id must be its own, got that of an earlier one")
+        raise AnalysisError("its id must be unique, got that of an earlier one")
     paths = {kind: root / row[kind] for kind in KINDS if row.get(kind)}
     if not paths:
         raise AnalysisError(f"a sample must name a file under one of {', '.join(KINDS)}, got none")
@@ -152,7 +152,7 @@ def _entry(row: Any, root: Path, question: str, taken: Container[str]) -> Entry:
 
 
 def _of_dsec(row: dict[str, Any], root: Path) -> dict[str, Any]:
-    """Convert a row of DSEC's of a list in `root`; refuse a part of a folder's PNGs, or a talk that asks nothing."""
+    """Convert a row of DSEC's; refuse a part of a folder's PNGs, or a conversation without a question."""
     forms = dict.fromkeys(DSEC, Text | list[Text] | None) | {"conversations": list[_Turn] | None}
     check(row, {key: form for key, form in forms.items() if key in row}, "a sample", AnalysisError)
     sample = {key: value for key, value in row.items() if key == "id"}
@@ -168,7 +168,7 @@ def _of_dsec(row: dict[str, Any], root: Path) -> dict[str, Any]:
 
 
 def _one_path(folder: Path, named: str | list[str], key: str) -> str:
-    """Return the one file that is named, or the folder all of whose PNGs are."""
+    """Return the only named file, or the folder if all its PNGs are named."""
     names = [named] if isinstance(named, str) else named
     if len(names) == 1:
         return names[0]
@@ -187,7 +187,7 @@ def _require_data(path: Path) -> None:
 
 
 def _from_folder(root: Path, question: str) -> Dataset:
-    """Take files of one name but for the suffix as one sample; what lies deeper is named with its folders."""
+    """Make one sample of files that differ only in the suffix; names include the folders below `root`."""
     found: dict[str, dict[str, Path]] = {}
     broken, skipped = list[Problem](), list[Problem]()
     for path in _candidates(root, set()):
@@ -204,13 +204,13 @@ def _from_folder(root: Path, question: str) -> Dataset:
             broken.append(Problem(shown, one_line(error)))
             continue
         if found.setdefault(name, {}).setdefault(kind, path) is not path:
-            broken.append(Problem(shown, f"its name must be its own, got that of {found[name][kind].name}"))
+            broken.append(Problem(shown, f"its name must be unique, got that of {found[name][kind].name}"))
     entries = (Entry(name, sequence_of(name), question, paths) for name, paths in found.items())
     return Dataset(tuple(entries), tuple(broken), tuple(skipped))
 
 
 def _candidates(root: Path, seen: set[Path]) -> Iterator[Path]:
-    """Find all files and folders of PNGs below a folder, by name; PNGs themselves belong to their folder."""
+    """Yield all files and folders of PNGs below a folder, by name, without the PNGs themselves."""
     seen.add(root.resolve())
     for path in sorted(files_in(root)):
         if path.name.startswith("."):

@@ -1,4 +1,4 @@
-"""The design of an experiment: which windows of which samples are measured, in which blocks, and in which order."""
+"""The design of an experiment: the windows of samples that are measured, their blocks, and their order."""
 
 import hashlib
 import json
@@ -18,21 +18,21 @@ from stagebench.media.sampling import evenly_spaced
 from stagebench.media.synthetic_clip import SyntheticClip
 from stagebench.media.video.frames import seconds_shown
 
-SYNTHETIC_WINDOW = 0.4  # seconds of the synthetic clip in a sample of it: 12 frames, of which the models take 8
+SYNTHETIC_WINDOW = 0.4  # seconds of the synthetic clip in a sample: 12 frames, of which the models take 8
 SCALING_SAMPLES = 3  # samples at each point of a scaling curve
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a person asked for."""
+    """The requested measurements."""
 
     loading: LoadSettings
-    samples: int | None  # evenly drawn from all; None for all
+    samples: int | None  # evenly spaced among all; None for all
     window: float | None  # seconds, as `cut` takes it
     modes: tuple[str, ...]  # of generation
-    new_tokens: tuple[int, ...]  # the limit; of several, the largest, and all of them are compared
+    new_tokens: tuple[int, ...]  # limits to compare; the main block uses the largest
     passes: int  # of each sample, model and mode
-    durations: tuple[float, ...]  # seconds, to be compared
+    durations: tuple[float, ...]  # seconds to compare
 
     def generation(self, mode: str) -> GenerationSettings:
         """Return how text is generated in a mode."""
@@ -41,10 +41,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Samples that are all treated alike."""
+    """Samples that are measured in the same way."""
 
     study: str  # one of `STUDIES`
-    value: float | None  # what the study varies, in seconds or tokens; None in the main one
+    value: float | None  # of the variable of the study, in seconds or tokens; None in the main one
     entries: Sequence[Entry]
     generations: Mapping[str, GenerationSettings]  # by mode
     passes: int = 1  # of each sample, model and mode
@@ -59,32 +59,32 @@ class Task:
     entry: Entry
     mode: str
     number: int  # of the pass, from 0
-    cold: bool  # first time a load from the disk too, with the files dropped from the page cache
+    cold: bool  # whether first a load from the disk is timed, with the files dropped from the page cache
 
     @property
     def generation(self) -> GenerationSettings:
-        """How text is generated."""
+        """Return how text is generated."""
         return self.block.generations[self.mode]
 
     @property
     def key(self) -> tuple[str, float | None, str, str, str, int]:
-        """As `samples.KEY` of its line."""
+        """Return the key of its line, as in `samples.KEY`."""
         return self.block.study, self.block.value, self.model, self.entry.id, self.mode, self.number
 
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """What will be measured, and what can't be."""
+    """What will be measured, and what can't be measured."""
 
-    blocks: tuple[Block, ...]  # one after the other, the main one first
+    blocks: tuple[Block, ...]  # in order, the main one first
     broken: tuple[Problem, ...]  # samples that failed before the run began
-    skipped: tuple[Problem, ...]  # what is no sample, or was left out
+    skipped: tuple[Problem, ...]  # not samples, or left out
 
     def schedule(self, models: Sequence[str], seed: int) -> list[Task]:
-        """Put all passes in order: samples as drawn, within each sample the models as drawn, then modes and passes.
+        """Return all passes in order: samples at random, in each sample the models at random, then modes and passes.
 
-        No model always goes first, and what drifts during the run meets all of them alike. The same seed gives the same
-        order, so that a run can be taken up again.
+        So no model always goes first, and drift affects all models equally. The same seed gives the same order, so that
+        a run can be resumed.
         """
         draw = random.Random(seed)
         tasks: list[Task] = []
@@ -100,7 +100,7 @@ class Design:
         return tasks
 
     def as_json(self, models: Sequence[str]) -> dict[str, Any]:
-        """Return what is kept of it beside the samples."""
+        """Return the summary that is stored beside the samples."""
         of_one = sum(block.passes * len(block.entries) * len(block.generations) for block in self.blocks)
         return {
             "passes": of_one * len(models),
@@ -111,7 +111,7 @@ class Design:
         }
 
     def digest(self) -> str:
-        """Return a text that is equal for designs that measure the same things, wherever the files lie."""
+        """Return a digest that is equal for designs with the same measurements, independent of folders."""
         described = json.dumps(
             [asdict(block) for block in self.blocks],
             default=lambda path: (path.name, path.stat().st_size if path.is_file() else 0),
@@ -120,7 +120,7 @@ class Design:
 
 
 def make_design(dataset: Dataset, wanted: Wanted) -> Design:
-    """Cut the samples, leave out what has not the media asked for, and lay out the blocks.
+    """Cut the samples into windows, leave out those without the requested media, and make the blocks.
 
     Raise AnalysisError where no sample is left.
     """
@@ -142,7 +142,7 @@ def make_design(dataset: Dataset, wanted: Wanted) -> Design:
 
 
 def synthetic_dataset(synthetic: SyntheticClip, samples: int, question: str) -> Dataset:
-    """Return windows of the synthetic clip, evenly spaced and overlapping: one sequence, whatever their number."""
+    """Return windows of the synthetic clip, evenly spaced and overlapping, all of one sequence."""
     whole = Entry("scene", "scene", question, {"video": synthetic.video, "events": synthetic.events})
     if samples == 1:
         return Dataset((whole,))
@@ -151,9 +151,9 @@ def synthetic_dataset(synthetic: SyntheticClip, samples: int, question: str) -> 
 
 
 def cut(dataset: Dataset, length: float | None, time_unit: str | None = None) -> Dataset:
-    """Cut samples into consecutive windows of so many seconds; what is left at the end is dropped.
+    """Cut samples into consecutive windows of `length` seconds, and drop the rest at the end.
 
-    What is shorter than a window or has no length stays whole. A file that can't be read joins the broken ones.
+    A sample that is shorter than a window, or has no length, stays whole. An unreadable one becomes broken.
     """
     if length is None:
         return dataset
@@ -170,12 +170,12 @@ def cut(dataset: Dataset, length: float | None, time_unit: str | None = None) ->
 
 
 def length_of(entry: Entry, time_unit: str | None = None) -> float:
-    """Return the seconds of a sample, by the shorter of its clip and its recording; 0 where it has neither."""
+    """Return the seconds of the shorter of a sample's clip and recording; 0 where it has neither."""
     return min((seconds_of(path, time_unit) for path in _timed(entry).values()), default=0.0)
 
 
 def seconds_of(path: Path, time_unit: str | None = None) -> float:
-    """Return how long a clip or recording is, by its frames or its first and last event (in a unit of `LoadSettings`).
+    """Return the seconds of a clip by its frames, or of a recording by its first and last event.
 
     Raise MediaError where the file can't be read, or its frames have no times.
     """
@@ -186,7 +186,7 @@ def seconds_of(path: Path, time_unit: str | None = None) -> float:
 
 
 def _window(entry: Entry, start: float, length: float) -> Entry:
-    """Return so many seconds of a sample, without the images beside it, which have no times to cut at."""
+    """Return a window of a sample, without its images, which have no times."""
     start = round(start, 6)
     return replace(entry, id=f"{entry.id}@{start:g}+{length:g}s", paths=_timed(entry), start=start, duration=length)
 
@@ -196,7 +196,7 @@ def _timed(entry: Entry) -> dict[str, Path]:
 
 
 def _duration_blocks(entries: Sequence[Entry], wanted: Wanted) -> tuple[list[Block], list[Problem]]:
-    """Take the same few samples at each duration, those that last longest: nothing but the duration differs."""
+    """Use the same few longest samples at each duration, so that only the duration differs."""
     lengths = dict.fromkeys((entry.id for entry in entries), 0.0)
     for entry in entries if wanted.durations else ():
         with suppress(MediaError):
@@ -206,7 +206,7 @@ def _duration_blocks(entries: Sequence[Entry], wanted: Wanted) -> tuple[list[Blo
     longest = [entry for entry in entries if possible and lengths[entry.id] >= max(possible)]
     chosen, generation = _few(longest, SCALING_SAMPLES), {"fixed": wanted.generation("fixed")}
     blocks = [Block(DURATIONS, s, [_window(e, 0.0, s) for e in chosen], generation) for s in possible]
-    return blocks, [Problem(name, "no sample lasts so long") for name in missing]
+    return blocks, [Problem(name, "no sample is that long") for name in missing]
 
 
 def _few(entries: Sequence[Entry], count: int) -> tuple[Entry, ...]:

@@ -1,4 +1,4 @@
-"""Both sides of a roofline, measured: what this machine can do at most, and the bytes that a stage can't do without."""
+"""Measure both sides of a roofline: this machine's highest rates, and the bytes that a stage must read."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,15 +19,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 ROUNDS = 7
-COPY_BYTES = 2**28, 2**30  # on a CPU and elsewhere: far more than any cache holds
-MATMUL_SIDE = 1024, 8192  # the same: large enough to keep all units busy
+COPY_BYTES = 2**28, 2**30  # on a CPU and elsewhere: far more than any cache
+MATMUL_SIDE = 1024, 8192  # on a CPU and elsewhere: large enough to keep all units busy
 
 
 def measure_ceilings(settings: ModelSettings) -> Ceilings:
     """Return the best rates of several rounds, in the models' dtype, on their device, within `pinned_runtime`.
 
-    They are of a copy within the device's memory, the bytes read and the bytes written both counted, and of a product
-    of two square matrices, 2 n^3 FLOPs.
+    They are those of a copy within the device's memory, with bytes read and bytes written, and of a product of two
+    square matrices, 2 n^3 FLOPs.
     """
     device = torch.device(settings.device)
     multiply, flops = matmul_workload(device, getattr(torch, settings.dtype))
@@ -37,7 +37,7 @@ def measure_ceilings(settings: ModelSettings) -> Ceilings:
 
 
 def copy_workload(device: torch.device) -> tuple[Callable[[], object], int]:
-    """Return a copy within the device's memory, and its bytes: those read and those written."""
+    """Return a copy within the device's memory, and its bytes read and written."""
     size = COPY_BYTES[device.type != "cpu"]
     source = torch.randint(256, (size,), dtype=torch.uint8, device=device)  # zeros may move faster
     target = torch.empty_like(source)
@@ -53,7 +53,7 @@ def matmul_workload(device: torch.device, dtype: torch.dtype) -> tuple[Callable[
 
 
 def _fastest(function: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds of the fastest round; the first one, which warms up, is not looked at."""
+    """Return the seconds of the fastest round after a warm-up."""
     watch, times = Stopwatch(device), []
     for _ in range(ROUNDS + 1):
         watch("round", function)
@@ -62,10 +62,10 @@ def _fastest(function: Callable[[], object], device: torch.device) -> float:
 
 
 class BytesMoved:
-    """Adds up the bytes of one pass, by stage: weights once a forward, and in decode the KV cache once a step.
+    """Counts the bytes of one pass by stage: weights once per forward, and in decode the KV cache once per step.
 
     It is called like a `Stopwatch`. Step k reads the cache of the prompt and of k tokens. Activations are left out, and
-    so is an embedding table, of which a token reads one row.
+    so are embedding tables, of which a token reads one row.
     """
 
     def __init__(self, model: VisionLanguageModel) -> None:
@@ -75,7 +75,7 @@ class BytesMoved:
         self._prompt, self._position = 0, 0
 
     def __call__(self, stage: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call `function`, and note which weights it went through."""
+        """Call `function`, and count the weights that it uses."""
         self.weight_bytes[stage] = 0
 
         def hook(module: nn.Module, _: Any) -> None:

@@ -1,4 +1,4 @@
-"""Runs an experiment: models are built and verified, then every task is measured and written down."""
+"""Run an experiment: build and verify the models, then measure and record every task."""
 
 import os
 import time
@@ -30,20 +30,20 @@ from stagebench.pipeline.timed_pass import COLLECTION, check_passes, timed_pass
 from stagebench.pipeline.timing import pinned_runtime
 from stagebench.pipeline.verify import count_reference, require_text, verify
 
-SPARE_MEMORY = 1.3  # times a model's weights: what it needs while it works
+SPARE_MEMORY = 1.3  # a model's memory while it runs, as a ratio to its weights
 
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """Everything that a run is made of."""
+    """The models, settings and tasks of a run."""
 
-    models: Sequence[str]  # in the order in which they are built
+    models: Sequence[str]  # in the order of building
     settings: ModelSettings
     loading: LoadSettings  # each sample adds its own window
-    tasks: Sequence[Task]  # what is measured, in order
+    tasks: Sequence[Task]  # in order
 
     def sample(self, entry: Entry, model: VisionLanguageModel) -> Sample:
-        """Return what a model gets of a sample."""
+        """Return a model's sample from a dataset's entry."""
         path, loading = path_shown(entry, self.loading.media, model.input_kind), self.loading
         if path is None:
             raise AnalysisError(f"{entry.id} must have {loading.media}, got {', '.join(entry.paths)}")
@@ -53,10 +53,10 @@ class Experiment:
 
 
 def measure(experiment: Experiment, log: SampleLog) -> Iterator[SampleLine]:
-    """Measure what the log does not have yet; yield each line once it is on the disk, of a failed sample its `error`.
+    """Measure the tasks that the log lacks; yield each line once it is on the disk, with `error` for a failed one.
 
     Before a model is timed, an untimed pass in each mode must give the tokens, and do the work, of `generate()`. Raise
-    StagebenchError where it does not, or can't be built.
+    StagebenchError where it does not, or the model can't be built.
     """
     left = [task for task in experiment.tasks if not log.has(task.key)]
     names = [name for name in experiment.models if any(task.model == name for task in left)]
@@ -90,7 +90,7 @@ def measure(experiment: Experiment, log: SampleLog) -> Iterator[SampleLine]:
 
 
 def _lineups(names: Sequence[str], settings: ModelSettings) -> Iterator[list[VisionLanguageModel]]:
-    """Build all models at once where the memory holds as many as the first one, else one after the other."""
+    """Build all models at once if the memory holds that many of the first one's size, else one by one."""
     models = [load_model(names[0], settings)]
     others = names[1:]
     if _weights(models[0]) * len(others) * SPARE_MEMORY < _free_memory(models[0].hf_model.device):
@@ -98,7 +98,7 @@ def _lineups(names: Sequence[str], settings: ModelSettings) -> Iterator[list[Vis
         return
     yield models
     for name in others:
-        release()  # the model before this one is out of reach by now, but its memory is not yet free
+        release()  # the memory of the previous model, which is unreachable by now
         yield [load_model(name, settings)]
 
 
@@ -113,9 +113,9 @@ def _free_memory(device: torch.device) -> int:
 
 
 class _Worker:
-    """One model, verified in each mode on the first sample that can be read, which warms it up; then it measures.
+    """Verifies a model in each mode on the first readable sample, as a warm-up, and then measures tasks.
 
-    Of each mode `proofs` keep the seconds that this took, counters by stage, bytes by stage, and on a GPU peak bytes.
+    `proofs` hold for each mode the seconds of the verification, and by stage counters, bytes, and on a GPU peak bytes.
     """
 
     def __init__(self, experiment: Experiment, model: VisionLanguageModel, folder: Path) -> None:
@@ -126,7 +126,7 @@ class _Worker:
         self.proofs = {mode: self._proof(sample, generation) for mode, generation in sorted(modes.items())}
 
     def _readable(self, tasks: Sequence[Task]) -> Sample:
-        """Return the first sample that can be read. One that can't will fail in its turn."""
+        """Return the first readable sample; unreadable ones fail later in their own tasks."""
         problem = "there is none"
         for task in tasks:
             sample = self._experiment.sample(task.entry, self._model)
@@ -139,7 +139,7 @@ class _Worker:
         raise AnalysisError(f"at least one sample must be readable, got none; the last one: {problem}")
 
     def _proof(self, sample: Sample, generation: GenerationSettings) -> dict[str, Any]:
-        # Of the weights of all models in memory, a model's own peak has to do with its own only.
+        # A model's peak must not include the weights of other models in memory.
         model, device = self._model, self._model.hf_model.device
         others = (torch.cuda.memory_allocated(device) if device.type == "cuda" else 0) - _weights(model)
         start = time.perf_counter()
@@ -157,7 +157,7 @@ class _Worker:
         } | ({"peak_bytes": peaks} if peaks else {})
 
     def line(self, task: Task, order: int) -> SampleLine:
-        """Measure a task, or say why it failed."""
+        """Measure a task; return its line, with `error` where it failed."""
         line: Any = dict(zip(KEY, task.key, strict=True)) | {"sequence": task.entry.sequence, "order": order}
         try:
             sample = self._experiment.sample(task.entry, self._model)
@@ -165,10 +165,10 @@ class _Worker:
             if task.block.study == MAIN:
                 keep_thumbnail(self._folder, task.entry.id, path, sample, images)
             line |= self._cold_load(sample) if task.cold else {}
-            seen = note(load(sample, images))  # so that the pass finds the file in the page cache
+            seen = note(load(sample, images))  # puts the file into the page cache
             before, options = self._model.setups, task.generation.options()
             run = timed_pass(self._model, sample, options)
-            if self._model.setups > before:  # for a shape that no proof has seen
+            if self._model.setups > before:  # for a shape that was not verified
                 require_text(self._model, sample, options, run.generation.token_ids[0])
             first = self._tokens.setdefault((sample, task.generation), run.generation.token_ids)
             check_passes(self._model, [run], first)
@@ -181,7 +181,7 @@ class _Worker:
         return cast(SampleLine, line)
 
     def _cold_load(self, sample: Sample) -> dict[str, Any]:
-        """Time a load from the disk, where the page cache gives the files up."""
+        """Time a load from the disk, or return why the page cache keeps the files."""
         if kept := drop_from_page_cache(sample.path):
             return {"not_cold": kept}
         start = time.perf_counter()
@@ -190,33 +190,33 @@ class _Worker:
 
 
 def drop_from_page_cache(path: Path) -> str | None:
-    """Drop a file, or all files of a folder, from Linux's page cache; say why where any of them is still in it."""
+    """Drop a file, or all files of a folder, from Linux's page cache; return the reason where one is still in it."""
     files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
     try:
         return next(filter(None, map(_drop, files)), None)
-    except (OSError, AttributeError) as error:  # an AttributeError: not on this system
+    except (OSError, AttributeError) as error:  # AttributeError: not on this system
         return f"the page cache can't be controlled here: {error}"
 
 
 def _drop(file: Path) -> str | None:
     with file.open("rb", buffering=0) as opened:
-        os.fsync(opened.fileno())  # what is not yet written can't be dropped
+        os.fsync(opened.fileno())  # unwritten data can't be dropped
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         try:
             os.preadv(opened.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT)
-        except BlockingIOError:  # it would have to wait for the disk
+        except BlockingIOError:  # it would wait for the disk
             return None
     return "the page cache keeps files of this file system"
 
 
 def _ordinary_tokens(model: VisionLanguageModel) -> dict[int, str]:
-    """Return the tokenizer's tokens by id, those left out that a model family added."""
+    """Return the tokenizer's tokens by id, without those that a family added."""
     added = model.tokenizer.get_added_vocab()
     return {number: token for token, number in model.tokenizer.get_vocab().items() if token not in added}
 
 
 def _same_tokens(vocabularies: Mapping[str, dict[int, str]]) -> list[list[str]]:
-    """Return pairs of models of which every id means the same ordinary token, as far as both have it."""
+    """Return pairs of models in which every shared id means the same ordinary token."""
     return [
         [a, b]
         for (a, of_a), (b, of_b) in combinations(vocabularies.items(), 2)

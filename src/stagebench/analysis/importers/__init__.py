@@ -1,1 +1,1 @@
-"""Stage timings in the formats that people have: one module a format, with the checks that its claims must pass."""
+"""Read stage timings of other tools, one module per format, with checks of their numbers."""

@@ -1,4 +1,4 @@
-"""What every format is read into, and warnings of numbers that a model can hardly have taken."""
+"""The common form of all formats, and warnings about implausible numbers."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,34 +10,34 @@ from stagebench.core.checks import is_number
 from stagebench.core.errors import AnalysisError
 from stagebench.core.stages import DECODE
 
-SHORTEST, LONGEST = 1e-9, 1e9  # seconds of a whole: from what a clock tells to thirty years
-QUICKEST_TOKEN, SLOWEST_TOKEN = 1e-5, 10.0  # seconds; the first is a few launches of a kernel
-TOLERANCE = 0.01  # of a whole: what decode may take with nothing to decode, and how far its parts may be from it
+SHORTEST, LONGEST = 1e-9, 1e9  # seconds of a total: from a clock's resolution to thirty years
+QUICKEST_TOKEN, SLOWEST_TOKEN = 1e-5, 10.0  # seconds; the first is a few kernel launches
+TOLERANCE = 0.01  # share of a total: decode without tokens, and the distance of a total from its parts
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One line of a file: what a model spent on a sample, or on average where no sample is known."""
+    """One line of a file: a model's time for a sample, or its average where samples are unknown."""
 
-    costs: Costs  # of the model, by the name that the file gives it
+    costs: Costs  # under the file's name of the model
     sample: str | None = None
-    sequence: str | None = None  # what the sample is cut from, where the file says so
-    e2e: float | None = None  # seconds that the file claims for the whole, where it does
-    warnings: tuple[str, ...] = ()  # what speaks against the file's numbers of this model; one sentence each
+    sequence: str | None = None  # the recording that the sample was cut from, if known
+    e2e: float | None = None  # seconds that the file gives for the total, if any
+    warnings: tuple[str, ...] = ()  # doubts about the file's numbers of this model, one sentence each
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What files say about models."""
+    """The models' times in files."""
 
-    costs: dict[str, Costs] = field(default_factory=dict)  # by model, the average of its samples where there are any
+    costs: dict[str, Costs] = field(default_factory=dict)  # by model, the average of its samples if there are any
     samples: dict[str, dict[str, Costs]] = field(default_factory=dict)  # by model and sample
-    sequences: dict[str, str] = field(default_factory=dict)  # what a sample is cut from, where a file says so
+    sequences: dict[str, str] = field(default_factory=dict)  # by sample, if known
     warnings: list[str] = field(default_factory=list)
 
 
 def number(data: Mapping[str, Any], key: str, where: str) -> float:
-    """Return a number of an object in a file; raise AnalysisError where it is missing, or no finite number."""
+    """Return a number of an object in a file; raise AnalysisError where it is missing or not a finite number."""
     if key not in data:
         raise AnalysisError(f"{where} must have {key}, got {', '.join(data) or 'nothing'}")
     value: float = data[key]
@@ -47,7 +47,7 @@ def number(data: Mapping[str, Any], key: str, where: str) -> float:
 
 
 def objects(data: Any, where: str) -> Sequence[Mapping[str, Any]]:
-    """Return a list of objects of a file, at least one; raise AnalysisError where it is something else."""
+    """Return a list of at least one object in a file; raise AnalysisError for anything else."""
     if not isinstance(data, list) or not data or not all(isinstance(each, dict) for each in data):
         got = "an empty one" if data == [] else type(data).__name__
         raise AnalysisError(f"{where} must be a list of objects, got {got}")
@@ -55,7 +55,7 @@ def objects(data: Any, where: str) -> Sequence[Mapping[str, Any]]:
 
 
 def warnings(timings: Sequence[Timing]) -> list[str]:
-    """Say which numbers of one model can hardly hold, and what its reader warned of."""
+    """Return warnings about one model's implausible numbers, and those of its reader."""
     counts, n = Counter(text for timing in timings for text in _odd(timing)), len(timings)
     by_sample = timings[0].sample is not None
     found = [text.format(f" in {count} of {n} rows" if by_sample else "") for text, count in counts.items()]
@@ -67,20 +67,20 @@ def warnings(timings: Sequence[Timing]) -> list[str]:
 
 
 def _odd(timing: Timing) -> Iterator[str]:
-    """Say what is odd about a row, with {} for how many rows there are of the kind."""
+    """Yield warnings about a row, with {} in place of the number of such rows."""
     costs = timing.costs
     decode, token = DECODE.name if costs.prefilled else "generation", costs.time_per_token or 0
     stages = {name: seconds for name, seconds in costs.parts.items() if name != UNATTRIBUTED}
     for name, seconds in (stages | ({decode: costs.decode} if costs.further else {})).items():
         if seconds == 0:
-            yield f"{name} takes 0 s{{}}: a stage that did no work, or was not timed"
+            yield f"{name} takes 0 s{{}}: the stage did no work, or was not timed"
     if not costs.further and costs.decode > TOLERANCE * costs.total:
-        yield f"{decode} takes time{{}} though there is no further token: that can't be"
+        yield f"{decode} takes time{{}} without any further token, which is impossible"
     if 0 < token < QUICKEST_TOKEN:
         yield "a token takes less than 10 us{}: are the times in seconds?"
     if token > SLOWEST_TOKEN:
         yield "a token takes more than 10 s{}: are the times in milliseconds?"
     if costs.parts.get(UNATTRIBUTED, 0) < -TOLERANCE * costs.total:
-        yield "the stages take longer than the whole{}: that can't be"
+        yield "the stages take longer than the total{}, which is impossible"
     if timing.sample is not None and costs.tokens % 1:
-        yield "the tokens{} are no whole number: means of several?"
+        yield "the tokens{} are not a whole number: are they means?"

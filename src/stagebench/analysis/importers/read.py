@@ -1,13 +1,14 @@
-"""From files to what they say, whatever their format; samples, and tables of stage times, are read here.
+"""Read files of any known format; samples, and tables of stage times, are read here.
 
-Such a table is typed in from a report, or made from somebody's rows:
+A table is typed in from a report, or made from other rows:
 
     {"models": [{"name": "a", "load": 6.858, "preprocess": 0.072, "generation": 2.533, "tokens": 102.4}, ...]}
 
-Times in seconds; `tokens` of one answer, the first one included. `generation` is all after preprocess; who has it apart
-writes `encode`, `prefill` and `decode` instead, and `encode` alone may stand beside `generation`. `unattributed` may be
-added. A model whose samples are known has `samples` in place of the numbers: a list of objects with `id`, the same
-numbers, and the `sequence` that the sample is cut from where there is one. `e2e`, if given, is checked against the sum.
+Times are in seconds; `tokens` are those of one answer, the first one included. `generation` is everything after
+preprocess. If its parts are known, use `encode`, `prefill` and `decode` instead; `encode` alone may stand beside
+`generation`. `unattributed` may be added. A model with known samples has `samples` in place of the numbers: a list of
+objects with `id`, the same numbers, and optionally the `sequence` of the sample. A given `e2e` is checked against the
+sum.
 """
 
 from collections import Counter
@@ -41,7 +42,7 @@ def _samples(data: Any, source: str) -> list[Timing]:
 
 
 def _of_lines(lines: Sequence[samples.SampleLine], source: str) -> list[Timing]:
-    """Average each sample of the main study over its passes, those of natural length where there are such."""
+    """Average each sample of the main study over its passes, those of natural length if there are any."""
     main = samples.select(lines, study=samples.MAIN)
     kept = samples.select(main, mode="natural") or main
     if not kept:
@@ -55,7 +56,7 @@ def _table(data: Any, source: str) -> list[Timing]:
     for model in objects(data["models"], f"{source}: models"):
         name = model.get("name")
         if not isinstance(name, str) or not name or name in timings:
-            raise AnalysisError(f"{source}: every model must have a name of its own, got {name!r}")
+            raise AnalysisError(f"{source}: every model must have a unique name, got {name!r}")
         timings[name] = _of_model(name, model, f"{source}: {name}")
     return [timing for own in timings.values() for timing in own]
 
@@ -64,19 +65,19 @@ def _of_model(name: str, model: Mapping[str, Any], where: str) -> list[Timing]:
     if "samples" not in model:
         return [_row(name, model, where)]
     if others := sorted(model.keys() - {"name", "samples"}):
-        raise AnalysisError(f"{where} must have samples alone, got {', '.join(others)} beside them")
+        raise AnalysisError(f"{where} must have only samples, got also {', '.join(others)}")
     rows = [(str(row.get("id", "")), row) for row in objects(model["samples"], f"{where}: samples")]
     return [_row(name, row, f"{where}, {sample}", sample) for sample, row in rows]
 
 
 def _row(name: str, given: Mapping[str, Any], where: str, sample: str | None = None) -> Timing:
     if unknown := sorted(given.keys() - NUMBERS - WORDS):
-        raise AnalysisError(f"{where}: keys must be of {', '.join(sorted(NUMBERS))}, got {', '.join(unknown)}")
+        raise AnalysisError(f"{where}: keys must be among {', '.join(sorted(NUMBERS))}, got {', '.join(unknown)}")
     whole = "generation" in given
     if whole == (DECODE.name in given):
         raise AnalysisError(f"{where} must have either generation or decode, got {', '.join(given)}")
     if whole and PREFILL.name in given:
-        raise AnalysisError(f"{where}: prefill stands beside decode, got it beside generation")
+        raise AnalysisError(f"{where}: prefill must be beside decode, got it beside generation")
     names = dict.fromkeys(BEFORE_GENERATE if whole else ONCE)
     names |= {key: None for key in (ENCODE.name, UNATTRIBUTED) if key in given}
     parts = {key: number(given, key, where) for key in names}
@@ -92,13 +93,13 @@ FORMATS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, str], list[Timing
     "vllm": (vllm.looks_like, vllm.read),
     "samples": (_has("samples"), _samples),
 }
-"""Of a JSON file, in the order in which they are tried; lines of samples are known by their name, `.jsonl`."""
+"""Formats of JSON files, in the order of trying; lines of samples have the suffix `.jsonl`."""
 
 
 def read_files(paths: Sequence[Path], format_name: str | None = None) -> Measured:
-    """Read files of any known format together, or of one of `FORMATS`; a model in several is named after its file too.
+    """Read files of any known format, or of one of `FORMATS`, together; a model in several files gets the file's name.
 
-    Raise AnalysisError where a file can't be read, or is not of that format.
+    Raise AnalysisError where a file is unreadable, or not of that format.
     """
     by_file = {path: groupby(_read(path, format_name), attrgetter("costs.model")) for path in paths}
     found = [(path, model, list(timings)) for path, models in by_file.items() for model, timings in models]
@@ -113,7 +114,7 @@ def read_files(paths: Sequence[Path], format_name: str | None = None) -> Measure
 
 
 def _add(whole: Measured, name: str, timings: Sequence[Timing], source: str) -> None:
-    """Add one model, whose timings are either one average or one a sample."""
+    """Add one model, with one average timing or one per sample."""
     own: dict[str, Costs] = {}
     for timing in timings:
         costs = replace(timing.costs, model=name)
@@ -122,7 +123,7 @@ def _add(whole: Measured, name: str, timings: Sequence[Timing], source: str) -> 
         if timing.sample is None:
             whole.costs[name] = costs
         elif not timing.sample or own.setdefault(timing.sample, costs) is not costs:
-            raise AnalysisError(f"{source}: {name}: every sample must have an id of its own, got {timing.sample!r}")
+            raise AnalysisError(f"{source}: {name}: every sample must have a unique id, got {timing.sample!r}")
         elif timing.sequence:
             whole.sequences[timing.sample] = timing.sequence
     whole.samples[name] = own
@@ -141,7 +142,7 @@ def _read(path: Path, format_name: str | None) -> list[Timing]:
 
 
 def _parsed(path: Path) -> Any:
-    """Return what a file holds: JSON, or lines of it, as tools write that append to a file."""
+    """Return the content of a JSON file, or of JSON lines."""
     data = read_bytes(path, str(path), AnalysisError)
     try:
         return parse_json(data, finite=False)
@@ -149,5 +150,5 @@ def _parsed(path: Path) -> Any:
         with suppress(ValueError):
             return [parse_json(line, finite=False) for line in data.splitlines() if line.strip()]
         if path.suffix == ".jsonl":
-            return None  # its reader says which line it is
+            return None  # the reader of lines will name the wrong one
         raise AnalysisError(f"{path} must be JSON, got: {' '.join(str(error).split())}") from error

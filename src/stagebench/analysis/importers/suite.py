@@ -1,4 +1,4 @@
-"""pytest-benchmark's JSON of our own suite: the median of each stage, one column a model and backend."""
+"""Read pytest-benchmark's JSON of our own suite: the median of each stage, one model per model and backend."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -9,14 +9,14 @@ from stagebench.core.errors import AnalysisError
 from stagebench.core.results import require_sound, validate
 from stagebench.core.stages import BEFORE_GENERATE, DECODE, IN_GENERATE, STAGE_NAMES
 
-TOLERANCE = 0.1  # of stages, e2e and generate(), each timed in rounds of its own: the machine changes meanwhile
-EAGER = "eager"  # the backend of a benchmark that names none
-WHOLE = {"test_e2e": "e2e", "test_generate": "generate", "test_e2e_generate": "e2e by generate"}  # of no single stage
-AXES = ("images", "batch", "context")  # what a benchmark varies that doesn't time a stage as it stands in the path
+TOLERANCE = 0.1  # for stages, e2e and generate(), which are timed in separate rounds
+EAGER = "eager"  # the backend of a benchmark without one
+WHOLE = {"test_e2e": "e2e", "test_generate": "generate", "test_e2e_generate": "e2e by generate"}  # not single stages
+AXES = ("images", "batch", "context")  # variables of benchmarks that differ from the path
 
 
 class Key(NamedTuple):
-    """What a benchmark times; an axis is None where it is what the path has."""
+    """What a benchmark times; an axis is None where it is the path's."""
 
     model: str
     backend: str
@@ -30,7 +30,7 @@ Found = Mapping[Key, Mapping[str, Any]]
 
 
 def timed(benchmarks: Iterable[Mapping[str, Any]]) -> dict[Key, dict[str, Any]]:
-    """Return the `extra_info` of the benchmarks of a model, and their times in seconds, by what they time."""
+    """Return the `extra_info` of the benchmarks of models, and their times in seconds, by what they time."""
     found = {}
     for data in benchmarks:
         info, stats = data.get("extra_info", {}), data["stats"]
@@ -47,13 +47,13 @@ def sides(found: Found) -> Iterable[tuple[str, str]]:
 
 
 def in_path(found: Found, model: str, backend: str, stage: str) -> Mapping[str, Any] | None:
-    """Find a benchmark of the path as it is; eager's where a backend has no part in it and was not timed itself."""
+    """Return a benchmark of the path; eager's for a stage that a backend does not run."""
     own = found.get(Key(model, backend, stage))
     return own or (found.get(Key(model, EAGER, stage)) if stage in BEFORE_GENERATE else None)
 
 
 def read(data: Any, source: str) -> list[Timing]:
-    """Read a run of `pytest benchmarks`; raise ResultsError where it is no sound one, AnalysisError without a stage."""
+    """Read a run of `pytest benchmarks`; raise ResultsError where it is not sound, AnalysisError without a stage."""
     found = timed(require_sound(validate(data, source), source)["benchmarks"])
     found = {key: each for key, each in found.items() if key == Key(*key[:3])}
     if not found:
@@ -71,8 +71,8 @@ def read(data: Any, source: str) -> list[Timing]:
 
 
 def _sums(costs: Costs, medians: Mapping[str, float]) -> Iterator[str]:
-    """Name stages that do not make up what is timed as a whole too."""
+    """Yield a line for each total that differs from the sum of its stages."""
     of_generate = ", ".join(IN_GENERATE), sum(medians[stage] for stage in IN_GENERATE)
     for name, (what, stages) in {"e2e": ("its stages", costs.total), "generate": of_generate}.items():
         if name in medians and abs(stages - medians[name]) > TOLERANCE * medians[name]:
-            yield f"{what} take {stages:.4g} s, and {name}, which does the same, {medians[name]:.4g} s"
+            yield f"{what} take {stages:.4g} s, but {name}, which does the same, takes {medians[name]:.4g} s"

@@ -1,11 +1,11 @@
-"""What `vllm bench serve --save-result` writes, and sglang's `bench_serving`: times of requests as a client saw them.
+"""Read the results of `vllm bench serve --save-result` and sglang's `bench_serving`: client-side times of requests.
 
-With the details of each request (`ttfts`, `itls` in seconds, `output_lens`) it is a sample. Without, the means of all
-stand for it, and decode is what a request took after its first token, by the first of these that a file has:
-`mean_e2el_ms` or `latencies`; the mean gap times the gaps; the whole duration, of one request at a time; and mean tpot
-times mean tokens. That last one is a mean of ratios times a mean, so a warning says how far off it may be.
-Loading is no part of a request, and preprocess, encode and prefill are one time to first token; where nothing gives
-that one, a request is one generation.
+With the details of each request (`ttfts`, `itls` in seconds, `output_lens`) each request is a sample. Without them the
+means of all requests are used. Decode is then the time after the first token, by the first of these that a file has:
+`mean_e2el_ms` or `latencies`; the mean gap times the number of gaps; the whole duration with one request at a time;
+mean tpot times mean tokens. The last one is a mean of ratios times a mean, so a warning states its possible error.
+Requests have no loading. Preprocess, encode and prefill are one time to first token; without it, a request is one
+generation.
 """
 
 import re
@@ -20,7 +20,7 @@ from stagebench.core.checks import is_number, is_whole
 from stagebench.core.errors import AnalysisError
 
 TOLERANCE = 0.02
-SATURATED = 0.9  # of the requests that may be in flight, so many were: then their number checks their times
+SATURATED = 0.9  # share of the allowed requests in flight, from which on their number confirms their times
 DETAILS = ("ttfts", "itls", "output_lens")
 NUMBERS = ("completed", "duration", "failed", "num_prompts", "total_output_tokens")
 _QUANTITY = re.compile(r"(mean|median|std|p\d+(\.\d+)?)_(ttft|tpot|itl|e2el)_ms")
@@ -29,7 +29,7 @@ Result = Mapping[str, Any]
 
 
 def looks_like(data: Any) -> bool:
-    """Return whether the data are one result of requests that were served, or a list of them."""
+    """Return whether the data are one result of a serving benchmark, or a list of them."""
     results, totals = data if isinstance(data, list) else [data], {"completed", "total_output_tokens"}
     return bool(results) and all(
         isinstance(each, dict)
@@ -66,32 +66,32 @@ def _timings(model: str, given: Result, source: str) -> list[Timing]:
     in_flight = _in_flight(data, means, len(requests) or data["completed"])
     if in_flight > 1 + TOLERANCE:
         warnings.append(
-            f"{in_flight:.1f} requests were in flight on average: ttft has waiting in it, and a token's time is shared"
+            f"{in_flight:.1f} requests were in flight on average: ttft includes waiting, and time per token is shared"
         )
     first, *others = [Timing(costs, name) for name, costs in requests.items()] or [Timing(means)]
     return [replace(first, warnings=tuple(warnings)), *others]
 
 
 def _checked(given: Result, source: str) -> Result:
-    """Bring a result to vllm's names, check every number that is used, and drop latencies that are not all numbers."""
+    """Return a result with vllm's names, checked numbers, and no latencies unless all are numbers."""
     data = {key.replace("_e2e_latency_", "_e2el_"): value for key, value in given.items() if value is not None}
     for key in ("completed", "total_output_tokens", *data):
         if (key in NUMBERS or _QUANTITY.fullmatch(key)) and number(data, key, source) < 0:
             raise AnalysisError(f"{source}: {key} must be at least 0, got {data[key]}")
     if not data["completed"]:
-        raise AnalysisError(f"{source}: a request must have completed, got {data['completed']}")
+        raise AnalysisError(f"{source}: at least one request must have completed, got {data['completed']}")
     if not isinstance(latencies := data.get("latencies"), list) or not all(map(is_number, latencies)):
         data.pop("latencies", None)
     return data
 
 
 def _means(model: str, data: Result, source: str) -> tuple[Costs, list[str]]:
-    """Return the costs of a mean request, and what speaks against them."""
+    """Return the costs of a mean request, and warnings about them."""
     tokens, e2e, has_gaps = data["total_output_tokens"] / data["completed"], _mean_e2e(data), "mean_itl_ms" in data
     if "mean_ttft_ms" not in data:
         if e2e is None:
             raise AnalysisError(f"{source} must have mean_ttft_ms or mean_e2el_ms, got no time of a request")
-        warning = "nothing gives the time to first token, so a request is taken as one generation"
+        warning = "the time to first token is missing, so a request counts as one generation"
         return Costs(model, {}, tokens, e2e, prefilled=0), [warning]
     parts = {"ttft": data["mean_ttft_ms"] / 1e3}
     if e2e is None:
@@ -107,10 +107,10 @@ def _means(model: str, data: Result, source: str) -> tuple[Costs, list[str]]:
 
 
 def _mean_e2e(data: Result) -> float | None:
-    """Return the seconds of a request; None where the file does not say."""
+    """Return the mean seconds of a request; None where the file has no such time."""
     if "mean_e2el_ms" in data:
         return float(data["mean_e2el_ms"]) / 1e3
-    came_back = [seconds for seconds in data.get("latencies", ()) if seconds > 0]  # one that failed has none
+    came_back = [seconds for seconds in data.get("latencies", ()) if seconds > 0]  # failed requests have none
     if came_back and len(came_back) == data["completed"]:
         return fmean(came_back)
     one_at_a_time = data.get("max_concurrency") == 1 and _at_any_rate(data)
@@ -120,7 +120,7 @@ def _mean_e2e(data: Result) -> float | None:
 
 
 def _at_any_rate(data: Result) -> bool:
-    """Return whether requests were sent as fast as they may be in flight."""
+    """Return whether requests were sent without a rate limit."""
     return data.get("request_rate", "inf") in ("inf", float("inf"))
 
 
@@ -128,43 +128,43 @@ def _of_gaps(data: Result, means: Costs) -> list[str]:
     limit = data.get("max_concurrency")
     reach = _in_flight(data, means, data["completed"]) / limit if is_number(limit) and limit else 0.0
     if reach > 1 + TOLERANCE:
-        return [f"decode is up to {reach:.2f} times too long: by its gaps more requests were in flight than could be"]
+        return [f"decode is up to {reach:.2f} times too long: its gaps imply more requests in flight than allowed"]
     if reach >= SATURATED and _at_any_rate(data):
         return []
-    return ["decode is the mean gap times the further tokens: too long where several tokens came at once"]
+    return ["decode is the mean gap times the further tokens, which is too long where several tokens came at once"]
 
 
 def _of_ratios(data: Result) -> list[str]:
     mean, spread = data["mean_tpot_ms"], data.get("std_tpot_ms")
     if spread is not None and spread <= TOLERANCE * mean:
         return []
-    how = "what nothing in the file says"
+    how = "an unknown amount"
     if spread and mean:
         how = f"up to {spread / mean:.0%} where the lengths of answers spread as far as their mean"
     return [f"decode is mean tpot times mean tokens, a mean of ratios: off by {how}"]
 
 
 def _requests(model: str, data: Result, source: str) -> dict[str, Costs]:
-    """Return the costs of each request that came back, by its place and the length of its prompt."""
+    """Return the costs of each completed request, by its index and the length of its prompt."""
     try:
         prompts, errors = (data.get(key) or [0] * len(data["ttfts"]) for key in ("input_lens", "errors"))
         rows = list(zip(*(data[key] for key in DETAILS), prompts, errors, strict=True))
         if not all(is_number(ttft) and all(map(is_number, gaps)) and is_whole(n, 0) for ttft, gaps, n, _, _ in rows):
             raise TypeError("something else")  # noqa: TRY301 # as where there is no list
     except (TypeError, ValueError) as error:
-        raise AnalysisError(f"{source} must have one ttft, itl and output_len a request, got: {error}") from error
+        raise AnalysisError(f"{source} must have one ttft, itl and output_len per request, got: {error}") from error
     requests = {
         f"{place} ({prompt})": Costs(model, {"ttft": ttft}, tokens, sum(gaps))
         for place, (ttft, gaps, tokens, prompt, error) in enumerate(rows)
         if tokens and not error
     }
     if not requests:
-        raise AnalysisError(f"{source}: a request must have completed, got none")
+        raise AnalysisError(f"{source}: at least one request must have completed, got none")
     return requests
 
 
 def _counts(data: Result, requests: Mapping[str, Costs]) -> list[str]:
-    """Name tokens and gaps of the requests that contradict each other, or the totals."""
+    """Return a line for tokens and gaps of requests that contradict each other or the totals."""
     counted, total = sum(each.tokens for each in requests.values()), data["total_output_tokens"]
     wrong = sum(len(gaps) != n - 1 for gaps, n in zip(data["itls"], data["output_lens"], strict=True) if n)
     found = {
@@ -175,5 +175,5 @@ def _counts(data: Result, requests: Mapping[str, Costs]) -> list[str]:
 
 
 def _in_flight(data: Result, means: Costs, completed: float) -> float:
-    """Return how many requests were in flight: by Little's law (1961), their rate times their latency."""
+    """Return the mean number of requests in flight, by Little's law (1961): their rate times their latency."""
     return means.total * completed / data["duration"] if data.get("duration") else 0.0
