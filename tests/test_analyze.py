@@ -291,7 +291,7 @@ def test_an_interrupted_run_reports_what_there_is_and_goes_on(tmp_path, monkeypa
     more = ("--samples", "3", "--mode", "fixed", "--new-tokens", "2")
     monkeypatch.setattr(runner, "timed_pass", interrupted)
     result = analyze(tmp_path, *more)
-    assert (result.exit_code, "interrupted; the same command goes on" in result.output) == (2, True)
+    assert (result.exit_code, "interrupted; repeat the command to resume" in result.output) == (2, True)
     assert "3 passes measured of 6 planned" in (tmp_path / "report.md").read_text()
     monkeypatch.setattr(runner, "timed_pass", honest)
     assert analyze(tmp_path, *more).exit_code == 0

@@ -128,8 +128,8 @@ def test_a_key_that_a_baseline_does_not_have_yet_is_reported(tmp_path):
     a_baseline(tmp_path, "older", without=("torch", "preprocess", "loading"))
     assert command.comparable_with(place_of(tmp_path))["older"] == [
         f"torch: {environment.machine('cpu')['torch']!r} here, 'absent' there",
-        "loading: not there",
-        "preprocess: not there",
+        "loading: missing",
+        "preprocess: missing",
     ]
 
 

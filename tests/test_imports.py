@@ -117,8 +117,8 @@ def suite(**medians):
     ("medians", "expected"),
     [
         ({}, []),
-        ({"e2e": 6}, ["m: its stages take 5 s, and e2e, which does the same, 6 s"]),
-        ({"generate": 2.5}, ["m: encode, prefill, decode take 3 s, and generate, which does the same, 2.5 s"]),
+        ({"e2e": 6}, ["m: its stages take 5 s, but e2e, which does the same, takes 6 s"]),
+        ({"generate": 2.5}, ["m: encode, prefill, decode take 3 s, but generate, which does the same, takes 2.5 s"]),
         ({"e2e": None, "generate": None}, []),
     ],
 )

@@ -132,10 +132,7 @@ class Intervals:
 
 
 def attribute(baseline: Costs, other: Costs) -> Attribution:
-    """Attribute the seconds that one model saves against another; raise AnalysisError where both have one name.
-
-    Where only one of them has separate encode or prefill times, both are first merged by `alike`.
-    """
+    """Attribute the seconds that one model saves against another, made `alike`; raise AnalysisError for one name."""
     if baseline.model == other.model:
         raise AnalysisError(f"two models must have two names, got {other.model!r} twice")
     a, b = alike(baseline, other)
@@ -164,10 +161,7 @@ def whole_generation(costs: Costs) -> Costs:
 
 
 def mean_of(costs: Sequence[Costs]) -> Costs:
-    """Return the mean parts, tokens and decode over samples; the time per token is all time over all tokens.
-
-    Raise AnalysisError without costs, or where they have different parts.
-    """
+    """Return mean parts, tokens and decode over samples; raise AnalysisError without any, or for different parts."""
     if not costs:
         raise AnalysisError("an average needs at least one sample, got none")
     first, n = costs[0], len(costs)

@@ -65,10 +65,7 @@ def why_not_fixed(hf_model: PreTrainedModel) -> str | None:
 
 
 def fixed(cache: Cache, slots: int, hf_model: PreTrainedModel, moves: bool) -> Cache:
-    """Return an empty fixed cache with `slots` for a prompt's cache; refuse unknown layers by name.
-
-    If window layers may move (`moves`), they have no more slots than their window.
-    """
+    """Return an empty fixed cache with `slots`, or a window's own if it `moves`; refuse unknown layers by name."""
     across = cross_attention_layers(cache, hf_model)
     layers = [_fixed(layer, slots, layer in across, moves) for layer in cache.layers]
     if not any(isinstance(layer, StaticLayer) for layer in layers):

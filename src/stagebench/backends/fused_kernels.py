@@ -1,7 +1,4 @@
-"""The Triton kernels of the fused decode step. Each streams its weights once.
-
-Numbers are rounded to the network's dtype exactly where transformers rounds them; sums are float32.
-"""
+"""The fused decode step's Triton kernels: rounded to the network's dtype as in transformers, with float32 sums."""
 
 import triton
 import triton.language as tl

@@ -37,10 +37,7 @@ def with_backend(model: VisionLanguageModel, name: str) -> VisionLanguageModel:
 
 
 def refusal(model: VisionLanguageModel, name: str) -> str | None:
-    """Return in one line why a network's config rules out a backend; None where it may run on a GPU.
-
-    A step with other logits than the plain one, or with host reads, is found at set-up.
-    """
+    """Return in one line why a network's config rules out a backend; None where set-up on a GPU decides."""
     if name == "eager":
         return None
     if isinstance(model, Family):

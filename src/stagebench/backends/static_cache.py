@@ -1,8 +1,4 @@
-"""The language model over a static KV cache: one function for a whole prompt, one for a decode step.
-
-Neither reads a value on the host, so both can be captured. The modules are transformers' own, plain or with the
-network's repeated layers compiled.
-"""
+"""The language model over a static KV cache, in two functions that can be captured: a prompt, and a decode step."""
 
 import copy
 import inspect
@@ -34,10 +30,7 @@ AttentionInterface.register(_MASKLESS, sdpa_attention_forward)
 
 
 def why_not_static(hf_model: PreTrainedModel) -> str | None:
-    """Return what a static cache and a padded prompt need and a language model lacks; None where nothing is missing.
-
-    Here positions count the tokens, and a prompt's mask is causal.
-    """
+    """Return what counted positions and a causal mask need and a language model lacks; None for nothing."""
     kind, plain = type(hf_model), GenerationMixin
     own = any(getattr(kind, name, None) is not getattr(plain, name, None) for name in _OF_GENERATION)
     text = hf_model.config.get_text_config()

@@ -195,10 +195,7 @@ def slowest(ranks: Sequence[Pass]) -> Pass:
 
 
 def certify(passes: Sequence[Pass], tokens: Sequence[int], logits: Sequence[Tensor]) -> dict[int, TokenMatch]:
-    """Return by number of processes the first match with `generate()` that is not equal, else an equal one.
-
-    Raise StageError where tokens differ without a near-tie.
-    """
+    """Return matches with `generate()` by number of processes; raise StageError for a difference but no near-tie."""
     found: dict[int, TokenMatch] = {}
     for each in passes:
         outcome = match_tokens(tokens, each.tokens, logits)

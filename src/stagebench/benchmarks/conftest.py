@@ -1,7 +1,4 @@
-"""Collect these benchmarks under one name, from this package and from the repository's folder `benchmarks`.
-
-Their fixtures are the plugin's.
-"""
+"""Collect these benchmarks under one name, from this package and from the repository's folder `benchmarks`."""
 
 from __future__ import annotations
 

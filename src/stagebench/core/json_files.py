@@ -71,17 +71,13 @@ def parse_json(data: bytes, finite: bool = True) -> Any:
 
 
 def _parsed_quickly(data: bytes) -> Any:
-    """Parse JSON that certainly holds nothing to refuse; return None for other data, and without the extra "trend".
-
-    A duplicate key is lost in parsing, and its colon with it. Data that may hide a colon in an escape is not parsed
-    here.
-    """
+    """Parse JSON that certainly holds nothing to refuse; return None for other data, and without the extra "trend"."""
     try:
         hidden = b"\\" in data and rb"\u003" in data
         if msgspec is None or hidden or _TOO_LONG in data.translate(_IN_NUMBERS):
             return None
         parsed = msgspec.json.decode(data)
-        lost = data.count(b":") != msgspec.json.encode(parsed).count(b":")
+        lost = data.count(b":") != msgspec.json.encode(parsed).count(b":")  # of a duplicate key, its colon too
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
         return None
     return None if lost or _is_deeper(parsed, MOST_NESTED) else parsed

@@ -1,8 +1,4 @@
-"""Count work in this process, in the code that does it: a cached result adds nothing.
-
-Counting is always on, because otherwise it could be off while something is timed. Adding a number takes 0.1 us.
-Importable without torch.
-"""
+"""Count work in this process, in the code that does it, always: a cached result adds nothing. Needs no torch."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -44,10 +40,7 @@ def undone(stage: str, done: Mapping[str, int]) -> str | None:
 
 
 def system() -> tuple[int, int, int] | None:
-    """Return the bytes that this process has read and written, and those of this reading, which the next one counts.
-
-    The kernel counts them (`/proc/self/io`), without files mapped into memory; None outside Linux.
-    """
+    """Return bytes read and written by this process, and by this reading (`/proc/self/io`); None outside Linux."""
     try:
         text = Path("/proc/self/io").read_bytes()
     except OSError:

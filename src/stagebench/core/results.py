@@ -240,10 +240,7 @@ def require_sound(results: Results, where: str) -> Results:
 
 
 def validate(data: Any, where: str) -> Results:
-    """Return JSON data as results; raise ResultsError, naming `where` they were read, for the first wrong value.
-
-    Every number must be a number, every name a text, and every benchmark must occur once.
-    """
+    """Return JSON data as results; raise ResultsError, naming `where`, for a wrong value or a repeated benchmark."""
     if not isinstance(data, dict) or not isinstance(data.get("stagebench"), dict):
         raise ResultsError(f"{where} must be written by stagebench's pytest plugin, got none of its keys")
     schema = data["stagebench"].get("schema")

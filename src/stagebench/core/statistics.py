@@ -45,10 +45,7 @@ class Evidence(NamedTuple):
 
 
 def log_ratios(base: Array, head: Array) -> Array:
-    """Return the log of head over base, pair by pair; NaN where either is not a positive, finite time.
-
-    Both are seconds, of one shape. What slows both sides of a pair cancels.
-    """
+    """Return the log of head over base seconds, pair by pair; NaN where either is not a positive, finite time."""
     valid = np.isfinite(base) & np.isfinite(head) & (base > 0) & (head > 0)
     return np.log(np.where(valid, head, np.nan) / np.where(valid, base, 1.0))
 

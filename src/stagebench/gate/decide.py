@@ -36,10 +36,7 @@ def compare(base: str | PathLike[str], head: str | PathLike[str], rules: Rules |
 def judge(
     base: Sequence[Results], head: Sequence[Results], rules: Rules, allowed: Collection[str] = ()
 ) -> list[Verdict]:
-    """Judge comparable results (see `require_comparable`); base[i] and head[i] were measured one after the other.
-
-    In `allowed` stages the content and the requested work may change.
-    """
+    """Judge comparable results, base[i] paired with head[i]; content and requested work of `allowed` may change."""
     counters = judge_counters(base, head, rules, allowed)
     return [*judge_presence(base, head), *counters, *judge_times(base, head, rules, counters)]
 
@@ -74,10 +71,7 @@ def differing_markers(base: Sequence[Results], head: Sequence[Results]) -> list[
 
 
 def require_comparable(base: Sequence[Results], head: Sequence[Results], changed: Collection[str] = ()) -> None:
-    """Raise GateError or ResultsError for a side without results, unsound results, or another environment.
-
-    The `changed` keys of the environment may differ.
-    """
+    """Raise GateError or ResultsError for missing, unsound or incomparable results; the `changed` keys may differ."""
     for side, runs in (("base", base), ("head", head)):
         if not runs:
             raise GateError(f"the {side} must have a run, got none")
@@ -89,10 +83,7 @@ def require_comparable(base: Sequence[Results], head: Sequence[Results], changed
 
 
 def processes_of(results: Results) -> list[Results]:
-    """Return the processes of a recording, each with its own medians; any other run is one process.
-
-    Raise ResultsError where not every benchmark has a time for each process.
-    """
+    """Return a run's processes, each with its own medians; raise ResultsError where one lacks a time."""
     counts = {benchmark.get("extra_info", {}).get("processes") for benchmark in results["benchmarks"]}
     if counts <= {None}:
         return [results]

@@ -1,7 +1,4 @@
-"""Check whether this machine is fit for timing, by the system's own data and by equal work in fresh processes.
-
-Importable without torch. Data that a machine does not report are "unknown", and don't make it unfit.
-"""
+"""Check whether this machine is fit for timing; what it does not report is "unknown". Importable without torch."""
 
 import json
 import os

@@ -1,7 +1,4 @@
-"""Read the rules of a gate, thresholds, floors and tolerances, from `[tool.stagebench.gate]` in pyproject.toml.
-
-A change can't relax the rules that judge it: of the base's and the head's, the stricter holds.
-"""
+"""Read a gate's rules from `[tool.stagebench.gate]` in pyproject.toml: of base and head, the stricter hold."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Read a decision back from untrusted JSON.
-
-Only numbers, and names in plain letters, are kept. Sentences are not: they might hold a link, a mention or a command.
-"""
+"""Read a decision back from untrusted JSON: only numbers and plain names, as sentences might hold links or commands."""
 
 import re
 from pathlib import Path
@@ -25,10 +22,7 @@ _OPTIONAL: dict[str, Any] = _NUMBERS | {"interval": list[Number], "counter": Tex
 
 
 def read_decision(path: Path) -> Decision:
-    """Read the file of `--json` of a gate or a comparison; raise ResultsError for anything else.
-
-    Only its verdicts are used: headline and exit code follow from them.
-    """
+    """Read the verdicts in a file of `--json`, from which all else follows; raise ResultsError for another file."""
     what = f"the decision {path}"
     data = read_json(path, what, ResultsError)
     check(data, _DECISION, what, ResultsError)

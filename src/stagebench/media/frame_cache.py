@@ -43,11 +43,7 @@ Reader = Callable[[Path, int, LoadSettings], Media]
 def read_cached(
     path: Path, count: int, loading: LoadSettings, folder: Path, read: Reader, max_bytes: int = MAX_BYTES
 ) -> Media:
-    """Return the frames of a clip from the cache, with `cache_hits` 1; or read and keep them, with `cache_hits` 0.
-
-    Create the folder if it is missing, and shrink it to `max_bytes` after writing; raise MediaError where it can't be
-    created.
-    """
+    """Return frames from the cache (`cache_hits` 1), or read and keep them (0); raise MediaError without a folder."""
     try:
         clip = path.stat()
         folder.mkdir(parents=True, exist_ok=True)

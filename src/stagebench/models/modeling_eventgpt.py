@@ -21,10 +21,7 @@ PATCH_TOKEN, START_TOKEN, END_TOKEN = "<ev_patch>", "<ev_start>", "<ev_end>"
 
 
 class EventGPTConfig(LlamaConfig):
-    """A Llama config with the authors' extra keys and, nested, the config of the CLIP tower.
-
-    The authors keep the tower's config in a separate folder, named by `mm_visual_tower`; it is read from there.
-    """
+    """A Llama config with the authors' extra keys, and the CLIP tower's, nested, from the folder `mm_visual_tower`."""
 
     model_type = "EventChat_llama"
     sub_configs = {"vision_config": CLIPVisionConfig}  # noqa: RUF012 - transformers' own form

@@ -64,10 +64,7 @@ class PromptBackend(Backend, Protocol):
     def prompt(
         self, embeds: Tensor, attention_mask: Tensor, generation_config: GenerationConfig
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Return the last position's logits (batch, 1, vocabulary), and the state that `advance` continues from.
-
-        `embeds` are (batch, tokens, hidden size); the config's `max_length` counts the prompt and the new tokens.
-        """
+        """Return the last logits (batch, 1, vocabulary) and `advance`'s state of embeds (batch, tokens, hidden)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,10 +228,7 @@ def _key_of(token: str) -> str:
 
 
 def _with_prompt(ids: Tensor, plain: Callable[..., Any], generation_config: GenerationConfig, **given: Any) -> Any:
-    """Prepare logits processors, with the prompt's ids only where they are needed.
-
-    `generate()` omits the ids of embedded prompts; reading them makes the host wait for the device.
-    """
+    """Prepare logits processors; pass the prompt's ids, for which the host waits, only where they are needed."""
     penalty, size = generation_config.encoder_repetition_penalty, generation_config.encoder_no_repeat_ngram_size
     needed = {} if penalty in (None, 1.0) and size in (None, 0) else {"encoder_input_ids": ids}
     return plain(generation_config, **given | needed)

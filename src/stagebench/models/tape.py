@@ -70,10 +70,7 @@ class Encoders:
 
     @torch.no_grad()
     def record(self, inputs: Mapping[str, Any]) -> tuple[Tape, DirectCalls]:
-        """Run `generate()` until its language model would start; return its encoders' outputs and direct calls.
-
-        Raise StageError where no encoder was called by then: the pixels are then used inside the language model.
-        """
+        """Run `generate()` up to its language model; return its encoders' outputs and direct calls, or StageError."""
         tape: list[EncoderCall] = []
         direct: list[DirectCall | None] = []
 
@@ -160,10 +157,7 @@ def _beside_language_model(hf_model: PreTrainedModel) -> dict[str, nn.Module]:
 
 @contextmanager
 def answered(tape: Tape) -> Iterator[Callable[[str], Any]]:
-    """Yield a function from an encoder's name to its next output on the tape.
-
-    Raise StageError for an empty tape, a call too many or too few, or a call of another encoder.
-    """
+    """Yield a function from an encoder's name to its next output; raise StageError unless all are used in order."""
     if not tape:
         raise StageError("a tape must hold at least one encoder's output, got none")
     left = list(tape)

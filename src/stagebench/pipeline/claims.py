@@ -1,7 +1,4 @@
-"""Check every claim that the times rest on.
-
-Each check covers one way in which such numbers can be wrong, and reports in its detail what it found.
-"""
+"""Check every claim that the times rest on; each detail reports what was found."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,10 +33,7 @@ class Claim:
 
 
 def claims(model: VisionLanguageModel, sample: Sample, options: Options) -> Iterator[Claim]:
-    """Check a greedy model on a sample, claim by claim; stop after work that differs from that of `generate()`.
-
-    Equal tokens are claimed where the caller's `pinned_runtime` makes `generate()` repeatable.
-    """
+    """Check a greedy model on a sample, claim by claim, until its work differs from that of `generate()`."""
     reference = count_reference(model, sample, options)
     claim = "the stages do the work of generate(), once"
     try:

@@ -128,10 +128,7 @@ def count_work(function: Callable[[], T], modules: Mapping[str, nn.Module] | Non
 
 
 class WorkCounter:
-    """Counts the work of each stage of one pass, and digests its output; called like a `Stopwatch`.
-
-    Replayed work shows in no module and no operator, so a backend counts its own.
-    """
+    """Counts each stage's work in a pass, replays by the backend's count, and digests outputs, as a `Stopwatch`."""
 
     def __init__(self, modules: Mapping[str, nn.Module], backend: Backend | None = None) -> None:
         self.modules = modules

@@ -23,10 +23,7 @@ def decode(model: VisionLanguageModel, prefilled: Prefilled) -> Generation:
 
 @torch.no_grad()
 def advance(model: VisionLanguageModel, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
-    """Run at most `steps` decode steps, by default all; return the new state, from which decode can continue.
-
-    The cache is changed in place. Refuse one that does not hold the tokens chosen so far, as after an earlier decode.
-    """
+    """Run at most `steps` decode steps, and return the state to continue from; refuse a cache of other tokens."""
     _require_fresh_cache(prefilled)
     if model.backend is not None:
         return model.backend.advance(prefilled, steps)
@@ -67,10 +64,7 @@ class Progress:
 def take_steps(
     step: Callable[[Tensor], Tensor], prefilled: Prefilled, steps: int | None, progress: Progress, lag: int = 1
 ) -> Prefilled:
-    """Call `step`, from the sequences so far to logits, for at most `steps` tokens; see `advance`.
-
-    Whether all rows have stopped is checked `lag` steps later. Steps run after that are cut off and counted as wasted.
-    """
+    """Call `step` for at most `steps` tokens; stops are checked `lag` steps later, and steps after them are cut off."""
     sequences, unfinished = prefilled.sequences, prefilled.unfinished
     choice = prefilled.logits_processor, prefilled.stopping_criteria, prefilled.generation_config
     room = prefilled.generation_config.max_length - sequences.shape[1]

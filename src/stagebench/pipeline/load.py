@@ -17,10 +17,7 @@ REFUSED_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".tif", ".tiff", ".webp")  # FFmpeg
 
 
 def load(sample: Sample, images: int) -> Media:
-    """Read `images` images from a sample's path: a recording, a PNG, a folder of PNGs, or a video.
-
-    Raise MediaError where it is missing, unreadable, empty, damaged, of an unknown kind, or too short.
-    """
+    """Read images from a sample's path; raise MediaError where it is unreadable, damaged, unknown or too short."""
     path, loading, suffix = sample.path, sample.loading, sample.path.suffix.lower()
     if suffix in READERS:
         return read_events(path, images, loading)

@@ -76,10 +76,7 @@ def _accepted(default: GenerationConfig, options: Mapping[str, Any]) -> dict[str
 
 
 def resolved(hf_model: PreTrainedModel, input_ids: Tensor, options: Mapping[str, Any]) -> GenerationConfig:
-    """Return the config that `generate()` will merge from the options, so that it can be checked before.
-
-    Its `max_length` counts the prompt, int64 (batch, tokens), and the new tokens.
-    """
+    """Return the config that `generate()` will merge; its `max_length` counts prompt and new tokens."""
     keywords = {name: option for name, option in options.items() if name not in _ARGUMENTS}
     given = options.get("generation_config")
     # Always pass a config: without one transformers 5.17 takes 11 ms to look for a model's legacy options.

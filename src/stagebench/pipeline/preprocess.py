@@ -6,10 +6,7 @@ from stagebench.models.protocol import VisionLanguageModel
 
 
 def preprocess(model: VisionLanguageModel, media: Media, question: str) -> Inputs:
-    """Run the stage; refuse a number of images that the model does not take.
-
-    Refuse also a question that is blank, not Unicode text, or holds special tokens of the model.
-    """
+    """Run the stage; refuse other image counts, and questions that are blank, not Unicode or hold special tokens."""
     if len(media.images) != model.images_per_sample:
         raise StageError(f"{model.name} takes {model.images_per_sample} images, got {len(media.images)}")
     if not question.strip():

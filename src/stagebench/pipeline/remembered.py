@@ -34,10 +34,7 @@ TRIES = 3
 
 
 def varied(given: T, number: int) -> T:
-    """Copy a stage's input with noise in the middle of each picture, different for each number, none for 0.
-
-    In features, the noise is in the middle of a row's tokens and of each token.
-    """
+    """Copy a stage's input with noise in the middle of each picture, or of the features: by number, none for 0."""
     copied = copy.deepcopy(given)
     match copied:
         case Media(images=images):

@@ -51,10 +51,7 @@ def run_stages(
     stages: Iterable[str] = STAGE_NAMES,
     outputs: StageOutputs | None = None,
 ) -> StageOutputs:
-    """Run the path once, or some of its stages, with the given outputs of the others.
-
-    Each stage is called as `instrument(stage, function, *args)`, as by a `Stopwatch` or a `WorkCounter`.
-    """
+    """Run the path, or some stages on the others' outputs, each called as `instrument(stage, function, *args)`."""
     steps, done = path(model, sample, options), dict(outputs or {})
     for stage in stages:
         done[stage] = instrument(stage, steps[stage], made_before(stage, done))
@@ -82,10 +79,7 @@ def reference_generate(model: VisionLanguageModel, inputs: Inputs, options: Opti
 
 
 def scored_generate(model: VisionLanguageModel, inputs: Inputs, options: Options) -> tuple[Tensor, list[Tensor]]:
-    """Return the tokens of `reference_generate`, and the first row's raw logits of each step.
-
-    The logits, (vocabulary,) in the model's dtype, certify the tokens.
-    """
+    """Return `reference_generate`'s tokens, and the first row's logits by step: (vocabulary,), the model's dtype."""
     scored = dict(options) | {"return_dict_in_generate": True, "output_logits": True}
     output = model.hf_model.generate(**model.reference_inputs(inputs), **scored)
     logits = [step[0].to(model.hf_model.dtype) for step in output.logits]

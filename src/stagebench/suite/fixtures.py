@@ -1,7 +1,4 @@
-"""Fixtures for benchmarks of models, ours and others': a sample, the models one by one, and their verification.
-
-torch is imported only where a fixture is used.
-"""
+"""Fixtures for benchmarks of models, which import torch: a sample, the models one by one, and their verification."""
 
 from __future__ import annotations
 
@@ -58,10 +55,7 @@ def stage_rounds(pytestconfig: pytest.Config) -> int:
 
 @pytest.fixture(scope="session")
 def stage_gpu(pytestconfig: pytest.Config) -> Iterator[environment.Gpu | None]:
-    """The timed GPU, for reading its clocks; None on a CPU, or where NVML is not installed.
-
-    None also in lockstep, because repeating a disturbed benchmark would put both processes out of step.
-    """
+    """The timed GPU; None on a CPU, without NVML, or in lockstep, where repeating a benchmark would break step."""
     import torch
 
     device = torch.device(plugin.settings(pytestconfig).model.device)
@@ -81,10 +75,7 @@ def stage_benchmark(
     stage_rounds: int,
     pytestconfig: pytest.Config,
 ) -> Callable[..., Any]:
-    """`benchmark.pedantic` for models, with everything set up before a timed round.
-
-    On a GPU it records clocks and power, and repeats a disturbed benchmark.
-    """
+    """`benchmark.pedantic` after all set-up; on a GPU it records clocks, and repeats a disturbed benchmark."""
     if benchmark.disabled:  # pytest-benchmark calls it once, and times nothing
         return functools.partial(gpu_monitored.pedantic, benchmark, [], None, rounds=stage_rounds)
     collected = judging.session_of(pytestconfig).benchmarks
@@ -129,10 +120,7 @@ def stage_sample(
 def stage_reference(
     stage_plain_model: VisionLanguageModel, stage_sample: Sample, stage_options: Options, pytestconfig: pytest.Config
 ) -> Reference | None:
-    """The reference of all backends of a model, counted once.
-
-    None with `--stage-times-only`: an earlier process has verified the same code.
-    """
+    """The reference of all backends of a model; None with `--stage-times-only`: the code was verified before."""
     from stagebench.pipeline.verify import count_reference
 
     timed = pytestconfig.option.stage_times_only

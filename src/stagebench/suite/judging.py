@@ -118,10 +118,7 @@ def is_compared(config: pytest.Config) -> bool:
 
 
 def judge(config: pytest.Config, place: dict[str, str], rules: Rules) -> Decision:
-    """Judge this process as the gate does, by its counters and its missing benchmarks.
-
-    Benchmarks left out on purpose are not missing. The times of one process are a single sample, and decide nothing.
-    """
+    """Judge this process as the gate does, by counters and missing benchmarks; one process's times decide nothing."""
     allowed, bench, decision = config.option.stage_allow_changed, session_of(config), Decision()
     mine = _results([b.as_dict(include_data=False) for b in bench.benchmarks if not b.has_error], place)
     ran, verdicts = {b["fullname"] for b in mine["benchmarks"]}, []
@@ -143,10 +140,7 @@ def _results(benchmarks: list[Any], place: dict[str, str]) -> Results:
 
 
 def wrong_with(session: pytest.Session, judged: Decision) -> list[str]:
-    """Return a line for each missing benchmark of this session, and for each with other work or content, even less.
-
-    A benchmark that did not run because the session failed, or was stopped, is not missing.
-    """
+    """Return a line for each benchmark of this session with other work or content, or missing without a reason."""
     wrong = []
     for benchmark in session_of(session.config).benchmarks:
         try:

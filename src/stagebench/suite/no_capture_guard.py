@@ -21,10 +21,7 @@ def about(model: VisionLanguageModel) -> dict[str, Any]:
 def settled(
     model: VisionLanguageModel, pedantic: Callable[..., Any], rounds: int, pass_on: Callable[[], None]
 ) -> Callable[..., Any]:
-    """Return `gpu_monitored.pedantic` that fails where something was captured or compiled in a timed round.
-
-    `pass_on` is called before each round's set-up and after the last round, so that another process has its turn.
-    """
+    """Return `gpu_monitored.pedantic` that fails if a timed round set something up, with `pass_on` between rounds."""
 
     def checked(
         function: Callable[..., Any], args: tuple[Any, ...] = (), setup: Callable[[], None] | None = None, **more: Any

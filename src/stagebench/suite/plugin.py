@@ -102,10 +102,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def settings(config: pytest.Config) -> Settings:
-    """Return this session's settings of models; the length is fixed by default, so that runs do equal work.
-
-    They are read when an option, a benchmark of ours or a stored run needs them; other benchmarks have none.
-    """
+    """Return this session's settings of models, read when first needed; the length is fixed by default."""
     if _SAID not in config.stash:
         raise pytest.UsageError(f"benchmarks of stagebench need its plugin from the start, add -p {__name__}")
     if selection.SETTINGS not in config.stash:

@@ -80,10 +80,7 @@ def _is_ignored(config: pytest.Config, path: Path) -> bool:
 
 
 def _is_within(config: pytest.Config, name: str, argument: str) -> bool:
-    """Return whether an argument of pytest names a benchmark: itself, or its file, class, function or folder.
-
-    An argument that is not a path (another package, with `--pyargs`) may name any benchmark.
-    """
+    """Return whether an argument of pytest names a benchmark, its file, class, function or folder, or no path."""
     file, _, inside = name.partition("::")
     folder, path, part = _file_of(config, argument), (config.rootpath / file).resolve(), argument.partition("::")[2]
     if not folder.exists() and not _is_shipped(config, argument):

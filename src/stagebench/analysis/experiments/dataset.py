@@ -95,10 +95,7 @@ def read_dataset(path: Path, question: str = DEFAULT_QUESTION) -> Dataset:
 
 
 def path_shown(entry: Entry, media: str, own: str) -> Path | None:
-    """Return a model's path in a sample, by one of `settings.MEDIA` and the model's own kind ("video" or "events").
-
-    Events may be drawn already. None where the sample has no media of the kind.
-    """
+    """Return a model's path in a sample, by one of `settings.MEDIA` and its own kind; None without such media."""
     events, frames = ("events", "images"), ("video",)
     own_first = (*events, *frames) if own == "events" else (*frames, *events)
     kinds = {"own": own_first, "frames": frames, "events": events}[media]

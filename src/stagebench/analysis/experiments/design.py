@@ -81,11 +81,7 @@ class Design:
     skipped: tuple[Problem, ...]  # not samples, or left out
 
     def schedule(self, models: Sequence[str], seed: int) -> list[Task]:
-        """Return all passes in order: samples at random, in each sample the models at random, then modes and passes.
-
-        So no model always goes first, and drift affects all models equally. The same seed gives the same order, so that
-        a run can be resumed.
-        """
+        """Return all passes, at random by sample, then by model and mode; a seed gives one order, also for resuming."""
         draw = random.Random(seed)
         tasks: list[Task] = []
         for block in self.blocks:
@@ -120,10 +116,7 @@ class Design:
 
 
 def make_design(dataset: Dataset, wanted: Wanted) -> Design:
-    """Cut the samples into windows, leave out those without the requested media, and make the blocks.
-
-    Raise AnalysisError where no sample is left.
-    """
+    """Cut the samples, keep those with the requested media, and make the blocks; raise AnalysisError without any."""
     media = wanted.loading.media
     entries = tuple(entry for entry in dataset.entries if path_shown(entry, media, "video"))
     without = (Problem(e.id, f"has no {media}") for e in dataset.entries if not path_shown(e, media, "video"))
@@ -151,10 +144,7 @@ def synthetic_dataset(synthetic: SyntheticClip, samples: int, question: str) -> 
 
 
 def cut(dataset: Dataset, length: float | None, time_unit: str | None = None) -> Dataset:
-    """Cut samples into consecutive windows of `length` seconds, and drop the rest at the end.
-
-    A sample that is shorter than a window, or has no length, stays whole. An unreadable one becomes broken.
-    """
+    """Cut samples into windows of `length` seconds; shorter ones stay whole, and unreadable ones become broken."""
     if length is None:
         return dataset
     entries: list[Entry] = []
@@ -175,10 +165,7 @@ def length_of(entry: Entry, time_unit: str | None = None) -> float:
 
 
 def seconds_of(path: Path, time_unit: str | None = None) -> float:
-    """Return the seconds of a clip by its frames, or of a recording by its first and last event.
-
-    Raise MediaError where the file can't be read, or its frames have no times.
-    """
+    """Return a clip's or recording's seconds; raise MediaError where it is unreadable, or its frames have no times."""
     if path.suffix.lower() in READERS:
         t = load_event_arrays(path, LoadSettings(time_unit=time_unit)).t
         return (int(t[-1]) - int(t[0])) / 1e6

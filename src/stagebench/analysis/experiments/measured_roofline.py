@@ -24,11 +24,7 @@ MATMUL_SIDE = 1024, 8192  # on a CPU and elsewhere: large enough to keep all uni
 
 
 def measure_ceilings(settings: ModelSettings) -> Ceilings:
-    """Return the best rates of several rounds, in the models' dtype, on their device, within `pinned_runtime`.
-
-    They are those of a copy within the device's memory, with bytes read and bytes written, and of a product of two
-    square matrices, 2 n^3 FLOPs.
-    """
+    """Return the best rates of a copy and a matrix product, in the models' dtype, within `pinned_runtime`."""
     device = torch.device(settings.device)
     multiply, flops = matmul_workload(device, getattr(torch, settings.dtype))
     rate = flops / _fastest(multiply, device)

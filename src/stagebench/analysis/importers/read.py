@@ -97,10 +97,7 @@ FORMATS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, str], list[Timing
 
 
 def read_files(paths: Sequence[Path], format_name: str | None = None) -> Measured:
-    """Read files of any known format, or of one of `FORMATS`, together; a model in several files gets the file's name.
-
-    Raise AnalysisError where a file is unreadable, or not of that format.
-    """
+    """Read files together, of the named or any known format; raise AnalysisError for an unreadable or unknown one."""
     by_file = {path: groupby(_read(path, format_name), attrgetter("costs.model")) for path in paths}
     found = [(path, model, list(timings)) for path, models in by_file.items() for model, timings in models]
     files, whole = Counter(model for _, model, _ in found), Measured()

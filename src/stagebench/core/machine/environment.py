@@ -111,10 +111,7 @@ def load_warning() -> str | None:
 
 
 def fingerprint(path: Path, *patterns: str) -> str:
-    """Return a digest of a file, or of all matching files of a folder; "hub" for a path that does not exist.
-
-    A file over 64 MiB (weights) counts by its size alone: reading it would take longer than the benchmark.
-    """
+    """Return a digest of a file, or of matching files of a folder; "hub" if absent. Over 64 MiB only sizes count."""
     if not path.exists():
         return "hub"
     digest = hashlib.sha256()
@@ -192,10 +189,7 @@ class Gpu:
 
 @contextmanager
 def opened_gpu(uuid: str | None = None, own_processes: int = 0) -> Iterator[Gpu | None]:
-    """Open NVML and yield the GPU with a UUID, or the first; None without the extra "gpu", a driver, or such a GPU.
-
-    A GPU is chosen by UUID because CUDA's order of indices is not NVML's.
-    """
+    """Open NVML and yield the GPU with a UUID, or the first; None without the extra "gpu", a driver, or such a GPU."""
     with ExitStack() as stack:
         gpu = None
         with suppress(ImportError):

@@ -25,10 +25,7 @@ PATIENCE = 0.5
 
 @contextmanager
 def measurement(say: Callable[[str], object]) -> Iterator[None]:
-    """Run the block as the only measurement on this machine, or as a part of it; raise BusyError beside another one.
-
-    Where the file can't be locked at all, report it with `say` and run the block.
-    """
+    """Hold the machine's lock during the block; raise BusyError beside another one, or `say` why it can't be locked."""
     if WITHIN in os.environ:
         yield
         return
@@ -129,10 +126,7 @@ def locked(folder: Path, refusal: str | None = None, sure: bool = False) -> Iter
 
 @contextmanager
 def scratch_folder(home: Path | None = None) -> Iterator[Path]:
-    """Create a temporary folder, remove it at the end, and remove now those that killed processes left.
-
-    By default it is where the system keeps temporary files.
-    """
+    """Create a temporary folder, remove it at the end, and remove now those that killed processes left."""
     home = home or Path(tempfile.gettempdir())
     for left in home.glob(f"{SCRATCH}*"):
         with suppress(OSError), _held(left) as free:  # another user's, or removed meanwhile

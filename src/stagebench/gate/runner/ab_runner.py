@@ -54,10 +54,7 @@ class ScheduledProcess:
 
 
 def schedule(phase: str, blocks: int, seed: int) -> list[ScheduledProcess]:
-    """Plan blocks of four: base, head, head, base, or the reverse, drawn by the seed for each block.
-
-    A linear drift over a block affects both sides equally, and a slow first process affects either side as often.
-    """
+    """Plan blocks of four: base, head, head, base, or the reverse by the seed, so that drift affects both equally."""
     draw = random.Random(f"{seed} {phase}")
     planned = []
     for block in range(blocks):
@@ -70,10 +67,7 @@ def schedule(phase: str, blocks: int, seed: int) -> list[ScheduledProcess]:
 
 @dataclass(frozen=True, slots=True)
 class ABRunner:
-    """Runs processes one after the other, or pairs in lockstep, and keeps their results.
-
-    Methods raise GateError where a process fails, or the runs of a phase are not comparable.
-    """
+    """Runs processes, or pairs in lockstep; GateError where one fails, or a phase's runs are not comparable."""
 
     variants: dict[str, Variant]  # both sides by name
     plan: ABPlan

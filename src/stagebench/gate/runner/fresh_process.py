@@ -140,10 +140,7 @@ class FailedError(GateError):
 
 
 def measure(planned: Sequence[FreshProcess]) -> list[Results]:
-    """Run one process, or two in lockstep, and return the results of each.
-
-    Raise FailedError where a benchmark failed, GateError where a process ran none, ResultsError for unreadable results.
-    """
+    """Return the results of one process, or of two in lockstep; raise FailedError, or GateError without results."""
     with scratch_folder() as scratch:
         with ExitStack() as stack:
             with lockstep.pipes() as ends:

@@ -49,10 +49,7 @@ class Phases:
     began: float  # start of the budget, by the monotonic clock
 
     def decide(self) -> list[Verdict]:
-        """Run all phases; raise GateError where a process failed, ran nothing, or ran in another environment.
-
-        A stage of the head that refused its input or its own work is a verdict.
-        """
+        """Run all phases; raise GateError where nothing was measured. A refusal by a stage of the head is a verdict."""
         counters: list[Verdict] = []
         try:
             base, head = self.runner.count()

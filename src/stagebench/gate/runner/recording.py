@@ -1,8 +1,4 @@
-"""Make results from fresh processes: one verifies and counts the work, the others time it.
-
-The process is the sample: each gives one median per benchmark, and the results hold these medians. Importable without
-torch.
-"""
+"""Make results from fresh processes, which are the samples: one verifies and counts the work, the others time it."""
 
 import random
 import re
@@ -86,10 +82,7 @@ def recorded(
 
 
 def plan_of(root: Path, rounds: int, select: str, arguments: Sequence[str]) -> Process:
-    """Return the plan of all processes of a recording; another plan is another recording.
-
-    Raise ResultsError for an argument of pytest that the recording sets itself, or that chooses benchmarks.
-    """
+    """Return the plan of a recording's processes; raise ResultsError for pytest's arguments that it sets itself."""
     for argument in arguments:
         if OWN.match(argument):
             raise ResultsError(f"a recording must be chosen by --select, --rounds and OUT, got {argument}")

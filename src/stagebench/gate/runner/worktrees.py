@@ -99,10 +99,7 @@ def _add_generated(top: Path, copies: Sequence[Path]) -> Iterator[str]:
 
 
 def imported_from(top: Path) -> Iterator[Path]:
-    """Yield the repository's folders, relative to it, from which this interpreter imports modules.
-
-    They are on its search path, or belong to a package that is installed from there, editable or not.
-    """
+    """Yield the repository's folders on this interpreter's search path, or of packages installed from there."""
     found = [Path(each).resolve() for each in sys.path]
     for package in metadata.distributions():
         if "dir_info" in (about := json.loads(package.read_text("direct_url.json") or "{}")):
@@ -249,10 +246,7 @@ def dependencies(root: Path) -> tuple[list[str], str]:
 
 
 def python_of_base(base: Path, head: Path, home: Path, say: Callable[[str], None]) -> Path:
-    """Return this interpreter, or that of a virtual environment where the base's dependencies differ from the head's.
-
-    Environments are kept in `home`, one per set of dependencies; raise GateError where one can't be built.
-    """
+    """Return this interpreter, or one in `home` with the base's dependencies if they differ; GateError if it fails."""
     wanted = given = dependencies(base)
     with suppress(GateError):  # pytest will report an unreadable head
         given = dependencies(head)

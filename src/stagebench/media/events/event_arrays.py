@@ -106,10 +106,7 @@ def but_others(names: Iterable[str]) -> str:
 
 
 def in_microseconds(name: str, t: NDArray[Any], unit: str | None) -> NDArray[Any]:
-    """Return times of any unit, integers or floating point, in whole microseconds; those in microseconds unchanged.
-
-    Raise MediaError where a time is not finite or too large, or floating point can't resolve milliseconds.
-    """
+    """Return times of any unit in whole microseconds; raise MediaError for one out of range, or coarser than a ms."""
     factor, divisor = _UNITS[unit or "us"]
     if t.dtype.kind == "f":
         with np.errstate(over="ignore"):

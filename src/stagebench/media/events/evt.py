@@ -25,10 +25,7 @@ Which = NDArray[np.intp]
 
 
 def read_evt(path: Path, loading: LoadSettings) -> EventArrays:
-    """Decode a recording from its beginning, as the format requires, to the end of the window.
-
-    Events before the first TIME_HIGH, or before the first row, are left out, because their time or place is unknown.
-    """
+    """Decode a recording to the end of the window, without events before the first TIME_HIGH and the first row."""
     loading = own_clock(path.name, loading)
     with path.open("rb") as file:
         header, length = _read_header(path.name, file.read(_LONGEST_HEADER))

@@ -1,7 +1,4 @@
-"""Read DSEC's recordings in HDF5: `events/{x,y,t,p}`, blosc-compressed, and `t_offset`.
-
-The index `ms_to_idx` is not used: bisecting the times takes about as long, and a wrong index can't mislead it.
-"""
+"""Read DSEC's recordings in HDF5: `events/{x,y,t,p}`, blosc-compressed, and `t_offset`; times are bisected."""
 
 import math
 from collections.abc import Mapping

@@ -138,10 +138,7 @@ def _new_table(heads: NDArray[np.uint8], own: list[int], tables: list[int], one:
 
 
 def _goes_on(packets: Sequence[av.Packet[av.VideoStream]], start: int) -> bool:
-    """Return whether times are evenly spaced at the end of a part, up to the next frame, so that none is missing.
-
-    A part that begins at an earlier time is another clip, and its times are not used.
-    """
+    """Return whether times are evenly spaced at the end of a part, up to the next frame where that is later."""
     times = [packet.pts for packet in packets[max(0, start - 2 * _TAIL) : start + 1] if packet.pts is not None]
     *before, time = times or [0]
     if len(before) < 2:
