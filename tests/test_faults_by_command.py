@@ -192,7 +192,7 @@ FAULTS = {
         "pipeline/encode.py",
         REMEMBERED.format(stage="encode", model="eventgpt"),
         "regression",
-        "remembered",
+        "cached",
     ),
     "a hidden second decode": Fault(
         "llava-1.5-load", "pipeline/load.py", DECODED_TWICE, "regression", "bytes_from_files"
