@@ -21,7 +21,6 @@ from stagebench.analysis.experiments import measured_roofline, runner, thumbnail
 from stagebench.analysis.experiments.runner import drop_from_page_cache
 from stagebench.analysis.samples import (
     SAMPLES_FILE,
-    THUMBNAILS,
     costs_by_sample,
     read_run,
     read_samples,
@@ -116,7 +115,7 @@ def test_what_the_models_saw_is_noted_and_shown_in_the_report(finished):
     assert kinds["scene", "scene.npy"] == ("events", 5)
     assert kinds["scene", "scene.mp4"][0] == kinds["straße_1", "straße_1.mp4"][0] == "frames"
     kept = {thumbnail_of(*shown) for shown in seen}
-    assert {path.relative_to(finished[0]) for path in (finished[0] / THUMBNAILS).iterdir()} == kept
+    assert {path.relative_to(finished[0]) for path in (finished[0] / "thumbnails").iterdir()} == kept
     page = (finished[0] / "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") == len(kept) == 3
     assert "2 of 2 samples, as the models see them" in page

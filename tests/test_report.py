@@ -213,7 +213,7 @@ def test_the_trace_is_one_pass_of_each_model_that_viewers_of_traces_read(folder,
     events = trace["traceEvents"]
     (link,) = [each for each in page.values("href") if each.startswith("data:")]
     assert json.loads(b64decode(link.partition(",")[2])) == trace
-    assert {event["ph"] for event in events} == {"M", "X"}
+    assert {event["ph"] for event in events} == {"M", "X", "i"}
     assert [e["args"]["name"] for e in events if e["name"] == "process_name"] == [
         "quick: s4, natural length",
         "slow <b>: s4, natural length",
@@ -224,16 +224,19 @@ def test_the_trace_is_one_pass_of_each_model_that_viewers_of_traces_read(folder,
         assert all(b["ts"] == pytest.approx(a["ts"] + a["dur"]) for a, b in pairwise(stages))
 
 
-def test_a_timeline_of_measured_starts_has_its_gaps_and_its_tokens():
-    starts = {stage.name: 0.1 * number for number, stage in enumerate(STAGES)}
-    line = timeline([row("quick", 0, tokens=4) | {"starts": starts, "token_times": [0.402, 0.404, 0.406]}])
-    assert (line["starts"], line["passes"]["quick"]["stages"]["decode"][0]) == ("measured", 0.4)
+def test_a_token_is_a_mark_when_it_was_known():
+    line = timeline([row("quick", 0, tokens=4) | {"token_times": [0.402, 0.404, 0.406]}])
     marks = [event for event in to_trace(line)["traceEvents"] if event["ph"] == "i"]
     assert [(mark["name"], round(mark["ts"])) for mark in marks] == [
         ("token 2", 402_000),
         ("token 3", 404_000),
         ("token 4", 406_000),
     ]
+
+
+def test_a_pass_that_did_not_note_when_its_stages_began_has_no_timeline():
+    old = {key: value for key, value in row("quick", 0).items() if key != "starts"}
+    assert timeline([old]) == {}
 
 
 def test_models_that_share_no_sample_have_no_timeline():

@@ -1,5 +1,7 @@
 """A run of `stagebench analyze` that was made up: what its run.json and its lines of samples hold."""
 
+from itertools import accumulate
+
 from stagebench.core.stages import STAGE_NAMES
 
 MODELS = {"quick": 1.0, "slow <b>": 2.5}
@@ -11,6 +13,7 @@ def row(model, i, study="main", value=None, mode="natural", tokens=None):
     seconds = {stage: factor * (n + 1 + 0.01 * i) * 1e-3 for n, stage in enumerate(STAGE_NAMES)}
     seconds["decode"] = factor * 2e-3 * (tokens - 1)
     seconds["load"] *= 1 if value is None else value
+    starts = dict(zip(STAGE_NAMES, accumulate(seconds.values(), initial=0.0), strict=False))
     ttft = sum(seconds[stage] for stage in ("preprocess", "encode", "prefill"))
     e2e = sum(seconds.values()) + 1e-4
     about = {"study": study, "value": value, "model": model, "sample": f"s{i}", "sequence": f"q{i % 4}", "mode": mode}
@@ -23,6 +26,8 @@ def row(model, i, study="main", value=None, mode="natural", tokens=None):
         "ttft": ttft,
         "tpot": (e2e - seconds["load"] - ttft) / (tokens - 1),
         "itl": [factor * 2e-3] * (tokens - 2),
+        "starts": starts,
+        "token_times": [starts["decode"] + factor * 2e-3 * (n + 1) for n in range(tokens - 1)],
         "tokens": tokens,
         "token_ids": [7, *([3 if i % 2 else 4] if model == "quick" else [3]), *range(2, tokens)],
         "finish_reason": "stop",

@@ -26,9 +26,7 @@ from stagebench.core.machine.locks import locked
 from stagebench.core.results import SCHEMAS, versioned
 from stagebench.core.stages import DECODE, IN_GENERATE, ONCE, STAGE_NAMES
 
-RUN_FILE = "run.json"
-SAMPLES_FILE = "samples.jsonl"
-THUMBNAILS = "thumbnails"
+RUN_FILE, SAMPLES_FILE = "run.json", "samples.jsonl"
 MAIN, DURATIONS, NEW_TOKENS = STUDIES = ("main", "durations", "new_tokens")  # samples, growth with clip and text
 MODES = ("natural", "fixed")  # lengths of generation
 KEY = ("study", "value", "model", "sample", "mode", "pass")  # identifies a measurement
@@ -146,14 +144,13 @@ def sample_of(run: Run, mode: str) -> dict[str, Any]:
         "finish_reason": run.generation.finish_reasons[0],
         "text": run.text,
     }
-    began = {stage: span[0] for stage, span in run.spans.items()}
-    first = min(began.values(), default=0.0)
+    first = min((began for began, _ in run.spans.values()), default=0.0)
     meaningful = {
         "device_seconds": run.device_seconds,
         "tpot": run.tpot,
         "itl": list(run.itl),
-        "starts": {stage: at - first for stage, at in began.items()},
-        "token_times": [at - first for at in run.generation.step_ends] if began else [],
+        "starts": {stage: began - first for stage, (began, _) in run.spans.items()},
+        "token_times": [at - first for at in run.generation.step_ends] if run.spans else [],
     }
     return line | {name: value for name, value in meaningful.items() if value}
 
@@ -189,7 +186,7 @@ def require_sample(line: Any, where: str) -> SampleLine:
 
 def thumbnail_of(sample: str, path: str) -> Path:
     """Return where the picture of what a file shows of a sample lies in the folder of a run."""
-    return Path(THUMBNAILS, f"{hashlib.sha256(f'{sample}/{path}'.encode()).hexdigest()[:16]}.jpg")
+    return Path("thumbnails", f"{hashlib.sha256(f'{sample}/{path}'.encode()).hexdigest()[:16]}.jpg")
 
 
 def read_run(folder: Path) -> ExperimentRun:

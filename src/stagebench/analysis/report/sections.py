@@ -194,8 +194,7 @@ def _attribution(found: Found) -> Iterator[Part]:
 
 def _timeline(found: Found) -> Iterator[Part]:
     if line := found["timeline"]:
-        how = "" if line["starts"] == "measured" else ", the stages laid end to end"
-        said = f"The median pass of each model on {line['sample']} at {line['mode']} length{how}; a tick is a token."
+        said = f"The median pass of each model on {line['sample']} at {line['mode']} length; a tick is a token."
         yield Figure(said, "timeline", line)
 
 

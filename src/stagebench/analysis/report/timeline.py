@@ -1,7 +1,6 @@
 """One pass over time: when its stages began and its tokens came, for a picture and for viewers of traces."""
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from typing import Any
 
 from stagebench.analysis.samples import SampleLine, by_model, median_passes
@@ -9,28 +8,26 @@ from stagebench.core.stages import STAGE_NAMES
 
 
 def timeline(rows: Sequence[SampleLine]) -> dict[str, Any]:
-    """Return the median pass of every model on the sample that takes the first of them the middle time; in seconds."""
+    """Return the median pass of every model on the sample that takes the first of them the middle time; in seconds.
+
+    Nothing where the models share no sample, or a pass did not note when its stages began.
+    """
     passes = {model: median_passes(own) for model, own in by_model(rows).items()}
-    every = [sample for sample in next(iter(passes.values())) if all(sample in own for own in passes.values())]
-    if not every:
+    first = next(iter(passes.values()))
+    common = sorted((s for s in first if all(s in own for own in passes.values())), key=lambda s: first[s]["e2e"])
+    sample = common[(len(common) - 1) // 2] if common else None
+    lines = {model: own[sample] for model, own in passes.items()} if sample else {}
+    if not lines or not all(line.get("starts", {}).keys() >= set(STAGE_NAMES) for line in lines.values()):
         return {}
-    by_time = sorted(every, key=lambda sample: next(iter(passes.values()))[sample]["e2e"])
-    sample = by_time[(len(by_time) - 1) // 2]
-    lines = {model: own[sample] for model, own in passes.items()}
-    measured = all(line.get("starts", {}).keys() >= set(STAGE_NAMES) for line in lines.values())
-    return {
-        "sample": sample,
-        "mode": rows[0]["mode"],
-        "starts": "measured" if measured else "laid end to end",
-        "passes": {model: _of(line, measured) for model, line in lines.items()},
+    found = {
+        model: {
+            "e2e": line["e2e"],
+            "stages": {stage: [line["starts"][stage], line["seconds"][stage]] for stage in STAGE_NAMES},
+            "tokens": line.get("token_times", []),
+        }
+        for model, line in lines.items()
     }
-
-
-def _of(line: SampleLine, measured: bool) -> dict[str, Any]:
-    seconds = [line["seconds"][stage] for stage in STAGE_NAMES]
-    starts = line["starts"] if measured else dict(zip(STAGE_NAMES, accumulate(seconds, initial=0.0), strict=False))
-    stages = {stage: [starts[stage], line["seconds"][stage]] for stage in STAGE_NAMES}
-    return {"e2e": line["e2e"], "stages": stages, "tokens": line.get("token_times", []) if measured else []}
+    return {"sample": sample, "mode": rows[0]["mode"], "passes": found}
 
 
 def to_trace(shown: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,4 +44,4 @@ def to_trace(shown: Mapping[str, Any]) -> dict[str, Any]:
             events.append({"ph": "X", "name": stage, "ts": start * 1e6, "dur": seconds * 1e6, "tid": 1, **of})
         for number, at_second in enumerate(own["tokens"], 2):  # prefill gives the first
             events.append({"ph": "i", "name": f"token {number}", "ts": at_second * 1e6, "s": "t", "tid": 2, **of})
-    return {"displayTimeUnit": "ms", "traceEvents": events, "otherData": {"starts": shown["starts"]}}
+    return {"displayTimeUnit": "ms", "traceEvents": events}
