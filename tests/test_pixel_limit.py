@@ -128,7 +128,7 @@ def test_a_clip_of_pngs_is_refused_because_ffmpeg_unpacks_texts_of_any_length(tm
         target.mux(stream.encode(av.VideoFrame(16, 16, "rgb24")))
         target.mux(stream.encode(None))
 
-    expected = f"{name}: must be in a codec that FFmpeg decodes, got PNG, whose texts may fill the memory"
+    expected = f"{name}: must be in a codec that FFmpeg decodes, got PNG, with texts that may fill the memory"
     assert refused(tmp_path / name) == expected
 
 

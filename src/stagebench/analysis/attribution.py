@@ -38,11 +38,7 @@ ROUNDING = 1e-12  # share of a total; smaller differences count as 0
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """The time of one model for one sample, or its mean over many; raise AnalysisError for impossible numbers.
-
-    Numbers may be of any real type, also exact fractions. They must be at least 0 and finite, with a total above 0 and
-    at least one token.
-    """
+    """One model's time for one sample, or its mean over many; raise AnalysisError for impossible numbers."""
 
     model: str
     parts: Mapping[str, float]  # seconds by stage that simply add up; only `unattributed` may be negative

@@ -1,9 +1,9 @@
 """One model as the draft of another: how far their tokens agree, and the speedup of speculative decoding.
 
 After Leviathan, Kalman and Matias 2023, "Fast Inference from Transformers via Speculative Decoding", arXiv 2211.17192.
-The draft writes k tokens; the target checks them in one forward and adds one. The estimate is optimistic: tokens are
-accepted independently with one probability (the paper's assumption), a check of k + 1 tokens takes as long as one step
-of the target, and bookkeeping takes no time.
+The draft writes k tokens; the target checks them in one forward and adds one. The estimate is optimistic. Tokens are
+accepted independently with one probability, as in the paper. A check of k + 1 tokens takes as long as one step of the
+target, and bookkeeping takes no time.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """The samples of an experiment on disk, read and written only here. Times are in seconds. Needs no torch.
 
-A folder holds `run.json` (the identity, the plan, and each session) and `samples.jsonl`, to which lines are only
-appended, one per pass, so a killed process loses at most the current pass. Samples that were read need no further
-check: every key that an analysis needs is present, and every number valid.
+A folder holds `run.json` (the identity, the plan, and each session) and `samples.jsonl`, one line per pass. Lines are
+only appended, so a killed process loses at most the current pass. Samples that were read need no further check: every
+key that an analysis needs is present, and every number valid.
 """
 
 import hashlib

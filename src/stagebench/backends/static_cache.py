@@ -130,9 +130,9 @@ def compiled_layers(hf_model: nn.Module, options: Mapping[str, Any]) -> Iterator
 
     Each kind of layer is compiled once. In one function, 32 decoder layers take 90 s to compile. One by one, each would
     be compiled separately, because code depends on a layer's number and the addresses of the cache. So each layer gets
-    a cache of its own layer only, in which every layer is the first. accelerate's `compile_regions` does not do that:
-    with 4 layers each in tower and decoder it compiles 20 functions where 3 are enough. Raise ModelError for a hook
-    inside a layer, which the compiled code would not call.
+    a cache of its own layer only, in which every layer is the first. With 4 layers each in tower and decoder,
+    accelerate's `compile_regions` compiles 20 functions where 3 are enough. Raise ModelError for a hook inside a layer,
+    which the compiled code would not call.
     """
     layers = [layer for layer in hf_model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     inside = [module for layer in layers for module in layer.modules() if module is not layer]

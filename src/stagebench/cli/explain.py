@@ -30,8 +30,8 @@ def command(
 ) -> None:
     """Explain why one model is faster than another, from a table of their stages.
 
-    FILE is a table that you typed in, a pytest-benchmark run of our suite, the JSON of `stagebench run`, the samples of
-    an analysis (.jsonl), or a result of `vllm bench serve` or sglang, one file per model. The seconds saved are
+    FILE is a table that you typed in, a pytest-benchmark run of our suite, or the JSON of `stagebench run`. It may also
+    be the samples of an analysis (.jsonl), or one file per model of `vllm bench serve` or sglang. The seconds saved are
     attributed to the stages, the number of tokens and the time per token, independent of the order in which these are
     changed. Impossible numbers are named in warnings.
     """

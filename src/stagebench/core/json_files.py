@@ -48,8 +48,8 @@ def read_bytes(path: Path, what: str, error_type: type[StagebenchError]) -> byte
 def parse_json(data: bytes, finite: bool = True) -> Any:
     """Parse strict JSON in UTF-8; if not `finite`, also with NaN and Infinity, which some tools write.
 
-    Raise ValueError, with a short message, for a duplicate key, a number out of range, a text that can't be encoded,
-    and data larger or deeper than any file of ours.
+    Raise ValueError, with a short message, for a duplicate key, a number out of range, or a text that can't be encoded.
+    Raise it also for data larger or deeper than any file of ours.
     """
     if len(data) > LARGEST:
         raise ValueError(f"more than {LARGEST:,} bytes")

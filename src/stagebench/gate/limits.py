@@ -110,11 +110,7 @@ def read_rules(path: Path) -> Rules:
 
 
 def read_both(base: Path, head: Path) -> tuple[Rules, list[str]]:
-    """Return the rules that judge, and a line for each difference between base and head.
-
-    The base's rules judge, with no limit or tolerance above the head's. Raise GateError for invalid rules of the base;
-    invalid rules of the head are a difference.
-    """
+    """Return the rules that judge, the stricter of both, and a line per difference; GateError for the base's."""
     rules = read_rules(base)
     try:
         own = read_rules(head)

@@ -21,8 +21,8 @@ EXIT_CODES = {
 }
 """The exit code of each verdict, the most serious first.
 
-A known regression stays one whatever else is missing, so it outweighs what could not be measured. A missing benchmark
-outweighs an inconclusive one, because no further run will decide it.
+A known regression stays one, so it outweighs what could not be measured. A missing benchmark outweighs an inconclusive
+one, because no further run will decide it.
 """
 JUDGED = ("counter", "time")  # kinds of verdicts that count; others are only shown
 _COLUMNS = {"verdict": WORDS, "benchmark": NAMES, "base": MS, "head": MS, "change": CHANGE, "why": SENTENCES}

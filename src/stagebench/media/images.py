@@ -16,8 +16,8 @@ from stagebench.media.sampling import evenly_spaced
 def read_images(path: Path, count: int) -> Media:
     """Read the PNG at `path`, or `count` evenly spaced PNGs of a folder, in natural order; other files are ignored.
 
-    Raise MediaError where the path can't be read, a file is not a PNG, there are fewer than `count`, or a chosen one is
-    not a whole PNG of 8 bits. `bytes_read` counts the chosen ones.
+    Raise MediaError where the path can't be read, a file is not a whole PNG of 8 bits, or there are fewer than `count`.
+    `bytes_read` counts the chosen ones.
     """
     pngs = [file for file in files_in(path) if file.suffix.lower() == ".png"] if is_folder(path) else [path]
     files = sorted(pngs, key=_natural)

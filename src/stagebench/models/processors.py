@@ -38,11 +38,7 @@ def as_images(media: Media) -> Shown:
 
 
 def as_video(media: Media) -> Shown:
-    """Return all frames as one video, each at its own time.
-
-    The processor sees them as chosen from a video of 1000 frames per second. Raise MediaError for frames of several
-    sizes, and for times that are unknown or all the same.
-    """
+    """Return all frames as one video, each at its own time; raise MediaError for several sizes or unknown times."""
     times, number = media.times, len(media.images)
     if not times or not times[-1]:
         raise MediaError(f"a video needs the times of its frames, got {'one alone' if times else 'none'}")

@@ -85,7 +85,7 @@ class VisionLanguageModel(ABC):
     @property
     @abstractmethod
     def counted_modules(self) -> dict[str, nn.Module]:
-        """Return the modules whose forwards are counted, by role: "tower", "projector", "language_model"."""
+        """Return the modules with counted forwards, by role: "tower", "projector", "language_model"."""
 
     @property
     def setups(self) -> int:

@@ -21,11 +21,7 @@ _ELSEWHERE = 2e-3  # seconds by which clocks in different places may differ, suc
 
 
 def timed_pass(model: VisionLanguageModel, sample: Sample, options: Options) -> Run:
-    """Time a pass; repeat it where a backend set something up in it, or a second clock disagrees.
-
-    A process may be stopped between two clock readings, so the last of three passes is returned even if the clocks
-    disagree. Set-ups in all three are an error.
-    """
+    """Time a pass, up to three times until clocks agree and nothing is set up; raise StageError for set-ups."""
     for _ in range(3):
         before = model.setups
         with without_collection():
@@ -60,8 +56,8 @@ def timed_run(model: VisionLanguageModel, sample: Sample, options: Options) -> R
 def check_passes(model: VisionLanguageModel, runs: Sequence[Run], expected: Sequence[Sequence[int]] | None) -> None:
     """Refuse the timed passes of one sample where one of them is wrong.
 
-    A pass is wrong if its tokens differ from the expected ones (where the model is repeatable), its text is not that of
-    its tokens, a stage did no work, or a timer disagrees with the second clock.
+    A pass is wrong if its tokens differ from the expected ones (where the model is repeatable), or its text from its
+    tokens. It is also wrong if a stage did no work, or a timer disagrees with the second clock.
     """
     judged = expected if repeats_itself(model.hf_model.device) else None
     for run in runs:

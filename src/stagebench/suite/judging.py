@@ -1,8 +1,7 @@
 """Compare a session of pytest with a stored run, and record how it ended in the files that it saves.
 
-The stored run is found, read and checked before anything is measured, and judged at the end. pytest-benchmark saves
-before the last hooks have run, so saved runs have `complete: false` until pytest has its exit status. A killed run
-keeps it.
+The stored run is found, read and checked before anything is measured, and judged at the end. Saved runs have `complete:
+false` until pytest has its exit status, because pytest-benchmark saves before the last hooks. A killed run keeps it.
 """
 
 from collections.abc import Callable, Iterator
@@ -43,7 +42,7 @@ _COLUMNS = ("min", "max", "mean", "stddev", "median", "iqr", "outliers", "rounds
 def find(config: pytest.Config, identity: Callable[[bool], dict[str, str]]) -> list[str]:
     """Resolve a bare `--benchmark-compare` to this environment's baseline; return lines to print about it.
 
-    Nothing is collected yet, so `identity` is told whether models run. Raise ResultsError for an incomparable run, and
+    Nothing is collected yet, so `identity` gets whether models run. Raise ResultsError for an incomparable run, and
     UsageError where the run, or a baseline to judge by, is missing: pytest-benchmark would compare with nothing.
     """
     asked, said, runs = config.getoption("benchmark_compare", None), [], []

@@ -16,11 +16,7 @@ from stagebench.models.weights import from_config, reading
 
 
 def described(name: str) -> dict[str, Any]:
-    """Return a model's input, its parameters by profile, and for each backend why it is refused, or None.
-
-    The prompt is the default question about images of the synthetic clip's size. A model that can't be built here has
-    an "error" in one line instead.
-    """
+    """Return a model's origin, input, parameters by profile, and refusals by backend, or its "error" in one line."""
     made: dict[str, Any] = {"model": name, "from": origins()[name]}
     try:
         registration = registration_of(name)

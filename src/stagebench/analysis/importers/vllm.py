@@ -1,11 +1,10 @@
 """Read the results of `vllm bench serve --save-result` and sglang's `bench_serving`: client-side times of requests.
 
 With the details of each request (`ttfts`, `itls` in seconds, `output_lens`) each request is a sample. Without them the
-means of all requests are used. Decode is then the time after the first token, by the first of these that a file has:
-`mean_e2el_ms` or `latencies`; the mean gap times the number of gaps; the whole duration with one request at a time;
-mean tpot times mean tokens. The last one is a mean of ratios times a mean, so a warning states its possible error.
-Requests have no loading. Preprocess, encode and prefill are one time to first token; without it, a request is one
-generation.
+means of all requests are used. Decode is then the time after the first token. It comes from the first of these in the
+file: `mean_e2el_ms` or `latencies`; mean gap times gaps; the duration with one request at a time; mean tpot times mean
+tokens. The last one is a mean of ratios times a mean, so a warning states its possible error. Requests have no loading.
+Preprocess, encode and prefill are one time to first token; without it, a request is one generation.
 """
 
 import re

@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 from stagebench.core.errors import BusyError, StagebenchError
 
-# Environment variables: the folder of the machine's lock, by default one that all users of a system share; and the
-# holder of that lock, because the processes that it starts belong to its measurement.
+# Environment variables: the folder of the machine's lock, by default one that all users share; and its holder, because
+# the processes that it starts belong to its measurement.
 FOLDER, WITHIN = "STAGEBENCH_LOCKS", "STAGEBENCH_MEASUREMENT"
 
 SCRATCH = "stagebench-scratch-"

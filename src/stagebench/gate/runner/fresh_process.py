@@ -70,9 +70,9 @@ def pytest_arguments(
 ) -> tuple[str, ...]:
     """Return pytest's arguments for a process that times `rounds` rounds, or with None verifies and counts one.
 
-    Run the named benchmarks. Without names, run all in the files or folders at the start of `more`, else in
-    `BENCHMARKS`, else of this package if `more` has an option of ours, else all that pytest finds. `select` is pytest's
-    `-k`; the reference workload always runs.
+    Run the named benchmarks, else all in the files or folders at the start of `more`, else in `BENCHMARKS`. Else run
+    those of this package if `more` has an option of ours, or all that pytest finds. `select` is pytest's `-k`; the
+    reference workload always runs.
 
     Benchmarks that leave their time to pytest-benchmark get `SECONDS`, and at least `FEW` of the rounds.
     """

@@ -107,7 +107,7 @@ def _head(both: Worktrees, plan: ABPlan, folder: Path) -> Iterator[str]:
     head = f"{both.head_commit[:7]}{', changed' * both.dirty}"
     yield f"the working tree ({head}) against {both.commit[:7]}; orders of seed {plan.seed}; runs are kept in {folder}"
     if not plan.counters_only:
-        many = f"up to {plan.blocks * BLOCK} to time" if plan.blocks else "as many to time as it takes"
+        many = f"up to {plan.blocks * BLOCK} to time" if plan.blocks else "as many to time as needed"
         many += f" within {duration(plan.budget)}" if plan.budget is not None else ""
         yield (
             f"a process of each side to count, then {many}, {plan.rounds} rounds each by the {plan.clock} clock"

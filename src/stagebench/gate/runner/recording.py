@@ -172,11 +172,7 @@ def _seconds(run: Results) -> float:
 
 
 def combine(runs: Mapping[int, Results]) -> Results:
-    """Make one run of the verifying process and at least one timing process, with their medians as rounds.
-
-    Counters are those of the verifying process. Benchmarks that a process left out are named in `left_out`; raise
-    ResultsError where none is in all processes.
-    """
+    """Make one run of the verifying process's counters and the others' medians; raise ResultsError for none in all."""
     proof, timed = runs[PROOF], [run for number, run in sorted(runs.items()) if number != PROOF]
     named = [by_name(run) for run in (proof, *timed)]
     if not (in_all := shared(proof, *timed)):

@@ -152,10 +152,7 @@ def _quoted(path: Path) -> bytes:
 
 
 def _check_out(git_folder: Path, commit: str, folder: Path, tree: Path | None) -> Iterator[str]:
-    """Check out a commit and its submodules at their pinned commits; raise GateError where one is missing here.
-
-    Yield the submodules that stay empty because the working tree, if given, does not use them.
-    """
+    """Check out a commit and its submodules, or raise GateError; yield those left empty as in the working tree."""
     _borrow(git_folder, commit, folder)
     _git(folder, "read-tree", "--reset", "-u", "--no-recurse-submodules", commit)
     used = dict(_submodules(tree)) if tree else {}

@@ -120,7 +120,7 @@ def _build(built: object, state: object) -> object:
             kind.order = order if order in "<>" else "="
         case _Array() as array, (int(), tuple(shape), _Type() as kind, int(), (bytes() | list()) as data):
             if not all(type(length) is int and 0 <= length < 2**63 for length in shape):
-                raise UnpicklingError("an array whose shape is not made of lengths")
+                raise UnpicklingError("an array of an invalid shape")
             array.shape, array.type, array.data = shape, kind, data
         case _:
             raise UnpicklingError(f"a state of {_kind_of(built)} that numpy does not write")

@@ -90,7 +90,7 @@ def open_video(path: Path, threads: Threads = "AUTO") -> Iterator[tuple[av.conta
         stream = container.streams.video[0]
         context = getattr(stream, "codec_context", None)  # None for an unknown codec, which PyAV's types omit
         if context is None or context.codec.canonical_name in _PNG:
-            got = "PNG, whose texts may fill the memory" if context else "one that it doesn't know"
+            got = "PNG, with texts that may fill the memory" if context else "an unknown one"
             raise MediaError(f"{path.name}: must be in a codec that FFmpeg decodes, got {got}")
         require_pixels(path, context.width, context.height, 1)
         stream.thread_type = threads if context.codec.canonical_name in _THREADED else "NONE"

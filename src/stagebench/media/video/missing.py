@@ -131,7 +131,7 @@ def _jumps(heads: NDArray[np.uint8], one: int, other: int) -> bool:
 
 
 def _new_table(heads: NDArray[np.uint8], own: list[int], tables: list[int], one: int, other: int) -> bool:
-    """Return whether a table lies between two packets whose counter jumps too, or restarts as the file began."""
+    """Return whether a table between two packets has a jump of its counter too, or restarts like the file."""
     between = [(a, b) for a, b in pairwise(tables) if one < b < other]
     anew = (heads[[*tables[:1], own[0]], 3] & 15).tolist()
     return any(_jumps(heads, a, b) or (heads[[b, other], 3] & 15).tolist() == anew for a, b in between)
