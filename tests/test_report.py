@@ -138,7 +138,7 @@ def test_a_picture_is_shown_beside_its_file_if_it_is_one_and_all_files_are_liste
     lines = [row("quick", i) | {"path": f"{i}.npy", "media": media} for i in range(3)]
     found = report_data(run(), lines)
     for i, data in enumerate((b"\xff\xd8\xff a picture", b"<svg onload=...")):
-        write_bytes(tmp_path / thumbnail_of(f"s{i}", f"{i}.npy"), data)
+        write_bytes(tmp_path / thumbnail_of(f"s{i}", f"{i}.npy", 5), data)
     gallery, folded = sections(found, lines, tmp_path)["Media"]
     assert [(sample, [each["file"] for each in files]) for sample, files in gallery.data] == [("s0", ["0.npy"])]
     assert folded.line == "All files: 3"

@@ -184,9 +184,9 @@ def require_sample(line: Any, where: str) -> SampleLine:
     return cast(SampleLine, line)
 
 
-def thumbnail_of(sample: str, path: str) -> Path:
+def thumbnail_of(sample: str, path: str, images: int) -> Path:
     """Return where the picture of what a file shows of a sample lies in the folder of a run."""
-    return Path("thumbnails", f"{hashlib.sha256(f'{sample}/{path}'.encode()).hexdigest()[:16]}.jpg")
+    return Path("thumbnails", f"{hashlib.sha256(f'{images} {sample}/{path}'.encode()).hexdigest()[:16]}.jpg")
 
 
 def read_run(folder: Path) -> ExperimentRun:

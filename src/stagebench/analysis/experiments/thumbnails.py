@@ -24,7 +24,7 @@ def note(media: Media) -> dict[str, Any]:
 
 def keep_thumbnail(folder: Path, name: str, shown: str, sample: Sample, images: int) -> None:
     """Load what a model sees of a sample and write its sheet into the folder, unless it is there."""
-    path = folder / thumbnail_of(name, shown)
+    path = folder / thumbnail_of(name, shown, images)
     if not path.exists():
         write_bytes(path, _sheet(load(sample, images)))
 

@@ -232,9 +232,13 @@ def _cold(rows: Sequence[SampleLine]) -> dict[str, Any]:
 
 
 def _media(rows: Sequence[SampleLine]) -> list[dict[str, Any]]:
-    """List what was shown of each sample, once for all models that saw it."""
-    seen = {(str(row["sample"]), row["path"]): row.get("media", {}) for row in rows if "path" in row}
-    return [media | {"sample": sample, "file": path} for (sample, path), media in sorted(seen.items())]
+    """List what was shown of each sample, once for all models that saw as many images of it."""
+    seen = {}
+    for row in rows:
+        if "path" in row:
+            media = row.get("media", {})
+            seen[str(row["sample"]), row["path"], media.get("images", 0)] = media
+    return [media | {"sample": sample, "file": path} for (sample, path, _), media in sorted(seen.items())]
 
 
 def _drafting(run: ExperimentRun, rows: Sequence[SampleLine]) -> list[dict[str, Any]]:

@@ -273,8 +273,8 @@ def _drafting(found: Found) -> Iterator[Part]:
 def _media(found: Found, folder: Path | None) -> Iterator[Part]:
     pictures: dict[str, list[dict[str, Any]]] = {}
     for each in found["media"]:
-        path = folder / thumbnail_of(each["sample"], each["file"]) if folder else None
-        if path and "kind" in each and path.is_file() and (data := path.read_bytes()).startswith(JPEG):
+        path = folder and "kind" in each and folder / thumbnail_of(each["sample"], each["file"], each["images"])
+        if path and path.is_file() and (data := path.read_bytes()).startswith(JPEG):
             pictures.setdefault(each["sample"], []).append(each | {"jpeg": b64encode(data).decode("ascii")})
     if pictures:
         few = list(pictures.items())[:: -(-len(pictures) // GALLERY)]
