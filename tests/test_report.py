@@ -24,7 +24,7 @@ from stagebench.analysis.samples import SAMPLES_FILE, read_run, read_samples, th
 from stagebench.core.errors import AnalysisError
 from stagebench.core.json_files import write_bytes, write_json
 from stagebench.core.shown import MS, Table
-from stagebench.core.stages import STAGES
+from stagebench.core.stages import STAGE_NAMES, STAGES
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,11 @@ def test_the_parts_of_a_bar_fill_it(folder):
     """A browser leaves room free where factors of growth add up to less than 1."""
     parts = re.findall(r"flex-grow: ([\d.]+)", (folder / "report.html").read_text())
     assert min(map(float, parts)) > 1
+
+
+def test_the_rows_of_stages_have_their_colours_and_no_other_rows(folder):
+    text = (folder / "report.html").read_text()
+    assert re.findall(r'<th scope="row"><i class="key s-(\w+)"></i>', text) == [*STAGE_NAMES, "unattributed"] * 4
 
 
 def test_what_is_lost_is_striped_left_of_the_line():
