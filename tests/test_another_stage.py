@@ -1,6 +1,6 @@
 """A stage between encode and prefill takes a descriptor and a function: whatever speaks of stages finds it there.
 
-The stage is made in a copy of the sources, which this process imports in the place of ours. It is one that merges
+The stage is made in a copy of the sources, which this process imports in place of ours. It is one that merges
 visual tokens: EventGPT's pooling, taken out of its encode.
 """
 

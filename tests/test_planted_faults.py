@@ -349,7 +349,7 @@ def test_a_timed_pass_with_other_tokens_is_refused(model, sample, honest):
     other = ((*honest[0].tokens[:2], 0, 0),)
     with pytest.raises(
         StageError,
-        match=r"every pass must give the tokens of the first, got another token 2, \d+ '.+' in the place of 0 '<unk>'$",
+        match=r"every pass must give the tokens of the first, got another token 2, \d+ '.+' in place of 0 '<unk>'$",
     ):
         check_passes(model, [run], other)
 

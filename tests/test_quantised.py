@@ -93,7 +93,7 @@ def test_a_library_that_is_missing_is_named_in_one_line(settings, library, tmp_p
 
 def test_a_method_that_transformers_does_not_know_is_refused(tmp_path):
     quantise(tmp_path, quant_method="nobody's")
-    with pytest.raises(CheckpointError, match="weights must be quantised by what transformers knows, got nobody's"):
+    with pytest.raises(CheckpointError, match="weights must be quantised by a method of transformers, got nobody's"):
         built(tmp_path)
 
 

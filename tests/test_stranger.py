@@ -64,7 +64,7 @@ def test_a_strangers_model_keeps_every_claim(folder, tmp_path):
 def test_a_network_that_sees_pixels_beside_its_encoder_too_is_refused(folder):
     (folder / "mymodel.py").write_text(SEES_PIXELS)
     done = CliRunner().invoke(main, ["verify", *QUICK])
-    said = "stagebench: mine can't be split: beside its encoders, its language model sees pixels itself"
+    said = "stagebench: mine can't be split: its language model uses pixels outside its encoders"
     assert (done.exit_code, done.output.splitlines()[-1]) == (2, said)
 
 

@@ -66,7 +66,7 @@ def test_a_comparison_says_where_and_by_how_much():
 def test_another_token_is_said_with_its_place_both_ids_and_both_texts():
     tokenizer = build_tokenizer(200)
     first, second = tokenizer.convert_tokens_to_ids(["a", "b"])
-    expected = f"another token 1, {second} 'b' in the place of {first} 'a'"
+    expected = f"another token 1, {second} 'b' in place of {first} 'a'"
     assert expected == match_tokens([7, first, 9], [7, second]).describe(tokenizer)
     outcome = match_tokens([7, first], [7, second], logits([1.0] * 200, [1.0] * 200))
     assert expected == outcome.describe(tokenizer)
@@ -75,5 +75,5 @@ def test_another_token_is_said_with_its_place_both_ids_and_both_texts():
 def test_a_text_that_ends_early_or_late_is_said_to():
     tokenizer = build_tokenizer(200)
     (first,) = tokenizer.convert_tokens_to_ids(["a"])
-    assert f"another token 1, the end in the place of {first} 'a'" == match_tokens([7, first], [7]).describe(tokenizer)
-    assert f"another token 1, {first} 'a' in the place of the end" == match_tokens([7], [7, first]).describe(tokenizer)
+    assert f"another token 1, the end in place of {first} 'a'" == match_tokens([7, first], [7]).describe(tokenizer)
+    assert f"another token 1, {first} 'a' in place of the end" == match_tokens([7], [7, first]).describe(tokenizer)

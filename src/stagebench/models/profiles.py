@@ -1,8 +1,8 @@
-"""What the profiles of random weights have, because nothing is downloaded: layer sizes, and a tokenizer.
+"""The layer sizes and the tokenizer of the profiles of random weights, which need no download.
 
-The tokenizer is a real one, WordPiece without a continuation prefix: any text over the alphabet is a greedy longest
-match of whole words and single characters, and each token decodes to itself between blanks. So ids -> text -> ids is
-exact for every sequence of ordinary tokens, and the tokens of a text can be checked against what decode counted.
+The tokenizer is WordPiece without a continuation prefix. Any text over the alphabet is a greedy longest match of whole
+words and single characters, and each token decodes to itself between blanks. So ids -> text -> ids is exact for every
+sequence of ordinary tokens, and the tokens of a text can be checked against decode's count.
 """
 
 import string
@@ -16,24 +16,24 @@ from transformers import AddedToken, PreTrainedTokenizerFast
 from stagebench.core.errors import ModelError
 
 # CLIP ViT-L/14, Vicuna 7B v1.5 (https://huggingface.co/lmsys/vicuna-7b-v1.5), and a narrow version of each. Narrow
-# layers need wide weights: with the usual 0.02 the residual stream drowns what attention and the image add, and every
-# text is one repeated word, on which no comparison of tokens could fail.
+# layers need wide weights. With the usual 0.02 attention and the image are too small beside the residual stream, and
+# every text is one repeated word, so no comparison of tokens could fail.
 _WIDE = {"initializer_range": 0.3}
 _ALL = {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "pad_token_id": 3}
 _TINY = {**_ALL, **_WIDE, "vocab_size": 512}
 
-# By profile, arguments of a `CLIPVisionConfig`, but the size of an image and of a patch.
+# By profile, arguments of a `CLIPVisionConfig`, without the sizes of images and patches.
 VISION: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, **_WIDE},
     "7b": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
 }
-# By profile, arguments of a `LlamaConfig`, but the number of tokens in "7b".
+# By profile, arguments of a `LlamaConfig`, without the vocabulary of "7b".
 TEXT: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, **_TINY},
     "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32, **_ALL},
 }
 
-# By the names that configs have for them: what `narrow` lowers numbers to.
+# By key of a config: the largest number that `narrow` keeps.
 _NARROW = {
     **dict.fromkeys(("hidden_size", "d_model", "embed_dim", "out_hidden_size", "projector_hidden_size"), 64),
     **dict.fromkeys(("projection_dim", "encoder_hidden_size", "word_embed_proj_dim"), 64),
@@ -64,30 +64,30 @@ your questions question user
 _CAPITALS = ["A", "Describe", "The", "USER", "ASSISTANT", "What", "human's", "There"]
 _ALPHABET = string.ascii_letters + string.digits + string.punctuation
 
-_PROBE = "abcdef"  # transformers' StopStringCriteria looks for it in the text that it encoded: it must be one token
+_PROBE = "abcdef"  # transformers' StopStringCriteria needs it as one token
 
 
 def narrow(values: Mapping[str, Any], **further: int) -> dict[str, Any]:
-    """Return a config's values with few and narrow layers of each kind, and what else is named no larger than given.
+    """Return a config's values with few and narrow layers of each kind, and `further` keys at most as given.
 
-    What makes visual tokens of an image (sizes of it and of patches, strides, grids) stays.
+    The geometry of visual tokens (sizes of images and patches, strides, grids) stays.
     """
     sizes, made = _NARROW | further, dict(values)
-    made.pop("per_layer_config", None)  # what single layers have for themselves: few of them are left
+    made.pop("per_layer_config", None)  # settings of single layers, few of which are left
     for key, value in made.copy().items():
         if isinstance(value, dict) and key.endswith("_config"):
             made[key] = narrow(value, **further)
         elif key in sizes and type(value) is int:
-            tower_head = key == "head_dim" and "num_key_value_heads" not in values  # they share a tower's width
+            tower_head = key == "head_dim" and "num_key_value_heads" not in values  # heads share a tower's width
             made[key] = min(value, 16 if tower_head else sizes[key])
         elif key == "initializer_range":
             made[key] = _WIDE[key]
-        elif key.endswith("layer_types") and value:  # of each layer, or of its part behind attention
+        elif key.endswith("layer_types") and value:  # of each layer, or of its feed-forward part
             made[key] = [*dict.fromkeys(value), *value][: min(len(value), _NARROW["num_hidden_layers"])]
         elif key.endswith(("_indexes", "_indices")) and value:  # of layers
             made[key] = sorted({min(layer, _NARROW["num_hidden_layers"] - 1) for layer in value})
     rope = values.get("rope_parameters") or {}
-    if sections := rope.get("mrope_section"):  # they share half of the rotated part of a head
+    if sections := rope.get("mrope_section"):  # sections of half of the rotated part of a head
         head = made.get("head_dim") or made["hidden_size"] // made["num_attention_heads"]
         half = int(head * rope.get("partial_rotary_factor", 1)) // 2
         parts = [half * section // sum(sections) for section in sections[1:]]
@@ -98,17 +98,17 @@ def narrow(values: Mapping[str, Any], **further: int) -> dict[str, Any]:
 def build_tokenizer(
     vocab_size: int, added: tuple[str, ...] = (), names: Mapping[str, str] | None = None
 ) -> PreTrainedTokenizerFast:
-    """Build a deterministic tokenizer, `added` its last and special tokens; ModelError for too few, or too many, ids.
+    """Build a deterministic tokenizer with `added` as its last, special tokens; ModelError for a wrong `vocab_size`.
 
-    Some of these may have names, as `image_token`, under which a processor looks for them.
-    It has `<unk>` 0, `<s>` 1 (put before every text), `</s>` 2, and pads on the left.
+    `names` are names of special tokens for a processor, such as `image_token`. The tokenizer has `<unk>` 0, `<s>` 1
+    (before every text), `</s>` 2, and pads on the left.
     """
     specials = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     fixed = [*specials.values(), *_ALPHABET]
     least = len(fixed) + len(added) + 1
     if vocab_size < least:
         raise ModelError(f"vocab_size must be at least {least} to hold the alphabet, got {vocab_size}")
-    # Consonant-vowel syllables fill the vocabulary: any size up to 32,000 and beyond, and each word is pronounceable.
+    # Consonant-vowel syllables fill the vocabulary, for any size beyond 32,000.
     syllables = ["".join(s) for s in product("bdfghjklmnprstvz", "aeiou")]
     fillers = ("".join(s) for n in (2, 3) for s in product(syllables, repeat=n))
     known = dict.fromkeys([*fixed, _PROBE, *_CAPITALS, *_WORDS, *islice(fillers, vocab_size)])

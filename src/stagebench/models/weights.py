@@ -1,4 +1,4 @@
-"""Networks out of a config (random weights) or out of a checkpoint, which must be whole and no larger than it says."""
+"""Build networks from a config (random weights) or from a checkpoint, which must be whole and of the stated size."""
 
 import gc
 import json
@@ -22,17 +22,17 @@ from stagebench.core.errors import CheckpointError, StagebenchError
 from stagebench.core.settings import ModelSettings
 from stagebench.core.shown import one_line
 
-KEYS_NAMED = 3  # of a 7B checkpoint hundreds may be wrong, and the first ones tell what it is
+KEYS_NAMED = 3  # a 7B checkpoint may have hundreds of wrong keys
 
 _PATIENCE = 5.0  # seconds for the hub's answer
-_MANY = 2  # times what the files hold: where less is missing or too much, the keys are named
-_SMALLEST = 1000  # bytes of a pickle that a layer takes, at least
-_FEW = 1 << 24  # values for which nothing is refused: 64 MiB
+_MANY = 2  # ratio to the content of the files; below it the wrong keys are named
+_SMALLEST = 1000  # bytes of a pickle per layer, at least
+_FEW = 1 << 24  # values that are always allowed: 64 MiB
 
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Turn any error that is not ours into a CheckpointError of one line, and keep transformers from printing."""
+    """Turn foreign errors into a CheckpointError of one line, and keep transformers from printing."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(transformers_logging.CRITICAL)
     transformers_logging.disable_progress_bar()
@@ -40,7 +40,7 @@ def reading(what: str) -> Iterator[None]:
         yield
     except StagebenchError:
         raise
-    except Exception as error:  # no narrower: tokenizers, safetensors and huggingface_hub have bases of their own
+    except Exception as error:  # not narrower: tokenizers, safetensors and huggingface_hub have their own base classes
         raise CheckpointError(f"can't read {what}: {one_line(error)}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
@@ -49,9 +49,10 @@ def reading(what: str) -> Iterator[None]:
 
 
 def located(settings: ModelSettings) -> ModelSettings:
-    """Name the checkpoint's folder, or its id where the hub answers, within `reading`; else what the hub's cache holds.
+    """Return settings with the checkpoint's folder, its id if the hub answers, or its folder in the hub's cache.
 
-    Raise CheckpointError where that is nothing. The hub is asked once: transformers would ask six times for each file.
+    Call it within `reading`; raise CheckpointError where there is none. It asks the hub once; transformers would ask
+    six times per file.
     """
     source = str(settings.weights)
     if Path(source).is_dir():
@@ -60,7 +61,7 @@ def located(settings: ModelSettings) -> ModelSettings:
     try:
         cached = try_to_load_from_cache(source, CONFIG_NAME)
         get_hf_file_metadata(hf_hub_url(source, CONFIG_NAME), timeout=_PATIENCE)
-    except Exception as error:  # no narrower: of hub and network, with a base that depends on the hub's client
+    except Exception as error:  # not narrower: errors of hub and network depend on the client
         if isinstance(cached, str):
             return replace(settings, weights=str(Path(cached).parent))
         where = f"{source} must be a folder, in the hub's cache, or on a hub that can be reached"
@@ -69,9 +70,9 @@ def located(settings: ModelSettings) -> ModelSettings:
 
 
 def read_config(what: str, cls: type[PretrainedConfig], source: str, *also: str) -> PretrainedConfig:
-    """Read a config, of the class's `model_type` or one of the others given.
+    """Read a config; refuse another `model_type` than the class's or those in `also`.
 
-    What another model's config lacks, or a folder without any, transformers would fill in with the defaults of a 7B.
+    transformers would fill missing keys of another model's config with the defaults of a 7B.
     """
     with reading(what):
         found, allowed = cls.get_config_dict(source)[0].get("model_type"), (cls.model_type, *also)
@@ -83,7 +84,7 @@ def read_config(what: str, cls: type[PretrainedConfig], source: str, *also: str)
 def from_config(
     cls: type[PreTrainedModel], config: PretrainedConfig, settings: ModelSettings, device: str
 ) -> PreTrainedModel:
-    """Build a network from a copy of the config, in the settings' dtype and attention, random by their seed alone."""
+    """Build a network from a copy of the config, in the settings' dtype and attention, random by the seed alone."""
     given = {"dtype": getattr(torch, settings.dtype), "attn_implementation": settings.attention}
     devices = [torch.device(device)] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices=devices), torch.device(device):
@@ -92,10 +93,10 @@ def from_config(
 
 
 def skeleton(cls: type[PreTrainedModel], config: PretrainedConfig, settings: ModelSettings) -> PreTrainedModel:
-    """Build a network of shapes alone, without memory, where a checkpoint's weight files may be read and fill it."""
+    """Build a network without memory; refuse weight files that can't be read, or are too small to fill it."""
     weights = str(settings.weights)
     files = _weight_files(weights, settings.pickled_weights)
-    if settings.pickled_weights:  # what is in them, only reading tells: no more tensors and numbers than fit in so much
+    if settings.pickled_weights:  # their content is unknown, but bounded by their size
         stored = sum(file.stat().st_size for file in files)
         tensors = stored // _SMALLEST
     else:
@@ -114,24 +115,24 @@ def skeleton(cls: type[PreTrainedModel], config: PretrainedConfig, settings: Mod
 
 
 def quantised_by(config: PretrainedConfig) -> str | None:
-    """Name the method by which a checkpoint's weights are quantised; None where they are not.
+    """Return the method of a checkpoint's quantised weights; None if they are not quantised.
 
-    Raise CheckpointError for one that transformers does not know: it would read them as if they were not.
+    Raise CheckpointError for an unknown method, which transformers would read as plain weights.
     """
     parts = (config, config.get_text_config())
     said = next((part.quantization_config for part in parts if getattr(part, "quantization_config", None)), None)
     if said is None:
         return None
     how = dict(said) if isinstance(said, Mapping) else said.to_dict() if hasattr(said, "to_dict") else {}
-    of_bits = any(how.get(key) for key in ("load_in_4bit", "load_in_8bit"))  # as older checkpoints say it
+    of_bits = any(how.get(key) for key in ("load_in_4bit", "load_in_8bit"))  # in older checkpoints
     method = str(how.get("quant_method") or ("bitsandbytes" if of_bits else "no method"))
     if not AutoHfQuantizer.supports_quant_method(how):
-        raise CheckpointError(f"weights must be quantised by what transformers knows, got {method}")
+        raise CheckpointError(f"weights must be quantised by a method of transformers, got {method}")
     return method
 
 
 def _weight_files(weights: str, pickled: bool) -> list[Path]:
-    """Find the files that hold the weights: one, or those of an index."""
+    """Return the files of the weights: one, or those of an index."""
     whole, index = (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if pickled else (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
     if (single := file_of(weights, whole)) is not None:
         return [single]
@@ -144,7 +145,7 @@ def _weight_files(weights: str, pickled: bool) -> list[Path]:
 
 
 def _stored_shapes(weights: str, file: Path) -> Iterator[torch.Size]:
-    """Yield the shapes of all tensors out of the header of a safetensors file."""
+    """Yield the shapes of all tensors from the header of a safetensors file."""
     with safe_open(file, "pt") as opened:
         for key in opened.keys():  # noqa: SIM118 - no dict
             tensor = opened.get_slice(key)
@@ -154,15 +155,15 @@ def _stored_shapes(weights: str, file: Path) -> Iterator[torch.Size]:
 
 
 def file_of(weights: str, name: str) -> Path | None:
-    """Find a file of a checkpoint, in its folder or the hub's cache; None where it has none of that name."""
+    """Return a file of a checkpoint, in its folder or the hub's cache; None where there is none."""
     found: Any = cached_file(weights, name, _raise_exceptions_for_missing_entries=False)
     return None if found is None else Path(found)
 
 
 def read_weights(cls: type[PreTrainedModel], config: PretrainedConfig, settings: ModelSettings) -> PreTrainedModel:
-    """Read a checkpoint, within `reading`; refuse keys, shapes and numbers that are not the model's.
+    """Read a checkpoint, within `reading`; refuse wrong keys and shapes, and non-finite numbers.
 
-    Of quantised weights, whose keys and numbers are the method's, refuse what transformers itself does.
+    In quantised weights refuse only what transformers itself refuses.
     """
     quantised = quantised_by(config)
     hf_model, report = cls.from_pretrained(
@@ -173,7 +174,7 @@ def read_weights(cls: type[PreTrainedModel], config: PretrainedConfig, settings:
         device_map=settings.device,
         use_safetensors=not settings.pickled_weights,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # or transformers refuses a wrong shape before it says which key has it
+        ignore_mismatched_sizes=True,  # else transformers refuses a wrong shape without naming its key
     )
     if quantised:
         require_exact_keys(settings.weights, {"mismatched_keys": report["mismatched_keys"]})
@@ -186,7 +187,7 @@ def read_weights(cls: type[PreTrainedModel], config: PretrainedConfig, settings:
 
 
 def require_exact_keys(checkpoint: Any, report: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint with a key too few, too many, or of another shape, by `from_pretrained`'s report."""
+    """Refuse missing or unexpected keys, and wrong shapes, by the report of `from_pretrained`."""
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if keys := sorted(map(_describe_key, report.get(problem, ()))):
             more = f" and {len(keys) - KEYS_NAMED} more" if len(keys) > KEYS_NAMED else ""
@@ -195,12 +196,12 @@ def require_exact_keys(checkpoint: Any, report: Mapping[str, Any]) -> None:
 
 
 def _describe_key(key: Any) -> str:
-    # Of a mismatched one: the key, its shape, the model's shape.
+    # A mismatched one is the key, its shape, and the model's shape.
     return f"{key[0]} {tuple(key[1])} for {tuple(key[2])}" if isinstance(key, tuple) else str(key)
 
 
 def only_special_tokens(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Drop a checkpoint's own sampling defaults, so that all models of a run generate alike; check its stop tokens."""
+    """Drop a checkpoint's own sampling defaults, so that all models generate in one way; check its stop tokens."""
     own = getattr(hf_model.generation_config, "eos_token_id", None)
     eos = tokenizer.eos_token_id if own is None else own
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -209,12 +210,12 @@ def only_special_tokens(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenize
     for name, ids in special.items():
         for token in ids if isinstance(ids, list) else [ids]:
             if token is not None and not (type(token) is int and 0 <= token < size):
-                raise CheckpointError(f"{name} must be of the {size} tokens, got {token!r}")
+                raise CheckpointError(f"{name} must be one of the {size} tokens, got {token!r}")
     hf_model.generation_config = GenerationConfig(**special)
 
 
 def release() -> None:
-    """Give the memory of a dropped network back before the next one is built."""
+    """Free the memory of a dropped network before the next one is built."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,6 +1,6 @@
-"""Verify, before anything is timed, that the stages give the tokens of plain `generate()` and do its work, once.
+"""Verify, before anything is timed, that the stages give the tokens of plain `generate()` and do its work once.
 
-Where tokens part, the logits certify whether it was a tie that other kernels break otherwise.
+Where tokens differ, the logits certify whether it was a near-tie that other kernels decide differently.
 """
 
 import math
@@ -29,20 +29,20 @@ from stagebench.pipeline.remembered import require_forgetful, varied
 from stagebench.pipeline.run_stages import Options, prepared, reference_generate, scored_generate, staged_generate
 from stagebench.pipeline.timing import repeats_itself
 
-NEAR_TIE = 8.0  # ulps: either kernel rounds at every layer, so that the logits of both tokens are uncertain by a few
+NEAR_TIE = 8.0  # ulps: kernels round at every layer, so the logits of both tokens are uncertain by a few
 
 
 @dataclass(frozen=True, slots=True)
 class TokenMatch:
     """How the tokens of a text compare with those of its reference.
 
-    The gap is the reference's logit of its own token less that of the other's, in ulps of the model's dtype.
+    The gap is the reference's logit of its own token minus that of the other token, in ulps of the model's dtype.
     """
 
     verdict: Literal["equal", "near-tie", "different"]  # near-tie: the reference's own logits hardly differ
     position: int | None = None  # of the first token that differs
-    gap: float | None = None  # there, if it was looked up
-    ids: tuple[int | None, int | None] = field(default=(None, None), compare=False)  # there; None where a text is over
+    gap: float | None = None  # at this position, if computed
+    ids: tuple[int | None, int | None] = field(default=(None, None), compare=False)  # there; None after the end
 
     def __str__(self) -> str:
         if self.position is None:
@@ -51,22 +51,22 @@ class TokenMatch:
         return f"{self.verdict}: token {self.position} differs{gap}"
 
     def describe(self, tokenizer: PreTrainedTokenizerBase) -> str:
-        """Say where the text parts from its reference, with which token, and with which the reference goes on."""
+        """Return the position and both tokens of the first difference, in words."""
         mine, theirs = ("the end" if i is None else f"{i} {tokenizer.decode([i])!r}" for i in self.ids)
-        return f"another token {self.position}, {theirs} in the place of {mine}"
+        return f"another token {self.position}, {theirs} in place of {mine}"
 
 
 def ulp(value: float, dtype: torch.dtype) -> float:
-    """Return the distance from a value to the next larger one of its binade, in a floating dtype."""
+    """Return the distance of adjacent values in a value's binade, in a floating-point dtype."""
     epsilon = torch.finfo(dtype).eps
     return epsilon * 2.0 ** math.floor(math.log2(abs(value))) if value else torch.finfo(dtype).tiny
 
 
 def match_tokens(reference: Sequence[int], other: Sequence[int], logits: Sequence[Tensor] | None = None) -> TokenMatch:
-    """Compare the tokens of one row, and certify their first difference: after it the two runs see different texts.
+    """Compare the tokens of one row, and certify their first difference; after it the texts differ.
 
-    The logits are the reference's, (vocabulary,) a step, in the dtype of the model that computed them; without them
-    every difference is one.
+    The logits are the reference's, (vocabulary,) per step, in its model's dtype. Without them no difference can be a
+    near-tie.
     """
     pairs = enumerate(zip_longest(reference, other))
     at, ids = next(((i, ids) for i, ids in pairs if ids[0] != ids[1]), (None, (None, None)))
@@ -76,14 +76,14 @@ def match_tokens(reference: Sequence[int], other: Sequence[int], logits: Sequenc
         return TokenMatch("different", at, math.inf if None in ids else None, ids)
     chosen, instead = (float(logits[at][token]) for token in ids)
     gap = (chosen - instead) / ulp(max(abs(chosen), abs(instead)), logits[at].dtype)
-    # Not abs(): a reference that did not take its own best token is no tie but a fault.
+    # Not abs(): a reference that did not choose its own best token is a fault, not a tie.
     return TokenMatch("near-tie" if 0 <= gap <= NEAR_TIE else "different", at, gap, ids)
 
 
 def require_same_tokens(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]], first: Sequence[Sequence[int]]
 ) -> None:
-    """Refuse a pass that wrote other texts than the first of its kind."""
+    """Refuse a pass with other texts than the first pass."""
     for mine, expected in zip(rows, first, strict=True):
         if (match := match_tokens(expected, mine)).position is not None:
             raise StageError(f"every pass must give the tokens of the first, got {match.describe(tokenizer)}")
@@ -91,23 +91,23 @@ def require_same_tokens(
 
 @dataclass(frozen=True)
 class Reference:
-    """What plain `generate()` does with a sample. Counting it is slow, and one serves all backends of a model."""
+    """Tokens and work of plain `generate()` for a sample, counted once for all backends, because counting is slow."""
 
-    model: VisionLanguageModel  # of its own code, whatever its backend
+    model: VisionLanguageModel  # run by its own code, without its backend
     sample: Sample
     options: Options
     inputs: Inputs
-    tokens: tuple[int, ...]  # the new ones
+    tokens: tuple[int, ...]  # new tokens
     work: Work
 
     @cached_property
     def logits(self) -> list[Tensor]:
-        """Ask for those of each step, (vocabulary,), only where somebody's tokens are others."""
+        """Return the logits of each step, (vocabulary,), computed only where tokens differ."""
         return scored_generate(self.model, self.inputs, self.options)[1]
 
     @torch.no_grad()
     def prompt(self, tokens: int) -> int:
-        """Count the FLOPs of the language model for a prompt of so many tokens, with the logits of the last one."""
+        """Return the FLOPs of the language model for a prompt of `tokens`, with the logits of the last one."""
         hf_model = self.model.hf_model
         size = hf_model.config.get_text_config().hidden_size
         embeds = torch.zeros(1, tokens, size, dtype=hf_model.dtype, device=hf_model.device)
@@ -116,10 +116,10 @@ class Reference:
 
     @torch.no_grad()
     def steps(self, slots: int) -> tuple[int, int]:
-        """Count the FLOPs of all decode steps of `generate()`, and those of one that attends to so many tokens.
+        """Return the FLOPs of all decode steps of `generate()`, and those of one step that attends to `slots` tokens.
 
-        Both are taken plainly, the latter over the prompt's cache with keys and values added to it: nothing is assumed
-        about the network, but that all layers with a cache of the prompt's length are to attend to so many tokens.
+        Both are counted in plain steps. For the latter, keys and values are added to the prompt's cache, in all layers
+        with a cache of the prompt's length.
         """
         plain = replace(self.model, backend=None)
         features = encode(plain, self.inputs)
@@ -132,39 +132,39 @@ class Reference:
 
 
 def _lengthened(prefilled: Prefilled, length: int) -> dict[str, Any]:
-    """Return the state of a prompt with a cache of so many tokens, whatever they are."""
+    """Return the state of a prompt with its cache padded to `length` tokens."""
     cache, tokens = cache_of(prefilled.state), prefilled.prompt_tokens
     for i, layer in enumerate(cache.layers):
         if isinstance(layer, DynamicLayer) and layer.get_seq_length() == tokens:
-            full = getattr(layer, "sliding_window", math.inf) <= length  # a window, from then on
+            full = getattr(layer, "sliding_window", math.inf) <= length  # a full window
             missing = (0, 0, 0, (layer.sliding_window - 1 if full else length) - layer.keys.shape[2])
             keys, values = pad(layer.keys, missing), pad(layer.values, missing)
             if full:
                 layer.keys, layer.values, layer.cumulative_length = keys, values, length
             else:
-                cache.layers[i] = DynamicLayer()  # of a window too
+                cache.layers[i] = DynamicLayer()  # also for a window
                 cache.layers[i].update(keys, values)
     return prefilled.state
 
 
 def count_reference(model: VisionLanguageModel, sample: Sample, options: Options) -> Reference:
-    """Let plain `generate()` do a sample, and count its work."""
+    """Run plain `generate()` on a sample, and count its work."""
     inputs = prepared(model, sample)
-    if not model.hf_model.config.is_encoder_decoder:  # whose prompt is no part of the text
+    if not model.hf_model.config.is_encoder_decoder:  # their prompt is not a part of the text
         require_splittable(model.hf_model, resolved(model.hf_model, inputs.input_ids, options))
     try:
-        if not isinstance(model, Family):  # it learns which calls to its encoders make it, and which modules are run
+        if not isinstance(model, Family):  # it also learns the calls of its encoders, and which modules run
             _require_pixels_encoded(model, inputs, options)
         tokens, work = count_work(lambda: reference_generate(model, inputs, options), model.counted_modules)
     except StagebenchError:
         raise
-    except Exception as error:  # no narrower: whatever torch and transformers raise of a checkpoint's parts
+    except Exception as error:  # not narrower: a checkpoint's parts make torch and transformers raise any type
         raise StageError(f"{model.name}: generate() itself fails: {one_line(error)}") from error
     return Reference(model, sample, options, inputs, tuple(tokens[0].tolist()), work)
 
 
 def first_scores(model: VisionLanguageModel, inputs: Inputs, features: Features, options: Options) -> Tensor:
-    """Prefill, and return the scores of the first token: (batch, vocabulary)."""
+    """Run prefill, and return the scores of the first token: (batch, vocabulary)."""
     seen: list[Tensor] = []
 
     def keep(input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -176,42 +176,42 @@ def first_scores(model: VisionLanguageModel, inputs: Inputs, features: Features,
     def prepared_and_kept(*args: Any, **kwargs: Any) -> Any:
         return LogitsProcessorList([*prepare(*args, **kwargs), keep])
 
-    # Not as an option, which some networks drop: Janus does.
+    # Not as an option, which some networks drop, such as Janus.
     with patch.object(GenerationMixin, "_get_logits_processor", prepared_and_kept):
         prefill(model, inputs, features, options)
     return seen[0]
 
 
 def _require_pixels_encoded(model: VisionLanguageModel, inputs: Inputs, options: Options) -> None:
-    """Refuse a network that sees its pixels beside its encoders: as prefill's, the time of that would be a wrong one.
+    """Refuse a network that uses its pixels outside its encoders, because prefill would be timed with that work.
 
-    One that does not repeat itself is not refused here.
+    A network that is not repeatable is not refused here.
     """
     plain = replace(model, backend=None)
     first, again, other = (
         first_scores(plain, of, encode(plain, inputs), options) for of in (inputs, inputs, varied(inputs, 1))
     )
     if torch.equal(first, again) and not torch.equal(first, other):
-        raise StageError(f"{model.name} can't be split: beside its encoders, its language model sees pixels itself")
+        raise StageError(f"{model.name} can't be split: its language model uses pixels outside its encoders")
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What an untimed pass found, and `generate()` confirmed."""
+    """The result of an untimed pass, compared with `generate()`."""
 
     generation: Generation
     work: dict[str, Work]  # by stage
     reference_work: Work  # of `generate()`
     tokens: TokenMatch
     content: dict[str, Content]  # by stage
-    stages: Mapping[str, str] = field(default_factory=dict)  # what runs them, where there is a backend
+    stages: Mapping[str, str] = field(default_factory=dict)  # what runs each stage of a backend
 
 
 def verify(model: VisionLanguageModel, reference: Reference) -> Verification:
-    """Verify, before anything is timed, that the stages do what `generate()` does; it serves as a warm-up too.
+    """Verify, before anything is timed and as a warm-up, that the stages do what `generate()` does.
 
-    The model is that of the reference, with any backend. Refuse tokens, forwards, images or FLOPs that are not those of
-    `generate()`, and a stage that gives back what it had made before.
+    The model is the reference's, with any backend. Refuse tokens, forwards, images or FLOPs that differ from those of
+    `generate()`, and a stage with cached results.
     """
     verified = verify_work(model, reference)
     require_tokens(model, verified.tokens)
@@ -220,8 +220,8 @@ def verify(model: VisionLanguageModel, reference: Reference) -> Verification:
 
 
 def verify_work(model: VisionLanguageModel, reference: Reference) -> Verification:
-    """Count a pass, and require that each stage did its own work and all of them together that of `generate()`."""
-    if model.backend is not None:  # what it sets up is not to be counted
+    """Count a pass; refuse it unless each stage does its own work, and all together that of `generate()`."""
+    if model.backend is not None:  # its set-up must not be counted
         staged_generate(model, reference.inputs, reference.options)
     generation, counter = counted_run(model, reference.sample, reference.options)
     mine, expected = additive(*counter.work.values()), expected_work(model, reference, generation)
@@ -234,22 +234,22 @@ def verify_work(model: VisionLanguageModel, reference: Reference) -> Verificatio
 
 
 def require_tokens(model: VisionLanguageModel, match: TokenMatch) -> None:
-    """Refuse other tokens than those of `generate()`, but for what is not promised."""
+    """Refuse tokens that differ from those of `generate()` more than a model promises."""
     if match.verdict not in promised(model):
         raise StageError(f"the stages must give the tokens of generate(), got {match.describe(model.tokenizer)}")
 
 
 def require_text(model: VisionLanguageModel, sample: Sample, options: Options, tokens: Sequence[int]) -> None:
-    """Let plain `generate()` write a sample's text, and refuse another one as `require_tokens`."""
+    """Generate a sample's text by plain `generate()`, and refuse other tokens as `require_tokens`."""
     rows, logits = scored_generate(model, prepared(model, sample), options)
     require_tokens(model, match_tokens(rows[0].tolist(), tokens, logits))
 
 
 def promised(model: VisionLanguageModel) -> tuple[str, ...]:
-    """Return the verdicts that a model's tokens may have beside those of `generate()`.
+    """Return the verdicts that a model's tokens may have, compared with those of `generate()`.
 
-    A backend with kernels of its own may part from it where the logits of `generate()` are nearly tied. Where
-    `generate()` does not repeat itself, the tokens are not judged.
+    A backend with its own kernels may differ where the logits of `generate()` are nearly tied. Where `generate()` is
+    not repeatable, tokens are not judged.
     """
     if not repeats_itself(model.hf_model.device):
         return "equal", "near-tie", "different"
@@ -257,12 +257,11 @@ def promised(model: VisionLanguageModel) -> tuple[str, ...]:
 
 
 def expected_work(model: VisionLanguageModel, reference: Reference, generation: Generation) -> Work:
-    """Return the additive counters that the stages must have: those of `generate()`, and what a backend wastes.
+    """Return the additive counters that the stages must have: those of `generate()`, and a backend's extra work.
 
-    That is known to the last FLOP. A backend pads the prompt; in a step attention goes over the whole static cache,
-    empty slots included; some steps are taken after all rows have stopped; and a text that parts from that of
-    `generate()` at a near-tie may have another length. What a graph does is not seen: its counters are those of the
-    plain function, counted once when it was captured, times its calls.
+    The extra work is known to the last FLOP. A backend pads the prompt. In a step attention covers the whole static
+    cache, empty slots included. Some steps run after all rows have stopped. A text that differs at a near-tie may have
+    another length. A graph's counters are those of the plain function at its capture, times its calls.
     """
     work = additive(reference.work)
     if model.backend is None:
