@@ -235,7 +235,7 @@ def test_a_reader_that_was_ended_is_an_error_of_one_line(tmp_path, monkeypatch):
     result = invoke(write(tmp_path, a_run(1), a_run(2)))
     assert (result.exit_code, result.output) == (
         2,
-        "stagebench: runs are read by processes that end by themselves, got one that was ended\n",
+        "stagebench: processes that read runs must not be killed, got one that was\n",
     )
 
 
@@ -267,7 +267,7 @@ def test_a_reader_ends_with_the_one_that_started_it_however_that_ended(tmp_path)
 
 def test_a_change_within_one_commit_is_the_machines(tmp_path):
     result = invoke(write(tmp_path, *[run | {"commit_info": {"id": "a" * 40}} for run in a_step()]))
-    assert "both sides are of one commit: the machine changed" in " ".join(result.output.split())
+    assert "both sides have one commit: the machine changed" in " ".join(result.output.split())
     assert "git bisect" not in result.output
 
 

@@ -1,4 +1,4 @@
-"""`stagebench gate`: is the working tree slower than a revision? Measured side by side, on this machine, now."""
+"""`stagebench gate`: measure whether the working tree is slower than a revision, side by side on this machine."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ _PYTHON = click.Path(path_type=Path, exists=True, executable=True)
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
 def command(decision: Decision, revision: str, **given: Any) -> None:
-    """Compare the working tree, as it is, with a revision.
+    """Compare the working tree with a revision.
 
     One process per side verifies and counts its work. Then fresh processes of both sides take turns, and times that
     they do not clear are measured again. On shared cores, --clock cpu leaves out the time of other processes, but also

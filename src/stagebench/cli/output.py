@@ -1,4 +1,4 @@
-"""What all commands share: JSON out, and one-line refusals. Importable without torch."""
+"""What all commands share: JSON output and one-line errors. Importable without torch."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from stagebench.core.shown import plain
 
 
 def write_json_to(path: Path | None, data: dict[str, Any]) -> None:
-    """Write JSON to a file, or to standard output for "-"; None is nowhere."""
+    """Write JSON to a file, to standard output for "-", or nowhere for None."""
     if str(path) == "-":
         click.echo(json_text(data), nl=False)
     elif path:
@@ -27,7 +27,7 @@ def write_json_to(path: Path | None, data: dict[str, Any]) -> None:
 
 
 def append_to(path: Path, text: str) -> None:
-    """Append to a file, made with its folders where it is missing, or write to standard output for "-"."""
+    """Append to a file, created with its folders if missing, or write to standard output for "-"."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with click.open_file(path, "a", encoding="utf-8") as file:
@@ -37,7 +37,7 @@ def append_to(path: Path, text: str) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Refuse a place for a new file where it, or its missing folders, can't be made later; "-" is fine."""
+    """Refuse a path where a new file, or its missing folders, can't be created later; allow "-"."""
     if str(path) == "-":
         return
     try:
@@ -48,7 +48,7 @@ def require_writable(path: Path) -> None:
 
 
 class Console(rich.console.Console):
-    """Write for a person. Where nobody reads on, rich would exit with 1, which is a verdict."""
+    """A console that does not exit with 1 on a closed pipe, as rich does, because 1 is a verdict."""
 
     def on_broken_pipe(self) -> None:
         """Raise the `BrokenPipeError` that the system raised."""
@@ -58,14 +58,14 @@ class Console(rich.console.Console):
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turn what stagebench or the system refuses into one line and exit code 2: 1 is a verdict."""
+    """Turn errors of stagebench and of the system into one line and exit code 2, because 1 is a verdict."""
     try:
         try:
             yield
         finally:
             sys.stdout.flush()
     except (StagebenchError, OSError, KeyboardInterrupt) as error:
-        first, _, said = (str(error) or "stopped by SIGINT").partition(":\n")  # what a process said keeps its lines
+        first, _, said = (str(error) or "stopped by SIGINT").partition(":\n")  # the output of a process keeps its lines
         lines = [plain(first) + ":" * bool(said), *map(plain, said.splitlines())]
         click.echo("stagebench: " + "\n".join(lines), err=True)
         _drop_unwritten()
@@ -73,7 +73,7 @@ def refusals() -> Iterator[None]:
 
 
 def _drop_unwritten() -> None:
-    """Let go of output that can't be written: Python tries once more when it ends, and would exit with 120."""
+    """Drop output that can't be written: Python would try again at exit, and exit with 120."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -82,7 +82,7 @@ def _drop_unwritten() -> None:
 
 @contextmanager
 def tidy_stop(end: str) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end a command as an error does, before what `end` says; more of them change nothing."""
+    """End a command on Ctrl-C or SIGTERM with an error that names what it came before; ignore repeated signals."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         for each in before:

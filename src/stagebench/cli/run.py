@@ -1,4 +1,4 @@
-"""`stagebench run` and `stagebench verify`: one sample through the models, and the claims that its times rest on."""
+"""`stagebench run` and `stagebench verify`: time one sample, and check the claims that the times rest on."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ _PARALLEL = option(
 def command(
     settings: Settings, passes: int, order_seed: int | None, tensor_parallel: int | None, json_path: Path | None
 ) -> None:
-    """Send one sample through the models and print their stages.
+    """Run one sample through the models, and print the times of their stages.
 
     PATH is a clip, an event recording (.npy, .npz, .events, .h5, .raw, .aedat4) or a folder of PNGs; without it, the
     synthetic clip. Before a model is timed, an untimed pass must give the tokens, and do the work, of generate().
 
-    With --tensor-parallel N the stages of the network are timed on one process and, by the plan that transformers has
-    for the model, on N, which it starts: one a GPU, where there are any. Passes alternate, and a stage lasts until the
-    slowest process is done. Each pass must give the tokens of generate() on one, or part from them at a near-tie.
+    With --tensor-parallel N the stages are timed on one process and, by transformers' plan for the model, on N new
+    ones, one per GPU if there are any. Passes alternate, and a stage lasts until the slowest process is done. Each pass
+    must give the tokens of generate() on one process, or differ at a near-tie.
     """
     console = Console(stderr=str(json_path) == "-")
     if tensor_parallel:
@@ -57,9 +57,9 @@ def command(
 
 
 def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[str, Any]:
-    """Measure and print; return what is for a machine."""
+    """Measure and print; return the JSON."""
     from stagebench.pipeline.timed_pass import COLLECTION
-    from stagebench.suite.measure import run, shuffled  # here, because a page of help need not wait for torch
+    from stagebench.suite.measure import run, shuffled  # here, because help does not need torch
 
     with progress(Console(stderr=True), len(settings.models) * (passes + 2)) as begin:
         found = run(settings, passes, seed, begin)
@@ -86,10 +86,7 @@ def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[s
 
 
 def stage_table(found: Mapping[str, Measured]) -> Table:
-    """Lay models side by side: of each its median pass, the share of each stage, and the work that it did.
-
-    Bars of all models have one scale: the longest stage is the longest bar.
-    """
+    """Return models side by side: their median passes, shares and work. All bars have one scale."""
     columns = {name: _column(each.median, each) for name, each in found.items()}
     rows = list(zip(next(iter(columns.values())), *(column.values() for column in columns.values()), strict=True))
     longest = max(max(each.median.seconds.values()) for each in found.values())
@@ -102,7 +99,7 @@ def _column(run: Run, measured: Measured) -> dict[str, Value]:
     parts, e2e = run.seconds | {UNATTRIBUTED: run.unattributed}, [each.e2e for each in measured.runs]
     work = measured.verification.work
     return {
-        # The share comes first, so that all times end where the others do.
+        # The share comes first, so that all times are aligned.
         **{name: f"{seconds / run.e2e:.0%} {MS.write(seconds)}" for name, seconds in parts.items()},
         "e2e": MS.write(run.e2e),
         "e2e of all passes": MS.write((min(e2e), max(e2e))),
@@ -117,12 +114,12 @@ def _column(run: Run, measured: Measured) -> dict[str, Value]:
 
 
 def _encoded(images: int, rows: int) -> Value:
-    """Say how many images were encoded, and in how many rows of the tower, where these are tiles or hold several."""
+    """Return the number of images, with that of the tower's rows where a row is a tile or several images."""
     return images if rows == images else f"{images} in {rows} tiles" if rows > images else f"{images} in {rows}"
 
 
 def _run_sharded(console: Console, settings: Settings, passes: int, processes: int) -> dict[str, Any]:
-    """Measure on one process and on several, and print; return what is for a machine."""
+    """Measure on one process and on several, and print; return the JSON."""
     from stagebench.suite.measure import run_sharded
 
     with progress(Console(stderr=True)) as begin:
@@ -151,12 +148,12 @@ _QUESTION = option("question", f"Ask this about the sample. Default: {DEFAULT_QU
 
 @click.command(name="verify", cls=SettingsCommand, params=[INPUT, _QUESTION, JSON])
 def verify_command(settings: Settings, question: tuple[str, ...], json_path: Path | None) -> None:
-    """Check what the times rest on: same tokens and same work as generate(), stages that explain e2e.
+    """Check that the stages give the tokens and the work of generate(), and explain e2e.
 
-    Each model answers each question. Exit code 1 where a claim did not hold.
+    Each model answers each question. The exit code is 1 if a claim does not hold.
     """
     from stagebench.pipeline.claims import CLAIMS
-    from stagebench.suite.measure import verify  # here, because a page of help need not wait for torch
+    from stagebench.suite.measure import verify  # here, because help does not need torch
 
     console = Console(stderr=str(json_path) == "-")
     print_head(console, settings, ", ".join(question))
@@ -175,7 +172,7 @@ def verify_command(settings: Settings, question: tuple[str, ...], json_path: Pat
                 rows += [{"model": name, "question": ask} | check for check in made]
                 cells = [("held" if check["held"] else "BROKEN", check["claim"], check["detail"]) for check in made]
                 show(Table(name if len(question) == 1 else f"{name}: {ask}", columns, cells), console)
-    finally:  # at full size it takes many minutes, and may be stopped
+    finally:  # it may take many minutes, and be stopped
         if rows:
             write_json_to(json_path, versioned("verdicts", {"identity": settings.identity(), "checks": rows}))
     held = sum(row["held"] for row in rows)

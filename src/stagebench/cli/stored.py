@@ -1,4 +1,4 @@
-"""Commands on files that are already there, all without torch: `stagebench compare`, `trend`, `convert`."""
+"""Commands on existing files, all without torch: `stagebench compare`, `trend`, `convert`."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -47,17 +47,19 @@ def compare_command(
 ) -> None:
     """Compare runs that `pytest benchmarks --benchmark-json` wrote.
 
-    BASE and HEAD are a run each, or a folder of runs: a process a file, paired by name in order. What `stagebench
-    bench` wrote, or a baseline made of it, is as many processes as it holds. Counters decide between two runs already;
-    times need several processes a side, best interleaved as `stagebench gate` runs them.
+    BASE and HEAD are each a run, or a folder of runs: one process per file, paired in the order of their names. Results
+    of `stagebench bench`, and baselines of them, hold several processes. Counters decide between two runs. Times need
+    several processes per side, best interleaved as `stagebench gate` runs them.
 
-    A process counts once: a file that is there twice, on one side or on both, or equal to another, is refused.
+    Each process counts once: a file that occurs twice, or is equal to another, is refused.
 
-    The exit code is 0 for a pass, 1 for a regression or other content, 2 for what could not be measured, 3 for what is
-    inconclusive. --json and --markdown are written in each case.
+    The exit code is 0 for pass, 1 for regression or changed, 2 for not measured, 3 for inconclusive. --json and
+    --markdown are written in each case.
     """
     if len(paths) not in (0, 2):
-        raise GateError(f"a comparison has a base and a head, got {len(paths)} paths; more go with --base and --head")
+        raise GateError(
+            f"a comparison must have a base and a head, got {len(paths)} paths; add more with --base and --head"
+        )
     if config and not config.is_file():
         raise GateError(f"--config must be a file, got {config}")
     rules = read_rules(config or Path(RULES_FILE))
@@ -132,7 +134,7 @@ def _print_environment(console: Console, place: Place, runs: Sequence[Run], seri
     said = [line for each in series for change in each.changes for line in _described(change)]
     rounds = unsteady(read_at(place, runs[-1].name))
     for line, style in [*said, *((f"rounds of the last run: {found}", "yellow") for found in rounds)]:
-        console.print(cell(line), style=style, soft_wrap=not (style and console.is_terminal))  # a command stays whole
+        console.print(cell(line), style=style, soft_wrap=not (style and console.is_terminal))  # keeps a command whole
 
 
 def _described(change: Change) -> Iterator[tuple[str, str]]:
@@ -142,18 +144,18 @@ def _described(change: Change) -> Iterator[tuple[str, str]]:
     where = f"on {change.when[:10]}, between {good} and {bad}"
     yield f"{short_name(change.benchmark)}: {step} {where}", "red" if change.ratio > 1 else "green"
     if change.dirty:
-        yield "  made of code that was not committed: the range is not the whole truth", "yellow"
+        yield "  its code was not committed, so the range may be wrong", "yellow"
     if change.bisect:
         yield change.bisect, ""
     elif change.good == change.bad:
-        yield "  both sides are of one commit: the machine changed, or its noise is not white", ""
+        yield "  both sides have one commit: the machine changed, or its noise is not white", ""
 
 
 @click.command(name="convert", params=[TIME_UNIT])
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
 def convert_command(source: Path, target: Path, time_unit: str | None) -> None:
-    """Write the recording IN as the folder OUT, named NAME.events: each column a file, which loads fastest.
+    """Write the recording IN as the folder OUT, named NAME.events, with one file per column, which loads fastest.
 
     IN is .npy, .npz, .h5 or .hdf5 of DSEC, .raw (EVT2, EVT3), .aedat4, or another .events folder.
     """

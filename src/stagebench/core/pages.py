@@ -1,4 +1,4 @@
-"""Fill in pages of HTML that need no server, and to which the network gives nothing."""
+"""Render HTML pages that need no server and no network."""
 
 import hashlib
 from base64 import b64encode
@@ -12,14 +12,14 @@ from stagebench.core.shown import plain
 
 
 def require_pages() -> None:
-    """Refuse early, with a StagebenchError that names the extra, where what fills in pages is missing."""
+    """Raise StagebenchError that names the extra where jinja2 is missing."""
     if find_spec("jinja2") is None:
         raise StagebenchError("a page needs the extra: pip install 'stagebench[report]', got no jinja2")
 
 
 def fill(package: str, name: str, filters: Mapping[str, Any], **values: Any) -> str:
-    """Fill in a package's template of a name; its policy is to let no script run but that of the same name."""
-    from jinja2 import (  # of an extra, which terminals and Markdown do without
+    """Render a package's template; its policy allows only the script of the same name."""
+    from jinja2 import (  # in an extra, which terminals and Markdown don't need
         Environment,
         PackageLoader,
         StrictUndefined,

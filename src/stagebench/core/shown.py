@@ -1,7 +1,7 @@
-"""Names and texts of strangers, fit to be shown, and one table for a terminal and Markdown; HTML is a template's.
+"""Show untrusted text safely, and tables on a terminal and in Markdown; HTML has templates.
 
-An id, a path or an error may hold escape sequences, characters that reverse the direction of writing, line ends, and
-the markup of whatever shows it: nothing but a line of text comes out, and whoever fills a table need not clean it.
+An id, a path or an error may hold escape sequences, characters that reverse the writing direction, line ends, and
+markup. Only a line of text is shown, so callers that fill tables need not clean it.
 """
 
 import math
@@ -23,35 +23,35 @@ from rich.text import Text
 LONGEST = 2000
 _MARKUP = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|#~$&"})
 Value = str | float | tuple[float, float] | Mapping[str, float] | None
-"""A text, a number in its base unit, a range (a pair, or an interval as JSON has it: low and high), or nothing."""
+"""A text, a number in its base unit, a range (a pair, or JSON's interval of low and high), or nothing."""
 Begin = Callable[[str, int, int], object]
 """Gets what begins now, how many steps were done before it, and how many there are."""
 GAP = "  "
-RULE = 60  # characters of the line below a heading, at most
-NARROW, COLUMN = 80, 20  # characters of a terminal that everybody has, and of a column that is still readable
-_EIGHTHS = ("", *map(chr, range(0x258F, 0x2587, -1)))  # of a character, from none to all of it
+RULE = 60  # the most characters of the line below a heading
+NARROW, COLUMN = 80, 20  # characters of the narrowest terminal, and of a column that is still readable
+_EIGHTHS = ("", *map(chr, range(0x258F, 0x2587, -1)))  # eighths of a character, from none to a full one
 _BLOCKS = "[\u2588-\u258f]+"
 
 
 def plain(text: str, longest: int = LONGEST) -> str:
-    r"""Make it one line, in which what would not be seen is written out, as "\x1b" and "\u202e"."""
+    r"""Return a text as one line, with invisible characters escaped, such as "\x1b" and "\u202e"."""
     line = " ".join(text.split())
     line = line if len(line) <= longest else f"{line[: longest - 3]}..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def one_line(error: BaseException) -> str:
-    """Say which error it was, in one line that is not too long."""
-    return plain(f"{type(error).__name__}: {error}", 300)  # some quote the whole file
+    """Return an error with its type in one short line."""
+    return plain(f"{type(error).__name__}: {error}", 300)  # some errors quote a whole file
 
 
 def cell(text: str) -> Text:
-    """Make the same for a terminal's tables and messages, where brackets would be markup."""
+    """Return the same for a terminal, where brackets would be markup."""
     return Text(plain(text))
 
 
 def teller(console: Console) -> Callable[[str], None]:
-    """Return what prints such text there, but for line ends, which are ours; a terminal gets whole words."""
+    """Return a function that prints such text, keeping line ends; a terminal wraps at words."""
     whole = not console.is_terminal
     return lambda text: console.print(Text("\n").join(map(cell, text.split("\n"))), soft_wrap=whole)
 
@@ -80,17 +80,17 @@ def progress(console: Console, total: int | None = None) -> Iterator[Callable[..
 
 
 def duration(seconds: float) -> str:
-    """Write a time that nobody measures by, rounded up."""
+    """Return an approximate time in words, rounded up."""
     return f"{math.ceil(seconds)} s" if seconds < 120 else f"{math.ceil(seconds / 60)} min"
 
 
 def markdown(text: str) -> str:
-    """Make the same as Markdown that shows it as it is."""
+    """Return a text as Markdown that shows it unchanged."""
     return plain(text).translate(_MARKUP)
 
 
 def _code(text: str) -> str:
-    """Make the same as code in a table, in which only what would end the code or its cell has to be another sign."""
+    """Return a text as Markdown code in a table, without the characters that would end the code or its cell."""
     line = re.sub(r"\\*\|", r"\|", plain(text).replace("`", "'"))
     return f"`{line}`" if line else ""
 
@@ -100,14 +100,14 @@ class Unit:
     """How the values of a column are written."""
 
     form: str = ""  # of a number, as `str.format` takes it; "" for words
-    scale: float = 1.0  # from the base unit (seconds, bytes, 1) to the one that is written
-    label: str = ""  # of that unit, behind the heading
-    long: bool = False  # whether these are sentences, which give way where it is narrow
-    code: bool = False  # whether these are names, which Markdown is not to make links of
-    small: float = 0.0  # as written: what is less gets three digits, down to a ten millionth of it, which is nothing
+    scale: float = 1.0  # from the base unit (seconds, bytes, 1) to the written one
+    label: str = ""  # of the written unit, after the heading
+    long: bool = False  # whether values are sentences, which go below their rows where it is narrow
+    code: bool = False  # whether values are names, which must not become links in Markdown
+    small: float = 0.0  # below it, down to a ten millionth of it, values have three significant digits
 
     def write(self, value: Value) -> str:
-        """Write a value; a text stays as it is, and nothing is nothing."""
+        """Return a value as text; a text is unchanged, and None is empty."""
         if value is None or isinstance(value, str):
             return value or ""
         if isinstance(value, Mapping):
@@ -131,16 +131,15 @@ class Table:
 
     title: str  # "" for none
     columns: Sequence[tuple[str, Unit]]
-    rows: Sequence[Sequence[Value]]  # as many values each as there are columns
+    rows: Sequence[Sequence[Value]]  # one value per column
     notes: Sequence[str] = ()  # sentences under it
-    styles: Sequence[str] = ()  # of each row on a terminal, or of its bars, as rich names them; none for plain rows
-    bars: Mapping[str, Sequence[float]] = field(default_factory=dict)  # a terminal's; by heading, shares of the longest
+    styles: Sequence[str] = ()  # rich's style of each row, or of its bars, on a terminal; none for plain rows
+    bars: Mapping[str, Sequence[float]] = field(
+        default_factory=dict
+    )  # on a terminal: by heading, shares of the longest
 
     def grid(self) -> tuple[list[str], list[Unit], list[list[str]]]:
-        """Write all values: headings with their units, and cells of one line.
-
-        A column that is empty goes, and no other: a row is found by what stands in it.
-        """
+        """Return headings with units, units, and cells of one line, without empty columns."""
         units = [unit for _, unit in self.columns]
         heads = [plain(", ".join(filter(None, (name, unit.label)))) for name, unit in self.columns]
         rows = [[plain(unit.write(v)) for unit, v in zip(units, row, strict=True)] for row in self.rows]
@@ -149,16 +148,16 @@ class Table:
 
 
 def of_records(title: str, columns: Mapping[str, Unit], records: Iterable[Mapping[str, Any]], *notes: str) -> Table:
-    """Make a table of records by those of their keys that are headings."""
+    """Return a table of records, with the keys that are headings."""
     rows = [[record.get(key) for key in columns] for record in records]
     return Table(title, [(key.replace("_", " "), unit) for key, unit in columns.items()], rows, notes)
 
 
 def show(table: Table, console: Console) -> None:
-    """Print a table: in a log file a row is a line; on a terminal no line is wider than it.
+    """Print a table: in a log file each row is a line; on a terminal no line is wider than it.
 
-    Where it is narrow, sentences go below their rows, and names too if they must, long words are folded, and columns
-    for which there is no room follow in further parts, with the first column again.
+    On a narrow terminal sentences, and if necessary names, go below their rows, and long words are folded. Columns
+    without room follow in further parts, which repeat the first column.
     """
     (heads, units, rows), room = table.grid(), console.width if console.is_terminal else sys.maxsize
     for line in table.title.splitlines():
@@ -182,7 +181,7 @@ def show(table: Table, console: Console) -> None:
 def _draw_bars(
     bars: Mapping[str, Sequence[float]], heads: Sequence[str], rows: Sequence[list[str]], console: Console
 ) -> None:
-    """Put a bar before each of the first values of columns: what is left of the room, or of a part of it, is theirs."""
+    """Put a bar before each of the first values of columns, in the room that is left."""
     room = (console.width if console.is_terminal else NARROW) - max(cell_len(row[0]) for row in rows)
     of_each = room // max(1, min(len(bars), room // COLUMN)) - len(GAP)
     for i, shares in ((heads.index(head), shares) for head, shares in bars.items()):
@@ -200,7 +199,7 @@ def _width(widths: Mapping[int, int]) -> int:
 
 
 def _parts(widths: dict[int, int], units: Sequence[Unit], room: int) -> list[dict[int, int]]:
-    """Share out columns, by the width of each, over parts for which there is room, without those that go below."""
+    """Return the columns with their widths in parts that fit the room, without those that go below rows."""
     for leave in ("", "long", "code"):
         widths = {i: width for i, width in widths.items() if not (i and leave and getattr(units[i], leave))}
         if _width(widths) <= room:
@@ -218,7 +217,7 @@ def _parts(widths: dict[int, int], units: Sequence[Unit], room: int) -> list[dic
 
 
 def _narrowed(widths: dict[int, int], columns: Sequence[int], room: int) -> dict[int, int]:
-    """Take from the widest of some columns what is too much, but leave each `COLUMN`."""
+    """Narrow the widest of some columns until all fit, but none below `COLUMN`."""
     widths = dict(widths)
     while _width(widths) > room and widths[widest := max(columns, key=widths.__getitem__)] > COLUMN:
         widths[widest] -= 1
@@ -228,10 +227,7 @@ def _narrowed(widths: dict[int, int], columns: Sequence[int], room: int) -> dict
 def _print_row(
     console: Console, cells: Sequence[str], widths: Mapping[int, int], units: Sequence[Unit], style: str = ""
 ) -> None:
-    """Put cells side by side, numbers to the right, each folded at the width of its column.
-
-    The style is that of bars alone, where there are any.
-    """
+    """Print cells side by side, numbers on the right, folded to the width of their column; the style is for bars, if any."""
     folded = [chop_cells(cells[i], width) for i, width in widths.items()]
     for line in zip_longest(*folded, fillvalue=""):
         blanks = [" " * (width - cell_len(cell)) for cell, width in zip(line, widths.values(), strict=True)]
@@ -243,7 +239,7 @@ def _print_row(
 
 
 def to_markdown(table: Table) -> str:
-    """Write a table in GitHub's Markdown, without a line end after it."""
+    """Return a table in GitHub's Markdown, without a final line end."""
     heads, units, rows = table.grid()
     rule = ["---:" if unit.form else "---" for unit in units]
     writers = [_code if unit.code else markdown for unit in units]

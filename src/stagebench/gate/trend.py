@@ -1,6 +1,6 @@
-"""Looks back: at the runs of a folder by environment, and where what they measured changed. Importable without torch.
+"""Find changes in a history of runs, by environment. Importable without torch.
 
-One run is one process, and its median is one sample: rounds of one process are no independent samples.
+One run is one process, and its median is one sample, because rounds of one process are not independent.
 """
 
 import gc
@@ -31,17 +31,17 @@ from stagebench.core.results import Results, by_name, each_read_at, short_name
 from stagebench.core.shown import Begin
 from stagebench.core.statistics import Array
 
-MIN_SIDE = 5  # runs on either side of a change; with fewer, a change is the gate's to find
-PART = 64  # runs that a process reads at a time; a second one starts in half a second
-LEAST_NOISE = 1e-3  # relative; less between two processes is the clock, whatever the series says
-ROOM = 32  # candidates that come before the dropped ones go
+MIN_SIDE = 5  # runs on either side of a change; the gate finds changes with fewer
+PART = 64  # runs per task of a reading process; starting a process takes half a second
+LEAST_NOISE = 1e-3  # relative; less is the clock's resolution
+ROOM = 32  # new candidates before dropped ones are removed
 _NO_CANDIDATE = np.array([-1.0, -np.inf, 0.0, -np.inf, np.inf])  # place, gain, sum, lowest and highest mean
 PENALTY = 45.0
-"""What a change must explain, in variances of the noise, to be one.
+"""The sum of squares that a change must explain, in variances of the noise.
 
-Chosen by simulation (`tests/test_trend.py` repeats a part of it): in 10 to 365 runs of unchanging normal, Laplace or
-Student (4 degrees) noise at most 2 series in 1000 show a change, less than 1 from 20 runs on. Only independent noise is
-meant: where much of a night's deviation carries over to the next one, the machine drifts, and steps are seen in it.
+It was chosen by simulation; `tests/test_trend.py` repeats a part of it. In 10 to 365 runs of constant normal, Laplace
+or Student (4 degrees) noise at most 2 series in 1000 show a change, and less than 1 from 20 runs on. This assumes
+independent noise. Where much of one night's deviation carries over to the next, the drift shows as steps.
 """
 
 
@@ -50,14 +50,14 @@ class Change:
     """A step in a series, in JSON's types."""
 
     benchmark: str  # its full name
-    when: str  # the first run after it began
-    age: int  # how many runs were made since, with that one: at least `MIN_SIDE`
-    before: float  # median seconds of the runs between this change and the one before
+    when: str  # time of the first run after the change
+    age: int  # number of runs since, that one included: at least `MIN_SIDE`
+    before: float  # median seconds of the runs between the previous change and this one
     after: float
     ratio: float  # above 1 where it became slower
-    good: str | None  # commit of the last run surely before it; one run is left between, as a step may be seen early
-    bad: str | None  # commit of the first run that is surely after it
-    dirty: bool  # whether either was made of code that was not committed
+    good: str | None  # commit of the last run surely before it; one run lies between, because a step may be found early
+    bad: str | None  # commit of the first run surely after it
+    dirty: bool  # whether the code of either was not committed
     bisect: str | None  # see `bisect_command`
 
 
@@ -66,19 +66,19 @@ class Series:
     """One benchmark in one environment over time, in JSON's types, the oldest first."""
 
     benchmark: str  # its full name
-    seconds: list[float]  # median of each run that holds it
-    noise: float | None  # standard deviation between neighbouring runs, relative; None of a single run
+    seconds: list[float]  # median of each run with it
+    noise: float | None  # relative standard deviation between neighbouring runs; None for a single run
     changes: list[Change]
-    outliers: list[str]  # when runs began that are far from their neighbours; no change is seen in one of them
+    outliers: list[str]  # times of runs far from their neighbours, which don't count as changes
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a trend takes of a run: of a hundred benchmarks ten kilobytes, where all of it is a megabyte."""
+    """The part of a run that a trend needs: 10 kB instead of 1 MB for a hundred benchmarks."""
 
     name: str  # of its file
     began: datetime
-    when: str  # the same, as the run has it
+    when: str  # the same, as in the run
     machine: dict[str, str]
     commit: str | None
     dirty: bool
@@ -86,10 +86,10 @@ class Run:
 
 
 def read_history(place: Place, begin: Begin = lambda *step: None) -> tuple[list[list[Run]], dict[str, str]]:
-    """Read all JSON files of a place, many of them in as many processes as there are cores.
+    """Read all JSON files of a place, on all cores where there are many.
 
-    Return runs that are comparable with each other, the oldest first, the most runs first; and by file why it is no
-    run. Raise ResultsError where there is no such folder, or no file is a run.
+    Return groups of comparable runs, the largest group first and the oldest run first, and by file why it is not a run.
+    Raise ResultsError where the folder does not exist, or no file is a run.
     """
     if not place.store and not place.folder.is_dir():
         raise ResultsError(f"a history must be a folder, got {place}")
@@ -103,7 +103,7 @@ def read_history(place: Place, begin: Begin = lambda *step: None) -> tuple[list[
             unreadable[str(place.where(name))] = str(run)
             continue
         here = ADDED | run.machine
-        alone = f" {name}" if UNKNOWN in here.values() else ""  # it compares with nothing
+        alone = f" {name}" if UNKNOWN in here.values() else ""  # comparable with nothing
         groups.setdefault(json.dumps(here, sort_keys=True) + alone, []).append(run)
     if not groups:
         raise ResultsError(f"a history must hold at least one run, got {len(unreadable)} other files in {place}")
@@ -112,7 +112,7 @@ def read_history(place: Place, begin: Begin = lambda *step: None) -> tuple[list[
 
 
 def _each_read(place: Place, names: Sequence[str]) -> Iterator[tuple[str, Run | ResultsError]]:
-    """Yield each file with its run, or why it is none, in their order."""
+    """Yield each file with its run or the error, in order."""
     parts, read = [names[i : i + PART] for i in range(0, len(names), PART)], partial(_read, place)
     if len(parts) < 2 or place.is_in_memory:
         yield from zip(names, chain.from_iterable(map(read, parts)), strict=True)
@@ -121,13 +121,13 @@ def _each_read(place: Place, names: Sequence[str]) -> Iterator[tuple[str, Run | 
         with ProcessPoolExecutor(min(cores(), len(parts)), get_context("spawn"), _prepare_reader) as pool:
             yield from zip(names, chain.from_iterable(pool.map(read, parts)), strict=True)
     except BrokenProcessPool as error:
-        raise ResultsError("runs are read by processes that end by themselves, got one that was ended") from error
+        raise ResultsError("processes that read runs must not be killed, got one that was") from error
 
 
 def _prepare_reader() -> None:
-    """Leave a signal from the terminal to the parent, and end when it has ended, however it did."""
+    """Leave terminal signals to the parent, and end when it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    gc.disable()  # nothing that is read holds itself
+    gc.disable()  # the data have no cycles
     Thread(target=_exit_after_parent, daemon=True).start()
 
 
@@ -138,28 +138,28 @@ def _exit_after_parent() -> None:
 
 
 def _read(place: Place, names: Sequence[str]) -> list[Run | ResultsError]:
-    """Return of each file its run, or why it is none."""
+    """Return for each file its run or the error."""
     read = zip(names, each_read_at(place, names), strict=True)
     return [run if isinstance(run, ResultsError) else _run_of(name, run, place.where(name)) for name, run in read]
 
 
 def _run_of(name: str, run: Results, where: Path | str) -> Run | ResultsError:
-    """Take of a run what a trend needs; a time without a zone is in UTC."""
+    """Return the part of a run that a trend needs; a time without a zone is in UTC."""
     try:
         began = datetime.fromisoformat(run["datetime"])
     except (KeyError, ValueError) as error:
-        return ResultsError(f"the run {where} must hold the time when it was made, got {error!r}")
+        return ResultsError(f"the run {where} must hold its time, got {error!r}")
     seconds = {sys.intern(name): benchmark["stats"]["median"] for name, benchmark in by_name(run).items()}
     commit, zoned = run.get("commit_info") or {}, began if began.tzinfo else began.replace(tzinfo=UTC)
     return Run(name, zoned, run["datetime"], run["machine_info"], commit.get("id"), bool(commit.get("dirty")), seconds)
 
 
 def series_of(runs: Sequence[Run]) -> list[Series]:
-    """Look at each benchmark of comparable runs, the oldest run first; see `find_changes`."""
+    """Return the series of each benchmark of comparable runs, the oldest run first; see `find_changes`."""
     names = {name: None for run in runs for name in run.seconds}  # in the order of the suite
     holding = {name: [run for run in runs if name in run.seconds] for name in names}
     found: dict[str, Series] = {}
-    for length in {len(each) for each in holding.values()}:  # those of one length at once
+    for length in {len(each) for each in holding.values()}:  # all of one length at once
         alike = [name for name in names if len(holding[name]) == length]
         seconds = np.array([[run.seconds[name] for run in holding[name]] for name in alike])
         logs = np.log(seconds)
@@ -188,8 +188,8 @@ def _change(benchmark: str, runs: Sequence[Run], place: int, before: float, afte
 def noise(logs: Array) -> Array:
     """Return the standard deviation of the noise of series (..., n) that may hold steps, shape (...).
 
-    It comes from the median absolute difference of neighbours, to which one step or outlier adds little; the difference
-    of two samples has twice the variance of one.
+    It uses the median absolute difference of neighbours, which a step or an outlier hardly affects. The difference of
+    two samples has twice the variance of one.
     """
     found: Array = np.maximum(LEAST_NOISE, statistics.NORMAL * np.median(np.abs(np.diff(logs)), -1) / np.sqrt(2))
     return found
@@ -198,10 +198,10 @@ def noise(logs: Array) -> Array:
 def find_changes(logs: Array) -> list[tuple[list[int], list[int]]]:
     """Find steps in the logarithms of seconds (series, runs), of at least twice `MIN_SIDE` runs; see `steps`.
 
-    Return of each series the indices of the first sample after each step, and of the outliers, which are taken for the
-    median of their five neighbours (Hampel's filter) before steps are looked for.
+    Return for each series the indices of the first sample after each step, and of outliers. Outliers are replaced by
+    the median of their five neighbours (Hampel's filter) before the search.
     """
-    from scipy.ndimage import median_filter  # takes a quarter of a second, for which a comparison need not wait
+    from scipy.ndimage import median_filter  # takes 0.25 s to import, and a comparison does not need it
 
     deviations, neighbours = noise(logs), median_filter(logs, size=(1, 5), mode="nearest")
     outliers = [statistics.outliers(*each) for each in zip(logs, neighbours, deviations, strict=True)]
@@ -212,16 +212,16 @@ def find_changes(logs: Array) -> list[tuple[list[int], list[int]]]:
 
 
 def steps(series: Array, least: int, penalty: float) -> list[list[int]]:
-    """Cut series (b, n) where squared deviations from the parts' means, and a penalty a cut, add up to the least.
+    """Cut series (b, n) so that squared deviations from the parts' means, plus a penalty per cut, are minimal.
 
-    A part has at least so many samples. The last cut before a sample is one of its candidates, of which one is dropped
-    as soon as a later one is better whatever the mean after both is (functional pruning: Rigaill, 2010; Maidstone and
-    others, 2017; here by an interval of means each): some hundred are left of 5000. That is exact, and all series go
-    side by side, because what takes time is Python's.
+    A part has at least `least` samples. The candidates for the last cut before a sample are pruned exactly: one is
+    dropped once a later one is better for every mean after both (functional pruning: Rigaill, 2010; Maidstone and
+    others, 2017). Here each candidate keeps an interval of means. About a hundred of 5000 remain. All series are cut
+    side by side, because Python's overhead dominates.
     """
     count, n = series.shape
     sums = np.pad(np.cumsum(series - series.mean(-1, keepdims=True), -1), ((0, 0), (1, 0)))
-    gains, last = np.full((count, n + 1), -np.inf), np.zeros((count, n + 1), int)  # of the best cuts of the first ones
+    gains, last = np.full((count, n + 1), -np.inf), np.zeros((count, n + 1), int)  # of the best cuts up to each sample
     gains[:, 0] = penalty
     kept = np.empty((5, count, 0))
     for end in range(least, n + 1):
@@ -238,7 +238,7 @@ def steps(series: Array, least: int, penalty: float) -> list[list[int]]:
 
 
 def _with_room(kept: Array) -> Array:
-    """Leave dropped candidates out, and make room for `ROOM` new ones, the last of each series."""
+    """Remove dropped candidates, and make room for `ROOM` new ones at the end of each series."""
     alive = np.isfinite(kept[1])
     order = np.argsort(~alive, axis=-1, kind="stable")[None, :, : int(alive.sum(-1).max(initial=0))]
     room = np.broadcast_to(_NO_CANDIDATE[:, None, None], (*kept.shape[:2], ROOM))
@@ -246,11 +246,11 @@ def _with_room(kept: Array) -> Array:
 
 
 def _add_candidate(kept: Array, born: int, gain: Array, total: Array) -> None:
-    """Drop candidates that this one, of all series, is better than, and add it in the room that is left."""
-    if born % 4 == 0:  # to look at each would take longer than those that it drops
+    """Drop candidates that the new one always beats, and add it in the free room."""
+    if born % 4 == 0:  # dropping more often would cost more than it saves
         places, gains, before, low, high = kept
         span, moved = born - places, total[:, None] - before
-        root = moved**2 - span * (gain[:, None] - gains)  # of where they are equal; below 0 the later one is better
+        root = moved**2 - span * (gain[:, None] - gains)  # where both are equal; below 0 the later one is better
         half = np.sqrt(np.maximum(root, 0))
         np.maximum(low, (moved - half) / span, out=low)
         np.minimum(high, (moved + half) / span, out=high)
@@ -260,7 +260,7 @@ def _add_candidate(kept: Array, born: int, gain: Array, total: Array) -> None:
 
 
 def _cuts(last: Sequence[int]) -> list[int]:
-    """Go back from the end, from each cut to the one before it."""
+    """Follow the cuts back from the end."""
     found = [last[-1]]
     while found[-1]:
         found.append(last[found[-1]])
@@ -268,11 +268,11 @@ def _cuts(last: Sequence[int]) -> list[int]:
 
 
 def bisect_command(benchmark: str, good: str | None, bad: str | None, slower: bool) -> str | None:
-    """Return the command line with which git finds the commit of a change; None where these are no two commits.
+    """Return git's command to find the commit of a change; None unless there are two commits.
 
-    `git bisect run` takes 0 for good, 125 for "cannot say" and other codes up to 127 for bad: a gate that could not
-    measure or decide (2, 3) is no verdict. A commit that made it faster is found by a gate against the fast side, which
-    fails on what is still slow.
+    `git bisect run` takes 0 for good, 125 for "skip" and other codes up to 127 for bad. A gate that could not measure
+    or decide (2, 3) becomes 125. A commit that made it faster is found by a gate against the fast side, which fails on
+    slow commits.
     """
     if good == bad or not all(commit and re.fullmatch("[0-9a-f]{7,64}", commit) for commit in (good, bad)):
         return None

@@ -1,4 +1,4 @@
-"""Write a history as one static page, whose own script draws a line for each benchmark out of the numbers in it."""
+"""Write a history as one static page with its own script, which draws a line for each benchmark."""
 
 import re
 import subprocess
@@ -16,13 +16,13 @@ from stagebench.gate.trend import Run, Series
 from stagebench.gate.verdicts import PASS, Decision, exit_code
 
 COMMITS = {"github.com": "commit", "gitlab.com": "-/commit", "bitbucket.org": "commits", "codeberg.org": "commit"}
-"""Of each host that is known, what stands between a repository and a commit of it."""
+"""By known host, the part of a URL between a repository and its commit."""
 _REMOTE = re.compile(r"(?:\w+://)?(?:[^@/]*@)?([\w.-]+)(?::\d+(?=/))?[:/]([\w./~-]+?)(?:\.git)?/?")
 _NO_STAGE = Stage("", "", unit="")
 
 
 def to_html(place: Place, looked: Sequence[tuple[Sequence[Run], Sequence[Series]]], decision: Decision | None) -> str:
-    """Fill in the page, of environments with their series, the one of the newest run first."""
+    """Return the page of environments with their series, the one with the newest run first."""
     newest = sorted(looked, key=lambda each: each[0][-1].began, reverse=True)
     labels = _labels([runs[0].machine for runs, _ in newest])
     repository = repository_of(Path.cwd())
@@ -37,7 +37,7 @@ def to_html(place: Place, looked: Sequence[tuple[Sequence[Run], Sequence[Series]
 
 
 def repository_of(folder: Path) -> tuple[str, str] | None:
-    """Return the host, if it is known, and the path there of the repository that a working tree is pushed to."""
+    """Return the known host and the path of a working tree's repository; None for another host."""
     asked = ("git", "-C", str(folder), "config", "--get", "remote.origin.url")
     said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603 # git
     found = _REMOTE.fullmatch(said)
@@ -45,7 +45,7 @@ def repository_of(folder: Path) -> tuple[str, str] | None:
 
 
 def _labels(machines: Sequence[Mapping[str, str]]) -> list[str]:
-    """Name environments, those that would have one name by what differs between them."""
+    """Return names of environments; equal names get the values that differ."""
     names = [", ".join(machine[key] for key in NAMING) for machine in machines]
     labels = []
     for name, machine in zip(names, machines, strict=True):
@@ -57,7 +57,7 @@ def _labels(machines: Sequence[Mapping[str, str]]) -> list[str]:
 
 def _environment(place: Place, runs: Sequence[Run], series: Sequence[Series]) -> dict[str, Any]:
     about: dict[str, Benchmark] = {}
-    for run in reversed(runs):  # one says of most what they are
+    for run in reversed(runs):  # one run describes most benchmarks
         if run.seconds.keys() - about.keys():
             about = by_name(read_at(place, run.name)) | about
     return {
@@ -69,7 +69,7 @@ def _environment(place: Place, runs: Sequence[Run], series: Sequence[Series]) ->
 
 
 def _line(series: Series, runs: Sequence[Run], info: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what is drawn of a benchmark; milliseconds have four digits, which is less than any noise."""
+    """Return a benchmark's data for drawing; milliseconds have four digits, finer than any noise."""
     name, held = series.benchmark, [i for i, run in enumerate(runs) if series.benchmark in run.seconds]
     steps = [asdict(each) | {"at": held[-each.age], "bisect": plain(each.bisect or "")} for each in series.changes]
     return {
