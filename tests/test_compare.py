@@ -109,7 +109,7 @@ def test_a_run_of_another_environment_is_refused_with_the_key(tmp_path, key):
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["a.json"], "has a base and a head, got 1 paths"),
+        (["a.json"], "must have a base and a head, got 1 paths"),
         (["a.json", "empty"], "the head must have a run, got none"),
         (["a.json", "missing.json"], "can't read the run"),
         (["a.json", "failed.json"], "nothing failed, got 1 failures"),

@@ -83,8 +83,9 @@ def trend_command(
 ) -> None:
     """Look for changes in the runs that DIR, a folder or URL, holds, written by `pytest benchmarks --benchmark-json`.
 
-    Runs are compared within an environment only. --recent asks about that of the last run; else the exit code is 0.
-    --html writes one file that needs no server: a line for each benchmark with its changes, and the verdicts of a gate.
+    Runs are compared within an environment only. The exit code is 0, unless --recent finds a slowdown in the
+    environment of the last run. With --html the page needs no server. It shows each benchmark's line with its changes,
+    and the verdicts of a gate.
     """
     decision: Decision | None = None
     if html_path:

@@ -25,7 +25,7 @@ _MARKUP = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>
 Value = str | float | tuple[float, float] | Mapping[str, float] | None
 """A text, a number in its base unit, a range (a pair, or JSON's interval of low and high), or nothing."""
 Begin = Callable[[str, int, int], object]
-"""Gets what begins now, how many steps were done before it, and how many there are."""
+"""Gets the text of the step that begins, the number of steps before it, and the total."""
 GAP = "  "
 RULE = 60  # the most characters of the line below a heading
 NARROW, COLUMN = 80, 20  # characters of the narrowest terminal, and of a column that is still readable
@@ -58,10 +58,10 @@ def teller(console: Console) -> Callable[[str], None]:
 
 @contextmanager
 def progress(console: Console, total: int | None = None) -> Iterator[Callable[..., None]]:
-    """Yield what says which step begins, and can say of how many it is: a terminal shows a bar, with the time left.
+    """Yield a function to call when a step begins, by its text; a terminal shows a bar with the time left.
 
-    The bar is drawn by these calls and by no thread, so that nothing is drawn while a step is timed; "" takes it away,
-    before something is printed. A file, a pipe and the log of a CI job get nothing.
+    Only these calls draw the bar, so nothing is drawn while a step is timed. "" removes it before something is printed.
+    Files, pipes and logs of CI jobs get nothing.
     """
     if not (console.is_interactive and console.file.isatty()) or os.environ.get("CI"):
         yield lambda *step: None
@@ -227,7 +227,7 @@ def _narrowed(widths: dict[int, int], columns: Sequence[int], room: int) -> dict
 def _print_row(
     console: Console, cells: Sequence[str], widths: Mapping[int, int], units: Sequence[Unit], style: str = ""
 ) -> None:
-    """Print cells side by side, numbers on the right, folded to the width of their column; the style is for bars, if any."""
+    """Print cells side by side, numbers on the right, folded to their column's width; bars alone get the style."""
     folded = [chop_cells(cells[i], width) for i, width in widths.items()]
     for line in zip_longest(*folded, fillvalue=""):
         blanks = [" " * (width - cell_len(cell)) for cell, width in zip(line, widths.values(), strict=True)]

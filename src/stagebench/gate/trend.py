@@ -40,7 +40,7 @@ PENALTY = 45.0
 """The sum of squares that a change must explain, in variances of the noise.
 
 It was chosen by simulation; `tests/test_trend.py` repeats a part of it. In 10 to 365 runs of constant normal, Laplace
-or Student (4 degrees) noise at most 2 series in 1000 show a change, and less than 1 from 20 runs on. This assumes
+or Student (4 degrees) noise at most 2 series in 1000 show a change. From 20 runs on it is less than 1. This assumes
 independent noise. Where much of one night's deviation carries over to the next, the drift shows as steps.
 """
 

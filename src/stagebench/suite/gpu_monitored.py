@@ -18,9 +18,8 @@ WARM_UPS = 2  # untimed rounds before the timed ones
 def summary(looks: Sequence[environment.Reading]) -> dict[str, Any]:
     """Return a summary, in JSON's types, of the readings before and after each timed round of a benchmark.
 
-    It holds the first and the last reading. "disturbed_rounds" are the numbers of rounds that began or ended throttled
-    or beside foreign processes. "joules" is the energy of all rounds without the time between them; it is absent where
-    the GPU does not count it.
+    It holds the first and the last reading. The rounds in "disturbed_rounds" began or ended throttled or beside foreign
+    processes. The energy "joules" is that of all rounds without the time between them, absent if it is not counted.
     """
     rounds = list(zip(looks[::2], looks[1::2], strict=True))
     joules = [look.joules for look in looks if look.joules is not None]

@@ -18,7 +18,7 @@ KEYS = tuple(TYPES)
 LARGEST = 1 << 62  # microseconds, more than any clock shows; a sum of two fits into int64
 _UNITS = {"s": (10**6, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}  # numerator and denominator, in microseconds
 _COARSE = 1000  # microseconds: floating-point times must have at least this resolution
-# Limits of a camera: the most events per second, the fewest over a long time, and a clock set before the year 2200.
+# Limits of a camera: the most events per second, the fewest over a long time, and a date before the year 2200.
 _FASTEST, _SLOWEST = 10**9, 10**4
 _LONG, _LATEST = 45 * 10**6, 230 * 365 * 86400 * 10**6
 _FEW = 100  # events, of which the rate is not judged
