@@ -18,11 +18,12 @@ from stagebench.backends import graph
 from stagebench.backends.any_graph import Form
 from stagebench.backends.fixed_cache import why_not_fixed
 from stagebench.backends.load import with_backend
-from stagebench.backends.static_cache import CACHE_ARGUMENT, why_not_static
+from stagebench.backends.static_cache import why_not_static
 from stagebench.core.artifacts import Inputs, Sample
 from stagebench.core.errors import ModelError, StagebenchError, StageError
 from stagebench.core.settings import ModelSettings
 from stagebench.core.stages import IN_GENERATE
+from stagebench.models.protocol import CACHE_ARGUMENT
 from stagebench.pipeline.counters import WorkCounter, additive, count_work
 from stagebench.pipeline.decode import advance, decode
 from stagebench.pipeline.encode import encode

@@ -1,7 +1,6 @@
 """The language model over a static KV cache, in two functions that can be captured: a prompt, and a decode step."""
 
 import copy
-import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -10,15 +9,13 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, Cache, GenerationMixin, LlamaModel, PreTrainedModel, StaticCache
+from transformers import AttentionInterface, Cache, GenerationMixin, PreTrainedModel, StaticCache
 from transformers.cache_utils import StaticLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from stagebench.core.errors import ModelError
-
-# A forward's name of the KV cache; transformers 5.24 renamed it.
-CACHE_ARGUMENT = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
+from stagebench.models.protocol import CACHE_ARGUMENT
 
 # transformers' torch attention under a name for which it makes no mask; attention is then causal by itself.
 _MASKLESS = "sdpa_without_mask"

@@ -126,6 +126,13 @@ def _short_caption(clip: Clip, thing: Thing) -> str:
     return " and ".join(f"{x.shape} {x.motion(_event_ending(x))}" for x in clip.things)
 
 
+def _place(clip: Clip, thing: Thing, part: float) -> str:
+    """Say in which of nine parts of the middle square an object is at a time, as a part of the clip."""
+    at = clip.places[clip.things.index(thing)] + thing.path(np.array([part]))[0, :2]
+    across, down = np.digitize((at - (WIDTH / 2, HEIGHT / 2)) / HEIGHT, (-0.1, 0.1))
+    return f"{('left', 'middle', 'right')[across]} {('up', 'middle', 'down')[down]}"
+
+
 Asked = tuple[str, Callable[[Clip, Thing], str]]
 
 _BOTH: dict[str, Asked] = {
@@ -134,6 +141,8 @@ _BOTH: dict[str, Asked] = {
     "size": ("What size has the {}?", lambda clip, thing: thing.size),
     "direction": ("In what direction does the {} move?", lambda clip, thing: thing.direction),
     "speed": ("How fast does the {} move?", lambda clip, thing: thing.speed),
+    "first place": ("Where is the {} at first?", lambda clip, thing: _place(clip, thing, 0)),
+    "last place": ("Where is the {} at last?", lambda clip, thing: _place(clip, thing, 1)),
 }
 _ENDING = "What does the {} do?"
 QUESTIONS: dict[str, dict[str, Asked]] = {

@@ -3,7 +3,9 @@
 What a model is trained on is so what it gets of a video or an event recording of the same clips.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +53,12 @@ def render(scenes: Tensor, height: int, width: int) -> Tensor:
     return image
 
 
+@cache
+def on(device: str, draw: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of this module, on a GPU compiled to one kernel in place of forty."""
+    return torch.compile(draw, dynamic=False) if device == "cuda" else draw
+
+
 def _inside(shape: str, dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
     """Return how many pixels within its edge a place is that lies so far from an object's middle."""
     if shape == "ball":
@@ -61,25 +69,34 @@ def _inside(shape: str, dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
 
 
 def render_events(scenes: Tensor, images: int, generator: torch.Generator) -> Tensor:
-    """Draw gray scenes at `EVENT_TIMES` as event images: uint8 (clips, images, 3, 480, 640), as of a recording.
+    """Draw gray scenes at `EVENT_TIMES` as event images: bool (clips, images, 3, 480, 640), as of a recording.
 
     It is `synthetic_clip`'s event model in steps, each of which falls whole into one of the slices of equal count; the
     generator, on their device, draws the noise.
     """
-    likely = NOISE * SECONDS / (len(EVENT_TIMES) - 1) / 2  # that noise makes a pixel brighter in a step; darker as well
-    logs = ((render(at[:, None], HEIGHT, WIDTH)[:, 0, 0] + DARK).log_() for at in scenes.unbind(1))
-    signs, counts, reference = [], [], next(logs)
-    for now in logs:
-        crossings = ((now - reference) / CONTRAST).trunc_()  # towards zero
-        reference += CONTRAST * crossings
-        noise = torch.rand(now.shape, device=now.device, generator=generator)
-        crossings += (noise < likely).float() - (noise > 1 - likely).float()
-        signs.append(crossings.sign().to(torch.int8))
-        counts.append(crossings.abs().sum((1, 2)))
+    device, steps = scenes.device, len(EVENT_TIMES) - 1
+    reference, signs, counts = _logs(scenes[:, 0]), [], []
+    noise = len(scenes), round(NOISE * WIDTH * HEIGHT * SECONDS / steps)
+    for at in scenes.unbind(1)[1:]:
+        reference, crossings = on(device.type, _crossed)(at, reference)
+        where = torch.randint(WIDTH * HEIGHT, noise, device=device, generator=generator)
+        sign = torch.randint(2, noise, device=device, generator=generator).to(torch.int8) * 2 - 1
+        signs.append(crossings.flatten(1).scatter_(1, where, sign).unflatten(1, (HEIGHT, WIDTH)))
+        counts.append(signs[-1].abs().sum((1, 2)))
     total = torch.stack(counts)
     slices = ((total.cumsum(0) - total / 2) / total.sum(0) * images).long().clamp_(0, images - 1)
-    last = torch.zeros((len(scenes), images, HEIGHT, WIDTH), dtype=torch.int8, device=scenes.device)
-    rows = torch.arange(len(last), device=last.device)
+    last = torch.zeros((len(scenes), images, HEIGHT, WIDTH), dtype=torch.int8, device=device)
+    rows = torch.arange(len(last), device=device)
     for sign, slice_ in zip(signs, slices, strict=True):
         last[rows, slice_] = torch.where(sign == 0, last[rows, slice_], sign)
-    return torch.stack([last >= 0, last == 0, last <= 0], 2).to(torch.uint8) * 255  # red, white or blue
+    return torch.stack([last >= 0, last == 0, last <= 0], 2)  # red, white or blue
+
+
+def _logs(scenes: Tensor) -> Tensor:
+    return (render(scenes[:, None], HEIGHT, WIDTH)[:, 0, 0] + DARK).log()
+
+
+def _crossed(scenes: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the log intensities are compared with from now on, and how often they crossed a threshold: int8."""
+    crossings = ((_logs(scenes) - reference) / CONTRAST).trunc()  # towards zero
+    return reference + CONTRAST * crossings, crossings.to(torch.int8)

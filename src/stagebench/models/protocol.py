@@ -1,5 +1,6 @@
 """What a stage may ask of a model, and what all families share. No stage knows a concrete model."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager
@@ -10,12 +11,22 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaModel,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from stagebench.core.artifacts import Features, Image, Inputs, Media, Prefilled
 from stagebench.core.errors import StageError
 from stagebench.models.pixels import ImageProcessor
 from stagebench.models.tape import answered, taped
+
+# What a forward calls the KV cache; transformers 5.24 renamed it.
+CACHE_ARGUMENT = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
 
 
 class Backend(Protocol):
