@@ -28,7 +28,11 @@ def test_models_are_listed_with_what_each_can_do(folder, tiny_model):
     output, models = listed("llava-1.5", "qwen3-vl")
     assert models["llava-1.5"] == {
         "from": "built in",
-        "parameters": {"tiny": tiny_model("llava-1.5").hf_model.num_parameters(), "7b": 7063427072},
+        "parameters": {
+            "tiny": 1449856,
+            "tiny-random": tiny_model("llava-1.5").hf_model.num_parameters(),
+            "7b": 7063427072,
+        },
         "input": "video",
         "images": 8,
         "prompt_tokens": 590,

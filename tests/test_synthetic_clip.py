@@ -10,7 +10,7 @@ import draw_scene
 import numpy as np
 import pytest
 
-from stagebench.media.clips import FRAMES, HEIGHT, RATE, SECONDS, WIDTH, Clip, draw_clips
+from stagebench.media.clips import FRAMES, HEIGHT, KNOWN, RATE, SECONDS, WIDTH, Clip, draw_clips
 from stagebench.media.events.recordings import load_event_arrays, read_events
 from stagebench.media.rendering import CONTRAST, DARK, NOISE, render, scenes_of
 from stagebench.media.synthetic_clip import SyntheticClip, write_clip, write_synthetic_clip
@@ -42,6 +42,14 @@ def test_the_default_clip_is_what_its_script_draws(synthetic: SyntheticClip, tmp
     assert draw_scene.content_of(draw_scene.write_events) == synthetic.events.read_bytes()
     # Another version of the codec's library may make other bytes of the same frames.
     np.testing.assert_allclose(np.stack(drawn).astype(float), np.stack(stored), atol=48)
+
+
+def test_the_clip_of_the_tiny_models_is_what_is_known_of_it(tmp_path: Path) -> None:
+    drawn, stored = write_clip(tmp_path / "drawn", KNOWN), write_synthetic_clip(tmp_path / "stored", "clip")
+    frames = [np.stack(read_video_in_order(clip.video, 8).images).astype(float) for clip in (drawn, stored)]
+
+    assert drawn.events.read_bytes() == stored.events.read_bytes()
+    np.testing.assert_allclose(*frames, atol=48)
 
 
 def test_two_calls_write_the_same_bytes(drawn: tuple[Clip, SyntheticClip], tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_answers_are_read_back_word_by_word(made, name):
     asked = QUESTIONS[model.input_kind].values()
     texts = [answer(clip, thing) for clip in draw_clips(0, 20) for thing in clip.things for _, answer in asked]
     ids = [model.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-    assert [text.replace("stops", "stop s") for text in texts] == [model.tokenizer.decode(each).strip() for each in ids]
+    assert texts == [model.tokenizer.decode(each).strip() for each in ids]
 
 
 @pytest.mark.parametrize("name", MODELS)

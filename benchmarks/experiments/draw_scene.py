@@ -1,8 +1,9 @@
-"""Draw the default clip, and the event recording of the same, which the package has stored: `draw_scene.py FOLDER`.
+"""Draw the clips, and the event recordings of the same, that the package has stored: `draw_scene.py FOLDER`.
 
-Two discs cross a textured background that a camera pans over. Clip and events come from the same `luma(t)`, the events
-by the usual model of an event camera: one each time that a pixel's log intensity has moved by a threshold. Everything
-is computed from fixed numbers: two calls write the same bytes, but for another version of the codec's library.
+"clip" is one of the family that tiny models are trained on. In "scene" two discs cross a textured background that a
+camera pans over. Clip and events come from the same `luma(t)`, the events by the usual model of an event camera: one
+each time that a pixel's log intensity has moved by a threshold. Everything is computed from fixed numbers: two calls
+write the same bytes, but for another version of the codec's library.
 """
 
 import io
@@ -17,7 +18,9 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from stagebench.media.clips import KNOWN
 from stagebench.media.events.event_arrays import TYPES
+from stagebench.media.synthetic_clip import write_clip
 
 WIDTH, HEIGHT = 640, 480
 FRAMES, RATE = 36, 30
@@ -52,10 +55,17 @@ _DISCS = (
 
 
 def main(folder: Path) -> None:
-    """Write both files, compressed as the package has them."""
-    for name, write in (("scene.mp4.xz", write_video), ("scene.npy.xz", write_events)):
-        with lzma.open(folder / name, "wb", preset=9 | lzma.PRESET_EXTREME) as file:
-            file.write(content_of(write))
+    """Write all files, compressed as the package has them."""
+    known = write_clip(folder, KNOWN)
+    contents = {
+        "scene.mp4": content_of(write_video),
+        "scene.npy": content_of(write_events),
+        "clip.mp4": known.video.read_bytes(),
+        "clip.npy": known.events.read_bytes(),
+    }
+    for name, content in contents.items():
+        with lzma.open(folder / f"{name}.xz", "wb", preset=9 | lzma.PRESET_EXTREME) as file:
+            file.write(content)
 
 
 def content_of(write: Callable[[BinaryIO], None]) -> bytes:

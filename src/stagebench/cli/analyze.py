@@ -20,7 +20,6 @@ from stagebench.core.errors import AnalysisError
 from stagebench.core.machine.locks import measurement, scratch_folder
 from stagebench.core.pages import require_pages
 from stagebench.core.shown import cell, plain, progress, teller
-from stagebench.media.synthetic_clip import write_synthetic_clip
 from stagebench.suite.measure import shuffled
 from stagebench.suite.options import ORDER_SEED, PATH, POSITIVE, option
 from stagebench.suite.settings import Settings, split
@@ -93,7 +92,7 @@ def _run(out: Path, settings: Settings, dataset: Path | None, order_seed: int | 
     console = Console(stderr=True)
     with measurement(partial(console.print, markup=False, highlight=False)), scratch_folder() as folder:
         if dataset is None:
-            found = synthetic_dataset(write_synthetic_clip(folder), wanted.samples or 1, settings.question)
+            found = synthetic_dataset(settings.write_clip(folder), wanted.samples or 1, settings.question)
         else:
             found = read_dataset(dataset, settings.question)
         design = make_design(found, wanted)

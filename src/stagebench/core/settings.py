@@ -87,7 +87,7 @@ class GenerationSettings:
 
 
 DEFAULT_MODELS = ("eventgpt", "llava-1.5", "video-llava")  # where none is named
-PROFILES = ("tiny", "7b", "pretrained", "random")
+PROFILES = ("tiny", "tiny-random", "7b", "pretrained", "random")
 KERNELS = ("efficient", "default")
 BACKENDS = ("eager", "graph", "compiled", "fused")
 """How stages run: "eager" is the reference, `backends` has the others."""
@@ -104,7 +104,7 @@ class ModelSettings:
 
     # "tiny": real architecture and token counts, narrow layers, random weights; "random": real shapes, random weights;
     # "pretrained": trained weights; "7b": "random" in the stored baselines, which hold models of that size only.
-    profile: str = "tiny"
+    profile: str = "tiny-random"
     weights: str | None = None  # a checkpoint's folder or hub id
     device: str = "cpu"
     dtype: str = "float32"

@@ -30,7 +30,7 @@ DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 SPEEDS = {"slowly": (110, 130), "fast": (270, 300)}  # pixels in the whole of a clip
 # When it begins and ends to move, as parts of the clip; who turns moves on in another direction to the clip's end.
 # What moves slowly all of the time comes less far than what moves fast in any of these: event images show no time.
-ENDINGS = {"moves": (0.0, 1.0), "turns": (0.0, 0.5), "stops": (0.0, 0.6), "appears": (0.4, 1.0)}
+ENDINGS = {"moves": (0.0, 1.0), "turns": (0.0, 0.5), "stands still": (0.0, 0.6), "appears": (0.4, 1.0)}
 BACKGROUNDS = {"dark": (0.11, 0.13), "light": (0.54, 0.6)}  # whatever the colour, its log intensity differs from theirs
 _FADE = 0.1  # of the clip, in which what appears does so
 
@@ -66,7 +66,7 @@ class Thing:
     def motion(self, ending: str) -> str:
         """Say how it moves, with an ending of its own or another."""
         moves = f"moves {self.direction} {self.speed}"
-        how = {"turns": f"{moves} and turns {self.turn}", "stops": f"{moves} and stops"}
+        how = {"turns": f"{moves} and turns {self.turn}", "stands still": f"{moves} and stands still"}
         return (how | {"appears": f"appears and {moves}"}).get(ending, moves)
 
 
@@ -78,6 +78,17 @@ class Clip:
     brightness: float  # of the background, 0 to 1
     things: list[Thing]  # as `SHAPES` are ordered
     places: Array  # (things, 2), the middles of their paths in pixels
+
+
+KNOWN = Clip(  # what is stored as "clip"
+    background="dark",
+    brightness=0.12,
+    things=[
+        Thing("door", "yellow", "small", "left", "fast", "moves", "down", radius=52, travel=270),
+        Thing("sign", "white", "big", "down", "fast", "moves", "left", radius=86, travel=287),
+    ],
+    places=np.array([(264, 338), (478, 221)]),
+)
 
 
 def draw_clips(seed: int | tuple[int, ...], number: int) -> list[Clip]:
@@ -119,18 +130,18 @@ def _long_caption(clip: Clip, thing: Thing) -> str:
 
 
 def _event_ending(thing: Thing) -> str:
-    return thing.ending.replace("stops", "moves")  # what stands still is not seen
+    return "moves" if thing.ending == "stands still" else thing.ending  # what stands still is not seen
 
 
 def _short_caption(clip: Clip, thing: Thing) -> str:
     return " and ".join(f"{x.shape} {x.motion(_event_ending(x))}" for x in clip.things)
 
 
-def _place(clip: Clip, thing: Thing, part: float) -> str:
-    """Say in which of nine parts of the middle square an object is at a time, as a part of the clip."""
-    at = clip.places[clip.things.index(thing)] + thing.path(np.array([part]))[0, :2]
-    across, down = np.digitize((at - (WIDTH / 2, HEIGHT / 2)) / HEIGHT, (-0.1, 0.1))
-    return f"{('left', 'middle', 'right')[across]} {('up', 'middle', 'down')[down]}"
+def _squares(clip: Clip, thing: Thing, *parts: float) -> str:
+    """Name the squares of a chessboard, laid over the middle square, where an object is at parts of the clip."""
+    at = clip.places[clip.things.index(thing)] + thing.path(np.array(parts))[:, :2]
+    across, down = np.clip((at - (WIDTH / 2, HEIGHT / 2)) / HEIGHT * 8 + 4, 0, 7).astype(int).T
+    return " ".join(f"{'abcdefgh'[x]} {y + 1}" for x, y in zip(across, down, strict=True))
 
 
 Asked = tuple[str, Callable[[Clip, Thing], str]]
@@ -141,8 +152,10 @@ _BOTH: dict[str, Asked] = {
     "size": ("What size has the {}?", lambda clip, thing: thing.size),
     "direction": ("In what direction does the {} move?", lambda clip, thing: thing.direction),
     "speed": ("How fast does the {} move?", lambda clip, thing: thing.speed),
-    "first place": ("Where is the {} at first?", lambda clip, thing: _place(clip, thing, 0)),
-    "last place": ("Where is the {} at last?", lambda clip, thing: _place(clip, thing, 1)),
+    # These are the hardest. They are asked because who knows where something is learns sooner how it moves.
+    "first square": ("Where is the {} at first?", lambda clip, thing: _squares(clip, thing, 0)),
+    "last square": ("Where is the {} at last?", lambda clip, thing: _squares(clip, thing, 1)),
+    "way": ("Which way does the {} go?", lambda clip, thing: _squares(clip, thing, 0, 0.25, 0.5, 0.75, 1)),
 }
 _ENDING = "What does the {} do?"
 QUESTIONS: dict[str, dict[str, Asked]] = {

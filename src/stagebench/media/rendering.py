@@ -16,6 +16,7 @@ from stagebench.media.clips import COLOURS, HEIGHT, SECONDS, SHAPES, WIDTH, Clip
 CONTRAST = 0.3  # an event for each change of the natural logarithm by this much, as common sensors are set
 DARK = 0.02  # intensity added before the logarithm: a sensor's dark current
 NOISE = 0.04  # events a pixel and second of nothing, as sensors have them
+GRAIN = 0.01  # of frames, as a camera's and a codec's, in standard deviations
 LUMA = np.array((0.2126, 0.7152, 0.0722))  # of red, green and blue: BT.709
 EVENT_TIMES = [i / 24 * SECONDS for i in range(25)]  # between which `render_events` looks for events
 

@@ -1,8 +1,8 @@
 """Write synthetic clips as a video and an event recording of the same, for both kinds of model.
 
-The default one, to time models with no data at hand, is stored in this folder, so that it is the same bytes everywhere:
-two discs cross a textured background that a camera pans over; `benchmarks/experiments/draw_scene.py` drew it. Any other
-is drawn when it is asked for.
+Two, to time models with no data at hand, are stored in this folder, so that they are the same bytes everywhere;
+`benchmarks/experiments/draw_scene.py` drew them. In "scene" two discs cross a textured background that a camera pans
+over. "clip" is `clips.KNOWN`, of which trained tiny models say what happens. Any other is drawn when it is asked for.
 """
 
 import io
@@ -34,10 +34,10 @@ class SyntheticClip:
         return paths[own if media == "own" else media]
 
 
-def write_synthetic_clip(folder: Path) -> SyntheticClip:
-    """Write `scene.mp4` and `scene.npy` to a folder, which is made if missing; a reader never sees half a file."""
-    stored = (Path(__file__).with_name(f"{name}.xz").read_bytes() for name in ("scene.mp4", "scene.npy"))
-    return _write(folder, *map(lzma.decompress, stored))
+def write_synthetic_clip(folder: Path, stored: str = "scene") -> SyntheticClip:
+    """Write a stored clip as `scene.mp4` and `scene.npy` to a folder, made if missing; no reader sees half a file."""
+    files = (Path(__file__).with_name(f"{stored}.{kind}.xz") for kind in ("mp4", "npy"))
+    return _write(folder, *(lzma.decompress(file.read_bytes()) for file in files))
 
 
 def write_clip(folder: Path, clip: Clip) -> SyntheticClip:
@@ -86,7 +86,7 @@ def _recorded(clip: Clip) -> bytes:
 
 def _encoded(clip: Clip) -> bytes:
     """Encode the frames in one thread, so that the same frames give the same bytes."""
-    from stagebench.media.rendering import LUMA, render, scenes_of
+    from stagebench.media.rendering import GRAIN, LUMA, render, scenes_of
 
     with av.open(file := io.BytesIO(), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=RATE, options={"preset": "veryfast", "crf": "20"})
@@ -97,8 +97,10 @@ def _encoded(clip: Clip) -> bytes:
         context.color_range = context.colorspace = context.color_trc = context.color_primaries = 1
         scenes = scenes_of([clip], [i / RATE for i in range(FRAMES)])
         fine, coarse = (render(scenes, HEIGHT // n, WIDTH // n)[0].numpy() for n in (1, 2))
+        rng = np.random.default_rng(0)
         for image, half in zip(fine, coarse, strict=True):
             luma, y = np.tensordot(LUMA, image, 1), np.tensordot(LUMA, half, 1)
+            luma = np.clip(luma + GRAIN * rng.standard_normal(luma.shape), 0, 1)  # a codec has work with it, as ever
             cb, cr = (half[2] - y) / 1.8556, (half[0] - y) / 1.5748  # of BT.709
             planes = [16 + 219 * luma, *((128 + 224 * plane).reshape(-1, WIDTH) for plane in (cb, cr))]
             frame = av.VideoFrame.from_ndarray(np.rint(np.concatenate(planes)).astype(np.uint8), format="yuv420p")

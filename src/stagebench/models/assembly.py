@@ -1,6 +1,7 @@
 """A model put together: a network, its tokenizer and CLIP's image processor, random or out of a checkpoint."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,16 +16,20 @@ from stagebench.models import weights
 from stagebench.models.pixels import ImageProcessor, processor_of
 from stagebench.models.profiles import build_tokenizer
 from stagebench.models.protocol import Family
+from stagebench.models.registry import TRAINED
 
 _ENLARGED = 4  # times the tower's own side that an image may be resized to before it is cropped
 
 
 def assemble(family: type[Family], settings: ModelSettings) -> Family:
     """Build a model of one of the settings' profiles; a checkpoint must be of the family, whole, and fit itself."""
-    if settings.profile == "pretrained":
-        with weights.reading(f"the checkpoint {settings.weights}"):
-            return _pretrained(family, weights.located(settings))
-    return random_model(family, family.random_config(settings.profile), settings)
+    if settings.profile not in ("tiny", "pretrained"):
+        return random_model(family, family.random_config(settings.profile.removesuffix("-random")), settings)
+    if settings.profile == "tiny":
+        settings = replace(settings, weights=str(TRAINED / family.name), profile="pretrained")
+        return replace(assemble(family, settings), profile="tiny")
+    with weights.reading(f"the checkpoint {settings.weights}"):
+        return _pretrained(family, weights.located(settings))
 
 
 def random_model(

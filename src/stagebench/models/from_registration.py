@@ -44,10 +44,10 @@ def build(registration: Registration, settings: ModelSettings) -> HuggingFaceMod
 
 
 def config_of(registration: Registration, network: type[PreTrainedModel], profile: str) -> PretrainedConfig:
-    """Return the config of real shapes, or for "tiny" a narrow one with as many visual tokens per image."""
+    """Return the config of real shapes, or for "tiny-random" a narrow one with as many visual tokens per image."""
     kind = network.config_class
     config = kind(**registration.config or {})
-    if profile == "tiny":
+    if profile == "tiny-random":
         values = narrow(config.to_dict(), vocab_size=TINY_VOCABULARY)
         config = kind(**_updated(values, dict(registration.tiny)))
     return config

@@ -126,7 +126,7 @@ def build(name: str, settings: ModelSettings) -> HuggingFaceModel:
             config = AutoConfig.from_pretrained(settings.weights, trust_remote_code=settings.trust_remote_code)
             cls = _class_of(name, config, settings)
             processor = read_processor(config, settings)
-        if settings.profile == "tiny":  # with an embedding for each token of the processor
+        if settings.profile == "tiny-random":  # with an embedding for each token of the processor
             config = type(config)(**narrow(config.to_dict()))
         return assemble(name, cls, config, processor, settings)
 

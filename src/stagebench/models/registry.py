@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 ANY = "hf:"  # prefix of a folder or hub id: transformers' own class and processor
 ENTRY_POINTS = "stagebench.models"  # each maps a model's name to "module:OBJECT" of its registration
 
+TRAINED = Path(__file__).with_name("tiny") / "weights"  # by model, the checkpoint of its profile "tiny"
+
 _FAMILIES = {"eventgpt": "eventgpt:EventGPT", "llava-1.5": "llava:Llava", "video-llava": "video_llava:VideoLlava"}
 _CARDS = ("qwen2.5-vl", "qwen3-vl", "qwen3.5", "internvl", "gemma3", "smolvlm", "llava-onevision")
 _BUILT_IN: dict[str, Registration | str] = {
@@ -106,11 +108,18 @@ def import_conftest() -> None:
         raise ModelError(f"can't import {path}: {one_line(error)}") from error
 
 
+def trained(name: str) -> bool:
+    """Return whether the package has a narrow model of that name with trained weights."""
+    return name in _FAMILIES
+
+
 def build_model(name: str, settings: ModelSettings) -> VisionLanguageModel:
     """Build a model by its name, without a backend; raise ModelError where that fails."""
     # Imported here, because listing models needs no torch.
     from stagebench.models import assembly, from_registration, huggingface
 
+    if settings.profile == "tiny" and not trained(name):
+        settings = replace(settings, profile="tiny-random")
     if name.startswith(ANY):
         return huggingface.build(name, settings)
     registration = registration_of(name)

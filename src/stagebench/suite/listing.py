@@ -11,7 +11,7 @@ from stagebench.core.settings import BACKENDS, DEFAULT_QUESTION, ModelSettings
 from stagebench.media.clips import HEIGHT, WIDTH
 from stagebench.models.from_registration import config_of
 from stagebench.models.registration import Registration
-from stagebench.models.registry import build_model, origins, registration_of
+from stagebench.models.registry import build_model, origins, registration_of, trained
 from stagebench.models.weights import from_config, reading
 
 
@@ -22,7 +22,8 @@ def described(name: str) -> dict[str, Any]:
         registration = registration_of(name)
         real_shapes = "7b" if registration.config is None else "random"
         with reading(f"the model {name}"):
-            made["parameters"] = {profile: _parameters(registration, profile) for profile in ("tiny", real_shapes)}
+            profiles = (*(["tiny"] if trained(name) else []), "tiny-random", real_shapes)
+            made["parameters"] = {profile: _parameters(registration, profile) for profile in profiles}
             model = build_model(name, ModelSettings())
             images = (np.zeros((HEIGHT, WIDTH, 3), np.uint8),) * model.images_per_sample
             shown = Media(images, "frames", len(images), 0, None)
@@ -35,10 +36,12 @@ def described(name: str) -> dict[str, Any]:
 
 
 def _parameters(registration: Registration, profile: str) -> int:
-    """Return the number of parameters, from a network without memory."""
+    """Return the number of parameters, of random weights from a network without memory."""
     network = registration.resolve("network")
+    if profile == "tiny":
+        return int(build_model(registration.name, ModelSettings(profile)).hf_model.num_parameters())
     if registration.config is None:
-        network, config = network.hf_class, network.random_config(profile)
+        network, config = network.hf_class, network.random_config(profile.removesuffix("-random"))
     else:
         config = config_of(registration, network, profile)
     return int(from_config(network, config, ModelSettings(), "meta").num_parameters())

@@ -17,9 +17,9 @@ from stagebench.core.machine import environment
 from stagebench.core.machine.locks import scratch_folder
 from stagebench.core.settings import BACKENDS, DEFAULT_MODELS, GenerationSettings, LoadSettings, ModelSettings
 from stagebench.media.files import name_of
-from stagebench.media.synthetic_clip import write_synthetic_clip
+from stagebench.media.synthetic_clip import SyntheticClip, write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.models.registry import ANY, is_family
+from stagebench.models.registry import ANY, TRAINED, is_family, trained
 from stagebench.pipeline.load import load
 from stagebench.suite.options import LOADING, SETTINGS
 
@@ -47,12 +47,22 @@ class Settings:
         code = ", code of the checkpoint" if model.trust_remote_code else ""
         known = model.device == "cpu" or (model.device.startswith("cuda") and torch.version.hip is None)
         device = model.device if known else f"{model.device} (stagebench is not tested on such a device)"
-        built = f"{model.profile} profile, {model.dtype} on {device}{threads}{backend}{code}"
+        weights = {"tiny": "weights of its own", "pretrained": f"weights of {model.weights}"}
+        of = f"{model.profile.removesuffix('-random')} profile, {weights.get(model.profile, 'random weights')}"
+        built = f"{of}, {model.dtype} on {device}{threads}{backend}{code}"
         return f"{built}; {model.preprocess} preprocessing; {self.generation.describe()}"
 
     def identity(self, timed_gc: bool = False) -> dict[str, str]:
         """Return the identity of measurements with these settings; see `environment.identity`."""
-        return environment.identity(self.model, self.generation, self.question, self.input, self.loading, timed_gc)
+        found = environment.identity(self.model, self.generation, self.question, self.input, self.loading, timed_gc)
+        if self.model.profile == "tiny":
+            found["weights"] = f"stagebench's own, {environment.fingerprint(TRAINED, '*/*.safetensors', '*/*.json')}"
+            found |= {} if self.input else {"input": f"clip, {self.loading.media}"}
+        return found
+
+    def write_clip(self, folder: Path) -> SyntheticClip:
+        """Write the synthetic clip that the model knows, if it was trained on such clips; else the scene."""
+        return write_synthetic_clip(folder, "clip" if self.model.profile == "tiny" else "scene")
 
     @contextmanager
     def samples(self) -> Iterator[Callable[[VisionLanguageModel], Sample]]:
@@ -62,7 +72,7 @@ class Settings:
             yield lambda model: Sample(given, self.question, self.loading)
             return
         with scratch_folder() as folder:
-            clip = write_synthetic_clip(folder)
+            clip = self.write_clip(folder)
             yield lambda model: Sample(clip.shown(self.loading.media, model.input_kind), self.question, self.loading)
 
 
@@ -136,7 +146,7 @@ def _of_models(models: tuple[str, ...], backends: tuple[str, ...], given: Mappin
     if not own and given["as_"] == "video":
         raise ModelError(f"as video needs a model with its own processor, got {named}")
     if not own:
-        return {"real_shapes": "7b"}
+        return {"real_shapes": "7b", "narrow": "tiny" if all(map(trained, models)) else "tiny-random"}
     if set(backends) - {"eager", "graph"}:
         raise ModelError(f"backend must be eager or graph for {own}, got {', '.join(backends)}")
     if given["preprocess"] == "torch":
@@ -144,7 +154,7 @@ def _of_models(models: tuple[str, ...], backends: tuple[str, ...], given: Mappin
     of_checkpoint = _of_checkpoint(models, given) if any(name.startswith(ANY) for name in models) else {}
     if given["weights"] and given["profile"] not in (None, "pretrained"):
         raise ModelError(f"the profile 'pretrained', and no other, takes weights, got {given['profile']}")
-    return {"real_shapes": "random", "preprocess": "checkpoint"} | of_checkpoint
+    return {"real_shapes": "random", "narrow": "tiny-random", "preprocess": "checkpoint"} | of_checkpoint
 
 
 def _of_checkpoint(models: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,12 +204,14 @@ def _model_settings(given: Mapping[str, Any]) -> ModelSettings:
     if threads is not None and threads > (limit := THREADS_A_CORE * cores):
         raise ModelError(f"threads must be at most {limit} on {cores} cores, got {threads}")
     profile = given["profile"] or ("pretrained" if given["weights"] else "tiny" if device == "cpu" else "random")
-    profile = given["real_shapes"] if profile in ("7b", "random") else profile
+    profile = {"7b": given["real_shapes"], "random": given["real_shapes"], "tiny": given["narrow"]}.get(
+        profile, profile
+    )
     return ModelSettings(
         profile=profile,
         device=device,
         dtype=given["dtype"] or ("float32" if device == "cpu" else "bfloat16"),
-        threads=threads if threads is not None else 1 if profile == "tiny" else torch.get_num_threads(),
+        threads=threads if threads is not None else 1 if profile.startswith("tiny") else torch.get_num_threads(),
         **{name: given[name] for name in ("weights", "kernels", "seed", "preprocess", "pickled_weights", "frames")},
         **{name: given[name] for name in ("trust_remote_code", "as_")},
     )

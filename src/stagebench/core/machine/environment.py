@@ -49,7 +49,7 @@ def identity(
     shown = f"{settings.frames} images" if settings.as_ == "images" else f"one video of {settings.frames} frames"
     return machine(settings.device) | {
         "threads": str(settings.threads),
-        "profile": settings.profile,
+        "profile": settings.profile.removesuffix("-random"),  # as in stored baselines: "weights" says so
         "weights": f"{settings.weights}, {fingerprint(Path(settings.weights))}{code}" if settings.weights else "random",
         "seed": str(settings.seed),
         "dtype": settings.dtype,

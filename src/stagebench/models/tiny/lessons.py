@@ -15,12 +15,11 @@ from torch.utils.data import Dataset
 
 from stagebench.core.artifacts import Inputs
 from stagebench.media.clips import FRAMES, HEIGHT, QUESTIONS, RATE, SHAPES, WIDTH, Clip, Thing, draw_clips
-from stagebench.media.rendering import EVENT_TIMES, on, render, render_events, scenes_of
+from stagebench.media.rendering import EVENT_TIMES, GRAIN, on, render, render_events, scenes_of
 from stagebench.models.llava import COLUMNS, ROWS, Llava
 from stagebench.models.protocol import CACHE_ARGUMENT, Family
 
 _IGNORED = -100  # cross_entropy's, of labels
-_GRAIN = 0.01  # of frames, as a camera's and a codec's, in standard deviations
 _ON = 8  # of so many steps, one has captions that go on
 _USES = {"video": 1, "events": 2}  # steps that clips are used for: to draw events takes as long as to train on them
 
@@ -112,11 +111,11 @@ def pixels_of(model: Family, scenes: Tensor, generator: torch.Generator) -> Tens
         # Matrices that resize and crop: many times faster than to interpolate.
         down, across = (_resizing(*sizes).to(device, dtype) for sizes in ((HEIGHT, side), (WIDTH, wide)))
         left = (wide - side) // 2
-        pixels = down @ drawn @ across[left : left + side].T
+        pixels: Tensor = down @ drawn @ across[left : left + side].T
         return (pixels.float().mul_(255).round_().clamp_(0, 255) / 255 - mean) / std
     height, width = (side // COLUMNS * HEIGHT // WIDTH, side // COLUMNS) if isinstance(model, Llava) else (side, wide)
-    frames = on(device.type, render)(scenes, height, width)
-    frames = (frames + _GRAIN * torch.randn(frames.shape, device=device, generator=generator)).clamp_(0, 1)
+    frames: Tensor = on(device.type, render)(scenes, height, width)
+    frames = (frames + GRAIN * torch.randn(frames.shape, device=device, generator=generator)).clamp_(0, 1)
     if isinstance(model, Llava):
         cells = frames.unflatten(1, (ROWS, COLUMNS)).permute(0, 3, 1, 4, 2, 5)
         grid = cells.reshape(len(frames), 3, ROWS * height, COLUMNS * width)
@@ -130,7 +129,9 @@ def pixels_of(model: Family, scenes: Tensor, generator: torch.Generator) -> Tens
 
 def _resizing(before: int, after: int) -> Tensor:
     """Return the matrix (after, before) that resizes a side, antialiased and bicubic."""
-    return interpolate(torch.eye(before)[None, None], (after, before), mode="bicubic", antialias=True)[0, 0]
+    eye = torch.eye(before)[None, None]
+    matrix: Tensor = interpolate(eye, (after, before), mode="bicubic", antialias=True)[0, 0]
+    return matrix
 
 
 def loss_of(model: Family, lessons: Lessons, lesson: Lesson, pixels: Tensor) -> Tensor:
