@@ -141,7 +141,7 @@ def _squares(clip: Clip, thing: Thing, *parts: float) -> str:
     """Name the squares of a chessboard, laid over the middle square, where an object is at parts of the clip."""
     at = clip.places[clip.things.index(thing)] + thing.path(np.array(parts))[:, :2]
     across, down = np.clip((at - (WIDTH / 2, HEIGHT / 2)) / HEIGHT * 8 + 4, 0, 7).astype(int).T
-    return " ".join(f"{'abcdefgh'[x]} {y + 1}" for x, y in zip(across, down, strict=True))
+    return " ".join(f"{'abcdefgh'[x]}{y + 1}" for x, y in zip(across, down, strict=True))
 
 
 Asked = tuple[str, Callable[[Clip, Thing], str]]

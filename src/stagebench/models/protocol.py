@@ -144,7 +144,7 @@ class Family(VisionLanguageModel):
     @property
     def placeholder(self) -> int:
         """Return the id that stands for one visual token in a prompt."""
-        return int(getattr(self.hf_model.config, _key_of(self.placeholder_tokens[-1])))
+        return int(getattr(self.hf_model.config, key_of(self.placeholder_tokens[-1])))
 
     @property
     def patches(self) -> int:
@@ -225,7 +225,7 @@ class Family(VisionLanguageModel):
     def read_tokenizer(cls, weights: str, config: PretrainedConfig) -> tuple[PreTrainedTokenizerBase, dict[str, int]]:
         """Return a checkpoint's tokenizer, and the placeholders' ids in its config."""
         tokenizer = AutoTokenizer.from_pretrained(weights, padding_side="left", trust_remote_code=False)
-        return tokenizer, {token: getattr(config, _key_of(token)) for token in cls.placeholder_tokens}
+        return tokenizer, {token: getattr(config, key_of(token)) for token in cls.placeholder_tokens}
 
     @classmethod
     def image_source(cls, weights: str, config: PretrainedConfig) -> str:
@@ -233,7 +233,7 @@ class Family(VisionLanguageModel):
         return weights
 
 
-def _key_of(token: str) -> str:
+def key_of(token: str) -> str:
     """Return the config's key of a placeholder's id: `image_token_id` for <image>."""
     return f"{token[1:-1]}_token_id"
 
