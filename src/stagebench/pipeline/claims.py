@@ -1,7 +1,7 @@
 """Check every claim that the times rest on; each detail reports what was found."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from torch import Tensor
@@ -9,17 +9,21 @@ from torch import Tensor
 from stagebench.core.artifacts import Inputs, Sample
 from stagebench.core.errors import StageError
 from stagebench.core.meter import SYSTEM
+from stagebench.core.settings import GenerationSettings
+from stagebench.core.stages import DECODE
+from stagebench.media.clips import KNOWN, QUESTIONS
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.pipeline.counters import additive
 from stagebench.pipeline.encode import encode
 from stagebench.pipeline.remembered import require_forgetful, varied
-from stagebench.pipeline.run_stages import Options, reference_generate, scored_generate, staged_generate
+from stagebench.pipeline.run_stages import Options, reference_generate, run_stages, scored_generate, staged_generate
 from stagebench.pipeline.timed_pass import check_passes, timed_pass
 from stagebench.pipeline.verify import Reference, count_reference, first_scores, match_tokens, promised, verify_work
 
 MAX_UNATTRIBUTED = 0.05  # share of e2e that may lie outside the stages
 PASSES = 3  # timed passes
-CLAIMS = 11  # about a model on the plain path; the last three do not apply to backends
+CLAIMS = 12  # about a model on the plain path; three do not apply to backends, the last to tiny models alone
+KNOWN_ABOUT = ("caption", "count", "shape", "direction", "color")  # `clips.QUESTIONS` that `verify` asks
 STATIC = {"cache_implementation": "static", "disable_compile": True}
 
 
@@ -32,8 +36,12 @@ class Claim:
     detail: str
 
 
-def claims(model: VisionLanguageModel, sample: Sample, options: Options) -> Iterator[Claim]:
-    """Check a greedy model on a sample, claim by claim, until its work differs from that of `generate()`."""
+def claims(model: VisionLanguageModel, sample: Sample, options: Options, *, known: bool = False) -> Iterator[Claim]:
+    """Check a greedy model on a sample, claim by claim; stop after work that differs from that of `generate()`.
+
+    Where the sample is `clips.KNOWN`, and the model was trained on such clips, its answers are checked too.
+    Equal tokens are claimed where the caller's `pinned_runtime` makes `generate()` repeatable.
+    """
     reference = count_reference(model, sample, options)
     claim = "the stages do the work of generate(), once"
     try:
@@ -52,6 +60,8 @@ def claims(model: VisionLanguageModel, sample: Sample, options: Options) -> Iter
     moved = float((mine != other).float().mean())
     yield Claim("other features give other scores", moved > 0, f"{moved:.0%} of the first token's scores differ")
     yield from _claims_of_texts(model, reference)
+    if known:
+        yield _known_answers(model, sample)
 
 
 def _claims_of_texts(model: VisionLanguageModel, reference: Reference) -> Iterator[Claim]:
@@ -88,6 +98,21 @@ def _claims_of_texts(model: VisionLanguageModel, reference: Reference) -> Iterat
     yield equal("the static cache gives the tokens of the dynamic one", reference.tokens, by_generate, logits)
     other = _with_other_kernels(model, inputs, options)[0].tolist()
     yield equal("other attention kernels part at a near-tie only", reference.tokens, other, logits, exact=False)
+
+
+def _known_answers(model: VisionLanguageModel, sample: Sample) -> Claim:
+    """Ask about the known clip, through the stages: a model that is not shown all of it says something else."""
+    options, wrong, right = GenerationSettings(48).options(), list[str](), 0
+    questions = QUESTIONS[model.input_kind]
+    for question, answer in (questions[about] for about in KNOWN_ABOUT if about in questions):
+        for thing in KNOWN.things if "{}" in question else KNOWN.things[:1]:
+            asked = replace(sample, question=question.format(thing.shape))
+            tokens = run_stages(model, asked, options)[DECODE.name].token_ids[0]
+            said = model.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+            right += (true := answer(KNOWN, thing)) == said
+            wrong += [f"{asked.question} It is {true!r}, got {said!r}"] if said != true else []
+    detail = f"{wrong[0]}; {len(wrong)} of {len(wrong) + right} answers wrong" if wrong else f"{right} answers right"
+    return Claim("the answers about the known clip are right", not wrong, detail)
 
 
 def _checked(claim: str, check: Callable[[], None], detail: str) -> Claim:

@@ -134,6 +134,6 @@ def stage_verified(stage_model: VisionLanguageModel, stage_reference: Reference 
         return None
     found, tokenizer = verify(stage_model, stage_reference), stage_model.tokenizer
     tokens = found.generation.token_ids[0]
-    if stage_model.profile not in ("tiny", "pretrained"):  # a pretrained tokenizer may give other tokens for its own text
+    if stage_model.profile not in ("tiny", "pretrained"):  # a trained one may give other tokens for its own text
         assert len(tokenizer(tokenizer.decode(tokens), add_special_tokens=False)["input_ids"]) == len(tokens)
     return found

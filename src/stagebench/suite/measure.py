@@ -104,8 +104,11 @@ def verify(settings: Settings, say: Say = lambda line: None) -> Iterator[tuple[s
     >>> all(claim.held for name, claim in claims)
     True
     """
-    options = settings.generation.options()
-    for name, made in _with_each(settings, settings.models, lambda model, sample: claims(model, sample, options), say):
+
+    def check(model: VisionLanguageModel, sample: Sample) -> Iterator[Claim]:
+        return claims(model, sample, settings.generation.options(), known=settings.known)
+
+    for name, made in _with_each(settings, settings.models, check, say):
         for claim in made:
             yield name, claim
 

@@ -60,6 +60,11 @@ class Settings:
             found |= {} if self.input else {"input": f"clip, {self.loading.media}"}
         return found
 
+    @property
+    def known(self) -> bool:
+        """Return whether models see the whole of a clip that they were trained to describe, as they were shown it."""
+        return self.model.profile == "tiny" and self.input is None and self.loading == LoadSettings()
+
     def write_clip(self, folder: Path) -> SyntheticClip:
         """Write the synthetic clip that the model knows, if it was trained on such clips; else the scene."""
         return write_synthetic_clip(folder, "clip" if self.model.profile == "tiny" else "scene")
