@@ -61,7 +61,7 @@ def claims(model: VisionLanguageModel, sample: Sample, options: Options, *, know
     yield Claim("other features give other scores", moved > 0, f"{moved:.0%} of the first token's scores differ")
     yield from _claims_of_texts(model, reference)
     if known:
-        yield _known_answers(model, sample)
+        yield known_answers(model, sample)
 
 
 def _claims_of_texts(model: VisionLanguageModel, reference: Reference) -> Iterator[Claim]:
@@ -100,7 +100,7 @@ def _claims_of_texts(model: VisionLanguageModel, reference: Reference) -> Iterat
     yield equal("other attention kernels part at a near-tie only", reference.tokens, other, logits, exact=False)
 
 
-def _known_answers(model: VisionLanguageModel, sample: Sample) -> Claim:
+def known_answers(model: VisionLanguageModel, sample: Sample) -> Claim:
     """Ask about the known clip, through the stages: a model that is not shown all of it says something else."""
     options, wrong, right = GenerationSettings(48).options(), list[str](), 0
     questions = QUESTIONS[model.input_kind]
