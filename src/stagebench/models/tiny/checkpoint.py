@@ -23,7 +23,7 @@ from stagebench.models.video_llava import VideoLlava
 _SIZES: dict[type[Family], tuple[tuple[int, int, int, int], tuple[int, int, int, int]]] = {
     EventGPT: ((64, 256, 3, 2), (128, 384, 3, 4)),
     Llava: ((128, 384, 3, 4), (128, 384, 3, 4)),
-    VideoLlava: ((64, 256, 3, 2), (64, 256, 2, 2)),
+    VideoLlava: ((64, 256, 2, 2), (96, 288, 2, 2)),
 }
 _PIECES = 700  # of the tokenizer, 256 bytes among them
 MODELS = {family.name: family for family in _SIZES}
