@@ -67,7 +67,7 @@ def media(tmp_path_factory, synthetic):
 def finished(tmp_path_factory, media):
     """A whole run: the folder, and what the command said."""
     out = tmp_path_factory.mktemp("out")
-    more = ("--new-tokens", "3,6", "--durations", "0.6,1.2,9", "--allow-failures", "2")
+    more = ("--profile", "tiny-random", "--new-tokens", "3,6", "--durations", "0.6,1.2,9", "--allow-failures", "2")
     return out, analyze(out, "--dataset", media, *more)
 
 
@@ -201,7 +201,7 @@ def test_more_failures_than_allowed_give_exit_code_two(finished):
 def test_a_finished_run_measures_nothing_again(finished, media, monkeypatch):
     monkeypatch.setattr(runner, "load_model", None)  # calling it would raise
     before = read_samples(finished[0] / SAMPLES_FILE)
-    more = ("--new-tokens", "3,6", "--durations", "0.6,1.2,9", "--allow-failures", "2")
+    more = ("--profile", "tiny-random", "--new-tokens", "3,6", "--durations", "0.6,1.2,9", "--allow-failures", "2")
     assert analyze(finished[0], "--dataset", media, *more).exit_code == 0
     assert read_samples(finished[0] / SAMPLES_FILE) == before
 

@@ -144,13 +144,13 @@ def test_no_new_token_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"profile": "huge"}, "profile must be one of tiny, 7b, pretrained, random, got 'huge'"),
+        ({"profile": "huge"}, "profile must be one of tiny, tiny-random, 7b, pretrained, random, got 'huge'"),
         ({"dtype": "int3"}, "dtype must be one of float32, bfloat16, float16, got 'int3'"),
         ({"kernels": "fast"}, "kernels must be one of efficient, default, got 'fast'"),
         ({"threads": 0}, "threads must be at least 1, got 0"),
         ({"seed": -1}, "seed must be from 0 to"),
         ({"profile": "pretrained"}, "got profile 'pretrained' and weights None"),
-        ({"weights": "folder"}, "got profile 'tiny' and weights 'folder'"),
+        ({"weights": "folder"}, "got profile 'tiny-random' and weights 'folder'"),
     ],
 )
 def test_model_settings_that_make_no_sense_are_refused(settings, message):

@@ -43,7 +43,12 @@ def test_a_backend_that_needs_a_gpu_is_refused_before_anything_is_built(suite_co
 
 def test_batch_and_context_are_timed_when_asked_for(suite_command):
     done = suite_command(
-        "--stage-scale", "--stage-model=eventgpt", "-k", "batch4 and context640 or images5", "--stage-new-tokens=3"
+        "--stage-scale",
+        "--stage-model=eventgpt",
+        "--stage-profile=tiny-random",
+        "--stage-new-tokens=3",
+        "-k",
+        "batch4 and context640 or images5",
     )
     assert "3 passed" in done.stdout, done.stdout + done.stderr
 

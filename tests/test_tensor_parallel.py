@@ -29,7 +29,7 @@ TOKENS = 16
 def run(tmp_path_factory):
     """`stagebench run` on two processes: what it printed, what it wrote, and what each rank saw."""
     seen, out = tmp_path_factory.mktemp("seen"), tmp_path_factory.mktemp("numbers") / "out.json"
-    options = ("--device=cpu", f"--new-tokens={TOKENS}", "--passes=1", f"--json={out}")
+    options = ("--device=cpu", "--profile=tiny-random", f"--new-tokens={TOKENS}", "--passes=1", f"--json={out}")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "SEEN": str(seen)}.items():
             patch.setenv(name, value)

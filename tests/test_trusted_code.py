@@ -143,5 +143,5 @@ def test_running_code_of_a_checkpoint_is_part_of_the_identity(folder):
 
 
 def test_a_registered_model_has_no_code_to_trust():
-    with pytest.raises(ModelError, match="trust_remote_code is for a checkpoint with"):
+    with pytest.raises(ModelError, match="trust_remote_code needs a checkpoint with"):
         settings_of(model="llava-1.5", device="cpu", trust_remote_code=True)

@@ -69,7 +69,11 @@ def run(environment, tmp_path, monkeypatch):
 
 
 def test_the_wheel_holds_the_package_and_nothing_else_of_the_repository(wheel):
-    own = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src" / "stagebench").rglob("*.*")}
+    own = {
+        path.relative_to(ROOT / "src").as_posix()
+        for path in (ROOT / "src" / "stagebench").rglob("*.*")
+        if path.is_file()
+    }
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert names == {name for name in own if "__pycache__" not in name}
 

@@ -29,10 +29,10 @@ def option(name: str, text: str, default: Any = None, kind: Any = None, **more: 
     return click.Option(
         [f"--{name}", *([dest] if dest else [])],
         type=click.Choice(kind) if isinstance(kind, tuple) else kind,
-        default=default,
         is_flag=default is False,
         multiple=isinstance(default, tuple),
         help=f"{text} Default: {str(default).rstrip('.')}." if is_plain else text,
+        **({} if default is None else {"default": default}),  # an option with the default None is never missing
         **more,
     )
 
