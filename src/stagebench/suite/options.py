@@ -32,7 +32,7 @@ def option(name: str, text: str, default: Any = None, kind: Any = None, **more: 
         is_flag=default is False,
         multiple=isinstance(default, tuple),
         help=f"{text} Default: {str(default).rstrip('.')}." if is_plain else text,
-        **({} if default is None else {"default": default}),  # an option with the default None is never missing
+        **({} if more.get("required") else {"default": default}),  # with a default, None too, none is ever missing
         **more,
     )
 
