@@ -20,7 +20,7 @@ print("torch" in sys.modules)
 """
 
 UNITS = "threads frames tokens seconds samples passes rounds blocks processes runs".split()
-UNUSED_UNLESS_GIVEN = {"json_path", "html_path", "markdown", "bases", "heads", "allow_changed"}
+UNUSED_UNLESS_GIVEN = {"json_path", "html_path", "svg_path", "markdown", "bases", "heads", "allow_changed"}
 
 
 def options_of(command: click.Command, name: str) -> Iterator[tuple[str, click.Option]]:

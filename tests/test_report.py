@@ -16,7 +16,7 @@ from made_up_analysis import MODELS, TEXT, row, rows, run
 
 from stagebench.analysis import narrative
 from stagebench.analysis.report import write_report
-from stagebench.analysis.report.document import Figure, Folded, brief, ticks, to_html
+from stagebench.analysis.report.document import COLORS, Figure, Folded, brief, ticks, to_html
 from stagebench.analysis.report.report_data import report_data, shared
 from stagebench.analysis.report.sections import headlines, sections, title
 from stagebench.analysis.report.timeline import timeline, to_trace
@@ -99,9 +99,12 @@ def test_every_picture_has_a_text_and_every_table_that_may_scroll_is_reached_by_
 
 
 def test_the_parts_of_a_bar_fill_it(folder):
-    """A browser leaves room free where factors of growth add up to less than 1."""
-    parts = re.findall(r"flex-grow: ([\d.]+)", (folder / "report.html").read_text())
-    assert min(map(float, parts)) > 1
+    """A bar of all passes is as long as the row, whatever the pass took."""
+    bars = re.findall(
+        r'<td colspan="\d+"><svg class="bar">(.*?)</svg>', (folder / "report.html").read_text(), re.DOTALL
+    )
+    lengths = [sum(map(float, re.findall(r'width="([\d.]+)%"', bar))) for bar in bars]
+    assert lengths == pytest.approx([100] * (len(rows()) - 1), abs=0.01)
 
 
 def test_the_rows_of_stages_have_their_colours_and_no_other_rows(folder):
@@ -109,20 +112,20 @@ def test_the_rows_of_stages_have_their_colours_and_no_other_rows(folder):
     assert re.findall(r'<th scope="row"><i class="key s-(\w+)"></i>', text) == [*STAGE_NAMES, "unattributed"] * 4
 
 
-def test_what_is_lost_is_striped_left_of_the_line():
+def test_what_is_lost_is_dashed_left_of_the_line():
     bars = [{"name": "Loading", "stage": "load", "saved": saved, "interval": None} for saved in (-0.25, 0.75)]
     page = to_html("x", {"Why": [Figure("x", "saved", bars)]})
-    assert re.findall(r'class="part (.*?)" style="(.*?)"', page) == [
-        ("s-load lost", "left: 0.000%; width: 25.000%"),
-        ("s-load", "left: 25.000%; width: 75.000%"),
+    assert re.findall(r'<rect x="(.*?)" y="1" width="(.*?)" .*? stroke="#444"(.*?)/>', page) == [
+        ("0.000%", "25.000%", ' fill-opacity=".3" stroke-dasharray="4 3" stroke-width="2"'),
+        ("25.000%", "75.000%", ""),
     ]
 
 
 def test_a_stage_has_its_colour_from_the_table_of_stages_and_nowhere_another(folder):
     text = (folder / "report.html").read_text()
-    assert re.findall(r"\.s-(\w+) \{ --fill: (#\w+); --on: (#\w+); \}", text) == [
-        (stage.name, stage.color, stage.ink) for stage in STAGES
-    ]
+    colors = [(stage.name, stage.color) for stage in (*STAGES, COLORS["unattributed"])]
+    assert re.findall(r"\.s-(\w+) \{ --fill: (#\w+); \}", text) == colors
+    assert set(re.findall(r'<rect .*? fill="(#\w+)".*?><title>(\w+)', text)) == {color[::-1] for color in colors}
 
 
 def test_warnings_lie_folded_behind_the_results_by_their_kind(folder):
@@ -346,7 +349,7 @@ def test_without_the_extra_the_error_names_it(folder):
         "except Exception as error: print(error)"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert result.stdout.startswith("a page needs the extra: pip install 'stagebench[report]'")
+    assert result.stdout.startswith("a page or picture needs the extra: pip install 'stagebench[report]'")
 
 
 def test_a_report_needs_no_torch(folder):

@@ -187,7 +187,7 @@ def test_verdicts_that_are_none_are_refused_before_runs_are_read(history, monkey
 def test_a_missing_extra_is_one_line(history, monkeypatch):
     monkeypatch.setattr(pages, "find_spec", lambda name: None)
     done = CliRunner().invoke(main, ["trend", str(history), "--html", "page.html"])
-    needed = "a page needs the extra: pip install 'stagebench[report]', got no jinja2"
+    needed = "a page or picture needs the extra: pip install 'stagebench[report]', got no jinja2"
     assert (done.exit_code, done.output) == (2, f"stagebench: {needed}\n")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from stagebench.analysis.attribution import TIME_PER_TOKEN, TOKENS, UNATTRIBUTED, Attribution, Intervals
 from stagebench.core.shown import MS, PERCENT, WORDS, Table, Unit, Value
-from stagebench.core.stages import DECODE, STAGES
+from stagebench.core.stages import DECODE, STAGE_NAMES, STAGES
 
 SUBJECTS = {stage.name: stage.label for stage in STAGES} | {
     "ttft": "The time to first token",
@@ -66,6 +66,17 @@ def no_difference(found: Mapping[str, Any]) -> bool:
     """Return whether the interval of the speedup holds 1; without intervals nobody knows, and it does not."""
     interval = found.get("intervals", {}).get("speedup", {"low": math.inf, "high": math.inf})
     return bool(interval["low"] <= 1 <= interval["high"])
+
+
+def factors(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what a picture draws of `as_json`: of each factor and of all the subject, stage, seconds and interval."""
+    spreads, own = found.get("intervals", {}), (*STAGE_NAMES, UNATTRIBUTED)
+    rows = [
+        (subject(name), name if name in own else DECODE.name, seconds, spreads.get("seconds", {}).get(name))
+        for name, seconds in found["seconds"].items()
+    ]
+    rows.append(("All", "e2e", found["saved"], spreads.get("saved")))
+    return [dict(zip(("name", "stage", "saved", "interval"), row, strict=True)) for row in rows]
 
 
 def _unit_of(found: Mapping[str, Any]) -> Unit:

@@ -13,6 +13,7 @@ import click
 from stagebench.cli.output import Console, append_to, require_writable, tidy_stop, write_json_to
 from stagebench.core.errors import StagebenchError
 from stagebench.core.machine import environment
+from stagebench.core.pages import require_pages
 from stagebench.core.shown import show, teller
 from stagebench.gate.verdicts import Decision, exit_code
 from stagebench.suite.options import ALLOW_CHANGED, PATH, SETTINGS, option
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 
 
 def _checked(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
-    """Refuse a file that can't be created or replaced, before anything is measured; click has checked the rest."""
+    """Refuse a file that can't be written or drawn, before anything is measured; click has checked the rest."""
+    if path and param.name == "svg_path" and path.suffix != ".svg":
+        raise StagebenchError(f"--svg must be a file whose name ends in .svg, got {path}")
+    if path and param.name in ("html_path", "svg_path"):
+        require_pages()
     if path and not (param.name == "markdown" and path.exists()):
         require_writable(path)
     return path
@@ -34,6 +39,7 @@ _TO_FILE = {"kind": _FILE, "callback": _checked}
 JSON = option("json", "Also write the numbers to this file, - for standard output.", dest="json_path", **_TO_FILE)
 MARKDOWN = option("markdown", "Append the decision to this file, - for standard output.", **_TO_FILE)
 HTML = option("html", "Also write a page of the history to this file.", kind=_PAGE, callback=_checked, dest="html_path")
+SVG = option("svg", "Also draw the result to this .svg file.", kind=_PAGE, callback=_checked, dest="svg_path")
 INPUT = click.Argument(["input"], metavar="[PATH]", required=False, type=PATH)
 
 

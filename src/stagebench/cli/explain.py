@@ -1,5 +1,6 @@
 """`stagebench explain`: explain why one model is faster than another, from numbers alone."""
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -7,8 +8,9 @@ import click
 from stagebench.analysis.attribution import attribute, compare
 from stagebench.analysis.importers.read import FORMATS, read_files
 from stagebench.analysis.narrative import as_json, table
-from stagebench.cli.commands import JSON
-from stagebench.cli.output import Console, write_json_to
+from stagebench.analysis.report.pictures import of_attributions
+from stagebench.cli.commands import JSON, SVG
+from stagebench.cli.output import Console, write_json_to, write_svg_to
 from stagebench.core.errors import AnalysisError
 from stagebench.core.results import versioned
 from stagebench.core.shown import plain, show, to_markdown
@@ -19,6 +21,7 @@ from stagebench.suite.options import PATH, option
     name="explain",
     params=[
         JSON,
+        SVG,
         option("from", "Read this format. Default: detected.", kind=tuple(FORMATS), dest="format_name"),
         option("baseline", "Explain the other models against this one. Default: the slowest."),
         option("markdown", "Print Markdown for a report.", default=False, dest="as_markdown"),
@@ -26,7 +29,12 @@ from stagebench.suite.options import PATH, option
 )
 @click.argument("paths", metavar="FILE...", nargs=-1, required=True, type=PATH)
 def command(
-    paths: tuple[Path, ...], format_name: str | None, baseline: str | None, json_path: Path | None, as_markdown: bool
+    paths: tuple[Path, ...],
+    format_name: str | None,
+    baseline: str | None,
+    json_path: Path | None,
+    svg_path: Path | None,
+    as_markdown: bool,
 ) -> None:
     """Explain why one model is faster than another, from a table of their stages.
 
@@ -52,6 +60,7 @@ def command(
     if not explained:
         raise AnalysisError(f"two models are needed, got {first} only")
     write_json_to(json_path, versioned("report", {"attributions": explained, "warnings": warnings}))
+    write_svg_to(svg_path, partial(of_attributions, explained))
     if str(json_path) == "-":
         return
     for each in map(table, explained):

@@ -1,10 +1,11 @@
 """What all commands share: JSON output and one-line errors. Importable without torch."""
 
 import os
+import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -13,8 +14,9 @@ from typing import Any
 import click
 import rich.console
 
+from stagebench import __version__
 from stagebench.core.errors import GateError, StagebenchError
-from stagebench.core.json_files import json_text, write_json
+from stagebench.core.json_files import json_text, write_json, write_text
 from stagebench.core.shown import plain
 
 
@@ -24,6 +26,12 @@ def write_json_to(path: Path | None, data: dict[str, Any]) -> None:
         click.echo(json_text(data), nl=False)
     elif path:
         write_json(path, data)
+
+
+def write_svg_to(path: Path | None, draw: Callable[[str], str]) -> None:
+    """Write what is drawn with the version and command line as small print, or nothing for None."""
+    if path:
+        write_text(path, draw(f"stagebench {__version__}: {shlex.join(['stagebench', *sys.argv[1:]])}"))
 
 
 def append_to(path: Path, text: str) -> None:

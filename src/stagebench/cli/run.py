@@ -6,6 +6,7 @@ import secrets
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stagebench.analysis.attribution import UNATTRIBUTED
+from stagebench.analysis.report.pictures import of_run
 from stagebench.analysis.samples import MODES, sample_of
-from stagebench.cli.commands import INPUT, JSON, SettingsCommand, print_head
-from stagebench.cli.output import Console, write_json_to
+from stagebench.cli.commands import INPUT, JSON, SVG, SettingsCommand, print_head
+from stagebench.cli.output import Console, write_json_to, write_svg_to
 from stagebench.core.artifacts import Run
+from stagebench.core.errors import StagebenchError
 from stagebench.core.results import versioned
 from stagebench.core.settings import DEFAULT_QUESTION
 from stagebench.core.shown import COUNT, MS, RATIO, SENTENCES, WORDS, Table, Value, plain, progress, show, teller
@@ -35,9 +38,14 @@ _PARALLEL = option(
 )
 
 
-@click.command(name="run", cls=SettingsCommand, params=[INPUT, ORDER_SEED, JSON, _PASSES, _PARALLEL])
+@click.command(name="run", cls=SettingsCommand, params=[INPUT, ORDER_SEED, JSON, SVG, _PASSES, _PARALLEL])
 def command(
-    settings: Settings, passes: int, order_seed: int | None, tensor_parallel: int | None, json_path: Path | None
+    settings: Settings,
+    passes: int,
+    order_seed: int | None,
+    tensor_parallel: int | None,
+    json_path: Path | None,
+    svg_path: Path | None,
 ) -> None:
     """Run one sample through the models, and print the times of their stages.
 
@@ -49,11 +57,14 @@ def command(
     must give the tokens of generate() on one process, or differ at a near-tie.
     """
     console = Console(stderr=str(json_path) == "-")
+    if svg_path and tensor_parallel:
+        raise StagebenchError(f"--svg draws the stages on one process, got --tensor-parallel {tensor_parallel}")
     if tensor_parallel:
         numbers = _run_sharded(console, settings, passes, tensor_parallel)
     else:
         numbers = _run(console, settings, passes, secrets.randbelow(2**16) if order_seed is None else order_seed)
     write_json_to(json_path, numbers)
+    write_svg_to(svg_path, partial(of_run, numbers))
 
 
 def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from stagebench.cli.commands import HTML, JSON, DecidingCommand
 from stagebench.cli.output import Console, write_json_to
 from stagebench.core.errors import GateError
 from stagebench.core.json_files import write_text
-from stagebench.core.pages import require_pages
 from stagebench.core.places import Place
 from stagebench.core.results import read_at, short_name, versioned
 from stagebench.core.settings import LoadSettings
@@ -89,7 +88,6 @@ def trend_command(
     """
     decision: Decision | None = None
     if html_path:
-        require_pages()
         verdicts = verdicts or max(Path(".benchmarks", "gate").glob("*/decision.json"), default=None)
         decision = read_decision(verdicts) if verdicts else None
     with progress(Console(stderr=True)) as begin:

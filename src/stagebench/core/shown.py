@@ -134,9 +134,7 @@ class Table:
     rows: Sequence[Sequence[Value]]  # one value per column
     notes: Sequence[str] = ()  # sentences under it
     styles: Sequence[str] = ()  # rich's style of each row, or of its bars, on a terminal; none for plain rows
-    bars: Mapping[str, Sequence[float]] = field(
-        default_factory=dict
-    )  # on a terminal: by heading, shares of the longest
+    bars: Mapping[str, Sequence[float]] = field(default_factory=dict)  # on a terminal: by heading, of the longest
 
     def grid(self) -> tuple[list[str], list[Unit], list[list[str]]]:
         """Return headings with units, units, and cells of one line, without empty columns."""

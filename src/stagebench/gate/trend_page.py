@@ -33,7 +33,7 @@ def to_html(place: Place, looked: Sequence[tuple[Sequence[Run], Sequence[Series]
     title = f"History of benchmarks{f' of {repository[1]}' if repository else ''}"
     passed = decision and exit_code(decision.verdicts) == PASS
     decided = decision and decision.as_table()
-    return fill("stagebench.gate", "trend", {}, title=title, decision=decided, passed=passed, data=data)
+    return fill("stagebench.gate", "trend.html", {}, title=title, decision=decided, passed=passed, data=data)
 
 
 def repository_of(folder: Path) -> tuple[str, str] | None:

@@ -15,10 +15,7 @@ def write_report(folder: Path) -> dict[str, Any]:
     extra.
     """
     require_pages()
-    from stagebench.analysis.report.document import (  # here, because an analysis takes long to import
-        to_html,
-        to_markdown,
-    )
+    from stagebench.analysis.report import document  # here, because an analysis takes long to import
     from stagebench.analysis.report.report_data import report_data
     from stagebench.analysis.report.sections import headlines, sections, title
     from stagebench.analysis.report.timeline import to_trace
@@ -28,8 +25,8 @@ def write_report(folder: Path) -> dict[str, Any]:
     report = found | {"summary": headlines(found)}
     laid_out = sections(found, rows, folder)
     write_json(folder / "report.json", report)
-    write_text(folder / "report.md", to_markdown(title(found), laid_out))
-    write_text(folder / "report.html", to_html(title(found), laid_out))
+    write_text(folder / "report.md", document.to_markdown(title(found), laid_out))
+    write_text(folder / "report.html", document.to_html(title(found), laid_out))
     if found["timeline"]:
         write_json(folder / "trace.json", to_trace(found["timeline"]))
     return report

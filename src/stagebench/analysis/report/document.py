@@ -6,12 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stagebench.analysis.attribution import UNATTRIBUTED
 from stagebench.analysis.report.timeline import to_trace
 from stagebench.core import shown
 from stagebench.core.json_files import json_text
 from stagebench.core.pages import fill
 from stagebench.core.shown import MS, RATIO, Table, markdown
-from stagebench.core.stages import STAGE_NAMES, STAGES
+from stagebench.core.stages import STAGE_NAMES, STAGES, Stage
+
+WHOLE = Stage("e2e", "", unit="", color="#595959")
+COLORS = {stage.name: stage for stage in (*STAGES, Stage(UNATTRIBUTED, "", unit=""), WHOLE)}  # of what is drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +69,9 @@ def _part(part: Part) -> str:
 def to_html(title: str, sections: Sections) -> str:
     """Fill in the page, with a table of contents."""
     numbers = {"brief": brief, "ms": MS.write, "ratio": RATIO.write, "log10": math.log10, "ticks": ticks}
-    stages: dict[str, Any] = {"stages": STAGES, "stage_names": STAGE_NAMES}
-    return fill(
-        "stagebench.analysis.report", "report", numbers | {"trace": _trace}, title=title, sections=sections, **stages
-    )
+    filters = numbers | {"trace": _trace}
+    stages: dict[str, Any] = {"stages": STAGES, "stage_names": STAGE_NAMES, "colors": COLORS}
+    return fill("stagebench.analysis.report", "report.html", filters, title=title, sections=sections, **stages)
 
 
 def brief(seconds: float) -> str:

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from stagebench.analysis import narrative
-from stagebench.analysis.attribution import UNATTRIBUTED
 from stagebench.analysis.report.document import Figure, Folded, Part, Sections, without_empty
 from stagebench.analysis.report.report_data import shared
 from stagebench.analysis.samples import DURATIONS, MAIN, SampleLine, by_model, select, thumbnail_of
 from stagebench.core.shown import COUNT, MEGA, MS, PERCENT, RATIO, SENTENCES, WORDS, Table, Unit, of_records
-from stagebench.core.stages import DECODE, STAGE_NAMES
+from stagebench.core.stages import STAGE_NAMES
 
 Found = Mapping[str, Any]
 
@@ -181,14 +180,8 @@ def _attribution(found: Found) -> Iterator[Part]:
         )
     for mode, pair in pairs:
         named = f"{pair['other']['model']} against {pair['baseline']['model']}, {mode} length"
-        intervals = pair.get("intervals", {})
-        bars = [
-            {"name": narrative.subject(name), "stage": name if name in (*STAGE_NAMES, UNATTRIBUTED) else DECODE.name}
-            | {"saved": seconds, "interval": intervals.get("seconds", {}).get(name)}
-            for name, seconds in pair["seconds"].items()
-        ]
-        bars.append({"name": "All", "stage": "e2e", "saved": pair["saved"], "interval": intervals.get("saved")})
-        yield Figure(f"{named}: ms saved, with intervals; left of the line, and striped: lost.", "saved", bars)
+        bars = narrative.factors(pair)
+        yield Figure(f"{named}: ms saved, with intervals; left of the line, and dashed: lost.", "saved", bars)
         yield narrative.table(pair, named)
 
 
