@@ -22,7 +22,7 @@ def of_run(numbers: Mapping[str, Any], small: str) -> str:
     here, rows = numbers["identity"], select(numbers["samples"], study=MAIN)
     models = dict.fromkeys(row["model"] for row in rows)
     medians = [line for model in models for line in median_passes(select(rows, model=model)).values()]
-    weights = "random weights" if here["weights"] == "random" else f"weights {here['weights']}"
+    weights = "random weights" if here["weights"] == "random" else f"weights: {here['weights']}"
     under = f"{here['device']}; {here['profile']} profile, {weights}, {here['dtype']}; {here['generation']}"
     many = len(rows) // len(models)
     title = f"{', '.join(models)}: ms by stage, {f'the median of {many} passes' if many > 1 else 'one pass'}"
@@ -35,4 +35,5 @@ def of_attributions(explained: Sequence[Mapping[str, Any]], small: str) -> str:
     falls = list(zip(explained, map(factors, explained), shares, strict=True))
     others = ", ".join(each["other"]["model"] for each in explained)
     title = f"From {explained[0]['baseline']['model']} to {others}: what saves the time"
-    return draw(title, "dashed bars: lost; thin lines: 95 % intervals", small, waterfalls=falls)
+    known = "; thin lines: 95 % intervals" * any("intervals" in each for each in explained)
+    return draw(title, f"dashed bars: time lost{known}", small, waterfalls=falls)
