@@ -12,7 +12,7 @@ import pytest
 
 from stagebench.media.clips import FRAMES, HEIGHT, KNOWN, RATE, SECONDS, WIDTH, Clip, draw_clips
 from stagebench.media.events.recordings import load_event_arrays, read_events
-from stagebench.media.rendering import CONTRAST, DARK, NOISE, render, scenes_of
+from stagebench.media.rendering import CONTRAST, DARK, NOISE, box_of, render, scenes_of
 from stagebench.media.synthetic_clip import SyntheticClip, write_clip, write_synthetic_clip
 from stagebench.media.video.frames import read_video, read_video_in_order
 
@@ -128,3 +128,26 @@ def test_events_of_a_drawn_clip_add_up_to_the_change_of_log_intensity(drawn: tup
     beside = np.abs(total - (logs[1] - logs[0])) > CONTRAST * 0.999
 
     assert beside.mean() == pytest.approx(NOISE * SECONDS, rel=0.1)  # those with an event of nothing
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_box_has_all_that_there_is_to_see(number: int) -> None:
+    scenes = scenes_of(draw_clips((7, 7), 4)[number : number + 1], [0, 0.4, 1.1])
+    for scene in scenes.split(1, dim=1):
+        rows, columns = box_of(scene)
+        whole, within = render(scene, HEIGHT, WIDTH), render(scene, HEIGHT, WIDTH, (rows, columns))
+        np.testing.assert_array_equal(whole[..., rows, columns], within)
+        whole[..., rows, columns] = scene[0, 0, 0, 4:, None, None]
+        assert whole.flatten(0, 1).amax((0, 2, 3)).tolist() == scene[0, 0, 0, 4:].tolist()
+
+
+def test_a_clip_of_more_frames_a_second_shows_the_same_in_less_time(
+    drawn: tuple[Clip, SyntheticClip], tmp_path: Path
+) -> None:
+    clip, written = drawn
+    faster = write_clip(tmp_path, clip, rate=FRAMES)
+    before, after = (np.stack(read_video(each.video, 8).images).astype(float) for each in (written, faster))
+    seconds = [(t[-1] - t[0]) / 1e6 for t in (load_event_arrays(each.events).t for each in (written, faster))]
+
+    np.testing.assert_allclose(before, after, atol=48)
+    assert seconds == pytest.approx([SECONDS, 1.0], abs=0.01)

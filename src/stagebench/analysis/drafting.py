@@ -1,17 +1,23 @@
 """One model as the draft of another: how far their tokens agree, and the speedup of speculative decoding.
 
 After Leviathan, Kalman and Matias 2023, "Fast Inference from Transformers via Speculative Decoding", arXiv 2211.17192.
-The draft writes k tokens; the target checks them in one forward and adds one. The estimate is optimistic. Tokens are
-accepted independently with one probability, as in the paper. A check of k + 1 tokens takes as long as one step of the
-target, and bookkeeping takes no time.
+The draft writes k tokens; the target checks them in one forward and adds one. Which tokens of the target's text the
+draft would have written, each after all those before it, gives the number of checks without further assumptions. For
+the expected speedup, a check of k + 1 tokens takes as long as one step of the target, and bookkeeping takes no time.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import zip_longest
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from stagebench.analysis.attribution import Costs
+from stagebench.analysis.intervals import bootstrap
+from stagebench.analysis.samples import DraftLine
 
 MAX_DRAFT = 32  # tokens drafted at once; with more a check no longer takes one step
 
@@ -20,9 +26,9 @@ def agreement(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str,
     """Compare token ids of draft and target, for at least one pair, one per sample.
 
     `match_rates` by position are over the pairs that reach it. They are not acceptance, because the texts may have
-    diverged before. `mean_prefix` is the mean number of equal tokens before the texts diverge or one ends. `acceptance`
-    uses these prefixes only, where both models saw the same tokens: agreed / (agreed + diverged). It is the maximum
-    likelihood estimate for a geometric length censored at the end of a text; None where no pair has a token.
+    diverged before. `mean_prefix` is the mean number of equal tokens before the texts diverge or one ends. From these
+    prefixes, where both models saw the same tokens, comes `prefix_acceptance`: agreed / (agreed + diverged). It is the
+    maximum likelihood estimate for a geometric length censored at the end of a text; None where no pair has a token.
     """
     equal = [[a == b for a, b in zip(draft, target, strict=False)] for draft, target in pairs]
     agreed = sum([*each, False].index(False) for each in equal)
@@ -31,43 +37,58 @@ def agreement(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str,
         "samples": len(pairs),
         "match_rates": [fmean(hit for hit in hits if hit is not None) for hits in zip_longest(*equal)],
         "mean_prefix": agreed / len(pairs),
-        "acceptance": agreed / (agreed + parted) if agreed + parted else None,
+        "prefix_acceptance": agreed / (agreed + parted) if agreed + parted else None,
     }
 
 
-def tokens_per_check(acceptance: float, draft_tokens: int) -> float:
-    """Return the expected tokens per check, 1 + a + ... + a^k; equation (1) of the paper."""
-    return sum(acceptance**i for i in range(draft_tokens + 1))
+def checks(right: Sequence[bool], draft_tokens: int) -> int:
+    """Return how many checks a text takes, by which of its tokens after the first the draft would have written."""
+    at = taken = 0
+    while at < len(right):
+        at += [*right[at : at + draft_tokens], False].index(False) + 1
+        taken += 1
+    return taken
 
 
-def decode_speedup(acceptance: float, cost_ratio: float, draft_tokens: int) -> float:
-    """Return the tokens per check over its cost in steps of the target, k c + 1; theorem 3.8 of the paper."""
-    return tokens_per_check(acceptance, draft_tokens) / (draft_tokens * cost_ratio + 1)
+def tokens_per_check(texts: Sequence[Sequence[bool]], draft_tokens: int) -> float:
+    """Return the mean number of tokens that a check gives, the target's own one included, over at least one token."""
+    return sum(map(len, texts)) / sum(checks(text, draft_tokens) for text in texts)
 
 
-def best_draft(acceptance: float, cost_ratio: float) -> int:
-    """Return the smallest number of tokens per draft with the best speedup; 0 unless acceptance exceeds the cost."""
-    return max(range(MAX_DRAFT + 1), key=lambda k: decode_speedup(acceptance, cost_ratio, k))
+def speculation(lines: Sequence[DraftLine], draft: Costs, target: Costs) -> dict[str, Any] | None:
+    """Put the speedup that a draft's right tokens lead one to expect beside the measured one, of the same samples.
 
-
-def drafting(draft: Costs, target: Costs, acceptance: float | None) -> dict[str, float] | None:
-    """Estimate the target's speedup with a draft, from the average costs of both.
-
-    `cost_ratio` is the draft's time per token over the target's. `draft_tokens` are drafted at once, 0 where drafting
-    does not pay. `tokens_per_check` includes the target's own token. `e2e_speedup` adds the draft's load, preprocess,
-    encode and prefill. None where the acceptance is unknown, or one of them has no time per further token.
+    Both are of decode; `e2e_speedup` adds to the expected one the draft's load, preprocess, encode and prefill.
+    `best_draft_tokens` would have the best one, 0 where drafting does not pay. Intervals are over samples. None where
+    no text has a second token, or a model no time per token.
     """
-    if acceptance is None or not (draft.time_per_token and target.time_per_token):
+    kept = [line for line in lines if line.get("right")]
+    if not (kept and draft.time_per_token and target.time_per_token):
         return None
-    cost_ratio = draft.time_per_token / target.time_per_token
-    k = best_draft(acceptance, cost_ratio)
-    gain = decode_speedup(acceptance, cost_ratio, k)
-    before = sum(target.parts.values()) + (sum(draft.parts.values()) if k else 0.0)
+    texts, k, cost_ratio = [x["right"] for x in kept], kept[0]["tokens"], draft.time_per_token / target.time_per_token
+    sums = np.array([[sum(x["right"]), len(x["right"]), x["plain"], x["drafted"]] for x in kept])
+
+    def ratios(chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+        right, tokens, plain, drafted = sums[chosen].sum(axis=0)
+        return np.array([right / tokens, plain / drafted])
+
+    speedups = {n: tokens_per_check(texts, n) / (n * cost_ratio + 1) for n in (*range(MAX_DRAFT + 1), k)}
+    best = max(speedups, key=lambda n: speedups[n])
+    acceptance, measured = ratios(np.arange(len(kept))).tolist()
+    intervals = [asdict(each) for each in bootstrap([str(x["sequence"]) for x in kept], ratios) or ()]
+    of_acceptance, of_measured = intervals or (None, None)
+    before = sum(target.parts.values()) + sum(draft.parts.values())
     return {
+        "samples": len(kept),
         "acceptance": acceptance,
-        "cost_ratio": cost_ratio,
+        "acceptance_interval": of_acceptance,
         "draft_tokens": k,
-        "tokens_per_check": tokens_per_check(acceptance, k),
-        "decode_speedup": gain,
-        "e2e_speedup": target.total / (before + target.decode / gain),
+        "tokens_per_check": tokens_per_check(texts, k),
+        "cost_ratio": cost_ratio,
+        "expected_speedup": speedups[k],
+        "measured_speedup": measured,
+        "measured_interval": of_measured,
+        "e2e_speedup": target.total / (before + target.decode / speedups[k]),
+        "best_draft_tokens": best,
+        "best_speedup": speedups[best],
     }

@@ -51,6 +51,16 @@ def bootstrap(
     return [Interval(float(low), float(high)) for low, high in zip(drawn.low, drawn.high, strict=True)]
 
 
+def proportion(held: Sequence[bool]) -> dict[str, Any] | None:
+    """Return the share of what held, with its interval by Wilson (1927); None for nothing."""
+    from scipy import stats
+
+    if not held:
+        return None
+    low, high = stats.binomtest(sum(held), len(held)).proportion_ci(CONFIDENCE, method="wilson")
+    return {"share": sum(held) / len(held), "interval": {"low": low, "high": high}, "samples": len(held)}
+
+
 def fit_line(x: Sequence[float], y: Sequence[float]) -> dict[str, Any] | None:
     """Fit y = intercept + slope x by least squares; return None for fewer than two different x.
 

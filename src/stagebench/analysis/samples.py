@@ -87,6 +87,22 @@ class SampleLine(FailedLine, total=False):
     media: SeenMedia
     cold_load: Spread
     not_cold: Text
+    right: Flag  # whether the text, of natural length, is the known answer
+
+
+class DraftLine(TypedDict, total=False):
+    """What one model's drafts were worth to another in one sample; no `right` and no times where there is an error."""
+
+    draft: Required[Text]
+    target: Required[Text]
+    sample: Required[Name]
+    sequence: Required[Name]
+    tokens: Required[Positive]  # drafted at once
+    right: list[Flag]  # of the target's text, but its first token: whether the draft would have written it there
+    checks: Count  # that the text took
+    plain: Spread  # seconds of the target's decode alone, and
+    drafted: Spread  # with drafts
+    error: Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +213,7 @@ def read_run(folder: Path) -> ExperimentRun:
     modes = [by_mode for session in run["sessions"] for by_mode in session["proofs"].values()]
     if not run["sessions"] or not all(modes):
         raise AnalysisError(f"{where} must have at least one session, with a proof of each model, got none")
+    check(run.get("drafts", []), list[DraftLine], f"{where}: drafts", AnalysisError)
     for proof in chain.from_iterable(by_mode.values() for by_mode in modes):
         check(proof["work"], _COUNTED, f"{where}: work", AnalysisError)
     return run

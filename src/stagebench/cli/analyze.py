@@ -25,6 +25,7 @@ from stagebench.suite.options import ORDER_SEED, PATH, POSITIVE, option
 from stagebench.suite.settings import Settings, split
 
 SYNTHETIC_SAMPLES = 8
+NOT_BELOW_0 = click.IntRange(min=0)
 ABOVE_0 = click.FloatRange(min=0, min_open=True)
 
 
@@ -60,7 +61,8 @@ _TOKENS, _DURATIONS = _numbers("--new-tokens", int), _numbers("--durations", flo
         option("new-tokens", "Generate this many new tokens, or several to compare.", "32", _TOKENS),
         option("durations", "Compare samples of these lengths in seconds. Default: none.", kind=_DURATIONS),
         option("passes", "Time each sample and mode in this many passes.", 1, POSITIVE),
-        option("allow-failures", "Allow this many failed samples.", 0, click.IntRange(min=0)),
+        option("draft-tokens", "Let models of one tokenizer draft so many tokens for each other.", 4, NOT_BELOW_0),
+        option("allow-failures", "Allow this many failed samples.", 0, NOT_BELOW_0),
         option("out", "Write to this folder, or resume it.", kind=FOLDER, required=True),
         option("report-only", "Only write the reports of the samples in --out.", default=False),
     ],
@@ -86,6 +88,7 @@ def command(out: Path, report_only: bool, allow_failures: int, **given: Any) -> 
 def _run(out: Path, settings: Settings, dataset: Path | None, order_seed: int | None, **given: Any) -> bool:
     """Measure the missing samples; return False where it was interrupted."""
     samples = given.pop("samples") or (SYNTHETIC_SAMPLES if dataset is None else None)
+    draft_tokens = given.pop("draft_tokens")
     wanted = Wanted(settings.loading, samples, durations=given.pop("durations") or (), **given)
     longest = replace(settings, generation=wanted.generation("natural"))
     seed = _order_seed(out, order_seed)
@@ -97,11 +100,12 @@ def _run(out: Path, settings: Settings, dataset: Path | None, order_seed: int | 
             found = read_dataset(dataset, settings.question)
         design = make_design(found, wanted)
         order = tuple(shuffled(settings.models, seed))
-        experiment = Experiment(order, settings.model, settings.loading, design.schedule(order, seed))
+        experiment = Experiment(order, settings.model, settings.loading, design.schedule(order, seed), draft_tokens)
         here = longest.identity() | {  # must be equal in a resumed run
             "generation": ", ".join(f"{mode} length: {wanted.generation(mode).describe()}" for mode in wanted.modes),
             "input": "scene" if dataset is None else one_line(dataset.name),
             "samples": design.digest(),
+            "draft_tokens": str(draft_tokens),
             "media": settings.loading.media,
             "models": ", ".join(sorted(settings.models)),
             "order_seed": str(seed),

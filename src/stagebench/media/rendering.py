@@ -39,19 +39,32 @@ def scenes_of(clips: Sequence[Clip], times: Sequence[float], *, gray: bool = Fal
     return torch.from_numpy(scenes)
 
 
-def render(scenes: Tensor, height: int, width: int) -> Tensor:
-    """Render scenes, scaled to a size: float32 (clips, times, channels, height, width), from 0 to 1."""
+def render(scenes: Tensor, height: int, width: int, box: tuple[slice, slice] = (slice(None), slice(None))) -> Tensor:
+    """Render scenes, scaled to a size: float32 (clips, times, channels, height, width), from 0 to 1.
+
+    Of these, only the rows and columns of a box are rendered.
+    """
     pixel = WIDTH / width
-    x = (torch.arange(width, device=scenes.device) + 0.5) * pixel - 0.5
-    y = (torch.arange(height, device=scenes.device) + 0.5) * (HEIGHT / height) - 0.5
+    x = ((torch.arange(width, device=scenes.device) + 0.5) * pixel - 0.5)[box[1]]
+    y = ((torch.arange(height, device=scenes.device) + 0.5) * (HEIGHT / height) - 0.5)[box[0]]
     background, *things = scenes[..., None, None].unbind(2)
-    image = background[:, :, 4:].repeat(1, 1, 1, height, width)
+    image = background[:, :, 4:].repeat(1, 1, 1, len(y), len(x))
     for shape, thing in zip(SHAPES, things, strict=True):
         left, top, shown, radius = thing[:, :, :4].unbind(2)
         inside = _inside(shape, x - left, y[:, None] - top, radius)
         cover = ((inside / pixel + 0.5).clamp_(0, 1) * shown).unsqueeze(2)
         image.lerp_(thing[:, :, 4:].expand_as(image), cover.expand_as(image))
     return image
+
+
+def box_of(scenes: Tensor) -> tuple[slice, slice]:
+    """Return the rows and columns outside of which scenes show nothing but their background, by even numbers."""
+    seen = scenes[..., 1:, :4].flatten(0, -2).numpy()
+    x, y, _, radius = seen[seen[:, 2] > 0].T
+    reach = 1.2 * radius + 2  # a triangle is wider than its radius, and edges are soft
+    sides = [[(at - reach).min(), (at + reach).max()] if len(at) else [0, 0] for at in (y, x)]
+    ends = np.clip(2 * np.floor(np.array(sides) / 2), 0, [[HEIGHT], [WIDTH]]).astype(int)
+    return slice(*ends[0]), slice(*ends[1])
 
 
 @cache

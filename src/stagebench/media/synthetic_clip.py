@@ -15,7 +15,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from stagebench.media.clips import FRAMES, HEIGHT, RATE, SECONDS, WIDTH, Clip
+from stagebench.media.clips import FRAMES, HEIGHT, RATE, WIDTH, Clip
 from stagebench.media.events.event_arrays import TYPES
 
 STEPS_PER_FRAME = 4  # of the event model: nothing moves by much more than two pixels in a step
@@ -40,9 +40,9 @@ def write_synthetic_clip(folder: Path, stored: str = "scene") -> SyntheticClip:
     return _write(folder, *(lzma.decompress(file.read_bytes()) for file in files))
 
 
-def write_clip(folder: Path, clip: Clip) -> SyntheticClip:
-    """Write any clip in the same way; the same one gives the same bytes."""
-    return _write(folder, _encoded(clip), _recorded(clip))
+def write_clip(folder: Path, clip: Clip, rate: int = RATE) -> SyntheticClip:
+    """Write any clip in the same way, shown at so many frames a second; the same one gives the same bytes."""
+    return _write(folder, _encoded(clip, rate), _recorded(clip, rate))
 
 
 def _write(folder: Path, video: bytes, events: bytes) -> SyntheticClip:
@@ -55,28 +55,33 @@ def _write(folder: Path, video: bytes, events: bytes) -> SyntheticClip:
     return written
 
 
-def _recorded(clip: Clip) -> bytes:
+def _recorded(clip: Clip, rate: int) -> bytes:
     """Watch all of it with a simulated event camera: a dict of x, y, t and p as `EventArrays` has them, from 0 on.
 
     A pixel holds a reference, at first its log intensity at time 0. Each time that the log intensity is away from it by
     `CONTRAST`, there is an event, at some time within a step, and the reference follows. To these comes noise.
     """
     # Here, because whoever writes the default clip needs no torch.
-    from stagebench.media.rendering import CONTRAST, DARK, NOISE, render, scenes_of
+    from stagebench.media.rendering import CONTRAST, DARK, NOISE, box_of, render, scenes_of
 
     steps: list[tuple[NDArray[Any], ...]] = []  # x, y, microseconds and polarity
-    seconds, rng = 1 / (RATE * STEPS_PER_FRAME), np.random.default_rng(0)
-    scenes = scenes_of([clip], [step * seconds for step in range(FRAMES * STEPS_PER_FRAME + 1)], gray=True)
-    logs = ((render(at[:, None], HEIGHT, WIDTH).double() + DARK).log().numpy().ravel() for at in scenes.unbind(1))
-    reference = next(logs)
-    for step, now in enumerate(logs):
-        crossings = ((now - reference) / CONTRAST).astype(np.int32)  # towards zero
-        pixel = np.repeat(np.arange(len(now)), np.abs(crossings))
-        t = (step + rng.random(len(pixel))) * seconds * 1e6
-        steps.append((pixel % WIDTH, pixel // WIDTH, t, crossings[pixel] > 0))
-        reference += CONTRAST * crossings
-    limits = (WIDTH, HEIGHT, round(SECONDS * 1e6), 2)
-    steps.append(tuple(rng.integers(limit, size=round(NOISE * WIDTH * HEIGHT * SECONDS)) for limit in limits))
+    rng, times = np.random.default_rng(0), [i / (RATE * STEPS_PER_FRAME) for i in range(FRAMES * STEPS_PER_FRAME + 1)]
+    scenes = scenes_of([clip], times, gray=True)
+
+    def logs(at: int, box: tuple[slice, slice]) -> NDArray[Any]:
+        light = render(scenes[:, at : at + 1], HEIGHT, WIDTH, box)[0, 0, 0]
+        return (light.double() + DARK).log().numpy()
+
+    reference = logs(0, (slice(None), slice(None)))
+    for step in range(len(times) - 1):
+        box = box_of(scenes[:, step : step + 2])  # all else is as it was
+        crossings = ((logs(step + 1, box) - reference[box]) / CONTRAST).astype(np.int32)  # towards zero
+        y, x = (np.repeat(where, np.abs(crossings[crossings != 0])) for where in crossings.nonzero())
+        t = (step + rng.random(len(x))) / (rate * STEPS_PER_FRAME) * 1e6
+        steps.append((x + box[1].start, y + box[0].start, t, crossings[y, x] > 0))
+        reference[box] += CONTRAST * crossings
+    limits = (WIDTH, HEIGHT, round(FRAMES / rate * 1e6), 2)
+    steps.append(tuple(rng.integers(limit, size=round(NOISE * WIDTH * HEIGHT * FRAMES / rate)) for limit in limits))
     columns = [np.concatenate(parts) for parts in zip(*steps, strict=True)]
     order = np.argsort(columns[2], kind="stable")
     recording = {key: column[order].astype(dtype) for (key, dtype), column in zip(TYPES.items(), columns, strict=True)}
@@ -84,24 +89,27 @@ def _recorded(clip: Clip) -> bytes:
     return file.getvalue()
 
 
-def _encoded(clip: Clip) -> bytes:
+def _encoded(clip: Clip, rate: int) -> bytes:
     """Encode the frames in one thread, so that the same frames give the same bytes."""
-    from stagebench.media.rendering import GRAIN, LUMA, render, scenes_of
+    from stagebench.media.rendering import GRAIN, LUMA, box_of, render, scenes_of
 
     with av.open(file := io.BytesIO(), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=RATE, options={"preset": "veryfast", "crf": "20"})
+        stream = container.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "20"})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         context = stream.codec_context
         context.thread_count, context.gop_size = 1, 12
         # Limited range and BT.709 throughout, by their numbers in FFmpeg (H.273).
         context.color_range = context.colorspace = context.color_trc = context.color_primaries = 1
-        scenes = scenes_of([clip], [i / RATE for i in range(FRAMES)])
-        fine, coarse = (render(scenes, HEIGHT // n, WIDTH // n)[0].numpy() for n in (1, 2))
         rng = np.random.default_rng(0)
-        for image, half in zip(fine, coarse, strict=True):
-            luma, y = np.tensordot(LUMA, image, 1), np.tensordot(LUMA, half, 1)
+        for scene in scenes_of([clip], [i / RATE for i in range(FRAMES)]).unbind(1):
+            image, half = (np.full((3, HEIGHT // n, WIDTH // n), clip.brightness, np.float32) for n in (1, 2))
+            rows, columns = box_of(scene)
+            for n, drawn in ((1, image), (2, half)):
+                y, x = (slice(side.start // n, side.stop // n) for side in (rows, columns))
+                drawn[:, y, x] = render(scene[:, None], HEIGHT // n, WIDTH // n, (y, x))[0, 0]
+            luma, grey = np.tensordot(LUMA, image, 1), np.tensordot(LUMA, half, 1)
             luma = np.clip(luma + GRAIN * rng.standard_normal(luma.shape), 0, 1)  # a codec has work with it, as ever
-            cb, cr = (half[2] - y) / 1.8556, (half[0] - y) / 1.5748  # of BT.709
+            cb, cr = (half[2] - grey) / 1.8556, (half[0] - grey) / 1.5748  # of BT.709
             planes = [16 + 219 * luma, *((128 + 224 * plane).reshape(-1, WIDTH) for plane in (cb, cr))]
             frame = av.VideoFrame.from_ndarray(np.rint(np.concatenate(planes)).astype(np.uint8), format="yuv420p")
             container.mux(stream.encode(frame))

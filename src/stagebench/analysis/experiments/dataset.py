@@ -3,6 +3,7 @@
     [{"id": "night_7", "question": "What moves?", "video": "clips/night_7.mp4", "events": "night_7.npy"}, ...]
 
 A sample may also have `images`, and the `sequence` that it was cut from, by default its id without the last number.
+Where it is known, `answers` holds the right one of models for "video" and for "events".
 Rows in the layout of the DSEC instruction sets, which EventGPT's authors publish, are samples too:
 
     {"id": ..., "event_data": "a.npy", "event_image": ["a/0.png", ...], "mp4_data": "a.mp4",
@@ -13,7 +14,7 @@ Nothing is decoded here. Invalid samples are reported with the reason, never dro
 
 import re
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Required, TypedDict
 
@@ -45,6 +46,7 @@ class ListedSample(TypedDict, total=False):
     video: Text
     events: Text
     images: Text
+    answers: dict[str, Text]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Entry:
     paths: Mapping[str, Path]  # by kind of media, at least one of `KINDS`
     start: float = 0.0  # seconds into the clip or recording
     duration: float | None = None  # seconds to read from there; None for all
+    answers: Mapping[str, str] = field(default_factory=dict)  # where known, by the kind that a model is made for
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,8 @@ def _entry(row: Any, root: Path, question: str, taken: Container[str]) -> Entry:
         if Path(row[kind]).is_absolute() or ".." in Path(row[kind]).parts:
             raise AnalysisError(f"{kind} must name a file inside the dataset, got {row[kind]!r}")
         _require_data(path)
-    return Entry(name, one_line(row.get("sequence", sequence_of(name))), asked, paths)
+    answers = {kind: one_line(answer) for kind, answer in row.get("answers", {}).items()}
+    return Entry(name, one_line(row.get("sequence", sequence_of(name))), asked, paths, answers=answers)
 
 
 def _of_dsec(row: dict[str, Any], root: Path) -> dict[str, Any]:

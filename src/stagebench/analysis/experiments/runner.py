@@ -2,10 +2,11 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from itertools import combinations
+from itertools import combinations, groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,8 +15,9 @@ import torch
 from stagebench.analysis.experiments.dataset import Entry, one_line, path_shown
 from stagebench.analysis.experiments.design import Task
 from stagebench.analysis.experiments.measured_roofline import BytesMoved, measure_ceilings
+from stagebench.analysis.experiments.speculative import draft_lines, ordinary_tokens, share_tokens
 from stagebench.analysis.experiments.thumbnails import keep_thumbnail, note
-from stagebench.analysis.samples import KEY, MAIN, SampleLine, SampleLog, sample_of
+from stagebench.analysis.samples import KEY, MAIN, MODES, DraftLine, SampleLine, SampleLog, sample_of
 from stagebench.backends.load import load_model
 from stagebench.core.artifacts import Sample
 from stagebench.core.errors import AnalysisError, MediaError, StagebenchError
@@ -41,6 +43,7 @@ class Experiment:
     settings: ModelSettings
     loading: LoadSettings  # each sample adds its own window
     tasks: Sequence[Task]  # in order
+    draft_tokens: int = 0  # drafted at once by models of one tokenizer for each other; 0 for none
 
     def sample(self, entry: Entry, model: VisionLanguageModel) -> Sample:
         """Return a model's sample from a dataset's entry."""
@@ -75,18 +78,35 @@ def measure(experiment: Experiment, log: SampleLog) -> Iterator[SampleLine]:
         vocabularies: dict[str, dict[int, str]] = {}
         for models in _lineups(names, experiment.settings):
             session["together"] = len(models) == len(names)
-            vocabularies |= {model.name: _ordinary_tokens(model) for model in models}
-            session["same_tokens"] = _same_tokens(vocabularies)
+            vocabularies |= {model.name: ordinary_tokens(model) for model in models}
+            session["same_tokens"] = [
+                [a, b] for a, b in combinations(vocabularies, 2) if share_tokens(vocabularies[a], vocabularies[b])
+            ]
             workers = {model.name: _Worker(experiment, model, log.folder) for model in models}
             session["proofs"] |= {name: worker.proofs for name, worker in workers.items()}
             log.save_run()
-            for task in left:
-                if task.model in workers:
-                    line = workers[task.model].line(task, len(log.lines))
-                    log.append(line)
-                    yield line
+            for (study, entry), tasks in groupby(left, lambda task: (task.block.study, task.entry)):
+                for task in tasks:
+                    if task.model in workers:
+                        line = workers[task.model].line(task, len(log.lines))
+                        log.append(line)
+                        yield line
+                if study == MAIN and experiment.draft_tokens:
+                    log.run.setdefault("drafts", []).extend(_drafts(experiment, models, entry, task))
+                    log.save_run()
             models.clear()
             workers.clear()
+
+
+def _drafts(
+    experiment: Experiment, models: Sequence[VisionLanguageModel], entry: Entry, task: Task
+) -> Iterator[DraftLine]:
+    """Draft a sample, of natural length where that is measured; what can't be read is named by its own task."""
+    options = task.block.generations[next(mode for mode in MODES if mode in task.block.generations)].options()
+    with suppress(MediaError):
+        samples = {model.name: experiment.sample(entry, model) for model in models}
+        for line in draft_lines(models, samples, options, experiment.draft_tokens):
+            yield line | {"sample": entry.id, "sequence": entry.sequence}
 
 
 def _lineups(names: Sequence[str], settings: ModelSettings) -> Iterator[list[VisionLanguageModel]]:
@@ -174,6 +194,8 @@ class _Worker:
             check_passes(self._model, [run], first)
             line = sample_of(run, task.mode) | line | {"path": path, "media": seen}
             line["work"] = {DECODE.name: run.generation.work()}
+            answer = task.entry.answers.get(self._model.input_kind)
+            line |= {"right": one_line(run.text) == answer} if answer and task.mode == "natural" else {}
         except (StagebenchError, torch.OutOfMemoryError) as error:
             line["error"] = one_line(error)
         if "peak_bytes" in (proof := self.proofs.get(task.mode, {})):
@@ -207,18 +229,3 @@ def _drop(file: Path) -> str | None:
         except BlockingIOError:  # it would wait for the disk
             return None
     return "the page cache keeps files of this file system"
-
-
-def _ordinary_tokens(model: VisionLanguageModel) -> dict[int, str]:
-    """Return the tokenizer's tokens by id, without those that a family added."""
-    added = model.tokenizer.get_added_vocab()
-    return {number: token for token, number in model.tokenizer.get_vocab().items() if token not in added}
-
-
-def _same_tokens(vocabularies: Mapping[str, dict[int, str]]) -> list[list[str]]:
-    """Return pairs of models in which every shared id means the same ordinary token."""
-    return [
-        [a, b]
-        for (a, of_a), (b, of_b) in combinations(vocabularies.items(), 2)
-        if (both := of_a.keys() & of_b.keys()) and all(of_a[number] == of_b[number] for number in both)
-    ]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from stagebench.analysis import samples
 from stagebench.analysis.attribution import UNATTRIBUTED, compare, mean_of
-from stagebench.analysis.drafting import agreement, drafting
-from stagebench.analysis.intervals import Interval, bootstrap, fit_growth, fit_line
+from stagebench.analysis.drafting import agreement, speculation
+from stagebench.analysis.intervals import Interval, bootstrap, fit_growth, fit_line, proportion
 from stagebench.analysis.narrative import as_json
 from stagebench.analysis.report.timeline import timeline
 from stagebench.analysis.samples import Ceilings, ExperimentRun, SampleLine, by_model, costs_by_sample, select
@@ -110,6 +110,7 @@ def summarize(passes: Sequence[SampleLine]) -> dict[str, Any]:
         "tpot": percentiles([tpot for line in lines if (tpot := line.get("tpot")) is not None]),
         "itl": percentiles([gap for line in lines for gap in line.get("itl", ())]),  # of all samples pooled
         "output_throughput": float(tokens.sum() / e2e.sum()),
+        "right": proportion([line["right"] for line in lines if "right" in line]),
         "finish_reasons": dict(Counter(line["finish_reason"] for line in lines)),
         "peak_bytes": {name: max(peak.get(name, 0) for peak in peaks) for name in STAGE_NAMES} if peaks else {},
     }
@@ -244,18 +245,20 @@ def _media(rows: Sequence[SampleLine]) -> list[dict[str, Any]]:
 def _drafting(run: ExperimentRun, rows: Sequence[SampleLine]) -> list[dict[str, Any]]:
     """Take each of two models that share a tokenizer as the draft of the other."""
     same = {frozenset(pair) for session in run["sessions"] for pair in session["same_tokens"]}
-    pairs = permutations(by_model(rows).items(), 2)
-    return [_draft(draft, target) for draft, target in pairs if frozenset((draft[0], target[0])) in same]
+    models = by_model(rows)
+    return [_draft(run, models, *pair) for pair in permutations(models, 2) if frozenset(pair) in same]
 
 
-def _draft(*models: tuple[str, Sequence[SampleLine]]) -> dict[str, Any]:
-    draft, target = ({row["sample"]: row["token_ids"] for row in own} for _, own in models)
+def _draft(run: ExperimentRun, models: dict[str, list[SampleLine]], *pair: str) -> dict[str, Any]:
+    lines = [line for line in run.get("drafts", []) if (line["draft"], line["target"]) == pair]
+    draft, target = ({row["sample"]: row["token_ids"] for row in models[name]} for name in pair)
     agreed = agreement([(draft[sample], target[sample]) for sample in draft if sample in target])
-    first = {"first_token": next(iter(agreed["match_rates"]), None)}
-    entry = {"draft": models[0][0], "target": models[1][0], "agreement": agreed | first}
-    costs = [mean_of(list(costs_by_sample(own).values())) for _, own in models]
-    speculation = drafting(costs[0], costs[1], agreed["acceptance"])
-    return entry | ({"speculation": speculation} if speculation else {})
+    costs = [mean_of(list(costs_by_sample(models[name]).values())) for name in pair]
+    return dict(zip(("draft", "target"), pair, strict=True)) | {
+        "agreement": agreed | {"first_token": next(iter(agreed["match_rates"]), None)},
+        "speculation": speculation(lines, *costs),
+        "refused": sorted({line["error"] for line in lines if "error" in line}),
+    }
 
 
 def _scaling(rows: Sequence[SampleLine]) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ Every number comes out of `report_data`, so that all reports show the same; the 
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import zip_longest
+from itertools import combinations, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,12 @@ QUANTILES = {"mean": MS, "p90": MS, "p99": MS, "count": COUNT}
 FIT = {"intercept": MS, "slope": MS, "slope_interval": MS, "robust_slope": MS, "largest_residual": MS, "r2": RATIO}
 USE = {"stage": WORDS, "flops": MEGA, "bytes": MEGA, "time": MS, "mfu": PERCENT, "mbu": PERCENT}
 COLD = {"model": WORDS, "samples": COUNT, "cold": MS, "warm": MS, "ratio": RATIO}
-AGREEMENT = {"draft": WORDS, "target": WORDS, "first_token": PERCENT, "acceptance": PERCENT, "mean_prefix": RATIO}
-SPECULATION = {"draft_tokens": COUNT, "decode_speedup": RATIO, "e2e_speedup": RATIO}
+PAIR = {"draft": WORDS, "target": WORDS}
+AGREEMENT = PAIR | {"first_token": PERCENT, "mean_prefix": RATIO, "prefix_acceptance": PERCENT}
+SPECULATION = PAIR | {"samples": COUNT, "acceptance": PERCENT, "acceptance_interval": PERCENT, "draft_tokens": COUNT}
+SPECULATION |= {"tokens_per_check": RATIO, "expected_speedup": RATIO, "measured_speedup": RATIO}
+SPECULATION |= {"measured_interval": RATIO, "e2e_speedup": RATIO, "best_draft_tokens": COUNT, "best_speedup": RATIO}
+RIGHT = {"share": PERCENT, "interval": PERCENT, "samples": COUNT}
 GROWTH = {"model": WORDS, "stage": WORDS, "exponent": RATIO, "interval": RATIO}
 MEDIA = {"sample": WORDS, "file": WORDS, "kind": WORDS, "images": COUNT, "width": COUNT, "height": COUNT}
 MEDIA |= {"span": SECONDS, "bytes": MEGA}
@@ -198,6 +202,8 @@ def _tokens(found: Found, passes: Mapping[str, Sequence[SampleLine]]) -> Iterato
         reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(each["finish_reasons"].items()))
         rows.append(of | each["tokens"] | {"tokens/s": each["output_throughput"], "finished_by": reasons})
     yield of_records("New tokens", OF | TOKENS, rows)
+    right = [of | each["right"] for of, each in summaries if each["right"]]
+    yield of_records("Texts that are the known answer, word for word", OF | RIGHT, right)
     titles = {"ttft": "ttft, without load", "tpot": "tpot", "itl": "itl: the gaps between tokens"}
     for what, heading in titles.items():
         yield of_records(heading, OF | QUANTILES, [of | each[what] for of, each in summaries if each[what]])
@@ -255,12 +261,20 @@ def _scaling(found: Found) -> Iterator[Part]:
 
 
 def _drafting(found: Found) -> Iterator[Part]:
-    said = (
-        "Where two models share a tokenizer, one could draft for the other. Tokens are compared from the first on; the "
-        "speedups are what speculative decoding could reach at the measured times, against the target alone."
+    said = "Where two models share a tokenizer, one could draft for the other. Tokens are compared from the first on."
+    yield of_records("Agreement of texts", AGREEMENT, [each | each["agreement"] for each in found["drafting"]], said)
+    exact = (
+        "Acceptance: of the tokens of the target's text but the first, those that the draft would have written after "
+        "all before them. From each follows how many a check gives. The expected speedup of decode is with a check "
+        "that takes as long as a step. The measured one is that of decode with drafts, which gave the target's own "
+        "text, against decode alone, in turns in one process. That of e2e, expected, has the draft's own stages too."
     )
-    rows = [each | each["agreement"] | each.get("speculation", {}) for each in found["drafting"]]
-    yield of_records("Speculative decoding", AGREEMENT | SPECULATION, rows, said)
+    rows = [each | each["speculation"] for each in found["drafting"] if each["speculation"]]
+    yield of_records("Speculative decoding", SPECULATION, rows, exact)
+    yield from (reason for each in found["drafting"] for reason in each["refused"])
+    same = [{each["draft"], each["target"]} for each in found["drafting"]]
+    apart = [pair for pair in combinations(found["identity"]["models"].split(", "), 2) if {*pair} not in same]
+    yield from (f"{a} and {b} have other tokenizers, so neither drafts for the other." for a, b in apart)
 
 
 def _media(found: Found, folder: Path | None) -> Iterator[Part]:

@@ -1,0 +1,41 @@
+"""Write a data set of clips that no model was trained on: `python -m stagebench.models.tiny.dataset --clips 200 OUT`.
+
+Each lasts a second, in the frames that are learned from: no picture is another, only the time between two is shorter.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stagebench.core.json_files import write_json
+from stagebench.core.settings import DEFAULT_QUESTION
+from stagebench.media.clips import FRAMES, QUESTIONS, draw_clips
+from stagebench.media.synthetic_clip import write_clip
+
+_STUDY = 1 << 41  # the number of no step of a training, nor of its held-out clips
+
+
+def write_dataset(folder: Path, clips: int, seed: int) -> None:
+    """Write so many clips, recordings and right captions, as `analyze --dataset` reads them; the list comes last."""
+    samples: list[dict[str, Any]] = []
+    for number, clip in enumerate(draw_clips((seed, _STUDY), clips)):
+        name = f"clip_{number:03}"
+        write_clip(folder / name, clip, rate=FRAMES)
+        answers = {kind: asked["caption"][1](clip, clip.things[0]) for kind, asked in QUESTIONS.items()}
+        sample = {"id": name, "sequence": name, "question": DEFAULT_QUESTION, "answers": answers}
+        samples.append(sample | {"video": f"{name}/scene.mp4", "events": f"{name}/scene.npy"})
+    write_json(folder / "samples.json", samples)
+
+
+@click.command()
+@click.option("--clips", default=200, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+def main(out: Path, clips: int, seed: int) -> None:
+    """Write a data set of clips, recordings and right captions to OUT."""
+    write_dataset(out, clips, seed)
+
+
+if __name__ == "__main__":
+    main()
