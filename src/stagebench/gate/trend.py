@@ -214,10 +214,10 @@ def find_changes(logs: Array) -> list[tuple[list[int], list[int]]]:
 def steps(series: Array, least: int, penalty: float) -> list[list[int]]:
     """Cut series (b, n) so that squared deviations from the parts' means, plus a penalty per cut, are minimal.
 
-    A part has at least `least` samples. The candidates for the last cut before a sample are pruned exactly: one is
-    dropped once a later one is better for every mean after both (functional pruning: Rigaill, 2010; Maidstone and
-    others, 2017). Here each candidate keeps an interval of means. About a hundred of 5000 remain. All series are cut
-    side by side, because Python's overhead dominates.
+    A part has at least `least` samples. The candidates for the last cut before a sample are pruned exactly (functional
+    pruning: Rigaill, 2010; Maidstone and others, 2017). One is dropped once a later one is better for every mean after
+    both. Here each candidate keeps an interval of means. About a hundred of 5000 remain. All series are cut side by
+    side, because Python's overhead dominates.
     """
     count, n = series.shape
     sums = np.pad(np.cumsum(series - series.mean(-1, keepdims=True), -1), ((0, 0), (1, 0)))

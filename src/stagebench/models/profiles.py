@@ -16,8 +16,8 @@ from transformers import AddedToken, PreTrainedTokenizerFast
 from stagebench.core.errors import ModelError
 
 # CLIP ViT-L/14, Vicuna 7B v1.5 (https://huggingface.co/lmsys/vicuna-7b-v1.5), and a narrow version of each. Narrow
-# layers need wide weights. With the usual 0.02 attention and the image are too small beside the residual stream, and
-# every text is one repeated word, so no comparison of tokens could fail.
+# layers need wide weights. With the usual 0.02, attention and the image are too small beside the residual stream.
+# Every text is then one repeated word, and no comparison of tokens could fail.
 _WIDE = {"initializer_range": 0.3}
 _ALL = {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "pad_token_id": 3}
 _TINY = {**_ALL, **_WIDE, "vocab_size": 512}

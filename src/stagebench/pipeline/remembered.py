@@ -110,7 +110,7 @@ def _metered(stage: str, step: Callable[[Made], Any], made: Made) -> Any:
 def _require_as_slow(stage: str, step: Callable[[Made], Any], made: Made, device: torch.device) -> None:
     """Refuse one result for two inputs, and an input that takes much less time when it is repeated.
 
-    On a CPU this is process time, with one thread of torch: on a busy machine wall time tells nothing, and threads that
+    On a CPU this is process time, with one thread of torch. Wall time tells nothing on a busy machine, and threads that
     wait for each other use process time.
     """
     clock = time.process_time if device.type == "cpu" else time.perf_counter

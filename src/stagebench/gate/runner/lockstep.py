@@ -1,7 +1,7 @@
 """Let two compared processes take turns, round by round, so that a slow machine slows both.
 
-A turn is a byte in a pipe. However the other process ends, the system closes its pipes and this one continues alone,
-unless a worker that the other one forked outlives it and holds them open. Importable without torch.
+A turn is a byte in a pipe. When the other process ends, the system closes its pipes and this one continues alone. It
+cannot while a worker that the other process forked holds the pipes open. Importable without torch.
 """
 
 from __future__ import annotations

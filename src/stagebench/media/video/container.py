@@ -81,8 +81,8 @@ def readable(path: Path) -> Iterator[None]:
 @contextmanager
 def open_video(path: Path, threads: Threads = "AUTO") -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """Open a file's first video stream for decoding, with one thread unless several are known to be safe."""
-    # A relative name might be taken for a protocol. Options for all streams would also apply to FFmpeg's probing, but
-    # PyAV frees one set per stream known at the end, which crashes where there were fewer at first (MPEG-PS).
+    # A relative name might be taken for a protocol. Options for all streams would also apply to FFmpeg's probing.
+    # But PyAV frees one set per stream known at the end, which crashes where there were fewer at first (MPEG-PS).
     with av.open(path.absolute(), container_options=_OPTIONS, **_ANY_TITLE) as container:
         meter.add("bytes_read", path.stat().st_size)
         if not container.streams.video:
