@@ -85,3 +85,13 @@ def test_the_help_of_each_number_has_its_unit():
     }
     without = {place for place, each in numbers.items() if not any(unit in each.help for unit in UNITS)}
     assert {place for place in without if not place.endswith("seed")} == set()
+
+
+def test_an_option_without_which_a_command_cannot_work_is_required():
+    needed = {name for name, each in all_options().items() if each.required}
+    assert needed == {"analyze --out", "baseline accept --reason", "baseline drop --reason", "gate --base"}
+    for name in needed:
+        *command, missing = name.split()
+        result = CliRunner().invoke(main, [*command, "a"] if "baseline" in command else command)
+        assert result.exit_code == 2
+        assert f"Missing option '{missing}'" in result.output
