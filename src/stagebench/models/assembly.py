@@ -16,7 +16,6 @@ from stagebench.models import weights
 from stagebench.models.pixels import ImageProcessor, processor_of
 from stagebench.models.profiles import build_tokenizer
 from stagebench.models.protocol import Family
-from stagebench.models.registry import TRAINED
 
 _ENLARGED = 4  # times the tower's own side that an image may be resized to before it is cropped
 
@@ -26,7 +25,7 @@ def assemble(family: type[Family], settings: ModelSettings) -> Family:
     if settings.profile not in ("tiny", "pretrained"):
         return random_model(family, family.random_config(settings.profile.removesuffix("-random")), settings)
     if settings.profile == "tiny":
-        settings = replace(settings, weights=str(TRAINED / family.name), profile="pretrained")
+        settings = replace(settings, weights=str(weights.TRAINED / family.name), profile="pretrained")
         return replace(assemble(family, settings), profile="tiny")
     with weights.reading(f"the checkpoint {settings.weights}"):
         return _pretrained(family, weights.located(settings))

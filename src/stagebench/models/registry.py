@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 ANY = "hf:"  # prefix of a folder or hub id: transformers' own class and processor
 ENTRY_POINTS = "stagebench.models"  # each maps a model's name to "module:OBJECT" of its registration
 
-TRAINED = Path(__file__).with_name("tiny") / "weights"  # by model, the checkpoint of its profile "tiny"
-
 _FAMILIES = {"eventgpt": "eventgpt:EventGPT", "llava-1.5": "llava:Llava", "video-llava": "video_llava:VideoLlava"}
 _CARDS = ("qwen2.5-vl", "qwen3-vl", "qwen3.5", "internvl", "gemma3", "smolvlm", "llava-onevision")
 _BUILT_IN: dict[str, Registration | str] = {

@@ -22,6 +22,7 @@ from stagebench.core.errors import CheckpointError, StagebenchError
 from stagebench.core.settings import ModelSettings
 from stagebench.core.shown import one_line
 
+TRAINED = Path(__file__).with_name("tiny") / "weights"  # by model, the checkpoint of its profile "tiny"
 KEYS_NAMED = 3  # a 7B checkpoint may have hundreds of wrong keys
 
 _PATIENCE = 5.0  # seconds for the hub's answer

@@ -19,7 +19,8 @@ from stagebench.core.settings import BACKENDS, DEFAULT_MODELS, GenerationSetting
 from stagebench.media.files import name_of
 from stagebench.media.synthetic_clip import SyntheticClip, write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
-from stagebench.models.registry import ANY, TRAINED, is_family, trained
+from stagebench.models.registry import ANY, is_family, trained
+from stagebench.models.weights import TRAINED
 from stagebench.pipeline.load import load
 from stagebench.suite.options import LOADING, SETTINGS
 
