@@ -152,7 +152,7 @@ _BOTH: dict[str, Asked] = {
     "size": ("What size has the {}?", lambda clip, thing: thing.size),
     "direction": ("In what direction does the {} move?", lambda clip, thing: thing.direction),
     "speed": ("How fast does the {} move?", lambda clip, thing: thing.speed),
-    # These are the hardest. They are asked because who knows where something is learns sooner how it moves.
+    # A model that knows where an object is learns sooner how it moves.
     "first square": ("Where is the {} at first?", lambda clip, thing: _squares(clip, thing, 0)),
     "last square": ("Where is the {} at last?", lambda clip, thing: _squares(clip, thing, 1)),
     "way": ("Which way does the {} go?", lambda clip, thing: _squares(clip, thing, 0, 0.25, 0.5, 0.75, 1)),

@@ -1,8 +1,11 @@
 """Write synthetic clips as a video and an event recording of the same, for both kinds of model.
 
-Two, to time models with no data at hand, are stored in this folder, so that they are the same bytes everywhere;
-`benchmarks/experiments/draw_scene.py` drew them. In "scene" two discs cross a textured background that a camera pans
-over. "clip" is `clips.KNOWN`, of which trained tiny models say what happens. Any other is drawn when it is asked for.
+Two clips are stored in this folder, so that they are the same bytes everywhere. They time models with no data at hand:
+
+- "scene" has two discs that cross a textured background, over which a camera pans.
+- "clip" is `clips.KNOWN`: trained tiny models say what happens in it.
+
+`benchmarks/experiments/draw_scene.py` drew both. Any other clip is drawn on demand.
 """
 
 import io

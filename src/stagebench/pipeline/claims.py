@@ -101,7 +101,7 @@ def _claims_of_texts(model: VisionLanguageModel, reference: Reference) -> Iterat
 
 
 def known_answers(model: VisionLanguageModel, sample: Sample) -> Claim:
-    """Ask about the known clip, through the stages: a model that is not shown all of it says something else."""
+    """Ask about the known clip through the stages: a model that does not see all of it gives other answers."""
     options, wrong, right = GenerationSettings(48).options(), list[str](), 0
     questions = QUESTIONS[model.input_kind]
     for question, answer in (questions[about] for about in KNOWN_ABOUT if about in questions):

@@ -18,8 +18,8 @@ from stagebench.models.modeling_eventgpt import SlowLlamaTokenizer
 from stagebench.models.protocol import Family, key_of
 from stagebench.models.video_llava import VideoLlava
 
-# Hidden size, intermediate size, layers and heads, of the tower and of the language model: as wide as a whole pass of
-# 24 tokens stays under 150 ms on one core of a CPU.
+# Hidden size, intermediate size, layers and heads of the tower, and of the language model. They are as wide as they can
+# be while a pass with 32 new tokens takes less than 150 ms on one core.
 _SIZES: dict[type[Family], tuple[tuple[int, int, int, int], tuple[int, int, int, int]]] = {
     EventGPT: ((64, 256, 3, 2), (128, 384, 3, 4)),
     Llava: ((128, 384, 3, 4), (128, 384, 3, 4)),
@@ -30,7 +30,7 @@ MODELS = {family.name: family for family in _SIZES}
 
 
 def untrained(name: str, folder: Path, settings: ModelSettings) -> Family:
-    """Build one of `MODELS` of the real geometry, random by the settings' seed; a folder gets its tokenizer's files."""
+    """Build one of `MODELS` with random weights and the real geometry; write its tokenizer to a folder."""
     family = MODELS[name]
     config = family.random_config("tiny")
     pieces = _sentencepiece()

@@ -1,6 +1,6 @@
 """Write a data set of clips that no model was trained on: `python -m stagebench.models.tiny.dataset --clips 200 OUT`.
 
-Each lasts a second, in the frames that are learned from: no picture is another, only the time between two is shorter.
+Each lasts one second. It has the frames of the clips in training, with less time between two of them.
 """
 
 from pathlib import Path
@@ -29,8 +29,8 @@ def write_dataset(folder: Path, clips: int, seed: int) -> None:
 
 
 @click.command()
-@click.option("--clips", default=200, show_default=True)
-@click.option("--seed", default=0, show_default=True)
+@click.option("--clips", default=200, show_default=True, help="Write so many clips.")
+@click.option("--seed", default=0, show_default=True, help="Draw clips by this seed.")
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 def main(out: Path, clips: int, seed: int) -> None:
     """Write a data set of clips, recordings and right captions to OUT."""

@@ -1,7 +1,7 @@
-"""What a tiny model is trained on: clips as it sees them, and all questions about each of them in one sequence.
+"""Make what a tiny model is trained on: clips as it sees them, and all questions about a clip in one sequence.
 
-The visual tokens come first and once; each question with its answer sees them and itself alone, at the positions that
-it would have in a prompt of its own. So one pass teaches all that there is to say of a clip.
+The visual tokens come first, once. Each question with its answer sees them and itself alone. Its positions are those of
+a prompt with that question only. So one pass teaches everything about a clip.
 """
 
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from stagebench.models.llava import COLUMNS, ROWS, Llava
 from stagebench.models.protocol import CACHE_ARGUMENT, Family
 
 _IGNORED = -100  # cross_entropy's, of labels
-_ON = 8  # of so many steps, one has captions that go on
+_ON = 8  # one step of so many has captions that go on
 _USES = {"video": 1, "events": 2}  # steps that clips are used for: to draw events takes as long as to train on them
 
 
@@ -28,16 +28,16 @@ class Lesson(NamedTuple):
     """One step's clips and texts, in host memory."""
 
     scenes: Tensor  # `rendering.scenes_of` the clips
-    seed: int  # of the pixels' noise; those of the step before are as good if it is the same
+    seed: int  # of the pixels' noise; a step with the seed of the step before has its pixels too
     ids: Tensor  # int64 (clips, tokens), of all that follows the visual tokens
     labels: Tensor  # the same where an answer and its stop token are, `_IGNORED` elsewhere
     positions: Tensor  # int64 (tokens,), counted from the visual tokens on
-    question: Tensor  # int64 (tokens,), of which each is, from 1 on
+    question: Tensor  # int64 (tokens,): the number of each token's question, from 1
     answered: Tensor  # int64, the places where any clip has a label
 
 
 class Lessons(Dataset[Lesson]):
-    """Makes the lesson of any step, of the step's number and the seed alone."""
+    """Makes the lesson of a step from its number and the seed alone."""
 
     def __init__(self, model: Family, clips: int, seed: int) -> None:
         self.questions, self.clips, self.seed = QUESTIONS[model.input_kind], clips, seed
@@ -54,7 +54,7 @@ class Lessons(Dataset[Lesson]):
         self.after = len(self.head) + visual
 
     def drawn(self, number: int) -> tuple[list[Clip], Tensor, list[Thing]]:
-        """Draw a step's clips, as numbers too, and choose an object of each that the questions are about."""
+        """Draw the clips of a step, also as numbers, and choose the object of each clip for the questions."""
         clips = draw_clips((self.seed, number // self.uses), self.clips)
         rng = np.random.default_rng((self.seed, number, 1))
         frames = [i * (FRAMES - 1) // (self.images - 1) / RATE for i in range(self.images)]

@@ -27,7 +27,7 @@ from stagebench.models.tiny.lessons import Lessons, loss_of, pixels_of
 
 _HELD_OUT = 1 << 40  # the number of no step
 _SHOWN, _KEPT = 100, 1000  # steps
-# As long as each takes to learn it; all three take a quarter of an hour on an H200.
+# All three take about a quarter of an hour on an H200.
 _COURSES: dict[str, dict[str, Any]] = {
     "eventgpt": {"steps": 8000, "clips": 64, "rate": 2e-3},
     "llava-1.5": {"steps": 3000, "clips": 256, "rate": 1e-3},
