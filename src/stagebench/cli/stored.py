@@ -12,7 +12,7 @@ from stagebench.cli.output import Console, write_json_to
 from stagebench.core.errors import GateError
 from stagebench.core.json_files import write_text
 from stagebench.core.places import Place
-from stagebench.core.results import read_at, short_name, versioned
+from stagebench.core.results import NAMING, read_at, short_name, versioned
 from stagebench.core.settings import LoadSettings
 from stagebench.core.shown import CHANGE, COUNT, MS, PERCENT, WORDS, Table, cell, progress, show
 from stagebench.core.statistics import unsteady
@@ -120,7 +120,8 @@ def _print_environment(console: Console, place: Place, runs: Sequence[Run], seri
     here = runs[0].machine
     days = " to ".join(dict.fromkeys(run.when[:10] for run in (runs[0], runs[-1])))
     counted = f"{len(runs)} run{'s' * (len(runs) > 1)}, {days}"
-    console.print(cell(f"{here['device']}, {here['profile']}, {here['dtype']}: {counted}"), style="bold")
+    named = [*(here[key] for key in NAMING), *([f"weights {here['weights']}"] if "weights" in here else [])]
+    console.print(cell(f"{', '.join(named)}: {counted}"), style="bold")
     if len(runs) < 2 * MIN_SIDE:
         console.print(f"a change is looked for in {2 * MIN_SIDE} runs or more")
     changes = [", ".join(CHANGE.write(change.ratio - 1) for change in each.changes) for each in series]
