@@ -147,6 +147,8 @@ def _squares(clip: Clip, thing: Thing, *parts: float) -> str:
 Asked = tuple[str, Callable[[Clip, Thing], str]]
 
 _BOTH: dict[str, Asked] = {
+    # Of events too, which show no colours: so far as they do, such a model can draft for one of frames.
+    "full": ("Describe everything in the scene.", _long_caption),
     "count": ("How many objects are there?", _count),
     "shape": ("What moves?", lambda clip, thing: " and ".join(x.shape for x in clip.things)),
     "size": ("What size has the {}?", lambda clip, thing: thing.size),
