@@ -33,7 +33,7 @@ from stagebench.pipeline.timing import pinned_runtime
 from stagebench.pipeline.verify import Reference, expected_work
 
 pytestmark = pytest.mark.filterwarnings("ignore:`hidden_state` is deprecated:FutureWarning")
-REFUSED = {"florence2": "continue from a DynamicCache, got a EncoderDecoderCache"}
+REFUSED = {"florence2": "must continue from a DynamicCache, got a EncoderDecoderCache"}
 if CACHE_ARGUMENT == "past_key_values":  # before transformers 5.24
     reads = "can't run steps of a {}ForConditionalGeneration: it reads {} on the host"
     REFUSED |= {"aria": reads.format("Aria", "128 values"), "mllama": reads.format("Mllama", "a value")}

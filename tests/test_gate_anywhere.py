@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from stagebench.core.errors import GateError
 from stagebench.gate.runner import COPY_OF, worktrees
-from stagebench.gate.runner.fresh_process import pytest_arguments
+from stagebench.gate.runner.fresh_process import pytest_arguments, require_models
 
 pytest_plugins = ("pytester",)
 SRC = Path(__file__).parents[1] / "src"
@@ -185,6 +186,17 @@ def test_run_is_what_is_named_or_what_pytest_finds(tmp_path, more, names, expect
     arguments = pytest_arguments(tmp_path, names, more, "", 3, 0)
     assert [*arguments[: len(expected)]] == expected
     assert arguments[len(expected)] == "--stage-times-only"
+
+
+OF_A_MODEL = {"params": {"stage_plain_model": "mine", "stage_model": "eager", "stage": "load"}}
+
+
+@pytest.mark.parametrize("of_others", [{}, {"params": None}, {"params": {"size": 3}}])
+def test_a_model_that_no_benchmark_runs_is_refused(of_others):
+    require_models(["--stage-model=mine"], {"benchmarks": [of_others, OF_A_MODEL]})
+    require_models(["--stage-new-tokens=3"], {"benchmarks": [of_others]})
+    with pytest.raises(GateError, match="--stage-model must have a selected benchmark that runs a model, got none"):
+        require_models(["-x", "--stage-model=mine"], {"benchmarks": [of_others]})
 
 
 def test_a_folder_of_benchmarks_is_run_without_being_named(tmp_path):

@@ -96,6 +96,7 @@ class Benchmark(TypedDict, total=False):
     name: Text | None
     group: Text | None
     param: Text | None
+    params: Object | None  # by name, as pytest has them
     stats: Required[Stats]
     extra_info: Info
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
@@ -63,6 +63,14 @@ class FreshProcess:
     def at(self, scratch: Path, suffix: str) -> Path:
         """Return a path for this process in a scratch folder."""
         return scratch / f"{self.variant.name}{suffix}"
+
+
+def require_models(arguments: Iterable[str], results: Results) -> None:
+    """Raise GateError where `--stage-model` is among the arguments, and no benchmark of all that ran has a model."""
+    asked = any(argument.startswith("--stage-model") for argument in arguments)
+    if asked and not any("stage_plain_model" in (each.get("params") or {}) for each in results["benchmarks"]):
+        how = "a file in benchmarks/ with `from stagebench.benchmarks.test_stages import *` adds stagebench's"
+        raise GateError(f"--stage-model must have a selected benchmark that runs a model, got none; {how}")
 
 
 def pytest_arguments(

@@ -19,7 +19,7 @@ from stagebench.gate import decide as gate
 from stagebench.gate.counters import judge_counters
 from stagebench.gate.limits import Rules
 from stagebench.gate.runner.ab_runner import BLOCK, PAIRS, ABRunner, Sides
-from stagebench.gate.runner.fresh_process import FailedError
+from stagebench.gate.runner.fresh_process import FailedError, require_models
 from stagebench.gate.verdicts import Decision, Verdict, confirmed, undecided
 
 BLOCKS, MOST_BLOCKS = 6, 24  # by default, in a phase: as many as fit into `QUICK` seconds, within these bounds
@@ -69,6 +69,7 @@ class Phases:
     def _counters(self, base: Sequence[Results], head: Sequence[Results]) -> list[Verdict]:
         if all(map(is_reference, by_name(base[0]))):
             raise self._nothing_selected("base")
+        require_models(self.runner.plan.arguments, head[0])
         if changed := self.runner.changed:
             infos = (side[0]["machine_info"] for side in (head, base))
             mine, others = ({key: info[key] for key in changed if key in info} for info in infos)

@@ -29,7 +29,7 @@ from stagebench.core.results import (
     write_results,
 )
 from stagebench.core.shown import Begin
-from stagebench.gate.runner.fresh_process import FreshProcess, Variant, measure, pytest_arguments
+from stagebench.gate.runner.fresh_process import FreshProcess, Variant, measure, pytest_arguments, require_models
 
 PROOF = 0  # the number of the verifying process; timing processes count from 1
 
@@ -146,6 +146,7 @@ class Recording:
             raise ResultsError(
                 f"the {variant.name} must run a benchmark besides the reference workload, got none{chosen}"
             )
+        require_models(plan["arguments"], run)
         _require_same_environment(number, run, others)
         run["stagebench"]["recording"] = {**plan, "process": number, "seconds": time.monotonic() - began}
         write_results(self._path(number), run)
