@@ -55,7 +55,7 @@ def command(out: Path, processes: int, judged: bool, baselines: Place, **planned
             verdicts = _report(out, results, baselines if judged else None)
     if verdicts:
         show(Decision(verdicts).as_table(), Console())
-    say(f"{processes} timing processes are recorded in {out}")
+    say(f"{processes} timing processes are recorded in {out}; its tables are in {out / 'results.md'}")
     decided = [v for v in verdicts if (v.kind, v.verdict) != ("time", "inconclusive")]  # as pytest's own `--stage-gate`
     sys.exit(exit_code(decided) if verdicts else 0)
 

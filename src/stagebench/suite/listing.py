@@ -24,7 +24,7 @@ def described(name: str) -> dict[str, Any]:
         with reading(f"the model {name}"):
             profiles = (*(["tiny"] if trained(name) else []), "tiny-random", real_shapes)
             made["parameters"] = {profile: _parameters(registration, profile) for profile in profiles}
-            model = build_model(name, ModelSettings())
+            model = build_model(name, ModelSettings("tiny"))
             images = (np.zeros((HEIGHT, WIDTH, 3), np.uint8),) * model.images_per_sample
             shown = Media(images, "frames", len(images), 0, None)
             made |= {"input": model.input_kind, "images": model.images_per_sample}
