@@ -112,7 +112,8 @@ def test_a_picture_asks_nothing_of_the_network(explain):
 
 @pytest.mark.parametrize("command", ["run", "explain"])
 @pytest.mark.parametrize("name", ["out.png", "out", "-"])
-def test_a_name_of_another_kind_is_refused_before_anything_is_read(command, name, tmp_path):
+def test_a_name_of_another_kind_is_refused_before_anything_is_read(command, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where nothing has that name
     done = CliRunner().invoke(main, [command, str(tmp_path / "none.json"), "--svg", name])
     said = f"stagebench: --svg must be a file whose name ends in .svg, got {name}\n"
     assert (done.exit_code, done.stderr) == (2, said)
