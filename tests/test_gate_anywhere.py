@@ -195,8 +195,9 @@ OF_A_MODEL = {"params": {"stage_plain_model": "mine", "stage_model": "eager", "s
 def test_a_model_that_no_benchmark_runs_is_refused(of_others):
     require_models(["--stage-model=mine"], {"benchmarks": [of_others, OF_A_MODEL]})
     require_models(["--stage-new-tokens=3"], {"benchmarks": [of_others]})
-    with pytest.raises(GateError, match="--stage-model must have a selected benchmark that runs a model, got none"):
-        require_models(["-x", "--stage-model=mine"], {"benchmarks": [of_others]})
+    for option in ("--stage-model", "--stage-backend", "--stage-profile", "--stage-weights"):
+        with pytest.raises(GateError, match=f"^{option} must have a selected benchmark that runs a model, got none"):
+            require_models(["-x", f"{option}=mine"], {"benchmarks": [of_others]})
 
 
 def test_a_folder_of_benchmarks_is_run_without_being_named(tmp_path):

@@ -37,6 +37,7 @@ _ENVIRONMENT = {
 SECONDS, FEW = 0.1, 5  # for benchmarks without their own rounds; pytest-benchmark has 1.0 and 5
 _POLL = 0.05
 _BY_A_STAGE = f"{StageError.__name__}: "
+_OF_MODELS = re.compile("--stage-(model|backend|profile|weights)(?![^=])")
 _NONE_SELECTED, _KILLED = 5, 128  # exit statuses: pytest's where it collected nothing; a signal's minus its number
 _LONGEST = 500
 
@@ -66,11 +67,11 @@ class FreshProcess:
 
 
 def require_models(arguments: Iterable[str], results: Results) -> None:
-    """Raise GateError where `--stage-model` is among the arguments, and no benchmark of all that ran has a model."""
-    asked = any(argument.startswith("--stage-model") for argument in arguments)
+    """Raise GateError where an argument chooses a model or how it runs, and no benchmark of all that ran has one."""
+    asked = next(filter(None, map(_OF_MODELS.match, arguments)), None)
     if asked and not any("stage_plain_model" in (each.get("params") or {}) for each in results["benchmarks"]):
         how = "a file in benchmarks/ with `from stagebench.benchmarks.test_stages import *` adds stagebench's"
-        raise GateError(f"--stage-model must have a selected benchmark that runs a model, got none; {how}")
+        raise GateError(f"{asked[0]} must have a selected benchmark that runs a model, got none; {how}")
 
 
 def pytest_arguments(
