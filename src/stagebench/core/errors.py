@@ -35,3 +35,7 @@ class GateError(StagebenchError):
 
 class BusyError(StagebenchError):
     """A folder, or the machine to measure on, that another process has locked."""
+
+
+class EngineError(StagebenchError):
+    """A server that can't be reached, or whose answers break the contract of its interface."""
