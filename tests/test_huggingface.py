@@ -23,7 +23,6 @@ from stagebench.pipeline.prefill import prefill
 from stagebench.pipeline.remembered import fingerprint, varied
 from stagebench.pipeline.run_stages import prepared, reference_generate, staged_generate
 from stagebench.pipeline.verify import count_reference, verify_work
-from stagebench.suite.measure import run_sharded
 
 # InternVL's processor of transformers 5.15 and 5.17 hands tensors to numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
@@ -204,12 +203,6 @@ def test_frames_and_the_folder_are_part_of_the_identity(qwen):
         "the checkpoint's own processor, 3 images",
         True,
     )
-
-
-def test_tensor_parallelism_of_a_checkpoint_is_refused(qwen):
-    settings = settings_of(model=f"hf:{qwen}", device="cpu")
-    with pytest.raises(ModelError, match="tensor parallelism needs models without their own processor, got hf:"):
-        run_sharded(settings, 1, 2)
 
 
 def test_varied_features_give_another_prompt(folder, synthetic):

@@ -119,13 +119,6 @@ def test_a_name_of_another_kind_is_refused_before_anything_is_read(command, name
     assert (done.exit_code, done.stderr) == (2, said)
 
 
-def test_tensor_parallelism_is_not_drawn(tmp_path):
-    asked = ["run", "--device=cpu", "--tensor-parallel=2", "--svg", str(tmp_path / "out.svg")]
-    done = CliRunner().invoke(main, asked)
-    said = "stagebench: --svg draws the stages on one process, got --tensor-parallel 2\n"
-    assert (done.exit_code, done.stderr) == (2, said)
-
-
 def test_without_the_extra_the_error_names_it(tmp_path):
     script = (
         "import sys; sys.modules['jinja2'] = None; sys.argv[0] = 'stagebench'; from stagebench.cli import main; main()"

@@ -21,7 +21,7 @@ from stagebench.core.machine.locks import measurement, scratch_folder
 from stagebench.core.pages import require_pages
 from stagebench.core.shown import cell, plain, progress, teller
 from stagebench.suite.measure import shuffled
-from stagebench.suite.options import ORDER_SEED, PATH, POSITIVE, option
+from stagebench.suite.options import ORDER_SEED, PATH, POSITIVE, SERVING, option
 from stagebench.suite.settings import Settings, split
 
 SYNTHETIC_SAMPLES = 8
@@ -51,7 +51,7 @@ _TOKENS, _DURATIONS = _numbers("--new-tokens", int), _numbers("--durations", flo
 @click.command(
     name="analyze",
     cls=SettingsCommand,
-    left_out=("natural_length",),
+    left_out=("natural_length", *(each.name for each in SERVING)),
     params=[
         ORDER_SEED,
         option("dataset", "Read samples from this JSON list or folder. Default: ours.", kind=PATH),

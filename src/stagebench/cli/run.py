@@ -10,6 +10,7 @@ from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,11 +21,10 @@ from stagebench.analysis.samples import MODES, sample_of
 from stagebench.cli.commands import INPUT, JSON, SVG, SettingsCommand, print_head
 from stagebench.cli.output import Console, write_json_to, write_svg_to
 from stagebench.core.artifacts import Run
-from stagebench.core.errors import StagebenchError
 from stagebench.core.results import versioned
 from stagebench.core.settings import DEFAULT_QUESTION
-from stagebench.core.shown import COUNT, MS, RATIO, SENTENCES, WORDS, Table, Value, plain, progress, show, teller
-from stagebench.core.stages import ENCODE, PREFILL, PREPROCESS, STAGES, time_outside
+from stagebench.core.shown import COUNT, MS, SENTENCES, WORDS, Table, Value, plain, progress, show, teller
+from stagebench.core.stages import ENCODE, PREFILL, PREPROCESS, STAGE_NAMES, STAGES, time_outside
 from stagebench.suite.options import ORDER_SEED, POSITIVE, option
 
 if TYPE_CHECKING:
@@ -33,17 +33,13 @@ if TYPE_CHECKING:
 
 
 _PASSES = option("passes", "Time this many passes.", 3, POSITIVE)
-_PARALLEL = option(
-    "tensor-parallel", "Also time on N processes. Default: none.", kind=click.IntRange(min=2), metavar="N"
-)
 
 
-@click.command(name="run", cls=SettingsCommand, params=[INPUT, ORDER_SEED, JSON, SVG, _PASSES, _PARALLEL])
+@click.command(name="run", cls=SettingsCommand, params=[INPUT, ORDER_SEED, JSON, SVG, _PASSES])
 def command(
     settings: Settings,
     passes: int,
     order_seed: int | None,
-    tensor_parallel: int | None,
     json_path: Path | None,
     svg_path: Path | None,
 ) -> None:
@@ -52,17 +48,11 @@ def command(
     PATH is a clip, an event recording (.npy, .npz, .events, .h5, .raw, .aedat4) or a folder of PNGs; without it, the
     synthetic clip. Before a model is timed, an untimed pass must give the tokens, and do the work, of generate().
 
-    With --tensor-parallel N the stages are timed on one process and, by transformers' plan for the model, on N new
-    ones, one per GPU if there are any. Passes alternate, and a stage lasts until the slowest process is done. Each pass
-    must give the tokens of generate() on one process, or differ at a near-tie.
+    With --engine an engine that serves the model is timed on the same path, beside transformers if both are named. What
+    it can't split is unattributed. `stagebench verify --engine` compares its tokens.
     """
     console = Console(stderr=str(json_path) == "-")
-    if svg_path and tensor_parallel:
-        raise StagebenchError(f"--svg draws the stages on one process, got --tensor-parallel {tensor_parallel}")
-    if tensor_parallel:
-        numbers = _run_sharded(console, settings, passes, tensor_parallel)
-    else:
-        numbers = _run(console, settings, passes, secrets.randbelow(2**16) if order_seed is None else order_seed)
+    numbers = _run(console, settings, passes, secrets.randbelow(2**16) if order_seed is None else order_seed)
     write_json_to(json_path, numbers)
     write_svg_to(svg_path, partial(of_run, numbers))
 
@@ -72,7 +62,7 @@ def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[s
     from stagebench.pipeline.timed_pass import COLLECTION
     from stagebench.suite.measure import run, shuffled  # here, because help does not need torch
 
-    with progress(Console(stderr=True), len(settings.models) * (passes + 2)) as begin:
+    with progress(Console(stderr=True), len(settings.columns) * (passes + 2)) as begin:
         found = run(settings, passes, seed, begin)
     print_head(console, settings, f"the median of {passes} passes by e2e; models in order {seed}")
     show(stage_table(found), console)
@@ -80,16 +70,22 @@ def _run(console: Console, settings: Settings, passes: int, seed: int) -> dict[s
     for name, each in found.items():
         if problem := time_outside([one.unattributed for one in each.runs], [one.e2e for one in each.runs]):
             click.echo(f"warning: {name}: {problem}", err=True)
-        for stage, runs in each.verification.stages.items():
+        for stage, runs in each.verification.stages.items() if each.verification else ():
             if runs.startswith("eager"):
                 say(f"{name}: {stage} is {runs}")
+        if plainly := each.uninstrumented:
+            seen = f"{MS.write(median_low(plainly))} ms ({MS.write((min(plainly), max(plainly)))})"
+            say(f"{name}: without its own statistics e2e takes {seen}")
         say(f"{name}: {plain(each.median.text)}")
     identity, mode = settings.identity(), MODES[settings.generation.fixed_length]
-    order = shuffled(settings.models, seed)
+    if (engines := dict.fromkeys(each.engine for each in found.values())).keys() != {"transformers"}:
+        identity["engine"] = "; ".join(engines)
+    order = shuffled([*settings.columns], seed)
     samples = [
         sample_of(one, mode)
         | {"sample": identity["input"], "pass": i, "order": order.index(name) * passes + i}
-        | {"work": each.verification.work, "stages": dict(each.verification.stages)}
+        | {"work": each.work}
+        | ({"stages": dict(each.verification.stages)} if each.verification else {"engine": each.engine})
         for name, each in found.items()
         for i, one in enumerate(each.runs)
     ]
@@ -100,17 +96,20 @@ def stage_table(found: Mapping[str, Measured]) -> Table:
     """Return models side by side: their median passes, shares and work. All bars have one scale."""
     columns = {name: _column(each.median, each) for name, each in found.items()}
     rows = list(zip(next(iter(columns.values())), *(column.values() for column in columns.values()), strict=True))
-    longest = max(max(each.median.seconds.values()) for each in found.values())
-    bars = {plain(name): [s / longest for s in each.median.seconds.values()] for name, each in found.items()}
+    told = {plain(name): each.median.seconds for name, each in found.items()}
+    longest = max(max(seconds.values()) for seconds in told.values())
+    bars = {name: [seconds.get(stage, 0.0) / longest for stage in STAGE_NAMES] for name, seconds in told.items()}
     colors = [stage.color for stage in STAGES] + [""] * (len(rows) - len(STAGES))
     return Table("", (("ms", WORDS), *((name, COUNT) for name in columns)), rows, styles=colors, bars=bars)
 
 
 def _column(run: Run, measured: Measured) -> dict[str, Value]:
-    parts, e2e = run.seconds | {UNATTRIBUTED: run.unattributed}, [each.e2e for each in measured.runs]
-    work = measured.verification.work
+    told = {stage: run.seconds[stage] for stage in STAGE_NAMES if stage in run.seconds}
+    parts, e2e = told | {UNATTRIBUTED: run.unattributed}, [each.e2e for each in measured.runs]
+    work = measured.work
     return {
         # The share comes first, so that all times are aligned.
+        **dict.fromkeys(STAGE_NAMES),
         **{name: f"{seconds / run.e2e:.0%} {MS.write(seconds)}" for name, seconds in parts.items()},
         "e2e": MS.write(run.e2e),
         "e2e of all passes": MS.write((min(e2e), max(e2e))),
@@ -127,31 +126,6 @@ def _column(run: Run, measured: Measured) -> dict[str, Value]:
 def _encoded(images: int, rows: int) -> Value:
     """Return the number of images, with that of the tower's rows where a row is a tile or several images."""
     return images if rows == images else f"{images} in {rows} tiles" if rows > images else f"{images} in {rows}"
-
-
-def _run_sharded(console: Console, settings: Settings, passes: int, processes: int) -> dict[str, Any]:
-    """Measure on one process and on several, and print; return the JSON."""
-    from stagebench.suite.measure import run_sharded
-
-    with progress(Console(stderr=True)) as begin:
-        begin(f"timing on 1 process and on {processes}")
-        found = run_sharded(settings, passes, processes)
-    print_head(console, settings, f"medians of {passes} passes; the encoder is not sharded")
-    times = (("1 process", MS), ("", MS), (f"{processes} processes", MS), ("", MS))
-    cells = [
-        (one["model"], one["stage"], *_spread(one), *_spread(several), one["median"] / several["median"])
-        for one, several in zip(found["rows"][::2], found["rows"][1::2], strict=True)
-    ]
-    show(Table("", (("model", WORDS), ("stage", WORDS), *times, ("speed-up", RATIO)), cells), console)
-    for check in found["checks"]:
-        line = f"{check['model']}: a process holds {check['share_of_weights']:.0%} of the weights"
-        console.print(f"{line}; tokens {check['tokens'][str(processes)]}", highlight=False)
-    identity = settings.identity() | {"collectives": found.pop("collectives")}
-    return versioned("report", {"identity": identity} | found)
-
-
-def _spread(row: Mapping[str, Any]) -> tuple[float, tuple[float, float]]:
-    return row["median"], (min(row["seconds"]), max(row["seconds"]))
 
 
 _QUESTION = option("question", f"Ask this about the sample. Default: {DEFAULT_QUESTION}", (DEFAULT_QUESTION,))

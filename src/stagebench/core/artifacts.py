@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stagebench.core.errors import MediaError, StageError
 from stagebench.core.settings import DEFAULT_QUESTION, LoadSettings
-from stagebench.core.stages import IN_TTFT, ONCE, STAGE_NAMES
+from stagebench.core.stages import IN_TTFT, LOAD, ONCE, STAGE_NAMES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -155,16 +155,18 @@ class Run:
     """One timed pass of one sample through one model. Times in seconds."""
 
     model: str
-    seconds: dict[str, float]  # wall time per stage, the device synchronised at both ends
+    seconds: dict[str, float]  # wall time per stage, the device synchronised at both ends, or as its engine says
     device_seconds: dict[str, float]  # the same between two CUDA events; empty on a CPU
     e2e: float  # wall time around all stages and the detokenising
     generation: Generation
     text: str  # the first row's new tokens, special ones left out
     spans: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False)  # of stages, by a second clock
-    metered: dict[str, Work] = field(default_factory=dict, repr=False)  # what `meter` counted, by stage
+    metered: dict[str, Work] = field(default_factory=dict, repr=False)  # what `meter` or an engine counted, by stage
+    first_token: float | None = None  # seconds to it after load, of an engine, which may not tell all stages
+    prompt_ids: tuple[int, ...] = field(default=(), repr=False)  # where an engine tells them
 
     def __post_init__(self) -> None:
-        for stage in STAGE_NAMES:
+        for stage in STAGE_NAMES if self.first_token is None else self.seconds:
             if not self.seconds.get(stage, 0.0) > 0.0:
                 raise StageError(f"every stage must take time, got {self.seconds.get(stage)} s for {stage}")
 
@@ -175,20 +177,22 @@ class Run:
 
     @property
     def unattributed(self) -> float:
-        """Return the time outside the stages: detokenising, and what happens between them."""
+        """Return the time outside the stages: detokenising, and what an engine does between them or can't split."""
         return self.e2e - sum(self.seconds.values())
 
     @property
     def ttft(self) -> float:
         """Return the time to first token, load excluded."""
-        return sum(self.seconds[stage] for stage in IN_TTFT)
+        return sum(self.seconds[stage] for stage in IN_TTFT) if self.first_token is None else self.first_token
 
     @property
     def tpot(self) -> float | None:
         """Return the time per output token: (e2e - ttft) / (n - 1), load in neither; None where n is 1."""
         if self.generation.steps == 0:
             return None
-        return (self.e2e - sum(self.seconds[stage] for stage in ONCE)) / self.generation.steps
+        before = (LOAD.name,) if self.first_token else ONCE
+        once = sum(self.seconds[stage] for stage in before) + (self.first_token or 0.0)
+        return (self.e2e - once) / self.generation.steps
 
     @property
     def itl(self) -> tuple[float, ...]:

@@ -1,7 +1,7 @@
 """Settings of reading media, building models and generating text, shared by all models of a run. Needs no torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,8 @@ PROFILES = ("tiny", "tiny-random", "7b", "pretrained", "random")
 KERNELS = ("efficient", "default")
 BACKENDS = ("eager", "graph", "compiled", "fused")
 """How stages run: "eager" is the reference, `backends` has the others."""
+ENGINES = ("transformers", "vllm")
+"""What serves a model: "transformers" is the reference, `engines` has the others."""
 DTYPES = ("float32", "bfloat16", "float16")
 SHOWN_AS = ("images", "video")
 """How a checkpoint's processor gets a clip: its frames as several images, or as one video with their times."""
@@ -134,3 +136,10 @@ class ModelSettings:
         if (self.profile == "pretrained") != (self.weights is not None) and not (of_checkpoint and self.weights):
             got = f"profile {self.profile!r} and weights {self.weights!r}"
             raise ModelError(f"the profile 'pretrained', and no other, takes weights, got {got}")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What an engine other than transformers is given beside the model's settings."""
+
+    arguments: dict[str, Any] = field(default_factory=dict)  # of the engine's own start, by their names

@@ -121,14 +121,19 @@ def _tokens(tape: Tape) -> Tensor:
 def build(name: str, settings: ModelSettings) -> HuggingFaceModel:
     """Build "hf:FOLDER" or "hf:ID", or refuse it in one line; weights are read with the profile "pretrained" only."""
     with weights.reading(f"the checkpoint {settings.weights}"):
-        settings = weights.located(settings)
-        with _own_files_of(name):
-            config = AutoConfig.from_pretrained(settings.weights, trust_remote_code=settings.trust_remote_code)
-            cls = _class_of(name, config, settings)
-            processor = read_processor(config, settings)
+        settings, config, cls, processor = parts(name, settings)
         if settings.profile == "tiny-random":  # with an embedding for each token of the processor
             config = type(config)(**narrow(config.to_dict()))
         return assemble(name, cls, config, processor, settings)
+
+
+def parts(name: str, settings: ModelSettings) -> tuple[ModelSettings, PretrainedConfig, type[PreTrainedModel], Any]:
+    """Return where a checkpoint is, its config, its network's class and its processor; call it within `reading`."""
+    settings = weights.located(settings)
+    with _own_files_of(name):
+        config = AutoConfig.from_pretrained(settings.weights, trust_remote_code=settings.trust_remote_code)
+        cls = _class_of(name, config, settings)
+        return settings, config, cls, read_processor(config, settings)
 
 
 def assemble(

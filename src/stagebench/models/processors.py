@@ -57,6 +57,22 @@ def as_video(media: Media) -> Shown:
     return [{"type": "video"}], video
 
 
+def prompt_of(processor: ProcessorMixin, content: list[dict[str, str]], question: str) -> tuple[str, dict[str, bool]]:
+    """Return a prompt in the chat template, or the question without one; and arguments for the tokenizer."""
+    tokenizer = processor.tokenizer
+    if not (template := _template_of(processor)):
+        return question, {}
+    message = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
+    text: str = processor.apply_chat_template(message, template, tokenize=False, add_generation_prompt=True)
+    # A template may write BOS itself.
+    own = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+    return text, {"add_special_tokens": False} if own else {}
+
+
+def _template_of(processor: ProcessorMixin) -> Any:
+    return processor.chat_template or getattr(processor.tokenizer, "chat_template", None)
+
+
 def processed(processor: ProcessorMixin, shown: Shown, question: str) -> Mapping[str, Any]:
     """Return a processor's tensors, for a batch of one, from a clip and a prompt in its chat template.
 
@@ -64,17 +80,11 @@ def processed(processor: ProcessorMixin, shown: Shown, question: str) -> Mapping
     ModelError where it does not, and for more than one image.
     """
     tokenizer, (content, arguments) = processor.tokenizer, shown
-    template = processor.chat_template or getattr(tokenizer, "chat_template", None)
-    text, special = question, {}
-    if template:
-        message = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
-        text = processor.apply_chat_template(message, template, tokenize=False, add_generation_prompt=True)
-        if tokenizer.bos_token and text.startswith(tokenizer.bos_token):  # a template may write BOS itself
-            special = {"add_special_tokens": False}
-    elif content != [{"type": "image"}]:
-        got = f"{len(content)} images (--frames)" if content[1:] else "a video"
-        raise ModelError(f"without a chat template a prompt must hold one image, got {got}")
-    else:
+    template, (text, special) = _template_of(processor), prompt_of(processor, content, question)
+    if not template:
+        if content != [{"type": "image"}]:
+            got = f"{len(content)} images (--frames)" if content[1:] else "a video"
+            raise ModelError(f"without a chat template a prompt must hold one image, got {got}")
         arguments = {"images": arguments["images"][0]}
     try:
         made: Mapping[str, Any] = processor(text=[text], return_tensors="pt", **arguments, **special)

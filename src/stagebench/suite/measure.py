@@ -1,17 +1,18 @@
 """The functions `load_model`, `run` and `verify`, for programs and for the command line."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from stagebench.backends import load, tensor_parallel
-from stagebench.core.artifacts import Run, Sample
-from stagebench.core.errors import ModelError, StageError
+from stagebench.backends import load
+from stagebench.core.artifacts import Run, Sample, Work
+from stagebench.core.errors import StageError
 from stagebench.core.settings import GenerationSettings, ModelSettings
+from stagebench.engines.engine import start
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.weights import release
 from stagebench.pipeline.claims import Claim, claims
@@ -27,10 +28,21 @@ Say = Callable[[str], object]
 
 
 class Measured(NamedTuple):
-    """A model's timed passes, and the verification by an untimed pass before them."""
+    """A model's timed passes, and the verification by an untimed pass before them.
+
+    An engine other than transformers has none (`stagebench verify` does it), but where its statistics take time, it has
+    the e2e of as many passes without them.
+    """
 
     runs: list[Run]
-    verification: Verification
+    verification: Verification | None
+    uninstrumented: tuple[float, ...] = ()
+    engine: str = "transformers"  # with its version and flags, where it is another
+
+    @property
+    def work(self) -> Mapping[str, Work]:
+        """Return what was counted by stage, in the untimed pass, or by an engine in the first one."""
+        return self.verification.work if self.verification else self.runs[0].metered
 
     @property
     def median(self) -> Run:
@@ -58,8 +70,35 @@ def run(settings: Settings, passes: int = 3, order_seed: int = 0, say: Say = lam
     4
     """
     measured = partial(_measured, passes=passes, options=settings.generation.options(), say=say)
-    found = dict(_with_each(settings, shuffled(settings.models, order_seed), measured, say))
-    return {name: found[name] for name in settings.models}
+    found = dict[str, Measured]()
+    for column in shuffled([*settings.columns], order_seed):
+        name, engine = settings.columns[column]
+        if engine == "transformers":
+            found |= _with_each(settings, [name], measured, say)
+        else:
+            found[column] = _served(settings, column, passes, say)
+    return {column: found[column] for column in settings.columns}
+
+
+def _served(settings: Settings, column: str, passes: int, say: Say) -> Measured:
+    """Time passes of a model in an engine other than transformers, after one that is not timed."""
+    model, name = settings.columns[column]
+    runs, described = dict[bool, list[Run]](), ""
+    for statistics in (True, False):
+        with settings.samples() as sample_of, pinned_runtime(settings.model):
+            say(f"starting {column}{'' if statistics else ' without its statistics'}")
+            release()
+            engine = start(name, model, settings.model, settings.engine, statistics=statistics)
+            try:
+                sample, instrumented = sample_of(engine), engine.instrumented
+                described = described or engine.described
+                done = [engine.run(sample, settings.generation) for _ in range(passes + 1)][1:]
+            finally:
+                engine.close()
+        runs[statistics] = [replace(run, model=column) for run in done]
+        if not instrumented:
+            break
+    return Measured(runs[True], None, tuple(run.e2e for run in runs.get(False, ())), described)
 
 
 def measure(
@@ -128,32 +167,3 @@ def _with_each(
             found = call(model, sample_of(model))
             del model
             yield name, found
-
-
-def run_sharded(settings: Settings, passes: int, processes: int) -> dict[str, Any]:
-    """Time the models on one process and, by tensor parallelism, on several new ones.
-
-    Return "collectives", and "checks" and "rows" as of `tensor_parallel.beside_one_process`. Raise ModelError for an
-    unsupported backend, natural length or device, and StageError for different tokens.
-    """
-    if settings.model.backend != "eager":
-        raise ModelError(f"tensor parallelism needs the backend eager, got {settings.model.backend}")
-    if settings.model.preprocess == "checkpoint":
-        models = ", ".join(settings.models)
-        raise ModelError(f"tensor parallelism needs models without their own processor, got {models}")
-    if not settings.generation.fixed_length:
-        raise ModelError("tensor parallelism needs a fixed length, got natural length")
-    tensor_parallel.require_devices(settings.model.device, processes)
-    return dict(tensor_parallel.spread(processes, on_each_rank, settings, passes))
-
-
-def on_each_rank(settings: Settings, passes: int) -> dict[str, Any]:
-    """Measure on one of the processes; rank 0 returns the results."""
-    here, options = replace(settings.model, device=tensor_parallel.local_device()), settings.generation.options()
-    measured = partial(tensor_parallel.beside_one_process, options=options, rounds=passes)
-    found = [both for _, both in _with_each(replace(settings, model=here), settings.models, measured)]
-    return {
-        "collectives": tensor_parallel.collectives(),
-        "checks": [check for check, _ in found],
-        "rows": [row for _, rows in found for row in rows],
-    }

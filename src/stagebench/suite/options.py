@@ -58,6 +58,14 @@ BUILDING = (  # models and how they are built
     option("preprocess", "Make pixels with this library.", "pil", tuple(settings.PREPROCESSORS)),
     option("backend", f"Run stages with these backends, of {', '.join(settings.BACKENDS)}. Default: eager.", ()),
 )
+SERVING = (  # what serves models, and what it gets beside their settings
+    option("engine", f"Serve an hf: model by these, of {', '.join(settings.ENGINES)}. Default: transformers.", ()),
+    option("tensor-parallel", "Let vLLM split each layer over this many GPUs.", 1),
+    option("pipeline-parallel", "Let vLLM split the layers over this many GPUs.", 1),
+    option("data-parallel", "Let vLLM run this many copies of the model.", 1),
+    option("quantization", "Let vLLM quantise the weights by this method. Default: as the checkpoint says."),
+    option("engine-args", "Also give vLLM this NAME=VALUE, such as enforce_eager=true. Default: none.", ()),
+)
 TIME_UNIT = option(
     "time-unit", "Set the unit of recordings without one. Default: us, if plausible.", kind=settings.TIME_UNITS
 )
@@ -72,6 +80,7 @@ LOADING = (  # how media are read
 )
 SETTINGS = (
     *BUILDING,
+    *SERVING,
     option("new-tokens", "Generate this many new tokens.", 32),
     option("natural-length", "Let texts end before that many tokens, where the model stops.", default=False),
     *LOADING,

@@ -1,9 +1,10 @@
 """Make settings from options: defaults that fit the machine, and contradictions refused before any work."""
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,16 @@ from stagebench.core.artifacts import Sample
 from stagebench.core.errors import MediaError, ModelError
 from stagebench.core.machine import environment
 from stagebench.core.machine.locks import scratch_folder
-from stagebench.core.settings import BACKENDS, DEFAULT_MODELS, GenerationSettings, LoadSettings, ModelSettings
+from stagebench.core.settings import (
+    BACKENDS,
+    DEFAULT_MODELS,
+    ENGINES,
+    EngineSettings,
+    GenerationSettings,
+    LoadSettings,
+    ModelSettings,
+)
+from stagebench.engines.engine import Engine
 from stagebench.media.files import name_of
 from stagebench.media.synthetic_clip import SyntheticClip, write_synthetic_clip
 from stagebench.models.protocol import VisionLanguageModel
@@ -39,18 +49,27 @@ class Settings:
     loading: LoadSettings
     question: str
     input: Path | None  # None for the synthetic clip
+    engines: tuple[str, ...] = ("transformers",)
+    engine: EngineSettings = field(default_factory=EngineSettings)  # what the others of them get
+
+    @property
+    def columns(self) -> dict[str, tuple[str, str]]:
+        """Return each model with each of its engines, by the name that its times have."""
+        pairs = [(model, engine) for model in self.models for engine in self.engines]
+        return {model if engine == "transformers" else f"{model} {engine}": (model, engine) for model, engine in pairs}
 
     def describe(self) -> str:
         """Return one line for the head of a table."""
         model = self.model
         threads = f", {model.threads} threads" if model.device == "cpu" else ""
         backend = "" if model.backend == "eager" else f", {model.backend} backend"
+        engines = "" if self.engines == ("transformers",) else f", by {' and '.join(self.engines)}"
         code = ", code of the checkpoint" if model.trust_remote_code else ""
         known = model.device == "cpu" or (model.device.startswith("cuda") and torch.version.hip is None)
         device = model.device if known else f"{model.device} (stagebench is not tested on such a device)"
         weights = {"tiny": "weights of its own", "pretrained": f"weights of {model.weights}"}
         of = f"{model.profile.removesuffix('-random')} profile, {weights.get(model.profile, 'random weights')}"
-        built = f"{of}, {model.dtype} on {device}{threads}{backend}{code}"
+        built = f"{of}, {model.dtype} on {device}{threads}{backend}{engines}{code}"
         return f"{built}; {model.preprocess} preprocessing; {self.generation.describe()}"
 
     def identity(self, timed_gc: bool = False) -> dict[str, str]:
@@ -71,8 +90,8 @@ class Settings:
         return write_synthetic_clip(folder, "clip" if self.model.profile == "tiny" else "scene")
 
     @contextmanager
-    def samples(self) -> Iterator[Callable[[VisionLanguageModel], Sample]]:
-        """Yield a function from a model to its sample; a given path is read once before, as a check."""
+    def samples(self) -> Iterator[Callable[[VisionLanguageModel | Engine], Sample]]:
+        """Yield a function from a model or its engine to its sample; a path is read once before, as a check."""
         if (given := self.input) is not None:
             check_input(given, self.loading)
             yield lambda model: Sample(given, self.question, self.loading)
@@ -131,13 +150,43 @@ def resolve(given: Mapping[str, Any]) -> Settings:
         loading=LoadSettings(**loading | {"image_size": _parse_size(given["image_size"])}),
         question=given["question"],
         input=None if given["input"] is None else Path(given["input"]),
+        engines=_names(given["engine"], ENGINES[:1]),
+        engine=EngineSettings(_engine_arguments(given)),
     )
+    _require_served(settings)
     if settings.model.weights is not None and len(models) > 1:
         raise ModelError(f"weights must be those of one model, got {len(models)} models: {', '.join(models)}")
     if (others := set(settings.backends) - set(WITHOUT_CUDA)) and not settings.model.device.startswith("cuda"):
         where = "a CPU" if settings.model.device == "cpu" else settings.model.device
         raise ModelError(f"backends on {where} are {', '.join(WITHOUT_CUDA)}, got {', '.join(sorted(others))}")
     return settings
+
+
+def _require_served(settings: Settings) -> None:
+    """Refuse unknown engines, models that they can't have, and settings of an engine that is not named."""
+    if unknown := [name for name in settings.engines if name not in ENGINES]:
+        raise ModelError(f"engines must be among {', '.join(ENGINES)}, got {', '.join(unknown)}")
+    if settings.engine.arguments and "vllm" not in settings.engines:
+        given = ", ".join(settings.engine.arguments)
+        raise ModelError(f"{given} must be for the engine vllm, got {', '.join(settings.engines)}")
+    others = [name for name in settings.engines if name != "transformers"]
+    if others and not settings.models[0].startswith(ANY):
+        raise ModelError(f"{', '.join(others)} must serve a checkpoint ({ANY}FOLDER), got {', '.join(settings.models)}")
+
+
+def _engine_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return vLLM's arguments by their names: of our options that are not the default, and NAME=VALUE with JSON."""
+    sizes = {f"{kind}_parallel_size": given[f"{kind}_parallel"] for kind in ("tensor", "pipeline", "data")}
+    found = {name: size for name, size in sizes.items() if size != 1}
+    found |= {"quantization": given["quantization"]} if given["quantization"] else {}
+    for text in given["engine_args"]:
+        name, equals, value = text.partition("=")
+        if not equals or not name.replace("-", "_").isidentifier():
+            raise ModelError(f"engine-args must be NAME=VALUE, got {text!r}")
+        found[name.replace("-", "_")] = value
+        with suppress(ValueError):  # a text
+            found[name.replace("-", "_")] = json.loads(value)
+    return found
 
 
 def _of_models(models: tuple[str, ...], backends: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]:

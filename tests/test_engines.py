@@ -1,0 +1,72 @@
+"""Engines that serve a model: what is asked of them, before one is started."""
+
+from importlib.metadata import PackageNotFoundError
+
+import pytest
+
+from stagebench import settings_of
+from stagebench.core.artifacts import Generation, Run
+from stagebench.core.errors import ModelError, StageError
+from stagebench.engines.engine import start
+
+GENERATED = Generation(((5, 6, 7),), ("length",), 2, (1.5, 2.0))
+
+
+def test_transformers_is_the_engine_and_adds_nothing_to_the_identity():
+    settings = settings_of(model="llava-1.5", device="cpu")
+    assert (settings.columns, settings.identity().get("engine")) == ({"llava-1.5": ("llava-1.5", "transformers")}, None)
+
+
+def test_each_engine_has_a_column(tmp_path):
+    settings = settings_of(model=f"hf:{tmp_path}", device="cpu", engine=["transformers", "vllm"])
+    assert [*settings.columns] == [f"hf:{tmp_path}", f"hf:{tmp_path} vllm"]
+
+
+def test_options_for_vllm_become_its_arguments(tmp_path):
+    given = {"tensor_parallel": 2, "pipeline_parallel": 3, "quantization": "fp8"}
+    args = ["enforce-eager=true", "max_model_len=512", "kv_cache_dtype=fp8", 'limit_mm_per_prompt={"image": 2}']
+    settings = settings_of(model=f"hf:{tmp_path}", device="cpu", engine="vllm", engine_args=args, **given)
+    assert settings.engine.arguments == {
+        "tensor_parallel_size": 2,
+        "pipeline_parallel_size": 3,
+        "quantization": "fp8",
+        "enforce_eager": True,
+        "max_model_len": 512,
+        "kv_cache_dtype": "fp8",
+        "limit_mm_per_prompt": {"image": 2},
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"engine": "sglang"}, "engines must be among transformers, vllm, got sglang"),
+        ({"engine": ["vllm"], "engine_args": ["eager"]}, "engine-args must be NAME=VALUE, got 'eager'"),
+        ({"tensor_parallel": 2}, "tensor_parallel_size must be for the engine vllm, got transformers"),
+        ({"engine": "vllm", "model": "llava-1.5"}, "vllm must serve a checkpoint (hf:FOLDER), got llava-1.5"),
+    ],
+)
+def test_what_no_engine_can_do_is_refused(tmp_path, options, said):
+    with pytest.raises(ModelError) as error:
+        settings_of(**{"model": f"hf:{tmp_path}", "device": "cpu"} | options)
+    assert str(error.value) == said
+
+
+def test_an_engine_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("stagebench.engines.vllm.version", missing)
+    settings = settings_of(model=f"hf:{tmp_path}", device="cpu", engine="vllm")
+    with pytest.raises(ModelError, match=r"^the engine vllm must be installed: pip install vllm$"):
+        start("vllm", settings.models[0], settings.model, settings.engine)
+
+
+def test_the_stages_that_an_engine_cant_tell_are_absent_from_its_pass():
+    run = Run("served", {"load": 1.0}, {}, 5.0, GENERATED, "text", first_token=2.0)
+    assert (run.ttft, run.tpot, run.unattributed) == (2.0, 1.0, 4.0)
+
+
+def test_a_stage_that_an_engine_tells_takes_time():
+    with pytest.raises(StageError, match=r"every stage must take time, got 0.0 s for encode"):
+        Run("served", {"load": 1.0, "encode": 0.0}, {}, 5.0, GENERATED, "text", first_token=2.0)
