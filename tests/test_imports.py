@@ -201,7 +201,6 @@ def test_what_can_not_hold_in_a_result_of_vllm_is_warned_of(read, change, warnin
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
-        ({"avg_latency": 1.0, "latencies": [1.0]}, "must be of the format .*vllm.*, got none of its keys"),
         (served(mean_ttft_ms="fast"), "mean_ttft_ms must be a finite number, got 'fast'"),
         (served(completed=0), "at least one request must have completed, got 0"),
         (served(ttfts=5, input_lens=None), "must have one ttft, itl and output_len per request, got: object of type"),

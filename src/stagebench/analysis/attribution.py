@@ -42,7 +42,7 @@ class Costs:
 
     model: str
     parts: Mapping[str, float]  # seconds by stage that simply add up; only `unattributed` may be negative
-    tokens: float  # new tokens, the first and a stop token included
+    tokens: float | None  # new tokens, the first and a stop token included; None where unknown, and `decode` is 0
     decode: float  # seconds of the tokens
     prefilled: int = 1  # tokens included in `parts`: 0 where `decode` is a whole generation
 
@@ -50,7 +50,7 @@ class Costs:
         for name, seconds in {**self.parts, DECODE.name if self.prefilled else "generation": self.decode}.items():
             if not math.isfinite(seconds) or (seconds < 0 and name != UNATTRIBUTED):
                 raise AnalysisError(f"{self.model}: {name} must be at least 0 s and finite, got {seconds}")
-        if not 1 <= self.tokens < math.inf:
+        if self.tokens is not None and not 1 <= self.tokens < math.inf:
             raise AnalysisError(f"{self.model}: there must be at least one token, got {self.tokens}")
         if not self.total > 0:
             raise AnalysisError(f"{self.model}: the total must be more than 0 s, got {self.total}")
@@ -58,7 +58,7 @@ class Costs:
     @property
     def further(self) -> float:
         """Return the number of tokens timed by `decode`."""
-        return self.tokens - self.prefilled
+        return 0 if self.tokens is None else self.tokens - self.prefilled
 
     @property
     def time_per_token(self) -> float | None:
@@ -134,8 +134,9 @@ def attribute(baseline: Costs, other: Costs) -> Attribution:
     a, b = alike(baseline, other)
     seconds = {name: a.parts[name] - b.parts[name] for name in a.parts}
     mean = _logarithmic_mean(a.total, b.total)
-    logs = {name: each / mean for name, each in {**seconds, **_product_logs(a, b)}.items()}
-    return Attribution(a, b, seconds | _product_seconds(a, b), logs)
+    counted = a.tokens is not None or b.tokens is not None
+    logs = {name: each / mean for name, each in {**seconds, **(_product_logs(a, b) if counted else {})}.items()}
+    return Attribution(a, b, seconds | (_product_seconds(a, b) if counted else {}), logs)
 
 
 def alike(baseline: Costs, other: Costs) -> tuple[Costs, Costs]:
@@ -164,7 +165,7 @@ def mean_of(costs: Sequence[Costs]) -> Costs:
     if any(each.parts.keys() != first.parts.keys() or each.prefilled != first.prefilled for each in costs):
         raise AnalysisError(f"{first.model}: every sample must have the parts {', '.join(first.parts)}")
     parts = {name: sum(each.parts[name] for each in costs) / n for name in first.parts}
-    tokens, decode = sum(each.tokens for each in costs) / n, sum(each.decode for each in costs) / n
+    tokens, decode = sum(each.tokens or 0 for each in costs) / n, sum(each.decode for each in costs) / n
     return replace(first, parts=parts, tokens=tokens, decode=decode)
 
 

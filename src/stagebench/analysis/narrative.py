@@ -41,7 +41,7 @@ def table(found: Mapping[str, Any], title: str = "") -> Table:
     columns = (("factor", WORDS), *times, ("share", PERCENT), ("in logs", PERCENT))
     labels = {TOKENS: TOKENS, TIME_PER_TOKEN: f"{TIME_PER_TOKEN}, {MS.label}"}
     values = [
-        costs["parts"] | {TOKENS: f"{costs['tokens']:.1f}", TIME_PER_TOKEN: MS.write(costs["time_per_token"])}
+        costs["parts"] | {TOKENS: f"{costs['tokens'] or 0:.1f}", TIME_PER_TOKEN: MS.write(costs["time_per_token"])}
         for costs in (a, b)
     ]
     rows: list[tuple[Value, ...]] = []

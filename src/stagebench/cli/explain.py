@@ -1,5 +1,6 @@
 """`stagebench explain`: explain why one model is faster than another, from numbers alone."""
 
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -39,9 +40,9 @@ def command(
     """Explain why one model is faster than another, from a table of their stages.
 
     FILE is a table that you typed in, a pytest-benchmark run of our suite, or the JSON of `stagebench run`. It may also
-    be the samples of an analysis (.jsonl), or one file per model of `vllm bench serve` or sglang. The seconds saved are
-    attributed to the stages, the number of tokens and the time per token, independent of the order in which these are
-    changed. Impossible numbers are named in warnings.
+    be the samples of an analysis (.jsonl), or results of vllm, SGLang, AIPerf, GuideLLM or llama-bench. The seconds
+    saved are attributed to the stages, the number of tokens and the time per token, independent of the order in which
+    these are changed. Impossible numbers are named in warnings.
     """
     measured = read_files(paths, format_name)
     first = baseline or max(measured.costs, key=lambda model: measured.costs[model].total)
@@ -59,7 +60,9 @@ def command(
             warnings.append(f"{len(only)} samples belong to only one of {first} and {other}, {both} to both")
     if not explained:
         raise AnalysisError(f"two models are needed, got {first} only")
-    write_json_to(json_path, versioned("report", {"attributions": explained, "warnings": warnings}))
+    write_json_to(
+        json_path, versioned("report", {"attributions": explained, "tools": measured.tools, "warnings": warnings})
+    )
     write_svg_to(svg_path, partial(of_attributions, explained))
     if str(json_path) == "-":
         return
@@ -68,5 +71,11 @@ def command(
             click.echo(to_markdown(each) + "\n")
         else:
             show(each, Console())
+    _say(measured.tools, warnings)
+
+
+def _say(tools: Mapping[str, str], warnings: Iterable[str]) -> None:
+    for model, tool in tools.items():
+        click.echo(plain(f"{model} is a result of {tool}."))
     for warning in warnings:
         click.echo(f"warning: {plain(warning)}", err=True)

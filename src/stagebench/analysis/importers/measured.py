@@ -24,6 +24,7 @@ class Timing:
     sequence: str | None = None  # the recording that the sample was cut from, if known
     e2e: float | None = None  # seconds that the file gives for the total, if any
     warnings: tuple[str, ...] = ()  # doubts about the file's numbers of this model, one sentence each
+    tool: str | None = None  # what measured it, with its version if the file has one
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,17 @@ class Measured:
     samples: dict[str, dict[str, Costs]] = field(default_factory=dict)  # by model and sample
     sequences: dict[str, str] = field(default_factory=dict)  # by sample, if known
     warnings: list[str] = field(default_factory=list)
+    tools: dict[str, str] = field(default_factory=dict)  # by model, if known
+
+
+def at(data: Any, path: str) -> Any:
+    """Return what stands in a file at keys and places joined by dots; None where it has no such place."""
+    for key in path.split("."):
+        if isinstance(data, list):
+            data = data[int(key)] if key.isdigit() and int(key) < len(data) else None
+        else:
+            data = data.get(key) if isinstance(data, dict) else None
+    return data
 
 
 def number(data: Mapping[str, Any], key: str, where: str) -> float:
@@ -52,6 +64,25 @@ def objects(data: Any, where: str) -> Sequence[Mapping[str, Any]]:
         got = "an empty one" if data == [] else type(data).__name__
         raise AnalysisError(f"{where} must be a list of objects, got {got}")
     return data
+
+
+def named(tool: str, version: object) -> str:
+    """Return a tool's name with its version, if the file has one."""
+    return f"{tool} {version}" if version and isinstance(version, str | int) else tool
+
+
+def told_apart(names: Sequence[str], source: str) -> list[str]:
+    """Return the names of a file's results, numbered where several are alike; raise AnalysisError if that is taken."""
+    places = enumerate(names, 1)
+    unique = [f"{name} (result {place})" if names.count(name) > 1 else name for place, name in places]
+    if twice := [name for name, times in Counter(unique).items() if times > 1]:
+        raise AnalysisError(f"{source}: two results must have two names, got {twice[0]!r} twice")
+    return unique
+
+
+def places(source: str, results: int) -> list[str]:
+    """Return how an error names each result of a file."""
+    return [f"{source}, result {place}" if results > 1 else source for place in range(1, results + 1)]
 
 
 def warnings(timings: Sequence[Timing]) -> list[str]:
@@ -82,5 +113,5 @@ def _odd(timing: Timing) -> Iterator[str]:
         yield "a token takes more than 10 s{}: are the times in milliseconds?"
     if costs.parts.get(UNATTRIBUTED, 0) < -TOLERANCE * costs.total:
         yield "the stages take longer than the total{}, which is impossible"
-    if timing.sample is not None and costs.tokens % 1:
+    if timing.sample is not None and (costs.tokens or 0) % 1:
         yield "the tokens{} are not a whole number: are they means?"

@@ -22,7 +22,7 @@ from typing import Any
 
 from stagebench.analysis import samples
 from stagebench.analysis.attribution import UNATTRIBUTED, Costs, mean_of
-from stagebench.analysis.importers import suite, vllm
+from stagebench.analysis.importers import clients, offline, serving, suite
 from stagebench.analysis.importers.measured import LONGEST, SHORTEST, Measured, Timing, number, objects, warnings
 from stagebench.core.errors import AnalysisError
 from stagebench.core.json_files import parse_json, read_bytes
@@ -32,8 +32,14 @@ NUMBERS = frozenset({*STAGE_NAMES, "generation", UNATTRIBUTED, "tokens", "e2e"})
 WORDS = frozenset({"name", "id", "sequence"})
 
 
-def _has(key: str) -> Callable[[Any], bool]:
-    return lambda data: isinstance(data, dict) and key in data
+def _has(*keys: str) -> Callable[[Any], bool]:
+    return lambda data: isinstance(data, dict) and data.keys() >= set(keys)
+
+
+def _each_has(*keys: str) -> Callable[[Any], bool]:
+    """Return whether the data are an object with the keys, or a list of such ones."""
+    has = _has(*keys)
+    return lambda data: has(data) or (isinstance(data, list) and bool(data) and all(map(has, data)))
 
 
 def _samples(data: Any, source: str) -> list[Timing]:
@@ -89,11 +95,18 @@ def _row(name: str, given: Mapping[str, Any], where: str, sample: str | None = N
 
 FORMATS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, str], list[Timing]]]] = {
     "table": (_has("models"), _table),
+    "guidellm": (clients.is_guidellm, clients.read_guidellm),
     "pytest-benchmark": (_has("benchmarks"), suite.read),
-    "vllm": (vllm.looks_like, vllm.read),
+    "vllm-mm-processor": (_has(*offline.PROCESSOR), offline.read_processor),
+    "serving": (serving.looks_like, serving.read),
+    "vllm-latency": (_has(*offline.LATENCY), offline.read_latency),
+    "vllm-throughput": (_has(*offline.THROUGHPUT), offline.read_throughput),
+    "sglang-one-batch": (_each_has(*offline.ONE_BATCH), offline.read_one_batch),
+    "llama-bench": (_each_has(*offline.LLAMA_BENCH), offline.read_llama_bench),
+    "aiperf": (clients.is_aiperf, clients.read_aiperf),
     "samples": (_has("samples"), _samples),
 }
-"""Formats of JSON files, in the order of trying; lines of samples have the suffix `.jsonl`."""
+"""Formats of JSON or of JSON lines, in the order of trying; our own lines of samples have the suffix `.jsonl`."""
 
 
 def read_files(paths: Sequence[Path], format_name: str | None = None) -> Measured:
@@ -106,6 +119,8 @@ def read_files(paths: Sequence[Path], format_name: str | None = None) -> Measure
         if name in whole.costs:
             raise AnalysisError(f"two models must have two names, got {name!r} twice")
         _add(whole, name, timings, path.name)
+        if timings[0].tool:
+            whole.tools[name] = timings[0].tool
         whole.warnings.extend(f"{path.name}: {model}: {each}" for each in warnings(timings))
     return whole
 
@@ -129,23 +144,21 @@ def _add(whole: Measured, name: str, timings: Sequence[Timing], source: str) -> 
 
 
 def _read(path: Path, format_name: str | None) -> list[Timing]:
-    data = _parsed(path)
-    if path.suffix == ".jsonl" and not vllm.looks_like(data):
+    content = read_bytes(path, str(path), AnalysisError)
+    if path.suffix == ".jsonl" and b'"study"' in content.partition(b"\n")[0]:
         return _of_lines(samples.read_samples(path), path.name)
+    data = _parsed(content, path)
     fits = [name for name, (looks_like, _) in FORMATS.items() if name == (format_name or name) and looks_like(data)]
     if not fits:
         raise AnalysisError(f"{path} must be of the format {format_name or ', '.join(FORMATS)}, got none of its keys")
     return FORMATS[fits[0]][1](data, path.name)
 
 
-def _parsed(path: Path) -> Any:
+def _parsed(content: bytes, path: Path) -> Any:
     """Return the content of a JSON file, or of JSON lines."""
-    data = read_bytes(path, str(path), AnalysisError)
     try:
-        return parse_json(data, finite=False)
+        return parse_json(content, finite=False)
     except ValueError as error:
         with suppress(ValueError):
-            return [parse_json(line, finite=False) for line in data.splitlines() if line.strip()]
-        if path.suffix == ".jsonl":
-            return None  # the reader of lines will name the wrong one
+            return [parse_json(line, finite=False) for line in content.splitlines() if line.strip()]
         raise AnalysisError(f"{path} must be JSON, got: {' '.join(str(error).split())}") from error

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from stagebench.analysis.attribution import Costs, mean_of
-from stagebench.analysis.importers.measured import Timing, number, objects
+from stagebench.analysis.importers.measured import Timing, named, number, objects, places, told_apart
 from stagebench.core.checks import is_number, is_whole
 from stagebench.core.errors import AnalysisError
 
@@ -37,20 +37,24 @@ def looks_like(data: Any) -> bool:
     )
 
 
-def read(data: Any, source: str) -> list[Timing]:
+def read(data: Any, source: str, tool: str | None = None) -> list[Timing]:
     """Read each result of a file as a model; raise AnalysisError where a number is missing or impossible."""
     results = objects(data if isinstance(data, list) else [data], source)
-    names = [str(each.get("model_id") or each.get("model") or source) for each in results]
-    timings = list[Timing]()
-    for place, (name, result) in enumerate(zip(names, results, strict=True), 1):
-        model = f"{name} (result {place})" if names.count(name) > 1 else name
-        if model in (each.costs.model for each in timings):
-            raise AnalysisError(f"{source}: two results must have two names, got {model!r} twice")
-        timings += _timings(model, result, f"{source}, result {place}" if len(results) > 1 else source)
-    return timings
+    names = told_apart([str(each.get("model_id") or each.get("model") or source) for each in results], source)
+    wheres = places(source, len(results))
+    each = zip(names, results, wheres, strict=True)
+    return [timing for model, result, where in each for timing in _timings(model, result, where, tool or _tool(result))]
 
 
-def _timings(model: str, given: Result, source: str) -> list[Timing]:
+def _tool(result: Result) -> str:
+    """Return which tool wrote a result; sglang's asks the server for its version, vllm's does not."""
+    if "server_info" not in result and not any("_e2e_latency_" in key for key in result):
+        return "vllm bench serve"
+    info = result.get("server_info")
+    return named("SGLang bench_serving", info.get("version") if isinstance(info, dict) else None)
+
+
+def _timings(model: str, given: Result, source: str, tool: str) -> list[Timing]:
     data = _checked(given, source)
     if all(data.get(key) for key in DETAILS):
         requests = _requests(model, data, source)
@@ -68,7 +72,7 @@ def _timings(model: str, given: Result, source: str) -> list[Timing]:
             f"{in_flight:.1f} requests were in flight on average: ttft includes waiting, and time per token is shared"
         )
     first, *others = [Timing(costs, name) for name, costs in requests.items()] or [Timing(means)]
-    return [replace(first, warnings=tuple(warnings)), *others]
+    return [replace(first, warnings=tuple(warnings), tool=tool), *others]
 
 
 def _checked(given: Result, source: str) -> Result:
@@ -164,7 +168,7 @@ def _requests(model: str, data: Result, source: str) -> dict[str, Costs]:
 
 def _counts(data: Result, requests: Mapping[str, Costs]) -> list[str]:
     """Return a line for tokens and gaps of requests that contradict each other or the totals."""
-    counted, total = sum(each.tokens for each in requests.values()), data["total_output_tokens"]
+    counted, total = sum(each.tokens or 0 for each in requests.values()), data["total_output_tokens"]
     wrong = sum(len(gaps) != n - 1 for gaps, n in zip(data["itls"], data["output_lens"], strict=True) if n)
     found = {
         f"the requests have {counted} new tokens, total_output_tokens says {total}": counted != total,
