@@ -25,8 +25,8 @@ AIPERF: Fields = {
 }
 UNITS = {"benchmark_duration": "sec", "time_to_first_token": "ms", "request_latency": "ms"}  # of AIPerf's metrics
 GUIDELLM: Fields = {
-    "completed": "metrics.request_totals.successful",
-    "failed": "metrics.request_totals.errored",
+    "completed": "request_totals.successful",  # of the benchmark until 0.3, of its metrics since then
+    "failed": "request_totals.errored",
     "duration": "duration",
     "mean_tokens": "metrics.output_token_count.successful.mean",
     "mean_ttft_ms": "metrics.time_to_first_token_ms.successful.mean",
@@ -49,8 +49,10 @@ def read_aiperf(data: Any, source: str) -> list[Timing]:
     for metric, unit in UNITS.items():
         if (given := at(data, f"{metric}.unit")) not in (unit, None):
             raise AnalysisError(f"{source}: {metric} must be in {unit}, got {given!r}")
-    result = _as_served(data, AIPERF, source) | {"model_id": at(data, "input_config.models.items.0.name")}
-    timings = serving.read(result, source, named("AIPerf", data.get("aiperf_version")))
+    model = at(data, "input_config.models.items.0.name") or at(data, "input_config.endpoint.model_names.0")
+    version = data.get("aiperf_version")
+    tool = named("AIPerf", version) if version else "AIPerf or GenAI-Perf"
+    timings = serving.read(_as_served(data, AIPERF, source) | {"model_id": model}, source, tool)
     if data.get("is_complete") is False or data.get("was_cancelled"):
         return [replace(each, warnings=("the run was ended before its time", *each.warnings)) for each in timings]
     return timings
@@ -61,10 +63,12 @@ def read_guidellm(data: Any, source: str) -> list[Timing]:
     benchmarks = objects(data.get("benchmarks"), f"{source}: benchmarks")
     results = []
     for each, where in zip(benchmarks, places(source, len(benchmarks)), strict=True):
-        result = _as_served(each, GUIDELLM, where)
+        result = _as_served({"request_totals": at(each, "metrics.request_totals"), **each}, GUIDELLM, where)
         strategy = [str(of) for key in ("type_", "streams", "rate") if (of := at(each, f"config.strategy.{key}"))]
-        model = " ".join([str(at(each, "config.backend.model") or source), *strategy])
-        results.append(result | {"model_id": model, "mean_e2el_ms": 1e3 * result["mean_e2el_ms"]})
+        model = at(each, "config.backend.model") or at(each, "worker.backend_model") or source
+        results.append(
+            result | {"model_id": " ".join([str(model), *strategy]), "mean_e2el_ms": 1e3 * result["mean_e2el_ms"]}
+        )
     return serving.read(results, source, named("GuideLLM", at(data, "metadata.guidellm_version")))
 
 

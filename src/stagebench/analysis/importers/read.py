@@ -24,6 +24,7 @@ from stagebench.analysis import samples
 from stagebench.analysis.attribution import UNATTRIBUTED, Costs, mean_of
 from stagebench.analysis.importers import clients, offline, serving, suite
 from stagebench.analysis.importers.measured import LONGEST, SHORTEST, Measured, Timing, number, objects, warnings
+from stagebench.core import json_files
 from stagebench.core.errors import AnalysisError
 from stagebench.core.json_files import parse_json, read_bytes
 from stagebench.core.stages import BEFORE_GENERATE, DECODE, ENCODE, ONCE, PREFILL, STAGE_NAMES
@@ -150,7 +151,8 @@ def _read(path: Path, format_name: str | None) -> list[Timing]:
     data = _parsed(content, path)
     fits = [name for name, (looks_like, _) in FORMATS.items() if name == (format_name or name) and looks_like(data)]
     if not fits:
-        raise AnalysisError(f"{path} must be of the format {format_name or ', '.join(FORMATS)}, got none of its keys")
+        known = format_name or ", ".join(FORMATS)
+        raise AnalysisError(f"{path} must be of the format {known}, got other keys, or a mixture of formats")
     return FORMATS[fits[0]][1](data, path.name)
 
 
@@ -160,5 +162,6 @@ def _parsed(content: bytes, path: Path) -> Any:
         return parse_json(content, finite=False)
     except ValueError as error:
         with suppress(ValueError):
-            return [parse_json(line, finite=False) for line in content.splitlines() if line.strip()]
+            if len(content) <= json_files.LARGEST:
+                return [parse_json(line, finite=False) for line in content.splitlines() if line.strip()]
         raise AnalysisError(f"{path} must be JSON, got: {' '.join(str(error).split())}") from error
