@@ -19,7 +19,7 @@ main(["--help"], standalone_mode=False)
 print("torch" in sys.modules)
 """
 
-UNITS = "threads frames tokens seconds samples passes rounds blocks processes runs GPUs copies".split()
+UNITS = "threads frames tokens seconds samples passes rounds blocks processes runs requests GPUs copies".split()
 UNUSED_UNLESS_GIVEN = {"json_path", "html_path", "svg_path", "markdown", "bases", "heads", "allow_changed"}
 
 

@@ -40,9 +40,9 @@ def test_options_for_vllm_become_its_arguments(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"engine": "sglang"}, "engines must be among transformers, vllm, got sglang"),
+        ({"engine": "sglang"}, "engines must be among transformers, vllm, openai, got sglang"),
         ({"engine": ["vllm"], "engine_args": ["eager"]}, "engine-args must be NAME=VALUE, got 'eager'"),
-        ({"tensor_parallel": 2}, "tensor_parallel_size must be for the engine vllm, got transformers"),
+        ({"tensor_parallel": 2}, "tensor_parallel_size must be for one engine, vllm or openai, got transformers"),
         ({"engine": "vllm", "model": "llava-1.5"}, "vllm must serve a checkpoint (hf:FOLDER), got llava-1.5"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import closing
 from email.utils import formatdate
 from itertools import pairwise
 
@@ -32,7 +33,7 @@ def there():
 
 
 def ask(address, limits=LIMITS):
-    with Server(address, limits) as server:
+    with closing(Server(address, limits)) as server:
         return server.ask(BODY, MODEL)
 
 
@@ -41,7 +42,7 @@ def test_an_answer_has_its_text_its_tokens_and_its_times(there):
     found = ask(there.address)
     assert (found.text, found.new_tokens, found.prompt_tokens, found.cached_tokens) == ("Two birds", 5, 9, 4)
     assert (len(found.event_times), found.finish_reason, found.token_ids) == (2, "length", None)
-    assert found.sent < found.uploaded < found.event_times[0] < found.event_times[1] <= found.finished <= found.ended
+    assert found.sent < found.uploaded < found.event_times[0] < found.event_times[1] <= found.finished
     assert found.itl == (found.event_times[1] - found.event_times[0],)
     assert found.tpot == (found.finished - found.event_times[0]) / 4  # of tokens, not of events
     assert found.ttft == found.event_times[0] - found.sent
@@ -89,7 +90,7 @@ def test_a_response_left_open_after_its_last_event_is_whole(there):
 
 
 def test_requests_share_a_connection(there):
-    with Server(there.address) as server:
+    with closing(Server(there.address)) as server:
         assert [server.ask(BODY, MODEL).text for _ in range(3)] == ["ab"] * 3
     assert len(there._open) == 1
 
@@ -105,14 +106,14 @@ def test_requests_come_side_by_side_but_no_more_than_allowed(there):
         at_once -= 1
 
     there.chat = chat
-    with Server(there.address) as server:
+    with closing(Server(there.address)) as server:
         answers = server.ask_all([BODY] * 7, MODEL, 3)
     assert ([each.text for each in answers], most) == (["a"] * 7, 3)
 
 
 def test_an_error_of_one_request_leaves_the_others(there):
     there.chat = lambda number: [plain(500, {"error": {"message": "no"}})] if number == 2 else answer("a")
-    with Server(there.address) as server:
+    with closing(Server(there.address)) as server:
         found = server.ask_all([BODY] * 3, MODEL, 1)
     assert [type(each).__name__ for each in found] == ["Answer", "EngineError", "Answer"]
 
@@ -146,7 +147,7 @@ FAILURES = {
         "got none in time after event 1",
     ),
     "never ends": ([HEAD, *[said("a"), 0.05] * 50], "and all within 0.8 s, got none in time after event 1[0-9]"),
-    "sends without end": ([HEAD, *[said("a" * 99_000)] * 700], "must end its answer within 67,108,864 characters"),
+    "sends without end": ([HEAD, *[said("a" * 99_000)] * 20], "must end its answer within 1,000,000 characters"),
     "sends an event without end": ([HEAD, *[chunk(b"data: " + b"a" * 99_000)] * 99], "exceeded the 1048576 byte limit"),
     "drops the connection": ([*GOOD[:3], CLOSE], "got after 2 events: RemoteProtocolError"),
     "breaks the connection": ([*GOOD[:3], 0.05, RESET], "got after 2 events: Re"),
@@ -192,7 +193,8 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("kind", FAILURES)
-def test_a_server_that(kind, there):
+def test_a_server_that(kind, there, monkeypatch):
+    monkeypatch.setattr("stagebench.engines.stream.LARGEST", 1_000_000)
     there.chat, expected = FAILURES[kind]
     began = time.monotonic()
     with pytest.raises(EngineError, match=expected) as error:
@@ -253,37 +255,16 @@ def test_a_key_that_no_header_can_hold_is_refused_without_showing_it(key, monkey
     assert KEY not in str(error.value)
 
 
-@pytest.mark.parametrize("url", ["http://me:secret@127.0.0.1:1", "http://127.0.0.1:1/?key=secret", "http://a/#secret"])
-def test_an_address_with_a_secret_is_refused_without_showing_it(url):
-    with pytest.raises(EngineError, match="--url must hold an address alone") as error:
-        Server(url)
-    assert "secret" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "url", ["", "127.0.0.1:8000", "ftp://a", "http://", "http://a:b", "http://a:99999", "http://\x00"]
-)
-def test_what_is_no_address_is_refused(url):
-    with pytest.raises(EngineError, match="--url must be"):
-        Server(url)
-
-
-@pytest.mark.parametrize("tail", ["", "/", "/v1", "/v1/"])
-def test_an_address_is_taken_with_the_version_of_the_interface_and_without(tail, there):
-    ask(f"{there.address}{tail}")
-    assert there.requests[0][0].startswith(b"POST /v1/chat/completions ")
-
-
 def test_what_a_server_lists_is_its_json(there):
-    with Server(there.address) as server:
-        assert server.get("/models")["data"][0]["id"] == MODEL
+    with closing(Server(there.address)) as server:
+        assert server.get("/v1/models")["data"][0]["id"] == MODEL
         with pytest.raises(EngineError, match="got status 404 and application/json: Not Found"):
             server.get("/else")
 
 
 def test_a_request_holds_the_images_before_the_question(there):
     images = [np.full((2, 3, 3), 7, np.uint8)] * 2
-    with Server(there.address) as server:
+    with closing(Server(there.address)) as server:
         server.ask(body_of(MODEL, encoded(images, "png"), "What moves?", 4, {"ignore_eos": True}), MODEL)
     [sent] = there.chats
     [message] = sent.pop("messages")

@@ -27,7 +27,7 @@ from scipy.special import exprel
 
 from stagebench.analysis.intervals import Interval, bootstrap
 from stagebench.core.errors import AnalysisError
-from stagebench.core.stages import DECODE, IN_GENERATE
+from stagebench.core.stages import DECODE, IN_GENERATE, IN_TTFT
 
 TOKENS = "tokens"
 TIME_PER_TOKEN = "time per token"  # noqa: S105 # a factor's name, not a password
@@ -141,6 +141,8 @@ def attribute(baseline: Costs, other: Costs) -> Attribution:
 
 def alike(baseline: Costs, other: Costs) -> tuple[Costs, Costs]:
     """Return both with the same parts; raise AnalysisError where one has a part that the other lacks."""
+    if "ttft" in baseline.parts or "ttft" in other.parts:
+        baseline, other = _with_ttft(baseline), _with_ttft(other)
     if baseline.parts.keys() != other.parts.keys() or baseline.prefilled != other.prefilled:
         baseline, other = whole_generation(baseline), whole_generation(other)
     if apart := sorted(baseline.parts.keys() ^ other.parts.keys()):
@@ -148,6 +150,14 @@ def alike(baseline: Costs, other: Costs) -> tuple[Costs, Costs]:
             f"{baseline.model} and {other.model} must have the same parts, got {', '.join(apart)} for one of them only"
         )
     return baseline, other
+
+
+def _with_ttft(costs: Costs) -> Costs:
+    """Merge the stages before the first token, where all of them are known."""
+    if not all(name in costs.parts for name in IN_TTFT):
+        return costs
+    rest = {name: seconds for name, seconds in costs.parts.items() if name not in IN_TTFT}
+    return replace(costs, parts=rest | {"ttft": sum(costs.parts[name] for name in IN_TTFT)})
 
 
 def whole_generation(costs: Costs) -> Costs:

@@ -24,11 +24,12 @@ from stagebench.core.json_files import json_of, read_bytes, read_json, write_jso
 from stagebench.core.machine.environment import differences
 from stagebench.core.machine.locks import locked
 from stagebench.core.results import SCHEMAS, versioned
-from stagebench.core.stages import DECODE, IN_GENERATE, ONCE, STAGE_NAMES
+from stagebench.core.stages import DECODE, FIRST_TOKEN, IN_GENERATE, LOAD, OF_SERVER, ONCE, STAGE_NAMES
 
 RUN_FILE, SAMPLES_FILE = "run.json", "samples.jsonl"
 MAIN, DURATIONS, NEW_TOKENS = STUDIES = ("main", "durations", "new_tokens")  # samples, growth with clip and text
 MODES = ("natural", "fixed")  # lengths of generation
+_OF_SERVER = (LOAD.name, *(stage.name for stage in OF_SERVER))  # parts of a pass that a server shows
 KEY = ("study", "value", "model", "sample", "mode", "pass")  # identifies a measurement
 
 Key = tuple[Any, ...]
@@ -194,7 +195,8 @@ def require_sample(line: Any, where: str) -> SampleLine:
     failed = isinstance(line, dict) and "error" in line
     check(line, FailedLine if failed else SampleLine, where, AnalysisError)
     if not failed:
-        check(line["seconds"], dict.fromkeys(STAGE_NAMES, Spread), f"{where}: seconds", AnalysisError)
+        told = _OF_SERVER if FIRST_TOKEN.name in line["seconds"] else STAGE_NAMES
+        check(line["seconds"], dict.fromkeys(told, Spread), f"{where}: seconds", AnalysisError)
         if line["study"] != MAIN and not line.get("value"):
             raise AnalysisError(f"{where} must have a value of the variable of its study, got {line.get('value')!r}")
     return cast(SampleLine, line)
@@ -239,7 +241,10 @@ def sequences(lines: Iterable[SampleLine]) -> dict[str, str]:
 
 def costs_of(line: SampleLine) -> Costs:
     """Return the costs of one pass; they add up to its `e2e`."""
-    parts, decode = {stage: line["seconds"][stage] for stage in ONCE}, line["seconds"][DECODE.name]
+    seconds, decode = line["seconds"], line["seconds"].get(DECODE.name, 0.0)
+    parts = {stage: seconds[stage] for stage in ONCE if stage in seconds}
+    if FIRST_TOKEN.name in seconds:
+        parts["ttft"] = sum(seconds[stage.name] for stage in OF_SERVER)
     rest = line["e2e"] - sum(parts.values()) - decode
     return Costs(line["model"], parts | {UNATTRIBUTED: rest}, line["tokens"], decode)
 

@@ -135,8 +135,11 @@ class Generation:
     steps: int  # forwards of the language model in the decode stage
     step_ends: tuple[float, ...] = field(repr=False)  # as in `Prefilled`, on the device where tokens stay there
     wasted_steps: int = 0  # steps after all rows had stopped
+    counted: int | None = None  # new tokens as a server counts them: it may give no ids, and times are of its events
 
     def __post_init__(self) -> None:
+        if self.counted is not None:
+            return
         if not self.token_ids or not all(self.token_ids):
             raise StageError("a generation must hold at least one token per row, got none")
         longest, times = max(map(len, self.token_ids)), len(self.step_ends)
@@ -147,7 +150,7 @@ class Generation:
     def work(self) -> Work:
         """Return what the stage did, as counters; `new_tokens` includes the first token, which prefill made."""
         wasted = {"wasted_steps": self.wasted_steps} if self.wasted_steps else {}
-        return {"new_tokens": sum(map(len, self.token_ids)), "steps": self.steps} | wasted
+        return {"new_tokens": self.counted or sum(map(len, self.token_ids)), "steps": self.steps} | wasted
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from stagebench.core.errors import MediaError, ModelError, StagebenchError, StageError
 
@@ -91,7 +92,7 @@ PROFILES = ("tiny", "tiny-random", "7b", "pretrained", "random")
 KERNELS = ("efficient", "default")
 BACKENDS = ("eager", "graph", "compiled", "fused")
 """How stages run: "eager" is the reference, `backends` has the others."""
-ENGINES = ("transformers", "vllm")
+ENGINES = ("transformers", "vllm", "openai")
 """What serves a model: "transformers" is the reference, `engines` has the others."""
 DTYPES = ("float32", "bfloat16", "float16")
 SHOWN_AS = ("images", "video")
@@ -142,4 +143,23 @@ class ModelSettings:
 class EngineSettings:
     """What an engine other than transformers is given beside the model's settings."""
 
-    arguments: dict[str, Any] = field(default_factory=dict)  # of the engine's own start, by their names
+    arguments: dict[str, Any] = field(default_factory=dict)  # of its start, or of requests to a server, by their names
+    url: str | None = None  # of the server to ask, for "openai"
+
+    def __post_init__(self) -> None:
+        if self.url is not None:
+            object.__setattr__(self, "url", _address(self.url))
+
+
+def _address(url: str) -> str:
+    """Return a server's address without "/v1"; refuse one that may hold a secret, without showing it."""
+    try:
+        found = urlsplit(url)
+        valid = found.scheme in ("http", "https") and found.hostname and found.port != 0 and url.isprintable()
+    except ValueError:  # of a port, or of brackets
+        valid = False
+    if "@" in url or "?" in url or "#" in url:
+        raise ModelError("--url must be an address alone, as http://127.0.0.1:8000 (keys: OPENAI_API_KEY), got more")
+    if not valid:
+        raise ModelError(f"--url must be an address, as http://127.0.0.1:8000, got {url!r}")
+    return url.rstrip("/").removesuffix("/v1")

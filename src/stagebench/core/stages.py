@@ -103,6 +103,11 @@ BEFORE_GENERATE = tuple(stage.name for stage in STAGES if not stage.in_generate)
 IN_TTFT = tuple(stage.name for stage in STAGES if stage.in_ttft)
 ONCE = tuple(stage.name for stage in STAGES if not stage.per_token)  # once per sample, however many tokens follow
 
+REQUEST = Stage("request", "Requesting", unit="images", color="#E69F00", in_ttft=True)
+FIRST_TOKEN = Stage("first token", "Waiting", unit="prompt_tokens", color="#00805A", in_ttft=True)
+OF_SERVER = (REQUEST, FIRST_TOKEN)
+"""What a server shows in place of the stages before decode: until all of a request is sent, and until it answers."""
+
 STAGE_OF = {key: stage.name for stage in STAGES for key in (*stage.content, *stage.asked)}
 """The stage of digests and counters that come without a stage's name; tokens belong to decode, not to prefill."""
 

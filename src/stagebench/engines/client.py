@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import httpx2
 from PIL.Image import fromarray
@@ -25,7 +25,7 @@ from stagebench.core.shown import one_line, plain
 from stagebench.engines.stream import Answer, Collector, message_of
 
 KEYS = "STAGEBENCH_API_KEY", "OPENAI_API_KEY"  # variables of the environment: the first one that is set
-_FORMATS: Mapping[str, Mapping[str, Any]] = {"png": {"compress_level": 1}, "jpeg": {"quality": 95}}
+FORMATS: Mapping[str, Mapping[str, Any]] = {"png": {"compress_level": 1}, "jpeg": {"quality": 95}}
 _BODY = 2**20  # bytes read of a body that is no answer
 _BUSY = (429, 503)  # with a time to wait before another try
 _PAUSE = 0.1  # seconds before the first new try, doubled for each further one, if the server asks for less
@@ -43,14 +43,14 @@ class Limits(NamedTuple):
 
 
 class Server:
-    """A connection to a server: a context manager for one thread. Raises EngineError where the server fails."""
+    """A connection to a server, for one thread, until `close`. Raises EngineError where the server fails."""
 
     def __init__(self, url: str, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self._key = next((os.environ[name] for name in KEYS if name in os.environ), "")
         if not self._key.isascii() or any(not "!" <= each <= "~" for each in self._key):  # before h11 quotes it
             raise EngineError(f"an API key ({', '.join(KEYS)}) must be printable ASCII without blanks, got another")
-        self.url = _checked(url)
+        self.url = url
         self._runner = asyncio.Runner()
         self._http = httpx2.AsyncClient(
             headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
@@ -59,17 +59,15 @@ class Server:
             trust_env=False,
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End the connection."""
         try:
             self._runner.run(self._http.aclose())
         finally:
             self._runner.close()
 
     def get(self, path: str) -> Any:
-        """Return the JSON at a path below the address, such as "/models"."""
+        """Return the JSON at a path of the server, such as "/v1/models"."""
         return self._runner.run(self._get(path))
 
     def ask(self, body: bytes, model: str) -> Answer:
@@ -115,17 +113,15 @@ class Server:
             if ".send_request_body." in event:  # as it starts, and as it ends
                 marks["uploaded"] = time.perf_counter()
 
-        async with self._respond("POST", "/chat/completions", body, {"trace": trace}, collector) as (source, clock):
+        async with self._respond("POST", "/v1/chat/completions", body, {"trace": trace}, collector) as (source, clock):
             if (wait := _wait(source.response)) is not None:
                 return wait
             async for event in source:
-                now, ended = time.perf_counter(), collector.done
+                now = time.perf_counter()
                 collector.add(event.data, event.event, now)
-                if collector.done and not ended:
-                    marks["ended"] = now
                 limit = _DRAIN if collector.done else min(self.limits.between, end - now)
                 clock.reschedule(asyncio.get_running_loop().time() + limit)
-        return collector.answer(marks["sent"], marks["uploaded"], marks.get("ended", time.perf_counter()))
+        return collector.answer(marks["sent"], marks["uploaded"])
 
     @asynccontextmanager
     async def _respond(
@@ -147,7 +143,7 @@ class Server:
                     must = f"send an event each {self.limits.between:g} s, and all within {self.limits.whole:g} s"
                     seen = f"none in time after event {collector.count}"
                 raise EngineError(f"{self.url}{path} must {must}, got {seen}") from error
-        except (httpx2.HTTPError, httpx2.StreamError, ValueError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, ValueError) as error:
             after = f" after {collector.count} events" if collector else ""
             raise EngineError(self._hidden(f"{self.url}{path} must answer, got{after}: {one_line(error)}")) from error
 
@@ -177,20 +173,6 @@ class Server:
         return text.replace(self._key, "***") if self._key else text
 
 
-def _checked(url: str) -> str:
-    """Return the address that ends in the version of the interface; refuse one with a secret, without showing it."""
-    try:
-        found = httpx2.URL(url)
-    except (httpx2.InvalidURL, TypeError) as error:
-        raise EngineError(f"--url must be the address of a server, got: {plain(str(error), 200)}") from error
-    if found.userinfo or found.query or found.fragment:
-        raise EngineError(f"--url must hold an address alone (a key comes from {KEYS[-1]}), got more, not shown")
-    if found.scheme not in ("http", "https") or not found.host or not 0 < (found.port or 1) < 2**16:
-        raise EngineError(f"--url must be like http://127.0.0.1:8000, got {plain(url, 200)!r}")
-    text = str(found).rstrip("/")
-    return text if text.endswith("/v1") else f"{text}/v1"
-
-
 async def _body(response: httpx2.Response) -> bytes:
     """Return the first bytes of a response's body."""
     body = b""
@@ -217,7 +199,7 @@ def encoded(images: Sequence[Image], kind: str) -> list[str]:
     urls = []
     for image in images:
         file = io.BytesIO()
-        fromarray(image).save(file, kind, **_FORMATS[kind])
+        fromarray(image).save(file, kind, **FORMATS[kind])
         urls.append(f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}")
     return urls
 

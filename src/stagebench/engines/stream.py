@@ -35,6 +35,7 @@ class _Usage(TypedDict, total=False):
 
 class _Event(TypedDict, total=False):
     choices: Required[list[_Choice]]
+    prompt_token_ids: list[Count] | None
     model: Text
     system_fingerprint: Text | None
     usage: Object | None  # some servers send an empty one before the last
@@ -48,12 +49,12 @@ class Answer:
     uploaded: float  # when all of the request was handed over
     event_times: tuple[float, ...]  # of the events that hold text or tokens, any number of them
     finished: float  # when the event with the finish reason came: the last token was known then
-    ended: float
     text: str
     new_tokens: int  # as the server counts them
     prompt_tokens: int
     finish_reason: FinishReason
     token_ids: tuple[int, ...] | None  # where the server gives them
+    prompt_ids: tuple[int, ...]  # none where it does not give them
     cached_tokens: int | None  # of the prompt, where the server says how many it had computed before
     version: str | None  # of the server, where its events name it
 
@@ -82,6 +83,7 @@ class Collector:
     done: bool = False
     text: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
+    prompt_ids: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     ends: dict[str, float] = field(default_factory=dict)  # by finish reason: one
     usage: Mapping[str, Any] | None = None
@@ -101,6 +103,7 @@ class Collector:
         event = self._parsed(data, kind)
         self.version = event.get("system_fingerprint") or self.version
         self.usage = event.get("usage") or self.usage
+        self.prompt_ids = event.get("prompt_token_ids") or self.prompt_ids
         if (name := event.get("model") or self.model) != self.model:
             raise EngineError(f"{self.where} must answer by {self.model}, got an answer by {name}")
         if not event["choices"]:
@@ -128,7 +131,7 @@ class Collector:
         check(event, _Event, where, EngineError)
         return cast("_Event", event)
 
-    def answer(self, sent: float, uploaded: float, now: float) -> Answer:
+    def answer(self, sent: float, uploaded: float) -> Answer:
         """Return the whole answer; raise EngineError where a part is missing, or parts contradict each other."""
         reason = next(iter(self.ends), None)
         if reason is None:
@@ -151,12 +154,12 @@ class Collector:
             uploaded,
             tuple(self.times),
             self.ends[reason],
-            now,
             "".join(self.text).strip(),
             tokens,
             self.usage["prompt_tokens"],
             cast("FinishReason", reason),
             tuple(self.token_ids) or None,
+            tuple(self.prompt_ids),
             cached if isinstance(cached, int) else None,
             self.version,
         )

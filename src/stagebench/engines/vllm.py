@@ -38,6 +38,7 @@ class VllmEngine:
 
     input_kind = "video"
     instrumented = True
+    warnings = ()
 
     def __init__(self, model: str, settings: ModelSettings, own: EngineSettings, *, statistics: bool = True) -> None:
         try:

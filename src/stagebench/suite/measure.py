@@ -38,6 +38,8 @@ class Measured(NamedTuple):
     verification: Verification | None
     uninstrumented: tuple[float, ...] = ()
     engine: str = "transformers"  # with its version and flags, where it is another
+    warnings: Sequence[str] = ()
+    under_load: Mapping[str, Any] | None = None  # percentiles of a server's answers to several requests at once
 
     @property
     def work(self) -> Mapping[str, Work]:
@@ -59,8 +61,18 @@ def load_model(name: str, **options: Any) -> VisionLanguageModel:
     return load.load_model(name, settings_of(model=name, **options).model)
 
 
-def run(settings: Settings, passes: int = 3, order_seed: int = 0, say: Say = lambda line: None) -> dict[str, Measured]:
+def run(
+    settings: Settings,
+    passes: int = 3,
+    order_seed: int = 0,
+    say: Say = lambda line: None,
+    found: dict[str, Measured] | None = None,
+    concurrency: int | None = None,
+) -> dict[str, Measured]:
     """Time a sample's way through models, by their names; raise StagebenchError for a pass that is not what it says.
+
+    What came before such an error is in `found`, with the passes of a server that fails in a later one. With a
+    `concurrency` the server is then sent that many requests at once, that many times `passes`.
 
     The seed shuffles the models, or one of them would always pay for going first. Of each an untimed pass must give the
     tokens, and do the work, of `generate()`; the timed ones must give the same. `say` gets a line as each step begins.
@@ -70,35 +82,47 @@ def run(settings: Settings, passes: int = 3, order_seed: int = 0, say: Say = lam
     4
     """
     measured = partial(_measured, passes=passes, options=settings.generation.options(), say=say)
-    found = dict[str, Measured]()
+    if concurrency and not settings.engine.url:
+        raise StageError(f"requests at once need a server (the engine openai), got {concurrency} and no url")
+    found = {} if found is None else found
     for column in shuffled([*settings.columns], order_seed):
         name, engine = settings.columns[column]
         if engine == "transformers":
             found |= _with_each(settings, [name], measured, say)
         else:
-            found[column] = _served(settings, column, passes, say)
+            _served(settings, column, passes, say, found, concurrency)
     return {column: found[column] for column in settings.columns}
 
 
-def _served(settings: Settings, column: str, passes: int, say: Say) -> Measured:
+def _served(
+    settings: Settings, column: str, passes: int, say: Say, found: dict[str, Measured], concurrency: int | None
+) -> None:
     """Time passes of a model in an engine other than transformers, after one that is not timed."""
     model, name = settings.columns[column]
-    runs, described = dict[bool, list[Run]](), ""
     for statistics in (True, False):
         with settings.samples() as sample_of, pinned_runtime(settings.model):
             say(f"starting {column}{'' if statistics else ' without its statistics'}")
             release()
             engine = start(name, model, settings.model, settings.engine, statistics=statistics)
+            done, under_load = list[Run](), None
             try:
                 sample, instrumented = sample_of(engine), engine.instrumented
-                described = described or engine.described
-                done = [engine.run(sample, settings.generation) for _ in range(passes + 1)][1:]
+                for i in range(passes + 1):
+                    say(f"pass {i} of {passes} of {column}")
+                    done.append(engine.run(sample, settings.generation))
+                if name == "openai" and concurrency:
+                    say(f"{concurrency} requests at once")
+                    server: Any = engine
+                    under_load = server.under_load(sample, settings.generation, passes * concurrency, concurrency)
             finally:
                 engine.close()
-        runs[statistics] = [replace(run, model=column) for run in done]
+                runs = [replace(run, model=column) for run in done[1:]]
+                if statistics and runs:
+                    found[column] = Measured(runs, None, (), engine.described, engine.warnings, under_load)
         if not instrumented:
             break
-    return Measured(runs[True], None, tuple(run.e2e for run in runs.get(False, ())), described)
+    else:
+        found[column] = found[column]._replace(uninstrumented=tuple(run.e2e for run in runs))
 
 
 def measure(

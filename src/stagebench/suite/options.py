@@ -64,7 +64,8 @@ SERVING = (  # what serves models, and what it gets beside their settings
     option("pipeline-parallel", "Let vLLM split the layers over this many GPUs.", 1),
     option("data-parallel", "Let vLLM run this many copies of the model.", 1),
     option("quantization", "Let vLLM quantise the weights by this method. Default: as the checkpoint says."),
-    option("engine-args", "Also give vLLM this NAME=VALUE, such as enforce_eager=true. Default: none.", ()),
+    option("url", "Ask the OpenAI-compatible server at this address, for the engine openai. Default: none."),
+    option("engine-args", "Also give vLLM (or each request) this NAME=VALUE, such as seed=1. Default: none.", ()),
 )
 TIME_UNIT = option(
     "time-unit", "Set the unit of recordings without one. Default: us, if plausible.", kind=settings.TIME_UNITS

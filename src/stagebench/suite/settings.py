@@ -35,6 +35,8 @@ from stagebench.pipeline.load import load
 from stagebench.suite.options import LOADING, SETTINGS
 
 WITHOUT_CUDA = ("eager",)  # backends without a GPU
+_UNSEEN = ("profile", "weights", "seed", "dtype", "attention", "preprocess", "threads")
+_OWN_PROCESSOR = {"real_shapes": "random", "narrow": "tiny-random", "preprocess": "checkpoint"}
 THREADS_A_CORE = 4  # more threads only wait for each other, and too many end the process
 
 
@@ -56,10 +58,15 @@ class Settings:
     def columns(self) -> dict[str, tuple[str, str]]:
         """Return each model with each of its engines, by the name that its times have."""
         pairs = [(model, engine) for model in self.models for engine in self.engines]
-        return {model if engine == "transformers" else f"{model} {engine}": (model, engine) for model, engine in pairs}
+        return {
+            model if engine == "transformers" else f"{model} {engine}".strip(): (model, engine)
+            for model, engine in pairs
+        }
 
     def describe(self) -> str:
         """Return one line for the head of a table."""
+        if self.engines == ("openai",):
+            return f"{', '.join(self.models) or 'the model'} of {self.engine.url}; {self.generation.describe()}"
         model = self.model
         threads = f", {model.threads} threads" if model.device == "cpu" else ""
         backend = "" if model.backend == "eager" else f", {model.backend} backend"
@@ -75,6 +82,10 @@ class Settings:
     def identity(self, timed_gc: bool = False) -> dict[str, str]:
         """Return the identity of measurements with these settings; see `environment.identity`."""
         found = environment.identity(self.model, self.generation, self.question, self.input, self.loading, timed_gc)
+        if self.engines == ("openai",):  # how a server runs its model can't be seen
+            return {name: said for name, said in found.items() if name not in _UNSEEN} | {
+                "frames": str(self.model.frames)
+            }
         if self.model.profile == "tiny":
             found["weights"] = f"stagebench's own, {environment.fingerprint(TRAINED, '*/*.safetensors', '*/*.json')}"
             found |= {} if self.input else {"input": f"clip, {self.loading.media}"}
@@ -137,9 +148,12 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     another process takes a core.
     """
     loading = {option.name: given[option.name] for option in LOADING}
-    models = _names(given["model"], DEFAULT_MODELS)
-    backends = _names(given["backend"], WITHOUT_CUDA)
-    given = {**given, **_of_models(models, backends, given)}
+    engines, backends = _names(given["engine"], ENGINES[:1]), _names(given["backend"], WITHOUT_CUDA)
+    asked = engines == ("openai",)
+    models = _names(given["model"], [""] if asked else DEFAULT_MODELS)
+    # A server alone knows its models, but what is also a checkpoint here.
+    named = asked and not models[0].startswith(ANY)
+    given = {**given, **(_OWN_PROCESSOR if named else _of_models(models, backends, given))}
     if unknown := [name for name in backends if name not in BACKENDS]:
         raise ModelError(f"backends must be among {', '.join(BACKENDS)}, got {', '.join(unknown)}")
     settings = Settings(
@@ -150,8 +164,8 @@ def resolve(given: Mapping[str, Any]) -> Settings:
         loading=LoadSettings(**loading | {"image_size": _parse_size(given["image_size"])}),
         question=given["question"],
         input=None if given["input"] is None else Path(given["input"]),
-        engines=_names(given["engine"], ENGINES[:1]),
-        engine=EngineSettings(_engine_arguments(given)),
+        engines=engines,
+        engine=EngineSettings(_engine_arguments(given), given["url"]),
     )
     _require_served(settings)
     if settings.model.weights is not None and len(models) > 1:
@@ -166,11 +180,16 @@ def _require_served(settings: Settings) -> None:
     """Refuse unknown engines, models that they can't have, and settings of an engine that is not named."""
     if unknown := [name for name in settings.engines if name not in ENGINES]:
         raise ModelError(f"engines must be among {', '.join(ENGINES)}, got {', '.join(unknown)}")
-    if settings.engine.arguments and "vllm" not in settings.engines:
-        given = ", ".join(settings.engine.arguments)
-        raise ModelError(f"{given} must be for the engine vllm, got {', '.join(settings.engines)}")
+    own, named = settings.engine, ", ".join(settings.engines)
+    if own.arguments and len({"vllm", "openai"} & {*settings.engines}) != 1:
+        raise ModelError(f"{', '.join(own.arguments)} must be for one engine, vllm or openai, got {named}")
+    of_vllm = [name for name in own.arguments if name == "quantization" or name.endswith("_parallel_size")]
+    if of_vllm and own.url:
+        raise ModelError(f"{', '.join(of_vllm)} must be for the engine vllm, got {named}")
+    if (own.url is None) == ("openai" in settings.engines):
+        raise ModelError(f"the engine openai, and no other, must have a url, got {named} and the url {own.url}")
     others = [name for name in settings.engines if name != "transformers"]
-    if others and not settings.models[0].startswith(ANY):
+    if others and settings.engines != ("openai",) and not settings.models[0].startswith(ANY):
         raise ModelError(f"{', '.join(others)} must serve a checkpoint ({ANY}FOLDER), got {', '.join(settings.models)}")
 
 
@@ -209,7 +228,7 @@ def _of_models(models: tuple[str, ...], backends: tuple[str, ...], given: Mappin
     of_checkpoint = _of_checkpoint(models, given) if any(name.startswith(ANY) for name in models) else {}
     if given["weights"] and given["profile"] not in (None, "pretrained"):
         raise ModelError(f"the profile 'pretrained', and no other, takes weights, got {given['profile']}")
-    return {"real_shapes": "random", "narrow": "tiny-random", "preprocess": "checkpoint"} | of_checkpoint
+    return _OWN_PROCESSOR | of_checkpoint
 
 
 def _of_checkpoint(models: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]:

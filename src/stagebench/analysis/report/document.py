@@ -12,10 +12,12 @@ from stagebench.core import shown
 from stagebench.core.json_files import json_text
 from stagebench.core.pages import fill
 from stagebench.core.shown import MS, RATIO, Table, markdown
-from stagebench.core.stages import STAGE_NAMES, STAGES, Stage
+from stagebench.core.stages import OF_SERVER, STAGE_NAMES, STAGES, Stage
 
 WHOLE = Stage("e2e", "", unit="", color="#595959")
-COLORS = {stage.name: stage for stage in (*STAGES, Stage(UNATTRIBUTED, "", unit=""), WHOLE)}  # of what is drawn
+COLORS = {
+    stage.name: stage for stage in (*STAGES, *OF_SERVER, Stage(UNATTRIBUTED, "", unit=""), WHOLE)
+}  # of what is drawn
 
 
 @dataclass(frozen=True, slots=True)

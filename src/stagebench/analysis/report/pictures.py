@@ -22,8 +22,13 @@ def of_run(numbers: Mapping[str, Any], small: str) -> str:
     here, rows = numbers["identity"], select(numbers["samples"], study=MAIN)
     models = dict.fromkeys(row["model"] for row in rows)
     medians = [line for model in models for line in median_passes(select(rows, model=model)).values()]
-    weights = "random weights" if here["weights"] == "random" else f"weights: {here['weights']}"
-    under = f"{here['device']}; {here['profile']} profile, {weights}, {here['dtype']}; {here['generation']}"
+    weights = "random weights" if here.get("weights") == "random" else f"weights: {here.get('weights')}"
+    built = (
+        f"{here['device']}; {here['profile']} profile, {weights}, {here['dtype']}"
+        if "dtype" in here
+        else here["engine"]
+    )
+    under = f"{built}; {here['generation']}"
     many = len(rows) // len(models)
     title = f"{', '.join(models)}: ms by stage, {f'the median of {many} passes' if many > 1 else 'one pass'}"
     return draw(title, under, small, stacks=medians)
