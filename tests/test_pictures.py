@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -117,16 +116,6 @@ def test_a_name_of_another_kind_is_refused_before_anything_is_read(command, name
     done = CliRunner().invoke(main, [command, str(tmp_path / "none.json"), "--svg", name])
     said = f"stagebench: --svg must be a file whose name ends in .svg, got {name}\n"
     assert (done.exit_code, done.stderr) == (2, said)
-
-
-def test_without_the_extra_the_error_names_it(tmp_path):
-    script = (
-        "import sys; sys.modules['jinja2'] = None; sys.argv[0] = 'stagebench'; from stagebench.cli import main; main()"
-    )
-    asked = [sys.executable, "-c", script, "explain", "none.json", "--svg", str(tmp_path / "out.svg")]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
-    said = "stagebench: a page or picture needs the extra: pip install 'stagebench[report]', got no jinja2\n"
-    assert (done.returncode, done.stderr) == (2, said)
 
 
 def test_the_tutorial_shows_the_picture_of_its_numbers(tmp_path, monkeypatch):

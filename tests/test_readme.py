@@ -136,7 +136,7 @@ def test_what_the_gate_is_shown_to_print_is_what_it_prints_of_that_decision():
 
 @pytest.mark.parametrize("command", [c for c in commands("pytest") if "--stage-gate" not in c])  # test_gate_option.py
 def test_a_pytest_command_runs(command, folder, suite_command):
-    arguments = [a.replace("=clip", f"={folder}/clip").replace("=out", f"={folder}/out") for a in shlex.split(command)]
+    arguments = [re.sub("=(clip|out|before)", rf"={folder}/\1", a) for a in shlex.split(command)]
     done = suite_command(*arguments[2:], "-k", "llava-1.5 and encode")  # one benchmark stands for all
     assert done.returncode == pytest.ExitCode.OK, done.stdout + done.stderr
 

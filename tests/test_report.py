@@ -340,18 +340,6 @@ def test_a_run_without_a_sample_has_no_report(tmp_path):
         write_report(tmp_path)
 
 
-def test_without_the_extra_the_error_names_it(folder):
-    script = (
-        "import sys; sys.modules['jinja2'] = None\n"
-        "from pathlib import Path\n"
-        "from stagebench.analysis.report import write_report\n"
-        f"try: write_report(Path({str(folder)!r}))\n"
-        "except Exception as error: print(error)"
-    )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert result.stdout.startswith("a page or picture needs the extra: pip install 'stagebench[report]'")
-
-
 def test_a_report_needs_no_torch(folder):
     script = (
         "import sys\n"

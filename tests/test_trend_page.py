@@ -13,7 +13,6 @@ import yaml
 from click.testing import CliRunner
 
 from stagebench.cli import main
-from stagebench.core import pages
 from stagebench.core.places import place_of
 from stagebench.core.stages import ENCODE
 from stagebench.gate import trend_page
@@ -182,13 +181,6 @@ def test_verdicts_that_are_none_are_refused_before_runs_are_read(history, monkey
     monkeypatch.setattr("stagebench.cli.stored.read_history", lambda *_: pytest.fail("it read"))
     done = CliRunner().invoke(main, ["trend", str(history), "--html", "page.html", "--verdicts", "no.json"])
     assert (done.exit_code, done.output.count("\n")) == (2, 1)
-
-
-def test_a_missing_extra_is_one_line(history, monkeypatch):
-    monkeypatch.setattr(pages, "find_spec", lambda name: None)
-    done = CliRunner().invoke(main, ["trend", str(history), "--html", "page.html"])
-    needed = "a page or picture needs the extra: pip install 'stagebench[report]', got no jinja2"
-    assert (done.exit_code, done.output) == (2, f"stagebench: {needed}\n")
 
 
 def test_a_page_that_cannot_be_written_is_refused_before_runs_are_read(tmp_path):

@@ -52,6 +52,11 @@ def on_post_page(output: str, **_: Any) -> str:
     return output.replace('role="dialog">', 'role="dialog" aria-label="Search">')
 
 
+def on_post_template(output_content: str, **_: Any) -> str:
+    """Name it on the page of what is not found, too."""
+    return on_post_page(output_content)
+
+
 def _formula(tex: str, display: str) -> str:
     return convert(unescape(tex).strip(), display=display)
 

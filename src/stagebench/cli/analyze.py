@@ -18,7 +18,6 @@ from stagebench.cli.commands import FOLDER, SettingsCommand, print_head
 from stagebench.cli.output import Console
 from stagebench.core.errors import AnalysisError
 from stagebench.core.machine.locks import measurement, scratch_folder
-from stagebench.core.pages import require_pages
 from stagebench.core.shown import cell, plain, progress, teller
 from stagebench.suite.measure import shuffled
 from stagebench.suite.options import ORDER_SEED, PATH, POSITIVE, SERVING, option
@@ -73,7 +72,6 @@ def command(out: Path, report_only: bool, allow_failures: int, **given: Any) -> 
     OUT gets samples.jsonl, one line per pass as it is measured, and report.md, report.json and report.html. To resume
     an interrupted run, repeat the command. The exit code is 2 if more samples failed than were allowed.
     """
-    require_pages()  # else a long run might end without a report
     complete = report_only or _run(out, **given)
     report = write_report(out)
     say = teller(Console())

@@ -13,7 +13,6 @@ import click
 from stagebench.cli.output import Console, append_to, require_writable, tidy_stop, write_json_to
 from stagebench.core.errors import StagebenchError
 from stagebench.core.machine import environment
-from stagebench.core.pages import require_pages
 from stagebench.core.shown import show, teller
 from stagebench.gate.verdicts import Decision, exit_code
 from stagebench.suite.options import ALLOW_CHANGED, PATH, SETTINGS, option
@@ -26,8 +25,6 @@ def _checked(ctx: click.Context, param: click.Parameter, path: Path | None) -> P
     """Refuse a file that can't be written or drawn, before anything is measured; click has checked the rest."""
     if path and param.name == "svg_path" and path.suffix != ".svg":
         raise StagebenchError(f"--svg must be a file whose name ends in .svg, got {path}")
-    if path and param.name in ("html_path", "svg_path"):
-        require_pages()
     if path and not (param.name == "markdown" and path.exists()):
         require_writable(path)
     return path

@@ -5,16 +5,13 @@ from typing import Any
 
 from stagebench.analysis.samples import SAMPLES_FILE, read_run, read_samples
 from stagebench.core.json_files import write_json, write_text
-from stagebench.core.pages import require_pages
 
 
 def write_report(folder: Path) -> dict[str, Any]:
     """Analyse what a run folder holds, finished or not, write all reports there, and return what the JSON holds.
 
-    An AnalysisError where the folder is no run, holds no sample, or can't be written to; a StagebenchError without the
-    extra.
+    An AnalysisError where the folder is no run, holds no sample, or can't be written to.
     """
-    require_pages()
     from stagebench.analysis.report import document  # here, because an analysis takes long to import
     from stagebench.analysis.report.report_data import report_data
     from stagebench.analysis.report.sections import headlines, sections, title

@@ -59,12 +59,12 @@ def _in_order(found: Found) -> Found:
 def _conditions(results: Mapping[str, Any], ceilings: Ceilings | None) -> Iterator[Part]:
     recording, commit = results["stagebench"]["recording"], results.get("commit_info", {})
     select = ("--select", recording["select"]) if recording["select"] else ()
-    rounds = recording["rounds"]
+    rounds, minutes = recording["rounds"], round(recording["seconds"] / 60)
     counts = ("--processes", str(recording["processes"]), "--rounds", str(rounds))
     command = shlex.join(("stagebench", "bench", "out", *counts, *select, "--", *recording["arguments"]))
     lines = [
         f"Fresh processes: {recording['processes']}, with {rounds} round{'s' * (rounds != 1)} of every benchmark in "
-        f"each, after one that proved what they run; {recording['seconds'] / 60:.0f} minutes in all.",
+        f"each, after one that proved what they run; {minutes} minute{'s' * (minutes != 1)} in all.",
         "A time is the median of the processes' medians, with the smallest and the largest of them beside it; a ratio "
         "is that of two such times.",
         f"Commit {commit.get('id')}{', changed' if commit.get('dirty') else ''}: {command}",
