@@ -1,7 +1,7 @@
 "use strict";
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const form = document.forms[0], charts = document.getElementById("charts"), fields = form.elements;
-const dark = matchMedia("(prefers-color-scheme: dark)");
+const dark = matchMedia("screen and (prefers-color-scheme: dark)"); // paper is white
 const HEIGHT = 150, LEFT = 64, RIGHT = 10, TOP = 22, BOTTOM = 20;
 let environment, drawn = [];
 
@@ -178,7 +178,7 @@ const seen = new IntersectionObserver(entries => entries.forEach(entry => entry.
 addEventListener("beforeprint", () => drawn.forEach(draw));
 const redraw = () => drawn.forEach(chart => { seen.unobserve(chart.canvas); seen.observe(chart.canvas); });
 addEventListener("resize", redraw);
-dark.addEventListener("change", redraw);
+dark.addEventListener("change", () => drawn.forEach(draw)); // at once, because a page is printed as soon as it is no screen
 
 function choose(select, all, values) {
   const before = select.value;
