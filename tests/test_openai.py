@@ -90,8 +90,8 @@ def invoke(there, folder, tmp_path):
 def test_a_run_shows_what_a_server_shows_and_no_more(invoke, there):
     there.chat = answer("a", " b", " c", pause=0.02)
     done, written = invoke()
-    rows = [line.split()[0] for line in done.stdout.splitlines()[2:] if line and line[0].isalpha()]
-    assert rows[1:7] == ["load", "request", "first", "decode", "unattributed", "e2e"]
+    rows = [line.split()[0] for line in done.stdout[done.stdout.index("ms    ") :].splitlines()]
+    assert rows[2:8] == ["load", "request", "first", "decode", "unattributed", "e2e"]
     assert [*written["samples"][0]["seconds"]] == ["decode", "first token", "load", "request"]
     assert [each["text"] for each in written["samples"]] == ["a b c"] * 3
     assert [(each["tokens"], each["token_ids"], len(each["itl"])) for each in written["samples"]] == [(3, [], 1)] * 3
@@ -174,6 +174,16 @@ def test_events_of_several_tokens_and_different_texts_are_warnings(invoke, there
     done, _ = invoke()
     assert "warning: openai: 2 events held 3 tokens: gaps are those between events" in done.stderr
     assert "warning: openai: the server's passes gave 4 different texts" in done.stderr
+
+
+@pytest.mark.parametrize("gap", [0.0, 1e-4, 1e-2])
+def test_tokens_faster_than_any_models_are_a_warning(gap, there, engine, folder, monkeypatch):
+    times = 10.0, 10.0 + gap
+    made = Answer(9.0, 9.5, times, times[-1] + gap, "", 3, 9, "stop", None, (), None, None)
+    monkeypatch.setattr(Server, "ask", lambda *_: made)
+    started = engine()
+    started._unknown, started._answers = [1.0, 1.0], [made] * 3
+    assert any("in 3 of 3 passes tokens came together" in each for each in started.warnings) == (gap < 1e-3)
 
 
 def test_several_requests_at_once_are_of_different_pixels(invoke, there):

@@ -3,6 +3,7 @@
 How it divides the time to its first token among preprocess, encode and prefill can't be seen from here.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -27,6 +28,7 @@ from stagebench.pipeline.timing import without_collection
 PERCENTILES = (50, 90, 99)
 _UNKNOWN = 3  # inputs that a server can't know, before the first pass; the first of them may also set something up
 _CACHED = 0.7  # share of the time to first token of such an input, below which passes meet a cache
+_HELD = 3e-4  # seconds per token, below which no model gives them one by one: a server or a network held them back
 _MODELS = {"data": list[dict[str, Any]]}
 
 
@@ -142,6 +144,9 @@ class OpenAIEngine:
                 f"{MS.write(unknown)} ms for an input that the server can't know, and {MS.write(known)} ms for this one"
             )
             found.append(f"the first token took {took}: it has a cache of prefixes or of images")
+        if held := sum((each.tpot or math.inf) < _HELD for each in self._answers):
+            passes = f"{held} of {len(self._answers)} passes"
+            found.append(f"in {passes} tokens came together: held back on the way or here, so ttft holds decode")
         if len(texts := {each.text for each in self._answers}) > 1:
             found.append(f"the server's passes gave {len(texts)} different texts")
         if (events := len(last.event_times)) != last.new_tokens:
