@@ -3,7 +3,6 @@
 How it divides the time to its first token among preprocess, encode and prefill can't be seen from here.
 """
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -144,7 +143,7 @@ class OpenAIEngine:
                 f"{MS.write(unknown)} ms for an input that the server can't know, and {MS.write(known)} ms for this one"
             )
             found.append(f"the first token took {took}: it has a cache of prefixes or of images")
-        if held := sum((each.tpot or math.inf) < _HELD for each in self._answers):
+        if held := sum(each.tpot is not None and each.tpot < _HELD for each in self._answers):
             passes = f"{held} of {len(self._answers)} passes"
             found.append(f"in {passes} tokens came together: held back on the way or here, so ttft holds decode")
         if len(texts := {each.text for each in self._answers}) > 1:
