@@ -12,13 +12,14 @@ from torch.nn.functional import cross_entropy
 from stagebench.core.artifacts import Inputs
 from stagebench.core.errors import ModelError
 from stagebench.core.settings import ModelSettings
-from stagebench.media.clips import QUESTIONS, draw_clips
+from stagebench.media.clips import QUESTIONS, SHAPES, draw_clips
 from stagebench.media.events.recordings import read_events
+from stagebench.media.rendering import EVENT_TIMES, scenes_of
 from stagebench.media.synthetic_clip import write_clip
 from stagebench.media.video.frames import read_video
 from stagebench.models.registry import build_model
 from stagebench.models.tiny.checkpoint import MODELS, save_checkpoint, untrained
-from stagebench.models.tiny.lessons import Lessons, loss_of, pixels_of
+from stagebench.models.tiny.lessons import Lessons, answers_loss, pixels_of, places_loss, where_of
 from stagebench.models.tiny.train import Course, main, train
 
 COURSE = Course(steps=4, clips=2, rate=2e-3, seed=0)
@@ -85,9 +86,10 @@ def test_answers_are_read_back_word_by_word(made, name):
 def test_all_questions_in_one_sequence_cost_what_each_costs_on_its_own(made, name):
     model, _ = made(name)
     lessons = Lessons(model, clips=2, seed=0)
-    clips, _, _ = lessons.drawn(5)
-    pixels = pixels_of(model, lessons[5].scenes, torch.Generator().manual_seed(0))
-    losses = []
+    lesson = lessons[5]
+    clips = draw_clips((0, 5 // lessons.uses), 2, alone=0.25)
+    pixels = pixels_of(model, lesson.scenes, torch.Generator().manual_seed(0))
+    losses, weights = [], []
     for about, nth in product(lessons.questions, (0, 1)):
         if nth and "{}" not in lessons.questions[about][0]:
             continue
@@ -99,9 +101,34 @@ def test_all_questions_in_one_sequence_cost_what_each_costs_on_its_own(made, nam
                 embeds = model.embed(inputs, model.encode(inputs))
                 logits = model.hf_model(inputs_embeds=embeds).logits[0, -len(answer) - 1 : -1]
             losses += cross_entropy(logits, torch.tensor(answer), reduction="none").tolist()
+            weights += [len(answer) ** -0.5] * len(answer)
     with torch.no_grad():
-        together = loss_of(model, lessons, lessons[5], pixels)
-    assert float(together) == pytest.approx(np.mean(losses), rel=1e-5)
+        images = torch.zeros(2, 1, dtype=torch.long)
+        features = model.encode(Inputs(images, images, {model.pixels_argument: pixels}, pixels.shape[1]))
+        together = answers_loss(model, lessons, lesson, features)
+    assert float(together) == pytest.approx(np.average(losses, weights=weights), rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "images"), [("video-llava", 8), ("eventgpt", 5)])
+def test_images_that_tell_the_places_of_their_shapes_cost_nothing_for_them(made, name, images):
+    lessons = Lessons(made(name)[0], clips=4, seed=0)
+    lesson = lessons[0]
+    told = torch.zeros(4, images * (1 if name == "eventgpt" else 3), 96)
+    each = told if name == "eventgpt" else told.unflatten(1, (images, 3))[:, :, 0]
+    each[..., :6] = (lesson.where[..., :2] - torch.tensor([320, 240])).flatten(2) / 240
+    told *= 1 if name == "eventgpt" else 3  # what counts of a video's frame is the mean of its tokens
+    assert float(places_loss(lessons, lesson, told)) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_places_in_event_images_are_those_of_their_slices(made, tmp_path_factory):
+    clip = next(clip for clip in draw_clips(1, 50, alone=1) if clip.things[0].ending == "moves")
+    lessons = Lessons(made("eventgpt")[0], clips=1, seed=0)
+    folder = tmp_path_factory.mktemp("one")
+    images = read_events(write_clip(folder, clip).events, 5).images
+    expected = [np.argwhere((image != 255).any(-1)).mean(0)[::-1] for image in images]
+    where = where_of(scenes_of([clip], EVENT_TIMES, gray=True), lessons.images)[0]
+    actual = where[:, [*SHAPES].index(clip.things[0].shape), :2].numpy()
+    assert np.abs(np.array(expected) - actual).max() < 30
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +140,7 @@ def files(tmp_path_factory):
 def test_training_shows_what_preprocessing_makes_of_the_files(made, files, name, likeness):
     model, _ = made(name)
     media = read_events(files.events, 5) if model.input_kind == "events" else read_video(files.video, 8)
-    scenes = Lessons(model, clips=1, seed=3)[0].scenes
+    _, scenes, _ = Lessons(model, clips=1, seed=3).drawn(0)
     drawn = pixels_of(model, scenes, torch.Generator().manual_seed(0))[0]
     assert np.corrcoef(model.picture(media.images).flatten(), drawn.flatten())[0, 1] > likeness
 

@@ -18,12 +18,12 @@ FRAMES, RATE = 36, 30
 SECONDS = FRAMES / RATE
 SHAPES = ("ball", "door", "sign")  # a disc, an upright rectangle, a triangle
 COLOURS = {
-    "red": (0.95, 0.12, 0.1),
-    "green": (0.05, 0.5, 0.1),
-    "blue": (0.2, 0.25, 1.0),
+    "red": (1.0, 0.25, 0.2),
+    "green": (0.1, 0.7, 0.2),
+    "blue": (0.3, 0.45, 1.0),
     "yellow": (1.0, 0.95, 0.2),
     "white": (1.0, 1.0, 1.0),
-    "black": (0.01, 0.01, 0.01),
+    "pink": (1.0, 0.5, 0.8),
 }
 SIZES = {"small": (50, 56), "big": (84, 92)}  # pixels from the middle to the edge
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
@@ -31,7 +31,9 @@ SPEEDS = {"slowly": (110, 130), "fast": (270, 300)}  # pixels in the whole of a 
 # When it begins and ends to move, as parts of the clip; who turns moves on in another direction to the clip's end.
 # What moves slowly all of the time comes less far than what moves fast in any of these: event images show no time.
 ENDINGS = {"moves": (0.0, 1.0), "turns": (0.0, 0.5), "stands still": (0.0, 0.6), "appears": (0.4, 1.0)}
-BACKGROUNDS = {"dark": (0.11, 0.13), "light": (0.54, 0.6)}  # whatever the colour, its log intensity differs from theirs
+# All objects are brighter, by more than a sensor's contrast: the edge that leads gives events of more light. Were some
+# darker, event images would show the line of a motion, and which way it goes only by their order.
+BACKGROUNDS = {"dark": (0.11, 0.13), "gray": (0.22, 0.25)}
 _FADE = 0.1  # of the clip, in which what appears does so
 
 Array = NDArray[Any]
@@ -91,19 +93,19 @@ KNOWN = Clip(  # what is stored as "clip"
 )
 
 
-def draw_clips(seed: int | tuple[int, ...], number: int) -> list[Clip]:
-    """Draw so many clips at random; the same seed gives the same ones."""
+def draw_clips(seed: int | tuple[int, ...], number: int, alone: float = 0.5) -> list[Clip]:
+    """Draw so many clips at random, a share of them with one object; the same seed gives the same ones."""
     rng = np.random.default_rng(seed)
-    return [_draw(rng) for _ in range(number)]
+    return [_draw(rng, 1 if rng.random() < alone else 2) for _ in range(number)]
 
 
-def _draw(rng: np.random.Generator) -> Clip:
+def _draw(rng: np.random.Generator, objects: int) -> Clip:
     def one_of(words: Iterable[str]) -> str:
         known = [*words]
         return known[rng.integers(len(known))]
 
     things, background = [], one_of(BACKGROUNDS)
-    shapes = sorted(rng.permutation(len(SHAPES))[: rng.integers(1, 3)])
+    shapes = sorted(rng.permutation(len(SHAPES))[:objects])
     for shape, colour in zip(shapes, rng.permutation([*COLOURS]), strict=False):
         size, direction, speed = one_of(SIZES), one_of(DIRECTIONS), one_of(SPEEDS)
         turn = one_of(("up", "down") if direction in ("left", "right") else ("left", "right"))

@@ -44,6 +44,8 @@ def untrained(name: str, folder: Path, settings: ModelSettings) -> Family:
         tokenizer.save_pretrained(folder)
         for token in family.placeholder_tokens:
             setattr(config, key_of(token), tokenizer.convert_tokens_to_ids(token))
+    if family is VideoLlava:
+        config.vision_feature_layer = -1  # of so few layers, none is left out
     text = config.get_text_config()
     for part, sizes in zip((config.vision_config, text), _SIZES[family], strict=True):
         part.hidden_size, part.intermediate_size, part.num_hidden_layers, part.num_attention_heads = sizes

@@ -4,12 +4,13 @@ The visual tokens come first, once. Each question with its answer sees them and 
 a prompt with that question only. So one pass teaches everything about a clip.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, interpolate, pad
+from torch.nn.functional import cross_entropy, interpolate, one_hot, pad
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
@@ -20,6 +21,7 @@ from stagebench.models.llava import COLUMNS, ROWS, Llava
 from stagebench.models.protocol import CACHE_ARGUMENT, Family
 
 _IGNORED = -100  # cross_entropy's, of labels
+_ALONE = 0.25  # of a step's clips have one object: which of two is asked about is learned last
 _ON = 8  # one step of so many has captions that go on
 _USES = {"video": 1, "events": 2}  # steps that clips are used for: to draw events takes as long as to train on them
 
@@ -34,6 +36,8 @@ class Lesson(NamedTuple):
     positions: Tensor  # int64 (tokens,), counted from the visual tokens on
     question: Tensor  # int64 (tokens,): the number of each token's question, from 1
     answered: Tensor  # int64, the places where any clip has a label
+    weights: Tensor  # float32, of the labels at these places: an answer's length counts by its square root
+    where: Tensor  # float32 (clips, images, shapes, 3): x, y and opacity of each of `SHAPES` in each image
 
 
 class Lessons(Dataset[Lesson]):
@@ -53,9 +57,9 @@ class Lessons(Dataset[Lesson]):
         self.head = self.head[: self.head.index(model.placeholder)]  # what comes before the visual tokens
         self.after = len(self.head) + visual
 
-    def drawn(self, number: int) -> tuple[list[Clip], Tensor, list[Thing]]:
+    def drawn(self, number: int, alone: float = 0.5) -> tuple[list[Clip], Tensor, list[Thing]]:
         """Draw the clips of a step, also as numbers, and choose the object of each clip for the questions."""
-        clips = draw_clips((self.seed, number // self.uses), self.clips)
+        clips = draw_clips((self.seed, number // self.uses), self.clips, alone)
         rng = np.random.default_rng((self.seed, number, 1))
         frames = [i * (FRAMES - 1) // (self.images - 1) / RATE for i in range(self.images)]
         scenes = scenes_of(clips, EVENT_TIMES if self.events else frames, gray=self.events)
@@ -70,8 +74,8 @@ class Lessons(Dataset[Lesson]):
 
     def __getitem__(self, number: int) -> Lesson:
         """Ask everything about a step's clips."""
-        clips, scenes, _ = self.drawn(number)
-        ids, labels, lengths = [], [], []
+        clips, scenes, _ = self.drawn(number, _ALONE)
+        ids, labels, weights, lengths = [], [], [], []
         for about, nth in [(a, n) for a, (q, _) in self.questions.items() for n in range(2 if "{}" in q else 1)]:
             things = [clip.things[nth % len(clip.things)] for clip in clips]
             asked = [self.prompts[about, thing.shape][self.after :] for thing in things]
@@ -82,8 +86,11 @@ class Lessons(Dataset[Lesson]):
             wanted = [[*[_IGNORED] * len(q), *answer] for q, answer in zip(asked, answers, strict=True)]
             ids.append(_padded(rows, self.tokenizer.eos_token_id))
             labels.append(_padded(wanted, _IGNORED))
+            labelled = labels[-1] != _IGNORED
+            weights.append(labelled / labelled.sum(1, keepdim=True).sqrt())
             lengths.append(ids[-1].shape[1])
         label = torch.cat(labels, 1)
+        answered = (label != _IGNORED).any(0).nonzero()[:, 0]
         return Lesson(
             scenes=scenes,
             seed=number // self.uses,
@@ -91,12 +98,28 @@ class Lessons(Dataset[Lesson]):
             labels=label,
             positions=torch.cat([torch.arange(length) for length in lengths]),
             question=torch.arange(1, len(lengths) + 1).repeat_interleave(torch.tensor(lengths)),
-            answered=(label != _IGNORED).any(0).nonzero()[:, 0],
+            answered=answered,
+            weights=torch.cat(weights, 1)[:, answered],
+            where=where_of(scenes, self.images) if self.events else scenes[:, :, 1:, :3],
         )
 
 
 def _padded(rows: list[list[int]], value: int) -> Tensor:
     return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+
+
+def where_of(scenes: Tensor, images: int) -> Tensor:
+    """Return x, y and opacity of each shape in event images: (clips, images, shapes, 3), means of its slice's steps.
+
+    Slices are those of equal area swept, from which events come.
+    """
+    x, y, shown, radius = scenes[:, :, 1:, :4].unbind(-1)
+    moved = torch.hypot(x.diff(dim=1), y.diff(dim=1)) * shown[:, 1:]
+    swept = (4 * radius[:, 1:] * moved + math.pi * radius[:, 1:] ** 2 * shown.diff(dim=1)).sum(-1)
+    slices = ((swept.cumsum(1) - swept / 2) / swept.sum(1, keepdim=True) * images).long().clamp_(0, images - 1)
+    of = one_hot(slices, images).float()
+    sums = torch.einsum("csi,cstk->citk", of, scenes[:, 1:, 1:, :3])
+    return sums / of.sum(1).clamp_(min=1)[..., None, None]
 
 
 def pixels_of(model: Family, scenes: Tensor, generator: torch.Generator) -> Tensor:
@@ -135,10 +158,17 @@ def _resizing(before: int, after: int) -> Tensor:
 
 
 def loss_of(model: Family, lessons: Lessons, lesson: Lesson, pixels: Tensor) -> Tensor:
-    """Return the mean loss of the answers' tokens."""
-    device, head, after = pixels.device, lessons.head, lessons.after
-    ids, labels, positions, question, answered = (each.to(device, non_blocking=True) for each in lesson[2:])
+    """Return the mean loss of the answers' tokens, and how far off the places are that images' mean features tell."""
+    ids = torch.zeros(len(pixels), 1, dtype=torch.long)
     features = model.encode(Inputs(ids, ids, {model.pixels_argument: pixels}, pixels.shape[1]))
+    told = answers_loss(model, lessons, lesson, features)
+    return told if isinstance(model, Llava) else told + places_loss(lessons, lesson, features)  # its cells are no images
+
+
+def answers_loss(model: Family, lessons: Lessons, lesson: Lesson, features: Tensor) -> Tensor:
+    """Return the weighted mean loss of the answers' tokens."""
+    device, head, after = features.device, lessons.head, lessons.after
+    ids, labels, positions, question, answered, weights = (x.to(device, non_blocking=True) for x in lesson[2:8])
     network, embed = model.hf_model, model.hf_model.get_input_embeddings()
     prefix = torch.cat([embed(torch.tensor([head] * len(ids), device=device)), features], 1)
     seen = network(inputs_embeds=prefix, use_cache=True, logits_to_keep=1).past_key_values
@@ -149,4 +179,18 @@ def loss_of(model: Family, lessons: Lessons, lesson: Lesson, pixels: Tensor) -> 
         "logits_to_keep": answered - 1,
     }
     logits = network(inputs_embeds=embed(ids), **{CACHE_ARGUMENT: seen}, **given).logits.float()
-    return cross_entropy(logits.flatten(0, 1), labels[:, answered].flatten(), ignore_index=_IGNORED)
+    losses = cross_entropy(logits.transpose(1, 2), labels[:, answered], ignore_index=_IGNORED, reduction="none")
+    return (losses * weights).sum() / weights.sum()
+
+
+def places_loss(lessons: Lessons, lesson: Lesson, features: Tensor) -> Tensor:
+    """Return the mean distance of the first numbers of images' mean features from where shapes are, in half heights.
+
+    A model that has to tell places by shape learns motion many times sooner.
+    """
+    where, images = lesson.where.to(features.device, non_blocking=True), lesson.where.shape[1]
+    pooled = features[:, :images] if lessons.events else features.unflatten(1, (images, -1)).mean(2)
+    told = pooled[..., : 2 * len(SHAPES)].float().unflatten(-1, (-1, 2))
+    middle = where.new_tensor((WIDTH, HEIGHT)) / 2
+    off = (told - (where[..., :2] - middle) / (HEIGHT / 2)).abs().mean(-1)
+    return (off * (where[..., 2] > 0)).mean()

@@ -16,6 +16,7 @@ import click
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from stagebench.core.artifacts import Inputs
 from stagebench.core.errors import ModelError
@@ -29,9 +30,9 @@ _HELD_OUT = 1 << 40  # the number of no step
 _SHOWN, _KEPT = 100, 1000  # steps
 # All three take about a quarter of an hour on an H200.
 _COURSES: dict[str, dict[str, Any]] = {
-    "eventgpt": {"steps": 8000, "clips": 64, "rate": 2e-3},
-    "llava-1.5": {"steps": 3000, "clips": 256, "rate": 1e-3},
-    "video-llava": {"steps": 7000, "clips": 128, "rate": 2.5e-3},
+    "eventgpt": {"steps": 6000, "clips": 64, "rate": 2e-3},
+    "llava-1.5": {"steps": 2500, "clips": 256, "rate": 1e-3},
+    "video-llava": {"steps": 9000, "clips": 64, "rate": 2e-3},
 }
 
 
@@ -62,6 +63,9 @@ def train(model: Family, course: Course, stored: Path, until: int | None = None)
         optimizer.load_state_dict(kept["optimizer"])
         losses = [*kept["losses"]]
     network.train()
+    for layer in network.modules():
+        if isinstance(layer, CLIPEncoderLayer) and device.type == "cuda":
+            layer.compile()
     begin, last, pixels, of = time.monotonic(), min(course.steps, until or course.steps), torch.empty(0), None
     lessons, gpu = Lessons(model, course.clips, course.seed), device.type == "cuda"
     workers = min(12, os.cpu_count() or 1) if gpu else 0
