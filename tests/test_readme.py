@@ -7,6 +7,7 @@ import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
+import loss_curves
 import power_curves
 import pytest
 import stage_bars
@@ -215,7 +216,7 @@ def test_the_schemas_of_the_reference_are_those_that_are_written():
     assert {kind: int(version) for kind, version in rows} == SCHEMAS
 
 
-@pytest.mark.parametrize(("name", "drawn"), [("stages", stage_bars), ("power", power_curves)])
+@pytest.mark.parametrize(("name", "drawn"), [("stages", stage_bars), ("power", power_curves), ("loss", loss_curves)])
 def test_a_picture_is_that_of_the_stored_results(name, drawn):
     assert (DOCS / "pictures" / f"{name}.svg").read_text(encoding="utf-8") == drawn.picture()
 

@@ -14,15 +14,19 @@ from stagebench.analysis.report.report_data import summarize
 from stagebench.analysis.samples import read_samples, select
 from stagebench.core.shown import Unit
 from stagebench.core.stages import STAGE_NAMES
+from stagebench.models.tiny.train import COURSES
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 MS = Unit("{:.1f}", 1e3)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in RESULTS.glob("*.md")}
-H100, H200 = PAGES["h100"], PAGES["h200"]
+H100, H200, TINY = PAGES["h100"], PAGES["h200"], PAGES["tiny"]
 OF_GPU = {"h100-7b": H100, "h200-7b": H200}
 STATISTICS = (ROOT / "docs" / "concepts" / "statistics.md").read_text(encoding="utf-8")
+
+TRAINED = json.loads((RESULTS / "tiny-training.json").read_text(encoding="utf-8"))["runs"]
+ASKED = ("count", "shape", "size", "direction", "speed", "ending", "color", "background")
 
 
 def joined(text):
@@ -399,3 +403,29 @@ def test_the_backends_kept_their_promise_on_every_text(gpu):
     gaps = {name: [row["gap_ulps"] for row in rows if row["backend"] == name] for name in near}
     ulps = " and ".join(f"{min(found):.0f} to {max(found):.0f}" for found in gaps.values())
     assert f"the reference's own logits were {ulps} ulps apart" in joined(OF_GPU[gpu])
+
+
+def test_the_tiny_models_know_what_their_page_and_their_cards_say():
+    first, again = [run for run in TRAINED if run["run"] == 1], [run for run in TRAINED if run["run"] == 2]
+    rows = []
+    for about in first[-1]["accuracy"]:
+        found = [run["accuracy"].get(about) for run in first + again]
+        cells = [f"{x['right']:.1%} ({x['shuffled']:.1%}, {x['chance']:.1%})" if x else "" for x in found]
+        rows.append(f"| {about} | {' | '.join(cells).replace('%', '')} |")
+    assert [row for row in rows if row not in TINY] == []
+    for run in first:
+        card = (ROOT / "src/stagebench/models/tiny/weights" / run["model"] / "README.md").read_text(encoding="utf-8")
+        told = {row[0]: row[1] for row in re.findall(r"(?m)^\| ([\w ]+) \| ([\d.]+%) \|", card)}
+        assert told == {about: f"{x['right']:.1%}" for about, x in run["accuracy"].items()}
+        assert " ".join(f"--{key} {value}" for key, value in run["course"].items()) in card
+
+
+def test_the_tiny_models_answer_what_they_are_shown_and_guess_what_they_are_not():
+    found = [(run["model"], about, x) for run in TRAINED for about, x in run["accuracy"].items() if about in ASKED]
+    assert [each for each in found if each[2]["right"] < 0.97] == []
+    assert [each for each in found if each[2]["shuffled"] > each[2]["chance"] + 0.05] == []
+
+
+def test_the_tiny_models_were_trained_by_the_command_of_today():
+    today = {name: course | {"seed": 0} for name, course in COURSES.items()}
+    assert {run["model"]: run["course"] for run in TRAINED} == today

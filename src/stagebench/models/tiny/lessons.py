@@ -162,7 +162,8 @@ def loss_of(model: Family, lessons: Lessons, lesson: Lesson, pixels: Tensor) -> 
     ids = torch.zeros(len(pixels), 1, dtype=torch.long)
     features = model.encode(Inputs(ids, ids, {model.pixels_argument: pixels}, pixels.shape[1]))
     told = answers_loss(model, lessons, lesson, features)
-    return told if isinstance(model, Llava) else told + places_loss(lessons, lesson, features)  # its cells are no images
+    in_one_image = isinstance(model, Llava)  # all of its frames, so that no feature is of one of them
+    return told if in_one_image else told + places_loss(lessons, lesson, features)
 
 
 def answers_loss(model: Family, lessons: Lessons, lesson: Lesson, features: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from stagebench.models.tiny.lessons import Lessons, loss_of, pixels_of
 _HELD_OUT = 1 << 40  # the number of no step
 _SHOWN, _KEPT = 100, 1000  # steps
 # All three take about a quarter of an hour on an H200.
-_COURSES: dict[str, dict[str, Any]] = {
+COURSES: dict[str, dict[str, Any]] = {
     "eventgpt": {"steps": 6000, "clips": 64, "rate": 2e-3},
     "llava-1.5": {"steps": 2500, "clips": 256, "rate": 1e-3},
     "video-llava": {"steps": 9000, "clips": 64, "rate": 2e-3},
@@ -137,7 +137,7 @@ def main(names: tuple[str, ...], out: Path, held_out: int, device: str, **given:
     for name in names or MODELS:
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
-        course = _COURSES[name] | {key: value for key, value in given.items() if value is not None}
+        course = COURSES[name] | {key: value for key, value in given.items() if value is not None}
         model = untrained(name, folder, ModelSettings(device=device, seed=course["seed"]))
         losses = train(model, Course(**course), out / f"{name}.pt")
         save_checkpoint(model, folder)
