@@ -187,11 +187,11 @@ def answers_loss(model: Family, lessons: Lessons, lesson: Lesson, features: Tens
 def places_loss(lessons: Lessons, lesson: Lesson, features: Tensor) -> Tensor:
     """Return the mean distance of the first numbers of images' mean features from where shapes are, in half heights.
 
-    A model that has to tell places by shape learns motion many times sooner.
+    A model that has to tell where each shape is learns sooner how it moves.
     """
     where, images = lesson.where.to(features.device, non_blocking=True), lesson.where.shape[1]
     pooled = features[:, :images] if lessons.events else features.unflatten(1, (images, -1)).mean(2)
     told = pooled[..., : 2 * len(SHAPES)].float().unflatten(-1, (-1, 2))
     middle = where.new_tensor((WIDTH, HEIGHT)) / 2
-    off = (told - (where[..., :2] - middle) / (HEIGHT / 2)).abs().mean(-1)
+    off: Tensor = (told - (where[..., :2] - middle) / (HEIGHT / 2)).abs().mean(-1)
     return (off * (where[..., 2] > 0)).mean()
