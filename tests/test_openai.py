@@ -128,6 +128,12 @@ def test_a_server_of_vllms_is_asked_for_its_version_and_for_token_ids(invoke, th
     assert there.chats[-1]["return_token_ids"] is True
 
 
+def test_a_gateway_before_vllm_may_not_tell_its_version(engine, there, monkeypatch):
+    there.owner = "vllm"
+    monkeypatch.setattr("loopback.plain", lambda status, body: plain(404 if "version" in body else status, body))
+    assert engine().described.endswith(": vllm, model tiny, images as png")
+
+
 def test_a_text_of_another_length_than_the_fixed_one_is_refused(invoke, there):
     there.chat = answer("a", " b", finish="stop")
     done, _ = invoke(code=2)

@@ -240,6 +240,18 @@ def test_a_key_is_sent_and_never_shown(there, monkeypatch):
     assert KEY not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "chat",
+    [[HEAD, event(error={"message": f"{KEY} is wrong"})], [HEAD, event(model=KEY, choices=[])], answer(finish=KEY)],
+)
+def test_a_key_that_a_server_repeats_in_its_events_is_not_shown(chat, there, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    there.chat = chat
+    with pytest.raises(EngineError, match=r"\*\*\*") as error:
+        ask(there.address)
+    assert KEY not in str(error.value)
+
+
 def test_a_key_of_our_own_variable_goes_first_and_may_be_empty(there, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("STAGEBENCH_API_KEY", "")

@@ -10,10 +10,10 @@ import io
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import httpx2
 from PIL.Image import fromarray
@@ -26,6 +26,7 @@ from stagebench.engines.stream import Answer, Collector, message_of
 
 KEYS = "STAGEBENCH_API_KEY", "OPENAI_API_KEY"  # variables of the environment: the first one that is set
 FORMATS: Mapping[str, Mapping[str, Any]] = {"png": {"compress_level": 1}, "jpeg": {"quality": 95}}
+T = TypeVar("T")
 _BODY = 2**20  # bytes read of a body that is no answer
 _BUSY = (429, 503)  # with a time to wait before another try
 _PAUSE = 0.1  # seconds before the first new try, doubled for each further one, if the server asks for less
@@ -68,11 +69,11 @@ class Server:
 
     def get(self, path: str) -> Any:
         """Return the JSON at a path of the server, such as "/v1/models"."""
-        return self._runner.run(self._get(path))
+        return self._runner.run(self._hiding_key(self._get(path)))
 
     def ask(self, body: bytes, model: str) -> Answer:
         """Send a request as of `body_of`, and return the answer."""
-        return self._runner.run(self._ask(body, model))
+        return self._runner.run(self._hiding_key(self._ask(body, model)))
 
     def ask_all(self, bodies: Sequence[bytes], model: str, concurrency: int) -> list[Answer | EngineError]:
         """Send requests, at most `concurrency` at a time, and return the answer to each, or its error."""
@@ -80,7 +81,7 @@ class Server:
         async def ask(body: bytes) -> Answer | EngineError:
             async with free:
                 try:
-                    return await self._ask(body, model)
+                    return await self._hiding_key(self._ask(body, model))
                 except EngineError as error:
                     return error
 
@@ -89,6 +90,13 @@ class Server:
 
         free = asyncio.Semaphore(concurrency)
         return self._runner.run(ask_each())
+
+    async def _hiding_key(self, asked: Awaitable[T]) -> T:
+        """Return what was asked for, or raise its error without the key, which a server may repeat."""
+        try:
+            return await asked
+        except EngineError as error:
+            raise EngineError(str(error).replace(self._key or "\0", "***")) from None
 
     async def _get(self, path: str) -> Any:
         async with self._respond("GET", path, b"", {}) as (source, _):
@@ -145,7 +153,7 @@ class Server:
                 raise EngineError(f"{self.url}{path} must {must}, got {seen}") from error
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, ValueError) as error:
             after = f" after {collector.count} events" if collector else ""
-            raise EngineError(self._hidden(f"{self.url}{path} must answer, got{after}: {one_line(error)}")) from error
+            raise EngineError(f"{self.url}{path} must answer, got{after}: {one_line(error)}") from error
 
     async def _require_success(self, response: httpx2.Response, stream: bool) -> None:
         """Refuse an answer that is an error, a redirect, compressed, or no stream, in the server's own words."""
@@ -166,11 +174,7 @@ class Server:
                 got += f": {message_of(parse_json(body))}"
             except ValueError:
                 got += f": {body.decode(errors='replace')}"
-        raise EngineError(self._hidden(f"{response.url} must answer with {wanted}, got {plain(got, 500)}"))
-
-    def _hidden(self, text: str) -> str:
-        """Return a text without the key, which a server may repeat."""
-        return text.replace(self._key, "***") if self._key else text
+        raise EngineError(f"{response.url} must answer with {wanted}, got {plain(got, 500)}")
 
 
 async def _body(response: httpx2.Response) -> bytes:
@@ -190,7 +194,7 @@ def _wait(response: httpx2.Response) -> float | None:
         return max(
             0.0, float(asked) if asked.strip().isdecimal() else parsedate_to_datetime(asked).timestamp() - time.time()
         )
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

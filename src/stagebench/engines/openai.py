@@ -5,6 +5,7 @@ How it divides the time to its first token among preprocess, encode and prefill 
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from statistics import median
 from typing import Any
@@ -48,7 +49,7 @@ class OpenAIEngine:
             listed = self._server.get("/v1/models")
             check(listed, _MODELS, f"{self._server.url}/v1/models", EngineError)
             self._model, owner = _served(model, settings, listed["data"], self._server.url)
-            version = self._server.get("/version").get("version") if owner == "vllm" else None
+            version = _version(self._server) if owner == "vllm" else None
         except BaseException:
             self.close()
             raise
@@ -184,6 +185,15 @@ def _served(
         raise EngineError(f"{url} must serve one model, or that of --model, got {names}, and --model {model or 'none'}")
     owner = fitting[0].get("owned_by")
     return fitting[0]["id"], owner if isinstance(owner, str) else None
+
+
+def _version(server: Server) -> str | None:
+    """Return what vLLM says at an address that a gateway before it may not have."""
+    with suppress(EngineError):
+        said = server.get("/version")
+        check(said, {"version": Text}, server.url, EngineError)
+        return str(said["version"])
+    return None
 
 
 def _shifted(images: Sequence[Image]) -> list[Image]:
