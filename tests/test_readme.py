@@ -95,7 +95,10 @@ EXIT_CODES = {"compare": {3}, "doctor": {0, 3}}  # one pair of processes decides
 RUN_SUITES = [c for name in ("gate", "bench", "init") for c in commands(f"stagebench {name}")]
 
 
-@pytest.mark.parametrize("command", [c for c in commands("stagebench") if c not in RUN_SUITES])
+OF_ENGINES = [c for c in COMMANDS if "engine" in c]  # test_vllm.py runs them, where vLLM is
+
+
+@pytest.mark.parametrize("command", [c for c in commands("stagebench") if c not in RUN_SUITES + OF_ENGINES])
 def test_a_stagebench_command_runs_and_prints_what_is_shown(command, folder):
     name, *arguments = shlex.split(command)[1:]
     quick = [*QUICK, *RUN_MODELS[name]] if name in RUN_MODELS else []
@@ -135,7 +138,8 @@ def test_what_the_gate_is_shown_to_print_is_what_it_prints_of_that_decision():
     assert decided["exit_code"] == 1  # as the README says
 
 
-@pytest.mark.parametrize("command", [c for c in commands("pytest") if "--stage-gate" not in c])  # test_gate_option.py
+# Those that judge: test_gate_option.py.
+@pytest.mark.parametrize("command", [c for c in commands("pytest") if "--stage-gate" not in c and c not in OF_ENGINES])
 def test_a_pytest_command_runs(command, folder, suite_command):
     arguments = [re.sub("=(clip|out|before)", rf"={folder}/\1", a) for a in shlex.split(command)]
     done = suite_command(*arguments[2:], "-k", "llava-1.5 and encode")  # one benchmark stands for all
@@ -149,7 +153,10 @@ def selection(command):
     return (*found, "--stage-scale" in words) if found else None
 
 
-@pytest.mark.parametrize(("selected", "matrix"), sorted({selection(c) for c in COMMANDS} - {None}))
+SELECTIONS = {selection(c) for c in COMMANDS if c not in OF_ENGINES} - {None}
+
+
+@pytest.mark.parametrize(("selected", "matrix"), sorted(SELECTIONS))
 def test_a_selection_of_a_command_selects_something(selected, matrix, suite_command):
     done = suite_command("--collect-only", *["--stage-scale"] * matrix, "-k", selected)
     assert done.returncode == pytest.ExitCode.OK, done.stdout + done.stderr

@@ -115,10 +115,10 @@ TILED: dict[str, Saved] = {
 its processor, and what stands for an image in its chat template."""
 
 
-def write_checkpoint(family: str, folder: Path) -> None:
-    """Save network, tokenizer, image processor and processor of a family, as the hub has them."""
+def write_checkpoint(family: str, folder: Path, **served: dict[str, Any]) -> None:
+    """Save network, tokenizer, image processor and processor of a family, as the hub has them; `served` parts set."""
     special, names, of_images, of_processor, image = (CHECKPOINTS | WITHOUT_TEMPLATE | TILED)[family]
-    small_network(family).save_pretrained(folder)
+    small_network(family, **served).save_pretrained(folder)
     tokenizer = _tokenizer(special, names)
     if image:
         tokenizer.chat_template = _TEMPLATE.replace("IMAGE", image).replace("VIDEO", _video(image))

@@ -159,18 +159,19 @@ _INSEPARABLE: dict[str, dict[str, Any]] = {
 }
 
 
-def small_config(family: str) -> PretrainedConfig:
-    """Make the family's default config small."""
+def small_config(family: str, **served: dict[str, Any]) -> PretrainedConfig:
+    """Make the family's default config small, and set parts of it for an engine that can't serve it so."""
     default = AutoConfig.for_model(family)
     changes = FAMILIES[family][1] if family in FAMILIES else _INSEPARABLE[family]
-    values = _identified(narrow(_updated(default.to_dict(), changes), **_SIZES))
+    values = _updated(_identified(narrow(_updated(default.to_dict(), changes), **_SIZES)), served)
     return type(default)(**{key: value for key, value in values.items() if key != "model_type"})
 
 
-def small_network(family: str) -> PreTrainedModel:
+def small_network(family: str, **served: dict[str, Any]) -> PreTrainedModel:
     """Build the family in float32 with random weights, none of which is zero."""
     torch.manual_seed(0)
-    hf_model = getattr(transformers, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[family])(small_config(family))
+    kind = getattr(transformers, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[family])
+    hf_model = kind(small_config(family, **served))
     hf_model = hf_model.float().eval().requires_grad_(False)
     for weight in hf_model.parameters():
         if not weight.any() or (weight.ndim > 1 and weight.std() < 1e-6):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from stagebench.core.results import BENCHMARKS
+from stagebench.core.settings import ENGINES
 from stagebench.core.stages import BEFORE_GENERATE
 from stagebench.suite import plugin
 from stagebench.suite.selection import BY_DEFAULT
@@ -39,6 +40,12 @@ def pytest_collect_file(
     return [_OfPackage.from_parent(parent, path=file_path, nodeid=f"{BENCHMARKS}/{file_path.name}")]
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Ignore the benchmarks of engines where none but transformers is named."""
+    of_engines = collection_path.name == "test_engine.py" and collection_path.parent.name == BENCHMARKS
+    return True if of_engines and plugin.settings(config).engines == ENGINES[:1] else None
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Name the same file in failure reports, not the one that a function was imported from."""
     item.location = (item.nodeid.partition("::")[0], *item.location[1:])
@@ -48,10 +55,12 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out plain code for all backends but one, and the scaling benchmarks without `--stage-scale`."""
     timed_plainly = "eager" in plugin.settings(config).backends
+    transformers = ENGINES[0] in plugin.settings(config).engines
     left = [
         item
         for item in items
         if (timed_plainly and _is_repeated(item))
+        or (not transformers and "stage_model" in getattr(item, "fixturenames", ()))
         or (item.path.name == "test_scale.py" and not config.option.stage_scale)
     ]
     items[:] = [item for item in items if item not in left]

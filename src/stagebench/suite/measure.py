@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -10,10 +11,12 @@ import torch
 
 from stagebench.backends import load
 from stagebench.core.artifacts import Run, Sample, Work
-from stagebench.core.errors import StageError
+from stagebench.core.errors import ModelError, StageError
 from stagebench.core.settings import GenerationSettings, ModelSettings
-from stagebench.engines.engine import start
+from stagebench.engines.claims import Expected, engine_claims, expected
+from stagebench.engines.engine import Engine, start
 from stagebench.models.protocol import VisionLanguageModel
+from stagebench.models.registry import ANY
 from stagebench.models.weights import release
 from stagebench.pipeline.claims import Claim, claims
 from stagebench.pipeline.run_stages import Options
@@ -98,15 +101,12 @@ def _served(
     settings: Settings, column: str, passes: int, say: Say, found: dict[str, Measured], concurrency: int | None
 ) -> None:
     """Time passes of a model in an engine other than transformers, after one that is not timed."""
-    model, name = settings.columns[column]
+    _, name = settings.columns[column]
     for statistics in (True, False):
-        with settings.samples() as sample_of, pinned_runtime(settings.model):
-            say(f"starting {column}{'' if statistics else ' without its statistics'}")
-            release()
-            engine = start(name, model, settings.model, settings.engine, statistics=statistics)
-            done, under_load = list[Run](), None
+        done, under_load = list[Run](), None
+        with started(settings, column, say, statistics=statistics) as (engine, sample):
+            instrumented = engine.instrumented
             try:
-                sample, instrumented = sample_of(engine), engine.instrumented
                 for i in range(passes + 1):
                     say(f"pass {i} of {passes} of {column}")
                     done.append(engine.run(sample, settings.generation))
@@ -115,7 +115,6 @@ def _served(
                     server: Any = engine
                     under_load = server.under_load(sample, settings.generation, passes * concurrency, concurrency)
             finally:
-                engine.close()
                 runs = [replace(run, model=column) for run in done[1:]]
                 if statistics and runs:
                     found[column] = Measured(runs, None, (), engine.described, engine.warnings, under_load)
@@ -123,6 +122,22 @@ def _served(
             break
     else:
         found[column] = found[column]._replace(uninstrumented=tuple(run.e2e for run in runs))
+
+
+@contextmanager
+def started(
+    settings: Settings, column: str, say: Say = lambda line: None, *, statistics: bool = True
+) -> Iterator[tuple[Engine, Sample]]:
+    """Yield the engine of a column, and its sample."""
+    model, name = settings.columns[column]
+    say(f"starting {column}{'' if statistics else ' without its statistics'}")
+    with settings.samples() as sample_of, pinned_runtime(settings.model):
+        release()
+        engine = start(name, model, settings.model, settings.engine, statistics=statistics)
+        try:
+            yield engine, sample_of(engine)
+        finally:
+            engine.close()
 
 
 def measure(
@@ -171,9 +186,20 @@ def verify(settings: Settings, say: Say = lambda line: None) -> Iterator[tuple[s
     def check(model: VisionLanguageModel, sample: Sample) -> Iterator[Claim]:
         return claims(model, sample, settings.generation.options(), known=settings.known)
 
-    for name, made in _with_each(settings, settings.models, check, say):
-        for claim in made:
-            yield name, claim
+    def reference(model: VisionLanguageModel, sample: Sample) -> Expected:
+        return expected(model, sample, settings.generation)
+
+    for column, (name, served_by) in settings.columns.items():
+        if served_by == "transformers":
+            for _, made in _with_each(settings, [name], check, say):
+                yield from ((column, claim) for claim in made)
+            continue
+        if not name.startswith(ANY):
+            raise ModelError(f"verify needs the checkpoint that the engine serves ({ANY}FOLDER), got {name or 'none'}")
+        plain = replace(settings, model=replace(settings.model, backend="eager"))
+        [(_, found)] = _with_each(plain, [name], reference, say)
+        with started(settings, column, say) as (engine, sample):
+            yield from ((column, claim) for claim in engine_claims(engine, sample, settings.generation, found))
 
 
 def _with_each(

@@ -14,7 +14,7 @@ import pytest
 from pytest_benchmark.session import PerformanceRegression
 from rich.console import Console
 
-from stagebench.core.errors import GateError, ModelError, StagebenchError, StageError
+from stagebench.core.errors import GateError, StagebenchError, StageError
 from stagebench.core.machine import environment
 from stagebench.core.results import SCHEMAS, short_name
 from stagebench.core.shown import plain, show
@@ -113,8 +113,6 @@ def settings(config: pytest.Config) -> Settings:
             found = resolve({each.name: getattr(option, f"stage_{each.name}") for each in PYTEST})
             if option.stage_input is not None:
                 check_input(option.stage_input, found.loading)
-            if found.engines != ("transformers",):
-                raise ModelError(f"engines are timed by `stagebench run`, got {', '.join(found.engines)}")
         config.stash[selection.SETTINGS] = found
     return config.stash[selection.SETTINGS]
 

@@ -21,7 +21,7 @@ SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()  # settings of models; o
 BY_DEFAULT = pytest.StashKey[bool]()  # of an item that is left out by default, not by a choice
 DESELECTED = pytest.StashKey[dict[str, bool]]()  # by name, whether leaving it out was a choice
 _OPTIONS = ("-k", "-m", "--deselect", "--ignore", "--ignore-glob", "--lf", "--stepwise")
-_SELECTS = (*_OPTIONS, "--last-failed", "--sw", f"{PREFIX}model", f"{PREFIX}backend")
+_SELECTS = (*_OPTIONS, "--last-failed", "--sw", f"{PREFIX}model", f"{PREFIX}backend", f"{PREFIX}engine")
 
 
 def deselected(config: pytest.Config) -> list[str]:

@@ -20,6 +20,7 @@ from stagebench.core.settings import (
     BACKENDS,
     DEFAULT_MODELS,
     ENGINES,
+    VLLM,
     EngineSettings,
     GenerationSettings,
     LoadSettings,
@@ -82,6 +83,10 @@ class Settings:
     def identity(self, timed_gc: bool = False) -> dict[str, str]:
         """Return the identity of measurements with these settings; see `environment.identity`."""
         found = environment.identity(self.model, self.generation, self.question, self.input, self.loading, timed_gc)
+        if self.engines != ENGINES[:1]:
+            found["engine"] = " and ".join(self.engines) + self.engine.describe()
+        if "vllm" in self.engines:
+            found["vllm"] = environment.version_of(*VLLM)
         if self.engines == ("openai",):  # how a server runs its model can't be seen
             return {name: said for name, said in found.items() if name not in _UNSEEN} | {
                 "frames": str(self.model.frames)
@@ -189,6 +194,9 @@ def _require_served(settings: Settings) -> None:
     if (own.url is None) == ("openai" in settings.engines):
         raise ModelError(f"the engine openai, and no other, must have a url, got {named} and the url {own.url}")
     others = [name for name in settings.engines if name != "transformers"]
+    if others == [*settings.engines] and settings.backends != WITHOUT_CUDA:
+        got = f"the backends {', '.join(settings.backends)}"
+        raise ModelError(f"{', '.join(others)} must run the stages without a backend of transformers, got {got}")
     if others and settings.engines != ("openai",) and not settings.models[0].startswith(ANY):
         raise ModelError(f"{', '.join(others)} must serve a checkpoint ({ANY}FOLDER), got {', '.join(settings.models)}")
 

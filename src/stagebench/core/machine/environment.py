@@ -92,7 +92,7 @@ def machine(device: str) -> dict[str, str]:
             with opened_gpu() as gpu:
                 driver = str(gpu.nvml.nvmlSystemGetDriverVersion()) if gpu else UNKNOWN
     own = {"device": name, "driver": driver, "cpu": cpu, "cores": str(cores()), "python": platform.python_version()}
-    return own | {library: _version(library) for library in LIBRARIES}
+    return own | {library: version_of(library) for library in LIBRARIES}
 
 
 def cores() -> int:
@@ -123,11 +123,12 @@ def fingerprint(path: Path, *patterns: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return UNKNOWN
+def version_of(*distributions: str) -> str:
+    """Return the version of the first one that is installed."""
+    for distribution in distributions:
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(distribution)
+    return UNKNOWN
 
 
 def _cpu_name() -> str:
