@@ -1,8 +1,11 @@
 """`stagebench run --engine openai`, against servers on the loopback that behave as a test says."""
 
 import json
+import re
+import shlex
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from click.testing import CliRunner
 from loopback import CLOSE, MODEL, answer, plain, served
 from PIL import Image
 
-from stagebench import settings_of
+from stagebench import read_results, settings_of
 from stagebench.analysis.samples import costs_of, parse_samples
 from stagebench.cli import main
 from stagebench.core.artifacts import Sample
@@ -42,9 +45,9 @@ def there():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two small images."""
+    """Small images, as many as frames are shown by default."""
     made = tmp_path_factory.mktemp("images")
-    for i in range(2):
+    for i in range(8):
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 60, 3), np.uint8)).save(made / f"{i}.png")
     return made
 
@@ -95,7 +98,7 @@ def test_a_run_shows_what_a_server_shows_and_no_more(invoke, there):
     assert [*written["samples"][0]["seconds"]] == ["decode", "first token", "load", "request"]
     assert [each["text"] for each in written["samples"]] == ["a b c"] * 3
     assert [(each["tokens"], each["token_ids"], len(each["itl"])) for each in written["samples"]] == [(3, [], 1)] * 3
-    assert not {"dtype", "weights", "profile", "attention"} & written["identity"].keys()
+    assert {written["identity"][key] for key in ("dtype", "weights", "profile", "attention")} == {"none"}
     assert written["identity"]["engine"] == f"openai at {there.address}: somebody, model tiny, images as png"
 
 
@@ -114,6 +117,27 @@ def test_frames_are_sent_in_a_greedy_request_of_fixed_length(invoke, there):
     assert (sent["seed"], sent["model"], "image_format" in sent) == (3, MODEL, False)
     urls = [part["image_url"]["url"] for part in sent["messages"][0]["content"][:-1]]
     assert [url.partition(";")[0] for url in urls] == ["data:image/jpeg"] * 2
+
+
+def test_the_commands_of_the_guide_run(there, folder):
+    there.chat = lambda number: answer(*["a"] * there.chats[-1]["max_tokens"])
+    guide = (Path(__file__).parents[1] / "docs" / "guides" / "engines.md").read_text(encoding="utf-8")
+    commands = re.findall(r"(?m)^\$ stagebench (run --engine openai .*)$", guide)
+    for command in commands:
+        here = command.replace("http://127.0.0.1:8000", there.address).replace("clip.mp4", str(folder))
+        done = CliRunner().invoke(main, shlex.split(here))
+        assert done.exit_code == 0, done.output
+    assert len(commands) == 2
+    assert len(there.chats) == 7 + 7 + 12
+
+
+def test_the_suite_has_a_benchmark_of_each_row(there, folder, suite_command, tmp_path):
+    there.chat = answer(*"abcd")
+    asked = ("--stage-engine=openai", f"--stage-url={there.address}", "--stage-frames=2", f"--stage-input={folder}")
+    done = suite_command("-k", "test_engine", *asked, f"--benchmark-json={tmp_path / 'out.json'}")
+    assert done.returncode == pytest.ExitCode.OK, done.stdout + done.stderr
+    found = read_results(tmp_path / "out.json")["benchmarks"]
+    assert {each["group"] for each in found} == {"load", "request", "first token", "decode", "e2e"}
 
 
 def test_a_natural_length_asks_for_nothing_that_a_strict_server_refuses(invoke, there):

@@ -95,7 +95,7 @@ EXIT_CODES = {"compare": {3}, "doctor": {0, 3}}  # one pair of processes decides
 RUN_SUITES = [c for name in ("gate", "bench", "init") for c in commands(f"stagebench {name}")]
 
 
-OF_ENGINES = [c for c in COMMANDS if "engine" in c]  # test_vllm.py runs them, where vLLM is
+OF_ENGINES = [c for c in COMMANDS if "engine" in c]  # test_vllm.py runs them, where vLLM is, and test_openai.py
 
 
 @pytest.mark.parametrize("command", [c for c in commands("stagebench") if c not in RUN_SUITES + OF_ENGINES])

@@ -88,9 +88,7 @@ class Settings:
         if "vllm" in self.engines:
             found["vllm"] = environment.version_of(*VLLM)
         if self.engines == ("openai",):  # how a server runs its model can't be seen
-            return {name: said for name, said in found.items() if name not in _UNSEEN} | {
-                "frames": str(self.model.frames)
-            }
+            return found | dict.fromkeys(_UNSEEN, "none") | {"frames": str(self.model.frames)}
         if self.model.profile == "tiny":
             found["weights"] = f"stagebench's own, {environment.fingerprint(TRAINED, '*/*.safetensors', '*/*.json')}"
             found |= {} if self.input else {"input": f"clip, {self.loading.media}"}

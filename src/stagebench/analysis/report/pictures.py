@@ -25,7 +25,7 @@ def of_run(numbers: Mapping[str, Any], small: str) -> str:
     weights = "random weights" if here.get("weights") == "random" else f"weights: {here.get('weights')}"
     built = (
         f"{here['device']}; {here['profile']} profile, {weights}, {here['dtype']}"
-        if "dtype" in here
+        if here["dtype"] != "none"
         else here["engine"]
     )
     under = f"{built}; {here['generation']}"
