@@ -194,7 +194,7 @@ def test_tokens_from_a_cache_of_prefixes_are_a_warning(invoke, there):
 
 
 def test_a_first_token_that_comes_sooner_for_a_known_input_is_a_warning(invoke, there):
-    there.chat = lambda number: [0.1 * (number < UNTIMED), *THREE]
+    there.chat = lambda number: [0.3 * (number < UNTIMED), *THREE]
     done, _ = invoke()
     assert "ms for this one: it has a cache of prefixes or of images" in done.stderr
 
