@@ -1,18 +1,23 @@
 """The interpreter of a base that depends on something else; its packages are wheels made on the spot."""
 
+import io
+import re
 import subprocess
 import sys
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import stagebench
 from stagebench.core.errors import GateError
-from stagebench.gate.runner import worktrees
-from stagebench.gate.runner.worktrees import dependencies, python_of_base
+from stagebench.gate.runner import environments
+from stagebench.gate.runner.environments import dependencies, differing_packages, python_of_base, python_with
+from stagebench.gate.runner.gate import gate
 
 
 def checkout(folder, *dependencies, constraints=""):
@@ -23,17 +28,35 @@ def checkout(folder, *dependencies, constraints=""):
     return folder
 
 
-@pytest.fixture
-def wheel(tmp_path):
-    """A package of one module, `tiny`, that pip installs without a network."""
-    path = tmp_path / "tiny-1.0-py3-none-any.whl"
-    about = "tiny-1.0.dist-info"
+def write_wheel(folder, name, version, code):
+    """A package of one module that pip installs without a network."""
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    about = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("tiny.py", "VALUE = 1\n")
-        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        archive.writestr(f"{name}.py", code)
+        archive.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{about}/RECORD", "")
-    return f"tiny @ {path.as_uri()}"
+    return path
+
+
+@pytest.fixture
+def wheel(tmp_path):
+    """A requirement of a package with a module `tiny`."""
+    return f"tiny @ {write_wheel(tmp_path, 'tiny', '1.0', 'VALUE = 1').as_uri()}"
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """A folder that pip takes packages from, and nowhere else: two releases of `tiny`, and one of what is here too."""
+    folder = tmp_path / "shelf"
+    folder.mkdir()
+    for release, frames in (("1.0", 8), ("1.1", 9)):
+        write_wheel(folder, "tiny", release, f"FRAMES = {frames}")
+    write_wheel(folder, "iniconfig", "99.0", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
 
 
 def find(tmp_path, base, head):
@@ -74,11 +97,11 @@ def test_such_an_environment_has_this_package_and_what_it_needs_behind_its_own(t
 
 
 def test_two_gates_at_once_build_it_once(tmp_path, monkeypatch):
-    def build(folder, wanted):
+    def build(folder, *wanted):
         time.sleep(0.2)
         (folder / "complete").touch()
 
-    monkeypatch.setattr(worktrees, "_build", build)
+    monkeypatch.setattr(environments, "_build", build)
     base, head = checkout(tmp_path / "base", "a"), checkout(tmp_path / "head")
     with ThreadPoolExecutor(2) as both:
         found = list(both.map(lambda _: find(tmp_path, base, head), range(2)))
@@ -108,3 +131,64 @@ def test_a_project_that_can_not_be_read_is_refused(tmp_path):
     (tmp_path / "base" / "pyproject.toml").write_text("=")
     with pytest.raises(GateError, match=r"pyproject\.toml must be TOML, got: "):
         find(tmp_path, tmp_path / "base", tmp_path / "base")
+
+
+def test_what_a_requirement_names_is_installed_before_what_is_here_once(tmp_path, shelf):
+    said = []
+    first, again = (python_with(["iniconfig==99.*"], tmp_path / "home", said.append) for _ in range(2))
+    here = {"base": version("iniconfig"), "head": "99.0"}
+    assert differing_packages(Path(sys.executable), first) == {"iniconfig": here}
+    assert (first, [line.startswith("installing iniconfig==99.* in ") for line in said]) == (again, [True])
+
+
+def test_without_a_requirement_the_interpreter_is_this_one(tmp_path):
+    assert python_with([], tmp_path, print) == Path(sys.executable)
+
+
+def test_a_release_that_does_not_exist_is_one_line_and_left_nothing_complete(tmp_path, shelf):
+    with pytest.raises(GateError, match=r"can't make an environment, .*No matching distribution found for tiny==9$"):
+        python_with(["tiny==9"], tmp_path / "home", lambda line: None)
+    assert [*(tmp_path / "home").glob("*/complete")] == []
+
+
+@pytest.fixture
+def uses_tiny(tmp_path, new_project, git):
+    """A project whose work is that of the release of `tiny`, and which has changed since its commit."""
+    root = new_project(tmp_path / "project")
+    source = root / "src" / "fake.py"
+    source.write_text(source.read_text().replace("FRAMES = 8", "from tiny import FRAMES"))
+    return root
+
+
+def test_a_gate_of_two_releases_runs_the_same_code_with_both_and_says_first_what_differs(uses_tiny, shelf, tmp_path):
+    said = io.StringIO()
+    given = {"base_with": ["tiny==1.0"], "head_with": ["tiny"], "counters_only": True, "out": tmp_path / "out"}
+    decision = gate(repository=uses_tiny, console=Console(file=said, width=200), **given)
+    loud = [(v.benchmark.split("::")[-1], v.verdict, v.reason) for v in decision.verdicts if v.verdict != "pass"]
+    assert loud == [(f"test_stage[{n}]", "regression", "frames_decoded: 8 before, 9 now") for n in "ab"]
+    assert decision.more["packages"] == {"tiny": {"base": "1.0", "head": "1.1"}}
+    lines = [line for line in said.getvalue().splitlines() if not line.startswith("installing")]
+    assert (lines[0], "against itself" in lines[1]) == ("what differs: tiny 1.0 -> 1.1", True)
+
+
+def test_two_equal_environments_pass_and_say_that_nothing_differs(uses_tiny, shelf, tmp_path):
+    said = io.StringIO()
+    given = {"base_with": ["tiny==1.0"], "head_with": ["tiny==1.0"], "counters_only": True, "out": tmp_path / "out"}
+    decision = gate(repository=uses_tiny, console=Console(file=said, width=200), **given)
+    assert {v.verdict for v in decision.verdicts} == {"pass"}
+    assert "what differs: nothing, both environments hold the same packages" in said.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({}, "--base must name a revision, unless --base-with or --head-with names packages, got none"),
+        (
+            {"base_with": ["tiny"], "base_python": Path(sys.executable)},
+            "--base-python must be complete, got tiny to install too",
+        ),
+    ],
+)
+def test_sides_that_nothing_tells_apart_or_that_are_told_twice_are_refused(given, error):
+    with pytest.raises(GateError, match=f"^{re.escape(error)}$"):
+        gate(counters_only=True, **given)

@@ -20,7 +20,7 @@ _PYTHON = click.Path(path_type=Path, exists=True, executable=True)
     cls=DecidingCommand,
     params=[
         ROUNDS,
-        option("base", "Compare the working tree with this revision.", required=True, dest="revision"),
+        option("base", "Compare the working tree with this revision. Default: itself, see below.", dest="revision"),
         option("blocks", f"Time at most this many blocks of {BLOCK} processes. Default: 6 to 24.", kind=POSITIVE),
         option("budget", "Take at most this time, such as 90s or 5m. Default: no limit."),
         option("select", "Run these benchmarks, as pytest's -k. Default: those of pyproject.toml, or all."),
@@ -29,11 +29,13 @@ _PYTHON = click.Path(path_type=Path, exists=True, executable=True)
         option("lockstep", "Run both processes of a pair at once, in turns round by round.", default=False),
         option("seed", "Draw all orders with this seed. Default: drawn and printed.", kind=int),
         option("base-python", "Run the base with this interpreter. Default: this one, or a new one.", kind=_PYTHON),
+        option("base-with", "Give the base this package, such as transformers==5.17.*. Default: as here.", ()),
+        option("head-with", "Give the working tree this package, such as torch==2.12.*. Default: as here.", ()),
         option("out", "Keep the runs in this folder. Default: a new one in .benchmarks/gate/.", kind=FOLDER),
     ],
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGUMENTS]")
-def command(decision: Decision, revision: str, **given: Any) -> None:
+def command(decision: Decision, revision: str | None, **given: Any) -> None:
     """Compare the working tree with a revision.
 
     One process per side verifies and counts its work. Then fresh processes of both sides take turns, and times that
@@ -41,6 +43,10 @@ def command(decision: Decision, revision: str, **given: Any) -> None:
     all waiting: for a disk, a GPU, a sleep(). With --lockstep a slow second of the machine slows both sides: one
     process of a pair waits while the other runs a round. It needs memory for both; under `taskset -c 0` they share a
     core.
+
+    With --base-with or --head-with a side runs in an environment of its own: the packages that are named, what they
+    need, and all else as it is here. It is made once, and kept. Without --base both sides are then the working tree,
+    so that the packages alone are judged. What differs is printed first.
 
     Limits, tolerances and markers are those of the base, or the stricter of both sides. Other content, or another
     number of images or tokens, fails unless --allow-changed names its stage. Less work for the same content passes.

@@ -20,14 +20,15 @@ from stagebench.core.shown import duration, progress, teller
 from stagebench.core.stages import STAGE_NAMES
 from stagebench.gate.limits import RULES_FILE, Rules, read_both, seconds_of
 from stagebench.gate.runner.ab_runner import BLOCK, CLOCKS, PAIRS, ABPlan, ABRunner
+from stagebench.gate.runner.environments import Say, differing_packages, python_of_base, python_with
 from stagebench.gate.runner.fresh_process import Variant
 from stagebench.gate.runner.phases import Phases, least_blocks
-from stagebench.gate.runner.worktrees import Worktrees, python_of_base, worktrees
+from stagebench.gate.runner.worktrees import Worktrees, worktrees
 from stagebench.gate.verdicts import Decision
 
 
 def gate(
-    base: str,
+    base: str | None = None,
     *,
     select: str | None = None,
     blocks: int | None = None,
@@ -39,6 +40,8 @@ def gate(
     seed: int | None = None,
     allow_changed: Sequence[str] = (),
     base_python: Path | None = None,
+    base_with: Sequence[str] = (),
+    head_with: Sequence[str] = (),
     out: str | PathLike[str] | None = None,
     arguments: Sequence[str] = (),
     repository: str | PathLike[str] = ".",
@@ -46,6 +49,9 @@ def gate(
     console: Console | None = None,
 ) -> Decision:
     """Compare the working tree of a repository with the revision `base`, and return the decision.
+
+    With `base_with` or `head_with` a side has packages in the versions that these requirements name. Without a `base`
+    the code of both sides is then the working tree's.
 
     Options have the names of `stagebench gate`; `arguments` are further ones of pytest. Progress goes to `console`, by
     default nowhere. A given `decision` is filled, so that it holds what was known before an error. Raise
@@ -60,6 +66,10 @@ def gate(
     limit = None if budget is None else seconds_of(budget, "--budget")
     plan = ABPlan(blocks, rounds, select or "", clock, number, counters_only, lockstep, tuple(arguments), limit)
     _require_possible(plan, decision)
+    if not (base or base_with or head_with):
+        raise GateError("--base must name a revision, unless --base-with or --head-with names packages, got none")
+    if base_python and base_with:
+        raise GateError(f"--base-python must be complete, got {', '.join(base_with)} to install too")
     folder = Path(out or Path(".benchmarks", "gate", f"{datetime.now():%Y%m%d-%H%M%S}"))
     held = locked(folder, "--out must be a folder that no other gate writes to")
     with measurement(say), worktrees(Path(repository), base) as both, held:
@@ -69,23 +79,44 @@ def gate(
         plan = plan if select is not None else replace(plan, select=rules.select)
         decision.more = {"plan": asdict(plan), "base": both.commit, "head": both.head_commit, "dirty": both.dirty}
         decision.rules_differ += differ
+        pythons = _pythons(both, base_python, base_with, head_with, say)
+        if base_with or head_with:
+            packages = decision.more["packages"] = differing_packages(pythons["base"], pythons["head"])
+            say(f"what differs: {_versions(packages)}")
         say("\n".join([*_head(both, plan, folder), *decision.about_rules()]))
-        python = base_python.absolute() if base_python else python_of_base(both.base, both.head, both.home, say)
         with progress(console) as begin:
-            runner = ABRunner(_variants(both, python), plan, folder, _changed(python), begin)
+            runner = ABRunner(_variants(both, pythons), plan, folder, _changed(pythons), begin)
             decision.verdicts = Phases(runner, rules, decision, say, began).decide()
         write_json(folder / "decision.json", decision.as_json())
     return decision
 
 
-def _variants(both: Worktrees, python_of_base: Path) -> dict[str, Variant]:
-    sides = {"base": (both.base, python_of_base), "head": (both.head, Path(sys.executable))}
-    return {name: Variant(name, *side, both.imports[name], both.not_from) for name, side in sides.items()}
+def _pythons(
+    both: Worktrees, base: Path | None, base_with: Sequence[str], head_with: Sequence[str], say: Say
+) -> dict[str, Path]:
+    """Return the interpreter of each side."""
+    if base is not None:
+        of_base = base.absolute()
+    elif base_with:
+        of_base = python_with(base_with, both.home, say)
+    else:
+        of_base = python_of_base(both.base, both.head, both.home, say)
+    return {"base": of_base, "head": python_with(head_with, both.home, say)}
 
 
-def _changed(python_of_base: Path) -> tuple[str, ...]:
-    """Return the keys of the environment that may differ where each side has its own interpreter."""
-    return () if python_of_base == Path(sys.executable) else ("python", *environment.LIBRARIES)
+def _versions(packages: dict[str, dict[str, str | None]]) -> str:
+    told = (f"{name} {each['base'] or 'absent'} -> {each['head'] or 'absent'}" for name, each in packages.items())
+    return ", ".join(told) or "nothing, both environments hold the same packages"
+
+
+def _variants(both: Worktrees, pythons: dict[str, Path]) -> dict[str, Variant]:
+    roots = {"base": both.base, "head": both.head}
+    return {name: Variant(name, root, pythons[name], both.imports[name], both.not_from) for name, root in roots.items()}
+
+
+def _changed(pythons: dict[str, Path]) -> tuple[str, ...]:
+    """Return the keys of the environment that may differ where a side has its own interpreter."""
+    return () if {*pythons.values()} == {Path(sys.executable)} else ("python", *environment.LIBRARIES)
 
 
 def _require_possible(plan: ABPlan, decision: Decision) -> None:
@@ -105,7 +136,8 @@ def _require_possible(plan: ABPlan, decision: Decision) -> None:
 def _head(both: Worktrees, plan: ABPlan, folder: Path) -> Iterator[str]:
     """Yield the plan in lines, the confirmation included, before anything runs."""
     head = f"{both.head_commit[:7]}{', changed' * both.dirty}"
-    yield f"the working tree ({head}) against {both.commit[:7]}; orders of seed {plan.seed}; runs are kept in {folder}"
+    base = "itself" if both.same else both.commit[:7]
+    yield f"the working tree ({head}) against {base}; orders of seed {plan.seed}; runs are kept in {folder}"
     if not plan.counters_only:
         many = f"up to {plan.blocks * BLOCK} to time" if plan.blocks else "as many to time as needed"
         many += f" within {duration(plan.budget)}" if plan.budget is not None else ""

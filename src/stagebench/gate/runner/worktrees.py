@@ -1,18 +1,16 @@
-"""Copy both sides of a gate, a revision and the working tree, and find the base's interpreter.
+"""Copy both sides of a gate, a revision and the working tree.
 
 A copy is a separate repository that borrows the objects, settings and tags of the original. The original is only read,
 and nothing is left behind. No hooks run. Filters run where the base is checked out; the head's files are copied
 unchanged. Submodules are copied in the same way.
 """
 
-import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -22,8 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from stagebench.core.errors import GateError
 from stagebench.core.machine import processes
-from stagebench.core.machine.locks import locked, scratch_folder
-from stagebench.gate.limits import RULES_FILE, read_toml
+from stagebench.core.machine.locks import scratch_folder
 
 # In a hook these name the hook's repository, whatever folder git runs in.
 ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
@@ -52,6 +49,7 @@ class Worktrees:
     not_from: str  # the repository, and the folder of all copies, as a search path
     commit: str  # of the base
     head_commit: str
+    same: bool  # whether both sides are the working tree
     dirty: bool  # whether the head differs from its commit
     empty: tuple[str, ...]  # submodules that are empty on both sides, because they are in the working tree
     generated: tuple[str, ...]  # modules that git ignores, copied from the working tree to both sides
@@ -59,8 +57,8 @@ class Worktrees:
 
 
 @contextmanager
-def worktrees(repository: Path, revision: str) -> Iterator[Worktrees]:
-    """Copy both sides into a repository's `.git` folder, and remove them after the block.
+def worktrees(repository: Path, revision: str | None) -> Iterator[Worktrees]:
+    """Copy both sides into a repository's `.git` folder, and remove them after the block; None is the working tree.
 
     Both are copies, so that later edits change nothing, and neither side has warmer files. Leftovers of killed
     processes are removed first. Raise GateError where the repository or the revision does not exist, or is not complete
@@ -68,14 +66,16 @@ def worktrees(repository: Path, revision: str) -> Iterator[Worktrees]:
     """
     top = Path(_line(repository, "rev-parse", "--show-toplevel"))
     within = repository.resolve().relative_to(top)
-    commit, head_commit = _commit(top, revision, "the base"), _commit(top, "HEAD", "what is checked out")
+    head_commit = _commit(top, "HEAD", "what is checked out")
+    commit = _commit(top, revision, "the base") if revision else head_commit
     home = home_of(top)
     home.mkdir(exist_ok=True)
     with scratch_folder(home) as folder:
         base, head = folder / "base", folder / "head"
         (folder / "pytest.ini").touch()  # else pytest would find the repository's settings above a copy without any
-        empty = tuple(_check_out(_git_folder(top), commit, base, top))
-        _copy(top, head)
+        empty = tuple(_check_out(_git_folder(top), commit, base, top)) if revision else ()
+        for side in (head,) if revision else (base, head):
+            _copy(top, side)
         dirty = bool(_git(head, "status", "--porcelain", "--untracked-files=normal", "--ignore-submodules=none"))
         generated = tuple(_add_generated(top, (base, head)))
         if not (base / within).is_dir():
@@ -83,9 +83,8 @@ def worktrees(repository: Path, revision: str) -> Iterator[Worktrees]:
         found = [*imported_from(top)]
         imports = {side.name: [side / path for path in found] for side in (base, head)}
         not_from = f"{top}{os.pathsep}{home}"
-        yield Worktrees(
-            base / within, head / within, imports, not_from, commit, head_commit, dirty, empty, generated, home
-        )
+        sides = (base / within, head / within, imports, not_from, commit, head_commit, not revision)
+        yield Worktrees(*sides, dirty, empty, generated, home)
 
 
 def _add_generated(top: Path, copies: Sequence[Path]) -> Iterator[str]:
@@ -234,44 +233,3 @@ def _status(where: Path, *arguments: str) -> tuple[int, bytes, bytes]:
         return processes.run(command, env=environment)
     done = subprocess.run(command, env=environment, capture_output=True, check=False)  # noqa: S603 # git
     return done.returncode, done.stdout, done.stderr
-
-
-def dependencies(root: Path) -> tuple[list[str], str]:
-    """Return a checkout's `dependencies` and its pins; raise GateError for an unreadable pyproject.toml."""
-    project, pins = read_toml(root / RULES_FILE)[1].get("project", {}), root / "benchmarks" / "constraints.txt"
-    return sorted(project.get("dependencies", [])), pins.read_text(encoding="utf-8") if pins.is_file() else ""
-
-
-def python_of_base(base: Path, head: Path, home: Path, say: Callable[[str], None]) -> Path:
-    """Return this interpreter, or one in `home` with the base's dependencies if they differ; GateError if it fails."""
-    wanted = given = dependencies(base)
-    with suppress(GateError):  # pytest will report an unreadable head
-        given = dependencies(head)
-    if wanted == given or not wanted[0]:
-        return Path(sys.executable)
-    folder = home / f"python-{hashlib.sha256(repr((sys.version, sys.prefix, wanted)).encode()).hexdigest()[:12]}"
-    with locked(folder):  # else two gates would build it at once
-        if not (folder / "complete").is_file():
-            say(f"base and head have different dependencies: installing the base's in {folder}")
-            _build(folder, wanted)
-    return folder / "bin" / "python"
-
-
-def _build(folder: Path, wanted: tuple[list[str], str]) -> None:
-    (needed, pinned), pins = wanted, folder / "constraints.txt"
-    pip = ("pip", "--python", str(folder / "bin" / "python"), "--quiet", "--disable-pip-version-check")
-    _call("venv", "--clear", "--without-pip", str(folder))  # clears an interrupted build
-    pins.write_text(pinned, encoding="utf-8")
-    _call(*pip, "install", "--constraint", str(pins), *needed)
-    # This package and its dependencies come last on the search path, after the base's dependencies.
-    behind = [str(Path(__file__).parents[3]), *(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))]
-    site = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
-    (site / "behind.pth").write_text("\n".join(dict.fromkeys(behind)) + "\n", encoding="utf-8")
-    (folder / "complete").touch()
-
-
-def _call(*module: str) -> None:
-    status, _, said = processes.run([sys.executable, "-m", *module])
-    if status:
-        complaint = (said.decode(errors="replace").strip().splitlines() or ["no word"])[-1]
-        raise GateError(f"can't install the base's dependencies, use --base-python instead: {complaint}")
