@@ -48,6 +48,10 @@ def test_options_for_vllm_become_its_arguments(tmp_path):
         ({"engine": "sglang"}, "engines must be among transformers, vllm, openai, got sglang"),
         ({"engine": ["vllm"], "engine_args": ["eager"]}, "engine-args must be NAME=VALUE, got 'eager'"),
         ({"tensor_parallel": 2}, "tensor_parallel_size must be for one engine, vllm or openai, got transformers"),
+        (
+            {"engine": "vllm", "backend": "graph"},
+            "vllm must run the stages without a backend of transformers, got the backends graph",
+        ),
         ({"engine": "vllm", "model": "llava-1.5"}, "vllm must serve a checkpoint (hf:FOLDER), got llava-1.5"),
     ],
 )

@@ -1,6 +1,5 @@
 """Make settings from options: defaults that fit the machine, and contradictions refused before any work."""
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -33,6 +32,7 @@ from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import ANY, is_family, trained
 from stagebench.models.weights import TRAINED
 from stagebench.pipeline.load import load
+from stagebench.suite.engine_options import arguments_of, require_served
 from stagebench.suite.options import LOADING, SETTINGS
 
 WITHOUT_CUDA = ("eager",)  # backends without a GPU
@@ -168,50 +168,15 @@ def resolve(given: Mapping[str, Any]) -> Settings:
         question=given["question"],
         input=None if given["input"] is None else Path(given["input"]),
         engines=engines,
-        engine=EngineSettings(_engine_arguments(given), given["url"]),
+        engine=EngineSettings(arguments_of(given), given["url"]),
     )
-    _require_served(settings)
+    require_served(settings.engines, settings.engine, settings.models, settings.backends)
     if settings.model.weights is not None and len(models) > 1:
         raise ModelError(f"weights must be those of one model, got {len(models)} models: {', '.join(models)}")
     if (others := set(settings.backends) - set(WITHOUT_CUDA)) and not settings.model.device.startswith("cuda"):
         where = "a CPU" if settings.model.device == "cpu" else settings.model.device
         raise ModelError(f"backends on {where} are {', '.join(WITHOUT_CUDA)}, got {', '.join(sorted(others))}")
     return settings
-
-
-def _require_served(settings: Settings) -> None:
-    """Refuse unknown engines, models that they can't have, and settings of an engine that is not named."""
-    if unknown := [name for name in settings.engines if name not in ENGINES]:
-        raise ModelError(f"engines must be among {', '.join(ENGINES)}, got {', '.join(unknown)}")
-    own, named = settings.engine, ", ".join(settings.engines)
-    if own.arguments and len({"vllm", "openai"} & {*settings.engines}) != 1:
-        raise ModelError(f"{', '.join(own.arguments)} must be for one engine, vllm or openai, got {named}")
-    of_vllm = [name for name in own.arguments if name == "quantization" or name.endswith("_parallel_size")]
-    if of_vllm and own.url:
-        raise ModelError(f"{', '.join(of_vllm)} must be for the engine vllm, got {named}")
-    if (own.url is None) == ("openai" in settings.engines):
-        raise ModelError(f"the engine openai, and no other, must have a url, got {named} and the url {own.url}")
-    others = [name for name in settings.engines if name != "transformers"]
-    if others == [*settings.engines] and settings.backends != WITHOUT_CUDA:
-        got = f"the backends {', '.join(settings.backends)}"
-        raise ModelError(f"{', '.join(others)} must run the stages without a backend of transformers, got {got}")
-    if others and settings.engines != ("openai",) and not settings.models[0].startswith(ANY):
-        raise ModelError(f"{', '.join(others)} must serve a checkpoint ({ANY}FOLDER), got {', '.join(settings.models)}")
-
-
-def _engine_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return vLLM's arguments by their names: of our options that are not the default, and NAME=VALUE with JSON."""
-    sizes = {f"{kind}_parallel_size": given[f"{kind}_parallel"] for kind in ("tensor", "pipeline", "data")}
-    found = {name: size for name, size in sizes.items() if size != 1}
-    found |= {"quantization": given["quantization"]} if given["quantization"] else {}
-    for text in given["engine_args"]:
-        name, equals, value = text.partition("=")
-        if not equals or not name.replace("-", "_").isidentifier():
-            raise ModelError(f"engine-args must be NAME=VALUE, got {text!r}")
-        found[name.replace("-", "_")] = value
-        with suppress(ValueError):  # a text
-            found[name.replace("-", "_")] = json.loads(value)
-    return found
 
 
 def _of_models(models: tuple[str, ...], backends: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]:
