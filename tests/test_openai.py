@@ -27,6 +27,7 @@ from stagebench.suite import measure
 
 KEY = "sk-do-not-show-me"
 THREE = answer("a", " b", " c")
+SERVER = {"engine": "openai", "url": "http://a"}
 UNTIMED = 4  # requests before the first timed one: three of inputs that the server can't know, and a pass
 
 
@@ -199,6 +200,17 @@ def test_a_first_token_that_comes_sooner_for_a_known_input_is_a_warning(invoke, 
     assert "ms for this one: it has a cache of prefixes or of images" in done.stderr
 
 
+def test_a_server_without_a_cache_gets_no_warning(invoke, there):
+    there.chat = [0.2, *answer("a", " b", " c", pause=0.01)]
+    done, _ = invoke("--passes", "2")
+    assert "warning" not in done.stderr
+
+
+def test_frames_can_not_be_sent_as_a_video(there):
+    with pytest.raises(EngineError, match="a server gets frames as images, got --as video"):
+        OpenAIEngine("", ModelSettings(frames=2, as_="video"), EngineSettings(url=there.address))
+
+
 def test_events_of_several_tokens_and_different_texts_are_warnings(invoke, there):
     there.chat = lambda number: answer("a", f" {number}", tokens=3)
     done, _ = invoke()
@@ -279,6 +291,8 @@ def test_a_format_of_images_that_is_none_is_refused(engine):
     ("options", "said"),
     [
         ({"engine": "openai"}, "must have a url"),
+        ({**SERVER, "dtype": "float16", "seed": 1}, "is as the server built it, got dtype, seed"),
+        ({**SERVER, "as_": "video"}, "is as the server built it, got as for"),
         ({"url": "http://a"}, "the engine openai, and no other, must have a url"),
         (
             {"engine": "openai", "url": "http://a", "tensor_parallel": 2},

@@ -33,6 +33,7 @@ class Loopback:
         with suppress(OSError):
             while True:
                 connection, _ = self._listening.accept()
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as servers do
                 self._open.append(connection)
                 self._threads.append(threading.Thread(target=self._serve, args=[connection]))
                 self._threads[-1].start()

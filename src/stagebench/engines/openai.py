@@ -43,6 +43,8 @@ class OpenAIEngine:
         self._format = self._more.pop("image_format", "png")
         if self._format not in FORMATS:
             raise EngineError(f"image_format must be one of {', '.join(FORMATS)}, got {self._format!r}")
+        if settings.as_ == "video":
+            raise EngineError("a server gets frames as images, got --as video")
         self._server = Server(str(own.url))
         self._answers, self._unknown = list[Answer](), list[float]()
         try:

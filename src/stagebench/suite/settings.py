@@ -33,10 +33,11 @@ from stagebench.models.registry import ANY, is_family, trained
 from stagebench.models.weights import TRAINED
 from stagebench.pipeline.load import load
 from stagebench.suite.engine_options import arguments_of, require_served
-from stagebench.suite.options import LOADING, SETTINGS
+from stagebench.suite.options import BUILDING, LOADING, SETTINGS
 
 WITHOUT_CUDA = ("eager",)  # backends without a GPU
 _UNSEEN = ("profile", "weights", "seed", "dtype", "attention", "preprocess", "threads")
+_OF_CLIENT = ("model", "device", "threads", "frames")  # options of models that a server's client has too
 _OWN_PROCESSOR = {"real_shapes": "random", "narrow": "tiny-random", "preprocess": "checkpoint"}
 THREADS_A_CORE = 4  # more threads only wait for each other, and too many end the process
 
@@ -156,6 +157,9 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     models = _names(given["model"], [""] if asked else DEFAULT_MODELS)
     # A server alone knows its models, but what is also a checkpoint here.
     named = asked and not models[0].startswith(ANY)
+    of_server = [option for option in BUILDING if option.name not in _OF_CLIENT] if named else []
+    if idle := [each.name.strip("_") for each in of_server if given[each.name] not in (None, [], each.default)]:
+        raise ModelError(f"a server's model is as the server built it, got {', '.join(idle)} for the engine openai")
     given = {**given, **(_OWN_PROCESSOR if named else _of_models(models, backends, given))}
     if unknown := [name for name in backends if name not in BACKENDS]:
         raise ModelError(f"backends must be among {', '.join(BACKENDS)}, got {', '.join(unknown)}")
