@@ -5,8 +5,12 @@ import os
 import re
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -92,6 +96,38 @@ def test_five_stages_of_vllm_stand_beside_those_of_transformers(checkpoint, tmp_
     assert served["work"]["preprocess"] == asked
     explained = CliRunner().invoke(main, ["explain", str(tmp_path / "out.json")])
     assert (explained.exit_code, "vllm" in explained.output, "prefill" in explained.output) == (0, True, True)
+
+
+@pytest.fixture
+def address(llava, tmp_path):
+    """Where vLLM serves a checkpoint on the loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    given = ["--dtype=float32", "--enforce-eager", "--no-enable-prefix-caching", "--mm-processor-cache-gb=0"]
+    module = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", f"--model={llava}"]
+    here = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1"}
+    with (tmp_path / "log").open("wb") as log:
+        command = [*module, "--host=127.0.0.1", f"--port={port}", *given]
+        served = subprocess.Popen(command, env=here, stdout=log, stderr=log, start_new_session=True)
+        try:
+            for _ in range(240):
+                with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
+                assert served.poll() is None, (tmp_path / "log").read_text()
+                time.sleep(1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(served.pid, signal.SIGTERM)
+            served.wait(60)
+
+
+def test_a_server_of_vllms_gives_the_tokens_of_generate(address, llava, tmp_path):
+    asked = ["verify", f"--model=hf:{llava}", *ASKED[:-1], "--engine=openai", "--url", address]
+    result = CliRunner().invoke(main, [*asked, "--json", str(tmp_path / "out.json")])
+    assert result.exit_code == 0, result.output
+    seen = {each["claim"]: each["detail"] for each in json.loads((tmp_path / "out.json").read_text())["checks"]}
+    assert seen["it gives the tokens of generate()"] == "12 tokens equal"
+    assert seen["its prompt is that of transformers"].endswith(" tokens equal")
 
 
 def test_a_video_gives_the_tokens_of_generate_too(tmp_path):
