@@ -7,6 +7,7 @@ import functools
 import gc
 import os
 import subprocess
+import zipfile
 from importlib import import_module
 from pathlib import Path
 
@@ -223,6 +224,45 @@ def new_project(git):
         return root
 
     return make
+
+
+@pytest.fixture(scope="session")
+def write_wheel():
+    """Writes a package of one module to a folder, which pip installs without a network."""
+
+    def write(folder, name, version, code):
+        path = folder / f"{name}-{version}-py3-none-any.whl"
+        about = f"{name}-{version}.dist-info"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(f"{name}.py", code)
+            archive.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+            archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            archive.writestr(f"{about}/RECORD", "")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch, write_wheel):
+    """A folder that pip takes packages from, and nowhere else: two releases of `tiny`, and one of what is here too."""
+    folder = tmp_path / "shelf"
+    folder.mkdir()
+    for release, frames in (("1.0", 8), ("1.1", 9)):
+        write_wheel(folder, "tiny", release, f"FRAMES = {frames}")
+    write_wheel(folder, "iniconfig", "99.0", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def uses_tiny(tmp_path, new_project, git):
+    """A project whose work is that of the release of `tiny`, and which has changed since its commit."""
+    root = new_project(tmp_path / "project")
+    source = root / "src" / "fake.py"
+    source.write_text(source.read_text().replace("FRAMES = 8", "from tiny import FRAMES"))
+    return root
 
 
 QUICK_SUITE = """

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import time
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -28,35 +27,10 @@ def checkout(folder, *dependencies, constraints=""):
     return folder
 
 
-def write_wheel(folder, name, version, code):
-    """A package of one module that pip installs without a network."""
-    path = folder / f"{name}-{version}-py3-none-any.whl"
-    about = f"{name}-{version}.dist-info"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"{name}.py", code)
-        archive.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{about}/RECORD", "")
-    return path
-
-
 @pytest.fixture
-def wheel(tmp_path):
+def wheel(tmp_path, write_wheel):
     """A requirement of a package with a module `tiny`."""
     return f"tiny @ {write_wheel(tmp_path, 'tiny', '1.0', 'VALUE = 1').as_uri()}"
-
-
-@pytest.fixture
-def shelf(tmp_path, monkeypatch):
-    """A folder that pip takes packages from, and nowhere else: two releases of `tiny`, and one of what is here too."""
-    folder = tmp_path / "shelf"
-    folder.mkdir()
-    for release, frames in (("1.0", 8), ("1.1", 9)):
-        write_wheel(folder, "tiny", release, f"FRAMES = {frames}")
-    write_wheel(folder, "iniconfig", "99.0", "")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    return folder
 
 
 def find(tmp_path, base, head):
@@ -149,15 +123,6 @@ def test_a_release_that_does_not_exist_is_one_line_and_left_nothing_complete(tmp
     with pytest.raises(GateError, match=r"can't make an environment, .*No matching distribution found for tiny==9$"):
         python_with(["tiny==9"], tmp_path / "home", lambda line: None)
     assert [*(tmp_path / "home").glob("*/complete")] == []
-
-
-@pytest.fixture
-def uses_tiny(tmp_path, new_project, git):
-    """A project whose work is that of the release of `tiny`, and which has changed since its commit."""
-    root = new_project(tmp_path / "project")
-    source = root / "src" / "fake.py"
-    source.write_text(source.read_text().replace("FRAMES = 8", "from tiny import FRAMES"))
-    return root
 
 
 def test_a_gate_of_two_releases_runs_the_same_code_with_both_and_says_first_what_differs(uses_tiny, shelf, tmp_path):

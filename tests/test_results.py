@@ -232,8 +232,8 @@ def test_a_recording_is_as_many_processes_as_it_has_times(read):
     assert [p["benchmarks"][0]["stats"] for p in processes_of(run)] == [{"median": t} for t in (0.1, 0.2, 0.3)]
 
 
-def test_what_is_written_is_of_one_of_four_schemas():
+def test_what_is_written_is_of_one_of_five_schemas():
     sources = [path for folder in ("src", "benchmarks") for path in ROOT.glob(f"{folder}/**/*.py")]
     written = {path.stem: re.findall(r'versioned\(\s*"(\w+)"', path.read_text(encoding="utf-8")) for path in sources}
     assert set(SCHEMAS) == {"results", *(schema for schemas in written.values() for schema in schemas)}
-    assert len(SCHEMAS) == 4
+    assert len(SCHEMAS) == 5

@@ -19,7 +19,7 @@ from stagebench.core.errors import ResultsError
 from stagebench.core.json_files import json_of, json_text, read_bytes, write_text
 from stagebench.core.places import Place
 
-SCHEMAS = {"results": 1, "samples": 1, "verdicts": 1, "report": 1}  # the version of each format
+SCHEMAS = {"results": 1, "samples": 1, "verdicts": 1, "report": 1, "bisect": 1}  # the version of each format
 BENCHMARKS = "benchmarks"  # the folder of a checkout, and the package, that hold them
 REFERENCE = "test_reference"  # runs nothing of ours: it shows what the machine did, and is never judged
 NAMING = ("device", "profile", "dtype")  # keys that every environment has
