@@ -19,7 +19,7 @@ from stagebench.models.protocol import Family, key_of
 from stagebench.models.video_llava import VideoLlava
 
 # Hidden size, intermediate size, layers and heads of the tower, and of the language model. They are as wide as they can
-# be while a pass with 32 new tokens takes less than 150 ms on one core.
+# be while a pass with 32 new tokens takes about 150 ms on one core.
 _SIZES: dict[type[Family], tuple[tuple[int, int, int, int], tuple[int, int, int, int]]] = {
     EventGPT: ((64, 256, 3, 2), (128, 384, 3, 4)),
     Llava: ((128, 384, 3, 4), (128, 384, 3, 4)),
