@@ -29,7 +29,7 @@ def test_models_are_listed_with_what_each_can_do(folder, tiny_model):
     assert models["llava-1.5"] == {
         "from": "built in",
         "parameters": {
-            "tiny": 1449856,
+            "tiny": 1498240,
             "tiny-random": tiny_model("llava-1.5").hf_model.num_parameters(),
             "7b": 7063427072,
         },

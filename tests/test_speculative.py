@@ -12,6 +12,7 @@ from stagebench.core.artifacts import Sample
 from stagebench.core.errors import AnalysisError
 from stagebench.core.settings import GenerationSettings, ModelSettings
 from stagebench.media.synthetic_clip import write_synthetic_clip
+from stagebench.models.registry import build_model
 from stagebench.models.tiny.checkpoint import untrained
 from stagebench.pipeline.run_stages import prepared, reference_generate
 
@@ -21,13 +22,14 @@ QUESTIONS = ("What moves?", "How many objects are there?")
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Two of one tokenizer, and a draft that is nearly the target."""
-    made = [untrained(name, tmp_path_factory.mktemp(name), ModelSettings()) for name in ("eventgpt", "video-llava")]
-    near = replace(made[1], hf_model=copy.deepcopy(made[1].hf_model))
+    """A draft that knows nothing, one that is nearly the target, and the target; all of one tokenizer."""
+    other = untrained("eventgpt", tmp_path_factory.mktemp("other"), ModelSettings())
+    itself = build_model("video-llava", ModelSettings(profile="tiny"))
+    near = replace(itself, hf_model=copy.deepcopy(itself.hf_model))
     torch.manual_seed(0)
     for weight in near.hf_model.parameters():
-        weight.data += 0.02 * weight.data.std() * torch.randn_like(weight)
-    return {"other": made[0], "near": near, "itself": made[1]}
+        weight.data += 0.3 * weight.data.std() * torch.randn_like(weight)
+    return {"other": other, "near": near, "itself": itself}
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +109,6 @@ def test_another_tokenizer_is_refused(readers, sample_of, tiny_random):
 
 @pytest.fixture(scope="module")
 def tiny_random():
-    from stagebench.models.registry import build_model
-
     return build_model("llava-1.5", ModelSettings("tiny-random"))
 
 

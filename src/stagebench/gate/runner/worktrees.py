@@ -66,8 +66,8 @@ def worktrees(repository: Path, revision: str | None) -> Iterator[Worktrees]:
     """
     top = Path(_line(repository, "rev-parse", "--show-toplevel"))
     within = repository.resolve().relative_to(top)
+    commit = _commit(top, revision or "HEAD", "the base")
     head_commit = _commit(top, "HEAD", "what is checked out")
-    commit = _commit(top, revision, "the base") if revision else head_commit
     home = home_of(top)
     home.mkdir(exist_ok=True)
     with scratch_folder(home) as folder:
