@@ -32,8 +32,8 @@ def search_with(answers, tmp_path, number=6, asked=None, **options):
     """A search among releases 0 to number - 1, of which a gate says what `answers` returns."""
     asked = [] if asked is None else asked
 
-    def gate(good, release, counting, left, folder):
-        asked.append((release, counting))
+    def gate(search, release, left, folder):
+        asked.append((release, search.counters_only))
         answer = answers(int(release))
         if isinstance(answer, Exception):
             raise answer
@@ -101,6 +101,18 @@ def test_another_counter_than_the_one_that_is_followed_does_not_count(tmp_path):
         return decided(*(verdict("counter", "regression", name) for name in names))
 
     assert search_with(answers, tmp_path)[0].answer == ("3", "4")
+
+
+@pytest.mark.parametrize(
+    ("followed", "selection"),
+    [
+        ([], "a or b"),
+        ([("f.py::test_x[a-1.5]", None), ("f.py::C::test_y", "flops")], "test_x[a-1.5] or test_y"),
+        ([("f.py::test_x[a (b)]", None)], "a or b"),
+    ],
+)
+def test_what_is_followed_alone_is_run_where_its_names_can_be_selected(followed, selection):
+    assert Search("p", [*"01"], "a or b", followed).selection == selection
 
 
 def test_the_risk_is_the_sum_of_those_of_its_decisions_on_times():

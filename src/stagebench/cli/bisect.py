@@ -57,11 +57,17 @@ def command(
     limit = None if budget is None else seconds_of(budget, "--budget")
     chosen = select or (f"test_stage and {stage}" if stage else None)
 
-    def step(first: str, release: str, counting: bool, left: float | None, folder: Path) -> Decision:
-        given: dict[str, Any] = {"select": chosen, "rounds": rounds, "counters_only": counting, "arguments": arguments}
+    def step(search: Search, release: str, left: float | None, folder: Path) -> Decision:
+        counting, sides = search.counters_only, [f"{package}=={each}" for each in (search.releases[0], release)]
+        given: dict[str, Any] = {
+            "base_with": sides[:1],
+            "head_with": sides[1:],
+            "rounds": rounds,
+            "arguments": arguments,
+        }
         within = None if left is None or counting else f"{max(left, 1):.0f}s"
-        given |= {"base_with": [f"{package}=={first}"], "head_with": [f"{package}=={release}"]}
-        return gate(**given, budget=within, out=folder, console=console)
+        given |= {"select": search.selection or None, "counters_only": counting, "budget": within}
+        return gate(**given, out=folder, console=console)
 
     search = Search(package, releases(package, good, bad), chosen or "")
     search = bisect(search, step, out, limit, teller(console))

@@ -5,6 +5,7 @@ counters, which need no timing. A release that can't be measured or decided on i
 """
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from stagebench.gate.verdicts import JUDGED, PASS, REGRESSION, Decision, Verdict
 GOOD, BAD, SKIPPED = "good", "bad", "skipped"
 STATE = "bisect.json"  # in the folder of a search
 
+_KEYWORD = re.compile(r"[\w:+.\[\]/-]+")  # what pytest's -k takes unquoted
 _STEP = {"release": Text, "verdict": Text, "why": Text, "seconds": Spread, "runs": Count}
 _STORED = {"package": Text, "releases": list[Text], "select": Text, "followed": list[list[Text | None]]}
 _DRY = "-m pip install --dry-run --report - --quiet --disable-pip-version-check --no-deps --ignore-installed".split()
@@ -62,6 +64,17 @@ class Search:
             self.releases[first]
         )
 
+    @property
+    def counters_only(self) -> bool:
+        """Return whether counters alone are followed, which need no timing."""
+        return any(counter for _, counter in self.followed)
+
+    @property
+    def selection(self) -> str:
+        """Return the benchmarks that are followed, as pytest's `-k`, or those selected at first."""
+        names = sorted({name.split("::")[-1] for name, _ in self.followed})
+        return " or ".join(names) if names and all(map(_KEYWORD.fullmatch, names)) else self.select
+
     def next(self) -> str | None:
         """Return the untested release nearest to the middle of those that may be the first slower one."""
         if not self.steps:
@@ -82,7 +95,7 @@ class Search:
 
     def error(self, rules: Rules) -> float:
         """Return the probability that a decision on times was wrong, at most: none on counters is."""
-        if any(counter for _, counter in self.followed):
+        if self.counters_only:
             return 0.0
         wrong = {GOOD: 1 - rules.confidence, BAD: rules.alpha, SKIPPED: 0.0}
         return min(1.0, sum(wrong[step.verdict] for step in self.steps))
@@ -102,8 +115,8 @@ class Search:
         return f"{self.package} {bad}{also} made it slower: {', '.join(what)}; wrong in at most {risk}, by {by}"
 
 
-Gate = Callable[[str, str, bool, float | None, Path], Decision]
-"""Gates one release against another: counters only, within seconds, with its runs in a folder."""
+Gate = Callable[[Search, str, float | None, Path], Decision]
+"""Gates a release against the first one of a search, within seconds, and keeps its runs in a folder."""
 
 
 def releases(package: str, good: str, bad: str) -> list[str]:
@@ -138,7 +151,7 @@ def bisect(search: Search, gate: Gate, folder: Path, budget: float | None, say: 
         search, began = _resumed(search, folder / STATE), time.monotonic()
         while (release := search.next()) is not None:
             left = None if budget is None else (budget - (time.monotonic() - began)) / search.most_steps()
-            say(f"{search.package} {release} against {search.releases[0]}; {search.most_steps()} releases to test")
+            say(f"{search.package} {release} against {search.releases[0]}; at most {search.most_steps()} to test")
             step, followed = _step(search, gate, release, left, folder)
             search.steps.append(step)
             search.followed = search.followed or followed
@@ -150,10 +163,9 @@ def bisect(search: Search, gate: Gate, folder: Path, budget: float | None, say: 
 def _step(
     search: Search, gate: Gate, release: str, left: float | None, folder: Path
 ) -> tuple[Step, list[tuple[str, str | None]]]:
-    counting = any(counter for _, counter in search.followed)
     began, kept = time.monotonic(), folder / f"{len(search.steps)}-{release}-{time.time_ns()}"
     try:
-        decision = gate(search.releases[0], release, counting, left, kept)
+        decision = gate(search, release, left, kept)
     except GateError as error:
         return Step(release, SKIPPED, str(error), time.monotonic() - began, 0), []
     judged = [v for v in decision.verdicts if v.kind in JUDGED]
