@@ -112,12 +112,26 @@ def test_another_counter_than_the_one_that_is_followed_does_not_count(tmp_path):
     ],
 )
 def test_what_is_followed_alone_is_run_where_its_names_can_be_selected(followed, selection):
-    assert Search("p", [*"01"], "a or b", followed).selection == selection
+    assert Search("p", [*"01"], "a or b", [], followed).selection == selection
+
+
+FAILED = decided(verdict("counter", "regression"))  # a stage of the release refuses its own work
+
+
+@pytest.mark.parametrize("slower", [SLOWER, decided(verdict("counter", "regression", "flops"))])
+def test_a_release_whose_stage_fails_is_neither_good_nor_bad(tmp_path, slower):
+    found, _ = search_with(lambda i: FAILED if i in (2, 3) else slower if i >= 3 else FINE, tmp_path)
+    assert found.answer == ("1", "4")
+
+
+def test_a_last_release_whose_stage_fails_is_no_answer(tmp_path):
+    found, _ = search_with(lambda i: FAILED, tmp_path)
+    assert (found.answer, found.described(Rules())) == (None, "undecided: test_stage[a]: time: seen")
 
 
 def test_the_risk_is_the_sum_of_those_of_its_decisions_on_times():
     steps = [Step("3", BAD, "", 0, 8), Step("1", GOOD, "", 0, 8), Step("2", SKIPPED, "", 0, 0)]
-    search = Search("p", [*"0123"], "", [("test_x", None)], steps)
+    search = Search("p", [*"0123"], "", [], [("test_x", None)], steps)
     assert search.error(Rules(alpha=0.01, confidence=0.95)) == pytest.approx(0.06)
 
 
@@ -205,6 +219,10 @@ def test_the_command_names_the_release_of_more_work_and_goes_on_at_once_when_it_
     assert "tiny 1.4 (or 1.3, which could not be decided) made it slower: test_stage[a]" in first.stdout
     again = CliRunner().invoke(main, [*line, *quick])
     assert (again.exit_code, again.stdout) == (1, first.stdout)
+    source = uses_tiny / "src" / "fake.py"
+    source.write_text(source.read_text() + "# other code\n")
+    other = CliRunner().invoke(main, [*line, *quick])
+    assert (other.exit_code, "must be of the same search" in other.output) == (2, True)
     steps = json.loads(told.read_text())["steps"]
     assert {step["release"]: step["verdict"] for step in steps} == {"1.5": BAD, "1.3": SKIPPED, "1.2": GOOD, "1.4": BAD}
 

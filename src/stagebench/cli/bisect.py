@@ -1,5 +1,6 @@
 """`stagebench bisect`: find the release of a package from which on the code here is slower."""
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from stagebench.core.stages import STAGE_NAMES
 from stagebench.gate.limits import RULES_FILE, read_rules, seconds_of
 from stagebench.gate.runner.bisect import Search, bisect, releases
 from stagebench.gate.runner.gate import gate
+from stagebench.gate.runner.worktrees import state_of
 from stagebench.gate.verdicts import Decision
 from stagebench.suite.options import ROUNDS, option
 
@@ -69,7 +71,8 @@ def command(
         given |= {"select": search.selection or None, "counters_only": counting, "budget": within}
         return gate(**given, out=folder, console=console)
 
-    search = Search(package, releases(package, good, bad), chosen or "")
+    of = [state_of(Path()), sys.version, sys.prefix, f"{rounds} rounds", *arguments]
+    search = Search(package, releases(package, good, bad), chosen or "", of)
     search = bisect(search, step, out, limit, teller(console))
     click.echo(search.described(rules))
     answer = {"answer": search.answer and search.answer[1], "error": search.error(rules)}

@@ -19,14 +19,20 @@ from stagebench.core.errors import GateError
 from stagebench.core.json_files import read_json, write_json
 from stagebench.core.machine.locks import locked
 from stagebench.gate.limits import Rules
-from stagebench.gate.verdicts import JUDGED, PASS, REGRESSION, Decision, Verdict, exit_code
+from stagebench.gate.verdicts import JUDGED, NOT_MEASURED, PASS, REGRESSION, Decision, Verdict, exit_code
 
 GOOD, BAD, SKIPPED = "good", "bad", "skipped"
 STATE = "bisect.json"  # in the folder of a search
 
 _KEYWORD = re.compile(r"[\w:+.\[\]/-]+")  # what pytest's -k takes unquoted
 _STEP = {"release": Text, "verdict": Text, "why": Text, "seconds": Spread, "runs": Count}
-_STORED = {"package": Text, "releases": list[Text], "select": Text, "followed": list[list[Text | None]]}
+_STORED = {
+    "package": Text,
+    "releases": list[Text],
+    "select": Text,
+    "of": list[Text],
+    "followed": list[list[Text | None]],
+}
 _DRY = "-m pip install --dry-run --report - --quiet --disable-pip-version-check --no-deps --ignore-installed".split()
 
 
@@ -48,6 +54,7 @@ class Search:
     package: str
     releases: list[str]  # from the good one to the bad one
     select: str
+    of: list[str] = field(default_factory=list)  # what decisions depend on beside the release
     followed: list[tuple[str, str | None]] = field(default_factory=list)  # benchmarks, and each one's counter or None
     steps: list[Step] = field(default_factory=list)
 
@@ -169,11 +176,13 @@ def _step(
     except GateError as error:
         return Step(release, SKIPPED, str(error), time.monotonic() - began, 0), []
     judged = [v for v in decision.verdicts if v.kind in JUDGED]
-    found = search.followed or _to_follow(judged)
+    failed = [v for v in judged if v.kind == "counter" and v.counter is None and v.verdict != "pass"]  # by a stage
+    found = search.followed or ([] if failed else _to_follow(judged))
+    # A counter that is as before has no verdict of its own, and a failure is no cost.
     mine = [v for v in judged if (v.benchmark, v.counter) in found] if search.followed else judged
-    code = exit_code(mine) if mine or not search.followed else PASS  # a counter that is as before has no verdict
+    code = NOT_MEASURED if failed else exit_code(mine) if mine or not search.followed else PASS
     verdict = {PASS: GOOD, REGRESSION: BAD}.get(code, SKIPPED)
-    worst = next((v for v in mine if exit_code([v]) == code), None)
+    worst = next((v for v in failed or mine if failed or exit_code([v]) == code), None)
     why = f"{worst.benchmark.split('::')[-1]}: {worst.reason}" if worst else "as before"
     runs = len([*kept.glob("*-base.json"), *kept.glob("*-head.json")])
     return Step(release, verdict, why, time.monotonic() - began, runs), found
@@ -191,7 +200,7 @@ def _resumed(search: Search, path: Path) -> Search:
         return search
     stored = read_json(path, str(path), GateError)
     check(stored, _STORED, str(path), GateError)
-    same = {name: stored[name] for name in ("package", "releases", "select")}
+    same = {name: stored[name] for name in ("package", "releases", "select", "of")}
     wanted = {name: asdict(search)[name] for name in same}
     if same != wanted:
         raise GateError(f"{path} must be of the same search, {wanted}, got {same}")

@@ -5,6 +5,7 @@ and nothing is left behind. No hooks run. Filters run where the base is checked 
 unchanged. Submodules are copied in the same way.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -107,6 +108,13 @@ def imported_from(top: Path) -> Iterator[Path]:
     for each in dict.fromkeys(found):
         if each.is_relative_to(top) and not each.is_relative_to(sys.prefix):
             yield each.relative_to(top)
+
+
+def state_of(repository: Path) -> str:
+    """Return a working tree's commit, and a digest of its changes; untracked files do not count."""
+    changes = _git(repository, "diff", "HEAD", "--binary")
+    changed = f", changed ({hashlib.sha256(changes).hexdigest()[:12]})" if changes else ""
+    return f"{_commit(repository, 'HEAD', 'what is checked out')}{changed}"
 
 
 def home_of(repository: Path) -> Path:
