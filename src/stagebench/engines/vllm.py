@@ -27,6 +27,7 @@ CACHES_OFF = {"enable_prefix_caching": False, "mm_processor_cache_gb": 0}
 """With one of these the second round of a sample would measure a cache."""
 
 _QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}  # and nothing is sent to its makers
+_ON_GPU = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}  # once this process asked for the device, a forked one can't use it
 _ON_CPU = {  # a cache of 1 GiB, on any cores, and in this process, which starts in seconds
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -39,7 +40,7 @@ class VllmEngine:
 
     input_kind = "video"
     instrumented = True
-    warnings = ()
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, model: str, settings: ModelSettings, own: EngineSettings, *, statistics: bool = True) -> None:
         if (version := version_of(*VLLM)) == UNKNOWN:
@@ -110,12 +111,10 @@ class VllmEngine:
 
     def _with_statistics(self, run: Run, output: Any) -> Run:
         """Add the stages in vLLM: from when it schedules the prompt to the first token, and from there to the last."""
-        from vllm.benchmarks.mm_processor import get_timing_stats_from_engine
-
-        times, encoded = output.metrics, get_timing_stats_from_engine(self._llm.llm_engine).values()
+        times = output.metrics
         if run.generation.steps:
             run.seconds[DECODE.name] = times.last_token_ts - times.first_token_ts
-        if not self._statistics:
+        if (encoded := self._encoder_statistics()) is None:
             return run
         encode, calls = (sum(e.get(key, 0) for e in encoded) for key in ("encoder_forward_secs", "num_encoder_calls"))
         if not calls:
@@ -124,6 +123,19 @@ class VllmEngine:
         run.seconds[PREFILL.name] = times.first_token_ts - times.scheduled_ts - encode
         run.metered[ENCODE.name] = {"images_encoded": run.metered[PREPROCESS.name]["images"], "encoder_calls": calls}
         return run
+
+    def _encoder_statistics(self) -> list[Any] | None:
+        """Return what the encoder counted since the last call; None without statistics, or where vLLM has none."""
+        from vllm.benchmarks.mm_processor import get_timing_stats_from_engine
+
+        if not self._statistics or self.warnings:
+            return None
+        try:
+            return [*get_timing_stats_from_engine(self._llm.llm_engine).values()]
+        except Exception as error:  # noqa: BLE001 # a worker's own; some of vLLM's runners don't count
+            why = f"vllm tells nothing of its encoder ({one_line(error)}): encode and prefill are unattributed"
+            self.warnings = (f"{why}; VLLM_USE_V2_MODEL_RUNNER=0 may help",)
+            return None
 
     def _cache_hits(self) -> dict[str, float]:
         """Return how often each of vLLM's caches was hit so far, in tokens or images."""
@@ -155,8 +167,9 @@ def _arguments(settings: ModelSettings, *, statistics: bool) -> dict[str, Any]:
 
 
 def _started(model: str, settings: ModelSettings, given: dict[str, Any]) -> Any:
-    on_cpu = _ON_CPU | {"OMP_NUM_THREADS": str(settings.threads)} if settings.device == "cpu" else {}
-    environment = {name: os.environ.get(name, value) for name, value in (_QUIET | on_cpu).items()}
+    on_cpu = _ON_CPU | {"OMP_NUM_THREADS": str(settings.threads)}
+    wanted = _QUIET | (on_cpu if settings.device == "cpu" else _ON_GPU)
+    environment = {name: os.environ.get(name, value) for name, value in wanted.items()}
     # On a CPU it also takes this function away from torch.
     function = patch.object(torch, "set_num_threads", torch.set_num_threads)
     with patch.dict(os.environ, environment), function, warnings.catch_warnings(action="ignore"):
