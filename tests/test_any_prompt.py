@@ -123,7 +123,7 @@ def test_a_prompt_that_gives_other_states_is_refused(monkeypatch: pytest.MonkeyP
         return output, *rest
 
     monkeypatch.setattr(PromptCall, "run", run)
-    message = "^with the backend graph a prompt must give the states of the plain one, got a relative distance of "
+    message = "^in a graph a prompt must give the states of the plain one, got a relative distance of "
     with pytest.raises(ModelError, match=message):
         staged_generate(fast, inputs_for(fast), OPTIONS)
 

@@ -422,7 +422,7 @@ def test_generate_is_counted_once_for_all_backends(plain, counted, monkeypatch):
 def test_a_near_tie_is_a_text_for_a_backend_with_kernels_of_its_own_only(plain, counted, exact, accepted, monkeypatch):
     recipe = Recipe() if exact else Recipe(fused=True)
     fast = replace(plain, backend=GraphBackend(plain, "graph" if exact else "fused", None, recipe))
-    monkeypatch.setattr(GraphBackend, "_fused_step", lambda *_: None)  # the plain one, in its place
+    monkeypatch.setattr(GraphBackend, "fused_step", lambda *_: None)  # the plain one, in its place
     monkeypatch.setattr(verify_module, "match_tokens", lambda *_: TokenMatch("near-tie", 2, 1.0))
     with nullcontext() if accepted else pytest.raises(StageError, match="got another token 2"):
         assert verify(fast, counted).tokens.verdict == "near-tie"
@@ -430,7 +430,7 @@ def test_a_near_tie_is_a_text_for_a_backend_with_kernels_of_its_own_only(plain, 
 
 def test_a_near_tie_may_end_a_text_earlier(plain, sample, monkeypatch):
     fast = replace(plain, backend=GraphBackend(plain, "fused", None, Recipe(fused=True)))
-    monkeypatch.setattr(GraphBackend, "_fused_step", lambda *_: None)
+    monkeypatch.setattr(GraphBackend, "fused_step", lambda *_: None)
     reference = count_reference(plain, sample, {"max_new_tokens": 9, "min_new_tokens": 9, "do_sample": False})
     shorter = replace(reference, options=reference.options | {"min_new_tokens": 4, "eos_token_id": reference.tokens[4]})
     steps = reference.steps  # of the text that `generate()` is taken to have written

@@ -1,19 +1,26 @@
 """Engines that serve a model: what is asked of them, before one is started."""
 
+import os
+import sys
+from types import SimpleNamespace
+
 import pytest
 
-from stagebench import settings_of
+from stagebench import load_model, settings_of
 from stagebench.core.artifacts import Generation, Run
 from stagebench.core.errors import ModelError, StageError
 from stagebench.core.machine.environment import version_of
+from stagebench.core.settings import ModelSettings
 from stagebench.engines.engine import start
+from stagebench.engines.vllm import VllmEngine, _started
 
 GENERATED = Generation(((5, 6, 7),), ("length",), 2, (1.5, 2.0))
 
 
 def test_transformers_is_the_engine_and_adds_nothing_to_the_identity():
     settings = settings_of(model="llava-1.5", device="cpu")
-    assert (settings.columns, settings.identity().get("engine")) == ({"llava-1.5": ("llava-1.5", "transformers")}, None)
+    columns = {"llava-1.5": ("llava-1.5", "transformers", "eager")}
+    assert (settings.columns, settings.identity().get("engine")) == (columns, None)
 
 
 def test_an_engine_its_version_and_its_flags_are_part_of_the_identity(tmp_path):
@@ -76,3 +83,44 @@ def test_the_stages_that_an_engine_cant_tell_are_absent_from_its_pass():
 def test_a_stage_that_an_engine_tells_takes_time():
     with pytest.raises(StageError, match=r"every stage must take time, got 0.0 s for encode"):
         Run("served", {"load": 1.0, "encode": 0.0}, {}, 5.0, GENERATED, "text", first_token=2.0)
+
+
+def test_each_backend_has_a_column_beside_those_of_other_engines(tmp_path, monkeypatch):
+    monkeypatch.setattr("stagebench.suite.settings.WITHOUT_CUDA", ("eager", "graph", "fused"))
+    model = f"hf:{tmp_path}"
+    settings = settings_of(model=model, device="cpu", engine=["transformers", "vllm"], backend=["eager,graph", "fused"])
+    assert {name: (each.engine, each.backend) for name, each in settings.columns.items()} == {
+        model: ("transformers", "eager"),
+        f"{model} graph": ("transformers", "graph"),
+        f"{model} fused": ("transformers", "fused"),
+        f"{model} vllm": ("vllm", ""),
+    }
+    assert settings.identity()["attention"] == "sdpa, efficient kernels, eager and graph and fused backends"
+
+
+def test_where_one_backend_must_run_the_stages_several_are_refused(monkeypatch):
+    monkeypatch.setattr("stagebench.suite.settings.WITHOUT_CUDA", ("eager", "graph"))
+    with pytest.raises(ModelError, match=r"^one backend must run the stages here, got eager, graph$"):
+        load_model("llava-1.5", device="cpu", backend=["eager", "graph"])
+
+
+def test_where_vllm_counts_nothing_of_its_encoder_encode_and_prefill_are_absent(monkeypatch):
+    def fails(engine):
+        raise RuntimeError("no attribute 'get_encoder_timing_stats'")
+
+    monkeypatch.setitem(
+        sys.modules, "vllm.benchmarks.mm_processor", SimpleNamespace(get_timing_stats_from_engine=fails)
+    )
+    engine = object.__new__(VllmEngine)
+    vars(engine).update(_statistics=True, _llm=SimpleNamespace(llm_engine=None))
+    run = Run("served", {"load": 1.0}, {}, 5.0, GENERATED, "text", first_token=2.0)
+    times = SimpleNamespace(scheduled_ts=1.0, first_token_ts=2.0, last_token_ts=4.0)
+    assert engine._with_statistics(run, SimpleNamespace(metrics=times)).seconds == {"load": 1.0, "decode": 2.0}
+    [warning] = engine.warnings
+    assert "tells nothing of its encoder (RuntimeError: no attribute 'get_encoder_timing_stats')" in warning
+
+
+def test_on_a_gpu_vllm_starts_processes_that_can_use_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=lambda: dict(os.environ)))
+    found = _started("served", ModelSettings(device="cuda"), {})
+    assert found["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"

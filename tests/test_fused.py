@@ -176,7 +176,7 @@ def test_a_weight_changed_later_is_seen():
 
 
 REFUSED_CONFIGS = {
-    "q_proj without a bias": {"attention_bias": True},
+    "o_proj without a bias": {"attention_bias": True},
     "gate_proj without a bias": {"mlp_bias": True},
     "activation silu, got gelu": {"hidden_act": "gelu"},
     "default rotary embeddings, got linear": {
@@ -184,7 +184,7 @@ REFUSED_CONFIGS = {
     },
     "power of two, got 24": {"head_dim": 24},
     "float32, float16 or bfloat16, got torch.float64": {"dtype": torch.float64},
-    "LlamaModel as decoder, got MistralModel": {
+    "Qwen2_5_VLTextModel of transformers as decoder, got MistralModel": {
         "cls": MistralForCausalLM,
         "config": MistralConfig,
         "num_key_value_heads": 4,

@@ -39,7 +39,7 @@ def test_models_are_listed_with_what_each_can_do(folder, tiny_model):
         "backends": dict.fromkeys(("eager", "graph", "compiled", "fused")),
     }
     assert (models["qwen3-vl"]["parameters"]["random"], models["qwen3-vl"]["prompt_tokens"]) == (8767123696, 2430)
-    assert "qwen3-vl  the backend fused needs a model of one of our own families" in output
+    assert "transformers as decoder, got Qwen3VLTextModel" in output
 
 
 def test_all_that_is_registered_is_listed(folder, monkeypatch):

@@ -2,7 +2,7 @@
 
 Its encoders and its language model's call for a prompt are graphs too, where they can be captured. Nothing is specific
 to a family: the network itself prepares the inputs of its next step. Before a graph of the language model is used, it
-must give the outputs of the plain call. What can't be captured runs eagerly or is refused.
+must give the outputs of the plain call. What can't be captured or compiled runs eagerly or is refused.
 """
 
 import copy
@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree  # with which transformers registers i
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from stagebench.backends.any_prompt import PromptCall
-from stagebench.backends.capture import Captured, NotCapturableError
+from stagebench.backends.capture import Captured, Function, NotCapturableError
 from stagebench.backends.fixed_cache import cross_attention_layers, fill, fixed, forgets, hides, tensors_of_cache
 from stagebench.backends.graph import CACHE_BUCKET, LAG, Graphs, Session, up
 from stagebench.backends.static_cache import growing
@@ -73,7 +73,7 @@ class Step:
         self.sequences, self.length = sequences, sequences.shape[1] - 1  # of the cache
         cache_name, self.cache = next(each for each in self.plain.items() if isinstance(each[1], Cache))
         if not isinstance(self.cache, DynamicCache):
-            raise StageError(f"the backend graph must continue from a DynamicCache, got a {type(self.cache).__name__}")
+            raise StageError(f"a graph must continue from a DynamicCache, got a {type(self.cache).__name__}")
         names = ("input_ids", "position_ids", "attention_mask", cache_name)
         _, positions, mask, _ = map(self.plain.get, names)
         # A tensor with a column for each token so far describes the prompt's tokens.
@@ -90,9 +90,7 @@ class Step:
         elif held := [
             n for module in hf_model.modules() for n, each in vars(module).items() if isinstance(each, Tensor)
         ]:
-            raise ModelError(
-                f"the backend graph needs a step's positions, got a network that makes them from {held[0]}"
-            )
+            raise ModelError(f"a graph needs a step's positions, got a network that makes them from {held[0]}")
         if mask is None:
             mask = torch.ones_like(sequences)
         self.moves = hides(self.cache, slots) and bool(mask.all())  # the keys of a window; padding would move with them
@@ -110,6 +108,21 @@ class Step:
             session.step.inputs[name].copy_(tensor)
         fill(session.cache, self.cache, self.length)
 
+    def require_one_text(self) -> None:
+        """Refuse what `backends.fused` would compute otherwise: rows, padding, several positions of one token."""
+        for held, promise, got in (
+            (len(self.sequences) == 1, "decodes one row", len(self.sequences)),
+            (bool(self.tensors["mask"].all()), "takes a prompt without padding", "a padded one"),
+            (self.rotary.unique().numel() == 1, "turns a token by one position", self.rotary.tolist()),
+        ):
+            if not held:
+                raise StageError(f"the backend fused {promise}, got {got}")
+
+    @property
+    def rotary(self) -> Tensor:
+        """Return by how much the positions of a row's rotary embedding exceed those in the cache: (1,) or (3,)."""
+        return _rotary(self.tensors.get("offset", self.sequences.new_zeros(1)))
+
     def require_equal(self, session: Session) -> None:
         """Refuse a step with other logits than the plain one."""
         self.fill(session)
@@ -120,6 +133,11 @@ class Step:
         _require_close(mine, theirs, "a step must give the logits", self.form.hf_model)
 
 
+def _rotary(offset: Tensor) -> Tensor:
+    """Return the offsets of the three axes of a rotary embedding, or of its only one; a fourth one is the text's."""
+    return offset.flatten()[-3:]
+
+
 def _require_close(mine: Tensor, theirs: Tensor, what: str, hf_model: PreTrainedModel) -> None:
     """Refuse outputs that differ from the plain path's in the first half of the dtype's digits."""
     eps, mine, theirs = torch.finfo(theirs.dtype).eps, mine.float(), theirs.float()
@@ -127,7 +145,7 @@ def _require_close(mine: Tensor, theirs: Tensor, what: str, hf_model: PreTrained
     distance = float((mine - theirs)[written].norm() / theirs[written].norm())
     if not distance < eps**0.5:
         got = f"a relative distance of {distance:.2g} in a {type(hf_model).__name__}"
-        raise ModelError(f"with the backend graph {what} of the plain one, got {got}")
+        raise ModelError(f"in a graph {what} of the plain one, got {got}")
 
 
 @dataclass(eq=False)
@@ -139,15 +157,19 @@ class AnyGraphBackend(Graphs):
     prompts: dict[Hashable, Captured] = field(default_factory=dict, kw_only=True)  # in order of last use
     eager_prompts: str | None = None  # why they run eagerly, once one could not be captured
     _prompt_ran: str = field(default="eager: its language model is not called", init=False)  # what ran the last one
-    # It runs the plain path's own code, but where a window hides slots, sums have another order.
-    exact: bool = field(default=True, init=False)
+    _reordered: bool = field(default=False, init=False)  # where a window hides slots, sums have another order
+
+    @property
+    def exact(self) -> bool:
+        """Return whether it owes exactly the tokens of the plain path."""
+        return super().exact and not self._reordered
 
     @property
     def stages(self) -> dict[str, str]:
         """Return by stage what runs it, and why it is not a graph."""
         why = next(iter(self.eager_encoders.values()), None if self.encoders else "it runs within generate()")
-        encode = "graph" if why is None else f"eager: {why}"
-        return {ENCODE.name: encode, PREFILL.name: self._prompt_ran, DECODE.name: "graph"}
+        encode = self.name if why is None else f"eager: {why}"
+        return {ENCODE.name: encode, PREFILL.name: self._prompt_ran, DECODE.name: self.name}
 
     def encode(self, inputs: Inputs) -> Tape:
         """Encode, as the model's own `encode`."""
@@ -185,7 +207,7 @@ class AnyGraphBackend(Graphs):
             except NotCapturableError as error:
                 call = self.eager_prompts = str(error)
             else:
-                self._prompt_ran = "graph"
+                self._prompt_ran = self.name
                 for name, tensor in call.tensors.items():
                     captured.inputs[name].copy_(tensor)
                 output, filled, _ = captured()
@@ -216,23 +238,33 @@ class AnyGraphBackend(Graphs):
         session = self.latest(self.sessions, step.key(), functools.partial(self._new_session, step, slots))
         state = session.claimed()
         step.fill(session)
+        if self.recipe.fused:
+            step.require_one_text()  # last, because it waits for the device, which still runs the prompt
         return replace(prefilled, state=state)
 
     def _new_session(self, step: Step, slots: int) -> Session:
         kind = type(step.form.hf_model).__name__
         cache = fixed(step.cache, slots, step.form.hf_model, step.moves)
-        self.exact = self.exact and (step.moves or not hides(step.cache, slots))
+        self._reordered |= hides(step.cache, slots) and not step.moves
         before = [tensor.data_ptr() for tensor in tensors_of_cache(cache)]
         inputs = step.tensors | {"tokens": step.sequences[:, -1:]}
         if "offset" in inputs:  # below 0 in a padded row, but an empty cache has no such position
             inputs["offset"] = inputs["offset"].clamp(min=0)
+        fast = self._fused(step, cache) if self.recipe.fused else None
         try:
-            captured = self.capture(functools.partial(step.form.logits, cache), inputs)
+            captured = self.capture(functools.partial(step.form.logits, cache), inputs, fast, is_step=True)
+            if before != [tensor.data_ptr() for tensor in tensors_of_cache(cache)]:
+                raise ModelError(
+                    f"the backend {self.name} needs a cache at fixed addresses, got a moved one of a {kind}"
+                )
+            captured.nbytes += sum(tensor.nbytes for tensor in tensors_of_cache(cache))
+            session = Session(cache, captured, lag=1 if forgets(cache) else LAG)
+            step.require_equal(session)
         except NotCapturableError as error:
-            raise ModelError(f"the backend graph can't run steps of a {kind}: {error}") from error
-        if before != [tensor.data_ptr() for tensor in tensors_of_cache(cache)]:
-            raise ModelError(f"the backend graph needs a cache at fixed addresses, got a moved one of a {kind}")
-        captured.nbytes += sum(tensor.nbytes for tensor in tensors_of_cache(cache))
-        session = Session(cache, captured, lag=1 if forgets(cache) else LAG)
-        step.require_equal(session)
+            raise ModelError(f"the backend {self.name} can't run steps of a {kind}: {error}") from error
         return session
+
+    def _fused(self, step: Step, cache: Cache) -> Function:
+        step.require_one_text()
+        fused = self.fused_step(cache)
+        return lambda tokens, offset=None, **_: fused(tokens, None if offset is None else _rotary(offset))

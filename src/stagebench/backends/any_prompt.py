@@ -6,6 +6,7 @@ inserting the features, the last token's logits.
 
 import copy
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
@@ -97,7 +98,8 @@ class PromptCall:
         leaves[self.cache_at] = cache
         args, kwargs = pytree.tree_unflatten(leaves, self.structure)
         # During a capture transformers would make a mask that it omits elsewhere.
-        with _KnownPlaces(places), patch.object(masking_utils, "is_tracing", lambda *_: False):
+        known = _KnownPlaces(places) if places else nullcontext()  # torch.compile can't follow its `id`
+        with known, patch.object(masking_utils, "is_tracing", lambda *_: False):
             output = self.forward(*args, **kwargs)
         return output, cache, tensors_of_cache(cache)
 

@@ -22,7 +22,7 @@ WARM_UPS = 2  # calls before the capture, in which libraries choose kernels and 
 
 
 class NotCapturableError(ModelError):
-    """A function that reads values on the host, which a graph would not repeat."""
+    """A function that reads values on the host, which a graph would not repeat, or that can't be compiled."""
 
 
 class Captured:

@@ -69,7 +69,7 @@ def fixed(cache: Cache, slots: int, hf_model: PreTrainedModel, moves: bool) -> C
     across = cross_attention_layers(cache, hf_model)
     layers = [_fixed(layer, slots, layer in across, moves) for layer in cache.layers]
     if not any(isinstance(layer, StaticLayer) for layer in layers):
-        raise ModelError("the backend graph needs layers that attend to tokens, got none")
+        raise ModelError("a graph needs layers that attend to tokens, got none")
     return _FixedCache(layers=layers)
 
 
@@ -83,7 +83,7 @@ def _fixed(layer: Any, slots: int, across: bool, moves: bool) -> Any:
     if type(layer) is LinearAttentionLayer:
         return copy.deepcopy(layer)  # its states have one size, and are updated in place
     if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or not layer.is_initialized:
-        raise ModelError(f"the backend graph needs layers that attend to tokens, got a {type(layer).__name__}")
+        raise ModelError(f"a graph needs layers that attend to tokens, got a {type(layer).__name__}")
     window = layer.sliding_window if moves and type(layer) is DynamicSlidingWindowLayer else slots
     window = slots if window == 1 else window  # transformers keeps all keys of such a window
     made = _CrossAttentionLayer() if across else _WindowLayer(window) if window < slots else StaticLayer(slots)

@@ -57,16 +57,24 @@ def _products(
 
 @triton.jit
 def qkv_kernel(
-    x, norm, epsilon, query, key, value, out, queries, keys,
+    x, norm, epsilon, query, key, value, out, queries, keys, query_bias, key_bias, value_bias,
     k: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
-    """Norm, and the three projections in a row: out (queries + 2 keys,)."""
+    """Norm, and the three projections in a row, each with a bias or none: out (queries + 2 keys,)."""
     row = tl.program_id(0) * rows + tl.arange(0, rows)
     valid = row < queries + 2 * keys
     at = row.to(tl.int64) * k
     shared = tl.where(row < queries + keys, key + (at - queries * k), value + (at - (queries + keys) * k))
     starts = tl.where(row < queries, query + at, shared)
     result = _products(x, norm, epsilon, starts, valid, k, columns, dependent)
+    if query_bias is not None:
+        of_query = row < queries
+        of_key = (row < queries + keys) & (row >= queries)
+        of_value = valid & (row >= queries + keys)
+        bias = tl.load(query_bias + row, mask=of_query, other=0.0).to(tl.float32)
+        bias += tl.load(key_bias + row - queries, mask=of_key, other=0.0).to(tl.float32)
+        bias += tl.load(value_bias + row - queries - keys, mask=of_value, other=0.0).to(tl.float32)
+        result += bias
     tl.store(out + row, result.to(out.dtype.element_ty), mask=valid)
 
 
@@ -139,7 +147,7 @@ def _weigh(scores, values, maximum, total, weighted):
 
 @triton.jit
 def attend_kernel(
-    qkv, keys, values, length, inverse_frequencies, rope_scale, softmax_scale, maxima, sums, partial,
+    qkv, keys, values, length, offset, inverse_frequencies, rope_scale, softmax_scale, maxima, sums, partial,
     heads, kv_heads, capacity,
     dim: tl.constexpr, splits: tl.constexpr, block: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
@@ -160,7 +168,8 @@ def attend_kernel(
     stored = tl.minimum(position, capacity)
     earlier_keys = _cached(keys, first, stored, block, dim)
     earlier_values = _cached(values, first, stored, block, dim)
-    cos, sin = _rotation(position, inverse_frequencies, rope_scale, dtype, dim)
+    turns = position if offset is None else position + tl.load(offset).to(tl.int32)
+    cos, sin = _rotation(turns, inverse_frequencies, rope_scale, dtype, dim)
     _wait(dependent)
     query = _rotate(qkv + head * dim, cos, sin, dim).to(tl.float32)
     key = _rotate(qkv + (heads + kv_head) * dim, cos, sin, dim)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import Cache, GenerationConfig, StaticCache
+from transformers import Cache, GenerationConfig
 
 from stagebench.backends.capture import Captured, Function, Pool
 from stagebench.backends.static_cache import compiled_layers, prompt_logits, set_length, static_cache, step_logits
@@ -51,7 +51,12 @@ class Recipe:
 
     compiled: bool = False  # the model's layers by `torch.compile`
     fused: bool = False  # the decode step of `backends.fused`
-    bucket: int = 64  # prompts are padded to a multiple of this many tokens
+    bucket: int = 64  # prompts are padded to a multiple of this many tokens; any network's are not
+
+    @property
+    def exact(self) -> bool:
+        """Return whether it captures the network's own code, and owes exactly its tokens."""
+        return not (self.compiled or self.fused)
 
 
 # `eager` is not here: it means no backend.
@@ -93,9 +98,15 @@ class Graphs:
     model: VisionLanguageModel  # without a backend; its own code is captured
     name: str  # one of `RECIPES`
     pool: Pool
+    recipe: Recipe = Recipe()
     encoders: dict[Hashable, Captured] = field(default_factory=dict, kw_only=True)  # in order of last use
     sessions: dict[Hashable, Session] = field(default_factory=dict, kw_only=True)  # in order of last use
     setups: list[Captured] = field(default_factory=list, kw_only=True)  # all so far, also released ones
+
+    @property
+    def exact(self) -> bool:
+        """Return whether it owes exactly the tokens of the plain path."""
+        return self.recipe.exact
 
     def replayed(self) -> Counter[str]:
         """Return the work of all calls so far, because counters see no module and no operator in a graph."""
@@ -112,12 +123,38 @@ class Graphs:
         output = captured()
         return copy.deepcopy(output, {id(tensor): tensor.clone() for tensor in tensors_of(output)})
 
-    def capture(self, plain: Function, inputs: Mapping[str, Tensor], fast: Function | None = None) -> Captured:
-        """Capture a function, or `fast` with equal outputs, with copies of the inputs as its buffers."""
+    def capture(
+        self, plain: Function, inputs: Mapping[str, Tensor], fast: Function | None = None, is_step: bool = False
+    ) -> Captured:
+        """Capture a function with copies of the inputs as its buffers, by the recipe: itself, compiled, or `fast`."""
         own = {name: tensor.clone() for name, tensor in inputs.items()}
-        captured = Captured(plain, fast or plain, own, self.model.counted_modules, self.pool)
+        if fast is None and self.recipe.compiled:
+            fast = self._compiled(plain, is_step)
+        kernels = ATTENTION if is_step else [SDPBackend.CUDNN_ATTENTION, *ATTENTION]
+        # A backend that owes no exact tokens uses the fastest attention, also where the pinned runtime excludes it.
+        with nullcontext() if self.recipe.exact else sdpa_kernel(kernels, set_priority=True):
+            captured = Captured(plain, fast or plain, own, self.model.counted_modules, self.pool)
         self.setups.append(captured)
         return captured
+
+    def _compiled(self, plain: Function, is_step: bool) -> Function:
+        # Products with one row become fused reductions, which read weights faster than a library's matrix product.
+        options = {"coordinate_descent_tuning": True} if is_step else {}
+        limits = {"recompile_limit": RECOMPILE_LIMIT, "accumulated_recompile_limit": RECOMPILE_LIMIT}
+
+        def fast(**inputs: Tensor) -> Any:
+            with torch._dynamo.config.patch(limits), compiled_layers(self.model.hf_model, options):
+                return plain(**inputs)
+
+        return fast
+
+    def fused_step(self, cache: Cache) -> Callable[..., Tensor]:
+        """Return the step in Triton over a filled cache of one row."""
+        try:
+            from stagebench.backends.fused import FusedStep  # here, because Triton comes with CUDA only
+        except ImportError as error:
+            raise ModelError(f"the backend fused needs Triton, got {error}") from error
+        return FusedStep(self.model.hf_model, cache)
 
     def advance(self, prefilled: Prefilled, steps: int | None = None) -> Prefilled:
         """Run decode steps as `pipeline.decode.advance`; raise StageError where a later prompt holds the cache."""
@@ -148,12 +185,6 @@ class GraphBackend(Graphs):
     """Runs the stages of a family fast; see `models.protocol.Backend`."""
 
     model: Family
-    _recipe: Recipe
-
-    @property
-    def exact(self) -> bool:
-        """Return whether it runs the plain path's own code, with a padded prompt, and owes exactly its tokens."""
-        return not (self._recipe.compiled or self._recipe.fused)
 
     def encode(self, inputs: Inputs) -> Tensor:
         """Encode, as the model's own `encode`."""
@@ -174,7 +205,7 @@ class GraphBackend(Graphs):
 
     def lengths(self, tokens: int, limit: int) -> tuple[int, int]:
         """Pad a prompt to the recipe's bucket, and a cache to `CACHE_BUCKET`; see `models.protocol.Backend`."""
-        padded = up(tokens, self._recipe.bucket)
+        padded = up(tokens, self.recipe.bucket)
         return padded, up(max(padded, limit), CACHE_BUCKET)
 
     def prompt(
@@ -200,7 +231,7 @@ class GraphBackend(Graphs):
             (config.cache_implementation in (None, "static"), "has a static cache", config.cache_implementation),
             (chunk is None, "prefills at once", f"prefill_chunk_size={chunk}"),
             (texts == 1, "gives one text per prompt", f"num_return_sequences={texts}"),
-            (rows == 1 or not self._recipe.fused, "decodes one row", rows),
+            (rows == 1 or not self.recipe.fused, "decodes one row", rows),
             (bool(attention_mask.all()), "takes batches of prompts of one length", "a padded one"),
         ):
             if not held:
@@ -210,7 +241,7 @@ class GraphBackend(Graphs):
         cache = static_cache(self.model.hf_model, batch, length)
         plain = functools.partial(step_logits, self.model.hf_model, cache)
         inputs = {"tokens": torch.zeros(batch, 1, dtype=torch.long, device=self.model.hf_model.device)}
-        step = self.capture(plain, inputs, self._fused_step(cache) if self._recipe.fused else None, is_step=True)
+        step = self.capture(plain, inputs, self.fused_step(cache) if self.recipe.fused else None, is_step=True)
         step.nbytes += sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
         return Session(cache, step)
 
@@ -219,35 +250,6 @@ class GraphBackend(Graphs):
         length = torch.ones(1, dtype=torch.long, device=embeds.device)
         inputs = {"embeds": embeds.new_zeros(embeds.shape[0], padded, embeds.shape[2]), "length": length}
         return session.prompts.setdefault(padded, self.capture(plain, inputs))
-
-    def _fused_step(self, cache: StaticCache) -> Function:
-        try:
-            from stagebench.backends.fused import FusedStep  # here, because Triton comes with CUDA only
-        except ImportError as error:
-            raise ModelError(f"the backend fused needs Triton, got {error}") from error
-        return FusedStep(self.model.hf_model, cache)
-
-    def capture(
-        self, plain: Function, inputs: Mapping[str, Tensor], fast: Function | None = None, is_step: bool = False
-    ) -> Captured:
-        """Capture by the recipe: the function itself, compiled, or `fast`."""
-        if fast is None and self._recipe.compiled:
-            fast = self._compiled(plain, is_step)
-        kernels = ATTENTION if is_step else [SDPBackend.CUDNN_ATTENTION, *ATTENTION]
-        # A backend that owes no exact tokens uses the fastest attention, also where the pinned runtime excludes it.
-        with nullcontext() if self.exact else sdpa_kernel(kernels, set_priority=True):
-            return super().capture(plain, inputs, fast)
-
-    def _compiled(self, plain: Function, is_step: bool) -> Function:
-        # Products with one row become fused reductions, which read weights faster than a library's matrix product.
-        options = {"coordinate_descent_tuning": True} if is_step else {}
-        limits = {"recompile_limit": RECOMPILE_LIMIT, "accumulated_recompile_limit": RECOMPILE_LIMIT}
-
-        def fast(**inputs: Tensor) -> Any:
-            with torch._dynamo.config.patch(limits), compiled_layers(self.model.hf_model, options):
-                return plain(**inputs)
-
-        return fast
 
 
 class _OnDevice(Progress):

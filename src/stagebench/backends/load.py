@@ -8,6 +8,7 @@ import torch
 from stagebench.backends.any_graph import AnyGraphBackend
 from stagebench.backends.fixed_cache import why_not_fixed
 from stagebench.backends.graph import RECIPES, GraphBackend
+from stagebench.backends.llama_like import why_not_llama_like
 from stagebench.backends.static_cache import why_not_static
 from stagebench.core.errors import ModelError
 from stagebench.core.settings import ModelSettings
@@ -33,17 +34,14 @@ def with_backend(model: VisionLanguageModel, name: str) -> VisionLanguageModel:
     pool = torch.cuda.graph_pool_handle()
     if isinstance(plain, Family):
         return replace(model, backend=GraphBackend(plain, name, pool, RECIPES[name]))
-    return replace(model, backend=AnyGraphBackend(cast(HuggingFaceModel, plain), name, pool))
+    return replace(model, backend=AnyGraphBackend(cast(HuggingFaceModel, plain), name, pool, RECIPES[name]))
 
 
 def refusal(model: VisionLanguageModel, name: str) -> str | None:
     """Return in one line why a network's config rules out a backend; None where set-up on a GPU decides."""
     if name == "eager":
         return None
-    if isinstance(model, Family):
-        why = why_not_static(model.hf_model)
-    elif name == "graph":
-        why = why_not_fixed(model.hf_model)
-    else:
-        why = "a model of one of our own families"
+    why = (why_not_static if isinstance(model, Family) else why_not_fixed)(model.hf_model)
+    if why is None and RECIPES[name].fused:
+        why = why_not_llama_like(model.hf_model)
     return why and f"the backend {name} needs {why}"

@@ -10,10 +10,11 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, Cache, GenerationMixin, PreTrainedModel, StaticCache
-from transformers.cache_utils import StaticLayer
+from transformers.cache_utils import DynamicLayer, StaticLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from stagebench.backends.capture import NotCapturableError
 from stagebench.core.errors import ModelError
 from stagebench.models.protocol import CACHE_ARGUMENT
 
@@ -158,7 +159,16 @@ def _forward(layer: nn.Module, number: int, options: Mapping[str, Any]) -> Calla
         given = {name: value for name, value in kwargs.items() if isinstance(value, Cache)}
         if set(given) - {CACHE_ARGUMENT} or any(isinstance(value, Cache) for value in args):
             raise ModelError(f"a compiled layer must get its cache as {CACHE_ARGUMENT}, got another name")
-        return compiled(*args, **kwargs | {name: _alone(cache, number) for name, cache in given.items()})
+        alone = {name: _alone(cache, number) for name, cache in given.items()}
+        try:
+            output = compiled(*args, **kwargs | alone)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            why = str(error).partition("\n")[0]
+            raise NotCapturableError(f"a {type(layer).__name__} can't be compiled: {why}") from error
+        for name, cache in given.items():
+            if isinstance(grown := cache.layers[number], DynamicLayer):  # it gets new tensors, not new contents
+                vars(grown).update(vars(alone[name].layers[0]))
+        return output
 
     return forward
 
@@ -166,8 +176,9 @@ def _forward(layer: nn.Module, number: int, options: Mapping[str, Any]) -> Calla
 def _alone(cache: Cache, number: int) -> Cache:
     """Return a cache with one layer of another, in the same memory."""
     layer = copy.copy(cache.layers[number])
-    for name in ("keys", "values", "cumulative_length"):  # new objects, not marked as fixed addresses
-        setattr(layer, name, getattr(layer, name).detach())
+    for name, each in vars(layer).items():
+        if isinstance(each, Tensor):
+            setattr(layer, name, each.detach())  # a new object, not marked as a fixed address
     alone = copy.copy(cache)
     alone.layers = [layer]
     return alone

@@ -88,7 +88,7 @@ def _run(out: Path, settings: Settings, dataset: Path | None, order_seed: int | 
     samples = given.pop("samples") or (SYNTHETIC_SAMPLES if dataset is None else None)
     draft_tokens = given.pop("draft_tokens")
     wanted = Wanted(settings.loading, samples, durations=given.pop("durations") or (), **given)
-    longest = replace(settings, generation=wanted.generation("natural"))
+    longest = replace(settings.require_one_backend(), generation=wanted.generation("natural"))
     seed = _order_seed(out, order_seed)
     console = Console(stderr=True)
     with measurement(partial(console.print, markup=False, highlight=False)), scratch_folder() as folder:

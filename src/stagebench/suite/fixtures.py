@@ -33,7 +33,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(("stage_plain_model", "stage_model"), pairs, indirect=True, scope="session", ids=ids)
     if "stage_passes" in metafunc.fixturenames:
         columns = plugin.settings(metafunc.config).columns.items()
-        served = {column: f"{model}-{engine}" for column, (model, engine) in columns if engine != "transformers"}
+        served = {name: f"{each.model}-{each.engine}" for name, each in columns if each.engine != "transformers"}
         metafunc.parametrize("stage_passes", served, indirect=True, scope="session", ids=served.values())
 
 

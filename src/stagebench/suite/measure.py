@@ -4,16 +4,15 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 
 from stagebench.backends import load
 from stagebench.core.artifacts import Run, Sample, Work
 from stagebench.core.errors import ModelError, StageError
-from stagebench.core.settings import GenerationSettings, ModelSettings
-from stagebench.engines.claims import Expected, engine_claims, expected
+from stagebench.core.settings import ENGINES, GenerationSettings, ModelSettings
+from stagebench.engines.claims import engine_claims, expected
 from stagebench.engines.engine import Engine, start
 from stagebench.models.protocol import VisionLanguageModel
 from stagebench.models.registry import ANY
@@ -24,9 +23,8 @@ from stagebench.pipeline.timed_pass import check_passes, timed_pass
 from stagebench.pipeline.timing import pinned_runtime
 from stagebench.pipeline.verify import Verification, count_reference
 from stagebench.pipeline.verify import verify as verify_model
-from stagebench.suite.settings import Settings, settings_of
+from stagebench.suite.settings import Column, Settings, settings_of
 
-T = TypeVar("T")
 Say = Callable[[str], object]
 
 
@@ -61,7 +59,7 @@ def load_model(name: str, **options: Any) -> VisionLanguageModel:
     >>> stagebench.load_model("llava-1.5", device="cpu").profile
     'tiny'
     """
-    return load.load_model(name, settings_of(model=name, **options).model)
+    return load.load_model(name, settings_of(model=name, **options).require_one_backend().model)
 
 
 def run(
@@ -84,24 +82,29 @@ def run(
     >>> found["llava-1.5"].median.new_tokens
     4
     """
-    measured = partial(_measured, passes=passes, options=settings.generation.options(), say=say)
     if concurrency and not settings.engine.url:
         raise StageError(f"requests at once need a server (the engine openai), got {concurrency} and no url")
     found = {} if found is None else found
     for column in shuffled([*settings.columns], order_seed):
-        name, engine = settings.columns[column]
-        if engine == "transformers":
-            found |= _with_each(settings, [name], measured, say)
+        if settings.columns[column].engine == ENGINES[0]:
+            found[column] = _timed(settings, column, passes, say)
         else:
             _served(settings, column, passes, say, found, concurrency)
     return {column: found[column] for column in settings.columns}
+
+
+def _timed(settings: Settings, column: str, passes: int, say: Say) -> Measured:
+    """Time passes of a model in transformers."""
+    with _built(settings, settings.columns[column], say) as (model, sample):
+        found = _measured(model, sample, passes, settings.generation.options(), say)
+    return found._replace(runs=[replace(one, model=column) for one in found.runs])
 
 
 def _served(
     settings: Settings, column: str, passes: int, say: Say, found: dict[str, Measured], concurrency: int | None
 ) -> None:
     """Time passes of a model in an engine other than transformers, after one that is not timed."""
-    _, name = settings.columns[column]
+    name = settings.columns[column].engine
     for statistics in (True, False):
         done, under_load = list[Run](), None
         with started(settings, column, say, statistics=statistics) as (engine, sample):
@@ -129,7 +132,7 @@ def started(
     settings: Settings, column: str, say: Say = lambda line: None, *, statistics: bool = True
 ) -> Iterator[tuple[Engine, Sample]]:
     """Yield the engine of a column, and its sample."""
-    model, name = settings.columns[column]
+    model, name, _ = settings.columns[column]
     say(f"starting {column}{'' if statistics else ' without its statistics'}")
     with settings.samples() as sample_of, pinned_runtime(settings.model):
         release()
@@ -182,38 +185,34 @@ def verify(settings: Settings, say: Say = lambda line: None) -> Iterator[tuple[s
     >>> all(claim.held for name, claim in claims)
     True
     """
-
-    def check(model: VisionLanguageModel, sample: Sample) -> Iterator[Claim]:
-        return claims(model, sample, settings.generation.options(), known=settings.known)
-
-    def reference(model: VisionLanguageModel, sample: Sample) -> Expected:
-        return expected(model, sample, settings.generation)
-
-    for column, (name, served_by) in settings.columns.items():
-        if served_by == "transformers":
-            for _, made in _with_each(settings, [name], check, say):
-                yield from ((column, claim) for claim in made)
-            continue
-        if not name.startswith(ANY):
-            raise ModelError(f"verify needs the checkpoint that the engine serves ({ANY}FOLDER), got {name or 'none'}")
-        plain = replace(settings, model=replace(settings.model, backend="eager"))
-        [(_, found)] = _with_each(plain, [name], reference, say)
-        with started(settings, column, say) as (engine, sample):
-            yield from ((column, claim) for claim in engine_claims(engine, sample, settings.generation, found))
+    for name, column in settings.columns.items():
+        yield from ((name, claim) for claim in _claims_of(settings, name, column, say))
 
 
-def _with_each(
-    settings: Settings,
-    names: Sequence[str],
-    call: Callable[[VisionLanguageModel, Sample], T],
-    say: Say = lambda line: None,
-) -> Iterator[tuple[str, T]]:
-    """Build the models one by one, and call a function with each and its sample."""
+def _claims_of(settings: Settings, name: str, column: Column, say: Say) -> Iterator[Claim]:
+    options = settings.generation.options()
+    if column.engine == ENGINES[0]:
+        with _built(settings, column, say) as (model, sample):
+            yield from claims(model, sample, options, known=settings.known)
+        return
+    if not column.model.startswith(ANY):
+        got = column.model or "none"
+        raise ModelError(f"verify needs the checkpoint that the engine serves ({ANY}FOLDER), got {got}")
+    with _built(settings, column, say) as (model, sample):
+        found = expected(model, sample, settings.generation)
+    del model
+    with started(settings, name, say) as (engine, sample):
+        yield from engine_claims(engine, sample, settings.generation, found)
+
+
+@contextmanager
+def _built(
+    settings: Settings, column: Column, say: Say = lambda line: None
+) -> Iterator[tuple[VisionLanguageModel, Sample]]:
+    """Yield the model of a column of transformers, and its sample."""
+    settings = settings.build_with(column.backend or "eager")
     with settings.samples() as sample_of, pinned_runtime(settings.model):
-        for name in names:
-            say(f"building {name}")
-            release()  # the memory of the previous model, which is unreachable by now
-            model = load.load_model(name, settings.model)
-            found = call(model, sample_of(model))
-            del model
-            yield name, found
+        say(f"building {column.model}")
+        release()  # the memory of the previous model, which is unreachable by now
+        model = load.load_model(column.model, settings.model)
+        yield model, sample_of(model)

@@ -4,9 +4,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import product
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import torch
@@ -42,6 +43,14 @@ _OWN_PROCESSOR = {"real_shapes": "random", "narrow": "tiny-random", "preprocess"
 THREADS_A_CORE = 4  # more threads only wait for each other, and too many end the process
 
 
+class Column(NamedTuple):
+    """A model, and what runs its stages."""
+
+    model: str
+    engine: str
+    backend: str  # of transformers; "" for other engines
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The models that run, and how."""
@@ -57,13 +66,25 @@ class Settings:
     engine: EngineSettings = field(default_factory=EngineSettings)  # what the others of them get
 
     @property
-    def columns(self) -> dict[str, tuple[str, str]]:
-        """Return each model with each of its engines, by the name that its times have."""
-        pairs = [(model, engine) for model in self.models for engine in self.engines]
-        return {
-            model if engine == "transformers" else f"{model} {engine}".strip(): (model, engine)
-            for model, engine in pairs
-        }
+    def columns(self) -> dict[str, Column]:
+        """Return each model with each backend and each other engine, by the name that its times have."""
+        found = {}
+        for model, engine in product(self.models, self.engines):
+            for backend in self.backends if engine == ENGINES[0] else ("",):
+                plain = engine == ENGINES[0] and (backend == "eager" or len(self.backends) == 1)
+                name = model if plain else f"{model} {backend or engine}".strip()
+                found[name] = Column(model, engine, backend)
+        return found
+
+    def build_with(self, backend: str) -> "Settings":
+        """Return the settings with one of the backends."""
+        return replace(self, backends=(backend,), model=replace(self.model, backend=backend))
+
+    def require_one_backend(self) -> "Settings":
+        """Return the settings; refuse several backends."""
+        if len(self.backends) > 1:
+            raise ModelError(f"one backend must run the stages here, got {', '.join(self.backends)}")
+        return self
 
     def describe(self) -> str:
         """Return one line for the head of a table."""
@@ -71,7 +92,7 @@ class Settings:
             return f"{', '.join(self.models) or 'the model'} of {self.engine.url}; {self.generation.describe()}"
         model = self.model
         threads = f", {model.threads} threads" if model.device == "cpu" else ""
-        backend = "" if model.backend == "eager" else f", {model.backend} backend"
+        backend = "" if self.backends == ("eager",) else f", {' and '.join(self.backends)} backend"
         engines = "" if self.engines == ("transformers",) else f", by {' and '.join(self.engines)}"
         code = ", code of the checkpoint" if model.trust_remote_code else ""
         known = model.device == "cpu" or (model.device.startswith("cuda") and torch.version.hip is None)
@@ -84,6 +105,8 @@ class Settings:
     def identity(self, timed_gc: bool = False) -> dict[str, str]:
         """Return the identity of measurements with these settings; see `environment.identity`."""
         found = environment.identity(self.model, self.generation, self.question, self.input, self.loading, timed_gc)
+        if len(self.backends) > 1:
+            found["attention"] += f", {' and '.join(self.backends)} backends"
         if self.engines != ENGINES[:1]:
             found["engine"] = " and ".join(self.engines) + self.engine.describe()
         if "vllm" in self.engines:
@@ -117,7 +140,7 @@ class Settings:
 
 
 def settings_of(**options: Any) -> Settings:
-    """Make settings from options by their names on the command line, with underscores; one backend runs all stages.
+    """Make settings from options by their names on the command line, with underscores.
 
     >>> stagebench.settings_of(model=["eventgpt", "llava-1.5"], input="clip.mp4", natural_length=True).models
     ('eventgpt', 'llava-1.5')
@@ -128,9 +151,7 @@ def settings_of(**options: Any) -> Settings:
     for option in SETTINGS:
         _require_kind(option, (known | options)[option.name])
     settings = resolve(known | options)
-    if len(settings.backends) > 1:
-        raise ModelError(f"one backend must run the stages here, got {', '.join(settings.backends)}")
-    return replace(settings, model=replace(settings.model, backend=settings.backends[0]))
+    return settings if len(settings.backends) > 1 else settings.build_with(settings.backends[0])
 
 
 def _require_kind(option: click.Option, value: Any) -> None:
@@ -160,7 +181,7 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     of_server = [option for option in BUILDING if option.name not in _OF_CLIENT] if named else []
     if idle := [each.name.strip("_") for each in of_server if given[each.name] not in (None, [], each.default)]:
         raise ModelError(f"a server's model is as the server built it, got {', '.join(idle)} for the engine openai")
-    given = {**given, **(_OWN_PROCESSOR if named else _of_models(models, backends, given))}
+    given = {**given, **(_OWN_PROCESSOR if named else _of_models(models, given))}
     if unknown := [name for name in backends if name not in BACKENDS]:
         raise ModelError(f"backends must be among {', '.join(BACKENDS)}, got {', '.join(unknown)}")
     settings = Settings(
@@ -183,7 +204,7 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def _of_models(models: tuple[str, ...], backends: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]:
+def _of_models(models: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that models with their own processor, and "hf:", imply; refuse unknown models.
 
     The profiles "random" and "7b" both mean real shapes with random weights. The stored baselines of the default models
@@ -196,8 +217,6 @@ def _of_models(models: tuple[str, ...], backends: tuple[str, ...], given: Mappin
         raise ModelError(f"as video needs a model with its own processor, got {named}")
     if not own:
         return {"real_shapes": "7b", "narrow": "tiny" if all(map(trained, models)) else "tiny-random"}
-    if set(backends) - {"eager", "graph"}:
-        raise ModelError(f"backend must be eager or graph for {own}, got {', '.join(backends)}")
     if given["preprocess"] == "torch":
         raise ModelError(f"preprocess must be pil for a model with its own processor, got torch for {own}")
     of_checkpoint = _of_checkpoint(models, given) if any(name.startswith(ANY) for name in models) else {}
