@@ -21,11 +21,13 @@ RESULTS = ROOT / "docs" / "results"
 MS = Unit("{:.1f}", 1e3)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in RESULTS.glob("*.md")}
-H100, H200, TINY = PAGES["h100"], PAGES["h200"], PAGES["tiny"]
+H100, H200, TINY, STUDY = PAGES["h100"], PAGES["h200"], PAGES["tiny"], PAGES["tiny-study"]
 OF_GPU = {"h100-7b": H100, "h200-7b": H200}
 STATISTICS = (ROOT / "docs" / "concepts" / "statistics.md").read_text(encoding="utf-8")
 
 TRAINED = json.loads((RESULTS / "tiny-training.json").read_text(encoding="utf-8"))["runs"]
+STUDIED = ("eventgpt", "llava-1.5", "video-llava")
+REPORTS = {name: RESULTS / "tiny-study" / name / "report.json" for name in ("own", "frames", "events", "cached")}
 ASKED = ("count", "shape", "size", "direction", "speed", "ending", "color", "background")
 
 
@@ -429,3 +431,86 @@ def test_the_tiny_models_answer_what_they_are_shown_and_guess_what_they_are_not(
 def test_the_tiny_models_were_trained_by_the_command_of_today():
     today = {name: course | {"seed": 0} for name, course in COURSES.items()}
     assert {run["model"]: run["course"] for run in TRAINED} == today
+
+
+@pytest.fixture(scope="module")
+def study():
+    """Each run over the 200 clips."""
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in REPORTS.items()}
+
+
+def of_models(report, mode="natural"):
+    return [report["modes"][mode]["models"][name] for name in STUDIED]
+
+
+def with_interval(mean, interval, unit=MS):
+    return f"{unit.write(mean)} ({unit.write(tuple(interval[end] for end in ('low', 'high')))})"
+
+
+def of_spread(spread):
+    return with_interval(spread["mean"], spread["interval"])
+
+
+def row_of(*cells):
+    return f"| {' | '.join(cells)} |"
+
+
+def test_the_table_of_the_200_clips_is_that_of_their_report(study):
+    natural = of_models(study["own"])
+    rows = [row_of(name, *(of_spread(each["stages"][name]) for each in natural)) for name in STAGE_NAMES]
+    rows.append(row_of("e2e", *(of_spread(each["e2e"]) for each in natural)))
+    rows.append(row_of("new tokens", *(f"{each['tokens']['mean']:.1f}" for each in natural)))
+    rows.append(row_of("time per token", *(f"{each['tpot']['mean'] * 1e3:.2f}" for each in natural)))
+    fixed = of_models(study["own"], "fixed")
+    rows.append(row_of("e2e, 48 tokens each", *(of_spread(each["e2e"]) for each in fixed)))
+    assert [row for row in rows if row not in STUDY] == []
+    assert [(run["plan"]["samples"], run["measured"], run["failures"]) for run in study.values()] == [
+        (200, 1200, [])
+    ] * 4
+
+
+def test_what_each_factor_saves_over_the_200_clips_is_that_of_the_report(study):
+    pairs = {
+        (each["other"]["model"], each["baseline"]["model"]): each for each in study["own"]["modes"]["natural"]["pairs"]
+    }
+    found = [pairs["eventgpt", slower] for slower in ("llava-1.5", "video-llava")]
+    names = {name: name for name in (*STAGE_NAMES[:-1], "unattributed", "time per token")} | {
+        "number of tokens": "tokens"
+    }
+    rows = [
+        row_of(name, *(with_interval(each["seconds"][key], each["intervals"]["seconds"][key]) for each in found))
+        for name, key in names.items()
+    ]
+    rows.append(row_of("all", *(with_interval(each["saved"], each["intervals"]["saved"]) for each in found)))
+    assert [row for row in rows if row not in STUDY] == []
+    assert [each["sentences"][0] for each in found if each["sentences"][0] not in joined(STUDY)] == []
+
+
+def test_the_same_pixels_and_the_cache_took_what_the_reports_of_the_200_clips_say(study):
+    rows = []
+    for shown, run in {"its own": "own", "frames": "frames", "event images": "events"}.items():
+        for name, natural, fixed in zip(STUDIED, of_models(study[run]), of_models(study[run], "fixed"), strict=True):
+            times = of_spread(fixed["e2e"]), of_spread(natural["e2e"]), f"{natural['tokens']['mean']:.1f}"
+            rows.append(row_of(shown, name, *times, f"{natural['right']['share']:.1%}"))
+    pairs = [each for run in ("frames", "events") for each in study[run]["modes"]["fixed"]["pairs"]]
+    sides = [(each, {each["other"]["model"], each["baseline"]["model"]}) for each in pairs]
+    told = [each["sentences"][0] for each, both in sides if "eventgpt" in both]
+    assert (len(told), [sentence for sentence in told if sentence not in joined(STUDY)]) == (4, [])
+    own, cached = of_models(study["own"]), of_models(study["cached"])
+    for name, *both in zip(STUDIED, own, cached, strict=True):
+        times = [of_spread(each["stages"]["load"]) for each in both] + [of_spread(each["e2e"]) for each in both]
+        rows.append(row_of(name, *times))
+    assert [row for row in rows if row not in STUDY] == []
+
+
+def test_the_drafts_were_accepted_as_often_as_the_report_of_the_200_clips_says(study):
+    share, times, rows = Unit("{:.1%}", 1), Unit("{:.2f}", 1), []
+    for each in study["own"]["drafting"]:
+        found = each["speculation"]
+        accepted = with_interval(found["acceptance"], found["acceptance_interval"], share)
+        measured = with_interval(found["measured_speedup"], found["measured_interval"], times)
+        expected = f"{found['tokens_per_check']:.2f}", f"{found['expected_speedup']:.2f}"
+        if each["target"] != "eventgpt":
+            rows.append(row_of(each["draft"], each["target"], accepted, *expected, measured))
+    assert len(rows) == 4
+    assert [row for row in rows if row not in STUDY] == []
