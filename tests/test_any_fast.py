@@ -18,7 +18,7 @@ from stagebench.pipeline.prefill import prefill
 from stagebench.pipeline.run_stages import reference_generate, staged_generate
 from stagebench.pipeline.timing import pinned_runtime
 
-LLAMA_LIKE = ("internvl", "llava", "llava_onevision", "qwen2_5_vl", "qwen2_vl")
+LLAMA_LIKE = ("internvl", "llava", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 
 
 def fast(plain: HuggingFaceModel, name: str) -> HuggingFaceModel:
@@ -62,11 +62,11 @@ def test_fused_steps_give_the_scores_of_generate(name: str) -> None:
             assert_close(fused, plain, inputs_for(plain, words))
 
 
-@pytest.mark.parametrize("name", ["gemma3", "qwen3_vl", "mistral3"])
+@pytest.mark.parametrize("name", ["gemma3", "qwen3_5", "mistral3"])
 def test_a_decoder_that_the_kernels_do_not_compute_is_refused(name: str) -> None:
     why = refusal(plain_model(name), "fused")
     assert why is not None
-    assert why.startswith("the backend fused needs LlamaModel, ")
+    assert why.startswith("the backend fused needs a decoder of LlamaModel, ")
     assert refusal(plain_model(name), "compiled") is None
 
 

@@ -6,7 +6,18 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, MistralConfig, MistralForCausalLM, StaticCache
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    StaticCache,
+)
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from stagebench.core.errors import ModelError, StageError
@@ -39,7 +50,7 @@ def llama(dtype=torch.float32, device=DEVICE, cls=LlamaForCausalLM, config=Llama
         settings = {"num_hidden_layers": 2, "initializer_range": 0.3, "rms_norm_eps": 1e-5, **SIZES, **sizes}
         hf_model = cls._from_config(config(**settings), dtype=dtype).eval()
         for name, weight in hf_model.named_parameters():
-            if "norm" in name:
+            if "norm" in name or name.endswith("bias"):
                 nn.init.uniform_(weight, 0.5, 1.5)
     return hf_model
 
@@ -110,6 +121,27 @@ def test_every_family_says_the_same_as_exactly_with_the_fused_step(family):
 def test_sizes_that_fill_no_tile_and_grouped_queries_are_as_exact(sizes):
     own, mine = errors(llama(**sizes))
     assert mine <= min(1e-5, 3 * own)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("cls", "config"), [(Qwen2ForCausalLM, Qwen2Config), (Qwen3ForCausalLM, Qwen3Config)], ids=["biases", "head norms"]
+)
+def test_biases_and_norms_of_heads_are_as_exact(cls, config, dtype):
+    own, mine = errors(llama(dtype, cls=cls, config=config, head_dim=16, num_key_value_heads=2))
+    assert mine <= (1.5 * own if dtype is torch.float16 else min(1e-5, 3 * own))
+
+
+def test_an_offset_turns_a_token_as_a_later_position_does():
+    hf_model = llama()
+    own, mine = prefilled(hf_model), prefilled(hf_model)
+    token, offset = torch.tensor([[7]], device=DEVICE), torch.tensor([5], device=DEVICE)
+    later = {"input_ids": token, CACHE: own, "position_ids": offset.view(1, 1) + PROMPT}
+    with torch.no_grad():
+        expected = hf_model(**later).logits
+    step = fused.FusedStep(hf_model, mine)
+    assert relative(step(token, offset), expected) < 1e-5
+    assert relative(step(token), expected) > 1e-3
 
 
 def test_half_precision_is_rounded_where_transformers_rounds():
@@ -184,7 +216,7 @@ REFUSED_CONFIGS = {
     },
     "power of two, got 24": {"head_dim": 24},
     "float32, float16 or bfloat16, got torch.float64": {"dtype": torch.float64},
-    "Qwen2_5_VLTextModel of transformers as decoder, got MistralModel": {
+    "a decoder of LlamaModel, .*, got MistralModel": {
         "cls": MistralForCausalLM,
         "config": MistralConfig,
         "num_key_value_heads": 4,

@@ -25,7 +25,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_models_are_listed_with_what_each_can_do(folder, tiny_model):
-    output, models = listed("llava-1.5", "qwen3-vl")
+    output, models = listed("llava-1.5", "qwen3-vl", "gemma3")
     assert models["llava-1.5"] == {
         "from": "built in",
         "parameters": {
@@ -39,7 +39,8 @@ def test_models_are_listed_with_what_each_can_do(folder, tiny_model):
         "backends": dict.fromkeys(("eager", "graph", "compiled", "fused")),
     }
     assert (models["qwen3-vl"]["parameters"]["random"], models["qwen3-vl"]["prompt_tokens"]) == (8767123696, 2430)
-    assert "transformers as decoder, got Qwen3VLTextModel" in output
+    assert models["qwen3-vl"]["backends"] == dict.fromkeys(("eager", "graph", "compiled", "fused"))
+    assert "got Gemma3TextModel" in output
 
 
 def test_all_that_is_registered_is_listed(folder, monkeypatch):

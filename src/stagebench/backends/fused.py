@@ -101,9 +101,12 @@ class FusedStep:
         kv_heads, capacity, dim = cached.keys.shape[1:]
         heads, padded = query.out_features // dim, triton.next_power_of_2(self.splits)
         fixed = {"dim": dim, "splits": self.splits, "block": BLOCK_TOKENS, **self.dependent}
+        of_heads = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+        norms = [getattr(each, "weight", None) for each in of_heads]
+        epsilon = getattr(of_heads[0], "variance_epsilon", 0.0)
         attend_kernel[(heads, self.splits)](
-            self.qkv, cached.keys, cached.values, cached.cumulative_length, offset, rotary.inv_freq,
-            rotary.attention_scaling, attention.scaling, *self.partials, heads, kv_heads, capacity,
+            self.qkv, *norms, epsilon, cached.keys, cached.values, cached.cumulative_length, offset,
+            rotary.inv_freq, rotary.attention_scaling, attention.scaling, *self.partials, heads, kv_heads, capacity,
             num_warps=TOKEN_WARPS, **fixed,
         )  # fmt: skip
         combine_kernel[(heads,)](*self.partials, cached.cumulative_length, self.attended, padded=padded, **fixed)

@@ -120,13 +120,19 @@ def _rotation(position, inverse_frequencies, scale, dtype: tl.constexpr, dim: tl
 
 
 @triton.jit
-def _rotate(vector, cos, sin, dim: tl.constexpr):
-    """Rotate one head (dim,) as transformers' `apply_rotary_pos_emb`, with each product and the sum rounded."""
+def _rotate(vector, norm, epsilon, cos, sin, dim: tl.constexpr):
+    """Rotate one head (dim,), or its norm where `norm` is a weight, as transformers: each product and sum rounded."""
     at = tl.arange(0, dim)
+    opposite = (at + dim // 2) % dim
     straight = tl.load(vector + at).to(tl.float32)
-    crossed = tl.load(vector + (at + dim // 2) % dim).to(tl.float32)
-    crossed = tl.where(at < dim // 2, -crossed, crossed)
+    crossed = tl.load(vector + opposite).to(tl.float32)
     dtype = vector.dtype.element_ty
+    if norm is not None:
+        scale = tl.rsqrt(tl.sum(straight * straight) / dim + epsilon)
+        straight = (straight * scale).to(dtype).to(tl.float32) * tl.load(norm + at).to(tl.float32)
+        crossed = (crossed * scale).to(dtype).to(tl.float32) * tl.load(norm + opposite).to(tl.float32)
+        straight, crossed = straight.to(dtype).to(tl.float32), crossed.to(dtype).to(tl.float32)
+    crossed = tl.where(at < dim // 2, -crossed, crossed)
     return ((straight * cos).to(dtype).to(tl.float32) + (crossed * sin).to(dtype).to(tl.float32)).to(dtype)
 
 
@@ -147,11 +153,11 @@ def _weigh(scores, values, maximum, total, weighted):
 
 @triton.jit
 def attend_kernel(
-    qkv, keys, values, length, offset, inverse_frequencies, rope_scale, softmax_scale, maxima, sums, partial,
-    heads, kv_heads, capacity,
+    qkv, query_norm, key_norm, epsilon, keys, values, length, offset, inverse_frequencies, rope_scale, softmax_scale,
+    maxima, sums, partial, heads, kv_heads, capacity,
     dim: tl.constexpr, splits: tl.constexpr, block: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
-    """Apply the rotary embedding, write this token to the cache if it fits, and attend to one share of the tokens.
+    """Apply norms of heads, if any, and the rotary embedding; cache this token if it fits; attend to a share of all.
 
     The softmax's numerator is scaled to this program's own maximum: partial (heads, splits, dim).
     """
@@ -171,8 +177,8 @@ def attend_kernel(
     turns = position if offset is None else position + tl.load(offset).to(tl.int32)
     cos, sin = _rotation(turns, inverse_frequencies, rope_scale, dtype, dim)
     _wait(dependent)
-    query = _rotate(qkv + head * dim, cos, sin, dim).to(tl.float32)
-    key = _rotate(qkv + (heads + kv_head) * dim, cos, sin, dim)
+    query = _rotate(qkv + head * dim, query_norm, epsilon, cos, sin, dim).to(tl.float32)
+    key = _rotate(qkv + (heads + kv_head) * dim, key_norm, epsilon, cos, sin, dim)
     value = tl.load(qkv + (heads + kv_heads + kv_head) * dim + at)
     if (split == position // block % splits) & (head % (heads // kv_heads) == 0) & (position < capacity):
         tl.store(keys + position * dim + at, key)
