@@ -128,7 +128,6 @@ def test_chunks_of_a_prompt_are_refused(qwen, synthetic):
     ("options", "message"),
     [
         ({"weights": "elsewhere"}, "hf: must name the only model and its weights, got weights elsewhere too"),
-        ({"backend": ["graph", "fused"]}, "backend must be eager or graph for hf:here, got graph, fused"),
         ({"backend": "graph"}, "backends on a CPU are eager, got graph"),
         ({"frames": 0}, "frames must be at least 1, got 0"),
         ({"preprocess": "torch"}, "preprocess must be pil for a model with its own processor, got torch for hf:here"),

@@ -161,7 +161,6 @@ def test_a_checkpoint_of_another_family_is_refused(tmp_path):
     ("options", "message"),
     [
         ({"profile": "tiny", "weights": "here"}, "the profile 'pretrained', and no other, takes weights"),
-        ({"backend": "fused"}, "backend must be eager or graph for qwen3-vl, got fused"),
         ({"preprocess": "torch"}, "preprocess must be pil for a model with its own processor, got torch for qwen3-vl"),
         ({"trust_remote_code": True}, "trust_remote_code needs a checkpoint with its own code"),
     ],
