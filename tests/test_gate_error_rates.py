@@ -53,7 +53,7 @@ def rates(tmp_path_factory):
     record(folder / "one", blocks=6)
     record(folder / "two", blocks=6, seed=1)
     out = folder / "rates.json"
-    done = simulate(folder / "one", folder / "two", "--decisions", 300, "--power-decisions", 30, "--json", out)
+    done = simulate(folder / "one", folder / "two", "--decisions", 200, "--power-decisions", 20, "--json", out)
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text())
 
@@ -63,7 +63,7 @@ def test_all_recorded_pairs_are_drawn_from_and_the_reference_is_no_benchmark(rat
 
 
 def test_nothing_changed_raises_no_alarm_beyond_the_rate_that_is_said(rates):
-    assert rates["false_alarms"]["of"] == 300
+    assert rates["false_alarms"]["of"] == 200
     assert rates["false_alarms"]["low"] <= 0.01
 
 
@@ -73,6 +73,22 @@ def test_a_slowdown_is_found_the_more_often_the_larger_it_is(rates):
         assert found[0] == 0.0
         assert found[-1] > 0.9
         assert found == sorted(found)
+
+
+def test_a_gate_takes_the_start_and_the_rounds_of_its_processes(rates):
+    process = 10 + 7 * sum(rates["recorded"]["seconds"])
+    assert rates["seconds"]["mean"] >= (2 + 16) * process - 18
+    assert rates["seconds"]["mean"] <= rates["seconds"]["p90"] * 1.5
+
+
+def test_what_was_simulated_is_simulated_again_from_its_own_pairs(rates, tmp_path):
+    (tmp_path / "before.json").write_text(json.dumps(rates))
+    asked = ("--decisions", 200, "--power-decisions", 1, "--slowdown", 0.1, "--json", tmp_path / "again.json")
+    assert simulate(tmp_path / "before.json", *asked).returncode == 0
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert {key: again[key] for key in ("recorded", "false_alarms", "seconds")} == {
+        key: rates[key] for key in ("recorded", "false_alarms", "seconds")
+    }
 
 
 def test_folders_without_recorded_processes_are_refused(tmp_path):
