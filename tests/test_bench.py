@@ -247,7 +247,7 @@ def test_code_that_changes_while_it_is_recorded_is_refused_before_it_runs(tmp_pa
     plan = recording.plan_of(tmp_path, 1, "", ())
     (tmp_path / "conftest.py").write_text("raise KeyError")
     with pytest.raises(ResultsError, match="must not change during a recording"):
-        recording.Recording(tmp_path / "out", tmp_path, plan).measure(0, {})
+        recording.Recording(tmp_path / "out", recording.Variant("", tmp_path, Path()), plan).measure(0, {})
 
 
 def test_other_code_is_refused(recorded):

@@ -90,10 +90,10 @@ def test_the_help_of_each_number_has_its_unit():
 def test_an_option_without_which_a_command_cannot_work_is_required():
     needed = {name for name, each in all_options().items() if each.required}
     of_bisect = {f"bisect --{name}" for name in ("with", "good", "bad", "out")}
-    assert needed == {"analyze --out", "baseline accept --reason", "baseline drop --reason"} | of_bisect
+    assert needed == {"analyze --out", "baseline accept --reason", "baseline drop --reason", "matrix --out"} | of_bisect
     for name in needed:
         *command, missing = name.split()
         others = [word for each in needed - {name} if each.split()[:-1] == command for word in (each.split()[-1], "a")]
-        result = CliRunner().invoke(main, [*command, *others, *["a"] * ("baseline" in command)])
+        result = CliRunner().invoke(main, [*command, *others, *["a"] * (command[0] in ("baseline", "matrix"))])
         assert result.exit_code == 2
         assert f"Missing option '{missing}'" in result.output

@@ -194,6 +194,7 @@ OF_A_MODEL = {"params": {"stage_plain_model": "mine", "stage_model": "eager", "s
 @pytest.mark.parametrize("of_others", [{}, {"params": None}, {"params": {"size": 3}}])
 def test_a_model_that_no_benchmark_runs_is_refused(of_others):
     require_models(["--stage-model=mine"], {"benchmarks": [of_others, OF_A_MODEL]})
+    require_models(["--stage-model=hf:mine"], {"benchmarks": [of_others, {"params": {"stage_passes": "hf:mine vllm"}}]})
     require_models(["--stage-new-tokens=3"], {"benchmarks": [of_others]})
     for option in ("--stage-model", "--stage-backend", "--stage-profile", "--stage-weights"):
         with pytest.raises(GateError, match=f"^{option} must have a selected benchmark that runs a model, got none"):

@@ -29,6 +29,7 @@ from stagebench.core.json_files import parse_json, write_json
 from stagebench.core.places import place_of
 from stagebench.core.results import Results, read_results, require_sound, validate
 from stagebench.gate.baseline import folder_of
+from stagebench.gate.runner.fresh_process import Variant
 from stagebench.gate.runner.recording import Recording, combine
 
 HERE = {"device": "a CPU", "cpu": "a CPU", "profile": "tiny", "dtype": "float32"}
@@ -208,7 +209,7 @@ def test_doctor_says_which_baselines_it_can_not_read(written, tmp_path):
 
 def test_record_goes_on_or_refuses(written, tmp_path):
     plan = {"rounds": 2, "select": "", "arguments": ["--x"], "code": "c"}
-    recording = Recording(tmp_path / "processes", tmp_path, plan)
+    recording = Recording(tmp_path / "processes", Variant("", tmp_path, tmp_path), plan)
     for place, mutant in enumerate(mutants(a_run(), "recorded", 120)):
         for number in range(3):
             written(f"processes/0{number}.json", mutant if number == place % 2 else a_run())

@@ -92,7 +92,7 @@ QUICK = ("--device", "cpu", "--new-tokens", "4")  # unless the command says othe
 EXIT_CODES = {"compare": {3}, "doctor": {0, 3}}  # one pair of processes decides no time; a busy machine is not fit
 
 
-RUN_SUITES = [c for name in ("gate", "bench", "init", "bisect") for c in commands(f"stagebench {name}")]
+RUN_SUITES = [c for name in ("gate", "bench", "init", "bisect", "matrix") for c in commands(f"stagebench {name}")]
 
 
 OF_ENGINES = [c for c in COMMANDS if "engine" in c]  # test_vllm.py runs them, where vLLM is, and test_openai.py

@@ -14,6 +14,7 @@ from stagebench.cli import main
 from stagebench.cli.output import Console
 from stagebench.core.shown import progress
 from stagebench.core.stages import STAGE_NAMES, STAGES
+from stagebench.gate.runner.fresh_process import Variant
 from stagebench.gate.runner.recording import Recording
 from stagebench.pipeline.claims import CLAIMS
 from stagebench.suite import measure
@@ -152,6 +153,6 @@ def test_a_recording_draws_before_each_process_and_not_while_it_runs(terminal, m
 
     monkeypatch.setattr(Recording, "measure", measured)
     with progress(Console(file=terminal.err)) as begin:
-        Recording(tmp_path, tmp_path, {}).record(2, lambda line: None, begin)
+        Recording(tmp_path, Variant("", tmp_path, Path()), {}).record(2, lambda line: None, begin)
     names = ["verifying process", "timing process 1", "timing process 2"]
     assert seen == [(name, threading.active_count()) for name in names]

@@ -20,6 +20,7 @@ COMMANDS = {
     "summary": ("summary:command", "Print a gate's decision from its JSON, as a comment in Markdown."),
     "gate": ("gate:command", "Compare the working tree with a revision."),
     "bisect": ("bisect:command", "Find the release of a package that made the working tree slower."),
+    "matrix": ("matrix:command", "Compare models, versions, engines and backends by one plan."),
     "init": ("init:command", "Write workflows, a benchmark and limits into this repository."),
     "trend": ("stored:trend_command", "Look for changes in a folder of runs."),
     "analyze": ("analyze:command", "Measure many samples, and write a report."),

@@ -4,12 +4,9 @@ What the gate of the first against the last release calls a regression is follow
 counters, which need no timing. A release that can't be measured or decided on is left out.
 """
 
-import json
 import re
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from stagebench.core.errors import GateError
 from stagebench.core.json_files import read_json, write_json
 from stagebench.core.machine.locks import locked
 from stagebench.gate.limits import Rules
+from stagebench.gate.runner.environments import newest
 from stagebench.gate.verdicts import JUDGED, NOT_MEASURED, PASS, REGRESSION, Decision, Verdict, exit_code
 
 GOOD, BAD, SKIPPED = "good", "bad", "skipped"
@@ -32,8 +30,8 @@ _STORED = {
     "select": Text,
     "of": list[Text],
     "followed": list[list[Text | None]],
+    "steps": list[Any],
 }
-_DRY = "-m pip install --dry-run --report - --quiet --disable-pip-version-check --no-deps --ignore-installed".split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,25 +129,15 @@ def releases(package: str, good: str, bad: str) -> list[str]:
 
     Raise GateError where one does not exist, or the first is not before the last.
     """
-    first, last = (_found(f"{package}=={release}") for release in (good, bad))
+    first, last = (newest(f"{package}=={release}") for release in (good, bad))
     if first is None or last is None:
         raise GateError(f"{package} must have the release {good if first is None else bad}, got none that pip finds")
     between = [last]
-    while (before := _found(f"{package}>={first},!={first},<{between[0]}")) is not None:
+    while (before := newest(f"{package}>={first},!={first},<{between[0]}")) is not None:
         between.insert(0, before)
-    if first == last or _found(f"{package}<{last},=={first}") is None:
+    if first == last or newest(f"{package}<{last},=={first}") is None:
         raise GateError(f"the good release must be before the bad one, got {first} and {last}")
     return [first, *between]
-
-
-def _found(requirement: str) -> str | None:
-    """Return the newest release that fits."""
-    done = subprocess.run([sys.executable, *_DRY, requirement], capture_output=True, text=True, check=False)  # noqa: S603 # pip
-    if done.returncode:
-        if "No matching distribution" in done.stderr:
-            return None
-        raise GateError(f"pip must find {requirement}, got {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
-    return str(json.loads(done.stdout)["install"][0]["metadata"]["version"])
 
 
 def bisect(search: Search, gate: Gate, folder: Path, budget: float | None, say: Callable[[str], None]) -> Search:
@@ -196,16 +184,21 @@ def _to_follow(verdicts: Iterable[Verdict]) -> list[tuple[str, str | None]]:
 
 
 def _resumed(search: Search, path: Path) -> Search:
-    if not path.exists():
+    wanted = {name: getattr(search, name) for name in ("package", "releases", "select", "of")}
+    if (kept := stored(path, _STORED, "search", wanted)) is None:
         return search
-    stored = read_json(path, str(path), GateError)
-    check(stored, _STORED, str(path), GateError)
-    same = {name: stored[name] for name in ("package", "releases", "select", "of")}
-    wanted = {name: asdict(search)[name] for name in same}
-    if same != wanted:
-        raise GateError(f"{path} must be of the same search, {wanted}, got {same}")
-    check(stored.get("steps"), list[Any], f"{path}: steps", GateError)
-    for each in stored["steps"]:
+    for each in kept["steps"]:
         check(each, _STEP, f"{path}: steps", GateError)
-    steps = [Step(**{name: each[name] for name in _STEP}) for each in stored["steps"]]
-    return replace(search, steps=steps, followed=[(each[0], each[1]) for each in stored["followed"]])
+    steps = [Step(**{name: each[name] for name in _STEP}) for each in kept["steps"]]
+    return replace(search, steps=steps, followed=[(each[0], each[1]) for each in kept["followed"]])
+
+
+def stored(path: Path, form: Mapping[str, Any], what: str, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the state in a file, None where there is none; raise GateError if it is of another `what`."""
+    if not path.exists():
+        return None
+    found: dict[str, Any] = read_json(path, str(path), GateError)
+    check(found, form, str(path), GateError)
+    if (same := {name: found[name] for name in wanted}) != wanted:
+        raise GateError(f"{path} must be of the same {what}, {dict(wanted)}, got {same}")
+    return found

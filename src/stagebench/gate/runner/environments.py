@@ -6,6 +6,7 @@ path: this package and its dependencies are found there, and a build of torch th
 
 import hashlib
 import json
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from stagebench.core.machine.locks import locked
 from stagebench.gate.limits import RULES_FILE, read_toml
 
 Say = Callable[[str], None]
+_DRY = "-m pip install --dry-run --report - --quiet --disable-pip-version-check --no-deps --ignore-installed".split()
 
 # The first of a name on the search path is what is imported.
 _VERSIONS = """
@@ -56,6 +58,16 @@ def python_with(requirements: Sequence[str], home: Path, say: Say) -> Path:
         return Path(sys.executable)
     here = sorted((each.name or "", each.version) for each in distributions())
     return _made(home, repr((here, sorted(requirements))), "installing", requirements, None, say)
+
+
+def newest(requirement: str) -> str | None:
+    """Return the newest release that pip finds here for a requirement, or None; raise GateError where pip fails."""
+    done = subprocess.run([sys.executable, *_DRY, requirement], capture_output=True, text=True, check=False)  # noqa: S603 # pip
+    if done.returncode:
+        if "No matching distribution" in done.stderr:
+            return None
+        raise GateError(f"pip must find {requirement}, got {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
+    return str(json.loads(done.stdout)["install"][0]["metadata"]["version"])
 
 
 def differing_packages(base: Path, head: Path) -> dict[str, dict[str, str | None]]:

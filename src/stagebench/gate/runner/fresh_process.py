@@ -69,7 +69,8 @@ class FreshProcess:
 def require_models(arguments: Iterable[str], results: Results) -> None:
     """Raise GateError where an argument chooses a model or how it runs, and no benchmark of all that ran has one."""
     asked = next(filter(None, map(_OF_MODELS.match, arguments)), None)
-    if asked and not any("stage_plain_model" in (each.get("params") or {}) for each in results["benchmarks"]):
+    of_models = {"stage_plain_model", "stage_passes"}
+    if asked and not any(of_models & (each.get("params") or {}).keys() for each in results["benchmarks"]):
         how = "a file in benchmarks/ with `from stagebench.benchmarks.test_stages import *` adds stagebench's"
         raise GateError(f"{asked[0]} must have a selected benchmark that runs a model, got none; {how}")
 

@@ -7,14 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from pytest_benchmark.stats import Stats
 
-from stagebench.core.errors import ResultsError
+from stagebench.core.errors import GateError, ResultsError
 from stagebench.core.machine.environment import differences, fingerprint
 from stagebench.core.machine.locks import locked, measurement
 from stagebench.core.results import (
@@ -74,11 +74,12 @@ def recorded(
     arguments: Sequence[str],
 ) -> Iterator[Results]:
     """Record the working folder's benchmarks, and keep OUT locked until the block ends."""
-    plan = plan_of(Path.cwd(), rounds, select, arguments)
+    here = Variant("", Path.cwd(), Path(sys.executable))
+    plan = plan_of(here.root, rounds, select, arguments)
     with locked(out, "only one recording at a time may write to a folder"), measurement(say):
         for half in [*out.glob(".results.*.*"), *out.glob("processes/.[0-9]*")]:  # of a killed process
             half.unlink()
-        yield combine(Recording(out / "processes", Path.cwd(), plan).record(processes, say, begin))
+        yield combine(Recording(out / "processes", here, plan).record(processes, say, begin))
 
 
 def plan_of(root: Path, rounds: int, select: str, arguments: Sequence[str]) -> Process:
@@ -100,7 +101,7 @@ class Recording:
     """A folder of processes of one plan, each written atomically: a kill loses only the current one."""
 
     folder: Path  # for the processes, each as pytest-benchmark's JSON with the plan in it
-    root: Path  # the checkout, run with this interpreter
+    variant: Variant  # the checkout, and the interpreter that runs it
     plan: Process  # see `plan_of`
 
     def record(self, processes: int, say: Callable[[str], object], begin: Begin) -> dict[int, Results]:
@@ -133,19 +134,18 @@ class Recording:
     def measure(self, number: int, others: Mapping[int, Results]) -> Results:
         """Run one process, and keep its results if its environment is that of the others."""
         plan = self.plan
-        if _code(self.root) != plan["code"]:
-            raise ResultsError(f"the code in {self.root} must not change during a recording, got other files")
+        root = self.variant.root
+        if _code(root) != plan["code"]:
+            raise ResultsError(f"the code in {root} must not change during a recording, got other files")
         seed = random.Random(f"process {number}").randrange(2**16)
         rounds = None if number == PROOF else plan["rounds"]
-        arguments = pytest_arguments(self.root, [], plan["arguments"], plan["select"], rounds, seed)
-        variant = Variant(name_of(number), self.root, Path(sys.executable))
+        arguments = pytest_arguments(root, [], plan["arguments"], plan["select"], rounds, seed)
+        variant = replace(self.variant, name=name_of(number))
         began = time.monotonic()
         (run,) = measure([FreshProcess(variant, arguments, self._path(number))])
         if all(map(is_reference, by_name(run))):
             chosen = f" of --select {plan['select']!r}" if plan["select"] else ""
-            raise ResultsError(
-                f"the {variant.name} must run a benchmark besides the reference workload, got none{chosen}"
-            )
+            raise GateError(f"the {variant.name} must run a benchmark besides the reference workload, got none{chosen}")
         require_models(plan["arguments"], run)
         _require_same_environment(number, run, others)
         run["stagebench"]["recording"] = {**plan, "process": number, "seconds": time.monotonic() - began}
