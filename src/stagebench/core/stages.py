@@ -1,11 +1,13 @@
-"""The stages of the path, in order, and all that is known of each without running it. Importable without torch.
+"""The stages of the path, in order, and all that `stages.toml` knows of each without running it. Needs no torch.
 
-To add a stage, add a descriptor here and a function in `STEPS` of the pipeline. Counters, gates, tables, importers and
+To add a stage, add a descriptor there and a function in `STEPS` of the pipeline. Counters, gates, tables, importers and
 benchmarks read the descriptors.
 """
 
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median_low
 
 
@@ -16,7 +18,7 @@ class Stage:
     name: str  # in results, test ids and tables
     label: str  # the first word of a sentence about it
     unit: str  # the counter that measures the amount of its work
-    color: str = "#8A8A8A"  # in all pictures: distinct for colour-blind readers, and in grey print
+    color: str = "#8A8A8A"  # in all pictures
     content: tuple[str, ...] = ()  # names of the digests of what it makes
     asked: tuple[str, ...] = ()  # counters of what was requested, not of its cost, in the first stage that has them
     metered: tuple[str, ...] = ()  # counters that this stage's own code alone may add to
@@ -38,62 +40,12 @@ class Stage:
         return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else "#FFFFFF"
 
 
-LOAD = Stage(
-    "load",
-    "Loading",
-    unit="images",
-    color="#F0E442",
-    content=("frames",),
-    asked=("images",),
-    metered=("packets", "frames_decoded", "bytes_read", "events_read", "events_drawn", "images_made"),
-    needed=("images", "bytes_read", "images_made"),
-)
-PREPROCESS = Stage(
-    "preprocess",
-    "Preprocessing",
-    unit="images",
-    color="#E69F00",
-    content=("pixels", "prompt"),
-    asked=("prompt_tokens",),
-    metered=("images_processed",),
-    counters=("resized_pixels",),
-    needed=("prompt_tokens", "images_processed"),
-    in_ttft=True,
-)
-ENCODE = Stage(
-    "encode",
-    "Encoding",
-    unit="images_encoded",
-    color="#3591D3",
-    content=("features",),
-    asked=("images_encoded", "visual_tokens"),
-    counters=("tower_forwards", "projector_forwards", "images_encoded"),
-    needed=("tower_forwards", "projector_forwards"),
-    in_generate=True,
-    in_ttft=True,
-)
-PREFILL = Stage(
-    "prefill",
-    "Prefill",
-    unit="prompt_tokens",
-    color="#00805A",
-    content=("tokens",),
-    counters=("language_model_forwards",),
-    needed=("language_model_forwards",),
-    in_generate=True,
-    in_ttft=True,
-)
-DECODE = Stage(
-    "decode",
-    "Decoding",
-    unit="steps",
-    color="#4B2C8F",
-    content=("tokens",),
-    asked=("new_tokens", "steps"),
-    counters=("language_model_forwards",),
-    in_generate=True,
-    per_token=True,
-)
+def _described() -> Iterator[Stage]:
+    for name, fields in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items():
+        yield Stage(name, **{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+
+
+LOAD, PREPROCESS, ENCODE, PREFILL, DECODE, REQUEST, FIRST_TOKEN = _described()
 
 STAGES = (LOAD, PREPROCESS, ENCODE, PREFILL, DECODE)
 STAGE = {stage.name: stage for stage in STAGES}
@@ -103,8 +55,6 @@ BEFORE_GENERATE = tuple(stage.name for stage in STAGES if not stage.in_generate)
 IN_TTFT = tuple(stage.name for stage in STAGES if stage.in_ttft)
 ONCE = tuple(stage.name for stage in STAGES if not stage.per_token)  # once per sample, however many tokens follow
 
-REQUEST = Stage("request", "Requesting", unit="images", color="#E69F00", in_ttft=True)
-FIRST_TOKEN = Stage("first token", "Waiting", unit="prompt_tokens", color="#00805A", in_ttft=True)
 OF_SERVER = (REQUEST, FIRST_TOKEN)
 """What a server shows in place of the stages before decode: until all of a request is sent, and until it answers."""
 

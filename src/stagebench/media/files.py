@@ -2,6 +2,7 @@
 
 import re
 import stat
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,34 +17,7 @@ CLIPS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".gif")  # a file of an unknow
 _SMALL = 1 << 20  # bytes, up to which no ratio is checked
 _SHOWN = 200  # characters of a library's message
 _BEGINNING = 1024  # bytes
-_NPY, _ZIP, _HDF5, _RAW = "a .npy file", "a zip or .npz file", "HDF5", "Prophesee's EVT2 or EVT3"
-_AEDAT4, _PNG = "AEDAT4", "a PNG image"
-_EXPECTED = {".npy": _NPY, ".npz": _ZIP, ".h5": _HDF5, ".hdf5": _HDF5, ".raw": _RAW, ".aedat4": _AEDAT4, ".png": _PNG}
-_KINDS = (
-    (rb"\x93NUMPY", _NPY),
-    (rb"\x89PNG\r\n\x1a\n", _PNG),
-    (rb"PK[\3\5][\4\6]", _ZIP),
-    (rb"(?s)(.{512})?\x89HDF\r\n\x1a\n", _HDF5),  # possibly after a user block
-    (rb"#!AER-DAT4", _AEDAT4),
-    (rb"#!AER-DAT[123]", "AEDAT 1, 2 or 3"),
-    (rb"% (.*\n% )*(Data file|Version )", "Prophesee's DAT"),
-    (rb"% .*\n", _RAW),
-    (rb"Event Stream", "an Event Stream (.es)"),
-    (rb"#ROSBAG", "a ROS bag"),
-    (rb"SQLite format 3", "an SQLite file, as bags of ROS 2 are"),
-    (rb"\x89MCAP0", "MCAP"),
-    (rb"MATLAB 5", "a MATLAB file"),
-    (rb"\x1f\x8b|BZh[1-9]|\xfd7zXZ|\x28\xb5\x2f\xfd", "a gzip, bzip2, xz or Zstandard file"),
-    (rb"7z\xbc\xaf\x27\x1c|Rar!|(?s:.{257}ustar)", "an archive (7z, RAR or tar)"),
-    (rb"\x80[\2-\5][}\x95\x8a(c\]]", "a pickle"),
-    (rb"(\xef\xbb\xbf)?(#EXTM3U|ffconcat version)|(?i:\[(playlist|reference)\])", "a playlist"),
-    (rb"(?i)(rtsp|https?|mms)://|rtsptext", "an address"),
-    (rb"v=0\r?\n", "a description of a remote stream (SDP)"),
-    (rb"(\xef\xbb\xbf)?\s*<[?!a-zA-Z]", "XML, as DASH, IMF and other playlists are, or HTML"),
-    (rb"YUV4MPEG2 ", None),
-    (rb"([^\0-\x08\x0e-\x1f\x7f-\xff]*\n)?[ \t]*[-+]?[\d.]([-+.\de]*[ ,;\t]+[-+]?[\d.]){3}", "a text of numbers"),
-    (rb"[^\0-\x08\x0e-\x1f\x7f-\xff]*\Z", "text"),
-)
+_KNOWN = tomllib.loads(Path(__file__).with_name("kinds.toml").read_text(encoding="utf-8"))
 
 
 def name_of(path: Path) -> str:
@@ -70,12 +44,12 @@ def kind_of(path: Path) -> str | None:
     size_of(path)
     with path.open("rb") as file:
         beginning = file.read(_BEGINNING)
-    return next((kind for begins, kind in _KINDS if re.match(begins, beginning)), None)
+    return next((kind or None for begins, kind in _KNOWN["kinds"] if re.match(begins.encode(), beginning)), None)
 
 
 def require_kind(path: Path) -> None:
     """Refuse a file with the first bytes of another kind than its suffix names, and one that `size_of` refuses."""
-    expected = _EXPECTED.get(path.suffix.lower())
+    expected = _KNOWN["expected"].get(path.suffix.lower())
     if expected is not None and (kind := kind_of(path)) not in (expected, None):
         raise MediaError(f"{path.name}: must be {expected}, got {kind}")
 

@@ -91,9 +91,10 @@ def plan_of(root: Path, rounds: int, select: str, arguments: Sequence[str]) -> P
 
 
 def _code(root: Path) -> str:
-    """Return a digest of a checkout's code: modules and packages at its top, and in `BENCHMARKS` and `src`."""
+    """Return a digest of a checkout's code and its tables: at its top, and in `BENCHMARKS`, `src` and packages."""
     packages = sorted(path.parent.name for path in root.glob("*/__init__.py"))
-    return fingerprint(root, "*.py", *(f"{folder}/**/*.py" for folder in (BENCHMARKS, "src", *packages)))
+    below = [f"{folder}/**/*" for folder in (BENCHMARKS, "src", *packages)]
+    return fingerprint(root, "*.py", *(f"{each}.{suffix}" for each in below for suffix in ("py", "toml")))
 
 
 @dataclass(frozen=True, slots=True)
