@@ -7,16 +7,12 @@ from typing import Any
 
 from stagebench.analysis.importers.suite import AXES, EAGER, Found, Key, in_path, sides, timed
 from stagebench.analysis.report import document
-from stagebench.analysis.report.document import Part, Sections, without_empty
+from stagebench.analysis.report.document import COLUMNS, SAID, UNITS, Part, Sections, without_empty
 from stagebench.analysis.samples import Ceilings
-from stagebench.core.shown import COUNT, MEGA, MS, PERCENT, RATIO, WORDS, Table, Unit, Value, of_records
+from stagebench.core.shown import PERCENT, Table, Value, of_records
 from stagebench.core.stages import IN_GENERATE, STAGE, STAGE_NAMES
 
-STAGE_UNITS = {"stage": WORDS} | dict.fromkeys(AXES, COUNT) | {"backend": WORDS, "work": WORDS, "time": MS}
-STAGE_UNITS |= {"min to max": MS, "to eager": RATIO, "a step": MS, "MFU": PERCENT, "MBU": PERCENT}
-PATH_UNITS = {"model": WORDS, "by": WORDS, "time": MS, "min to max": MS, "a token": MS, "to generate()": RATIO}
 CEILINGS = ("flops", "bandwidth")
-SET_UP_UNITS = {"model": WORDS, "backend": WORDS, "seconds": Unit("{:.2f}"), "bytes": MEGA, "captures": COUNT}
 
 
 def to_markdown(results: Mapping[str, Any]) -> str:
@@ -65,24 +61,21 @@ def _conditions(results: Mapping[str, Any], ceilings: Ceilings | None) -> Iterat
     lines = [
         f"Fresh processes: {recording['processes']}, with {rounds} round{'s' * (rounds != 1)} of every benchmark in "
         f"each, after one that proved what they run; {minutes} minute{'s' * (minutes != 1)} in all.",
-        "A time is the median of the processes' medians, with the smallest and the largest of them beside it; a ratio "
-        "is that of two such times.",
+        SAID["recorded"],
         f"Commit {commit.get('id')}{', changed' if commit.get('dirty') else ''}: {command}",
     ]
     if ceilings:
-        lines.append(
-            f"MFU is over {ceilings.flops / 1e12:.3g} TFLOP/s, MBU over {ceilings.bandwidth / 1e12:.3g} TB/s "
-            f"({ceilings.bandwidth_kind}), both as measured; of the work that was counted on the eager path."
-        )
+        rates = {"flops": ceilings.flops / 1e12, "bandwidth": ceilings.bandwidth / 1e12}
+        lines.append(SAID["recorded_ceilings"].format(**rates, kind=ceilings.bandwidth_kind))
     if warning := results["stagebench"].get("load_warning"):
         lines.append(f"{warning}.")
     yield (*lines, *(f"Left out, because a process skipped it: {name}." for name in recording["left_out"]))
-    yield Table("Environment", (("key", WORDS), ("value", WORDS)), sorted(results["machine_info"].items()))
+    yield Table("Environment", [*COLUMNS["environment"].items()], sorted(results["machine_info"].items()))
 
 
 def _by_model(rows: Iterable[Mapping[str, Any]]) -> Iterator[Table]:
     for model, own in groupby(rows, lambda row: row["model"]):
-        yield of_records(model, STAGE_UNITS, own)
+        yield of_records(model, COLUMNS["recorded"], own)
 
 
 def _figures(key: Key, found: Found, ceilings: Ceilings | None) -> dict[str, Any]:
@@ -130,7 +123,7 @@ def _beside_generate(found: Found, generate: str, whole: str, stages: Sequence[s
             row["operators"] = _operators(reference or {}, *parts.values()) if added and backend == EAGER else None
             rows.append(row)
     shares = dict.fromkeys((*stages, "all stages", "unattributed"), PERCENT)
-    return of_records("", PATH_UNITS | shares | {"operators": Unit("{:.4f}")}, rows)
+    return of_records("", COLUMNS["path"] | shares | {"operators": UNITS["FOUR_DIGITS"]}, rows)
 
 
 def _path(model: str, by: str, one: Mapping[str, Any], reference: Mapping[str, Any] | None) -> dict[str, Value]:
@@ -161,4 +154,4 @@ def _set_up(found: Found) -> Table:
         noted = [each["setup"] for key, each in found.items() if key[:2] == side and "setup" in each]
         if noted:
             rows.append({"model": side[0], "backend": side[1], **max(noted, key=lambda cost: cost["captures"])})
-    return of_records("What capture and compilation cost, once a process", SET_UP_UNITS, rows)
+    return of_records("What capture and compilation cost, once a process", COLUMNS["set up"], rows)

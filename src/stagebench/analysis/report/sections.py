@@ -13,39 +13,16 @@ from typing import Any
 import numpy as np
 
 from stagebench.analysis import narrative
-from stagebench.analysis.report.document import Figure, Folded, Part, Sections, without_empty
+from stagebench.analysis.report.document import COLUMNS, SAID, UNITS, Figure, Folded, Part, Sections, without_empty
 from stagebench.analysis.report.report_data import shared
 from stagebench.analysis.samples import DURATIONS, MAIN, SampleLine, by_model, select, thumbnail_of
-from stagebench.core.shown import COUNT, MEGA, MS, PERCENT, RATIO, SENTENCES, WORDS, Table, Unit, of_records
+from stagebench.core.shown import MS, SENTENCES, Table, of_records
 from stagebench.core.stages import STAGE_NAMES
 
 Found = Mapping[str, Any]
 
-OF = {"model": WORDS, "length": WORDS}  # the first columns of a table over models and modes
-ONE_DIGIT, GIBI, SECONDS = Unit("{:,.1f}"), Unit("{:.2f}", 2**-30, "GiB"), Unit("{:.3f}", label="s")
-SPREAD = {"mean": MS, "interval": MS, "p90": MS, "cv": PERCENT, "share": PERCENT}
-TOKENS = {"mean": ONE_DIGIT, "p90": COUNT, "finished_by": WORDS, "tokens/s": ONE_DIGIT}
-QUANTILES = {"mean": MS, "p90": MS, "p99": MS, "count": COUNT}
-FIT = {"intercept": MS, "slope": MS, "slope_interval": MS, "robust_slope": MS, "largest_residual": MS, "r2": RATIO}
-USE = {"stage": WORDS, "flops": MEGA, "bytes": MEGA, "time": MS, "mfu": PERCENT, "mbu": PERCENT}
-COLD = {"model": WORDS, "samples": COUNT, "cold": MS, "warm": MS, "ratio": RATIO}
-PAIR = {"draft": WORDS, "target": WORDS}
-AGREEMENT = PAIR | {"first_token": PERCENT, "mean_prefix": RATIO, "prefix_acceptance": PERCENT}
-SPECULATION = PAIR | {"samples": COUNT, "acceptance": PERCENT, "acceptance_interval": PERCENT, "draft_tokens": COUNT}
-SPECULATION |= {"tokens_per_check": RATIO, "expected_speedup": RATIO, "measured_speedup": RATIO}
-SPECULATION |= {"measured_interval": RATIO, "e2e_speedup": RATIO, "best_draft_tokens": COUNT, "best_speedup": RATIO}
-RIGHT = {"share": PERCENT, "interval": PERCENT, "samples": COUNT}
-GROWTH = {"model": WORDS, "stage": WORDS, "exponent": RATIO, "interval": RATIO}
-MEDIA = {"sample": WORDS, "file": WORDS, "kind": WORDS, "images": COUNT, "width": COUNT, "height": COUNT}
-MEDIA |= {"span": SECONDS, "bytes": MEGA}
+OF, KEYS = COLUMNS["of"], [*COLUMNS["environment"].items()]
 JPEG, GALLERY = b"\xff\xd8\xff", 24  # how such a file begins, and how many samples are shown
-KEYS = (("key", WORDS), ("value", SENTENCES))
-
-STATISTIC = (
-    "Every time is the mean over samples, of each its median pass: means add up over the stages. Intervals are of "
-    "95 %, whole sequences drawn."
-)
-FITTED = "n is the number of new tokens; least squares over the samples, and the robust slope of Theil and Sen."
 
 
 def title(found: Found) -> str:
@@ -69,7 +46,7 @@ def sections(found: Found, rows: Sequence[SampleLine], folder: Path | None = Non
         "Stages": _stages(found, passes),
         "One pass over time": _timeline(found),
         "Tokens and latency": _tokens(found, passes),
-        "Time against tokens": [of_records("e2e = intercept + slope n", OF | FIT, fits, FITTED)],
+        "Time against tokens": [of_records("e2e = intercept + slope n", OF | COLUMNS["fit"], fits, SAID["fitted"])],
         "Scaling": _scaling(found),
         "Load from the disk": _cold(found),
         "Memory and machine": _machine(found),
@@ -86,9 +63,8 @@ def sections(found: Found, rows: Sequence[SampleLine], folder: Path | None = Non
 
 def headlines(found: Found) -> list[str]:
     """Say the whole of it in a few lines."""
-    unknown = " These samples are one sequence, so there is no interval: others may show otherwise."
     lines = [
-        f"{mode.capitalize()} length. {pair['sentences'][0]}{'' if 'intervals' in pair else unknown}"
+        f"{mode.capitalize()} length. {pair['sentences'][0]}{'' if 'intervals' in pair else SAID['unknown']}"
         for mode, each in found["modes"].items()
         for pair in each["pairs"]
     ]
@@ -107,7 +83,7 @@ def _summary(found: Found) -> Iterator[Part]:
     yield Figure("Where the time of a sample goes, in ms; behind the bar its interval.", "stacked", bars)
     kinds = Counter(warning["kind"] for _, warnings in _of(found, "warnings") for warning in warnings)
     listed = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
-    yield f"{STATISTIC}{f' Warnings, listed below: {listed}.' if listed else ''}"
+    yield f"{SAID['statistic']}{f' Warnings, listed below: {listed}.' if listed else ''}"
 
 
 def _of(found: Found, what: str) -> Iterator[tuple[dict[str, str], Any]]:
@@ -118,15 +94,13 @@ def _of(found: Found, what: str) -> Iterator[tuple[dict[str, str], Any]]:
 
 def _compared(found: Found) -> Iterator[Part]:
     plan, here, last = found["plan"], found["identity"], found["sessions"][-1]
-    together = "all models in memory at once, their order drawn anew for each sample"
-    apart = "one model after the other, because the memory does not hold them together; their order is drawn"
     one = "; they are one sequence, so no interval can be given" if plan["sequences"] == 1 else ""
     yield (
         f"Samples: {plan['samples']}, of sequences: {plan['sequences']}, from {here['input']}{one}.",
         f"Generation, the same for all models: {here['generation']}.",
         f"Media: {here['media']}; read with {here['loading']}.",
         "A sample named NAME@START+LENGTH is that window of NAME.",
-        f"Order (seed {here['order_seed']}): {together if last['together'] else apart}.",
+        f"Order (seed {here['order_seed']}): {SAID['together' if last['together'] else 'apart']}.",
         f"Worked on in sessions: {len(found['sessions'])}, first at {found['sessions'][0]['started']}.",
     )
     yield "Before anything was timed:"
@@ -156,7 +130,7 @@ def _warnings(found: Found) -> Iterator[Part]:
 
 def _failures(found: Found) -> Iterator[Part]:
     for kind, problems in (("Failed", found["failures"]), ("Skipped", found["plan"]["skipped"])):
-        yield of_records(f"{kind}: {len(problems)}", {"name": WORDS, "reason": SENTENCES}, problems)
+        yield of_records(f"{kind}: {len(problems)}", COLUMNS["problems"], problems)
 
 
 def _stages(found: Found, passes: Mapping[str, Sequence[SampleLine]]) -> Iterator[Part]:
@@ -165,7 +139,7 @@ def _stages(found: Found, passes: Mapping[str, Sequence[SampleLine]]) -> Iterato
         spreads = summary["stages"] | {"e2e": summary["e2e"]}
         rows = [{"stage": stage, "share": shares[stage], **spread} for stage, spread in spreads.items()]
         named = f"{of['model']}, {of['length']} length, {summary['samples']} samples"
-        yield of_records(named, {"stage": WORDS} | SPREAD, rows)
+        yield of_records(named, COLUMNS["spread"], rows)
     for mode, kept in passes.items():
         models = by_model(kept)
         dots = {
@@ -177,11 +151,7 @@ def _stages(found: Found, passes: Mapping[str, Sequence[SampleLine]]) -> Iterato
 def _attribution(found: Found) -> Iterator[Part]:
     pairs = [(mode, pair) for mode, each in found["modes"].items() for pair in each["pairs"]]
     if pairs:
-        yield (
-            "The seconds that the faster model saves, shared out so that the order in which the factors are changed "
-            "does not matter (Shapley); beside them the shares of the logarithm of the speedup (LMDI). A total that "
-            "may be no difference has no shares."
-        )
+        yield SAID["shared_out"]
     for mode, pair in pairs:
         named = f"{pair['other']['model']} against {pair['baseline']['model']}, {mode} length"
         bars = narrative.factors(pair)
@@ -201,12 +171,12 @@ def _tokens(found: Found, passes: Mapping[str, Sequence[SampleLine]]) -> Iterato
     for of, each in summaries:
         reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(each["finish_reasons"].items()))
         rows.append(of | each["tokens"] | {"tokens/s": each["output_throughput"], "finished_by": reasons})
-    yield of_records("New tokens", OF | TOKENS, rows)
+    yield of_records("New tokens", OF | COLUMNS["tokens"], rows)
     right = [of | each["right"] for of, each in summaries if each["right"]]
-    yield of_records("Texts that are the known answer, word for word", OF | RIGHT, right)
+    yield of_records("Texts that are the known answer, word for word", OF | COLUMNS["right"], right)
     titles = {"ttft": "ttft, without load", "tpot": "tpot", "itl": "itl: the gaps between tokens"}
     for what, heading in titles.items():
-        yield of_records(heading, OF | QUANTILES, [of | each[what] for of, each in summaries if each[what]])
+        yield of_records(heading, OF | COLUMNS["quantiles"], [of | each[what] for of, each in summaries if each[what]])
     for mode, kept in passes.items():
         models = by_model(row for row in kept if len(row.get("itl", ())) > 1)
         if models:
@@ -222,25 +192,20 @@ def _gaps(rows: Sequence[SampleLine]) -> dict[str, list[float]]:
 
 def _machine(found: Found) -> Iterator[Part]:
     ceilings = found["sessions"][-1]["ceilings"]
-    yield (
-        f"Measured on this machine, in the models' dtype: {ceilings['flops'] / 1e9:,.0f} GFLOP/s in a matrix product, "
-        f"{ceilings['bandwidth'] / 1e9:,.1f} GB/s in a {ceilings['bandwidth_kind']}. MFU and MBU are against these. "
-        "The bytes are those of weights and KV cache, read once a forward; a small model stays in a cache and can pass "
-        "100 %. On a CPU the FLOPs of attention itself are not counted."
-    )
+    rates = {"flops": ceilings["flops"] / 1e9, "bandwidth": ceilings["bandwidth"] / 1e9}
+    yield SAID["ceilings"].format(**rates, kind=ceilings["bandwidth_kind"])
     rows = [of | {"stage": name} | use for of, stages in _of(found, "utilisation") for name, use in stages.items()]
-    yield of_records("Utilisation; of decode, a step", OF | USE, rows)
+    yield of_records("Utilisation; of decode, a step", OF | COLUMNS["use"], rows)
     peaks = [of | each["peak_bytes"] for of, each in _of(found, "models") if each["peak_bytes"]]
     heading = "Peak device memory, the model's own weights included"
-    yield of_records(heading, OF | dict.fromkeys(STAGE_NAMES, GIBI), peaks)
+    yield of_records(heading, OF | dict.fromkeys(STAGE_NAMES, UNITS["GIBI"]), peaks)
     if not peaks:
         yield "Peak memory by stage is measured on a GPU only."
 
 
 def _cold(found: Found) -> Iterator[Part]:
     rows = [{"model": model} | cold for model, cold in found["cold"].items() if cold["samples"]]
-    said = "The load stage with the file dropped from the page cache, beside the one that all other tables show."
-    yield of_records("Load", COLD, rows, said)
+    yield of_records("Load", COLUMNS["cold"], rows, SAID["cold"])
     reasons = sorted({reason for cold in found["cold"].values() for reason in cold["not_cold"]})
     yield from (f"No cold load was timed for some samples: {reason}." for reason in reasons)
 
@@ -256,21 +221,15 @@ def _scaling(found: Found) -> Iterator[Part]:
         ]
         said = f"ms of each stage against {unit}, on logarithmic axes, and the exponents of their growth."
         if rows:
-            exponents = of_records(f"Exponents against {unit}", GROWTH, rows)
+            exponents = of_records(f"Exponents against {unit}", COLUMNS["growth"], rows)
             yield Figure(said, "scaling", {"models": models, "unit": unit}, exponents)
 
 
 def _drafting(found: Found) -> Iterator[Part]:
-    said = "Where two models share a tokenizer, one could draft for the other. Tokens are compared from the first on."
-    yield of_records("Agreement of texts", AGREEMENT, [each | each["agreement"] for each in found["drafting"]], said)
-    exact = (
-        "Acceptance: of the tokens of the target's text but the first, those that the draft would have written after "
-        "all before them. From each follows how many a check gives. The expected speedup of decode is with a check "
-        "that takes as long as a step. The measured one is that of decode with drafts, which gave the target's own "
-        "text, against decode alone, in turns in one process. That of e2e, expected, has the draft's own stages too."
-    )
+    agreed = [each | each["agreement"] for each in found["drafting"]]
+    yield of_records("Agreement of texts", COLUMNS["agreement"], agreed, SAID["agreement"])
     rows = [each | each["speculation"] for each in found["drafting"] if each["speculation"]]
-    yield of_records("Speculative decoding", SPECULATION, rows, exact)
+    yield of_records("Speculative decoding", COLUMNS["speculation"], rows, SAID["speculation"])
     yield from (reason for each in found["drafting"] for reason in each["refused"])
     same = [{each["draft"], each["target"]} for each in found["drafting"]]
     apart = [pair for pair in combinations(found["identity"]["models"].split(", "), 2) if {*pair} not in same]
@@ -288,4 +247,4 @@ def _media(found: Found, folder: Path | None) -> Iterator[Part]:
         said = f"{len(few)} of {len(pictures)} samples, as the models see them."
         yield Figure(said, "gallery", few)
     if found["media"]:
-        yield Folded(f"All files: {len(found['media'])}", of_records("", MEDIA, found["media"]))
+        yield Folded(f"All files: {len(found['media'])}", of_records("", COLUMNS["media"], found["media"]))
