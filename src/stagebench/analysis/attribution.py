@@ -145,10 +145,9 @@ def alike(baseline: Costs, other: Costs) -> tuple[Costs, Costs]:
         baseline, other = _with_ttft(baseline), _with_ttft(other)
     if baseline.parts.keys() != other.parts.keys() or baseline.prefilled != other.prefilled:
         baseline, other = whole_generation(baseline), whole_generation(other)
-    if apart := sorted(baseline.parts.keys() ^ other.parts.keys()):
-        raise AnalysisError(
-            f"{baseline.model} and {other.model} must have the same parts, got {', '.join(apart)} for one of them only"
-        )
+    if apart := ", ".join(sorted(baseline.parts.keys() ^ other.parts.keys())):
+        both = f"{baseline.model} and {other.model}"
+        raise AnalysisError(f"{both} must have the same parts, got {apart} for one of them only")
     return baseline, other
 
 
@@ -207,7 +206,7 @@ def compare(
     saved, speedup, *rest = found
     n = len(result.seconds)
     seconds, shares = (dict(zip(result.seconds, half, strict=True)) for half in (rest[:n], rest[n:]))
-    meaningful = None if 0.0 in saved else shares
+    meaningful = None if saved["low"] <= 0.0 <= saved["high"] else shares
     return result, Intervals(saved, speedup, seconds, meaningful, len(shared), len(set(clusters)))
 
 

@@ -7,7 +7,6 @@ the expected speedup, a check of k + 1 tokens takes as long as one step of the t
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import zip_longest
 from statistics import fmean
 from typing import Any
@@ -75,8 +74,7 @@ def speculation(lines: Sequence[DraftLine], draft: Costs, target: Costs) -> dict
     speedups = {n: tokens_per_check(texts, n) / (n * cost_ratio + 1) for n in (*range(MAX_DRAFT + 1), k)}
     best = max(speedups, key=lambda n: speedups[n])
     acceptance, measured = ratios(np.arange(len(kept))).tolist()
-    intervals = [asdict(each) for each in bootstrap([str(x["sequence"]) for x in kept], ratios) or ()]
-    of_acceptance, of_measured = intervals or (None, None)
+    of_acceptance, of_measured = bootstrap([str(x["sequence"]) for x in kept], ratios) or (None, None)
     before = sum(target.parts.values()) + sum(draft.parts.values())
     return {
         "samples": len(kept),

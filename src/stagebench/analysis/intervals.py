@@ -1,7 +1,6 @@
 """95 % intervals by bootstrap over samples, and of lines through measured points."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,16 +9,8 @@ from numpy.typing import NDArray
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A confidence interval of a number over samples."""
-
-    low: float
-    high: float
-
-    def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high
+Interval = dict[str, float]
+"""A confidence interval of a number over samples: its "low" and "high" end."""
 
 
 def bootstrap(
@@ -48,7 +39,7 @@ def bootstrap(
         confidence_level=float(1 - 2 * stats.norm.sf(reach)),
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return [Interval(float(low), float(high)) for low, high in zip(drawn.low, drawn.high, strict=True)]
+    return [{"low": float(low), "high": float(high)} for low, high in zip(drawn.low, drawn.high, strict=True)]
 
 
 def proportion(held: Sequence[bool]) -> dict[str, Any] | None:

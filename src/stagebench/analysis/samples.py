@@ -65,13 +65,10 @@ class SeenMedia(TypedDict):
 
 
 class SampleLine(FailedLine, total=False):
-    """One pass of one sample through one model, in the `order` of the run; `seconds`, `work` and `peak_bytes` by stage.
-
-    `tpot`, `itl`, `peak_bytes` and `cold_load` (or the reason `not_cold`) are present where they are defined.
-    """
+    """One pass of one sample through one model, in the `order` of the run; numbers without a meaning are absent."""
 
     order: Required[Count]
-    seconds: Required[dict[str, Spread]]
+    seconds: Required[dict[str, Spread]]  # by stage, as `work` and `peak_bytes`
     e2e: Required[Time]
     ttft: Required[Spread]
     tokens: Required[Positive]
@@ -87,7 +84,7 @@ class SampleLine(FailedLine, total=False):
     peak_bytes: dict[str, Count]
     media: SeenMedia
     cold_load: Spread
-    not_cold: Text
+    not_cold: Text  # the reason
     right: Flag  # whether the text, of natural length, is the known answer
 
 
@@ -223,9 +220,8 @@ def read_run(folder: Path) -> ExperimentRun:
 
 def select(lines: Iterable[SampleLine], **wanted: object) -> list[SampleLine]:
     """Return the lines of successful passes with these values: `select(lines, mode="natural")`."""
-    return [
-        line for line in lines if "error" not in line and all(line.get(key) == value for key, value in wanted.items())
-    ]
+    good = (line for line in lines if "error" not in line)
+    return [line for line in good if all(line.get(key) == value for key, value in wanted.items())]
 
 
 def by_model(lines: Iterable[SampleLine]) -> dict[str, list[SampleLine]]:

@@ -57,9 +57,7 @@ def parse_json(data: bytes, finite: bool = True) -> Any:
         return quick
     text, constant = data.decode("utf-8-sig"), _float if finite else float
     try:
-        parsed = json.loads(
-            text, object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=constant
-        )
+        parsed = json.loads(text, object_pairs_hook=_pairs, parse_int=_int, parse_float=_float, parse_constant=constant)
         too_deep = _is_deeper(parsed, MOST_NESTED)
     except RecursionError:
         too_deep = True
@@ -83,7 +81,7 @@ def _parsed_quickly(data: bytes) -> Any:
     return None if lost or _is_deeper(parsed, MOST_NESTED) else parsed
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
         twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
@@ -91,7 +89,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _integer(text: str) -> int:
+def _int(text: str) -> int:
     if len(text) > MOST_DIGITS:
         raise ValueError(f"a number of {len(text)} digits")
     return int(text)

@@ -231,10 +231,8 @@ def require_sound(results: Results, where: str) -> Results:
     """Return the results; raise ResultsError where they hold no benchmark, or anything failed."""
     own = results["stagebench"]
     if own["failed"] or own["exit_status"]:
-        raise ResultsError(
-            f"{where} must be one in which nothing failed, got {own['failed']} failures and pytest's exit status "
-            f"{own['exit_status']}"
-        )
+        got = f"{own['failed']} failures and pytest's exit status {own['exit_status']}"
+        raise ResultsError(f"{where} must be one in which nothing failed, got {got}")
     if not results["benchmarks"]:
         raise ResultsError(f"{where} must hold at least one benchmark, got none")
     return results

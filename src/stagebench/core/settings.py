@@ -24,17 +24,14 @@ def _require_known(settings: object, error: type[StagebenchError], **known: Sequ
 
 @dataclass(frozen=True, slots=True)
 class LoadSettings:
-    """How media are read: the same for all models of a run, and part of a baseline's identity.
-
-    With `media` "frames" or "events" all models see the same pixels of the synthetic clip.
-    """
+    """How media are read: the same for all models of a run, and part of a baseline's identity."""
 
     slices: str = "count"  # events are cut into slices of equal "count" (as EventGPT does) or of equal "time"
     image_size: tuple[int, int] | None = None  # (width, height) of event images; None for the extent of their events
     start: float = 0.0  # seconds into the clip or recording
     duration: float | None = None  # seconds to read from there; None for all
     cache: Path | None = None  # a folder that keeps decoded frames
-    media: str = "own"  # the form of the synthetic clip that every model gets, one of `MEDIA`
+    media: str = "own"  # of the synthetic clip, one of `MEDIA`: but for "own", all models get the same pixels
     time_unit: str | None = None  # of recordings that do not state one; None for microseconds, where plausible
 
     def __post_init__(self) -> None:
@@ -129,10 +126,9 @@ class ModelSettings:
         _require_known(self, ModelError, preprocess=(*PREPROCESSORS, "checkpoint"), as_=SHOWN_AS)
         if self.as_ == "video" and self.frames < 2:
             raise ModelError(f"a video must have at least 2 frames, got {self.frames}")
-        if self.threads < 1:
-            raise ModelError(f"threads must be at least 1, got {self.threads}")
-        if self.frames < 1:
-            raise ModelError(f"frames must be at least 1, got {self.frames}")
+        for name, value in {"threads": self.threads, "frames": self.frames}.items():
+            if value < 1:
+                raise ModelError(f"{name} must be at least 1, got {value}")
         if not 0 <= self.seed < 2**63:
             raise ModelError(f"seed must be from 0 to 2**63 - 1, got {self.seed}")
         of_checkpoint = self.preprocess == "checkpoint"  # its shapes may be used without its weights

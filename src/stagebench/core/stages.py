@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class Stage:
 
 def _described() -> Iterator[Stage]:
     for name, fields in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items():
-        yield Stage(name, **{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        known: dict[str, Any] = {key: tuple(it) if isinstance(it, list) else it for key, it in fields.items()}
+        yield Stage(name, **known)
 
 
 LOAD, PREPROCESS, ENCODE, PREFILL, DECODE, REQUEST, FIRST_TOKEN = _described()

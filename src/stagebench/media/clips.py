@@ -54,10 +54,7 @@ class Thing:
     travel: float  # pixels, were it to move all of the time
 
     def path(self, part: Array) -> Array:
-        """Return x and y from the middle of its path in pixels, and how much of it there is, 0 to 1: (parts, 3).
-
-        Parts of the clip are from 0 to 1.
-        """
+        """Return pixels x and y from the path's middle, and the opacity, at parts (0 to 1) of the clip: (parts, 3)."""
         begin, end = ENDINGS[self.ending]
         along = np.clip(part, begin, end) - (begin + end) / 2
         across = np.maximum(part - end, 0) - (1 - end) / 2 if self.ending == "turns" else 0 * part

@@ -40,10 +40,7 @@ def scenes_of(clips: Sequence[Clip], times: Sequence[float], *, gray: bool = Fal
 
 
 def render(scenes: Tensor, height: int, width: int, box: tuple[slice, slice] = (slice(None), slice(None))) -> Tensor:
-    """Render scenes, scaled to a size: float32 (clips, times, channels, height, width), from 0 to 1.
-
-    Of these, only the rows and columns of a box are rendered.
-    """
+    """Render a box of scenes scaled to a size: float32 (clips, times, channels, rows, columns), from 0 to 1."""
     pixel = WIDTH / width
     x = ((torch.arange(width, device=scenes.device) + 0.5) * pixel - 0.5)[box[1]]
     y = ((torch.arange(height, device=scenes.device) + 0.5) * (HEIGHT / height) - 0.5)[box[0]]

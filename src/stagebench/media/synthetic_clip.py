@@ -18,6 +18,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from stagebench.core.json_files import write_bytes
 from stagebench.media.clips import FRAMES, HEIGHT, RATE, WIDTH, Clip
 from stagebench.media.events.event_arrays import TYPES
 
@@ -49,12 +50,9 @@ def write_clip(folder: Path, clip: Clip, rate: int = RATE) -> SyntheticClip:
 
 
 def _write(folder: Path, video: bytes, events: bytes) -> SyntheticClip:
-    folder.mkdir(parents=True, exist_ok=True)
     written = SyntheticClip(folder / "scene.mp4", folder / "scene.npy")
-    for path, content in ((written.video, video), (written.events, events)):
-        part = path.with_name(f"{path.name}.part")
-        part.write_bytes(content)
-        part.replace(path)
+    write_bytes(written.video, video)
+    write_bytes(written.events, events)
     return written
 
 

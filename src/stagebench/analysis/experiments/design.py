@@ -175,9 +175,8 @@ def seconds_of(path: Path, time_unit: str | None = None) -> float:
 def _window(entry: Entry, start: float, length: float) -> Entry:
     """Return a window of a sample, without its images, which have no times, and answers, which are of all of it."""
     start = round(start, 6)
-    return replace(
-        entry, id=f"{entry.id}@{start:g}+{length:g}s", paths=_timed(entry), start=start, duration=length, answers={}
-    )
+    name = f"{entry.id}@{start:g}+{length:g}s"
+    return replace(entry, id=name, paths=_timed(entry), start=start, duration=length, answers={})
 
 
 def _timed(entry: Entry) -> dict[str, Path]:

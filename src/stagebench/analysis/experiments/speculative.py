@@ -37,9 +37,8 @@ class Reader:
         self._hf_model = self._prefilled.hf_model or model.hf_model
         self._cache = cache_of(self._prefilled.state)
         if not all(type(layer) is DynamicLayer for layer in self._cache.layers):
-            raise AnalysisError(
-                f"{model.name} must have a KV cache that can be cut back, to draft or to be drafted for"
-            )
+            limit = "a KV cache that can be cut back, to draft or to be drafted for"
+            raise AnalysisError(f"{model.name} must have {limit}")
         self._prompt, self.first = self._prefilled.sequences.split([self._prefilled.prompt_tokens, 1], dim=1)
         self._vocabulary = self._hf_model.get_input_embeddings().num_embeddings
         self.room = self._prefilled.generation_config.max_length - self._prefilled.prompt_tokens  # for a text

@@ -66,9 +66,8 @@ def read_guidellm(data: Any, source: str) -> list[Timing]:
         result = _as_served({"request_totals": at(each, "metrics.request_totals"), **each}, GUIDELLM, where)
         strategy = [str(of) for key in ("type_", "streams", "rate") if (of := at(each, f"config.strategy.{key}"))]
         model = at(each, "config.backend.model") or at(each, "worker.backend_model") or source
-        results.append(
-            result | {"model_id": " ".join([str(model), *strategy]), "mean_e2el_ms": 1e3 * result["mean_e2el_ms"]}
-        )
+        result["mean_e2el_ms"] *= 1e3
+        results.append(result | {"model_id": " ".join([str(model), *strategy])})
     return serving.read(results, source, named("GuideLLM", at(data, "metadata.guidellm_version")))
 
 

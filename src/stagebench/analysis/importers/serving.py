@@ -68,9 +68,8 @@ def _timings(model: str, given: Result, source: str, tool: str) -> list[Timing]:
         warnings.insert(0, f"{failed} requests failed")
     in_flight = _in_flight(data, means, len(requests) or data["completed"])
     if in_flight > 1 + TOLERANCE:
-        warnings.append(
-            f"{in_flight:.1f} requests were in flight on average: ttft includes waiting, and time per token is shared"
-        )
+        shared = "ttft includes waiting, and time per token is shared"
+        warnings.append(f"{in_flight:.1f} requests were in flight on average: {shared}")
     first, *others = [Timing(costs, name) for name, costs in requests.items()] or [Timing(means)]
     return [replace(first, warnings=tuple(warnings), tool=tool), *others]
 

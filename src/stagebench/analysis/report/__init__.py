@@ -8,10 +8,7 @@ from stagebench.core.json_files import write_json, write_text
 
 
 def write_report(folder: Path) -> dict[str, Any]:
-    """Analyse what a run folder holds, finished or not, write all reports there, and return what the JSON holds.
-
-    An AnalysisError where the folder is no run, holds no sample, or can't be written to.
-    """
+    """Write all reports of a run, finished or not, into its folder, and return the JSON's; raise as `report_data`."""
     from stagebench.analysis.report import document  # here, because an analysis takes long to import
     from stagebench.analysis.report.report_data import report_data
     from stagebench.analysis.report.sections import headlines, sections, title

@@ -23,12 +23,8 @@ def of_run(numbers: Mapping[str, Any], small: str) -> str:
     models = dict.fromkeys(row["model"] for row in rows)
     medians = [line for model in models for line in median_passes(select(rows, model=model)).values()]
     weights = "random weights" if here.get("weights") == "random" else f"weights: {here.get('weights')}"
-    built = (
-        f"{here['device']}; {here['profile']} profile, {weights}, {here['dtype']}"
-        if here["dtype"] != "none"
-        else here["engine"]
-    )
-    under = f"{built}; {here['generation']}"
+    built = f"{here['device']}; {here['profile']} profile, {weights}, {here['dtype']}"
+    under = f"{here['engine'] if here['dtype'] == 'none' else built}; {here['generation']}"
     many = len(rows) // len(models)
     title = f"{', '.join(models)}: ms by stage, {f'the median of {many} passes' if many > 1 else 'one pass'}"
     return draw(title, under, small, stacks=medians)

@@ -139,10 +139,7 @@ def _path(model: str, by: str, one: Mapping[str, Any], reference: Mapping[str, A
 
 
 def _operators(*counted: Mapping[str, Any]) -> float | None:
-    """Divide the operators of the stages by those of `generate()`, the first one: exact, where times are noisy.
-
-    Of the plain path only, because a replayed graph runs none.
-    """
+    """Divide the operators of the plain path's stages by those of `generate()`, the first: exact, as times are not."""
     whole, *parts = (each.get("work", {}).get("aten_operators", 0) for each in counted)
     return float(sum(parts) / whole) if whole and all(parts) else None
 

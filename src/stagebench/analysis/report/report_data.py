@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import combinations, permutations, repeat
 from statistics import fmean, median
 from typing import Any
@@ -26,10 +25,7 @@ COLD_RATIO = 1.5  # of a first load over later ones, from which on a warning say
 
 
 def report_data(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, Any]:
-    """Analyse a run, finished or not, as JSON with times in seconds; a value without meaning is absent or None.
-
-    An AnalysisError where no sample went through any model.
-    """
+    """Analyse a run, finished or not, as JSON in seconds; raise AnalysisError where no sample went through a model."""
     good = select(rows)
     main = select(good, study=samples.MAIN)
     if not main:
@@ -53,10 +49,7 @@ def report_data(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, Any
 
 
 def shared(rows: Sequence[SampleLine]) -> list[SampleLine]:
-    """Keep the rows of the samples that every model has as many of; all rows without such a sample.
-
-    What failed for one model is left out for all, so that their numbers are of the same samples.
-    """
+    """Keep the rows of the samples that every model has as many of, so that all are of the same; else all rows."""
     counts = [Counter(row["sample"] for row in own) for own in by_model(rows).values()]
     common = {sample for sample in counts[0] if len({each[sample] for each in counts}) == 1}
     return [row for row in rows if row["sample"] in common] or list(rows)
@@ -128,7 +121,7 @@ def _spread(values: NDArray[np.float64], interval: Interval | None) -> dict[str,
     mean = float(values.mean())
     return {
         "mean": mean,
-        "interval": asdict(interval) if interval else None,
+        "interval": interval,
         "p90": float(np.quantile(values, 0.9)),
         "cv": float(values.std(ddof=1)) / abs(mean) if len(values) > 1 and mean else None,
     }
@@ -150,10 +143,7 @@ def warnings(lines: Sequence[SampleLine]) -> list[dict[str, str]]:
 
 
 def _drift(lines: Sequence[SampleLine]) -> str | None:
-    """Say how far the passes drift in the order of the run, as on a machine that heats up.
-
-    Of what should not depend on the sample: encode, prefill and time per token, each over its median, averaged.
-    """
+    """Say how far the passes drift in the order of the run, in what should not depend on the sample, averaged."""
     stages = [_paces(lines, stage) for stage in IN_GENERATE]
     mean = np.mean([each / (np.median(each) or 1.0) for each in stages], axis=0)
     if (found := statistics.drift(mean, [line["order"] for line in lines])) is None:
@@ -199,11 +189,7 @@ def _pair(a: Sequence[SampleLine], b: Sequence[SampleLine]) -> dict[str, Any]:
 
 
 def _utilisation(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, dict[str, float]]:
-    """Give MFU and MBU of the stages that compute, at the mean of their seconds, by the last measured ceilings.
-
-    FLOPs and bytes were counted in the proof, on one sample. Those of decode are taken a step, because texts differ in
-    length.
-    """
+    """Give MFU and MBU of the stages that compute, at the mean of their seconds, by the last measured ceilings."""
     model, mode = rows[0]["model"], rows[0]["mode"]
     session = next((each for each in reversed(run["sessions"]) if mode in each["proofs"].get(model, {})), None)
     if session is None:
@@ -214,7 +200,7 @@ def _utilisation(run: ExperimentRun, rows: Sequence[SampleLine]) -> dict[str, di
         units = sum(row["tokens"] - 1 if STAGE[stage].per_token else 1 for row in rows)
         if units and (time := sum(row["seconds"][stage] for row in rows) / units):
             work = proof["work"][stage]
-            steps = max(work.get("steps", 1), 1)
+            steps = max(work.get("steps", 1), 1)  # of the proof's own text: texts differ in length
             flops, moved = work["flops"] / steps, sum(proof["bytes"].get(stage, {}).values()) / steps
             found[stage] = {"flops": flops, "bytes": moved, "time": time}
             found[stage] |= {"mfu": ceilings.mfu(flops, time), "mbu": ceilings.mbu(moved, time)}

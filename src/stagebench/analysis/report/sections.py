@@ -33,10 +33,7 @@ def title(found: Found) -> str:
 
 
 def sections(found: Found, rows: Sequence[SampleLine], folder: Path | None = None) -> Sections:
-    """Lay out a report of what `report_data` found in these rows; a section without anything to say is left out.
-
-    The folder of the run has the thumbnails.
-    """
+    """Lay out a report of what `report_data` found in these rows of a run, with the thumbnails in its folder."""
     main = select(rows, study=MAIN)
     passes = {mode: shared(select(main, mode=mode)) for mode in found["modes"]}
     fits = [of | line for of, line in _of(found, "fits")]
@@ -142,9 +139,7 @@ def _stages(found: Found, passes: Mapping[str, Sequence[SampleLine]]) -> Iterato
         yield of_records(named, COLUMNS["spread"], rows)
     for mode, kept in passes.items():
         models = by_model(kept)
-        dots = {
-            stage: {m: [row["seconds"][stage] for row in own] for m, own in models.items()} for stage in STAGE_NAMES
-        }
+        dots = {name: {m: [row["seconds"][name] for row in own] for m, own in models.items()} for name in STAGE_NAMES}
         yield Figure(f"Every pass at {mode} length, a dot each; the bar is at the mean.", "dots", dots)
 
 

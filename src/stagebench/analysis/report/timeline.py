@@ -8,17 +8,14 @@ from stagebench.core.stages import STAGE_NAMES
 
 
 def timeline(rows: Sequence[SampleLine]) -> dict[str, Any]:
-    """Return the median pass of every model on the sample that takes the first of them the middle time; in seconds.
-
-    Nothing where the models share no sample, or a pass did not note when its stages began.
-    """
+    """Return the median pass of every model on the sample that takes the first of them the middle time; in seconds."""
     passes = {model: median_passes(own) for model, own in by_model(rows).items()}
     first = next(iter(passes.values()))
     common = sorted((s for s in first if all(s in own for own in passes.values())), key=lambda s: first[s]["e2e"])
     sample = common[(len(common) - 1) // 2] if common else None
     lines = {model: own[sample] for model, own in passes.items()} if sample else {}
     if not lines or not all(line.get("starts", {}).keys() >= set(STAGE_NAMES) for line in lines.values()):
-        return {}
+        return {}  # the models share no sample, or a pass did not note when its stages began
     found = {
         model: {
             "e2e": line["e2e"],

@@ -167,7 +167,7 @@ class Gpu:
 
     def read(self) -> Reading:
         """Read the GPU's state; it takes about 1 ms, so never call it inside a timed region."""
-        nvml, handle, ask = self.nvml, self.handle, self._ask
+        nvml, handle, own, ask = self.nvml, self.handle, self.own_processes, self._ask
         bits = ask(lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
         return Reading(
             sm_mhz=ask(lambda: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))),
@@ -175,9 +175,7 @@ class Gpu:
             watts=ask(lambda: float(nvml.nvmlDeviceGetPowerUsage(handle) / 1e3)),
             celsius=ask(lambda: int(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))),
             throttled=None if bits is None else tuple(text for bit, text in THROTTLE_REASONS.items() if bits & bit),
-            foreign_processes=ask(
-                lambda: max(0, len(nvml.nvmlDeviceGetComputeRunningProcesses(handle)) - self.own_processes)
-            ),
+            foreign_processes=ask(lambda: max(0, len(nvml.nvmlDeviceGetComputeRunningProcesses(handle)) - own)),
             joules=ask(lambda: float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)),
         )
 

@@ -78,10 +78,7 @@ def slices_of_equal_count(total: int, count: int) -> list[slice]:
 
 
 def slices_of_equal_time(t: NDArray[np.int64], count: int) -> list[slice]:
-    """Cut the time from the first event to the last into `count` equal parts, which may be empty.
-
-    Part i begins at `first + i * (last + 1 - first) // count` microseconds, and ends before the next begins.
-    """
+    """Cut the microseconds from the first event to the last into `count` equal parts, which may be empty."""
     if count < 1:
         raise MediaError(f"must have at least 1 slice, got {count}")
     first, last = int(t[0]), int(t[-1])

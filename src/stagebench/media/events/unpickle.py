@@ -95,10 +95,9 @@ class _Global:
     name: str
 
 
-_CORES = ("numpy.core", "numpy._core")  # numpy 2 renamed it
-_GLOBALS = {"numpy.ndarray", "numpy.dtype"} | {
-    f"{core}.multiarray.{name}" for core in _CORES for name in ("_reconstruct", "scalar")
-}
+_GLOBALS = {"numpy.ndarray", "numpy.dtype"}
+for _core in ("numpy.core", "numpy._core"):  # numpy 2 renamed it
+    _GLOBALS |= {f"{_core}.multiarray._reconstruct", f"{_core}.multiarray.scalar"}
 
 
 def _call(function: object, arguments: tuple[object, ...]) -> object:

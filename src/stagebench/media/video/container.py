@@ -11,18 +11,18 @@ from fractions import Fraction
 from heapq import heappushpop
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import av
+from av.container import InputContainer
 
 from stagebench.core import meter
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
 from stagebench.media.files import MAX_PIXELS, kind_of, require_pixels
-from stagebench.media.video.missing import gif_size, is_cut, is_whole_transport
+from stagebench.media.video.missing import Packet, gif_size, is_cut, is_whole_transport
 
 Threads = Literal["AUTO", "NONE"]
-Packet: TypeAlias = "av.Packet[av.VideoStream]"
 
 # Formats that contain their own data. FFmpeg's other formats include playlists, which open other files or addresses,
 # devices, and patterns of file names; it also makes a video of any text.
@@ -79,7 +79,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def open_video(path: Path, threads: Threads = "AUTO") -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+def open_video(path: Path, threads: Threads = "AUTO") -> Iterator[tuple[InputContainer, av.VideoStream]]:
     """Open a file's first video stream for decoding, with one thread unless several are known to be safe."""
     # A relative name might be taken for a protocol. Options for all streams would also apply to FFmpeg's probing.
     # But PyAV frees one set per stream known at the end, which crashes where there were fewer at first (MPEG-PS).
@@ -101,9 +101,7 @@ def open_video(path: Path, threads: Threads = "AUTO") -> Iterator[tuple[av.conta
             context.flush_buffers()
 
 
-def read_track(
-    path: Path, container: av.container.InputContainer, stream: av.VideoStream, loading: LoadSettings
-) -> Track:
+def read_track(path: Path, container: InputContainer, stream: av.VideoStream, loading: LoadSettings) -> Track:
     """Read the packets of a stream just opened, up to the window's end; refuse missing ones."""
     packets: list[Packet] = []
     base = stream.time_base or Fraction(1)

@@ -11,10 +11,13 @@ import mmap
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeAlias
 
 import av
 import numpy as np
 from numpy.typing import NDArray
+
+Packet: TypeAlias = "av.Packet[av.VideoStream]"
 
 _MP4_STARTS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _EBML, _SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")  # IDs of Matroska's two top-level elements
@@ -79,9 +82,7 @@ def _size_at(data: mmap.mmap, at: int) -> tuple[int, int | None]:
     return at + width, None if number == unknown else number
 
 
-def is_whole_transport(
-    path: Path, stream: int, packets: Sequence[av.Packet[av.VideoStream]], *, suspected: bool
-) -> bool:
+def is_whole_transport(path: Path, stream: int, packets: Sequence[Packet], *, suspected: bool) -> bool:
     """Return whether a stream's counter jumps only where a part begins: at a table and a key frame, without a gap.
 
     `stream` is its number in the file (PID); `packets` are its frames in decoding order. Unless FFmpeg marks one of
@@ -99,9 +100,8 @@ def is_whole_transport(
     starts = {round((at or 0) / size): i for i, at in keys.items()}  # FFmpeg is off by 16 of 204 bytes
     jumps = [(a, b) for a, b in pairwise(own) if _jumps(heads, a, b)]
     damaged = (heads[own, 1] & 128).any() or sum(packet.is_corrupt for packet in packets) > len(jumps)
-    return not damaged and all(
-        b in starts and _new_table(heads, own, tables, a, b) and _goes_on(packets, starts[b]) for a, b in jumps
-    )
+    seams = (b in starts and _new_table(heads, own, tables, a, b) and _goes_on(packets, starts[b]) for a, b in jumps)
+    return not damaged and all(seams)
 
 
 def _heads(path: Path) -> tuple[int, NDArray[np.uint8]]:
@@ -137,7 +137,7 @@ def _new_table(heads: NDArray[np.uint8], own: list[int], tables: list[int], one:
     return any(_jumps(heads, a, b) or (heads[[b, other], 3] & 15).tolist() == anew for a, b in between)
 
 
-def _goes_on(packets: Sequence[av.Packet[av.VideoStream]], start: int) -> bool:
+def _goes_on(packets: Sequence[Packet], start: int) -> bool:
     """Return whether times are evenly spaced at the end of a part, up to the next frame where that is later."""
     times = [packet.pts for packet in packets[max(0, start - 2 * _TAIL) : start + 1] if packet.pts is not None]
     *before, time = times or [0]
