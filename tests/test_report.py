@@ -16,10 +16,9 @@ from made_up_analysis import MODELS, TEXT, row, rows, run
 
 from stagebench.analysis import narrative
 from stagebench.analysis.report import write_report
-from stagebench.analysis.report.document import COLORS, Figure, Folded, brief, ticks, to_html
-from stagebench.analysis.report.report_data import report_data, shared
+from stagebench.analysis.report.document import COLORS, Figure, Folded, brief, ticks, to_html, to_trace
+from stagebench.analysis.report.report_data import report_data, shared, timeline
 from stagebench.analysis.report.sections import headlines, sections, title
-from stagebench.analysis.report.timeline import timeline, to_trace
 from stagebench.analysis.samples import SAMPLES_FILE, read_run, read_samples, thumbnail_of
 from stagebench.core.errors import AnalysisError
 from stagebench.core.json_files import write_bytes, write_json

@@ -12,7 +12,6 @@ def write_report(folder: Path) -> dict[str, Any]:
     from stagebench.analysis.report import document  # here, because an analysis takes long to import
     from stagebench.analysis.report.report_data import report_data
     from stagebench.analysis.report.sections import headlines, sections, title
-    from stagebench.analysis.report.timeline import to_trace
 
     run, rows = read_run(folder), read_samples(folder / SAMPLES_FILE)
     found = report_data(run, rows)
@@ -22,5 +21,5 @@ def write_report(folder: Path) -> dict[str, Any]:
     write_text(folder / "report.md", document.to_markdown(title(found), laid_out))
     write_text(folder / "report.html", document.to_html(title(found), laid_out))
     if found["timeline"]:
-        write_json(folder / "trace.json", to_trace(found["timeline"]))
+        write_json(folder / "trace.json", document.to_trace(found["timeline"]))
     return report

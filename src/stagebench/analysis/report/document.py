@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from stagebench.analysis.attribution import UNATTRIBUTED
-from stagebench.analysis.report.timeline import to_trace
 from stagebench.core import shown
 from stagebench.core.json_files import json_text
 from stagebench.core.pages import fill
@@ -96,3 +95,20 @@ def ticks(top: float) -> Sequence[float]:
 def _trace(line: Mapping[str, Any]) -> str:
     """Put the trace of a timeline into a link, from which a browser saves it."""
     return f"data:application/json;base64,{b64encode(json_text(to_trace(line)).encode()).decode('ascii')}"
+
+
+def to_trace(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a timeline as events of Chrome's trace format, which Perfetto reads: a process a model, in microseconds."""
+    events: list[dict[str, Any]] = []
+    for process, (model, own) in enumerate(line["passes"].items(), 1):
+        name = {"name": f"{model}: {line['sample']}, {line['mode']} length"}
+        events.append({"ph": "M", "name": "process_name", "pid": process, "args": name})
+        for thread, what in enumerate(("stages", "tokens"), 1):
+            at = {"pid": process, "tid": thread}
+            events.append({"ph": "M", "name": "thread_name", **at, "args": {"name": what}})
+        of = {"pid": process, "cat": "stage"}
+        for stage, (start, seconds) in own["stages"].items():
+            events.append({"ph": "X", "name": stage, "ts": start * 1e6, "dur": seconds * 1e6, "tid": 1, **of})
+        for number, at_second in enumerate(own["tokens"], 2):  # prefill gives the first
+            events.append({"ph": "i", "name": f"token {number}", "ts": at_second * 1e6, "s": "t", "tid": 2, **of})
+    return {"displayTimeUnit": "ms", "traceEvents": events}

@@ -14,7 +14,6 @@ from stagebench.analysis.attribution import UNATTRIBUTED, compare, mean_of
 from stagebench.analysis.drafting import agreement, speculation
 from stagebench.analysis.intervals import Interval, bootstrap, fit_growth, fit_line, proportion
 from stagebench.analysis.narrative import as_json
-from stagebench.analysis.report.timeline import timeline
 from stagebench.analysis.samples import Ceilings, ExperimentRun, SampleLine, by_model, costs_by_sample, select
 from stagebench.core import statistics
 from stagebench.core.errors import AnalysisError
@@ -216,6 +215,26 @@ def _cold(rows: Sequence[SampleLine]) -> dict[str, Any]:
         return found
     cold, warm = (fmean(side) for side in zip(*pairs, strict=True))
     return found | {"cold": cold, "warm": warm, "ratio": cold / warm}
+
+
+def timeline(rows: Sequence[SampleLine]) -> dict[str, Any]:
+    """Return the median pass of every model on the sample that takes the first of them the middle time; in seconds."""
+    passes = {model: samples.median_passes(own) for model, own in by_model(rows).items()}
+    first = next(iter(passes.values()))
+    common = sorted((s for s in first if all(s in own for own in passes.values())), key=lambda s: first[s]["e2e"])
+    sample = common[(len(common) - 1) // 2] if common else None
+    lines = {model: own[sample] for model, own in passes.items()} if sample else {}
+    if not lines or not all(line.get("starts", {}).keys() >= set(STAGE_NAMES) for line in lines.values()):
+        return {}  # the models share no sample, or a pass did not note when its stages began
+    found = {
+        model: {
+            "e2e": line["e2e"],
+            "stages": {stage: [line["starts"][stage], line["seconds"][stage]] for stage in STAGE_NAMES},
+            "tokens": line.get("token_times", []),
+        }
+        for model, line in lines.items()
+    }
+    return {"sample": sample, "mode": rows[0]["mode"], "passes": found}
 
 
 def _media(rows: Sequence[SampleLine]) -> list[dict[str, Any]]:
