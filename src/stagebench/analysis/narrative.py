@@ -54,10 +54,7 @@ def table(found: Mapping[str, Any], title: str = "") -> Table:
 
 
 def sentences(found: Mapping[str, Any]) -> list[str]:
-    """Say what `as_json` found, with the intervals over its samples: the whole, each factor, the tokens alone.
-
-    A total that may be no difference has no shares.
-    """
+    """Say what `as_json` found, with the intervals over its samples: the whole, each factor, the tokens alone."""
     of = _unit_of(found)
     return [_whole(found, of), *(_factor(found, name, of) for name in found["seconds"]), *_tokens_alone(found)]
 

@@ -4,8 +4,10 @@ A clip has one or two objects of different shapes, each of which moves. `renderi
 images, `synthetic_clip` writes one as files.
 """
 
+import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,23 +19,8 @@ WIDTH, HEIGHT = 640, 480
 FRAMES, RATE = 36, 30
 SECONDS = FRAMES / RATE
 SHAPES = ("ball", "door", "sign")  # a disc, an upright rectangle, a triangle
-COLOURS = {
-    "red": (1.0, 0.25, 0.2),
-    "green": (0.1, 0.7, 0.2),
-    "blue": (0.3, 0.45, 1.0),
-    "yellow": (1.0, 0.95, 0.2),
-    "white": (1.0, 1.0, 1.0),
-    "pink": (1.0, 0.5, 0.8),
-}
-SIZES = {"small": (50, 56), "big": (84, 92)}  # pixels from the middle to the edge
-DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-SPEEDS = {"slowly": (110, 130), "fast": (270, 300)}  # pixels in the whole of a clip
-# When it begins and ends to move, as parts of the clip; who turns moves on in another direction to the clip's end.
-# What moves slowly all of the time comes less far than what moves fast in any of these: event images show no time.
-ENDINGS = {"moves": (0.0, 1.0), "turns": (0.0, 0.5), "stands still": (0.0, 0.6), "appears": (0.4, 1.0)}
-# All objects are brighter, by more than a sensor's contrast: the edge that leads gives events of more light. Were some
-# darker, event images would show the line of a motion, and which way it goes only by their order.
-BACKGROUNDS = {"dark": (0.11, 0.13), "gray": (0.22, 0.25)}
+_WORDS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+COLOURS, SIZES, DIRECTIONS, SPEEDS, ENDINGS, BACKGROUNDS = _WORDS.values()
 _FADE = 0.1  # of the clip, in which what appears does so
 
 Array = NDArray[Any]

@@ -133,16 +133,14 @@ def _free_memory(device: torch.device) -> int:
 
 
 class _Worker:
-    """Verifies a model in each mode on the first readable sample, as a warm-up, and then measures tasks.
-
-    `proofs` hold for each mode the seconds of the verification, and by stage counters, bytes, and on a GPU peak bytes.
-    """
+    """Verifies a model in each mode on the first readable sample, as a warm-up, and then measures tasks."""
 
     def __init__(self, experiment: Experiment, model: VisionLanguageModel, folder: Path) -> None:
         self._experiment, self._model, self._folder = experiment, model, folder
         self._tokens: dict[tuple[Sample, GenerationSettings], tuple[tuple[int, ...], ...]] = {}
         tasks = [task for task in experiment.tasks if task.block.study == MAIN]
         sample, modes = self._readable(tasks), {task.mode: task.generation for task in tasks}
+        # Of each mode the seconds of the verification, and by stage counters, bytes, and on a GPU peak bytes.
         self.proofs = {mode: self._proof(sample, generation) for mode, generation in sorted(modes.items())}
 
     def _readable(self, tasks: Sequence[Task]) -> Sample:

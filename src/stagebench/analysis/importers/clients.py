@@ -3,35 +3,19 @@
 Both give means over the completed requests, so decode is the mean latency less the mean time to first token.
 """
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from stagebench.analysis.importers import serving
-from stagebench.analysis.importers.measured import Timing, at, named, objects, places
+from stagebench.analysis.importers.measured import Timing, at, named, objects, results
 from stagebench.core.checks import is_number
 from stagebench.core.errors import AnalysisError
 
-Fields = Mapping[str, str]
-
 REQUIRED = ("completed", "mean_tokens", "mean_e2el_ms")
-AIPERF: Fields = {
-    "completed": "request_count.avg",
-    "failed": "error_request_count.avg",
-    "duration": "benchmark_duration.avg",
-    "mean_tokens": "output_sequence_length.avg",
-    "mean_ttft_ms": "time_to_first_token.avg",
-    "mean_e2el_ms": "request_latency.avg",
-}
-UNITS = {"benchmark_duration": "sec", "time_to_first_token": "ms", "request_latency": "ms"}  # of AIPerf's metrics
-GUIDELLM: Fields = {
-    "completed": "request_totals.successful",  # of the benchmark until 0.3, of its metrics since then
-    "failed": "request_totals.errored",
-    "duration": "duration",
-    "mean_tokens": "metrics.output_token_count.successful.mean",
-    "mean_ttft_ms": "metrics.time_to_first_token_ms.successful.mean",
-    "mean_e2el_ms": "metrics.request_latency.successful.mean",  # in seconds
-}
+_NAMES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 
 
 def is_aiperf(data: Any) -> bool:
@@ -46,13 +30,13 @@ def is_guidellm(data: Any) -> bool:
 
 def read_aiperf(data: Any, source: str) -> list[Timing]:
     """Read one run; raise AnalysisError where a number is missing, impossible or in another unit."""
-    for metric, unit in UNITS.items():
+    for metric, unit in _NAMES["units"].items():
         if (given := at(data, f"{metric}.unit")) not in (unit, None):
             raise AnalysisError(f"{source}: {metric} must be in {unit}, got {given!r}")
     model = at(data, "input_config.models.items.0.name") or at(data, "input_config.endpoint.model_names.0")
     version = data.get("aiperf_version")
     tool = named("AIPerf", version) if version else "AIPerf or GenAI-Perf"
-    timings = serving.read(_as_served(data, AIPERF, source) | {"model_id": model}, source, tool)
+    timings = serving.read(_as_served(data, _NAMES["aiperf"], source) | {"model_id": model}, source, tool)
     if data.get("is_complete") is False or data.get("was_cancelled"):
         return [replace(each, warnings=("the run was ended before its time", *each.warnings)) for each in timings]
     return timings
@@ -60,18 +44,17 @@ def read_aiperf(data: Any, source: str) -> list[Timing]:
 
 def read_guidellm(data: Any, source: str) -> list[Timing]:
     """Read each benchmark as a model; raise AnalysisError where a number is missing or impossible."""
-    benchmarks = objects(data.get("benchmarks"), f"{source}: benchmarks")
-    results = []
-    for each, where in zip(benchmarks, places(source, len(benchmarks)), strict=True):
-        result = _as_served({"request_totals": at(each, "metrics.request_totals"), **each}, GUIDELLM, where)
+    served = []
+    for each, where in results(objects(data.get("benchmarks"), f"{source}: benchmarks"), source):
+        result = _as_served({"request_totals": at(each, "metrics.request_totals"), **each}, _NAMES["guidellm"], where)
         strategy = [str(of) for key in ("type_", "streams", "rate") if (of := at(each, f"config.strategy.{key}"))]
         model = at(each, "config.backend.model") or at(each, "worker.backend_model") or source
         result["mean_e2el_ms"] *= 1e3
-        results.append(result | {"model_id": " ".join([str(model), *strategy])})
-    return serving.read(results, source, named("GuideLLM", at(data, "metadata.guidellm_version")))
+        served.append(result | {"model_id": " ".join([str(model), *strategy])})
+    return serving.read(served, source, named("GuideLLM", at(data, "metadata.guidellm_version")))
 
 
-def _as_served(result: Any, fields: Fields, where: str) -> dict[str, Any]:
+def _as_served(result: Any, fields: Mapping[str, str], where: str) -> dict[str, Any]:
     """Return a result with the names of `vllm bench serve`, without what it lacks."""
     found = {name: value for name, path in fields.items() if (value := at(result, path)) is not None}
     for name, value in found.items():

@@ -80,9 +80,10 @@ def told_apart(names: Sequence[str], source: str) -> list[str]:
     return unique
 
 
-def places(source: str, results: int) -> list[str]:
-    """Return how an error names each result of a file."""
-    return [f"{source}, result {place}" if results > 1 else source for place in range(1, results + 1)]
+def results(data: Any, source: str) -> list[tuple[Mapping[str, Any], str]]:
+    """Return the results of a file, one object or a list of them, each with how an error names it."""
+    found = objects(data if isinstance(data, list) else [data], source)
+    return [(each, f"{source}, result {place}" if len(found) > 1 else source) for place, each in enumerate(found, 1)]
 
 
 def warnings(timings: Sequence[Timing]) -> list[str]:

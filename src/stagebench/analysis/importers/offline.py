@@ -11,16 +11,11 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 from stagebench.analysis.attribution import UNATTRIBUTED, Costs
-from stagebench.analysis.importers.measured import Timing, at, named, number, objects, places, told_apart
+from stagebench.analysis.importers.measured import Timing, at, named, number, results, told_apart
 from stagebench.core.checks import is_whole
 from stagebench.core.errors import AnalysisError
 from stagebench.core.stages import ENCODE, PREFILL, PREPROCESS
 
-LATENCY = {"avg_latency", "latencies"}
-THROUGHPUT = {"elapsed_time", "num_requests"}
-PROCESSOR = {"mm_processor_stats", "mean_e2el_ms"}
-ONE_BATCH = {"batch_size", "output_len", "prefill_latency", "total_latency"}
-LLAMA_BENCH = {"n_prompt", "n_gen", "avg_ns"}
 IN_PROCESSOR = {PREPROCESS.name: "preprocessor_total_ms", ENCODE.name: "encoder_forward_ms"}  # stages of a request
 MEASURED = {"n_prompt", "n_gen", "test_time", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts", "samples_ns", "samples_ts"}
 """What differs between llama-bench's tests of the same settings."""
@@ -63,26 +58,23 @@ def read_processor(data: Result, source: str) -> list[Timing]:
 
 def read_one_batch(data: Any, source: str) -> list[Timing]:
     """Read sglang's `bench_one_batch`: a line is a batch, with the prefill and all steps of it timed apart."""
-    results = objects(data if isinstance(data, list) else [data], source)
     rows, names = [], []
-    for each, where in zip(results, places(source, len(results)), strict=True):
+    for each, where in results(data, source):
         batch, tokens = (_whole(each, key, where) for key in ("batch_size", "output_len"))
         names.append(f"{each.get('run_name', source)} batch {batch}, {each.get('input_len')} + {tokens} tokens")
         prefill, total = (number(each, key, where) for key in ("prefill_latency", "total_latency"))
         rows.append(({PREFILL.name: prefill}, tokens, total - prefill if tokens > 1 else 0.0))
-    return [
-        Timing(Costs(name, *row), tool="SGLang bench_one_batch")
-        for name, row in zip(told_apart(names, source), rows, strict=True)
-    ]
+    told = zip(told_apart(names, source), rows, strict=True)
+    return [Timing(Costs(name, *row), tool="SGLang bench_one_batch") for name, row in told]
 
 
 def read_llama_bench(data: Any, source: str) -> list[Timing]:
     """Read `llama-bench -o json` or jsonl: the tests of the same settings are a model."""
-    results = objects(data if isinstance(data, list) else [data], source)
-    settings = [{key: value for key, value in each.items() if key not in MEASURED} for each in results]
+    found = results(data, source)
+    settings = [{key: value for key, value in each.items() if key not in MEASURED} for each, _ in found]
     varied = [key for key in settings[0] if len({json.dumps(each.get(key)) for each in settings}) > 1]
     tests: dict[str, list[tuple[Result, str]]] = {}
-    for own, each, where in zip(settings, results, places(source, len(results)), strict=True):
+    for own, (each, where) in zip(settings, found, strict=True):
         name = PureWindowsPath(str(each.get("model_filename", source))).name
         of = [f"{key} {own.get(key)}" for key in varied if key != "model_filename"]
         tests.setdefault(", ".join([name, *of]), []).append((each, where))

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from stagebench.analysis.attribution import Costs, mean_of
-from stagebench.analysis.importers.measured import Timing, named, number, objects, places, told_apart
+from stagebench.analysis.importers.measured import Timing, named, number, results, told_apart
 from stagebench.core.checks import is_number, is_whole
 from stagebench.core.errors import AnalysisError
 
@@ -39,11 +39,10 @@ def looks_like(data: Any) -> bool:
 
 def read(data: Any, source: str, tool: str | None = None) -> list[Timing]:
     """Read each result of a file as a model; raise AnalysisError where a number is missing or impossible."""
-    results = objects(data if isinstance(data, list) else [data], source)
-    names = told_apart([str(each.get("model_id") or each.get("model") or source) for each in results], source)
-    wheres = places(source, len(results))
-    each = zip(names, results, wheres, strict=True)
-    return [timing for model, result, where in each for timing in _timings(model, result, where, tool or _tool(result))]
+    found = results(data, source)
+    names = told_apart([str(each.get("model_id") or each.get("model") or source) for each, _ in found], source)
+    each = zip(names, found, strict=True)
+    return [timing for name, (own, where) in each for timing in _timings(name, own, where, tool or _tool(own))]
 
 
 def _tool(result: Result) -> str:
