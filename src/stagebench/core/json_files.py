@@ -1,4 +1,4 @@
-"""Read JSON and text with one-line errors, and write them atomically."""
+"""Read JSON with one-line errors, and tables beside modules; write JSON and text atomically."""
 
 import contextlib
 import importlib
@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,11 @@ def _is_deeper(parsed: Any, levels: int) -> bool:
         each = [value.values() if type(value) is dict else value for value in inside]
         inside = [value for values in each for value in values if type(value) is dict or type(value) is list]
     return bool(inside)
+
+
+def table_beside(module: str) -> dict[str, Any]:
+    """Return the table in TOML that a module, named by its `__file__`, has beside it."""
+    return tomllib.loads(Path(module).with_suffix(".toml").read_text(encoding="utf-8"))
 
 
 def json_text(data: Any) -> str:

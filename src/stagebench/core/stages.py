@@ -4,12 +4,12 @@ To add a stage, add a descriptor there and a function in `STEPS` of the pipeline
 benchmarks read the descriptors.
 """
 
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median_low
 from typing import Any
+
+from stagebench.core.json_files import table_beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Stage:
 
 
 def _described() -> Iterator[Stage]:
-    for name, fields in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items():
+    for name, fields in table_beside(__file__).items():
         known: dict[str, Any] = {key: tuple(it) if isinstance(it, list) else it for key, it in fields.items()}
         yield Stage(name, **known)
 

@@ -4,23 +4,21 @@ A clip has one or two objects of different shapes, each of which moves. `renderi
 images, `synthetic_clip` writes one as files.
 """
 
-import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stagebench.core.json_files import table_beside
 from stagebench.core.settings import DEFAULT_QUESTION
 
 WIDTH, HEIGHT = 640, 480
 FRAMES, RATE = 36, 30
 SECONDS = FRAMES / RATE
 SHAPES = ("ball", "door", "sign")  # a disc, an upright rectangle, a triangle
-_WORDS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-COLOURS, SIZES, DIRECTIONS, SPEEDS, ENDINGS, BACKGROUNDS = _WORDS.values()
+COLOURS, SIZES, DIRECTIONS, SPEEDS, ENDINGS, BACKGROUNDS = table_beside(__file__).values()
 _FADE = 0.1  # of the clip, in which what appears does so
 
 Array = NDArray[Any]

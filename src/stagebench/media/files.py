@@ -2,22 +2,22 @@
 
 import re
 import stat
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from stagebench.core.errors import MediaError
+from stagebench.core.json_files import table_beside
 from stagebench.core.shown import plain
 
 MAX_RATIO = 100  # unpacked bytes per byte on disk; recordings have 2 to 10, zip bombs 1000 and more
 MAX_PIXELS = 2**26  # of an image, 8192 x 8192: a header with more is damaged, or meant to fill the memory
 MAX_TOTAL = 2**28  # pixels of all images that are kept: eight of 8K
 CLIPS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".gif")  # a file of an unknown suffix may be a video too
+KNOWN = table_beside(__file__)
 _SMALL = 1 << 20  # bytes, up to which no ratio is checked
 _SHOWN = 200  # characters of a library's message
 _BEGINNING = 1024  # bytes
-_KNOWN = tomllib.loads(Path(__file__).with_name("kinds.toml").read_text(encoding="utf-8"))
 
 
 def name_of(path: Path) -> str:
@@ -44,12 +44,12 @@ def kind_of(path: Path) -> str | None:
     size_of(path)
     with path.open("rb") as file:
         beginning = file.read(_BEGINNING)
-    return next((kind or None for begins, kind in _KNOWN["kinds"] if re.match(begins.encode(), beginning)), None)
+    return next((kind or None for begins, kind in KNOWN["kinds"] if re.match(begins.encode(), beginning)), None)
 
 
 def require_kind(path: Path) -> None:
     """Refuse a file with the first bytes of another kind than its suffix names, and one that `size_of` refuses."""
-    expected = _KNOWN["expected"].get(path.suffix.lower())
+    expected = KNOWN["expected"].get(path.suffix.lower())
     if expected is not None and (kind := kind_of(path)) not in (expected, None):
         raise MediaError(f"{path.name}: must be {expected}, got {kind}")
 

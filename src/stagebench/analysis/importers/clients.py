@@ -3,19 +3,18 @@
 Both give means over the completed requests, so decode is the mean latency less the mean time to first token.
 """
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from stagebench.analysis.importers import serving
 from stagebench.analysis.importers.measured import Timing, at, named, objects, results
 from stagebench.core.checks import is_number
 from stagebench.core.errors import AnalysisError
+from stagebench.core.json_files import table_beside
 
 REQUIRED = ("completed", "mean_tokens", "mean_e2el_ms")
-_NAMES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_NAMES = table_beside(__file__)
 
 
 def is_aiperf(data: Any) -> bool:

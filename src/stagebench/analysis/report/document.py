@@ -1,23 +1,21 @@
 """Write a report as Markdown, and as one HTML page with its pictures in it, to which the network gives nothing."""
 
 import math
-import tomllib
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from stagebench.analysis.attribution import UNATTRIBUTED
 from stagebench.core import shown
-from stagebench.core.json_files import json_text
+from stagebench.core.json_files import json_text, table_beside
 from stagebench.core.pages import fill
 from stagebench.core.shown import MS, RATIO, Table, Unit, markdown
 from stagebench.core.stages import OF_SERVER, STAGE_NAMES, STAGES, Stage
 
 _DRAWN = (*STAGES, *OF_SERVER, Stage(UNATTRIBUTED, "", unit=""), Stage("e2e", "", unit="", color="#595959"))
 COLORS = {stage.name: stage for stage in _DRAWN}
-_WORDING = tomllib.loads(Path(__file__).with_name("wording.toml").read_text(encoding="utf-8"))
+_WORDING = table_beside(__file__)
 UNITS: Mapping[str, Unit] = vars(shown) | {name: Unit(**fields) for name, fields in _WORDING["units"].items()}
 COLUMNS = {name: {key: UNITS[unit] for key, unit in own.items()} for name, own in _WORDING["columns"].items()}
 SAID: Mapping[str, str] = _WORDING["said"]

@@ -10,17 +10,9 @@ import numpy as np
 from stagebench.core.errors import MediaError
 from stagebench.core.settings import LoadSettings
 from stagebench.media.events.event_arrays import KEYS, LARGEST, EventArrays, but_others, cut_events, in_microseconds
-from stagebench.media.files import require_plausible, whole
+from stagebench.media.files import KNOWN, require_plausible, whole
 
 _HARD_LINK = 0  # HDF5's type of a link within the file
-_OTHER_LAYOUTS = {
-    "CD/events": "Prophesee's HDF5",
-    "davis/left/events": "MVSEC",
-    "prophesee/left/x": "M3ED",
-    "events/xs": "event_utils",
-    "events/ts": "event_utils",
-    "t": "a file without the group events",
-}
 
 
 def read_hdf5(path: Path, loading: LoadSettings) -> EventArrays:
@@ -71,7 +63,7 @@ def _follow(file: Any, name: str) -> tuple[Any, list[str]]:
 
 def _instead(file: Any) -> str:
     """Return the layout that the file has instead; else the names in the group `events`, or without it in the file."""
-    for name, layout in _OTHER_LAYOUTS.items():
+    for name, layout in KNOWN["layouts"].items():
         if not _follow(file, name)[1]:
             return f"{name}, as {layout} has it"
     return f"none{but_others(_follow(file, 'events')[0])}"
