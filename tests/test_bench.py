@@ -242,10 +242,12 @@ def test_another_plan_is_refused(recorded):
     assert processes(recorded) == before
 
 
-def test_code_that_changes_while_it_is_recorded_is_refused_before_it_runs(tmp_path):
-    (tmp_path / "conftest.py").write_text("raise ValueError")
+@pytest.mark.parametrize("name", ["conftest.py", "src/own/module.py", "src/own/table.toml"])
+def test_code_that_changes_while_it_is_recorded_is_refused_before_it_runs(tmp_path, name):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("raise ValueError")
     plan = recording.plan_of(tmp_path, 1, "", ())
-    (tmp_path / "conftest.py").write_text("raise KeyError")
+    (tmp_path / name).write_text("raise KeyError")
     with pytest.raises(ResultsError, match="must not change during a recording"):
         recording.Recording(tmp_path / "out", recording.Variant("", tmp_path, Path()), plan).measure(0, {})
 
