@@ -6,7 +6,6 @@ path: this package and its dependencies are found there, and a build of torch th
 
 import hashlib
 import json
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
@@ -62,12 +61,12 @@ def python_with(requirements: Sequence[str], home: Path, say: Say) -> Path:
 
 def newest(requirement: str) -> str | None:
     """Return the newest release that pip finds here for a requirement, or None; raise GateError where pip fails."""
-    done = subprocess.run([sys.executable, *_DRY, requirement], capture_output=True, text=True, check=False)  # noqa: S603 # pip
-    if done.returncode:
-        if "No matching distribution" in done.stderr:
-            return None
-        raise GateError(f"pip must find {requirement}, got {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
-    return str(json.loads(done.stdout)["install"][0]["metadata"]["version"])
+    status, said, complaint = processes.run([sys.executable, *_DRY, requirement])
+    if b"No matching distribution" in complaint:
+        return None
+    if status:
+        raise GateError(f"pip must find {requirement}, got {_last(complaint)}")
+    return str(json.loads(said)["install"][0]["metadata"]["version"])
 
 
 def differing_packages(base: Path, head: Path) -> dict[str, dict[str, str | None]]:
@@ -118,6 +117,9 @@ def _write(path: Path, folders: Sequence[str]) -> None:
 def _call(python: Path, *arguments: str) -> bytes:
     status, said, complaint = processes.run([str(python), *arguments])
     if status:
-        last = (complaint.decode(errors="replace").strip().splitlines() or ["no word"])[-1]
-        raise GateError(f"can't make an environment, use --base-python instead: {last}")
+        raise GateError(f"can't make an environment, use --base-python instead: {_last(complaint)}")
     return said
+
+
+def _last(complaint: bytes) -> str:
+    return (complaint.decode(errors="replace").strip().splitlines() or ["no word"])[-1]
