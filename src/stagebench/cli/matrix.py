@@ -78,3 +78,4 @@ def _report(matrix: Matrix, rules: Rules, out: Path, json_path: Path | None) -> 
     console = Console(stderr=str(json_path) == "-")
     for heading, table in sections.items():
         show(replace(table, title=heading), console)
+        console.print()

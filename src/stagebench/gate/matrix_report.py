@@ -39,22 +39,20 @@ class Row:
     interval: tuple[float, float] | None = None
 
 
-def shared_by(cells: Sequence[Cell], rules: Rules) -> Rules:
-    """Return the rules of each comparison, so that all together have the error rates of one gate."""
-    return rules.spread_over(len(cells) - 1)
-
-
 def processes_for(cells: Sequence[Cell], rules: Rules, given: int | None) -> int:
     """Return how many processes time each cell; raise GateError for a number that could decide on nothing."""
-    least = statistics.least_pairs(shared_by(cells, rules).alpha)
+    least = statistics.least_pairs(rules.spread_over(len(cells) - 1).alpha)
     if given is not None and given < least:
         raise GateError(f"--processes must be at least {least} to decide on {len(cells)} cells, got {given}")
     return given or max(least, BY_DEFAULT)
 
 
 def compare(matrix: Matrix, rules: Rules) -> tuple[list[Row], list[tuple[Cell, Verdict]]]:
-    """Return a row for each stage of each cell that was measured, and the counters that differ from the reference's."""
-    reference, runs, each = matrix.cells[0], matrix.runs[0], shared_by(matrix.cells, rules)
+    """Return a row for each stage of each cell that was measured, and the counters that differ from the reference's.
+
+    All comparisons together have the error rates of one gate.
+    """
+    reference, runs, each = matrix.cells[0], matrix.runs[0], rules.spread_over(len(matrix.cells) - 1)
     stages = _stages(runs[PROOF], reference)
     rows = [Row(stages[name], reference, REFERENCE, "", _seconds(runs, name), 1.0) for name in stages]
     differing: list[tuple[Cell, Verdict]] = []
