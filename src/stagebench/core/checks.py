@@ -11,7 +11,7 @@ from typing import Annotated, Any, Required, Union, get_args, get_origin, get_ty
 from stagebench.core.json_files import msgspec
 
 LONGEST_TEXT = 100_000
-LARGEST, SMALLEST = 1e18, 1e-15  # numbers: no sum, product or ratio of two exceeds what a float holds
+LARGEST, LEAST = 1e18, 1e-15  # numbers: no sum, product or ratio of two exceeds what a float holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,5 @@ Count = Annotated[int, _meta(ge=0), Must(lambda v: is_whole(v, 0), "a whole numb
 Positive = Annotated[int, _meta(ge=1), Must(lambda v: is_whole(v, 1), "a whole number above 0")]
 Number = Annotated[float, _meta(gt=-LARGEST, lt=LARGEST), Must(is_number, "a finite number")]
 Spread = Annotated[float, _meta(ge=0, lt=LARGEST), Must(lambda v: is_number(v, 0), "a finite number of at least 0")]
-Time = Annotated[
-    float, _meta(ge=SMALLEST, lt=LARGEST), Must(lambda v: is_number(v, SMALLEST), "a finite number above 0")
-]
+Time = Annotated[float, _meta(ge=LEAST, lt=LARGEST), Must(lambda v: is_number(v, LEAST), "a finite number above 0")]
 Object = dict[str, Any]

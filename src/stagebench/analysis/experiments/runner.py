@@ -85,24 +85,23 @@ def measure(experiment: Experiment, log: SampleLog) -> Iterator[SampleLine]:
             workers = {model.name: _Worker(experiment, model, log.folder) for model in models}
             session["proofs"] |= {name: worker.proofs for name, worker in workers.items()}
             log.save_run()
-            for (study, entry), tasks in groupby(left, lambda task: (task.block.study, task.entry)):
+            for (study, _), tasks in groupby(left, lambda task: (task.block.study, task.entry)):
                 for task in tasks:
                     if task.model in workers:
                         line = workers[task.model].line(task, len(log.lines))
                         log.append(line)
                         yield line
                 if study == MAIN and experiment.draft_tokens:
-                    log.run.setdefault("drafts", []).extend(_drafts(experiment, models, entry, task))
+                    log.run.setdefault("drafts", []).extend(_drafts(experiment, models, task))
                     log.save_run()
             models.clear()
             workers.clear()
 
 
-def _drafts(
-    experiment: Experiment, models: Sequence[VisionLanguageModel], entry: Entry, task: Task
-) -> Iterator[DraftLine]:
-    """Draft a sample, of natural length where that is measured; what can't be read is named by its own task."""
-    options = task.block.generations[next(mode for mode in MODES if mode in task.block.generations)].options()
+def _drafts(experiment: Experiment, models: Sequence[VisionLanguageModel], task: Task) -> Iterator[DraftLine]:
+    """Draft a task's sample, of natural length where that is measured; what can't be read is named by its own task."""
+    entry, generations = task.entry, task.block.generations
+    options = next(generations[mode] for mode in MODES if mode in generations).options()
     with suppress(MediaError):
         samples = {model.name: experiment.sample(entry, model) for model in models}
         for line in draft_lines(models, samples, options, experiment.draft_tokens):
