@@ -126,6 +126,12 @@ def test_seven_pairs_can_decide():
     assert time_verdict(runs({DECODE: 1})[:7], runs({DECODE: 2}, seed=1)[:7]).verdict == "regression"
 
 
+@pytest.mark.parametrize(("fresh", "expected"), [(None, "regression"), (7, "regression"), (4, "inconclusive")])
+def test_pairs_that_chose_what_is_tested_do_not_count_as_evidence(fresh, expected):
+    (verdict,) = judge_times(runs({DECODE: 1}), runs({DECODE: 1.2}, seed=1), RULES, [], fresh)
+    assert (verdict.verdict, verdict.n) == (expected, 8)
+
+
 def test_no_spread_at_all_cannot_decide():
     verdict = time_verdict([a_run()] * 8, [a_run({DECODE: 0.2})] * 8)
     assert (verdict.verdict, "no spread at all" in verdict.reason) == ("inconclusive", True)
@@ -263,15 +269,15 @@ def test_the_gravest_verdict_is_the_exit_code(given, code):
     assert exit_code(Verdict("b", "time", verdict, "", 8) for verdict in given) == code
 
 
-def test_a_confirmation_is_of_what_was_not_cleared():
+def test_a_confirmation_is_of_what_is_open():
     verdicts = [Verdict(v, "time", v, "", 8) for v in ("pass", "regression", "inconclusive", "improvement", "missing")]
-    assert undecided([*verdicts, Verdict("c", "counter", "regression", "", 1)]) == ["regression", "inconclusive"]
+    assert undecided([*verdicts, Verdict("c", "counter", "inconclusive", "", 1)]) == ["inconclusive"]
 
 
-def test_only_the_confirmation_calls_a_time_a_regression():
-    first = [Verdict(name, "time", "regression", "", 8) for name in "abc"]
-    second = [Verdict("a", "time", "pass", "", 8), Verdict("b", "time", "regression", "", 8)]
-    assert [v.verdict for v in confirmed(first, second)] == ["pass", "regression", "missing"]
+def test_a_confirmation_decides_what_was_open_and_nothing_else():
+    first = [Verdict(name, "time", "inconclusive", "", 8) for name in "abc"] + [Verdict("d", "time", "pass", "", 8)]
+    second = [Verdict("a", "time", "pass", "", 16), *(Verdict(name, "time", "regression", "", 16) for name in "bd")]
+    assert [v.verdict for v in confirmed(first, second)] == ["pass", "regression", "missing", "pass"]
 
 
 def test_a_confirmation_leaves_counters_and_what_passed():

@@ -107,8 +107,8 @@ def test_a_gate_keeps_the_run_of_every_process_and_nothing_else(project, nothing
     scheduled = run["stagebench"]["scheduled"]
     assert (scheduled["phase"], scheduled["block"], scheduled["position"], len(run["benchmarks"])) == ("first", 0, 1, 3)
     assert nothing_is_left(project)
-    assert "and as many again for what those do not clear" in said
-    assert "not cleared, so measured again: test_stage[a], test_stage[b]" in said
+    assert "up to 8 to time" in said
+    assert "still open, so up to 1 more blocks for test_stage[a], test_stage[b]" in said
 
 
 def test_the_runs_of_a_gate_are_no_part_of_the_working_tree_that_the_next_one_measures(project, git):
@@ -376,7 +376,7 @@ def test_times_of_other_work_are_not_compared_though_only_the_first_processes_co
     stages = ("test_stage[a]", "test_stage[b]")
     expected = [*((name, "changed") for name in stages), *((name, "incomparable") for name in stages)]
     assert (code, loud) == (1, expected), said
-    assert "not cleared, so measured again" not in said
+    assert "still open" not in said
 
 
 def test_two_gates_do_not_write_to_one_folder(project, monkeypatch):

@@ -72,6 +72,30 @@ def test_the_power_of_the_gate_is_that_of_the_simulations(name, slowdowns):
     assert [row for row in [*rows, alarms] if row not in STATISTICS] == []
 
 
+def test_what_the_looks_gain_is_that_of_the_simulations():
+    both = [result(name) for name in ("gate-looks-before.json", "gate-looks.json")]
+    assert both[0]["recorded"] == both[1]["recorded"]
+    rows = {
+        "false alarms in suites": [
+            "{rate:.2%} ({low:.2%} to {high:.2%})".format(**each["false_alarms"]) for each in both
+        ],
+        "suites undecided somewhere": [
+            "{rate:.0%} ({low:.0%} to {high:.0%})".format(**each["inconclusive_suites"]) for each in both
+        ],
+        "seconds, unchanged": ["{mean:.0f}, {p90:.0f} in 90 %".format(**each["seconds"]) for each in both],
+    }
+    for slowdown in ("0.1", "0.2"):
+        powers = [[power[slowdown] for power in each["power"].values()] for each in both]
+        found = [[rate["rate"] for rate in rates] for rates in powers]
+        rows[f"found at {float(slowdown):.0%}: mean, least stage"] = [
+            f"{np.mean(rates):.0%}, {min(rates):.0%}" for rates in found
+        ]
+        seconds = [np.mean([rate["seconds"] for rate in rates]) for rates in powers]
+        rows[f"seconds, one stage slower by {float(slowdown):.0%}"] = [f"{mean:.0f}" for mean in seconds]
+    lines = [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+    assert [line for line in lines if line not in STATISTICS] == []
+
+
 MODELS = ("eventgpt", "llava-1.5", "video-llava")
 BACKENDS = ("", "-graph", "-compiled", "-fused")
 BACKEND_STAGES = ("encode", "prefill", "decode")
@@ -206,7 +230,7 @@ def test_what_the_gate_sees_on_a_good_and_on_a_bad_day_is_that_of_the_simulation
         return f"{min(rates):.0%} to {max(rates):.0%}"
 
     sentences = [
-        "{} pairs and {} to confirm".format(*good["pairs_of_a_decision"]),
+        "the design of before: {} pairs and {} to confirm".format(*good["pairs_of_a_decision"]),
         f"limit {good['limit']['threshold'] * 100:g} %, [{good['pairs']} pairs](../results/gate-cpu-tiny.json):",
         f"{good['inconclusive_suites']['rate']:.0%} of suites undecided in at least one of {good['benchmarks']} bench",
         f"[{busy['pairs']} pairs](../results/gate-cpu-tiny-busy.json) of processes one after the other found 10 % in "

@@ -94,6 +94,14 @@ def test_a_slowdown_of_a_fifth_is_found_in_eight_quiet_pairs():
     assert (statistics.suite_p_values(ratios)[:, 3] <= 0.01).mean() > 0.95
 
 
+def test_the_last_pairs_alone_can_be_tested_beside_intervals_of_all():
+    ratios = noise(7, 1, 4, 14)[0]
+    evidence = statistics.weigh(ratios, 0.95, fresh=8)
+    assert evidence.p_slower == pytest.approx(statistics.suite_p_values(ratios[:, -8:]))
+    assert evidence.p_faster == pytest.approx(statistics.suite_p_values(-ratios[:, -8:]))
+    assert evidence.low == pytest.approx(statistics.intervals(ratios, 0.95)[0])
+
+
 def test_power_grows_with_the_slowdown():
     found = []
     for slowdown in (0.0, 0.05, 0.1, 0.2):

@@ -21,7 +21,7 @@ _PYTHON = click.Path(path_type=Path, exists=True, executable=True)
     params=[
         ROUNDS,
         option("base", "Compare the working tree with this revision. Default: itself, see below.", dest="revision"),
-        option("blocks", f"Time at most this many blocks of {BLOCK} processes. Default: 6 to 24.", kind=POSITIVE),
+        option("blocks", f"Time at most twice this many blocks of {BLOCK} processes. Default: 8 to 24.", kind=POSITIVE),
         option("budget", "Take at most this time, such as 90s or 5m. Default: no limit."),
         option("select", "Run these benchmarks, as pytest's -k. Default: those of pyproject.toml, or all."),
         option("clock", "Time with this clock, see above.", "wall", tuple(CLOCKS)),

@@ -55,11 +55,18 @@ def least_pairs(alpha: float) -> int:
     return math.ceil(-math.log2(alpha))
 
 
-def weigh(ratios: Array, confidence: float) -> Evidence:
-    """Return the evidence of finite log-ratios (..., m, n), m >= 1, n >= 2, at a confidence in (0, 1)."""
+def weigh(ratios: Array, confidence: float, fresh: int | None = None) -> Evidence:
+    """Return the evidence of finite log-ratios (..., m, n), m >= 1, n >= 2, at a confidence in (0, 1).
+
+    The intervals are of all pairs, the p-values of the last `fresh` ones, by default also of all.
+    """
     flat = ratios.reshape(-1, *ratios.shape[-2:])
     batches = [flat[i : i + _BATCH] for i in range(0, len(flat), _BATCH)]
-    parts = [(np.median(b, -1), *intervals(b, confidence), suite_p_values(b), suite_p_values(-b)) for b in batches]
+    tested = slice(-(fresh or ratios.shape[-1]), None)
+    parts = [
+        (np.median(b, -1), *intervals(b, confidence), *(suite_p_values(s * b[..., tested]) for s in (1, -1)))
+        for b in batches
+    ]
     return Evidence(*(np.concatenate(field).reshape(ratios.shape[:-1]) for field in zip(*parts, strict=True)))
 
 

@@ -155,12 +155,17 @@ class _Pairs:
 
 
 def judge_times(
-    base: Sequence[Results], head: Sequence[Results], rules: Rules, counters: Iterable[Verdict]
+    base: Sequence[Results],
+    head: Sequence[Results],
+    rules: Rules,
+    counters: Iterable[Verdict],
+    fresh: int | None = None,
 ) -> list[Verdict]:
     """Judge the times of pairs of processes, all benchmarks at once, with one error rate for the suite.
 
-    Times are not compared where the verdicts on counters say that a benchmark does other work, unless a person allowed
-    it; the verdict then says so. Where base and head have different numbers of runs, the surplus is left out.
+    Where earlier pairs chose the benchmarks, only the last `fresh` ones test whether anything changed. Times are not
+    compared where the verdicts on counters say that a benchmark does other work, unless a person allowed it; the
+    verdict then says so. Where base and head have different numbers of runs, the surplus is left out.
     """
     counters, n = list(counters), min(len(base), len(head))
     other_work = {v.benchmark for v in counters if does_other_work(v)}
@@ -168,7 +173,7 @@ def judge_times(
     suite = [_pairs(base[:n], head[:n], name, rules) for name in shared(*base, *head)]
     found = {pairs.name: _undecidable(pairs, rules, pairs.name in other_work) for pairs in suite}
     if sound := [pairs for pairs in suite if found[pairs.name] is None]:
-        evidence = statistics.weigh(np.stack([pairs.ratios for pairs in sound]), rules.confidence)
+        evidence = statistics.weigh(np.stack([pairs.ratios for pairs in sound]), rules.confidence, fresh)
         found |= {pairs.name: _decide(pairs, evidence.at(i), rules) for i, pairs in enumerate(sound)}
     return [
         replace(v, reason=f"{v.reason}; of other content, as allowed") if v.benchmark in let_pass else v

@@ -57,21 +57,17 @@ def exit_code(verdicts: Iterable[Verdict]) -> int:
 
 
 def undecided(verdicts: Iterable[Verdict]) -> list[str]:
-    """Return the benchmarks with times that the first phase did not clear; the confirmation measures them again."""
-    return [v.benchmark for v in verdicts if v.kind == "time" and v.verdict in ("regression", "inconclusive")]
+    """Return the benchmarks whose times the first phase leaves open; the confirmation measures them further."""
+    return [v.benchmark for v in verdicts if v.kind == "time" and v.verdict == "inconclusive"]
 
 
 def confirmed(first: Sequence[Verdict], second: Iterable[Verdict]) -> list[Verdict]:
-    """Return the first phase's verdicts, with the confirmation's times for the benchmarks that `undecided` named.
-
-    The first phase can only clear a time or send it to confirmation. The confirmation uses other processes, so its
-    error rate is that of a single decision.
-    """
+    """Return the first phase's verdicts, with the confirmation's times for the benchmarks that `undecided` named."""
     again = {v.benchmark: v for v in second if v.kind == "time"}
     unclear = set(undecided(first))
     return [
         again.get(v.benchmark, replace(v, verdict="missing", reason="not in the confirmation"))
-        if v.kind == "time" and v.benchmark in unclear
+        if v.benchmark in unclear
         else v
         for v in first
     ]

@@ -26,7 +26,7 @@ Sides = tuple[list[Results], list[Results]]  # base and head; those of one index
 class ABPlan:
     """What is measured."""
 
-    blocks: int | None  # at most, in each phase; None for a number that depends on the time of a process
+    blocks: int | None  # at most twice as many; None for a number that depends on the time of a process
     rounds: int  # of each benchmark in a process
     select: str  # benchmarks as in pytest's `-k`; the reference workload always runs
     clock: str  # one of `CLOCKS`

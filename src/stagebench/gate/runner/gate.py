@@ -139,11 +139,11 @@ def _head(both: Worktrees, plan: ABPlan, folder: Path) -> Iterator[str]:
     base = "itself" if both.same else both.commit[:7]
     yield f"the working tree ({head}) against {base}; orders of seed {plan.seed}; runs are kept in {folder}"
     if not plan.counters_only:
-        many = f"up to {plan.blocks * BLOCK} to time" if plan.blocks else "as many to time as needed"
+        many = f"up to {2 * plan.blocks * BLOCK} to time" if plan.blocks else "as many to time as needed"
         many += f" within {duration(plan.budget)}" if plan.budget is not None else ""
         yield (
             f"a process of each side to count, then {many}, {plan.rounds} rounds each by the {plan.clock} clock"
-            f"{', in lockstep' * plan.lockstep}, and as many again for what those do not clear, until all is decided"
+            f"{', in lockstep' * plan.lockstep}, until all is decided, most of them for what a first look leaves open"
         )
     if both.generated:
         yield f"modules that git ignores are copied from here to both sides: {', '.join(both.generated)}"

@@ -1,14 +1,14 @@
-"""The phases of a gate: counters, times, and a confirmation of the times that the first phase did not clear.
+"""The phases of a gate: counters, times, and a confirmation of the times that the first look left open.
 
-Each timing phase has interim looks that are fixed in advance, and ends at the first look that leaves nothing open. The
-looks share the error rates of the rules equally.
+The first look is at the fewest processes that can decide. The confirmation has as many as the noise that it saw asks
+for, and looks that are fixed before it begins; it ends at the first that leaves nothing open. All looks share the error
+rates of the rules, so that they alarm no more often than a single one.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from stagebench.core import statistics
 from stagebench.core.errors import GateError
@@ -17,25 +17,42 @@ from stagebench.core.results import Results, by_name, is_reference, short_name
 from stagebench.core.shown import duration
 from stagebench.gate import decide as gate
 from stagebench.gate.counters import judge_counters
-from stagebench.gate.limits import Rules
+from stagebench.gate.limits import Limit, Rules
 from stagebench.gate.runner.ab_runner import BLOCK, PAIRS, ABRunner, Sides
 from stagebench.gate.runner.fresh_process import FailedError, require_models
 from stagebench.gate.verdicts import Decision, Verdict, confirmed, undecided
 
-BLOCKS, MOST_BLOCKS = 6, 24  # by default, in a phase: as many as fit into `QUICK` seconds, within these bounds
+BLOCKS, MOST_BLOCKS = 8, 24  # by default, half of a gate: as many as fit into half of `QUICK`, within these bounds
 QUICK = 300
+LOOKS = (2, 4, 6, 8, 10, 12, 16, 20, 30)  # blocks of a confirmation; 2 can clear a time, but call nothing slower
 
 
-def looks(blocks: int, alpha: float) -> list[int]:
-    """Return the numbers of blocks at which a phase of `blocks` is judged, from the fewest that can decide."""
-    count = min(3, 1 + blocks // 6)
-    first = least_blocks(alpha / count)
-    return [round(each) for each in np.geomspace(first, blocks, count)] if first < blocks and count > 1 else [blocks]
+def looks(blocks: int, rules: Rules) -> list[tuple[int, Rules]]:
+    """Return the looks of a confirmation of `blocks`: after how many blocks, and by which rules.
+
+    They share the errors of the rules evenly: those of intervals, and the false alarms among looks that can raise any.
+    """
+    upto = [*(look for look in LOOKS if look <= 0.75 * blocks), blocks]
+    alarms = rules.spread_over(len(upto[1:]) or 1)
+    return [(look, replace(rules.spread_over(len(upto)), alpha=alarms.alpha)) for look in upto]
 
 
 def least_blocks(alpha: float) -> int:
     """Return the fewest blocks that can show a change at level alpha."""
     return -(-statistics.least_pairs(alpha) // PAIRS)
+
+
+def blocks_needed(times: Iterable[Verdict], least: int, most: int) -> int:
+    """Return the blocks of a confirmation by the noise that the first look, at `least` blocks, saw, up to `most`.
+
+    An interval narrows with the root of the pairs. These make the widest one, of all pairs, half as wide as its limit.
+    """
+    widths = []
+    for v in times:
+        limit = math.log1p(Limit(v.threshold or 0.0, v.floor or 0.0).of(v.base)) if v.base else 0.0
+        width = math.log1p(v.interval[1]) - math.log1p(v.interval[0]) if v.interval else math.inf
+        widths.append(width / limit if limit else math.inf)
+    return max(least, math.ceil(min(most, least * (4 * max(widths, default=math.inf) ** 2 - 1))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +96,36 @@ class Phases:
         return judge_counters(base, head, self.rules, self.decision.allowed)
 
     def _times(self, base: list[Results], head: list[Results], counters: Sequence[Verdict]) -> list[Verdict]:
-        """Time both sides; the runs of the first block also show which benchmarks both have."""
-        first = self.runner.time("first", 0, self.runner.plan.blocks or BLOCKS, [], self.runner.plan.rounds)
+        """Time both sides; the runs of the first phase also show which benchmarks both have.
+
+        The first phase has one look, with half of the false alarms. What it leaves open is confirmed by intervals of
+        all processes, but by a test of fresh ones alone, because the others chose what is tested.
+        """
+        half = replace(self.rules, alpha=self.rules.alpha / 2)
+        least = min(least_blocks(half.alpha), self.runner.plan.blocks or BLOCKS)
+        first = self.runner.time("first", 0, least, [], self.runner.plan.rounds)
+        blocks, rounds = self._affordable(first)
+        self._measure("first", first, least, least, [], rounds)
         base += first[0]
         head += first[1]
-        blocks, rounds = self._affordable(first)
-        times = self._phase("first", first, [], blocks, rounds, counters)
-        if again := undecided(times):
-            self.say(f"not cleared, so measured again: {', '.join(map(short_name, again))}")
-            paths = [*again, *filter(is_reference, by_name(base[0]))]
-            times = confirmed(times, self._phase("confirmation", ([], []), paths, blocks, rounds, counters))
-        return times
+        times = gate.judge_times(*first, half, counters)
+        if not (still := undecided(times)):
+            return times
+        blocks = blocks_needed([v for v in times if v.benchmark in still], least, 2 * blocks - least)
+        self.say(f"still open, so up to {blocks} more blocks for {', '.join(map(short_name, still))}")
+        paths = [*still, *filter(is_reference, by_name(base[0]))]
+        fresh: Sides = ([], [])
+        found: dict[str, Verdict] = {}
+        for upto, rules in looks(blocks, half):
+            in_time = self._measure("confirmation", fresh, upto, blocks, paths, rounds)
+            verdicts = gate.judge_times(first[0] + fresh[0], first[1] + fresh[1], rules, counters, len(fresh[0]))
+            found |= {v.benchmark: v for v in verdicts if v.benchmark not in found or _is_open(found[v.benchmark])}
+            if not in_time or not any(map(_is_open, found.values())):
+                break
+        return confirmed(times, found.values())
 
     def _affordable(self, first: Sides) -> tuple[int, int]:
-        """Return the blocks of a phase and the rounds of a process, so that two phases keep the budget."""
+        """Return half of the blocks of a gate, and the rounds of a process, so that they keep the budget."""
         plan, rounds, seconds = self.runner.plan, self.runner.plan.rounds, self.runner.seconds
         if plan.budget is not None:
             share, least = self._left() / 2 / BLOCK, least_blocks(self.rules.alpha)
@@ -106,7 +139,7 @@ class Phases:
         else:
             blocks = plan.blocks or max(BLOCKS, min(MOST_BLOCKS, int(QUICK / 2 / BLOCK / seconds)))
         most = duration(2 * BLOCK * blocks * seconds)
-        self.say(f"{most} at most: up to {blocks} blocks of {BLOCK} processes, {rounds} rounds each, twice")
+        self.say(f"{most} at most: up to {2 * blocks} blocks of {BLOCK} processes, {rounds} rounds each")
         return blocks, rounds
 
     def _left(self) -> float:
@@ -114,29 +147,14 @@ class Phases:
         budget = self.runner.plan.budget
         return float("inf") if budget is None else budget - (time.monotonic() - self.began)
 
-    def _phase(
-        self, phase: str, runs: Sides, paths: Sequence[str], blocks: int, rounds: int, counters: Iterable[Verdict]
-    ) -> list[Verdict]:
-        """Time a phase, after `runs` so far, until a look leaves nothing open or the budget is spent.
-
-        In the first phase, which calls nothing slower, decided benchmarks are timed no further. A confirmation times
-        all its benchmarks until all are decided, because it tests them together.
-        """
-        found: dict[str, Verdict] = {}
-        when = looks(blocks, self.rules.alpha)
-        rules = self.rules.spread_over(len(when))
-        for upto in when:
-            while (block := len(runs[0]) // PAIRS) < upto and (not block or self._left() > BLOCK * self.runner.seconds):
-                for side, more in zip(runs, self.runner.time(phase, block, blocks, paths, rounds), strict=True):
-                    side.extend(more)
-            verdicts = gate.judge_times(*runs, rules, counters)
-            found |= {v.benchmark: v for v in verdicts if v.benchmark not in found or _is_open(found[v.benchmark])}
-            still = [name for name, verdict in found.items() if _is_open(verdict)]
-            if not still or block < upto:
-                break
-            if phase == "first":
-                paths = [*still, *filter(is_reference, found)]
-        return list(found.values())
+    def _measure(self, phase: str, runs: Sides, upto: int, total: int, paths: Sequence[str], rounds: int) -> bool:
+        """Add blocks to a phase's runs, and return whether the budget was enough for all."""
+        while (block := len(runs[0]) // PAIRS) < upto:
+            if block and self._left() <= BLOCK * self.runner.seconds:
+                return False
+            for side, more in zip(runs, self.runner.time(phase, block, total, paths, rounds), strict=True):
+                side.extend(more)
+        return True
 
     def _all_new(self, failed: FailedError) -> list[Verdict]:
         """Pass benchmarks that only the head has, once they run; raise GateError where the head has none."""
