@@ -13,6 +13,8 @@ from stagebench.core.machine.environment import version_of
 from stagebench.core.settings import ModelSettings
 from stagebench.engines.engine import start
 from stagebench.engines.vllm import VllmEngine, _started
+from stagebench.suite.options import SETTINGS
+from stagebench.suite.settings import resolve
 
 GENERATED = Generation(((5, 6, 7),), ("length",), 2, (1.5, 2.0))
 
@@ -95,7 +97,13 @@ def test_each_backend_has_a_column_beside_those_of_other_engines(tmp_path, monke
         f"{model} fused": ("transformers", "fused"),
         f"{model} vllm": ("vllm", ""),
     }
-    assert settings.identity()["attention"] == "sdpa, efficient kernels, eager and graph and fused backends"
+
+
+def test_several_backends_have_the_identity_of_a_stored_baseline_of_them(monkeypatch):
+    monkeypatch.setattr("stagebench.suite.settings.WITHOUT_CUDA", ("eager", "graph", "compiled", "fused"))
+    given = {option.name: option.default for option in SETTINGS} | {"input": None, "device": "cpu"}
+    settings = resolve(given | {"backend": ["eager,graph,compiled,fused"]})
+    assert settings.identity()["attention"] == "sdpa, efficient kernels"
 
 
 def test_where_one_backend_must_run_the_stages_several_are_refused(monkeypatch):

@@ -105,8 +105,6 @@ class Settings:
     def identity(self, timed_gc: bool = False) -> dict[str, str]:
         """Return the identity of measurements with these settings; see `environment.identity`."""
         found = environment.identity(self.model, self.generation, self.question, self.input, self.loading, timed_gc)
-        if len(self.backends) > 1:
-            found["attention"] += f", {' and '.join(self.backends)} backends"
         if self.engines != ENGINES[:1]:
             found["engine"] = " and ".join(self.engines) + self.engine.describe()
         if "vllm" in self.engines:
