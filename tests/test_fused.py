@@ -261,6 +261,10 @@ def give_the_head_a_bias(hf_model):
     hf_model.lm_head.bias = nn.Parameter(torch.zeros(512))
 
 
+def give_a_key_a_bias(hf_model):
+    hf_model.model.layers[1].self_attn.k_proj.bias = nn.Parameter(torch.ones(64))
+
+
 def exchange_a_layer(hf_model):
     hf_model.model.layers[1].__class__ = OtherLayer
 
@@ -271,6 +275,7 @@ REFUSED_CHANGES = {
     r"down_proj whole, \(64, 128\) in row order": transpose,
     "all weights in torch.float32 on .*, got torch.float64": widen_a_norm,
     "lm_head without a bias": give_the_head_a_bias,
+    "a bias of all of q_proj, k_proj, v_proj or of none, got k_proj": give_a_key_a_bias,
     "LlamaDecoderLayer, got OtherLayer": exchange_a_layer,
 }
 

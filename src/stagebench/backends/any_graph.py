@@ -110,13 +110,14 @@ class Step:
 
     def require_one_text(self) -> None:
         """Refuse what `backends.fused` would compute otherwise: rows, padding, several positions of one token."""
-        for held, promise, got in (
-            (len(self.sequences) == 1, "decodes one row", len(self.sequences)),
-            (bool(self.tensors["mask"].all()), "takes a prompt without padding", "a padded one"),
-            (self.rotary.unique().numel() == 1, "turns a token by one position", self.rotary.tolist()),
-        ):
-            if not held:
-                raise StageError(f"the backend fused {promise}, got {got}")
+        if (rows := len(self.sequences)) > 1:
+            raise StageError(f"the backend fused decodes one row, got {rows}")
+        whole, one = self.tensors["mask"].all(), (self.rotary == self.rotary[0]).all()
+        if whole & one:  # waits for the device once
+            return
+        if not whole:
+            raise StageError("the backend fused takes a prompt without padding, got a padded one")
+        raise StageError(f"the backend fused turns a token by one position, got {self.rotary.tolist()}")
 
     @property
     def rotary(self) -> Tensor:

@@ -159,10 +159,12 @@ def _requirements(decoder: Any, head: Any, cached: Sequence[Any]) -> Iterator[tu
     shapes |= {"o_proj": (hidden, queries), "gate_proj": (inner, hidden), "up_proj": (inner, hidden)}
     shapes |= {"down_proj": (hidden, inner), "lm_head": tuple(like.shape)}
     projections = [each for each in decoder.layers.named_modules() if each[0].endswith("_proj")]
+    for layer in decoder.layers:
+        biased = [name for name in _BIASED if getattr(layer.self_attn, name).bias is not None]
+        yield len(biased) in (0, len(_BIASED)), f"a bias of all of {', '.join(_BIASED)} or of none", ", ".join(biased)
     for path, linear in (*projections, ("lm_head", head)):
         name = path.rpartition(".")[2]
-        may_have_one = name in _BIASED
-        yield may_have_one or getattr(linear, "bias", None) is None, f"{name} without a bias", "one"
+        yield name in _BIASED or getattr(linear, "bias", None) is None, f"{name} without a bias", "one"
         is_plain = type(linear) is nn.Linear and type(linear.weight) is nn.Parameter
         yield is_plain, f"a plain Linear as {name}", type(linear).__name__
         is_whole = tuple(linear.weight.shape) == shapes[name] and linear.weight.is_contiguous()
