@@ -65,7 +65,7 @@ class Answer:
 
     @property
     def tpot(self) -> float | None:
-        """Return the time per token after the first one, by the server's count; None where there is none."""
+        """Return the time per token after the first one, by the server's count; None for an answer of one token."""
         return (self.finished - self.event_times[0]) / (self.new_tokens - 1) if self.new_tokens > 1 else None
 
     @property

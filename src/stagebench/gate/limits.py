@@ -80,7 +80,7 @@ class Rules:
 
 
 def read_toml(path: Path) -> tuple[str | None, dict[str, Any]]:
-    """Return the text of a pyproject.toml, with its line ends, and its data; None and {} where there is none."""
+    """Return the text of a pyproject.toml, with its line ends, and its data; None and {} if it does not exist."""
     try:
         text = path.read_bytes().decode() if path.exists() else None
         return text, tomllib.loads(text or "")

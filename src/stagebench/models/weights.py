@@ -52,7 +52,7 @@ def reading(what: str) -> Iterator[None]:
 def located(settings: ModelSettings) -> ModelSettings:
     """Return settings with the checkpoint's folder, its id if the hub answers, or its folder in the hub's cache.
 
-    Call it within `reading`; raise CheckpointError where there is none. It asks the hub once; transformers would ask
+    Call it within `reading`; raise CheckpointError if it is not there. It asks the hub once; transformers would ask
     six times per file.
     """
     source = str(settings.weights)
@@ -156,7 +156,7 @@ def _stored_shapes(weights: str, file: Path) -> Iterator[torch.Size]:
 
 
 def file_of(weights: str, name: str) -> Path | None:
-    """Return a file of a checkpoint, in its folder or the hub's cache; None where there is none."""
+    """Return a file of a checkpoint, in its folder or the hub's cache; None if it has no such file."""
     found: Any = cached_file(weights, name, _raise_exceptions_for_missing_entries=False)
     return None if found is None else Path(found)
 

@@ -48,7 +48,7 @@ def measurement(say: Callable[[str], object]) -> Iterator[None]:
 
 
 def beside() -> str | None:
-    """Return the holder of the machine's lock; None where there is none, or this process is part of its measurement."""
+    """Return the holder of the machine's lock; None if nobody holds it, or this process is part of its measurement."""
     with suppress(OSError):
         if WITHIN not in os.environ:
             with _machine().open("rb") as file:

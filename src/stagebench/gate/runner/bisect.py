@@ -194,7 +194,7 @@ def _resumed(search: Search, path: Path) -> Search:
 
 
 def stored(path: Path, form: Mapping[str, Any], what: str, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the state in a file, None where there is none; raise GateError if it is of another `what`."""
+    """Return the state in a file, None if it does not exist; raise GateError if it is of another `what`."""
     if not path.exists():
         return None
     found: dict[str, Any] = read_json(path, str(path), GateError)

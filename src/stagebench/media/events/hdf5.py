@@ -70,6 +70,6 @@ def _instead(file: Any) -> str:
 
 
 def _link(group: Any, name: str) -> int | None:
-    """Return the type of a link without following it, which could block on a pipe; None where there is none."""
+    """Return the type of a link without following it, which could block on a pipe; None if the link does not exist."""
     links = group.id.links
     return links.get_info(name.encode()).type if links.exists(name.encode()) else None
